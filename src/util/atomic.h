@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_UTIL_ATOMIC_H
+#define VUBLK_UTIL_ATOMIC_H
+
+/*
+ * Loads and stores of fields that another thread or process writes. Each use of
+ * an acquire names, by a letter in a comment, the release that it pairs with.
+ */
+#define vublk_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define vublk_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define vublk_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define vublk_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+
+/* Orders an earlier store against a later load, for "publish, then look". */
+#if defined(__SANITIZE_THREAD__)
+#define VUBLK_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define VUBLK_TSAN 1
+#endif
+#endif
+#define vublk_fence_full() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
+static inline void vublk_cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+#define VUBLK_CACHE_LINE 64
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_UTIL_ERROR_H
+#define VUBLK_UTIL_ERROR_H
+
+#include <vublk/error.h>
+
+#include <stdarg.h>
+
+/*
+ * Fills `error` (may be NULL) with a code and one sentence, and returns -code,
+ * so that a failing function ends in `return vublk_error_set(...)`.
+ * `code` is a positive errno value.
+ */
+int vublk_error_set(struct vublk_error *error, int code, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+int vublk_error_set_va(struct vublk_error *error, int code, const char *format, va_list args)
+	__attribute__((format(printf, 3, 0)));
+
+/* The same for a failed system call: ": <strerror(code)>" is appended. */
+int vublk_error_set_errno(struct vublk_error *error, int code, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/*
+ * Puts "context: " before a sentence on its way up. Nothing when `error` is
+ * NULL. Returns -code of the error, for `return vublk_error_prepend(...)`;
+ * so `error` must be set when its return value is used.
+ */
+int vublk_error_prepend(struct vublk_error *error, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+#endif

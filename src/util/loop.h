@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_UTIL_LOOP_H
+#define VUBLK_UTIL_LOOP_H
+
+#include <vublk/error.h>
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * An event loop: descriptors, timers and tasks behind one pollable descriptor.
+ * All of it belongs to the thread that calls vublk_loop_process(), save
+ * vublk_loop_post(), which any thread may call. Everything may be added and
+ * removed from inside a callback, including the callback's own object.
+ */
+
+#define VUBLK_LOOP_BATCH 32
+
+struct vublk_loop_source {
+	struct vublk_loop *loop; /* NULL: not in a loop */
+	int fd;                  /* borrowed */
+	uint32_t events;         /* EPOLLIN, EPOLLOUT */
+	void (*fn)(void *opaque, uint32_t events);
+	void *opaque;
+};
+
+struct vublk_loop_timer {
+	struct vublk_loop *loop; /* NULL: not armed */
+	struct vublk_loop_timer *next;
+	uint64_t deadline_ns;
+	void (*fn)(void *opaque);
+	void *opaque;
+};
+
+/* A piece of work, called once each time it is posted. */
+struct vublk_loop_task {
+	struct vublk_loop_task *next;
+	bool queued; /* under the loop's lock */
+	void (*fn)(void *opaque);
+	void *opaque;
+};
+
+struct vublk_loop {
+	/* the loop's thread */
+	int epoll_fd;
+	int timer_fd;
+	int wake_fd;
+	struct vublk_loop_source timer_source;
+	struct vublk_loop_source wake_source;
+	struct vublk_loop_timer *timers; /* sorted by deadline */
+	uint64_t armed_ns;               /* what timer_fd is set to; 0: nothing */
+	struct vublk_loop_source *ready[VUBLK_LOOP_BATCH];
+	unsigned num_ready;
+
+	/* under lock */
+	pthread_mutex_t lock;
+	struct vublk_loop_task *tasks;
+	struct vublk_loop_task **tasks_end;
+};
+
+int vublk_loop_init(struct vublk_loop *loop, struct vublk_error *error);
+
+/* Every source, timer and task must be gone from it. */
+void vublk_loop_deinit(struct vublk_loop *loop);
+
+/* Readable when vublk_loop_process() has something to do. */
+int vublk_loop_fd(const struct vublk_loop *loop);
+
+/*
+ * Runs what is ready. Waits up to `timeout_ms` for something (0: not at all,
+ * -1: without end). Returns the number of callbacks run, or a negative errno.
+ */
+int vublk_loop_process(struct vublk_loop *loop, int timeout_ms);
+
+/* fn and opaque are set by the caller beforehand; fd is borrowed until removal. */
+int vublk_loop_add(struct vublk_loop *loop, struct vublk_loop_source *source, int fd,
+		   uint32_t events, struct vublk_error *error);
+void vublk_loop_modify(struct vublk_loop_source *source, uint32_t events);
+/* Nothing if it is in no loop. Its callback does not run after this returns. */
+void vublk_loop_remove(struct vublk_loop_source *source);
+
+/* Arms or re-arms; `deadline_ns` is on vublk_now_ns()'s clock. Runs once. */
+void vublk_loop_timer_arm(struct vublk_loop *loop, struct vublk_loop_timer *timer,
+			  uint64_t deadline_ns);
+void vublk_loop_timer_disarm(struct vublk_loop_timer *timer);
+
+/* Any thread. Posting a task that is already waiting is nothing. */
+void vublk_loop_post(struct vublk_loop *loop, struct vublk_loop_task *task);
+/* The loop's thread: the task will not run unless it is posted again. */
+void vublk_loop_cancel(struct vublk_loop *loop, struct vublk_loop_task *task);
+
+/* CLOCK_MONOTONIC in nanoseconds. */
+uint64_t vublk_now_ns(void);
+
+#endif

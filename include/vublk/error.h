@@ -21,6 +21,10 @@
  *   others     as the system call that failed gave them
  */
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define VUBLK_ERROR_TEXT_BYTES 512
 
 struct vublk_error {
@@ -56,5 +60,9 @@ struct vublk_option {
 	const char *name;
 	const char *value;
 };
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

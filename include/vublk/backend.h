@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_H
+#define VUBLK_BACKEND_H
+
+/*
+ * A back-end: a disk served on a vhost-user socket (what `vublk serve` is).
+ *
+ * A back-end listens (or is given a socket), serves one front-end at a time, and
+ * waits for the next when it goes. It runs a thread a group of queues, and
+ * everything else on the thread that calls vublk_backend_run() or
+ * vublk_backend_process().
+ */
+
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vublk_backend;
+
+/* One option of vublk_backend_open(), for a program that lists them. */
+struct vublk_backend_option {
+	const char *name;
+	const char *type;          /* "string", "number", "size", "bool", "choice" */
+	const char *default_value; /* NULL: none */
+	const char *description;   /* one sentence, no final full stop */
+};
+
+/* The options, ended by one whose name is NULL. Static; any thread, any time. */
+const struct vublk_backend_option *vublk_backend_options(void);
+
+/*
+ * Opens the disk and the socket; nothing is served yet.
+ *
+ * `options` is an array of names and values ended by a NULL name (may be NULL),
+ * borrowed during the call; vublk_backend_options() lists them:
+ *   socket-path  the Unix socket to listen on; or
+ *   fd           a descriptor that is one already (listening or connected), which
+ *                the back-end owns from then on, also when this call fails;
+ *   engine       file (default), memory, null
+ *   blk-file     the image or block device (engine file)
+ *   size         bytes of a memory or null disk
+ *   read-only, num-queues, poll, ...
+ * `log` (may be NULL) is copied.
+ *
+ * Returns 0 and the back-end in `backend`, freed with vublk_backend_free().
+ * EINVAL: an option is unknown, missing, contradicts another, or has a bad value;
+ * EADDRINUSE: somebody listens on the socket already; EBUSY: the image is locked
+ * by somebody else; or what opening the image gave.
+ */
+int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
+		       struct vublk_backend **backend, struct vublk_error *error);
+
+/*
+ * Serves until vublk_backend_stop(), or, where `fd` was a connected socket, until
+ * the front-end goes. Blocks the calling thread. Requests that were taken are
+ * completed before it returns. 0, or what made it impossible to go on.
+ */
+int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error);
+
+/*
+ * The same for a loop of one's own: a descriptor that polls readable when
+ * vublk_backend_process() has something to do; the descriptor stays the
+ * back-end's. process() never blocks; 1: there is more to come; 0: finished, as
+ * vublk_backend_run() would have returned. One thread.
+ */
+int vublk_backend_fd(const struct vublk_backend *backend);
+int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *error);
+
+/* Asks run() or process() to finish. Any thread; safe in a signal handler. */
+void vublk_backend_stop(struct vublk_backend *backend);
+
+/*
+ * Looks at the size of the image again; a change is announced to the front-end
+ * (CONFIG_CHANGE_MSG). Any thread; safe in a signal handler.
+ */
+void vublk_backend_rescan(struct vublk_backend *backend);
+
+/* Frees everything; not while run() or process() is being called. NULL is nothing. */
+void vublk_backend_free(struct vublk_backend *backend);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# For newcomers: each target does its whole set-up first, then its job. Those who
+# know meson and ninja need none of this (see HACKING.md).
+
+BUILD ?= build
+SETUP ?= yes
+PREFIX ?= /usr/local
+
+.PHONY: all build demo check bench install clean help setup-build setup-check
+
+all: build
+
+help:
+	@echo "make          build the library and the tool into $(BUILD)/"
+	@echo "make demo     build, then show a disk being served, used and resized (10 seconds)"
+	@echo "make check    run every test: sanitizers, real peers, guests (some minutes)"
+	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
+	@echo "make bench    compare vublk serve with qemu-storage-daemon on this machine"
+	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"
+	@echo "make clean    remove what was built"
+	@echo
+	@echo "Missing packages of the distribution are installed first (scripts/setup);"
+	@echo "SETUP=no leaves the system as it is."
+
+setup-build setup-check: setup-%:
+	@test "$(SETUP)" = no || scripts/setup $*
+
+$(BUILD)/build.ninja: | setup-build
+	meson setup $(BUILD) --prefix=$(PREFIX)
+
+build: setup-build $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+demo: build
+	@$(BUILD)/src/cli/vublk demo
+
+check: setup-check
+	@scripts/check $(LANES)
+
+bench: setup-check build
+	@scripts/bench $(BUILD)/src/cli/vublk
+
+install: build
+	meson configure $(BUILD) -Dprefix=$(PREFIX)
+	meson install -C $(BUILD)
+
+clean:
+	rm -rf $(BUILD) build-check

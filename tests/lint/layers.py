@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Checks that the layers of the source tree use only the layers below them.
+
+The table says which layers the files of a layer may include and which libraries
+its meson.build may link. It is the architecture; docs/architecture.md tells the
+reasons. An include of a layer names it ("util/fd.h"), and every layer may include
+itself and the installed headers <vublk/...>.
+
+    layers.py [SOURCE-ROOT]    TAP on standard output
+"""
+import pathlib
+import re
+import sys
+import tempfile
+
+ALLOWED = {
+    'src/util': [],
+    'src/proto': ['util'],
+    'src/virtio': ['util'],
+    'src/frontend': ['util', 'proto', 'virtio'],
+    'src/device': ['util', 'proto', 'virtio', 'frontend'],
+    'src/bus': ['util', 'proto', 'virtio', 'device'],
+    'src/blk': ['util', 'virtio', 'bus/inproc'],
+    'src/backend': ['util', 'proto', 'virtio'],
+    'src/cli': [],
+    'plugins': [],
+    'examples': [],
+}
+LAYERS = {folder.split('/')[1] for folder in ALLOWED if '/' in folder}
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
+DEPENDENCIES = re.compile(r'\bdependencies\s*:\s*(\[[^\]]*\]|\w+)', re.S)
+LINKS = re.compile(r'\blink_(?:with|whole)\s*:\s*(\[[^\]]*\]|\w+)', re.S)
+
+
+def may_include(folder, header):
+    own = folder.rsplit('/', 1)[-1]
+    if header.startswith(own + '/'):
+        return True
+    return any(re.match(re.escape(layer) + r'[./-]', header) if '/' in layer else
+               header.startswith(layer + '/') for layer in ALLOWED[folder])
+
+
+def sources(root, folder):
+    return sorted(p for p in (root / folder).rglob('*') if p.suffix in ('.c', '.h'))
+
+
+def include_faults(root, folder):
+    for path in sources(root, folder):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            match = INCLUDE.match(line)
+            if not match:
+                continue
+            kind, header = match.groups()
+            where = f'{path.relative_to(root)}:{number}'
+            if kind == '"' and not may_include(folder, header):
+                may = ', '.join(ALLOWED[folder]) or 'no other layer'
+                yield f'{where}: includes "{header}"; {folder} may use {may} and <vublk/...>'
+            if kind == '<' and header.split('/')[0] in LAYERS:
+                yield f'{where}: includes <{header}>; a layer is included with quotes'
+
+
+def link_faults(root, folder):
+    """The build file's word for a layer is `proto` (dependency) or `lib_proto`."""
+    allowed = {layer.split('/')[0] for layer in ALLOWED[folder]} | {folder.rsplit('/', 1)[-1]}
+    for path in sorted((root / folder).rglob('meson.build')):
+        text = re.sub(r'#.*', '', path.read_text())
+        lists = DEPENDENCIES.findall(text) + LINKS.findall(text)
+        for word in re.findall(r'\w+', ' '.join(lists)):
+            layer = word.removeprefix('lib_').split('_')[0]
+            if layer in LAYERS and layer not in allowed:
+                yield f'{path.relative_to(root)}: links {word}, which {folder} may not use'
+
+
+def unknown_folders(root):
+    for path in sorted((root / 'src').iterdir()):
+        if path.is_dir() and f'src/{path.name}' not in ALLOWED:
+            yield f'src/{path.name}: a folder that the table of layers does not know'
+
+
+def header_faults(root):
+    """What is installed must not lead into the tree."""
+    for path in sources(root, 'include'):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            match = INCLUDE.match(line)
+            if match and match[1] == '"' and not match[2].startswith('vublk/'):
+                yield f'{path.relative_to(root)}:{number}: an installed header includes "{match[2]}"'
+
+
+def faults(root):
+    found = list(unknown_folders(root)) + list(header_faults(root))
+    for folder in ALLOWED:
+        found += include_faults(root, folder)
+        found += link_faults(root, folder)
+    return found
+
+
+# A small tree with one violation each, which has to be found.
+VIOLATIONS = {
+    'a layer above': ('src/util/a.c', '#include "proto/message.h"\n'),
+    'the other end of the socket': ('src/backend/a.c', '#include "frontend/frontend.h"\n'),
+    'the tool past the public headers': ('src/cli/a.c', '#include "util/fd.h"\n'),
+    'an include that names no layer': ('src/proto/a.c', '#include "message.h"\n'),
+    'another bus than the in-process one': ('src/blk/a.c', '#include "bus/vhost-user.h"\n'),
+    'a layer in angle brackets': ('src/device/a.c', '#include <backend/server.h>\n'),
+    'a library that may not be linked': ('src/frontend/meson.build',
+                                         "lib_frontend = static_library('f', 'a.c',\n"
+                                         "  dependencies: [util, backend])\n"),
+    'a folder without a row': ('src/misc/a.c', ''),
+    'an installed header into the tree': ('include/vublk/a.h', '#include "util/fd.h"\n'),
+}
+PERMITTED = {
+    'src/blk/a.c': '#include <vublk/blk.h>\n#include "bus/inproc.h"\n#include "bus/inproc/x.h"\n'
+                   '#include "blk/queue.h"\n#include "virtio/ring.h"\n',
+    'src/blk/meson.build': "blk = declare_dependency(link_with: lib_blk, dependencies: [util, bus])\n",
+    'src/cli/a.c': '#include <vublk/device.h>\n#include "cli/cli.h"\n',
+}
+
+
+def faults_of(files):
+    with tempfile.TemporaryDirectory() as scratch:
+        root = pathlib.Path(scratch)
+        for name in ['src', 'include']:
+            (root / name).mkdir()
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        return faults(root)
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else '.').resolve()
+    cases = [(f'reports {name}', [] if faults_of({path: text}) else ['was not reported'])
+             for name, (path, text) in VIOLATIONS.items()]
+    cases.append(('accepts what the table permits', faults_of(PERMITTED)))
+    cases.append(('the tree keeps to its layers', faults(root)))
+    print(f'1..{len(cases)}')
+    for number, (name, found) in enumerate(cases, 1):
+        for fault in found:
+            print(f'# {fault}')
+        print(f'{"not ok" if found else "ok"} {number} - {name}')
+    return any(found for _, found in cases)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

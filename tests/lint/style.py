@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The part of the house style that a program can see: a licence line in every file,
+no file of over 800 lines, no function of over 100, no white space at line ends.
+
+    style.py [SOURCE-ROOT]    TAP on standard output
+"""
+import pathlib
+import re
+import subprocess
+import sys
+
+FILE_LINES = 800
+FUNCTION_LINES = 100
+SOURCE = re.compile(r'\.(c|h|in|py|sh|map)$|(^|/)(meson\.build|meson_options\.txt|Makefile)$|^scripts/|^\.ci/')
+
+
+def files(root):
+    listed = subprocess.run(['git', '-C', root, 'ls-files', '-co', '--exclude-standard'],
+                            capture_output=True, text=True)
+    if listed.returncode == 0:
+        names = listed.stdout.splitlines()
+    else:  # a release archive has no repository
+        names = [str(p.relative_to(root)) for p in root.rglob('*') if p.is_file()]
+    return [(name, root / name) for name in sorted(names)
+            if SOURCE.search(name) and (root / name).is_file() and not name.startswith('build')]
+
+
+def licence_faults(name, lines):
+    if not any('SPDX-License-Identifier: LGPL-2.1-or-later' in line for line in lines[:3]):
+        yield f'{name}: its first lines have no SPDX-License-Identifier'
+
+
+def length_faults(name, lines):
+    if len(lines) > FILE_LINES:
+        yield f'{name}: {len(lines)} lines are more than {FILE_LINES}'
+
+
+def function_faults(name, lines):
+    """A function's braces stand in the first column; nothing else's opening brace does."""
+    if not name.endswith(('.c', '.h')):
+        return
+    start = None
+    for number, line in enumerate(lines, 1):
+        if line == '{':
+            start = number
+        elif line == '}' and start:
+            if number - start - 1 > FUNCTION_LINES:
+                yield f'{name}:{start}: a function of {number - start - 1} lines'
+            start = None
+
+
+def space_faults(name, lines):
+    for number, line in enumerate(lines, 1):
+        if line != line.rstrip():
+            yield f'{name}:{number}: white space at the end of the line'
+
+
+CHECKS = {
+    'every file has its licence line': (licence_faults, ['int x;']),
+    'no file is too long': (length_faults, ['x'] * (FILE_LINES + 1)),
+    'no function is too long': (function_faults, ['{'] + ['x'] * (FUNCTION_LINES + 1) + ['}']),
+    'no white space at line ends': (space_faults, ['int x; ']),
+}
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else '.').resolve()
+    contents = [(name, path.read_text().splitlines()) for name, path in files(root)]
+    print(f'1..{len(CHECKS)}')
+    failed = False
+    for number, (title, (check, bad)) in enumerate(CHECKS.items(), 1):
+        found = [fault for name, lines in contents for fault in check(name, lines)]
+        if not list(check('bad.c', bad)):
+            found.append('the check itself does not find a fault')
+        for fault in found:
+            print(f'# {fault}')
+        print(f'{"not ok" if found else "ok"} {number} - {title}')
+        failed |= bool(found)
+    return failed
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BLK_H
+#define VUBLK_BLK_H
+
+/*
+ * A disk behind a vhost-user socket, in this process: the block I/O API.
+ *
+ *   struct vublk_blk *blk;
+ *   vublk_blk_open("/run/disk.sock", NULL, NULL, &blk, &error);
+ *   struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+ *   void *buffer = vublk_blk_alloc(blk, 4096, &error);
+ *   vublk_blk_read(queue, 0, buffer, 4096, NULL, &error);
+ *   vublk_blk_submit(queue);
+ *   vublk_blk_wait(queue, &completion, 1, 1, -1, &error);
+ *
+ * Threads: a queue is used by one thread at a time, needs no lock, and different
+ * queues are used by different threads at once. Calls on the disk itself may be
+ * made from any thread at any time between open and close. The disk has a thread
+ * of its own that keeps the connection; no call here needs an event loop.
+ */
+
+#include <vublk/device.h>
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vublk_blk;
+struct vublk_blk_queue;
+
+/* --- opening and closing --------------------------------------------------------- */
+
+enum vublk_blk_event {
+	VUBLK_BLK_RESIZED = 1,      /* the capacity is another */
+	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config is */
+	VUBLK_BLK_DISCONNECTED,     /* the back-end is gone: what was in flight fails with ENOTCONN */
+};
+
+struct vublk_blk_handlers {
+	struct vublk_log log;
+	/*
+	 * Tells what happened to the disk, on the disk's own thread; `error` says why
+	 * (NULL where nothing is wrong). May call vublk_blk_get_info(), not
+	 * vublk_blk_close(). NULL: not told.
+	 */
+	void (*event)(void *opaque, enum vublk_blk_event event, const struct vublk_error *error);
+	void *opaque;
+};
+
+/*
+ * Connects to the back-end at the Unix socket `path`, negotiates, and starts all
+ * queues. Blocks no longer than request-timeout-ms for each answer.
+ *
+ * `options`: names and values ended by a NULL name, borrowed during the call; may
+ * be NULL. They are the device's properties (vublk_device_properties(), save
+ * chardev). `handlers` (may be NULL) is copied.
+ *
+ * EINVAL: a bad option; ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no
+ * answer; EPROTO: the back-end broke the protocol; ENOTSUP: it lacks what a disk
+ * needs; ENOTCONN: it closed the connection.
+ */
+int vublk_blk_open(const char *path, const struct vublk_option *options,
+		   const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
+		   struct vublk_error *error);
+
+/*
+ * Ends it. No queue is being used any more. `wait_ms` says how long to wait for
+ * what is still in flight: 0 not at all, -1 as long as the back-end lives. What is
+ * not completed then is given up: its completion is never seen, and its buffers
+ * are the caller's again when this returns. Buffers of vublk_blk_alloc() go with
+ * it. 0; ETIMEDOUT, ENOTCONN: something was given up. NULL is nothing.
+ */
+int vublk_blk_close(struct vublk_blk *blk, int wait_ms);
+
+/* --- properties of the disk -------------------------------------------------------- */
+
+struct vublk_blk_info {
+	uint64_t capacity_bytes;
+	uint32_t block_size_bytes;        /* requests are multiples of it; at least 512 */
+	uint32_t physical_block_bytes;
+	uint32_t optimal_io_bytes;        /* 0: unknown */
+	uint32_t max_segments;            /* of one request on the ring; more are split */
+	uint32_t max_segment_bytes;
+	uint64_t max_discard_bytes;       /* of one segment on the ring; 0: no discard */
+	uint64_t discard_alignment_bytes;
+	uint64_t max_write_zeroes_bytes;  /* 0: no write zeroes */
+	bool read_only;
+	bool flush;                       /* FLUSH was negotiated */
+	bool write_cache;                 /* a write needs a flush to be stable */
+	bool can_set_write_cache;
+	bool write_zeroes_may_unmap;
+	unsigned num_queues;
+	unsigned queue_size;
+	uint64_t features;                /* virtio bits that are in use */
+	uint32_t config_generation;
+	uint32_t config_bytes;            /* of config that the back-end has */
+	uint8_t config[96];               /* struct virtio_blk_config as it came */
+	struct vublk_device_info device;
+};
+
+/* Fills as much of `info` as `info_bytes` (sizeof of the caller's) has room for. */
+void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size_t info_bytes);
+
+/*
+ * Turns the write cache on or off (config field wce). Blocks for the back-end's
+ * answer. ENOTSUP: CONFIG_WCE was not negotiated; EIO: it did not take it.
+ */
+int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error *error);
+
+/* --- memory ------------------------------------------------------------------------- */
+
+/*
+ * Shared memory for buffers: zeroed, page-aligned, freed by vublk_blk_release() or
+ * with the disk. `bytes` is rounded up to pages. NULL on failure (ENOMEM; ENOSPC:
+ * the back-end has no memory slot left: allocate fewer, larger pieces). Not for
+ * the data path: each call is a message to the back-end.
+ */
+void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
+void vublk_blk_release(struct vublk_blk *blk, void *address);
+
+/*
+ * The application's own memory, for zero copy: `bytes` at `address` (both
+ * multiples of the page size) are a shared mapping of `fd` at `fd_offset`. The
+ * mapping stays the application's and lasts until vublk_blk_unregister() or close;
+ * `fd` is duplicated. EINVAL: not aligned, or overlaps a registered one; ENOSPC:
+ * no memory slot left.
+ */
+int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
+		       uint64_t fd_offset, struct vublk_error *error);
+/* No request uses it any more. EINVAL: not registered. */
+int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error);
+
+/* --- requests ------------------------------------------------------------------------ */
+
+/* The queue `index`, or NULL past the last. It lives as long as the disk. */
+struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
+
+struct vublk_blk_completion {
+	void *user_data;
+	int result;      /* 0, or -EIO, -ENOTSUP (back-end said UNSUPP), -ENOTCONN, -EPROTO */
+};
+
+/*
+ * Each of the following adds one request; it goes to the back-end with the next
+ * vublk_blk_submit() or vublk_blk_wait(). Offsets and lengths are bytes, multiples
+ * of block_size_bytes. Buffers lie in memory from vublk_blk_alloc() or
+ * vublk_blk_register(), may run over several regions, and are the library's until
+ * the completion. `iov` itself is the library's until then, too. A request larger
+ * than the device's limits is split; it completes once, when all of it has, with
+ * the first error if there was one. Requests are not ordered among each other.
+ *
+ * EINVAL: not aligned, past the end, no such memory, empty, more than
+ * VUBLK_BLK_MAX_REQUEST_BYTES; EROFS: the disk is read-only; ENOTSUP: not
+ * negotiated; EAGAIN: the queue has as many requests as its size, take
+ * completions first; ENOTCONN: the back-end is gone; EPROTO: it broke the ring.
+ */
+#define VUBLK_BLK_MAX_REQUEST_BYTES (UINT64_C(1) << 30) /* of read and write */
+
+int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer, size_t bytes,
+		   void *user_data, struct vublk_error *error);
+int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *buffer,
+		    size_t bytes, void *user_data, struct vublk_error *error);
+int vublk_blk_readv(struct vublk_blk_queue *queue, uint64_t offset, const struct iovec *iov,
+		    int iovcnt, void *user_data, struct vublk_error *error);
+int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struct iovec *iov,
+		     int iovcnt, void *user_data, struct vublk_error *error);
+
+/*
+ * What was completed before is stable afterwards. Where FLUSH was not negotiated,
+ * every write is stable when it completes, and this completes at once.
+ */
+int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error);
+
+/* Any length within the disk. ENOTSUP: not negotiated. */
+int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
+		      void *user_data, struct vublk_error *error);
+
+/* `unmap`: the back-end may deallocate (ignored where it said that it cannot). */
+int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
+			   bool unmap, void *user_data, struct vublk_error *error);
+
+/* The serial of the disk: 20 bytes and a NUL into `id`, an ordinary buffer, at completion. */
+#define VUBLK_BLK_ID_SIZE 21
+int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], void *user_data,
+		     struct vublk_error *error);
+
+/* Hands over what was added: one notification for all, if the back-end wants one. */
+void vublk_blk_submit(struct vublk_blk_queue *queue);
+
+/* Requests that were added and whose completion was not taken. */
+unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
+
+/* --- completions ----------------------------------------------------------------------- */
+
+/*
+ * Takes up to `max` completions that are there, without waiting or entering the
+ * kernel. Returns how many (0: none). A back-end that is gone or broke the ring
+ * completes everything in flight with an error.
+ */
+int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
+		   unsigned max);
+
+/*
+ * Submits, then waits until `min` completions are there or `timeout_ms` has passed
+ * (-1: no limit), and takes up to `max`. Sleeps; a caller that wants to spin polls.
+ * Returns how many, fewer than `min` only when the time is over or fewer than that
+ * are in flight.
+ */
+int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
+		   unsigned min, unsigned max, int timeout_ms, struct vublk_error *error);
+
+/*
+ * For an event loop: the descriptor polls readable when the back-end has called.
+ * Before going to sleep on it the loop arms it; true: completions are there
+ * already, poll instead of sleeping. Arming also takes back what was signalled.
+ */
+int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
+bool vublk_blk_arm(struct vublk_blk_queue *queue);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_DEVICE_H
+#define VUBLK_DEVICE_H
+
+/*
+ * The vhost-user-blk host device, for whoever presents it to a driver: a VMM, an
+ * emulator, or the library's own buses.
+ *
+ * Between the presenter (here called the bus) and the device there is one seam:
+ * the bus calls the functions below, the device calls struct vublk_device_bus_ops.
+ * The data path never crosses it: kicks and calls are eventfds that go to the
+ * back-end, buffers are memory that the back-end maps.
+ *
+ * Life:
+ *   new -> set properties -> realize ... realized()
+ *       -> set memory, queues, ack features, set_status(DRIVER_OK) ... started()
+ *       -> set_status(0) ... stopped()  -> (again) -> unrealize -> free
+ *
+ * Threads: a device belongs to one thread at a time, the one that calls
+ * vublk_device_process(); every call here is made on it, every callback comes
+ * from inside process() on it. No call blocks. A callback may call the device,
+ * vublk_device_unrealize() included, but not vublk_device_free().
+ */
+
+#include <vublk/error.h>
+#include <vublk/memory.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define VUBLK_MAX_QUEUES 256      /* the wire's queue index has 8 bits */
+#define VUBLK_MIN_QUEUE_SIZE 2
+#define VUBLK_MAX_QUEUE_SIZE 1024
+#define VUBLK_DEFAULT_QUEUE_SIZE 128
+
+struct vublk_device;
+
+enum vublk_device_state {
+	VUBLK_DEVICE_CREATED,      /* properties may be set */
+	VUBLK_DEVICE_REALIZING,    /* connecting and negotiating with the back-end */
+	VUBLK_DEVICE_STOPPED,      /* connected; the rings do not run */
+	VUBLK_DEVICE_STARTING,     /* the rings are being handed to the back-end */
+	VUBLK_DEVICE_RUNNING,      /* the back-end works on the rings */
+	VUBLK_DEVICE_STOPPING,     /* the rings are being taken back */
+	VUBLK_DEVICE_DISCONNECTED, /* the back-end is gone; the device is not */
+	VUBLK_DEVICE_NUM_STATES,
+};
+
+/* "running"; static. */
+const char *vublk_device_state_name(enum vublk_device_state state);
+
+/*
+ * What the device asks of the bus. Any of them may be NULL. `error` is valid
+ * during the call.
+ */
+struct vublk_device_bus_ops {
+	/* The end of vublk_device_realize(): error NULL: STOPPED; else CREATED again. */
+	void (*realized)(void *bus, const struct vublk_error *error);
+	/* The rings run. A bus kicks each queue once, for what the driver made available before. */
+	void (*started)(void *bus);
+	/*
+	 * The rings run no more, and vublk_device_queue_base() says where each goes
+	 * on. `error` NULL: it was asked for; else the start failed or the back-end
+	 * went, and the state is DISCONNECTED.
+	 */
+	void (*stopped)(void *bus, const struct vublk_error *error);
+	/* The back-end is gone. When rings ran, stopped() comes first. */
+	void (*disconnected)(void *bus, const struct vublk_error *error);
+	/* Raise a configuration interrupt: the config, or only its generation, changed. */
+	void (*config_changed)(void *bus);
+	/* The end of the memory change that vublk_device_set_memory() began. */
+	void (*memory_changed)(void *bus, const struct vublk_error *error);
+	/* The end of a write to the config that went to the back-end. */
+	void (*config_written)(void *bus, const struct vublk_error *error);
+	/* A queue's requests cannot be completed as they should be: DEVICE_NEEDS_RESET. */
+	void (*needs_reset)(void *bus, const struct vublk_error *error);
+};
+
+/* --- properties ------------------------------------------------------------- */
+
+struct vublk_device_property {
+	const char *name;
+	const char *type;          /* "string", "number", "bool", "size", "auto" (number or "auto") */
+	const char *default_value; /* NULL: none, it is mandatory */
+	const char *description;   /* one sentence, no final full stop */
+};
+
+/*
+ * The properties, ended by one whose name is NULL. Static; any thread, any time.
+ * Named as QEMU's are: chardev (the back-end's Unix socket), num-queues ("auto":
+ * as many as the back-end offers, up to num-queues-limit), queue-size,
+ * config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
+ * request-timeout-ms, ...
+ */
+const struct vublk_device_property *vublk_device_properties(void);
+
+/*
+ * Sets a property from its text; checked against its type at once, against the
+ * others at realize. State CREATED, else EBUSY. EINVAL: no such property, or a
+ * value that is none of its type.
+ */
+int vublk_device_set_property(struct vublk_device *device, const char *name, const char *value,
+			      struct vublk_error *error);
+
+/* The value as text into `value`; EINVAL: no such property. Any state. */
+int vublk_device_get_property(const struct vublk_device *device, const char *name, char *value,
+			      size_t value_bytes, struct vublk_error *error);
+
+/* --- life ------------------------------------------------------------------- */
+
+/* `ops` and `bus` are borrowed until vublk_device_free(); `log` (may be NULL) is copied. */
+int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
+		     const struct vublk_log *log, struct vublk_device **device,
+		     struct vublk_error *error);
+
+/* In any state; unrealizes first. NULL is nothing. Not from a callback. */
+void vublk_device_free(struct vublk_device *device);
+
+/* Polls readable when process() has something to do. The device's own. */
+int vublk_device_fd(const struct vublk_device *device);
+
+/* Does what is to be done, without blocking. 0, or a negative errno of the loop itself. */
+int vublk_device_process(struct vublk_device *device);
+
+enum vublk_device_state vublk_device_state(const struct vublk_device *device);
+
+/*
+ * Validates the properties (EINVAL and one sentence when one is bad), then begins
+ * to connect and to negotiate; realized() tells the end. State CREATED, else EBUSY.
+ */
+int vublk_device_realize(struct vublk_device *device, struct vublk_error *error);
+
+/*
+ * Gives everything up at once, in any state, and waits for nobody: state CREATED.
+ * No callback comes after it. The rings may still be used by the back-end until
+ * it has seen the hang-up; a clean end is set_status(0), stopped(), then this.
+ */
+void vublk_device_unrealize(struct vublk_device *device);
+
+/* --- what the driver sees ----------------------------------------------------- */
+
+/* States from STOPPED on, unless said otherwise; 0 before. */
+unsigned vublk_device_num_queues(const struct vublk_device *device);
+unsigned vublk_device_queue_size(const struct vublk_device *device);
+
+/* Offered to the driver: the device's AND the back-end's, less what a property took away. */
+uint64_t vublk_device_features(const struct vublk_device *device);
+
+/* What the driver accepted. EINVAL: a bit that was not offered; EBUSY: rings run. */
+int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
+			      struct vublk_error *error);
+
+/*
+ * The configuration space (struct virtio_blk_config, little-endian), from the
+ * device's copy. Bytes past its end read as zero. Any state.
+ */
+void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
+			      unsigned bytes);
+/* Changes with each config that is published; for the bus's config_generation. */
+uint32_t vublk_device_config_generation(const struct vublk_device *device);
+
+/*
+ * The one writable field is `wce`: an unchanged value is nothing (0); a changed
+ * one goes to the back-end and 1 is returned: config_written() tells the end.
+ * EINVAL: another field; ENOTSUP: CONFIG_WCE was not negotiated; EBUSY: one is
+ * on its way already; ENOTCONN.
+ */
+int vublk_device_config_write(struct vublk_device *device, unsigned offset, const void *data,
+			      unsigned bytes, struct vublk_error *error);
+
+/* The driver's status byte. Setting DRIVER_OK starts, 0 resets. */
+uint8_t vublk_device_status(const struct vublk_device *device);
+int vublk_device_set_status(struct vublk_device *device, uint8_t status,
+			    struct vublk_error *error);
+
+/* --- what the bus hands over --------------------------------------------------- */
+
+/*
+ * The guest's whole memory, replacing what was set before. The descriptors are
+ * duplicated. Takes effect at the next start; while the rings run the change goes
+ * to the back-end (regions that are the same are not sent again) and 1 is
+ * returned: memory_changed() tells the end. EINVAL: empty, overlapping, wrapping,
+ * too many for the back-end's memory slots. States from STOPPED on.
+ */
+int vublk_device_set_memory(struct vublk_device *device,
+			    const struct vublk_memory_region *regions, unsigned num_regions,
+			    struct vublk_error *error);
+
+struct vublk_device_queue {
+	uint16_t size;       /* entries: a power of two, up to vublk_device_queue_size() */
+	uint64_t desc_addr;  /* guest addresses of a split ring's parts */
+	uint64_t avail_addr;
+	uint64_t used_addr;
+	int kick_fd;         /* eventfds; borrowed until the queue is set anew, reset or unrealized */
+	int call_fd;
+	uint16_t base;       /* avail index to begin with: 0 for a new ring */
+};
+
+/* Sets up a queue; EBUSY while rings run. `queue` NULL: not used by the driver. */
+int vublk_device_set_queue(struct vublk_device *device, unsigned index,
+			   const struct vublk_device_queue *queue, struct vublk_error *error);
+
+/* Where the queue goes on: the avail index that the back-end stopped at. */
+uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index);
+
+/* --- what was negotiated, for a person or a program ----------------------------- */
+
+struct vublk_device_info {
+	char chardev[256];
+	uint64_t backend_features;           /* virtio bits that the back-end offered */
+	uint64_t backend_protocol_features;  /* vhost-user bits that it offered */
+	uint64_t protocol_features;          /* ... and that the device accepted */
+	uint32_t backend_max_queues;
+	uint32_t backend_memory_slots;
+	uint32_t backend_config_bytes;       /* how much of the config it has */
+};
+
+/* Fills as much of `info` as `info_bytes` (sizeof of the caller's) has room for. */
+void vublk_device_get_info(const struct vublk_device *device, struct vublk_device_info *info,
+			   size_t info_bytes);
+
+/* "VIRTIO_BLK_F_FLUSH" and "REPLY_ACK"; NULL for a bit without a name. Static. */
+const char *vublk_feature_name(unsigned bit);
+const char *vublk_protocol_feature_name(unsigned bit);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_MEMORY_H
+#define VUBLK_MEMORY_H
+
+#include <stdint.h>
+
+/*
+ * The memory in which rings and buffers live, as a device hands it to its
+ * back-end: pieces of files that both sides map.
+ */
+struct vublk_memory_region {
+	uint64_t guest_addr;  /* where the driver sees it; what descriptors hold */
+	uint64_t size_bytes;  /* a multiple of the page size, not 0 */
+	int fd;               /* memfd, hugetlbfs or shared file; see who owns it at each call */
+	uint64_t fd_offset;   /* where in the file it begins; a multiple of the page size */
+};
+
+/* The most regions that a device keeps; a back-end may offer fewer. */
+#define VUBLK_MEMORY_MAX_REGIONS 509
+
+#endif

@@ -20,6 +20,7 @@ struct vublk_channel {
 	/* the message that is being received */
 	struct vublk_vu_message in;
 	size_t in_bytes; /* of header and payload, so far */
+	int in_error;    /* errno value that ended receiving; 0: none */
 
 	/* messages that the socket did not take yet, oldest first */
 	struct vublk_channel_out *out;
@@ -30,19 +31,21 @@ struct vublk_channel {
 /* Takes the socket `fd` (made non-blocking and CLOEXEC). */
 void vublk_channel_init(struct vublk_channel *channel, int fd);
 
-/* Closes the socket and every descriptor in transit. Idempotent. */
+/* Closes the socket and every descriptor in transit. Idempotent; zeroed or NULL: nothing. */
 void vublk_channel_deinit(struct vublk_channel *channel);
 
 /*
  * Sends, or keeps what the socket did not take; then the loop waits for EPOLLOUT
  * and calls vublk_channel_flush(). `message` and its descriptors are borrowed
  * during the call (descriptors that have to wait are duplicated).
- * ENOTCONN: the peer is gone; ENOBUFS: it does not read.
+ * ENOTCONN: the peer is gone; ENOBUFS: it does not read; EMFILE, ETOOMANYREFS:
+ * no room for the descriptors. After an error other than EINVAL the connection
+ * is of no more use.
  */
 int vublk_channel_send(struct vublk_channel *channel, const struct vublk_vu_message *message,
 		       struct vublk_error *error);
 
-/* 0: nothing waits any more; 1: something still does; ENOTCONN. */
+/* 0: nothing waits any more; 1: something still does; errors as above. */
 int vublk_channel_flush(struct vublk_channel *channel, struct vublk_error *error);
 
 /* Whether something waits for EPOLLOUT. */
@@ -53,7 +56,10 @@ bool vublk_channel_wants_write(const struct vublk_channel *channel);
  * which are the caller's to deinit; 0: not yet; ENOTCONN: end of file or reset
  * (the sentence says whether inside a message); EPROTO: a header that cannot be
  * one (version, size above VUBLK_VU_MAX_PAYLOAD_BYTES). Descriptors beyond
- * VUBLK_VU_MAX_FDS are closed and the message is refused with EPROTO.
+ * VUBLK_VU_MAX_FDS are closed and the message is refused with EPROTO. EMFILE:
+ * descriptors were lost because there was no room for them in this process.
+ * The payload is zero beyond its size. After an error nothing more is received:
+ * where the next message begins, nobody knows.
  */
 int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message *message,
 			  struct vublk_error *error);

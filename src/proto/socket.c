@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Unix sockets found by path: connect, listen, accept, without waiting, and with
+ * a sentence that says what is wrong with the path, since that is what people get
+ * wrong. What is said over them is not known here.
+ */
+#include "proto/channel.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define BACKLOG 16
+
+static int fill_address(struct sockaddr_un *address, const char *path, struct vublk_error *error)
+{
+	size_t bytes = path ? strlen(path) : 0;
+
+	if (!bytes)
+		return vublk_error_set(error, EINVAL, "the path of the socket is empty");
+	if (bytes >= sizeof(address->sun_path))
+		return vublk_error_set(error, ENAMETOOLONG,
+				       "the path of the socket has %zu bytes, at most %zu are "
+				       "possible; use a shorter or a relative one: '%s'", bytes,
+				       sizeof(address->sun_path) - 1, path);
+	memset(address, 0, sizeof(*address));
+	address->sun_family = AF_UNIX;
+	memcpy(address->sun_path, path, bytes);
+	return 0;
+}
+
+static int new_socket(struct vublk_error *error)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	return fd < 0 ? vublk_error_set_errno(error, errno, "cannot make a socket") : fd;
+}
+
+/* 0, or the errno value: EAGAIN is a listener whose backlog is full. */
+static int try_connect(int fd, const struct sockaddr_un *address)
+{
+	return connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ? errno : 0;
+}
+
+static int connect_failed(int code, const char *path, struct vublk_error *error)
+{
+	switch (code) {
+	case ENOENT:
+		return vublk_error_set(error, code,
+				       "there is no socket '%s'; check the path, and that the "
+				       "back-end has been started", path);
+	case ECONNREFUSED:
+		return vublk_error_set(error, code,
+				       "nobody listens at the socket '%s'; start the back-end",
+				       path);
+	case ENOTSOCK:
+		return vublk_error_set(error, code, "'%s' is not a socket", path);
+	case EPROTOTYPE:
+		return vublk_error_set(error, code, "'%s' is not a stream socket", path);
+	case EAGAIN:
+		return vublk_error_set(error, code,
+				       "too many clients wait already for whoever listens at "
+				       "the socket '%s'; try again later", path);
+	default:
+		return vublk_error_set_errno(error, code, "cannot connect to the socket '%s'",
+					     path);
+	}
+}
+
+/* Asked of the file, for connect() refuses any kind of file in the same words. */
+static int check_is_socket(const char *path, struct vublk_error *error)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return connect_failed(errno, path, error);
+	if (!S_ISSOCK(st.st_mode))
+		return connect_failed(ENOTSOCK, path, error);
+	return 0;
+}
+
+int vublk_socket_connect(const char *path, struct vublk_error *error)
+{
+	struct sockaddr_un address;
+	VUBLK_FD int fd = -1;
+	int r = fill_address(&address, path, error);
+
+	if (!r)
+		r = check_is_socket(path, error);
+	if (r < 0)
+		return r;
+	fd = new_socket(error);
+	if (fd < 0)
+		return fd;
+	r = try_connect(fd, &address);
+	if (r)
+		return connect_failed(r, path, error);
+	return vublk_fd_steal(&fd);
+}
+
+static int bind_failed(int code, const char *path, struct vublk_error *error)
+{
+	switch (code) {
+	case EEXIST:
+		return vublk_error_set(error, code,
+				       "'%s' exists and is not a socket; remove it or choose "
+				       "another path", path);
+	case EADDRINUSE:
+		return vublk_error_set(error, code,
+				       "somebody listens at the socket '%s' already; stop them or "
+				       "choose another path", path);
+	default:
+		return vublk_error_set_errno(error, code, "cannot listen at the socket '%s'",
+					     path);
+	}
+}
+
+/* Whether a socket file is left over: only a refused connection proves that. */
+static int probe(const struct sockaddr_un *address, const char *path, struct vublk_error *error)
+{
+	VUBLK_FD int fd = new_socket(error);
+	int code;
+
+	if (fd < 0)
+		return fd;
+	code = try_connect(fd, address);
+	switch (code) {
+	case ECONNREFUSED:
+	case ENOENT: /* gone by now */
+		return 0;
+	case 0:
+	case EAGAIN:
+	case EPROTOTYPE:
+		return bind_failed(EADDRINUSE, path, error);
+	default:
+		return bind_failed(code, path, error);
+	}
+}
+
+/* Removes a socket file that a process which was killed left behind. */
+static int remove_stale(const struct sockaddr_un *address, const char *path,
+			struct vublk_error *error)
+{
+	struct stat st;
+	int r;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : bind_failed(errno, path, error);
+	if (!S_ISSOCK(st.st_mode))
+		return bind_failed(EEXIST, path, error);
+	r = probe(address, path, error);
+	if (r < 0)
+		return r;
+	if (unlink(path) < 0 && errno != ENOENT)
+		return bind_failed(errno, path, error);
+	return 0;
+}
+
+int vublk_socket_listen(const char *path, struct vublk_error *error)
+{
+	struct sockaddr_un address;
+	VUBLK_FD int fd = -1;
+	int r = fill_address(&address, path, error);
+
+	if (r < 0)
+		return r;
+	fd = new_socket(error);
+	if (fd < 0)
+		return fd;
+	r = bind(fd, (struct sockaddr *)&address, sizeof(address));
+	if (r < 0 && errno == EADDRINUSE) {
+		r = remove_stale(&address, path, error);
+		if (r < 0)
+			return r;
+		r = bind(fd, (struct sockaddr *)&address, sizeof(address));
+	}
+	if (r < 0 || listen(fd, BACKLOG) < 0)
+		return bind_failed(errno, path, error);
+	return vublk_fd_steal(&fd);
+}
+
+int vublk_socket_accept(int listen_fd, struct vublk_error *error)
+{
+	int fd;
+
+	do
+		fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	while (fd < 0 && errno == EINTR);
+	if (fd >= 0)
+		return fd;
+	if (errno == EAGAIN || errno == ECONNABORTED)
+		return -EAGAIN;
+	return vublk_error_set_errno(error, errno, "cannot take a connection");
+}

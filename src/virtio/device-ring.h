@@ -7,7 +7,21 @@
 /* The fields are the ring's own; see virtio/ring.h for the calls. */
 struct vublk_device_ring {
 	struct vublk_split_ring memory;
+	uint8_t *taken;           /* by head: taken, and not pushed yet */
+	struct vring_desc *table; /* the copy of an indirect table; VUBLK_RING_MAX_INDIRECT */
 	unsigned size;
+	uint16_t mask; /* size - 1 */
+	uint16_t next; /* avail index of the chain to take next */
+	uint16_t seen; /* the driver's avail index as last looked at */
+	uint16_t used; /* used index of the completion to push next */
+	uint16_t used_published;
+	uint16_t avail_event; /* as written to the ring, like the flags below */
+	uint16_t used_flags;
+	bool has_event_idx;
+	bool has_indirect;
+	bool has_notify_on_empty;
+	bool called; /* since init: the first publish always calls */
+	struct vublk_error broken; /* code 0: the driver has kept the rules */
 };
 
 #endif

@@ -46,4 +46,8 @@ void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, u
 int vublk_memory_map_iov(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
 			 struct iovec *iov, unsigned max);
 
+/* Copies [addr, addr + bytes) to private memory, over regions too. 0 or -EFAULT. */
+int vublk_memory_map_read(const struct vublk_memory_map *map, uint64_t addr, void *to,
+			  uint64_t bytes);
+
 #endif

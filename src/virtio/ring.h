@@ -23,7 +23,19 @@
 
 #define VUBLK_RING_MAX_SIZE 1024 /* what a device of ours accepts */
 
-/* Where a split ring's three parts are mapped here. */
+/*
+ * Descriptors in an indirect table that a device of ours accepts. The
+ * specification's limit is the queue size; drivers exceed it (Linux puts up to
+ * seg_max buffers and two more into a table whatever the size). 1024 data buffers
+ * are what preadv() takes; a request's header and status come on top.
+ */
+#define VUBLK_RING_MAX_INDIRECT (1024 + 2)
+
+/*
+ * Where a split ring's three parts are mapped here: `desc` aligned to 16 bytes,
+ * `avail` to 2, `used` to 4. Whoever lays them out gives each part cache lines of
+ * its own: the driver writes the first two, the device the third.
+ */
 struct vublk_split_ring {
 	struct vring_desc *desc;
 	struct vring_avail *avail;
@@ -52,10 +64,11 @@ struct vublk_ring_indirect {
 struct vublk_driver_ring; /* defined in virtio/driver-ring.h, embedded by its user */
 
 /*
- * An empty ring over zeroed memory. `size` is a power of two up to
+ * An empty ring; writes the indices and flags of the shared memory, the device's
+ * too, for no device runs yet. `size` is a power of two up to
  * VUBLK_RING_MAX_SIZE; `features` are the negotiated ones (EVENT_IDX,
  * INDIRECT_DESC). `base` is the avail (and used) index to begin with: 0 for a
- * new ring. ENOMEM, EINVAL.
+ * new ring. Calls are enabled. ENOMEM, EINVAL.
  */
 int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
 			   unsigned size, uint16_t base, uint64_t features,
@@ -66,23 +79,27 @@ void vublk_driver_ring_deinit(struct vublk_driver_ring *ring);
  * Adds a chain of `num_out` buffers that the device reads, then `num_in` that it
  * writes. `token` (below the ring's size) comes back with the completion; the
  * caller has at most one chain outstanding for each token. -ENOSPC when there
- * are too few free descriptors. Not yet visible to the device.
+ * are too few free descriptors, -ENOTSUP for an indirect table when INDIRECT_DESC
+ * was not negotiated, -EINVAL for a chain without buffers. The table has room for
+ * all the buffers and is the device's until the completion. Not yet visible to
+ * the device.
  */
 int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_ring_buffer *buffers,
 			  unsigned num_out, unsigned num_in,
 			  const struct vublk_ring_indirect *indirect, uint16_t token);
 
 /*
- * Makes what was added visible to the device. Whether the device wants a kick:
- * ask once for all that was published since the last time.
+ * Makes what was added visible to the device. True when the device wants a kick
+ * for what this call published; the caller kicks then, for it is not said again.
  */
 bool vublk_driver_ring_publish(struct vublk_driver_ring *ring);
 
 /*
  * Takes one completion: 1: `token` and the `bytes` the device says it wrote; 0:
- * none; EPROTO: the device broke the ring (an id out of range, or not
+ * none; -EPROTO: the device broke the ring (an id out of range, or not
  * outstanding, an index that jumps); the sentence says how, and the ring takes
- * nothing any more.
+ * nothing any more: each later call fails in the same words. `bytes` is the
+ * device's word and may be anything.
  */
 int vublk_driver_ring_take(struct vublk_driver_ring *ring, uint16_t *token, uint32_t *bytes,
 			   struct vublk_error *error);
@@ -92,7 +109,9 @@ bool vublk_driver_ring_has_completion(const struct vublk_driver_ring *ring);
 
 /*
  * Asks for a call when the next completion comes; false when one has come
- * already, so that the caller takes it instead of sleeping.
+ * already, so that the caller takes it instead of sleeping. Calls stay enabled
+ * then, and one more may come. Disabled is a wish, not a promise: with EVENT_IDX
+ * a call may come once in 65536 completions.
  */
 bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring);
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring);
@@ -119,7 +138,9 @@ struct vublk_device_ring; /* defined in virtio/device-ring.h, embedded by its us
 
 /*
  * Over the driver's memory, already translated. `base` is the avail index to go
- * on from (SET_VRING_BASE); the used index is read from the ring.
+ * on from (SET_VRING_BASE); the used index is read from the ring. `features` are
+ * the negotiated ones (EVENT_IDX, INDIRECT_DESC, NOTIFY_ON_EMPTY). Kicks are
+ * enabled. ENOMEM, EINVAL.
  */
 int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
 			   unsigned size, uint16_t base, uint64_t features,
@@ -128,18 +149,20 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring);
 
 /*
  * Takes the next available chain: 1: `chain` has it; 0: none;
- * EBADMSG: this chain is malformed (an address outside memory, a loop, a wrong
+ * -EBADMSG: this chain is malformed (an address outside memory, a loop, a wrong
  * indirect table, too many segments): chain->head is valid, nothing else is, and
  * the caller pushes it with length 0 or stops the queue; the sentence says what
- * is wrong. EPROTO: the ring itself is broken (the avail index jumped by more
- * than the size, or a head is out of range): the queue must stop.
+ * is wrong. -EPROTO: the ring itself is broken (the avail index jumped by more
+ * than the size, or a head is out of range or taken already): the queue must
+ * stop; each later call fails in the same words. What was taken can be pushed.
  */
 int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 			   struct vublk_chain *chain, struct vublk_error *error);
 
 /*
  * The same for the chain at `head`, which was taken before and not completed
- * (in-flight recovery); the avail index does not move.
+ * (in-flight recovery); the avail index does not move. -EPROTO for a head out of
+ * range or taken already; that does not break the ring.
  */
 int vublk_device_ring_take_again(struct vublk_device_ring *ring,
 				 const struct vublk_memory_map *map, uint16_t head,
@@ -148,16 +171,19 @@ int vublk_device_ring_take_again(struct vublk_device_ring *ring,
 /* Whether a chain waits, without taking it. */
 bool vublk_device_ring_has_chain(const struct vublk_device_ring *ring);
 
-/* Writes a used element; the driver does not see it before publish. */
+/* Completes a taken chain; the driver does not see it before publish. */
 void vublk_device_ring_push(struct vublk_device_ring *ring, uint16_t head, uint32_t bytes);
 
 /*
- * Makes what was pushed visible to the driver. Whether the driver wants a call:
- * ask once for all that was pushed since the last time.
+ * Makes what was pushed visible to the driver. True when the driver wants a call
+ * for what this call published; the caller calls then, for it is not said again.
  */
 bool vublk_device_ring_publish(struct vublk_device_ring *ring);
 
-/* Asks for a kick; false when a chain waits already, so that it is taken instead. */
+/*
+ * Asks for a kick when the next chain comes; false when one waits already, so that
+ * it is taken instead. As with calls, a kick may come while they are disabled.
+ */
 bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring);
 void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring);
 

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Translation of a driver's addresses. Regions are sorted by guest address, so a
+ * lookup is a binary search; it is on the path of every buffer.
+ */
+#include "virtio/memory-map.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- checking -------------------------------------------------------------- */
+
+static int compare_regions(const void *a, const void *b)
+{
+	const struct vublk_memory_map_region *x = a, *y = b;
+
+	return x->guest_addr < y->guest_addr ? -1 : x->guest_addr > y->guest_addr;
+}
+
+static bool wraps(uint64_t addr, uint64_t bytes)
+{
+	return bytes - 1 > UINT64_MAX - addr;
+}
+
+static int check_region(const struct vublk_memory_map_region *region, struct vublk_error *error)
+{
+	if (region->size_bytes == 0)
+		return vublk_error_set(error, EINVAL,
+				       "the memory region at guest address 0x%" PRIx64 " is empty",
+				       region->guest_addr);
+	if (wraps(region->guest_addr, region->size_bytes) ||
+	    wraps(region->user_addr, region->size_bytes))
+		return vublk_error_set(error, EINVAL,
+				       "the memory region of 0x%" PRIx64 " bytes at guest address "
+				       "0x%" PRIx64 " and user address 0x%" PRIx64
+				       " runs past the end of the address space",
+				       region->size_bytes, region->guest_addr, region->user_addr);
+	return 0;
+}
+
+static int check_pair(const struct vublk_memory_map_region *a,
+		      const struct vublk_memory_map_region *b, struct vublk_error *error)
+{
+	if (vublk_ranges_overlap(a->guest_addr, a->size_bytes, b->guest_addr, b->size_bytes))
+		return vublk_error_set(error, EINVAL,
+				       "the memory regions of 0x%" PRIx64 " bytes at guest address "
+				       "0x%" PRIx64 " and of 0x%" PRIx64 " bytes at 0x%" PRIx64
+				       " overlap", a->size_bytes, a->guest_addr, b->size_bytes,
+				       b->guest_addr);
+	if (vublk_ranges_overlap(a->user_addr, a->size_bytes, b->user_addr, b->size_bytes))
+		return vublk_error_set(error, EINVAL,
+				       "the memory regions of 0x%" PRIx64 " bytes at user address "
+				       "0x%" PRIx64 " and of 0x%" PRIx64 " bytes at 0x%" PRIx64
+				       " overlap", a->size_bytes, a->user_addr, b->size_bytes,
+				       b->user_addr);
+	return 0;
+}
+
+int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error)
+{
+	int ret;
+
+	for (unsigned i = 0; i < map->num_regions; i++) {
+		ret = check_region(&map->regions[i], error);
+		if (ret < 0)
+			return ret;
+		/* All pairs: a table has 8 regions, or some hundreds with memory slots. */
+		for (unsigned j = 0; j < i; j++) {
+			ret = check_pair(&map->regions[j], &map->regions[i], error);
+			if (ret < 0)
+				return ret;
+		}
+	}
+	if (map->num_regions)
+		qsort(map->regions, map->num_regions, sizeof(*map->regions), compare_regions);
+	return 0;
+}
+
+/* --- translating ----------------------------------------------------------- */
+
+/* The region that has the byte at `addr`, or NULL. */
+static const struct vublk_memory_map_region *find(const struct vublk_memory_map *map,
+						  uint64_t addr)
+{
+	unsigned low = 0, high = map->num_regions;
+
+	while (low < high) {
+		unsigned middle = low + (high - low) / 2;
+		const struct vublk_memory_map_region *region = &map->regions[middle];
+
+		if (addr < region->guest_addr)
+			high = middle;
+		else if (addr - region->guest_addr >= region->size_bytes)
+			low = middle + 1;
+		else
+			return region;
+	}
+	return NULL;
+}
+
+void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes)
+{
+	const struct vublk_memory_map_region *region = find(map, addr);
+
+	if (!region ||
+	    !vublk_range_within(addr - region->guest_addr, bytes, region->size_bytes))
+		return NULL;
+	return region->host + (addr - region->guest_addr);
+}
+
+void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes)
+{
+	for (unsigned i = 0; i < map->num_regions; i++) {
+		const struct vublk_memory_map_region *region = &map->regions[i];
+
+		if (addr >= region->user_addr &&
+		    addr - region->user_addr < region->size_bytes &&
+		    vublk_range_within(addr - region->user_addr, bytes, region->size_bytes))
+			return region->host + (addr - region->user_addr);
+	}
+	return NULL;
+}
+
+/* The part of [addr, addr + bytes) that lies in the first region; -EFAULT. */
+static int first_part(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
+		      struct iovec *part)
+{
+	const struct vublk_memory_map_region *region = find(map, addr);
+	uint64_t offset;
+
+	if (!region)
+		return -EFAULT;
+	offset = addr - region->guest_addr;
+	part->iov_base = region->host + offset;
+	part->iov_len = VUBLK_MIN(bytes, region->size_bytes - offset);
+	return 0;
+}
+
+int vublk_memory_map_iov(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
+			 struct iovec *iov, unsigned max)
+{
+	unsigned n = 0;
+
+	if (bytes == 0 || wraps(addr, bytes))
+		return -EFAULT;
+	while (bytes) {
+		struct iovec part;
+		int ret = first_part(map, addr, bytes, &part);
+
+		if (ret < 0)
+			return ret;
+		if (n == max)
+			return -E2BIG;
+		iov[n++] = part;
+		addr += part.iov_len;
+		bytes -= part.iov_len;
+	}
+	return (int)n;
+}
+
+int vublk_memory_map_read(const struct vublk_memory_map *map, uint64_t addr, void *to,
+			  uint64_t bytes)
+{
+	char *at = to;
+
+	if (bytes == 0 || wraps(addr, bytes))
+		return -EFAULT;
+	while (bytes) {
+		struct iovec part;
+		int ret = first_part(map, addr, bytes, &part);
+
+		if (ret < 0)
+			return ret;
+		memcpy(at, part.iov_base, part.iov_len);
+		/* The copy is what is looked at from here on, never the shared bytes. */
+		__asm__ volatile("" ::: "memory");
+		at += part.iov_len;
+		addr += part.iov_len;
+		bytes -= part.iov_len;
+	}
+	return 0;
+}

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The device end of a split virtqueue (virtio 1.3, section 2.7).
+ *
+ * The idea to read it by: the driver may be hostile and may write the shared
+ * memory at any moment. Each index, head and descriptor is read once into a local
+ * and only the local is checked and used; an indirect table is copied whole. A
+ * chain that breaks a rule is refused by itself (EBADMSG), for its head is known
+ * and can be completed; what makes the place of the next chain doubtful breaks
+ * the ring (EPROTO).
+ *
+ * Every walk is bounded: by the ring's size, by the table's length, and by the
+ * caller's iovecs.
+ */
+#include "virtio/device-ring.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "virtio/split.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+/* "A descriptor chain longer than 2^32 bytes in total" is forbidden (2.7.5.1). */
+#define CHAIN_MAX_BYTES (UINT64_C(1) << 32)
+
+/* --- init ------------------------------------------------------------------ */
+
+static void init_memory(struct vublk_device_ring *ring)
+{
+	vublk_store_relaxed(&ring->memory.used->flags, 0);
+	if (ring->has_event_idx)
+		vublk_store_seq(vublk_split_avail_event(&ring->memory, ring->size),
+				ring->avail_event); /* C */
+}
+
+int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
+			   unsigned size, uint16_t base, uint64_t features,
+			   struct vublk_error *error)
+{
+	struct vring_desc *table;
+	uint16_t used;
+	int ret;
+
+	ret = vublk_split_ring_check(memory, size, error);
+	if (ret < 0)
+		return ret;
+	table = calloc(1, VUBLK_RING_MAX_INDIRECT * sizeof(*table) + size);
+	if (!table)
+		return vublk_error_set(error, ENOMEM, "out of memory for a ring of %u entries",
+				       size);
+	used = vublk_load_acquire(&memory->used->idx); /* B: an earlier device end's */
+	*ring = (struct vublk_device_ring){
+		.memory = *memory,
+		.table = table,
+		.taken = (uint8_t *)&table[VUBLK_RING_MAX_INDIRECT],
+		.size = size,
+		.mask = (uint16_t)(size - 1),
+		.next = base,
+		.seen = base,
+		.used = used,
+		.used_published = used,
+		.avail_event = base,
+		.has_event_idx = features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX),
+		.has_indirect = features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC),
+		.has_notify_on_empty = features & VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY),
+	};
+	init_memory(ring);
+	return 0;
+}
+
+void vublk_device_ring_deinit(struct vublk_device_ring *ring)
+{
+	if (!ring)
+		return;
+	free(ring->table);
+	*ring = (struct vublk_device_ring){ 0 };
+}
+
+/* --- reading a chain ------------------------------------------------------- */
+
+static int refuse_buffer(int cause, const struct vublk_chain *chain, const struct vring_desc *desc,
+			 struct vublk_error *error)
+{
+	if (cause == -E2BIG)
+		return vublk_error_set(error, EBADMSG,
+				       "the chain at descriptor %u has more than %u segments",
+				       chain->head, chain->max_iov);
+	return vublk_error_set(error, EBADMSG,
+			       "the chain at descriptor %u has a buffer of %u bytes at 0x%" PRIx64
+			       ", which is not within the driver's memory", chain->head, desc->len,
+			       (uint64_t)desc->addr);
+}
+
+static int add_buffer(const struct vublk_memory_map *map, struct vublk_chain *chain,
+		      const struct vring_desc *desc, struct vublk_error *error)
+{
+	bool writable = desc->flags & VRING_DESC_F_WRITE;
+	unsigned filled = chain->num_out + chain->num_in;
+	int n;
+
+	if (VUBLK_UNLIKELY(!writable && chain->num_in))
+		return vublk_error_set(error, EBADMSG,
+				       "the chain at descriptor %u has a buffer to read after one "
+				       "to write", chain->head);
+	/*
+	 * The specification gives a buffer without bytes no meaning and its address
+	 * cannot be checked; no driver is known to make one, and QEMU refuses them too.
+	 */
+	if (VUBLK_UNLIKELY(desc->len == 0))
+		return vublk_error_set(error, EBADMSG,
+				       "the chain at descriptor %u has a buffer of 0 bytes",
+				       chain->head);
+	n = vublk_memory_map_iov(map, desc->addr, desc->len, chain->iov + filled,
+				 chain->max_iov - filled);
+	if (VUBLK_UNLIKELY(n < 0))
+		return refuse_buffer(n, chain, desc, error);
+	if (writable) {
+		chain->num_in += (unsigned)n;
+		chain->in_bytes += desc->len;
+	} else {
+		chain->num_out += (unsigned)n;
+		chain->out_bytes += desc->len;
+	}
+	if (VUBLK_UNLIKELY(chain->out_bytes + chain->in_bytes > CHAIN_MAX_BYTES))
+		return vublk_error_set(error, EBADMSG,
+				       "the chain at descriptor %u has more than 2^32 bytes",
+				       chain->head);
+	return 0;
+}
+
+/* What a chain is read from: the ring's descriptors, and then perhaps one table. */
+struct walk {
+	const struct vring_desc *table;
+	unsigned count;
+	unsigned left; /* a chain has no more descriptors than its table, else it loops */
+	unsigned index;
+	bool indirect;
+};
+
+/* The flags WRITE and the field next of such a descriptor mean nothing (2.7.5.3.2). */
+static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
+		       const struct vublk_chain *chain, const struct vring_desc *desc,
+		       struct walk *walk, struct vublk_error *error)
+{
+	const char *wrong = NULL;
+
+	if (!ring->has_indirect)
+		wrong = "but INDIRECT_DESC was not negotiated";
+	else if (walk->indirect)
+		wrong = "inside an indirect table";
+	else if (desc->flags & VRING_DESC_F_NEXT)
+		wrong = "with the flag NEXT too";
+	else if (desc->len == 0 || desc->len % sizeof(*desc))
+		wrong = "whose length is no positive multiple of 16 bytes";
+	else if (desc->len / sizeof(*desc) > VUBLK_RING_MAX_INDIRECT)
+		wrong = "that is longer than any request needs";
+	else if (vublk_memory_map_read(map, desc->addr, ring->table, desc->len) < 0)
+		wrong = "that is not within the driver's memory";
+	if (VUBLK_UNLIKELY(wrong))
+		return vublk_error_set(error, EBADMSG,
+				       "the chain at descriptor %u has an indirect table %s "
+				       "(%u bytes at 0x%" PRIx64 ")", chain->head, wrong,
+				       desc->len, (uint64_t)desc->addr);
+	walk->table = ring->table;
+	walk->count = walk->left = desc->len / sizeof(*desc);
+	walk->index = 0;
+	walk->indirect = true;
+	return 0;
+}
+
+/* Reads the descriptor at walk->index: 1: it was the last, 0: go on. */
+static int step(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
+		struct vublk_chain *chain, struct walk *walk, struct vublk_error *error)
+{
+	struct vring_desc desc;
+	int ret;
+
+	if (VUBLK_UNLIKELY(walk->left-- == 0))
+		return vublk_error_set(error, EBADMSG,
+				       "the chain at descriptor %u has a loop: it is longer than "
+				       "the %u descriptors of its table", chain->head,
+				       walk->count);
+	desc = vublk_split_read_desc(&walk->table[walk->index]);
+	if (desc.flags & VRING_DESC_F_INDIRECT)
+		return enter_table(ring, map, chain, &desc, walk, error);
+	ret = add_buffer(map, chain, &desc, error);
+	if (VUBLK_UNLIKELY(ret < 0))
+		return ret;
+	if (!(desc.flags & VRING_DESC_F_NEXT))
+		return 1;
+	if (VUBLK_UNLIKELY(desc.next >= walk->count))
+		return vublk_error_set(error, EBADMSG,
+				       "the chain at descriptor %u goes on at descriptor %u of %u",
+				       chain->head, desc.next, walk->count);
+	walk->index = desc.next;
+	return 0;
+}
+
+static int read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
+		      uint16_t head, struct vublk_chain *chain, struct vublk_error *error)
+{
+	struct walk walk = {
+		.table = ring->memory.desc,
+		.count = ring->size,
+		.left = ring->size,
+		.index = head,
+	};
+	int ret;
+
+	ring->taken[head] = 1;
+	chain->head = head;
+	chain->num_out = chain->num_in = 0;
+	chain->out_bytes = chain->in_bytes = 0;
+	do {
+		ret = step(ring, map, chain, &walk, error);
+	} while (ret == 0);
+	return ret;
+}
+
+/* --- taking ---------------------------------------------------------------- */
+
+/* Latches the sentence that was put into ring->broken, and keeps take off its fast path. */
+static int break_ring(struct vublk_device_ring *ring, struct vublk_error *error)
+{
+	ring->seen = ring->next;
+	if (error)
+		*error = ring->broken;
+	return -EPROTO;
+}
+
+/* Looks at the driver's avail index: 1: chains wait, 0: none, -EPROTO. */
+static int look(struct vublk_device_ring *ring, struct vublk_error *error)
+{
+	uint16_t index;
+
+	if (VUBLK_UNLIKELY(ring->broken.code))
+		return break_ring(ring, error);
+	index = vublk_load_acquire(&ring->memory.avail->idx); /* A acquire */
+	if (VUBLK_UNLIKELY((uint16_t)(index - ring->next) > ring->size)) {
+		vublk_error_set(&ring->broken, EPROTO,
+				"the driver moved the avail index from %u to %u, by more than the "
+				"ring's %u entries", ring->next, index, ring->size);
+		return break_ring(ring, error);
+	}
+	ring->seen = index;
+	return index != ring->next;
+}
+
+static int check_head(const struct vublk_device_ring *ring, uint16_t head,
+		      struct vublk_error *error)
+{
+	if (VUBLK_UNLIKELY(head >= ring->size))
+		return vublk_error_set(error, EPROTO,
+				       "the driver made descriptor %u of a ring of %u available",
+				       head, ring->size);
+	if (VUBLK_UNLIKELY(ring->taken[head]))
+		return vublk_error_set(error, EPROTO,
+				       "the driver made the chain at descriptor %u available "
+				       "again before it was completed", head);
+	return 0;
+}
+
+/* A hint only: what is read here is read again when it is that chain's turn. */
+static void prefetch_next(const struct vublk_device_ring *ring)
+{
+	uint16_t head = vublk_load_relaxed(&ring->memory.avail->ring[ring->next & ring->mask]);
+
+	__builtin_prefetch(&ring->memory.desc[head & ring->mask]);
+}
+
+int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
+			   struct vublk_chain *chain, struct vublk_error *error)
+{
+	uint16_t head;
+
+	if (ring->next == ring->seen) {
+		int ret = look(ring, error);
+
+		if (ret <= 0)
+			return ret;
+	}
+	head = vublk_load_relaxed(&ring->memory.avail->ring[ring->next & ring->mask]);
+	if (VUBLK_UNLIKELY(head >= ring->size || ring->taken[head])) {
+		check_head(ring, head, &ring->broken);
+		return break_ring(ring, error);
+	}
+	ring->next++;
+	if (ring->next != ring->seen)
+		prefetch_next(ring);
+	return read_chain(ring, map, head, chain, error);
+}
+
+int vublk_device_ring_take_again(struct vublk_device_ring *ring,
+				 const struct vublk_memory_map *map, uint16_t head,
+				 struct vublk_chain *chain, struct vublk_error *error)
+{
+	int ret = check_head(ring, head, error);
+
+	return ret < 0 ? ret : read_chain(ring, map, head, chain, error);
+}
+
+bool vublk_device_ring_has_chain(const struct vublk_device_ring *ring)
+{
+	/* Relaxed, for nothing is read on the strength of it: take looks again. */
+	return vublk_load_relaxed(&ring->memory.avail->idx) != ring->next;
+}
+
+/* --- completing ------------------------------------------------------------ */
+
+void vublk_device_ring_push(struct vublk_device_ring *ring, uint16_t head, uint32_t bytes)
+{
+	struct vring_used_elem *element = &ring->memory.used->ring[ring->used & ring->mask];
+
+	vublk_store_relaxed(&element->id, head);
+	vublk_store_relaxed(&element->len, bytes);
+	ring->taken[head & ring->mask] = 0;
+	ring->used++;
+}
+
+bool vublk_device_ring_publish(struct vublk_device_ring *ring)
+{
+	uint16_t before = ring->used_published, now = ring->used;
+	bool first = !ring->called;
+
+	if (before == now)
+		return false;
+	ring->used_published = now;
+	ring->called = true;
+	vublk_store_seq(&ring->memory.used->idx, now); /* B release, D */
+	/*
+	 * The driver wants to hear when available chains run out, whatever else it
+	 * asked for (virtio 1.3, section 6.3, legacy).
+	 */
+	if (ring->has_notify_on_empty && !vublk_device_ring_has_chain(ring))
+		return true;
+	if (ring->has_event_idx) {
+		uint16_t event = vublk_load_seq(vublk_split_used_event(&ring->memory,
+								       ring->size)); /* D */
+
+		return vring_need_event(event, now, before) || first;
+	}
+	return !(vublk_load_seq(&ring->memory.avail->flags) & VRING_AVAIL_F_NO_INTERRUPT) || /* D */
+	       first;
+}
+
+/* --- notifications --------------------------------------------------------- */
+
+bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
+{
+	/* What is in the ring already, an earlier store of the same kind put there. */
+	if (ring->has_event_idx && ring->avail_event != ring->next) {
+		ring->avail_event = ring->next;
+		vublk_store_seq(vublk_split_avail_event(&ring->memory, ring->size),
+				ring->next); /* C */
+	} else if (!ring->has_event_idx && ring->used_flags) {
+		ring->used_flags = 0;
+		vublk_store_seq(&ring->memory.used->flags, 0); /* C */
+	}
+	return vublk_load_seq(&ring->memory.avail->idx) == ring->next; /* C */
+}
+
+void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring)
+{
+	/* With EVENT_IDX the event is passed once and then comes no more for 65536. */
+	if (ring->has_event_idx || ring->used_flags)
+		return;
+	ring->used_flags = VRING_USED_F_NO_NOTIFY;
+	vublk_store_relaxed(&ring->memory.used->flags, ring->used_flags);
+}
+
+uint16_t vublk_device_ring_base(const struct vublk_device_ring *ring)
+{
+	return ring->next;
+}
+
+uint16_t vublk_device_ring_used(const struct vublk_device_ring *ring)
+{
+	return ring->used_published;
+}

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The driver end of a split virtqueue (virtio 1.3, section 2.7).
+ *
+ * The idea to read it by: the device can write every byte of the shared memory,
+ * so nothing that this end wrote there is ever read back. Free descriptors, the
+ * links of chains and all indices are kept in private memory; of the shared
+ * memory only what the device owns is read (the used ring), and that is checked
+ * against the private copy. This is also what makes it fast: the lines that the
+ * device writes are touched once for a batch.
+ */
+#include "virtio/driver-ring.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "virtio/split.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define NOT_OUTSTANDING UINT64_MAX
+
+/* --- init ------------------------------------------------------------------ */
+
+static void init_slots(struct vublk_driver_ring *ring)
+{
+	for (unsigned i = 0; i < ring->size; i++) {
+		ring->slots[i].serial = NOT_OUTSTANDING;
+		ring->slots[i].next = (uint16_t)(i + 1);
+	}
+	ring->free_head = 0;
+	ring->num_free = (uint16_t)ring->size;
+}
+
+static void init_memory(struct vublk_driver_ring *ring, uint16_t base)
+{
+	const struct vublk_split_ring *memory = &ring->memory;
+
+	vublk_store_relaxed(&memory->used->flags, 0);
+	vublk_store_relaxed(&memory->used->idx, base);
+	vublk_store_relaxed(&memory->avail->flags, 0);
+	vublk_store_relaxed(&memory->avail->idx, base);
+	if (ring->has_event_idx) {
+		vublk_store_relaxed(vublk_split_avail_event(memory, ring->size), base);
+		vublk_store_relaxed(vublk_split_used_event(memory, ring->size), base);
+	}
+}
+
+int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
+			   unsigned size, uint16_t base, uint64_t features,
+			   struct vublk_error *error)
+{
+	struct vublk_driver_slot *slots;
+	int ret;
+
+	ret = vublk_split_ring_check(memory, size, error);
+	if (ret < 0)
+		return ret;
+	slots = calloc(size, sizeof(*slots));
+	if (!slots)
+		return vublk_error_set(error, ENOMEM, "out of memory for a ring of %u entries",
+				       size);
+	*ring = (struct vublk_driver_ring){
+		.memory = *memory,
+		.slots = slots,
+		.size = size,
+		.mask = (uint16_t)(size - 1),
+		.has_event_idx = features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX),
+		.has_indirect = features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC),
+		.taken = base,
+		.completed = base,
+		.published = base,
+		.added = base,
+		.used_event = base,
+	};
+	init_slots(ring);
+	init_memory(ring, base);
+	return 0;
+}
+
+void vublk_driver_ring_deinit(struct vublk_driver_ring *ring)
+{
+	if (!ring)
+		return;
+	free(ring->slots);
+	*ring = (struct vublk_driver_ring){ 0 };
+}
+
+/* --- adding ---------------------------------------------------------------- */
+
+static uint16_t buffer_flags(unsigned i, unsigned num_out, unsigned count)
+{
+	return (uint16_t)((i < num_out ? 0 : VRING_DESC_F_WRITE) |
+			  (i + 1 < count ? VRING_DESC_F_NEXT : 0));
+}
+
+/* The chain takes the first descriptors of the free list, which are linked already. */
+static uint16_t write_direct(struct vublk_driver_ring *ring,
+			     const struct vublk_ring_buffer *buffers, unsigned num_out,
+			     unsigned count)
+{
+	uint16_t at = ring->free_head, tail = at;
+
+	for (unsigned i = 0; i < count; i++) {
+		uint16_t next = ring->slots[at].next;
+
+		vublk_split_write_desc(&ring->memory.desc[at], buffers[i].addr, buffers[i].bytes,
+				       buffer_flags(i, num_out, count), next);
+		tail = at;
+		at = next;
+	}
+	return tail;
+}
+
+static uint16_t write_indirect(struct vublk_driver_ring *ring,
+			       const struct vublk_ring_buffer *buffers, unsigned num_out,
+			       unsigned count, const struct vublk_ring_indirect *indirect)
+{
+	for (unsigned i = 0; i < count; i++)
+		vublk_split_write_desc(&indirect->table[i], buffers[i].addr, buffers[i].bytes,
+				       buffer_flags(i, num_out, count), (uint16_t)(i + 1));
+	vublk_split_write_desc(&ring->memory.desc[ring->free_head], indirect->addr,
+			       (uint32_t)(count * sizeof(struct vring_desc)),
+			       VRING_DESC_F_INDIRECT, 0);
+	return ring->free_head;
+}
+
+int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_ring_buffer *buffers,
+			  unsigned num_out, unsigned num_in,
+			  const struct vublk_ring_indirect *indirect, uint16_t token)
+{
+	bool in_table = indirect && indirect->table;
+	unsigned count = num_out + num_in, needed = in_table ? 1 : count;
+	uint16_t head = ring->free_head, tail;
+	struct vublk_driver_slot *slot;
+
+	if (VUBLK_UNLIKELY(count == 0 || count < num_out || token >= ring->size))
+		return -EINVAL;
+	if (VUBLK_UNLIKELY(in_table && !ring->has_indirect))
+		return -ENOTSUP;
+	if (needed > ring->num_free)
+		return -ENOSPC;
+	if (in_table)
+		tail = write_indirect(ring, buffers, num_out, count, indirect);
+	else
+		tail = write_direct(ring, buffers, num_out, count);
+
+	ring->free_head = ring->slots[tail].next;
+	ring->num_free = (uint16_t)(ring->num_free - needed);
+	slot = &ring->slots[head];
+	slot->serial = ring->added;
+	slot->tail = tail;
+	slot->count = (uint16_t)needed;
+	slot->token = token;
+	vublk_store_relaxed(&ring->memory.avail->ring[ring->added & ring->mask], head);
+	ring->added++;
+	return 0;
+}
+
+bool vublk_driver_ring_publish(struct vublk_driver_ring *ring)
+{
+	uint16_t before = (uint16_t)ring->published, now = (uint16_t)ring->added;
+	bool first = !ring->kicked;
+
+	if (ring->published == ring->added)
+		return false;
+	ring->published = ring->added;
+	ring->kicked = true;
+	vublk_store_seq(&ring->memory.avail->idx, now); /* A release, C */
+	if (ring->has_event_idx) {
+		uint16_t event = vublk_load_seq(vublk_split_avail_event(&ring->memory,
+									ring->size)); /* C */
+
+		return vring_need_event(event, now, before) || first;
+	}
+	return !(vublk_load_seq(&ring->memory.used->flags) & VRING_USED_F_NO_NOTIFY) || /* C */
+	       first;
+}
+
+/* --- taking ---------------------------------------------------------------- */
+
+/* Latches the sentence that was put into ring->broken, and keeps take off its fast path. */
+static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
+{
+	ring->completed = ring->taken;
+	if (error)
+		*error = ring->broken;
+	return -EPROTO;
+}
+
+/* Looks at the device's used index: 1: completions wait, 0: none, -EPROTO. */
+static int look(struct vublk_driver_ring *ring, struct vublk_error *error)
+{
+	uint16_t index, waiting;
+
+	if (VUBLK_UNLIKELY(ring->broken.code))
+		return break_ring(ring, error);
+	index = vublk_load_acquire(&ring->memory.used->idx); /* B acquire */
+	waiting = (uint16_t)(index - (uint16_t)ring->taken);
+	if (VUBLK_UNLIKELY(waiting > ring->published - ring->taken)) {
+		vublk_error_set(&ring->broken, EPROTO,
+				"the device moved the used index from %u to %u with only %u chains "
+				"outstanding; the ring is unusable until it is set up anew",
+				(unsigned)(uint16_t)ring->taken, index,
+				(unsigned)(ring->published - ring->taken));
+		return break_ring(ring, error);
+	}
+	ring->completed = ring->taken + waiting;
+	return waiting > 0;
+}
+
+static int refuse_id(struct vublk_driver_ring *ring, uint32_t id, struct vublk_error *error)
+{
+	if (id >= ring->size)
+		vublk_error_set(&ring->broken, EPROTO,
+				"the device completed the descriptor %u of a ring of %u; the ring "
+				"is unusable until it is set up anew", id, ring->size);
+	else
+		vublk_error_set(&ring->broken, EPROTO,
+				"the device completed the descriptor %u, at which no outstanding "
+				"chain begins; the ring is unusable until it is set up anew", id);
+	return break_ring(ring, error);
+}
+
+int vublk_driver_ring_take(struct vublk_driver_ring *ring, uint16_t *token, uint32_t *bytes,
+			   struct vublk_error *error)
+{
+	const struct vring_used_elem *element;
+	struct vublk_driver_slot *slot;
+	uint32_t id;
+
+	if (ring->taken == ring->completed) {
+		int ret = look(ring, error);
+
+		if (ret <= 0)
+			return ret;
+	}
+	element = &ring->memory.used->ring[ring->taken & ring->mask];
+	id = vublk_load_relaxed(&element->id);
+	/* A chain that was added but not published is not the device's to complete. */
+	if (VUBLK_UNLIKELY(id >= ring->size || ring->slots[id].serial >= ring->published))
+		return refuse_id(ring, id, error);
+	slot = &ring->slots[id];
+	*token = slot->token;
+	*bytes = vublk_load_relaxed(&element->len);
+	slot->serial = NOT_OUTSTANDING;
+	ring->slots[slot->tail].next = ring->free_head;
+	ring->free_head = (uint16_t)id;
+	ring->num_free = (uint16_t)(ring->num_free + slot->count);
+	ring->taken++;
+	return 1;
+}
+
+bool vublk_driver_ring_has_completion(const struct vublk_driver_ring *ring)
+{
+	/* Relaxed, for nothing is read on the strength of it: take looks again. */
+	return vublk_load_relaxed(&ring->memory.used->idx) != (uint16_t)ring->taken;
+}
+
+/* --- notifications --------------------------------------------------------- */
+
+bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
+{
+	uint16_t taken = (uint16_t)ring->taken;
+
+	/* What is in the ring already, an earlier store of the same kind put there. */
+	if (ring->has_event_idx && ring->used_event != taken) {
+		ring->used_event = taken;
+		vublk_store_seq(vublk_split_used_event(&ring->memory, ring->size), taken); /* D */
+	} else if (!ring->has_event_idx && ring->avail_flags) {
+		ring->avail_flags = 0;
+		vublk_store_seq(&ring->memory.avail->flags, 0); /* D */
+	}
+	return vublk_load_seq(&ring->memory.used->idx) == taken; /* D */
+}
+
+void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring)
+{
+	/* With EVENT_IDX the event is passed once and then comes no more for 65536. */
+	if (ring->has_event_idx || ring->avail_flags)
+		return;
+	ring->avail_flags = VRING_AVAIL_F_NO_INTERRUPT;
+	vublk_store_relaxed(&ring->memory.avail->flags, ring->avail_flags);
+}
+
+unsigned vublk_driver_ring_outstanding(const struct vublk_driver_ring *ring)
+{
+	return (unsigned)(ring->added - ring->taken);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The layout of a split ring (virtio 1.3, section 2.7), as both ends need it. */
+#include "virtio/split.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+
+uint64_t vublk_split_desc_bytes(unsigned size)
+{
+	return sizeof(struct vring_desc) * (uint64_t)size;
+}
+
+uint64_t vublk_split_avail_bytes(unsigned size)
+{
+	return sizeof(struct vring_avail) + sizeof(uint16_t) * ((uint64_t)size + 1);
+}
+
+uint64_t vublk_split_used_bytes(unsigned size)
+{
+	return sizeof(struct vring_used) + sizeof(struct vring_used_elem) * (uint64_t)size +
+	       sizeof(uint16_t);
+}
+
+static int check_part(const char *name, const void *part, unsigned alignment,
+		      struct vublk_error *error)
+{
+	if (part && (uintptr_t)part % alignment == 0)
+		return 0;
+	return vublk_error_set(error, EINVAL,
+			       "the ring's %s is at %p, where a multiple of %u is required; "
+			       "check the ring addresses that the driver set", name, part,
+			       alignment);
+}
+
+int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
+			   struct vublk_error *error)
+{
+	int ret;
+
+	if (!vublk_is_power_of_two(size) || size > VUBLK_RING_MAX_SIZE)
+		return vublk_error_set(error, EINVAL,
+				       "the ring has %u entries; a split ring has a power of two "
+				       "up to %u", size, VUBLK_RING_MAX_SIZE);
+	ret = check_part("descriptor table", memory->desc, VRING_DESC_ALIGN_SIZE, error);
+	if (ret < 0)
+		return ret;
+	ret = check_part("available ring", memory->avail, VRING_AVAIL_ALIGN_SIZE, error);
+	if (ret < 0)
+		return ret;
+	return check_part("used ring", memory->used, VRING_USED_ALIGN_SIZE, error);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_VIRTIO_SPLIT_H
+#define VUBLK_VIRTIO_SPLIT_H
+
+/*
+ * What both ends of a split ring share: access to the fields that the other end
+ * may be writing or reading at the same moment.
+ *
+ * Fields are little-endian (virtio 1.3, section 1.4); only hosts that are so too
+ * are built for.
+ *
+ * The pairs of accesses, by letter:
+ *   A  the driver publishes chains: descriptors and avail entries are written
+ *      before the avail index; the device reads the index before them.
+ *   B  the device publishes completions: data and used elements are written
+ *      before the used index; the driver reads the index before them.
+ *   C  a kick is never lost: the driver stores the avail index and then looks
+ *      whether a kick is wanted; the device asks for a kick and then looks at the
+ *      avail index. All four are sequentially consistent, so one of them sees.
+ *   D  a call is never lost: the same with the used index and the roles swapped.
+ */
+
+#include "util/atomic.h"
+#include "virtio/ring.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rings are little-endian");
+
+#define VUBLK_LIKELY(condition) __builtin_expect(!!(condition), 1)
+#define VUBLK_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
+/* The driver's: the used index after which it wants a call. */
+static inline uint16_t *vublk_split_used_event(const struct vublk_split_ring *ring, unsigned size)
+{
+	return &ring->avail->ring[size];
+}
+
+/* The device's: the avail index after which it wants a kick. */
+static inline uint16_t *vublk_split_avail_event(const struct vublk_split_ring *ring, unsigned size)
+{
+	return (uint16_t *)&ring->used->ring[size];
+}
+
+/* A descriptor as two loads or stores: nothing is read twice, nothing is torn further. */
+static inline struct vring_desc vublk_split_read_desc(const struct vring_desc *desc)
+{
+	const uint64_t *words = (const uint64_t *)desc;
+	uint64_t addr = vublk_load_relaxed(&words[0]);
+	uint64_t rest = vublk_load_relaxed(&words[1]);
+
+	return (struct vring_desc){
+		.addr = addr,
+		.len = (uint32_t)rest,
+		.flags = (uint16_t)(rest >> 32),
+		.next = (uint16_t)(rest >> 48),
+	};
+}
+
+static inline void vublk_split_write_desc(struct vring_desc *desc, uint64_t addr, uint32_t bytes,
+					  uint16_t flags, uint16_t next)
+{
+	uint64_t *words = (uint64_t *)desc;
+
+	vublk_store_relaxed(&words[0], addr);
+	vublk_store_relaxed(&words[1],
+			    bytes | (uint64_t)flags << 32 | (uint64_t)next << 48);
+}
+
+/* Size and alignments as virtio 1.3, section 2.7 wants them: EINVAL and a sentence if not. */
+int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
+			   struct vublk_error *error);
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_TESTS_RING_RIG_H
+#define VUBLK_TESTS_RING_RIG_H
+
+/*
+ * A driver end and a device end over one memory. The driver sees the data memory
+ * as one mapping; the device sees it as several regions that adjoin in guest
+ * addresses and lie apart in its own. The ring's parts are allocations of exactly
+ * their size, so that a sanitizer sees a step outside.
+ */
+
+#include "virtio/device-ring.h"
+#include "virtio/driver-ring.h"
+
+#include <stdint.h>
+
+#define RIG_GUEST_BASE UINT64_C(0x7fff0000)
+#define RIG_MAX_REGIONS 64
+
+struct rig_config {
+	unsigned size;
+	uint16_t base;
+	uint64_t features;
+	uint64_t data_bytes; /* rounded up to pages */
+	unsigned num_regions;
+};
+
+struct rig {
+	struct rig_config config;
+	struct vublk_split_ring memory;
+	struct vublk_driver_ring driver;
+	struct vublk_device_ring device;
+	int fd;
+	char *data; /* the driver's view of RIG_GUEST_BASE and on */
+	uint64_t data_bytes;
+	struct vublk_memory_map map;
+	struct vublk_memory_map_region regions[RIG_MAX_REGIONS];
+};
+
+/* Asserts that it succeeds. */
+void rig_init(struct rig *rig, const struct rig_config *config);
+void rig_deinit(struct rig *rig);
+
+/* Where the driver sees a guest address. */
+static inline void *rig_data(struct rig *rig, uint64_t addr)
+{
+	return rig->data + (addr - RIG_GUEST_BASE);
+}
+
+/* A small generator of numbers, so that a seed repeats a run anywhere. */
+struct rig_random {
+	uint64_t state;
+};
+
+uint64_t rig_random(struct rig_random *random);
+/* 0 .. bound - 1 */
+unsigned rig_random_below(struct rig_random *random, unsigned bound);
+
+#endif

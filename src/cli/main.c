@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * vublk: the tool. One table names the sub-commands; it dispatches to them and
+ * it is the help. What a sub-command does is in its own file.
+ */
+#include "cli/cli.h"
+
+#include <vublk/version.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *arguments;
+	const char *summary;
+};
+
+static const struct command commands[] = {
+#ifdef VUBLK_CLI_HAS_BACKEND
+	{ "serve", vublk_cmd_serve, "--socket-path=SOCKET --blk-file=FILE",
+	  "Serve a file or a block device as a disk on a vhost-user socket" },
+#endif
+#ifdef VUBLK_CLI_HAS_BLK
+	{ "info", vublk_cmd_info, "SOCKET", "Show what the disk behind a socket is and offers" },
+	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
+	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },
+#endif
+#if defined(VUBLK_CLI_HAS_BACKEND) && defined(VUBLK_CLI_HAS_BLK)
+	{ "demo", vublk_cmd_demo, "", "Show a disk being served, used and resized, in seconds" },
+#endif
+	{ NULL },
+};
+
+static void print_help(FILE *out)
+{
+	fputs("Usage: vublk COMMAND [OPTION...] [ARGUMENT...]\n"
+	      "A vhost-user-blk disk from both ends: serves one, and uses one without a VMM.\n\n",
+	      out);
+	for (const struct command *c = commands; c->name; c++)
+		fprintf(out, "  vublk %-5s %s\n%14s%s\n", c->name, c->arguments, "", c->summary);
+	fputs("\n"
+	      "  vublk COMMAND --help   the options of a command\n"
+	      "  vublk --version        the version\n\n"
+	      "Exit status: 0 done, 1 failed, 2 misused.\n",
+	      out);
+}
+
+static int print_version(void)
+{
+	printf("vublk " VUBLK_VERSION_STRING "\n");
+	return VUBLK_EXIT_DONE;
+}
+
+static const struct command *find_command(const char *name)
+{
+	for (const struct command *c = commands; c->name; c++)
+		if (!strcmp(c->name, name))
+			return c;
+	return NULL;
+}
+
+/* argp names the program by argv[0] in usage and errors: "vublk COMMAND". */
+static int run_command(const struct command *command, int argc, char **argv)
+{
+	static char name[32];
+
+	snprintf(name, sizeof(name), "vublk %s", command->name);
+	argv[0] = name;
+	argp_program_version = "vublk " VUBLK_VERSION_STRING;
+	return command->run(argc, argv);
+}
+
+static bool is_word(const char *word, const char *a, const char *b, const char *c)
+{
+	return !strcmp(word, a) || !strcmp(word, b) || !strcmp(word, c);
+}
+
+static int dispatch(int argc, char **argv)
+{
+	const struct command *command;
+
+	if (argc < 2) {
+		print_help(stderr);
+		return VUBLK_EXIT_MISUSED;
+	}
+	if (is_word(argv[1], "--help", "-h", "-?") || (argc == 2 && !strcmp(argv[1], "help"))) {
+		print_help(stdout);
+		return VUBLK_EXIT_DONE;
+	}
+	if (is_word(argv[1], "--version", "-V", "version"))
+		return print_version();
+	command = find_command(strcmp(argv[1], "help") ? argv[1] : argv[2]);
+	if (!command) {
+		fprintf(stderr, "vublk: there is no command '%s', see vublk --help\n",
+			strcmp(argv[1], "help") ? argv[1] : argv[2]);
+		return VUBLK_EXIT_MISUSED;
+	}
+	if (!strcmp(argv[1], "help"))
+		return run_command(command, 2, (char *[]){ NULL, "--help", NULL });
+	return run_command(command, argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+	int status = dispatch(argc, argv);
+
+	/* A full disk or a closed pipe behind `>` is a failure like any other. */
+	if (fflush(stdout) || ferror(stdout)) {
+		fprintf(stderr, "vublk: cannot write to standard output: %s\n", strerror(errno));
+		return status ? status : VUBLK_EXIT_FAILED;
+	}
+	return status;
+}

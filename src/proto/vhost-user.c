@@ -264,10 +264,10 @@ static int check_request_fds(const struct vublk_vu_request_info *info, unsigned 
 		return 0;
 	if (info->min_fds == info->max_fds)
 		return vublk_error_set(error, EPROTO,
-				       "%s came with %u file descriptors, where %u is expected",
-				       info->name, num_fds, info->min_fds);
+				       "%s came with %u file descriptors, where %s is expected",
+				       info->name, num_fds, info->min_fds ? "one" : "none");
 	return vublk_error_set(error, EPROTO,
-			       "%s came with %u file descriptors, where at most %u are expected",
+			       "%s came with %u file descriptors, where %u at most may come",
 			       info->name, num_fds, info->max_fds);
 }
 

@@ -75,6 +75,7 @@ void rig_deinit(struct rig *rig)
 	free(rig->memory.desc);
 	free(rig->memory.avail);
 	free(rig->memory.used);
+	*rig = (struct rig){ .fd = -1 };
 }
 
 uint64_t rig_random(struct rig_random *random)

@@ -3,9 +3,15 @@
 #include "harness.h"
 #include "ring-rig.h"
 
+#include "util/checked.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define EVENT_IDX VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX)
+#define INDIRECT VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC)
+#define ON_EMPTY VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY)
 
 static struct rig rig;
 
@@ -70,10 +76,202 @@ static void test_round_trip(void **state)
 	rig_deinit(&rig);
 }
 
+/* One request there and back, each end asking to be told before it sleeps. */
+static void transfer(bool want_kick, bool want_call)
+{
+	struct vublk_chain chain;
+	uint16_t token;
+	uint32_t bytes;
+
+	add_one(3);
+	if (vublk_driver_ring_publish(&rig.driver) != want_kick)
+		fail_msg("at %u: kick", vublk_device_ring_base(&rig.device));
+	assert_int_equal(take(&chain), 1);
+	vublk_device_ring_push(&rig.device, chain.head, 0);
+	if (vublk_device_ring_publish(&rig.device) != want_call)
+		fail_msg("at %u: call", vublk_device_ring_base(&rig.device));
+	assert_int_equal(vublk_driver_ring_take(&rig.driver, &token, &bytes, NULL), 1);
+}
+
+static void test_indices_wrap_many_times(void **state)
+{
+	set_up(4, 0, EVENT_IDX);
+	for (unsigned i = 0; i < 200000; i++) {
+		assert_true(vublk_driver_ring_enable_calls(&rig.driver));
+		assert_true(vublk_device_ring_enable_kicks(&rig.device));
+		transfer(true, true);
+	}
+	rig_deinit(&rig);
+}
+
+/* Who does not ask again hears of one more, and then of one in 65536. */
+static void test_event_idx_suppresses(void **state)
+{
+	set_up(4, 0, EVENT_IDX);
+	for (unsigned i = 0; i < 200000; i++) {
+		bool at_event = i % 65536 == 0;
+
+		vublk_driver_ring_disable_calls(&rig.driver);
+		vublk_device_ring_disable_kicks(&rig.device);
+		transfer(at_event, at_event);
+	}
+	rig_deinit(&rig);
+}
+
+static void test_flags_suppress(void **state)
+{
+	set_up(4, 65535, 0);
+	vublk_driver_ring_disable_calls(&rig.driver);
+	vublk_device_ring_disable_kicks(&rig.device);
+	transfer(true, true); /* the first after init, whatever was asked */
+	transfer(false, false);
+	vublk_driver_ring_enable_calls(&rig.driver);
+	transfer(false, true);
+	vublk_device_ring_enable_kicks(&rig.device);
+	transfer(true, true);
+	rig_deinit(&rig);
+}
+
+static void test_notify_on_empty(void **state)
+{
+	struct vublk_chain chain;
+
+	set_up(4, 0, EVENT_IDX | ON_EMPTY);
+	transfer(true, true);
+	transfer(false, true);
+	add_one(0);
+	add_one(1);
+	vublk_driver_ring_publish(&rig.driver);
+	assert_int_equal(take(&chain), 1);
+	vublk_device_ring_push(&rig.device, chain.head, 0);
+	assert_false(vublk_device_ring_publish(&rig.device));
+	assert_int_equal(take(&chain), 1);
+	vublk_device_ring_push(&rig.device, chain.head, 0);
+	assert_true(vublk_device_ring_publish(&rig.device));
+	rig_deinit(&rig);
+}
+
+/* The other end may move between the wish to sleep and the sleep. */
+static void test_enable_sees_what_waits(void **state)
+{
+	struct vublk_chain chain;
+
+	set_up(4, 0, EVENT_IDX);
+	assert_true(vublk_device_ring_enable_kicks(&rig.device));
+	add_one(0);
+	assert_true(vublk_device_ring_enable_kicks(&rig.device));
+	vublk_driver_ring_publish(&rig.driver);
+	assert_false(vublk_device_ring_enable_kicks(&rig.device));
+	assert_int_equal(take(&chain), 1);
+	assert_true(vublk_device_ring_enable_kicks(&rig.device));
+	assert_true(vublk_driver_ring_enable_calls(&rig.driver));
+	vublk_device_ring_push(&rig.device, chain.head, 0);
+	assert_true(vublk_driver_ring_enable_calls(&rig.driver));
+	vublk_device_ring_publish(&rig.device);
+	assert_false(vublk_driver_ring_enable_calls(&rig.driver));
+	rig_deinit(&rig);
+}
+
+/* The longest table that is accepted, in the smallest ring there is. */
+static void test_longest_indirect(void **state)
+{
+	static struct vublk_ring_buffer buffers[VUBLK_RING_MAX_INDIRECT + 1];
+	static struct iovec iov[VUBLK_RING_MAX_INDIRECT];
+	struct vublk_chain chain = { .max_iov = VUBLK_RING_MAX_INDIRECT, .iov = iov };
+	struct vublk_ring_indirect indirect = { NULL, RIG_GUEST_BASE };
+
+	set_up(1, 0, INDIRECT);
+	indirect.table = rig_data(&rig, indirect.addr);
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(buffers); i++)
+		buffers[i] = (struct vublk_ring_buffer){ RIG_GUEST_BASE + 32768 + i, 1 };
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 1, VUBLK_RING_MAX_INDIRECT - 1,
+					       &indirect, 0), 0);
+	vublk_driver_ring_publish(&rig.driver);
+	assert_int_equal(vublk_device_ring_take(&rig.device, &rig.map, &chain, NULL), 1);
+	assert_int_equal(chain.num_out, 1);
+	assert_int_equal(chain.in_bytes, VUBLK_RING_MAX_INDIRECT - 1);
+	rig_deinit(&rig);
+}
+
+static void test_add_refuses(void **state)
+{
+	struct vublk_ring_buffer buffers[5] = { { RIG_GUEST_BASE, 1 } };
+	struct vring_desc table[2];
+	struct vublk_ring_indirect indirect = { table, RIG_GUEST_BASE };
+
+	set_up(4, 0, 0);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 0, 0, NULL, 0), -EINVAL);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 1, 0, NULL, 4), -EINVAL);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, UINT32_MAX, 2, NULL, 0),
+			 -EINVAL);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 1, 0, &indirect, 0), -ENOTSUP);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 3, 2, NULL, 0), -ENOSPC);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 1, 2, NULL, 0), 0);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 1, 1, NULL, 1), -ENOSPC);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 0, 1, NULL, 1), 0);
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 0, 1, NULL, 2), -ENOSPC);
+	assert_int_equal(vublk_driver_ring_outstanding(&rig.driver), 2);
+	rig_deinit(&rig);
+}
+
+static void check_init(const struct vublk_split_ring *memory, unsigned size, const char *words)
+{
+	struct vublk_driver_ring driver = { 0 };
+	struct vublk_device_ring device = { 0 };
+	struct vublk_error error = { 0 };
+
+	assert_int_equal(vublk_driver_ring_init(&driver, memory, size, 0, 0, &error), -EINVAL);
+	assert_non_null(strstr(error.text, words));
+	error.text[0] = '\0';
+	assert_int_equal(vublk_device_ring_init(&device, memory, size, 0, 0, &error), -EINVAL);
+	assert_non_null(strstr(error.text, words));
+}
+
+static void test_init_refuses(void **state)
+{
+	struct vublk_split_ring wrong;
+
+	set_up(8, 0, 0);
+	check_init(&rig.memory, 0, "0 entries");
+	check_init(&rig.memory, 3, "power of two");
+	check_init(&rig.memory, 2048, "up to 1024");
+	wrong = rig.memory;
+	wrong.desc = (struct vring_desc *)((char *)wrong.desc + 8);
+	check_init(&wrong, 8, "descriptor table");
+	wrong = rig.memory;
+	wrong.avail = (struct vring_avail *)((char *)wrong.avail + 1);
+	check_init(&wrong, 8, "available ring");
+	wrong = rig.memory;
+	wrong.used = (struct vring_used *)((char *)wrong.used + 2);
+	check_init(&wrong, 8, "used ring");
+	wrong.used = NULL;
+	check_init(&wrong, 8, "used ring");
+	rig_deinit(&rig);
+	rig_deinit(&rig); /* twice, or of nothing, is nothing */
+	vublk_driver_ring_deinit(NULL);
+	vublk_device_ring_deinit(NULL);
+}
+
+static void test_part_sizes(void **state)
+{
+	assert_int_equal(vublk_split_desc_bytes(256), 4096);
+	assert_int_equal(vublk_split_avail_bytes(256), 6 + 2 * 256);
+	assert_int_equal(vublk_split_used_bytes(256), 6 + 8 * 256);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_round_trip),
+		VUBLK_TEST(test_indices_wrap_many_times),
+		VUBLK_TEST(test_event_idx_suppresses),
+		VUBLK_TEST(test_flags_suppress),
+		VUBLK_TEST(test_notify_on_empty),
+		VUBLK_TEST(test_enable_sees_what_waits),
+		VUBLK_TEST(test_longest_indirect),
+		VUBLK_TEST(test_add_refuses),
+		VUBLK_TEST(test_init_refuses),
+		VUBLK_TEST(test_part_sizes),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

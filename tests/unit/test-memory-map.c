@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Which tables of memory regions may stand, and what they translate. */
+#include "harness.h"
+
+#include "virtio/blk-format.h"
+#include "virtio/memory-map.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TOP UINT64_MAX
+
+struct table_case {
+	const char *name;
+	unsigned count;
+	struct vublk_memory_map_region regions[3];
+	const char *words; /* NULL: the table may stand */
+};
+
+static const struct table_case table_cases[] = {
+	{ "no region", 0, { { 0 } }, NULL },
+	{ "one region", 1, { { 0, 0, 4096, NULL } }, NULL },
+	{ "adjoining", 2, { { 0, 8192, 4096, NULL }, { 4096, 12288, 4096, NULL } }, NULL },
+	{ "up to the top", 1, { { TOP - 4095, TOP - 4095, 4096, NULL } }, NULL },
+	{ "the whole space but a byte", 1, { { 0, 0, TOP, NULL } }, NULL },
+	{ "empty", 1, { { 4096, 4096, 0, NULL } }, "0x1000 is empty" },
+	{ "the second is empty", 2, { { 0, 0, 4096, NULL }, { 4096, 4096, 0, NULL } },
+	  "0x1000 is empty" },
+	{ "guest address wraps", 1, { { TOP - 4094, 0, 4096, NULL } }, "past the end" },
+	{ "user address wraps", 1, { { 0, TOP - 4094, 4096, NULL } }, "past the end" },
+	{ "size wraps", 1, { { 2, 0, TOP, NULL } }, "past the end" },
+	{ "same guest address", 2, { { 0, 0, 4096, NULL }, { 0, 8192, 4096, NULL } },
+	  "guest address 0x0 and of 0x1000 bytes at 0x0 overlap" },
+	{ "guest overlap by a byte", 2, { { 4095, 0, 4096, NULL }, { 0, 8192, 4096, NULL } },
+	  "guest address 0xfff" },
+	{ "guest region inside another", 2,
+	  { { 0, 0, 65536, NULL }, { 4096, 0x100000, 4096, NULL } }, "overlap" },
+	{ "the first and the third overlap", 3,
+	  { { 0, 0, 4096, NULL }, { 8192, 8192, 4096, NULL }, { 4095, 65536, 1, NULL } },
+	  "overlap" },
+	{ "user overlap by a byte", 2, { { 0, 4095, 4096, NULL }, { 65536, 0, 4096, NULL } },
+	  "user address 0xfff" },
+};
+
+static void test_tables(void **state)
+{
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(table_cases); i++) {
+		const struct table_case *c = &table_cases[i];
+		struct vublk_memory_map_region regions[3];
+		struct vublk_memory_map map = { c->count, regions };
+		struct vublk_error error = { 0 };
+		int ret;
+
+		memcpy(regions, c->regions, sizeof(regions));
+		ret = vublk_memory_map_check(&map, &error);
+		if (ret != (c->words ? -EINVAL : 0) ||
+		    (c->words && !strstr(error.text, c->words)))
+			fail_msg("%s: %d '%s'", c->name, ret, error.text);
+	}
+}
+
+static void test_check_sorts(void **state)
+{
+	struct vublk_memory_map_region regions[] = {
+		{ 0x9000, 0x1000, 0x1000, NULL },
+		{ 0x1000, 0x9000, 0x2000, NULL },
+		{ 0x5000, 0x5000, 0x1000, NULL },
+	};
+	struct vublk_memory_map map = { 3, regions };
+
+	assert_int_equal(vublk_memory_map_check(&map, NULL), 0);
+	assert_int_equal(regions[0].guest_addr, 0x1000);
+	assert_int_equal(regions[0].size_bytes, 0x2000);
+	assert_int_equal(regions[1].guest_addr, 0x5000);
+	assert_int_equal(regions[2].guest_addr, 0x9000);
+}
+
+/* 0x1000-0x2fff in two adjoining regions, a gap, 0x5000-0x5fff, and the top page. */
+static char first[0x1000], second[0x1000], third[0x1000], top[0x1000];
+static struct vublk_memory_map_region regions[] = {
+	{ 0x2000, 0x82000, 0x1000, second },
+	{ 0x1000, 0x91000, 0x1000, first },
+	{ TOP - 0xfff, 0xff000, 0x1000, top },
+	{ 0x5000, 0x75000, 0x1000, third },
+};
+static struct vublk_memory_map map = { VUBLK_ARRAY_SIZE(regions), regions };
+
+static void test_one_region(void **state)
+{
+	assert_int_equal(vublk_memory_map_check(&map, NULL), 0);
+	assert_ptr_equal(vublk_memory_map_guest(&map, 0x1000, 0x1000), first);
+	assert_ptr_equal(vublk_memory_map_guest(&map, 0x1fff, 1), first + 0xfff);
+	assert_null(vublk_memory_map_guest(&map, 0x1fff, 2));
+	assert_null(vublk_memory_map_guest(&map, 0xfff, 2));
+	assert_null(vublk_memory_map_guest(&map, 0x3000, 1));
+	assert_null(vublk_memory_map_guest(&map, 0x5001, TOP));
+	assert_ptr_equal(vublk_memory_map_guest(&map, TOP, 1), top + 0xfff);
+	assert_null(vublk_memory_map_guest(&map, TOP, 2));
+	assert_ptr_equal(vublk_memory_map_user(&map, 0x91010, 0xff0), first + 0x10);
+	assert_null(vublk_memory_map_user(&map, 0x91010, 0xff1));
+	assert_null(vublk_memory_map_user(&map, 0x1000, 1));
+	assert_null(vublk_memory_map_user(&map, 0x91001, TOP));
+	assert_ptr_equal(vublk_memory_map_user(&map, 0x82000, 1), second);
+}
+
+struct iov_case {
+	uint64_t addr, bytes;
+	unsigned max;
+	int expected;
+	const char *bases[2];
+	size_t lengths[2];
+};
+
+static const struct iov_case iov_cases[] = {
+	{ 0x1000, 0x1000, 1, 1, { first }, { 0x1000 } },
+	{ 0x1ff0, 0x20, 2, 2, { first + 0xff0, second }, { 0x10, 0x10 } },
+	{ 0x1000, 0x2000, 2, 2, { first, second }, { 0x1000, 0x1000 } },
+	{ 0x1000, 0x2000, 1, -E2BIG, { NULL }, { 0 } },
+	{ 0x1000, 1, 0, -E2BIG, { NULL }, { 0 } },
+	{ 0x1000, 0x2001, 8, -EFAULT, { NULL }, { 0 } },
+	{ 0x1000, 0x4001, 8, -EFAULT, { NULL }, { 0 } },
+	{ 0xfff, 1, 8, -EFAULT, { NULL }, { 0 } },
+	{ 0x3000, 1, 8, -EFAULT, { NULL }, { 0 } },
+	{ 0x1000, 0, 8, -EFAULT, { NULL }, { 0 } },
+	{ 0x1000, TOP, 8, -EFAULT, { NULL }, { 0 } },
+	{ TOP, 1, 8, 1, { top + 0xfff }, { 1 } },
+	{ TOP - 0xfff, 0x1000, 8, 1, { top }, { 0x1000 } },
+	{ TOP, 2, 8, -EFAULT, { NULL }, { 0 } },
+	{ 0, TOP, 8, -EFAULT, { NULL }, { 0 } },
+};
+
+static void test_iov(void **state)
+{
+	assert_int_equal(vublk_memory_map_check(&map, NULL), 0);
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(iov_cases); i++) {
+		const struct iov_case *c = &iov_cases[i];
+		struct iovec iov[8];
+		int n = vublk_memory_map_iov(&map, c->addr, c->bytes, iov, c->max);
+
+		if (n != c->expected)
+			fail_msg("case %u: %d", i, n);
+		for (int k = 0; k < n; k++) {
+			assert_ptr_equal(iov[k].iov_base, c->bases[k]);
+			assert_int_equal(iov[k].iov_len, c->lengths[k]);
+		}
+	}
+}
+
+static void test_read(void **state)
+{
+	char to[4] = "";
+
+	assert_int_equal(vublk_memory_map_check(&map, NULL), 0);
+	memcpy(first + 0xffe, "ab", 2);
+	memcpy(second, "cd", 2);
+	assert_int_equal(vublk_memory_map_read(&map, 0x1ffe, to, 4), 0);
+	assert_memory_equal(to, "abcd", 4);
+	assert_int_equal(vublk_memory_map_read(&map, 0x2ffe, to, 4), -EFAULT);
+	assert_int_equal(vublk_memory_map_read(&map, TOP, to, 4), -EFAULT);
+	assert_int_equal(vublk_memory_map_read(&map, 0x1000, to, 0), -EFAULT);
+}
+
+static void test_no_regions(void **state)
+{
+	struct vublk_memory_map none = { 0, NULL };
+	struct iovec iov[1];
+
+	assert_null(vublk_memory_map_guest(&none, 0, 1));
+	assert_null(vublk_memory_map_user(&none, 0, 1));
+	assert_int_equal(vublk_memory_map_iov(&none, 0, 1, iov, 1), -EFAULT);
+}
+
+static void test_feature_names(void **state)
+{
+	assert_string_equal(vublk_virtio_blk_feature_name(9), "VIRTIO_BLK_F_FLUSH");
+	assert_string_equal(vublk_virtio_blk_feature_name(17), "VIRTIO_BLK_F_ZONED");
+	assert_string_equal(vublk_virtio_blk_feature_name(32), "VIRTIO_F_VERSION_1");
+	assert_string_equal(vublk_virtio_blk_feature_name(40), "VIRTIO_F_RING_RESET");
+	assert_null(vublk_virtio_blk_feature_name(3));
+	assert_null(vublk_virtio_blk_feature_name(63));
+	assert_null(vublk_virtio_blk_feature_name(UINT32_MAX));
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_tables),
+		VUBLK_TEST(test_check_sorts),
+		VUBLK_TEST(test_one_region),
+		VUBLK_TEST(test_iov),
+		VUBLK_TEST(test_read),
+		VUBLK_TEST(test_no_regions),
+		VUBLK_TEST(test_feature_names),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

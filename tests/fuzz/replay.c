@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Runs a fuzz target without an engine: every file of its corpus (the folder
+ * CORPUS), then mutations of these, the same ones each time. An engine finds more;
+ * this keeps what it found from coming back, and needs nothing but a compiler.
+ */
+#include "fuzz.h"
+#include "harness.h"
+
+#include <dirent.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define MAX_INPUTS 64
+#define MAX_INPUT_BYTES 4096
+#define NUM_MUTATIONS 20000
+
+struct input {
+	size_t bytes;
+	uint8_t data[MAX_INPUT_BYTES];
+};
+
+static struct input corpus[MAX_INPUTS];
+static size_t num_inputs;
+static uint64_t random_state = 0x9e3779b97f4a7c15;
+
+static size_t random_below(size_t end)
+{
+	random_state ^= random_state << 13;
+	random_state ^= random_state >> 7;
+	random_state ^= random_state << 17;
+	return (size_t)(random_state % end);
+}
+
+static void read_input(const char *name)
+{
+	struct input *input = &corpus[num_inputs++];
+	char path[1024];
+	FILE *file;
+
+	assert_true(num_inputs <= MAX_INPUTS);
+	snprintf(path, sizeof(path), "%s/%s", CORPUS, name);
+	file = fopen(path, "re");
+	assert_non_null(file);
+	input->bytes = fread(input->data, 1, sizeof(input->data), file);
+	assert_true(input->bytes < sizeof(input->data));
+	fclose(file);
+}
+
+/* Sorted, so that the mutations are the same wherever the folder lies. */
+static void read_corpus(void)
+{
+	struct dirent **entries;
+	int count = scandir(CORPUS, &entries, NULL, alphasort);
+
+	assert_true(count > 0);
+	for (int i = 0; i < count; i++) {
+		if (entries[i]->d_name[0] != '.')
+			read_input(entries[i]->d_name);
+		free(entries[i]);
+	}
+	free(entries);
+	assert_true(num_inputs > 0);
+}
+
+static void set_word(struct input *input)
+{
+	static const uint32_t words[] = {
+		0, 1, 2, 3, 4, 5, 8, 9, 12, 40, 45, 255, 256, 264, 268, 511, 512, 513, 65535,
+		0x7fffffff, 0x80000000, 0xfffffff4, 0xffffffff,
+	};
+	uint32_t word = words[random_below(VUBLK_ARRAY_SIZE(words))];
+
+	if (input->bytes >= sizeof(word))
+		memcpy(input->data + random_below(input->bytes - sizeof(word) + 1), &word,
+		       sizeof(word));
+}
+
+static void remove_range(struct input *input)
+{
+	size_t start = random_below(input->bytes);
+	size_t count = random_below(input->bytes - start + 1);
+
+	memmove(input->data + start, input->data + start + count, input->bytes - start - count);
+	input->bytes -= count;
+}
+
+/* Puts a part of another input, or of this one, somewhere into this one. */
+static void insert_range(struct input *input)
+{
+	const struct input *other = &corpus[random_below(num_inputs)];
+	size_t from = random_below(other->bytes + 1), to = random_below(input->bytes + 1);
+	size_t count = random_below(other->bytes - from + 1);
+
+	if (count > MAX_INPUT_BYTES - input->bytes)
+		return;
+	memmove(input->data + to + count, input->data + to, input->bytes - to);
+	memcpy(input->data + to, other->data + from, count);
+	input->bytes += count;
+}
+
+static void mutate(struct input *input)
+{
+	switch (input->bytes ? random_below(5) : 4) {
+	case 0:
+		input->data[random_below(input->bytes)] ^= (uint8_t)(1u << random_below(8));
+		break;
+	case 1:
+		input->data[random_below(input->bytes)] = (uint8_t)random_below(256);
+		break;
+	case 2:
+		set_word(input);
+		break;
+	case 3:
+		remove_range(input);
+		break;
+	default:
+		insert_range(input);
+		break;
+	}
+}
+
+/* In memory of exactly its size, so that a sanitizer sees a read beyond it. */
+static void run(const struct input *input)
+{
+	uint8_t *data = malloc(input->bytes ? input->bytes : 1);
+
+	assert_non_null(data);
+	memcpy(data, input->data, input->bytes);
+	LLVMFuzzerTestOneInput(data, input->bytes);
+	free(data);
+}
+
+static void test_corpus(void **state)
+{
+	read_corpus();
+	for (size_t i = 0; i < num_inputs; i++)
+		run(&corpus[i]);
+}
+
+static void test_mutations(void **state)
+{
+	static struct input input;
+
+	read_corpus();
+	for (unsigned i = 0; i < NUM_MUTATIONS; i++) {
+		input = corpus[random_below(num_inputs)];
+		for (size_t n = 1 + random_below(6); n; n--)
+			mutate(&input);
+		run(&input);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_corpus),
+		VUBLK_TEST_LONG(test_mutations, 300),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The guest's memory disk: busybox, the modules of the disk, mke2fs of the host, and
+the script `init` beside this file. The kernel is the one that scripts/setup fetched.
+"""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import peer
+
+MODULES = ['virtio_pci', 'virtio_blk', 'ext4']
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def guest_folder():
+    cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    return pathlib.Path(cache) / 'vublk/guest'
+
+
+def kernel():
+    path = guest_folder() / 'vmlinuz'
+    if not path.exists():
+        raise peer.Skip('no guest kernel here: scripts/setup check fetches it')
+    return path
+
+
+def depends(module):
+    """A module says in its .modinfo section which others it needs."""
+    match = re.search(rb'\0depends=([\w,-]*)\0', b'\0' + module.read_bytes())
+    return [name for name in match[1].decode().split(',') if name] if match else []
+
+
+def modules():
+    """The files to load, in an order in which each finds what it needs."""
+    found = {path.stem.replace('-', '_'): path
+             for path in (guest_folder() / 'lib/modules').rglob('*.ko')}
+    ordered = []
+
+    def add(name):
+        path = found.get(name.replace('-', '_'))
+        if path and path not in ordered:  # what is no file is built in
+            for other in depends(path):
+                add(other)
+            ordered.append(path)
+    for name in MODULES:
+        add(name)
+    return ordered
+
+
+def libraries(program):
+    listed = subprocess.run(['ldd', program], capture_output=True, text=True, check=True).stdout
+    return re.findall(r'(/\S+) \(0x', listed)
+
+
+def copy(source, tree, target):
+    path = tree / str(target).lstrip('/')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, path)
+
+
+def make(folder):
+    """Returns the path of the memory disk, made in the folder."""
+    peer.need('busybox', 'cpio', 'mke2fs')
+    tree = folder / 'tree'
+    search = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
+    mke2fs = shutil.which('mke2fs', path=search)
+    copy(HERE / 'init', tree, 'init')
+    (tree / 'init').chmod(0o755)
+    copy(shutil.which('busybox', path=search), tree, 'bin/busybox')
+    copy(mke2fs, tree, 'bin/mke2fs')
+    for library in libraries(mke2fs):
+        copy(library, tree, library)
+    order = modules()
+    for path in order:
+        copy(path, tree, f'modules/{path.name}')
+    (tree / 'modules').mkdir(exist_ok=True)
+    (tree / 'modules/order').write_text('\n'.join(path.name for path in order))
+    names = '\n'.join(str(path.relative_to(tree)) for path in tree.rglob('*'))
+    with open(folder / 'initramfs', 'wb') as output:
+        subprocess.run(['cpio', '--quiet', '-o', '-H', 'newc'], cwd=tree, input=names.encode(),
+                       stdout=output, check=True)
+    shutil.rmtree(tree)
+    return folder / 'initramfs'

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The runner of the tests that start whole programs: each case is a function with a
+scratch folder and processes of its own, which end with it. The output is TAP.
+
+    def test_something(case): case.run(['true'])
+    sys.exit(peer.main([test_something]))
+
+Arguments of a test program: words select the cases whose name contains one of
+them; -l lists the cases; -k keeps the scratch folders and says where they are.
+"""
+import ctypes
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+# Instrumented builds and busy machines are slow; nothing below measures time.
+LIMIT_S = 60
+
+libc = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+class Skip(Exception):
+    """The reason why a case cannot run here."""
+
+
+class Failure(Exception):
+    """What was expected and what came."""
+
+
+def tie_to_parent():
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def check(condition, sentence):
+    if not condition:
+        raise Failure(sentence)
+
+
+def need(*programs):
+    for program in programs:
+        if not shutil.which(program, path=os.environ.get('PATH', '') + ':/usr/sbin:/sbin'):
+            raise Skip(f'no {program} here')
+
+
+def wait_until(condition, sentence, limit_s=LIMIT_S):
+    """For what no process announces, such as a socket that appears."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        check(time.monotonic() < end, sentence)
+        time.sleep(0.005)
+
+
+class Result:
+    def __init__(self, command, done):
+        self.command = [str(word) for word in command]
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+    def __str__(self):
+        return f'{" ".join(self.command)}: exit {self.code}\n{self.out}{self.err}'
+
+
+class Case:
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.children = []
+
+    def path(self, name):
+        return self.folder / name
+
+    def start(self, command, **options):
+        """A process that goes on beside the case; its output is in a file of its name."""
+        number = len(self.children)
+        log = open(self.folder / f'output-{number}', 'w+b')
+        options.setdefault('stdout', log)
+        child = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
+                                 stderr=log, preexec_fn=tie_to_parent, **options)
+        child.log = log
+        self.children.append(child)
+        return child
+
+    def output(self, child):
+        return pathlib.Path(child.log.name).read_text(errors='replace')
+
+    def stop(self, child, number=signal.SIGTERM):
+        """Ends a process and returns its exit code."""
+        if child.poll() is None:
+            child.send_signal(number)
+        try:
+            return child.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise Failure(f'{child.args[0]} goes on after signal {number}') from None
+
+    def call(self, command, limit_s=LIMIT_S, **options):
+        """Runs a program to its end, whatever that is."""
+        try:
+            done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, errors='replace', timeout=limit_s,
+                                  preexec_fn=tie_to_parent, **options)
+        except subprocess.TimeoutExpired:
+            raise Failure(f'{" ".join(map(str, command))}: no end after {limit_s} s') from None
+        return Result(command, done)
+
+    def run(self, command, **options):
+        """Runs a program that has to succeed; returns what it printed."""
+        result = self.call(command, **options)
+        check(result.code == 0, str(result))
+        return result.out
+
+    def close(self):
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+            child.log.close()
+
+
+class VublkServe:
+    """Our own back-end. Its end has to be clean."""
+    name = 'vublk serve'
+    write_back = True
+
+    def __init__(self, program):
+        self.program = program
+
+    def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw'):
+        check(form == 'raw', 'vublk serve knows raw files only')
+        path = case.path(f'socket-{len(case.children)}')
+        command = [self.program, 'serve', '--socket-path', path, '--blk-file', image,
+                   '--num-queues', queues, *(['--read-only'] if read_only else []), *arguments]
+        child = case.start(command)
+        wait_for_socket(case, child, path)
+        return child, path
+
+    def stop(self, case, child):
+        code = case.stop(child)
+        check(code == 0, f'vublk serve ended with {code}: {case.output(child)}')
+
+
+class StorageDaemon:
+    name = 'qemu-storage-daemon'
+    write_back = False  # so it says, see wce in its config
+
+    def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw'):
+        need('qemu-storage-daemon')
+        path = case.path(f'socket-{len(case.children)}')
+        on_off = 'on' if read_only else 'off'
+        command = ['qemu-storage-daemon',
+                   '--blockdev', f'driver=file,node-name=file,filename={image},read-only={on_off},discard=unmap',
+                   '--blockdev', f'driver={form},node-name=disk,file=file,read-only={on_off},discard=unmap',
+                   '--export', 'type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
+                   f'addr.path={path},num-queues={queues},writable={"off" if read_only else "on"}',
+                   *arguments]
+        child = case.start(command)
+        wait_for_socket(case, child, path)
+        return child, path
+
+    def stop(self, case, child):
+        case.stop(child)
+
+
+def wait_for_socket(case, child, path):
+    wait_until(lambda: path.is_socket() or child.poll() is not None, f'{path} does not appear')
+    check(child.poll() is None, f'{child.args[0]} ended with {child.returncode}: {case.output(child)}')
+
+
+def run_case(function, keep):
+    folder = tempfile.mkdtemp(prefix='vublk-')
+    case = Case(folder)
+    try:
+        function(case)
+        return 'ok', ''
+    except Skip as reason:
+        return 'skip', str(reason)
+    except Failure as failure:
+        place = traceback.extract_tb(failure.__traceback__)
+        line = next(frame.lineno for frame in place if frame.name == function.__name__)
+        return 'not ok', f'line {line}: {failure}'
+    except Exception:  # a mistake of the test's own
+        return 'not ok', traceback.format_exc()
+    finally:
+        case.close()
+        if keep:
+            print(f'# {folder}')
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def main(cases, words=()):
+    """Each case is a function, or a (name, function)."""
+    options = [word for word in words if word.startswith('-')]
+    words = [word for word in words if not word.startswith('-')]
+    named = [case if isinstance(case, tuple) else (case.__name__, case) for case in cases]
+    wanted = [(name, function) for name, function in named
+              if not words or any(word in name for word in words)]
+    if '-l' in options:
+        print('\n'.join(name for name, _ in named))
+        return 0
+    print(f'1..{len(wanted)}')
+    failed = False
+    for number, (name, function) in enumerate(wanted, 1):
+        outcome, text = run_case(function, '-k' in options)
+        for line in text.splitlines() if outcome == 'not ok' else []:
+            print(f'# {line}')
+        suffix = f' # SKIP {text}' if outcome == 'skip' else ''
+        print(f'{"not ok" if outcome == "not ok" else "ok"} {number} - {name}{suffix}', flush=True)
+        failed |= outcome == 'not ok'
+    return int(failed)

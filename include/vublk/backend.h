@@ -20,6 +20,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 struct vublk_backend;
 
@@ -84,6 +85,7 @@ void vublk_backend_rescan(struct vublk_backend *backend);
 /* Frees everything; not while run() or process() is being called. NULL is nothing. */
 void vublk_backend_free(struct vublk_backend *backend);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -30,6 +30,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 struct vublk_blk;
 struct vublk_blk_queue;
@@ -223,6 +224,7 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
 bool vublk_blk_arm(struct vublk_blk_queue *queue);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -32,6 +32,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 #define VUBLK_MAX_QUEUES 256      /* the wire's queue index has 8 bits */
 #define VUBLK_MIN_QUEUE_SIZE 2
@@ -228,6 +229,7 @@ void vublk_device_get_info(const struct vublk_device *device, struct vublk_devic
 const char *vublk_feature_name(unsigned bit);
 const char *vublk_protocol_feature_name(unsigned bit);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The library exports what the installed headers declare, and nothing else.
+
+    symbols.py [--growing] LIBVUBLK.SO HEADER-FOLDER...    TAP on standard output
+
+--growing: declarations whose definition is still to come are expected.
+"""
+import pathlib
+import re
+import subprocess
+import sys
+
+# A name before a bracket on a line that begins a declaration, not a member or a comment.
+DECLARATION = re.compile(r'^(?!typedef|\s|#|\*|/).*?\b(vublk_\w+)\(', re.M)
+
+
+def declared(folders):
+    found = set()
+    for folder in folders:
+        for path in pathlib.Path(folder).glob('*.h'):
+            text = re.sub(r'/\*.*?\*/', '', path.read_text(), flags=re.S)
+            found |= set(DECLARATION.findall(text))
+    return found
+
+
+def exported(library):
+    """Symbols that name a version (VUBLK_0 itself is one) are absolute: type A."""
+    listed = subprocess.run(['nm', '-D', '--defined-only', library], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return {row[2].split('@')[0] for row in rows if row[1] != 'A' and not row[2].startswith('__')}
+
+
+def main():
+    growing = sys.argv[1] == '--growing'
+    library, *folders = sys.argv[1 + growing:]
+    inside, outside = declared(folders), exported(library)
+    cases = [('what the headers declare is exported', [f'{name} is declared only' for name in inside - outside]),
+             ('what is exported is declared', [f'{name} is in no header' for name in outside - inside]),
+             ('the headers were read', [] if 'vublk_version' in inside else ['vublk_version was not found'])]
+    print(f'1..{len(cases)}')
+    for number, (name, faults) in enumerate(cases, 1):
+        for fault in sorted(faults):
+            print(f'# {fault}')
+        todo = ' # TODO the layer is to come' if faults and growing and number == 1 else ''
+        print(f'{"not ok" if faults else "ok"} {number} - {name}{todo}')
+    return any(faults for _, faults in cases[growing:])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

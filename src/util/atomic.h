@@ -32,4 +32,13 @@ static inline void vublk_cpu_relax(void)
 
 #define VUBLK_CACHE_LINE 64
 
+/* Built with the thread sanitizer, which is some ten times slower. */
+#if defined(__SANITIZE_THREAD__)
+#define VUBLK_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define VUBLK_TSAN 1
+#endif
+#endif
+
 #endif

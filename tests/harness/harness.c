@@ -2,9 +2,12 @@
 /* One process a case; what a case leaves behind fails it. */
 #include "harness.h"
 
+#include "util/atomic.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -123,11 +126,35 @@ void vublk_test_skip(const char *reason)
 	_exit(EXIT_SKIPPED);
 }
 
+#ifdef VUBLK_TSAN
+static void *do_nothing(void *opaque)
+{
+	return opaque;
+}
+
+/* The sanitizer starts a thread of its own with the program's first; not a leak. */
+static void start_sanitizer_thread(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, do_nothing, NULL) == 0)
+		pthread_join(thread, NULL);
+}
+#else
+static void start_sanitizer_thread(void)
+{
+}
+#endif
+
 static int run_case(const struct vublk_test *test)
 {
 	const struct CMUnitTest unit = { .name = test->name, .test_func = test->fn };
-	struct resources before = count_resources();
-	int failed = _cmocka_run_group_tests(test->name, &unit, 1, NULL, NULL);
+	struct resources before;
+	int failed;
+
+	start_sanitizer_thread();
+	before = count_resources();
+	failed = _cmocka_run_group_tests(test->name, &unit, 1, NULL, NULL);
 
 	return failed || leaks(&before);
 }

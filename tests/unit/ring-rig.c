@@ -19,6 +19,15 @@ static void *part_new(size_t alignment, uint64_t bytes)
 	return part;
 }
 
+static char *map_region(struct rig *rig, uint64_t at, uint64_t bytes)
+{
+	char *host = rig->config.one_mapping ? rig->data + at
+					     : vublk_map_shared(rig->fd, at, bytes, NULL);
+
+	assert_non_null(host);
+	return host;
+}
+
 /* Cuts the memory into regions of whole pages, each with a mapping of its own. */
 static void map_regions(struct rig *rig)
 {
@@ -34,9 +43,8 @@ static void map_regions(struct rig *rig)
 			.guest_addr = RIG_GUEST_BASE + at,
 			.user_addr = UINT64_C(0x100000000) * (n - i),
 			.size_bytes = bytes,
-			.host = vublk_map_shared(rig->fd, at, bytes, NULL),
+			.host = map_region(rig, at, bytes),
 		};
-		assert_non_null(rig->regions[i].host);
 		at += bytes;
 	}
 	rig->map = (struct vublk_memory_map){ n, rig->regions };
@@ -68,7 +76,7 @@ void rig_deinit(struct rig *rig)
 {
 	vublk_driver_ring_deinit(&rig->driver);
 	vublk_device_ring_deinit(&rig->device);
-	for (unsigned i = 0; i < rig->map.num_regions; i++)
+	for (unsigned i = 0; i < rig->map.num_regions && !rig->config.one_mapping; i++)
 		vublk_unmap(rig->regions[i].host, rig->regions[i].size_bytes);
 	vublk_unmap(rig->data, rig->data_bytes);
 	vublk_fd_close(&rig->fd);

@@ -12,6 +12,7 @@
 #include "virtio/device-ring.h"
 #include "virtio/driver-ring.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define RIG_GUEST_BASE UINT64_C(0x7fff0000)
@@ -23,6 +24,11 @@ struct rig_config {
 	uint64_t features;
 	uint64_t data_bytes; /* rounded up to pages */
 	unsigned num_regions;
+	/*
+	 * The device sees the driver's own mapping, cut up: TSan knows addresses, and
+	 * would not connect what two threads do to one byte through two mappings.
+	 */
+	bool one_mapping;
 };
 
 struct rig {

@@ -180,9 +180,9 @@ def run_case(function, keep):
     except Skip as reason:
         return 'skip', str(reason)
     except Failure as failure:
-        place = traceback.extract_tb(failure.__traceback__)
-        line = next(frame.lineno for frame in place if frame.name == function.__name__)
-        return 'not ok', f'line {line}: {failure}'
+        place = [frame for frame in traceback.extract_tb(failure.__traceback__)
+                 if frame.filename != __file__][-1]
+        return 'not ok', f'{place.name}, line {place.lineno}: {failure}'
     except Exception:  # a mistake of the test's own
         return 'not ok', traceback.format_exc()
     finally:

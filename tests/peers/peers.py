@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The tool against real back-ends: qemu-storage-daemon with raw and qcow2 images, and
+our own; each with 1 and 4 queues. What was written is compared by other programs.
+
+    peers.py VUBLK [-l] [-k] [WORD...]
+"""
+import filecmp
+import functools
+import json
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from peer import check  # noqa: E402
+
+MIB = 1 << 20
+DISK_BYTES = 48 * MIB
+
+
+class Peer:
+    """A back-end, the format of its images, and a number of queues."""
+
+    def __init__(self, vublk, backend, form, queues):
+        self.vublk, self.backend, self.form, self.queues = vublk, backend, form, queues
+        self.name = f'{backend.name}, {form}, {queues} queues'
+
+    def image(self, case, name='disk', size=DISK_BYTES):
+        path = case.path(name)
+        if self.form == 'raw':
+            with open(path, 'wb') as file:
+                file.truncate(size)
+        else:
+            peer.need('qemu-img')
+            case.run(['qemu-img', 'create', '-q', '-f', self.form, path, size])
+        return path
+
+    def start(self, case, image, **options):
+        return self.backend.start(case, image, self.queues, form=self.form, **options)
+
+    def stop(self, case, child):
+        self.backend.stop(case, child)
+
+    def check_content(self, case, image, wanted):
+        """qemu-img is the judge: `wanted` is a raw file."""
+        peer.need('qemu-img')
+        result = case.call(['qemu-img', 'compare', '-f', self.form, '-F', 'raw', image, wanted])
+        check(result.code == 0, str(result))
+
+
+def random_file(path, size, seed=1):
+    """Data, a hole, zeroes that are written, and data again up to an odd end."""
+    generator = __import__('random').Random(seed)
+    with open(path, 'wb') as file:
+        file.write(generator.randbytes(min(size, 3 * MIB + 4097)))
+        if size > 24 * MIB:
+            file.seek(16 * MIB)
+            file.write(bytes(2 * MIB))
+            file.write(generator.randbytes(3 * MIB + 11))
+            file.seek(size - 1000)
+            file.write(generator.randbytes(1000))
+        file.truncate(size)
+    return path
+
+
+def bench(case, vublk, socket, *arguments):
+    text = case.run([vublk, 'bench', socket, '--output-format', 'json', *arguments])
+    return json.loads(text)
+
+
+# --- info -------------------------------------------------------------------------------
+
+def info_tells_the_disk(case, p):
+    image = p.image(case)
+    child, socket = p.start(case, image)
+    told = json.loads(case.run([p.vublk, 'info', socket, '--json']))
+    text = case.run([p.vublk, 'info', socket])
+    p.stop(case, child)
+    check(told['capacity_bytes'] == DISK_BYTES, f'the capacity is told as {told["capacity_bytes"]}')
+    check(told['max_queues'] == p.queues, f'max_queues is {told["max_queues"]}')
+    check(not told['read_only'], 'the disk is told to be read-only')
+    check(told['config']['capacity'] == DISK_BYTES // 512, f'config: {told["config"]}')
+    in_use = {feature['name'] for feature in told['features'] if feature['in_use']}
+    check(any('FLUSH' in name.upper() for name in in_use), f'in use are {sorted(in_use)}')
+    check(str(DISK_BYTES) in text, f'the text does not name the capacity:\n{text}')
+
+
+def info_tells_read_only(case, p):
+    child, socket = p.start(case, p.image(case), read_only=True)
+    told = json.loads(case.run([p.vublk, 'info', socket, '--json']))
+    p.stop(case, child)
+    check(told['read_only'], 'the disk is told to be writable')
+
+
+# --- bench -------------------------------------------------------------------------------
+
+LOADS = [
+    ['--rw', 'randrw', '--bs', '4k', '--iodepth', '32'],
+    ['--rw', 'randwrite', '--bs', '512', '--iodepth', '8'],
+    ['--rw', 'write', '--bs', '1M', '--iodepth', '4'],
+    ['--rw', 'rw', '--bs', '20k', '--iodepth', '128', '--rwmixread', '30'],
+]
+
+
+def bench_verifies(case, p, load):
+    child, socket = p.start(case, p.image(case))
+    report = bench(case, p.vublk, socket, *load, '--numjobs', p.queues, '--runtime', '1', '--verify')
+    p.stop(case, child)
+    ios = sum(job[way]['total_ios'] for job in report['jobs'] for way in ('read', 'write'))
+    check(ios > 0, 'not one request was made')
+
+
+def bench_reads_read_only(case, p):
+    child, socket = p.start(case, p.image(case), read_only=True)
+    report = bench(case, p.vublk, socket, '--rw', 'randread', '--bs', '4k', '--iodepth', '16',
+                   '--runtime', '1')
+    p.stop(case, child)
+    read = report['jobs'][0]['read']
+    check(read['iops'] > 0 and read['clat_ns']['percentile'], f'the report holds {read}')
+
+
+# --- copy --------------------------------------------------------------------------------
+
+def copy_in_and_out(case, p):
+    """A file to the disk and back: the same content, for us and for qemu-img."""
+    source = random_file(case.path('source'), DISK_BYTES)
+    image, back = p.image(case), case.path('back')
+    child, socket = p.start(case, image)
+    case.run([p.vublk, 'copy', source, socket])
+    case.run([p.vublk, 'copy', socket, back])
+    p.stop(case, child)
+    check(filecmp.cmp(source, back, shallow=False), 'what came back is not what went in')
+    p.check_content(case, image, source)
+
+
+def copy_odd_sizes(case, p):
+    """A file whose end is in the middle of a sector fills the sector with zeroes."""
+    image, back = p.image(case), case.path('back')
+    child, socket = p.start(case, image)
+    for size in (1, 511, 512, 513, 4095, 65537, MIB + 1, 31 * MIB + 7):
+        source = random_file(case.path('source'), size, seed=size)
+        case.run([p.vublk, 'copy', source, socket])
+        case.run([p.vublk, 'copy', socket, back])
+        with open(source, 'rb') as one, open(back, 'rb') as other:
+            check(one.read() == other.read(size), f'{size} bytes came back changed')
+            check(not any(other.read(-size % 512)), f'after {size} bytes the sector is not zero')
+        check(back.stat().st_size == DISK_BYTES, 'the copy is not as large as the disk')
+    p.stop(case, child)
+
+
+def copy_keeps_holes(case, p):
+    """A hole overwrites what was there; what is all holes takes no room."""
+    image, back = p.image(case), case.path('back')
+    full, empty = random_file(case.path('full'), DISK_BYTES), case.path('empty')
+    with open(empty, 'wb') as file:
+        file.truncate(DISK_BYTES)
+    child, socket = p.start(case, image)
+    case.run([p.vublk, 'copy', full, socket])
+    case.run([p.vublk, 'copy', empty, socket])
+    case.run([p.vublk, 'copy', socket, back])
+    p.stop(case, child)
+    check(filecmp.cmp(empty, back, shallow=False), 'a hole did not overwrite what was there')
+    p.check_content(case, image, empty)
+    check(back.stat().st_blocks * 512 < MIB, f'a copy of nothing takes {back.stat().st_blocks} blocks')
+
+
+def copy_from_read_only(case, p):
+    source = random_file(case.path('source'), DISK_BYTES)
+    image = p.image(case)
+    if p.form == 'raw':
+        case.run(['cp', source, image])
+    else:
+        case.run(['qemu-img', 'convert', '-f', 'raw', '-O', p.form, source, image])
+    child, socket = p.start(case, image, read_only=True)
+    case.run([p.vublk, 'copy', socket, case.path('back')])
+    p.stop(case, child)
+    check(filecmp.cmp(source, case.path('back'), shallow=False), 'the copy is not what the image holds')
+
+
+def copy_disk_to_disk(case, p):
+    """From this peer's disk to one of the other kind of back-end, and back to a second one."""
+    other = peer.StorageDaemon() if isinstance(p.backend, peer.VublkServe) else peer.VublkServe(p.vublk)
+    source = random_file(case.path('source'), DISK_BYTES)
+    first, middle = p.image(case), case.path('middle')
+    with open(middle, 'wb') as file:
+        file.truncate(DISK_BYTES)
+    child, socket = p.start(case, first)
+    other_child, other_socket = other.start(case, middle, 2)
+    case.run([p.vublk, 'copy', source, socket])
+    case.run([p.vublk, 'copy', socket, other_socket])
+    other.stop(case, other_child)
+    p.stop(case, child)
+    check(filecmp.cmp(source, middle, shallow=False), 'the copy between two disks is another')
+
+
+def copy_tells_progress(case, p):
+    """--progress=FD: numbers that never fall, up to 100."""
+    source = random_file(case.path('source'), DISK_BYTES)
+    child, socket = p.start(case, p.image(case))
+    read_end, write_end = os.pipe()
+    case.run([p.vublk, 'copy', source, socket, f'--progress={write_end}'], pass_fds=[write_end])
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        told = pipe.read()
+    p.stop(case, child)
+    steps = [float(line.split('/')[0]) for line in told.split()]
+    check(steps and steps == sorted(steps) and steps[-1] == 100, f'the progress was told as {told!r}')
+
+
+def cases(vublk):
+    daemon, ours = peer.StorageDaemon(), peer.VublkServe(vublk)
+    kinds = [(daemon, 'raw'), (daemon, 'qcow2'), (ours, 'raw')]
+    for backend, form in kinds:
+        for queues in (1, 4):
+            p = Peer(vublk, backend, form, queues)
+            functions = [info_tells_the_disk, info_tells_read_only, bench_reads_read_only,
+                         copy_in_and_out, copy_from_read_only]
+            functions += [functools.partial(bench_verifies, load=load) for load in LOADS]
+            if queues == 1:
+                functions += [copy_odd_sizes, copy_keeps_holes, copy_disk_to_disk, copy_tells_progress]
+            for function in functions:
+                plain = getattr(function, 'func', function)
+                load = ' '.join(getattr(function, 'keywords', {}).get('load', []))
+                name = f'{plain.__name__} ({p.name}){" " + load if load else ""}'
+                bound = functools.partial(function, p=p)
+                bound.__name__ = plain.__name__
+                yield name, bound
+
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    sys.exit(peer.main(list(cases(sys.argv[1])), sys.argv[2:]))

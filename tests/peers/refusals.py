@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the tool refuses: each time one sentence on standard error, exit 1 (failed) or
+2 (misused), nothing on standard output, and nothing changed.
+
+    refusals.py VUBLK [-l] [-k] [WORD...]
+"""
+import os
+import pathlib
+import socket
+import sys
+import threading
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from peer import check  # noqa: E402
+
+VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
+MIB = 1 << 20
+FAILED, MISUSED = 1, 2
+
+
+def check_sentence(result, code, *words):
+    """One line that names the command and says why."""
+    check(result.code == code, f'exit {code} was expected: {result}')
+    lines = result.err.splitlines()
+    check(len(lines) == 1, f'one sentence was expected: {result}')
+    check(lines[0].startswith('vublk '), f'the sentence does not name the command: {result}')
+    check(len(lines[0]) > 25, f'that is no sentence: {result}')
+    for word in words:
+        check(word in lines[0], f'the sentence does not mention {word}: {result}')
+
+
+def refuse(case, code, arguments, *words, **options):
+    result = case.call([VUBLK, *arguments], **options)
+    check_sentence(result, code, *words)
+    check(not result.out, f'nothing was expected on standard output: {result}')
+
+
+def image_file(case, name='disk', size=8 * MIB, fill=b''):
+    path = case.path(name)
+    with open(path, 'wb') as file:
+        file.write(fill)
+        file.truncate(size)
+    return path
+
+
+def uses_of(case, path):
+    """The commands that open a disk."""
+    source = image_file(case, 'source', MIB)
+    return [['info', path], ['bench', path, '--rw', 'randread', '--runtime', '1'],
+            ['copy', source, path], ['copy', path, case.path('target')]]
+
+
+# --- sockets that are none ----------------------------------------------------------------
+
+def no_such_socket(case):
+    path = case.path('nothing')
+    refuse(case, FAILED, ['info', path], str(path))
+    refuse(case, FAILED, ['bench', path, '--rw', 'read'], str(path))
+    refuse(case, FAILED, ['copy', path, case.path('target')], str(path))
+
+
+def not_a_socket(case):
+    path = image_file(case)
+    refuse(case, FAILED, ['info', path], str(path))
+    refuse(case, FAILED, ['bench', path, '--rw', 'read'], str(path))
+    refuse(case, FAILED, ['info', case.folder], str(case.folder))
+
+
+def nobody_listens(case):
+    path = case.path('stale')
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    for command in uses_of(case, path):
+        refuse(case, FAILED, command, str(path))
+
+
+def a_path_too_long(case):
+    path = case.path('x' * 120)
+    refuse(case, FAILED, ['info', path])
+    result = case.call([VUBLK, 'serve', '--socket-path', path, '--blk-file', image_file(case)])
+    check(result.code in (FAILED, MISUSED), str(result))
+    check_sentence(result, result.code)
+
+
+# --- back-ends that are none ----------------------------------------------------------------
+
+class Fake:
+    """A socket that does what `behave(connection)` says to each client."""
+
+    def __init__(self, case, behave=None):
+        self.path = case.path('fake')
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen(8)
+        self.behave = behave
+        if behave:
+            threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    self.behave(connection)
+                except OSError:
+                    pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+def never_answers(case):
+    """Nobody even accepts: the deadline is what ends it."""
+    with Fake(case) as fake:
+        for command in uses_of(case, fake.path):
+            refuse(case, FAILED, [*command, '--timeout', '300ms'])
+
+
+def stops_answering(case):
+    """The messages arrive, an answer never comes."""
+    def swallow(connection):
+        while connection.recv(4096):
+            pass
+    with Fake(case, swallow) as fake:
+        for command in uses_of(case, fake.path):
+            refuse(case, FAILED, [*command, '--timeout', '300ms'])
+
+
+def closes_at_once(case):
+    with Fake(case, lambda connection: None) as fake:
+        for command in uses_of(case, fake.path):
+            refuse(case, FAILED, command)
+
+
+def answers_garbage(case):
+    def babble(connection):
+        connection.recv(12)
+        connection.sendall(b'\xff' * 512)
+        connection.recv(1)
+    with Fake(case, babble) as fake:
+        for command in uses_of(case, fake.path):
+            refuse(case, FAILED, command)
+
+
+def closes_after_every_byte_count(case):
+    """A real answer, cut after 1, 2, ... bytes of what the back-end says."""
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case))
+    cut = [0]
+
+    def relay(connection):
+        left = cut[0]
+        with socket.socket(socket.AF_UNIX) as behind:
+            behind.connect(str(path))
+            while left > 0:
+                request, fds, _, _ = socket.recv_fds(connection, 4096, 8)
+                if not request:
+                    return
+                socket.send_fds(behind, [request], fds)
+                for fd in fds:
+                    os.close(fd)
+                behind.settimeout(0.05)
+                try:
+                    answer = behind.recv(left)
+                except TimeoutError:
+                    continue
+                left -= len(answer)
+                connection.sendall(answer)
+    with Fake(case, relay) as fake:
+        for cut[0] in (1, 11, 12, 19, 20, 33, 60, 100):
+            refuse(case, FAILED, ['info', fake.path])
+    server.stop(case, child)
+
+
+def dies_in_the_middle(case):
+    """The back-end is killed while requests are in flight."""
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case, size=64 * MIB))
+    bench = case.start([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '60', '--iodepth', '32'])
+    peer.wait_until(lambda: busy(child), 'the back-end is not used')
+    child.kill()
+    code = case.stop(bench, 0)
+    check(code == FAILED, f'bench ended with {code}: {case.output(bench)}')
+    lines = [line for line in case.output(bench).splitlines() if line]
+    check(len(lines) == 1, f'one sentence was expected: {lines}')
+
+
+def busy(child):
+    """It has used some processor time: it is serving."""
+    fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
+    return int(fields[11]) + int(fields[12]) > 20
+
+
+# --- images and disks ------------------------------------------------------------------------
+
+def serve_refuses(case, code, arguments, *words):
+    refuse(case, code, ['serve', '--socket-path', case.path('socket'), *arguments], *words)
+    check(not case.path('socket').exists(), 'a socket was left behind')
+
+
+def no_multiple_of_512(case):
+    image = image_file(case, size=MIB + 100)
+    serve_refuses(case, FAILED, ['--blk-file', image], str(image), '512')
+
+
+def images_that_are_none(case):
+    serve_refuses(case, FAILED, ['--blk-file', case.path('missing')], 'missing')
+    serve_refuses(case, FAILED, ['--blk-file', case.folder], str(case.folder))
+    empty = image_file(case, 'empty', 0)
+    serve_refuses(case, FAILED, ['--blk-file', empty], str(empty))
+
+
+def wrong_options(case):
+    image = image_file(case)
+    for arguments in (['--num-queues', '0'], ['--num-queues', '100000'], ['--num-queues', 'many'],
+                      ['--engine', 'steam'], ['--poll', 'perhaps']):
+        result = case.call([VUBLK, 'serve', '--socket-path', case.path('socket'),
+                            '--blk-file', image, *arguments])
+        check(result.code in (FAILED, MISUSED), str(result))
+        check_sentence(result, result.code)
+    for arguments in (['serve'], ['info'], ['copy', image], ['bench'], ['nonsense'], ['info', '--nonsense', 'x'],
+                      ['bench', image, '--rw', 'sideways'], ['bench', image, '--bs', '0']):
+        result = case.call([VUBLK, *arguments])
+        check(result.code == MISUSED, f'exit 2 was expected: {result}')
+        check(result.err and not result.out, f'a sentence on standard error was expected: {result}')
+
+
+def a_socket_in_use(case):
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case))
+    refuse(case, FAILED, ['serve', '--socket-path', path, '--blk-file', image_file(case, 'other')], str(path))
+    case.run([VUBLK, 'info', path])
+    server.stop(case, child)
+
+
+def read_only_written(case):
+    server = peer.VublkServe(VUBLK)
+    image = image_file(case, fill=b'keep' * 100)
+    before = image.read_bytes()
+    child, path = server.start(case, image, read_only=True)
+    refuse(case, FAILED, ['copy', image_file(case, 'source', MIB), path], 'read-only')
+    refuse(case, FAILED, ['bench', path, '--rw', 'randwrite', '--runtime', '1'], 'read-only')
+    server.stop(case, child)
+    check(image.read_bytes() == before, 'the image has changed')
+
+
+def copy_to_smaller(case):
+    """Refused before the first byte."""
+    server = peer.VublkServe(VUBLK)
+    image = image_file(case, size=MIB, fill=b'keep' * 100)
+    before = image.read_bytes()
+    child, path = server.start(case, image)
+    source = image_file(case, 'source', MIB + 1, b'new' * 1000)
+    refuse(case, FAILED, ['copy', source, path])
+    server.stop(case, child)
+    check(image.read_bytes() == before, 'something was written')
+
+
+def copy_of_nothing(case):
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case))
+    refuse(case, FAILED, ['copy', case.path('missing'), path], 'missing')
+    refuse(case, FAILED, ['copy', path, case.path('no/such/folder')], 'no/such/folder')
+    server.stop(case, child)
+
+
+# --- out of descriptors --------------------------------------------------------------------------
+
+def with_descriptors(case, count, arguments):
+    return case.call(['sh', '-c', f'ulimit -n {count}; exec "$@"', 'sh', VUBLK, *arguments])
+
+
+def out_of_descriptors(case):
+    """With ever fewer: it works, or it says so; it never hangs or crashes."""
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case), queues=4)
+    refused = set()
+    for command in uses_of(case, path):
+        for count in range(4, 40):
+            result = with_descriptors(case, count, command)
+            if result.err.startswith('/') or 'shared librar' in result.err:
+                continue  # the dynamic linker itself had none
+            if result.code != 0:
+                check_sentence(result, FAILED)
+                refused.add(command[0])
+    server.stop(case, child)
+    check(refused == {'info', 'bench', 'copy'}, f'no shortage was felt by all: {refused}')
+
+
+def serve_out_of_descriptors(case):
+    """Too few to open: refused. Enough to open, too few for a client: the client is told."""
+    image, path = image_file(case), case.path('socket')
+    served = refused = 0
+    for count in range(4, 48, 2):
+        child = case.start(['sh', '-c', f'ulimit -n {count}; exec "$@"', 'sh', VUBLK, 'serve',
+                            '--socket-path', path, '--blk-file', image, '--num-queues', '4'])
+        peer.wait_until(lambda: path.is_socket() or child.poll() is not None, 'serve neither serves nor ends')
+        if child.poll() is not None:
+            refused += child.returncode == FAILED
+            check(child.returncode != FAILED or len(case.output(child).splitlines()) == 1, case.output(child))
+            continue
+        result = case.call([VUBLK, 'info', path])
+        if result.code:
+            check_sentence(result, FAILED)
+        served += result.code == 0
+        code = case.stop(child)
+        check(code == 0, f'serve ended with {code}: {case.output(child)}')
+        path.unlink(missing_ok=True)
+    check(served and refused, f'of 22 attempts {served} served and {refused} refused')
+
+
+CASES = [no_such_socket, not_a_socket, nobody_listens, a_path_too_long, never_answers, stops_answering,
+         closes_at_once, answers_garbage, closes_after_every_byte_count, dies_in_the_middle,
+         no_multiple_of_512, images_that_are_none, wrong_options, a_socket_in_use, read_only_written,
+         copy_to_smaller, copy_of_nothing, out_of_descriptors, serve_out_of_descriptors]
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    sys.exit(peer.main(CASES, sys.argv[2:]))

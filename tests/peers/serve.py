@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The life of `vublk serve`: how it is started, asked, resized and ended, and what its
+clients may do to it.
+
+    serve.py VUBLK [-l] [-k] [WORD...]
+"""
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from peer import check  # noqa: E402
+
+VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
+MIB = 1 << 20
+
+
+def image_file(case, size=32 * MIB):
+    path = case.path('disk')
+    with open(path, 'wb') as file:
+        file.truncate(size)
+    return path
+
+
+def info(case, path):
+    return json.loads(case.run([VUBLK, 'info', path, '--json']))
+
+
+def verify(case, path, *arguments):
+    case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '1', '--verify', *arguments])
+
+
+def processor_ticks(child):
+    fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def start_bench(case, child, path):
+    """A client under way: the back-end has begun to work for it."""
+    before = processor_ticks(child)
+    bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60', '--iodepth', '64'])
+    peer.wait_until(lambda: processor_ticks(child) > before + 10 or bench.poll() is not None,
+                    'the back-end is not used')
+    check(bench.poll() is None, case.output(bench))
+    return bench
+
+
+def capabilities(case):
+    """As the conventions of vhost-user back-end programs want them."""
+    told = json.loads(case.run([VUBLK, 'serve', '--print-capabilities']))
+    check(told['type'] == 'block', f'the type is {told}')
+    check({'blk-file', 'read-only'} <= set(told['features']), f'the features are {told}')
+
+
+def a_listening_descriptor(case):
+    path = case.path('socket')
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        child = case.start([VUBLK, 'serve', f'--fd={listener.fileno()}', '--blk-file', image_file(case)],
+                           pass_fds=[listener.fileno()])
+    verify(case, path)
+    code = case.stop(child)
+    check(code == 0, f'serve ended with {code}: {case.output(child)}')
+
+
+def memory_and_null(case):
+    for engine in ('memory', 'null'):
+        path = case.path(engine)
+        child = case.start([VUBLK, 'serve', '--socket-path', path, '--engine', engine, '--size', '16M'])
+        peer.wait_for_socket(case, child, path)
+        check(info(case, path)['capacity_bytes'] == 16 * MIB, f'{engine} has another size')
+        if engine == 'memory':
+            verify(case, path)
+        else:
+            case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '1'])
+        code = case.stop(child)
+        check(code == 0, f'serve ended with {code}: {case.output(child)}')
+
+
+def resized_by_signal(case):
+    server, image = peer.VublkServe(VUBLK), image_file(case)
+    child, path = server.start(case, image)
+    for size in (64 * MIB, 16 * MIB):
+        os.truncate(image, size)
+        child.send_signal(signal.SIGHUP)
+        peer.wait_until(lambda: info(case, path)['capacity_bytes'] == size, f'{size} bytes are never told', 10)
+    server.stop(case, child)
+
+
+def ends_cleanly(case):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = peer.VublkServe(VUBLK)
+        child, path = server.start(case, image_file(case))
+        code = case.stop(child, number)
+        check(code == 0, f'signal {number}: serve ended with {code}: {case.output(child)}')
+        check(not path.exists(), 'the socket was left behind')
+
+
+def drains_under_load(case):
+    """SIGTERM in the middle of a client's writes: both end, and both say how."""
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case))
+    bench = start_bench(case, child, path)
+    server.stop(case, child)
+    code = case.stop(bench, 0)
+    check(code == 1, f'bench ended with {code}: {case.output(bench)}')
+
+
+def clients_come_and_go(case):
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case), queues=4)
+    open_before = len(os.listdir(f'/proc/{child.pid}/fd'))
+    for _ in range(10):
+        info(case, path)
+    verify(case, path, '--numjobs', '4')
+    info(case, path)
+    peer.wait_until(lambda: len(os.listdir(f'/proc/{child.pid}/fd')) <= open_before + 1,
+                    'the back-end keeps descriptors of clients that are gone', 10)
+    server.stop(case, child)
+
+
+def killed_clients(case):
+    """A client dies with requests in flight; the next finds a disk that works."""
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case), queues=2)
+    for _ in range(5):
+        start_bench(case, child, path).kill()
+    verify(case, path)
+    server.stop(case, child)
+
+
+def a_stale_socket(case):
+    """What a killed back-end left behind does not keep the next one from starting."""
+    server, image = peer.VublkServe(VUBLK), image_file(case)
+    path = case.path('socket')
+    for _ in range(2):
+        child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image])
+        peer.wait_until(lambda: child.poll() is not None
+                        or case.call([VUBLK, 'info', path]).code == 0, 'the disk is never there')
+        check(child.poll() is None, case.output(child))
+        child.kill()
+        child.wait()
+    child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image])
+    peer.wait_until(lambda: case.call([VUBLK, 'info', path]).code == 0, 'the disk is never there')
+    server.stop(case, child)
+
+
+def garbage_on_the_socket(case):
+    """Clients that do not speak the protocol are dropped, and the next is served."""
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case))
+    for garbage in (b'', b'\0', b'\xff' * 12, b'\xff' * 5000, b'GET / HTTP/1.1\r\n\r\n'):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            try:
+                client.sendall(garbage)
+            except OSError:
+                pass
+        info(case, path)
+    server.stop(case, child)
+
+
+CASES = [capabilities, a_listening_descriptor, memory_and_null, resized_by_signal, ends_cleanly,
+         drains_under_load, clients_come_and_go, killed_clients, a_stale_socket, garbage_on_the_socket]
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    sys.exit(peer.main(CASES, sys.argv[2:]))

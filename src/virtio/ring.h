@@ -161,8 +161,10 @@ int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_me
 
 /*
  * The same for the chain at `head`, which was taken before and not completed
- * (in-flight recovery); the avail index does not move. -EPROTO for a head out of
- * range or taken already; that does not break the ring.
+ * (in-flight recovery); the avail index does not move, so the `base` of init has
+ * to count these chains as taken: the used index and as many more as are in
+ * flight. -EPROTO for a head out of range or taken already; that does not break
+ * the ring.
  */
 int vublk_device_ring_take_again(struct vublk_device_ring *ring,
 				 const struct vublk_memory_map *map, uint16_t head,

@@ -110,7 +110,7 @@ static int add_buffer(const struct vublk_memory_map *map, struct vublk_chain *ch
 	 */
 	if (VUBLK_UNLIKELY(desc->len == 0))
 		return vublk_error_set(error, EBADMSG,
-				       "the chain at descriptor %u has a buffer of 0 bytes",
+				       "the chain at descriptor %u has an empty buffer",
 				       chain->head);
 	n = vublk_memory_map_iov(map, desc->addr, desc->len, chain->iov + filled,
 				 chain->max_iov - filled);

@@ -39,6 +39,9 @@ static const struct table_case table_cases[] = {
 	{ "the first and the third overlap", 3,
 	  { { 0, 0, 4096, NULL }, { 8192, 8192, 4096, NULL }, { 4095, 65536, 1, NULL } },
 	  "overlap" },
+	{ "the second and the third overlap", 3,
+	  { { 0, 0, 4096, NULL }, { 8192, 8192, 4096, NULL }, { 12287, 65536, 1, NULL } },
+	  "overlap" },
 	{ "user overlap by a byte", 2, { { 0, 4095, 4096, NULL }, { 65536, 0, 4096, NULL } },
 	  "user address 0xfff" },
 };

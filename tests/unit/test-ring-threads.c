@@ -290,6 +290,159 @@ static void test_poll(void **state)
 	run(0, 128, 64, POLLING, TRANSFERS);
 }
 
+/* --- publish, then look ---------------------------------------------------- */
+
+/*
+ * One end publishes at the very moment at which the other decides to sleep. Both
+ * may see the other, but when the first does not tell, the second must not sleep.
+ * The two meet before each try, for the window is some nanoseconds.
+ */
+struct race {
+	struct rig rig;
+	unsigned rounds;
+	unsigned arrived; /* by both threads, twice a round */
+	bool told, slept;
+	void (*publish)(struct race *race);
+	void (*sleep)(struct race *race);
+};
+
+static void meet(struct race *race, unsigned *met)
+{
+	unsigned spins = 0;
+
+	*met += 2;
+	__atomic_add_fetch(&race->arrived, 1, __ATOMIC_ACQ_REL);
+	while ((int)(vublk_load_acquire(&race->arrived) - *met) < 0) {
+		vublk_cpu_relax();
+		if (++spins % 1000 == 0)
+			sched_yield();
+	}
+}
+
+static void *publish_often(void *opaque)
+{
+	struct race *race = opaque;
+	unsigned met = 0;
+
+	for (unsigned i = 0; i < race->rounds; i++) {
+		meet(race, &met);
+		race->publish(race);
+		meet(race, &met);
+		meet(race, &met); /* while the main thread looks and prepares */
+	}
+	return NULL;
+}
+
+static void add_to_race(struct race *race)
+{
+	const struct vublk_ring_buffer buffer = { RIG_GUEST_BASE, 8 };
+
+	assert_int_equal(vublk_driver_ring_add(&race->rig.driver, &buffer, 1, 0, NULL, 0), 0);
+}
+
+static void push_in_race(struct race *race)
+{
+	struct iovec iov[1];
+	struct vublk_chain chain = { .max_iov = 1, .iov = iov };
+
+	assert_int_equal(vublk_device_ring_take(&race->rig.device, &race->rig.map, &chain, NULL), 1);
+	vublk_device_ring_push(&race->rig.device, chain.head, 0);
+}
+
+static void take_in_race(struct race *race)
+{
+	uint16_t token;
+	uint32_t bytes;
+
+	assert_int_equal(vublk_driver_ring_take(&race->rig.driver, &token, &bytes, NULL), 1);
+}
+
+static void driver_publishes(struct race *race)
+{
+	race->told = vublk_driver_ring_publish(&race->rig.driver);
+}
+
+static void device_publishes(struct race *race)
+{
+	race->told = vublk_device_ring_publish(&race->rig.device);
+}
+
+static void device_sleeps(struct race *race)
+{
+	race->slept = vublk_device_ring_enable_kicks(&race->rig.device);
+}
+
+static void driver_sleeps(struct race *race)
+{
+	race->slept = vublk_driver_ring_enable_calls(&race->rig.driver);
+}
+
+/* Makes one thing to publish, and lets the other end have no wish until it sleeps. */
+static void prepare(struct race *race, bool kicks)
+{
+	if (kicks) {
+		vublk_device_ring_disable_kicks(&race->rig.device);
+		add_to_race(race);
+		return;
+	}
+	vublk_driver_ring_disable_calls(&race->rig.driver);
+	add_to_race(race);
+	vublk_driver_ring_publish(&race->rig.driver);
+	push_in_race(race);
+}
+
+static void finish(struct race *race, bool kicks)
+{
+	if (kicks) {
+		push_in_race(race);
+		vublk_device_ring_publish(&race->rig.device);
+	}
+	take_in_race(race);
+}
+
+static void run_race(bool kicks, uint64_t features)
+{
+	struct race *race = calloc(1, sizeof(*race));
+	unsigned met = 0, told = 0, awake = 0;
+	pthread_t thread;
+
+	assert_non_null(race);
+	rig_init(&race->rig, &(struct rig_config){ 4, 0, features, 4096, 1, true });
+	race->rounds = TRANSFERS;
+	race->publish = kicks ? driver_publishes : device_publishes;
+	race->sleep = kicks ? device_sleeps : driver_sleeps;
+	prepare(race, kicks);
+	assert_int_equal(pthread_create(&thread, NULL, publish_often, race), 0);
+	for (unsigned i = 0; i < race->rounds; i++) {
+		meet(race, &met);
+		race->sleep(race);
+		meet(race, &met);
+		if (!race->told && race->slept)
+			fail_msg("a wake-up was lost in round %u", i);
+		told += race->told;
+		awake += !race->slept;
+		finish(race, kicks);
+		prepare(race, kicks);
+		meet(race, &met);
+	}
+	pthread_join(thread, NULL);
+	print_message("%u rounds, %u told, %u stayed awake\n", race->rounds, told, awake);
+	rig_deinit(&race->rig);
+	free(race);
+}
+
+static void test_no_kick_is_lost(void **state)
+{
+	run_race(true, EVENT_IDX);
+	run_race(true, 0);
+}
+
+static void test_no_call_is_lost(void **state)
+{
+	run_race(false, EVENT_IDX);
+	run_race(false, 0);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -300,6 +453,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST_LONG(test_sleep_depth_1, 120),
 		VUBLK_TEST_LONG(test_sleep_full_ring, 120),
 		VUBLK_TEST_LONG(test_poll, 120),
+		VUBLK_TEST_LONG(test_no_kick_is_lost, 120),
+		VUBLK_TEST_LONG(test_no_call_is_lost, 120),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -132,6 +132,17 @@ static void test_flags_suppress(void **state)
 	rig_deinit(&rig);
 }
 
+/* Whatever the memory says: the device may have died, or not have begun. */
+static void test_first_publish_always_tells(void **state)
+{
+	set_up(4, 0, EVENT_IDX);
+	rig.memory.avail->ring[4] = 1000;
+	*(uint16_t *)&rig.memory.used->ring[4] = 1000;
+	transfer(true, true);
+	transfer(false, false);
+	rig_deinit(&rig);
+}
+
 static void test_notify_on_empty(void **state)
 {
 	struct vublk_chain chain;
@@ -252,6 +263,34 @@ static void test_init_refuses(void **state)
 	vublk_device_ring_deinit(NULL);
 }
 
+static bool no_memory;
+
+void *__wrap_calloc(size_t count, size_t bytes);
+void *__real_calloc(size_t count, size_t bytes);
+
+void *__wrap_calloc(size_t count, size_t bytes)
+{
+	return no_memory ? NULL : __real_calloc(count, bytes);
+}
+
+static void test_init_without_memory(void **state)
+{
+	struct vublk_driver_ring driver = { 0 };
+	struct vublk_device_ring device = { 0 };
+	struct vublk_error error = { 0 };
+	int driver_ret, device_ret;
+
+	set_up(8, 0, 0);
+	no_memory = true;
+	driver_ret = vublk_driver_ring_init(&driver, &rig.memory, 8, 0, 0, &error);
+	device_ret = vublk_device_ring_init(&device, &rig.memory, 8, 0, 0, &error);
+	no_memory = false;
+	assert_int_equal(driver_ret, -ENOMEM);
+	assert_int_equal(device_ret, -ENOMEM);
+	assert_string_equal(error.text, "out of memory for a ring of 8 entries");
+	rig_deinit(&rig);
+}
+
 static void test_part_sizes(void **state)
 {
 	assert_int_equal(vublk_split_desc_bytes(256), 4096);
@@ -266,11 +305,13 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_indices_wrap_many_times),
 		VUBLK_TEST(test_event_idx_suppresses),
 		VUBLK_TEST(test_flags_suppress),
+		VUBLK_TEST(test_first_publish_always_tells),
 		VUBLK_TEST(test_notify_on_empty),
 		VUBLK_TEST(test_enable_sees_what_waits),
 		VUBLK_TEST(test_longest_indirect),
 		VUBLK_TEST(test_add_refuses),
 		VUBLK_TEST(test_init_refuses),
+		VUBLK_TEST(test_init_without_memory),
 		VUBLK_TEST(test_part_sizes),
 	};
 

@@ -23,7 +23,7 @@
 #define ON_EMPTY VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY)
 
 #ifdef VUBLK_TSAN
-#define TRANSFERS 200000
+#define TRANSFERS 80000
 #else
 #define TRANSFERS 400000
 #endif
@@ -314,7 +314,7 @@ static void meet(struct race *race, unsigned *met)
 	__atomic_add_fetch(&race->arrived, 1, __ATOMIC_ACQ_REL);
 	while ((int)(vublk_load_acquire(&race->arrived) - *met) < 0) {
 		vublk_cpu_relax();
-		if (++spins % 1000 == 0)
+		if (++spins % 200 == 0)
 			sched_yield();
 	}
 }
@@ -408,7 +408,7 @@ static void run_race(bool kicks, uint64_t features)
 
 	assert_non_null(race);
 	rig_init(&race->rig, &(struct rig_config){ 4, 0, features, 4096, 1, true });
-	race->rounds = TRANSFERS;
+	race->rounds = TRANSFERS / 4;
 	race->publish = kicks ? driver_publishes : device_publishes;
 	race->sleep = kicks ? device_sleeps : driver_sleeps;
 	prepare(race, kicks);

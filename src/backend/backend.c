@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A back-end from the outside: opening the disk, its workers and its socket, and
+ * letting in one front-end after the other. What a front-end may ask is in
+ * session.c.
+ *
+ * While one is served the socket is not looked at: the next waits in its backlog
+ * and is served as soon as this one has gone and its requests are complete.
+ */
+#include "backend/backend.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* --- the state ------------------------------------------------------------- */
+
+static const char *state_name(enum vublk_backend_state state)
+{
+	static const char *const names[] = {
+		[VUBLK_BACKEND_LISTENING] = "listening",
+		[VUBLK_BACKEND_SERVING] = "serving",
+		[VUBLK_BACKEND_STOPPING] = "stopping",
+		[VUBLK_BACKEND_FINISHED] = "finished",
+	};
+
+	return names[state];
+}
+
+static void set_state(struct vublk_backend *backend, enum vublk_backend_state state,
+		      const char *why)
+{
+	vublk_log(&backend->log, VUBLK_LOG_DEBUG, "back-end: %s -> %s (%s)",
+		  state_name(backend->state), state_name(state), why);
+	backend->state = state;
+}
+
+static int listen_again(struct vublk_backend *backend, const char *why)
+{
+	int r;
+
+	if (backend->listen_fd < 0) {
+		set_state(backend, VUBLK_BACKEND_FINISHED, why);
+		return 0;
+	}
+	r = vublk_loop_add(&backend->loop, &backend->listen_source, backend->listen_fd, EPOLLIN,
+			   &backend->error);
+	if (r)
+		backend->result = r;
+	set_state(backend, r ? VUBLK_BACKEND_FINISHED : VUBLK_BACKEND_LISTENING, why);
+	return r;
+}
+
+/* --- front-ends ------------------------------------------------------------ */
+
+static void on_session_ended(void *opaque)
+{
+	struct vublk_backend *backend = opaque;
+
+	vublk_session_free(backend->session);
+	backend->session = NULL;
+	if (backend->state == VUBLK_BACKEND_STOPPING)
+		set_state(backend, VUBLK_BACKEND_FINISHED, "the front-end's requests are done");
+	else
+		listen_again(backend, "the front-end is gone");
+}
+
+static int serve(struct vublk_backend *backend, int fd, struct vublk_error *error)
+{
+	int r = vublk_session_new(&backend->owner, fd, &backend->session, error);
+
+	if (!r)
+		set_state(backend, VUBLK_BACKEND_SERVING, "a front-end connected");
+	return r;
+}
+
+static void on_listen(void *opaque, uint32_t events)
+{
+	struct vublk_backend *backend = opaque;
+	struct vublk_error error = { 0 };
+	int fd = vublk_socket_accept(backend->listen_fd, &error);
+
+	if (fd == -EAGAIN)
+		return;
+	vublk_loop_remove(&backend->listen_source);
+	if (fd >= 0 && !serve(backend, fd, &error))
+		return;
+	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_ERROR,
+			  "a front-end is not served: %s", error.text);
+	/* Short of descriptors or memory: whoever waits is looked at again in a moment. */
+	vublk_loop_timer_arm(&backend->loop, &backend->listen_timer,
+			     vublk_now_ns() + UINT64_C(100000000));
+}
+
+static void on_listen_timer(void *opaque)
+{
+	listen_again(opaque, "once more");
+}
+
+/* --- what other threads ask for -------------------------------------------- */
+
+static void on_stop(void *opaque, uint32_t events)
+{
+	struct vublk_backend *backend = opaque;
+
+	vublk_eventfd_clear(backend->stop_fd);
+	if (backend->state == VUBLK_BACKEND_STOPPING || backend->state == VUBLK_BACKEND_FINISHED)
+		return;
+	vublk_loop_remove(&backend->listen_source);
+	vublk_loop_timer_disarm(&backend->listen_timer);
+	if (!backend->session) {
+		set_state(backend, VUBLK_BACKEND_FINISHED, "stopped");
+		return;
+	}
+	set_state(backend, VUBLK_BACKEND_STOPPING, "stopped");
+	vublk_session_end(backend->session);
+}
+
+static void on_rescan(void *opaque, uint32_t events)
+{
+	struct vublk_backend *backend = opaque;
+	struct vublk_error error = { 0 };
+
+	vublk_eventfd_clear(backend->rescan_fd);
+	if (!backend->engine->ops->refresh)
+		return;
+	if (backend->session)
+		vublk_session_rescan(backend->session);
+	else if (backend->engine->ops->refresh(backend->engine, &error))
+		vublk_log(&backend->log, VUBLK_LOG_WARNING, "the disk keeps its size: %s",
+			  error.text);
+}
+
+void vublk_backend_stop(struct vublk_backend *backend)
+{
+	vublk_eventfd_signal(backend->stop_fd);
+}
+
+void vublk_backend_rescan(struct vublk_backend *backend)
+{
+	vublk_eventfd_signal(backend->rescan_fd);
+}
+
+/* --- opening --------------------------------------------------------------- */
+
+static int watch_eventfd(struct vublk_backend *backend, int *fd,
+			 struct vublk_loop_source *source,
+			 void (*fn)(void *opaque, uint32_t events), struct vublk_error *error)
+{
+	*fd = vublk_eventfd_new();
+	if (*fd < 0)
+		return vublk_error_set_errno(error, -*fd, "cannot create an eventfd");
+	*source = (struct vublk_loop_source){ .fn = fn, .opaque = backend };
+	return vublk_loop_add(&backend->loop, source, *fd, EPOLLIN, error);
+}
+
+static int open_loop(struct vublk_backend *backend, struct vublk_error *error)
+{
+	int r = vublk_loop_init(&backend->loop, error);
+
+	if (r)
+		return r;
+	backend->has_loop = true;
+	r = watch_eventfd(backend, &backend->stop_fd, &backend->stop_source, on_stop, error);
+	if (!r)
+		r = watch_eventfd(backend, &backend->rescan_fd, &backend->rescan_source,
+				  on_rescan, error);
+	return r;
+}
+
+static int open_workers(struct vublk_backend *backend,
+			const struct vublk_backend_settings *settings,
+			struct vublk_error *error)
+{
+	int r = 0;
+
+	backend->workers = calloc(settings->num_threads, sizeof(*backend->workers));
+	if (!backend->workers)
+		return vublk_error_set(error, ENOMEM, "no memory for %u threads",
+				       settings->num_threads);
+	while (!r && backend->num_workers < settings->num_threads) {
+		r = vublk_worker_new(backend->engine, settings->poll,
+				     &backend->workers[backend->num_workers], error);
+		if (!r)
+			backend->num_workers++;
+	}
+	return r;
+}
+
+static int listen_at(struct vublk_backend *backend, const char *path, struct vublk_error *error)
+{
+	struct stat st;
+
+	backend->listen_fd = vublk_socket_listen(path, error);
+	if (backend->listen_fd < 0)
+		return backend->listen_fd;
+	backend->socket_path = strdup(path);
+	if (!backend->socket_path)
+		return vublk_error_set(error, ENOMEM, "no memory for the socket's path");
+	if (!stat(path, &st))
+		backend->socket_inode = st.st_ino;
+	return listen_again(backend, "opened");
+}
+
+/* A descriptor of the caller's, whose kind it says itself. */
+static int use_socket(struct vublk_backend *backend, int given, struct vublk_error *error)
+{
+	VUBLK_FD int fd = given;
+	socklen_t bytes = sizeof(int);
+	int listening = 0;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &bytes) < 0)
+		return vublk_error_set_errno(error, errno, "the descriptor %d is not a socket",
+					     fd);
+	if (!listening)
+		return serve(backend, vublk_fd_steal(&fd), error);
+	backend->listen_fd = vublk_fd_steal(&fd);
+	return listen_again(backend, "opened");
+}
+
+static void fill_owner(struct vublk_backend *backend,
+		       const struct vublk_backend_settings *settings)
+{
+	memcpy(backend->serial, settings->serial, sizeof(backend->serial));
+	backend->owner = (struct vublk_session_owner){
+		.loop = &backend->loop,
+		.log = &backend->log,
+		.engine = backend->engine,
+		.workers = backend->workers,
+		.num_workers = backend->num_workers,
+		.num_queues = settings->num_queues,
+		.write_cache = settings->write_cache,
+		.serial = backend->serial,
+		.ended = on_session_ended,
+		.opaque = backend,
+	};
+}
+
+static int open_socket(struct vublk_backend *backend, struct vublk_backend_settings *settings,
+		       struct vublk_error *error)
+{
+	int r;
+
+	backend->listen_source = (struct vublk_loop_source){
+		.fn = on_listen, .opaque = backend,
+	};
+	backend->listen_timer = (struct vublk_loop_timer){
+		.fn = on_listen_timer, .opaque = backend,
+	};
+	if (settings->socket_path)
+		r = listen_at(backend, settings->socket_path, error);
+	else
+		r = use_socket(backend, vublk_fd_steal(&settings->fd), error);
+	if (r)
+		return r;
+	vublk_log(&backend->log, VUBLK_LOG_INFO, "listening on %s: %s, %" PRIu64
+		  " bytes%s, %u queues, %u threads",
+		  settings->socket_path ? settings->socket_path : "a given descriptor",
+		  backend->engine->description, backend->engine->geometry.size_bytes,
+		  backend->engine->geometry.read_only ? ", read-only" : "",
+		  settings->num_queues, backend->num_workers);
+	return 0;
+}
+
+static int set_up(struct vublk_backend *backend, struct vublk_backend_settings *settings,
+		  struct vublk_error *error)
+{
+	int r;
+
+	settings->disk.log = &backend->log;
+	r = open_loop(backend, error);
+	if (!r)
+		r = vublk_engine_open(settings->engine, &settings->disk, &backend->engine, error);
+	if (!r)
+		r = open_workers(backend, settings, error);
+	if (r)
+		return r;
+	fill_owner(backend, settings);
+	return open_socket(backend, settings, error);
+}
+
+int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
+		       struct vublk_backend **result, struct vublk_error *error)
+{
+	struct vublk_backend_settings settings;
+	struct vublk_backend *backend;
+	int r = vublk_backend_settings_parse(options, &settings, error);
+
+	if (r) {
+		vublk_fd_close(&settings.fd);
+		return r;
+	}
+	backend = calloc(1, sizeof(*backend));
+	if (!backend) {
+		vublk_fd_close(&settings.fd);
+		return vublk_error_set(error, ENOMEM, "no memory for a back-end");
+	}
+	backend->listen_fd = backend->stop_fd = backend->rescan_fd = -1;
+	backend->limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
+	if (log)
+		backend->log = *log;
+	r = set_up(backend, &settings, error);
+	vublk_fd_close(&settings.fd);
+	if (r) {
+		vublk_backend_free(backend);
+		return r;
+	}
+	*result = backend;
+	return 0;
+}
+
+/* --- running --------------------------------------------------------------- */
+
+int vublk_backend_fd(const struct vublk_backend *backend)
+{
+	return vublk_loop_fd(&backend->loop);
+}
+
+static int process(struct vublk_backend *backend, int timeout_ms, struct vublk_error *error)
+{
+	int r = 0;
+
+	if (backend->state != VUBLK_BACKEND_FINISHED)
+		r = vublk_loop_process(&backend->loop, timeout_ms);
+	if (r < 0)
+		return vublk_error_set_errno(error, -r, "the event loop failed");
+	if (backend->state != VUBLK_BACKEND_FINISHED)
+		return 1;
+	if (backend->result && error)
+		*error = backend->error;
+	return backend->result;
+}
+
+int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *error)
+{
+	return process(backend, 0, error);
+}
+
+int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error)
+{
+	int r;
+
+	do
+		r = process(backend, -1, error);
+	while (r == 1);
+	return r;
+}
+
+/* --- closing --------------------------------------------------------------- */
+
+/* Only the file that we made: somebody else may have put another in its place. */
+static void remove_socket(struct vublk_backend *backend)
+{
+	struct stat st;
+
+	if (backend->socket_path && !stat(backend->socket_path, &st) && S_ISSOCK(st.st_mode) &&
+	    st.st_ino == backend->socket_inode)
+		unlink(backend->socket_path);
+	free(backend->socket_path);
+}
+
+static void finish(struct vublk_backend *backend)
+{
+	vublk_backend_stop(backend);
+	vublk_backend_run(backend, NULL);
+}
+
+void vublk_backend_free(struct vublk_backend *backend)
+{
+	if (!backend)
+		return;
+	if (backend->session)
+		finish(backend);
+	remove_socket(backend);
+	for (unsigned i = 0; i < backend->num_workers; i++)
+		vublk_worker_free(backend->workers[i]);
+	free(backend->workers);
+	vublk_engine_close(backend->engine);
+	if (backend->has_loop) {
+		vublk_loop_remove(&backend->listen_source);
+		vublk_loop_timer_disarm(&backend->listen_timer);
+		vublk_loop_remove(&backend->stop_source);
+		vublk_loop_remove(&backend->rescan_source);
+		vublk_loop_deinit(&backend->loop);
+	}
+	vublk_fd_close(&backend->listen_fd);
+	vublk_fd_close(&backend->stop_fd);
+	vublk_fd_close(&backend->rescan_fd);
+	free(backend);
+}

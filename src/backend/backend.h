@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_BACKEND_H
+#define VUBLK_BACKEND_BACKEND_H
+
+/* The object behind the public <vublk/backend.h>. */
+#include "backend/options.h"
+#include "backend/session.h"
+#include "backend/worker.h"
+
+#include <sys/types.h>
+
+/*
+ * LISTENING --accept--> SERVING --front-end gone--> LISTENING, or FINISHED where
+ * there is nothing to listen on; stop: LISTENING -> FINISHED, SERVING ->
+ * STOPPING --drained--> FINISHED.
+ */
+enum vublk_backend_state {
+	VUBLK_BACKEND_LISTENING,
+	VUBLK_BACKEND_SERVING,
+	VUBLK_BACKEND_STOPPING, /* the session is ending */
+	VUBLK_BACKEND_FINISHED,
+};
+
+struct vublk_backend {
+	/* for ever */
+	struct vublk_log log;
+	struct vublk_engine *engine;
+	struct vublk_worker **workers;
+	unsigned num_workers;
+	char serial[VUBLK_BLK_ID_BYTES];
+	char *socket_path; /* the socket file that we made; NULL: none */
+	ino_t socket_inode;
+	struct vublk_session_owner owner;
+
+	/* any thread signals these */
+	int stop_fd;
+	int rescan_fd;
+
+	/* the control thread's */
+	struct vublk_loop loop;
+	bool has_loop;
+	enum vublk_backend_state state;
+	int result;
+	struct vublk_error error;
+	int listen_fd; /* -1: none */
+	struct vublk_loop_source listen_source;
+	struct vublk_loop_timer listen_timer;
+	struct vublk_loop_source stop_source;
+	struct vublk_loop_source rescan_source;
+	struct vublk_session *session; /* NULL: nobody is connected */
+	struct vublk_log_limit limit;
+};
+
+#endif

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The disk's features and configuration space (virtio 1.3, sections 5.2.3 and
+ * 5.2.4). Every field that a feature makes valid is true of the engine; the
+ * others are zero.
+ */
+#include "backend/config.h"
+
+#include "proto/vhost-user.h"
+#include "util/checked.h"
+
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+
+uint64_t vublk_backend_features(const struct vublk_engine_geometry *geometry)
+{
+	uint64_t features = VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX) | VUBLK_BIT(VIRTIO_BLK_F_BLK_SIZE) |
+			    VUBLK_BIT(VIRTIO_BLK_F_TOPOLOGY) | VUBLK_BIT(VIRTIO_BLK_F_FLUSH) |
+			    VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE) | VUBLK_BIT(VIRTIO_BLK_F_MQ) |
+			    VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) |
+			    VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC) |
+			    VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) |
+			    VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES) |
+			    VUBLK_BIT(VIRTIO_F_VERSION_1);
+
+	if (geometry->read_only)
+		return features | VUBLK_BIT(VIRTIO_BLK_F_RO);
+	if (geometry->discard_bytes)
+		features |= VUBLK_BIT(VIRTIO_BLK_F_DISCARD);
+	return features | VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES);
+}
+
+static uint8_t log2_of(uint32_t power_of_two)
+{
+	return (uint8_t)__builtin_ctz(power_of_two);
+}
+
+static void fill_topology(const struct vublk_engine_geometry *geometry,
+			  struct virtio_blk_config *config)
+{
+	uint32_t blocks = geometry->physical_block_bytes / geometry->block_bytes;
+
+	config->physical_block_exp = blocks ? log2_of(blocks) : 0;
+	config->min_io_size = blocks ? (uint16_t)VUBLK_MIN(blocks, (uint32_t)UINT16_MAX) : 1;
+	config->opt_io_size = geometry->optimal_io_bytes / geometry->block_bytes;
+}
+
+static void fill_ranges(const struct vublk_engine_geometry *geometry,
+			struct virtio_blk_config *config)
+{
+	if (geometry->discard_bytes) {
+		config->max_discard_sectors = VUBLK_BACKEND_MAX_RANGE_SECTORS;
+		config->max_discard_seg = VUBLK_BACKEND_MAX_RANGES;
+		config->discard_sector_alignment =
+			VUBLK_MAX(geometry->discard_bytes, geometry->block_bytes) /
+			VUBLK_SECTOR_BYTES;
+	}
+	config->max_write_zeroes_sectors = VUBLK_BACKEND_MAX_RANGE_SECTORS;
+	config->max_write_zeroes_seg = VUBLK_BACKEND_MAX_RANGES;
+	config->write_zeroes_may_unmap = geometry->zeroes_may_unmap;
+}
+
+void vublk_backend_config_fill(const struct vublk_engine_geometry *geometry,
+			       unsigned num_queues, bool write_cache,
+			       struct virtio_blk_config *config)
+{
+	*config = (struct virtio_blk_config){
+		.capacity = geometry->size_bytes / VUBLK_SECTOR_BYTES,
+		.seg_max = VUBLK_BACKEND_SEG_MAX,
+		.blk_size = geometry->block_bytes,
+		.wce = write_cache,
+		.num_queues = (uint16_t)num_queues,
+	};
+	fill_topology(geometry, config);
+	if (!geometry->read_only)
+		fill_ranges(geometry, config);
+}

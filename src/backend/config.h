@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_CONFIG_H
+#define VUBLK_BACKEND_CONFIG_H
+
+/* What the disk looks like to the driver: features and configuration space. */
+#include "backend/engine.h"
+#include "virtio/blk-format.h"
+
+#include <linux/virtio_blk.h>
+
+/*
+ * A ring of the most common size, 128, holds a header, a status and this many
+ * segments; a longer chain is served as well, should a driver make one.
+ */
+#define VUBLK_BACKEND_SEG_MAX 126
+
+/* Ranges in one discard or write-zeroes request, and the longest range. */
+#define VUBLK_BACKEND_MAX_RANGES 32
+#define VUBLK_BACKEND_MAX_RANGE_SECTORS ((UINT32_C(1) << 31) / VUBLK_SECTOR_BYTES)
+
+/* The disk as a request sees it. Copied for each queue when it starts. */
+struct vublk_disk {
+	uint64_t capacity_sectors;
+	uint64_t features; /* negotiated */
+	bool read_only;
+	bool write_through; /* a write is complete only when it is stable */
+	char serial[VUBLK_BLK_ID_BYTES]; /* NUL-padded, not terminated when full */
+};
+
+/* The virtio feature bits on offer, with bit 30. */
+uint64_t vublk_backend_features(const struct vublk_engine_geometry *geometry);
+
+/* The configuration space; its fields are little-endian, as the hosts that we build for. */
+void vublk_backend_config_fill(const struct vublk_engine_geometry *geometry,
+			       unsigned num_queues, bool write_cache,
+			       struct virtio_blk_config *config);
+
+#endif

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The file engine's calls by io_uring: a ring for each worker, made and used by
+ * the worker's thread alone, so that it may have the flags of a single issuer.
+ *
+ * The idea to read it by: a request waits in `waiting` until commit() finds an
+ * entry in the submission queue for its next step; a completion either ends it
+ * or puts it back there.
+ */
+#include "backend/engine-file.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RING_ENTRIES 256
+#define BATCH 64
+#define MAX_SUBMIT_TRIES 1000
+
+struct uring_queue {
+	struct vublk_file_queue file_queue; /* first: is the engine's queue */
+	struct io_uring ring;
+	struct vublk_engine_list again; /* completed a step, needs another */
+	unsigned prepared;              /* entries that the kernel was not shown yet */
+};
+
+static struct uring_queue *uring_of(struct vublk_engine_queue *queue)
+{
+	return (struct uring_queue *)queue;
+}
+
+/* A kernel that does not know a flag says EINVAL; then it is asked for less. */
+static int init_ring(struct io_uring *ring)
+{
+	static const unsigned flags[] = {
+		IORING_SETUP_CLAMP | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+			IORING_SETUP_TASKRUN_FLAG,
+		IORING_SETUP_CLAMP | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+		IORING_SETUP_CLAMP,
+	};
+	int r = -EINVAL;
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(flags) && r == -EINVAL; i++)
+		r = io_uring_queue_init(RING_ENTRIES, ring, flags[i]);
+	return r;
+}
+
+static const int needed_ops[] = {
+	IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ, IORING_OP_WRITE,
+	IORING_OP_FSYNC, IORING_OP_FALLOCATE,
+};
+
+int vublk_file_uring_probe(void)
+{
+	struct io_uring_probe *probe;
+	struct io_uring ring;
+	int r = init_ring(&ring);
+
+	if (r)
+		return r;
+	probe = io_uring_get_probe_ring(&ring);
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(needed_ops); i++)
+		if (!probe || !io_uring_opcode_supported(probe, needed_ops[i]))
+			r = -ENOSYS;
+	if (!(ring.features & IORING_FEAT_NODROP))
+		r = -ENOSYS;
+	io_uring_free_probe(probe);
+	io_uring_queue_exit(&ring);
+	return r;
+}
+
+int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
+			       struct vublk_error *error)
+{
+	struct uring_queue *uring = calloc(1, sizeof(*uring));
+	int r;
+
+	if (!uring)
+		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
+	r = init_ring(&uring->ring);
+	if (r) {
+		free(uring);
+		return vublk_error_set_errno(error, -r, "cannot create an io_uring");
+	}
+	uring->file_queue.queue.engine = &file->engine;
+	uring->file_queue.queue.fd = uring->ring.ring_fd;
+	uring->file_queue.limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
+	*queue = &uring->file_queue.queue;
+	return 0;
+}
+
+void vublk_file_uring_queue_free(struct vublk_engine_queue *queue)
+{
+	struct uring_queue *uring = uring_of(queue);
+
+	io_uring_queue_exit(&uring->ring);
+	free(uring);
+}
+
+/* An entry; when there is none the kernel is shown what is there. NULL: still none. */
+static struct io_uring_sqe *get_sqe(struct uring_queue *uring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+
+	if (!sqe) {
+		vublk_file_uring_commit(&uring->file_queue.queue);
+		sqe = io_uring_get_sqe(&uring->ring);
+	}
+	return sqe;
+}
+
+static void prepare_transfer(struct io_uring_sqe *sqe, int fd, const struct vublk_file_step *step)
+{
+	unsigned num_iov = VUBLK_MIN(step->num_iov, (unsigned)IOV_MAX);
+	unsigned bytes = (unsigned)VUBLK_MIN(step->bytes, UINT64_C(1) << 30);
+
+	if (step->call == VUBLK_FILE_READ && num_iov == 1)
+		io_uring_prep_read(sqe, fd, step->iov->iov_base, bytes, step->offset);
+	else if (step->call == VUBLK_FILE_READ)
+		io_uring_prep_readv(sqe, fd, step->iov, num_iov, step->offset);
+	else if (num_iov == 1)
+		io_uring_prep_write(sqe, fd, step->iov->iov_base, bytes, step->offset);
+	else
+		io_uring_prep_writev(sqe, fd, step->iov, num_iov, step->offset);
+	sqe->rw_flags = step->flags;
+}
+
+static void prepare(struct uring_queue *uring, struct io_uring_sqe *sqe,
+		    struct vublk_engine_io *io, const struct vublk_file_step *step)
+{
+	int fd = ((struct vublk_file *)uring->file_queue.queue.engine)->fd;
+
+	switch (step->call) {
+	case VUBLK_FILE_READ:
+	case VUBLK_FILE_WRITE:
+		prepare_transfer(sqe, fd, step);
+		break;
+	case VUBLK_FILE_SYNC:
+		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+		break;
+	default:
+		io_uring_prep_fallocate(sqe, fd, step->flags, (off_t)step->offset,
+					(off_t)step->bytes);
+		break;
+	}
+	/* What the kernel would not wait for is waited for by a thread of its own. */
+	if (io->retries)
+		sqe->flags |= IOSQE_ASYNC;
+	io_uring_sqe_set_data(sqe, io);
+	uring->prepared++;
+}
+
+/*
+ * Gives a request's next step to the kernel. There is no io_uring operation for
+ * BLKDISCARD in the kernels we run on, so that one call is made here and now.
+ */
+static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
+		  struct vublk_file_step *step)
+{
+	struct vublk_file_queue *queue = &uring->file_queue;
+	struct io_uring_sqe *sqe;
+
+	while (r && step->call == VUBLK_FILE_DISCARD) {
+		struct vublk_file *file = (struct vublk_file *)queue->queue.engine;
+
+		r = vublk_file_next(queue, io, vublk_file_call_blocking(file, step), step);
+	}
+	if (!r) {
+		vublk_engine_list_add(&queue->done, io);
+		return;
+	}
+	sqe = get_sqe(uring);
+	if (sqe)
+		prepare(uring, sqe, io, step);
+	else
+		vublk_engine_list_add(&uring->again, io);
+}
+
+void vublk_file_uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
+{
+	struct uring_queue *uring = uring_of(queue);
+	struct vublk_file_step step;
+	int r = vublk_file_begin(&uring->file_queue, io, &step);
+
+	issue(uring, io, r, &step);
+}
+
+/*
+ * EBUSY: the kernel wants completions taken first, so poll() comes next. EAGAIN:
+ * it is short of memory for the moment, and there may be no completion to wait
+ * for, so it is asked a few times more.
+ */
+void vublk_file_uring_commit(struct vublk_engine_queue *queue)
+{
+	struct uring_queue *uring = uring_of(queue);
+	int n, tries = MAX_SUBMIT_TRIES;
+
+	if (!uring->prepared)
+		return;
+	do
+		n = io_uring_submit(&uring->ring);
+	while ((n == -EAGAIN || n == -EINTR) && --tries);
+	if (n > 0)
+		uring->prepared -= VUBLK_MIN((unsigned)n, uring->prepared);
+}
+
+/* Those that found no entry try again, as if a call of theirs had said EAGAIN. */
+static void issue_again(struct uring_queue *uring)
+{
+	struct vublk_engine_list again = uring->again;
+	struct vublk_file_step step;
+	struct vublk_engine_io *io;
+
+	uring->again = (struct vublk_engine_list){ 0 };
+	while ((io = vublk_engine_list_take(&again))) {
+		int r = vublk_file_next(&uring->file_queue, io, -EAGAIN, &step);
+
+		io->retries = 0;
+		issue(uring, io, r, &step);
+	}
+}
+
+unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
+			       unsigned max)
+{
+	struct uring_queue *uring = uring_of(queue);
+	struct io_uring_cqe *cqes[BATCH];
+	struct vublk_file_step step;
+	unsigned n = io_uring_peek_batch_cqe(&uring->ring, cqes, BATCH);
+
+	for (unsigned i = 0; i < n; i++) {
+		struct vublk_engine_io *io = io_uring_cqe_get_data(cqes[i]);
+		int r = vublk_file_next(&uring->file_queue, io, cqes[i]->res, &step);
+
+		issue(uring, io, r, &step);
+	}
+	io_uring_cq_advance(&uring->ring, n);
+	if (uring->again.head)
+		issue_again(uring);
+	vublk_file_uring_commit(queue);
+	return vublk_engine_list_take_many(&uring->file_queue.done, ios, max);
+}

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A disk in a file or on a block device: opening it, locking it, and finding out
+ * what it is like. How requests are served is in engine-file-step.c.
+ *
+ * O_DIRECT is used where it serves every request that a guest may make, which is
+ * any multiple of 512 bytes; on a device with larger blocks only when asked for.
+ * Buffers that it cannot take go through a bounce buffer.
+ */
+#include "backend/engine-file.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <linux/stat.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+/* --- the lock -------------------------------------------------------------- */
+
+/*
+ * QEMU marks an image that it may write with a read lock on this byte; so do
+ * readers of ours look there, and a writer of ours locks every byte.
+ */
+#define QEMU_WRITE_BYTE 101
+
+static bool is_no_lock_here(int code)
+{
+	return code == EINVAL || code == ENOLCK || code == EOPNOTSUPP || code == ENOSYS;
+}
+
+static int lock_failed(const char *path, bool read_only, struct vublk_error *error)
+{
+	return vublk_error_set(error, EBUSY,
+			       "'%s' is locked by another program that %s it; stop that program%s",
+			       path, read_only ? "writes to" : "uses",
+			       read_only ? "" : " or serve the image read-only");
+}
+
+/* Two writers on one image destroy it; readers may share. Advisory, and goes with the fd. */
+static int lock_image(int fd, const struct vublk_engine_options *options,
+		      struct vublk_error *error)
+{
+	struct flock lock = {
+		.l_type = options->read_only ? F_RDLCK : F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_len = options->read_only ? 1 : 0,
+	};
+	struct flock writer = {
+		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = QEMU_WRITE_BYTE, .l_len = 1,
+	};
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+		if (!is_no_lock_here(errno))
+			return lock_failed(options->path, options->read_only, error);
+		vublk_log(options->log, VUBLK_LOG_WARNING,
+			  "'%s' cannot be locked on its file system (%s); make sure that nobody "
+			  "else writes to it", options->path, strerrordesc_np(errno));
+		return 0;
+	}
+	if (options->read_only && !fcntl(fd, F_OFD_GETLK, &writer) && writer.l_type != F_UNLCK)
+		return lock_failed(options->path, true, error);
+	return 0;
+}
+
+/* --- what the image is like ------------------------------------------------ */
+
+/* A number of /sys about the device, or about the disk that the partition is on. */
+static uint32_t read_sysfs(dev_t device, const char *name)
+{
+	static const char *const formats[] = {
+		"/sys/dev/block/%u:%u/queue/%s", "/sys/dev/block/%u:%u/../queue/%s",
+	};
+	unsigned long value = 0;
+	char path[128];
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(formats); i++) {
+		FILE *file;
+
+		snprintf(path, sizeof(path), formats[i], major(device), minor(device), name);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		if (fscanf(file, "%lu", &value) != 1)
+			value = 0;
+		fclose(file);
+		break;
+	}
+	return value > UINT32_MAX ? 0 : (uint32_t)value;
+}
+
+static uint32_t sane_block(uint32_t bytes, uint32_t otherwise)
+{
+	return bytes >= 512 && bytes <= 1u << 20 && vublk_is_power_of_two(bytes) ? bytes :
+										   otherwise;
+}
+
+static int size_of(const struct vublk_file *file, uint64_t *bytes, struct vublk_error *error)
+{
+	struct stat st;
+
+	if (file->block_device) {
+		if (ioctl(file->fd, BLKGETSIZE64, bytes) < 0)
+			return vublk_error_set_errno(error, errno, "cannot get the size of %s",
+						     file->engine.description);
+		return 0;
+	}
+	if (fstat(file->fd, &st) < 0)
+		return vublk_error_set_errno(error, errno, "cannot get the size of %s",
+					     file->engine.description);
+	*bytes = (uint64_t)st.st_size;
+	return 0;
+}
+
+static int check_size(const struct vublk_file *file, uint64_t bytes, struct vublk_error *error)
+{
+	if (bytes && !(bytes % 512))
+		return 0;
+	if (!bytes)
+		return vublk_error_set(error, EINVAL, "%s is empty; a disk has at least 512 bytes",
+				       file->engine.description);
+	return vublk_error_set(error, EINVAL,
+			       "%s has %" PRIu64 " bytes, which is no multiple of 512; make it %"
+			       PRIu64 " (truncate -s %%512 FILE rounds up)",
+			       file->engine.description, bytes, vublk_round_up(bytes, 512));
+}
+
+static int get_device_geometry(struct vublk_file *file, dev_t device)
+{
+	struct vublk_engine_geometry *geometry = &file->engine.geometry;
+	unsigned physical = 0, optimal = 0;
+	int logical = 0, read_only = 0;
+
+	if (ioctl(file->fd, BLKSSZGET, &logical) < 0 || ioctl(file->fd, BLKROGET, &read_only) < 0)
+		return -errno;
+	ioctl(file->fd, BLKPBSZGET, &physical);
+	ioctl(file->fd, BLKIOOPT, &optimal);
+	geometry->block_bytes = sane_block((uint32_t)logical, 512);
+	geometry->physical_block_bytes = sane_block(physical, geometry->block_bytes);
+	geometry->optimal_io_bytes = optimal;
+	geometry->discard_bytes = read_sysfs(device, "discard_granularity");
+	if (!read_sysfs(device, "discard_max_bytes"))
+		geometry->discard_bytes = 0;
+	geometry->read_only |= read_only != 0;
+	file->memory_align = file->offset_align = geometry->block_bytes;
+	return 0;
+}
+
+static void get_file_geometry(struct vublk_file *file, const struct stat *st)
+{
+	struct vublk_engine_geometry *geometry = &file->engine.geometry;
+
+	geometry->block_bytes = 512;
+	geometry->physical_block_bytes = sane_block((uint32_t)st->st_blksize, 4096);
+	geometry->discard_bytes = geometry->physical_block_bytes;
+	geometry->zeroes_may_unmap = true;
+	file->memory_align = file->offset_align = 0;
+}
+
+static int get_geometry(struct vublk_file *file, struct vublk_error *error)
+{
+	struct vublk_engine_geometry *geometry = &file->engine.geometry;
+	struct stat st;
+	int r = 0;
+
+	if (fstat(file->fd, &st) < 0)
+		return vublk_error_set_errno(error, errno, "cannot look at %s",
+					     file->engine.description);
+	file->block_device = S_ISBLK(st.st_mode);
+	if (!file->block_device && !S_ISREG(st.st_mode))
+		return vublk_error_set(error, EINVAL, "%s is neither a file nor a block device",
+				       file->engine.description);
+	if (file->block_device)
+		r = get_device_geometry(file, st.st_rdev);
+	else
+		get_file_geometry(file, &st);
+	if (r)
+		return vublk_error_set_errno(error, -r, "cannot get the block size of %s",
+					     file->engine.description);
+	r = size_of(file, &geometry->size_bytes, error);
+	return r ? r : check_size(file, geometry->size_bytes, error);
+}
+
+/* --- O_DIRECT -------------------------------------------------------------- */
+
+/* What the kernel says of direct I/O (since 6.1); false: it says nothing. */
+static bool ask_alignment(struct vublk_file *file)
+{
+#ifdef STATX_DIOALIGN
+	struct statx stx;
+
+	if (statx(file->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) < 0 ||
+	    !(stx.stx_mask & STATX_DIOALIGN))
+		return false;
+	file->memory_align = stx.stx_dio_mem_align;
+	file->offset_align = stx.stx_dio_offset_align;
+	return true;
+#else
+	return false;
+#endif
+}
+
+/* Finds the alignment by trying; the descriptor has O_DIRECT already. */
+static void try_alignment(struct vublk_file *file)
+{
+	void *buffer;
+
+	file->memory_align = file->offset_align = 0;
+	if (posix_memalign(&buffer, 4096, 4096))
+		return;
+	for (uint32_t bytes = 512; bytes <= 4096 && !file->offset_align; bytes *= 2)
+		if (pread(file->fd, buffer, bytes, 0) >= 0)
+			file->memory_align = file->offset_align = bytes;
+	free(buffer);
+}
+
+static int set_direct(int fd, bool on)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return -errno;
+	flags = on ? flags | O_DIRECT : flags & ~O_DIRECT;
+	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
+}
+
+/* Why O_DIRECT cannot be used, or NULL when it is on now. */
+static const char *try_direct(struct vublk_file *file, bool asked_for)
+{
+	struct vublk_engine_geometry *geometry = &file->engine.geometry;
+
+	if (set_direct(file->fd, true))
+		return "its file system has no O_DIRECT";
+	if (!ask_alignment(file))
+		try_alignment(file);
+	if (!file->offset_align || !vublk_is_power_of_two(file->offset_align) ||
+	    !vublk_is_power_of_two(file->memory_align))
+		return "its file system has no O_DIRECT for this file";
+	if (file->offset_align > 512 && !asked_for)
+		return "it has blocks of more than 512 bytes (cache=direct forces it)";
+	if (geometry->size_bytes % file->offset_align)
+		return "its size is no multiple of its file system's blocks";
+	if (file->offset_align > geometry->block_bytes)
+		geometry->block_bytes = file->offset_align;
+	geometry->physical_block_bytes = VUBLK_MAX(geometry->physical_block_bytes,
+						   geometry->block_bytes);
+	return NULL;
+}
+
+static int choose_cache(struct vublk_file *file, const struct vublk_engine_options *options,
+			struct vublk_error *error)
+{
+	bool asked_for = options->cache == VUBLK_CACHE_DIRECT;
+	const char *why;
+
+	if (options->cache == VUBLK_CACHE_BUFFERED)
+		return 0;
+	why = try_direct(file, asked_for);
+	if (why && asked_for)
+		return vublk_error_set(error, ENOTSUP,
+				       "cache=direct cannot be had for %s: %s; use cache=auto",
+				       file->engine.description, why);
+	if (why) {
+		set_direct(file->fd, false);
+		vublk_log(options->log, VUBLK_LOG_DEBUG, "%s goes through the page cache: %s",
+			  file->engine.description, why);
+		return 0;
+	}
+	file->direct = true;
+	return 0;
+}
+
+static int choose_method(struct vublk_file *file, const struct vublk_engine_options *options,
+			 struct vublk_error *error)
+{
+	int r;
+
+	file->blocking = options->method == VUBLK_IO_BLOCKING;
+	if (file->blocking)
+		return 0;
+	r = vublk_file_uring_probe();
+	if (!r)
+		return 0;
+	if (options->method == VUBLK_IO_URING)
+		return vublk_error_set_errno(error, -r,
+					     "io=io_uring cannot be had here; use io=auto");
+	vublk_log(options->log, VUBLK_LOG_WARNING,
+		  "io_uring cannot be had here (%s); going on with blocking calls, which are "
+		  "slower", strerrordesc_np(-r));
+	file->blocking = true;
+	return 0;
+}
+
+/* --- open and close -------------------------------------------------------- */
+
+static void file_close(struct vublk_engine *engine)
+{
+	struct vublk_file *file = (struct vublk_file *)engine;
+
+	vublk_fd_close(&file->fd);
+	if (file->zeros)
+		munmap(file->zeros, VUBLK_FILE_PIECE_BYTES);
+	free(file);
+}
+
+static int open_image(struct vublk_file *file, const struct vublk_engine_options *options,
+		      struct vublk_error *error)
+{
+	int flags = (options->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;
+
+	file->fd = open(options->path, flags);
+	if (file->fd < 0)
+		return vublk_error_set_errno(error, errno, "cannot open the image '%s'%s",
+					     options->path,
+					     errno == EACCES || errno == EROFS ?
+					     " for writing (read-only may help)" : "");
+	fcntl(file->fd, F_SETFL, fcntl(file->fd, F_GETFL) & ~O_NONBLOCK);
+	file->zeros = mmap(NULL, VUBLK_FILE_PIECE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
+			   -1, 0);
+	if (file->zeros == MAP_FAILED) {
+		file->zeros = NULL;
+		return vublk_error_set_errno(error, errno, "cannot map a page of zeroes");
+	}
+	return 0;
+}
+
+static int set_up(struct vublk_file *file, const struct vublk_engine_options *options,
+		  struct vublk_error *error)
+{
+	int r = open_image(file, options, error);
+
+	if (!r)
+		r = get_geometry(file, error);
+	if (!r)
+		r = lock_image(file->fd, options, error);
+	if (!r)
+		r = choose_cache(file, options, error);
+	if (!r)
+		r = choose_method(file, options, error);
+	return r;
+}
+
+static int file_open(const struct vublk_engine_options *options, struct vublk_engine **engine,
+		     struct vublk_error *error)
+{
+	struct vublk_file *file;
+	int r;
+
+	if (!options->path)
+		return vublk_error_set(error, EINVAL, "the engine file needs an image; give "
+				       "blk-file=PATH");
+	if (options->size_bytes)
+		return vublk_error_set(error, EINVAL, "the size of '%s' is its own; leave out size",
+				       options->path);
+	file = calloc(1, sizeof(*file));
+	if (!file)
+		return vublk_error_set(error, ENOMEM, "no memory for the engine file");
+	file->fd = -1;
+	file->engine.log = options->log;
+	file->engine.geometry.read_only = options->read_only;
+	snprintf(file->engine.description, sizeof(file->engine.description), "'%s'",
+		 options->path);
+	r = set_up(file, options, error);
+	if (r) {
+		file_close(&file->engine);
+		return r;
+	}
+	*engine = &file->engine;
+	return 0;
+}
+
+static int file_refresh(struct vublk_engine *engine, struct vublk_error *error)
+{
+	struct vublk_file *file = (struct vublk_file *)engine;
+	uint64_t bytes;
+	int r = size_of(file, &bytes, error);
+
+	if (!r)
+		r = check_size(file, bytes, error);
+	if (r)
+		return r;
+	if (file->direct && bytes % file->offset_align)
+		return vublk_error_set(error, EINVAL,
+				       "%s has %" PRIu64 " bytes now, which is no multiple of "
+				       "its blocks of %u bytes; O_DIRECT needs one",
+				       engine->description, bytes, file->offset_align);
+	engine->geometry.size_bytes = bytes;
+	return 0;
+}
+
+/* --- queues: the method's -------------------------------------------------- */
+
+static int file_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
+			  struct vublk_error *error)
+{
+	struct vublk_file *file = (struct vublk_file *)engine;
+
+	return file->blocking ? vublk_file_blocking_queue_new(file, queue, error) :
+				vublk_file_uring_queue_new(file, queue, error);
+}
+
+static bool is_blocking(const struct vublk_engine_queue *queue)
+{
+	return ((const struct vublk_file *)queue->engine)->blocking;
+}
+
+static void file_queue_free(struct vublk_engine_queue *queue)
+{
+	if (is_blocking(queue))
+		vublk_file_blocking_queue_free(queue);
+	else
+		vublk_file_uring_queue_free(queue);
+}
+
+static void file_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
+{
+	if (is_blocking(queue))
+		vublk_file_blocking_submit(queue, io);
+	else
+		vublk_file_uring_submit(queue, io);
+}
+
+static void file_commit(struct vublk_engine_queue *queue)
+{
+	if (!is_blocking(queue))
+		vublk_file_uring_commit(queue);
+}
+
+static unsigned file_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
+			  unsigned max)
+{
+	return is_blocking(queue) ? vublk_file_blocking_poll(queue, ios, max) :
+				    vublk_file_uring_poll(queue, ios, max);
+}
+
+const struct vublk_engine_ops vublk_engine_file = {
+	.name = "file",
+	.open = file_open,
+	.close = file_close,
+	.refresh = file_refresh,
+	.queue_new = file_queue_new,
+	.queue_free = file_queue_free,
+	.submit = file_submit,
+	.commit = file_commit,
+	.poll = file_poll,
+};

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_ENGINE_FILE_H
+#define VUBLK_BACKEND_ENGINE_FILE_H
+
+/*
+ * The parts of the file engine. engine-file.c opens the image; engine-file-step.c
+ * turns a request into system calls, one step after the other, without making
+ * them; engine-file-uring.c and engine-file-blocking.c make them.
+ */
+#include "backend/engine.h"
+
+#include "util/log.h"
+
+/* What a step moves at most when it goes through memory of the engine's own. */
+#define VUBLK_FILE_PIECE_BYTES (UINT64_C(1) << 20)
+
+struct vublk_file {
+	struct vublk_engine engine;
+	int fd;
+	bool direct;
+	bool block_device;
+	bool blocking;           /* the method is not io_uring */
+	uint32_t memory_align;   /* of buffers, when direct */
+	uint32_t offset_align;   /* of offsets and lengths, when direct */
+	void *zeros;             /* VUBLK_FILE_PIECE_BYTES of them, page aligned */
+
+	/* any worker, relaxed: what the file system turned out not to have */
+	bool no_punch;
+	bool no_zero_range;
+};
+
+/* Embedded in the queue of each method. */
+struct vublk_file_queue {
+	struct vublk_engine_queue queue;
+	struct vublk_engine_list done;
+	struct vublk_log_limit limit;
+};
+
+enum vublk_file_call {
+	VUBLK_FILE_READ,
+	VUBLK_FILE_WRITE,     /* `flags`: RWF_DSYNC or 0 */
+	VUBLK_FILE_SYNC,      /* fdatasync */
+	VUBLK_FILE_FALLOCATE, /* `flags`: the mode */
+	VUBLK_FILE_DISCARD,   /* BLKDISCARD */
+};
+
+/* The system call that a request needs next. */
+struct vublk_file_step {
+	enum vublk_file_call call;
+	int flags;
+	uint64_t offset, bytes;
+	const struct iovec *iov; /* READ, WRITE */
+	unsigned num_iov;
+};
+
+/* Begins a request: 1: `step` is what it needs; 0: it is done, io->result says how. */
+int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+		     struct vublk_file_step *step);
+
+/* Takes what the last step returned (bytes, 0, or a negative errno); as begin(). */
+int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
+		    struct vublk_file_step *step);
+
+/* Makes the call of a step and waits for it. Bytes, 0, or a negative errno. */
+int64_t vublk_file_call_blocking(const struct vublk_file *file,
+				 const struct vublk_file_step *step);
+
+/* A method's queue; -ENOSYS, -EPERM and the like: not on this system. */
+int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
+			       struct vublk_error *error);
+void vublk_file_uring_queue_free(struct vublk_engine_queue *queue);
+void vublk_file_uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
+void vublk_file_uring_commit(struct vublk_engine_queue *queue);
+unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
+			       unsigned max);
+/* Whether this process may use io_uring; the errno that says why not, negative. */
+int vublk_file_uring_probe(void);
+
+int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
+				  struct vublk_error *error);
+void vublk_file_blocking_queue_free(struct vublk_engine_queue *queue);
+void vublk_file_blocking_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
+unsigned vublk_file_blocking_poll(struct vublk_engine_queue *queue,
+				  struct vublk_engine_io **ios, unsigned max);
+
+#endif

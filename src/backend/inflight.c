@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * In-flight tracking of split rings ("Inflight I/O tracking" of the vhost-user
+ * specification, whose steps are followed one for one).
+ *
+ * The idea to read it by: the reader of what is written here is a process that
+ * starts after this one died at any instruction. So what matters is the order in
+ * which the stores reach memory, and each that must not overtake another is a
+ * release:
+ *   I  `counter` before `inflight`: a chain that counts as taken has its place
+ *   J  the list of the batch before the used index (the ring's publish), and
+ *      that before the clearing of `inflight`, and that before `used_idx`
+ * The front-end owns the area and may write it at any time: what is read from it
+ * is checked, and nothing of it is read while the queue runs.
+ */
+#include "backend/inflight.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* --- the area -------------------------------------------------------------- */
+
+static int check_counts(unsigned num_queues, unsigned queue_size, struct vublk_error *error)
+{
+	if (num_queues && queue_size && queue_size <= VUBLK_RING_MAX_SIZE)
+		return 0;
+	return vublk_error_set(error, EPROTO,
+			       "an in-flight area for %u queues of %u entries is asked for; "
+			       "expected at least 1 queue, of 1 to %u entries",
+			       num_queues, queue_size, VUBLK_RING_MAX_SIZE);
+}
+
+int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queues,
+			    uint16_t queue_size, int *fd, struct vublk_error *error)
+{
+	uint64_t bytes = vublk_inflight_split_area_bytes(num_queues, queue_size);
+	VUBLK_FD int memfd = -1;
+	void *mapping;
+	int r = check_counts(num_queues, queue_size, error);
+
+	if (r)
+		return r;
+	memfd = vublk_memfd_new("vublk-inflight", bytes, error);
+	if (memfd < 0)
+		return memfd;
+	mapping = vublk_map_shared(memfd, 0, bytes, error);
+	if (!mapping)
+		return -ENOMEM;
+	vublk_inflight_area_unmap(area);
+	*area = (struct vublk_inflight_area){
+		.mapping = mapping,
+		.mapping_bytes = bytes,
+		.regions = mapping,
+		.num_queues = num_queues,
+		.queue_size = queue_size,
+	};
+	*fd = vublk_fd_steal(&memfd);
+	return 0;
+}
+
+static int check_area(const struct vublk_vu_inflight *wire, int fd, unsigned max_queues,
+		      struct vublk_error *error)
+{
+	uint64_t bytes = vublk_inflight_split_area_bytes(wire->num_queues, wire->queue_size);
+	struct stat st;
+	int r = check_counts(wire->num_queues, wire->queue_size, error);
+
+	if (r)
+		return r;
+	if (wire->num_queues > max_queues)
+		return vublk_error_set(error, EPROTO,
+				       "SET_INFLIGHT_FD has %u queues; this disk has %u",
+				       wire->num_queues, max_queues);
+	if (wire->mmap_size < bytes)
+		return vublk_error_set(error, EPROTO,
+				       "SET_INFLIGHT_FD has %" PRIu64 " bytes; %u queues of %u "
+				       "entries need %" PRIu64, (uint64_t)wire->mmap_size,
+				       wire->num_queues, wire->queue_size, bytes);
+	if (wire->mmap_offset % VUBLK_INFLIGHT_ALIGN)
+		return vublk_error_set(error, EPROTO,
+				       "SET_INFLIGHT_FD has the offset %" PRIu64
+				       ", which is no multiple of %u", (uint64_t)wire->mmap_offset,
+				       VUBLK_INFLIGHT_ALIGN);
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+	    !vublk_range_within(wire->mmap_offset, bytes, (uint64_t)st.st_size))
+		return vublk_error_set(error, EPROTO,
+				       "SET_INFLIGHT_FD's descriptor is not a memory file of at "
+				       "least %" PRIu64 " bytes after the offset %" PRIu64,
+				       bytes, (uint64_t)wire->mmap_offset);
+	return 0;
+}
+
+int vublk_inflight_area_map(struct vublk_inflight_area *area,
+			    const struct vublk_vu_inflight *wire, int fd, unsigned max_queues,
+			    struct vublk_error *error)
+{
+	uint64_t bytes = vublk_inflight_split_area_bytes(wire->num_queues, wire->queue_size);
+	uint64_t inside = wire->mmap_offset % (uint64_t)sysconf(_SC_PAGESIZE);
+	void *mapping;
+	int r = check_area(wire, fd, max_queues, error);
+
+	if (r)
+		return r;
+	mapping = vublk_map_shared(fd, wire->mmap_offset - inside, inside + bytes, error);
+	if (!mapping)
+		return -ENOMEM;
+	vublk_inflight_area_unmap(area);
+	*area = (struct vublk_inflight_area){
+		.mapping = mapping,
+		.mapping_bytes = inside + bytes,
+		.regions = (char *)mapping + inside,
+		.num_queues = wire->num_queues,
+		.queue_size = wire->queue_size,
+	};
+	return 0;
+}
+
+void vublk_inflight_area_unmap(struct vublk_inflight_area *area)
+{
+	vublk_unmap(area->mapping, area->mapping_bytes);
+	*area = (struct vublk_inflight_area){ 0 };
+}
+
+/* --- recovery -------------------------------------------------------------- */
+
+/*
+ * The previous back-end died between publishing its last batch and noting it:
+ * the requests of the batch are complete, and the list says which they are.
+ */
+static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
+			     uint16_t used_idx, struct vublk_error *error)
+{
+	uint16_t batch = (uint16_t)(used_idx - vublk_load_relaxed(&region->used_idx));
+	uint16_t head = vublk_load_relaxed(&region->last_batch_head);
+
+	if (batch > size)
+		return vublk_error_set(error, EPROTO,
+				       "the in-flight area stands at used index %u and the ring "
+				       "at %u, %u apart with %u entries; it is not this ring's",
+				       vublk_load_relaxed(&region->used_idx), used_idx, batch,
+				       size);
+	for (; batch; batch--) {
+		if (head >= size)
+			return vublk_error_set(error, EPROTO,
+					       "the in-flight area's last batch names entry %u of "
+					       "%u", head, size);
+		vublk_store_relaxed(&region->desc[head].inflight, 0);
+		head = vublk_load_relaxed(&region->desc[head].next);
+	}
+	vublk_store_release(&region->used_idx, used_idx); /* J */
+	return 0;
+}
+
+struct undone {
+	uint64_t counter;
+	uint16_t head;
+};
+
+static int compare_undone(const void *a, const void *b)
+{
+	uint64_t x = ((const struct undone *)a)->counter;
+	uint64_t y = ((const struct undone *)b)->counter;
+
+	return x < y ? -1 : x > y;
+}
+
+/* `heads` sorted by counter; returns the counter to go on with. */
+static uint64_t collect_rest(const struct vublk_inflight_split *region, unsigned size,
+			     struct vublk_inflight_rest *rest)
+{
+	struct undone undone[VUBLK_RING_MAX_SIZE];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < size; i++)
+		if (vublk_load_acquire(&region->desc[i].inflight)) { /* I */
+			undone[n].counter = vublk_load_relaxed(&region->desc[i].counter);
+			undone[n++].head = (uint16_t)i;
+		}
+	qsort(undone, n, sizeof(undone[0]), compare_undone);
+	for (unsigned i = 0; i < n; i++)
+		rest->heads[i] = undone[i].head;
+	rest->count = n;
+	return n ? undone[n - 1].counter + 1 : 0;
+}
+
+static void init_region(struct vublk_inflight_split *region, uint16_t desc_num,
+			uint16_t used_idx)
+{
+	memset(region, 0, vublk_inflight_split_region_bytes(desc_num));
+	region->desc_num = desc_num;
+	region->used_idx = used_idx;
+	vublk_store_release(&region->version, VUBLK_INFLIGHT_VERSION);
+}
+
+static int check_region(const struct vublk_inflight_area *area, unsigned index, unsigned size,
+			struct vublk_error *error)
+{
+	if (index < area->num_queues && size <= area->queue_size)
+		return 0;
+	return vublk_error_set(error, EPROTO,
+			       "queue %u has %u entries; the in-flight area is for %u queues of "
+			       "%u entries", index, size, area->num_queues, area->queue_size);
+}
+
+/*
+ * Every chain that was made available and is not completed is either in flight
+ * or was never taken; so taking goes on after as many as are completed or in
+ * flight, whatever SET_VRING_BASE says (front-ends differ in it after a crash).
+ */
+int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
+			       const struct vublk_inflight_area *area, unsigned index,
+			       unsigned size, uint16_t used_idx, uint16_t *base,
+			       struct vublk_inflight_rest *rest, struct vublk_error *error)
+{
+	struct vublk_inflight_split *region;
+	int r;
+
+	rest->count = 0;
+	*queue = (struct vublk_inflight_queue){ 0 };
+	if (!area->mapping)
+		return 0;
+	r = check_region(area, index, size, error);
+	if (r)
+		return r;
+	region = (struct vublk_inflight_split *)
+		(area->regions + index * vublk_inflight_split_region_bytes(area->queue_size));
+	if (!vublk_load_acquire(&region->version)) {
+		init_region(region, area->queue_size, used_idx);
+	} else {
+		r = finish_last_batch(region, size, used_idx, error);
+		if (r)
+			return r;
+		queue->counter = collect_rest(region, size, rest);
+		queue->last_batch_head = vublk_load_relaxed(&region->last_batch_head);
+		*base = (uint16_t)(used_idx + rest->count);
+	}
+	queue->region = region;
+	return 0;
+}
+
+/* --- while the queue runs -------------------------------------------------- */
+
+void vublk_inflight_queue_take(struct vublk_inflight_queue *queue, uint16_t head)
+{
+	if (!queue->region)
+		return;
+	vublk_store_relaxed(&queue->region->desc[head].counter, queue->counter++);
+	vublk_store_release(&queue->region->desc[head].inflight, 1); /* I */
+}
+
+void vublk_inflight_queue_push(struct vublk_inflight_queue *queue, uint16_t head)
+{
+	if (!queue->region)
+		return;
+	vublk_store_relaxed(&queue->region->desc[head].next, queue->last_batch_head);
+	vublk_store_release(&queue->region->last_batch_head, head); /* J */
+	queue->last_batch_head = head;
+	queue->batch[queue->num_batch++] = head;
+}
+
+void vublk_inflight_queue_publish(struct vublk_inflight_queue *queue, uint16_t used_idx)
+{
+	if (!queue->region)
+		return;
+	for (unsigned i = 0; i < queue->num_batch; i++)
+		vublk_store_release(&queue->region->desc[queue->batch[i]].inflight, 0); /* J */
+	queue->num_batch = 0;
+	vublk_store_release(&queue->region->used_idx, used_idx); /* J */
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_MEMORY_H
+#define VUBLK_BACKEND_MEMORY_H
+
+/*
+ * The memory that the front-end shares: its regions, mapped, and the map that
+ * rings translate by. It changes only while no queue runs.
+ */
+#include "proto/vhost-user.h"
+#include "virtio/memory-map.h"
+
+#define VUBLK_BACKEND_MEMORY_SLOTS 509
+
+struct vublk_backend_memory {
+	struct vublk_memory_map map;
+	struct vublk_memory_mapping *mappings; /* as many as the map has regions; by guest_addr */
+};
+
+/*
+ * SET_MEM_TABLE: replaces everything; on failure what was stays. A descriptor is
+ * needed only to map and remains the message's.
+ */
+int vublk_backend_memory_set(struct vublk_backend_memory *memory,
+			     const struct vublk_vu_message *message, struct vublk_error *error);
+/* ADD_MEM_REG and REM_MEM_REG. */
+int vublk_backend_memory_add(struct vublk_backend_memory *memory,
+			     const struct vublk_vu_message *message, struct vublk_error *error);
+int vublk_backend_memory_remove(struct vublk_backend_memory *memory,
+				const struct vublk_vu_message *message,
+				struct vublk_error *error);
+
+/* Unmaps everything. Idempotent. */
+void vublk_backend_memory_clear(struct vublk_backend_memory *memory);
+
+#endif

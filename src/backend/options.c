@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The options of a back-end: one table has their names, what a program that
+ * lists them shows, their defaults and who parses them. Defaults are parsed like
+ * any other value, so none is written twice.
+ */
+#include "backend/options.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/option.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+
+#define AUTO_MAX_QUEUES 16
+
+struct option {
+	struct vublk_backend_option shown;
+	int (*parse)(const char *name, const char *value, struct vublk_backend_settings *settings,
+		     struct vublk_error *error);
+};
+
+static unsigned count_cpus(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	if (sched_getaffinity(0, sizeof(set), &set) < 0)
+		return 1;
+	return (unsigned)VUBLK_MAX(CPU_COUNT(&set), 1);
+}
+
+/* --- a parser an option ---------------------------------------------------- */
+
+static int parse_socket_path(const char *name, const char *value,
+			     struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	if (!value[0])
+		return vublk_error_set(error, EINVAL, "%s must name a socket", name);
+	settings->socket_path = value;
+	return 0;
+}
+
+static int parse_fd(const char *name, const char *value, struct vublk_backend_settings *settings,
+		    struct vublk_error *error)
+{
+	uint64_t fd;
+	int r = vublk_parse_u64(name, value, 0, INT_MAX, &fd, error);
+
+	if (!r)
+		settings->fd = (int)fd;
+	return r;
+}
+
+static int parse_engine(const char *name, const char *value,
+			struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	settings->engine = vublk_engine_find(value);
+	if (!settings->engine)
+		return vublk_error_set(error, EINVAL, "%s must be one of %s, not '%s'", name,
+				       vublk_engine_names(), value);
+	return 0;
+}
+
+static int parse_blk_file(const char *name, const char *value,
+			  struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	if (!value[0])
+		return vublk_error_set(error, EINVAL, "%s must name a file or a block device",
+				       name);
+	settings->disk.path = value;
+	return 0;
+}
+
+static int parse_size(const char *name, const char *value,
+		      struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return vublk_parse_bytes(name, value, 512, INT64_MAX, &settings->disk.size_bytes, error);
+}
+
+static int parse_read_only(const char *name, const char *value,
+			   struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return vublk_parse_bool(name, value, &settings->disk.read_only, error);
+}
+
+/* "auto" is 0 here and resolved when everything is known. */
+static int parse_count(const char *name, const char *value, unsigned max, unsigned *count,
+		       struct vublk_error *error)
+{
+	uint64_t number = 0;
+	int r = 0;
+
+	if (strcmp(value, "auto"))
+		r = vublk_parse_u64(name, value, 1, max, &number, error);
+	if (!r)
+		*count = (unsigned)number;
+	return r;
+}
+
+static int parse_num_queues(const char *name, const char *value,
+			    struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return parse_count(name, value, VUBLK_BACKEND_MAX_QUEUES, &settings->num_queues, error);
+}
+
+static int parse_threads(const char *name, const char *value,
+			 struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return parse_count(name, value, VUBLK_BACKEND_MAX_QUEUES, &settings->num_threads, error);
+}
+
+/* The index of `value` among `words`, which are as in the option's description. */
+static int parse_choice(const char *name, const char *value, const char *const *words,
+			unsigned num_words, unsigned *choice, struct vublk_error *error)
+{
+	char all[128] = "";
+
+	for (unsigned i = 0; i < num_words; i++) {
+		if (!strcmp(value, words[i])) {
+			*choice = i;
+			return 0;
+		}
+		snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s%s", i ? ", " : "",
+			 words[i]);
+	}
+	return vublk_error_set(error, EINVAL, "%s must be one of %s, not '%s'", name, all, value);
+}
+
+static int parse_poll(const char *name, const char *value,
+		      struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	static const char *const words[] = {
+		[VUBLK_POLL_ADAPTIVE] = "adaptive",
+		[VUBLK_POLL_OFF] = "off",
+		[VUBLK_POLL_BUSY] = "busy",
+	};
+	unsigned choice;
+	int r = parse_choice(name, value, words, VUBLK_ARRAY_SIZE(words), &choice, error);
+
+	if (!r)
+		settings->poll = choice;
+	return r;
+}
+
+static int parse_cache(const char *name, const char *value,
+		       struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	static const char *const words[] = {
+		[VUBLK_CACHE_AUTO] = "auto",
+		[VUBLK_CACHE_DIRECT] = "direct",
+		[VUBLK_CACHE_BUFFERED] = "buffered",
+	};
+	unsigned choice;
+	int r = parse_choice(name, value, words, VUBLK_ARRAY_SIZE(words), &choice, error);
+
+	if (!r)
+		settings->disk.cache = choice;
+	return r;
+}
+
+static int parse_io(const char *name, const char *value, struct vublk_backend_settings *settings,
+		    struct vublk_error *error)
+{
+	static const char *const words[] = {
+		[VUBLK_IO_AUTO] = "auto",
+		[VUBLK_IO_URING] = "io_uring",
+		[VUBLK_IO_BLOCKING] = "blocking",
+	};
+	unsigned choice;
+	int r = parse_choice(name, value, words, VUBLK_ARRAY_SIZE(words), &choice, error);
+
+	if (!r)
+		settings->disk.method = choice;
+	return r;
+}
+
+static int parse_write_cache(const char *name, const char *value,
+			     struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return vublk_parse_bool(name, value, &settings->write_cache, error);
+}
+
+static int parse_serial(const char *name, const char *value,
+			struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	size_t bytes = strlen(value);
+
+	if (bytes > VUBLK_BLK_ID_BYTES)
+		return vublk_error_set(error, EINVAL, "%s must have at most %u characters, not "
+				       "the %zu of '%s'", name, VUBLK_BLK_ID_BYTES, bytes, value);
+	memset(settings->serial, 0, sizeof(settings->serial));
+	memcpy(settings->serial, value, bytes);
+	return 0;
+}
+
+/* --- the table ------------------------------------------------------------- */
+
+static const struct option options_table[] = {
+	{ { "socket-path", "string", NULL, "Unix socket to listen on" }, parse_socket_path },
+	{ { "fd", "number", NULL, "Descriptor of a socket, listening or connected" }, parse_fd },
+	{ { "engine", "choice", "file", "What stores the disk: file, memory, null" },
+	  parse_engine },
+	{ { "blk-file", "string", NULL, "Image or block device (engine file)" }, parse_blk_file },
+	{ { "size", "size", NULL, "Size of the disk in bytes (engines memory and null)" },
+	  parse_size },
+	{ { "read-only", "bool", "off", "Serve the disk without writing to it" },
+	  parse_read_only },
+	{ { "num-queues", "number", "auto",
+	    "Queues on offer, 1 to 256; auto: one a CPU, at most 16" }, parse_num_queues },
+	{ { "threads", "number", "auto",
+	    "Threads that serve the queues; auto: one a queue, at most one a CPU" },
+	  parse_threads },
+	{ { "poll", "choice", "adaptive",
+	    "Look for work before sleeping: adaptive, off, busy (never sleep)" }, parse_poll },
+	{ { "cache", "choice", "auto",
+	    "The host's page cache: direct (around it), buffered, auto (direct if it can)" },
+	  parse_cache },
+	{ { "io", "choice", "auto",
+	    "How files are accessed: io_uring, blocking, auto (io_uring if it can)" }, parse_io },
+	{ { "write-cache", "bool", "on",
+	    "Writes complete before they are stable, until the driver flushes" },
+	  parse_write_cache },
+	{ { "serial", "string", "vublk", "What the disk says it is, at most 20 characters" },
+	  parse_serial },
+};
+
+#define NUM_OPTIONS VUBLK_ARRAY_SIZE(options_table)
+
+static struct vublk_backend_option shown[NUM_OPTIONS + 1];
+static pthread_once_t shown_once = PTHREAD_ONCE_INIT;
+
+static void fill_shown(void)
+{
+	for (size_t i = 0; i < NUM_OPTIONS; i++)
+		shown[i] = options_table[i].shown;
+}
+
+const struct vublk_backend_option *vublk_backend_options(void)
+{
+	pthread_once(&shown_once, fill_shown);
+	return shown;
+}
+
+static const struct option *find(const char *name)
+{
+	for (size_t i = 0; i < NUM_OPTIONS; i++)
+		if (!strcmp(options_table[i].shown.name, name))
+			return &options_table[i];
+	return NULL;
+}
+
+/* --- all of them ----------------------------------------------------------- */
+
+static int set_defaults(struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	int r = 0;
+
+	*settings = (struct vublk_backend_settings){ .fd = -1 };
+	for (size_t i = 0; i < NUM_OPTIONS && !r; i++) {
+		const struct vublk_backend_option *option = &options_table[i].shown;
+
+		if (option->default_value)
+			r = options_table[i].parse(option->name, option->default_value, settings,
+						   error);
+	}
+	return r;
+}
+
+static int check_together(struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	if (!settings->socket_path && settings->fd < 0)
+		return vublk_error_set(error, EINVAL, "a back-end needs a socket: give "
+				       "socket-path=PATH or fd=NUMBER");
+	if (settings->socket_path && settings->fd >= 0)
+		return vublk_error_set(error, EINVAL, "socket-path and fd exclude each other");
+	if (!settings->num_queues)
+		settings->num_queues = VUBLK_MIN(count_cpus(), (unsigned)AUTO_MAX_QUEUES);
+	if (!settings->num_threads)
+		settings->num_threads = VUBLK_MIN(count_cpus(), settings->num_queues);
+	if (settings->num_threads > settings->num_queues)
+		return vublk_error_set(error, EINVAL, "threads is %u, more than the %u queues "
+				       "that they would serve", settings->num_threads,
+				       settings->num_queues);
+	return 0;
+}
+
+int vublk_backend_settings_parse(const struct vublk_option *options,
+				 struct vublk_backend_settings *settings,
+				 struct vublk_error *error)
+{
+	int r = set_defaults(settings, error);
+
+	/* All of them, even after one was refused: the descriptor is taken over. */
+	for (const struct vublk_option *o = options; o && o->name; o++) {
+		const struct option *option = find(o->name);
+		bool is_fd = option && option->parse == parse_fd;
+
+		if (r && !is_fd)
+			continue;
+		if (!option)
+			r = vublk_error_set(error, EINVAL, "there is no option '%s'", o->name);
+		else if (!o->value)
+			r = vublk_error_set(error, EINVAL, "the option %s has no value", o->name);
+		else if (r)
+			option->parse(o->name, o->value, settings, NULL);
+		else
+			r = option->parse(o->name, o->value, settings, error);
+	}
+	return r ? r : check_together(settings, error);
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_OPTIONS_H
+#define VUBLK_BACKEND_OPTIONS_H
+
+/* The options of vublk_backend_open(), parsed. */
+#include "backend/config.h"
+#include "backend/engine.h"
+#include "backend/worker.h"
+
+#include <vublk/backend.h>
+
+#define VUBLK_BACKEND_MAX_QUEUES 256 /* KICK and CALL have 8 bits for the index */
+
+/* Strings are the caller's, borrowed during vublk_backend_open(). */
+struct vublk_backend_settings {
+	const char *socket_path; /* NULL: not given */
+	int fd;                  /* -1: not given */
+	const struct vublk_engine_ops *engine;
+	struct vublk_engine_options disk;
+	unsigned num_queues;
+	unsigned num_threads;
+	enum vublk_poll_mode poll;
+	bool write_cache;
+	char serial[VUBLK_BLK_ID_BYTES];
+};
+
+/*
+ * `fd` is set even when a later option is refused, so that the caller can close
+ * what it took over.
+ */
+int vublk_backend_settings_parse(const struct vublk_option *options,
+				 struct vublk_backend_settings *settings,
+				 struct vublk_error *error);
+
+#endif

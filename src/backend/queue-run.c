@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A virtqueue as its worker runs it: chains off the ring, completions onto it.
+ * Nothing here allocates or locks, and the kernel is entered only to call a
+ * driver that wants to be called.
+ */
+#include "backend/queue.h"
+
+#include "util/fd.h"
+
+#include <errno.h>
+
+/* Chains taken at once: more wait until the other queues of the worker had a turn. */
+#define TAKE_BATCH 64
+
+/* --- requests -------------------------------------------------------------- */
+
+static struct vublk_request *take_slot(struct vublk_queue *queue)
+{
+	struct vublk_request *request = queue->free_requests;
+
+	if (request)
+		queue->free_requests = request->next_free;
+	return request;
+}
+
+static void put_slot(struct vublk_queue *queue, struct vublk_request *request)
+{
+	request->next_free = queue->free_requests;
+	queue->free_requests = request;
+}
+
+void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes)
+{
+	/* A driver that reuses entries too early must not make the batch longer than it can be. */
+	if (queue->pushed >= queue->ring.size)
+		vublk_queue_publish(queue);
+	vublk_inflight_queue_push(&queue->inflight, request->chain.head);
+	vublk_device_ring_push(&queue->ring, request->chain.head, bytes);
+	queue->pushed++;
+	queue->outstanding--;
+	put_slot(queue, request);
+}
+
+void vublk_queue_publish(struct vublk_queue *queue)
+{
+	bool call;
+
+	if (!queue->pushed)
+		return;
+	queue->pushed = 0;
+	call = vublk_device_ring_publish(&queue->ring);
+	vublk_inflight_queue_publish(&queue->inflight, vublk_device_ring_used(&queue->ring));
+	if (call && queue->call_fd >= 0)
+		vublk_eventfd_signal(queue->call_fd);
+}
+
+/* --- the ring -------------------------------------------------------------- */
+
+static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *error)
+{
+	queue->phase = VUBLK_QUEUE_BROKEN;
+	vublk_log(queue->log, VUBLK_LOG_ERROR, "queue %u is stopped, for its driver broke the "
+		  "ring: %s", queue->index, error->text);
+	if (queue->err_fd >= 0)
+		vublk_eventfd_signal(queue->err_fd);
+}
+
+/* What came of taking a chain: whether there may be another. */
+static bool took(struct vublk_queue *queue, struct vublk_request *request, int r,
+		 const struct vublk_error *error, struct vublk_engine_queue *engine)
+{
+	if (r == 1 || r == -EBADMSG) {
+		queue->outstanding++;
+		vublk_inflight_queue_take(&queue->inflight, request->chain.head);
+	}
+	if (r == 1) {
+		vublk_request_begin(request, engine);
+		return true;
+	}
+	if (r == -EBADMSG) {
+		vublk_log_limited(queue->log, &queue->limit, VUBLK_LOG_WARNING,
+				  "queue %u: a malformed request is refused: %s", queue->index,
+				  error->text);
+		vublk_queue_push(queue, request, 0);
+		return true;
+	}
+	put_slot(queue, request);
+	if (r < 0)
+		ring_is_broken(queue, error);
+	return false;
+}
+
+unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine)
+{
+	struct vublk_error error = { 0 };
+	unsigned n = 0;
+
+	while (n < TAKE_BATCH && queue->phase == VUBLK_QUEUE_GOING) {
+		struct vublk_request *request = take_slot(queue);
+		int r;
+
+		if (!request)
+			break;
+		r = vublk_device_ring_take(&queue->ring, queue->map, &request->chain, &error);
+		if (!took(queue, request, r, &error, engine))
+			break;
+		n++;
+	}
+	return n;
+}
+
+void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *engine)
+{
+	struct vublk_error error = { 0 };
+
+	if (queue->rest.count)
+		vublk_log(queue->log, VUBLK_LOG_INFO, "queue %u: %u requests that the last "
+			  "back-end left undone are done again", queue->index,
+			  queue->rest.count);
+	for (unsigned i = 0; i < queue->rest.count; i++) {
+		struct vublk_request *request = take_slot(queue);
+		int r = vublk_device_ring_take_again(&queue->ring, queue->map,
+						     queue->rest.heads[i], &request->chain,
+						     &error);
+
+		if (!took(queue, request, r, &error, engine))
+			break;
+	}
+	/* The back-end before this one may have died between a completion and its call. */
+	if (queue->call_fd >= 0)
+		vublk_eventfd_signal(queue->call_fd);
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A virtqueue as the control thread sees it: what the front-end said of it, and
+ * handing it to its worker and back ("Ring states" of the vhost-user
+ * specification). What the worker does with it is in queue-run.c.
+ *
+ * A queue that is not enabled is not run: a disk has nothing to do for it that
+ * would have no side effects. It is run as soon as everything was said, without
+ * waiting for the first kick, which may have been meant for the back-end before
+ * this one.
+ */
+#include "backend/queue.h"
+
+#include "backend/worker.h"
+#include "util/atomic.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+/* --- messages between the threads ------------------------------------------ */
+
+static void on_start(void *opaque)
+{
+	struct vublk_queue *queue = opaque;
+
+	queue->result = vublk_worker_add_queue(queue->worker, queue, &queue->error);
+	vublk_loop_post(queue->control, &queue->answer_task);
+}
+
+static void on_stop(void *opaque)
+{
+	struct vublk_queue *queue = opaque;
+
+	/* Answered by the worker when the queue has drained. */
+	vublk_worker_drain_queue(queue->worker, queue);
+}
+
+static void drop_ring(struct vublk_queue *queue)
+{
+	vublk_device_ring_deinit(&queue->ring);
+	queue->inflight.region = NULL;
+	queue->map = NULL;
+}
+
+static void on_answer(void *opaque)
+{
+	struct vublk_queue *queue = opaque;
+
+	if (queue->state == VUBLK_QUEUE_STOPPING) {
+		queue->setup.base = vublk_device_ring_base(&queue->ring);
+		queue->result = 0;
+	}
+	if (queue->state == VUBLK_QUEUE_STARTING && !queue->result) {
+		queue->state = VUBLK_QUEUE_RUNNING;
+	} else {
+		drop_ring(queue);
+		queue->state = VUBLK_QUEUE_STOPPED;
+	}
+	queue->answered(queue, queue->opaque);
+}
+
+/* --- life ------------------------------------------------------------------ */
+
+void vublk_queue_init(struct vublk_queue *queue, unsigned index, struct vublk_worker *worker,
+		      const struct vublk_log *log, struct vublk_loop *control)
+{
+	*queue = (struct vublk_queue){
+		.index = index,
+		.worker = worker,
+		.log = log,
+		.control = control,
+		.setup = { .kick_fd = -1, .call_fd = -1, .err_fd = -1 },
+		.start_task = { .fn = on_start, .opaque = queue },
+		.stop_task = { .fn = on_stop, .opaque = queue },
+		.answer_task = { .fn = on_answer, .opaque = queue },
+		.limit = { .burst = 5, .interval_ms = 10000 },
+	};
+}
+
+static void free_requests(struct vublk_queue *queue)
+{
+	free(queue->requests);
+	free(queue->iovs);
+	queue->requests = NULL;
+	queue->iovs = NULL;
+	queue->num_requests = 0;
+}
+
+void vublk_queue_deinit(struct vublk_queue *queue)
+{
+	vublk_queue_reset(queue);
+	vublk_fd_close(&queue->setup.call_fd);
+	vublk_fd_close(&queue->setup.err_fd);
+	free_requests(queue);
+}
+
+void vublk_queue_reset(struct vublk_queue *queue)
+{
+	vublk_fd_close(&queue->setup.kick_fd);
+	queue->setup = (struct vublk_queue_setup){
+		.kick_fd = -1,
+		.call_fd = queue->setup.call_fd,
+		.err_fd = queue->setup.err_fd,
+	};
+}
+
+/* --- start and stop -------------------------------------------------------- */
+
+bool vublk_queue_wants_to_run(const struct vublk_queue *queue)
+{
+	const struct vublk_queue_setup *setup = &queue->setup;
+
+	return setup->enabled && setup->has_kick && setup->has_addr && setup->size;
+}
+
+/* One slot an entry, so that whatever the driver makes available has one. */
+static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
+{
+	unsigned size = queue->setup.size;
+
+	if (queue->num_requests != size) {
+		free_requests(queue);
+		queue->requests = calloc(size, sizeof(*queue->requests));
+		queue->iovs = calloc((size_t)size * VUBLK_REQUEST_MAX_IOV, sizeof(*queue->iovs));
+		if (!queue->requests || !queue->iovs) {
+			free_requests(queue);
+			return vublk_error_set(error, ENOMEM, "no memory for %u requests", size);
+		}
+		queue->num_requests = size;
+	}
+	queue->free_requests = NULL;
+	for (unsigned i = size; i-- > 0;) {
+		struct vublk_request *request = &queue->requests[i];
+
+		request->queue = queue;
+		request->chain.max_iov = VUBLK_REQUEST_MAX_IOV;
+		request->chain.iov = &queue->iovs[(size_t)i * VUBLK_REQUEST_MAX_IOV];
+		request->next_free = queue->free_requests;
+		queue->free_requests = request;
+	}
+	return 0;
+}
+
+static void *find_part(const struct vublk_memory_map *map, const char *name, uint64_t addr,
+		       uint64_t bytes, struct vublk_error *error)
+{
+	void *host = vublk_memory_map_user(map, addr, bytes);
+
+	if (!host)
+		vublk_error_set(error, EFAULT, "its %s at 0x%" PRIx64 ", 0x%" PRIx64
+				" bytes, is not within the shared memory", name, addr, bytes);
+	return host;
+}
+
+static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_memory_map *map,
+		     struct vublk_split_ring *ring, struct vublk_error *error)
+{
+	ring->desc = find_part(map, "descriptor table", setup->addr.desc_user_addr,
+			       vublk_split_desc_bytes(setup->size), error);
+	if (!ring->desc)
+		return -EFAULT;
+	ring->avail = find_part(map, "avail ring", setup->addr.avail_user_addr,
+				vublk_split_avail_bytes(setup->size), error);
+	if (!ring->avail)
+		return -EFAULT;
+	ring->used = find_part(map, "used ring", setup->addr.used_user_addr,
+			       vublk_split_used_bytes(setup->size), error);
+	return ring->used ? 0 : -EFAULT;
+}
+
+static int make_ready(struct vublk_queue *queue, const struct vublk_memory_map *map,
+		      const struct vublk_disk *disk, const struct vublk_inflight_area *area,
+		      struct vublk_error *error)
+{
+	uint16_t base = queue->setup.base;
+	struct vublk_split_ring memory;
+	int r = find_ring(&queue->setup, map, &memory, error);
+
+	if (!r)
+		r = make_requests(queue, error);
+	if (!r)
+		r = vublk_inflight_queue_begin(&queue->inflight, area, queue->index,
+					       queue->setup.size,
+					       vublk_load_acquire(&memory.used->idx), /* B */
+					       &base, &queue->rest, error);
+	if (!r)
+		r = vublk_device_ring_init(&queue->ring, &memory, queue->setup.size, base,
+					   disk->features, error);
+	return r;
+}
+
+int vublk_queue_start(struct vublk_queue *queue, const struct vublk_memory_map *map,
+		      const struct vublk_disk *disk, const struct vublk_inflight_area *area,
+		      struct vublk_error *error)
+{
+	int r = make_ready(queue, map, disk, area, error);
+
+	if (r) {
+		struct vublk_error local = { .code = -r };
+
+		return vublk_error_prepend(error ? error : &local, "queue %u cannot start",
+					   queue->index);
+	}
+	queue->map = map;
+	queue->disk = *disk;
+	queue->call_fd = queue->setup.call_fd;
+	queue->err_fd = queue->setup.err_fd;
+	queue->phase = VUBLK_QUEUE_GOING;
+	queue->outstanding = 0;
+	queue->pushed = 0;
+	queue->state = VUBLK_QUEUE_STARTING;
+	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->start_task);
+	return 0;
+}
+
+void vublk_queue_stop(struct vublk_queue *queue)
+{
+	queue->state = VUBLK_QUEUE_STOPPING;
+	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->stop_task);
+}

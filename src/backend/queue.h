@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_QUEUE_H
+#define VUBLK_BACKEND_QUEUE_H
+
+/*
+ * A virtqueue of the disk. It is set up by the control thread and run by a
+ * worker; the two never touch it at the same time. The control thread owns all
+ * of it while it is stopped, and only `setup` and `state` otherwise.
+ */
+#include "backend/config.h"
+#include "backend/engine.h"
+#include "backend/inflight.h"
+#include "util/log.h"
+#include "util/loop.h"
+#include "virtio/device-ring.h"
+#include "virtio/ring.h"
+
+#include <linux/vhost_types.h>
+
+struct vublk_worker;
+
+/* Room for a chain's segments: the longest, and some that cross memory regions. */
+#define VUBLK_REQUEST_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
+
+/* A virtio-blk request from the ring to the engine and back. request.c */
+struct vublk_request {
+	struct vublk_engine_io io; /* first: the engine gives back &request->io */
+	struct vublk_queue *queue;
+	struct vublk_request *next_free;
+	struct vublk_chain chain;
+	uint8_t *status;
+	uint32_t written_bytes; /* on success, with the status */
+
+	/* DISCARD, WRITE_ZEROES: the ranges, copied, and the next to be done */
+	unsigned num_ranges, next_range;
+	struct virtio_blk_discard_write_zeroes ranges[VUBLK_BACKEND_MAX_RANGES];
+};
+
+/* What the front-end said of the queue. */
+struct vublk_queue_setup {
+	unsigned size; /* 0: not said */
+	uint16_t base;
+	bool has_addr;
+	bool has_kick;
+	bool enabled;
+	struct vhost_vring_addr addr; /* in the front-end's addresses */
+	int kick_fd; /* -1: none: the queue is polled */
+	int call_fd; /* -1: none */
+	int err_fd;  /* -1: none */
+};
+
+/* The control thread's view. */
+enum vublk_queue_state {
+	VUBLK_QUEUE_STOPPED,
+	VUBLK_QUEUE_STARTING, /* a worker was told, and has not answered */
+	VUBLK_QUEUE_RUNNING,
+	VUBLK_QUEUE_STOPPING, /* the same */
+};
+
+/* The worker's view, while it has the queue. */
+enum vublk_queue_phase {
+	VUBLK_QUEUE_GOING,
+	VUBLK_QUEUE_BROKEN,   /* the driver broke the ring: nothing is taken any more */
+	VUBLK_QUEUE_DRAINING, /* is to stop, and has requests in the engine */
+};
+
+struct vublk_queue {
+	/* for ever */
+	unsigned index;
+	struct vublk_worker *worker;
+	const struct vublk_log *log;
+	struct vublk_loop *control; /* where answers are posted */
+	void (*answered)(struct vublk_queue *queue, void *opaque);
+	void *opaque;
+
+	/* the control thread's */
+	enum vublk_queue_state state;
+	struct vublk_queue_setup setup;
+
+	/* posted from one to the other */
+	struct vublk_loop_task start_task, stop_task, answer_task;
+	int result; /* of the start, with the answer */
+	struct vublk_error error;
+
+	/* the worker's, unless stopped */
+	struct vublk_queue *next; /* in the worker's list */
+	enum vublk_queue_phase phase;
+	struct vublk_device_ring ring;
+	const struct vublk_memory_map *map;
+	struct vublk_disk disk;
+	struct vublk_inflight_queue inflight;
+	struct vublk_inflight_rest rest;
+	struct vublk_loop_source kick_source;
+	int call_fd, err_fd;
+	struct vublk_request *requests; /* as many as the ring has entries */
+	struct iovec *iovs;
+	unsigned num_requests;
+	struct vublk_request *free_requests;
+	unsigned outstanding; /* taken, and not pushed */
+	unsigned pushed;      /* and not published */
+	struct vublk_log_limit limit;
+};
+
+/* The control thread's; queue.c. */
+
+void vublk_queue_init(struct vublk_queue *queue, unsigned index, struct vublk_worker *worker,
+		      const struct vublk_log *log, struct vublk_loop *control);
+/* Stopped. Closes its descriptors. */
+void vublk_queue_deinit(struct vublk_queue *queue);
+
+/* Whether all that a start needs was said, and the queue is to run. */
+bool vublk_queue_wants_to_run(const struct vublk_queue *queue);
+
+/*
+ * Makes the queue ready and hands it to its worker; `answered` is called on the
+ * control thread when the worker has it, or could not take it (`result`). What
+ * is borrowed stays as it is until the queue is stopped again.
+ */
+int vublk_queue_start(struct vublk_queue *queue, const struct vublk_memory_map *map,
+		      const struct vublk_disk *disk, const struct vublk_inflight_area *area,
+		      struct vublk_error *error);
+/* Takes it back when its requests are complete; `answered` is called then. */
+void vublk_queue_stop(struct vublk_queue *queue);
+
+/* Forgets what was said, save the notifiers that are not of one start. */
+void vublk_queue_reset(struct vublk_queue *queue);
+
+/* The worker's; queue-run.c. */
+
+/* Begins: what the previous back-end left undone is taken again. */
+void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *engine);
+/* Takes what the driver made available and submits it. How many chains. */
+unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine);
+/* Publishes what was pushed, and calls the driver if it wants to be. */
+void vublk_queue_publish(struct vublk_queue *queue);
+
+/* A chain's completion: into the ring, not published; the request is free again. */
+void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes);
+
+/* The worker's; request.c. */
+
+/* Serves the request in request->chain: submits it, or completes it at once. */
+void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queue *engine);
+/* The engine has completed request->io. */
+void vublk_request_done(struct vublk_request *request, struct vublk_engine_queue *engine);
+
+#endif

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * virtio-blk requests (virtio 1.3, section 5.2.6): a chain becomes a request to
+ * the engine, and its outcome the status byte.
+ *
+ * The idea to read it by: framing is the driver's choice, so the 16 bytes of the
+ * header are taken off the front of what is to be read, the status byte off the
+ * end of what is to be written, and the data is what remains in between. What
+ * was read from the driver's memory is a copy and is checked as a copy.
+ */
+#include "backend/queue.h"
+
+#include "util/checked.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define HEADER_BYTES sizeof(struct virtio_blk_outhdr)
+#define RANGE_BYTES sizeof(struct virtio_blk_discard_write_zeroes)
+
+_Static_assert(HEADER_BYTES == 16, "wire size");
+_Static_assert(RANGE_BYTES == 16, "wire size");
+
+static void complete(struct vublk_request *request, uint8_t status)
+{
+	*request->status = status;
+	vublk_queue_push(request->queue, request,
+			 status == VIRTIO_BLK_S_OK ? request->written_bytes : 1);
+}
+
+/* --- framing --------------------------------------------------------------- */
+
+/* Copies the first `bytes` of what is to be read, and takes them off. */
+static void take_front(struct iovec **iov, unsigned *num_iov, void *to, size_t bytes)
+{
+	char *at = to;
+
+	while (bytes) {
+		size_t n = VUBLK_MIN((*iov)->iov_len, bytes);
+
+		memcpy(at, (*iov)->iov_base, n);
+		at += n;
+		bytes -= n;
+		(*iov)->iov_base = (char *)(*iov)->iov_base + n;
+		(*iov)->iov_len -= n;
+		if (!(*iov)->iov_len) {
+			(*iov)++;
+			(*num_iov)--;
+		}
+	}
+}
+
+/* The last byte of what is to be written, taken off. */
+static uint8_t *take_status(struct iovec *iov, unsigned *num_iov)
+{
+	struct iovec *last = &iov[*num_iov - 1];
+
+	last->iov_len--;
+	if (!last->iov_len)
+		(*num_iov)--;
+	return (uint8_t *)last->iov_base + last->iov_len;
+}
+
+/* --- the kinds of request -------------------------------------------------- */
+
+static bool is_within(const struct vublk_disk *disk, uint64_t sector, uint64_t bytes)
+{
+	return !(bytes % VUBLK_SECTOR_BYTES) &&
+	       vublk_range_within(sector, bytes >> VUBLK_SECTOR_SHIFT, disk->capacity_sectors);
+}
+
+static void submit(struct vublk_request *request, struct vublk_engine_queue *engine)
+{
+	engine->engine->ops->submit(engine, &request->io);
+}
+
+static void transfer(struct vublk_request *request, struct vublk_engine_queue *engine,
+		     enum vublk_engine_op op, uint64_t sector, uint64_t bytes)
+{
+	const struct vublk_disk *disk = &request->queue->disk;
+
+	if (!is_within(disk, sector, bytes) || (op == VUBLK_OP_WRITE && disk->read_only)) {
+		complete(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	if (!bytes) {
+		complete(request, VIRTIO_BLK_S_OK);
+		return;
+	}
+	request->io.op = op;
+	request->io.flags = op == VUBLK_OP_WRITE && disk->write_through ? VUBLK_IO_DURABLE : 0;
+	request->io.offset = sector << VUBLK_SECTOR_SHIFT;
+	request->io.bytes = bytes;
+	submit(request, engine);
+}
+
+static void flush(struct vublk_request *request, struct vublk_engine_queue *engine)
+{
+	request->io.op = VUBLK_OP_FLUSH;
+	request->io.flags = 0;
+	request->io.offset = 0;
+	request->io.bytes = 0;
+	submit(request, engine);
+}
+
+static void get_id(struct vublk_request *request, const struct iovec *iov, uint64_t bytes)
+{
+	const char *from = request->queue->disk.serial;
+	size_t left = VUBLK_MIN(bytes, (uint64_t)VUBLK_BLK_ID_BYTES);
+
+	request->written_bytes = (uint32_t)left + 1;
+	for (; left; iov++) {
+		size_t n = VUBLK_MIN(iov->iov_len, left);
+
+		memcpy(iov->iov_base, from, n);
+		from += n;
+		left -= n;
+	}
+	complete(request, VIRTIO_BLK_S_OK);
+}
+
+/* --- discard and write zeroes ---------------------------------------------- */
+
+static bool is_negotiated(const struct vublk_disk *disk, uint32_t type)
+{
+	return disk->features & (type == VIRTIO_BLK_T_DISCARD ?
+				 VUBLK_BIT(VIRTIO_BLK_F_DISCARD) :
+				 VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES));
+}
+
+/* 5.2.6.2: unknown flags, and unmap with a discard, are unsupported. */
+static uint8_t check_range(const struct vublk_disk *disk, uint32_t type,
+			   const struct virtio_blk_discard_write_zeroes *range)
+{
+	uint32_t known = type == VIRTIO_BLK_T_DISCARD ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+
+	if (range->flags & ~known)
+		return VIRTIO_BLK_S_UNSUPP;
+	if (range->num_sectors > VUBLK_BACKEND_MAX_RANGE_SECTORS ||
+	    !vublk_range_within(range->sector, range->num_sectors, disk->capacity_sectors))
+		return VIRTIO_BLK_S_IOERR;
+	return VIRTIO_BLK_S_OK;
+}
+
+/* Submits the next range that is not empty; completes the request after the last. */
+static void next_range(struct vublk_request *request, struct vublk_engine_queue *engine)
+{
+	while (request->next_range < request->num_ranges) {
+		const struct virtio_blk_discard_write_zeroes *range =
+			&request->ranges[request->next_range++];
+
+		if (!range->num_sectors)
+			continue;
+		if (range->flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
+			request->io.flags |= VUBLK_IO_MAY_UNMAP;
+		else
+			request->io.flags &= ~VUBLK_IO_MAY_UNMAP;
+		request->io.offset = range->sector << VUBLK_SECTOR_SHIFT;
+		request->io.bytes = (uint64_t)range->num_sectors << VUBLK_SECTOR_SHIFT;
+		submit(request, engine);
+		return;
+	}
+	complete(request, VIRTIO_BLK_S_OK);
+}
+
+static void begin_ranges(struct vublk_request *request, struct vublk_engine_queue *engine,
+			 uint32_t type, struct iovec *iov, unsigned num_iov, uint64_t bytes)
+{
+	const struct vublk_disk *disk = &request->queue->disk;
+	uint8_t status = VIRTIO_BLK_S_OK;
+
+	if (!is_negotiated(disk, type)) {
+		complete(request, VIRTIO_BLK_S_UNSUPP);
+		return;
+	}
+	if (disk->read_only || !bytes || bytes % RANGE_BYTES ||
+	    bytes / RANGE_BYTES > VUBLK_BACKEND_MAX_RANGES) {
+		complete(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	take_front(&iov, &num_iov, request->ranges, bytes);
+	request->num_ranges = (unsigned)(bytes / RANGE_BYTES);
+	request->next_range = 0;
+	for (unsigned i = 0; i < request->num_ranges && status == VIRTIO_BLK_S_OK; i++)
+		status = check_range(disk, type, &request->ranges[i]);
+	if (status != VIRTIO_BLK_S_OK) {
+		complete(request, status);
+		return;
+	}
+	request->io.op = type == VIRTIO_BLK_T_DISCARD ? VUBLK_OP_DISCARD : VUBLK_OP_WRITE_ZEROES;
+	request->io.flags = disk->write_through ? VUBLK_IO_DURABLE : 0;
+	next_range(request, engine);
+}
+
+/* --- beginning and end ----------------------------------------------------- */
+
+static void dispatch(struct vublk_request *request, struct vublk_engine_queue *engine,
+		     const struct virtio_blk_outhdr *header, struct iovec *out, unsigned num_out)
+{
+	struct vublk_chain *chain = &request->chain;
+	uint64_t out_bytes = chain->out_bytes - HEADER_BYTES;
+	uint64_t in_bytes = chain->in_bytes - 1;
+
+	request->written_bytes = 1;
+	switch (header->type) {
+	case VIRTIO_BLK_T_IN:
+		request->written_bytes = (uint32_t)in_bytes + 1;
+		request->io.iov = &chain->iov[chain->num_out];
+		request->io.num_iov = chain->num_in;
+		transfer(request, engine, VUBLK_OP_READ, header->sector, in_bytes);
+		break;
+	case VIRTIO_BLK_T_OUT:
+		request->io.iov = out;
+		request->io.num_iov = num_out;
+		transfer(request, engine, VUBLK_OP_WRITE, header->sector, out_bytes);
+		break;
+	case VIRTIO_BLK_T_FLUSH:
+		flush(request, engine);
+		break;
+	case VIRTIO_BLK_T_GET_ID:
+		get_id(request, &chain->iov[chain->num_out], in_bytes);
+		break;
+	case VIRTIO_BLK_T_DISCARD:
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		begin_ranges(request, engine, header->type, out, num_out, out_bytes);
+		break;
+	default:
+		complete(request, VIRTIO_BLK_S_UNSUPP);
+		break;
+	}
+}
+
+void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queue *engine)
+{
+	struct vublk_chain *chain = &request->chain;
+	struct iovec *out = chain->iov;
+	struct virtio_blk_outhdr header;
+	unsigned num_out = chain->num_out;
+
+	if (!chain->in_bytes) {
+		vublk_log_limited(request->queue->log, &request->queue->limit,
+				  VUBLK_LOG_WARNING, "queue %u: the request at descriptor %u has "
+				  "no room for a status", request->queue->index, chain->head);
+		vublk_queue_push(request->queue, request, 0);
+		return;
+	}
+	request->status = take_status(&chain->iov[chain->num_out], &chain->num_in);
+	if (chain->out_bytes < HEADER_BYTES) {
+		complete(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	take_front(&out, &num_out, &header, HEADER_BYTES);
+	dispatch(request, engine, &header, out, num_out);
+}
+
+void vublk_request_done(struct vublk_request *request, struct vublk_engine_queue *engine)
+{
+	bool has_ranges = request->io.op == VUBLK_OP_DISCARD ||
+			  request->io.op == VUBLK_OP_WRITE_ZEROES;
+
+	if (request->io.result)
+		complete(request, VIRTIO_BLK_S_IOERR);
+	else if (has_ranges)
+		next_range(request, engine);
+	else
+		complete(request, VIRTIO_BLK_S_OK);
+}

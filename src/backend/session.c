@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The course of a session; see session.h. What the messages mean is in
+ * messages.c; accepting a front-end, and the next one after it, in backend.c.
+ *
+ * The idea to read it by: go_on() is called whenever something may have become
+ * possible, and takes the session as far as it gets without waiting. It is never
+ * called from inside itself.
+ */
+#include "backend/session.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+/* Messages served before other descriptors of the loop have their turn. */
+#define MESSAGES_AT_ONCE 16
+
+static void go_on(struct vublk_session *session);
+
+/* --- queues ---------------------------------------------------------------- */
+
+bool vublk_session_runs(const struct vublk_queue *queue)
+{
+	return queue->state != VUBLK_QUEUE_STOPPED;
+}
+
+void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue *queue)
+{
+	if (queue->state != VUBLK_QUEUE_RUNNING)
+		return;
+	session->waiting++;
+	vublk_queue_stop(queue);
+}
+
+void vublk_session_stop_all(struct vublk_session *session)
+{
+	for (unsigned i = 0; i < session->owner->num_queues; i++)
+		vublk_session_stop_queue(session, &session->queues[i]);
+}
+
+static void fill_disk(const struct vublk_session *session, struct vublk_disk *disk)
+{
+	const struct vublk_engine_geometry *geometry = &session->owner->engine->geometry;
+
+	*disk = (struct vublk_disk){
+		.capacity_sectors = geometry->size_bytes / VUBLK_SECTOR_BYTES,
+		.features = session->features,
+		.read_only = geometry->read_only,
+		/* 5.2.5: a driver without FLUSH relies on writes that are stable. */
+		.write_through = !session->write_cache ||
+				 !(session->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)),
+	};
+	memcpy(disk->serial, session->owner->serial, sizeof(disk->serial));
+}
+
+/* The operation fails with the first queue's reason; that one waits for another kick. */
+static void start_failed(struct vublk_session *session, struct vublk_queue *queue, int result,
+			 const struct vublk_error *error)
+{
+	vublk_fd_close(&queue->setup.kick_fd);
+	queue->setup.has_kick = false;
+	if (session->result)
+		return;
+	session->result = result;
+	session->error = *error;
+}
+
+/* Starts what is to run and does not. */
+static void start_queues(struct vublk_session *session)
+{
+	struct vublk_error error = { 0 };
+	struct vublk_disk disk;
+	int r;
+
+	fill_disk(session, &disk);
+	for (unsigned i = 0; i < session->owner->num_queues; i++) {
+		struct vublk_queue *queue = &session->queues[i];
+
+		if (vublk_session_runs(queue) || !vublk_queue_wants_to_run(queue) ||
+		    !session->memory.map.num_regions)
+			continue;
+		r = vublk_queue_start(queue, &session->memory.map, &disk, &session->inflight,
+				      &error);
+		if (r)
+			start_failed(session, queue, r, &error);
+		else
+			session->waiting++;
+	}
+}
+
+static void on_queue_answered(struct vublk_queue *queue, void *opaque)
+{
+	struct vublk_session *session = opaque;
+
+	session->waiting--;
+	if (queue->result)
+		start_failed(session, queue, queue->result, &queue->error);
+	if (!session->waiting)
+		go_on(session);
+}
+
+/* --- operations ------------------------------------------------------------ */
+
+static void begin(struct vublk_session *session, const struct vublk_session_operation *operation)
+{
+	session->operation = operation;
+	session->phase = VUBLK_SESSION_STOPPING_QUEUES;
+}
+
+static void run_operation(struct vublk_session *session)
+{
+	if (!session->result && session->operation->run)
+		session->result = session->operation->run(session, &session->error);
+	if (session->phase == VUBLK_SESSION_ENDED)
+		return;
+	session->phase = VUBLK_SESSION_STARTING_QUEUES;
+	start_queues(session);
+}
+
+static void finish_operation(struct vublk_session *session)
+{
+	session->phase = VUBLK_SESSION_READING;
+	if (session->operation->finish)
+		session->operation->finish(session, session->result, &session->error);
+	session->operation = NULL;
+	session->result = 0;
+}
+
+/* --- the end --------------------------------------------------------------- */
+
+static void on_end(void *opaque)
+{
+	struct vublk_session *session = opaque;
+
+	session->owner->ended(session->owner->opaque);
+}
+
+/* The owner frees the session, so it is told when nothing of ours is on the stack. */
+static int run_end(struct vublk_session *session, struct vublk_error *error)
+{
+	vublk_loop_remove(&session->source);
+	session->phase = VUBLK_SESSION_ENDED;
+	vublk_loop_post(session->owner->loop, &session->end_task);
+	return 0;
+}
+
+static const struct vublk_session_operation operation_end = { "end", run_end, NULL };
+
+void vublk_session_end(struct vublk_session *session)
+{
+	session->wants_end = true;
+	if (session->phase == VUBLK_SESSION_READING)
+		go_on(session);
+}
+
+/* --- a new size ------------------------------------------------------------ */
+
+static void send_config_change(struct vublk_session *session)
+{
+	bool has_ack = session->protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK);
+	struct vublk_error error = { 0 };
+	struct vublk_vu_message message;
+
+	if (session->back_channel.fd < 0)
+		return;
+	if (session->config_change_unanswered) {
+		session->config_change_again = true;
+		return;
+	}
+	vublk_vu_message_init(&message, VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG);
+	if (has_ack)
+		message.header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
+	if (vublk_channel_send(&session->back_channel, &message, &error)) {
+		vublk_log(session->owner->log, VUBLK_LOG_WARNING,
+			  "the front-end could not be told of the disk's new size: %s",
+			  error.text);
+		return;
+	}
+	session->config_change_unanswered = has_ack;
+	vublk_loop_modify(&session->back_source,
+			  vublk_channel_wants_write(&session->back_channel) ?
+			  EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+static int run_rescan(struct vublk_session *session, struct vublk_error *error)
+{
+	struct vublk_engine *engine = session->owner->engine;
+	uint64_t before = engine->geometry.size_bytes;
+	int r = engine->ops->refresh(engine, error);
+
+	if (r) {
+		vublk_log(session->owner->log, VUBLK_LOG_WARNING,
+			  "the disk keeps its size: %s", error->text);
+		return 0;
+	}
+	if (engine->geometry.size_bytes == before)
+		return 0;
+	vublk_log(session->owner->log, VUBLK_LOG_INFO,
+		  "the disk has %" PRIu64 " bytes now, %" PRIu64 " before",
+		  engine->geometry.size_bytes, before);
+	send_config_change(session);
+	return 0;
+}
+
+static void finish_rescan(struct vublk_session *session, int result,
+			  const struct vublk_error *error)
+{
+	if (result)
+		vublk_log(session->owner->log, VUBLK_LOG_ERROR, "%s", error->text);
+}
+
+static const struct vublk_session_operation operation_rescan = {
+	"rescan", run_rescan, finish_rescan,
+};
+
+void vublk_session_rescan(struct vublk_session *session)
+{
+	session->wants_rescan = true;
+	if (session->phase == VUBLK_SESSION_READING)
+		go_on(session);
+}
+
+/* --- messages -------------------------------------------------------------- */
+
+/* 1: an operation has begun; 0: there is no message yet; the end was asked for. */
+static int receive(struct vublk_session *session)
+{
+	const struct vublk_session_operation *operation = NULL;
+	struct vublk_error error = { 0 };
+	int r = vublk_channel_receive(&session->channel, &session->request, &error);
+
+	if (!r)
+		return 0;
+	if (r < 0) {
+		vublk_log_limited(session->owner->log, &session->limit,
+				  r == -ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
+				  "the connection is closed: %s", error.text);
+		session->wants_end = true;
+		return 0;
+	}
+	session->result = vublk_session_begin_message(session, &operation, &session->error);
+	begin(session, operation);
+	return 1;
+}
+
+/* The next operation; false when there is nothing to do but wait. */
+static bool begin_next(struct vublk_session *session, unsigned *budget)
+{
+	if (session->wants_end) {
+		begin(session, &operation_end);
+		vublk_session_stop_all(session);
+		return true;
+	}
+	if (session->wants_rescan) {
+		session->wants_rescan = false;
+		begin(session, &operation_rescan);
+		vublk_session_stop_all(session);
+		return true;
+	}
+	if (!*budget)
+		return false;
+	--*budget;
+	return receive(session) || session->wants_end;
+}
+
+/* While an operation waits for a worker the front-end is not listened to. */
+static void watch(struct vublk_session *session)
+{
+	uint32_t events = EPOLLIN;
+	struct vublk_error error = { 0 };
+
+	if (session->phase != VUBLK_SESSION_READING) {
+		vublk_loop_remove(&session->source);
+		return;
+	}
+	if (vublk_channel_wants_write(&session->channel))
+		events |= EPOLLOUT;
+	if (session->source.loop) {
+		vublk_loop_modify(&session->source, events);
+		return;
+	}
+	if (vublk_loop_add(session->owner->loop, &session->source, session->channel.fd, events,
+			   &error)) {
+		vublk_log(session->owner->log, VUBLK_LOG_ERROR, "the connection is closed: %s",
+			  error.text);
+		vublk_session_end(session);
+	}
+}
+
+static void go_on(struct vublk_session *session)
+{
+	unsigned budget = MESSAGES_AT_ONCE;
+	bool more = true;
+
+	while (more && !session->waiting) {
+		switch (session->phase) {
+		case VUBLK_SESSION_READING:
+			more = begin_next(session, &budget);
+			break;
+		case VUBLK_SESSION_STOPPING_QUEUES:
+			run_operation(session);
+			break;
+		case VUBLK_SESSION_STARTING_QUEUES:
+			finish_operation(session);
+			break;
+		case VUBLK_SESSION_ENDED:
+			return;
+		}
+	}
+	watch(session);
+}
+
+static void on_channel(void *opaque, uint32_t events)
+{
+	struct vublk_session *session = opaque;
+	struct vublk_error error = { 0 };
+
+	if ((events & EPOLLOUT) && vublk_channel_flush(&session->channel, &error) < 0) {
+		vublk_log(session->owner->log, VUBLK_LOG_DEBUG, "the connection is closed: %s",
+			  error.text);
+		session->wants_end = true;
+	}
+	go_on(session);
+}
+
+/* --- the back-end channel -------------------------------------------------- */
+
+static void close_back_channel(struct vublk_session *session)
+{
+	vublk_loop_remove(&session->back_source);
+	vublk_channel_deinit(&session->back_channel);
+	session->config_change_unanswered = false;
+	session->config_change_again = false;
+}
+
+/* What comes here are answers to CONFIG_CHANGE_MSG; anything else closes the channel. */
+static int take_answers(struct vublk_session *session, struct vublk_error *error)
+{
+	struct vublk_vu_message reply;
+	int r;
+
+	while ((r = vublk_channel_receive(&session->back_channel, &reply, error)) == 1) {
+		r = session->config_change_unanswered ?
+			    vublk_vu_check_reply(VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG,
+						 sizeof(uint64_t), &reply, error) :
+			    vublk_error_set(error, EPROTO, "an answer to nothing");
+		if (!r && reply.payload.u64)
+			vublk_log_limited(session->owner->log, &session->limit,
+					  VUBLK_LOG_WARNING, "the front-end could not take the "
+					  "disk's new size (it says %" PRIu64 ")",
+					  reply.payload.u64);
+		vublk_vu_message_deinit(&reply);
+		if (r)
+			return r;
+		session->config_change_unanswered = false;
+		if (session->config_change_again) {
+			session->config_change_again = false;
+			send_config_change(session);
+		}
+	}
+	return r;
+}
+
+static void on_back_channel(void *opaque, uint32_t events)
+{
+	struct vublk_session *session = opaque;
+	struct vublk_error error = { 0 };
+	int r = vublk_channel_flush(&session->back_channel, &error);
+
+	if (r >= 0)
+		r = take_answers(session, &error);
+	if (r < 0) {
+		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_WARNING,
+				  "the back-end channel is closed: %s", error.text);
+		close_back_channel(session);
+		return;
+	}
+	vublk_loop_modify(&session->back_source,
+			  vublk_channel_wants_write(&session->back_channel) ?
+			  EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+int vublk_session_set_back_channel(struct vublk_session *session, int fd,
+				   struct vublk_error *error)
+{
+	int r;
+
+	close_back_channel(session);
+	vublk_channel_init(&session->back_channel, fd);
+	session->back_source = (struct vublk_loop_source){
+		.fn = on_back_channel, .opaque = session,
+	};
+	r = vublk_loop_add(session->owner->loop, &session->back_source, fd, EPOLLIN, error);
+	if (r)
+		close_back_channel(session);
+	return r;
+}
+
+/* --- life ------------------------------------------------------------------ */
+
+static int make_queues(struct vublk_session *session, struct vublk_error *error)
+{
+	const struct vublk_session_owner *owner = session->owner;
+
+	session->queues = calloc(owner->num_queues, sizeof(*session->queues));
+	if (!session->queues)
+		return vublk_error_set(error, ENOMEM, "no memory for %u queues",
+				       owner->num_queues);
+	for (unsigned i = 0; i < owner->num_queues; i++) {
+		vublk_queue_init(&session->queues[i], i, owner->workers[i % owner->num_workers],
+				 owner->log, owner->loop);
+		session->queues[i].answered = on_queue_answered;
+		session->queues[i].opaque = session;
+	}
+	return 0;
+}
+
+int vublk_session_new(const struct vublk_session_owner *owner, int fd,
+		      struct vublk_session **result, struct vublk_error *error)
+{
+	struct vublk_session *session = calloc(1, sizeof(*session));
+	int r;
+
+	if (!session) {
+		vublk_fd_close(&fd);
+		return vublk_error_set(error, ENOMEM, "no memory for a session");
+	}
+	session->owner = owner;
+	session->reply_fd = -1;
+	session->back_channel.fd = -1;
+	session->write_cache = owner->write_cache;
+	session->limit = (struct vublk_log_limit){ .burst = 10, .interval_ms = 10000 };
+	session->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = session };
+	session->end_task = (struct vublk_loop_task){ .fn = on_end, .opaque = session };
+	vublk_channel_init(&session->channel, fd);
+	r = make_queues(session, error);
+	if (!r)
+		r = vublk_loop_add(owner->loop, &session->source, fd, EPOLLIN, error);
+	if (r) {
+		vublk_session_free(session);
+		return r;
+	}
+	*result = session;
+	return 0;
+}
+
+void vublk_session_free(struct vublk_session *session)
+{
+	if (!session)
+		return;
+	vublk_loop_remove(&session->source);
+	close_back_channel(session);
+	vublk_channel_deinit(&session->channel);
+	vublk_vu_message_deinit(&session->request);
+	vublk_fd_close(&session->reply_fd);
+	for (unsigned i = 0; session->queues && i < session->owner->num_queues; i++)
+		vublk_queue_deinit(&session->queues[i]);
+	free(session->queues);
+	vublk_inflight_area_unmap(&session->inflight);
+	vublk_backend_memory_clear(&session->memory);
+	free(session);
+}

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A worker's thread: it goes round its queues, taking, submitting, completing and
+ * publishing in batches, and sleeps when a whole round found nothing.
+ *
+ * The idea to read it by: while there is work, kicks are turned off and the rings
+ * are looked at; the loop, in which the kicks, the engine's descriptor and posted
+ * tasks are, is asked only now and then. Before sleeping kicks are asked for, and
+ * what came meanwhile keeps it awake. When sleeps have been short, it looks a
+ * little longer before it sleeps (adaptive polling).
+ */
+#include "backend/worker.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+
+#define COMPLETION_BATCH 64
+#define ROUNDS_BETWEEN_LOOKS 32 /* at the loop, while there is work */
+
+/* The adaptive window doubles from the first to the last, or shrinks to nothing. */
+#define POLL_FIRST_NS 8000u
+#define POLL_LAST_NS 32000u
+
+struct vublk_worker {
+	/* the control thread's */
+	pthread_t thread;
+
+	/* for ever */
+	struct vublk_engine *engine;
+	enum vublk_poll_mode poll;
+
+	/* the worker's; `loop` takes posts from any thread */
+	struct vublk_loop loop;
+	struct vublk_loop_task quit_task;
+	struct vublk_loop_source engine_source;
+	struct vublk_engine_queue *engine_queue;
+	struct vublk_queue *queues;
+	bool quit;
+	unsigned polled_queues; /* whose driver gives no kicks */
+	unsigned rounds;
+	uint64_t window_ns;   /* how long to look before sleeping */
+	uint64_t last_work_ns;
+
+	/* while it starts */
+	sem_t *started;
+	int result;
+	struct vublk_error *error;
+};
+
+struct vublk_loop *vublk_worker_loop(struct vublk_worker *worker)
+{
+	return &worker->loop;
+}
+
+/* --- queues come and go ---------------------------------------------------- */
+
+static void on_kick(void *opaque, uint32_t events)
+{
+	struct vublk_queue *queue = opaque;
+
+	/* A kick is level, not count; what it is about is found in the ring. */
+	if (events & EPOLLIN)
+		vublk_eventfd_clear(queue->kick_source.fd);
+	else
+		vublk_loop_remove(&queue->kick_source);
+}
+
+int vublk_worker_add_queue(struct vublk_worker *worker, struct vublk_queue *queue,
+			   struct vublk_error *error)
+{
+	int r;
+
+	queue->kick_source = (struct vublk_loop_source){ .fn = on_kick, .opaque = queue };
+	if (queue->setup.kick_fd >= 0) {
+		r = vublk_loop_add(&worker->loop, &queue->kick_source, queue->setup.kick_fd,
+				   EPOLLIN, error);
+		if (r)
+			return r;
+	} else {
+		worker->polled_queues++;
+	}
+	queue->next = worker->queues;
+	worker->queues = queue;
+	vublk_device_ring_disable_kicks(&queue->ring);
+	vublk_queue_begin(queue, worker->engine_queue);
+	return 0;
+}
+
+void vublk_worker_drain_queue(struct vublk_worker *worker, struct vublk_queue *queue)
+{
+	queue->phase = VUBLK_QUEUE_DRAINING;
+}
+
+static void remove_queue(struct vublk_worker *worker, struct vublk_queue *queue)
+{
+	if (queue->kick_source.loop)
+		vublk_loop_remove(&queue->kick_source);
+	if (queue->setup.kick_fd < 0)
+		worker->polled_queues--;
+	vublk_loop_post(queue->control, &queue->answer_task);
+}
+
+/* Gives back the queues that were to stop and have nothing outstanding any more. */
+static void remove_drained(struct vublk_worker *worker)
+{
+	struct vublk_queue **link = &worker->queues;
+
+	while (*link) {
+		struct vublk_queue *queue = *link;
+
+		if (queue->phase != VUBLK_QUEUE_DRAINING || queue->outstanding) {
+			link = &queue->next;
+			continue;
+		}
+		*link = queue->next;
+		remove_queue(worker, queue);
+	}
+}
+
+/* --- work ------------------------------------------------------------------ */
+
+static void commit(struct vublk_worker *worker)
+{
+	if (worker->engine->ops->commit)
+		worker->engine->ops->commit(worker->engine_queue);
+}
+
+static unsigned take_all(struct vublk_worker *worker)
+{
+	unsigned n = 0;
+
+	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
+		n += vublk_queue_take(queue, worker->engine_queue);
+	if (n)
+		commit(worker);
+	return n;
+}
+
+static unsigned complete_all(struct vublk_worker *worker)
+{
+	struct vublk_engine_io *ios[COMPLETION_BATCH];
+	unsigned n = worker->engine->ops->poll(worker->engine_queue, ios, COMPLETION_BATCH);
+
+	for (unsigned i = 0; i < n; i++)
+		vublk_request_done((struct vublk_request *)ios[i], worker->engine_queue);
+	if (n)
+		commit(worker); /* a request of several ranges submits the next */
+	return n;
+}
+
+/* One round; whether there was something to do. */
+static bool work(struct vublk_worker *worker)
+{
+	unsigned n = take_all(worker);
+
+	n += complete_all(worker);
+	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
+		vublk_queue_publish(queue);
+	remove_drained(worker);
+	return n;
+}
+
+/* --- sleep ----------------------------------------------------------------- */
+
+static bool keeps_looking(const struct vublk_worker *worker)
+{
+	if (!worker->queues || worker->poll == VUBLK_POLL_OFF)
+		return worker->polled_queues;
+	if (worker->poll == VUBLK_POLL_BUSY || worker->polled_queues)
+		return true;
+	return worker->window_ns && vublk_now_ns() - worker->last_work_ns < worker->window_ns;
+}
+
+/* Short sleeps are worth looking longer instead; long ones are not. */
+static void adapt(struct vublk_worker *worker, uint64_t slept_ns)
+{
+	if (worker->poll != VUBLK_POLL_ADAPTIVE)
+		return;
+	if (slept_ns > POLL_LAST_NS)
+		worker->window_ns = worker->window_ns > POLL_FIRST_NS ? worker->window_ns / 2 : 0;
+	else
+		worker->window_ns = worker->window_ns ?
+					    VUBLK_MIN(worker->window_ns * 2, (uint64_t)POLL_LAST_NS) :
+					    POLL_FIRST_NS;
+}
+
+/* Asks every driver for kicks; false when one made something available meanwhile. */
+static bool enable_kicks(struct vublk_worker *worker)
+{
+	bool quiet = true;
+
+	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
+		if (queue->phase == VUBLK_QUEUE_GOING &&
+		    !vublk_device_ring_enable_kicks(&queue->ring) && queue->free_requests)
+			quiet = false;
+	return quiet;
+}
+
+static void disable_kicks(struct vublk_worker *worker)
+{
+	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
+		if (queue->phase == VUBLK_QUEUE_GOING)
+			vublk_device_ring_disable_kicks(&queue->ring);
+}
+
+static void sleep_until_needed(struct vublk_worker *worker)
+{
+	uint64_t before;
+
+	if (enable_kicks(worker)) {
+		before = vublk_now_ns();
+		vublk_loop_process(&worker->loop, -1);
+		worker->last_work_ns = vublk_now_ns();
+		adapt(worker, worker->last_work_ns - before);
+	}
+	disable_kicks(worker);
+}
+
+static void run(struct vublk_worker *worker)
+{
+	while (!worker->quit) {
+		bool busy = work(worker);
+
+		if (busy)
+			worker->last_work_ns = worker->window_ns ? vublk_now_ns() : 0;
+		else if (!keeps_looking(worker)) {
+			sleep_until_needed(worker);
+			continue;
+		} else {
+			vublk_cpu_relax();
+		}
+		if (++worker->rounds % ROUNDS_BETWEEN_LOOKS == 0)
+			vublk_loop_process(&worker->loop, 0);
+	}
+}
+
+/* --- life ------------------------------------------------------------------ */
+
+static void on_engine(void *opaque, uint32_t events)
+{
+	/* Only wakes; the round that follows takes the completions. */
+}
+
+static void on_quit(void *opaque)
+{
+	((struct vublk_worker *)opaque)->quit = true;
+}
+
+/* On the worker's thread, for an engine's queue belongs to the thread that makes it. */
+static int set_up(struct vublk_worker *worker, struct vublk_error *error)
+{
+	int r = worker->engine->ops->queue_new(worker->engine, &worker->engine_queue, error);
+
+	if (r)
+		return r;
+	if (worker->engine_queue->fd >= 0)
+		r = vublk_loop_add(&worker->loop, &worker->engine_source,
+				   worker->engine_queue->fd, EPOLLIN, error);
+	if (r)
+		worker->engine->ops->queue_free(worker->engine_queue);
+	return r;
+}
+
+static void *worker_main(void *opaque)
+{
+	struct vublk_worker *worker = opaque;
+
+	worker->result = set_up(worker, worker->error);
+	if (worker->result) {
+		sem_post(worker->started);
+		return NULL;
+	}
+	sem_post(worker->started);
+	run(worker);
+	if (worker->engine_source.loop)
+		vublk_loop_remove(&worker->engine_source);
+	worker->engine->ops->queue_free(worker->engine_queue);
+	return NULL;
+}
+
+/* Signals are for the application's own threads. */
+static int start_thread(struct vublk_worker *worker)
+{
+	sigset_t all, before;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = pthread_create(&worker->thread, NULL, worker_main, worker);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -r;
+}
+
+static int start(struct vublk_worker *worker, struct vublk_error *error)
+{
+	sem_t started;
+	int r;
+
+	sem_init(&started, 0, 0);
+	worker->started = &started;
+	worker->error = error;
+	r = start_thread(worker);
+	if (r) {
+		sem_destroy(&started);
+		return vublk_error_set_errno(error, -r, "cannot start a thread");
+	}
+	while (sem_wait(&started) < 0 && errno == EINTR)
+		;
+	sem_destroy(&started);
+	if (worker->result)
+		pthread_join(worker->thread, NULL);
+	return worker->result;
+}
+
+int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
+		     struct vublk_worker **result, struct vublk_error *error)
+{
+	struct vublk_worker *worker = calloc(1, sizeof(*worker));
+	int r;
+
+	if (!worker)
+		return vublk_error_set(error, ENOMEM, "no memory for a worker");
+	r = vublk_loop_init(&worker->loop, error);
+	if (r) {
+		free(worker);
+		return r;
+	}
+	worker->engine = engine;
+	worker->poll = poll;
+	worker->quit_task = (struct vublk_loop_task){ .fn = on_quit, .opaque = worker };
+	worker->engine_source = (struct vublk_loop_source){ .fn = on_engine, .opaque = worker };
+	r = start(worker, error);
+	if (r) {
+		vublk_loop_deinit(&worker->loop);
+		free(worker);
+		return r;
+	}
+	*result = worker;
+	return 0;
+}
+
+void vublk_worker_free(struct vublk_worker *worker)
+{
+	if (!worker)
+		return;
+	vublk_loop_post(&worker->loop, &worker->quit_task);
+	pthread_join(worker->thread, NULL);
+	vublk_loop_deinit(&worker->loop);
+	free(worker);
+}

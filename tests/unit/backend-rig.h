@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_TESTS_BACKEND_RIG_H
+#define VUBLK_TESTS_BACKEND_RIG_H
+
+/*
+ * A back-end on a thread of its own, and a small blocking front-end for it, which
+ * can be as rude as a test wants. Every step that fails ends the case.
+ */
+#include "harness.h"
+
+#include "proto/channel.h"
+#include "proto/inflight.h"
+#include "virtio/blk-format.h"
+#include "virtio/driver-ring.h"
+#include "virtio/ring.h"
+
+#include <vublk/backend.h>
+
+#include <pthread.h>
+
+#define RIG_QUEUES 4
+#define RIG_SIZE 128 /* entries of a queue, unless said otherwise */
+#define RIG_MEMORY (UINT64_C(16) << 20)
+#define RIG_GUEST UINT64_C(0x100000000)   /* guest address of the memory */
+#define RIG_USER UINT64_C(0x7f0000000000) /* user address */
+#define RIG_QUEUE_BYTES (RIG_MEMORY / RIG_QUEUES)
+#define RIG_DATA_OFFSET 0x40000 /* in a queue's part of the memory: after its ring */
+
+struct rig_queue {
+	struct vublk_split_ring ring; /* the memory of the ring */
+	struct vublk_driver_ring driver;
+	unsigned size;
+	int kick_fd, call_fd, err_fd;
+};
+
+struct rig_log {
+	pthread_mutex_t lock;
+	unsigned lines;
+	char last[VUBLK_ERROR_TEXT_BYTES + 256]; /* warning or error */
+};
+
+struct rig {
+	struct vublk_backend *backend;
+	pthread_t thread;
+	int result;
+	struct rig_log log;
+	struct vublk_channel channel;
+	uint64_t features, protocol_features; /* acked */
+	int memory_fd;
+	char *memory;
+	struct rig_queue queues[RIG_QUEUES];
+};
+
+/* --- the back-end ----------------------------------------------------------- */
+
+/* Opens and runs one; `options` end with a NULL name, and name no socket. */
+void rig_open(struct rig *rig, const struct vublk_option *options);
+/* A memory disk of 8 MiB with RIG_QUEUES queues. */
+void rig_open_memory(struct rig *rig);
+/* The front-end goes; the back-end's thread ends and everything is freed. */
+void rig_close(struct rig *rig);
+/* The same, for a back-end that must have ended the connection itself. */
+void rig_close_expecting_end(struct rig *rig);
+/* Waits until the back-end has closed the connection. */
+void rig_wait_for_end(struct rig *rig);
+/* Whether the last warning or error of the log has these words. */
+bool rig_log_has(struct rig *rig, const char *words);
+
+/* --- messages ---------------------------------------------------------------- */
+
+void rig_send(struct rig *rig, const struct vublk_vu_message *message);
+/* Sends and waits for the reply of its own; the caller deinits it. */
+void rig_ask(struct rig *rig, struct vublk_vu_message *message, struct vublk_vu_message *reply);
+/* Sends with NEED_REPLY and returns what the acknowledgement says. */
+uint64_t rig_send_acked(struct rig *rig, struct vublk_vu_message *message);
+uint64_t rig_get_u64(struct rig *rig, uint32_t request);
+uint64_t rig_set_u64(struct rig *rig, uint32_t request, uint64_t value);
+uint64_t rig_set_state(struct rig *rig, uint32_t request, unsigned index, unsigned num);
+/* KICK, CALL, ERR; fd -1: the flag that says that there is none. */
+uint64_t rig_set_vring_fd(struct rig *rig, uint32_t request, unsigned index, int fd);
+uint64_t rig_set_addr(struct rig *rig, unsigned index, uint64_t desc, uint64_t avail,
+		      uint64_t used);
+unsigned rig_get_base(struct rig *rig, unsigned index);
+void rig_get_config(struct rig *rig, struct virtio_blk_config *config);
+uint64_t rig_set_wce(struct rig *rig, uint8_t value);
+
+/* --- the whole sequence ------------------------------------------------------ */
+
+/* Owner, all features on offer, all protocol features on offer. */
+void rig_negotiate(struct rig *rig);
+uint64_t rig_set_mem_table(struct rig *rig);
+uint64_t rig_add_mem_reg(struct rig *rig, int fd, uint64_t guest, uint64_t user, uint64_t bytes,
+			 uint64_t offset);
+/* NUM, BASE, ADDR, CALL, KICK, ENABLE; the driver's ring goes on at `base`. */
+void rig_start_queue(struct rig *rig, unsigned index, unsigned size, uint16_t base);
+/* negotiate, memory table, queue 0. */
+void rig_start(struct rig *rig);
+
+/* --- requests ----------------------------------------------------------------- */
+
+/* The queue's data area: host pointer and guest address. */
+char *rig_data(struct rig *rig, unsigned index);
+uint64_t rig_data_addr(unsigned index);
+/* Adds a request whose data is at `data_offset` of the queue's data area; not kicked. */
+void rig_add(struct rig *rig, unsigned index, uint16_t token, uint32_t type, uint64_t sector,
+	     uint64_t data_offset, uint32_t bytes);
+/* Publishes and kicks if the device wants it. */
+void rig_kick(struct rig *rig, unsigned index);
+/* Waits for one completion. */
+uint16_t rig_take(struct rig *rig, unsigned index, uint32_t *bytes);
+/* The status byte of the request with this token. */
+uint8_t rig_status(struct rig *rig, unsigned index, uint16_t token);
+/* One request from beginning to end; returns its status. */
+uint8_t rig_io(struct rig *rig, unsigned index, uint32_t type, uint64_t sector,
+	       uint64_t data_offset, uint32_t bytes);
+
+#endif

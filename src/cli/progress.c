@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How far a copy is, told to a terminal or to a program that reads lines. */
+#include "cli/progress.h"
+
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+void vublk_progress_start(struct vublk_progress *progress, int fd, bool bar, uint64_t total)
+{
+	*progress = (struct vublk_progress){
+		.fd = fd, .bar = bar, .total = total, .told = UINT64_MAX,
+		.start_ns = vublk_cli_now_ns(),
+	};
+	vublk_progress_tell(progress, 0);
+}
+
+/* Whoever does not read any more is not told any more: that does not stop the copy. */
+static void say(struct vublk_progress *progress, const char *text, size_t bytes)
+{
+	if (write(progress->fd, text, bytes) != (ssize_t)bytes)
+		progress->fd = -1;
+}
+
+int vublk_progress_bar(char *line, unsigned line_bytes, unsigned columns, uint64_t done,
+		       uint64_t total, uint64_t elapsed_ns)
+{
+	char done_text[VUBLK_CLI_TEXT_BYTES], total_text[VUBLK_CLI_TEXT_BYTES];
+	char speed_text[VUBLK_CLI_TEXT_BYTES], numbers[4 * VUBLK_CLI_TEXT_BYTES];
+	double part = total ? (double)done / (double)total : 1;
+	double seconds = (double)elapsed_ns / 1e9;
+	int width, filled;
+
+	snprintf(numbers, sizeof(numbers), "%3.0f %%  %s of %s  %s/s", part * 100,
+		 vublk_cli_format_bytes(done_text, done),
+		 vublk_cli_format_bytes(total_text, total),
+		 vublk_cli_format_bytes(speed_text,
+					seconds > 0 ? (uint64_t)((double)done / seconds) : 0));
+	width = (int)columns - (int)strlen(numbers) - 5;
+	width = VUBLK_CLI_MIN(width, 50);
+	if (width < 8)
+		return snprintf(line, line_bytes, "%s", numbers);
+	filled = (int)(part * width);
+	return snprintf(line, line_bytes, "[%.*s%*s] %s", filled,
+			"##################################################", width - filled, "",
+			numbers);
+}
+
+static void tell_bar(struct vublk_progress *progress, uint64_t done)
+{
+	struct winsize window = { 0 };
+	char line[256];
+	int length;
+
+	if (ioctl(progress->fd, TIOCGWINSZ, &window) || !window.ws_col)
+		window.ws_col = 80;
+	length = vublk_progress_bar(line + 1, sizeof(line) - 8, window.ws_col, done,
+				    progress->total, vublk_cli_now_ns() - progress->start_ns);
+	line[0] = '\r';
+	memcpy(line + 1 + length, "\033[K", 3); /* clears what a longer line left */
+	say(progress, line, (size_t)length + 4);
+}
+
+void vublk_progress_tell(struct vublk_progress *progress, uint64_t done)
+{
+	char line[64];
+
+	if (progress->fd < 0 || (!progress->bar && done == progress->told))
+		return;
+	progress->told = done;
+	if (progress->bar) {
+		tell_bar(progress, done);
+		return;
+	}
+	snprintf(line, sizeof(line), "%" PRIu64 " %" PRIu64 "\n", done, progress->total);
+	say(progress, line, strlen(line));
+}
+
+void vublk_progress_end(struct vublk_progress *progress, uint64_t done)
+{
+	vublk_progress_tell(progress, done);
+	if (progress->fd >= 0 && progress->bar)
+		say(progress, "\n", 1);
+	progress->fd = -1;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Opening a disk from the command line: options that are properties of the device. */
+#include "cli/disk.h"
+
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum {
+	KEY_NUM_QUEUES = 0x200,
+	KEY_QUEUE_SIZE,
+	KEY_TIMEOUT,
+};
+
+static const struct argp_option disk_options[] = {
+	{ NULL, 0, NULL, 0, "The disk:", 10 },
+	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Use N queues (default: as many as are needed)" },
+	{ "queue-size", KEY_QUEUE_SIZE, "N", 0, "Entries of a queue, a power of two (default 128)" },
+	{ "timeout", KEY_TIMEOUT, "TIME", 0,
+	  "How long the back-end may take to answer a message (default 5s)" },
+	{ "option", 'o', "NAME=VALUE", 0,
+	  "Set any property of the device, such as event_idx=off" },
+	{ "verbose", 'v', NULL, 0, "Tell what goes on between device and back-end" },
+	{ NULL },
+};
+
+static void add_option(struct argp_state *state, const char *name, const char *value)
+{
+	struct vublk_disk_options *options = state->input;
+
+	if (options->count == VUBLK_DISK_MAX_OPTIONS)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than %d options of the disk",
+			     VUBLK_DISK_MAX_OPTIONS);
+	options->list[options->count++] = (struct vublk_option){ name, value };
+}
+
+/* The text is argv's and may be cut in two. */
+static void add_pair(struct argp_state *state, char *text)
+{
+	char *equals = strchr(text, '=');
+
+	if (!equals || equals == text)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "--option must be NAME=VALUE, not '%s'", text);
+	*equals = '\0';
+	add_option(state, text, equals + 1);
+}
+
+static error_t parse_disk(int key, char *arg, struct argp_state *state)
+{
+	struct vublk_disk_options *options = state->input;
+
+	switch (key) {
+	case KEY_NUM_QUEUES:
+		vublk_cli_number(state, "num-queues", arg, 1, VUBLK_MAX_QUEUES);
+		options->num_queues = true;
+		add_option(state, "num-queues", arg);
+		return 0;
+	case KEY_QUEUE_SIZE:
+		vublk_cli_number(state, "queue-size", arg, VUBLK_MIN_QUEUE_SIZE,
+				 VUBLK_MAX_QUEUE_SIZE);
+		add_option(state, "queue-size", arg);
+		return 0;
+	case KEY_TIMEOUT:
+		snprintf(options->timeout_ms, sizeof(options->timeout_ms), "%" PRIu64,
+			 vublk_cli_milliseconds(state, "timeout", arg));
+		add_option(state, "request-timeout-ms", options->timeout_ms);
+		return 0;
+	case 'o':
+		add_pair(state, arg);
+		return 0;
+	case 'v':
+		options->verbose = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+const struct argp vublk_disk_argp = { disk_options, parse_disk, NULL, NULL };
+
+int vublk_disk_open(const char *command, const char *path,
+		    const struct vublk_disk_options *options,
+		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
+		    struct vublk_error *error)
+{
+	struct vublk_blk_handlers with_log = handlers ? *handlers : (struct vublk_blk_handlers){ 0 };
+
+	with_log.log = (struct vublk_log){
+		.fn = vublk_cli_log, .opaque = (void *)command,
+		.level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
+	};
+	return vublk_blk_open(path, options->list, &with_log, blk, error);
+}
+
+bool vublk_disk_is_socket(const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && S_ISSOCK(st.st_mode);
+}

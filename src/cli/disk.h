@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_CLI_DISK_H
+#define VUBLK_CLI_DISK_H
+
+#include <vublk/blk.h>
+
+#include <argp.h>
+#include <stdbool.h>
+
+/*
+ * Opening a disk as the options of a command say. The options are those of
+ * vublk_disk_argp, which a command takes as a child parser whose input is a
+ * zeroed struct vublk_disk_options.
+ */
+#define VUBLK_DISK_MAX_OPTIONS 24
+
+struct vublk_disk_options {
+	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 1]; /* ended by a NULL name */
+	unsigned count;
+	bool num_queues;  /* --num-queues was given */
+	bool verbose;
+	char timeout_ms[24];
+};
+
+extern const struct argp vublk_disk_argp;
+
+/* Opens the disk; warnings (with --verbose everything) go to standard error. */
+int vublk_disk_open(const char *command, const char *path,
+		    const struct vublk_disk_options *options,
+		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
+		    struct vublk_error *error);
+
+/* Whether there is a socket at the path. */
+bool vublk_disk_is_socket(const char *path);
+
+#endif

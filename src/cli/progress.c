@@ -4,7 +4,7 @@
 
 #include "cli/cli.h"
 
-#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -13,7 +13,7 @@
 void vublk_progress_start(struct vublk_progress *progress, int fd, bool bar, uint64_t total)
 {
 	*progress = (struct vublk_progress){
-		.fd = fd, .bar = bar, .total = total, .told = UINT64_MAX,
+		.fd = fd, .bar = bar, .total = total, .told = UINT_MAX,
 		.start_ns = vublk_cli_now_ns(),
 	};
 	vublk_progress_tell(progress, 0);
@@ -65,24 +65,33 @@ static void tell_bar(struct vublk_progress *progress, uint64_t done)
 	say(progress, line, (size_t)length + 4);
 }
 
-void vublk_progress_tell(struct vublk_progress *progress, uint64_t done)
+static void tell_percent(struct vublk_progress *progress, unsigned percent)
 {
-	char line[64];
+	char line[16];
 
-	if (progress->fd < 0 || (!progress->bar && done == progress->told))
+	if (percent == progress->told)
 		return;
-	progress->told = done;
-	if (progress->bar) {
-		tell_bar(progress, done);
-		return;
-	}
-	snprintf(line, sizeof(line), "%" PRIu64 " %" PRIu64 "\n", done, progress->total);
+	progress->told = percent;
+	snprintf(line, sizeof(line), "%u/100\n", percent);
 	say(progress, line, strlen(line));
 }
 
-void vublk_progress_end(struct vublk_progress *progress, uint64_t done)
+/* 100 is for the end alone: what is copied may still have to be flushed. */
+void vublk_progress_tell(struct vublk_progress *progress, uint64_t done)
+{
+	double part = progress->total ? (double)done / (double)progress->total : 0;
+
+	if (progress->fd >= 0 && progress->bar)
+		tell_bar(progress, done);
+	else if (progress->fd >= 0)
+		tell_percent(progress, VUBLK_CLI_MIN((unsigned)(part * 100), 99u));
+}
+
+void vublk_progress_end(struct vublk_progress *progress, uint64_t done, bool finished)
 {
 	vublk_progress_tell(progress, done);
+	if (progress->fd >= 0 && !progress->bar && finished)
+		tell_percent(progress, 100);
 	if (progress->fd >= 0 && progress->bar)
 		say(progress, "\n", 1);
 	progress->fd = -1;

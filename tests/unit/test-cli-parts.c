@@ -329,9 +329,11 @@ static void test_progress_lines(void **state)
 	vublk_progress_start(&p, fds[1], false, 1000);
 	vublk_progress_tell(&p, 0);
 	vublk_progress_tell(&p, 500);
-	vublk_progress_end(&p, 1000);
+	vublk_progress_tell(&p, 504);
+	vublk_progress_tell(&p, 999);
+	vublk_progress_end(&p, 1000, true);
 	assert_true(read(fds[0], text, sizeof(text) - 1) > 0);
-	assert_string_equal(text, "0 1000\n500 1000\n1000 1000\n");
+	assert_string_equal(text, "0/100\n50/100\n99/100\n100/100\n");
 	close(fds[0]);
 	close(fds[1]);
 }

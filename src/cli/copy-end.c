@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The two ends of a copy. A path that is a socket is a disk; anything else is a
+ * file or a block device. Everything that can be known to go wrong is refused
+ * here, before a byte of the destination has changed.
+ */
+#include "cli/copy.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *kind_of(const struct vublk_copy_end *end)
+{
+	return end->blk ? "disk" : end->block_device ? "block device" : "file";
+}
+
+/* --- opening ------------------------------------------------------------------------- */
+
+static int open_disk(struct vublk_copy_end *end, const struct vublk_disk_options *options,
+		     struct vublk_error *error)
+{
+	int ret = vublk_disk_open("copy", end->path, options, NULL, &end->blk, error);
+
+	if (ret)
+		return ret;
+	vublk_blk_get_info(end->blk, &end->info, sizeof(end->info));
+	end->bytes = end->info.capacity_bytes;
+	end->block_bytes = end->info.block_size_bytes;
+	return 0;
+}
+
+static int measure_file(struct vublk_copy_end *end, struct vublk_error *error)
+{
+	struct stat st;
+	int sector_bytes;
+
+	if (fstat(end->fd, &st))
+		return vublk_cli_error_errno(error, errno, "cannot look at '%s'", end->path);
+	end->block_device = S_ISBLK(st.st_mode);
+	end->bytes = (uint64_t)st.st_size;
+	if (S_ISREG(st.st_mode))
+		return 0;
+	if (!end->block_device)
+		return vublk_cli_error(error, EINVAL, "'%s' is neither a file, a block device nor "
+				       "the socket of a back-end", end->path);
+	if (ioctl(end->fd, BLKGETSIZE64, &end->bytes) || ioctl(end->fd, BLKSSZGET, &sector_bytes))
+		return vublk_cli_error_errno(error, errno, "cannot tell the size of '%s'",
+					     end->path);
+	end->block_bytes = (uint32_t)sector_bytes;
+	return 0;
+}
+
+/* O_NONBLOCK keeps open() from waiting for the other end of a pipe, which is refused next. */
+static int open_file(struct vublk_copy_end *end, int flags, struct vublk_error *error)
+{
+	end->fd = open(end->path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
+	if (end->fd < 0)
+		return vublk_cli_error_errno(error, errno, "cannot open '%s'", end->path);
+	end->block_bytes = 1;
+	return measure_file(end, error);
+}
+
+static int check_ends(const char *from, const char *to, struct vublk_error *error)
+{
+	struct stat a, b;
+
+	if (stat(from, &a))
+		return vublk_cli_error_errno(error, errno, "cannot open '%s'", from);
+	if (!stat(to, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+		return vublk_cli_error(error, EINVAL, "'%s' and '%s' are the same", from, to);
+	if (!vublk_disk_is_socket(from) && !vublk_disk_is_socket(to))
+		return vublk_cli_error(error, ENOTSOCK, "neither '%s' nor '%s' is the socket of a "
+				       "back-end", from, to);
+	return 0;
+}
+
+/* --- fitting ---------------------------------------------------------------------------- */
+
+static uint64_t round_up(uint64_t bytes, uint32_t unit)
+{
+	return (bytes + unit - 1) / unit * unit;
+}
+
+static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_error *error)
+{
+	const struct vublk_copy_end *from = &copy->from, *to = &copy->to;
+	bool fixed = to->blk || to->block_device;
+
+	if (size > from->bytes)
+		return vublk_cli_error(error, EINVAL, "--size=%" PRIu64 " is more than the %" PRIu64
+				       " bytes of the %s '%s'", size, from->bytes, kind_of(from),
+				       from->path);
+	copy->bytes = size ? size : from->bytes;
+	if (to->blk && to->info.read_only)
+		return vublk_cli_error(error, EROFS, "the disk '%s' is read-only", to->path);
+	if (fixed && round_up(copy->bytes, to->block_bytes) > to->bytes)
+		return vublk_cli_error(error, ENOSPC, "the %s '%s' has %" PRIu64 " bytes, too few "
+				       "for the %" PRIu64 " bytes of the %s '%s'; nothing was "
+				       "written", kind_of(to), to->path, to->bytes, copy->bytes,
+				       kind_of(from), from->path);
+	return 0;
+}
+
+static void fit_requests(struct vublk_copy *copy)
+{
+	const struct vublk_copy_end *ends[] = { &copy->from, &copy->to };
+
+	for (unsigned i = 0; i < 2; i++) {
+		const struct vublk_copy_end *end = ends[i];
+
+		copy->request_bytes = VUBLK_CLI_MAX(copy->request_bytes, end->block_bytes);
+		if (!end->blk)
+			continue;
+		copy->num_queues = VUBLK_CLI_MIN(copy->num_queues, end->info.num_queues);
+		copy->num_requests = VUBLK_CLI_MIN(copy->num_requests, end->info.queue_size);
+	}
+}
+
+int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, uint64_t size,
+		    const struct vublk_disk_options *disk, struct vublk_error *error)
+{
+	int ret;
+
+	copy->from = (struct vublk_copy_end){ .path = from, .fd = -1 };
+	copy->to = (struct vublk_copy_end){ .path = to, .fd = -1 };
+	ret = check_ends(from, to, error);
+	if (ret)
+		return ret;
+	ret = vublk_disk_is_socket(from) ? open_disk(&copy->from, disk, error)
+					 : open_file(&copy->from, O_RDONLY, error);
+	if (ret)
+		return ret;
+	ret = vublk_disk_is_socket(to) ? open_disk(&copy->to, disk, error)
+				       : open_file(&copy->to, O_WRONLY | O_CREAT, error);
+	if (ret)
+		return ret;
+	ret = check_sizes(copy, size, error);
+	if (!ret)
+		fit_requests(copy);
+	return ret;
+}
+
+/* --- before and after ----------------------------------------------------------------------- */
+
+int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error)
+{
+	const struct vublk_copy_end *to = &copy->to;
+
+	if (copy->from.fd >= 0)
+		posix_fadvise(copy->from.fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+	if (to->blk || to->block_device)
+		return 0;
+	if (ftruncate(to->fd, 0) || ftruncate(to->fd, (off_t)copy->bytes))
+		return vublk_cli_error_errno(error, errno, "cannot make '%s' %" PRIu64
+					     " bytes large", to->path, copy->bytes);
+	return 0;
+}
+
+int vublk_copy_flush(struct vublk_copy *copy, struct vublk_error *error)
+{
+	const struct vublk_copy_end *to = &copy->to;
+	struct vublk_blk_completion completion = { 0 };
+	int ret;
+
+	if (!to->blk) {
+		if (!fsync(to->fd))
+			return 0;
+		return vublk_cli_error_errno(error, errno, "cannot flush '%s'", to->path);
+	}
+	ret = vublk_blk_flush(vublk_blk_queue(to->blk, 0), NULL, error);
+	if (ret)
+		return ret;
+	ret = vublk_blk_wait(vublk_blk_queue(to->blk, 0), &completion, 1, 1, (int)copy->stall_ms,
+			     error);
+	if (ret < 0)
+		return ret;
+	if (!ret)
+		return vublk_cli_error(error, ETIMEDOUT, "'%s' was not flushed within %u s",
+				       to->path, copy->stall_ms / 1000);
+	if (completion.result)
+		return vublk_cli_error_errno(error, -completion.result, "cannot flush '%s'",
+					     to->path);
+	return 0;
+}
+
+void vublk_copy_close(struct vublk_copy *copy)
+{
+	struct vublk_copy_end *ends[] = { &copy->from, &copy->to };
+
+	for (unsigned i = 0; i < 2; i++) {
+		vublk_blk_close(ends[i]->blk, 0);
+		if (ends[i]->fd >= 0)
+			close(ends[i]->fd);
+		ends[i]->blk = NULL;
+		ends[i]->fd = -1;
+	}
+}

@@ -60,19 +60,24 @@ const char *vublk_device_state_name(enum vublk_device_state state);
  * during the call.
  */
 struct vublk_device_bus_ops {
-	/* The end of vublk_device_realize(): error NULL: STOPPED; else CREATED again. */
+	/*
+	 * The end of vublk_device_realize(): error NULL: STOPPED; else CREATED again.
+	 * ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no answer; ENOTCONN: the
+	 * back-end closed the connection; EPROTO: it broke the protocol, or its config is
+	 * absurd; ENOTSUP: it lacks what a disk needs; EINVAL: fewer queues than asked for.
+	 */
 	void (*realized)(void *bus, const struct vublk_error *error);
 	/* The rings run. A bus kicks each queue once, for what the driver made available before. */
 	void (*started)(void *bus);
 	/*
 	 * The rings run no more, and vublk_device_queue_base() says where each goes
 	 * on. `error` NULL: it was asked for; else the start failed or the back-end
-	 * went, and the state is DISCONNECTED.
+	 * went, the state is DISCONNECTED, and where the queues are nobody knows.
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/* The back-end is gone. When rings ran, stopped() comes first. */
 	void (*disconnected)(void *bus, const struct vublk_error *error);
-	/* Raise a configuration interrupt: the config, or only its generation, changed. */
+	/* Raise a configuration interrupt: the config and its generation changed. */
 	void (*config_changed)(void *bus);
 	/* The end of the memory change that vublk_device_set_memory() began. */
 	void (*memory_changed)(void *bus, const struct vublk_error *error);
@@ -86,7 +91,7 @@ struct vublk_device_bus_ops {
 
 struct vublk_device_property {
 	const char *name;
-	const char *type;          /* "string", "number", "bool", "size", "auto" (number or "auto") */
+	const char *type;          /* "string", "number", "bool", "auto" (a number or "auto") */
 	const char *default_value; /* NULL: none, it is mandatory */
 	const char *description;   /* one sentence, no final full stop */
 };
@@ -132,7 +137,8 @@ enum vublk_device_state vublk_device_state(const struct vublk_device *device);
 
 /*
  * Validates the properties (EINVAL and one sentence when one is bad), then begins
- * to connect and to negotiate; realized() tells the end. State CREATED, else EBUSY.
+ * to connect and to negotiate; realized() tells the end. State CREATED, else EBUSY:
+ * a device that is DISCONNECTED is unrealized first.
  */
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error);
 
@@ -152,7 +158,10 @@ unsigned vublk_device_queue_size(const struct vublk_device *device);
 /* Offered to the driver: the device's AND the back-end's, less what a property took away. */
 uint64_t vublk_device_features(const struct vublk_device *device);
 
-/* What the driver accepted. EINVAL: a bit that was not offered; EBUSY: rings run. */
+/*
+ * What the driver accepted. EINVAL: a bit that was not offered; ENOTSUP: without
+ * VERSION_1; EBUSY: rings run.
+ */
 int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
 			      struct vublk_error *error);
 
@@ -174,7 +183,13 @@ uint32_t vublk_device_config_generation(const struct vublk_device *device);
 int vublk_device_config_write(struct vublk_device *device, unsigned offset, const void *data,
 			      unsigned bytes, struct vublk_error *error);
 
-/* The driver's status byte. Setting DRIVER_OK starts, 0 resets. */
+/*
+ * The driver's status byte. Setting DRIVER_OK starts: started() or stopped() tells
+ * the end; EINVAL: features not accepted, no memory, a ring outside of it;
+ * ENOTCONN: the back-end is gone. 0 resets: rings that run are stopped (stopped()
+ * tells; the status cannot be set before: EBUSY), then the accepted features and
+ * the queues are forgotten. States from STOPPED on.
+ */
 uint8_t vublk_device_status(const struct vublk_device *device);
 int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 			    struct vublk_error *error);
@@ -185,8 +200,11 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
  * The guest's whole memory, replacing what was set before. The descriptors are
  * duplicated. Takes effect at the next start; while the rings run the change goes
  * to the back-end (regions that are the same are not sent again) and 1 is
- * returned: memory_changed() tells the end. EINVAL: empty, overlapping, wrapping,
- * too many for the back-end's memory slots. States from STOPPED on.
+ * returned: memory_changed() tells the end (error: the back-end refused a region,
+ * which it does not have then). EINVAL: empty, overlapping, wrapping, not aligned,
+ * past the end of its file, or without a ring that runs; ENOSPC: more regions than
+ * the back-end has memory slots; EBUSY: a change is on its way, or the device is
+ * starting or stopping. States STOPPED, RUNNING, DISCONNECTED.
  */
 int vublk_device_set_memory(struct vublk_device *device,
 			    const struct vublk_memory_region *regions, unsigned num_regions,
@@ -197,8 +215,8 @@ struct vublk_device_queue {
 	uint64_t desc_addr;  /* guest addresses of a split ring's parts */
 	uint64_t avail_addr;
 	uint64_t used_addr;
-	int kick_fd;         /* eventfds; borrowed until the queue is set anew, reset or unrealized */
-	int call_fd;
+	int kick_fd;         /* eventfds; borrowed until the queue is set anew, reset or unrealized; */
+	int call_fd;         /* -1: none: the back-end polls, the driver polls */
 	uint16_t base;       /* avail index to begin with: 0 for a new ring */
 };
 

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The configuration space: the device's own copy of what the back-end says, with
+ * what is the device's own put in (the number of queues, the limit of segments).
+ *
+ * Nothing in it is believed unseen: a block size or a capacity that no disk has is
+ * refused, and so is the connection; an optional limit without sense costs its
+ * feature.
+ *
+ * virtio 1.3, section 5.2.4; vhost-user "VHOST_USER_GET_CONFIG" and "_SET_CONFIG".
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <string.h>
+
+#define MAX_BLOCK_BYTES (2u << 20)
+#define MAX_CAPACITY_SECTORS (INT64_MAX >> VUBLK_SECTOR_SHIFT)
+#define MAX_PHYSICAL_BLOCK_EXP 16
+
+_Static_assert(offsetof(struct virtio_blk_config, wce) == VUBLK_BLK_WCE_OFFSET, "layout");
+
+static bool offers(const struct vublk_device *device, unsigned bit)
+{
+	return device->features & VUBLK_BIT(bit);
+}
+
+/* --- what comes from the back-end --------------------------------------------------- */
+
+static int check_capacity(const struct virtio_blk_config *config, struct vublk_error *error)
+{
+	uint64_t sectors = le64toh(config->capacity);
+
+	if (sectors <= (uint64_t)MAX_CAPACITY_SECTORS)
+		return 0;
+	return vublk_error_set(error, EPROTO,
+			       "the back-end's config says a capacity of %" PRIu64
+			       " sectors, at most %" PRIu64 " are possible", sectors,
+			       (uint64_t)MAX_CAPACITY_SECTORS);
+}
+
+static int check_block_size(const struct vublk_device *device,
+			    const struct virtio_blk_config *config, struct vublk_error *error)
+{
+	uint32_t bytes = le32toh(config->blk_size);
+
+	if (!offers(device, VIRTIO_BLK_F_BLK_SIZE) ||
+	    (vublk_is_power_of_two(bytes) && bytes >= VUBLK_SECTOR_BYTES &&
+	     bytes <= MAX_BLOCK_BYTES))
+		return 0;
+	return vublk_error_set(error, EPROTO,
+			       "the back-end's config says a block size of %u bytes; it must be a "
+			       "power of two from %u to %u", bytes, VUBLK_SECTOR_BYTES,
+			       MAX_BLOCK_BYTES);
+}
+
+/* Features whose fields make no sense; the disk can be used without. */
+static uint64_t senseless_features(const struct vublk_device *device,
+				   const struct virtio_blk_config *config)
+{
+	uint64_t features = 0;
+
+	if (!config->size_max)
+		features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
+	if (!config->seg_max)
+		features |= VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX);
+	if (config->physical_block_exp > MAX_PHYSICAL_BLOCK_EXP)
+		features |= VUBLK_BIT(VIRTIO_BLK_F_TOPOLOGY);
+	return features & device->features;
+}
+
+/* Once the driver has been told of a feature it cannot be taken away. */
+static int withdraw_features(struct vublk_device *device, uint64_t features,
+			     struct vublk_error *error)
+{
+	if (!features)
+		return 0;
+	if (device->state != VUBLK_DEVICE_REALIZING)
+		return vublk_error_set(error, EPROTO,
+				       "the back-end's config has no sensible value for %s any more",
+				       vublk_feature_name((unsigned)__builtin_ctzll(features)));
+	vublk_log(&device->log, VUBLK_LOG_DEBUG,
+		  "the back-end's config has no sensible value for %s; the feature is not offered",
+		  vublk_feature_name((unsigned)__builtin_ctzll(features)));
+	device->features &= ~features;
+	return 0;
+}
+
+static void put_own_values(const struct vublk_device *device, struct virtio_blk_config *config)
+{
+	uint32_t seg_max = le32toh(config->seg_max);
+	uint32_t room = (uint32_t)device->settings.queue_size - 2; /* header and status */
+
+	config->num_queues = htole16((uint16_t)device->num_queues);
+	if (device->settings.seg_max_adjust && seg_max > room)
+		config->seg_max = htole32(room);
+}
+
+int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
+			     struct vublk_error *error)
+{
+	struct virtio_blk_config own;
+	int r;
+
+	memcpy(&own, config, sizeof(own));
+	r = check_capacity(&own, error);
+	if (!r)
+		r = check_block_size(device, &own, error);
+	if (!r)
+		r = withdraw_features(device, senseless_features(device, &own), error);
+	if (r < 0)
+		return r;
+	put_own_values(device, &own);
+	memcpy(device->config, config, sizeof(device->config));
+	memcpy(device->config, &own, sizeof(own));
+	return 0;
+}
+
+/* --- reading it again ------------------------------------------------------------------ */
+
+static void begin_read(struct vublk_device *device);
+
+/* What was sent is the driver's own change: it needs no interrupt for it. */
+static bool differs_beyond_wce(const uint8_t *a, const uint8_t *b)
+{
+	return memcmp(a, b, VUBLK_BLK_WCE_OFFSET) ||
+	       memcmp(a + VUBLK_BLK_WCE_OFFSET + 1, b + VUBLK_BLK_WCE_OFFSET + 1,
+		      VUBLK_BLK_CONFIG_BYTES - VUBLK_BLK_WCE_OFFSET - 1);
+}
+
+static void report_write(struct vublk_device *device, const struct vublk_error *error)
+{
+	device->config_write = VUBLK_DEVICE_WRITE_NONE;
+	if (device->ops->config_written)
+		device->ops->config_written(device->bus, error);
+}
+
+/* An answer of success may mean "received"; what counts is what is read afterwards. */
+static void end_write(struct vublk_device *device, const struct vublk_error *read_error)
+{
+	struct vublk_error error;
+
+	if (read_error) {
+		report_write(device, read_error);
+	} else if (device->config[VUBLK_BLK_WCE_OFFSET] != device->config_write_wce) {
+		vublk_error_set(&error, EIO,
+				"the back-end did not take the write of %u to the config field "
+				"wce: it is still %u", device->config_write_wce,
+				device->config[VUBLK_BLK_WCE_OFFSET]);
+		report_write(device, &error);
+	} else {
+		report_write(device, NULL);
+	}
+}
+
+/* Publishes what was read. True: the bus has to be told. */
+static bool publish(struct vublk_device *device, const uint8_t *config,
+		    struct vublk_error *error, int *result)
+{
+	uint8_t before[VUBLK_BLK_CONFIG_BYTES];
+	bool changed;
+
+	memcpy(before, device->config, sizeof(before));
+	*result = vublk_device_take_config(device, config, error);
+	if (*result < 0) {
+		vublk_log(&device->log, VUBLK_LOG_WARNING,
+			  "a changed config is not taken: %s", error->text);
+		return false;
+	}
+	changed = memcmp(before, device->config, sizeof(before));
+	if (changed)
+		device->config_generation++;
+	if (device->config_write == VUBLK_DEVICE_WRITE_CONFIRMING)
+		return differs_beyond_wce(before, device->config);
+	return changed;
+}
+
+static void on_config(void *opaque, const uint8_t *config, unsigned bytes,
+		      const struct vublk_error *read_error)
+{
+	struct vublk_device *device = opaque;
+	bool confirming = device->config_write == VUBLK_DEVICE_WRITE_CONFIRMING;
+	uint64_t life = device->life;
+	uint8_t whole[VUBLK_BLK_CONFIG_BYTES] = { 0 };
+	struct vublk_error error;
+	bool tell = false;
+	int r;
+
+	if (read_error) {
+		error = *read_error;
+		r = -error.code;
+	} else {
+		memcpy(whole, config, bytes);
+		tell = publish(device, whole, &error, &r);
+	}
+	device->config_read = VUBLK_DEVICE_READ_NONE;
+	if (device->config_read_again)
+		begin_read(device);
+	if (confirming)
+		end_write(device, r < 0 ? &error : NULL);
+	if (tell && device->life == life && device->ops->config_changed)
+		device->ops->config_changed(device->bus);
+}
+
+static void begin_read(struct vublk_device *device)
+{
+	device->config_read = VUBLK_DEVICE_READ_UNDER_WAY;
+	device->config_read_again = false;
+	if (device->config_write == VUBLK_DEVICE_WRITE_ACCEPTED)
+		device->config_write = VUBLK_DEVICE_WRITE_CONFIRMING;
+	vublk_frontend_read_config(&device->frontend, on_config, device);
+}
+
+/* However often it is told, one read at a time, and one more when that is done. */
+void vublk_device_refresh_config(struct vublk_device *device)
+{
+	if (device->config_read == VUBLK_DEVICE_READ_NONE && vublk_device_is_connected(device))
+		begin_read(device);
+	else
+		device->config_read_again = true;
+}
+
+/* --- what the bus reads and writes --------------------------------------------------------- */
+
+void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
+			      unsigned bytes)
+{
+	uint8_t *to = data;
+
+	for (unsigned i = 0; i < bytes; i++)
+		to[i] = vublk_range_within(offset, i + 1, sizeof(device->config)) ?
+			device->config[offset + i] : 0;
+}
+
+uint32_t vublk_device_config_generation(const struct vublk_device *device)
+{
+	return device->config_generation;
+}
+
+static void on_wce_written(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+
+	if (error) {
+		report_write(device, error);
+		return;
+	}
+	device->config_write = VUBLK_DEVICE_WRITE_ACCEPTED;
+	vublk_device_refresh_config(device);
+}
+
+static int check_write(const struct vublk_device *device, unsigned offset, const uint8_t *data,
+		       unsigned bytes, struct vublk_error *error)
+{
+	if (offset != VUBLK_BLK_WCE_OFFSET || bytes != 1)
+		return vublk_error_set(error, EINVAL,
+				       "the driver wrote %u bytes at offset %u of the config; only the "
+				       "byte at %u (wce) is writable", bytes, offset,
+				       VUBLK_BLK_WCE_OFFSET);
+	if (*data > 1)
+		return vublk_error_set(error, EINVAL,
+				       "the config field wce is 0 or 1, not %u", *data);
+	if (!(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE)))
+		return vublk_error_set(error, ENOTSUP,
+				       "the config field wce is written, and VIRTIO_BLK_F_CONFIG_WCE "
+				       "was not negotiated");
+	return 0;
+}
+
+int vublk_device_config_write(struct vublk_device *device, unsigned offset, const void *data,
+			      unsigned bytes, struct vublk_error *error)
+{
+	int r = check_write(device, offset, data, bytes, error);
+
+	if (r < 0)
+		return r;
+	if (!vublk_device_is_connected(device))
+		return vublk_error_set(error, ENOTCONN,
+				       "the config cannot be written: there is no back-end");
+	if (device->config_write != VUBLK_DEVICE_WRITE_NONE)
+		return vublk_error_set(error, EBUSY, "a write to the config is under way already");
+	device->config_write_wce = *(const uint8_t *)data;
+	if (device->config_write_wce == device->config[VUBLK_BLK_WCE_OFFSET])
+		return 0;
+	device->config_write = VUBLK_DEVICE_WRITE_SENT;
+	vublk_frontend_write_wce(&device->frontend, device->config_write_wce, on_wce_written,
+				 device);
+	return 1;
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The device as an object: made, run, asked, freed. What it does is in the other
+ * files of this folder: state.c says which states there are, realize.c how it gets
+ * a back-end, run.c how the rings come to run.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
+		     const struct vublk_log *log, struct vublk_device **device,
+		     struct vublk_error *error)
+{
+	static const struct vublk_device_bus_ops no_ops;
+	struct vublk_device *made = calloc(1, sizeof(*made));
+	int r;
+
+	if (!made)
+		return vublk_error_set_errno(error, ENOMEM, "cannot make a device");
+	r = vublk_loop_init(&made->loop, error);
+	if (r < 0) {
+		free(made);
+		return r;
+	}
+	made->ops = ops ? ops : &no_ops;
+	made->bus = bus;
+	if (log)
+		made->log = *log;
+	made->connect_timer.fn = vublk_device_on_connect_timer;
+	made->connect_timer.opaque = made;
+	vublk_device_settings_init(&made->settings);
+	vublk_frontend_init(&made->frontend, &made->loop, &made->log, &vublk_device_frontend_ops,
+			    made);
+	*device = made;
+	return 0;
+}
+
+void vublk_device_free(struct vublk_device *device)
+{
+	if (!device)
+		return;
+	vublk_device_unrealize(device);
+	vublk_loop_deinit(&device->loop);
+	free(device);
+}
+
+int vublk_device_fd(const struct vublk_device *device)
+{
+	return vublk_loop_fd(&device->loop);
+}
+
+int vublk_device_process(struct vublk_device *device)
+{
+	int r = vublk_loop_process(&device->loop, 0);
+
+	return r < 0 ? r : 0;
+}
+
+unsigned vublk_device_num_queues(const struct vublk_device *device)
+{
+	return device->num_queues;
+}
+
+unsigned vublk_device_queue_size(const struct vublk_device *device)
+{
+	return device->num_queues ? (unsigned)device->settings.queue_size : 0;
+}
+
+void vublk_device_get_info(const struct vublk_device *device, struct vublk_device_info *info,
+			   size_t info_bytes)
+{
+	const struct vublk_frontend_info *backend = &device->frontend.info;
+	struct vublk_device_info all = {
+		.backend_features = backend->features,
+		.backend_protocol_features = backend->protocol_features,
+		.protocol_features = backend->accepted_protocol_features,
+		.backend_max_queues = backend->max_queues,
+		.backend_memory_slots = backend->memory_slots,
+		.backend_config_bytes = backend->config_bytes,
+	};
+
+	strcpy(all.chardev, device->settings.chardev);
+	memcpy(info, &all, VUBLK_MIN(info_bytes, sizeof(all)));
+}

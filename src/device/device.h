@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_DEVICE_DEVICE_H
+#define VUBLK_DEVICE_DEVICE_H
+
+/*
+ * The inside of the device; what a bus sees of it is <vublk/device.h>.
+ *
+ * A callback of the bus may unrealize the device. So a function that calls one
+ * does it last, or looks at device->life afterwards: another number, another life.
+ */
+#include "frontend/frontend.h"
+#include "util/log.h"
+#include "util/loop.h"
+
+#include <vublk/device.h>
+
+/* What can happen to a device. A row of the table in state.c says what follows. */
+enum vublk_device_event {
+	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus wants it to connect */
+	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, the config is good */
+	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try has failed */
+	VUBLK_DEVICE_EVENT_START,          /* the driver is ready */
+	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has everything */
+	VUBLK_DEVICE_EVENT_STOP,           /* reset, or a start that cannot go on */
+	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has given the rings back */
+	VUBLK_DEVICE_EVENT_LOST,           /* the connection broke */
+	VUBLK_DEVICE_EVENT_UNREALIZE,      /* the bus gives it up */
+	VUBLK_DEVICE_NUM_EVENTS,
+};
+
+/* The values of the properties; properties.c has their names and defaults. */
+struct vublk_device_settings {
+	char chardev[sizeof(((struct vublk_device_info *)0)->chardev)];
+	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: the back-end's */
+	uint64_t num_queues_limit;
+	uint64_t queue_size;
+	uint64_t request_timeout_ms;
+	uint64_t realize_retries;
+	bool config_wce;
+	bool discard;
+	bool write_zeroes;
+	bool event_idx;
+	bool indirect_desc;
+	bool seg_max_adjust;
+};
+
+#define VUBLK_DEVICE_AUTO UINT64_MAX
+
+enum vublk_device_config_read {
+	VUBLK_DEVICE_READ_NONE,
+	VUBLK_DEVICE_READ_UNDER_WAY,
+};
+
+/* A write to the config has succeeded when it can be read. */
+enum vublk_device_config_write {
+	VUBLK_DEVICE_WRITE_NONE,
+	VUBLK_DEVICE_WRITE_SENT,
+	VUBLK_DEVICE_WRITE_ACCEPTED,   /* waits for a read that began after it */
+	VUBLK_DEVICE_WRITE_CONFIRMING, /* that read is under way */
+};
+
+struct vublk_device {
+	enum vublk_device_state state;
+	uint64_t life; /* counts realize and unrealize */
+	const struct vublk_device_bus_ops *ops;
+	void *bus;
+	struct vublk_log log;
+	struct vublk_loop loop;
+	struct vublk_device_settings settings;
+
+	struct vublk_frontend frontend;
+	struct vublk_loop_timer connect_timer; /* the next try to realize */
+	unsigned tries;
+	struct vublk_error failure; /* why rings that are being stopped will not run again */
+
+	/* what the driver sees */
+	unsigned num_queues;
+	uint64_t features; /* offered */
+	uint64_t acked_features;
+	uint8_t status;
+	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
+	uint32_t config_generation;
+
+	/* requests about the config that are under way */
+	enum vublk_device_config_read config_read;
+	bool config_read_again; /* it changed once more meanwhile */
+	enum vublk_device_config_write config_write;
+	uint8_t config_write_wce;
+
+	bool memory_change_under_way; /* asked for by the bus while the rings run */
+	struct vublk_frontend_memory memory; /* the descriptors in it are the device's */
+
+	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
+	uint16_t *bases;                   /* num_queues: where each goes on */
+	struct vublk_frontend_queue *rings; /* those that are handed over */
+	unsigned num_rings;
+};
+
+/* --- state.c --------------------------------------------------------------------- */
+
+const char *vublk_device_event_name(enum vublk_device_event event);
+/* What the table says; -1: the event does not occur in this state. */
+int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_event event);
+/* The only way to another state; false: the event means nothing in this one. */
+bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
+			       const char *why);
+/* Connected: from STOPPED to STOPPING. */
+bool vublk_device_is_connected(const struct vublk_device *device);
+/* The rings are the back-end's, or on their way to it or back. */
+bool vublk_device_has_rings_out(const struct vublk_device *device);
+/* EBUSY, and a sentence with both states, unless the device is in `state`. */
+int vublk_device_require(const struct vublk_device *device, enum vublk_device_state state,
+			 const char *what, struct vublk_error *error);
+
+/* --- properties.c ------------------------------------------------------------------ */
+
+void vublk_device_settings_init(struct vublk_device_settings *settings);
+/* What one value alone cannot tell: ranges, and what belongs together. */
+int vublk_device_settings_check(const struct vublk_device_settings *settings,
+				struct vublk_error *error);
+
+/* --- features.c -------------------------------------------------------------------- */
+
+uint64_t vublk_device_offer_features(const struct vublk_device *device);
+
+/* --- config.c ---------------------------------------------------------------------- */
+
+/*
+ * Checks a config as it came and makes it the device's own copy: queues and limits
+ * as the device has them. EPROTO and a sentence if it is absurd.
+ */
+int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
+			     struct vublk_error *error);
+/* The back-end says that it changed. */
+void vublk_device_refresh_config(struct vublk_device *device);
+
+/* --- realize.c --------------------------------------------------------------------- */
+
+extern const struct vublk_frontend_ops vublk_device_frontend_ops;
+void vublk_device_on_connect_timer(void *opaque);
+
+/* --- run.c ------------------------------------------------------------------------- */
+
+/* Starts or stops, if what the driver wants is not what is. */
+void vublk_device_update(struct vublk_device *device);
+/* Forgets the driver's session: features, queues. */
+void vublk_device_end_session(struct vublk_device *device);
+/* The back-end is gone while the device was connected. */
+void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error);
+
+/* --- memory.c and queue.c ------------------------------------------------------------ */
+
+void vublk_device_memory_deinit(struct vublk_frontend_memory *memory);
+int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *error);
+void vublk_device_queues_deinit(struct vublk_device *device);
+/* Forgets what the driver set up; where each queue goes on stays readable. */
+void vublk_device_queues_reset(struct vublk_device *device);
+/* Whether each queue's ring lies in the memory; EINVAL and a sentence if not. */
+int vublk_device_queues_check(const struct vublk_device *device,
+			      const struct vublk_frontend_memory *memory,
+			      struct vublk_error *error);
+/* Makes device->rings of the queues that are set up. */
+void vublk_device_queues_collect(struct vublk_device *device);
+/* Takes over where each ring goes on. */
+void vublk_device_queues_store_bases(struct vublk_device *device);
+
+#endif

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The guest's memory, as the bus gives it: checked, its descriptors duplicated, and
+ * kept until the next table replaces it. What is sent of it, and when, is the
+ * front-end's and run.c's matter.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+void vublk_device_memory_deinit(struct vublk_frontend_memory *memory)
+{
+	for (unsigned i = 0; i < memory->num_regions; i++)
+		vublk_fd_close(&memory->regions[i].region.fd);
+	free(memory->regions);
+	*memory = (struct vublk_frontend_memory){ 0 };
+}
+
+/* --- checks --------------------------------------------------------------------------- */
+
+static int check_region(const struct vublk_memory_region *region, unsigned index,
+			struct vublk_error *error)
+{
+	uint64_t page_mask = (uint64_t)sysconf(_SC_PAGESIZE) - 1;
+
+	if (!region->size_bytes)
+		return vublk_error_set(error, EINVAL, "memory region %u is empty", index);
+	if ((region->size_bytes | region->fd_offset | region->guest_addr) & page_mask)
+		return vublk_error_set(error, EINVAL,
+				       "memory region %u (0x%" PRIx64 ", %" PRIu64 " bytes, file offset %"
+				       PRIu64 ") is not aligned to pages", index,
+				       region->guest_addr, region->size_bytes, region->fd_offset);
+	if (!vublk_range_within(region->guest_addr, region->size_bytes, UINT64_MAX) ||
+	    !vublk_range_within(region->fd_offset, region->size_bytes, INT64_MAX))
+		return vublk_error_set(error, EINVAL,
+				       "memory region %u (0x%" PRIx64 ", %" PRIu64 " bytes) runs over "
+				       "the end of the address space", index, region->guest_addr,
+				       region->size_bytes);
+	return 0;
+}
+
+static int check_overlaps(const struct vublk_memory_region *regions, unsigned index,
+			  struct vublk_error *error)
+{
+	const struct vublk_memory_region *region = &regions[index];
+
+	for (unsigned i = 0; i < index; i++)
+		if (vublk_ranges_overlap(region->guest_addr, region->size_bytes,
+					 regions[i].guest_addr, regions[i].size_bytes))
+			return vublk_error_set(error, EINVAL,
+					       "memory regions %u and %u overlap", i, index);
+	return 0;
+}
+
+/* A file that is shorter than its region would be a fault in the back-end. */
+static int check_file(const struct vublk_memory_region *region, unsigned index,
+		      const struct stat *st, struct vublk_error *error)
+{
+	if (!S_ISREG(st->st_mode) ||
+	    vublk_range_within(region->fd_offset, region->size_bytes, (uint64_t)st->st_size))
+		return 0;
+	return vublk_error_set(error, EINVAL,
+			       "memory region %u ends at byte %" PRIu64 " of its file, which has %"
+			       PRIu64, index, region->fd_offset + region->size_bytes,
+			       (uint64_t)st->st_size);
+}
+
+static int check_slots(const struct vublk_device *device, unsigned num_regions,
+		       struct vublk_error *error)
+{
+	unsigned slots = VUBLK_MEMORY_MAX_REGIONS;
+
+	if (vublk_device_is_connected(device))
+		slots = vublk_frontend_memory_slots(&device->frontend);
+	if (num_regions <= slots)
+		return 0;
+	return vublk_error_set(error, ENOSPC,
+			       "%u memory regions are more than the back-end takes (%u); use fewer, "
+			       "larger ones", num_regions, slots);
+}
+
+/* --- the table --------------------------------------------------------------------------- */
+
+static int take_region(struct vublk_frontend_memory *memory,
+		       const struct vublk_memory_region *region, struct vublk_error *error)
+{
+	unsigned index = memory->num_regions;
+	struct vublk_frontend_region *taken = &memory->regions[index];
+	struct stat st;
+	VUBLK_FD int fd = fcntl(region->fd, F_DUPFD_CLOEXEC, 0);
+	int r;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return vublk_error_set_errno(error, errno,
+					     "cannot keep the descriptor %d of memory region %u",
+					     region->fd, index);
+	r = check_file(region, index, &st, error);
+	if (r < 0)
+		return r;
+	taken->region = *region;
+	taken->region.fd = vublk_fd_steal(&fd);
+	taken->file_device = st.st_dev;
+	taken->file_inode = st.st_ino;
+	memory->num_regions++;
+	return 0;
+}
+
+static int take_table(struct vublk_frontend_memory *memory,
+		      const struct vublk_memory_region *regions, unsigned num_regions,
+		      struct vublk_error *error)
+{
+	int r = 0;
+
+	memory->regions = calloc(num_regions ? num_regions : 1, sizeof(*memory->regions));
+	if (!memory->regions)
+		return vublk_error_set_errno(error, ENOMEM, "cannot keep a memory table");
+	for (unsigned i = 0; i < num_regions && !r; i++) {
+		r = check_region(&regions[i], i, error);
+		if (!r)
+			r = check_overlaps(regions, i, error);
+		if (!r)
+			r = take_region(memory, &regions[i], error);
+	}
+	return r;
+}
+
+/* --- the call ------------------------------------------------------------------------------ */
+
+static void on_memory_changed(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+	uint64_t life = device->life;
+
+	device->memory_change_under_way = false;
+	if (device->ops->memory_changed)
+		device->ops->memory_changed(device->bus, error);
+	if (device->life == life)
+		vublk_device_update(device);
+}
+
+static int check_state(const struct vublk_device *device, struct vublk_error *error)
+{
+	if (device->memory_change_under_way)
+		return vublk_error_set(error, EBUSY, "a change of the memory is under way already");
+	switch (device->state) {
+	case VUBLK_DEVICE_STOPPED:
+	case VUBLK_DEVICE_RUNNING:
+	case VUBLK_DEVICE_DISCONNECTED:
+		return 0;
+	default:
+		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "setting the memory",
+					    error);
+	}
+}
+
+int vublk_device_set_memory(struct vublk_device *device,
+			    const struct vublk_memory_region *regions, unsigned num_regions,
+			    struct vublk_error *error)
+{
+	struct vublk_frontend_memory memory = { 0 };
+	bool running = device->state == VUBLK_DEVICE_RUNNING;
+	int r = check_state(device, error);
+
+	if (!r)
+		r = check_slots(device, num_regions, error);
+	if (r < 0)
+		return r;
+	r = take_table(&memory, regions, num_regions, error);
+	if (!r && running)
+		r = vublk_device_queues_check(device, &memory, error);
+	if (r < 0) {
+		vublk_device_memory_deinit(&memory);
+		return r;
+	}
+	vublk_device_memory_deinit(&device->memory);
+	device->memory = memory;
+	if (!running)
+		return 0;
+	device->memory_change_under_way = true;
+	vublk_frontend_set_memory(&device->frontend, &device->memory, on_memory_changed, device);
+	return 1;
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The properties: one table with the name, the type, the default and the place of
+ * each. Whoever lists, sets, gets or defaults them reads this table; there is no
+ * second list.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/option.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_TIMEOUT_MS 3600000
+#define MAX_RETRIES 1000
+
+enum kind { KIND_STRING, KIND_NUMBER, KIND_AUTO, KIND_BOOL };
+
+#define TYPE_STRING "string"
+#define TYPE_NUMBER "number"
+#define TYPE_AUTO "auto"
+#define TYPE_BOOL "bool"
+
+/* What the bus sees of a property, and where its value is. */
+struct row {
+	struct vublk_device_property property;
+	enum kind kind;
+	size_t offset; /* in struct vublk_device_settings */
+};
+
+/* X(name, kind, default, field, description) */
+#define PROPERTIES(X)                                                                       \
+	X("chardev", STRING, NULL, chardev, "path of the back-end's Unix socket")           \
+	X("num-queues", AUTO, "auto", num_queues,                                           \
+	  "queues of the device; auto: as many as the back-end offers")                     \
+	X("num-queues-limit", NUMBER, "16", num_queues_limit,                               \
+	  "the most queues that auto takes")                                                \
+	X("queue-size", NUMBER, "128", queue_size,                                          \
+	  "entries of each queue: a power of two from 2 to 1024")                           \
+	X("config-wce", BOOL, "on", config_wce,                                             \
+	  "offer VIRTIO_BLK_F_CONFIG_WCE: the driver may switch the write cache")           \
+	X("discard", BOOL, "on", discard, "offer VIRTIO_BLK_F_DISCARD")                     \
+	X("write-zeroes", BOOL, "on", write_zeroes, "offer VIRTIO_BLK_F_WRITE_ZEROES")      \
+	X("event_idx", BOOL, "on", event_idx,                                               \
+	  "offer VIRTIO_RING_F_EVENT_IDX: fewer notifications")                             \
+	X("indirect_desc", BOOL, "on", indirect_desc,                                       \
+	  "offer VIRTIO_RING_F_INDIRECT_DESC: one ring entry a request")                    \
+	X("seg-max-adjust", BOOL, "off", seg_max_adjust,                                    \
+	  "lower seg_max to what the queue size has room for")                              \
+	X("request-timeout-ms", NUMBER, "5000", request_timeout_ms,                         \
+	  "how long the back-end may take to answer a message")                             \
+	X("realize-retries", NUMBER, "3", realize_retries,                                  \
+	  "how often a failed connection is tried again at realize")
+
+#define AS_PROPERTY(name, kind, default_value, field, description) \
+	{ name, TYPE_##kind, default_value, description },
+#define AS_ROW(name, kind, default_value, field, description) \
+	{ { name, TYPE_##kind, default_value, description }, KIND_##kind, \
+	  offsetof(struct vublk_device_settings, field) },
+
+static const struct vublk_device_property properties[] = { PROPERTIES(AS_PROPERTY) { NULL } };
+static const struct row rows[] = { PROPERTIES(AS_ROW) };
+
+static const struct row *find(const char *name)
+{
+	for (size_t i = 0; name && i < VUBLK_ARRAY_SIZE(rows); i++)
+		if (!strcmp(rows[i].property.name, name))
+			return &rows[i];
+	return NULL;
+}
+
+static int unknown(const char *name, struct vublk_error *error)
+{
+	return vublk_error_set(error, EINVAL, "the device has no property '%s'", name ? name : "");
+}
+
+const struct vublk_device_property *vublk_device_properties(void)
+{
+	return properties;
+}
+
+/* --- values ------------------------------------------------------------------------------ */
+
+static int set_string(const struct row *row, char *field, const char *text,
+		      struct vublk_error *error)
+{
+	size_t room = sizeof(((struct vublk_device_settings *)0)->chardev);
+
+	if (!text || strlen(text) >= room)
+		return vublk_error_set(error, EINVAL, "%s has %zu characters, at most %zu are possible",
+				       row->property.name, text ? strlen(text) : 0, room - 1);
+	strcpy(field, text);
+	return 0;
+}
+
+static int set_value(struct vublk_device_settings *settings, const struct row *row,
+		     const char *text, struct vublk_error *error)
+{
+	void *field = (char *)settings + row->offset;
+
+	switch (row->kind) {
+	case KIND_STRING:
+		return set_string(row, field, text, error);
+	case KIND_AUTO:
+		if (text && !strcmp(text, "auto")) {
+			*(uint64_t *)field = VUBLK_DEVICE_AUTO;
+			return 0;
+		}
+		return vublk_parse_u64(row->property.name, text, 0, UINT32_MAX, field, error);
+	case KIND_NUMBER:
+		return vublk_parse_u64(row->property.name, text, 0, UINT32_MAX, field, error);
+	case KIND_BOOL:
+		return vublk_parse_bool(row->property.name, text, field, error);
+	}
+	return -EINVAL;
+}
+
+static const char *text_of(const struct vublk_device_settings *settings, const struct row *row,
+			   char *number, size_t bytes)
+{
+	const void *field = (const char *)settings + row->offset;
+
+	switch (row->kind) {
+	case KIND_STRING:
+		return field;
+	case KIND_BOOL:
+		return *(const bool *)field ? "on" : "off";
+	case KIND_AUTO:
+		if (*(const uint64_t *)field == VUBLK_DEVICE_AUTO)
+			return "auto";
+		break;
+	case KIND_NUMBER:
+		break;
+	}
+	snprintf(number, bytes, "%" PRIu64, *(const uint64_t *)field);
+	return number;
+}
+
+void vublk_device_settings_init(struct vublk_device_settings *settings)
+{
+	*settings = (struct vublk_device_settings){ 0 };
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(rows); i++)
+		if (rows[i].property.default_value)
+			set_value(settings, &rows[i], rows[i].property.default_value, NULL);
+}
+
+int vublk_device_set_property(struct vublk_device *device, const char *name, const char *value,
+			      struct vublk_error *error)
+{
+	const struct row *row = find(name);
+	int r;
+
+	if (!row)
+		return unknown(name, error);
+	r = vublk_device_require(device, VUBLK_DEVICE_CREATED, "setting a property", error);
+	return r < 0 ? r : set_value(&device->settings, row, value, error);
+}
+
+int vublk_device_get_property(const struct vublk_device *device, const char *name, char *value,
+			      size_t value_bytes, struct vublk_error *error)
+{
+	const struct row *row = find(name);
+	const char *text;
+	char number[24];
+
+	if (!row)
+		return unknown(name, error);
+	text = text_of(&device->settings, row, number, sizeof(number));
+	if (strlen(text) >= value_bytes)
+		return vublk_error_set(error, EINVAL, "the value of %s needs %zu bytes, not %zu", name,
+				       strlen(text) + 1, value_bytes);
+	strcpy(value, text);
+	return 0;
+}
+
+/* --- what belongs together ------------------------------------------------------------------ */
+
+static int check_range(const char *name, uint64_t value, uint64_t min, uint64_t max,
+		       struct vublk_error *error)
+{
+	if (value >= min && value <= max)
+		return 0;
+	return vublk_error_set(error, EINVAL,
+			       "%s must be from %" PRIu64 " to %" PRIu64 ", not %" PRIu64, name,
+			       min, max, value);
+}
+
+static int check_queue_size(const struct vublk_device_settings *settings,
+			    struct vublk_error *error)
+{
+	uint64_t size = settings->queue_size;
+	int r = check_range("queue-size", size, VUBLK_MIN_QUEUE_SIZE, VUBLK_MAX_QUEUE_SIZE, error);
+
+	if (r < 0)
+		return r;
+	if (!vublk_is_power_of_two(size))
+		return vublk_error_set(error, EINVAL,
+				       "queue-size must be a power of two, not %" PRIu64, size);
+	if (settings->seg_max_adjust && size < 4)
+		return vublk_error_set(error, EINVAL,
+				       "seg-max-adjust needs a queue-size of at least 4, not %" PRIu64,
+				       size);
+	return 0;
+}
+
+int vublk_device_settings_check(const struct vublk_device_settings *settings,
+				struct vublk_error *error)
+{
+	int r;
+
+	if (!settings->chardev[0])
+		return vublk_error_set(error, EINVAL,
+				       "chardev is missing: set it to the path of the back-end's "
+				       "socket");
+	r = check_range("num-queues-limit", settings->num_queues_limit, 1, VUBLK_MAX_QUEUES, error);
+	if (!r && settings->num_queues != VUBLK_DEVICE_AUTO)
+		r = check_range("num-queues", settings->num_queues, 1, VUBLK_MAX_QUEUES, error);
+	if (!r)
+		r = check_queue_size(settings, error);
+	if (!r)
+		r = check_range("request-timeout-ms", settings->request_timeout_ms, 1,
+				MAX_TIMEOUT_MS, error);
+	if (!r)
+		r = check_range("realize-retries", settings->realize_retries, 0, MAX_RETRIES, error);
+	return r;
+}

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The queues as the driver set them up, and what of them is handed to the back-end.
+ * Rings are never read here; only their places are checked.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "virtio/ring.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *error)
+{
+	device->queues = calloc(device->num_queues, sizeof(*device->queues));
+	device->bases = calloc(device->num_queues, sizeof(*device->bases));
+	device->rings = calloc(device->num_queues, sizeof(*device->rings));
+	device->num_rings = 0;
+	if (device->queues && device->bases && device->rings)
+		return 0;
+	vublk_device_queues_deinit(device);
+	return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", device->num_queues);
+}
+
+void vublk_device_queues_deinit(struct vublk_device *device)
+{
+	free(device->queues);
+	free(device->bases);
+	free(device->rings);
+	device->queues = NULL;
+	device->bases = NULL;
+	device->rings = NULL;
+	device->num_rings = 0;
+	device->num_queues = 0;
+}
+
+void vublk_device_queues_reset(struct vublk_device *device)
+{
+	for (unsigned i = 0; i < device->num_queues; i++)
+		device->queues[i] = (struct vublk_device_queue){ .kick_fd = -1, .call_fd = -1 };
+}
+
+/* --- set-up ----------------------------------------------------------------------------- */
+
+static int check_queue(const struct vublk_device *device, unsigned index,
+		       const struct vublk_device_queue *queue, struct vublk_error *error)
+{
+	unsigned max = vublk_device_queue_size(device);
+
+	if (!vublk_is_power_of_two(queue->size) || queue->size < VUBLK_MIN_QUEUE_SIZE ||
+	    queue->size > max)
+		return vublk_error_set(error, EINVAL,
+				       "queue %u: its size must be a power of two from %u to %u, not %u",
+				       index, VUBLK_MIN_QUEUE_SIZE, max, queue->size);
+	if (queue->desc_addr % VRING_DESC_ALIGN_SIZE ||
+	    queue->avail_addr % VRING_AVAIL_ALIGN_SIZE ||
+	    queue->used_addr % VRING_USED_ALIGN_SIZE)
+		return vublk_error_set(error, EINVAL,
+				       "queue %u: the ring's parts at 0x%" PRIx64 ", 0x%" PRIx64
+				       " and 0x%" PRIx64 " are not aligned to 16, 2 and 4 bytes", index,
+				       queue->desc_addr, queue->avail_addr, queue->used_addr);
+	return 0;
+}
+
+int vublk_device_set_queue(struct vublk_device *device, unsigned index,
+			   const struct vublk_device_queue *queue, struct vublk_error *error)
+{
+	int r = 0;
+
+	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED)
+		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "setting up a queue",
+					    error);
+	if (index >= device->num_queues)
+		return vublk_error_set(error, EINVAL, "there is no queue %u; the device has %u", index,
+				       device->num_queues);
+	if (queue)
+		r = check_queue(device, index, queue, error);
+	if (r < 0)
+		return r;
+	device->queues[index] = queue ? *queue :
+		(struct vublk_device_queue){ .kick_fd = -1, .call_fd = -1 };
+	device->bases[index] = queue ? queue->base : 0;
+	return 0;
+}
+
+uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index)
+{
+	return index < device->num_queues ? device->bases[index] : 0;
+}
+
+/* --- places ------------------------------------------------------------------------------- */
+
+static bool is_in_memory(const struct vublk_frontend_memory *memory, uint64_t addr,
+			 uint64_t bytes)
+{
+	for (unsigned i = 0; i < memory->num_regions; i++) {
+		const struct vublk_memory_region *region = &memory->regions[i].region;
+
+		if (addr >= region->guest_addr &&
+		    vublk_range_within(addr - region->guest_addr, bytes, region->size_bytes))
+			return true;
+	}
+	return false;
+}
+
+int vublk_device_queues_check(const struct vublk_device *device,
+			      const struct vublk_frontend_memory *memory,
+			      struct vublk_error *error)
+{
+	for (unsigned i = 0; i < device->num_queues; i++) {
+		const struct vublk_device_queue *queue = &device->queues[i];
+
+		if (!queue->size ||
+		    (is_in_memory(memory, queue->desc_addr, vublk_split_desc_bytes(queue->size)) &&
+		     is_in_memory(memory, queue->avail_addr,
+				  vublk_split_avail_bytes(queue->size)) &&
+		     is_in_memory(memory, queue->used_addr, vublk_split_used_bytes(queue->size))))
+			continue;
+		return vublk_error_set(error, EINVAL,
+				       "queue %u: the ring's parts at 0x%" PRIx64 ", 0x%" PRIx64
+				       " and 0x%" PRIx64 " are not in the memory that was set", i,
+				       queue->desc_addr, queue->avail_addr, queue->used_addr);
+	}
+	return 0;
+}
+
+/* --- handing over ---------------------------------------------------------------------------- */
+
+void vublk_device_queues_collect(struct vublk_device *device)
+{
+	device->num_rings = 0;
+	for (unsigned i = 0; i < device->num_queues; i++) {
+		const struct vublk_device_queue *queue = &device->queues[i];
+
+		if (!queue->size)
+			continue;
+		device->rings[device->num_rings++] = (struct vublk_frontend_queue){
+			.index = (uint16_t)i,
+			.size = queue->size,
+			.base = device->bases[i],
+			.desc_addr = queue->desc_addr,
+			.avail_addr = queue->avail_addr,
+			.used_addr = queue->used_addr,
+			.kick_fd = queue->kick_fd,
+			.call_fd = queue->call_fd,
+		};
+	}
+}
+
+void vublk_device_queues_store_bases(struct vublk_device *device)
+{
+	for (unsigned i = 0; i < device->num_rings; i++)
+		device->bases[device->rings[i].index] = device->rings[i].base;
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Realize and unrealize: from properties to a device that knows its back-end, and
+ * back.
+ *
+ * A try that fails on the way to the back-end is made again, a few times and with a
+ * pause, for a back-end may be just about to start; each failure is said. What
+ * another try cannot mend (a path that is wrong, a back-end that lacks a feature,
+ * one that does not answer) ends it at once.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <linux/virtio_blk.h>
+
+#define RETRY_PAUSE_NS (UINT64_C(100) * 1000000)
+
+/* --- failure ------------------------------------------------------------------------ */
+
+static void undo(struct vublk_device *device)
+{
+	vublk_loop_timer_disarm(&device->connect_timer);
+	vublk_frontend_close(&device->frontend);
+	vublk_device_queues_deinit(device);
+	vublk_device_memory_deinit(&device->memory);
+	device->features = 0;
+	device->acked_features = 0;
+	device->status = 0;
+	device->memory_change_under_way = false;
+	device->config_read = VUBLK_DEVICE_READ_NONE;
+	device->config_read_again = false;
+	device->config_write = VUBLK_DEVICE_WRITE_NONE;
+	device->failure.code = 0;
+}
+
+static bool may_mend_itself(int code)
+{
+	return code == ECONNREFUSED || code == EAGAIN || code == ENOTCONN || code == EPROTO;
+}
+
+/* `error` is the caller's, and no part of what is undone. */
+static void on_failed_try(struct vublk_device *device, const struct vublk_error *error)
+{
+	unsigned tries = (unsigned)device->settings.realize_retries + 1;
+	bool again = may_mend_itself(error->code) && device->tries < tries;
+
+	vublk_log(&device->log, VUBLK_LOG_WARNING, "try %u of %u to realize the device failed%s: %s",
+		  device->tries, tries, again ? "" : ", and no other is made", error->text);
+	undo(device);
+	if (again) {
+		vublk_loop_timer_arm(&device->loop, &device->connect_timer,
+				     vublk_now_ns() + RETRY_PAUSE_NS);
+		return;
+	}
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZE_FAILED, error->text);
+	if (device->ops->realized)
+		device->ops->realized(device->bus, error);
+}
+
+/* --- after the handshake ---------------------------------------------------------------- */
+
+static int choose_num_queues(struct vublk_device *device, struct vublk_error *error)
+{
+	const struct vublk_device_settings *settings = &device->settings;
+	uint64_t offered = device->frontend.info.max_queues;
+	bool multi = device->frontend.info.features & VUBLK_BIT(VIRTIO_BLK_F_MQ);
+	uint64_t wanted = settings->num_queues;
+
+	if (wanted == VUBLK_DEVICE_AUTO)
+		wanted = multi ? VUBLK_MIN(offered, settings->num_queues_limit) : 1;
+	if (wanted > offered)
+		return vublk_error_set(error, EINVAL,
+				       "num-queues is %u, and the back-end has %u: lower it, or give "
+				       "the back-end more queues", (unsigned)wanted,
+				       (unsigned)offered);
+	device->num_queues = (unsigned)wanted;
+	return 0;
+}
+
+static int settle(struct vublk_device *device, struct vublk_error *error)
+{
+	int r = choose_num_queues(device, error);
+
+	if (!r)
+		r = vublk_device_queues_init(device, error);
+	if (r < 0)
+		return r;
+	vublk_device_queues_reset(device);
+	device->features = vublk_device_offer_features(device);
+	r = vublk_device_take_config(device, device->frontend.config, error);
+	if (!r)
+		device->config_generation++;
+	return r;
+}
+
+static void on_negotiated(void *opaque)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_error error;
+
+	if (settle(device, &error) < 0) {
+		vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
+		on_failed_try(device, &error);
+		return;
+	}
+	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the handshake took %u round trips",
+		  device->frontend.round_trips);
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZED, NULL);
+	if (device->config_read_again)
+		vublk_device_refresh_config(device);
+	if (device->ops->realized)
+		device->ops->realized(device->bus, NULL);
+}
+
+static void on_lost(void *opaque, const struct vublk_error *cause)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_error error = *cause;
+
+	vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
+	if (device->state == VUBLK_DEVICE_REALIZING)
+		on_failed_try(device, &error);
+	else
+		vublk_device_on_disconnect(device, &error);
+}
+
+static void on_config_changed(void *opaque)
+{
+	vublk_device_refresh_config(opaque);
+}
+
+const struct vublk_frontend_ops vublk_device_frontend_ops = {
+	.negotiated = on_negotiated,
+	.lost = on_lost,
+	.config_changed = on_config_changed,
+};
+
+/* --- the calls ----------------------------------------------------------------------------- */
+
+void vublk_device_on_connect_timer(void *opaque)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_error error;
+
+	device->tries++;
+	if (vublk_frontend_open(&device->frontend, device->settings.chardev,
+				(unsigned)device->settings.request_timeout_ms, &error) < 0)
+		on_failed_try(device, &error);
+}
+
+int vublk_device_realize(struct vublk_device *device, struct vublk_error *error)
+{
+	int r = vublk_device_require(device, VUBLK_DEVICE_CREATED, "realizing", error);
+
+	if (!r)
+		r = vublk_device_settings_check(&device->settings, error);
+	if (r < 0)
+		return r;
+	device->life++;
+	device->tries = 0;
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZE, NULL);
+	vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns());
+	return 0;
+}
+
+void vublk_device_unrealize(struct vublk_device *device)
+{
+	if (device->state == VUBLK_DEVICE_CREATED)
+		return;
+	device->life++;
+	undo(device);
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_UNREALIZE, NULL);
+}

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Start, stop, reset, and the loss of the back-end.
+ *
+ * The idea to read it by: the driver's status says what is wanted, the state says
+ * what is, and vublk_device_update() begins what leads from one to the other.
+ * Nothing is interrupted on the way: a reset that comes during a start is seen when
+ * the start is done. A start that fails is taken back like one that succeeded, and
+ * then the back-end is given up.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+
+static bool should_run(const struct vublk_device *device)
+{
+	return device->status & VIRTIO_CONFIG_S_DRIVER_OK;
+}
+
+/* --- stop ----------------------------------------------------------------------------- */
+
+void vublk_device_end_session(struct vublk_device *device)
+{
+	vublk_device_queues_reset(device);
+	device->acked_features = 0;
+}
+
+static void on_rings_stopped(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+	uint64_t life = device->life;
+
+	if (!error)
+		vublk_device_queues_store_bases(device);
+	if (device->failure.code)
+		error = &device->failure;
+	if (error) {
+		vublk_frontend_fail(&device->frontend, error);
+		return;
+	}
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOPPED, NULL);
+	if (!device->status)
+		vublk_device_end_session(device);
+	if (device->ops->stopped)
+		device->ops->stopped(device->bus, NULL);
+	if (device->life == life)
+		vublk_device_update(device);
+}
+
+static void begin_stop(struct vublk_device *device, const char *why)
+{
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOP, why);
+	vublk_frontend_stop_rings(&device->frontend, device->rings, device->num_rings,
+				  on_rings_stopped, device);
+}
+
+/* --- start ------------------------------------------------------------------------------ */
+
+/* Whether the start has to end here, and if so it does. */
+static bool turn_back(struct vublk_device *device, const struct vublk_error *error)
+{
+	if (error && !device->failure.code)
+		device->failure = *error;
+	if (!device->failure.code && should_run(device))
+		return false;
+	begin_stop(device, device->failure.code ? device->failure.text : "reset meanwhile");
+	return true;
+}
+
+static void on_rings_started(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+
+	if (turn_back(device, error))
+		return;
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STARTED, NULL);
+	if (device->ops->started)
+		device->ops->started(device->bus);
+}
+
+static void on_start_memory(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+
+	if (turn_back(device, error))
+		return;
+	vublk_device_queues_collect(device);
+	vublk_frontend_start_rings(&device->frontend, device->rings, device->num_rings,
+				   on_rings_started, device);
+}
+
+/* The answer comes before those about the memory, where the start goes on or turns back. */
+static void on_session(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+
+	if (error)
+		device->failure = *error;
+}
+
+static void begin_start(struct vublk_device *device)
+{
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_START, NULL);
+	device->failure.code = 0;
+	device->num_rings = 0;
+	vublk_frontend_begin_session(&device->frontend, device->acked_features, on_session, device);
+	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
+}
+
+void vublk_device_update(struct vublk_device *device)
+{
+	if (device->state == VUBLK_DEVICE_STOPPED && should_run(device))
+		begin_start(device);
+	else if (device->state == VUBLK_DEVICE_RUNNING && !should_run(device) &&
+		 !device->memory_change_under_way)
+		begin_stop(device, NULL);
+}
+
+/* --- status ------------------------------------------------------------------------------- */
+
+uint8_t vublk_device_status(const struct vublk_device *device)
+{
+	return device->status;
+}
+
+static int reset(struct vublk_device *device)
+{
+	device->status = 0;
+	if (vublk_device_has_rings_out(device))
+		vublk_device_update(device);
+	else
+		vublk_device_end_session(device);
+	return 0;
+}
+
+static int check_start(const struct vublk_device *device, struct vublk_error *error)
+{
+	if (device->state == VUBLK_DEVICE_DISCONNECTED)
+		return vublk_error_set(error, ENOTCONN,
+				       "the device cannot start: the back-end is gone");
+	if (!(device->acked_features & VUBLK_BIT(VIRTIO_F_VERSION_1)))
+		return vublk_error_set(error, EINVAL,
+				       "the device cannot start: the driver has not accepted its "
+				       "features");
+	if (!device->memory.num_regions)
+		return vublk_error_set(error, EINVAL,
+				       "the device cannot start: no memory has been set");
+	return vublk_device_queues_check(device, &device->memory, error);
+}
+
+int vublk_device_set_status(struct vublk_device *device, uint8_t status,
+			    struct vublk_error *error)
+{
+	int r;
+
+	if (device->state == VUBLK_DEVICE_CREATED || device->state == VUBLK_DEVICE_REALIZING)
+		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "setting the status",
+					    error);
+	if (!status)
+		return reset(device);
+	if (vublk_device_has_rings_out(device) && !device->status)
+		return vublk_error_set(error, EBUSY,
+				       "the status cannot be set before the reset is done: wait for "
+				       "stopped()");
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK && !should_run(device)) {
+		r = check_start(device, error);
+		if (r < 0)
+			return r;
+	}
+	device->status = status;
+	vublk_device_update(device);
+	return 0;
+}
+
+/* --- the back-end is gone -------------------------------------------------------------------- */
+
+/* Tells whoever waits for the end of something. False: the bus gave the device up. */
+static bool fail_requests(struct vublk_device *device, const struct vublk_error *error)
+{
+	uint64_t life = device->life;
+	bool memory = device->memory_change_under_way;
+	bool write = device->config_write != VUBLK_DEVICE_WRITE_NONE;
+
+	device->memory_change_under_way = false;
+	device->config_write = VUBLK_DEVICE_WRITE_NONE;
+	device->config_read = VUBLK_DEVICE_READ_NONE;
+	device->config_read_again = false;
+	if (memory && device->ops->memory_changed)
+		device->ops->memory_changed(device->bus, error);
+	if (write && device->life == life && device->ops->config_written)
+		device->ops->config_written(device->bus, error);
+	return device->life == life;
+}
+
+void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error)
+{
+	bool rings = vublk_device_has_rings_out(device);
+	uint64_t life = device->life;
+
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
+	if (!device->status)
+		vublk_device_end_session(device);
+	if (!fail_requests(device, error))
+		return;
+	if (rings && device->ops->stopped)
+		device->ops->stopped(device->bus, error);
+	if (device->life == life && device->ops->disconnected)
+		device->ops->disconnected(device->bus, error);
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The states of a device, and the table that says which event leads where. Nothing
+ * is done here: who causes an event does what belongs to it.
+ *
+ * docs/device-states.md is the drawing of this table; a test makes it anew and
+ * compares.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+
+static const char *const state_names[VUBLK_DEVICE_NUM_STATES] = {
+	[VUBLK_DEVICE_CREATED] = "created",
+	[VUBLK_DEVICE_REALIZING] = "realizing",
+	[VUBLK_DEVICE_STOPPED] = "stopped",
+	[VUBLK_DEVICE_STARTING] = "starting",
+	[VUBLK_DEVICE_RUNNING] = "running",
+	[VUBLK_DEVICE_STOPPING] = "stopping",
+	[VUBLK_DEVICE_DISCONNECTED] = "disconnected",
+};
+
+static const char *const event_names[VUBLK_DEVICE_NUM_EVENTS] = {
+	[VUBLK_DEVICE_EVENT_REALIZE] = "realize",
+	[VUBLK_DEVICE_EVENT_REALIZED] = "realized",
+	[VUBLK_DEVICE_EVENT_REALIZE_FAILED] = "realize failed",
+	[VUBLK_DEVICE_EVENT_START] = "start",
+	[VUBLK_DEVICE_EVENT_STARTED] = "started",
+	[VUBLK_DEVICE_EVENT_STOP] = "stop",
+	[VUBLK_DEVICE_EVENT_STOPPED] = "stopped",
+	[VUBLK_DEVICE_EVENT_LOST] = "lost",
+	[VUBLK_DEVICE_EVENT_UNREALIZE] = "unrealize",
+};
+
+#define ON(event, state) [VUBLK_DEVICE_EVENT_##event] = VUBLK_DEVICE_##state + 1
+
+/*
+ * An entry is the next state and one; 0: the event does not occur. A start that
+ * was overtaken by a reset, or that the back-end refused in part, goes on to
+ * STOPPING: what was handed over is taken back in any case.
+ */
+static const unsigned char transitions[VUBLK_DEVICE_NUM_STATES][VUBLK_DEVICE_NUM_EVENTS] = {
+	[VUBLK_DEVICE_CREATED] = {
+		ON(REALIZE, REALIZING),
+	},
+	[VUBLK_DEVICE_REALIZING] = {
+		ON(REALIZED, STOPPED),
+		ON(REALIZE_FAILED, CREATED),
+		ON(UNREALIZE, CREATED),
+	},
+	[VUBLK_DEVICE_STOPPED] = {
+		ON(START, STARTING),
+		ON(LOST, DISCONNECTED),
+		ON(UNREALIZE, CREATED),
+	},
+	[VUBLK_DEVICE_STARTING] = {
+		ON(STARTED, RUNNING),
+		ON(STOP, STOPPING),
+		ON(LOST, DISCONNECTED),
+		ON(UNREALIZE, CREATED),
+	},
+	[VUBLK_DEVICE_RUNNING] = {
+		ON(STOP, STOPPING),
+		ON(LOST, DISCONNECTED),
+		ON(UNREALIZE, CREATED),
+	},
+	[VUBLK_DEVICE_STOPPING] = {
+		ON(STOPPED, STOPPED),
+		ON(LOST, DISCONNECTED),
+		ON(UNREALIZE, CREATED),
+	},
+	[VUBLK_DEVICE_DISCONNECTED] = {
+		ON(UNREALIZE, CREATED),
+	},
+};
+
+const char *vublk_device_state_name(enum vublk_device_state state)
+{
+	return (unsigned)state < VUBLK_DEVICE_NUM_STATES ? state_names[state] : "unknown";
+}
+
+const char *vublk_device_event_name(enum vublk_device_event event)
+{
+	return event_names[event];
+}
+
+int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_event event)
+{
+	return transitions[state][event] - 1;
+}
+
+bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
+			       const char *why)
+{
+	int next = vublk_device_next_state(device->state, event);
+
+	if (next < 0)
+		return false;
+	vublk_log(&device->log, VUBLK_LOG_DEBUG, "device: %s, %s -> %s%s%s",
+		  state_names[device->state], event_names[event], state_names[next],
+		  why ? ": " : "", why ? why : "");
+	device->state = next;
+	return true;
+}
+
+enum vublk_device_state vublk_device_state(const struct vublk_device *device)
+{
+	return device->state;
+}
+
+bool vublk_device_is_connected(const struct vublk_device *device)
+{
+	return device->state == VUBLK_DEVICE_STOPPED || vublk_device_has_rings_out(device);
+}
+
+bool vublk_device_has_rings_out(const struct vublk_device *device)
+{
+	return device->state == VUBLK_DEVICE_STARTING ||
+	       device->state == VUBLK_DEVICE_RUNNING || device->state == VUBLK_DEVICE_STOPPING;
+}
+
+int vublk_device_require(const struct vublk_device *device, enum vublk_device_state state,
+			 const char *what, struct vublk_error *error)
+{
+	if (device->state == state)
+		return 0;
+	return vublk_error_set(error, EBUSY, "%s is possible when the device is %s; it is %s",
+			       what, state_names[state], state_names[device->state]);
+}

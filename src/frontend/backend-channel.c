@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The back-end channel: a second socket, on which the back-end asks and the
+ * front-end answers. One request is served: CONFIG_CHANGE_MSG.
+ *
+ * It carries nothing that a disk could not live without. So whatever goes wrong on
+ * it costs the channel and never the connection: a message that is none closes it,
+ * one that is not served is refused, and what is said about it is limited.
+ *
+ * Specification: "Back-end communication", "VHOST_USER_SET_BACKEND_REQ_FD".
+ */
+#include "frontend/frontend.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#define MESSAGES_A_TURN 16
+
+static void give_up(struct vublk_frontend *frontend, const char *why)
+{
+	vublk_log(frontend->log, VUBLK_LOG_WARNING,
+		  "the back-end channel is closed: %s; changes of the disk's configuration are "
+		  "not noticed any more", why);
+	vublk_frontend_close_backend_channel(frontend);
+}
+
+void vublk_frontend_close_backend_channel(struct vublk_frontend *frontend)
+{
+	vublk_loop_remove(&frontend->backend_channel.source);
+	vublk_channel_deinit(&frontend->backend_channel.channel);
+}
+
+/* --- requests ----------------------------------------------------------------------- */
+
+static void answer(struct vublk_frontend *frontend, const struct vublk_vu_message *request,
+		   uint64_t result)
+{
+	struct vublk_frontend_backend_channel *backend = &frontend->backend_channel;
+	struct vublk_vu_message reply;
+	struct vublk_error error;
+
+	if (!(request->header.flags & VUBLK_VU_FLAG_NEED_REPLY) ||
+	    !vublk_frontend_has(frontend, VUBLK_VU_F_REPLY_ACK))
+		return;
+	vublk_vu_message_init(&reply, request->header.request);
+	reply.header.flags |= VUBLK_VU_FLAG_REPLY;
+	reply.header.size = sizeof(uint64_t);
+	reply.payload.u64 = result;
+	if (vublk_channel_send(&backend->channel, &reply, &error) < 0)
+		give_up(frontend, error.text);
+	else if (vublk_channel_wants_write(&backend->channel))
+		vublk_loop_modify(&backend->source, EPOLLIN | EPOLLOUT);
+}
+
+static int check_served(const struct vublk_vu_message *message, struct vublk_error *error)
+{
+	int r = vublk_vu_check_request(VUBLK_VU_TO_FRONTEND, message, error);
+
+	if (r < 0 || message->header.request == VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG)
+		return r;
+	return vublk_error_set(error, ENOTSUP, "%s is not served",
+			       vublk_vu_request_name(VUBLK_VU_TO_FRONTEND,
+						     message->header.request));
+}
+
+static void serve(struct vublk_frontend *frontend, const struct vublk_vu_message *message)
+{
+	struct vublk_error error;
+	int r = check_served(message, &error);
+
+	if (r < 0)
+		vublk_log_limited(frontend->log, &frontend->backend_channel.log_limit,
+				  VUBLK_LOG_WARNING, "back-end channel: %s", error.text);
+	answer(frontend, message, r < 0);
+	if (!r)
+		frontend->ops->config_changed(frontend->opaque);
+}
+
+/* A callback may have closed the channel: the descriptor tells. */
+static void receive(struct vublk_frontend *frontend)
+{
+	struct vublk_frontend_backend_channel *backend = &frontend->backend_channel;
+
+	for (unsigned i = 0; i < MESSAGES_A_TURN && backend->source.loop; i++) {
+		struct vublk_vu_message message;
+		struct vublk_error error;
+		int r = vublk_channel_receive(&backend->channel, &message, &error);
+
+		if (r < 0)
+			give_up(frontend, error.text);
+		if (r <= 0)
+			return;
+		serve(frontend, &message);
+		vublk_vu_message_deinit(&message);
+	}
+}
+
+static void on_channel(void *opaque, uint32_t events)
+{
+	struct vublk_frontend *frontend = opaque;
+	struct vublk_frontend_backend_channel *backend = &frontend->backend_channel;
+	struct vublk_error error;
+
+	if (events & EPOLLOUT) {
+		int r = vublk_channel_flush(&backend->channel, &error);
+
+		if (r < 0) {
+			give_up(frontend, error.text);
+			return;
+		}
+		if (!r)
+			vublk_loop_modify(&backend->source, EPOLLIN);
+	}
+	receive(frontend);
+}
+
+/* --- handing it over ---------------------------------------------------------------- */
+
+static void on_handed_over(void *opaque, unsigned tag, struct vublk_vu_message *reply)
+{
+	if (reply->payload.u64)
+		give_up(opaque, "the back-end refused it (SET_BACKEND_REQ_FD)");
+}
+
+static void send_other_end(struct vublk_frontend *frontend, int fd)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_BACKEND_REQ_FD);
+	message.fds[0] = fd;
+	message.num_fds = 1;
+	if (!vublk_frontend_has(frontend, VUBLK_VU_F_REPLY_ACK)) {
+		vublk_frontend_send(frontend, &message);
+		return;
+	}
+	message.header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
+	vublk_frontend_ask(frontend, &message, sizeof(uint64_t), on_handed_over, frontend, 0);
+}
+
+void vublk_frontend_open_backend_channel(struct vublk_frontend *frontend)
+{
+	struct vublk_frontend_backend_channel *backend = &frontend->backend_channel;
+	struct vublk_error error;
+	int ends[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
+		vublk_error_set_errno(&error, errno, "cannot make the back-end channel");
+		vublk_frontend_fail(frontend, &error);
+		return;
+	}
+	vublk_channel_init(&backend->channel, ends[0]);
+	backend->log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
+	backend->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = frontend };
+	if (vublk_loop_add(frontend->loop, &backend->source, ends[0], EPOLLIN, &error) < 0) {
+		vublk_channel_deinit(&backend->channel);
+		vublk_frontend_fail(frontend, &error);
+	} else {
+		send_other_end(frontend, ends[1]);
+	}
+	vublk_fd_close(&ends[1]);
+}

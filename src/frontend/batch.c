@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Batches: messages that belong together, sent without waiting for each other, and
+ * one call when the last is answered. What the messages are is their owner's matter.
+ *
+ * The idea to read it by: a batch is a number of pieces that can be sent by index.
+ * While few answers are outstanding the next piece goes out; each answer pulls the
+ * following ones. So 256 queues take a few round trips, and neither the socket
+ * nor the number of descriptors in transit overflows.
+ *
+ * Where the back-end does not confirm (no REPLY_ACK), GET_FEATURES stands in for
+ * it: it is answered in order, so what was sent before has been read by then.
+ * An answer of 0 to NEED_REPLY means no more than that either: some back-ends
+ * answer 0 to everything.
+ *
+ * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
+ */
+#include "frontend/frontend.h"
+
+#include "util/error.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+
+#define MAX_WAITING 32        /* answers, before the next piece has to wait */
+#define MESSAGES_A_BARRIER 64 /* sent blindly, where nothing is confirmed */
+
+static void on_barrier(void *opaque, unsigned tag, struct vublk_vu_message *reply)
+{
+	vublk_frontend_batch_answered(opaque);
+}
+
+static void send_barrier(struct vublk_frontend_batch *batch)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_GET_FEATURES);
+	vublk_frontend_batch_ask(batch, &message, sizeof(uint64_t), on_barrier);
+}
+
+static bool is_complete(const struct vublk_frontend_batch *batch)
+{
+	return !batch->num_waiting && !batch->unconfirmed &&
+	       (batch->next_piece == batch->num_pieces || batch->refusal.code);
+}
+
+/* Sends what may be sent now. A failed connection takes batch->frontend away. */
+static void pump(struct vublk_frontend_batch *batch)
+{
+	while (batch->frontend && batch->next_piece < batch->num_pieces &&
+	       batch->num_waiting < MAX_WAITING && !batch->refusal.code) {
+		batch->send_piece(batch->owner, batch->next_piece);
+		batch->next_piece++;
+		if (batch->unconfirmed >= MESSAGES_A_BARRIER)
+			send_barrier(batch);
+	}
+	if (batch->frontend && batch->unconfirmed && !batch->num_waiting)
+		send_barrier(batch);
+}
+
+void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
+				struct vublk_frontend_batch *batch, unsigned num_pieces,
+				void (*done)(void *opaque, const struct vublk_error *error),
+				void *opaque)
+{
+	if (frontend->state != VUBLK_FRONTEND_READY)
+		return;
+	batch->frontend = frontend;
+	batch->done = done;
+	batch->opaque = opaque;
+	batch->num_pieces = num_pieces;
+	batch->next_piece = 0;
+	batch->num_waiting = 0;
+	batch->unconfirmed = 0;
+	batch->refusal.code = 0;
+	pump(batch);
+	if (batch->frontend && !batch->num_waiting) /* so that done() comes from the loop */
+		send_barrier(batch);
+}
+
+void vublk_frontend_batch_send(struct vublk_frontend_batch *batch,
+			       struct vublk_vu_message *message)
+{
+	if (!batch->frontend)
+		return;
+	batch->unconfirmed++;
+	vublk_frontend_send(batch->frontend, message);
+}
+
+void vublk_frontend_batch_ask(struct vublk_frontend_batch *batch,
+			      struct vublk_vu_message *message, unsigned min_bytes,
+			      vublk_frontend_reply_fn *fn)
+{
+	if (!batch->frontend)
+		return;
+	batch->num_waiting++;
+	batch->unconfirmed = 0;
+	vublk_frontend_ask(batch->frontend, message, min_bytes, fn, batch, batch->next_piece);
+}
+
+static void on_confirmation(void *opaque, unsigned tag, struct vublk_vu_message *reply)
+{
+	struct vublk_frontend_batch *batch = opaque;
+	bool first = !batch->refusal.code;
+
+	if (reply->payload.u64) {
+		vublk_frontend_batch_refuse(batch, EIO,
+					    "the back-end refused %s (it answered %" PRIu64 ")",
+					    vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
+								  reply->header.request),
+					    reply->payload.u64);
+		if (batch->refused)
+			batch->refused(batch->owner, tag, first);
+	}
+	vublk_frontend_batch_answered(batch);
+}
+
+void vublk_frontend_batch_send_confirmed(struct vublk_frontend_batch *batch,
+					 struct vublk_vu_message *message)
+{
+	if (!batch->frontend)
+		return;
+	if (!vublk_frontend_has(batch->frontend, VUBLK_VU_F_REPLY_ACK)) {
+		vublk_frontend_batch_send(batch, message);
+		return;
+	}
+	message->header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
+	vublk_frontend_batch_ask(batch, message, sizeof(uint64_t), on_confirmation);
+}
+
+void vublk_frontend_batch_refuse(struct vublk_frontend_batch *batch, int code,
+				 const char *format, ...)
+{
+	va_list args;
+
+	if (batch->refusal.code)
+		return;
+	va_start(args, format);
+	vublk_error_set_va(&batch->refusal, code, format, args);
+	va_end(args);
+}
+
+void vublk_frontend_batch_answered(struct vublk_frontend_batch *batch)
+{
+	batch->num_waiting--;
+	pump(batch);
+	if (!batch->frontend || !is_complete(batch))
+		return;
+	batch->frontend = NULL;
+	batch->done(batch->opaque, batch->refusal.code ? &batch->refusal : NULL);
+}

@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The connection to a back-end: the socket, the answers that it owes, their
+ * deadlines, and the one way in which all of it ends. What is said is in the
+ * other files of this folder.
+ *
+ * The idea to read it by: the protocol has no transaction numbers, answers come in
+ * the order of the requests. So requests are sent without waiting, what is
+ * expected stands in a queue, and the oldest entry says what must come next and
+ * until when. The connection is never closed under a caller: what breaks it only
+ * changes the state and posts a task.
+ *
+ * Specification: "Communication", "Message Specification".
+ */
+#include "frontend/frontend.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+
+/* Messages that are taken before other descriptors of the loop get their turn. */
+#define MESSAGES_A_TURN 64
+
+struct vublk_frontend_expected {
+	struct vublk_frontend_expected *next;
+	uint32_t request;
+	unsigned min_bytes;
+	uint64_t deadline_ns;
+	vublk_frontend_reply_fn *fn;
+	void *opaque;
+	unsigned tag;
+};
+
+/* --- state ------------------------------------------------------------------ */
+
+static const char *const state_names[VUBLK_FRONTEND_NUM_STATES] = {
+	[VUBLK_FRONTEND_CLOSED] = "closed",
+	[VUBLK_FRONTEND_NEGOTIATING] = "negotiating",
+	[VUBLK_FRONTEND_READY] = "ready",
+	[VUBLK_FRONTEND_FAILED] = "failed",
+};
+
+static const char *const event_names[VUBLK_FRONTEND_NUM_EVENTS] = {
+	[VUBLK_FRONTEND_EVENT_OPENED] = "opened",
+	[VUBLK_FRONTEND_EVENT_NEGOTIATED] = "negotiated",
+	[VUBLK_FRONTEND_EVENT_BROKE] = "broke",
+	[VUBLK_FRONTEND_EVENT_CLOSED] = "was closed",
+};
+
+#define NEXT(state) (VUBLK_FRONTEND_##state + 1) /* 0: does not occur */
+
+static const unsigned char transitions[VUBLK_FRONTEND_NUM_STATES][VUBLK_FRONTEND_NUM_EVENTS] = {
+	[VUBLK_FRONTEND_CLOSED] = {
+		[VUBLK_FRONTEND_EVENT_OPENED] = NEXT(NEGOTIATING),
+	},
+	[VUBLK_FRONTEND_NEGOTIATING] = {
+		[VUBLK_FRONTEND_EVENT_NEGOTIATED] = NEXT(READY),
+		[VUBLK_FRONTEND_EVENT_BROKE] = NEXT(FAILED),
+		[VUBLK_FRONTEND_EVENT_CLOSED] = NEXT(CLOSED),
+	},
+	[VUBLK_FRONTEND_READY] = {
+		[VUBLK_FRONTEND_EVENT_BROKE] = NEXT(FAILED),
+		[VUBLK_FRONTEND_EVENT_CLOSED] = NEXT(CLOSED),
+	},
+	[VUBLK_FRONTEND_FAILED] = {
+		[VUBLK_FRONTEND_EVENT_CLOSED] = NEXT(CLOSED),
+	},
+};
+
+const char *vublk_frontend_state_name(enum vublk_frontend_state state)
+{
+	return state_names[state];
+}
+
+const char *vublk_frontend_event_name(enum vublk_frontend_event event)
+{
+	return event_names[event];
+}
+
+int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_frontend_event event)
+{
+	return transitions[state][event] - 1;
+}
+
+/* The only place where the state changes. False: the event means nothing here. */
+static bool change_state(struct vublk_frontend *frontend, enum vublk_frontend_event event,
+			 const char *why)
+{
+	int next = vublk_frontend_next_state(frontend->state, event);
+
+	if (next < 0)
+		return false;
+	vublk_log(frontend->log, VUBLK_LOG_DEBUG, "connection: %s, %s -> %s%s%s",
+		  state_names[frontend->state], event_names[event], state_names[next],
+		  why ? ": " : "", why ? why : "");
+	frontend->state = next;
+	return true;
+}
+
+static bool is_open(const struct vublk_frontend *frontend)
+{
+	return frontend->state == VUBLK_FRONTEND_NEGOTIATING ||
+	       frontend->state == VUBLK_FRONTEND_READY;
+}
+
+bool vublk_frontend_has(const struct vublk_frontend *frontend, unsigned protocol_feature)
+{
+	return frontend->info.accepted_protocol_features & VUBLK_BIT(protocol_feature);
+}
+
+/* --- the end ------------------------------------------------------------------ */
+
+/* Nobody is told here: whoever waits is told by lost(), or closed it himself. */
+static void drop_everything(struct vublk_frontend *frontend)
+{
+	vublk_loop_timer_disarm(&frontend->deadline);
+	vublk_loop_remove(&frontend->source);
+	while (frontend->expected) {
+		struct vublk_frontend_expected *expected = frontend->expected;
+
+		frontend->expected = expected->next;
+		free(expected);
+	}
+	frontend->expected_end = &frontend->expected;
+	frontend->memory.batch.frontend = NULL;
+	frontend->memory.num_shadow = 0;
+	frontend->session.batch.frontend = NULL;
+	frontend->start.batch.frontend = NULL;
+	frontend->stop.batch.frontend = NULL;
+	frontend->config_write.frontend = NULL;
+	frontend->config_read.done = NULL;
+	vublk_frontend_close_backend_channel(frontend);
+}
+
+void vublk_frontend_close(struct vublk_frontend *frontend)
+{
+	if (!frontend->loop)
+		return;
+	drop_everything(frontend);
+	vublk_loop_cancel(frontend->loop, &frontend->lost_task);
+	vublk_channel_deinit(&frontend->channel);
+	change_state(frontend, VUBLK_FRONTEND_EVENT_CLOSED, NULL);
+}
+
+void vublk_frontend_fail(struct vublk_frontend *frontend, const struct vublk_error *error)
+{
+	if (!change_state(frontend, VUBLK_FRONTEND_EVENT_BROKE, error->text))
+		return;
+	frontend->failure = *error;
+	drop_everything(frontend);
+	vublk_loop_post(frontend->loop, &frontend->lost_task);
+}
+
+static void on_lost_task(void *opaque)
+{
+	struct vublk_frontend *frontend = opaque;
+	struct vublk_error error = frontend->failure;
+
+	vublk_frontend_close(frontend);
+	frontend->ops->lost(frontend->opaque, &error);
+}
+
+/* --- deadlines ------------------------------------------------------------------ */
+
+static void watch_oldest(struct vublk_frontend *frontend)
+{
+	if (frontend->expected)
+		vublk_loop_timer_arm(frontend->loop, &frontend->deadline,
+				     frontend->expected->deadline_ns);
+	else
+		vublk_loop_timer_disarm(&frontend->deadline);
+}
+
+/* --- sending ---------------------------------------------------------------------- */
+
+void vublk_frontend_send(struct vublk_frontend *frontend, struct vublk_vu_message *message)
+{
+	struct vublk_error error;
+
+	if (!is_open(frontend))
+		return;
+	if (vublk_channel_send(&frontend->channel, message, &error) < 0) {
+		vublk_error_prepend(&error, "%s",
+				    vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
+							  message->header.request));
+		vublk_frontend_fail(frontend, &error);
+		return;
+	}
+	if (vublk_channel_wants_write(&frontend->channel))
+		vublk_loop_modify(&frontend->source, EPOLLIN | EPOLLOUT);
+}
+
+static int expect(struct vublk_frontend *frontend, uint32_t request, unsigned min_bytes,
+		  vublk_frontend_reply_fn *fn, void *opaque, unsigned tag)
+{
+	struct vublk_frontend_expected *expected = calloc(1, sizeof(*expected));
+	struct vublk_error error;
+
+	if (!expected) {
+		vublk_error_set_errno(&error, ENOMEM, "cannot wait for the answer to %s",
+				      vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
+		vublk_frontend_fail(frontend, &error);
+		return -ENOMEM;
+	}
+	*expected = (struct vublk_frontend_expected){
+		.request = request,
+		.min_bytes = min_bytes,
+		.deadline_ns = vublk_now_ns() + frontend->timeout_ms * UINT64_C(1000000),
+		.fn = fn,
+		.opaque = opaque,
+		.tag = tag,
+	};
+	if (!frontend->expected)
+		frontend->round_trips++;
+	*frontend->expected_end = expected;
+	frontend->expected_end = &expected->next;
+	watch_oldest(frontend);
+	return 0;
+}
+
+void vublk_frontend_ask(struct vublk_frontend *frontend, struct vublk_vu_message *message,
+			unsigned min_bytes, vublk_frontend_reply_fn *fn, void *opaque,
+			unsigned tag)
+{
+	if (!is_open(frontend))
+		return;
+	if (!expect(frontend, message->header.request, min_bytes, fn, opaque, tag))
+		vublk_frontend_send(frontend, message);
+}
+
+/* --- receiving -------------------------------------------------------------------- */
+
+static int check_reply(const struct vublk_frontend *frontend,
+		       const struct vublk_vu_message *reply, struct vublk_error *error)
+{
+	const struct vublk_frontend_expected *expected = frontend->expected;
+
+	if (!expected)
+		return vublk_error_set(error, EPROTO,
+				       "the back-end sent %s (number %u), and nothing was asked of it",
+				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
+							     reply->header.request),
+				       reply->header.request);
+	return vublk_vu_check_reply(expected->request, expected->min_bytes, reply, error);
+}
+
+static void on_reply(struct vublk_frontend *frontend, struct vublk_vu_message *reply)
+{
+	struct vublk_frontend_expected *expected = frontend->expected;
+	struct vublk_error error;
+
+	if (check_reply(frontend, reply, &error) < 0) {
+		vublk_frontend_fail(frontend, &error);
+		return;
+	}
+	frontend->expected = expected->next;
+	if (!frontend->expected)
+		frontend->expected_end = &frontend->expected;
+	frontend->num_answers++;
+	watch_oldest(frontend);
+	expected->fn(expected->opaque, expected->tag, reply);
+	free(expected);
+}
+
+/* The sentence tells what was being waited for when the back-end went. */
+static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *error)
+{
+	if (frontend->expected)
+		vublk_error_prepend(error, "waiting for the answer to %s",
+				    vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
+							  frontend->expected->request));
+	vublk_frontend_fail(frontend, error);
+}
+
+/* A callback may close the connection and even open another: the turn ends then. */
+static void receive(struct vublk_frontend *frontend)
+{
+	for (unsigned i = 0; i < MESSAGES_A_TURN && is_open(frontend); i++) {
+		struct vublk_vu_message message;
+		struct vublk_error error;
+		int r = vublk_channel_receive(&frontend->channel, &message, &error);
+
+		if (r < 0)
+			fail_receiving(frontend, &error);
+		if (r <= 0)
+			return;
+		on_reply(frontend, &message);
+		vublk_vu_message_deinit(&message);
+	}
+}
+
+static void flush(struct vublk_frontend *frontend)
+{
+	struct vublk_error error;
+	int r = vublk_channel_flush(&frontend->channel, &error);
+
+	/* What the peer said before it went is still to be read: it may be a reason. */
+	if (r < 0 && error.code != ENOTCONN)
+		vublk_frontend_fail(frontend, &error);
+	else if (r <= 0)
+		vublk_loop_modify(&frontend->source, EPOLLIN);
+}
+
+static void on_socket(void *opaque, uint32_t events)
+{
+	struct vublk_frontend *frontend = opaque;
+
+	if (events & EPOLLOUT)
+		flush(frontend);
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && is_open(frontend))
+		receive(frontend);
+}
+
+/* --- deadlines, checked ---------------------------------------------------------- */
+
+/* Somebody who calls the loop late must not blame the back-end: what came is read first. */
+static void on_deadline(void *opaque)
+{
+	struct vublk_frontend *frontend = opaque;
+	uint64_t answers_before = frontend->num_answers;
+	struct vublk_error error;
+
+	receive(frontend);
+	if (!is_open(frontend) || !frontend->expected)
+		return;
+	if (frontend->num_answers != answers_before) {
+		watch_oldest(frontend);
+		return;
+	}
+	vublk_error_set(&error, ETIMEDOUT,
+			"the back-end did not answer %s within %u ms; see whether it hangs, "
+			"or raise request-timeout-ms",
+			vublk_vu_request_name(VUBLK_VU_TO_BACKEND, frontend->expected->request),
+			frontend->timeout_ms);
+	vublk_frontend_fail(frontend, &error);
+}
+
+/* --- the beginning ------------------------------------------------------------------ */
+
+void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
+			 const struct vublk_log *log, const struct vublk_frontend_ops *ops,
+			 void *opaque)
+{
+	*frontend = (struct vublk_frontend){
+		.state = VUBLK_FRONTEND_CLOSED,
+		.ops = ops,
+		.opaque = opaque,
+		.loop = loop,
+		.log = log,
+	};
+	frontend->channel.fd = -1;
+	frontend->expected_end = &frontend->expected;
+	frontend->source.fn = on_socket;
+	frontend->source.opaque = frontend;
+	frontend->deadline.fn = on_deadline;
+	frontend->deadline.opaque = frontend;
+	frontend->lost_task.fn = on_lost_task;
+	frontend->lost_task.opaque = frontend;
+}
+
+void vublk_frontend_set_negotiated(struct vublk_frontend *frontend)
+{
+	change_state(frontend, VUBLK_FRONTEND_EVENT_NEGOTIATED, NULL);
+	frontend->ops->negotiated(frontend->opaque);
+}
+
+int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsigned timeout_ms,
+			struct vublk_error *error)
+{
+	int fd, r;
+
+	if (frontend->state != VUBLK_FRONTEND_CLOSED)
+		return vublk_error_set(error, EBUSY, "the front-end is connected already");
+	fd = vublk_socket_connect(path, error);
+	if (fd < 0)
+		return fd;
+	vublk_channel_init(&frontend->channel, fd);
+	r = vublk_loop_add(frontend->loop, &frontend->source, fd, EPOLLIN, error);
+	if (r < 0) {
+		vublk_channel_deinit(&frontend->channel);
+		return r;
+	}
+	frontend->timeout_ms = timeout_ms;
+	frontend->round_trips = 0;
+	frontend->info = (struct vublk_frontend_info){ 0 };
+	change_state(frontend, VUBLK_FRONTEND_EVENT_OPENED, path);
+	vublk_frontend_negotiate(frontend);
+	return 0;
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_FRONTEND_FRONTEND_H
+#define VUBLK_FRONTEND_FRONTEND_H
+
+#include "proto/channel.h"
+#include "util/log.h"
+#include "util/loop.h"
+#include "virtio/blk-format.h"
+
+#include <vublk/error.h>
+#include <vublk/memory.h>
+
+/*
+ * The front-end of a vhost-user connection: what a device says to its back-end.
+ * Asynchronous: no call waits. Each request that is answered has a deadline;
+ * past it the back-end counts as gone.
+ *
+ * Failure has one way: whatever breaks the connection (a send that fails, a reply
+ * that breaks a rule, a deadline, the peer's end of file) makes every later call
+ * do nothing, and ops->lost() is called once, from the loop and never from inside
+ * a call. After lost() no other callback comes: what was waiting waits no more.
+ */
+
+/* What a back-end's answer to a request may take, unless it is set otherwise. */
+#define VUBLK_FRONTEND_DEFAULT_TIMEOUT_MS 5000
+
+enum vublk_frontend_state {
+	VUBLK_FRONTEND_CLOSED,      /* no connection */
+	VUBLK_FRONTEND_NEGOTIATING, /* the handshake is on its way */
+	VUBLK_FRONTEND_READY,       /* the device's requests may be sent */
+	VUBLK_FRONTEND_FAILED,      /* broken; lost() is about to be called */
+	VUBLK_FRONTEND_NUM_STATES,
+};
+
+enum vublk_frontend_event {
+	VUBLK_FRONTEND_EVENT_OPENED,
+	VUBLK_FRONTEND_EVENT_NEGOTIATED,
+	VUBLK_FRONTEND_EVENT_BROKE,
+	VUBLK_FRONTEND_EVENT_CLOSED,
+	VUBLK_FRONTEND_NUM_EVENTS,
+};
+
+struct vublk_frontend;
+
+/* Called from the loop only; each may close the front-end. */
+struct vublk_frontend_ops {
+	/* The handshake is done: frontend->info and the config are known. */
+	void (*negotiated)(void *opaque);
+	/* The connection is gone and closed. */
+	void (*lost)(void *opaque, const struct vublk_error *error);
+	/* The back-end says that its config changed; it may say so at any time. */
+	void (*config_changed)(void *opaque);
+};
+
+/* What the back-end is, as it said itself. */
+struct vublk_frontend_info {
+	uint64_t features;
+	uint64_t protocol_features;          /* offered */
+	uint64_t accepted_protocol_features;
+	uint32_t max_queues;
+	uint32_t memory_slots;
+	uint32_t config_bytes;
+};
+
+/* A request that the back-end owes an answer to. */
+struct vublk_frontend_expected;
+
+/* `reply` is valid during the call; its descriptors go unless they are taken. */
+typedef void vublk_frontend_reply_fn(void *opaque, unsigned tag,
+				     struct vublk_vu_message *reply);
+
+/*
+ * Messages that belong together, in pieces that are sent as the answers to earlier
+ * ones come in, so that a back-end that is slow to read has not everything at once.
+ */
+struct vublk_frontend_batch {
+	struct vublk_frontend *frontend; /* NULL: not under way */
+	/* Sends the messages of the piece `index` with vublk_frontend_batch_...(). */
+	void (*send_piece)(void *owner, unsigned index);
+	/* A message of the piece was refused, as the first or not. May be NULL. */
+	void (*refused)(void *owner, unsigned index, bool first);
+	void *owner;
+	/* All is answered. `error` has the first refusal, or is NULL. */
+	void (*done)(void *opaque, const struct vublk_error *error);
+	void *opaque;
+	unsigned num_pieces, next_piece;
+	unsigned unconfirmed;    /* messages since something that is answered was sent */
+	unsigned num_waiting;    /* answers */
+	struct vublk_error refusal;
+};
+
+/* A region of memory and the file behind it: the same number, the same memory. */
+struct vublk_frontend_region {
+	struct vublk_memory_region region; /* fd: the device's; -1 in the shadow */
+	uint64_t file_device, file_inode;
+};
+
+struct vublk_frontend_memory {
+	unsigned num_regions;
+	struct vublk_frontend_region *regions; /* borrowed from the device */
+};
+
+struct vublk_frontend_memory_change {
+	struct vublk_frontend_batch batch;
+	/* what the back-end has, as far as is known */
+	struct vublk_frontend_region shadow[VUBLK_MEMORY_MAX_REGIONS];
+	unsigned num_shadow;
+	/* what is sent for it: removals first, then additions, or one whole table */
+	unsigned num_removals;
+	struct vublk_frontend_region removals[VUBLK_MEMORY_MAX_REGIONS];
+	unsigned num_additions;
+	struct vublk_frontend_region additions[VUBLK_MEMORY_MAX_REGIONS];
+};
+
+/* A queue as the back-end is told of it. Addresses are guest addresses. */
+struct vublk_frontend_queue {
+	uint16_t index;
+	uint16_t size;
+	uint16_t base;
+	uint64_t desc_addr, avail_addr, used_addr;
+	int kick_fd, call_fd; /* borrowed */
+};
+
+struct vublk_frontend_rings {
+	struct vublk_frontend_batch batch;
+	unsigned num_queues;
+	struct vublk_frontend_queue *queues; /* borrowed until done */
+};
+
+/* What holds for all queues: the features that the driver accepted. */
+struct vublk_frontend_session {
+	struct vublk_frontend_batch batch;
+	uint64_t features;
+};
+
+typedef void vublk_frontend_config_fn(void *opaque, const uint8_t *config, unsigned bytes,
+				      const struct vublk_error *error);
+
+struct vublk_frontend_config_read {
+	unsigned size_index;     /* into the sizes that are tried */
+	unsigned num_bytes;      /* got so far; 0: nothing */
+	uint8_t data[VUBLK_BLK_CONFIG_BYTES];
+	vublk_frontend_config_fn *done; /* NULL: not under way */
+	void *opaque;
+};
+
+struct vublk_frontend_backend_channel {
+	struct vublk_channel channel;
+	struct vublk_loop_source source;
+	struct vublk_log_limit log_limit;
+};
+
+struct vublk_frontend {
+	enum vublk_frontend_state state;
+	const struct vublk_frontend_ops *ops;
+	void *opaque;
+	struct vublk_loop *loop;
+	const struct vublk_log *log;
+	unsigned timeout_ms;
+
+	struct vublk_channel channel;
+	struct vublk_loop_source source;
+	struct vublk_loop_timer deadline;
+	struct vublk_loop_task lost_task;
+	struct vublk_error failure;
+
+	struct vublk_frontend_expected *expected; /* oldest first */
+	struct vublk_frontend_expected **expected_end;
+	uint64_t num_answers;
+	unsigned round_trips; /* times that everything waited for one answer */
+
+	struct vublk_frontend_info info;
+	struct vublk_frontend_config_read config_read;
+	uint8_t config[VUBLK_BLK_CONFIG_BYTES]; /* of the handshake */
+	struct vublk_frontend_memory_change memory;
+	struct vublk_frontend_session session;
+	struct vublk_frontend_rings start, stop;
+	struct vublk_frontend_batch config_write;
+	uint8_t config_write_wce;
+	struct vublk_frontend_backend_channel backend_channel;
+};
+
+/* --- life (connection.c) ------------------------------------------------------ */
+
+/* All but `frontend` is borrowed. */
+void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
+			 const struct vublk_log *log, const struct vublk_frontend_ops *ops,
+			 void *opaque);
+
+/*
+ * Connects to the Unix socket at `path` and begins the handshake. On failure
+ * nothing has happened. State CLOSED.
+ */
+int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsigned timeout_ms,
+			struct vublk_error *error);
+
+/* In any state, from any callback; no callback comes after it. Idempotent. */
+void vublk_frontend_close(struct vublk_frontend *frontend);
+
+/* The back-end is of no more use, for the reason given: lost() follows. */
+void vublk_frontend_fail(struct vublk_frontend *frontend, const struct vublk_error *error);
+
+bool vublk_frontend_has(const struct vublk_frontend *frontend, unsigned protocol_feature);
+
+/* --- messages (connection.c) ---------------------------------------------------- */
+
+/* Sends a request that is not answered. */
+void vublk_frontend_send(struct vublk_frontend *frontend, struct vublk_vu_message *message);
+
+/*
+ * Sends a request that is answered with at least `min_bytes` of payload; a shorter
+ * or another answer breaks the connection before `fn` sees it.
+ */
+void vublk_frontend_ask(struct vublk_frontend *frontend, struct vublk_vu_message *message,
+			unsigned min_bytes, vublk_frontend_reply_fn *fn, void *opaque,
+			unsigned tag);
+
+/* --- batches (batch.c) ------------------------------------------------------------ */
+
+/* Owner, send_piece and refused are set; the rest is set here. */
+void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
+				struct vublk_frontend_batch *batch, unsigned num_pieces,
+				void (*done)(void *opaque, const struct vublk_error *error),
+				void *opaque);
+/* From send_piece: a request without an answer. */
+void vublk_frontend_batch_send(struct vublk_frontend_batch *batch,
+			       struct vublk_vu_message *message);
+/* ... one that is confirmed, where the back-end can (REPLY_ACK). */
+void vublk_frontend_batch_send_confirmed(struct vublk_frontend_batch *batch,
+					 struct vublk_vu_message *message);
+/* ... one with a reply of its own. `fn` may refuse. */
+void vublk_frontend_batch_ask(struct vublk_frontend_batch *batch,
+			      struct vublk_vu_message *message, unsigned min_bytes,
+			      vublk_frontend_reply_fn *fn);
+/* From a reply function: it was answered. Calls done() when it was the last: return then. */
+void vublk_frontend_batch_answered(struct vublk_frontend_batch *batch);
+/* What the answer said was a refusal: the first sentence is kept. */
+void vublk_frontend_batch_refuse(struct vublk_frontend_batch *batch, int code,
+				 const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* --- steps ------------------------------------------------------------------------ */
+
+/* The handshake; begun by vublk_frontend_open() (negotiate.c). */
+void vublk_frontend_negotiate(struct vublk_frontend *frontend);
+/* Its end (connection.c). */
+void vublk_frontend_set_negotiated(struct vublk_frontend *frontend);
+
+/* How many regions the back-end takes (memory.c). */
+unsigned vublk_frontend_memory_slots(const struct vublk_frontend *frontend);
+/*
+ * Tells the back-end what changed of the memory: `memory` and its descriptors are
+ * borrowed until done() (memory.c).
+ */
+void vublk_frontend_set_memory(struct vublk_frontend *frontend,
+			       const struct vublk_frontend_memory *memory,
+			       void (*done)(void *opaque, const struct vublk_error *error),
+			       void *opaque);
+
+/*
+ * Tells what the driver accepted. It goes out whole and at once, so that the
+ * memory may be set without waiting for done() (vring.c).
+ */
+void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
+				  void (*done)(void *opaque, const struct vublk_error *error),
+				  void *opaque);
+/*
+ * Hands the rings over, when the session and the memory are set. The queues are
+ * borrowed until done() (vring.c).
+ */
+void vublk_frontend_start_rings(struct vublk_frontend *frontend,
+				struct vublk_frontend_queue *queues, unsigned num_queues,
+				void (*done)(void *opaque, const struct vublk_error *error),
+				void *opaque);
+/* Takes them back; where each goes on is in queue->base then. */
+void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
+			       struct vublk_frontend_queue *queues, unsigned num_queues,
+			       void (*done)(void *opaque, const struct vublk_error *error),
+			       void *opaque);
+
+/* Reads the config: as much of it as the back-end has. One at a time (config.c). */
+void vublk_frontend_read_config(struct vublk_frontend *frontend, vublk_frontend_config_fn *done,
+				void *opaque);
+/* Sets the write cache; EIO: refused. One at a time (config.c). */
+void vublk_frontend_write_wce(struct vublk_frontend *frontend, uint8_t wce,
+			      void (*done)(void *opaque, const struct vublk_error *error),
+			      void *opaque);
+
+/* A socket pair whose other end is handed to the back-end (backend-channel.c). */
+void vublk_frontend_open_backend_channel(struct vublk_frontend *frontend);
+void vublk_frontend_close_backend_channel(struct vublk_frontend *frontend);
+
+/* --- for tests and logs ------------------------------------------------------------- */
+
+const char *vublk_frontend_state_name(enum vublk_frontend_state state);
+const char *vublk_frontend_event_name(enum vublk_frontend_event event);
+/* What the table says; -1: the event does not occur in this state. */
+int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_frontend_event event);
+
+#endif

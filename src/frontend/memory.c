@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The memory that the back-end maps. With CONFIGURE_MEM_SLOTS a region is added or
+ * removed at a time, and only what changed is sent; without it the whole table
+ * goes, up to eight regions.
+ *
+ * The idea to read it by: the shadow is what the back-end has been told. A region
+ * in it is recognised by its place and by its file, not by a descriptor's number.
+ * The user address of a region is its guest address: the addresses on the wire
+ * are names and no pointers of ours.
+ *
+ * Specification: "VHOST_USER_SET_MEM_TABLE", "VHOST_USER_ADD_MEM_REG",
+ * "VHOST_USER_REM_MEM_REG", "VHOST_USER_GET_MAX_MEM_SLOTS".
+ */
+#include "frontend/frontend.h"
+
+#include "util/checked.h"
+
+#include <string.h>
+
+unsigned vublk_frontend_memory_slots(const struct vublk_frontend *frontend)
+{
+	return VUBLK_MIN(frontend->info.memory_slots, (uint32_t)VUBLK_MEMORY_MAX_REGIONS);
+}
+
+static struct vublk_vu_region on_the_wire(const struct vublk_memory_region *region)
+{
+	return (struct vublk_vu_region){
+		.guest_addr = region->guest_addr,
+		.size_bytes = region->size_bytes,
+		.user_addr = region->guest_addr,
+		.mmap_offset = region->fd_offset,
+	};
+}
+
+/* --- what changed --------------------------------------------------------------- */
+
+static bool is_same(const struct vublk_frontend_region *a, const struct vublk_frontend_region *b)
+{
+	return a->region.guest_addr == b->region.guest_addr &&
+	       a->region.size_bytes == b->region.size_bytes &&
+	       a->region.fd_offset == b->region.fd_offset &&
+	       a->file_device == b->file_device && a->file_inode == b->file_inode;
+}
+
+static bool contains(const struct vublk_frontend_region *regions, unsigned num_regions,
+		     const struct vublk_frontend_region *region)
+{
+	for (unsigned i = 0; i < num_regions; i++)
+		if (is_same(&regions[i], region))
+			return true;
+	return false;
+}
+
+/* Copies of `from` that are not in `in`. */
+static unsigned collect_missing(struct vublk_frontend_region *missing,
+				const struct vublk_frontend_region *from, unsigned num_from,
+				const struct vublk_frontend_region *in, unsigned num_in)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < num_from; i++)
+		if (!contains(in, num_in, &from[i]))
+			missing[count++] = from[i];
+	return count;
+}
+
+static void remove_from_shadow(struct vublk_frontend_memory_change *change,
+			       const struct vublk_frontend_region *region)
+{
+	for (unsigned i = 0; i < change->num_shadow; i++)
+		if (is_same(&change->shadow[i], region)) {
+			change->shadow[i] = change->shadow[--change->num_shadow];
+			return;
+		}
+}
+
+/* --- region by region -------------------------------------------------------------- */
+
+static void send_removal(struct vublk_frontend_memory_change *change,
+			 const struct vublk_frontend_region *region)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_REM_MEM_REG);
+	message.header.size = sizeof(message.payload.mem_reg);
+	message.payload.mem_reg.region = on_the_wire(&region->region);
+	vublk_frontend_batch_send_confirmed(&change->batch, &message);
+}
+
+static void send_addition(struct vublk_frontend_memory_change *change,
+			  const struct vublk_frontend_region *region)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_ADD_MEM_REG);
+	message.header.size = sizeof(message.payload.mem_reg);
+	message.payload.mem_reg.region = on_the_wire(&region->region);
+	message.fds[0] = region->region.fd;
+	message.num_fds = 1;
+	vublk_frontend_batch_send_confirmed(&change->batch, &message);
+}
+
+static void send_change(void *owner, unsigned index)
+{
+	struct vublk_frontend_memory_change *change = owner;
+
+	if (index < change->num_removals)
+		send_removal(change, &change->removals[index]);
+	else
+		send_addition(change, &change->additions[index - change->num_removals]);
+}
+
+/*
+ * A removal that was refused is forgotten all the same: there is nothing that
+ * could be done with such a region.
+ */
+static void on_change_refused(void *owner, unsigned index, bool first)
+{
+	struct vublk_frontend_memory_change *change = owner;
+
+	if (index >= change->num_removals)
+		remove_from_shadow(change, &change->additions[index - change->num_removals]);
+}
+
+static void begin_change(struct vublk_frontend *frontend,
+			 const struct vublk_frontend_memory *memory)
+{
+	struct vublk_frontend_memory_change *change = &frontend->memory;
+
+	change->num_removals = collect_missing(change->removals,
+					       change->shadow, change->num_shadow,
+					       memory->regions, memory->num_regions);
+	change->num_additions = collect_missing(change->additions,
+						memory->regions, memory->num_regions,
+						change->shadow, change->num_shadow);
+	change->batch.send_piece = send_change;
+	change->batch.refused = on_change_refused;
+}
+
+/* --- the whole table ----------------------------------------------------------------- */
+
+static void send_table(void *owner, unsigned index)
+{
+	struct vublk_frontend_memory_change *change = owner;
+	struct vublk_vu_mem_table *table;
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_MEM_TABLE);
+	table = &message.payload.table;
+	table->num_regions = change->num_additions;
+	for (unsigned i = 0; i < change->num_additions; i++) {
+		table->regions[i] = on_the_wire(&change->additions[i].region);
+		message.fds[i] = change->additions[i].region.fd;
+	}
+	message.num_fds = change->num_additions;
+	message.header.size = (uint32_t)(offsetof(struct vublk_vu_mem_table, regions) +
+					 change->num_additions * sizeof(table->regions[0]));
+	vublk_frontend_batch_send_confirmed(&change->batch, &message);
+}
+
+static void begin_table(struct vublk_frontend *frontend,
+			const struct vublk_frontend_memory *memory)
+{
+	struct vublk_frontend_memory_change *change = &frontend->memory;
+
+	change->num_removals = 0;
+	change->num_additions = memory->num_regions;
+	memcpy(change->additions, memory->regions,
+	       memory->num_regions * sizeof(change->additions[0]));
+	change->batch.send_piece = send_table;
+	change->batch.refused = NULL;
+}
+
+void vublk_frontend_set_memory(struct vublk_frontend *frontend,
+			       const struct vublk_frontend_memory *memory,
+			       void (*done)(void *opaque, const struct vublk_error *error),
+			       void *opaque)
+{
+	struct vublk_frontend_memory_change *change = &frontend->memory;
+	bool slots = vublk_frontend_has(frontend, VUBLK_VU_F_CONFIGURE_MEM_SLOTS);
+
+	if (slots)
+		begin_change(frontend, memory);
+	else
+		begin_table(frontend, memory);
+	memcpy(change->shadow, memory->regions,
+	       memory->num_regions * sizeof(change->shadow[0]));
+	change->num_shadow = memory->num_regions;
+	change->batch.owner = change;
+	vublk_frontend_batch_begin(frontend, &change->batch,
+				   slots ? change->num_removals + change->num_additions : 1,
+				   done, opaque);
+}

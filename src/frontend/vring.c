@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The rings are handed to the back-end, and taken back.
+ *
+ * The order is one that every known back-end takes: features first, for they give
+ * the ring its layout; all queues' sizes, places and descriptors; then enable, for
+ * some begin as soon as they have what they need. Kick and call descriptors go
+ * anew each time: there are back-ends that close them when a ring stops. All
+ * queues are stopped together: there are back-ends for which the first stop is a
+ * stop of everything.
+ *
+ * Specification: "Ring states", "Starting and stopping".
+ */
+#include "frontend/frontend.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/virtio_config.h>
+
+#define STATUS_FEATURES_OK \
+	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK)
+
+/* --- messages ------------------------------------------------------------------- */
+
+static void send_state(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
+		       unsigned num)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, request);
+	message.header.size = sizeof(message.payload.state);
+	message.payload.state.index = index;
+	message.payload.state.num = num;
+	if (request == VUBLK_VU_SET_VRING_ENABLE)
+		vublk_frontend_batch_send_confirmed(batch, &message);
+	else
+		vublk_frontend_batch_send(batch, &message);
+}
+
+static void send_addresses(struct vublk_frontend_batch *batch,
+			   const struct vublk_frontend_queue *queue)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_VRING_ADDR);
+	message.header.size = sizeof(message.payload.addr);
+	message.payload.addr.index = queue->index;
+	message.payload.addr.desc_user_addr = queue->desc_addr;
+	message.payload.addr.avail_user_addr = queue->avail_addr;
+	message.payload.addr.used_user_addr = queue->used_addr;
+	vublk_frontend_batch_send_confirmed(batch, &message);
+}
+
+/* Without a descriptor the back-end polls, or the driver does. */
+static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
+			 int fd)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, request);
+	message.header.size = sizeof(message.payload.u64);
+	message.payload.u64 = index | (fd < 0 ? VUBLK_VU_VRING_NO_FD : 0);
+	if (fd >= 0) {
+		message.fds[0] = fd;
+		message.num_fds = 1;
+	}
+	vublk_frontend_batch_send_confirmed(batch, &message);
+}
+
+static void send_features(struct vublk_frontend_session *session)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_FEATURES);
+	message.header.size = sizeof(message.payload.u64);
+	message.payload.u64 = session->features |
+			      VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES);
+	vublk_frontend_batch_send_confirmed(&session->batch, &message);
+}
+
+/* --- the device status, where the back-end wants to know --------------------------- */
+
+static void send_status(struct vublk_frontend_batch *batch, uint8_t status)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_STATUS);
+	message.header.size = sizeof(message.payload.u64);
+	message.payload.u64 = status;
+	vublk_frontend_batch_send_confirmed(batch, &message);
+}
+
+static void on_features_status(void *opaque, unsigned tag, struct vublk_vu_message *reply)
+{
+	struct vublk_frontend_batch *batch = opaque;
+
+	if (!(reply->payload.u64 & VIRTIO_CONFIG_S_FEATURES_OK))
+		vublk_frontend_batch_refuse(batch, EPROTO,
+					    "the back-end does not accept the features that it "
+					    "offered itself (its status is 0x%" PRIx64
+					    ", without FEATURES_OK)", reply->payload.u64);
+	vublk_frontend_batch_answered(batch);
+}
+
+static void send_features_ok(struct vublk_frontend_batch *batch)
+{
+	struct vublk_vu_message message;
+
+	if (!vublk_frontend_has(batch->frontend, VUBLK_VU_F_STATUS))
+		return;
+	send_status(batch, STATUS_FEATURES_OK);
+	vublk_vu_message_init(&message, VUBLK_VU_GET_STATUS);
+	vublk_frontend_batch_ask(batch, &message, sizeof(uint64_t), on_features_status);
+}
+
+/* --- session -------------------------------------------------------------------------- */
+
+/* The in-flight area has its place here: after the features, before the memory. */
+static void send_session(void *owner, unsigned index)
+{
+	struct vublk_frontend_session *session = owner;
+
+	send_features(session);
+	if (session->batch.frontend)
+		send_features_ok(&session->batch);
+}
+
+void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
+				  void (*done)(void *opaque, const struct vublk_error *error),
+				  void *opaque)
+{
+	struct vublk_frontend_session *session = &frontend->session;
+
+	session->features = features;
+	session->batch.owner = session;
+	session->batch.send_piece = send_session;
+	vublk_frontend_batch_begin(frontend, &session->batch, 1, done, opaque);
+}
+
+/* --- start -------------------------------------------------------------------------- */
+
+static void send_queue(struct vublk_frontend_rings *rings,
+		       const struct vublk_frontend_queue *queue)
+{
+	struct vublk_frontend_batch *batch = &rings->batch;
+
+	send_state(batch, VUBLK_VU_SET_VRING_NUM, queue->index, queue->size);
+	send_state(batch, VUBLK_VU_SET_VRING_BASE, queue->index, queue->base);
+	send_addresses(batch, queue);
+	send_eventfd(batch, VUBLK_VU_SET_VRING_CALL, queue->index, queue->call_fd);
+	send_eventfd(batch, VUBLK_VU_SET_VRING_KICK, queue->index, queue->kick_fd);
+}
+
+/* Pieces: each queue, each queue's enable, the status if there is one. */
+static void send_start_piece(void *owner, unsigned index)
+{
+	struct vublk_frontend_rings *rings = owner;
+	unsigned n = rings->num_queues;
+
+	if (index < n)
+		send_queue(rings, &rings->queues[index]);
+	else if (index < 2 * n)
+		send_state(&rings->batch, VUBLK_VU_SET_VRING_ENABLE,
+			   rings->queues[index - n].index, 1);
+	else
+		send_status(&rings->batch, STATUS_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+static void on_start_refused(void *owner, unsigned index, bool first)
+{
+	struct vublk_frontend_rings *rings = owner;
+
+	if (first && index < 2 * rings->num_queues)
+		vublk_error_prepend(&rings->batch.refusal, "queue %u",
+				    rings->queues[index % rings->num_queues].index);
+}
+
+void vublk_frontend_start_rings(struct vublk_frontend *frontend,
+				struct vublk_frontend_queue *queues, unsigned num_queues,
+				void (*done)(void *opaque, const struct vublk_error *error),
+				void *opaque)
+{
+	struct vublk_frontend_rings *rings = &frontend->start;
+	unsigned status = vublk_frontend_has(frontend, VUBLK_VU_F_STATUS);
+
+	rings->queues = queues;
+	rings->num_queues = num_queues;
+	rings->batch.send_piece = send_start_piece;
+	rings->batch.refused = on_start_refused;
+	rings->batch.owner = rings;
+	vublk_frontend_batch_begin(frontend, &rings->batch, 2 * num_queues + status, done,
+				   opaque);
+}
+
+/* --- stop --------------------------------------------------------------------------- */
+
+static void on_vring_base(void *opaque, unsigned tag, struct vublk_vu_message *reply)
+{
+	struct vublk_frontend_batch *batch = opaque;
+	struct vublk_frontend_rings *rings = batch->owner;
+	struct vublk_frontend_queue *queue = &rings->queues[tag - rings->num_queues];
+	const struct vhost_vring_state *state = &reply->payload.state;
+
+	if (state->index != queue->index || state->num > UINT16_MAX)
+		vublk_frontend_batch_refuse(batch, EPROTO,
+					    "the answer to GET_VRING_BASE of queue %u is about "
+					    "queue %u and says %u, where at most 65535 is possible",
+					    queue->index, state->index, state->num);
+	else
+		queue->base = (uint16_t)state->num;
+	vublk_frontend_batch_answered(batch);
+}
+
+static void ask_base(struct vublk_frontend_rings *rings, const struct vublk_frontend_queue *queue)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_GET_VRING_BASE);
+	message.header.size = sizeof(message.payload.state);
+	message.payload.state.index = queue->index;
+	vublk_frontend_batch_ask(&rings->batch, &message, sizeof(message.payload.state),
+				 on_vring_base);
+}
+
+/* Pieces: each queue's disable, each queue's base, the status if there is one. */
+static void send_stop_piece(void *owner, unsigned index)
+{
+	struct vublk_frontend_rings *rings = owner;
+	unsigned n = rings->num_queues;
+
+	if (index < n)
+		send_state(&rings->batch, VUBLK_VU_SET_VRING_ENABLE,
+			   rings->queues[index].index, 0);
+	else if (index < 2 * n)
+		ask_base(rings, &rings->queues[index - n]);
+	else
+		send_status(&rings->batch, 0);
+}
+
+void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
+			       struct vublk_frontend_queue *queues, unsigned num_queues,
+			       void (*done)(void *opaque, const struct vublk_error *error),
+			       void *opaque)
+{
+	struct vublk_frontend_rings *rings = &frontend->stop;
+	unsigned status = vublk_frontend_has(frontend, VUBLK_VU_F_STATUS);
+
+	rings->queues = queues;
+	rings->num_queues = num_queues;
+	rings->batch.send_piece = send_stop_piece;
+	rings->batch.owner = rings;
+	vublk_frontend_batch_begin(frontend, &rings->batch, 2 * num_queues + status, done,
+				   opaque);
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A device on a test bus; see the header. Failures are the test's. */
+#include "harness.h"
+
+#include "device-rig.h"
+
+#include "util/checked.h"
+#include "util/fd.h"
+#include "util/loop.h"
+#include "util/memfd.h"
+
+#include <linux/virtio_config.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PATIENCE_NS (UINT64_C(20) * 1000000000)
+
+/* --- callbacks ---------------------------------------------------------------------- */
+
+static void note(struct rig *rig, enum rig_callback callback, const struct vublk_error *error)
+{
+	rig->calls[callback]++;
+	rig->errors[callback] = error ? *error : (struct vublk_error){ 0 };
+	if (rig->hook)
+		rig->hook(rig, callback);
+}
+
+static void on_realized(void *bus, const struct vublk_error *error)
+{
+	note(bus, RIG_REALIZED, error);
+}
+
+static void on_started(void *bus)
+{
+	note(bus, RIG_STARTED, NULL);
+}
+
+static void on_stopped(void *bus, const struct vublk_error *error)
+{
+	note(bus, RIG_STOPPED, error);
+}
+
+static void on_disconnected(void *bus, const struct vublk_error *error)
+{
+	note(bus, RIG_DISCONNECTED, error);
+}
+
+static void on_config_changed(void *bus)
+{
+	note(bus, RIG_CONFIG_CHANGED, NULL);
+}
+
+static void on_memory_changed(void *bus, const struct vublk_error *error)
+{
+	note(bus, RIG_MEMORY_CHANGED, error);
+}
+
+static void on_config_written(void *bus, const struct vublk_error *error)
+{
+	note(bus, RIG_CONFIG_WRITTEN, error);
+}
+
+static void on_needs_reset(void *bus, const struct vublk_error *error)
+{
+	note(bus, RIG_NEEDS_RESET, error);
+}
+
+static const struct vublk_device_bus_ops rig_ops = {
+	.realized = on_realized,
+	.started = on_started,
+	.stopped = on_stopped,
+	.disconnected = on_disconnected,
+	.config_changed = on_config_changed,
+	.memory_changed = on_memory_changed,
+	.config_written = on_config_written,
+	.needs_reset = on_needs_reset,
+};
+
+static void on_log(void *opaque, enum vublk_log_level level, const char *text)
+{
+	struct rig *rig = opaque;
+
+	if (level <= VUBLK_LOG_WARNING) {
+		rig->num_warnings++;
+		snprintf(rig->last_warning, sizeof(rig->last_warning), "%s", text);
+	}
+	printf("# %s\n", text);
+}
+
+/* --- life --------------------------------------------------------------------------- */
+
+void rig_set(struct rig *rig, const char *name, const char *value)
+{
+	struct vublk_error error;
+
+	if (vublk_device_set_property(rig->device, name, value, &error) < 0)
+		fail_msg("%s", error.text);
+}
+
+void rig_init(struct rig *rig, const char *chardev)
+{
+	struct vublk_log log = { on_log, rig, VUBLK_LOG_DEBUG };
+
+	memset(rig, 0, sizeof(*rig));
+	rig->memfd = -1;
+	assert_int_equal(vublk_device_new(&rig_ops, rig, &log, &rig->device, NULL), 0);
+	if (chardev)
+		rig_set(rig, "chardev", chardev);
+	rig_set(rig, "queue-size", "16");
+	rig_set(rig, "realize-retries", "0");
+}
+
+void rig_deinit(struct rig *rig)
+{
+	vublk_device_free(rig->device);
+	for (unsigned i = 0; i < rig->num_rings; i++) {
+		vublk_driver_ring_deinit(&rig->rings[i]);
+		vublk_fd_close(&rig->kicks[i]);
+		vublk_fd_close(&rig->callfds[i]);
+	}
+	vublk_unmap(rig->memory, rig->memory ? RIG_MEMORY_BYTES : 0);
+	vublk_fd_close(&rig->memfd);
+}
+
+/* --- waiting ------------------------------------------------------------------------ */
+
+static bool process(struct rig *rig, int timeout_ms)
+{
+	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
+
+	if (poll(&fd, 1, timeout_ms) <= 0)
+		return false;
+	assert_int_equal(vublk_device_process(rig->device), 0);
+	return true;
+}
+
+void rig_wait(struct rig *rig, enum rig_callback callback, unsigned calls)
+{
+	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+
+	while (rig->calls[callback] < calls) {
+		process(rig, 100);
+		if (vublk_now_ns() > until)
+			fail_msg("callback %d has come %u times, not %u; the device is %s", callback,
+				 rig->calls[callback], calls,
+				 vublk_device_state_name(vublk_device_state(rig->device)));
+	}
+	assert_int_equal(rig->calls[callback], calls);
+}
+
+void rig_settle(struct rig *rig)
+{
+	while (process(rig, 0))
+		;
+}
+
+void rig_realize(struct rig *rig)
+{
+	struct vublk_error error;
+
+	if (vublk_device_realize(rig->device, &error) < 0)
+		fail_msg("%s", error.text);
+	rig_wait(rig, RIG_REALIZED, rig->calls[RIG_REALIZED] + 1);
+	if (rig->errors[RIG_REALIZED].code)
+		fail_msg("%s", rig->errors[RIG_REALIZED].text);
+	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_STOPPED);
+}
+
+void rig_realize_fails(struct rig *rig, int code)
+{
+	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
+	rig_wait(rig, RIG_REALIZED, rig->calls[RIG_REALIZED] + 1);
+	assert_int_equal(rig->errors[RIG_REALIZED].code, code);
+	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_CREATED);
+}
+
+/* --- the driver ----------------------------------------------------------------------- */
+
+static void make_memory(struct rig *rig)
+{
+	if (rig->memory)
+		return;
+	rig->memfd = vublk_memfd_new("rig", RIG_MEMORY_BYTES, NULL);
+	assert_true(rig->memfd >= 0);
+	rig->memory = vublk_map_shared(rig->memfd, 0, RIG_MEMORY_BYTES, NULL);
+	assert_non_null(rig->memory);
+}
+
+/* The parts of ring `index`, as offsets in the memory. */
+static uint64_t desc_offset(unsigned index)
+{
+	return (uint64_t)index * RIG_QUEUE_BYTES;
+}
+
+static uint64_t avail_offset(unsigned index)
+{
+	return desc_offset(index) + vublk_split_desc_bytes(RIG_QUEUE_SIZE);
+}
+
+static uint64_t used_offset(unsigned index)
+{
+	return desc_offset(index) + RIG_QUEUE_BYTES / 2;
+}
+
+static void make_ring(struct rig *rig, unsigned index)
+{
+	struct vublk_split_ring memory = {
+		(void *)(rig->memory + desc_offset(index)),
+		(void *)(rig->memory + avail_offset(index)),
+		(void *)(rig->memory + used_offset(index)),
+	};
+
+	memset(rig->memory + desc_offset(index), 0, RIG_QUEUE_BYTES);
+	if (index < rig->num_rings) {
+		vublk_driver_ring_deinit(&rig->rings[index]);
+	} else {
+		rig->kicks[index] = vublk_eventfd_new();
+		rig->callfds[index] = vublk_eventfd_new();
+		rig->num_rings = index + 1;
+	}
+	assert_int_equal(vublk_driver_ring_init(&rig->rings[index], &memory, RIG_QUEUE_SIZE, 0,
+						vublk_device_features(rig->device), NULL), 0);
+}
+
+static void set_queue(struct rig *rig, unsigned index)
+{
+	struct vublk_device_queue queue = {
+		.size = RIG_QUEUE_SIZE,
+		.desc_addr = RIG_GUEST_ADDR + desc_offset(index),
+		.avail_addr = RIG_GUEST_ADDR + avail_offset(index),
+		.used_addr = RIG_GUEST_ADDR + used_offset(index),
+		.kick_fd = rig->kicks[index],
+		.call_fd = rig->callfds[index],
+	};
+	struct vublk_error error;
+
+	if (vublk_device_set_queue(rig->device, index, &queue, &error) < 0)
+		fail_msg("%s", error.text);
+}
+
+void rig_set_up(struct rig *rig, unsigned num_queues)
+{
+	struct vublk_memory_region region;
+	struct vublk_error error;
+
+	make_memory(rig);
+	region = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 };
+	if (vublk_device_ack_features(rig->device, vublk_device_features(rig->device), &error) < 0 ||
+	    vublk_device_set_memory(rig->device, &region, 1, &error) < 0)
+		fail_msg("%s", error.text);
+	for (unsigned i = 0; i < num_queues; i++) {
+		make_ring(rig, i);
+		set_queue(rig, i);
+	}
+}
+
+void rig_start(struct rig *rig, unsigned num_queues)
+{
+	struct vublk_error error;
+
+	rig_set_up(rig, num_queues);
+	if (vublk_device_set_status(rig->device, VIRTIO_CONFIG_S_DRIVER_OK, &error) < 0)
+		fail_msg("%s", error.text);
+	rig_wait(rig, RIG_STARTED, rig->calls[RIG_STARTED] + 1);
+	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
+}
+
+void rig_stop(struct rig *rig)
+{
+	assert_int_equal(vublk_device_set_status(rig->device, 0, NULL), 0);
+	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
+	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
+	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_STOPPED);
+}
+
+uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
+		    unsigned bytes)
+{
+	char *area = rig->memory + RIG_DATA_OFFSET;
+	uint64_t addr = RIG_GUEST_ADDR + RIG_DATA_OFFSET;
+	struct virtio_blk_outhdr header = { .type = type, .sector = sector };
+	bool reads = type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
+	struct vublk_ring_buffer buffers[] = {
+		{ addr, sizeof(header) }, { addr + 4096, bytes }, { addr + 64, 1 },
+	};
+	struct pollfd call = { rig->callfds[queue], POLLIN, 0 };
+	uint16_t token;
+	uint32_t written;
+	int r;
+
+	memcpy(area, &header, sizeof(header));
+	if (!reads && bytes)
+		memcpy(area + 4096, data, bytes);
+	area[64] = 0x55;
+	if (!bytes)
+		buffers[1] = buffers[2];
+	assert_int_equal(vublk_driver_ring_add(&rig->rings[queue], buffers,
+					       reads || !bytes ? 1 : 2, reads && bytes ? 2 : 1,
+					       NULL, 0), 0);
+	vublk_driver_ring_publish(&rig->rings[queue]);
+	vublk_eventfd_signal(rig->kicks[queue]);
+	while (!(r = vublk_driver_ring_take(&rig->rings[queue], &token, &written, NULL))) {
+		assert_true(poll(&call, 1, 20000) == 1);
+		vublk_eventfd_clear(rig->callfds[queue]);
+	}
+	assert_int_equal(r, 1);
+	if (reads)
+		memcpy(data, area + 4096, bytes);
+	return (uint8_t)area[64];
+}

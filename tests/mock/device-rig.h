@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_TESTS_DEVICE_RIG_H
+#define VUBLK_TESTS_DEVICE_RIG_H
+
+/*
+ * A device on a test bus: what it called back is counted and kept, and the test
+ * waits for it by running the device's loop. One region of memory with a ring a
+ * queue and a data area, driven by hand.
+ */
+#include "virtio/blk-format.h"
+#include "virtio/driver-ring.h"
+
+#include <vublk/device.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum rig_callback {
+	RIG_REALIZED, RIG_STARTED, RIG_STOPPED, RIG_DISCONNECTED, RIG_CONFIG_CHANGED,
+	RIG_MEMORY_CHANGED, RIG_CONFIG_WRITTEN, RIG_NEEDS_RESET, RIG_NUM_CALLBACKS,
+};
+
+#define RIG_MAX_QUEUES 8
+#define RIG_QUEUE_SIZE 16
+#define RIG_QUEUE_BYTES 4096       /* of memory for each ring */
+#define RIG_DATA_OFFSET (RIG_MAX_QUEUES * RIG_QUEUE_BYTES)
+#define RIG_MEMORY_BYTES (1 << 20)
+#define RIG_GUEST_ADDR UINT64_C(0x100000000)
+
+struct rig {
+	struct vublk_device *device;
+	unsigned calls[RIG_NUM_CALLBACKS];
+	struct vublk_error errors[RIG_NUM_CALLBACKS]; /* of the last call; code 0: none */
+	void (*hook)(struct rig *rig, enum rig_callback callback); /* called inside each */
+	bool log_to_stderr;
+	unsigned num_warnings;
+	char last_warning[800];
+
+	int memfd;
+	char *memory;
+	struct vublk_driver_ring rings[RIG_MAX_QUEUES];
+	int kicks[RIG_MAX_QUEUES], callfds[RIG_MAX_QUEUES];
+	unsigned num_rings;
+};
+
+/* A device with chardev, queue-size 16, and no retries; further properties are the test's. */
+void rig_init(struct rig *rig, const char *chardev);
+void rig_deinit(struct rig *rig);
+void rig_set(struct rig *rig, const char *name, const char *value);
+
+/* Runs the loop until the callback has been called `calls` times; fails after 20 s. */
+void rig_wait(struct rig *rig, enum rig_callback callback, unsigned calls);
+/* Runs the loop until there is nothing to do. */
+void rig_settle(struct rig *rig);
+
+/* Realizes and expects success, or a failure with this code. */
+void rig_realize(struct rig *rig);
+void rig_realize_fails(struct rig *rig, int code);
+
+/* Memory, rings, features, DRIVER_OK; waits for started(). */
+void rig_set_up(struct rig *rig, unsigned num_queues);
+void rig_start(struct rig *rig, unsigned num_queues);
+void rig_stop(struct rig *rig);
+
+/* One request on a queue, by hand: the status byte that came. */
+uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
+		    unsigned bytes);
+
+#endif

@@ -22,7 +22,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-/* "A descriptor chain longer than 2^32 bytes in total" is forbidden (2.7.5.1). */
+/* "A descriptor chain longer than 2^32 bytes in total" is forbidden (2.7.5.2). */
 #define CHAIN_MAX_BYTES (UINT64_C(1) << 32)
 
 /* --- init ------------------------------------------------------------------ */

@@ -25,7 +25,6 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rings are little-endian");
 
-#define VUBLK_LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define VUBLK_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
 /* The driver's: the used index after which it wants a call. */

@@ -16,7 +16,9 @@
  * Threads: a queue is used by one thread at a time, needs no lock, and different
  * queues are used by different threads at once. Calls on the disk itself may be
  * made from any thread at any time between open and close. The disk has a thread
- * of its own that keeps the connection; no call here needs an event loop.
+ * of its own that keeps the connection; no call here needs an event loop. Calls
+ * that wait for that thread (set_write_cache, alloc, register, unregister, close)
+ * give EBUSY when they are made on it, from a handler.
  */
 
 #include <vublk/device.h>
@@ -39,7 +41,7 @@ struct vublk_blk_queue;
 
 enum vublk_blk_event {
 	VUBLK_BLK_RESIZED = 1,      /* the capacity is another */
-	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config is */
+	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config is, or may be */
 	VUBLK_BLK_DISCONNECTED,     /* the back-end is gone: what was in flight fails with ENOTCONN */
 };
 
@@ -62,7 +64,8 @@ struct vublk_blk_handlers {
  * be NULL. They are the device's properties (vublk_device_properties(), save
  * chardev). `handlers` (may be NULL) is copied.
  *
- * EINVAL: a bad option; ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no
+ * EINVAL: a bad option, or a queue-size below 4 (a request has a header, data and a
+ * status); ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no
  * answer; EPROTO: the back-end broke the protocol; ENOTSUP: it lacks what a disk
  * needs; ENOTCONN: it closed the connection.
  */
@@ -75,7 +78,8 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
  * what is still in flight: 0 not at all, -1 as long as the back-end lives. What is
  * not completed then is given up: its completion is never seen, and its buffers
  * are the caller's again when this returns. Buffers of vublk_blk_alloc() go with
- * it. 0; ETIMEDOUT, ENOTCONN: something was given up. NULL is nothing.
+ * it. 0; ETIMEDOUT, ENOTCONN: something was given up; EBUSY: called from a handler,
+ * nothing was done. NULL is nothing. Blocks for `wait_ms` and the back-end's answer.
  */
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms);
 
@@ -86,14 +90,15 @@ struct vublk_blk_info {
 	uint32_t block_size_bytes;        /* requests are multiples of it; at least 512 */
 	uint32_t physical_block_bytes;
 	uint32_t optimal_io_bytes;        /* 0: unknown */
-	uint32_t max_segments;            /* of one request on the ring; more are split */
+	uint32_t max_segments;            /* of one piece on the ring; requests are split */
 	uint32_t max_segment_bytes;
 	uint64_t max_discard_bytes;       /* of one segment on the ring; 0: no discard */
 	uint64_t discard_alignment_bytes;
 	uint64_t max_write_zeroes_bytes;  /* 0: no write zeroes */
 	bool read_only;
 	bool flush;                       /* FLUSH was negotiated */
-	bool write_cache;                 /* a write needs a flush to be stable */
+	bool write_cache;                 /* the back-end says that a write needs a flush to be
+					     stable; some say no and are wrong: flush all the same */
 	bool can_set_write_cache;
 	bool write_zeroes_may_unmap;
 	unsigned num_queues;
@@ -120,7 +125,9 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
  * Shared memory for buffers: zeroed, page-aligned, freed by vublk_blk_release() or
  * with the disk. `bytes` is rounded up to pages. NULL on failure (ENOMEM; ENOSPC:
  * the back-end has no memory slot left: allocate fewer, larger pieces). Not for
- * the data path: each call is a message to the back-end.
+ * the data path: each call is a message to the back-end. A buffer is released when
+ * no request uses it; one that is not of vublk_blk_alloc() is ignored, and so is a
+ * release from a handler.
  */
 void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
 void vublk_blk_release(struct vublk_blk *blk, void *address);
@@ -144,7 +151,13 @@ struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
 
 struct vublk_blk_completion {
 	void *user_data;
-	int result;      /* 0, or -EIO, -ENOTSUP (back-end said UNSUPP), -ENOTCONN, -EPROTO */
+	/*
+	 * 0; -EIO: the back-end says that it failed; -ENOTSUP: that it cannot;
+	 * -ENOTCONN: it is gone and nobody knows; -EPROTO: it broke the ring, or its
+	 * answer has no or an unknown status; -EFAULT: the memory was unregistered
+	 * under the request.
+	 */
+	int result;
 };
 
 /*
@@ -157,7 +170,8 @@ struct vublk_blk_completion {
  * the first error if there was one. Requests are not ordered among each other.
  *
  * EINVAL: not aligned, past the end, no such memory, empty, more than
- * VUBLK_BLK_MAX_REQUEST_BYTES; EROFS: the disk is read-only; ENOTSUP: not
+ * VUBLK_BLK_MAX_REQUEST_BYTES, or one block scattered over more segments than the
+ * device takes; EROFS: the disk is read-only; ENOTSUP: not
  * negotiated; EAGAIN: the queue has as many requests as its size, take
  * completions first; ENOTCONN: the back-end is gone; EPROTO: it broke the ring.
  */
@@ -173,7 +187,8 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, void *user_data, struct vublk_error *error);
 
 /*
- * What was completed before is stable afterwards. Where FLUSH was not negotiated,
+ * What was completed before is stable afterwards. Sent whenever FLUSH was
+ * negotiated, whatever the config says of the write cache. Where FLUSH was not negotiated,
  * every write is stable when it completes, and this completes at once.
  */
 int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error);
@@ -201,8 +216,9 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
 
 /*
  * Takes up to `max` completions that are there, without waiting or entering the
- * kernel. Returns how many (0: none). A back-end that is gone or broke the ring
- * completes everything in flight with an error.
+ * kernel (save to notify of further pieces of a request that was split). Returns
+ * how many (0: none). A back-end that is gone or broke the ring completes everything
+ * in flight with an error, after what it had completed before.
  */
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned max);
@@ -220,6 +236,8 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
  * For an event loop: the descriptor polls readable when the back-end has called.
  * Before going to sleep on it the loop arms it; true: completions are there
  * already, poll instead of sleeping. Arming also takes back what was signalled.
+ * A queue whose requests were not submitted is not woken: submit first. The
+ * descriptor may also become readable without a completion.
  */
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
 bool vublk_blk_arm(struct vublk_blk_queue *queue);

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A disk from open to close: the driver's initialisation over the in-process bus
+ * (virtio 1.3, sections 3.1.1 and 5.2.5), the properties, and what the back-end
+ * does to it meanwhile. Not the data path: that is queue.c.
+ *
+ * The idea to read it by: the bus's thread (the disk's thread, to an application)
+ * writes what it learns into blk->info and blk->lost under the lock; the queues
+ * hear of it through their mailboxes and one atomic number, the capacity.
+ */
+#include "blk/config.h"
+#include "blk/disk.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/log.h"
+#include "util/loop.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Header, data and status each take a descriptor. */
+#define MIN_QUEUE_SIZE 4
+
+/* --- what the disk's thread tells --------------------------------------------------- */
+
+static void tell(struct vublk_blk *blk, enum vublk_blk_event event,
+		 const struct vublk_error *error)
+{
+	if (blk->handlers.event)
+		blk->handlers.event(blk->handlers.opaque, event, error);
+}
+
+/*
+ * Reads the config and publishes what it says. The limits of requests are those
+ * of the open for good: the queues have them without a lock.
+ */
+static int refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error *error)
+{
+	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
+	struct vublk_blk_info info;
+	uint32_t generation;
+	int r;
+
+	vublk_inproc_read_config(blk->bus, config, sizeof(config), &generation);
+	pthread_mutex_lock(&blk->lock);
+	info = blk->info;
+	r = vublk_blk_config_describe(config, blk->features, blk->queue_size, &info, error);
+	if (!r) {
+		*resized = info.capacity_bytes != blk->info.capacity_bytes;
+		info.config_generation = generation;
+		blk->info = info;
+		vublk_store_relaxed(&blk->capacity_bytes, info.capacity_bytes);
+	}
+	pthread_mutex_unlock(&blk->lock);
+	return r;
+}
+
+static bool is_running(struct vublk_blk *blk)
+{
+	bool running;
+
+	pthread_mutex_lock(&blk->lock);
+	running = blk->running;
+	pthread_mutex_unlock(&blk->lock);
+	return running;
+}
+
+static void on_config_changed(void *opaque)
+{
+	struct vublk_blk *blk = opaque;
+	struct vublk_error error = { 0 };
+	bool resized = false;
+
+	if (!is_running(blk))
+		return;
+	if (refresh_info(blk, &resized, &error))
+		vublk_log(&blk->handlers.log, VUBLK_LOG_WARNING,
+			  "a change of the config was ignored: %s", error.text);
+	else
+		tell(blk, resized ? VUBLK_BLK_RESIZED : VUBLK_BLK_CONFIG_CHANGED, NULL);
+}
+
+static void on_disconnected(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_blk *blk = opaque;
+	bool tell_it;
+
+	pthread_mutex_lock(&blk->lock);
+	tell_it = blk->running && !blk->lost.code;
+	if (!blk->lost.code)
+		vublk_error_set(&blk->lost, ENOTCONN, "%s", error->text);
+	pthread_mutex_unlock(&blk->lock);
+	if (!tell_it)
+		return;
+	for (unsigned i = 0; i < blk->num_queues; i++)
+		vublk_blk_queue_post_lost(&blk->queues[i]);
+	tell(blk, VUBLK_BLK_DISCONNECTED, error);
+}
+
+void vublk_blk_get_lost_error(struct vublk_blk *blk, struct vublk_error *error)
+{
+	pthread_mutex_lock(&blk->lock);
+	*error = blk->lost;
+	pthread_mutex_unlock(&blk->lock);
+}
+
+/* --- open -------------------------------------------------------------------------------- */
+
+static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *limits,
+		       struct vublk_error *error)
+{
+	struct vublk_blk_queue_setup setup = {
+		.blk = blk,
+		.size = blk->queue_size,
+		.features = blk->features,
+		.may_unmap = blk->info.write_zeroes_may_unmap,
+		.limits = *limits,
+		.regions = vublk_inproc_regions(blk->bus),
+		.capacity_bytes = &blk->capacity_bytes,
+		.log = &blk->handlers.log,
+	};
+	size_t bytes = blk->num_queues * sizeof(*blk->queues);
+	int r = 0;
+
+	blk->queues = aligned_alloc(VUBLK_CACHE_LINE, bytes);
+	if (!blk->queues)
+		return vublk_error_set(error, ENOMEM, "no memory for %u queues", blk->num_queues);
+	memset(blk->queues, 0, bytes);
+	for (unsigned i = 0; !r && i < blk->num_queues; i++) {
+		setup.index = i;
+		setup.bus = vublk_inproc_queue(blk->bus, i);
+		r = vublk_blk_queue_init(&blk->queues[i], &setup, error);
+	}
+	return r;
+}
+
+static void fill_constant_info(struct vublk_blk *blk)
+{
+	const struct vublk_device_info *device = vublk_inproc_info(blk->bus);
+
+	blk->info.num_queues = blk->num_queues;
+	blk->info.queue_size = blk->queue_size;
+	blk->info.device = *device;
+	blk->info.config_bytes = VUBLK_MIN(device->backend_config_bytes,
+					   (uint32_t)VUBLK_BLK_CONFIG_BYTES);
+}
+
+/* The device is realized: accept features, read the config, make queues, and go. */
+static int set_up(struct vublk_blk *blk, struct vublk_error *error)
+{
+	struct vublk_blk_limits limits;
+	bool has_indirect, resized;
+	int r;
+
+	blk->num_queues = vublk_inproc_num_queues(blk->bus);
+	blk->queue_size = vublk_inproc_queue_size(blk->bus);
+	blk->features = vublk_inproc_features(blk->bus) & VUBLK_BLK_DRIVER_FEATURES;
+	if (blk->queue_size < MIN_QUEUE_SIZE)
+		return vublk_error_set(error, EINVAL,
+				       "queue-size must be at least %u for a disk, not %u: a "
+				       "request has a header, data and a status", MIN_QUEUE_SIZE,
+				       blk->queue_size);
+	fill_constant_info(blk);
+	r = refresh_info(blk, &resized, error);
+	if (!r)
+		r = vublk_blk_config_limits(&blk->info, &limits, error);
+	if (r)
+		return r;
+	has_indirect = blk->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
+	r = vublk_inproc_set_up(blk->bus, blk->features,
+				vublk_blk_queue_shared_bytes(blk->queue_size, has_indirect),
+				error);
+	if (!r)
+		r = init_queues(blk, &limits, error);
+	return r ? r : vublk_inproc_start(blk->bus, error);
+}
+
+/*
+ * From here on the application is told. A back-end that went since the start was
+ * noted and told nobody: the open fails; a config that changed is read here.
+ */
+static int begin_running(struct vublk_blk *blk, struct vublk_error *error)
+{
+	bool resized;
+	int r = 0;
+
+	pthread_mutex_lock(&blk->lock);
+	blk->running = !blk->lost.code;
+	if (blk->lost.code)
+		r = vublk_error_set(error, blk->lost.code, "%s", blk->lost.text);
+	pthread_mutex_unlock(&blk->lock);
+	return r ? r : refresh_info(blk, &resized, error);
+}
+
+static void free_blk(struct vublk_blk *blk)
+{
+	vublk_inproc_free(blk->bus);
+	for (unsigned i = 0; blk->queues && i < blk->num_queues; i++)
+		vublk_blk_queue_deinit(&blk->queues[i]);
+	free(blk->queues);
+	vublk_blk_free_allocations(blk);
+	pthread_mutex_destroy(&blk->lock);
+	free(blk);
+}
+
+int vublk_blk_open(const char *path, const struct vublk_option *options,
+		   const struct vublk_blk_handlers *handlers, struct vublk_blk **out,
+		   struct vublk_error *error)
+{
+	struct vublk_inproc_handlers bus_handlers = {
+		.config_changed = on_config_changed,
+		.disconnected = on_disconnected,
+	};
+	struct vublk_blk *blk;
+	int r;
+
+	if (!path)
+		return vublk_error_set(error, EINVAL, "a disk is opened by the path of its socket");
+	blk = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*blk));
+	if (!blk)
+		return vublk_error_set(error, ENOMEM, "no memory for a disk");
+	memset(blk, 0, sizeof(*blk));
+	pthread_mutex_init(&blk->lock, NULL);
+	if (handlers)
+		blk->handlers = *handlers;
+	bus_handlers.opaque = blk;
+	bus_handlers.log = blk->handlers.log;
+	r = vublk_inproc_open(path, options, &bus_handlers, &blk->bus, error);
+	if (!r)
+		r = set_up(blk, error);
+	if (!r)
+		r = begin_running(blk, error);
+	if (r) {
+		free_blk(blk);
+		return r;
+	}
+	*out = blk;
+	return 0;
+}
+
+/* --- close --------------------------------------------------------------------------------- */
+
+#define DRAIN_BATCH 32
+
+static int left_ms(uint64_t deadline_ns)
+{
+	uint64_t now = vublk_now_ns();
+
+	if (deadline_ns == UINT64_MAX)
+		return -1;
+	return now >= deadline_ns ? 0 : (int)((deadline_ns - now + 999999) / 1000000);
+}
+
+/* Takes what completes until the deadline. 0, or why something was given up. */
+static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns)
+{
+	struct vublk_blk_completion completions[DRAIN_BATCH];
+	int r = 0;
+
+	while (vublk_blk_in_flight(queue)) {
+		int n = vublk_blk_wait(queue, completions, 1, DRAIN_BATCH, left_ms(deadline_ns),
+				       NULL);
+
+		if (n < 0)
+			return n;
+		if (!n)
+			return -ETIMEDOUT;
+		for (int i = 0; i < n; i++)
+			if (completions[i].result == -ENOTCONN)
+				r = -ENOTCONN;
+	}
+	return r;
+}
+
+int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
+{
+	uint64_t deadline_ns = UINT64_MAX;
+	int r = 0;
+
+	if (!blk)
+		return 0;
+	if (vublk_inproc_is_own_thread(blk->bus))
+		return -EBUSY;
+	if (wait_ms >= 0)
+		deadline_ns = vublk_now_ns() + (uint64_t)wait_ms * 1000000;
+	for (unsigned i = 0; i < blk->num_queues; i++) {
+		int drained = drain(&blk->queues[i], deadline_ns);
+
+		r = r ? r : drained;
+	}
+	pthread_mutex_lock(&blk->lock);
+	blk->running = false;
+	pthread_mutex_unlock(&blk->lock);
+	vublk_inproc_stop(blk->bus, NULL);
+	free_blk(blk);
+	return r;
+}
+
+/* --- properties and queues ------------------------------------------------------------------- */
+
+void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size_t info_bytes)
+{
+	size_t bytes = VUBLK_MIN(info_bytes, sizeof(*info));
+
+	pthread_mutex_lock(&blk->lock);
+	memcpy(info, &blk->info, bytes);
+	pthread_mutex_unlock(&blk->lock);
+	memset((char *)info + bytes, 0, info_bytes - bytes);
+}
+
+int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error *error)
+{
+	if (!(blk->features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE)))
+		return vublk_error_set(error, ENOTSUP,
+				       "the write cache cannot be turned %s: the back-end does not "
+				       "offer CONFIG_WCE", on ? "on" : "off");
+	return vublk_inproc_write_wce(blk->bus, on, error);
+}
+
+struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index)
+{
+	return index < blk->num_queues ? &blk->queues[index] : NULL;
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The configuration space as a driver reads it (virtio 1.3, section 5.2.4): each
+ * field counts only where its feature was negotiated, and none is believed
+ * further than it makes sense, for it comes from the back-end.
+ */
+#include "blk/config.h"
+
+#include "blk/queue.h"
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* No request on the ring is larger: back-ends are used to about this from guests. */
+#define MAX_PIECE_BYTES (UINT32_C(1) << 20)
+#define MAX_BLOCK_BYTES (UINT32_C(64) << 10)
+#define MAX_PHYSICAL_EXP 15
+
+static bool has(const struct vublk_blk_info *info, unsigned feature)
+{
+	return info->features & VUBLK_BIT(feature);
+}
+
+static void describe_blocks(const struct virtio_blk_config *config, struct vublk_blk_info *info)
+{
+	uint32_t block = has(info, VIRTIO_BLK_F_BLK_SIZE) ? le32toh(config->blk_size) : 0;
+	uint64_t optimal;
+
+	if (block < VUBLK_SECTOR_BYTES || block > MAX_BLOCK_BYTES || !vublk_is_power_of_two(block))
+		block = VUBLK_SECTOR_BYTES;
+	info->block_size_bytes = block;
+	info->physical_block_bytes = block;
+	info->optimal_io_bytes = 0;
+	if (!has(info, VIRTIO_BLK_F_TOPOLOGY))
+		return;
+	if (config->physical_block_exp <= MAX_PHYSICAL_EXP)
+		info->physical_block_bytes = block << config->physical_block_exp;
+	optimal = (uint64_t)le32toh(config->opt_io_size) * block;
+	if (optimal <= UINT32_MAX)
+		info->optimal_io_bytes = (uint32_t)optimal;
+}
+
+/*
+ * A device that does not say how many segments it takes gets one at a time: that
+ * is what Linux does, so no such device has ever been shown more. A chain is
+ * never longer than the queue (section 2.7.5.3.1), indirect or not.
+ */
+static void describe_segments(const struct virtio_blk_config *config, unsigned queue_size,
+			      struct vublk_blk_info *info)
+{
+	uint32_t most = VUBLK_MIN(queue_size, (unsigned)VUBLK_BLK_MAX_CHAIN) -
+			VUBLK_BLK_CHAIN_OVERHEAD;
+	uint32_t segments = has(info, VIRTIO_BLK_F_SEG_MAX) ? le32toh(config->seg_max) : 1;
+	uint32_t bytes = has(info, VIRTIO_BLK_F_SIZE_MAX) ? le32toh(config->size_max) : 0;
+
+	segments = VUBLK_MAX(segments, UINT32_C(1));
+	info->max_segments = VUBLK_MIN(segments, most);
+	info->max_segment_bytes = bytes ? VUBLK_MIN(bytes, MAX_PIECE_BYTES) : MAX_PIECE_BYTES;
+}
+
+/* A limit in sectors as whole blocks; one of 0 is none, as drivers agree. */
+static uint64_t range_limit(const struct vublk_blk_info *info, uint32_t sectors)
+{
+	uint64_t bytes = (uint64_t)(sectors ? sectors : UINT32_MAX) << VUBLK_SECTOR_SHIFT;
+
+	return bytes & ~(uint64_t)(info->block_size_bytes - 1);
+}
+
+static void describe_ranges(const struct virtio_blk_config *config, struct vublk_blk_info *info)
+{
+	uint64_t alignment = (uint64_t)le32toh(config->discard_sector_alignment)
+			     << VUBLK_SECTOR_SHIFT;
+
+	info->max_discard_bytes = 0;
+	info->discard_alignment_bytes = 0;
+	if (has(info, VIRTIO_BLK_F_DISCARD)) {
+		info->max_discard_bytes = range_limit(info, le32toh(config->max_discard_sectors));
+		info->discard_alignment_bytes = alignment % info->block_size_bytes || !alignment ?
+						info->block_size_bytes : alignment;
+	}
+	info->max_write_zeroes_bytes = 0;
+	info->write_zeroes_may_unmap = false;
+	if (has(info, VIRTIO_BLK_F_WRITE_ZEROES)) {
+		info->max_write_zeroes_bytes =
+			range_limit(info, le32toh(config->max_write_zeroes_sectors));
+		info->write_zeroes_may_unmap = config->write_zeroes_may_unmap;
+	}
+}
+
+int vublk_blk_config_describe(const uint8_t *bytes, uint64_t features, unsigned queue_size,
+			      struct vublk_blk_info *info, struct vublk_error *error)
+{
+	struct virtio_blk_config config;
+	uint64_t sectors;
+
+	_Static_assert(sizeof(config) <= VUBLK_BLK_CONFIG_BYTES, "config is read whole");
+	memcpy(&config, bytes, sizeof(config));
+	sectors = le64toh(config.capacity);
+	if (sectors > INT64_MAX >> VUBLK_SECTOR_SHIFT)
+		return vublk_error_set(error, EPROTO, "the back-end's config says a capacity of %"
+				       PRIu64 " sectors, more than a disk can have", sectors);
+	info->features = features;
+	info->capacity_bytes = sectors << VUBLK_SECTOR_SHIFT;
+	info->read_only = has(info, VIRTIO_BLK_F_RO);
+	info->flush = has(info, VIRTIO_BLK_F_FLUSH);
+	info->can_set_write_cache = has(info, VIRTIO_BLK_F_CONFIG_WCE);
+	info->write_cache = info->can_set_write_cache ? config.wce != 0 : info->flush;
+	describe_blocks(&config, info);
+	describe_segments(&config, queue_size, info);
+	describe_ranges(&config, info);
+	memcpy(info->config, bytes, sizeof(info->config));
+	return 0;
+}
+
+int vublk_blk_config_limits(const struct vublk_blk_info *info, struct vublk_blk_limits *limits,
+			    struct vublk_error *error)
+{
+	uint64_t most = (uint64_t)info->max_segments * info->max_segment_bytes;
+
+	if (most < info->block_size_bytes)
+		return vublk_error_set(error, ENOTSUP,
+				       "the back-end takes %u segments of %u bytes in a request, "
+				       "which is less than its block of %u bytes",
+				       info->max_segments, info->max_segment_bytes,
+				       info->block_size_bytes);
+	*limits = (struct vublk_blk_limits){
+		.block_bytes = info->block_size_bytes,
+		.max_segments = info->max_segments,
+		.max_segment_bytes = info->max_segment_bytes,
+		.max_piece_bytes = MAX_PIECE_BYTES,
+		.max_discard_bytes = info->max_discard_bytes,
+		.discard_alignment_bytes = info->discard_alignment_bytes,
+		.max_write_zeroes_bytes = info->max_write_zeroes_bytes,
+	};
+	return 0;
+}

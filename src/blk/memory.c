@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Memory for requests: made here, or the application's own. Both are regions of
+ * the bus; what is made here is also mapped and unmapped here.
+ */
+#include "blk/disk.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static int map_and_register(struct vublk_blk *blk, struct vublk_blk_allocation *allocation,
+			    struct vublk_error *error)
+{
+	VUBLK_FD int fd = vublk_memfd_new("vublk-buffers", allocation->bytes, error);
+	int r;
+
+	if (fd < 0)
+		return fd;
+	allocation->address = vublk_map_shared(fd, 0, allocation->bytes, error);
+	if (!allocation->address)
+		return -ENOMEM;
+	r = vublk_inproc_add_region(blk->bus, allocation->address, allocation->bytes, fd, 0,
+				    error);
+	if (r)
+		vublk_unmap(allocation->address, allocation->bytes);
+	return r;
+}
+
+void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	struct vublk_blk_allocation *allocation;
+
+	if (!bytes || bytes > SIZE_MAX / 2) {
+		vublk_error_set(error, EINVAL, "cannot allocate %zu bytes for buffers", bytes);
+		return NULL;
+	}
+	allocation = calloc(1, sizeof(*allocation));
+	if (!allocation) {
+		vublk_error_set(error, ENOMEM, "no memory for %zu bytes of buffers", bytes);
+		return NULL;
+	}
+	allocation->bytes = vublk_round_up(bytes, page);
+	if (map_and_register(blk, allocation, error)) {
+		free(allocation);
+		return NULL;
+	}
+	pthread_mutex_lock(&blk->lock);
+	allocation->next = blk->allocations;
+	blk->allocations = allocation;
+	pthread_mutex_unlock(&blk->lock);
+	return allocation->address;
+}
+
+static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const void *address)
+{
+	struct vublk_blk_allocation **link, *allocation;
+
+	pthread_mutex_lock(&blk->lock);
+	link = &blk->allocations;
+	while (*link && (*link)->address != address)
+		link = &(*link)->next;
+	allocation = *link;
+	if (allocation)
+		*link = allocation->next;
+	pthread_mutex_unlock(&blk->lock);
+	return allocation;
+}
+
+/*
+ * The back-end forgets the region first. If it could not be told it is gone, or
+ * will be, and its mapping of the memory is its own: unmapping ours is safe.
+ */
+void vublk_blk_release(struct vublk_blk *blk, void *address)
+{
+	struct vublk_blk_allocation *allocation;
+
+	if (!address || vublk_inproc_is_own_thread(blk->bus))
+		return;
+	allocation = take_allocation(blk, address);
+	if (!allocation)
+		return;
+	vublk_inproc_remove_region(blk->bus, address, NULL);
+	vublk_unmap(allocation->address, allocation->bytes);
+	free(allocation);
+}
+
+void vublk_blk_free_allocations(struct vublk_blk *blk)
+{
+	while (blk->allocations) {
+		struct vublk_blk_allocation *allocation = blk->allocations;
+
+		blk->allocations = allocation->next;
+		vublk_unmap(allocation->address, allocation->bytes);
+		free(allocation);
+	}
+}
+
+int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
+		       uint64_t fd_offset, struct vublk_error *error)
+{
+	return vublk_inproc_add_region(blk->bus, address, bytes, fd, fd_offset, error);
+}
+
+int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error)
+{
+	return vublk_inproc_remove_region(blk->bus, address, error);
+}

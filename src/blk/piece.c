@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One piece of a request, from header to status byte (virtio 1.3, section
+ * 5.2.6): what goes on the ring, and what came back.
+ *
+ * The idea to read it by: header, data and status have a descriptor each, for
+ * there are back-ends that understand no other framing; header and status of a
+ * slot lie at a place of their own in shared memory, so nothing is allocated or
+ * translated for them. The status is 0xff before the back-end has it: a piece
+ * that comes back with that was not executed.
+ */
+#include "blk/piece.h"
+
+#include "util/checked.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <string.h>
+
+#define STATUS_UNTOUCHED 0xff
+
+/* Discard and write zeroes: one segment, which the piece's slot holds. */
+static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
+			  struct vublk_blk_shared_slot *shared)
+{
+	bool discard = request->type == VIRTIO_BLK_T_DISCARD;
+	uint64_t max = discard ? queue->limits.max_discard_bytes :
+				 queue->limits.max_write_zeroes_bytes;
+	uint64_t bytes = vublk_blk_split_range(request->offset, request->left, max,
+					       discard ? queue->limits.discard_alignment_bytes : 1);
+
+	shared->segment.sector = htole64(request->offset >> VUBLK_SECTOR_SHIFT);
+	shared->segment.num_sectors = htole32((uint32_t)(bytes >> VUBLK_SECTOR_SHIFT));
+	shared->segment.flags = htole32(request->flags);
+	return bytes;
+}
+
+/* What lies between header and status, into buffers[1 ...]. Returns the piece's bytes. */
+static int64_t cut_data(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
+			struct vublk_blk_shared_slot *shared, uint64_t shared_addr,
+			unsigned *num_out, unsigned *num_in)
+{
+	struct vublk_ring_buffer *data = &queue->buffers[1];
+	unsigned num = 0;
+	int64_t bytes = 0;
+
+	switch (request->type) {
+	case VIRTIO_BLK_T_IN:
+	case VIRTIO_BLK_T_OUT:
+		bytes = vublk_blk_split_next(&queue->limits, queue->regions, &queue->cache,
+					     &request->cursor, request->left, data, &num);
+		*(request->type == VIRTIO_BLK_T_IN ? num_in : num_out) += num;
+		break;
+	case VIRTIO_BLK_T_DISCARD:
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		bytes = (int64_t)cut_range(queue, request, shared);
+		data->addr = shared_addr + offsetof(struct vublk_blk_shared_slot, segment);
+		data->bytes = sizeof(shared->segment);
+		++*num_out;
+		break;
+	case VIRTIO_BLK_T_GET_ID:
+		data->addr = shared_addr + offsetof(struct vublk_blk_shared_slot, id);
+		data->bytes = VUBLK_BLK_ID_BYTES;
+		++*num_in;
+		break;
+	}
+	return bytes;
+}
+
+static void fill_header(const struct vublk_blk_request *request,
+			struct vublk_blk_shared_slot *shared)
+{
+	bool has_sector = request->type == VIRTIO_BLK_T_IN || request->type == VIRTIO_BLK_T_OUT;
+
+	shared->header.type = htole32(request->type);
+	shared->header.ioprio = 0;
+	shared->header.sector = has_sector ? htole64(request->offset >> VUBLK_SECTOR_SHIFT) : 0;
+	shared->status = STATUS_UNTOUCHED;
+}
+
+static int add_chain(struct vublk_blk_queue *queue, unsigned num_out, unsigned num_in,
+		     uint16_t token)
+{
+	unsigned first = token * queue->table_entries;
+	struct vublk_ring_indirect indirect = { NULL, 0 };
+
+	if (queue->has_indirect)
+		indirect = (struct vublk_ring_indirect){
+			&queue->tables[first],
+			queue->tables_addr + first * sizeof(struct vring_desc),
+		};
+	return vublk_driver_ring_add(&queue->ring, queue->buffers, num_out, num_in, &indirect,
+				     token);
+}
+
+int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
+{
+	struct vublk_blk_cursor before = request->cursor;
+	unsigned num_out = 1, num_in = 1;
+	struct vublk_blk_shared_slot *shared;
+	uint64_t shared_addr;
+	uint16_t token;
+	int64_t bytes;
+	int r;
+
+	if (!queue->num_free_slots)
+		return 0;
+	token = queue->free_slots[queue->num_free_slots - 1];
+	shared = &queue->shared[token];
+	shared_addr = queue->shared_addr + token * sizeof(*shared);
+	queue->buffers[0] = (struct vublk_ring_buffer){ shared_addr, sizeof(shared->header) };
+	bytes = cut_data(queue, request, shared, shared_addr, &num_out, &num_in);
+	if (bytes < 0)
+		return (int)bytes;
+	queue->buffers[num_out + num_in - 1] = (struct vublk_ring_buffer){
+		shared_addr + offsetof(struct vublk_blk_shared_slot, status), 1,
+	};
+	fill_header(request, shared);
+	r = add_chain(queue, num_out, num_in, token);
+	if (r) {
+		request->cursor = before;
+		return r == -ENOSPC ? 0 : r;
+	}
+	queue->num_free_slots--;
+	queue->slots[token] = (struct vublk_blk_slot){
+		request, queue->sequence++, request->offset, (uint64_t)bytes, before,
+	};
+	queue->unpublished = true;
+	request->pieces++;
+	request->offset += (uint64_t)bytes;
+	request->left -= (uint64_t)bytes;
+	return 1;
+}
+
+static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot *slot,
+		     uint8_t status)
+{
+	switch (status) {
+	case VIRTIO_BLK_S_OK:
+		return 0;
+	case VIRTIO_BLK_S_IOERR:
+		return -EIO;
+	case VIRTIO_BLK_S_UNSUPP:
+		return -ENOTSUP;
+	case STATUS_UNTOUCHED:
+		vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
+				  "queue %u: the back-end completed a request of type %u at byte %"
+				  PRIu64 " without a status: it counts as not executed",
+				  queue->index, slot->request->type, slot->offset);
+		return -EPROTO;
+	default:
+		vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
+				  "queue %u: the back-end completed a request of type %u at byte %"
+				  PRIu64 " with status %u, which is none: it counts as failed",
+				  queue->index, slot->request->type, slot->offset, status);
+		return -EPROTO;
+	}
+}
+
+struct vublk_blk_request *vublk_blk_piece_complete(struct vublk_blk_queue *queue, uint16_t token)
+{
+	const struct vublk_blk_shared_slot *shared = &queue->shared[token];
+	struct vublk_blk_slot *slot = &queue->slots[token];
+	struct vublk_blk_request *request = slot->request;
+	int result = result_of(queue, slot, vublk_load_relaxed(&shared->status));
+
+	if (!result && request->type == VIRTIO_BLK_T_GET_ID) {
+		memcpy(request->id, shared->id, VUBLK_BLK_ID_BYTES);
+		request->id[VUBLK_BLK_ID_BYTES] = '\0';
+	}
+	if (!request->result)
+		request->result = result;
+	request->pieces--;
+	slot->request = NULL;
+	queue->free_slots[queue->num_free_slots++] = token;
+	return request;
+}

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The life of requests in one queue: from the application onto the ring, back
+ * from it, and to the application. What a piece looks like is in piece.c, what an
+ * application may ask for in request.c.
+ *
+ * The idea to read it by: three lists. `cutting` has the requests of which pieces
+ * are still to be made, in order, and only its first has some on the ring; when
+ * slots come free, pump() goes on with it. `done` has what is completed and was
+ * not taken. `free` has the rest, save what is wholly on the ring, which the
+ * slots lead to.
+ *
+ * Pair C: the disk's thread stores the mailbox after it has learnt that the
+ * back-end is gone; the owner who sees it therefore sees everything that the
+ * back-end completed, and takes that from the ring before it fails what is left.
+ */
+#include "blk/queue.h"
+
+#include "blk/piece.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+
+/* --- lists ------------------------------------------------------------------------ */
+
+static void append(struct vublk_blk_list *list, struct vublk_blk_request *request)
+{
+	request->next = NULL;
+	if (list->last)
+		list->last->next = request;
+	else
+		list->first = request;
+	list->last = request;
+}
+
+static struct vublk_blk_request *take_first(struct vublk_blk_list *list)
+{
+	struct vublk_blk_request *request = list->first;
+
+	list->first = request->next;
+	if (!list->first)
+		list->last = NULL;
+	return request;
+}
+
+/* --- init and deinit ---------------------------------------------------------------- */
+
+static unsigned table_entries(unsigned size, bool has_indirect)
+{
+	return has_indirect ? VUBLK_MIN(size, (unsigned)VUBLK_BLK_MAX_CHAIN) : 0;
+}
+
+uint64_t vublk_blk_queue_shared_bytes(unsigned size, bool has_indirect)
+{
+	return (uint64_t)size * (sizeof(struct vublk_blk_shared_slot) +
+				 table_entries(size, has_indirect) * sizeof(struct vring_desc));
+}
+
+static void release_all_slots(struct vublk_blk_queue *queue)
+{
+	for (unsigned i = 0; i < queue->size; i++) {
+		queue->slots[i].request = NULL;
+		queue->free_slots[i] = (uint16_t)(queue->size - 1 - i);
+	}
+	queue->num_free_slots = queue->size;
+}
+
+static int allocate(struct vublk_blk_queue *queue, struct vublk_error *error)
+{
+	queue->buffers = calloc(queue->limits.max_segments + VUBLK_BLK_CHAIN_OVERHEAD,
+				sizeof(*queue->buffers));
+	queue->slots = calloc(queue->size, sizeof(*queue->slots));
+	queue->free_slots = calloc(queue->size, sizeof(*queue->free_slots));
+	queue->requests = calloc(queue->size, sizeof(*queue->requests));
+	if (!queue->buffers || !queue->slots || !queue->free_slots || !queue->requests)
+		return vublk_error_set(error, ENOMEM, "no memory for queue %u with %u requests",
+				       queue->index, queue->size);
+	release_all_slots(queue);
+	for (unsigned i = 0; i < queue->size; i++)
+		append(&queue->free, &queue->requests[i]);
+	return 0;
+}
+
+int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_queue_setup *setup,
+			 struct vublk_error *error)
+{
+	int r;
+
+	queue->blk = setup->blk;
+	queue->index = setup->index;
+	queue->size = setup->size;
+	queue->features = setup->features;
+	queue->has_indirect = setup->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
+	queue->limits = setup->limits;
+	queue->may_unmap = setup->may_unmap;
+	queue->bus = setup->bus;
+	queue->regions = setup->regions;
+	queue->capacity_bytes = setup->capacity_bytes;
+	queue->log = setup->log;
+	queue->log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
+	queue->shared = (struct vublk_blk_shared_slot *)setup->bus->extra;
+	queue->shared_addr = setup->bus->extra_addr;
+	queue->tables = (struct vring_desc *)&queue->shared[queue->size];
+	queue->tables_addr = queue->shared_addr + queue->size * sizeof(*queue->shared);
+	queue->table_entries = table_entries(queue->size, queue->has_indirect);
+	r = vublk_driver_ring_init(&queue->ring, &setup->bus->ring, queue->size, 0,
+				   setup->features, error);
+	if (!r) {
+		vublk_driver_ring_disable_calls(&queue->ring);
+		r = allocate(queue, error);
+	}
+	if (r)
+		vublk_blk_queue_deinit(queue);
+	return r;
+}
+
+void vublk_blk_queue_deinit(struct vublk_blk_queue *queue)
+{
+	vublk_driver_ring_deinit(&queue->ring);
+	free(queue->buffers);
+	free(queue->slots);
+	free(queue->free_slots);
+	free(queue->requests);
+	queue->buffers = NULL;
+	queue->slots = NULL;
+	queue->free_slots = NULL;
+	queue->requests = NULL;
+}
+
+/* --- requests -------------------------------------------------------------------------- */
+
+struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue)
+{
+	struct vublk_blk_request *request;
+
+	if (!queue->free.first)
+		return NULL;
+	request = take_first(&queue->free);
+	*request = (struct vublk_blk_request){ .state = VUBLK_BLK_REQUEST_FREE };
+	queue->in_flight++;
+	return request;
+}
+
+void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
+{
+	request->state = VUBLK_BLK_REQUEST_FREE;
+	append(&queue->free, request);
+	queue->in_flight--;
+}
+
+void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
+			    int result)
+{
+	request->state = VUBLK_BLK_REQUEST_DONE;
+	request->result = result;
+	append(&queue->done, request);
+	queue->num_done++;
+}
+
+/* Cuts as many pieces as there is room for: true: all of them, or it failed. */
+static bool cut(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
+{
+	int r = 1;
+
+	while (!request->result) {
+		r = vublk_blk_piece_issue(queue, request);
+		if (r < 0)
+			request->result = r;
+		else if (!r)
+			return false;
+		else if (!request->left)
+			break;
+	}
+	request->state = VUBLK_BLK_REQUEST_ISSUED;
+	return true;
+}
+
+void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
+{
+	request->state = VUBLK_BLK_REQUEST_CUTTING;
+	if (queue->cutting.first || !cut(queue, request))
+		append(&queue->cutting, request);
+	else if (!request->pieces)
+		vublk_blk_queue_finish(queue, request, request->result);
+}
+
+/* Goes on with the requests that had no room. */
+static void pump(struct vublk_blk_queue *queue)
+{
+	while (queue->cutting.first && cut(queue, queue->cutting.first)) {
+		struct vublk_blk_request *request = take_first(&queue->cutting);
+
+		if (!request->pieces)
+			vublk_blk_queue_finish(queue, request, request->result);
+	}
+}
+
+static void kick(struct vublk_blk_queue *queue)
+{
+	if (!queue->unpublished)
+		return;
+	queue->unpublished = false;
+	if (vublk_driver_ring_publish(&queue->ring))
+		vublk_eventfd_signal(queue->bus->kick_fd);
+}
+
+void vublk_blk_submit(struct vublk_blk_queue *queue)
+{
+	kick(queue);
+}
+
+unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
+{
+	return queue->in_flight;
+}
+
+/* --- completions ------------------------------------------------------------------------- */
+
+/* Everything that is not done completes with the error, and nothing is taken any more. */
+static void die(struct vublk_blk_queue *queue)
+{
+	queue->cutting = (struct vublk_blk_list){ NULL, NULL };
+	queue->unpublished = false;
+	release_all_slots(queue);
+	for (unsigned i = 0; i < queue->size; i++) {
+		struct vublk_blk_request *request = &queue->requests[i];
+
+		if (request->state == VUBLK_BLK_REQUEST_CUTTING ||
+		    request->state == VUBLK_BLK_REQUEST_ISSUED)
+			vublk_blk_queue_finish(queue, request, -queue->dead.code);
+	}
+}
+
+void vublk_blk_queue_post_lost(struct vublk_blk_queue *queue)
+{
+	vublk_store_release(&queue->mail, VUBLK_BLK_MAIL_LOST); /* C */
+	vublk_eventfd_signal(queue->bus->call_fd);
+}
+
+static void complete_piece(struct vublk_blk_queue *queue, uint16_t token)
+{
+	struct vublk_blk_request *request = vublk_blk_piece_complete(queue, token);
+
+	if (!request->pieces && request->state == VUBLK_BLK_REQUEST_ISSUED)
+		vublk_blk_queue_finish(queue, request, request->result);
+}
+
+/* Takes from the ring until `max` requests are done or it has nothing more. */
+static void collect(struct vublk_blk_queue *queue, unsigned max)
+{
+	unsigned mail = vublk_load_acquire(&queue->mail); /* C */
+	uint16_t token;
+	uint32_t bytes; /* not used: the status says what happened, and lengths are often wrong */
+	int r = 1;
+
+	if (queue->dead.code)
+		return;
+	while (queue->num_done < max) {
+		r = vublk_driver_ring_take(&queue->ring, &token, &bytes, &queue->dead);
+		if (r <= 0)
+			break;
+		complete_piece(queue, token);
+	}
+	if (r < 0) {
+		vublk_error_prepend(&queue->dead, "queue %u", queue->index);
+		vublk_log(queue->log, VUBLK_LOG_ERROR, "%s", queue->dead.text);
+		die(queue);
+	} else if (!r && mail == VUBLK_BLK_MAIL_LOST) {
+		vublk_blk_get_lost_error(queue->blk, &queue->dead);
+		die(queue);
+	} else if (queue->cutting.first) {
+		pump(queue);
+		kick(queue);
+	}
+}
+
+static void disable_calls(struct vublk_blk_queue *queue)
+{
+	if (!queue->calls_enabled)
+		return;
+	queue->calls_enabled = false;
+	vublk_driver_ring_disable_calls(&queue->ring);
+}
+
+int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
+		   unsigned max)
+{
+	unsigned n = 0;
+
+	disable_calls(queue);
+	collect(queue, max);
+	for (; n < max && queue->num_done; n++) {
+		struct vublk_blk_request *request = take_first(&queue->done);
+
+		completions[n] = (struct vublk_blk_completion){ request->user_data,
+								request->result };
+		queue->num_done--;
+		vublk_blk_queue_put_request(queue, request);
+	}
+	return (int)n;
+}
+
+int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
+{
+	return queue->bus->call_fd;
+}
+
+/*
+ * The signal is taken back first, and the reasons to stay awake are looked at
+ * after that: whoever signals later than our look leaves the descriptor readable.
+ */
+bool vublk_blk_arm(struct vublk_blk_queue *queue)
+{
+	vublk_eventfd_clear(queue->bus->call_fd);
+	if (queue->num_done)
+		return true;
+	if (queue->dead.code)
+		return false;
+	queue->calls_enabled = true;
+	if (!vublk_driver_ring_enable_calls(&queue->ring))
+		return true;
+	return vublk_load_acquire(&queue->mail) != VUBLK_BLK_MAIL_NONE; /* C */
+}
+
+/* What is left until `deadline_ns` for poll(), rounded up; -1: no limit. */
+static int left_ms(uint64_t deadline_ns)
+{
+	uint64_t now;
+
+	if (deadline_ns == UINT64_MAX)
+		return -1;
+	now = vublk_now_ns();
+	return now >= deadline_ns ? 0 : (int)((deadline_ns - now + 999999) / 1000000);
+}
+
+/* Until a call comes: 1; 0: the time is over; or a negative errno. */
+static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
+			  struct vublk_error *error)
+{
+	struct pollfd pollfd = { .fd = queue->bus->call_fd, .events = POLLIN };
+	int left = left_ms(deadline_ns);
+	int r;
+
+	if (!left)
+		return 0;
+	if (vublk_blk_arm(queue))
+		return 1;
+	r = poll(&pollfd, 1, left);
+	if (r < 0 && errno != EINTR)
+		return vublk_error_set_errno(error, errno, "cannot wait for queue %u",
+					     queue->index);
+	return 1;
+}
+
+int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
+		   unsigned min, unsigned max, int timeout_ms, struct vublk_error *error)
+{
+	uint64_t deadline_ns = UINT64_MAX;
+	unsigned n;
+
+	if (timeout_ms >= 0)
+		deadline_ns = vublk_now_ns() + (uint64_t)timeout_ms * 1000000;
+	min = VUBLK_MIN(min, max);
+	kick(queue);
+	n = (unsigned)vublk_blk_poll(queue, completions, max);
+	while (n < min && queue->in_flight) {
+		int r = sleep_for_call(queue, deadline_ns, error);
+
+		if (r < 0 && !n)
+			return r;
+		if (r <= 0)
+			break;
+		n += (unsigned)vublk_blk_poll(queue, completions + n, max - n);
+	}
+	return (int)n;
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BLK_QUEUE_H
+#define VUBLK_BLK_QUEUE_H
+
+/*
+ * One queue of a disk: its requests, their pieces on the ring, and the
+ * completions. Everything here belongs to the thread that uses the queue, save
+ * what says otherwise.
+ *
+ * A request (what the application asked for) becomes one or more pieces (what the
+ * ring carries). A piece takes a slot; the slot's number is its token on the ring.
+ * There are as many requests, and as many slots, as the ring has entries.
+ */
+
+#include "blk/split.h"
+#include "bus/inproc.h"
+#include "util/atomic.h"
+#include "util/log.h"
+#include "virtio/blk-format.h"
+#include "virtio/driver-ring.h"
+
+#include <vublk/blk.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* A chain has a header before its data and a status after it. */
+#define VUBLK_BLK_CHAIN_OVERHEAD 2
+/* The most descriptors of one chain: what fits a page of indirect table. */
+#define VUBLK_BLK_MAX_CHAIN 256
+
+/* What the driver shares with the back-end for a slot; two cache lines, one a writer. */
+struct vublk_blk_shared_slot {
+	struct virtio_blk_outhdr header;
+	struct virtio_blk_discard_write_zeroes segment;
+	uint8_t unused_1[32];
+	uint8_t status; /* written by the back-end */
+	uint8_t id[VUBLK_BLK_ID_BYTES];
+	uint8_t unused_2[43];
+};
+_Static_assert(sizeof(struct vublk_blk_shared_slot) == 128, "two cache lines");
+
+enum vublk_blk_request_state {
+	VUBLK_BLK_REQUEST_FREE,
+	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`: pieces are still to be made */
+	VUBLK_BLK_REQUEST_ISSUED,  /* all pieces were on the ring; some still are */
+	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`: the completion is to be taken */
+};
+
+struct vublk_blk_request {
+	struct vublk_blk_request *next; /* of the list that it is in */
+	enum vublk_blk_request_state state;
+	uint32_t type;                  /* VIRTIO_BLK_T_... */
+	int result;                     /* the first error of a piece */
+	unsigned pieces;                /* on the ring */
+	uint32_t flags;                 /* of write zeroes */
+	uint64_t offset;                /* of the next piece, bytes */
+	uint64_t left;                  /* bytes that are in no piece yet */
+	struct vublk_blk_cursor cursor;
+	struct iovec single;            /* what the cursor runs over for a plain buffer */
+	char *id;
+	void *user_data;
+};
+
+/*
+ * A piece on the ring, as much as it takes to make it again: rings that were lost
+ * with a back-end are filled anew in the order of `sequence`, from here, never
+ * from the shared memory.
+ */
+struct vublk_blk_slot {
+	struct vublk_blk_request *request; /* NULL: the slot is free */
+	uint64_t sequence;
+	uint64_t offset;
+	uint64_t bytes;
+	struct vublk_blk_cursor cursor;
+};
+
+struct vublk_blk_list {
+	struct vublk_blk_request *first;
+	struct vublk_blk_request *last;
+};
+
+/* What the disk's thread puts into a queue's mailbox. */
+enum vublk_blk_mail {
+	VUBLK_BLK_MAIL_NONE = 0,
+	VUBLK_BLK_MAIL_LOST, /* the back-end is gone: take what is there, fail the rest */
+};
+
+struct vublk_blk_queue {
+	/* constant after init */
+	struct vublk_blk *blk;
+	unsigned index;
+	unsigned size;
+	bool has_indirect;
+	bool may_unmap;
+	struct vublk_blk_limits limits;
+	uint64_t features;
+	const struct vublk_inproc_queue *bus;
+	const struct vublk_inproc_regions *regions;
+	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
+	const struct vublk_log *log;
+	struct vublk_blk_shared_slot *shared;
+	uint64_t shared_addr;
+	struct vring_desc *tables; /* `table_entries` for each slot */
+	uint64_t tables_addr;
+	unsigned table_entries;
+
+	/* the owner's */
+	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
+	struct vublk_inproc_region_cache cache;
+	struct vublk_ring_buffer *buffers; /* header, data, status of the piece being made */
+	struct vublk_blk_slot *slots;
+	uint16_t *free_slots; /* a stack */
+	unsigned num_free_slots;
+	struct vublk_blk_request *requests;
+	struct vublk_blk_list free;
+	struct vublk_blk_list cutting; /* only the first of them has pieces on the ring */
+	struct vublk_blk_list done;
+	unsigned num_done;
+	unsigned in_flight;   /* requests that are not free */
+	uint64_t sequence;
+	bool unpublished;     /* the ring has chains that the back-end does not see */
+	bool calls_enabled;
+	struct vublk_error dead; /* code 0: the queue works */
+	struct vublk_log_limit log_limit;
+
+	/* the mailbox: written by the disk's thread, read by the owner; pair C */
+	unsigned mail __attribute__((aligned(VUBLK_CACHE_LINE)));
+} __attribute__((aligned(VUBLK_CACHE_LINE)));
+
+/* Bytes of shared memory beside the ring that a queue needs. */
+uint64_t vublk_blk_queue_shared_bytes(unsigned size, bool has_indirect);
+
+/* What vublk_blk_queue_init() takes besides the queue's own. */
+struct vublk_blk_queue_setup {
+	struct vublk_blk *blk;
+	unsigned index;
+	unsigned size;
+	uint64_t features;
+	bool may_unmap; /* write zeroes may deallocate */
+	struct vublk_blk_limits limits;
+	const struct vublk_inproc_queue *bus;
+	const struct vublk_inproc_regions *regions;
+	const uint64_t *capacity_bytes;
+	const struct vublk_log *log;
+};
+
+/* `queue` is zeroed. Also after a failure it is deinitialised. */
+int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_queue_setup *setup,
+			 struct vublk_error *error);
+void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
+
+/* Any thread: tells the owner that the back-end is gone, and wakes it. */
+void vublk_blk_queue_post_lost(struct vublk_blk_queue *queue);
+
+/*
+ * A free request, its fields zeroed save the list's, or NULL. It is given back by
+ * vublk_blk_queue_start() (and then completes) or vublk_blk_queue_put_request().
+ */
+struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue);
+void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
+
+/* Puts the request on the ring, as many of its pieces as there is room for. */
+void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
+/* Completes it without the ring. */
+void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
+			    int result);
+
+/* The words of why the back-end is gone; any thread. Of the disk (src/blk/blk.c). */
+void vublk_blk_get_lost_error(struct vublk_blk *blk, struct vublk_error *error);
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BLK_SPLIT_H
+#define VUBLK_BLK_SPLIT_H
+
+/*
+ * Cutting a request into pieces that the device takes: no more segments, no
+ * longer segments, and no more bytes than it allows, and whole blocks each. Knows
+ * nothing of rings; reads no shared state but the table of regions.
+ */
+
+#include "bus/inproc-regions.h"
+#include "virtio/ring.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+/* What one request on the ring may be. */
+struct vublk_blk_limits {
+	uint32_t block_bytes;       /* a power of two, at least 512 */
+	uint32_t max_segments;      /* at least 1 */
+	uint32_t max_segment_bytes; /* max_segments of these make a block at least */
+	uint32_t max_piece_bytes;   /* a multiple of block_bytes */
+	uint64_t max_discard_bytes; /* multiples of block_bytes; 0: not negotiated */
+	uint64_t discard_alignment_bytes; /* a multiple of block_bytes */
+	uint64_t max_write_zeroes_bytes;
+};
+
+/* A place in an iovec. */
+struct vublk_blk_cursor {
+	const struct iovec *iov;
+	int iovcnt;
+	int index;
+	size_t offset; /* in iov[index] */
+};
+
+/*
+ * Cuts the next piece off at the cursor, of which `left` bytes (not 0) are to
+ * come, and moves the cursor past it. `buffers` has room for max_segments;
+ * neighbours in guest memory become one. Returns the bytes of the piece;
+ * -EFAULT: the cursor stands at memory that is in no region; -E2BIG: one block is
+ * scattered over more segments than the device takes.
+ */
+int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits,
+			     const struct vublk_inproc_regions *regions,
+			     struct vublk_inproc_region_cache *cache,
+			     struct vublk_blk_cursor *cursor, uint64_t left,
+			     struct vublk_ring_buffer *buffers, unsigned *num_buffers);
+
+/*
+ * The bytes of the next piece of a discard or write zeroes of `left` bytes at
+ * `offset`: at most `max`, and ending where a multiple of `alignment` does, if
+ * more is to come and that is possible.
+ */
+uint64_t vublk_blk_split_range(uint64_t offset, uint64_t left, uint64_t max, uint64_t alignment);
+
+#endif

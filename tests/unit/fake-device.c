@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The stand-in device. Its own thread is that of the bus, which calls process();
+ * what the test asks for is put into `pending` under the lock and an eventfd
+ * raised. The rings are served by whichever thread calls serve().
+ */
+#include "fake-device.h"
+
+#include "util/atomic.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_IOV 1024
+
+enum pending {
+	REALIZED = 1, STARTED = 2, STOPPED = 4, LOST = 8, MEMORY = 16, CONFIG = 32, WRITTEN = 64,
+};
+
+struct fake_queue {
+	struct vublk_device_queue queue;
+	struct vublk_device_ring ring;
+	struct iovec iov[MAX_IOV];
+	struct vublk_chain taken;
+	unsigned kicks;
+	pthread_t thread;
+};
+
+struct vublk_device {
+	const struct vublk_device_bus_ops *ops;
+	void *bus;
+	int event_fd;
+	enum vublk_device_state state;
+	uint8_t status;
+	uint64_t acked;
+	unsigned generation;
+};
+
+struct fake_plan fake_plan;
+struct fake_request fake_last;
+unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
+
+static struct vublk_device device = { .event_fd = -1 };
+static struct fake_queue queues[FAKE_MAX_QUEUES];
+static char *disk;
+static uint64_t disk_bytes;
+static int stop_fd = -1;
+
+/* under lock */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned pending;
+static char lost_text[128];
+static struct vublk_memory_map_region map_regions[VUBLK_MEMORY_MAX_REGIONS];
+static struct vublk_memory_map map = { 0, map_regions };
+
+void fake_init(uint64_t bytes)
+{
+	disk = calloc(1, bytes);
+	disk_bytes = bytes;
+	fake_plan = (struct fake_plan){
+		.num_queues = 1, .queue_size = 16, .memory_slots = 8, .features = FAKE_FEATURES,
+		.config = { .capacity = bytes / 512, .seg_max = 4, .blk_size = 512, .wce = 1,
+			    .max_discard_sectors = 64, .max_discard_seg = 1,
+			    .max_write_zeroes_sectors = 32, .max_write_zeroes_seg = 1,
+			    .write_zeroes_may_unmap = 1 },
+	};
+}
+
+void fake_deinit(void)
+{
+	free(disk);
+	disk = NULL;
+}
+
+char *fake_disk(void)
+{
+	return disk;
+}
+
+static void post(unsigned what)
+{
+	pthread_mutex_lock(&lock);
+	pending |= what;
+	pthread_mutex_unlock(&lock);
+	vublk_eventfd_signal(device.event_fd);
+}
+
+void fake_disconnect(const char *why)
+{
+	snprintf(lost_text, sizeof(lost_text), "%s", why);
+	post(LOST);
+}
+
+void fake_resize(uint64_t bytes)
+{
+	pthread_mutex_lock(&lock);
+	fake_plan.config.capacity = bytes / 512;
+	pthread_mutex_unlock(&lock);
+	post(CONFIG);
+}
+
+/* --- include/vublk/device.h --------------------------------------------------------- */
+
+int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
+		     const struct vublk_log *log, struct vublk_device **out,
+		     struct vublk_error *error)
+{
+	device = (struct vublk_device){ .ops = ops, .bus = bus, .event_fd = vublk_eventfd_new() };
+	*out = &device;
+	return 0;
+}
+
+void vublk_device_unrealize(struct vublk_device *d)
+{
+	d->state = VUBLK_DEVICE_CREATED;
+}
+
+static void unmap_all(void)
+{
+	for (unsigned i = 0; i < map.num_regions; i++)
+		vublk_unmap(map_regions[i].host, map_regions[i].size_bytes);
+	map.num_regions = 0;
+}
+
+void vublk_device_free(struct vublk_device *d)
+{
+	if (!d)
+		return;
+	vublk_fd_close(&d->event_fd);
+	for (unsigned i = 0; i < FAKE_MAX_QUEUES; i++)
+		vublk_device_ring_deinit(&queues[i].ring);
+	unmap_all();
+}
+
+int vublk_device_fd(const struct vublk_device *d)
+{
+	return d->event_fd;
+}
+
+static struct vublk_error *error_or_null(struct vublk_error *error, int code, const char *text)
+{
+	if (!code)
+		return NULL;
+	vublk_error_set(error, code, "%s", text);
+	return error;
+}
+
+static void process_start(struct vublk_device *d)
+{
+	struct vublk_error error;
+
+	if (fake_plan.start_error) {
+		d->state = VUBLK_DEVICE_DISCONNECTED;
+		d->ops->stopped(d->bus, error_or_null(&error, fake_plan.start_error, "no start"));
+		return;
+	}
+	d->state = VUBLK_DEVICE_RUNNING;
+	d->ops->started(d->bus);
+}
+
+static void process_lost(struct vublk_device *d)
+{
+	bool ran = d->state == VUBLK_DEVICE_RUNNING;
+	struct vublk_error error;
+
+	vublk_error_set(&error, ENOTCONN, "%s", lost_text);
+	d->state = VUBLK_DEVICE_DISCONNECTED;
+	if (ran)
+		d->ops->stopped(d->bus, &error);
+	d->ops->disconnected(d->bus, &error);
+}
+
+int vublk_device_process(struct vublk_device *d)
+{
+	struct vublk_error error;
+	unsigned now;
+
+	vublk_eventfd_clear(d->event_fd);
+	pthread_mutex_lock(&lock);
+	now = pending;
+	pending = 0;
+	pthread_mutex_unlock(&lock);
+	if (now & REALIZED) {
+		d->state = fake_plan.realize_error ? VUBLK_DEVICE_CREATED : VUBLK_DEVICE_STOPPED;
+		d->ops->realized(d->bus, error_or_null(&error, fake_plan.realize_error,
+						       "no realize"));
+	}
+	if (now & LOST)
+		process_lost(d);
+	if (now & STARTED && d->state == VUBLK_DEVICE_STARTING)
+		process_start(d);
+	if (now & MEMORY && d->state == VUBLK_DEVICE_RUNNING)
+		d->ops->memory_changed(d->bus, error_or_null(&error, fake_plan.memory_error,
+							     "no memory"));
+	if (now & WRITTEN)
+		d->ops->config_written(d->bus, error_or_null(&error, fake_plan.wce_error,
+							     "no wce"));
+	if (now & CONFIG) {
+		d->generation++;
+		d->ops->config_changed(d->bus);
+	}
+	if (now & STOPPED && d->state == VUBLK_DEVICE_STOPPING) {
+		d->state = fake_plan.never_stops ? VUBLK_DEVICE_DISCONNECTED : VUBLK_DEVICE_STOPPED;
+		d->ops->stopped(d->bus, error_or_null(&error, fake_plan.never_stops ? ETIMEDOUT : 0,
+						      "no stop"));
+	}
+	return 0;
+}
+
+enum vublk_device_state vublk_device_state(const struct vublk_device *d)
+{
+	return d->state;
+}
+
+const char *vublk_device_state_name(enum vublk_device_state state)
+{
+	return state == VUBLK_DEVICE_DISCONNECTED ? "disconnected" : "another";
+}
+
+int vublk_device_set_property(struct vublk_device *d, const char *name, const char *value,
+			      struct vublk_error *error)
+{
+	if (strcmp(name, "chardev") && strcmp(name, "queue-size"))
+		return vublk_error_set(error, EINVAL, "no property %s", name);
+	return 0;
+}
+
+int vublk_device_realize(struct vublk_device *d, struct vublk_error *error)
+{
+	d->state = VUBLK_DEVICE_REALIZING;
+	post(REALIZED);
+	return 0;
+}
+
+unsigned vublk_device_num_queues(const struct vublk_device *d)
+{
+	return fake_plan.num_queues;
+}
+
+unsigned vublk_device_queue_size(const struct vublk_device *d)
+{
+	return fake_plan.queue_size;
+}
+
+uint64_t vublk_device_features(const struct vublk_device *d)
+{
+	return fake_plan.features;
+}
+
+int vublk_device_ack_features(struct vublk_device *d, uint64_t features, struct vublk_error *error)
+{
+	d->acked = features;
+	return 0;
+}
+
+void vublk_device_config_read(const struct vublk_device *d, unsigned offset, void *data,
+			      unsigned bytes)
+{
+	char all[VUBLK_BLK_CONFIG_BYTES] = { 0 };
+
+	pthread_mutex_lock(&lock);
+	memcpy(all, &fake_plan.config, sizeof(fake_plan.config));
+	pthread_mutex_unlock(&lock);
+	memcpy(data, all + offset, bytes);
+}
+
+uint32_t vublk_device_config_generation(const struct vublk_device *d)
+{
+	return d->generation;
+}
+
+int vublk_device_config_write(struct vublk_device *d, unsigned offset, const void *data,
+			      unsigned bytes, struct vublk_error *error)
+{
+	if (fake_plan.config.wce == *(const uint8_t *)data)
+		return 0;
+	pthread_mutex_lock(&lock);
+	if (!fake_plan.wce_error)
+		fake_plan.config.wce = *(const uint8_t *)data;
+	pthread_mutex_unlock(&lock);
+	post(WRITTEN);
+	return 1;
+}
+
+uint8_t vublk_device_status(const struct vublk_device *d)
+{
+	return d->status;
+}
+
+int vublk_device_set_status(struct vublk_device *d, uint8_t status, struct vublk_error *error)
+{
+	d->status = status;
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK) {
+		d->state = VUBLK_DEVICE_STARTING;
+		post(STARTED);
+	} else if (!status && d->state == VUBLK_DEVICE_RUNNING) {
+		fake_num_stops++;
+		d->state = VUBLK_DEVICE_STOPPING;
+		post(STOPPED);
+	}
+	return 0;
+}
+
+int vublk_device_set_memory(struct vublk_device *d, const struct vublk_memory_region *regions,
+			    unsigned num_regions, struct vublk_error *error)
+{
+	if (d->state == VUBLK_DEVICE_RUNNING && fake_plan.memory_error == EINVAL)
+		return vublk_error_set(error, EINVAL, "the device does not like the memory");
+	pthread_mutex_lock(&lock);
+	unmap_all();
+	for (unsigned i = 0; i < num_regions; i++)
+		map_regions[map.num_regions++] = (struct vublk_memory_map_region){
+			regions[i].guest_addr, regions[i].guest_addr, regions[i].size_bytes,
+			vublk_map_shared(regions[i].fd, regions[i].fd_offset,
+					 regions[i].size_bytes, NULL),
+		};
+	assert(!vublk_memory_map_check(&map, NULL));
+	for (unsigned i = 0; i < fake_plan.num_queues; i++) {
+		const struct vublk_device_queue *q = &queues[i].queue;
+		struct vublk_split_ring *memory = &queues[i].ring.memory;
+
+		if (!q->size)
+			continue;
+		memory->desc = vublk_memory_map_guest(&map, q->desc_addr, 16);
+		memory->avail = vublk_memory_map_guest(&map, q->avail_addr, 16);
+		memory->used = vublk_memory_map_guest(&map, q->used_addr, 16);
+	}
+	pthread_mutex_unlock(&lock);
+	if (d->state != VUBLK_DEVICE_RUNNING || !fake_plan.memory_asks_backend)
+		return 0;
+	post(MEMORY);
+	return 1;
+}
+
+int vublk_device_set_queue(struct vublk_device *d, unsigned index,
+			   const struct vublk_device_queue *queue, struct vublk_error *error)
+{
+	struct fake_queue *q = &queues[index];
+	struct vublk_split_ring memory;
+
+	q->queue = *queue;
+	memory.desc = vublk_memory_map_guest(&map, queue->desc_addr,
+					     vublk_split_desc_bytes(queue->size));
+	memory.avail = vublk_memory_map_guest(&map, queue->avail_addr,
+					      vublk_split_avail_bytes(queue->size));
+	memory.used = vublk_memory_map_guest(&map, queue->used_addr,
+					     vublk_split_used_bytes(queue->size));
+	assert(memory.desc && memory.avail && memory.used);
+	return vublk_device_ring_init(&q->ring, &memory, queue->size, 0, d->acked, error);
+}
+
+void vublk_device_get_info(const struct vublk_device *d, struct vublk_device_info *info,
+			   size_t info_bytes)
+{
+	memset(info, 0, info_bytes);
+	info->backend_memory_slots = fake_plan.memory_slots;
+	info->backend_config_bytes = 60;
+}
+
+/* --- the rings ------------------------------------------------------------------------ */
+
+/* Copies between the chain's data and the disk or a buffer. */
+static void copy(struct iovec *iov, unsigned num, char *with, bool to_iov)
+{
+	for (unsigned i = 0; i < num; i++) {
+		if (to_iov)
+			memcpy(iov[i].iov_base, with, iov[i].iov_len);
+		else
+			memcpy(with, iov[i].iov_base, iov[i].iov_len);
+		with += iov[i].iov_len;
+	}
+}
+
+/* Header and status stand alone: the framing that all back-ends understand. */
+static struct fake_request parse(const struct vublk_chain *chain)
+{
+	struct fake_request request = { 0 };
+	struct virtio_blk_outhdr header;
+
+	assert(chain->num_out >= 1 && chain->iov[0].iov_len == sizeof(header));
+	assert(chain->num_in >= 1);
+	assert(chain->iov[chain->num_out + chain->num_in - 1].iov_len == 1);
+	memcpy(&header, chain->iov[0].iov_base, sizeof(header));
+	request.type = header.type;
+	request.sector = header.sector;
+	request.num_segments = chain->num_out + chain->num_in - 2;
+	request.data_bytes = chain->out_bytes + chain->in_bytes - sizeof(header) - 1;
+	if (header.type == VIRTIO_BLK_T_DISCARD || header.type == VIRTIO_BLK_T_WRITE_ZEROES) {
+		struct virtio_blk_discard_write_zeroes range;
+
+		assert(request.num_segments == 1 && request.data_bytes == sizeof(range));
+		memcpy(&range, chain->iov[1].iov_base, sizeof(range));
+		request.range_sector = range.sector;
+		request.range_sectors = range.num_sectors;
+		request.range_flags = range.flags;
+	}
+	return request;
+}
+
+static void execute(const struct vublk_chain *chain, const struct fake_request *request)
+{
+	char id[VUBLK_BLK_ID_BYTES] = "fake disk of 20 byte";
+	struct iovec *data = &chain->iov[1];
+
+	switch (request->type) {
+	case VIRTIO_BLK_T_IN:
+	case VIRTIO_BLK_T_OUT:
+		assert(vublk_range_within(request->sector * 512, request->data_bytes, disk_bytes));
+		copy(data, request->num_segments, disk + request->sector * 512,
+		     request->type == VIRTIO_BLK_T_IN);
+		break;
+	case VIRTIO_BLK_T_GET_ID:
+		copy(data, request->num_segments, id, true);
+		break;
+	case VIRTIO_BLK_T_DISCARD:
+		fake_num_discards++;
+		assert(request->range_flags == 0);
+		break;
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		fake_num_zeroes++;
+		memset(disk + request->range_sector * 512, 0, request->range_sectors * 512);
+		break;
+	case VIRTIO_BLK_T_FLUSH:
+		assert(request->sector == 0);
+		fake_num_flushes++;
+		break;
+	default:
+		assert(!"a type that no driver sends");
+	}
+}
+
+static int take(struct fake_queue *q)
+{
+	struct vublk_error error = { 0 };
+	int r;
+
+	q->taken.iov = q->iov;
+	q->taken.max_iov = MAX_IOV;
+	r = vublk_device_ring_take(&q->ring, &map, &q->taken, &error);
+	if (r < 0)
+		fprintf(stderr, "fake device: %s\n", error.text);
+	assert(r >= 0);
+	return r;
+}
+
+static void give_back(struct fake_queue *q, int status)
+{
+	unsigned last = q->taken.num_out + q->taken.num_in - 1;
+
+	if (status >= 0)
+		vublk_store_relaxed((uint8_t *)q->iov[last].iov_base, (uint8_t)status);
+	vublk_device_ring_push(&q->ring, q->taken.head, (uint32_t)q->taken.in_bytes);
+	if (vublk_device_ring_publish(&q->ring))
+		vublk_eventfd_signal(q->queue.call_fd);
+}
+
+static unsigned serve(unsigned index, unsigned max, int status)
+{
+	struct fake_queue *q = &queues[index];
+	struct fake_request request;
+	unsigned n;
+
+	pthread_mutex_lock(&lock);
+	for (n = 0; n < max && take(q); n++) {
+		request = parse(&q->taken);
+		if (status == VIRTIO_BLK_S_OK)
+			execute(&q->taken, &request);
+		fake_last = request;
+		give_back(q, status);
+	}
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
+unsigned fake_serve(unsigned queue, unsigned max)
+{
+	return serve(queue, max, VIRTIO_BLK_S_OK);
+}
+
+unsigned fake_serve_with(unsigned queue, unsigned max, uint8_t status)
+{
+	return serve(queue, max, status);
+}
+
+unsigned fake_serve_without_status(unsigned queue)
+{
+	return serve(queue, 1, -1);
+}
+
+bool fake_take(unsigned queue, struct fake_request *request)
+{
+	bool there;
+
+	pthread_mutex_lock(&lock);
+	there = take(&queues[queue]);
+	if (there && request)
+		*request = parse(&queues[queue].taken);
+	pthread_mutex_unlock(&lock);
+	return there;
+}
+
+void fake_give_back(unsigned queue, uint8_t status)
+{
+	pthread_mutex_lock(&lock);
+	give_back(&queues[queue], status);
+	pthread_mutex_unlock(&lock);
+}
+
+void fake_push_id(unsigned queue, uint32_t id)
+{
+	struct vring_used *used = queues[queue].ring.memory.used;
+	uint16_t at = used->idx;
+
+	used->ring[at % fake_plan.queue_size].id = id;
+	used->ring[at % fake_plan.queue_size].len = 1;
+	vublk_store_release(&used->idx, (uint16_t)(at + 1));
+	vublk_eventfd_signal(queues[queue].queue.call_fd);
+}
+
+void fake_call(unsigned queue)
+{
+	vublk_eventfd_signal(queues[queue].queue.call_fd);
+}
+
+unsigned fake_kicks(unsigned queue)
+{
+	queues[queue].kicks += (unsigned)vublk_eventfd_clear(queues[queue].queue.kick_fd);
+	return queues[queue].kicks;
+}
+
+static void *run(void *opaque)
+{
+	struct fake_queue *q = opaque;
+	struct pollfd pollfds[2] = {
+		{ .fd = q->queue.kick_fd, .events = POLLIN },
+		{ .fd = stop_fd, .events = POLLIN },
+	};
+	bool sleep;
+
+	while (!pollfds[1].revents) {
+		serve((unsigned)(q - queues), 7, VIRTIO_BLK_S_OK);
+		pthread_mutex_lock(&lock);
+		sleep = vublk_device_ring_enable_kicks(&q->ring);
+		pthread_mutex_unlock(&lock);
+		poll(pollfds, 2, sleep ? -1 : 0);
+		vublk_eventfd_clear(q->queue.kick_fd);
+	}
+	return NULL;
+}
+
+void fake_start_threads(void)
+{
+	stop_fd = vublk_eventfd_new();
+	for (unsigned i = 0; i < fake_plan.num_queues; i++)
+		assert(!pthread_create(&queues[i].thread, NULL, run, &queues[i]));
+}
+
+void fake_stop_threads(void)
+{
+	vublk_eventfd_signal(stop_fd);
+	for (unsigned i = 0; i < fake_plan.num_queues; i++)
+		pthread_join(queues[i].thread, NULL);
+	vublk_fd_close(&stop_fd);
+}

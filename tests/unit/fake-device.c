@@ -135,10 +135,14 @@ void vublk_device_free(struct vublk_device *d)
 {
 	if (!d)
 		return;
+	pthread_mutex_lock(&lock); /* who serves may do so to the end of the test */
 	vublk_fd_close(&d->event_fd);
-	for (unsigned i = 0; i < FAKE_MAX_QUEUES; i++)
+	for (unsigned i = 0; i < FAKE_MAX_QUEUES; i++) {
 		vublk_device_ring_deinit(&queues[i].ring);
+		queues[i].queue.size = 0;
+	}
 	unmap_all();
+	pthread_mutex_unlock(&lock);
 }
 
 int vublk_device_fd(const struct vublk_device *d)
@@ -470,7 +474,7 @@ static unsigned serve(unsigned index, unsigned max, int status)
 	unsigned n;
 
 	pthread_mutex_lock(&lock);
-	for (n = 0; n < max && take(q); n++) {
+	for (n = 0; n < max && q->queue.size && take(q); n++) {
 		request = parse(&q->taken);
 		if (status == VIRTIO_BLK_S_OK)
 			execute(&q->taken, &request);
@@ -540,8 +544,9 @@ unsigned fake_kicks(unsigned queue)
 static void *run(void *opaque)
 {
 	struct fake_queue *q = opaque;
+	int kick_fd = dup(q->queue.kick_fd);
 	struct pollfd pollfds[2] = {
-		{ .fd = q->queue.kick_fd, .events = POLLIN },
+		{ .fd = kick_fd, .events = POLLIN },
 		{ .fd = stop_fd, .events = POLLIN },
 	};
 	bool sleep;
@@ -549,11 +554,12 @@ static void *run(void *opaque)
 	while (!pollfds[1].revents) {
 		serve((unsigned)(q - queues), 7, VIRTIO_BLK_S_OK);
 		pthread_mutex_lock(&lock);
-		sleep = vublk_device_ring_enable_kicks(&q->ring);
+		sleep = !q->queue.size || vublk_device_ring_enable_kicks(&q->ring);
 		pthread_mutex_unlock(&lock);
 		poll(pollfds, 2, sleep ? -1 : 0);
-		vublk_eventfd_clear(q->queue.kick_fd);
+		vublk_eventfd_clear(kick_fd);
 	}
+	vublk_fd_close(&kick_fd);
 	return NULL;
 }
 

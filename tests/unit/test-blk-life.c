@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The block API over a stand-in device: waiting, threads, events, and each way to end. */
+#include "fake-device.h"
+#include "harness.h"
+
+#include "util/atomic.h"
+#include "util/fd.h"
+
+#include <vublk/blk.h>
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KIB 1024
+#define DISK_BYTES (1024 * KIB)
+
+static struct vublk_error error;
+
+/* --- what the handlers were told --------------------------------------------------------- */
+
+static struct told {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned events[4];
+	char text[VUBLK_ERROR_TEXT_BYTES];
+	struct vublk_blk *blk; /* calls back into it */
+	uint64_t capacity_bytes;
+	int close_result;
+} told = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER };
+
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
+{
+	struct vublk_blk_info info;
+
+	pthread_mutex_lock(&told.lock);
+	vublk_blk_get_info(told.blk, &info, sizeof(info));
+	told.capacity_bytes = info.capacity_bytes;
+	told.close_result = vublk_blk_close(told.blk, 0);
+	assert_int_equal(vublk_blk_set_write_cache(told.blk, false, NULL), -EBUSY);
+	assert_null(vublk_blk_alloc(told.blk, 4096, NULL));
+	if (why)
+		snprintf(told.text, sizeof(told.text), "%s", why->text);
+	told.events[event]++;
+	pthread_cond_signal(&told.changed);
+	pthread_mutex_unlock(&told.lock);
+}
+
+static void wait_for_event(enum vublk_blk_event event)
+{
+	pthread_mutex_lock(&told.lock);
+	while (!told.events[event])
+		pthread_cond_wait(&told.changed, &told.lock);
+	told.events[event] = 0;
+	pthread_mutex_unlock(&told.lock);
+}
+
+static const struct vublk_blk_handlers handlers = { .event = on_event };
+
+static struct vublk_blk *open_disk(void)
+{
+	struct vublk_blk *blk = NULL;
+
+	pthread_mutex_lock(&told.lock);
+	assert_int_equal(vublk_blk_open("socket", NULL, &handlers, &blk, &error), 0);
+	told.blk = blk;
+	pthread_mutex_unlock(&told.lock);
+	return blk;
+}
+
+static struct vublk_blk *set_up(void)
+{
+	fake_init(DISK_BYTES);
+	return open_disk();
+}
+
+static void tear_down(struct vublk_blk *blk)
+{
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	fake_deinit();
+}
+
+/* Adds and submits `count` reads. */
+static void read_many(struct vublk_blk *blk, unsigned queue, unsigned count)
+{
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+
+	for (unsigned i = 0; i < count; i++)
+		assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, queue), 0, buffer, 4096,
+						&told, &error), 0);
+	vublk_blk_submit(vublk_blk_queue(blk, queue));
+}
+
+/* --- waiting ------------------------------------------------------------------------------- */
+
+static void test_wait_gives_up_in_time(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	struct vublk_blk_completion c[4];
+
+	assert_int_equal(vublk_blk_wait(queue, c, 1, 1, -1, &error), 0); /* nothing in flight */
+	read_many(blk, 0, 2);
+	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, 0, &error), 0);
+	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, 1, &error), 0);
+	fake_call(0); /* a call without a reason wakes, and is not believed */
+	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, 1, &error), 0);
+	assert_int_equal(fake_serve(0, 1), 1);
+	assert_int_equal(vublk_blk_wait(queue, c, 2, 4, 1, &error), 1);
+	assert_int_equal(fake_serve(0, 1), 1);
+	assert_int_equal(vublk_blk_wait(queue, c, 9, 4, -1, &error), 1); /* no more in flight */
+	tear_down(blk);
+}
+
+static void test_arm_and_sleep(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	struct pollfd pollfd = { .fd = vublk_blk_queue_fd(queue), .events = POLLIN };
+	struct vublk_blk_completion c[4];
+
+	read_many(blk, 0, 3);
+	assert_false(vublk_blk_arm(queue));
+	assert_int_equal(poll(&pollfd, 1, 0), 0);
+	assert_int_equal(fake_serve(0, 1), 1);
+	assert_int_equal(poll(&pollfd, 1, 0), 1);
+	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
+	assert_false(vublk_blk_arm(queue)); /* takes the signal back */
+	assert_int_equal(poll(&pollfd, 1, 0), 0);
+	assert_int_equal(fake_serve(0, 1), 1);
+	assert_true(vublk_blk_arm(queue)); /* something came before it */
+	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
+	/* Who polls asks for no calls. */
+	assert_int_equal(vublk_blk_poll(queue, c, 4), 0);
+	assert_int_equal(fake_serve(0, 1), 1);
+	assert_int_equal(poll(&pollfd, 1, 0), 0);
+	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
+	tear_down(blk);
+}
+
+/* One notification for all that was added, and none while the device looks itself. */
+static void test_one_kick_a_batch(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	unsigned before = fake_kicks(0);
+
+	read_many(blk, 0, 8);
+	assert_int_equal(fake_kicks(0), before + 1);
+	read_many(blk, 0, 8); /* the device has not asked for another */
+	assert_int_equal(fake_kicks(0), before + 1);
+	assert_int_equal(fake_serve(0, 16), 16);
+	assert_int_equal(vublk_blk_poll(vublk_blk_queue(blk, 0),
+					(struct vublk_blk_completion[16]){ 0 }, 16), 16);
+	tear_down(blk);
+}
+
+/* --- threads --------------------------------------------------------------------------------- */
+
+#define ROUNDS 400
+
+struct worker {
+	struct vublk_blk *blk;
+	unsigned index;
+	bool sleeps;
+	pthread_t thread;
+};
+
+static void run_round(struct worker *w, char *buffer, uint64_t base, unsigned round)
+{
+	struct vublk_blk_queue *queue = vublk_blk_queue(w->blk, w->index);
+	struct vublk_blk_completion c[4];
+	uint64_t offset = base + round % 16 * 4096;
+	unsigned n = 0;
+
+	memset(buffer, (int)(round + w->index), 4096);
+	assert_int_equal(vublk_blk_write(queue, offset, buffer, 4096, NULL, NULL), 0);
+	assert_int_equal(vublk_blk_write(queue, base + 65536, buffer + 8192, 512, NULL, NULL), 0);
+	vublk_blk_submit(queue);
+	while (n < 2)
+		n += (unsigned)(w->sleeps ? vublk_blk_wait(queue, c, 1, 4, -1, NULL) :
+				vublk_blk_poll(queue, c, 4));
+	assert_int_equal(vublk_blk_read(queue, offset, buffer + 4096, 4096, NULL, NULL), 0);
+	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, -1, NULL), 1);
+	assert_int_equal(c[0].result, 0);
+	assert_memory_equal(buffer, buffer + 4096, 4096);
+}
+
+static void *work(void *opaque)
+{
+	struct worker *w = opaque;
+	char *buffer = vublk_blk_alloc(w->blk, 3 * 4096, NULL);
+
+	assert_non_null(buffer);
+	for (unsigned round = 0; round < ROUNDS; round++)
+		run_round(w, buffer, w->index * 128 * KIB, round);
+	vublk_blk_release(w->blk, buffer);
+	return NULL;
+}
+
+/* Queues from several threads while memory comes and goes under them. */
+static void test_threads(void **state)
+{
+	struct worker workers[4];
+	struct vublk_blk *blk;
+
+	fake_init(DISK_BYTES);
+	fake_plan.num_queues = VUBLK_ARRAY_SIZE(workers);
+	blk = open_disk();
+	fake_start_threads();
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(workers); i++) {
+		workers[i] = (struct worker){ .blk = blk, .index = i, .sleeps = i & 1 };
+		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+	}
+	for (unsigned i = 0; i < 50; i++) {
+		void *buffer = vublk_blk_alloc(blk, 4096 * (1 + i % 3), NULL);
+		struct vublk_blk_info info;
+
+		vublk_blk_get_info(blk, &info, sizeof(info));
+		if (i % 8 == 0)
+			fake_resize(DISK_BYTES + i * 512);
+		vublk_blk_release(blk, buffer);
+	}
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(workers); i++)
+		pthread_join(workers[i].thread, NULL);
+	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	fake_stop_threads();
+	fake_deinit();
+}
+
+/* --- the back-end goes ------------------------------------------------------------------------ */
+
+static void test_disconnect_fails_what_is_in_flight(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	struct vublk_blk_completion c[8];
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+
+	read_many(blk, 0, 5);
+	assert_int_equal(fake_serve(0, 2), 2);
+	fake_disconnect("the back-end hung up");
+	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	assert_string_equal(told.text, "the back-end hung up");
+	assert_int_equal(told.close_result, -EBUSY);
+	/* First what it had completed, then the failures, in batches as small as asked for. */
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(vublk_blk_wait(queue, c, 1, 1, -1, &error), 1);
+		assert_int_equal(c[0].result, i < 2 ? 0 : -ENOTCONN);
+		assert_ptr_equal(c[0].user_data, &told);
+	}
+	assert_int_equal(vublk_blk_in_flight(queue), 0);
+	assert_int_equal(vublk_blk_wait(queue, c, 1, 8, -1, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), -ENOTCONN);
+	assert_string_equal(error.text, "read: the back-end hung up");
+	assert_false(vublk_blk_arm(queue));
+	vublk_blk_submit(queue);
+	/* Memory is still memory. */
+	assert_non_null(vublk_blk_alloc(blk, 4096, &error));
+	vublk_blk_release(blk, buffer);
+	tear_down(blk);
+	assert_int_equal(fake_num_stops, 0);
+}
+
+struct sleeper {
+	struct vublk_blk_queue *queue;
+	int got;
+	struct vublk_blk_completion c[4];
+};
+
+static void *sleep_for_completion(void *opaque)
+{
+	struct sleeper *s = opaque;
+
+	s->got = vublk_blk_wait(s->queue, s->c, 4, 4, -1, NULL);
+	return NULL;
+}
+
+static void test_disconnect_wakes_who_waits(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct sleeper s = { .queue = vublk_blk_queue(blk, 0) };
+	pthread_t thread;
+
+	read_many(blk, 0, 4);
+	assert_int_equal(pthread_create(&thread, NULL, sleep_for_completion, &s), 0);
+	fake_disconnect("gone");
+	pthread_join(thread, NULL);
+	assert_int_equal(s.got, 4);
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(s.c[i].result, -ENOTCONN);
+	tear_down(blk);
+}
+
+/* A request of which pieces wait for room fails as a whole, once. */
+static void test_disconnect_with_pieces_waiting(void **state)
+{
+	struct vublk_blk_completion c[4];
+	struct vublk_blk *blk;
+	struct vublk_blk_queue *queue;
+	char *buffer;
+
+	fake_init(DISK_BYTES);
+	fake_plan.queue_size = 4;
+	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
+	fake_plan.config.size_max = 512;
+	fake_plan.config.seg_max = 1;
+	blk = open_disk();
+	queue = vublk_blk_queue(blk, 0);
+	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(vublk_blk_read(queue, 0, buffer, 64 * KIB, NULL, &error), 0);
+	vublk_blk_submit(queue);
+	assert_int_equal(fake_serve(0, 3), 3);
+	fake_disconnect("gone");
+	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	assert_int_equal(vublk_blk_wait(queue, c, 4, 4, -1, &error), 3);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(c[i].result, -ENOTCONN);
+	tear_down(blk);
+}
+
+/* --- the back-end breaks the ring --------------------------------------------------------------- */
+
+static void run_broken_ring(uint32_t id)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	struct vublk_blk_completion c[8];
+
+	read_many(blk, 0, 3);
+	assert_int_equal(fake_serve(0, 1), 1);
+	fake_push_id(0, id);
+	assert_int_equal(vublk_blk_wait(queue, c, 3, 8, -1, &error), 3);
+	assert_int_equal(c[0].result, 0);
+	assert_int_equal(c[1].result, -EPROTO);
+	assert_int_equal(c[2].result, -EPROTO);
+	assert_int_equal(vublk_blk_flush(queue, NULL, &error), -EPROTO);
+	assert_memory_equal(error.text, "flush: queue 0: ", 16);
+	assert_int_equal(vublk_blk_poll(queue, c, 8), 0);
+	tear_down(blk);
+}
+
+static void test_id_out_of_range(void **state)
+{
+	run_broken_ring(0xffffffff);
+}
+
+static void test_id_not_outstanding(void **state)
+{
+	run_broken_ring(11);
+}
+
+/* --- events --------------------------------------------------------------------------------------- */
+
+static void test_resize(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+	struct vublk_blk_info info;
+
+	vublk_blk_get_info(blk, &info, sizeof(info));
+	assert_int_equal(info.capacity_bytes, DISK_BYTES);
+	assert_int_equal(info.config_generation, 0);
+	assert_int_equal(vublk_blk_read(queue, DISK_BYTES, buffer, 512, NULL, &error), -EINVAL);
+	fake_resize(DISK_BYTES + 1024);
+	wait_for_event(VUBLK_BLK_RESIZED);
+	assert_int_equal(told.capacity_bytes, DISK_BYTES + 1024);
+	vublk_blk_get_info(blk, &info, sizeof(info));
+	assert_int_equal(info.config_generation, 1);
+	assert_int_equal(vublk_blk_read(queue, DISK_BYTES, buffer, 512, NULL, &error), 0);
+	fake_resize(DISK_BYTES + 1024); /* the same again is not a resize */
+	wait_for_event(VUBLK_BLK_CONFIG_CHANGED);
+	assert_int_equal(told.events[VUBLK_BLK_RESIZED], 0);
+	assert_int_equal(vublk_blk_close(blk, 0), -ETIMEDOUT);
+	fake_deinit();
+}
+
+static void test_write_cache(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_info info;
+
+	vublk_blk_get_info(blk, &info, sizeof(info));
+	assert_true(info.write_cache);
+	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), 0);
+	assert_int_equal(vublk_blk_set_write_cache(blk, false, &error), 0);
+	vublk_blk_get_info(blk, &info, sizeof(info));
+	assert_false(info.write_cache);
+	fake_plan.wce_error = EIO;
+	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), -EIO);
+	assert_string_equal(error.text, "no wce");
+	tear_down(blk);
+}
+
+/* --- open and close --------------------------------------------------------------------------------- */
+
+static void open_fails(int code, const char *text)
+{
+	struct vublk_blk *blk = NULL;
+
+	assert_int_equal(vublk_blk_open("socket", NULL, NULL, &blk, &error), -code);
+	assert_string_equal(error.text, text);
+	assert_null(blk);
+}
+
+static void test_open_failures(void **state)
+{
+	const struct vublk_option chardev[] = { { "chardev", "x" }, { NULL } };
+	const struct vublk_option unknown[] = { { "queue-size", "16" }, { "x", "y" }, { NULL } };
+	struct vublk_blk *blk = NULL;
+
+	fake_init(DISK_BYTES);
+	assert_int_equal(vublk_blk_open(NULL, NULL, NULL, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open("s", chardev, NULL, &blk, &error), -EINVAL);
+	assert_string_equal(error.text, "chardev is no option here: the path names the socket");
+	assert_int_equal(vublk_blk_open("s", unknown, NULL, &blk, &error), -EINVAL);
+	fake_plan.realize_error = ECONNREFUSED;
+	open_fails(ECONNREFUSED, "no realize");
+	fake_plan.realize_error = 0;
+	fake_plan.start_error = ETIMEDOUT;
+	open_fails(ETIMEDOUT, "no start");
+	fake_plan.start_error = 0;
+	fake_plan.queue_size = 2;
+	open_fails(EINVAL, "queue-size must be at least 4 for a disk, not 2: a request has a "
+		   "header, data and a status");
+	fake_plan.queue_size = 4;
+	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
+	fake_plan.config.seg_max = 1;
+	fake_plan.config.size_max = 256;
+	open_fails(ENOTSUP, "the back-end takes 1 segments of 256 bytes in a request, which is "
+		   "less than its block of 512 bytes");
+	fake_plan.config.capacity = UINT64_MAX;
+	open_fails(EPROTO, "the back-end's config says a capacity of 18446744073709551615 sectors, "
+		   "more than a disk can have");
+	fake_deinit();
+}
+
+static void test_close_gives_up(void **state)
+{
+	struct vublk_blk *blk = set_up();
+
+	assert_int_equal(vublk_blk_close(NULL, 0), 0);
+	read_many(blk, 0, 3);
+	assert_int_equal(vublk_blk_close(blk, 5), -ETIMEDOUT);
+	assert_int_equal(fake_num_stops, 1);
+	fake_deinit();
+}
+
+static void test_close_waits(void **state)
+{
+	struct vublk_blk *blk = set_up();
+
+	fake_start_threads();
+	read_many(blk, 0, 16);
+	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	fake_stop_threads();
+	fake_deinit();
+}
+
+static void test_close_without_a_backend(void **state)
+{
+	struct vublk_blk *blk = set_up();
+
+	read_many(blk, 0, 3);
+	fake_disconnect("gone");
+	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	assert_int_equal(vublk_blk_close(blk, -1), -ENOTCONN);
+	fake_deinit();
+}
+
+static void test_close_of_a_backend_that_does_not_stop(void **state)
+{
+	struct vublk_blk *blk;
+
+	fake_init(DISK_BYTES);
+	fake_plan.never_stops = true;
+	blk = open_disk();
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	fake_deinit();
+}
+
+/* Many requests of random kinds and lengths, each read back. */
+static void test_random(void **state)
+{
+	struct vublk_blk *blk;
+	struct vublk_blk_queue *queue;
+	struct vublk_blk_completion c;
+	char *model = calloc(1, DISK_BYTES), *buffer, *back;
+
+	fake_init(DISK_BYTES);
+	blk = open_disk();
+	queue = vublk_blk_queue(blk, 0);
+	fake_start_threads();
+	buffer = vublk_blk_alloc(blk, 256 * KIB, &error);
+	back = vublk_blk_alloc(blk, 256 * KIB, &error);
+	srand(1);
+	for (unsigned round = 0; round < 300; round++) {
+		uint64_t bytes = 512 * (1 + (uint64_t)rand() % (round % 8 ? 16 : 512));
+		uint64_t offset = 512 * ((uint64_t)rand() % ((DISK_BYTES - bytes) / 512));
+		struct iovec iov[9];
+		size_t at = 0;
+
+		for (int i = 0; i < 8; i++) {
+			size_t part = at < bytes ? (size_t)rand() % (bytes - at) / 2 : 0;
+
+			iov[i] = (struct iovec){ buffer + at, part };
+			at += part;
+		}
+		iov[8] = (struct iovec){ buffer + at, bytes - at };
+		for (size_t i = 0; i < bytes; i++)
+			buffer[i] = (char)rand();
+		memcpy(model + offset, buffer, bytes);
+		assert_int_equal(vublk_blk_writev(queue, offset, iov, 9, NULL, &error), 0);
+		assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, &error), 1);
+		assert_int_equal(c.result, 0);
+		assert_int_equal(vublk_blk_read(queue, offset & ~4095u, back, 4096, NULL, &error), 0);
+		assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, &error), 1);
+		assert_int_equal(c.result, 0);
+		assert_memory_equal(back, model + (offset & ~4095u), 4096);
+	}
+	assert_memory_equal(model, fake_disk(), DISK_BYTES);
+	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	fake_stop_threads();
+	fake_deinit();
+	free(model);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_wait_gives_up_in_time),
+		VUBLK_TEST(test_arm_and_sleep),
+		VUBLK_TEST(test_one_kick_a_batch),
+		VUBLK_TEST(test_threads),
+		VUBLK_TEST(test_disconnect_fails_what_is_in_flight),
+		VUBLK_TEST(test_disconnect_wakes_who_waits),
+		VUBLK_TEST(test_disconnect_with_pieces_waiting),
+		VUBLK_TEST(test_id_out_of_range),
+		VUBLK_TEST(test_id_not_outstanding),
+		VUBLK_TEST(test_resize),
+		VUBLK_TEST(test_write_cache),
+		VUBLK_TEST(test_open_failures),
+		VUBLK_TEST(test_close_gives_up),
+		VUBLK_TEST(test_close_waits),
+		VUBLK_TEST(test_close_without_a_backend),
+		VUBLK_TEST(test_close_of_a_backend_that_does_not_stop),
+		VUBLK_TEST(test_random),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

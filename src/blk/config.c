@@ -17,7 +17,7 @@
 
 /* No request on the ring is larger: back-ends are used to about this from guests. */
 #define MAX_PIECE_BYTES (UINT32_C(1) << 20)
-#define MAX_BLOCK_BYTES (UINT32_C(64) << 10)
+#define MAX_BLOCK_BYTES (UINT32_C(2) << 20)
 #define MAX_PHYSICAL_EXP 15
 
 static bool has(const struct vublk_blk_info *info, unsigned feature)
@@ -131,7 +131,7 @@ int vublk_blk_config_limits(const struct vublk_blk_info *info, struct vublk_blk_
 		.block_bytes = info->block_size_bytes,
 		.max_segments = info->max_segments,
 		.max_segment_bytes = info->max_segment_bytes,
-		.max_piece_bytes = MAX_PIECE_BYTES,
+		.max_piece_bytes = VUBLK_MAX(MAX_PIECE_BYTES, info->block_size_bytes),
 		.max_discard_bytes = info->max_discard_bytes,
 		.discard_alignment_bytes = info->discard_alignment_bytes,
 		.max_write_zeroes_bytes = info->max_write_zeroes_bytes,

@@ -28,7 +28,7 @@ static const struct command commands[] = {
 	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },
 #endif
-#if defined(VUBLK_CLI_HAS_BACKEND) && defined(VUBLK_CLI_HAS_BLK)
+#if defined(VUBLK_CLI_HAS_DEMO)
 	{ "demo", vublk_cmd_demo, "", "Show a disk being served, used and resized, in seconds" },
 #endif
 	{ NULL },

@@ -6,11 +6,15 @@
  * The idea to read it by: a request waits in `waiting` until commit() finds an
  * entry in the submission queue for its next step; a completion either ends it
  * or puts it back there.
+ *
+ * A ring whose completions are deferred to its thread does not wake a poller of
+ * its own descriptor (seen with Linux 6.18); an eventfd registered with it does.
  */
 #include "backend/engine-file.h"
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/fd.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -74,6 +78,14 @@ int vublk_file_uring_probe(void)
 	return r;
 }
 
+static int add_eventfd(struct uring_queue *uring)
+{
+	int fd = vublk_eventfd_new();
+
+	uring->file_queue.queue.fd = fd;
+	return fd < 0 ? fd : io_uring_register_eventfd(&uring->ring, fd);
+}
+
 int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
 			       struct vublk_error *error)
 {
@@ -82,13 +94,17 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 
 	if (!uring)
 		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
+	uring->file_queue.queue.engine = &file->engine;
 	r = init_ring(&uring->ring);
 	if (r) {
 		free(uring);
 		return vublk_error_set_errno(error, -r, "cannot create an io_uring");
 	}
-	uring->file_queue.queue.engine = &file->engine;
-	uring->file_queue.queue.fd = uring->ring.ring_fd;
+	r = add_eventfd(uring);
+	if (r) {
+		vublk_file_uring_queue_free(&uring->file_queue.queue);
+		return vublk_error_set_errno(error, -r, "cannot give an io_uring its eventfd");
+	}
 	uring->file_queue.limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	*queue = &uring->file_queue.queue;
 	return 0;
@@ -99,7 +115,13 @@ void vublk_file_uring_queue_free(struct vublk_engine_queue *queue)
 	struct uring_queue *uring = uring_of(queue);
 
 	io_uring_queue_exit(&uring->ring);
+	vublk_fd_close(&queue->fd);
 	free(uring);
+}
+
+void vublk_file_uring_woken(struct vublk_engine_queue *queue)
+{
+	vublk_eventfd_clear(queue->fd);
 }
 
 /* An entry; when there is none the kernel is shown what is there. NULL: still none. */

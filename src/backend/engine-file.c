@@ -437,6 +437,12 @@ static void file_commit(struct vublk_engine_queue *queue)
 		vublk_file_uring_commit(queue);
 }
 
+static void file_woken(struct vublk_engine_queue *queue)
+{
+	if (!is_blocking(queue))
+		vublk_file_uring_woken(queue);
+}
+
 static unsigned file_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
 			  unsigned max)
 {
@@ -453,5 +459,6 @@ const struct vublk_engine_ops vublk_engine_file = {
 	.queue_free = file_queue_free,
 	.submit = file_submit,
 	.commit = file_commit,
+	.woken = file_woken,
 	.poll = file_poll,
 };

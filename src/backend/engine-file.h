@@ -71,6 +71,7 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 void vublk_file_uring_queue_free(struct vublk_engine_queue *queue);
 void vublk_file_uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
 void vublk_file_uring_commit(struct vublk_engine_queue *queue);
+void vublk_file_uring_woken(struct vublk_engine_queue *queue);
 unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
 			       unsigned max);
 /* Whether this process may use io_uring; the errno that says why not, negative. */

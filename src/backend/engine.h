@@ -147,6 +147,7 @@ struct vublk_engine_ops {
 	void (*queue_free)(struct vublk_engine_queue *queue); /* nothing is submitted */
 	void (*submit)(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
 	void (*commit)(struct vublk_engine_queue *queue); /* NULL: nothing is ever kept */
+	void (*woken)(struct vublk_engine_queue *queue);  /* `fd` is readable; NULL: nothing to do */
 	unsigned (*poll)(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
 			 unsigned max);
 };

@@ -246,7 +246,11 @@ static void run(struct vublk_worker *worker)
 
 static void on_engine(void *opaque, uint32_t events)
 {
-	/* Only wakes; the round that follows takes the completions. */
+	struct vublk_worker *worker = opaque;
+
+	/* The round that follows takes the completions. */
+	if (worker->engine->ops->woken)
+		worker->engine->ops->woken(worker->engine_queue);
 }
 
 static void on_quit(void *opaque)

@@ -306,7 +306,8 @@ void vublk_bench_job_run(void *member)
 	struct vublk_error cause;
 
 	begin_run(job, vublk_cli_now_ns());
-	job->seen_phase = VUBLK_BENCH_RAMP; /* which is over at once where there is none */
+	if (current_phase(job) == VUBLK_BENCH_RAMP)
+		job->seen_phase = VUBLK_BENCH_RAMP; /* then it begins once more */
 	run_load(job, wants_more, prepare);
 	end_run(job);
 	if (!job->error.code && job->verify.generations)

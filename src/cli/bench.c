@@ -45,7 +45,6 @@ struct arguments {
 	const char *socket;
 	bool json;
 	bool group_reporting;
-	bool runtime;
 	struct vublk_bench_config config;
 	struct vublk_disk_options disk;
 };
@@ -70,10 +69,11 @@ static const struct argp_option options[] = {
 	  "How to wait: event sleeps (default), poll spins" },
 	{ "seed", KEY_SEED, "N", 0, "Choose another random order" },
 	{ "randseed", KEY_SEED, NULL, OPTION_ALIAS },
-	{ NULL, 0, NULL, 0, "Its end (default: after 10 s, or, with --size, --number_ios or "
-	  "--verify, when all is done):", 2 },
+	{ NULL, 0, NULL, 0, "Its end (default: after 10 s; with --size or --verify, when each "
+	  "block was visited):", 2 },
 	{ "runtime", KEY_RUNTIME, "TIME", 0, "After this time at the latest" },
-	{ "time_based", KEY_TIME_BASED, NULL, 0, "Not before --runtime is over" },
+	{ "time_based", KEY_TIME_BASED, NULL, 0,
+	  "Not before --runtime is over, even if --size was visited" },
 	{ "number_ios", KEY_NUMBER_IOS, "N", 0, "After N requests of each job" },
 	{ "ramp_time", KEY_RAMP_TIME, "TIME", 0, "Run that long before it is measured" },
 	{ "stall-time", KEY_STALL_TIME, "TIME", 0,
@@ -179,7 +179,6 @@ static error_t parse_end(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case KEY_RUNTIME:
 		config->runtime_ms = vublk_cli_milliseconds(state, "runtime", arg);
-		arguments->runtime = true;
 		return 0;
 	case KEY_TIME_BASED:
 		config->time_based = true;
@@ -199,17 +198,21 @@ static error_t parse_end(int key, char *arg, struct argp_state *state)
 	}
 }
 
-/* When it ends where nothing was said. */
+/*
+ * When it ends. Without an amount the time alone decides, for fio's "all of the
+ * disk" is over in no time on a small one; without a time, verifying has one: all.
+ */
 static void set_end(struct argp_state *state, struct arguments *arguments)
 {
 	struct vublk_bench_config *config = &arguments->config;
+	bool amount = config->size_bytes || config->number_ios;
 
 	if (config->time_based && !config->runtime_ms)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--time_based needs a --runtime");
-	if (arguments->runtime || config->size_bytes || config->number_ios || config->verify)
-		return;
-	config->runtime_ms = DEFAULT_SECONDS * 1000;
-	config->time_based = true;
+	if (!config->runtime_ms && !amount && !config->verify)
+		config->runtime_ms = DEFAULT_SECONDS * 1000;
+	if (config->runtime_ms && !amount)
+		config->time_based = true;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -234,11 +237,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_ARG:
 		if (arguments->socket)
-			argp_error(state, "more than one SOCKET: '%s'", arg);
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than one SOCKET: '%s'", arg);
 		arguments->socket = arg;
 		return 0;
 	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "the SOCKET of a back-end is missing");
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the SOCKET of a back-end is missing");
 		return 0;
 	case ARGP_KEY_SUCCESS:
 		set_end(state, arguments);

@@ -359,11 +359,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_ARG:
 		if (arguments->socket)
-			argp_error(state, "more than one SOCKET: '%s'", arg);
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than one SOCKET: '%s'", arg);
 		arguments->socket = arg;
 		return 0;
 	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "the SOCKET of a back-end is missing");
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the SOCKET of a back-end is missing");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "fake-blk.h"
+
+#include "harness.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define MAX_DISKS 4
+#define MAX_REGIONS 8
+
+struct region {
+	unsigned char *address;
+	size_t bytes;
+	bool ours;
+};
+
+struct vublk_blk_queue {
+	struct vublk_blk *blk;
+	struct vublk_blk_completion pending[VUBLK_MAX_QUEUE_SIZE];
+	unsigned in_flight;
+	unsigned random;
+	int fd;
+};
+
+struct vublk_blk {
+	struct fake_disk *disk;
+	struct region regions[MAX_REGIONS];
+	struct vublk_blk_queue queues[FAKE_MAX_QUEUES];
+};
+
+static struct fake_disk *disks[MAX_DISKS];
+
+/* --- disks --------------------------------------------------------------------------- */
+
+static void make_socket(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_true(fd >= 0);
+	assert_true(strlen(path) < sizeof(address.sun_path));
+	strcpy(address.sun_path, path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	close(fd);
+}
+
+struct fake_disk *fake_disk_new(const char *name, uint64_t bytes, unsigned num_queues)
+{
+	struct fake_disk *disk = calloc(1, sizeof(*disk));
+	unsigned i;
+
+	assert_non_null(disk);
+	snprintf(disk->path, sizeof(disk->path), "%s/%s", vublk_test_folder(), name);
+	make_socket(disk->path);
+	disk->content = malloc(bytes);
+	assert_non_null(disk->content);
+	memset(disk->content, 0xdd, bytes);
+	disk->info = (struct vublk_blk_info){
+		.capacity_bytes = bytes, .block_size_bytes = 512, .physical_block_bytes = 4096,
+		.max_segments = 126, .max_segment_bytes = 1 << 20, .max_discard_bytes = 1 << 30,
+		.max_write_zeroes_bytes = 1 << 30, .flush = true, .write_cache = true,
+		.num_queues = num_queues, .queue_size = VUBLK_DEFAULT_QUEUE_SIZE,
+	};
+	disk->fail_offset = disk->flip_offset = disk->lose_offset = FAKE_NOWHERE;
+	for (i = 0; i < MAX_DISKS && disks[i]; i++)
+		;
+	assert_true(i < MAX_DISKS);
+	disks[i] = disk;
+	return disk;
+}
+
+void fake_disk_free(struct fake_disk *disk)
+{
+	assert_int_equal(disk->open, 0);
+	for (unsigned i = 0; i < MAX_DISKS; i++)
+		if (disks[i] == disk)
+			disks[i] = NULL;
+	unlink(disk->path);
+	free(disk->content);
+	free(disk);
+}
+
+static int refuse(struct vublk_error *error, int code, const char *text)
+{
+	if (error) {
+		error->code = code;
+		snprintf(error->text, sizeof(error->text), "%s", text);
+	}
+	return -code;
+}
+
+int vublk_blk_open(const char *path, const struct vublk_option *options,
+		   const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
+		   struct vublk_error *error)
+{
+	for (unsigned i = 0; i < MAX_DISKS; i++) {
+		if (!disks[i] || strcmp(disks[i]->path, path))
+			continue;
+		*blk = calloc(1, sizeof(**blk));
+		assert_non_null(*blk);
+		(*blk)->disk = disks[i];
+		for (unsigned q = 0; q < disks[i]->info.num_queues; q++) {
+			(*blk)->queues[q].blk = *blk;
+			(*blk)->queues[q].random = q + 1;
+			(*blk)->queues[q].fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+		}
+		disks[i]->open++;
+		return 0;
+	}
+	return refuse(error, ECONNREFUSED, "nobody listens there");
+}
+
+int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
+{
+	if (!blk)
+		return 0;
+	for (unsigned i = 0; i < MAX_REGIONS; i++)
+		if (blk->regions[i].ours)
+			munmap(blk->regions[i].address, blk->regions[i].bytes);
+	for (unsigned q = 0; q < blk->disk->info.num_queues; q++)
+		close(blk->queues[q].fd);
+	blk->disk->open--;
+	free(blk);
+	return 0;
+}
+
+void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size_t info_bytes)
+{
+	memcpy(info, &blk->disk->info, VUBLK_MIN(info_bytes, sizeof(*info)));
+}
+
+const char *vublk_feature_name(unsigned bit)
+{
+	return bit == 9 ? "VIRTIO_BLK_F_FLUSH" : NULL;
+}
+
+const char *vublk_protocol_feature_name(unsigned bit)
+{
+	return bit == 3 ? "REPLY_ACK" : NULL;
+}
+
+/* --- memory ----------------------------------------------------------------------------- */
+
+static struct region *add_region(struct vublk_blk *blk, void *address, size_t bytes, bool ours)
+{
+	for (unsigned i = 0; i < MAX_REGIONS; i++)
+		if (!blk->regions[i].address) {
+			blk->regions[i] = (struct region){ address, bytes, ours };
+			return &blk->regions[i];
+		}
+	return NULL;
+}
+
+void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error)
+{
+	void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_true(address != MAP_FAILED);
+	assert_non_null(add_region(blk, address, bytes, true));
+	return address;
+}
+
+void vublk_blk_release(struct vublk_blk *blk, void *address)
+{
+	for (unsigned i = 0; i < MAX_REGIONS; i++)
+		if (blk->regions[i].address == address && blk->regions[i].ours) {
+			munmap(address, blk->regions[i].bytes);
+			blk->regions[i] = (struct region){ 0 };
+			return;
+		}
+	fail_msg("not allocated here");
+}
+
+int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
+		       uint64_t fd_offset, struct vublk_error *error)
+{
+	return add_region(blk, address, bytes, false) ? 0 : refuse(error, ENOSPC, "no slot left");
+}
+
+static bool in_memory(const struct vublk_blk *blk, const void *buffer, size_t bytes)
+{
+	for (unsigned i = 0; i < MAX_REGIONS; i++)
+		if (blk->regions[i].address && (const unsigned char *)buffer >= blk->regions[i].address &&
+		    (const unsigned char *)buffer + bytes <= blk->regions[i].address + blk->regions[i].bytes)
+			return true;
+	return false;
+}
+
+/* --- requests ----------------------------------------------------------------------------- */
+
+struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index)
+{
+	return index < blk->disk->info.num_queues ? &blk->queues[index] : NULL;
+}
+
+static bool touches(uint64_t place, uint64_t offset, uint64_t bytes)
+{
+	return place >= offset && place - offset < bytes;
+}
+
+/* Checks a request as the library does, and takes a place for it. */
+static int add(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes, void *user_data,
+	       struct vublk_error *error)
+{
+	struct fake_disk *disk = queue->blk->disk;
+	struct vublk_blk_completion *pending;
+	unsigned number;
+
+	if (offset % disk->info.block_size_bytes || bytes % disk->info.block_size_bytes ||
+	    !vublk_range_within(offset, bytes, disk->info.capacity_bytes))
+		return refuse(error, EINVAL, "not aligned or past the end");
+	number = atomic_fetch_add(&disk->requests, 1) + 1;
+	if (queue->in_flight == disk->info.queue_size ||
+	    (disk->full_every && number % disk->full_every == 0 && queue->in_flight)) {
+		disk->refused++;
+		return refuse(error, EAGAIN, "the queue is full");
+	}
+	pending = &queue->pending[queue->in_flight++];
+	*pending = (struct vublk_blk_completion){ .user_data = user_data };
+	if (disk->die_after && number > disk->die_after)
+		pending->result = -ENOTCONN;
+	else if (bytes && touches(disk->fail_offset, offset, bytes))
+		pending->result = -disk->fail_code;
+	return 0;
+}
+
+int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer, size_t bytes,
+		   void *user_data, struct vublk_error *error)
+{
+	struct fake_disk *disk = queue->blk->disk;
+	int ret = in_memory(queue->blk, buffer, bytes) ? add(queue, offset, bytes, user_data, error)
+							: refuse(error, EINVAL, "no such memory");
+
+	if (ret)
+		return ret;
+	disk->reads++;
+	memcpy(buffer, disk->content + offset, bytes);
+	if (touches(disk->flip_offset, offset, bytes))
+		((unsigned char *)buffer)[disk->flip_offset - offset] ^= 1;
+	return 0;
+}
+
+int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *buffer,
+		    size_t bytes, void *user_data, struct vublk_error *error)
+{
+	struct fake_disk *disk = queue->blk->disk;
+	int ret = in_memory(queue->blk, buffer, bytes) ? add(queue, offset, bytes, user_data, error)
+							: refuse(error, EINVAL, "no such memory");
+
+	if (ret)
+		return ret;
+	if (disk->info.read_only)
+		fail_msg("a write to a read-only disk");
+	disk->writes++;
+	if (offset == disk->lose_offset && disk->lost++ >= disk->lose_after)
+		return 0;
+	memcpy(disk->content + offset, buffer, bytes);
+	return 0;
+}
+
+int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error)
+{
+	queue->blk->disk->flushes++;
+	return add(queue, 0, 0, user_data, error);
+}
+
+int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
+		      void *user_data, struct vublk_error *error)
+{
+	queue->blk->disk->discards++;
+	return add(queue, offset, bytes, user_data, error);
+}
+
+int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
+			   bool unmap, void *user_data, struct vublk_error *error)
+{
+	struct fake_disk *disk = queue->blk->disk;
+	int ret = disk->info.max_write_zeroes_bytes ? add(queue, offset, bytes, user_data, error)
+						    : refuse(error, ENOTSUP, "no write zeroes");
+
+	if (ret)
+		return ret;
+	disk->zeroes++;
+	memset(disk->content + offset, 0, bytes);
+	return 0;
+}
+
+int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], void *user_data,
+		     struct vublk_error *error)
+{
+	memcpy(id, "fake\033[2Jdisk", 13);
+	return add(queue, 0, 0, user_data, error);
+}
+
+void vublk_blk_submit(struct vublk_blk_queue *queue)
+{
+}
+
+unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
+{
+	return queue->in_flight;
+}
+
+/* --- completions ----------------------------------------------------------------------------- */
+
+static bool stalled(const struct fake_disk *disk)
+{
+	return disk->stall_after && disk->requests > disk->stall_after;
+}
+
+int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
+		   unsigned max)
+{
+	unsigned n = 0;
+
+	if (!queue->in_flight || stalled(queue->blk->disk))
+		return 0;
+	/* Some of them, in any order. */
+	max = 1 + rand_r(&queue->random) % max;
+	for (; n < max && queue->in_flight; n++) {
+		unsigned i = (unsigned)rand_r(&queue->random) % queue->in_flight;
+
+		completions[n] = queue->pending[i];
+		queue->pending[i] = queue->pending[--queue->in_flight];
+	}
+	return (int)n;
+}
+
+int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
+		   unsigned min, unsigned max, int timeout_ms, struct vublk_error *error)
+{
+	return vublk_blk_poll(queue, completions, max);
+}
+
+int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
+{
+	return queue->fd;
+}
+
+bool vublk_blk_arm(struct vublk_blk_queue *queue)
+{
+	return queue->in_flight && !stalled(queue->blk->disk);
+}

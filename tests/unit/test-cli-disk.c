@@ -1,0 +1,527 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * bench and copy on a disk that does wrong what it is told to: whatever is
+ * wrong has to be found and said, and whatever is right has to arrive.
+ */
+#include "harness.h"
+
+#include "fake-blk.h"
+
+#include "cli/bench.h"
+#include "cli/cli.h"
+#include "cli/copy.h"
+#include "cli/pattern.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB (UINT64_C(1) << 20)
+
+/* --- bench -------------------------------------------------------------------------- */
+
+static struct vublk_bench_config load(const char *rw, enum vublk_bench_direction direction,
+				      bool mixed, bool random)
+{
+	return (struct vublk_bench_config){
+		.rw = rw, .direction = direction, .mixed = mixed, .random = random,
+		.read_percent = 50, .block_bytes = 4096, .depth = 16, .num_jobs = 1,
+		.stall_ms = 500,
+	};
+}
+
+static int run_bench(struct fake_disk *disk, const struct vublk_bench_config *config,
+		     struct vublk_bench_result *total, struct vublk_error *error)
+{
+	struct vublk_bench_result *results = calloc(config->num_jobs, sizeof(*results));
+	struct vublk_blk *blk;
+	int ret;
+
+	assert_int_equal(vublk_blk_open(disk->path, NULL, NULL, &blk, error), 0);
+	ret = vublk_bench_run(blk, config, NULL, NULL, results, error);
+	for (unsigned i = 0; total && i < config->num_jobs; i++)
+		vublk_bench_add(total, &results[i]);
+	free(results);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	return ret;
+}
+
+static void check_fails(struct fake_disk *disk, const struct vublk_bench_config *config, int code,
+			const char *words)
+{
+	struct vublk_error e = { 0 };
+
+	assert_int_equal(run_bench(disk, config, NULL, &e), -code);
+	if (!strstr(e.text, words))
+		fail_msg("'%s' does not contain '%s'", e.text, words);
+}
+
+static void test_bench_does_each_block_once(void **state)
+{
+	static const struct {
+		const char *rw;
+		enum vublk_bench_direction direction;
+		bool random;
+	} loads[] = {
+		{ "read", VUBLK_BENCH_READ, false }, { "randread", VUBLK_BENCH_READ, true },
+		{ "write", VUBLK_BENCH_WRITE, false }, { "randwrite", VUBLK_BENCH_WRITE, true },
+		{ "trim", VUBLK_BENCH_TRIM, false },
+	};
+	struct fake_disk *disk = fake_disk_new("disk", MIB + 512, 4);
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(loads); i++)
+		for (unsigned jobs = 1; jobs <= 3; jobs++) {
+			struct vublk_bench_config config = load(loads[i].rw, loads[i].direction,
+								false, loads[i].random);
+			struct vublk_bench_result *total = calloc(1, sizeof(*total));
+			struct vublk_error e = { 0 };
+
+			config.num_jobs = jobs;
+			config.poll = jobs == 2;
+			assert_int_equal(run_bench(disk, &config, total, &e), 0);
+			assert_int_equal(total->stats[loads[i].direction].requests, MIB / 4096);
+			assert_int_equal(total->stats[loads[i].direction].bytes, MIB);
+			assert_int_equal(total->stats[loads[i].direction].latency_ns.count,
+					 MIB / 4096);
+			free(total);
+		}
+	/* All was written, and nothing behind the last whole block. */
+	for (uint64_t i = 0; i < MIB; i += 4096)
+		assert_int_not_equal(disk->content[i] + disk->content[i + 4095], 2 * 0xdd);
+	assert_int_equal(disk->content[MIB], 0xdd);
+	fake_disk_free(disk);
+}
+
+static void test_bench_ends(void **state)
+{
+	struct vublk_bench_config config = load("randrw", VUBLK_BENCH_READ, true, true);
+	struct vublk_bench_result *total = calloc(1, sizeof(*total));
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 1);
+	struct vublk_error e = { 0 };
+
+	config.number_ios = 1000;
+	config.fsync_every = 10;
+	assert_int_equal(run_bench(disk, &config, total, &e), 0);
+	assert_int_equal(total->stats[VUBLK_BENCH_READ].requests +
+			 total->stats[VUBLK_BENCH_WRITE].requests, 1000);
+	assert_true(total->stats[VUBLK_BENCH_SYNC].requests >=
+		    total->stats[VUBLK_BENCH_WRITE].requests / 10 - 1);
+	memset(total, 0, sizeof(*total));
+	config.number_ios = 0;
+	config.ramp_ms = 30;
+	config.runtime_ms = 50;
+	config.time_based = true;
+	assert_int_equal(run_bench(disk, &config, total, &e), 0);
+	assert_true(total->stats[VUBLK_BENCH_READ].requests > 0);
+	assert_true(total->runtime_ns >= 30000000);
+	free(total);
+	fake_disk_free(disk);
+}
+
+static void test_bench_verifies(void **state)
+{
+	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 4);
+	struct vublk_error e = { 0 };
+
+	disk->full_every = 7;
+	for (unsigned i = 0; i < 8; i++) {
+		struct vublk_bench_config config = load("rw", VUBLK_BENCH_READ, i & 1, i & 2);
+		struct vublk_bench_result *total = calloc(1, sizeof(*total));
+
+		if (!config.mixed)
+			config.direction = VUBLK_BENCH_WRITE;
+		config.verify = true;
+		config.num_jobs = i & 4 ? 4 : 1;
+		config.number_ios = i & 4 ? 3000 : 0; /* several generations of each block */
+		config.block_bytes = i & 1 ? 512 : 4096;
+		config.depth = 64;
+		if (run_bench(disk, &config, total, &e))
+			fail_msg("%s", e.text);
+		assert_true(total->verified_blocks > 0);
+		free(total);
+	}
+	assert_true(disk->refused > 0);
+	fake_disk_free(disk);
+}
+
+/* What an earlier run wrote is recognized by one that only reads. */
+static void test_bench_verifies_what_was_written(void **state)
+{
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 2);
+	struct vublk_bench_config config = load("randread", VUBLK_BENCH_READ, false, true);
+	struct vublk_error e = { 0 };
+
+	config.verify = true;
+	check_fails(disk, &config, EILSEQ, "which no verified run wrote");
+	config.rw = "write";
+	config.direction = VUBLK_BENCH_WRITE;
+	config.num_jobs = 2;
+	assert_int_equal(run_bench(disk, &config, NULL, &e), 0);
+	config.rw = "read";
+	config.direction = VUBLK_BENCH_READ;
+	config.num_jobs = 1;
+	assert_int_equal(run_bench(disk, &config, NULL, &e), 0);
+	disk->content[40960 + 2000] ^= 4;
+	check_fails(disk, &config, EILSEQ, "at byte 2000");
+	fake_disk_free(disk);
+}
+
+static void test_bench_finds_what_is_wrong(void **state)
+{
+	struct vublk_bench_config config = load("randwrite", VUBLK_BENCH_WRITE, false, true);
+	struct fake_disk *disk;
+
+	config.verify = true;
+	disk = fake_disk_new("flips", MIB, 1);
+	disk->flip_offset = 8192 + 100;
+	check_fails(disk, &config, EILSEQ, "job 0: block at offset 8192, generation 1: expected");
+	fake_disk_free(disk);
+
+	/* The first write arrives, the second one to the same place is lost. */
+	disk = fake_disk_new("loses", MIB, 1);
+	disk->lose_offset = 12288;
+	disk->lose_after = 1;
+	config.number_ios = 2 * MIB / 4096;
+	check_fails(disk, &config, EILSEQ, "block at offset 12288: expected generation 2, found 1");
+	fake_disk_free(disk);
+
+	disk = fake_disk_new("forgets", MIB, 1);
+	disk->lose_offset = 12288;
+	check_fails(disk, &config, EILSEQ, "which no verified run wrote");
+	fake_disk_free(disk);
+}
+
+static void test_bench_tells_failures(void **state)
+{
+	struct vublk_bench_config config = load("read", VUBLK_BENCH_READ, false, false);
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 2);
+
+	config.num_jobs = 2;
+	disk->fail_offset = MIB - 1;
+	disk->fail_code = EIO;
+	check_fails(disk, &config, EIO,
+		    "job 1: read of 4096 bytes at offset 1044480 failed: Input/output error");
+	disk->fail_offset = FAKE_NOWHERE;
+	disk->die_after = disk->requests + 100;
+	check_fails(disk, &config, ENOTCONN, "the back-end is gone");
+	disk->die_after = 0;
+	disk->stall_after = disk->requests + 100;
+	check_fails(disk, &config, ETIMEDOUT, "the back-end has completed none of");
+	fake_disk_free(disk);
+}
+
+static void test_bench_refuses(void **state)
+{
+	struct vublk_bench_config config = load("randwrite", VUBLK_BENCH_WRITE, false, true);
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 2);
+
+	config.num_jobs = 3;
+	check_fails(disk, &config, EINVAL, "3 jobs need a queue each, and the disk has 2");
+	config.num_jobs = 1;
+	config.depth = 129;
+	check_fails(disk, &config, EINVAL, "--iodepth=129 is more than the 128 entries");
+	config.depth = 1;
+	config.block_bytes = 1000;
+	check_fails(disk, &config, EINVAL, "--bs=1000 is no multiple");
+	config.block_bytes = 4096;
+	config.offset_bytes = 100;
+	check_fails(disk, &config, EINVAL, "--offset=100 is no multiple");
+	config.offset_bytes = 512;
+	config.size_bytes = MIB;
+	check_fails(disk, &config, EINVAL, "past the end of the disk");
+	config.size_bytes = 512;
+	check_fails(disk, &config, EINVAL, "too few for 1 jobs");
+	config.size_bytes = config.offset_bytes = 0;
+	disk->info.read_only = true;
+	check_fails(disk, &config, EROFS, "read-only");
+	disk->info.read_only = false;
+	disk->info.max_discard_bytes = 0;
+	config.rw = "trim";
+	config.direction = VUBLK_BENCH_TRIM;
+	check_fails(disk, &config, ENOTSUP, "does not offer discard");
+	assert_int_equal(disk->requests, 0);
+	fake_disk_free(disk);
+}
+
+static void test_bench_json_is_fios(void **state)
+{
+	static const char *const words[] = {
+		"\"jobs\":", "\"jobname\":", "\"read\":", "\"iops\":", "\"bw\":", "\"bw_bytes\":",
+		"\"io_bytes\": 1048576", "\"total_ios\": 256", "\"runtime\":", "\"clat_ns\":",
+		"\"stddev\":", "\"N\": 256", "\"percentile\":", "\"99.000000\":", "\"99.990000\":",
+		"\"usr_cpu\":", "\"sys_cpu\":", "\"ctx\":", "\"write\":", "\"trim\":", "\"sync\":",
+	};
+	struct vublk_bench_config config = load("read", VUBLK_BENCH_READ, false, false);
+	struct vublk_bench_result *total = calloc(1, sizeof(*total));
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 1);
+	struct vublk_error e = { 0 };
+	char *text = NULL;
+	size_t bytes;
+	FILE *out = open_memstream(&text, &bytes);
+
+	assert_int_equal(run_bench(disk, &config, total, &e), 0);
+	vublk_bench_print_json(out, "disk", &config, total, 1);
+	vublk_bench_print_text(out, "disk", &config, total);
+	fclose(out);
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(words); i++)
+		if (!strstr(text, words[i]))
+			fail_msg("no %s in %s", words[i], text);
+	assert_non_null(strstr(text, "1 MiB in "));
+	free(text);
+	free(total);
+	fake_disk_free(disk);
+}
+
+/* --- copy --------------------------------------------------------------------------------- */
+
+static char *scratch_path(const char *name)
+{
+	static char paths[4][256];
+	static unsigned next;
+	char *path = paths[next++ % 4];
+
+	snprintf(path, sizeof(paths[0]), "%s/%s", vublk_test_folder(), name);
+	return path;
+}
+
+/* Data, a hole, written zeroes, and data again. */
+static unsigned char *make_file(const char *path, size_t bytes)
+{
+	unsigned char *content = calloc(1, bytes + 1);
+	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	assert_non_null(content);
+	assert_true(fd >= 0);
+	for (size_t i = 0; i < bytes; i++)
+		if ((i >> 18) % 3 != 1)
+			content[i] = (unsigned char)(vublk_mix(i) | 1);
+	memset(content + bytes / 2, 0, VUBLK_MIN(bytes / 2, (size_t)20000));
+	assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+	for (size_t i = 0; i < bytes; i += 4096)
+		if ((i >> 18) % 3 != 1)
+			assert_true(pwrite(fd, content + i, VUBLK_MIN(bytes - i, (size_t)4096),
+					   (off_t)i) > 0);
+	close(fd);
+	return content;
+}
+
+static void check_file(const char *path, const unsigned char *content, size_t bytes)
+{
+	unsigned char *found = malloc(bytes + 1);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t done = 0;
+	ssize_t n;
+
+	assert_true(fd >= 0);
+	while ((n = read(fd, found + done, bytes + 1 - done)) > 0)
+		done += (size_t)n;
+	assert_int_equal(done, bytes);
+	assert_memory_equal(found, content, bytes);
+	close(fd);
+	free(found);
+}
+
+static struct vublk_copy new_copy(void)
+{
+	return (struct vublk_copy){
+		.request_bytes = 65536, .num_requests = 8, .num_queues = 3, .stall_ms = 500,
+	};
+}
+
+static int run_copy_as(struct vublk_copy copy, const char *from, const char *to, uint64_t size,
+		       struct vublk_error *error)
+{
+	struct vublk_disk_options none = { 0 };
+	int ret = vublk_copy_open(&copy, from, to, size, &none, error);
+
+	if (!ret)
+		ret = vublk_copy_begin(&copy, error);
+	if (!ret)
+		ret = vublk_copy_run(&copy, NULL, NULL, error);
+	if (!ret)
+		assert_int_equal(copy.done, copy.bytes);
+	vublk_copy_close(&copy);
+	return ret;
+}
+
+static void run_copy(const char *from, const char *to, uint64_t size)
+{
+	struct vublk_error e = { 0 };
+
+	if (run_copy_as(new_copy(), from, to, size, &e))
+		fail_msg("%s", e.text);
+}
+
+static void check_copy_fails(const char *from, const char *to, uint64_t size, int code,
+			     const char *words)
+{
+	struct vublk_error e = { 0 };
+
+	assert_int_equal(run_copy_as(new_copy(), from, to, size, &e), -code);
+	if (!strstr(e.text, words))
+		fail_msg("'%s' does not contain '%s'", e.text, words);
+}
+
+static void test_copy_round_trip(void **state)
+{
+	static const size_t sizes[] = { 0, 1, 511, 512, 513, 4095, 65537, 262144, 1000003, 3000000 };
+	const char *file = scratch_path("file"), *back = scratch_path("back");
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(sizes); i++)
+		for (unsigned kind = 0; kind < 4; kind++) {
+			struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 4);
+			unsigned char *content = make_file(file, sizes[i]);
+			uint32_t block = kind & 1 ? 4096 : 512;
+			size_t end = (sizes[i] + block - 1) / block * block;
+
+			disk->info.block_size_bytes = block;
+			disk->info.max_write_zeroes_bytes = kind & 2 ? 0 : 1 << 20;
+			disk->full_every = 5;
+			run_copy(file, disk->path, 0);
+			assert_memory_equal(disk->content, content, sizes[i]);
+			for (size_t j = sizes[i]; j < end; j++)
+				assert_int_equal(disk->content[j], 0);
+			assert_int_equal(disk->content[end], 0xdd);
+			assert_true(disk->flushes > 0);
+			assert_true(kind & 2 || sizes[i] < MIB || disk->zeroes > 0);
+			if (sizes[i]) {
+				run_copy(disk->path, back, sizes[i]);
+				check_file(back, content, sizes[i]);
+			}
+			run_copy(disk->path, back, 0);
+			check_file(back, disk->content, 4 * MIB);
+			free(content);
+			fake_disk_free(disk);
+		}
+}
+
+static void test_copy_disk_to_disk(void **state)
+{
+	struct fake_disk *a = fake_disk_new("a", 3 * MIB, 4), *b = fake_disk_new("b", 4 * MIB, 2);
+
+	for (size_t i = 0; i < 3 * MIB; i++)
+		a->content[i] = (i >> 18) % 3 == 1 ? 0 : (unsigned char)vublk_mix(i);
+	b->info.block_size_bytes = 4096;
+	a->full_every = 7;
+	b->full_every = 5;
+	run_copy(a->path, b->path, 0);
+	assert_memory_equal(a->content, b->content, 3 * MIB);
+	assert_int_equal(b->content[3 * MIB], 0xdd);
+	assert_true(b->zeroes > 0);
+	run_copy(a->path, b->path, 100);
+	assert_memory_equal(a->content, b->content, 100);
+	for (unsigned i = 100; i < 4096; i++)
+		assert_int_equal(b->content[i], 0);
+	fake_disk_free(a);
+	fake_disk_free(b);
+}
+
+static uint64_t allocated_bytes(const char *path)
+{
+	struct stat st;
+
+	assert_int_equal(stat(path, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void test_copy_makes_holes(void **state)
+{
+	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 1);
+	const char *back = scratch_path("back"), *empty = scratch_path("empty");
+	struct vublk_copy copy = new_copy();
+	struct vublk_error e = { 0 };
+	int fd;
+
+	memset(disk->content, 0, 4 * MIB);
+	memset(disk->content + MIB, 1, 4096);
+	run_copy(disk->path, back, 0);
+	check_file(back, disk->content, 4 * MIB);
+	assert_true(allocated_bytes(back) <= 65536);
+	/* Over an older file, whose content has to go. */
+	free(make_file(back, 5 * MIB));
+	run_copy(disk->path, back, 0);
+	check_file(back, disk->content, 4 * MIB);
+	copy.allocated = true;
+	assert_int_equal(run_copy_as(copy, disk->path, back, 0, &e), 0);
+	check_file(back, disk->content, 4 * MIB);
+	assert_true(allocated_bytes(back) >= 4 * MIB);
+	/* A file of nothing but a hole is a few requests. */
+	fd = open(empty, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, 4 * MIB), 0);
+	close(fd);
+	disk->writes = disk->zeroes = 0;
+	run_copy(empty, disk->path, 0);
+	assert_int_equal(disk->writes, 0);
+	assert_true(disk->zeroes <= 4);
+	check_file(empty, disk->content, 4 * MIB);
+	fake_disk_free(disk);
+}
+
+static void test_copy_refuses(void **state)
+{
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 1);
+	const char *file = scratch_path("file"), *other = scratch_path("other");
+	const char *none = scratch_path("none");
+
+	free(make_file(file, MIB + 1));
+	free(make_file(other, 100));
+	check_copy_fails(file, disk->path, 0, ENOSPC, "has 1048576 bytes, too few for the 1048577");
+	check_copy_fails(other, disk->path, 101, EINVAL, "--size=101 is more than the 100 bytes");
+	check_copy_fails(file, other, 0, ENOTSOCK, "is the socket of a back-end");
+	check_copy_fails(file, none, 0, ENOTSOCK, none);
+	check_copy_fails(none, disk->path, 0, ENOENT, none);
+	check_copy_fails(disk->path, disk->path, 0, EINVAL, "are the same");
+	check_copy_fails(vublk_test_folder(), disk->path, 0, EINVAL, "neither a file");
+	check_copy_fails(disk->path, vublk_test_folder(), 0, EISDIR, "cannot open");
+	check_copy_fails("/dev/null", disk->path, 0, EINVAL, "neither a file");
+	disk->info.read_only = true;
+	check_copy_fails(other, disk->path, 0, EROFS, "is read-only");
+	assert_int_equal(disk->requests, 0);
+	fake_disk_free(disk);
+}
+
+static void test_copy_tells_failures(void **state)
+{
+	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 2);
+	const char *file = scratch_path("file"), *back = scratch_path("back");
+
+	free(make_file(file, 3 * MIB));
+	disk->fail_offset = MIB;
+	disk->fail_code = EIO;
+	check_copy_fails(file, disk->path, 0, EIO, "cannot write to '");
+	check_copy_fails(disk->path, back, 0, EIO, "cannot read '");
+	check_copy_fails(disk->path, back, 0, EIO, "at offset 1048576: Input/output error");
+	disk->fail_offset = FAKE_NOWHERE;
+	check_copy_fails(disk->path, "/dev/full", 0, EINVAL, "neither a file");
+	disk->die_after = disk->requests + 10;
+	check_copy_fails(disk->path, back, 0, ENOTCONN, "is gone");
+	disk->die_after = 0;
+	disk->stall_after = disk->requests + 10;
+	check_copy_fails(file, disk->path, 0, ETIMEDOUT, "completed none of");
+	fake_disk_free(disk);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_bench_does_each_block_once),
+		VUBLK_TEST(test_bench_ends),
+		VUBLK_TEST(test_bench_verifies),
+		VUBLK_TEST(test_bench_verifies_what_was_written),
+		VUBLK_TEST(test_bench_finds_what_is_wrong),
+		VUBLK_TEST(test_bench_tells_failures),
+		VUBLK_TEST(test_bench_refuses),
+		VUBLK_TEST(test_bench_json_is_fios),
+		VUBLK_TEST(test_copy_round_trip),
+		VUBLK_TEST(test_copy_disk_to_disk),
+		VUBLK_TEST(test_copy_makes_holes),
+		VUBLK_TEST(test_copy_refuses),
+		VUBLK_TEST(test_copy_tells_failures),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -86,7 +86,8 @@ static error_t parse_path(char *arg, struct argp_state *state, struct arguments 
 	else if (!arguments->to)
 		arguments->to = arg;
 	else
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than SOURCE and DESTINATION: '%s'", arg);
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is an argument too many, '%s'",
+			     arg);
 	return 0;
 }
 
@@ -126,8 +127,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return parse_path(arg, state, arguments);
 	case ARGP_KEY_END:
 		if (!arguments->to)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the %s is missing",
-				   arguments->from ? "DESTINATION" : "SOURCE");
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the %s is missing, see --help",
+				     arguments->from ? "DESTINATION" : "SOURCE");
 		if (arguments->disk.num_queues)
 			copy->num_queues = VUBLK_MAX_QUEUES;
 		return 0;

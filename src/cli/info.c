@@ -359,11 +359,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_ARG:
 		if (arguments->socket)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than one SOCKET: '%s'", arg);
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+				     "there is an argument too many, '%s'", arg);
 		arguments->socket = arg;
 		return 0;
 	case ARGP_KEY_NO_ARGS:
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the SOCKET of a back-end is missing");
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "the SOCKET of a back-end is missing, see --help");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

@@ -19,18 +19,13 @@ struct command {
 };
 
 static const struct command commands[] = {
-#ifdef VUBLK_CLI_HAS_BACKEND
 	{ "serve", vublk_cmd_serve, "--socket-path=SOCKET --blk-file=FILE",
 	  "Serve a file or a block device as a disk on a vhost-user socket" },
-#endif
-#ifdef VUBLK_CLI_HAS_BLK
 	{ "info", vublk_cmd_info, "SOCKET", "Show what the disk behind a socket is and offers" },
 	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },
-#endif
-#if defined(VUBLK_CLI_HAS_DEMO)
-	{ "demo", vublk_cmd_demo, "", "Show a disk being served, used and resized, in seconds" },
-#endif
+	{ "demo", vublk_cmd_demo, "",
+	  "Show a disk being served, used and resized, in some seconds" },
 	{ NULL },
 };
 
@@ -40,7 +35,8 @@ static void print_help(FILE *out)
 	      "A vhost-user-blk disk from both ends: serves one, and uses one without a VMM.\n\n",
 	      out);
 	for (const struct command *c = commands; c->name; c++)
-		fprintf(out, "  vublk %-5s %s\n%14s%s\n", c->name, c->arguments, "", c->summary);
+		fprintf(out, "  %-5s  %s\n         vublk %s%s%s\n", c->name, c->summary, c->name,
+			c->arguments[0] ? " " : "", c->arguments);
 	fputs("\n"
 	      "  vublk COMMAND --help   the options of a command\n"
 	      "  vublk --version        the version\n\n"

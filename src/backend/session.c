@@ -377,7 +377,8 @@ static void on_back_channel(void *opaque, uint32_t events)
 	if (r >= 0)
 		r = take_answers(session, &error);
 	if (r < 0) {
-		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(session->owner->log, &session->limit,
+				  r == -ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
 				  "the back-end channel is closed: %s", error.text);
 		close_back_channel(session);
 		return;

@@ -47,8 +47,10 @@ static void on_failed_try(struct vublk_device *device, const struct vublk_error 
 	unsigned tries = (unsigned)device->settings.realize_retries + 1;
 	bool again = may_mend_itself(error->code) && device->tries < tries;
 
-	vublk_log(&device->log, VUBLK_LOG_WARNING, "try %u of %u to realize the device failed%s: %s",
-		  device->tries, tries, again ? "" : ", and no other is made", error->text);
+	/* The last one is the caller's to report: realized() has its sentence. */
+	vublk_log(&device->log, again ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
+		  "try %u of %u to realize the device failed%s: %s", device->tries, tries,
+		  again ? "" : ", and no other is made", error->text);
 	undo(device);
 	if (again) {
 		vublk_loop_timer_arm(&device->loop, &device->connect_timer,

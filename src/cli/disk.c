@@ -92,7 +92,7 @@ int vublk_disk_open(const char *command, const char *path,
 
 	with_log.log = (struct vublk_log){
 		.fn = vublk_cli_log, .opaque = (void *)command,
-		.level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
+		.level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 	};
 	return vublk_blk_open(path, options->list, &with_log, blk, error);
 }

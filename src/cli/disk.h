@@ -24,7 +24,10 @@ struct vublk_disk_options {
 
 extern const struct argp vublk_disk_argp;
 
-/* Opens the disk; warnings (with --verbose everything) go to standard error. */
+/*
+ * Opens the disk. What it says on the way goes to standard error with --verbose
+ * only: a failure is one sentence, which the caller prints.
+ */
 int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_disk_options *options,
 		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,

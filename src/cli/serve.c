@@ -89,6 +89,14 @@ static void add_pair(struct argp_state *state, char *pair)
 	add_option(state, pair, equals + 1);
 }
 
+static bool has_option(const struct arguments *arguments, const char *name)
+{
+	for (unsigned i = 0; i < arguments->num_options; i++)
+		if (!strcmp(arguments->options[i].name, name))
+			return true;
+	return false;
+}
+
 static void print_capabilities(void)
 {
 	puts("{\n  \"type\": \"block\",\n  \"features\": [\n    \"read-only\",\n"
@@ -147,6 +155,11 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		break;
 	case 'q':
 		arguments->quiet = true;
+		break;
+	case ARGP_KEY_END:
+		if (!has_option(arguments, "socket-path") && !has_option(arguments, "fd"))
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+				     "a --socket-path or an --fd is missing, see --help");
 		break;
 	case ARGP_KEY_ARG:
 		argp_error(state, "there is an argument too many, '%s'", value);

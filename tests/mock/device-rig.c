@@ -111,6 +111,13 @@ void rig_init(struct rig *rig, const char *chardev)
 	rig_set(rig, "realize-retries", "0");
 }
 
+void rig_init_with_mock(struct rig *rig, struct mock *mock)
+{
+	rig_init(rig, mock->path);
+	rig->pump = mock_pump;
+	rig->pump_opaque = mock;
+}
+
 void rig_deinit(struct rig *rig)
 {
 	vublk_device_free(rig->device);
@@ -128,9 +135,10 @@ void rig_deinit(struct rig *rig)
 static bool process(struct rig *rig, int timeout_ms)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
+	bool busy = rig->pump && rig->pump(rig->pump_opaque);
 
-	if (poll(&fd, 1, timeout_ms) <= 0)
-		return false;
+	if (poll(&fd, 1, busy ? 0 : timeout_ms) <= 0)
+		return busy;
 	assert_int_equal(vublk_device_process(rig->device), 0);
 	return true;
 }
@@ -272,6 +280,33 @@ void rig_stop(struct rig *rig)
 	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
 	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_STOPPED);
+}
+
+static void wait_for_state(struct rig *rig, enum vublk_device_state from)
+{
+	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+
+	while (vublk_device_state(rig->device) == from) {
+		process(rig, 100);
+		assert_true(vublk_now_ns() < until);
+	}
+}
+
+int rig_try_session(struct rig *rig, unsigned num_queues, struct vublk_error *error)
+{
+	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
+	wait_for_state(rig, VUBLK_DEVICE_REALIZING);
+	*error = rig->errors[RIG_REALIZED];
+	if (error->code)
+		return error->code;
+	rig_set_up(rig, num_queues);
+	assert_int_equal(vublk_device_set_status(rig->device, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
+	wait_for_state(rig, VUBLK_DEVICE_STARTING);
+	if (vublk_device_state(rig->device) == VUBLK_DEVICE_RUNNING)
+		assert_int_equal(vublk_device_set_status(rig->device, 0, NULL), 0);
+	wait_for_state(rig, VUBLK_DEVICE_STOPPING);
+	*error = rig->errors[RIG_STOPPED];
+	return error->code;
 }
 
 uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,

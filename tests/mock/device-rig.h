@@ -10,6 +10,8 @@
 #include "virtio/blk-format.h"
 #include "virtio/driver-ring.h"
 
+#include "mock-backend.h"
+
 #include <vublk/device.h>
 
 #include <stdbool.h>
@@ -32,7 +34,8 @@ struct rig {
 	unsigned calls[RIG_NUM_CALLBACKS];
 	struct vublk_error errors[RIG_NUM_CALLBACKS]; /* of the last call; code 0: none */
 	void (*hook)(struct rig *rig, enum rig_callback callback); /* called inside each */
-	bool log_to_stderr;
+	bool (*pump)(void *opaque); /* lets the other end work; true: it had something to do */
+	void *pump_opaque;
 	unsigned num_warnings;
 	char last_warning[800];
 
@@ -45,6 +48,8 @@ struct rig {
 
 /* A device with chardev, queue-size 16, and no retries; further properties are the test's. */
 void rig_init(struct rig *rig, const char *chardev);
+/* The same with a mock as the back-end. */
+void rig_init_with_mock(struct rig *rig, struct mock *mock);
 void rig_deinit(struct rig *rig);
 void rig_set(struct rig *rig, const char *name, const char *value);
 
@@ -61,6 +66,12 @@ void rig_realize_fails(struct rig *rig, int code);
 void rig_set_up(struct rig *rig, unsigned num_queues);
 void rig_start(struct rig *rig, unsigned num_queues);
 void rig_stop(struct rig *rig);
+
+/*
+ * Realize, start, stop: 0, or the code of the failure that ended it (RIG_REALIZED's or
+ * RIG_STOPPED's), whose sentence is in *error.
+ */
+int rig_try_session(struct rig *rig, unsigned num_queues, struct vublk_error *error);
 
 /* One request on a queue, by hand: the status byte that came. */
 uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A back-end that does what a test tells it; see the header. */
+#include "harness.h"
+
+#include "mock-backend.h"
+
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define PROTOCOL_FEATURES \
+	(VUBLK_BIT(VUBLK_VU_F_END) - 1)
+#define FEATURES                                                                          \
+	(VUBLK_BIT(VIRTIO_F_VERSION_1) | VUBLK_BIT(30) | VUBLK_BIT(VIRTIO_BLK_F_BLK_SIZE) | \
+	 VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX) | VUBLK_BIT(VIRTIO_BLK_F_FLUSH) |                \
+	 VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE) | VUBLK_BIT(VIRTIO_BLK_F_MQ) |                \
+	 VUBLK_BIT(VIRTIO_BLK_F_TOPOLOGY) | VUBLK_BIT(VIRTIO_BLK_F_DISCARD) |             \
+	 VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES) | VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) |      \
+	 VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC) | VUBLK_BIT(VIRTIO_F_RING_PACKED))
+
+void mock_init(struct mock *mock)
+{
+	struct virtio_blk_config config = {
+		.capacity = 2048, .seg_max = 126, .blk_size = 512, .num_queues = 99,
+		.wce = 1, .max_discard_sectors = 1024, .max_discard_seg = 1,
+		.max_write_zeroes_sectors = 1024, .max_write_zeroes_seg = 1,
+	};
+
+	memset(mock, 0, sizeof(*mock));
+	snprintf(mock->path, sizeof(mock->path), "%s/mock", vublk_test_folder());
+	mock->listen_fd = vublk_socket_listen(mock->path, NULL);
+	assert_true(mock->listen_fd >= 0);
+	mock->channel.fd = -1;
+	mock->backend_channel = -1;
+	mock->features = FEATURES;
+	mock->protocol_features = PROTOCOL_FEATURES;
+	mock->max_queues = 4;
+	mock->memory_slots = 32;
+	mock->max_config_bytes = 60;
+	memcpy(mock->config, &config, sizeof(config));
+}
+
+static void hang_up(struct mock *mock)
+{
+	vublk_channel_deinit(&mock->channel);
+	mock->channel.fd = -1;
+	vublk_fd_close(&mock->backend_channel);
+	mock->accepted_features = 0;
+	mock->accepted_protocol_features = 0;
+	mock->num_regions = 0;
+	mock->silent = false;
+}
+
+void mock_deinit(struct mock *mock)
+{
+	hang_up(mock);
+	vublk_fd_close(&mock->listen_fd);
+	unlink(mock->path);
+}
+
+void mock_forget(struct mock *mock)
+{
+	memset(mock->answers, 0, sizeof(mock->answers));
+	memset(mock->received, 0, sizeof(mock->received));
+	mock->num_log = 0;
+	mock->num_connections = 0;
+}
+
+/* --- answers, good and bad ----------------------------------------------------------- */
+
+static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_fds)
+{
+	struct iovec iov = { (void *)bytes, num_bytes };
+	union { struct cmsghdr align; char bytes[CMSG_SPACE(16 * sizeof(int))]; } control;
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	int fds[16];
+
+	memset(&control, 0, sizeof(control));
+	for (unsigned i = 0; i < num_fds; i++)
+		fds[i] = eventfd(0, EFD_CLOEXEC);
+	if (num_fds) {
+		struct cmsghdr *cmsg;
+
+		msg.msg_control = &control;
+		msg.msg_controllen = CMSG_SPACE(num_fds * sizeof(int));
+		cmsg = CMSG_FIRSTHDR(&msg);
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(num_fds * sizeof(int));
+		memcpy(CMSG_DATA(cmsg), fds, num_fds * sizeof(int));
+	}
+	if (num_bytes)
+		sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	vublk_fd_close_all(fds, num_fds);
+}
+
+static void send_bytes(struct mock *mock, const struct vublk_vu_message *reply, unsigned max,
+		       unsigned num_fds)
+{
+	char bytes[sizeof(reply->header) + sizeof(reply->payload)];
+	size_t total = sizeof(reply->header) + VUBLK_MIN((size_t)reply->header.size,
+							 sizeof(reply->payload));
+
+	memcpy(bytes, &reply->header, sizeof(reply->header));
+	memcpy(bytes + sizeof(reply->header), &reply->payload, sizeof(reply->payload));
+	send_raw(mock->channel.fd, bytes, VUBLK_MIN(total, (size_t)max), num_fds);
+}
+
+static void send_with_fault(struct mock *mock, struct vublk_vu_message *reply)
+{
+	unsigned fds = 0, times = 1;
+
+	switch (mock->fault.kind) {
+	case MOCK_CUT:
+		send_bytes(mock, reply, mock->fault.bytes, 0);
+		hang_up(mock);
+		return;
+	case MOCK_SILENCE:
+		mock->silent = true;
+		return;
+	case MOCK_WRONG_REQUEST:
+		reply->header.request++;
+		break;
+	case MOCK_NO_REPLY_FLAG:
+		reply->header.flags &= ~VUBLK_VU_FLAG_REPLY;
+		break;
+	case MOCK_WRONG_VERSION:
+		reply->header.flags ^= 3;
+		break;
+	case MOCK_SHORT:
+		reply->header.size--;
+		break;
+	case MOCK_HUGE:
+		reply->header.size = 0x7fffffff;
+		break;
+	case MOCK_EMPTY:
+		reply->header.size = 0;
+		break;
+	case MOCK_TWICE:
+		times = 2;
+		break;
+	case MOCK_WITH_FDS:
+		fds = 3;
+		break;
+	case MOCK_WITH_MANY_FDS:
+		fds = 16;
+		break;
+	case MOCK_REFUSE:
+		reply->payload.u64 = 1;
+		break;
+	case MOCK_VALUE:
+		reply->payload.u64 = mock->fault.value;
+		break;
+	case MOCK_NO_FAULT:
+		break;
+	}
+	while (times--)
+		send_bytes(mock, reply, UINT32_MAX, fds);
+}
+
+static void answer(struct mock *mock, struct vublk_vu_message *reply)
+{
+	uint32_t request = reply->header.request;
+	bool faulty = mock->fault.kind && mock->fault.request == request &&
+		      mock->fault.nth == mock->answers[request];
+
+	mock->answers[request]++;
+	if (mock->silent)
+		return;
+	reply->header.flags = VUBLK_VU_VERSION | VUBLK_VU_FLAG_REPLY;
+	if (faulty)
+		send_with_fault(mock, reply);
+	else
+		send_bytes(mock, reply, UINT32_MAX, 0);
+}
+
+/* --- requests --------------------------------------------------------------------------- */
+
+static void answer_u64(struct mock *mock, uint32_t request, uint64_t value)
+{
+	struct vublk_vu_message reply;
+
+	vublk_vu_message_init(&reply, request);
+	reply.header.size = sizeof(uint64_t);
+	reply.payload.u64 = value;
+	answer(mock, &reply);
+}
+
+static void on_get_config(struct mock *mock, const struct vublk_vu_message *request)
+{
+	struct vublk_vu_message reply = *request;
+	uint32_t bytes = request->payload.config.size_bytes;
+
+	if (bytes > mock->max_config_bytes)
+		reply.header.size = 0;
+	else
+		memcpy(reply.payload.config.data, mock->config, bytes);
+	reply.num_fds = 0;
+	answer(mock, &reply);
+}
+
+static void on_get_vring_base(struct mock *mock, const struct vublk_vu_message *request)
+{
+	struct vublk_vu_message reply = *request;
+
+	reply.payload.state.num = mock->base;
+	answer(mock, &reply);
+}
+
+/* The answers that are not a confirmation. False: the request has none. */
+static bool answer_query(struct mock *mock, const struct vublk_vu_message *request)
+{
+	switch (request->header.request) {
+	case VUBLK_VU_GET_FEATURES:
+		answer_u64(mock, VUBLK_VU_GET_FEATURES, mock->features);
+		return true;
+	case VUBLK_VU_GET_PROTOCOL_FEATURES:
+		answer_u64(mock, VUBLK_VU_GET_PROTOCOL_FEATURES, mock->protocol_features);
+		return true;
+	case VUBLK_VU_GET_QUEUE_NUM:
+		answer_u64(mock, VUBLK_VU_GET_QUEUE_NUM, mock->max_queues);
+		return true;
+	case VUBLK_VU_GET_MAX_MEM_SLOTS:
+		answer_u64(mock, VUBLK_VU_GET_MAX_MEM_SLOTS, mock->memory_slots);
+		return true;
+	case VUBLK_VU_GET_STATUS:
+		answer_u64(mock, VUBLK_VU_GET_STATUS, mock->status);
+		return true;
+	case VUBLK_VU_GET_CONFIG:
+		on_get_config(mock, request);
+		return true;
+	case VUBLK_VU_GET_VRING_BASE:
+		on_get_vring_base(mock, request);
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void note_effect(struct mock *mock, struct vublk_vu_message *request)
+{
+	switch (request->header.request) {
+	case VUBLK_VU_SET_FEATURES:
+		mock->accepted_features = request->payload.u64;
+		break;
+	case VUBLK_VU_SET_PROTOCOL_FEATURES:
+		mock->accepted_protocol_features = request->payload.u64;
+		break;
+	case VUBLK_VU_SET_STATUS:
+		mock->status = request->payload.u64;
+		break;
+	case VUBLK_VU_SET_BACKEND_REQ_FD:
+		mock->backend_channel = vublk_vu_message_take_fd(request, 0);
+		break;
+	case VUBLK_VU_ADD_MEM_REG:
+		mock->num_regions++;
+		break;
+	case VUBLK_VU_REM_MEM_REG:
+		mock->num_regions--;
+		break;
+	case VUBLK_VU_SET_MEM_TABLE:
+		mock->num_regions = request->payload.table.num_regions;
+		break;
+	case VUBLK_VU_SET_CONFIG:
+		if (!mock->ignore_set_config)
+			mock->config[request->payload.config.offset] =
+				request->payload.config.data[0];
+		break;
+	}
+}
+
+bool mock_is_answered(const struct mock *mock, uint32_t request)
+{
+	return mock->answers[request];
+}
+
+static void on_request(struct mock *mock, struct vublk_vu_message *request)
+{
+	struct vublk_error error;
+
+	if (vublk_vu_check_request(VUBLK_VU_TO_BACKEND, request, &error) < 0)
+		fail_msg("%s", error.text);
+	mock->received[request->header.request]++;
+	assert_true(mock->num_log < MOCK_LOG);
+	mock->log[mock->num_log++] = request->header.request;
+	note_effect(mock, request);
+	if (answer_query(mock, request))
+		return;
+	if (request->header.flags & VUBLK_VU_FLAG_NEED_REPLY) {
+		assert_true(mock->accepted_protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK));
+		answer_u64(mock, request->header.request, 0);
+	}
+}
+
+/* --- connections ------------------------------------------------------------------------- */
+
+static bool take_connection(struct mock *mock)
+{
+	int fd = vublk_socket_accept(mock->listen_fd, NULL);
+
+	if (fd < 0)
+		return false;
+	hang_up(mock);
+	mock->num_connections++;
+	if (mock->close_first) {
+		mock->close_first--;
+		close(fd);
+	} else {
+		vublk_channel_init(&mock->channel, fd);
+	}
+	return true;
+}
+
+bool mock_pump(void *opaque)
+{
+	struct mock *mock = opaque;
+	bool busy = take_connection(mock);
+
+	while (mock->channel.fd >= 0) {
+		struct vublk_vu_message request;
+		int r = vublk_channel_receive(&mock->channel, &request, NULL);
+
+		if (r < 0)
+			hang_up(mock);
+		if (r <= 0)
+			return busy;
+		busy = true;
+		on_request(mock, &request);
+		vublk_vu_message_deinit(&request);
+	}
+	return busy;
+}
+
+/* --- the back-end channel ------------------------------------------------------------------ */
+
+void mock_send_on_backend_channel(struct mock *mock, const void *bytes, unsigned num_bytes)
+{
+	assert_true(mock->backend_channel >= 0);
+	send_raw(mock->backend_channel, bytes, num_bytes, 0);
+}
+
+void mock_send_config_change(struct mock *mock, bool need_reply)
+{
+	struct vublk_vu_header header = {
+		VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG,
+		VUBLK_VU_VERSION | (need_reply ? VUBLK_VU_FLAG_NEED_REPLY : 0), 0,
+	};
+
+	mock_send_on_backend_channel(mock, &header, sizeof(header));
+}
+
+unsigned mock_take_backend_answers(struct mock *mock)
+{
+	char bytes[20];
+	unsigned count = 0;
+
+	while (recv(mock->backend_channel, bytes, sizeof(bytes), MSG_DONTWAIT) == sizeof(bytes))
+		count++;
+	return count;
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_TESTS_MOCK_BACKEND_H
+#define VUBLK_TESTS_MOCK_BACKEND_H
+
+/*
+ * A back-end that does what a test tells it, faults included. It has no thread: it
+ * works when mock_pump() is called, so each run is the same.
+ *
+ * As it is made it behaves: four queues, every protocol feature, a good config.
+ * A test changes the fields, and puts a fault on one answer.
+ */
+#include "proto/channel.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MOCK_LOG 8192
+
+enum mock_fault_kind {
+	MOCK_NO_FAULT,
+	MOCK_CUT,           /* end of file after `bytes` of the answer */
+	MOCK_SILENCE,       /* no answer from this one on, and no end of file */
+	MOCK_WRONG_REQUEST, /* the answer to another request */
+	MOCK_NO_REPLY_FLAG,
+	MOCK_WRONG_VERSION,
+	MOCK_SHORT,         /* a payload that is a byte too short */
+	MOCK_HUGE,          /* a size in the header that no message has */
+	MOCK_TWICE,         /* the answer comes twice */
+	MOCK_WITH_FDS,      /* three descriptors come with it */
+	MOCK_WITH_MANY_FDS, /* more than a message may have */
+	MOCK_REFUSE,        /* a confirmation that says no */
+	MOCK_EMPTY,         /* no payload at all */
+	MOCK_VALUE,         /* the u64 `value` */
+};
+
+struct mock_fault {
+	enum mock_fault_kind kind;
+	uint32_t request;
+	unsigned nth;  /* 0: the first answer to that request */
+	unsigned bytes;
+	uint64_t value;
+};
+
+struct mock {
+	char path[200];
+	int listen_fd;
+	unsigned close_first; /* connections that are closed as soon as they are made */
+	unsigned num_connections;
+	struct vublk_channel channel;
+	int backend_channel; /* -1: none was given */
+
+	uint64_t features, protocol_features;
+	uint64_t accepted_features, accepted_protocol_features;
+	uint64_t max_queues, memory_slots, status;
+	uint8_t config[256];
+	unsigned max_config_bytes; /* more is refused with an empty answer */
+	bool ignore_set_config;
+	uint16_t base; /* that GET_VRING_BASE answers */
+	unsigned num_regions;
+
+	struct mock_fault fault;
+	bool silent; /* since MOCK_SILENCE */
+	unsigned answers[VUBLK_VU_REQUEST_END];
+	uint32_t log[MOCK_LOG]; /* requests in the order in which they came */
+	unsigned num_log;
+	unsigned received[VUBLK_VU_REQUEST_END];
+};
+
+void mock_init(struct mock *mock);
+void mock_deinit(struct mock *mock);
+/* Does what there is to do. True: something was. */
+bool mock_pump(void *mock);
+/* Forgets what was counted and logged. */
+void mock_forget(struct mock *mock);
+/* Whether a request is answered, in its turn and as things are negotiated. */
+bool mock_is_answered(const struct mock *mock, uint32_t request);
+
+/* On the back-end channel: a request as it should be, and any bytes. */
+void mock_send_config_change(struct mock *mock, bool need_reply);
+void mock_send_on_backend_channel(struct mock *mock, const void *bytes, unsigned num_bytes);
+/* Takes the answers that came on it: how many. */
+unsigned mock_take_backend_answers(struct mock *mock);
+
+#endif

@@ -202,7 +202,7 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 	uint64_t life = device->life;
 
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
-	if (!device->status)
+	if (rings && !device->status) /* the reset that was waiting for them */
 		vublk_device_end_session(device);
 	if (!fail_requests(device, error))
 		return;

@@ -23,7 +23,9 @@
 #include <inttypes.h>
 #include <stdarg.h>
 
-#define MAX_WAITING 32        /* answers, before the next piece has to wait */
+/* Answers that are outstanding before the next piece has to wait. */
+#define MAX_WAITING 32
+#define MAX_WAITING_BARRIERS 4
 #define MESSAGES_A_BARRIER 64 /* sent blindly, where nothing is confirmed */
 
 static void on_barrier(void *opaque, unsigned tag, struct vublk_vu_message *reply)
@@ -45,11 +47,18 @@ static bool is_complete(const struct vublk_frontend_batch *batch)
 	       (batch->next_piece == batch->num_pieces || batch->refusal.code);
 }
 
+/* Where only barriers are answered, each of them stands for many messages. */
+static unsigned max_waiting(const struct vublk_frontend_batch *batch)
+{
+	return vublk_frontend_has(batch->frontend, VUBLK_VU_F_REPLY_ACK) ? MAX_WAITING :
+									   MAX_WAITING_BARRIERS;
+}
+
 /* Sends what may be sent now. A failed connection takes batch->frontend away. */
 static void pump(struct vublk_frontend_batch *batch)
 {
 	while (batch->frontend && batch->next_piece < batch->num_pieces &&
-	       batch->num_waiting < MAX_WAITING && !batch->refusal.code) {
+	       batch->num_waiting < max_waiting(batch) && !batch->refusal.code) {
 		batch->send_piece(batch->owner, batch->next_piece);
 		batch->next_piece++;
 		if (batch->unconfirmed >= MESSAGES_A_BARRIER)

@@ -1,0 +1,549 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The life of a device: in which order things are said to the back-end, what happens
+ * when something comes in between, and that it can be given up at any moment.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "util/checked.h"
+
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <stdio.h>
+#include <string.h>
+
+static int set_status(struct rig *rig, uint8_t status, struct vublk_error *error)
+{
+	return vublk_device_set_status(rig->device, status, error);
+}
+
+static void hang_up(struct mock *mock)
+{
+	vublk_channel_deinit(&mock->channel);
+	mock->channel.fd = -1;
+}
+
+/* --- the order of messages ---------------------------------------------------------------- */
+
+static void expect_log(const struct mock *mock, const uint32_t *expected, unsigned count)
+{
+	for (unsigned i = 0; i < count && i < mock->num_log; i++)
+		if (mock->log[i] != expected[i])
+			fail_msg("message %u is %s, not %s", i,
+				 vublk_vu_request_name(VUBLK_VU_TO_BACKEND, mock->log[i]),
+				 vublk_vu_request_name(VUBLK_VU_TO_BACKEND, expected[i]));
+	assert_int_equal(mock->num_log, count);
+}
+
+#define EXPECT_LOG(mock, ...)                                                   \
+	expect_log(mock, (const uint32_t[]){ __VA_ARGS__ },                     \
+		   sizeof((const uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t))
+
+#define QUEUE VUBLK_VU_SET_VRING_NUM, VUBLK_VU_SET_VRING_BASE, VUBLK_VU_SET_VRING_ADDR, \
+	VUBLK_VU_SET_VRING_CALL, VUBLK_VU_SET_VRING_KICK
+
+static void test_order_of_messages(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	EXPECT_LOG(&mock, VUBLK_VU_SET_OWNER, VUBLK_VU_GET_FEATURES, VUBLK_VU_GET_PROTOCOL_FEATURES,
+		   VUBLK_VU_SET_PROTOCOL_FEATURES, VUBLK_VU_GET_QUEUE_NUM,
+		   VUBLK_VU_GET_MAX_MEM_SLOTS, VUBLK_VU_SET_BACKEND_REQ_FD, VUBLK_VU_GET_CONFIG);
+	for (unsigned i = 0; i < 3; i++) {
+		mock_forget(&mock);
+		rig_start(&rig, 2);
+		if (!i)
+			EXPECT_LOG(&mock, VUBLK_VU_SET_FEATURES, VUBLK_VU_SET_STATUS,
+				   VUBLK_VU_GET_STATUS, VUBLK_VU_ADD_MEM_REG, QUEUE, QUEUE,
+				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
+				   VUBLK_VU_SET_STATUS);
+		else /* the memory is the same, everything else is said anew */
+			EXPECT_LOG(&mock, VUBLK_VU_SET_FEATURES, VUBLK_VU_SET_STATUS,
+				   VUBLK_VU_GET_STATUS, VUBLK_VU_GET_FEATURES, QUEUE, QUEUE,
+				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
+				   VUBLK_VU_SET_STATUS);
+		assert_int_equal(mock.status, 15);
+		mock_forget(&mock);
+		rig_stop(&rig);
+		EXPECT_LOG(&mock, VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
+			   VUBLK_VU_GET_VRING_BASE, VUBLK_VU_GET_VRING_BASE, VUBLK_VU_SET_STATUS);
+		assert_int_equal(mock.status, 0);
+	}
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* Only what is implemented is accepted, and bit 30 always. */
+static void test_what_is_accepted(void **state)
+{
+	struct vublk_device_info info;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	assert_int_equal(mock.accepted_protocol_features,
+			 VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |
+			 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |
+			 VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) | VUBLK_BIT(VUBLK_VU_F_STATUS));
+	vublk_device_get_info(rig.device, &info, sizeof(info));
+	assert_int_equal(info.protocol_features, mock.accepted_protocol_features);
+	assert_int_equal(info.backend_protocol_features, mock.protocol_features);
+	assert_int_equal(info.backend_features, mock.features);
+	rig_start(&rig, 1);
+	assert_int_equal(mock.accepted_features,
+			 vublk_device_features(rig.device) | VUBLK_BIT(30));
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* The least that a back-end can be: no confirmations, one queue, a table of memory. */
+static void test_a_simple_back_end(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	mock.protocol_features = VUBLK_BIT(VUBLK_VU_F_CONFIG);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	assert_int_equal(vublk_device_num_queues(rig.device), 1);
+	mock_forget(&mock);
+	rig_start(&rig, 1);
+	EXPECT_LOG(&mock, VUBLK_VU_SET_FEATURES, VUBLK_VU_GET_FEATURES, VUBLK_VU_SET_MEM_TABLE,
+		   VUBLK_VU_GET_FEATURES, QUEUE, VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_GET_FEATURES);
+	mock_forget(&mock);
+	mock.base = 77;
+	rig_stop(&rig);
+	EXPECT_LOG(&mock, VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_GET_VRING_BASE);
+	assert_int_equal(vublk_device_queue_base(rig.device, 0), 77);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* --- queues -------------------------------------------------------------------------------------- */
+
+static void test_number_of_queues(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	mock.max_queues = 128;
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	assert_int_equal(vublk_device_num_queues(rig.device), 16);
+	vublk_device_unrealize(rig.device);
+	rig_set(&rig, "num-queues-limit", "256");
+	rig_realize(&rig);
+	assert_int_equal(vublk_device_num_queues(rig.device), 128);
+	vublk_device_unrealize(rig.device);
+	rig_set(&rig, "num-queues", "129");
+	rig_realize_fails(&rig, EINVAL);
+	assert_non_null(strstr(rig.errors[RIG_REALIZED].text,
+			       "num-queues is 129, and the back-end has 128"));
+	rig_set(&rig, "num-queues", "auto");
+	mock.features &= ~VUBLK_BIT(VIRTIO_BLK_F_MQ);
+	rig_realize(&rig);
+	assert_int_equal(vublk_device_num_queues(rig.device), 1);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* 256 queues, with and without confirmations, in pieces that the socket takes. */
+static void test_many_queues(void **state)
+{
+	for (unsigned blind = 0; blind < 2; blind++) {
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		mock.max_queues = 256;
+		if (blind)
+			mock.protocol_features = VUBLK_BIT(VUBLK_VU_F_CONFIG) |
+						 VUBLK_BIT(VUBLK_VU_F_MQ);
+		rig_init_with_mock(&rig, &mock);
+		rig_set(&rig, "num-queues", "256");
+		rig_realize(&rig);
+		rig_set_up(&rig, 1);
+		for (unsigned i = 1; i < 256; i++) {
+			struct vublk_device_queue queue = {
+				.size = 2, .desc_addr = RIG_GUEST_ADDR, .avail_addr = RIG_GUEST_ADDR,
+				.used_addr = RIG_GUEST_ADDR, .kick_fd = rig.kicks[0], .call_fd = -1,
+			};
+
+			assert_int_equal(vublk_device_set_queue(rig.device, i, &queue, NULL), 0);
+		}
+		mock_forget(&mock);
+		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
+		rig_wait(&rig, RIG_STARTED, 1);
+		assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 256);
+		assert_int_equal(mock.received[VUBLK_VU_SET_VRING_ENABLE], 256);
+		rig_stop(&rig);
+		assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], 256);
+		rig_deinit(&rig);
+		mock_deinit(&mock);
+	}
+}
+
+static void test_bad_queues(void **state)
+{
+	struct vublk_device_queue queue;
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_set_up(&rig, 1);
+	queue = (struct vublk_device_queue){ .size = 8, .kick_fd = -1, .call_fd = -1 };
+	assert_int_equal(vublk_device_set_queue(rig.device, 4, &queue, &error), -EINVAL);
+	assert_string_equal(error.text, "there is no queue 4; the device has 4");
+	queue.size = 12;
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), -EINVAL);
+	assert_string_equal(error.text,
+			    "queue 1: its size must be a power of two from 2 to 16, not 12");
+	queue.size = 32;
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), -EINVAL);
+	queue.size = 8;
+	queue.used_addr = 2;
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "not aligned to 16, 2 and 4 bytes"));
+	queue.used_addr = RIG_GUEST_ADDR + RIG_MEMORY_BYTES - 8;
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), 0);
+	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "queue 1: the ring's parts at 0x0"));
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, &error), 0);
+	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), 0);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, &error), -EBUSY);
+	assert_string_equal(error.text,
+			    "setting up a queue is possible when the device is stopped; it is starting");
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* --- what comes in between ------------------------------------------------------------------------- */
+
+static void test_start_needs_what_it_needs(void **state)
+{
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	assert_int_equal(set_status(&rig, 1, &error), -EBUSY);
+	rig_realize(&rig);
+	assert_int_equal(set_status(&rig, 3, &error), 0);
+	assert_int_equal(vublk_device_status(rig.device), 3);
+	assert_int_equal(set_status(&rig, 7, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "has not accepted its features"));
+	vublk_device_ack_features(rig.device, vublk_device_features(rig.device), NULL);
+	assert_int_equal(set_status(&rig, 7, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "no memory has been set"));
+	assert_int_equal(vublk_device_status(rig.device), 3);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* A reset that overtakes the start: taken back when it is done, and started() never comes. */
+static void test_reset_while_starting(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	for (unsigned i = 1; i <= 2; i++) {
+		rig_set_up(&rig, 2);
+		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
+		for (unsigned k = 1; k < i; k++) { /* the second time, further into the start */
+			mock_pump(&mock);
+			vublk_device_process(rig.device);
+		}
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STARTING);
+		assert_int_equal(set_status(&rig, 0, NULL), 0);
+		assert_int_equal(set_status(&rig, 1, NULL), -EBUSY);
+		rig_wait(&rig, RIG_STOPPED, i);
+		assert_int_equal(rig.calls[RIG_STARTED], 0);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
+	}
+	rig_start(&rig, 2);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* A reset forgets the queues and the features; the memory and the connection stay. */
+static void test_reset_forgets(void **state)
+{
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 2);
+	mock.base = 5;
+	rig_stop(&rig);
+	assert_int_equal(vublk_device_queue_base(rig.device, 1), 5);
+	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -EINVAL);
+	vublk_device_ack_features(rig.device, vublk_device_features(rig.device), NULL);
+	mock_forget(&mock);
+	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), 0);
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_NUM], 0);
+	assert_int_equal(mock.num_connections, 0);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+static void test_loss_in_each_state(void **state)
+{
+	for (unsigned stage = 0; stage < 4; stage++) {
+		struct vublk_error error;
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		rig_init_with_mock(&rig, &mock);
+		rig_realize(&rig);
+		rig_set_up(&rig, 2);
+		if (stage >= 1)
+			set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
+		if (stage >= 2)
+			rig_wait(&rig, RIG_STARTED, 1);
+		if (stage >= 3)
+			set_status(&rig, 0, NULL);
+		hang_up(&mock);
+		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ENOTCONN);
+		assert_int_equal(rig.calls[RIG_STOPPED], stage ? 1 : 0);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+		assert_int_equal(vublk_device_realize(rig.device, &error), -EBUSY);
+		assert_string_equal(error.text,
+				    "realizing is possible when the device is created; it is disconnected");
+		set_status(&rig, 0, NULL);
+		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -ENOTCONN);
+		vublk_device_unrealize(rig.device);
+		rig_realize(&rig);
+		rig_deinit(&rig);
+		mock_deinit(&mock);
+	}
+}
+
+/* --- giving it up --------------------------------------------------------------------------------------- */
+
+static enum rig_callback unrealize_in;
+
+static void unrealize_hook(struct rig *rig, enum rig_callback callback)
+{
+	if (callback == unrealize_in)
+		vublk_device_unrealize(rig->device);
+}
+
+static void unrealize_and_realize_hook(struct rig *rig, enum rig_callback callback)
+{
+	if (callback != unrealize_in)
+		return;
+	vublk_device_unrealize(rig->device);
+	rig->hook = NULL;
+	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
+}
+
+/* Provokes every callback there is, one after the other; ends when one unrealizes. */
+static void live(struct rig *rig, struct mock *mock)
+{
+	struct vublk_memory_region regions[2];
+	uint8_t wce = 0;
+
+	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
+	rig_wait(rig, RIG_REALIZED, 1);
+	if (vublk_device_state(rig->device) != VUBLK_DEVICE_STOPPED)
+		return;
+	rig_set_up(rig, 2);
+	set_status(rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
+	rig_wait(rig, RIG_STARTED, 1);
+	regions[0] = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 };
+	regions[1] = (struct vublk_memory_region){ 0x1000, 4096, rig->memfd, 0 };
+	if (vublk_device_set_memory(rig->device, regions, 2, NULL) < 0)
+		return;
+	rig_wait(rig, RIG_MEMORY_CHANGED, 1);
+	if (vublk_device_config_write(rig->device, 32, &wce, 1, NULL) < 0)
+		return;
+	mock->config[0]++;
+	rig_wait(rig, RIG_CONFIG_WRITTEN, 1);
+	if (vublk_device_state(rig->device) != VUBLK_DEVICE_RUNNING)
+		return;
+	rig_wait(rig, RIG_CONFIG_CHANGED, 1);
+	if (vublk_device_state(rig->device) != VUBLK_DEVICE_RUNNING)
+		return;
+	wce = 1;
+	regions[1].guest_addr = 0x2000;
+	vublk_device_config_write(rig->device, 32, &wce, 1, NULL);
+	vublk_device_set_memory(rig->device, regions, 2, NULL);
+	hang_up(mock);
+	rig_wait(rig, RIG_STOPPED, 1);
+	rig_settle(rig);
+}
+
+static void test_unrealize_in_each_callback(void **state)
+{
+	for (unsigned again = 0; again < 2; again++)
+		for (unsigned callback = 0; callback < RIG_NEEDS_RESET; callback++) {
+			struct mock mock;
+			struct rig rig;
+
+			mock_init(&mock);
+			rig_init_with_mock(&rig, &mock);
+			unrealize_in = callback;
+			rig.hook = again ? unrealize_and_realize_hook : unrealize_hook;
+			live(&rig, &mock);
+			assert_true(rig.calls[callback] >= 1);
+			rig_settle(&rig);
+			assert_int_equal(vublk_device_state(rig.device),
+					 again ? VUBLK_DEVICE_STOPPED : VUBLK_DEVICE_CREATED);
+			rig.hook = NULL;
+			if (!again)
+				rig_realize(&rig);
+			rig_start(&rig, 2);
+			rig_deinit(&rig);
+			mock_deinit(&mock);
+		}
+}
+
+/* Free after each single turn of the loop, through a whole life: nothing is left behind. */
+static void test_free_after_each_step(void **state)
+{
+	unsigned fds = vublk_test_count_fds();
+	unsigned steps = 0;
+	bool whole = false;
+
+	for (; !whole; steps++) {
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		rig_init_with_mock(&rig, &mock);
+		assert_int_equal(vublk_device_realize(rig.device, NULL), 0);
+		for (unsigned i = 0; i < steps && !whole; i++) {
+			if (i % 2)
+				mock_pump(&mock);
+			else
+				vublk_device_process(rig.device);
+			if (vublk_device_state(rig.device) == VUBLK_DEVICE_STOPPED &&
+			    !rig.calls[RIG_STARTED]) {
+				rig_set_up(&rig, 2);
+				set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
+			}
+			if (vublk_device_state(rig.device) == VUBLK_DEVICE_RUNNING)
+				set_status(&rig, 0, NULL);
+			whole = rig.calls[RIG_STOPPED];
+		}
+		rig_deinit(&rig);
+		mock_deinit(&mock);
+		assert_int_equal(vublk_test_count_fds(), fds);
+		assert_true(steps < 200);
+	}
+	assert_true(steps > 10);
+}
+
+/* --- trying again ------------------------------------------------------------------------------------------ */
+
+static void test_retries(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "realize-retries", "3");
+	mock.close_first = 3;
+	rig_realize(&rig);
+	assert_int_equal(mock.num_connections, 4);
+	assert_int_equal(rig.num_warnings, 3);
+	assert_non_null(strstr(rig.last_warning, "try 3 of 4 to realize the device failed: "));
+	vublk_device_unrealize(rig.device);
+	rig_settle(&rig);
+	mock_forget(&mock);
+	mock.close_first = 100;
+	rig_realize_fails(&rig, ENOTCONN);
+	assert_int_equal(mock.num_connections, 4);
+	assert_int_equal(rig.num_warnings, 7);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+static void test_unrealize_between_tries(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "realize-retries", "1000");
+	mock.close_first = 1;
+	assert_int_equal(vublk_device_realize(rig.device, NULL), 0);
+	while (!rig.num_warnings) {
+		mock_pump(&mock);
+		vublk_device_process(rig.device);
+	}
+	vublk_device_unrealize(rig.device);
+	assert_int_equal(rig.calls[RIG_REALIZED], 0);
+	rig_realize(&rig);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+static void test_bad_paths(void **state)
+{
+	char path[256];
+	struct rig rig;
+
+	snprintf(path, sizeof(path), "%s/nothing", vublk_test_folder());
+	rig_init(&rig, path);
+	rig_set(&rig, "realize-retries", "3");
+	rig_realize_fails(&rig, ENOENT);
+	assert_int_equal(rig.num_warnings, 1); /* another try would not mend it */
+	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "there is no socket '"));
+	rig_set(&rig, "chardev", "/etc/passwd");
+	rig_realize_fails(&rig, ENOTSOCK);
+	memset(path, 'x', 200);
+	path[200] = '\0';
+	rig_set(&rig, "chardev", path);
+	rig_realize_fails(&rig, ENAMETOOLONG);
+	rig_deinit(&rig);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_order_of_messages),
+		VUBLK_TEST(test_what_is_accepted),
+		VUBLK_TEST(test_a_simple_back_end),
+		VUBLK_TEST(test_number_of_queues),
+		VUBLK_TEST(test_many_queues),
+		VUBLK_TEST(test_bad_queues),
+		VUBLK_TEST(test_start_needs_what_it_needs),
+		VUBLK_TEST(test_reset_while_starting),
+		VUBLK_TEST(test_reset_forgets),
+		VUBLK_TEST(test_loss_in_each_state),
+		VUBLK_TEST(test_unrealize_in_each_callback),
+		VUBLK_TEST(test_free_after_each_step),
+		VUBLK_TEST(test_retries),
+		VUBLK_TEST(test_unrealize_between_tries),
+		VUBLK_TEST(test_bad_paths),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The memory of a device: what is refused, and what of a change is sent to the back-end. */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "util/checked.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PAGE 4096
+
+static struct vublk_memory_region ring_region(const struct rig *rig)
+{
+	return (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 };
+}
+
+static struct vublk_memory_region page(const struct rig *rig, uint64_t addr)
+{
+	return (struct vublk_memory_region){ addr, PAGE, rig->memfd, 0 };
+}
+
+static int set_memory(struct rig *rig, const struct vublk_memory_region *regions, unsigned count,
+		      struct vublk_error *error)
+{
+	return vublk_device_set_memory(rig->device, regions, count, error);
+}
+
+static void set_and_wait(struct rig *rig, const struct vublk_memory_region *regions,
+			 unsigned count)
+{
+	assert_int_equal(set_memory(rig, regions, count, NULL), 1);
+	rig_wait(rig, RIG_MEMORY_CHANGED, rig->calls[RIG_MEMORY_CHANGED] + 1);
+}
+
+static void test_what_is_refused(void **state)
+{
+	const struct { struct vublk_memory_region region; int code; const char *words; } cases[] = {
+		{ { 0x1000, 0, 0, 0 }, EINVAL, "memory region 1 is empty" },
+		{ { 0x1000, 100, 0, 0 }, EINVAL, "is not aligned to pages" },
+		{ { 0x1001, PAGE, 0, 0 }, EINVAL, "is not aligned to pages" },
+		{ { 0x1000, PAGE, 0, 7 }, EINVAL, "is not aligned to pages" },
+		{ { UINT64_MAX - PAGE + 1, PAGE, 0, 0 }, EINVAL, "end of the address space" },
+		{ { 0x1000, 1ull << 63, 0, 1ull << 63 }, EINVAL, "end of the address space" },
+		{ { RIG_GUEST_ADDR + PAGE, PAGE, 0, 0 }, EINVAL, "memory regions 0 and 1 overlap" },
+		{ { RIG_GUEST_ADDR - PAGE, 2 * PAGE, 0, 0 }, EINVAL, "regions 0 and 1 overlap" },
+		{ { 0x1000, PAGE, 0, RIG_MEMORY_BYTES }, EINVAL, "of its file, which has 1048576" },
+		{ { 0x1000, PAGE, 12345, 0 }, EBADF, "descriptor 12345 of memory region 1" },
+	};
+	struct vublk_memory_region regions[40];
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+	unsigned fds;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_set_up(&rig, 1);
+	fds = vublk_test_count_fds();
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
+		regions[0] = ring_region(&rig);
+		regions[1] = cases[i].region;
+		if (!regions[1].fd)
+			regions[1].fd = rig.memfd;
+		assert_int_equal(set_memory(&rig, regions, 2, &error), -cases[i].code);
+		if (!strstr(error.text, cases[i].words))
+			fail_msg("no '%s' in: %s", cases[i].words, error.text);
+		assert_int_equal(vublk_test_count_fds(), fds);
+	}
+	for (unsigned i = 0; i < 40; i++)
+		regions[i] = page(&rig, PAGE * (i + 1));
+	assert_int_equal(set_memory(&rig, regions, 33, &error), -ENOSPC);
+	assert_non_null(strstr(error.text, "33 memory regions are more than the back-end takes (32)"));
+	assert_int_equal(set_memory(&rig, regions, 32, &error), 0);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* While the rings run only the difference is sent, removals first. */
+static void test_changes_while_running(void **state)
+{
+	struct vublk_memory_region regions[3];
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	mock_forget(&mock);
+	regions[0] = ring_region(&rig);
+	regions[1] = page(&rig, 0x1000);
+	regions[2] = page(&rig, 0x2000);
+	assert_int_equal(set_memory(&rig, regions, 3, NULL), 1);
+	assert_int_equal(set_memory(&rig, regions, 2, &error), -EBUSY);
+	assert_string_equal(error.text, "a change of the memory is under way already");
+	rig_wait(&rig, RIG_MEMORY_CHANGED, 1);
+	assert_int_equal(mock.num_log, 2);
+	assert_int_equal(mock.num_regions, 3);
+	regions[2] = page(&rig, 0x5000);
+	set_and_wait(&rig, regions, 3);
+	assert_int_equal(mock.log[2], VUBLK_VU_REM_MEM_REG);
+	assert_int_equal(mock.log[3], VUBLK_VU_ADD_MEM_REG);
+	assert_int_equal(mock.num_log, 4);
+	set_and_wait(&rig, regions, 3); /* the same: only asked whether it is there */
+	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 3);
+	/* The ring must stay where it is. */
+	assert_int_equal(set_memory(&rig, regions + 1, 2, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "queue 0: the ring's parts"));
+	rig_stop(&rig);
+	rig_start(&rig, 1); /* which sets the one region again */
+	assert_int_equal(mock.num_regions, 1);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* The same place in another file is another region. */
+static void test_another_file(void **state)
+{
+	struct vublk_memory_region regions[2];
+	struct mock mock;
+	struct rig rig;
+	int other = vublk_memfd_new("other", PAGE, NULL);
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	regions[0] = ring_region(&rig);
+	regions[1] = page(&rig, 0x1000);
+	set_and_wait(&rig, regions, 2);
+	mock_forget(&mock);
+	regions[1].fd = other;
+	set_and_wait(&rig, regions, 2);
+	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 1);
+	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 1);
+	mock_forget(&mock);
+	regions[1].fd = dup(other); /* another number for the same file */
+	set_and_wait(&rig, regions, 2);
+	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 0);
+	close(regions[1].fd);
+	vublk_fd_close(&other);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+static void test_refused_region(void **state)
+{
+	struct vublk_memory_region regions[3];
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	regions[0] = ring_region(&rig);
+	regions[1] = page(&rig, 0x1000);
+	mock.fault = (struct mock_fault){ MOCK_REFUSE, VUBLK_VU_ADD_MEM_REG, .nth = 1 };
+	set_and_wait(&rig, regions, 2);
+	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, EIO);
+	assert_non_null(strstr(rig.errors[RIG_MEMORY_CHANGED].text, "refused ADD_MEM_REG"));
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
+	mock_forget(&mock);
+	mock.fault.kind = MOCK_NO_FAULT;
+	set_and_wait(&rig, regions, 2); /* it is tried again, for the back-end has it not */
+	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
+	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 1);
+	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* Without memory slots: up to eight regions, always the whole table. */
+static void test_table(void **state)
+{
+	struct vublk_memory_region regions[9];
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	mock_forget(&mock);
+	regions[0] = ring_region(&rig);
+	for (unsigned i = 1; i < 9; i++)
+		regions[i] = page(&rig, PAGE * i);
+	assert_int_equal(set_memory(&rig, regions, 9, &error), -ENOSPC);
+	set_and_wait(&rig, regions, 8);
+	assert_int_equal(mock.num_regions, 8);
+	set_and_wait(&rig, regions, 2);
+	assert_int_equal(mock.num_regions, 2);
+	assert_int_equal(mock.received[VUBLK_VU_SET_MEM_TABLE], 2);
+	assert_int_equal(mock.num_log, 2);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* A reset that comes while a change is on its way waits for it. */
+static void test_reset_during_a_change(void **state)
+{
+	struct vublk_memory_region regions[2];
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	mock_forget(&mock);
+	regions[0] = ring_region(&rig);
+	regions[1] = page(&rig, 0x1000);
+	assert_int_equal(set_memory(&rig, regions, 2, NULL), 1);
+	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+	rig_wait(&rig, RIG_STOPPED, 1);
+	assert_int_equal(rig.calls[RIG_MEMORY_CHANGED], 1);
+	assert_int_equal(mock.log[0], VUBLK_VU_ADD_MEM_REG);
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* As many regions as there can be: in pieces, and no descriptor too many. */
+static void test_many_regions(void **state)
+{
+	static struct vublk_memory_region regions[VUBLK_MEMORY_MAX_REGIONS];
+	struct mock mock;
+	struct rig rig;
+	unsigned fds;
+
+	mock_init(&mock);
+	mock.memory_slots = 4096;
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	fds = vublk_test_count_fds();
+	regions[0] = ring_region(&rig);
+	for (unsigned i = 1; i < VUBLK_MEMORY_MAX_REGIONS; i++)
+		regions[i] = page(&rig, PAGE * i);
+	set_and_wait(&rig, regions, VUBLK_MEMORY_MAX_REGIONS);
+	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
+	assert_int_equal(mock.num_regions, VUBLK_MEMORY_MAX_REGIONS);
+	set_and_wait(&rig, regions, 1);
+	assert_int_equal(mock.num_regions, 1);
+	assert_int_equal(vublk_test_count_fds(), fds);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_what_is_refused),
+		VUBLK_TEST(test_changes_while_running),
+		VUBLK_TEST(test_another_file),
+		VUBLK_TEST(test_refused_region),
+		VUBLK_TEST(test_table),
+		VUBLK_TEST(test_reset_during_a_change),
+		VUBLK_TEST(test_many_regions),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -36,6 +36,8 @@ struct rig {
 	void (*hook)(struct rig *rig, enum rig_callback callback); /* called inside each */
 	bool (*pump)(void *opaque); /* lets the other end work; true: it had something to do */
 	void *pump_opaque;
+	unsigned num_failed_tries; /* to realize, as the log told them */
+	char last_failed_try[800];
 	unsigned num_warnings;
 	char last_warning[800];
 

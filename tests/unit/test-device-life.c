@@ -471,15 +471,15 @@ static void test_retries(void **state)
 	mock.close_first = 3;
 	rig_realize(&rig);
 	assert_int_equal(mock.num_connections, 4);
-	assert_int_equal(rig.num_warnings, 3);
-	assert_non_null(strstr(rig.last_warning, "try 3 of 4 to realize the device failed: "));
+	assert_int_equal(rig.num_failed_tries, 3);
+	assert_non_null(strstr(rig.last_failed_try, "try 3 of 4 to realize the device failed: "));
 	vublk_device_unrealize(rig.device);
 	rig_settle(&rig);
 	mock_forget(&mock);
 	mock.close_first = 100;
 	rig_realize_fails(&rig, ENOTCONN);
 	assert_int_equal(mock.num_connections, 4);
-	assert_int_equal(rig.num_warnings, 7);
+	assert_int_equal(rig.num_failed_tries, 7);
 	rig_deinit(&rig);
 	mock_deinit(&mock);
 }
@@ -494,7 +494,7 @@ static void test_unrealize_between_tries(void **state)
 	rig_set(&rig, "realize-retries", "1000");
 	mock.close_first = 1;
 	assert_int_equal(vublk_device_realize(rig.device, NULL), 0);
-	while (!rig.num_warnings) {
+	while (!rig.num_failed_tries) {
 		mock_pump(&mock);
 		vublk_device_process(rig.device);
 	}
@@ -514,7 +514,7 @@ static void test_bad_paths(void **state)
 	rig_init(&rig, path);
 	rig_set(&rig, "realize-retries", "3");
 	rig_realize_fails(&rig, ENOENT);
-	assert_int_equal(rig.num_warnings, 1); /* another try would not mend it */
+	assert_int_equal(rig.num_failed_tries, 1); /* another try would not mend it */
 	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "there is no socket '"));
 	rig_set(&rig, "chardev", "/etc/passwd");
 	rig_realize_fails(&rig, ENOTSOCK);

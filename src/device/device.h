@@ -94,6 +94,8 @@ struct vublk_device {
 	uint16_t *bases;                   /* num_queues: where each goes on */
 	struct vublk_frontend_queue *rings; /* those that are handed over */
 	unsigned num_rings;
+	struct vublk_device_ring_error *ring_errors; /* one for each of them */
+	unsigned num_ring_errors;
 };
 
 /* --- state.c --------------------------------------------------------------------- */
@@ -161,6 +163,12 @@ int vublk_device_queues_check(const struct vublk_device *device,
 			      struct vublk_error *error);
 /* Makes device->rings of the queues that are set up. */
 void vublk_device_queues_collect(struct vublk_device *device);
+/*
+ * Gives each ring an eventfd for its errors, and watches them (ring-error.c); undone
+ * when the rings are back. Idempotent.
+ */
+int vublk_device_ring_errors_watch(struct vublk_device *device, struct vublk_error *error);
+void vublk_device_ring_errors_unwatch(struct vublk_device *device);
 /* Takes over where each ring goes on. */
 void vublk_device_queues_store_bases(struct vublk_device *device);
 

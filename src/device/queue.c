@@ -146,6 +146,7 @@ void vublk_device_queues_collect(struct vublk_device *device)
 			.used_addr = queue->used_addr,
 			.kick_fd = queue->kick_fd,
 			.call_fd = queue->call_fd,
+			.err_fd = -1,
 		};
 	}
 }

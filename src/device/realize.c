@@ -24,6 +24,7 @@ static void undo(struct vublk_device *device)
 {
 	vublk_loop_timer_disarm(&device->connect_timer);
 	vublk_frontend_close(&device->frontend);
+	vublk_device_ring_errors_unwatch(device);
 	vublk_device_queues_deinit(device);
 	vublk_device_memory_deinit(&device->memory);
 	device->features = 0;

@@ -42,6 +42,7 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 		vublk_frontend_fail(&device->frontend, error);
 		return;
 	}
+	vublk_device_ring_errors_unwatch(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOPPED, NULL);
 	if (!device->status)
 		vublk_device_end_session(device);
@@ -85,10 +86,16 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 static void on_start_memory(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
+	struct vublk_error own;
 
 	if (turn_back(device, error))
 		return;
 	vublk_device_queues_collect(device);
+	if (vublk_device_ring_errors_watch(device, &own) < 0) {
+		device->num_rings = 0; /* nothing is out yet */
+		turn_back(device, &own);
+		return;
+	}
 	vublk_frontend_start_rings(&device->frontend, device->rings, device->num_rings,
 				   on_rings_started, device);
 }
@@ -202,6 +209,7 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 	uint64_t life = device->life;
 
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
+	vublk_device_ring_errors_unwatch(device);
 	if (rings && !device->status) /* the reset that was waiting for them */
 		vublk_device_end_session(device);
 	if (!fail_requests(device, error))

@@ -118,7 +118,7 @@ struct vublk_frontend_queue {
 	uint16_t size;
 	uint16_t base;
 	uint64_t desc_addr, avail_addr, used_addr;
-	int kick_fd, call_fd; /* borrowed */
+	int kick_fd, call_fd, err_fd; /* borrowed; -1: none */
 };
 
 struct vublk_frontend_rings {

@@ -150,6 +150,7 @@ static void send_queue(struct vublk_frontend_rings *rings,
 	send_state(batch, VUBLK_VU_SET_VRING_NUM, queue->index, queue->size);
 	send_state(batch, VUBLK_VU_SET_VRING_BASE, queue->index, queue->base);
 	send_addresses(batch, queue);
+	send_eventfd(batch, VUBLK_VU_SET_VRING_ERR, queue->index, queue->err_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_CALL, queue->index, queue->call_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_KICK, queue->index, queue->kick_fd);
 }

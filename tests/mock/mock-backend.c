@@ -42,6 +42,8 @@ void mock_init(struct mock *mock)
 	assert_true(mock->listen_fd >= 0);
 	mock->channel.fd = -1;
 	mock->backend_channel = -1;
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(mock->err_fds); i++)
+		mock->err_fds[i] = -1;
 	mock->features = FEATURES;
 	mock->protocol_features = PROTOCOL_FEATURES;
 	mock->max_queues = 4;
@@ -55,6 +57,7 @@ static void hang_up(struct mock *mock)
 	vublk_channel_deinit(&mock->channel);
 	mock->channel.fd = -1;
 	vublk_fd_close(&mock->backend_channel);
+	vublk_fd_close_all(mock->err_fds, VUBLK_ARRAY_SIZE(mock->err_fds));
 	mock->accepted_features = 0;
 	mock->accepted_protocol_features = 0;
 	mock->num_regions = 0;
@@ -247,6 +250,16 @@ static bool answer_query(struct mock *mock, const struct vublk_vu_message *reque
 	}
 }
 
+static void keep_err_fd(struct mock *mock, struct vublk_vu_message *request)
+{
+	uint64_t index = request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK;
+
+	if (index >= VUBLK_ARRAY_SIZE(mock->err_fds))
+		return;
+	vublk_fd_close(&mock->err_fds[index]);
+	mock->err_fds[index] = vublk_vu_message_take_fd(request, 0);
+}
+
 static void note_effect(struct mock *mock, struct vublk_vu_message *request)
 {
 	switch (request->header.request) {
@@ -261,6 +274,9 @@ static void note_effect(struct mock *mock, struct vublk_vu_message *request)
 		break;
 	case VUBLK_VU_SET_BACKEND_REQ_FD:
 		mock->backend_channel = vublk_vu_message_take_fd(request, 0);
+		break;
+	case VUBLK_VU_SET_VRING_ERR:
+		keep_err_fd(mock, request);
 		break;
 	case VUBLK_VU_ADD_MEM_REG:
 		mock->num_regions++;

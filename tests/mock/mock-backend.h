@@ -49,6 +49,8 @@ struct mock {
 	struct vublk_channel channel;
 	int backend_channel; /* -1: none was given */
 
+	int err_fds[4]; /* of the first queues; -1: not given */
+
 	uint64_t features, protocol_features;
 	uint64_t accepted_features, accepted_protocol_features;
 	uint64_t max_queues, memory_slots, status;

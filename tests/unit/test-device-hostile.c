@@ -35,6 +35,7 @@ static const struct answered answered[] = {
 	{ VUBLK_VU_GET_STATUS, 20 },
 	{ VUBLK_VU_ADD_MEM_REG, 20 },
 	{ VUBLK_VU_SET_VRING_ADDR, 20 },
+	{ VUBLK_VU_SET_VRING_ERR, 20 },
 	{ VUBLK_VU_SET_VRING_CALL, 20 },
 	{ VUBLK_VU_SET_VRING_KICK, 20 },
 	{ VUBLK_VU_SET_VRING_ENABLE, 20 },

@@ -8,6 +8,7 @@
 #include "mock/device-rig.h"
 
 #include "util/checked.h"
+#include "util/fd.h"
 
 #include <errno.h>
 #include <linux/virtio_blk.h>
@@ -43,7 +44,7 @@ static void expect_log(const struct mock *mock, const uint32_t *expected, unsign
 		   sizeof((const uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t))
 
 #define QUEUE VUBLK_VU_SET_VRING_NUM, VUBLK_VU_SET_VRING_BASE, VUBLK_VU_SET_VRING_ADDR, \
-	VUBLK_VU_SET_VRING_CALL, VUBLK_VU_SET_VRING_KICK
+	VUBLK_VU_SET_VRING_ERR, VUBLK_VU_SET_VRING_CALL, VUBLK_VU_SET_VRING_KICK
 
 static void test_order_of_messages(void **state)
 {
@@ -342,6 +343,29 @@ static void test_loss_in_each_state(void **state)
 	}
 }
 
+/* A back-end that signals a queue's error eventfd: told once, and nothing else happens. */
+static void test_ring_error(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	for (unsigned i = 1; i <= 2; i++) {
+		rig_start(&rig, 2);
+		vublk_eventfd_signal(mock.err_fds[1]);
+		rig_wait(&rig, RIG_NEEDS_RESET, i);
+		assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "queue 1: the back-end reports"));
+		vublk_eventfd_signal(mock.err_fds[1]);
+		rig_settle(&rig);
+		assert_int_equal(rig.calls[RIG_NEEDS_RESET], i);
+		rig_stop(&rig);
+	}
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 /* --- giving it up --------------------------------------------------------------------------------------- */
 
 static enum rig_callback unrealize_in;
@@ -392,15 +416,16 @@ static void live(struct rig *rig, struct mock *mock)
 	regions[1].guest_addr = 0x2000;
 	vublk_device_config_write(rig->device, 32, &wce, 1, NULL);
 	vublk_device_set_memory(rig->device, regions, 2, NULL);
+	vublk_eventfd_signal(mock->err_fds[0]);
+	vublk_device_process(rig->device);
 	hang_up(mock);
-	rig_wait(rig, RIG_STOPPED, 1);
 	rig_settle(rig);
 }
 
 static void test_unrealize_in_each_callback(void **state)
 {
 	for (unsigned again = 0; again < 2; again++)
-		for (unsigned callback = 0; callback < RIG_NEEDS_RESET; callback++) {
+		for (unsigned callback = 0; callback < RIG_NUM_CALLBACKS; callback++) {
 			struct mock mock;
 			struct rig rig;
 
@@ -538,6 +563,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_reset_while_starting),
 		VUBLK_TEST(test_reset_forgets),
 		VUBLK_TEST(test_loss_in_each_state),
+		VUBLK_TEST(test_ring_error),
 		VUBLK_TEST(test_unrealize_in_each_callback),
 		VUBLK_TEST(test_free_after_each_step),
 		VUBLK_TEST(test_retries),

@@ -9,7 +9,6 @@
 
 #include <vublk/backend.h>
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -227,8 +226,7 @@ int vublk_cmd_serve(int argc, char **argv)
 	sigaddset(&ours, SIGHUP);
 	sigprocmask(SIG_BLOCK, &ours, &before);
 	if (vublk_backend_open(arguments.options, &log, &served, &error))
-		return error.code == EINVAL ? vublk_cli_misuse(COMMAND, "%s", error.text) :
-					      vublk_cli_fail(COMMAND, "%s", error.text);
+		return vublk_cli_fail(COMMAND, "%s", error.text);
 	set_handlers(on_signal);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	r = vublk_backend_run(served, &error);

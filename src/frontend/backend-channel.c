@@ -20,11 +20,13 @@
 
 #define MESSAGES_A_TURN 16
 
-static void give_up(struct vublk_frontend *frontend, const char *why)
+/* A peer that only closed it is most likely going altogether, which is said as such. */
+static void give_up(struct vublk_frontend *frontend, const struct vublk_error *error)
 {
-	vublk_log(frontend->log, VUBLK_LOG_WARNING,
+	vublk_log(frontend->log,
+		  error->code == ENOTCONN ? VUBLK_LOG_INFO : VUBLK_LOG_WARNING,
 		  "the back-end channel is closed: %s; changes of the disk's configuration are "
-		  "not noticed any more", why);
+		  "not noticed any more", error->text);
 	vublk_frontend_close_backend_channel(frontend);
 }
 
@@ -51,7 +53,7 @@ static void answer(struct vublk_frontend *frontend, const struct vublk_vu_messag
 	reply.header.size = sizeof(uint64_t);
 	reply.payload.u64 = result;
 	if (vublk_channel_send(&backend->channel, &reply, &error) < 0)
-		give_up(frontend, error.text);
+		give_up(frontend, &error);
 	else if (vublk_channel_wants_write(&backend->channel))
 		vublk_loop_modify(&backend->source, EPOLLIN | EPOLLOUT);
 }
@@ -91,7 +93,7 @@ static void receive(struct vublk_frontend *frontend)
 		int r = vublk_channel_receive(&backend->channel, &message, &error);
 
 		if (r < 0)
-			give_up(frontend, error.text);
+			give_up(frontend, &error);
 		if (r <= 0)
 			return;
 		serve(frontend, &message);
@@ -109,7 +111,7 @@ static void on_channel(void *opaque, uint32_t events)
 		int r = vublk_channel_flush(&backend->channel, &error);
 
 		if (r < 0) {
-			give_up(frontend, error.text);
+			give_up(frontend, &error);
 			return;
 		}
 		if (!r)
@@ -122,8 +124,12 @@ static void on_channel(void *opaque, uint32_t events)
 
 static void on_handed_over(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
-	if (reply->payload.u64)
-		give_up(opaque, "the back-end refused it (SET_BACKEND_REQ_FD)");
+	struct vublk_error error;
+
+	if (!reply->payload.u64)
+		return;
+	vublk_error_set(&error, EPROTO, "the back-end refused it (SET_BACKEND_REQ_FD)");
+	give_up(opaque, &error);
 }
 
 static void send_other_end(struct vublk_frontend *frontend, int fd)

@@ -85,10 +85,10 @@ static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 		rig->num_failed_tries++;
 		snprintf(rig->last_failed_try, sizeof(rig->last_failed_try), "%s", text);
 	}
-	if (level <= VUBLK_LOG_WARNING) {
+	if (level <= VUBLK_LOG_WARNING)
 		rig->num_warnings++;
-		snprintf(rig->last_warning, sizeof(rig->last_warning), "%s", text);
-	}
+	if (level <= VUBLK_LOG_INFO)
+		snprintf(rig->last_word, sizeof(rig->last_word), "%s", text);
 	printf("# %s\n", text);
 }
 

@@ -39,7 +39,7 @@ struct rig {
 	unsigned num_failed_tries; /* to realize, as the log told them */
 	char last_failed_try[800];
 	unsigned num_warnings;
-	char last_warning[800];
+	char last_word[800]; /* at INFO or above */
 
 	int memfd;
 	char *memory;

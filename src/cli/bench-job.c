@@ -161,8 +161,8 @@ static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_s
 	if (job->error.code)
 		return; /* the first one is what matters */
 	if (result == -ENOTCONN)
-		vublk_cli_error(&job->error, -result, "the back-end is gone while %u requests were "
-				"in flight", vublk_blk_in_flight(job->queue) + 1);
+		vublk_cli_error(&job->error, -result, "the back-end is gone, and with it what was "
+				"in flight");
 	else if (slot->direction == VUBLK_BENCH_SYNC)
 		vublk_cli_error(&job->error, -result, "flush failed: %s", reason);
 	else

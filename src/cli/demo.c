@@ -15,14 +15,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -44,7 +42,8 @@ static struct {
 	char folder[64];
 	char image[96];
 	char socket[96];
-	pid_t backend; /* 0: it does not run */
+	pid_t backend;         /* 0: it does not run */
+	sigset_t child_signal; /* SIGCHLD, which is waited for */
 } scene;
 
 /* Only what a signal handler may call. */
@@ -73,6 +72,9 @@ static void catch_signals(void)
 
 	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(numbers); i++)
 		sigaction(numbers[i], &action, NULL);
+	sigemptyset(&scene.child_signal);
+	sigaddset(&scene.child_signal, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &scene.child_signal, NULL);
 }
 
 /* --- talking ---------------------------------------------------------------------------------- */
@@ -155,6 +157,7 @@ static void become_backend(const char *program, int fd, pid_t parent)
 		_exit(VUBLK_EXIT_FAILED);
 	for (int number = 1; number < NSIG; number++)
 		signal(number, SIG_DFL);
+	sigprocmask(SIG_UNBLOCK, &scene.child_signal, NULL);
 	fcntl(fd, F_SETFD, 0);
 	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
 	snprintf(image_option, sizeof(image_option), "--blk-file=%s", scene.image);
@@ -200,15 +203,12 @@ static int start_backend(struct vublk_error *error)
 /* Asks it to go and waits for that; it is killed when it takes too long. */
 static int end_backend(struct vublk_error *error)
 {
-	struct pollfd ended = { .fd = pidfd_open(scene.backend, 0), .events = POLLIN };
-	bool killed = false;
+	const struct timespec patience = { .tv_sec = PATIENCE_MS / 1000 };
+	bool killed;
 	int status = 0;
 
 	kill(scene.backend, SIGTERM);
-	if (ended.fd >= 0) {
-		killed = !poll(&ended, 1, PATIENCE_MS);
-		close(ended.fd);
-	}
+	killed = sigtimedwait(&scene.child_signal, NULL, &patience) < 0;
 	if (killed)
 		kill(scene.backend, SIGKILL);
 	waitpid(scene.backend, &status, 0);

@@ -8,8 +8,11 @@
 #include <vublk/version.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct command {
 	const char *name;
@@ -99,9 +102,25 @@ static int dispatch(int argc, char **argv)
 	return run_command(command, argc - 1, argv + 1);
 }
 
+/*
+ * A process may be started without standard descriptors; then a disk's socket or
+ * the file of a copy would get their numbers, and an error would be printed into
+ * it. They are opened the wrong way round, so that using them still fails.
+ */
+static void occupy_standard_descriptors(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 &&
+		    open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+			exit(VUBLK_EXIT_FAILED);
+}
+
 int main(int argc, char **argv)
 {
-	int status = dispatch(argc, argv);
+	int status;
+
+	occupy_standard_descriptors();
+	status = dispatch(argc, argv);
 
 	/* A full disk or a closed pipe behind `>` is a failure like any other. */
 	if (fflush(stdout) || ferror(stdout)) {

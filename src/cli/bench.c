@@ -373,6 +373,7 @@ int vublk_cmd_bench(int argc, char **argv)
 	int status;
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
+	vublk_disk_limit_queues(&arguments.disk, arguments.config.num_jobs);
 	if (vublk_disk_open("bench", arguments.socket, &arguments.disk, NULL, &blk, &error))
 		return vublk_cli_fail("bench", "%s", error.text);
 	catch_signals();

@@ -216,6 +216,7 @@ int vublk_cmd_copy(int argc, char **argv)
 	int ret;
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
+	vublk_disk_limit_queues(&arguments.disk, MAX_QUEUES);
 	catch_signals();
 	ret = run(&arguments, &error);
 	vublk_copy_close(&arguments.copy);

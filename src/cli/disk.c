@@ -14,6 +14,7 @@ enum {
 	KEY_NUM_QUEUES = 0x200,
 	KEY_QUEUE_SIZE,
 	KEY_TIMEOUT,
+	KEY_LIST_PROPERTIES,
 };
 
 static const struct argp_option disk_options[] = {
@@ -23,7 +24,8 @@ static const struct argp_option disk_options[] = {
 	{ "timeout", KEY_TIMEOUT, "TIME", 0,
 	  "How long the back-end may take to answer a message (default 5s)" },
 	{ "option", 'o', "NAME=VALUE", 0,
-	  "Set any property of the device, such as event_idx=off" },
+	  "Set any property of the device; see --list-properties" },
+	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0, "List the properties of -o, and end" },
 	{ "verbose", 'v', NULL, 0, "Tell what goes on between device and back-end" },
 	{ NULL },
 };
@@ -32,9 +34,9 @@ static void add_option(struct argp_state *state, const char *name, const char *v
 {
 	struct vublk_disk_options *options = state->input;
 
-	if (options->count == VUBLK_DISK_MAX_OPTIONS)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than %d options of the disk",
-			     VUBLK_DISK_MAX_OPTIONS);
+	if (options->count == VUBLK_DISK_MAX_OPTIONS - 1)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there are more than %d options of the "
+			     "disk", VUBLK_DISK_MAX_OPTIONS - 1);
 	options->list[options->count++] = (struct vublk_option){ name, value };
 }
 
@@ -48,6 +50,16 @@ static void add_pair(struct argp_state *state, char *text)
 			     "--option must be NAME=VALUE, not '%s'", text);
 	*equals = '\0';
 	add_option(state, text, equals + 1);
+}
+
+/* The chardev is the SOCKET that every command takes. */
+static void list_properties(void)
+{
+	for (const struct vublk_device_property *p = vublk_device_properties(); p->name; p++)
+		if (strcmp(p->name, "chardev"))
+			printf("%-20s %-7s %-7s %s\n", p->name, p->type,
+			       p->default_value ? p->default_value : "-", p->description);
+	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
 static error_t parse_disk(int key, char *arg, struct argp_state *state)
@@ -73,6 +85,9 @@ static error_t parse_disk(int key, char *arg, struct argp_state *state)
 	case 'o':
 		add_pair(state, arg);
 		return 0;
+	case KEY_LIST_PROPERTIES:
+		list_properties();
+		return 0;
 	case 'v':
 		options->verbose = true;
 		return 0;
@@ -95,6 +110,15 @@ int vublk_disk_open(const char *command, const char *path,
 		.level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 	};
 	return vublk_blk_open(path, options->list, &with_log, blk, error);
+}
+
+void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues)
+{
+	if (options->num_queues)
+		return;
+	snprintf(options->queues_limit, sizeof(options->queues_limit), "%u", num_queues);
+	options->list[options->count++] =
+		(struct vublk_option){ "num-queues-limit", options->queues_limit };
 }
 
 bool vublk_disk_is_socket(const char *path)

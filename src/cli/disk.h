@@ -12,7 +12,7 @@
  * vublk_disk_argp, which a command takes as a child parser whose input is a
  * zeroed struct vublk_disk_options.
  */
-#define VUBLK_DISK_MAX_OPTIONS 24
+#define VUBLK_DISK_MAX_OPTIONS 24 /* with one that a command adds */
 
 struct vublk_disk_options {
 	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 1]; /* ended by a NULL name */
@@ -20,6 +20,7 @@ struct vublk_disk_options {
 	bool num_queues;  /* --num-queues was given */
 	bool verbose;
 	char timeout_ms[24];
+	char queues_limit[24];
 };
 
 extern const struct argp vublk_disk_argp;
@@ -32,6 +33,9 @@ int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_disk_options *options,
 		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
 		    struct vublk_error *error);
+
+/* Where --num-queues says nothing: no more queues than these. */
+void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues);
 
 /* Whether there is a socket at the path. */
 bool vublk_disk_is_socket(const char *path);

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Every option that a command's --help lists is in its man page or, where several
+commands share it, in vublk(1); and the pages name no option that there is not.
+
+    man.py SOURCE-ROOT VUBLK    TAP on standard output
+"""
+import pathlib
+import re
+import subprocess
+import sys
+
+EVERYWHERE = {'--help', '--usage', '--version'}
+
+
+def options(text):
+    return set(re.findall(r'(?<![\w-])--[a-z][a-z_-]*', text))
+
+
+def page(root, name):
+    path = root / 'man' / f'{name}.1.scd'
+    return path.read_text() if path.exists() else ''
+
+
+def help_of(vublk, *words):
+    return subprocess.run([vublk, *words], capture_output=True, text=True, check=True).stdout
+
+
+def faults(root, vublk):
+    common = options(page(root, 'vublk'))
+    known = set(EVERYWHERE)
+    commands = re.findall(r'^  (\w+)  ', help_of(vublk, '--help'), re.M)
+    for command in commands:
+        listed = options(help_of(vublk, command, '--help')) - EVERYWHERE
+        own = options(page(root, f'vublk-{command}'))
+        known |= listed
+        if command not in page(root, 'vublk'):
+            yield f'vublk(1) does not name the command {command}'
+        for option in sorted(listed - own - common):
+            yield f'{command} {option} is in no man page'
+        for option in sorted(own - listed - EVERYWHERE):
+            yield f'vublk-{command}(1) names {option}, which the command does not know'
+    for option in sorted(common - known):
+        yield f'vublk(1) names {option}, which no command knows'
+
+
+def main():
+    found = list(faults(pathlib.Path(sys.argv[1]), sys.argv[2]))
+    print('1..1')
+    for fault in found:
+        print(f'# {fault}')
+    print(f'{"not ok" if found else "ok"} 1 - man pages and --help agree')
+    return bool(found)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

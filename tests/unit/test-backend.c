@@ -1,44 +1,451 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The back-end as a front-end meets it: the messages, and requests of every kind. */
+/* The back-end as a front-end meets it: each message, and orders of messages. */
 #include "backend-rig.h"
 
 #include "util/fd.h"
+#include "util/memfd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-static void fill(char *p, size_t bytes, unsigned seed)
-{
-	for (size_t i = 0; i < bytes; i++)
-		p[i] = (char)((i + seed) * 2654435761u >> 24);
-}
-
-static void test_write_and_read_back(void **state)
+static void test_features(void **state)
 {
 	struct rig rig;
-	char *data;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig.features,
+			 VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX) | VUBLK_BIT(VIRTIO_BLK_F_BLK_SIZE) |
+			 VUBLK_BIT(VIRTIO_BLK_F_TOPOLOGY) | VUBLK_BIT(VIRTIO_BLK_F_FLUSH) |
+			 VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE) | VUBLK_BIT(VIRTIO_BLK_F_MQ) |
+			 VUBLK_BIT(VIRTIO_BLK_F_DISCARD) | VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES) |
+			 VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) | VUBLK_BIT(VIRTIO_F_VERSION_1) |
+			 VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC) |
+			 VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) | VUBLK_BIT(30));
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES,
+				     rig.features | VUBLK_BIT(VIRTIO_F_RING_PACKED)), 1);
+	assert_true(rig_log_has(&rig, "SET_FEATURES has the bits 0x400000000"));
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES,
+				     rig.protocol_features | VUBLK_BIT(VUBLK_VU_F_PAGEFAULT)), 1);
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_QUEUE_NUM), RIG_QUEUES);
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_MAX_MEM_SLOTS), 509);
+	rig_close(&rig);
+}
+
+static void test_status(void **state)
+{
+	struct rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
-	data = rig_data(&rig, 0);
-	fill(data, 8192, 1);
-	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 7, 0, 8192), VIRTIO_BLK_S_OK);
-	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 7, 8192, 8192), VIRTIO_BLK_S_OK);
-	assert_memory_equal(data, data + 8192, 8192);
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0xf), 0);
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0xf);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0x100), 1);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	rig_close(&rig);
+}
+
+static void test_config(void **state)
+{
+	struct virtio_blk_config config;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.capacity, (8 << 20) / 512);
+	assert_int_equal(config.size_max, 0);
+	assert_int_equal(config.seg_max, 126);
+	assert_int_equal(config.blk_size, 512);
+	assert_int_equal(config.physical_block_exp, 0);
+	assert_int_equal(config.min_io_size, 1);
+	assert_int_equal(config.wce, 1);
+	assert_int_equal(config.num_queues, RIG_QUEUES);
+	assert_int_equal(config.max_discard_seg, 32);
+	assert_int_equal(config.max_discard_sectors, 1 << 22);
+	assert_int_equal(config.discard_sector_alignment, sysconf(_SC_PAGESIZE) / 512);
+	assert_int_equal(config.write_zeroes_may_unmap, 1);
+	rig_close(&rig);
+}
+
+static unsigned ask_config(struct rig *rig, unsigned offset, unsigned bytes,
+			   struct vublk_vu_message *reply)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_GET_CONFIG);
+	message.payload.config.offset = offset;
+	message.payload.config.size_bytes = bytes;
+	message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES;
+	rig_ask(rig, &message, reply);
+	return reply->header.size;
+}
+
+static void test_config_offset(void **state)
+{
+	struct vublk_vu_message reply;
+	uint16_t num_queues;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	assert_int_equal(ask_config(&rig, 0, 256, &reply), 12 + 256);
+	assert_int_equal(reply.payload.config.data[255], 0);
+	assert_int_equal(ask_config(&rig, 34, 2, &reply), 12 + 2);
+	memcpy(&num_queues, reply.payload.config.data, 2);
+	assert_int_equal(num_queues, RIG_QUEUES);
+	assert_int_equal(ask_config(&rig, 250, 7, &reply), 0);
+	assert_int_equal(ask_config(&rig, UINT32_MAX, 2, &reply), 0);
+	assert_int_equal(ask_config(&rig, 0, 257, &reply), 0);
+	rig_close(&rig);
+}
+
+static void test_write_cache(void **state)
+{
+	struct virtio_blk_config config;
+	struct vublk_vu_message message;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig_set_wce(&rig, 0), 0);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.wce, 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_set_wce(&rig, 2), 1);
+	vublk_vu_message_init(&message, VUBLK_VU_SET_CONFIG);
+	message.payload.config.size_bytes = 8;
+	message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + 8;
+	assert_int_equal(rig_send_acked(&rig, &message), 1);
+	assert_true(rig_log_has(&rig, "only the byte at 32 may be written"));
+	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
+	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.wce, 1);
+	rig_close(&rig);
+}
+
+static void test_bad_vrings(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, RIG_QUEUES, 128), 1);
+	assert_true(rig_log_has(&rig, "SET_VRING_NUM names queue 4; this disk has 4"));
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, UINT32_MAX, 1), 1);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 255, -1), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 0), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 100), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 2048), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 1, 65536), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 1, 2), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 0, 64), 1);
+	assert_true(rig_log_has(&rig, "queue 0, which runs"));
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0, 5), 1);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+static void test_ring_outside_memory(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 128), 0);
+	assert_int_equal(rig_set_addr(&rig, 1, RIG_USER, RIG_USER + 0x1000, UINT64_MAX - 8), 0);
+	rig.queues[1].kick_fd = vublk_eventfd_new();
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
+					  rig.queues[1].kick_fd), 0);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 1, 1), 1);
+	assert_true(rig_log_has(&rig, "queue 1 cannot start: its used ring at 0x"));
+	/* Misaligned rings are refused as well. */
+	assert_int_equal(rig_set_addr(&rig, 1, RIG_USER + 1, RIG_USER + 0x1000,
+				      RIG_USER + 0x2000), 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
+					  rig.queues[1].kick_fd), 1);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+static void test_kick_that_is_no_kick(void **state)
+{
+	struct rig rig;
+	int fd;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	rig_start_queue(&rig, 1, 64, 0);
+	fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1, fd), 1);
+	assert_true(rig_log_has(&rig, "cannot watch descriptor"));
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
+					  rig.queues[1].kick_fd), 0);
+	assert_int_equal(rig_io(&rig, 1, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	vublk_fd_close(&fd);
+	rig_close(&rig);
+}
+
+/* The queue starts with the last of what it needs, whatever that is. */
+static void test_enable_before_kick(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+static void test_disabled_queue_rests(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
+	rig_add(&rig, 0, 3, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+	rig_kick(&rig, 0);
+	/* A request and its answer later it would have been served. */
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
+	assert_false(vublk_driver_ring_has_completion(&rig.queues[0].driver));
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
+	assert_int_equal(rig_take(&rig, 0, NULL), 3);
+	rig_close(&rig);
+}
+
+/* A front-end that does not know bit 30: rings are enabled from the start. */
+static void test_without_protocol_features(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	rig.features &= ~VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+static void test_base_and_restart(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_get_base(&rig, 0), 5);
+	assert_int_equal(rig_get_base(&rig, 0), 5);
+	assert_int_equal(rig_get_base(&rig, 3), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 5);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_get_base(&rig, 0), 6);
+	rig_close(&rig);
+}
+
+/* No kick descriptor: the queue is looked at all the time. */
+static void test_polled_queue(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, -1), 0);
+	rig_add(&rig, 0, 1, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+	vublk_driver_ring_publish(&rig.queues[0].driver);
+	assert_int_equal(rig_take(&rig, 0, NULL), 1);
+	assert_int_equal(rig_get_base(&rig, 0), 1);
+	rig_close(&rig);
+}
+
+static void test_call_changes_while_running(void **state)
+{
+	struct rig rig;
+	int old;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	old = rig.queues[0].call_fd;
+	for (unsigned i = 0; i < 20; i++) {
+		rig.queues[0].call_fd = vublk_eventfd_new();
+		rig_add(&rig, 0, 1, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+		rig_kick(&rig, 0);
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0,
+						  rig.queues[0].call_fd), 0);
+		vublk_fd_close(&old);
+		assert_int_equal(rig_take(&rig, 0, NULL), 1);
+		old = rig.queues[0].call_fd;
+	}
+	rig_close(&rig);
+}
+
+static void test_unknown_requests(void **state)
+{
+	struct vublk_vu_message message;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	vublk_vu_message_init(&message, 4711);
+	assert_int_equal(rig_send_acked(&rig, &message), 1);
+	assert_true(rig_log_has(&rig, "4711"));
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SEND_RARP, 1), 1);
+	assert_true(rig_log_has(&rig, "SEND_RARP needs what this disk does not offer"));
+	vublk_vu_message_init(&message, VUBLK_VU_RESET_OWNER);
+	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	vublk_vu_message_init(&message, 4711);
+	rig_send(&rig, &message);
+	rig_close_expecting_end(&rig);
+}
+
+/* --- memory ----------------------------------------------------------------- */
+
+static uint64_t remove_region(struct rig *rig, uint64_t guest, uint64_t user, uint64_t bytes)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_REM_MEM_REG);
+	message.payload.mem_reg.region = (struct vublk_vu_region){
+		.guest_addr = guest, .user_addr = user, .size_bytes = bytes,
+	};
+	message.header.size = sizeof(message.payload.mem_reg);
+	return rig_send_acked(rig, &message);
+}
+
+static void test_memory_slots(void **state)
+{
+	struct rig rig;
+	int fd = vublk_memfd_new("slots", 1 << 20, NULL);
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 4096), 0);
+	/* Overlaps in guest, then in user addresses. */
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1800, 0x8000, 4096, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x8000, 0x1fff, 4096, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x8000, 0x8000, 0, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x8000, 0x8000, 4096, 1 << 20), 1);
+	assert_true(rig_log_has(&rig, "past the 0x100000 bytes of its file"));
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x8000, 0x8000, 4096, UINT64_MAX), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, UINT64_MAX - 4095, 0x8000, 8192, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, rig.queues[0].kick_fd, 0x8000, 0x8000, 1, 0), 1);
+	/* An offset that is no multiple of a page. */
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x10000, 0x10000, 4096, 512), 0);
+	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 8192), 1);
+	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 4096), 0);
+	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 4096), 1);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	/* Without its memory the queue cannot go on; with it again, and kicked anew, it does. */
+	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY), 1);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0,
+					  rig.queues[0].kick_fd), 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	vublk_fd_close(&fd);
+	rig_close(&rig);
+}
+
+static void test_all_slots(void **state)
+{
+	struct rig rig;
+	int fd = vublk_memfd_new("slots", 1 << 20, NULL);
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	for (unsigned i = 509; i-- > 0;)
+		assert_int_equal(rig_add_mem_reg(&rig, fd, i * 8192, i * 8192, 4096, 0), 0);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 509 * 8192, 509 * 8192, 4096, 0), 1);
+	assert_true(rig_log_has(&rig, "all 509 memory slots are used"));
+	for (unsigned i = 0; i < 509; i += 2)
+		assert_int_equal(remove_region(&rig, i * 8192, i * 8192, 4096), 0);
+	vublk_fd_close(&fd);
+	rig_close(&rig);
+}
+
+static void test_bad_mem_tables(void **state)
+{
+	struct vublk_vu_message message;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	vublk_vu_message_init(&message, VUBLK_VU_SET_MEM_TABLE);
+	message.header.size = 8 + sizeof(struct vublk_vu_region);
+	message.payload.table.num_regions = 9;
+	assert_int_equal(rig_send_acked(&rig, &message), 1);
+	message.header.flags = VUBLK_VU_VERSION;
+	message.payload.table.num_regions = 1;
+	assert_int_equal(rig_send_acked(&rig, &message), 1);
+	assert_true(rig_log_has(&rig, "says 1 regions and has 0 descriptors"));
+	message.header.flags = VUBLK_VU_VERSION;
+	message.payload.table.num_regions = 2;
+	message.fds[0] = message.fds[1] = rig.memory_fd;
+	message.num_fds = 2;
+	assert_int_equal(rig_send_acked(&rig, &message), 1);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+static void test_memory_grows_under_load(void **state)
+{
+	struct rig rig;
+	int fd = vublk_memfd_new("more", 1 << 20, NULL);
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	for (unsigned round = 0; round < 50; round++) {
+		for (uint16_t token = 0; token < 32; token++)
+			rig_add(&rig, 0, token, VIRTIO_BLK_T_OUT, token, 0, 512);
+		rig_kick(&rig, 0);
+		assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 1 << 20, 0), 0);
+		assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 1 << 20), 0);
+		for (unsigned i = 0; i < 32; i++)
+			assert_int_equal(rig_status(&rig, 0, rig_take(&rig, 0, NULL)), 0);
+	}
+	vublk_fd_close(&fd);
 	rig_close(&rig);
 }
 
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
-		VUBLK_TEST(test_write_and_read_back),
+		VUBLK_TEST(test_features),
+		VUBLK_TEST(test_status),
+		VUBLK_TEST(test_config),
+		VUBLK_TEST(test_config_offset),
+		VUBLK_TEST(test_write_cache),
+		VUBLK_TEST(test_bad_vrings),
+		VUBLK_TEST(test_ring_outside_memory),
+		VUBLK_TEST(test_kick_that_is_no_kick),
+		VUBLK_TEST(test_enable_before_kick),
+		VUBLK_TEST(test_disabled_queue_rests),
+		VUBLK_TEST(test_without_protocol_features),
+		VUBLK_TEST(test_base_and_restart),
+		VUBLK_TEST(test_polled_queue),
+		VUBLK_TEST(test_call_changes_while_running),
+		VUBLK_TEST(test_unknown_requests),
+		VUBLK_TEST(test_memory_slots),
+		VUBLK_TEST(test_all_slots),
+		VUBLK_TEST(test_bad_mem_tables),
+		VUBLK_TEST(test_memory_grows_under_load),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

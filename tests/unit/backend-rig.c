@@ -345,7 +345,7 @@ static int fresh_eventfd(int *fd)
 	return *fd;
 }
 
-void rig_start_queue(struct rig *rig, unsigned index, unsigned size, uint16_t base)
+void rig_make_ring(struct rig *rig, unsigned index, unsigned size, uint16_t base)
 {
 	struct rig_queue *queue = &rig->queues[index];
 	uint64_t offset = index * RIG_QUEUE_BYTES;
@@ -359,17 +359,35 @@ void rig_start_queue(struct rig *rig, unsigned index, unsigned size, uint16_t ba
 	vublk_driver_ring_deinit(&queue->driver);
 	assert_int_equal(vublk_driver_ring_init(&queue->driver, &queue->ring, size, base,
 						rig->features, NULL), 0);
-	assert_int_equal(rig_set_state(rig, VUBLK_VU_SET_VRING_NUM, index, size), 0);
+}
+
+static uint64_t user_address(const struct rig *rig, const void *pointer)
+{
+	return RIG_USER + (uint64_t)((const char *)pointer - rig->memory);
+}
+
+uint64_t rig_tell_queue(struct rig *rig, unsigned index, uint16_t base)
+{
+	struct rig_queue *queue = &rig->queues[index];
+
+	assert_int_equal(rig_set_state(rig, VUBLK_VU_SET_VRING_NUM, index, queue->size), 0);
 	assert_int_equal(rig_set_state(rig, VUBLK_VU_SET_VRING_BASE, index, base), 0);
-	assert_int_equal(rig_set_addr(rig, index, RIG_USER + offset, RIG_USER + offset + avail,
-				      RIG_USER + offset + used), 0);
+	assert_int_equal(rig_set_addr(rig, index, user_address(rig, queue->ring.desc),
+				      user_address(rig, queue->ring.avail),
+				      user_address(rig, queue->ring.used)), 0);
 	assert_int_equal(rig_set_vring_fd(rig, VUBLK_VU_SET_VRING_CALL, index,
 					  fresh_eventfd(&queue->call_fd)), 0);
 	assert_int_equal(rig_set_vring_fd(rig, VUBLK_VU_SET_VRING_ERR, index,
 					  fresh_eventfd(&queue->err_fd)), 0);
-	assert_int_equal(rig_set_vring_fd(rig, VUBLK_VU_SET_VRING_KICK, index,
-					  fresh_eventfd(&queue->kick_fd)), 0);
-	assert_int_equal(rig_set_state(rig, VUBLK_VU_SET_VRING_ENABLE, index, 1), 0);
+	return rig_set_vring_fd(rig, VUBLK_VU_SET_VRING_KICK, index,
+				fresh_eventfd(&queue->kick_fd)) |
+	       rig_set_state(rig, VUBLK_VU_SET_VRING_ENABLE, index, 1);
+}
+
+void rig_start_queue(struct rig *rig, unsigned index, unsigned size, uint16_t base)
+{
+	rig_make_ring(rig, index, size, base);
+	assert_int_equal(rig_tell_queue(rig, index, base), 0);
 }
 
 void rig_start(struct rig *rig)

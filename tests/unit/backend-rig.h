@@ -91,7 +91,11 @@ void rig_negotiate(struct rig *rig);
 uint64_t rig_set_mem_table(struct rig *rig);
 uint64_t rig_add_mem_reg(struct rig *rig, int fd, uint64_t guest, uint64_t user, uint64_t bytes,
 			 uint64_t offset);
-/* NUM, BASE, ADDR, CALL, KICK, ENABLE; the driver's ring goes on at `base`. */
+/* The driver's end of a ring, which goes on at `base`; the back-end is told nothing. */
+void rig_make_ring(struct rig *rig, unsigned index, unsigned size, uint16_t base);
+/* NUM, BASE, ADDR, CALL, ERR, KICK, ENABLE; 0 when the queue runs. */
+uint64_t rig_tell_queue(struct rig *rig, unsigned index, uint16_t base);
+/* Both, without a refusal. */
 void rig_start_queue(struct rig *rig, unsigned index, unsigned size, uint16_t base);
 /* negotiate, memory table, queue 0. */
 void rig_start(struct rig *rig);

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Front-ends that keep no rule, and what must stay flat under them. The back-end
+ * here listens, so that the next front-end shows whether the last one did harm.
+ */
+#include "backend-rig.h"
+
+#include "util/fd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/mman.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+struct server {
+	struct vublk_backend *backend;
+	pthread_t thread;
+	char path[100];
+};
+
+static void *run(void *opaque)
+{
+	vublk_backend_run(((struct server *)opaque)->backend, NULL);
+	return NULL;
+}
+
+static void serve(struct server *server)
+{
+	struct vublk_error error = { 0 };
+	struct vublk_option options[] = {
+		{ "socket-path", server->path }, { "engine", "memory" }, { "size", "8M" },
+		{ "num-queues", "4" }, { 0 },
+	};
+
+	snprintf(server->path, sizeof(server->path), "%s/socket", vublk_test_folder());
+	if (vublk_backend_open(options, NULL, &server->backend, &error))
+		fail_msg("%s", error.text);
+	assert_int_equal(pthread_create(&server->thread, NULL, run, server), 0);
+}
+
+static void stop(struct server *server)
+{
+	vublk_backend_stop(server->backend);
+	assert_int_equal(pthread_join(server->thread, NULL), 0);
+	vublk_backend_free(server->backend);
+	assert_int_equal(access(server->path, F_OK), -1);
+}
+
+static int dial(const struct server *server)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_true(fd >= 0);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", server->path);
+	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	return fd;
+}
+
+static void wait_for_end(int fd)
+{
+	char bytes[256];
+
+	while (recv(fd, bytes, sizeof(bytes), 0) > 0)
+		;
+	close(fd);
+}
+
+/* A front-end with manners is served. */
+static void check_served(const struct server *server)
+{
+	struct vublk_vu_header ask = { VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, 0 };
+	struct {
+		struct vublk_vu_header header;
+		uint64_t features;
+	} __attribute__((packed)) reply;
+	int fd = dial(server);
+
+	assert_int_equal(send(fd, &ask, sizeof(ask), MSG_NOSIGNAL), sizeof(ask));
+	assert_int_equal(recv(fd, &reply, sizeof(reply), MSG_WAITALL), sizeof(reply));
+	assert_true(reply.features & VUBLK_BIT(VIRTIO_F_VERSION_1));
+	close(fd);
+}
+
+static void send_all(int fd, const void *bytes, size_t count)
+{
+	const char *at = bytes;
+
+	while (count) {
+		ssize_t n = send(fd, at, count, MSG_NOSIGNAL);
+
+		if (n < 0)
+			return; /* it has hung up, which is its right */
+		at += n;
+		count -= (size_t)n;
+	}
+}
+
+static void test_bad_headers(void **state)
+{
+	static const struct vublk_vu_header headers[] = {
+		{ VUBLK_VU_GET_FEATURES, 0, 0 },
+		{ VUBLK_VU_GET_FEATURES, 2, 0 },
+		{ VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION | VUBLK_VU_FLAG_REPLY, 0 },
+		{ VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, UINT32_MAX },
+		{ VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, VUBLK_VU_MAX_PAYLOAD_BYTES + 1 },
+		{ 0, VUBLK_VU_VERSION, 0 },
+		{ UINT32_MAX, VUBLK_VU_VERSION, 8 },
+		{ VUBLK_VU_SET_FEATURES, VUBLK_VU_VERSION, 4 },
+		{ VUBLK_VU_GET_VRING_BASE, VUBLK_VU_VERSION, 0 },
+	};
+	struct server server;
+
+	serve(&server);
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(headers); i++) {
+		char payload[VUBLK_VU_MAX_PAYLOAD_BYTES + 1] = { 0 };
+		int fd = dial(&server);
+
+		send_all(fd, &headers[i], sizeof(headers[i]));
+		send_all(fd, payload, VUBLK_MIN((size_t)headers[i].size, sizeof(payload)));
+		wait_for_end(fd);
+		check_served(&server);
+	}
+	stop(&server);
+}
+
+static void test_gone_at_each_byte(void **state)
+{
+	struct {
+		struct vublk_vu_header header;
+		uint64_t value;
+	} __attribute__((packed)) message = {
+		{ VUBLK_VU_SET_FEATURES, VUBLK_VU_VERSION, 8 }, 0,
+	};
+	struct server server;
+
+	serve(&server);
+	for (size_t n = 0; n <= sizeof(message); n++) {
+		int fd = dial(&server);
+
+		send_all(fd, &message, n);
+		close(fd);
+	}
+	check_served(&server);
+	stop(&server);
+}
+
+/* --- ten thousand ------------------------------------------------------------- */
+
+static uint64_t next_random(uint64_t *seed)
+{
+	*seed ^= *seed << 13;
+	*seed ^= *seed >> 7;
+	*seed ^= *seed << 17;
+	return *seed;
+}
+
+static void random_message(struct vublk_vu_message *message, uint64_t *seed, int fd)
+{
+	vublk_vu_message_init(message, (uint32_t)(next_random(seed) % 48));
+	for (unsigned i = 0; i < VUBLK_VU_MAX_PAYLOAD_BYTES / 8; i++) {
+		uint64_t word = next_random(seed);
+
+		/* Small numbers get further. */
+		memcpy(message->payload.bytes + i * 8,
+		       &(uint64_t){ next_random(seed) % 2 ? word : word % 5 }, 8);
+	}
+	message->header.size = (uint32_t)((uint32_t[]){ 0, 8, 8, 16, 24, 40,
+							40 }[next_random(seed) % 7]);
+	if (next_random(seed) % 4)
+		message->header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
+	message->num_fds = (unsigned)(next_random(seed) % 3);
+	if (next_random(seed) % 50 == 0)
+		message->num_fds = VUBLK_VU_MAX_FDS;
+	for (unsigned i = 0; i < message->num_fds; i++)
+		message->fds[i] = fd;
+}
+
+/* Reads what came back without waiting; false when the connection is over. */
+static bool drain(struct vublk_channel *channel)
+{
+	struct vublk_vu_message reply;
+	int r;
+
+	while ((r = vublk_channel_receive(channel, &reply, NULL)) == 1)
+		vublk_vu_message_deinit(&reply);
+	return !r;
+}
+
+static void set_up_protocol(struct vublk_channel *channel)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_PROTOCOL_FEATURES);
+	message.payload.u64 = VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) | VUBLK_BIT(VUBLK_VU_F_MQ) |
+			      VUBLK_BIT(VUBLK_VU_F_CONFIG) |
+			      VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) |
+			      VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS);
+	message.header.size = 8;
+	assert_int_equal(vublk_channel_send(channel, &message, NULL), 0);
+}
+
+/* Waits until the back-end has seen the end of the connection and cleaned up. */
+static void settle(struct vublk_channel *channel, const struct server *server)
+{
+	vublk_channel_deinit(channel);
+	check_served(server);
+}
+
+static void flood(const struct server *server, unsigned count, uint64_t *seed)
+{
+	struct vublk_channel channel;
+	int memfd = memfd_create("flood", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(memfd, 1 << 16), 0);
+	vublk_channel_init(&channel, dial(server));
+	set_up_protocol(&channel);
+	for (unsigned i = 0; i < count; i++) {
+		struct vublk_vu_message message;
+
+		random_message(&message, seed, memfd);
+		if (vublk_channel_send(&channel, &message, NULL) < 0 || !drain(&channel)) {
+			settle(&channel, server);
+			vublk_channel_init(&channel, dial(server));
+			set_up_protocol(&channel);
+		}
+	}
+	settle(&channel, server);
+	vublk_fd_close(&memfd);
+}
+
+static void test_flat_after_ten_thousand(void **state)
+{
+	uint64_t seed = 88172645463325252u;
+	unsigned fds, mappings;
+	struct server server;
+
+	serve(&server);
+	flood(&server, 500, &seed);
+	check_served(&server);
+	fds = vublk_test_count_fds();
+	mappings = vublk_test_count_mappings();
+	flood(&server, 10000, &seed);
+	check_served(&server);
+	/* One more or less: the last front-end may not have been cleaned up yet. */
+	assert_true(vublk_test_count_fds() <= fds + 16);
+	assert_true(vublk_test_count_mappings() <= mappings + 1);
+	stop(&server);
+}
+
+static void test_same_message_many_times(void **state)
+{
+	unsigned fds = 0, mappings = 0;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	for (unsigned i = 0; i < 1000; i++) {
+		assert_int_equal(rig_set_mem_table(&rig), 0);
+		assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1,
+					       i % 2 ? 128 : 256), 0);
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
+						  rig.queues[0].kick_fd), 0);
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_ERR, 0,
+						  rig.queues[0].err_fd), 0);
+		if (!i) {
+			fds = vublk_test_count_fds();
+			mappings = vublk_test_count_mappings();
+		}
+	}
+	assert_int_equal(vublk_test_count_fds(), fds);
+	assert_int_equal(vublk_test_count_mappings(), mappings);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+/* --- a driver that rewrites what it gave --------------------------------------- */
+
+struct scribbler {
+	struct rig *rig;
+	bool stop; /* atomic */
+};
+
+static void *scribble(void *opaque)
+{
+	struct scribbler *scribbler = opaque;
+	uint64_t *desc = (uint64_t *)scribbler->rig->queues[0].ring.desc;
+	uint64_t seed = 42;
+
+	while (!__atomic_load_n(&scribbler->stop, __ATOMIC_RELAXED)) {
+		uint64_t word = next_random(&seed);
+
+		if (word % 4 == 0)
+			word = RIG_GUEST + word % RIG_MEMORY;
+		__atomic_store_n(&desc[next_random(&seed) % (RIG_SIZE * 2)], word,
+				 __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+static void test_descriptors_rewritten(void **state)
+{
+	struct scribbler scribbler;
+	pthread_t thread;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	scribbler = (struct scribbler){ .rig = &rig };
+	assert_int_equal(pthread_create(&thread, NULL, scribble, &scribbler), 0);
+	for (unsigned i = 0; i < 20000; i++) {
+		struct vring_avail *avail = rig.queues[0].ring.avail;
+
+		__atomic_store_n(&avail->ring[i % RIG_SIZE], (uint16_t)(i % RIG_SIZE),
+				 __ATOMIC_RELAXED);
+		__atomic_store_n(&avail->idx, (uint16_t)(i + 1), __ATOMIC_RELEASE);
+		if (i % 8 == 0) {
+			vublk_eventfd_signal(rig.queues[0].kick_fd);
+			rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
+		}
+		if (i % 64 == 0 && i) {
+			/* It broke the ring, most likely, and begins anew. */
+			rig_get_base(&rig, 0);
+			assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0,
+						       (i + 1) & 0xffff), 0);
+			assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0,
+							  rig.queues[0].kick_fd), 0);
+		}
+	}
+	__atomic_store_n(&scribbler.stop, true, __ATOMIC_RELAXED);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	rig_get_base(&rig, 0);
+	memset(rig.memory, 0, RIG_MEMORY);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+/* --- coming and going ----------------------------------------------------------- */
+
+static void test_front_ends_come_and_go(void **state)
+{
+	struct server server;
+	int waiting[8];
+
+	serve(&server);
+	for (unsigned i = 0; i < 200; i++)
+		check_served(&server);
+	/* Those that wait for their turn are served when it comes, or may have gone. */
+	for (unsigned i = 0; i < 8; i++)
+		waiting[i] = dial(&server);
+	for (unsigned i = 0; i < 8; i++)
+		close(waiting[i]);
+	check_served(&server);
+	stop(&server);
+}
+
+static void test_stop_with_a_front_end(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	for (uint16_t token = 0; token < 40; token++)
+		rig_add(&rig, 0, token, VIRTIO_BLK_T_OUT, token, token * 512u, 512);
+	rig_kick(&rig, 0);
+	vublk_backend_stop(rig.backend);
+	rig_close_expecting_end(&rig);
+}
+
+static void test_one_back_end_a_socket(void **state)
+{
+	struct vublk_error error = { 0 };
+	struct vublk_backend *second;
+	struct server server;
+
+	serve(&server);
+	assert_int_equal(vublk_backend_open((struct vublk_option[]){
+			{ "socket-path", server.path }, { "engine", "null" }, { "size", "8M" },
+			{ 0 } }, NULL, &second, &error), -EADDRINUSE);
+	assert_non_null(strstr(error.text, server.path));
+	check_served(&server);
+	stop(&server);
+}
+
+static void test_options(void **state)
+{
+	static const struct {
+		struct vublk_option options[4];
+		const char *words;
+	} cases[] = {
+		{ { { "engine", "null" } }, "needs a socket" },
+		{ { { "socket-path", "x" }, { "fd", "1000" } }, "exclude each other" },
+		{ { { "socket-path", "x" }, { "engine", "tape" } }, "file, memory, null" },
+		{ { { "socket-path", "x" }, { "engine", "null" } }, "needs a size" },
+		{ { { "socket-path", "x" }, { "engine", "null" }, { "size", "1000" } },
+		  "multiple of 512" },
+		{ { { "socket-path", "x" }, { "speed", "fast" } }, "no option 'speed'" },
+		{ { { "socket-path", "x" }, { "poll", "always" } }, "adaptive, off, busy" },
+		{ { { "socket-path", "x" }, { "num-queues", "257" } }, "num-queues must be" },
+		{ { { "socket-path", "x" }, { "num-queues", "1" }, { "threads", "2" } },
+		  "more than the 1 queues" },
+		{ { { "socket-path", "x" } }, "needs an image" },
+		{ { { "socket-path", "x" }, { "blk-file", "/no/such" } }, "/no/such" },
+		{ { { "socket-path", "x" }, { "serial", "123456789012345678901" } },
+		  "at most 20" },
+	};
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
+		struct vublk_error error = { 0 };
+		struct vublk_backend *backend = NULL;
+		int r = vublk_backend_open(cases[i].options, NULL, &backend, &error);
+
+		assert_true(r < 0);
+		assert_null(backend);
+		if (!strstr(error.text, cases[i].words))
+			fail_msg("case %zu: %s", i, error.text);
+	}
+	assert_string_equal(vublk_backend_options()->name, "socket-path");
+}
+
+/* The descriptor is the back-end's, also when it is refused. */
+static void test_descriptor_is_taken(void **state)
+{
+	struct vublk_backend *backend;
+	char number[16];
+	int pipes[2];
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct vublk_option options[] = {
+			{ "engine", i ? "null" : "wrong" }, { "fd", number }, { "size", "8M" },
+			{ 0 },
+		};
+
+		assert_int_equal(pipe(pipes), 0);
+		snprintf(number, sizeof(number), "%d", pipes[0]);
+		assert_true(vublk_backend_open(options, NULL, &backend, NULL) < 0);
+		assert_int_equal(close(pipes[0]), -1);
+		close(pipes[1]);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_bad_headers),
+		VUBLK_TEST(test_gone_at_each_byte),
+		VUBLK_TEST_LONG(test_flat_after_ten_thousand, 300),
+		VUBLK_TEST(test_same_message_many_times),
+		VUBLK_TEST_LONG(test_descriptors_rewritten, 300),
+		VUBLK_TEST(test_front_ends_come_and_go),
+		VUBLK_TEST(test_stop_with_a_front_end),
+		VUBLK_TEST(test_one_back_end_a_socket),
+		VUBLK_TEST(test_options),
+		VUBLK_TEST(test_descriptor_is_taken),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The in-flight area: what is noted while requests run, and what a back-end makes
+ * of one whose predecessor died at any of the specification's steps.
+ */
+#include "backend-rig.h"
+
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#define REQUESTS 3
+#define SECTOR 40 /* all write to it, so that the last one executed is seen */
+
+struct area {
+	int fd;
+	uint64_t bytes;
+	struct vublk_inflight_split *region; /* of queue 0 */
+};
+
+static void get_area(struct rig *rig, struct area *area)
+{
+	struct vublk_vu_message message, reply;
+
+	vublk_vu_message_init(&message, VUBLK_VU_GET_INFLIGHT_FD);
+	message.payload.inflight.num_queues = RIG_QUEUES;
+	message.payload.inflight.queue_size = RIG_SIZE;
+	message.header.size = sizeof(message.payload.inflight);
+	rig_ask(rig, &message, &reply);
+	assert_int_equal(reply.header.size, sizeof(reply.payload.inflight));
+	assert_int_equal(reply.payload.inflight.num_queues, RIG_QUEUES);
+	assert_int_equal(reply.payload.inflight.queue_size, RIG_SIZE);
+	assert_int_equal(reply.payload.inflight.mmap_offset, 0);
+	area->bytes = reply.payload.inflight.mmap_size;
+	assert_int_equal(area->bytes, vublk_inflight_split_area_bytes(RIG_QUEUES, RIG_SIZE));
+	area->fd = vublk_vu_message_take_fd(&reply, 0);
+	assert_true(area->fd >= 0);
+	area->region = vublk_map_shared(area->fd, 0, area->bytes, NULL);
+	assert_non_null(area->region);
+}
+
+static uint64_t set_area(struct rig *rig, const struct area *area, uint64_t size, uint64_t offset,
+			 unsigned num_queues, unsigned queue_size)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_INFLIGHT_FD);
+	message.payload.inflight.mmap_size = size;
+	message.payload.inflight.mmap_offset = offset;
+	message.payload.inflight.num_queues = (uint16_t)num_queues;
+	message.payload.inflight.queue_size = (uint16_t)queue_size;
+	message.header.size = sizeof(message.payload.inflight);
+	message.fds[0] = area->fd;
+	message.num_fds = 1;
+	return rig_send_acked(rig, &message);
+}
+
+static void drop_area(struct area *area)
+{
+	vublk_unmap(area->region, area->bytes);
+	vublk_fd_close(&area->fd);
+}
+
+static unsigned count_inflight(const struct area *area)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < RIG_SIZE; i++)
+		n += area->region->desc[i].inflight;
+	return n;
+}
+
+static void test_noted_and_cleared(void **state)
+{
+	struct area area;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	get_area(&rig, &area);
+	assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	for (unsigned i = 0; i < 10; i++)
+		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), 0);
+	assert_int_equal(rig_get_base(&rig, 0), 10);
+	assert_int_equal(area.region->version, 1);
+	assert_int_equal(area.region->desc_num, RIG_SIZE);
+	assert_int_equal(area.region->features, 0);
+	assert_int_equal(area.region->used_idx, 10);
+	assert_int_equal(count_inflight(&area), 0);
+	assert_int_equal(area.region->desc[area.region->last_batch_head].counter, 9);
+	/* It goes on where it was. */
+	assert_int_equal(rig_tell_queue(&rig, 0, 10), 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), 0);
+	drop_area(&area);
+	rig_close(&rig);
+}
+
+/* --- a predecessor that died ------------------------------------------------- */
+
+/*
+ * Three writes were made available; what `died` leaves is what the predecessor
+ * had done with them when it died. heads[i] is the chain of the i-th.
+ */
+struct scene {
+	const char *name;
+	void (*died)(struct rig *rig, struct vublk_inflight_split *region, const uint16_t *heads);
+	unsigned base;     /* what SET_VRING_BASE says */
+	unsigned executed; /* which of them are to be executed now: bits */
+	unsigned last;     /* which of them is executed last */
+};
+
+static void take(struct vublk_inflight_split *region, uint16_t head, uint64_t counter)
+{
+	region->desc[head].counter = counter;
+	region->desc[head].inflight = 1;
+}
+
+static void push(struct rig *rig, struct vublk_inflight_split *region, uint16_t head, unsigned at)
+{
+	rig->queues[0].ring.used->ring[at].id = head;
+	rig->queues[0].ring.used->ring[at].len = 1;
+	region->desc[head].next = region->last_batch_head;
+	region->last_batch_head = head;
+}
+
+static void before_all(struct rig *rig, struct vublk_inflight_split *region,
+		       const uint16_t *heads)
+{
+}
+
+static void after_taking(struct rig *rig, struct vublk_inflight_split *region,
+			 const uint16_t *heads)
+{
+	for (unsigned i = 0; i < REQUESTS; i++)
+		take(region, heads[i], 100 + i);
+}
+
+static void after_taking_in_other_order(struct rig *rig, struct vublk_inflight_split *region,
+					const uint16_t *heads)
+{
+	for (unsigned i = 0; i < REQUESTS; i++)
+		take(region, heads[i], 100 - i);
+}
+
+static void after_taking_two(struct rig *rig, struct vublk_inflight_split *region,
+			     const uint16_t *heads)
+{
+	take(region, heads[0], 0);
+	take(region, heads[1], 1);
+}
+
+static void after_pushing(struct rig *rig, struct vublk_inflight_split *region,
+			  const uint16_t *heads)
+{
+	after_taking(rig, region, heads);
+	push(rig, region, heads[2], 0);
+	push(rig, region, heads[1], 1);
+}
+
+static void after_publishing(struct rig *rig, struct vublk_inflight_split *region,
+			     const uint16_t *heads)
+{
+	after_pushing(rig, region, heads);
+	rig->queues[0].ring.used->idx = 2;
+}
+
+static void after_clearing_one(struct rig *rig, struct vublk_inflight_split *region,
+			       const uint16_t *heads)
+{
+	after_publishing(rig, region, heads);
+	region->desc[heads[2]].inflight = 0;
+}
+
+static void after_clearing_all(struct rig *rig, struct vublk_inflight_split *region,
+			       const uint16_t *heads)
+{
+	after_clearing_one(rig, region, heads);
+	region->desc[heads[1]].inflight = 0;
+}
+
+static void after_everything(struct rig *rig, struct vublk_inflight_split *region,
+			     const uint16_t *heads)
+{
+	after_clearing_all(rig, region, heads);
+	region->used_idx = 2;
+}
+
+static const struct scene scenes[] = {
+	{ "before all", before_all, 0, 7, 2 },
+	{ "after taking", after_taking, 0, 7, 2 },
+	{ "after taking, base says so", after_taking, 3, 7, 2 },
+	{ "after taking in another order", after_taking_in_other_order, 0, 7, 0 },
+	{ "after taking two", after_taking_two, 0, 7, 2 },
+	{ "after pushing", after_pushing, 0, 7, 2 },
+	{ "after publishing", after_publishing, 2, 1, 0 },
+	{ "after clearing one", after_clearing_one, 2, 1, 0 },
+	{ "after clearing all", after_clearing_all, 2, 1, 0 },
+	{ "after everything", after_everything, 2, 1, 0 },
+};
+
+static void prepare(struct rig *rig, struct area *area, const struct scene *scene)
+{
+	uint16_t heads[REQUESTS];
+
+	for (uint16_t i = 0; i < REQUESTS; i++) {
+		memset(rig_data(rig, 0) + i * 512, '0' + i, 512);
+		rig_add(rig, 0, i, VIRTIO_BLK_T_OUT, SECTOR, i * 512u, 512);
+	}
+	vublk_driver_ring_publish(&rig->queues[0].driver);
+	for (unsigned i = 0; i < REQUESTS; i++)
+		heads[i] = rig->queues[0].ring.avail->ring[i];
+	memset(area->region, 0, area->bytes);
+	area->region->version = 1;
+	area->region->desc_num = RIG_SIZE;
+	scene->died(rig, area->region, heads);
+}
+
+static void check(struct rig *rig, const struct area *area, const struct scene *scene)
+{
+	unsigned executed = 0;
+
+	for (unsigned i = 0; i < REQUESTS; i++)
+		rig_take(rig, 0, NULL);
+	for (uint16_t i = 0; i < REQUESTS; i++)
+		executed |= (unsigned)(rig_status(rig, 0, i) == VIRTIO_BLK_S_OK) << i;
+	if (executed != scene->executed)
+		fail_msg("%s: executed 0x%x, not 0x%x", scene->name, executed, scene->executed);
+	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_IN, SECTOR, 4096, 512), 0);
+	if (rig_data(rig, 0)[4096] != '0' + (char)scene->last)
+		fail_msg("%s: the last was '%c'", scene->name, rig_data(rig, 0)[4096]);
+	assert_int_equal(rig_get_base(rig, 0), REQUESTS + 1);
+	assert_int_equal(area->region->used_idx, REQUESTS + 1);
+	assert_int_equal(count_inflight(area), 0);
+	assert_false(vublk_driver_ring_has_completion(&rig->queues[0].driver));
+}
+
+static void test_died_at_each_step(void **state)
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(scenes); i++) {
+		struct area area;
+		struct rig rig;
+
+		rig_open_memory(&rig);
+		rig_negotiate(&rig);
+		assert_int_equal(rig_set_mem_table(&rig), 0);
+		get_area(&rig, &area);
+		rig_make_ring(&rig, 0, RIG_SIZE, 0);
+		prepare(&rig, &area, &scenes[i]);
+		assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+		assert_int_equal(rig_tell_queue(&rig, 0, (uint16_t)scenes[i].base), 0);
+		check(&rig, &area, &scenes[i]);
+		drop_area(&area);
+		rig_close(&rig);
+	}
+}
+
+/* --- areas that are not to be trusted ---------------------------------------- */
+
+static void test_refused_areas(void **state)
+{
+	struct area area;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	get_area(&rig, &area);
+	assert_int_equal(set_area(&rig, &area, area.bytes - 1, 0, RIG_QUEUES, RIG_SIZE), 1);
+	assert_int_equal(set_area(&rig, &area, UINT64_MAX, 64, RIG_QUEUES, RIG_SIZE), 1);
+	assert_true(rig_log_has(&rig, "not a memory file of at least"));
+	assert_int_equal(set_area(&rig, &area, area.bytes, UINT64_MAX - 63, RIG_QUEUES, RIG_SIZE),
+			 1);
+	assert_int_equal(set_area(&rig, &area, area.bytes, 4, 1, RIG_SIZE), 1);
+	assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES + 1, 1), 1);
+	assert_int_equal(set_area(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
+	assert_int_equal(set_area(&rig, &area, area.bytes, 0, 1, 0), 1);
+	assert_int_equal(set_area(&rig, &area, area.bytes, 0, 1, 65535), 1);
+	/* A part of it, not at its beginning. */
+	assert_int_equal(set_area(&rig, &area, area.bytes - 64, 64, 1, RIG_SIZE), 0);
+	/* The ring is larger than the area's regions; the queue is not in the area. */
+	assert_int_equal(set_area(&rig, &area, area.bytes, 0, 1, 64), 0);
+	rig_make_ring(&rig, 0, RIG_SIZE, 0);
+	assert_int_equal(rig_tell_queue(&rig, 0, 0), 1);
+	assert_true(rig_log_has(&rig, "the in-flight area is for 1 queues of 64 entries"));
+	rig_make_ring(&rig, 1, 64, 0);
+	assert_int_equal(rig_tell_queue(&rig, 1, 0), 1);
+	drop_area(&area);
+	rig_close(&rig);
+}
+
+static void test_scribbled_areas(void **state)
+{
+	struct area area;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	get_area(&rig, &area);
+	assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+	/* Of another ring. */
+	area.region->version = 1;
+	area.region->used_idx = 1000;
+	rig_make_ring(&rig, 0, RIG_SIZE, 0);
+	assert_int_equal(rig_tell_queue(&rig, 0, 0), 1);
+	assert_true(rig_log_has(&rig, "it is not this ring's"));
+	/* A list that leads out of it. */
+	area.region->used_idx = 0;
+	area.region->last_batch_head = RIG_SIZE;
+	rig.queues[0].ring.used->idx = 5;
+	assert_int_equal(rig_tell_queue(&rig, 0, 5), 1);
+	assert_true(rig_log_has(&rig, "last batch names entry 128"));
+	/* A list in a circle ends, and what is in flight is no chain of the driver's. */
+	area.region->last_batch_head = 7;
+	area.region->desc[7].next = 7;
+	for (unsigned i = 0; i < RIG_SIZE; i++)
+		area.region->desc[i].inflight = 0xff;
+	assert_int_equal(rig_tell_queue(&rig, 0, 5), 0);
+	rig_get_base(&rig, 0);
+	drop_area(&area);
+	rig_close(&rig);
+}
+
+static void test_asked_again_and_again(void **state)
+{
+	unsigned fds = 0, mappings = 0;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	for (unsigned i = 0; i < 500; i++) {
+		struct area area;
+
+		get_area(&rig, &area);
+		assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+		drop_area(&area);
+		if (!i) {
+			fds = vublk_test_count_fds();
+			mappings = vublk_test_count_mappings();
+		}
+	}
+	assert_int_equal(vublk_test_count_fds(), fds);
+	assert_int_equal(vublk_test_count_mappings(), mappings);
+	rig_close(&rig);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_noted_and_cleared),
+		VUBLK_TEST(test_died_at_each_step),
+		VUBLK_TEST(test_refused_areas),
+		VUBLK_TEST(test_scribbled_areas),
+		VUBLK_TEST(test_asked_again_and_again),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

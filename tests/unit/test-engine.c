@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The engines by themselves: what each request does to the bytes, in every mode. */
+#include "harness.h"
+
+#include "backend/engine-file.h"
+#include "backend/engine.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define IMAGE_BYTES (4 << 20)
+
+struct mode {
+	const char *name;
+	const struct vublk_engine_ops *ops;
+	enum vublk_cache_mode cache;
+	enum vublk_io_method method;
+};
+
+static const struct mode modes[] = {
+	{ "memory", &vublk_engine_memory, 0, 0 },
+	{ "direct, io_uring", &vublk_engine_file, VUBLK_CACHE_DIRECT, VUBLK_IO_URING },
+	{ "buffered, io_uring", &vublk_engine_file, VUBLK_CACHE_BUFFERED, VUBLK_IO_URING },
+	{ "direct, blocking", &vublk_engine_file, VUBLK_CACHE_DIRECT, VUBLK_IO_BLOCKING },
+	{ "buffered, blocking", &vublk_engine_file, VUBLK_CACHE_BUFFERED, VUBLK_IO_BLOCKING },
+};
+
+struct log_line {
+	char text[1024];
+};
+
+static void collect(void *opaque, enum vublk_log_level level, const char *text)
+{
+	struct log_line *line = opaque;
+
+	if (level <= VUBLK_LOG_WARNING)
+		snprintf(line->text, sizeof(line->text), "%s", text);
+}
+
+static char image[128];
+static struct log_line last;
+static const struct vublk_log test_log = { collect, &last, VUBLK_LOG_DEBUG };
+
+static void make_image(off_t bytes)
+{
+	int fd;
+
+	snprintf(image, sizeof(image), "%s/image", vublk_test_folder());
+	fd = open(image, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, bytes), 0);
+	close(fd);
+}
+
+/* 0, or that the mode cannot be had on this system. */
+static int open_mode(const struct mode *mode, struct vublk_engine **engine,
+		     struct vublk_engine_queue **queue)
+{
+	bool is_file = mode->ops == &vublk_engine_file;
+	struct vublk_engine_options options = {
+		.path = is_file ? image : NULL,
+		.size_bytes = is_file ? 0 : IMAGE_BYTES,
+		.cache = mode->cache,
+		.method = mode->method,
+		.log = &test_log,
+	};
+	struct vublk_error error = { 0 };
+	int r;
+
+	if (is_file)
+		make_image(IMAGE_BYTES);
+	r = vublk_engine_open(mode->ops, &options, engine, &error);
+	if (r == -ENOTSUP || r == -ENOSYS || r == -EPERM) {
+		print_message("%s: %s\n", mode->name, error.text);
+		return r;
+	}
+	if (r)
+		fail_msg("%s: %s", mode->name, error.text);
+	assert_int_equal((*engine)->geometry.size_bytes, IMAGE_BYTES);
+	assert_int_equal(mode->ops->queue_new(*engine, queue, &error), 0);
+	return 0;
+}
+
+static void close_mode(struct vublk_engine *engine, struct vublk_engine_queue *queue)
+{
+	engine->ops->queue_free(queue);
+	vublk_engine_close(engine);
+}
+
+/* Waits for `count` completions. */
+static void complete(struct vublk_engine_queue *queue, unsigned count)
+{
+	const struct vublk_engine_ops *ops = queue->engine->ops;
+	struct vublk_engine_io *ios[16];
+	struct pollfd wait = { .fd = queue->fd, .events = POLLIN };
+
+	if (ops->commit)
+		ops->commit(queue);
+	while (count) {
+		unsigned n = ops->poll(queue, ios, VUBLK_ARRAY_SIZE(ios));
+
+		assert_true(n <= count);
+		count -= n;
+		if (!count || n)
+			continue;
+		assert_true(queue->fd >= 0);
+		assert_int_equal(poll(&wait, 1, -1), 1);
+		if (ops->woken)
+			ops->woken(queue);
+	}
+}
+
+static int do_io(struct vublk_engine_queue *queue, enum vublk_engine_op op, unsigned flags,
+		 uint64_t offset, uint64_t bytes, struct iovec *iov, unsigned num_iov)
+{
+	struct iovec copy[64];
+	struct vublk_engine_io io = {
+		.op = op, .flags = flags, .offset = offset, .bytes = bytes,
+		.iov = copy, .num_iov = num_iov, .result = 1,
+	};
+
+	if (num_iov)
+		memcpy(copy, iov, num_iov * sizeof(*iov));
+	queue->engine->ops->submit(queue, &io);
+	complete(queue, 1);
+	return io.result;
+}
+
+static void fill(char *p, size_t bytes, unsigned seed)
+{
+	for (size_t i = 0; i < bytes; i++)
+		p[i] = (char)(((i + seed) * 2654435761u) >> 24);
+}
+
+static bool is_zero(const char *p, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i++)
+		if (p[i])
+			return false;
+	return true;
+}
+
+static void for_each_mode(void (*fn)(struct vublk_engine_queue *queue))
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(modes); i++) {
+		struct vublk_engine_queue *queue;
+		struct vublk_engine *engine;
+
+		if (open_mode(&modes[i], &engine, &queue))
+			continue;
+		fn(queue);
+		close_mode(engine, queue);
+	}
+}
+
+/* --- reads and writes --------------------------------------------------------- */
+
+static void check_transfer(struct vublk_engine_queue *queue)
+{
+	char *a = aligned_alloc(4096, 1 << 16), *b = aligned_alloc(4096, 1 << 16);
+	struct iovec from[3] = { { a, 512 }, { a + 8192, 4096 }, { a + 1024, 3584 } };
+	struct iovec to = { b, 8192 };
+
+	fill(a, 1 << 16, 5);
+	for (unsigned durable = 0; durable < 2; durable++) {
+		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, durable, 1536, 8192, from, 3), 0);
+		memset(b, 0, 8192);
+		assert_int_equal(do_io(queue, VUBLK_OP_READ, 0, 1536, 8192, &to, 1), 0);
+		assert_memory_equal(b, a, 512);
+		assert_memory_equal(b + 512, a + 8192, 4096);
+		assert_memory_equal(b + 4608, a + 1024, 3584);
+	}
+	assert_int_equal(do_io(queue, VUBLK_OP_FLUSH, 0, 0, 0, NULL, 0), 0);
+	free(a);
+	free(b);
+}
+
+static void test_transfer(void **state)
+{
+	for_each_mode(check_transfer);
+}
+
+/* Buffers that O_DIRECT refuses, and more of them than one bounce holds. */
+static void check_unaligned(struct vublk_engine_queue *queue)
+{
+	const size_t bytes = 3 << 19;
+	char *a = malloc(bytes + 1), *b = malloc(bytes + 64);
+	struct iovec whole = { a + 1, bytes };
+	struct iovec pieces[3] = { { b + 3, 7 }, { b + 11, 1000001 }, { b + 11 + 1000002, 0 } };
+
+	fill(a, bytes + 1, 77);
+	pieces[2].iov_len = bytes - 7 - 1000001;
+	assert_int_equal(do_io(queue, VUBLK_OP_WRITE, 0, 512, bytes, &whole, 1), 0);
+	assert_int_equal(do_io(queue, VUBLK_OP_READ, 0, 512, bytes, pieces, 3), 0);
+	assert_memory_equal(a + 1, b + 3, 7);
+	assert_memory_equal(a + 8, b + 11, 1000001);
+	assert_memory_equal(a + 8 + 1000001, pieces[2].iov_base, pieces[2].iov_len);
+	free(a);
+	free(b);
+}
+
+static void test_unaligned(void **state)
+{
+	for_each_mode(check_unaligned);
+}
+
+#define MANY 304
+
+static void check_many(struct vublk_engine_queue *queue)
+{
+	struct vublk_engine_io *ios = calloc(MANY, sizeof(*ios));
+	struct iovec *iovs = calloc(MANY, sizeof(*iovs));
+	char *data = aligned_alloc(4096, MANY * 512);
+
+	for (unsigned op = VUBLK_OP_WRITE + 1; op-- > VUBLK_OP_READ;) {
+		if (op == VUBLK_OP_WRITE)
+			fill(data, MANY * 512, 3);
+		else
+			memset(data, 0, MANY * 512);
+		for (unsigned i = 0; i < MANY; i++) {
+			iovs[i] = (struct iovec){ data + i * 512, 512 };
+			ios[i] = (struct vublk_engine_io){
+				.op = op, .offset = i * 512u, .bytes = 512,
+				.iov = &iovs[i], .num_iov = 1, .result = 1,
+			};
+			queue->engine->ops->submit(queue, &ios[i]);
+		}
+		complete(queue, MANY);
+		for (unsigned i = 0; i < MANY; i++)
+			assert_int_equal(ios[i].result, 0);
+	}
+	for (size_t i = 0; i < MANY * 512; i++)
+		if (data[i] != (char)(((i + 3) * 2654435761u) >> 24))
+			fail_msg("byte %zu differs", i);
+	free(data);
+	free(iovs);
+	free(ios);
+}
+
+static void test_many(void **state)
+{
+	for_each_mode(check_many);
+}
+
+/* More pieces than one system call takes. */
+static void check_many_pieces(struct vublk_engine_queue *queue)
+{
+	const unsigned pieces = IOV_MAX + 24;
+	struct iovec *iov = calloc(pieces, sizeof(*iov));
+	char *data = aligned_alloc(4096, pieces * 512);
+	struct vublk_engine_io io;
+
+	fill(data, pieces * 512, 8);
+	for (unsigned op = VUBLK_OP_WRITE + 1; op-- > VUBLK_OP_READ;) {
+		for (unsigned i = 0; i < pieces; i++)
+			iov[i] = (struct iovec){ data + i * 512, 512 };
+		io = (struct vublk_engine_io){
+			.op = op, .offset = 0, .bytes = pieces * 512, .iov = iov,
+			.num_iov = pieces,
+		};
+		queue->engine->ops->submit(queue, &io);
+		complete(queue, 1);
+		assert_int_equal(io.result, 0);
+		if (op == VUBLK_OP_WRITE)
+			memset(data, 0, pieces * 512);
+	}
+	for (size_t i = 0; i < pieces * 512; i++)
+		if (data[i] != (char)(((i + 8) * 2654435761u) >> 24))
+			fail_msg("byte %zu differs", i);
+	free(iov);
+	free(data);
+}
+
+static void test_many_pieces(void **state)
+{
+	for_each_mode(check_many_pieces);
+}
+
+/* --- zeroes and discards ------------------------------------------------------ */
+
+static void check_zeroes(struct vublk_engine_queue *queue)
+{
+	char *data = aligned_alloc(4096, 1 << 20);
+	struct iovec iov = { data, 1 << 20 };
+
+	for (unsigned flags = 0; flags < 4; flags++) {
+		memset(data, 0xaa, 1 << 20);
+		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, 0, 0, 1 << 20, &iov, 1), 0);
+		assert_int_equal(do_io(queue, VUBLK_OP_WRITE_ZEROES, flags, 512, 300 * 512, NULL,
+				       0), 0);
+		assert_int_equal(do_io(queue, VUBLK_OP_READ, 0, 0, 1 << 20, &iov, 1), 0);
+		assert_int_equal((uint8_t)data[511], 0xaa);
+		assert_true(is_zero(data + 512, 300 * 512));
+		assert_int_equal((uint8_t)data[301 * 512], 0xaa);
+	}
+	assert_int_equal(do_io(queue, VUBLK_OP_DISCARD, 0, 0, 1 << 20, NULL, 0), 0);
+	assert_int_equal(do_io(queue, VUBLK_OP_READ, 0, 0, 1 << 20, &iov, 1), 0);
+	free(data);
+}
+
+static void test_zeroes(void **state)
+{
+	for_each_mode(check_zeroes);
+}
+
+/* A file system that can neither punch holes nor zero ranges. */
+static void check_written_zeroes(struct vublk_engine_queue *queue)
+{
+	if (queue->engine->ops != &vublk_engine_file)
+		return;
+	((struct vublk_file *)queue->engine)->no_punch = true;
+	((struct vublk_file *)queue->engine)->no_zero_range = true;
+	check_zeroes(queue);
+	assert_int_equal(do_io(queue, VUBLK_OP_WRITE_ZEROES, VUBLK_IO_DURABLE, 512,
+			       IMAGE_BYTES - 512, NULL, 0), 0);
+}
+
+static void test_written_zeroes(void **state)
+{
+	for_each_mode(check_written_zeroes);
+}
+
+static blkcnt_t allocated(void)
+{
+	struct stat st;
+
+	assert_int_equal(stat(image, &st), 0);
+	return st.st_blocks;
+}
+
+static void check_discard_frees(struct vublk_engine_queue *queue)
+{
+	char *data = aligned_alloc(4096, 1 << 20);
+	struct iovec iov = { data, 1 << 20 };
+	blkcnt_t before;
+
+	memset(data, 1, 1 << 20);
+	if (queue->engine->ops == &vublk_engine_file) {
+		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, VUBLK_IO_DURABLE, 0, 1 << 20, &iov,
+				       1), 0);
+		before = allocated();
+		assert_int_equal(do_io(queue, VUBLK_OP_DISCARD, VUBLK_IO_DURABLE, 0, 1 << 20,
+				       NULL, 0), 0);
+		if (!((struct vublk_file *)queue->engine)->no_punch)
+			assert_true(allocated() <= before - 1024);
+	}
+	free(data);
+}
+
+static void test_discard_frees(void **state)
+{
+	for_each_mode(check_discard_frees);
+}
+
+/* --- opening ------------------------------------------------------------------- */
+
+static int try_open(const struct vublk_engine_options *options, struct vublk_error *error)
+{
+	struct vublk_engine *engine;
+	int r = vublk_engine_open(&vublk_engine_file, options, &engine, error);
+
+	if (!r)
+		vublk_engine_close(engine);
+	return r;
+}
+
+static void test_refused_images(void **state)
+{
+	struct vublk_engine_options options = { .path = image, .log = &test_log };
+	struct vublk_error error = { 0 };
+
+	make_image(1000);
+	assert_int_equal(try_open(&options, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "no multiple of 512; make it 1024"));
+	make_image(0);
+	assert_int_equal(try_open(&options, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "is empty"));
+	options.path = "/dev/null";
+	assert_int_equal(try_open(&options, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "neither a file nor a block device"));
+	options.path = vublk_test_folder();
+	options.read_only = true;
+	assert_int_equal(try_open(&options, &error), -EINVAL);
+	options.path = "/nonexistent/image";
+	assert_int_equal(try_open(&options, &error), -ENOENT);
+	options.path = NULL;
+	assert_int_equal(try_open(&options, &error), -EINVAL);
+}
+
+static void test_locks(void **state)
+{
+	struct vublk_engine_options writer = { .path = image, .log = &test_log };
+	struct vublk_engine_options reader = { .path = image, .log = &test_log,
+					       .read_only = true };
+	struct vublk_engine *first, *second;
+	struct vublk_error error = { 0 };
+
+	make_image(IMAGE_BYTES);
+	assert_int_equal(vublk_engine_open(&vublk_engine_file, &writer, &first, &error), 0);
+	assert_int_equal(try_open(&writer, &error), -EBUSY);
+	assert_non_null(strstr(error.text, "is locked by another program"));
+	assert_int_equal(try_open(&reader, &error), -EBUSY);
+	vublk_engine_close(first);
+	assert_int_equal(vublk_engine_open(&vublk_engine_file, &reader, &first, &error), 0);
+	assert_int_equal(vublk_engine_open(&vublk_engine_file, &reader, &second, &error), 0);
+	assert_int_equal(try_open(&writer, &error), -EBUSY);
+	vublk_engine_close(second);
+	vublk_engine_close(first);
+	assert_int_equal(try_open(&writer, &error), 0);
+}
+
+static void test_refresh(void **state)
+{
+	struct vublk_engine_options options = { .path = image, .log = &test_log };
+	struct vublk_error error = { 0 };
+	struct vublk_engine *engine;
+
+	make_image(IMAGE_BYTES);
+	assert_int_equal(vublk_engine_open(&vublk_engine_file, &options, &engine, &error), 0);
+	assert_int_equal(truncate(image, IMAGE_BYTES * 2), 0);
+	assert_int_equal(engine->ops->refresh(engine, &error), 0);
+	assert_int_equal(engine->geometry.size_bytes, IMAGE_BYTES * 2);
+	assert_int_equal(truncate(image, 1000), 0);
+	assert_int_equal(engine->ops->refresh(engine, &error), -EINVAL);
+	assert_int_equal(engine->geometry.size_bytes, IMAGE_BYTES * 2);
+	vublk_engine_close(engine);
+}
+
+/* A size that is no multiple of what O_DIRECT wants must be served all the same. */
+static void test_memory_file(void **state)
+{
+	struct vublk_engine_options options = { .path = image, .log = &test_log };
+	struct vublk_engine_queue *queue;
+	struct vublk_engine *engine;
+	int fd = memfd_create("image", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(fd, IMAGE_BYTES), 0);
+	snprintf(image, sizeof(image), "/proc/self/fd/%d", fd);
+	assert_int_equal(vublk_engine_open(&vublk_engine_file, &options, &engine, NULL), 0);
+	assert_int_equal(engine->ops->queue_new(engine, &queue, NULL), 0);
+	check_transfer(queue);
+	check_zeroes(queue);
+	check_unaligned(queue);
+	close_mode(engine, queue);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_transfer),
+		VUBLK_TEST(test_unaligned),
+		VUBLK_TEST(test_many),
+		VUBLK_TEST(test_many_pieces),
+		VUBLK_TEST(test_zeroes),
+		VUBLK_TEST(test_written_zeroes),
+		VUBLK_TEST(test_discard_frees),
+		VUBLK_TEST(test_refused_images),
+		VUBLK_TEST(test_locks),
+		VUBLK_TEST(test_refresh),
+		VUBLK_TEST(test_memory_file),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The device against real back-ends, the same cases against each: qemu-storage-daemon
+ * (skipped where there is none) and vublk serve.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "proto/channel.h"
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/virtio_blk.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define DISK_BYTES (1 << 20)
+
+static char socket_path[256], disk_path[256];
+
+static void make_disk(void)
+{
+	int fd;
+
+	snprintf(disk_path, sizeof(disk_path), "%s/disk", vublk_test_folder());
+	snprintf(socket_path, sizeof(socket_path), "%s/socket", vublk_test_folder());
+	fd = open(disk_path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, DISK_BYTES), 0);
+	assert_int_equal(pwrite(fd, "seven", 5, 7 * 512), 5);
+	close(fd);
+}
+
+/* --- the back-ends ----------------------------------------------------------------------- */
+
+struct peer {
+	const char *name;
+	pid_t (*start)(unsigned num_queues);
+	void (*resize)(pid_t pid, uint64_t bytes);
+};
+
+/* The daemon listens before it writes its pid file, for which the folder is watched. */
+static void wait_for_file(int watch, const char *path, pid_t pid)
+{
+	while (access(path, F_OK) < 0) {
+		struct pollfd fd = { watch, POLLIN, 0 };
+		char events[4096];
+
+		assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
+		if (poll(&fd, 1, 20000) <= 0)
+			fail_msg("the daemon does not listen");
+		assert_true(read(watch, events, sizeof(events)) > 0);
+	}
+}
+
+/* Lines, one an answer. */
+static void wait_for_answers(int fd, unsigned lines)
+{
+	struct pollfd readable = { fd, POLLIN, 0 };
+	char c;
+
+	while (lines) {
+		if (poll(&readable, 1, 20000) <= 0 || read(fd, &c, 1) != 1)
+			fail_msg("the daemon's monitor does not answer");
+		lines -= c == '\n';
+	}
+}
+
+static pid_t start_qsd(unsigned num_queues)
+{
+	char blockdev[600], export[700], pidfile[300], chardev[400];
+	int watch;
+	pid_t pid;
+
+	if (system("command -v qemu-storage-daemon >/dev/null 2>&1"))
+		vublk_test_skip("qemu-storage-daemon is not installed");
+	make_disk();
+	snprintf(blockdev, sizeof(blockdev), "driver=file,filename=%s,node-name=d", disk_path);
+	snprintf(export, sizeof(export),
+		 "type=vhost-user-blk,id=e,node-name=d,addr.type=unix,addr.path=%s,writable=on,"
+		 "num-queues=%u", socket_path, num_queues);
+	snprintf(pidfile, sizeof(pidfile), "%s/pid", vublk_test_folder());
+	snprintf(chardev, sizeof(chardev), "socket,id=m,server=on,wait=off,path=%s/monitor",
+		 vublk_test_folder());
+	watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	inotify_add_watch(watch, vublk_test_folder(), IN_CREATE | IN_MOVED_TO);
+	pid = fork();
+	if (!pid) {
+		execlp("qemu-storage-daemon", "qemu-storage-daemon", "--blockdev", blockdev,
+		       "--export", export, "--chardev", chardev, "--monitor", "chardev=m",
+		       "--pidfile", pidfile, (char *)NULL);
+		_exit(127);
+	}
+	wait_for_file(watch, pidfile, pid);
+	close(watch);
+	return pid;
+}
+
+static void resize_qsd(pid_t pid, uint64_t bytes)
+{
+	char path[300], commands[300];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/monitor", vublk_test_folder());
+	snprintf(commands, sizeof(commands),
+		 "{\"execute\":\"qmp_capabilities\"}{\"execute\":\"block_resize\","
+		 "\"arguments\":{\"node-name\":\"d\",\"size\":%llu}}", (unsigned long long)bytes);
+	fd = vublk_socket_connect(path, NULL);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, commands, strlen(commands)), strlen(commands));
+	wait_for_answers(fd, 3); /* greeting, and one each */
+	close(fd);
+}
+
+/* It is given a socket that listens already, so there is nothing to wait for. */
+static pid_t start_serve(unsigned num_queues)
+{
+	char fd_option[40], file_option[300], queues_option[40];
+	int fd;
+	pid_t pid;
+
+	if (access(VUBLK_PROGRAM, X_OK) < 0)
+		vublk_test_skip("the tool is not built");
+	make_disk();
+	fd = vublk_socket_listen(socket_path, NULL);
+	assert_true(fd >= 0);
+	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
+	snprintf(file_option, sizeof(file_option), "--blk-file=%s", disk_path);
+	snprintf(queues_option, sizeof(queues_option), "--num-queues=%u", num_queues);
+	pid = fork();
+	if (!pid) {
+		fcntl(fd, F_SETFD, 0);
+		execl(VUBLK_PROGRAM, "vublk", "serve", "-q", fd_option, file_option, queues_option,
+		      (char *)NULL);
+		_exit(127);
+	}
+	close(fd);
+	return pid;
+}
+
+static void resize_serve(pid_t pid, uint64_t bytes)
+{
+	assert_int_equal(truncate(disk_path, (off_t)bytes), 0);
+	kill(pid, SIGHUP);
+}
+
+static const struct peer qsd = { "qemu-storage-daemon", start_qsd, resize_qsd };
+static const struct peer serve = { "vublk serve", start_serve, resize_serve };
+
+static void end_daemon(pid_t pid)
+{
+	kill(pid, SIGTERM);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* --- the cases ----------------------------------------------------------------------------- */
+
+static void realize_and_look(const struct peer *peer)
+{
+	pid_t pid = peer->start(4);
+	struct vublk_device_info info;
+	struct virtio_blk_config config;
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	assert_int_equal(vublk_device_num_queues(rig.device), 4);
+	assert_int_equal(vublk_device_queue_size(rig.device), 16);
+	vublk_device_config_read(rig.device, 0, &config, sizeof(config));
+	assert_int_equal(config.capacity, DISK_BYTES / 512);
+	assert_int_equal(config.num_queues, 4);
+	assert_int_equal(vublk_device_config_generation(rig.device), 1);
+	vublk_device_get_info(rig.device, &info, sizeof(info));
+	assert_string_equal(info.chardev, socket_path);
+	assert_int_equal(info.backend_max_queues, 4);
+	assert_true(info.backend_config_bytes >= 60);
+	assert_true(info.backend_memory_slots > 8);
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+static void requests(const struct peer *peer)
+{
+	pid_t pid = peer->start(2);
+	char data[512], got[512];
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	rig_start(&rig, 2);
+	assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 7, data, 512), VIRTIO_BLK_S_OK);
+	assert_memory_equal(data, "seven", 5);
+	for (unsigned i = 0; i < 40; i++) {
+		memset(data, (int)i, sizeof(data));
+		assert_int_equal(rig_request(&rig, i % 2, VIRTIO_BLK_T_OUT, i, data, 512),
+				 VIRTIO_BLK_S_OK);
+		assert_int_equal(rig_request(&rig, 1 - i % 2, VIRTIO_BLK_T_IN, i, got, 512),
+				 VIRTIO_BLK_S_OK);
+		assert_memory_equal(data, got, 512);
+	}
+	assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, NULL, 0), VIRTIO_BLK_S_OK);
+	rig_stop(&rig);
+	assert_int_equal(vublk_device_queue_base(rig.device, 0) +
+			 vublk_device_queue_base(rig.device, 1), 82);
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+static void start_again(const struct peer *peer)
+{
+	pid_t pid = peer->start(4);
+	char data[512];
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	for (unsigned i = 0; i < 5; i++) {
+		rig_start(&rig, 4);
+		for (unsigned q = 0; q < 4; q++)
+			assert_int_equal(rig_request(&rig, q, VIRTIO_BLK_T_IN, 7, data, 512), 0);
+		rig_stop(&rig);
+	}
+	vublk_device_unrealize(rig.device);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 7, data, 512), 0);
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+static void write_cache(const struct peer *peer)
+{
+	pid_t pid = peer->start(1);
+	uint8_t wce, other;
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	vublk_device_config_read(rig.device, 32, &wce, 1);
+	assert_int_equal(vublk_device_config_write(rig.device, 32, &wce, 1, NULL), 0);
+	for (unsigned i = 1; i <= 2; i++) {
+		other = !wce;
+		assert_int_equal(vublk_device_config_write(rig.device, 32, &other, 1, NULL), 1);
+		rig_wait(&rig, RIG_CONFIG_WRITTEN, i);
+		assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, 0);
+		vublk_device_config_read(rig.device, 32, &wce, 1);
+		assert_int_equal(wce, other);
+	}
+	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+static void too_many_queues(const struct peer *peer)
+{
+	pid_t pid = peer->start(2);
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_set(&rig, "num-queues", "4");
+	rig_realize_fails(&rig, EINVAL);
+	assert_non_null(strstr(rig.errors[RIG_REALIZED].text,
+			       "num-queues is 4, and the back-end has 2"));
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+static void daemon_dies(const struct peer *peer)
+{
+	pid_t pid = peer->start(1);
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	kill(pid, SIGKILL);
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	assert_int_equal(rig.calls[RIG_STOPPED], 1);
+	assert_int_equal(rig.errors[RIG_STOPPED].code, ENOTCONN);
+	assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ENOTCONN);
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+	rig_deinit(&rig);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+static void resize(const struct peer *peer)
+{
+	pid_t pid = peer->start(2);
+	uint64_t capacity;
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	for (unsigned i = 1; i <= 2; i++) {
+		uint32_t generation = vublk_device_config_generation(rig.device);
+
+		peer->resize(pid, DISK_BYTES * (1 + i));
+		rig_wait(&rig, RIG_CONFIG_CHANGED, i);
+		assert_true(vublk_device_config_generation(rig.device) > generation);
+		vublk_device_config_read(rig.device, 0, &capacity, sizeof(capacity));
+		assert_int_equal(capacity, DISK_BYTES / 512 * (1 + i));
+		if (i == 1)
+			rig_start(&rig, 2);
+	}
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+/* Memory comes and goes under rings that run. */
+static void memory_changes(const struct peer *peer)
+{
+	pid_t pid = peer->start(1);
+	struct vublk_memory_region regions[2];
+	char data[512];
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	regions[0] = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig.memfd, 0 };
+	regions[1] = (struct vublk_memory_region){ 0x10000, 0x10000, rig.memfd, 0 };
+	for (unsigned i = 1; i <= 20; i++) {
+		assert_int_equal(vublk_device_set_memory(rig.device, regions, 1 + i % 2, NULL), 1);
+		rig_wait(&rig, RIG_MEMORY_CHANGED, i);
+		assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
+		assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 7, data, 512), 0);
+		assert_memory_equal(data, "seven", 5);
+	}
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+#define CASES(X) \
+	X(realize_and_look) \
+	X(requests) \
+	X(start_again) \
+	X(write_cache) \
+	X(too_many_queues) \
+	X(daemon_dies) \
+	X(resize) \
+	X(memory_changes)
+
+#define DEFINE(name)                                                            \
+	static void test_qsd_##name(void **state) { name(&qsd); }              \
+	static void test_serve_##name(void **state) { name(&serve); }
+CASES(DEFINE)
+
+#define LIST(name) VUBLK_TEST(test_qsd_##name), VUBLK_TEST(test_serve_##name),
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = { CASES(LIST) };
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

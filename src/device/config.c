@@ -227,6 +227,25 @@ void vublk_device_refresh_config(struct vublk_device *device)
 		device->config_read_again = true;
 }
 
+void vublk_device_watch_config(struct vublk_device *device)
+{
+	uint64_t interval_ns = device->settings.config_poll_ms * UINT64_C(1000000);
+	bool is_told = device->frontend.backend_channel.source.loop;
+
+	if (interval_ns && !is_told && vublk_device_is_connected(device))
+		vublk_loop_timer_arm(&device->loop, &device->config_timer,
+				     vublk_now_ns() + interval_ns);
+}
+
+void vublk_device_on_config_timer(void *opaque)
+{
+	struct vublk_device *device = opaque;
+
+	if (vublk_device_is_connected(device) && device->config_read == VUBLK_DEVICE_READ_NONE)
+		vublk_device_refresh_config(device);
+	vublk_device_watch_config(device);
+}
+
 /* --- what the bus reads and writes --------------------------------------------------------- */
 
 void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,

@@ -36,6 +36,7 @@ struct vublk_device_settings {
 	uint64_t queue_size;
 	uint64_t request_timeout_ms;
 	uint64_t realize_retries;
+	uint64_t config_poll_ms;
 	bool config_wce;
 	bool discard;
 	bool write_zeroes;
@@ -83,6 +84,7 @@ struct vublk_device {
 
 	/* requests about the config that are under way */
 	enum vublk_device_config_read config_read;
+	struct vublk_loop_timer config_timer; /* reads it anew, where changes are not told */
 	bool config_read_again; /* it changed once more meanwhile */
 	enum vublk_device_config_write config_write;
 	uint8_t config_write_wce;
@@ -135,6 +137,9 @@ int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
 /* The back-end says that it changed. */
 void vublk_device_refresh_config(struct vublk_device *device);
+/* Reads it every now and then from here on, if the back-end cannot say that it changed. */
+void vublk_device_watch_config(struct vublk_device *device);
+void vublk_device_on_config_timer(void *opaque);
 
 /* --- realize.c --------------------------------------------------------------------- */
 

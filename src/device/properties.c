@@ -53,6 +53,8 @@ struct row {
 	  "lower seg_max to what the queue size has room for")                              \
 	X("request-timeout-ms", NUMBER, "5000", request_timeout_ms,                         \
 	  "how long the back-end may take to answer a message")                             \
+	X("config-poll-ms", NUMBER, "1000", config_poll_ms,                                 \
+	  "how often the config is read anew where the back-end tells no changes; 0: never") \
 	X("realize-retries", NUMBER, "3", realize_retries,                                  \
 	  "how often a failed connection is tried again at realize")
 
@@ -224,6 +226,8 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 	if (!r)
 		r = check_range("request-timeout-ms", settings->request_timeout_ms, 1,
 				MAX_TIMEOUT_MS, error);
+	if (!r)
+		r = check_range("config-poll-ms", settings->config_poll_ms, 0, MAX_TIMEOUT_MS, error);
 	if (!r)
 		r = check_range("realize-retries", settings->realize_retries, 0, MAX_RETRIES, error);
 	return r;

@@ -23,6 +23,7 @@
 static void undo(struct vublk_device *device)
 {
 	vublk_loop_timer_disarm(&device->connect_timer);
+	vublk_loop_timer_disarm(&device->config_timer);
 	vublk_frontend_close(&device->frontend);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_queues_deinit(device);
@@ -114,6 +115,7 @@ static void on_negotiated(void *opaque)
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZED, NULL);
 	if (device->config_read_again)
 		vublk_device_refresh_config(device);
+	vublk_device_watch_config(device);
 	if (device->ops->realized)
 		device->ops->realized(device->bus, NULL);
 }
@@ -135,10 +137,16 @@ static void on_config_changed(void *opaque)
 	vublk_device_refresh_config(opaque);
 }
 
+static void on_config_untold(void *opaque)
+{
+	vublk_device_watch_config(opaque);
+}
+
 const struct vublk_frontend_ops vublk_device_frontend_ops = {
 	.negotiated = on_negotiated,
 	.lost = on_lost,
 	.config_changed = on_config_changed,
+	.config_untold = on_config_untold,
 };
 
 /* --- the calls ----------------------------------------------------------------------------- */

@@ -20,14 +20,25 @@
 
 #define MESSAGES_A_TURN 16
 
-/* A peer that only closed it is most likely going altogether, which is said as such. */
-static void give_up(struct vublk_frontend *frontend, const struct vublk_error *error)
+static void give_up(struct vublk_frontend *frontend, const char *why)
 {
-	vublk_log(frontend->log,
-		  error->code == ENOTCONN ? VUBLK_LOG_INFO : VUBLK_LOG_WARNING,
-		  "the back-end channel is closed: %s; changes of the disk's configuration are "
-		  "not noticed any more", error->text);
+	vublk_log(frontend->log, VUBLK_LOG_WARNING,
+		  "the back-end channel is given up: %s; the back-end can no longer say that the "
+		  "disk's configuration changed", why);
 	vublk_frontend_close_backend_channel(frontend);
+	frontend->ops->config_untold(frontend->opaque);
+}
+
+/* Its end is the back-end's right, and most often a part of its end. */
+static void on_failed(struct vublk_frontend *frontend, const struct vublk_error *error)
+{
+	if (error->code != ENOTCONN) {
+		give_up(frontend, error->text);
+		return;
+	}
+	vublk_log(frontend->log, VUBLK_LOG_DEBUG, "the back-end channel is closed");
+	vublk_frontend_close_backend_channel(frontend);
+	frontend->ops->config_untold(frontend->opaque);
 }
 
 void vublk_frontend_close_backend_channel(struct vublk_frontend *frontend)
@@ -53,7 +64,7 @@ static void answer(struct vublk_frontend *frontend, const struct vublk_vu_messag
 	reply.header.size = sizeof(uint64_t);
 	reply.payload.u64 = result;
 	if (vublk_channel_send(&backend->channel, &reply, &error) < 0)
-		give_up(frontend, &error);
+		on_failed(frontend, &error);
 	else if (vublk_channel_wants_write(&backend->channel))
 		vublk_loop_modify(&backend->source, EPOLLIN | EPOLLOUT);
 }
@@ -93,7 +104,7 @@ static void receive(struct vublk_frontend *frontend)
 		int r = vublk_channel_receive(&backend->channel, &message, &error);
 
 		if (r < 0)
-			give_up(frontend, &error);
+			on_failed(frontend, &error);
 		if (r <= 0)
 			return;
 		serve(frontend, &message);
@@ -111,7 +122,7 @@ static void on_channel(void *opaque, uint32_t events)
 		int r = vublk_channel_flush(&backend->channel, &error);
 
 		if (r < 0) {
-			give_up(frontend, &error);
+			on_failed(frontend, &error);
 			return;
 		}
 		if (!r)
@@ -124,12 +135,8 @@ static void on_channel(void *opaque, uint32_t events)
 
 static void on_handed_over(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
-	struct vublk_error error;
-
-	if (!reply->payload.u64)
-		return;
-	vublk_error_set(&error, EPROTO, "the back-end refused it (SET_BACKEND_REQ_FD)");
-	give_up(opaque, &error);
+	if (reply->payload.u64)
+		give_up(opaque, "the back-end refused it (SET_BACKEND_REQ_FD)");
 }
 
 static void send_other_end(struct vublk_frontend *frontend, int fd)

@@ -50,6 +50,8 @@ struct vublk_frontend_ops {
 	void (*lost)(void *opaque, const struct vublk_error *error);
 	/* The back-end says that its config changed; it may say so at any time. */
 	void (*config_changed)(void *opaque);
+	/* From now on it cannot say so any more: the back-end channel is gone. */
+	void (*config_untold)(void *opaque);
 };
 
 /* What the back-end is, as it said itself. */

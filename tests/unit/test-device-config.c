@@ -300,6 +300,29 @@ static void test_storm_of_changes(void **state)
 	mock_deinit(&mock);
 }
 
+/* Without a back-end channel the config is looked at every now and then. */
+static void test_resize_that_is_not_told(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "config-poll-ms", "5");
+	rig_realize(&rig);
+	config_of(&mock)->capacity = 1;
+	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
+	config_of(&mock)->capacity = 2;
+	rig_wait(&rig, RIG_CONFIG_CHANGED, 2);
+	assert_int_equal(read_config(&rig).capacity, 2);
+	vublk_channel_deinit(&mock.channel);
+	mock.channel.fd = -1;
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 /* --- the back-end channel ---------------------------------------------------------------------- */
 
 static void test_garbage_on_the_channel(void **state)
@@ -367,7 +390,7 @@ static void test_answers_that_are_not_read(void **state)
 			mock_send_config_change(&mock, true);
 		rig_settle(&rig);
 	}
-	assert_non_null(strstr(rig.last_word, "back-end channel is closed"));
+	assert_non_null(strstr(rig.last_word, "back-end channel is given up"));
 	rig_start(&rig, 2);
 	rig_deinit(&rig);
 	mock_deinit(&mock);
@@ -380,10 +403,14 @@ static void test_end_of_the_channel(void **state)
 
 	mock_init(&mock);
 	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "config-poll-ms", "5");
 	rig_realize(&rig);
+	rig_set_up(&rig, 2);
 	vublk_fd_close(&mock.backend_channel);
 	rig_settle(&rig);
-	assert_non_null(strstr(rig.last_word, "back-end channel is closed"));
+	assert_int_equal(rig.num_warnings, 0);
+	config_of(&mock)->capacity = 1; /* which is looked for from now on */
+	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
 	rig_start(&rig, 2);
 	rig_deinit(&rig);
 	mock_deinit(&mock);
@@ -508,6 +535,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_seg_max_adjust),
 		VUBLK_TEST(test_features),
 		VUBLK_TEST(test_resize),
+		VUBLK_TEST(test_resize_that_is_not_told),
 		VUBLK_TEST(test_absurd_change_is_not_taken),
 		VUBLK_TEST(test_storm_of_changes),
 		VUBLK_TEST(test_garbage_on_the_channel),

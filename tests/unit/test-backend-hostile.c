@@ -8,6 +8,7 @@
 #include "util/fd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -268,6 +269,7 @@ static void test_same_message_many_times(void **state)
 						  rig.queues[0].kick_fd), 0);
 		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_ERR, 0,
 						  rig.queues[0].err_fd), 0);
+		rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		if (!i) {
 			fds = vublk_test_count_fds();
 			mappings = vublk_test_count_mappings();
@@ -276,6 +278,29 @@ static void test_same_message_many_times(void **state)
 	assert_int_equal(vublk_test_count_fds(), fds);
 	assert_int_equal(vublk_test_count_mappings(), mappings);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+}
+
+/* A call that would block whoever makes it blocks nobody. */
+static void test_call_that_blocks(void **state)
+{
+	struct rig rig;
+	int pipes[2];
+	char page[4096] = { 0 };
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	assert_int_equal(pipe(pipes), 0);
+	assert_int_equal(fcntl(pipes[1], F_SETFL, O_NONBLOCK), 0);
+	while (write(pipes[1], page, sizeof(page)) > 0)
+		;
+	assert_int_equal(fcntl(pipes[1], F_SETFL, 0), 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0, pipes[1]), 0);
+	rig_add(&rig, 0, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+	rig_kick(&rig, 0);
+	rig_get_base(&rig, 0);
+	close(pipes[0]);
+	close(pipes[1]);
 	rig_close(&rig);
 }
 
@@ -452,6 +477,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_gone_at_each_byte),
 		VUBLK_TEST_LONG(test_flat_after_ten_thousand, 300),
 		VUBLK_TEST(test_same_message_many_times),
+		VUBLK_TEST(test_call_that_blocks),
 		VUBLK_TEST_LONG(test_descriptors_rewritten, 300),
 		VUBLK_TEST(test_front_ends_come_and_go),
 		VUBLK_TEST(test_stop_with_a_front_end),

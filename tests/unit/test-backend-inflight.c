@@ -259,6 +259,29 @@ static void test_died_at_each_step(void **state)
 	}
 }
 
+/* Nothing is left to be done, and the area says so before anything else is. */
+static void test_died_after_the_last(void **state)
+{
+	struct area area;
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	get_area(&rig, &area);
+	rig_make_ring(&rig, 0, RIG_SIZE, 0);
+	prepare(&rig, &area, &(struct scene){ .died = after_publishing });
+	push(&rig, area.region, rig.queues[0].ring.avail->ring[0], 2);
+	rig.queues[0].ring.used->idx = 3;
+	assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+	assert_int_equal(rig_tell_queue(&rig, 0, 3), 0);
+	assert_int_equal(area.region->used_idx, 3);
+	assert_int_equal(count_inflight(&area), 0);
+	assert_int_equal(rig_get_base(&rig, 0), 3);
+	drop_area(&area);
+	rig_close(&rig);
+}
+
 /* --- areas that are not to be trusted ---------------------------------------- */
 
 static void test_refused_areas(void **state)
@@ -345,6 +368,8 @@ static void test_asked_again_and_again(void **state)
 		get_area(&rig, &area);
 		assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
 		drop_area(&area);
+		/* Its answer says that all of the message before is done. */
+		rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		if (!i) {
 			finish_last_message(&rig);
 			fds = vublk_test_count_fds();
@@ -362,6 +387,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_noted_and_cleared),
 		VUBLK_TEST(test_died_at_each_step),
+		VUBLK_TEST(test_died_after_the_last),
 		VUBLK_TEST(test_refused_areas),
 		VUBLK_TEST(test_scribbled_areas),
 		VUBLK_TEST(test_asked_again_and_again),

@@ -418,6 +418,25 @@ static void test_locks(void **state)
 	assert_int_equal(try_open(&writer, &error), 0);
 }
 
+/* QEMU holds a read lock on this byte of an image that it may write. */
+static void test_lock_of_qemu(void **state)
+{
+	struct vublk_engine_options options = { .path = image, .log = &test_log };
+	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1 };
+	struct vublk_error error = { 0 };
+	int fd;
+
+	make_image(IMAGE_BYTES);
+	fd = open(image, O_RDWR | O_CLOEXEC);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		options.read_only = i;
+		assert_int_equal(try_open(&options, &error), -EBUSY);
+	}
+	close(fd);
+	assert_int_equal(try_open(&options, &error), 0);
+}
+
 static void test_refresh(void **state)
 {
 	struct vublk_engine_options options = { .path = image, .log = &test_log };
@@ -466,6 +485,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_discard_frees),
 		VUBLK_TEST(test_refused_images),
 		VUBLK_TEST(test_locks),
+		VUBLK_TEST(test_lock_of_qemu),
 		VUBLK_TEST(test_refresh),
 		VUBLK_TEST(test_memory_file),
 	};

@@ -78,6 +78,8 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 
 	if (turn_back(device, error))
 		return;
+	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the start took %u round trips",
+		  device->frontend.round_trips);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STARTED, NULL);
 	if (device->ops->started)
 		device->ops->started(device->bus);
@@ -114,6 +116,7 @@ static void begin_start(struct vublk_device *device)
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_START, NULL);
 	device->failure.code = 0;
 	device->num_rings = 0;
+	device->frontend.round_trips = 0;
 	vublk_frontend_begin_session(&device->frontend, device->acked_features, on_session, device);
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
 }

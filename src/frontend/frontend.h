@@ -169,7 +169,7 @@ struct vublk_frontend {
 	struct vublk_frontend_expected *expected; /* oldest first */
 	struct vublk_frontend_expected **expected_end;
 	uint64_t num_answers;
-	unsigned round_trips; /* times that everything waited for one answer */
+	unsigned round_trips; /* for the log: times that a request found no other under way */
 
 	struct vublk_frontend_info info;
 	struct vublk_frontend_config_read config_read;

@@ -85,6 +85,7 @@ static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 		rig->num_failed_tries++;
 		snprintf(rig->last_failed_try, sizeof(rig->last_failed_try), "%s", text);
 	}
+	sscanf(text, "the %*[a-z] took %u round trips", &rig->round_trips);
 	if (level <= VUBLK_LOG_WARNING)
 		rig->num_warnings++;
 	if (level <= VUBLK_LOG_INFO)

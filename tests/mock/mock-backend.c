@@ -119,6 +119,34 @@ static void send_bytes(struct mock *mock, const struct vublk_vu_message *reply, 
 	send_raw(mock->channel.fd, bytes, VUBLK_MIN(total, (size_t)max), num_fds);
 }
 
+/* A small generator of our own: the same numbers everywhere (xorshift64). */
+static uint64_t next_random(struct mock *mock)
+{
+	uint64_t x = mock->fault.value;
+
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	mock->fault.value = x;
+	return x;
+}
+
+/* One answer in eight; mostly its header and first bytes, where the meaning is. */
+static void scramble(struct mock *mock, struct vublk_vu_message *reply)
+{
+	if (next_random(mock) % 8)
+		return;
+	for (unsigned i = next_random(mock) % 3 + 1; i; i--) {
+		size_t where = next_random(mock) % 24;
+		uint8_t byte = (uint8_t)next_random(mock);
+
+		if (where < sizeof(reply->header))
+			((uint8_t *)&reply->header)[where] = byte;
+		else
+			reply->payload.bytes[where - sizeof(reply->header)] = byte;
+	}
+}
+
 static void send_with_fault(struct mock *mock, struct vublk_vu_message *reply)
 {
 	unsigned fds = 0, times = 1;
@@ -164,6 +192,9 @@ static void send_with_fault(struct mock *mock, struct vublk_vu_message *reply)
 	case MOCK_VALUE:
 		reply->payload.u64 = mock->fault.value;
 		break;
+	case MOCK_RANDOM:
+		scramble(mock, reply);
+		break;
 	case MOCK_NO_FAULT:
 		break;
 	}
@@ -174,8 +205,9 @@ static void send_with_fault(struct mock *mock, struct vublk_vu_message *reply)
 static void answer(struct mock *mock, struct vublk_vu_message *reply)
 {
 	uint32_t request = reply->header.request;
-	bool faulty = mock->fault.kind && mock->fault.request == request &&
-		      mock->fault.nth == mock->answers[request];
+	bool faulty = mock->fault.kind == MOCK_RANDOM ||
+		      (mock->fault.kind && mock->fault.request == request &&
+		       mock->fault.nth == mock->answers[request]);
 
 	mock->answers[request]++;
 	if (mock->silent)
@@ -363,6 +395,13 @@ void mock_send_on_backend_channel(struct mock *mock, const void *bytes, unsigned
 {
 	assert_true(mock->backend_channel >= 0);
 	send_raw(mock->backend_channel, bytes, num_bytes, 0);
+}
+
+void mock_send_with_fds_on_backend_channel(struct mock *mock, const void *bytes,
+					   unsigned num_bytes, unsigned num_fds)
+{
+	assert_true(mock->backend_channel >= 0);
+	send_raw(mock->backend_channel, bytes, num_bytes, num_fds);
 }
 
 void mock_send_config_change(struct mock *mock, bool need_reply)

@@ -31,6 +31,7 @@ enum mock_fault_kind {
 	MOCK_REFUSE,        /* a confirmation that says no */
 	MOCK_EMPTY,         /* no payload at all */
 	MOCK_VALUE,         /* the u64 `value` */
+	MOCK_RANDOM,        /* any answer, now and then: bytes of it are any, after `value` */
 };
 
 struct mock_fault {
@@ -80,6 +81,8 @@ bool mock_is_answered(const struct mock *mock, uint32_t request);
 /* On the back-end channel: a request as it should be, and any bytes. */
 void mock_send_config_change(struct mock *mock, bool need_reply);
 void mock_send_on_backend_channel(struct mock *mock, const void *bytes, unsigned num_bytes);
+void mock_send_with_fds_on_backend_channel(struct mock *mock, const void *bytes,
+					   unsigned num_bytes, unsigned num_fds);
 /* Takes the answers that came on it: how many. */
 unsigned mock_take_backend_answers(struct mock *mock);
 

@@ -11,6 +11,7 @@
 #include "util/checked.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -289,6 +290,73 @@ static void test_wrong_values(void **state)
 	mock_deinit(&mock);
 }
 
+/* Answers with any bytes in them: a session that works, or an error of the vocabulary. */
+static void test_random_answers(void **state)
+{
+	unsigned fds, failed = 0;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "request-timeout-ms", "5");
+	fds = vublk_test_count_fds() + 3; /* the memory and the eventfds of one ring */
+	for (uint64_t seed = 1; seed <= 1000; seed++) {
+		struct vublk_error error;
+		int code;
+
+		mock_forget(&mock);
+		mock.fault = (struct mock_fault){ .kind = MOCK_RANDOM,
+						  .value = seed * UINT64_C(0x9e3779b97f4a7c15) };
+		code = rig_try_session(&rig, 1, &error);
+		vublk_device_unrealize(rig.device);
+		rig_settle(&rig);
+		if (code && code != EPROTO && code != ETIMEDOUT && code != ENOTSUP && code != EIO &&
+		    code != EINVAL && code != ENOSPC)
+			fail_msg("seed %llu: %d: %s", (unsigned long long)seed, code, error.text);
+		if (code && !error.text[0])
+			fail_msg("seed %llu: %d without words", (unsigned long long)seed, code);
+		failed += code != 0;
+		assert_in_range(vublk_test_count_fds(), fds - 3, fds);
+	}
+	assert_in_range(failed, 300, 999);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* Nothing grows, however many messages a back-end sends that are none of its business. */
+static void test_100000_bad_messages(void **state)
+{
+	const struct { struct vublk_vu_header header; uint8_t payload[40]; } message = {
+		{ VUBLK_VU_BACKEND_SHMEM_MAP, VUBLK_VU_VERSION, 40 }, { 0 },
+	};
+	unsigned fds, mappings;
+	struct mallinfo2 before, after;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 2);
+	fds = vublk_test_count_fds();
+	mappings = vublk_test_count_mappings();
+	before = mallinfo2();
+	for (unsigned i = 0; i < 100000; i += 50) {
+		for (unsigned k = 0; k < 50; k++)
+			mock_send_with_fds_on_backend_channel(&mock, &message, sizeof(message),
+							      i % 3);
+		rig_settle(&rig);
+	}
+	after = mallinfo2();
+	assert_int_equal(vublk_test_count_fds(), fds);
+	assert_int_equal(vublk_test_count_mappings(), mappings);
+	assert_in_range(after.uordblks, 0, before.uordblks + 65536);
+	rig_stop(&rig);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 /* A caller that comes late to its loop does not take the back-end for dead. */
 static void test_a_late_loop_is_no_timeout(void **state)
 {
@@ -324,6 +392,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_refusals),
 		VUBLK_TEST(test_refused_queue_is_named_and_undone),
 		VUBLK_TEST(test_wrong_values),
+		VUBLK_TEST(test_random_answers),
+		VUBLK_TEST(test_100000_bad_messages),
 		VUBLK_TEST(test_a_late_loop_is_no_timeout),
 	};
 

@@ -57,6 +57,7 @@ static void test_order_of_messages(void **state)
 	EXPECT_LOG(&mock, VUBLK_VU_SET_OWNER, VUBLK_VU_GET_FEATURES, VUBLK_VU_GET_PROTOCOL_FEATURES,
 		   VUBLK_VU_SET_PROTOCOL_FEATURES, VUBLK_VU_GET_QUEUE_NUM,
 		   VUBLK_VU_GET_MAX_MEM_SLOTS, VUBLK_VU_SET_BACKEND_REQ_FD, VUBLK_VU_GET_CONFIG);
+	assert_int_equal(rig.round_trips, 3);
 	for (unsigned i = 0; i < 3; i++) {
 		mock_forget(&mock);
 		rig_start(&rig, 2);
@@ -71,6 +72,7 @@ static void test_order_of_messages(void **state)
 				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
 				   VUBLK_VU_SET_STATUS);
 		assert_int_equal(mock.status, 15);
+		assert_int_equal(rig.round_trips, 2);
 		mock_forget(&mock);
 		rig_stop(&rig);
 		EXPECT_LOG(&mock, VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,

@@ -26,13 +26,12 @@ static uint64_t round_down(const struct vublk_sparse *sparse, uint64_t offset)
 }
 
 /* Where the next piece of this kind begins; the end of the walk when there is none. */
-static int seek(struct vublk_sparse *sparse, int whence, uint64_t *offset,
-		struct vublk_error *error)
+static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 {
 	off_t found = lseek(sparse->fd, (off_t)sparse->position, whence);
 
 	if (found < 0 && errno != ENXIO)
-		return vublk_cli_error_errno(error, errno, "cannot look for holes");
+		return -errno;
 	*offset = found < 0 || (uint64_t)found > sparse->end ? sparse->end : (uint64_t)found;
 	return 0;
 }
@@ -40,20 +39,20 @@ static int seek(struct vublk_sparse *sparse, int whence, uint64_t *offset,
 /* A hole that begins or ends inside a unit leaves that unit to the data. */
 static int look(struct vublk_sparse *sparse, struct vublk_error *error)
 {
-	uint64_t data, hole;
+	uint64_t data = 0, hole = 0;
 	int ret;
 
 	sparse->hole = false;
 	sparse->known_end = sparse->end;
 	if (sparse->fd < 0)
 		return 0;
-	ret = seek(sparse, SEEK_DATA, &data, error);
-	if (ret == -EINVAL) { /* a file that cannot tell */
+	ret = seek(sparse, SEEK_DATA, &data);
+	if (ret == -EINVAL) { /* it cannot tell: a block device, for one */
 		sparse->fd = -1;
 		return 0;
 	}
 	if (ret)
-		return ret;
+		return vublk_cli_error_errno(error, -ret, "cannot look for the next data");
 	if (data < sparse->end)
 		data = round_down(sparse, data);
 	if (data > sparse->position) {
@@ -61,9 +60,9 @@ static int look(struct vublk_sparse *sparse, struct vublk_error *error)
 		sparse->known_end = data;
 		return 0;
 	}
-	ret = seek(sparse, SEEK_HOLE, &hole, error);
+	ret = seek(sparse, SEEK_HOLE, &hole);
 	if (ret)
-		return ret;
+		return vublk_cli_error_errno(error, -ret, "cannot look for the next hole");
 	hole = round_down(sparse, hole + sparse->unit_bytes - 1);
 	/* A file that changes meanwhile may answer anything: go on by a unit at least. */
 	hole = VUBLK_CLI_MAX(hole, sparse->position + sparse->unit_bytes);

@@ -45,6 +45,14 @@ struct vublk_blk {
 
 static struct fake_disk *disks[MAX_DISKS];
 
+/* cmocka's failures are for the case's own thread; this ends the case from any. */
+__attribute__((noreturn))
+static void broken(const char *what, uint64_t offset)
+{
+	fprintf(stderr, "# %s at offset %llu\n", what, (unsigned long long)offset);
+	abort();
+}
+
 /* --- disks --------------------------------------------------------------------------- */
 
 static void make_socket(const char *path)
@@ -202,8 +210,10 @@ int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int f
 static bool in_memory(const struct vublk_blk *blk, const void *buffer, size_t bytes)
 {
 	for (unsigned i = 0; i < MAX_REGIONS; i++)
-		if (blk->regions[i].address && (const unsigned char *)buffer >= blk->regions[i].address &&
-		    (const unsigned char *)buffer + bytes <= blk->regions[i].address + blk->regions[i].bytes)
+		if (blk->regions[i].address &&
+		    vublk_range_within((uint64_t)((uintptr_t)buffer -
+						  (uintptr_t)blk->regions[i].address),
+				       bytes, blk->regions[i].bytes))
 			return true;
 	return false;
 }
@@ -228,8 +238,7 @@ static void check_overlap(const struct vublk_blk_queue *queue, uint64_t offset, 
 
 		if ((write || other->write) &&
 		    vublk_ranges_overlap(offset, bytes, other->offset, other->bytes))
-			fail_msg("requests at %llu and %llu overlap", (unsigned long long)offset,
-				 (unsigned long long)other->offset);
+			broken("a request overlaps another", offset);
 	}
 }
 
@@ -287,13 +296,15 @@ int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *
 		    size_t bytes, void *user_data, struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
-	int ret = in_memory(queue->blk, buffer, bytes) ? add_as(queue, offset, bytes, true, user_data, error)
-							: refuse(error, EINVAL, "no such memory");
+	int ret;
 
+	if (!in_memory(queue->blk, buffer, bytes))
+		return refuse(error, EINVAL, "no such memory");
+	ret = add_as(queue, offset, bytes, true, user_data, error);
 	if (ret)
 		return ret;
 	if (disk->info.read_only)
-		fail_msg("a write to a read-only disk");
+		broken("a write to a read-only disk", offset);
 	disk->writes++;
 	if (offset == disk->lose_offset && disk->lost++ >= disk->lose_after)
 		return 0;

@@ -267,6 +267,27 @@ static void test_sparse_walk(void **state)
 	close(fd);
 }
 
+/* Of files that cannot tell, such as block devices, all is data; that is no error. */
+static void test_sparse_without_holes(void **state)
+{
+	struct vublk_sparse s;
+	struct vublk_extent extent;
+	struct vublk_error e = { 0 };
+	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(lseek(fd, 0, SEEK_DATA), -1);
+	assert_int_equal(errno, EINVAL);
+	vublk_sparse_init(&s, fd, 10000, 512);
+	assert_int_equal(vublk_sparse_next(&s, 8192, 8192, &extent, &e), 1);
+	assert_false(extent.hole);
+	assert_int_equal(extent.bytes, 8192);
+	assert_int_equal(vublk_sparse_next(&s, 8192, 8192, &extent, &e), 1);
+	assert_int_equal(vublk_sparse_next(&s, 8192, 8192, &extent, &e), 0);
+	assert_int_equal(e.code, 0);
+	close(fd);
+}
+
 static void test_zero_runs(void **state)
 {
 	static unsigned char data[20000];
@@ -363,6 +384,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_pattern_sentences),
 		VUBLK_TEST(test_shuffle_is_a_permutation),
 		VUBLK_TEST(test_sparse_walk),
+		VUBLK_TEST(test_sparse_without_holes),
 		VUBLK_TEST(test_zero_runs),
 		VUBLK_TEST(test_crew),
 		VUBLK_TEST(test_progress_lines),

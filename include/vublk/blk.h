@@ -42,7 +42,11 @@ struct vublk_blk_queue;
 enum vublk_blk_event {
 	VUBLK_BLK_RESIZED = 1,      /* the capacity is another */
 	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config is, or may be */
-	VUBLK_BLK_DISCONNECTED,     /* the back-end is gone: what was in flight fails with ENOTCONN */
+	/*
+	 * The back-end is gone, or broke a ring and was made to give all of them back:
+	 * what was in flight fails, and nothing more is taken.
+	 */
+	VUBLK_BLK_DISCONNECTED,
 };
 
 struct vublk_blk_handlers {

@@ -105,6 +105,12 @@ void vublk_blk_get_lost_error(struct vublk_blk *blk, struct vublk_error *error)
 	pthread_mutex_unlock(&blk->lock);
 }
 
+void vublk_blk_report_broken(struct vublk_blk *blk, const struct vublk_error *error)
+{
+	vublk_log(&blk->handlers.log, VUBLK_LOG_ERROR, "%s", error->text);
+	vublk_inproc_fail(blk->bus, error);
+}
+
 /* --- open -------------------------------------------------------------------------------- */
 
 static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *limits,

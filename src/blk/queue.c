@@ -10,6 +10,10 @@
  * not taken. `free` has the rest, save what is wholly on the ring, which the
  * slots lead to.
  *
+ * A ring that the back-end broke is not believed any more, but the back-end may
+ * still write into the buffers. So the disk's thread is asked to take the rings
+ * back, and what is in flight fails only when it says that they are.
+ *
  * Pair C: the disk's thread stores the mailbox after it has learnt that the
  * back-end is gone; the owner who sees it therefore sees everything that the
  * back-end completed, and takes that from the ring before it fails what is left.
@@ -202,7 +206,7 @@ static void pump(struct vublk_blk_queue *queue)
 
 static void kick(struct vublk_blk_queue *queue)
 {
-	if (!queue->unpublished)
+	if (!queue->unpublished || queue->state != VUBLK_BLK_QUEUE_WORKS)
 		return;
 	queue->unpublished = false;
 	if (vublk_driver_ring_publish(&queue->ring))
@@ -224,15 +228,17 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 /* Everything that is not done completes with the error, and nothing is taken any more. */
 static void die(struct vublk_blk_queue *queue)
 {
+	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
+		vublk_blk_get_lost_error(queue->blk, &queue->failure);
+	queue->state = VUBLK_BLK_QUEUE_DEAD;
 	queue->cutting = (struct vublk_blk_list){ NULL, NULL };
-	queue->unpublished = false;
 	release_all_slots(queue);
 	for (unsigned i = 0; i < queue->size; i++) {
 		struct vublk_blk_request *request = &queue->requests[i];
 
 		if (request->state == VUBLK_BLK_REQUEST_CUTTING ||
 		    request->state == VUBLK_BLK_REQUEST_ISSUED)
-			vublk_blk_queue_finish(queue, request, -queue->dead.code);
+			vublk_blk_queue_finish(queue, request, -queue->failure.code);
 	}
 }
 
@@ -250,30 +256,43 @@ static void complete_piece(struct vublk_blk_queue *queue, uint16_t token)
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-/* Takes from the ring until `max` requests are done or it has nothing more. */
+/*
+ * Takes from the ring until `max` requests are done: true; or it has nothing more
+ * to give: false.
+ */
+static bool take_completions(struct vublk_blk_queue *queue, unsigned max)
+{
+	uint16_t token;
+	uint32_t bytes; /* not used: the status says what happened, and lengths are often wrong */
+	int r;
+
+	while (queue->num_done < max) {
+		r = vublk_driver_ring_take(&queue->ring, &token, &bytes, &queue->failure);
+		if (!r)
+			return false;
+		if (r < 0) {
+			vublk_error_prepend(&queue->failure, "queue %u", queue->index);
+			queue->state = VUBLK_BLK_QUEUE_BROKEN;
+			vublk_blk_report_broken(queue->blk, &queue->failure);
+			return false;
+		}
+		complete_piece(queue, token);
+	}
+	return true;
+}
+
 static void collect(struct vublk_blk_queue *queue, unsigned max)
 {
 	unsigned mail = vublk_load_acquire(&queue->mail); /* C */
-	uint16_t token;
-	uint32_t bytes; /* not used: the status says what happened, and lengths are often wrong */
-	int r = 1;
+	bool more = false;
 
-	if (queue->dead.code)
+	if (queue->state == VUBLK_BLK_QUEUE_DEAD)
 		return;
-	while (queue->num_done < max) {
-		r = vublk_driver_ring_take(&queue->ring, &token, &bytes, &queue->dead);
-		if (r <= 0)
-			break;
-		complete_piece(queue, token);
-	}
-	if (r < 0) {
-		vublk_error_prepend(&queue->dead, "queue %u", queue->index);
-		vublk_log(queue->log, VUBLK_LOG_ERROR, "%s", queue->dead.text);
+	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
+		more = take_completions(queue, max);
+	if (!more && mail == VUBLK_BLK_MAIL_LOST)
 		die(queue);
-	} else if (!r && mail == VUBLK_BLK_MAIL_LOST) {
-		vublk_blk_get_lost_error(queue->blk, &queue->dead);
-		die(queue);
-	} else if (queue->cutting.first) {
+	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS) {
 		pump(queue);
 		kick(queue);
 	}
@@ -319,11 +338,13 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue)
 	vublk_eventfd_clear(queue->bus->call_fd);
 	if (queue->num_done)
 		return true;
-	if (queue->dead.code)
+	if (queue->state == VUBLK_BLK_QUEUE_DEAD)
 		return false;
-	queue->calls_enabled = true;
-	if (!vublk_driver_ring_enable_calls(&queue->ring))
-		return true;
+	if (queue->state == VUBLK_BLK_QUEUE_WORKS) {
+		queue->calls_enabled = true;
+		if (!vublk_driver_ring_enable_calls(&queue->ring))
+			return true;
+	}
 	return vublk_load_acquire(&queue->mail) != VUBLK_BLK_MAIL_NONE; /* C */
 }
 

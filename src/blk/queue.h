@@ -80,10 +80,17 @@ struct vublk_blk_list {
 	struct vublk_blk_request *last;
 };
 
+enum vublk_blk_queue_state {
+	VUBLK_BLK_QUEUE_WORKS,
+	/* The back-end broke the ring: nothing is taken, all waits until the rings are back. */
+	VUBLK_BLK_QUEUE_BROKEN,
+	VUBLK_BLK_QUEUE_DEAD, /* what was in flight has failed, what is asked for fails */
+};
+
 /* What the disk's thread puts into a queue's mailbox. */
 enum vublk_blk_mail {
 	VUBLK_BLK_MAIL_NONE = 0,
-	VUBLK_BLK_MAIL_LOST, /* the back-end is gone: take what is there, fail the rest */
+	VUBLK_BLK_MAIL_LOST, /* the rings are given up: take what is there, fail the rest */
 };
 
 struct vublk_blk_queue {
@@ -121,7 +128,8 @@ struct vublk_blk_queue {
 	uint64_t sequence;
 	bool unpublished;     /* the ring has chains that the back-end does not see */
 	bool calls_enabled;
-	struct vublk_error dead; /* code 0: the queue works */
+	enum vublk_blk_queue_state state;
+	struct vublk_error failure; /* of a queue that does not work */
 	struct vublk_log_limit log_limit;
 
 	/* the mailbox: written by the disk's thread, read by the owner; pair C */
@@ -166,7 +174,11 @@ void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_reque
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
 
-/* The words of why the back-end is gone; any thread. Of the disk (src/blk/blk.c). */
+/*
+ * Of the disk (src/blk/blk.c), any thread: the words of why the back-end is gone; and
+ * that a queue has found its ring broken, so that all rings are taken back.
+ */
 void vublk_blk_get_lost_error(struct vublk_blk *blk, struct vublk_error *error);
+void vublk_blk_report_broken(struct vublk_blk *blk, const struct vublk_error *error);
 
 #endif

@@ -35,9 +35,9 @@ static const char *name_of(uint32_t type)
 static int check_queue(const struct vublk_blk_queue *queue, uint32_t type,
 		       struct vublk_error *error)
 {
-	if (queue->dead.code)
-		return vublk_error_set(error, queue->dead.code, "%s: %s", name_of(type),
-				       queue->dead.text);
+	if (queue->state != VUBLK_BLK_QUEUE_WORKS)
+		return vublk_error_set(error, queue->failure.code, "%s: %s", name_of(type),
+				       queue->failure.text);
 	if (!queue->free.first)
 		return vublk_error_set(error, EAGAIN, "%s: queue %u has %u requests in flight, as "
 				       "many as its size: take completions first",

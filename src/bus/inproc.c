@@ -66,6 +66,7 @@ struct vublk_inproc {
 	struct vublk_device *device;
 	enum await await;
 	bool quit;
+	struct vublk_error failure; /* why the rings are being taken back; code 0: they are not */
 	struct vublk_inproc_memory memory; /* its table of regions: read by any thread */
 
 	/* held by a caller for the whole of its call */
@@ -76,6 +77,8 @@ struct vublk_inproc {
 	pthread_mutex_t lock;
 	pthread_cond_t call_finished;
 	struct call *call;
+	struct vublk_error asked_failure; /* what vublk_inproc_fail() says */
+	struct vublk_loop_task fail_task; /* posted with it */
 };
 
 /* --- calls from other threads --------------------------------------------------- */
@@ -176,12 +179,21 @@ static void on_started(void *opaque)
 	finish_awaited(bus, AWAIT_STARTED, NULL);
 }
 
+static void tell_disconnected(struct vublk_inproc *bus, const struct vublk_error *error)
+{
+	if (bus->handlers.disconnected)
+		bus->handlers.disconnected(bus->handlers.opaque, error);
+}
+
+/* With an error the device is disconnected, and says so next. */
 static void on_stopped(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *bus = opaque;
 
 	if (error)
 		finish_awaited(bus, AWAIT_STARTED, error);
+	else if (bus->failure.code)
+		tell_disconnected(bus, &bus->failure);
 	finish_awaited(bus, AWAIT_STOPPED, error);
 }
 
@@ -215,18 +227,46 @@ static void on_disconnected(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *bus = opaque;
 
-	if (bus->handlers.disconnected)
-		bus->handlers.disconnected(bus->handlers.opaque, error);
+	tell_disconnected(bus, bus->failure.code ? &bus->failure : error);
 	if (bus->await == AWAIT_MEMORY)
 		vublk_inproc_memory_changed(&bus->memory, false);
 	if (bus->await != AWAIT_NOTHING && bus->await != AWAIT_REALIZED)
 		finish_call(bus, result_of(error), error);
 }
 
-/* The rings cannot be gone on with: to this driver the same as a back-end that went. */
+/*
+ * The rings cannot be gone on with. They are taken back before the driver is told:
+ * what it then gives up for lost, the back-end does not touch any more.
+ */
 static void on_needs_reset(void *opaque, const struct vublk_error *error)
 {
-	on_disconnected(opaque, error);
+	struct vublk_inproc *bus = opaque;
+
+	if (bus->failure.code)
+		return;
+	bus->failure = *error;
+	if (vublk_device_state(bus->device) == VUBLK_DEVICE_RUNNING)
+		vublk_device_set_status(bus->device, 0, NULL);
+}
+
+static void on_fail_task(void *opaque)
+{
+	struct vublk_inproc *bus = opaque;
+	struct vublk_error error;
+
+	pthread_mutex_lock(&bus->lock);
+	error = bus->asked_failure;
+	pthread_mutex_unlock(&bus->lock);
+	on_needs_reset(bus, &error);
+}
+
+void vublk_inproc_fail(struct vublk_inproc *bus, const struct vublk_error *error)
+{
+	pthread_mutex_lock(&bus->lock);
+	if (!bus->asked_failure.code)
+		bus->asked_failure = *error;
+	pthread_mutex_unlock(&bus->lock);
+	vublk_loop_post(&bus->loop, &bus->fail_task);
 }
 
 static const struct vublk_device_bus_ops device_ops = {
@@ -346,6 +386,8 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	bus->device_source.opaque = bus;
 	bus->call_task.fn = on_call;
 	bus->call_task.opaque = bus;
+	bus->fail_task.fn = on_fail_task;
+	bus->fail_task.opaque = bus;
 	vublk_inproc_memory_init(&bus->memory);
 	pthread_mutex_init(&bus->call_lock, NULL);
 	pthread_mutex_init(&bus->lock, NULL);
@@ -368,6 +410,7 @@ void vublk_inproc_free(struct vublk_inproc *bus)
 		pthread_join(bus->thread, NULL);
 	}
 	vublk_loop_remove(&bus->device_source);
+	vublk_loop_cancel(&bus->loop, &bus->fail_task);
 	vublk_device_free(bus->device);
 	for (unsigned i = 0; bus->queues && i < bus->num_queues; i++) {
 		vublk_fd_close(&bus->queues[i].kick_fd);
@@ -532,9 +575,11 @@ static int do_stop(struct vublk_inproc *bus, void *args, struct vublk_error *err
 	enum vublk_device_state state = vublk_device_state(bus->device);
 	int r;
 
-	if (state != VUBLK_DEVICE_RUNNING && state != VUBLK_DEVICE_STARTING)
+	if (state != VUBLK_DEVICE_RUNNING && state != VUBLK_DEVICE_STOPPING)
 		return 0;
 	bus->await = AWAIT_STOPPED;
+	if (state == VUBLK_DEVICE_STOPPING)
+		return 1;
 	r = vublk_device_set_status(bus->device, 0, error);
 	return r ? r : 1;
 }

@@ -29,7 +29,10 @@ struct vublk_inproc;
 struct vublk_inproc_handlers {
 	/* A configuration interrupt; vublk_inproc_read_config() has the new one. */
 	void (*config_changed)(void *opaque);
-	/* The back-end is gone, or gave the rings up: nothing more is completed. */
+	/*
+	 * The back-end is gone, or has given the rings back after one of them was
+	 * found broken: nothing more is completed, and no buffer is touched.
+	 */
 	void (*disconnected)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	struct vublk_log log;
@@ -83,6 +86,12 @@ int vublk_inproc_start(struct vublk_inproc *bus, struct vublk_error *error);
  * no buffer any more. Nothing if they do not run.
  */
 int vublk_inproc_stop(struct vublk_inproc *bus, struct vublk_error *error);
+
+/*
+ * The driver has found that a ring cannot be gone on with: the device is reset and
+ * disconnected() told when the rings are back. Any thread; does not wait.
+ */
+void vublk_inproc_fail(struct vublk_inproc *bus, const struct vublk_error *error);
 
 /* Writes config field wce. 0: done; EIO and others: the back-end did not take it. */
 int vublk_inproc_write_wce(struct vublk_inproc *bus, bool on, struct vublk_error *error);

@@ -24,6 +24,7 @@
 
 enum pending {
 	REALIZED = 1, STARTED = 2, STOPPED = 4, LOST = 8, MEMORY = 16, CONFIG = 32, WRITTEN = 64,
+	NEEDS_RESET = 128,
 };
 
 struct fake_queue {
@@ -100,6 +101,12 @@ void fake_disconnect(const char *why)
 	post(LOST);
 }
 
+void fake_needs_reset(const char *why)
+{
+	snprintf(lost_text, sizeof(lost_text), "%s", why);
+	post(NEEDS_RESET);
+}
+
 void fake_resize(uint64_t bytes)
 {
 	pthread_mutex_lock(&lock);
@@ -171,6 +178,21 @@ static void process_start(struct vublk_device *d)
 	d->ops->started(d->bus);
 }
 
+static void process_stop(struct vublk_device *d)
+{
+	struct vublk_error error;
+
+	if (!fake_plan.never_stops) {
+		d->state = VUBLK_DEVICE_STOPPED;
+		d->ops->stopped(d->bus, NULL);
+		return;
+	}
+	vublk_error_set(&error, ETIMEDOUT, "no stop");
+	d->state = VUBLK_DEVICE_DISCONNECTED;
+	d->ops->stopped(d->bus, &error);
+	d->ops->disconnected(d->bus, &error);
+}
+
 static void process_lost(struct vublk_device *d)
 {
 	bool ran = d->state == VUBLK_DEVICE_RUNNING;
@@ -212,11 +234,12 @@ int vublk_device_process(struct vublk_device *d)
 		d->generation++;
 		d->ops->config_changed(d->bus);
 	}
-	if (now & STOPPED && d->state == VUBLK_DEVICE_STOPPING) {
-		d->state = fake_plan.never_stops ? VUBLK_DEVICE_DISCONNECTED : VUBLK_DEVICE_STOPPED;
-		d->ops->stopped(d->bus, error_or_null(&error, fake_plan.never_stops ? ETIMEDOUT : 0,
-						      "no stop"));
+	if (now & NEEDS_RESET) {
+		vublk_error_set(&error, EPROTO, "%s", lost_text);
+		d->ops->needs_reset(d->bus, &error);
 	}
+	if (now & STOPPED && d->state == VUBLK_DEVICE_STOPPING)
+		process_stop(d);
 	return 0;
 }
 

@@ -63,6 +63,7 @@ char *fake_disk(void);
 /* What the device's thread will say next; returns at once. Any thread. */
 void fake_disconnect(const char *why);
 void fake_resize(uint64_t bytes);
+void fake_needs_reset(const char *why);
 
 /*
  * The device end of a queue, driven by the caller. serve() takes what is available

@@ -324,33 +324,63 @@ static void test_disconnect_with_pieces_waiting(void **state)
 
 /* --- the back-end breaks the ring --------------------------------------------------------------- */
 
-static void run_broken_ring(uint32_t id)
+/* Nothing fails before the back-end has given the rings back, or is given up. */
+static void run_broken_ring(uint32_t id, bool stops)
 {
-	struct vublk_blk *blk = set_up();
-	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
 	struct vublk_blk_completion c[8];
+	struct vublk_blk_queue *queue;
+	struct vublk_blk *blk;
 
+	fake_init(DISK_BYTES);
+	fake_plan.num_queues = 2;
+	fake_plan.never_stops = !stops;
+	blk = open_disk();
+	queue = vublk_blk_queue(blk, 0);
 	read_many(blk, 0, 3);
+	read_many(blk, 1, 2);
 	assert_int_equal(fake_serve(0, 1), 1);
 	fake_push_id(0, id);
 	assert_int_equal(vublk_blk_wait(queue, c, 3, 8, -1, &error), 3);
+	assert_int_equal(fake_num_stops, 1);
 	assert_int_equal(c[0].result, 0);
 	assert_int_equal(c[1].result, -EPROTO);
 	assert_int_equal(c[2].result, -EPROTO);
 	assert_int_equal(vublk_blk_flush(queue, NULL, &error), -EPROTO);
 	assert_memory_equal(error.text, "flush: queue 0: ", 16);
 	assert_int_equal(vublk_blk_poll(queue, c, 8), 0);
+	/* The other queues lose their back-end by it. */
+	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 1), c, 2, 8, -1, &error), 2);
+	assert_int_equal(c[0].result, -ENOTCONN);
+	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), NULL, &error), -ENOTCONN);
+	assert_memory_equal(error.text, "flush: queue 0: ", 16);
+	wait_for_event(VUBLK_BLK_DISCONNECTED);
 	tear_down(blk);
 }
 
 static void test_id_out_of_range(void **state)
 {
-	run_broken_ring(0xffffffff);
+	run_broken_ring(0xffffffff, true);
 }
 
 static void test_id_not_outstanding(void **state)
 {
-	run_broken_ring(11);
+	run_broken_ring(11, false);
+}
+
+/* The back-end itself says that it cannot go on with a ring. */
+static void test_needs_reset(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_completion c[4];
+
+	read_many(blk, 0, 2);
+	fake_needs_reset("it reports an error of queue 0");
+	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), c, 2, 4, -1, &error), 2);
+	assert_int_equal(c[1].result, -ENOTCONN);
+	assert_int_equal(fake_num_stops, 1);
+	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 0), NULL, &error), -ENOTCONN);
+	assert_string_equal(error.text, "flush: it reports an error of queue 0");
+	tear_down(blk);
 }
 
 /* --- events --------------------------------------------------------------------------------------- */
@@ -541,6 +571,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_disconnect_with_pieces_waiting),
 		VUBLK_TEST(test_id_out_of_range),
 		VUBLK_TEST(test_id_not_outstanding),
+		VUBLK_TEST(test_needs_reset),
 		VUBLK_TEST(test_resize),
 		VUBLK_TEST(test_write_cache),
 		VUBLK_TEST(test_open_failures),

@@ -553,6 +553,11 @@ void fake_push_id(unsigned queue, uint32_t id)
 	vublk_eventfd_signal(queues[queue].queue.call_fd);
 }
 
+void fake_disable_kicks(unsigned queue)
+{
+	vublk_device_ring_disable_kicks(&queues[queue].ring);
+}
+
 void fake_call(unsigned queue)
 {
 	vublk_eventfd_signal(queues[queue].queue.call_fd);

@@ -79,6 +79,8 @@ bool fake_take(unsigned queue, struct fake_request *request);
 void fake_give_back(unsigned queue, uint8_t status);
 /* Writes a used element that nobody asked for. */
 void fake_push_id(unsigned queue, uint32_t id);
+/* As a back-end that polls: it wants no kicks. */
+void fake_disable_kicks(unsigned queue);
 /* Calls without a reason. */
 void fake_call(unsigned queue);
 

@@ -9,11 +9,18 @@
 #include <vublk/blk.h>
 
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define KIB 1024
 #define DISK_BYTES (1024 * KIB)
@@ -155,6 +162,88 @@ static void test_one_kick_a_batch(void **state)
 	assert_int_equal(vublk_blk_poll(vublk_blk_queue(blk, 0),
 					(struct vublk_blk_completion[16]){ 0 }, 16), 16);
 	tear_down(blk);
+}
+
+/* --- no system call a request ------------------------------------------------------------- */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(VUBLK_TSAN)
+#define SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED
+#endif
+#endif
+
+static volatile sig_atomic_t num_traps;
+
+static void on_trap(int signal)
+{
+	num_traps++;
+}
+
+/* From here on each system call of this thread, save those that end it, is counted. */
+static void trap_system_calls(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_exit_group, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_rt_sigreturn, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+	};
+	struct sock_fprog program = { VUBLK_ARRAY_SIZE(filter), filter };
+
+	signal(SIGSYS, on_trap);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		_exit(77);
+}
+
+static void poll_without_system_calls(void)
+{
+	struct vublk_blk_completion c[4];
+	struct vublk_blk_queue *queue;
+	struct vublk_blk *blk;
+	unsigned done = 0;
+	char *buffer;
+
+	fake_init(DISK_BYTES);
+	fake_plan.queue_size = 64;
+	blk = open_disk();
+	queue = vublk_blk_queue(blk, 0);
+	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
+	read_many(blk, 0, 1); /* the first kick is always made */
+	fake_serve(0, 1);
+	fake_disable_kicks(0);
+	trap_system_calls();
+	while (done < 20000) {
+		vublk_blk_write(queue, 0, buffer, 512, NULL, &error);
+		vublk_blk_read(queue, 4096, buffer, 64 * KIB, NULL, &error); /* of many pieces */
+		vublk_blk_submit(queue);
+		fake_serve(0, 9);
+		for (int n = 1; n; done += (unsigned)n)
+			n = vublk_blk_poll(queue, c, 4);
+	}
+	_exit(num_traps ? 1 : 0);
+}
+
+/* In a child, for there is no way back from the filter. */
+static void test_polling_makes_no_system_call(void **state)
+{
+	int status;
+	pid_t pid;
+
+#ifdef SANITIZED
+	vublk_test_skip("a sanitizer makes system calls of its own");
+#endif
+	pid = fork();
+	if (!pid)
+		poll_without_system_calls();
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		vublk_test_skip("system calls cannot be filtered here");
+	assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 /* --- threads --------------------------------------------------------------------------------- */
@@ -565,6 +654,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_wait_gives_up_in_time),
 		VUBLK_TEST(test_arm_and_sleep),
 		VUBLK_TEST(test_one_kick_a_batch),
+		VUBLK_TEST(test_polling_makes_no_system_call),
 		VUBLK_TEST(test_threads),
 		VUBLK_TEST(test_disconnect_fails_what_is_in_flight),
 		VUBLK_TEST(test_disconnect_wakes_who_waits),

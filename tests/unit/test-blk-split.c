@@ -96,7 +96,7 @@ static void test_regions_under_readers(void **state)
 	vublk_inproc_regions_insert(&regions, at(0x100000), 0x1000, 0x200000);
 	for (int i = 0; i < 2; i++)
 		assert_int_equal(pthread_create(&readers[i], NULL, look_up, NULL), 0);
-	for (unsigned round = 0; round < 20000; round++) {
+	for (unsigned round = 0; round < 400000; round++) {
 		uint64_t host = 0x10000 + (round * 5 % 8) * 0x1000;
 
 		if (vublk_inproc_regions_remove(&regions, at(host)))

@@ -154,6 +154,7 @@ static void catch_signals(void)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	signal(SIGPIPE, SIG_IGN); /* whoever read the progress may go: the copy goes on */
+	signal(SIGXFSZ, SIG_IGN); /* a file that may not be so large: an error like any other */
 }
 
 static bool tick(void *opaque, const struct vublk_copy *copy)

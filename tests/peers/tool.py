@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the tool's commands do when something happens to them: signals, a back-end that
+is killed or stopped, a full file; and the demo, on every way out.
+
+    tool.py VUBLK [-l] [-k] [WORD...]
+"""
+import functools
+import os
+import pathlib
+import re
+import signal
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from peer import check  # noqa: E402
+
+VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
+MIB = 1 << 20
+
+
+def image_file(case, size, name='disk'):
+    path = case.path(name)
+    with open(path, 'wb') as file:
+        file.truncate(size)
+    return path
+
+
+def check_sentence(text, command, *words):
+    """The last line of what a command printed is its one sentence."""
+    last = text.splitlines()[-1] if text else ''
+    check(last.startswith(f'vublk {command}: '), f'the last line is no sentence of {command}:\n{text}')
+    for word in words:
+        check(word in last, f'the sentence does not say {word!r}: {last}')
+
+
+def ended(pid):
+    """Gone, or dead and not yet buried."""
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] in 'ZX'
+    except FileNotFoundError:
+        return True
+
+
+# --- the demo --------------------------------------------------------------------------
+
+def start_demo(case, until):
+    """The demo, in a scratch folder of its own, when it has come to the step `until`."""
+    case.path('tmp').mkdir()
+    child = case.start([VUBLK, 'demo'], env={**os.environ, 'TMPDIR': str(case.path('tmp'))})
+    peer.wait_until(lambda: f'\n{until}. ' in '\n' + case.output(child) or child.poll() is not None,
+                    f'the demo does not come to step {until}')
+    check(child.poll() is None, f'the demo ended with {child.returncode}: {case.output(child)}')
+    return child
+
+
+def check_nothing_left(case):
+    left = list(case.path('tmp').iterdir())
+    check(not left, f'the demo left {left}')
+
+
+def backend_of(case, child):
+    return int(re.search(r'another process \(pid (\d+)\)', case.output(child))[1])
+
+
+def demo_shows_all(case):
+    child = start_demo(case, 1)
+    code = case.stop(child, 0)
+    text = case.output(child)
+    check(code == 0, f'the demo ended with {code}: {text}')
+    for words in ('1. ', '7. ', 'all as they should be', 'the disk has 96 MiB', 'reads', 'writes'):
+        check(words in text, f'the demo does not say {words!r}: {text}')
+    check('vublk serve:' not in text and 'vublk demo:' not in text, f'it complains: {text}')
+    check(ended(backend_of(case, child)), 'the back-end goes on')
+    check_nothing_left(case)
+
+
+def demo_is_interrupted(case, number, step):
+    child = start_demo(case, step)
+    backend = backend_of(case, child) if step > 2 else None
+    code = case.stop(child, number)
+    check(code == -number, f'the demo ended with {code}: {case.output(child)}')
+    check_nothing_left(case)
+    if backend:
+        peer.wait_until(lambda: ended(backend), 'the back-end goes on')
+
+
+def demo_loses_its_backend(case):
+    child = start_demo(case, 6)
+    os.kill(backend_of(case, child), signal.SIGKILL)
+    code = case.stop(child, 0)
+    check(code == 1, f'the demo ended with {code}: {case.output(child)}')
+    check_sentence(case.output(child), 'demo', 'back-end')
+    check_nothing_left(case)
+
+
+def demo_is_killed(case):
+    """Nobody can remove the files then, but the back-end must not go on."""
+    child = start_demo(case, 4)
+    backend = backend_of(case, child)
+    case.stop(child, signal.SIGKILL)
+    peer.wait_until(lambda: ended(backend), 'the back-end goes on')
+
+
+def processor_ticks(child):
+    """It works for its client when they grow."""
+    fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+# --- bench and copy ----------------------------------------------------------------------
+
+def bench_is_interrupted(case):
+    """What was measured until then is still told."""
+    child, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = processor_ticks(child)
+        bench = case.start([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '60'])
+        peer.wait_until(lambda: processor_ticks(child) > before + 10 or bench.poll() is not None,
+                        'the back-end is not used')
+        code = case.stop(bench, number)
+        text = case.output(bench)
+        check(code == 1, f'bench ended with {code}: {text}')
+        check('vublk bench: interrupted by signal' in text, f'it does not say so: {text}')
+        check('randrw' in text, f'there is no report: {text}')
+    case.stop(child)
+
+
+def start_slow_copy(case, path):
+    """A copy with little in flight, when it has copied something."""
+    read_end, write_end = os.pipe()
+    child = case.start([VUBLK, 'copy', path, case.path('back'), '--requests', '1', '--request-size',
+                        '4k', '--num-queues', '1', f'--progress={write_end}', '--stall-time', '300ms'],
+                       pass_fds=[write_end])
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        told = [pipe.readline(), pipe.readline()]
+    check(told[0] == '0/100\n' and re.fullmatch(r'[1-9]\d?/100\n', told[1]),
+          f'the progress was told as {told!r}: {case.output(child)}')
+    return child  # and nobody reads the progress any more: it has to go on without
+
+
+def copy_is_interrupted(case):
+    server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 1024 * MIB))
+    copy = start_slow_copy(case, path)
+    code = case.stop(copy, signal.SIGTERM)
+    check(code == 1, f'copy ended with {code}: {case.output(copy)}')
+    check_sentence(case.output(copy), 'copy', 'interrupted', 'incomplete', str(case.path('back')))
+    case.run([VUBLK, 'info', path])
+    case.stop(server)
+
+
+def a_stopped_backend(case):
+    """It neither answers nor goes: whoever waits for it gives up in time."""
+    server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 1024 * MIB))
+    copy = start_slow_copy(case, path)
+    server.send_signal(signal.SIGSTOP)
+    code = case.stop(copy, 0)
+    check(code == 1, f'copy ended with {code}: {case.output(copy)}')
+    check_sentence(case.output(copy), 'copy', 'completed none of', 'incomplete')
+    server.send_signal(signal.SIGCONT)
+    for mode in ('event', 'poll'):
+        before = processor_ticks(server)
+        bench = case.start([VUBLK, 'bench', path, '--runtime', '60', '--mode', mode,
+                            '--stall-time', '300ms'])
+        peer.wait_until(lambda: processor_ticks(server) > before + 10 or bench.poll() is not None,
+                        'the back-end is not used')
+        server.send_signal(signal.SIGSTOP)
+        code = case.stop(bench, 0)
+        check(code == 1, f'bench ended with {code}: {case.output(bench)}')
+        check('the back-end has completed none of' in case.output(bench), case.output(bench))
+        server.send_signal(signal.SIGCONT)
+    case.run([VUBLK, 'info', path])
+    case.stop(server)
+
+
+def copy_loses_its_backend(case):
+    server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 1024 * MIB))
+    copy = start_slow_copy(case, path)
+    server.kill()
+    code = case.stop(copy, 0)
+    check(code == 1, f'copy ended with {code}: {case.output(copy)}')
+    check_sentence(case.output(copy), 'copy', 'is gone', 'incomplete')
+
+
+def copy_to_a_file_that_may_not_grow(case):
+    server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB))
+    result = case.call(['sh', '-c', 'ulimit -f 1000; exec "$@"', 'sh', VUBLK, 'copy', path,
+                        case.path('back')])
+    check(result.code == 1, str(result))
+    check_sentence(result.err, 'copy', str(case.path('back')), 'File too large')
+    case.stop(server)
+
+
+def without_standard_descriptors(case):
+    """What is opened must not get the numbers at which errors are printed."""
+    image = image_file(case, MIB)
+    server, path = peer.VublkServe(VUBLK).start(case, image)
+    for closed in ('<&-', '>&-', '2>&-', '<&- >&- 2>&-'):
+        case.run(['sh', '-c', f'exec "$@" {closed}', 'sh', VUBLK, 'copy', path, case.path('back')])
+        case.call(['sh', '-c', f'exec "$@" {closed}', 'sh', VUBLK, 'bench', path, '--bs', '513'])
+    check(not any(case.path('back').read_bytes()), 'something was printed into the copy')
+    check(not any(image.read_bytes()), 'something was printed into the disk')
+    case.stop(server)
+
+
+def cases():
+    interruptions = [(number, step) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                     for step in (1, 2, 3, 4, 5, 6)]
+    yield from [demo_shows_all, demo_loses_its_backend, demo_is_killed]
+    for number, step in interruptions:
+        yield (f'demo_is_interrupted ({number.name} in step {step})',
+               functools.partial(demo_is_interrupted, number=number, step=step))
+    yield from [bench_is_interrupted, copy_is_interrupted, a_stopped_backend, copy_loses_its_backend,
+                copy_to_a_file_that_may_not_grow, without_standard_descriptors]
+
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    sys.exit(peer.main(list(cases()), sys.argv[2:]))

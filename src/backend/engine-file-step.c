@@ -51,6 +51,19 @@ static const char *op_name(enum vublk_engine_op op)
 	return names[op];
 }
 
+/* What to do about a failed request, where there is something to be done. */
+static const char *advice(const struct vublk_file *file, const struct vublk_engine_io *io,
+			  int result)
+{
+	if (result == -ENOSPC)
+		return "; free room on its file system";
+	if (result == -EINVAL && file->direct &&
+	    ((io->offset | io->bytes) & (file->offset_align - 1)))
+		return "; it is not in whole blocks of the disk, which O_DIRECT wants "
+		       "(cache=buffered serves it)";
+	return "";
+}
+
 static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, int result)
 {
 	const struct vublk_file *file = file_of(queue);
@@ -64,7 +77,7 @@ static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, in
 				  "%s of %" PRIu64 " bytes at offset %" PRIu64 " of %s failed: "
 				  "%s%s", op_name(io->op), io->bytes, io->offset,
 				  file->engine.description, strerrordesc_np(-result),
-				  result == -ENOSPC ? "; free room on its file system" : "");
+				  advice(file, io, result));
 	return 0;
 }
 
@@ -295,20 +308,22 @@ static void go_on_bounce(struct vublk_engine_io *io, uint64_t moved)
 
 static bool is_unsupported(int64_t result)
 {
-	return result == -EOPNOTSUPP || result == -ENOSYS || result == -ENOTTY ||
-	       result == -EINVAL;
+	return result == -EOPNOTSUPP || result == -ENOSYS || result == -ENOTTY;
 }
 
-/* What a range call failed with, or the stage that does the same in another way. */
+/*
+ * What a range call failed with, or the stage that does the same in another way.
+ * EINVAL is said of this range (not in whole blocks), the others of all.
+ */
 static int other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
 	struct vublk_file *file = file_of(queue);
 
-	if (!is_unsupported(result))
+	if (!is_unsupported(result) && result != -EINVAL)
 		return (int)result;
-	if (io->stage == STAGE_PUNCH)
+	if (io->stage == STAGE_PUNCH && result != -EINVAL)
 		vublk_store_relaxed(&file->no_punch, true);
-	if (io->stage == STAGE_ZERO_RANGE)
+	if (io->stage == STAGE_ZERO_RANGE && result != -EINVAL)
 		vublk_store_relaxed(&file->no_zero_range, true);
 	if (io->op == VUBLK_OP_DISCARD)
 		io->stage = STAGE_DONE; /* a discard is advice */

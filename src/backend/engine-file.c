@@ -77,7 +77,7 @@ static int lock_image(int fd, const struct vublk_engine_options *options,
 /* --- what the image is like ------------------------------------------------ */
 
 /* A number of /sys about the device, or about the disk that the partition is on. */
-static uint32_t read_sysfs(dev_t device, const char *name)
+static uint64_t read_sysfs(dev_t device, const char *name)
 {
 	static const char *const formats[] = {
 		"/sys/dev/block/%u:%u/queue/%s", "/sys/dev/block/%u:%u/../queue/%s",
@@ -97,7 +97,7 @@ static uint32_t read_sysfs(dev_t device, const char *name)
 		fclose(file);
 		break;
 	}
-	return value > UINT32_MAX ? 0 : (uint32_t)value;
+	return value;
 }
 
 static uint32_t sane_block(uint32_t bytes, uint32_t otherwise)
@@ -149,9 +149,10 @@ static int get_device_geometry(struct vublk_file *file, dev_t device)
 	geometry->block_bytes = sane_block((uint32_t)logical, 512);
 	geometry->physical_block_bytes = sane_block(physical, geometry->block_bytes);
 	geometry->optimal_io_bytes = optimal;
-	geometry->discard_bytes = read_sysfs(device, "discard_granularity");
+	geometry->discard_bytes = (uint32_t)read_sysfs(device, "discard_granularity");
 	if (!read_sysfs(device, "discard_max_bytes"))
 		geometry->discard_bytes = 0;
+	geometry->zeroes_may_unmap = read_sysfs(device, "write_zeroes_max_bytes") != 0;
 	geometry->read_only |= read_only != 0;
 	file->memory_align = file->offset_align = geometry->block_bytes;
 	return 0;

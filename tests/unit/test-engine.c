@@ -9,10 +9,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/loop.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -473,6 +475,86 @@ static void test_memory_file(void **state)
 	close(fd);
 }
 
+/* --- block devices ---------------------------------------------------------------- */
+
+/* A loop device over the image, gone with its last descriptor; skips where there is none. */
+static int make_loop(char path[32], unsigned block_bytes)
+{
+	struct loop_config config = { .block_size = block_bytes };
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	int file, loop, number;
+
+	if (control < 0)
+		vublk_test_skip("there are no loop devices here");
+	number = ioctl(control, LOOP_CTL_GET_FREE);
+	close(control);
+	snprintf(path, 32, "/dev/loop%d", number);
+	loop = number < 0 ? -1 : open(path, O_RDWR | O_CLOEXEC);
+	if (loop < 0)
+		vublk_test_skip("no loop device can be had");
+	make_image(IMAGE_BYTES);
+	file = open(image, O_RDWR | O_CLOEXEC);
+	assert_true(file >= 0);
+	config.fd = (uint32_t)file;
+	config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
+	if (ioctl(loop, LOOP_CONFIGURE, &config) < 0)
+		vublk_test_skip("no loop device can be set up");
+	close(file);
+	return loop;
+}
+
+static void check_device(const char *path, enum vublk_cache_mode cache,
+			 enum vublk_io_method method, unsigned block_bytes)
+{
+	struct vublk_engine_options options = {
+		.path = path, .cache = cache, .method = method, .log = &test_log,
+	};
+	struct vublk_engine_queue *queue;
+	struct vublk_error error = { 0 };
+	struct vublk_engine *engine;
+
+	if (vublk_engine_open(&vublk_engine_file, &options, &engine, &error))
+		fail_msg("%s", error.text);
+	assert_int_equal(engine->geometry.size_bytes, IMAGE_BYTES);
+	assert_int_equal(engine->geometry.block_bytes, block_bytes);
+	assert_int_equal(engine->ops->queue_new(engine, &queue, NULL), 0);
+	if (cache == VUBLK_CACHE_BUFFERED || block_bytes == 512) {
+		check_transfer(queue);
+		check_unaligned(queue);
+		check_zeroes(queue);
+	} else {
+		char *data = aligned_alloc(4096, 4096);
+		struct iovec iov = { data, 4096 };
+
+		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, 0, 4096, 4096, &iov, 1), 0);
+		iov.iov_len = 512;
+		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, 0, 512, 512, &iov, 1), -EINVAL);
+		assert_non_null(strstr(last.text, "not in whole blocks of the disk"));
+		free(data);
+	}
+	close_mode(engine, queue);
+}
+
+static void test_block_device(void **state)
+{
+	char path[32];
+	int loop = make_loop(path, 512);
+
+	check_device(path, VUBLK_CACHE_AUTO, VUBLK_IO_AUTO, 512);
+	check_device(path, VUBLK_CACHE_BUFFERED, VUBLK_IO_BLOCKING, 512);
+	close(loop);
+}
+
+static void test_block_device_of_large_blocks(void **state)
+{
+	char path[32];
+	int loop = make_loop(path, 4096);
+
+	check_device(path, VUBLK_CACHE_BUFFERED, VUBLK_IO_AUTO, 4096);
+	check_device(path, VUBLK_CACHE_DIRECT, VUBLK_IO_AUTO, 4096);
+	close(loop);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -488,6 +570,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_lock_of_qemu),
 		VUBLK_TEST(test_refresh),
 		VUBLK_TEST(test_memory_file),
+		VUBLK_TEST(test_block_device),
+		VUBLK_TEST(test_block_device_of_large_blocks),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

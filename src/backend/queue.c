@@ -15,10 +15,52 @@
 #include "util/atomic.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/log.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+
+/* --- the state ------------------------------------------------------------- */
+
+enum queue_event {
+	EVENT_START,
+	EVENT_STOP,
+	EVENT_ANSWERED, /* the worker has done it */
+	EVENT_REFUSED,  /* the worker could not */
+};
+
+static const char *const state_names[] = {
+	[VUBLK_QUEUE_STOPPED] = "stopped",
+	[VUBLK_QUEUE_STARTING] = "starting",
+	[VUBLK_QUEUE_RUNNING] = "running",
+	[VUBLK_QUEUE_STOPPING] = "stopping",
+};
+
+static const char *const event_names[] = {
+	[EVENT_START] = "all that it needs was said",
+	[EVENT_STOP] = "a message wants it to stand still",
+	[EVENT_ANSWERED] = "the worker answered",
+	[EVENT_REFUSED] = "the worker could not",
+};
+
+/* What is not in the table does not happen; the session sees to that. */
+static const enum vublk_queue_state next_states[][4] = {
+	[VUBLK_QUEUE_STOPPED][EVENT_START] = VUBLK_QUEUE_STARTING,
+	[VUBLK_QUEUE_STARTING][EVENT_ANSWERED] = VUBLK_QUEUE_RUNNING,
+	[VUBLK_QUEUE_STARTING][EVENT_REFUSED] = VUBLK_QUEUE_STOPPED,
+	[VUBLK_QUEUE_RUNNING][EVENT_STOP] = VUBLK_QUEUE_STOPPING,
+	[VUBLK_QUEUE_STOPPING][EVENT_ANSWERED] = VUBLK_QUEUE_STOPPED,
+};
+
+static void change_state(struct vublk_queue *queue, enum queue_event event)
+{
+	enum vublk_queue_state state = next_states[queue->state][event];
+
+	vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: %s -> %s (%s)", queue->index,
+		  state_names[queue->state], state_names[state], event_names[event]);
+	queue->state = state;
+}
 
 /* --- messages between the threads ------------------------------------------ */
 
@@ -53,12 +95,9 @@ static void on_answer(void *opaque)
 		queue->setup.base = vublk_device_ring_base(&queue->ring);
 		queue->result = 0;
 	}
-	if (queue->state == VUBLK_QUEUE_STARTING && !queue->result) {
-		queue->state = VUBLK_QUEUE_RUNNING;
-	} else {
+	change_state(queue, queue->result ? EVENT_REFUSED : EVENT_ANSWERED);
+	if (queue->state == VUBLK_QUEUE_STOPPED)
 		drop_ring(queue);
-		queue->state = VUBLK_QUEUE_STOPPED;
-	}
 	queue->answered(queue, queue->opaque);
 }
 
@@ -211,13 +250,13 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_memory_map *
 	queue->phase = VUBLK_QUEUE_GOING;
 	queue->outstanding = 0;
 	queue->pushed = 0;
-	queue->state = VUBLK_QUEUE_STARTING;
+	change_state(queue, EVENT_START);
 	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->start_task);
 	return 0;
 }
 
 void vublk_queue_stop(struct vublk_queue *queue)
 {
-	queue->state = VUBLK_QUEUE_STOPPING;
+	change_state(queue, EVENT_STOP);
 	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->stop_task);
 }

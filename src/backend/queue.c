@@ -16,6 +16,7 @@
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/log.h"
+#include "virtio/split.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -207,7 +208,7 @@ static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_m
 		return -EFAULT;
 	ring->used = find_part(map, "used ring", setup->addr.used_user_addr,
 			       vublk_split_used_bytes(setup->size), error);
-	return ring->used ? 0 : -EFAULT;
+	return ring->used ? vublk_split_ring_check(ring, setup->size, error) : -EFAULT;
 }
 
 static int make_ready(struct vublk_queue *queue, const struct vublk_memory_map *map,

@@ -151,7 +151,7 @@ static void test_gone_at_each_byte(void **state)
 	stop(&server);
 }
 
-/* --- ten thousand ------------------------------------------------------------- */
+/* --- a hundred thousand ------------------------------------------------------------- */
 
 static uint64_t next_random(uint64_t *seed)
 {
@@ -235,7 +235,7 @@ static void flood(const struct server *server, unsigned count, uint64_t *seed)
 	vublk_fd_close(&memfd);
 }
 
-static void test_flat_after_ten_thousand(void **state)
+static void test_flat_after_many(void **state)
 {
 	uint64_t seed = 88172645463325252u;
 	unsigned fds, mappings;
@@ -246,7 +246,7 @@ static void test_flat_after_ten_thousand(void **state)
 	check_served(&server);
 	fds = vublk_test_count_fds();
 	mappings = vublk_test_count_mappings();
-	flood(&server, 10000, &seed);
+	flood(&server, 100000, &seed);
 	check_served(&server);
 	/* One more or less: the last front-end may not have been cleaned up yet. */
 	assert_true(vublk_test_count_fds() <= fds + 16);
@@ -475,7 +475,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_bad_headers),
 		VUBLK_TEST(test_gone_at_each_byte),
-		VUBLK_TEST_LONG(test_flat_after_ten_thousand, 300),
+		VUBLK_TEST_LONG(test_flat_after_many, 300),
 		VUBLK_TEST(test_same_message_many_times),
 		VUBLK_TEST(test_call_that_blocks),
 		VUBLK_TEST_LONG(test_descriptors_rewritten, 300),

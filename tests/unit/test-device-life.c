@@ -371,11 +371,15 @@ static void test_ring_error(void **state)
 /* --- giving it up --------------------------------------------------------------------------------------- */
 
 static enum rig_callback unrealize_in;
+static bool given_up; /* no callback may come any more */
 
 static void unrealize_hook(struct rig *rig, enum rig_callback callback)
 {
-	if (callback == unrealize_in)
-		vublk_device_unrealize(rig->device);
+	assert_false(given_up);
+	if (callback != unrealize_in)
+		return;
+	vublk_device_unrealize(rig->device);
+	given_up = true;
 }
 
 static void unrealize_and_realize_hook(struct rig *rig, enum rig_callback callback)
@@ -434,6 +438,7 @@ static void test_unrealize_in_each_callback(void **state)
 			mock_init(&mock);
 			rig_init_with_mock(&rig, &mock);
 			unrealize_in = callback;
+			given_up = false;
 			rig.hook = again ? unrealize_and_realize_hook : unrealize_hook;
 			live(&rig, &mock);
 			assert_true(rig.calls[callback] >= 1);

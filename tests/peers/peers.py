@@ -4,7 +4,7 @@
 The tool against real back-ends: qemu-storage-daemon with raw and qcow2 images, and
 our own; each with 1 and 4 queues. What was written is compared by other programs.
 
-    peers.py VUBLK [-l] [-k] [WORD...]
+    peers.py VUBLK DISK-SUM [-l] [-k] [WORD...]
 """
 import filecmp
 import functools
@@ -211,7 +211,21 @@ def copy_tells_progress(case, p):
     check(steps and steps == sorted(steps) and steps[-1] == 100, f'the progress was told as {told!r}')
 
 
-def cases(vublk):
+# --- the API ---------------------------------------------------------------------------
+
+def example_sums_the_disk(case, p, program):
+    """examples/disk-sum.c, the program that the README points to."""
+    image = p.image(case)
+    child, socket = p.start(case, image)
+    source = random_file(case.path('source'), DISK_BYTES)
+    case.run([p.vublk, 'copy', source, socket])
+    told = case.run([program, socket])
+    p.stop(case, child)
+    wanted = sum(source.read_bytes())
+    check(str(wanted) in told.split(), f'the sum is {wanted}, the example said {told}')
+
+
+def cases(vublk, example):
     daemon, ours = peer.StorageDaemon(), peer.VublkServe(vublk)
     kinds = [(daemon, 'raw'), (daemon, 'qcow2'), (ours, 'raw')]
     for backend, form in kinds:
@@ -221,7 +235,8 @@ def cases(vublk):
                          copy_in_and_out, copy_from_read_only]
             functions += [functools.partial(bench_verifies, load=load) for load in LOADS]
             if queues == 1:
-                functions += [copy_odd_sizes, copy_keeps_holes, copy_disk_to_disk, copy_tells_progress]
+                functions += [copy_odd_sizes, copy_keeps_holes, copy_disk_to_disk, copy_tells_progress,
+                              functools.partial(example_sums_the_disk, program=example)]
             for function in functions:
                 plain = getattr(function, 'func', function)
                 load = ' '.join(getattr(function, 'keywords', {}).get('load', []))
@@ -232,6 +247,6 @@ def cases(vublk):
 
 
 if __name__ == '__main__':
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
-    sys.exit(peer.main(list(cases(sys.argv[1])), sys.argv[2:]))
+    sys.exit(peer.main(list(cases(*sys.argv[1:3])), sys.argv[3:]))

@@ -168,8 +168,23 @@ def garbage_on_the_socket(case):
     server.stop(case, child)
 
 
+def as_the_readme_says(case):
+    """The commands of the README, in two terminals."""
+    text = (pathlib.Path(__file__).parents[2] / 'README.md').read_text()
+    chapter = text.partition('## A disk, served and used')[2].partition('\n## ')[0]
+    blocks = [block.replace('build/src/cli/vublk', os.path.abspath(VUBLK)) for block in chapter.split('```')[1::2]]
+    first, second = blocks[:2]
+    served = case.start(['sh', '-ec', first.replace(os.path.abspath(VUBLK), f'exec {os.path.abspath(VUBLK)}')],
+                        cwd=case.folder)
+    peer.wait_for_socket(case, served, case.path('disk.sock'))
+    case.run(['sh', '-ec', second], cwd=case.folder)
+    code = case.stop(served)
+    check(code == 0, f'serve ended with {code}: {case.output(served)}')
+
+
 CASES = [capabilities, a_listening_descriptor, memory_and_null, resized_by_signal, ends_cleanly,
-         drains_under_load, clients_come_and_go, killed_clients, a_stale_socket, garbage_on_the_socket]
+         drains_under_load, clients_come_and_go, killed_clients, a_stale_socket, garbage_on_the_socket,
+         as_the_readme_says]
 
 if __name__ == '__main__':
     if len(sys.argv) < 2:

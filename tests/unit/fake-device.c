@@ -553,6 +553,34 @@ void fake_push_id(unsigned queue, uint32_t id)
 	vublk_eventfd_signal(queues[queue].queue.call_fd);
 }
 
+/*
+ * A used index that goes on by one, with an id that may be outstanding, gets through
+ * the checks now and then; bytes anywhere do not, and break what is not checked.
+ */
+void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly)
+{
+	struct vublk_memory_map_region *rings = &map_regions[0];
+
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 0; i < count && map.num_regions; i++) {
+		struct vring_used *used = queues[queue].ring.memory.used;
+		uint64_t at = (uint64_t)rand_r(seed) % rings->size_bytes;
+
+		if (rand_r(seed) % 4 && (wildly || (char *)used - rings->host > (long)at ||
+					 (char *)used - rings->host + 512 <= (long)at)) {
+			rings->host[at] = (char)rand_r(seed);
+		} else {
+			unsigned slot = used->idx % fake_plan.queue_size;
+
+			used->ring[slot].id = (uint32_t)rand_r(seed) % fake_plan.queue_size;
+			used->ring[slot].len = (uint32_t)rand_r(seed);
+			vublk_store_release(&used->idx, (uint16_t)(used->idx + 1));
+		}
+	}
+	pthread_mutex_unlock(&lock);
+	vublk_eventfd_signal(queues[queue].queue.call_fd);
+}
+
 void fake_disable_kicks(unsigned queue)
 {
 	vublk_device_ring_disable_kicks(&queues[queue].ring);

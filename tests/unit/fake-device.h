@@ -79,6 +79,11 @@ bool fake_take(unsigned queue, struct fake_request *request);
 void fake_give_back(unsigned queue, uint8_t status);
 /* Writes a used element that nobody asked for. */
 void fake_push_id(unsigned queue, uint32_t id);
+/*
+ * Writes `count` times at random into what the driver shares with the device: used
+ * ring, descriptors, headers, statuses. `wildly`: also what stops the ring at once.
+ */
+void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
 /* As a back-end that polls: it wants no kicks. */
 void fake_disable_kicks(unsigned queue);
 /* Calls without a reason. */

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -51,7 +52,7 @@ static int listen_at(const char *path)
 	return fd;
 }
 
-static void exec_peer(const char *program, int fd)
+static void exec_peer(const char *program, int fd, bool writable)
 {
 	char file[256], export[256], blk_file[160], fd_option[32];
 
@@ -59,18 +60,19 @@ static void exec_peer(const char *program, int fd)
 	snprintf(file, sizeof(file), "driver=file,filename=%s,node-name=f,discard=unmap",
 		 peer.image);
 	snprintf(export, sizeof(export), "type=vhost-user-blk,id=e,node-name=d,addr.type=fd,"
-		 "addr.str=%d,writable=on,num-queues=%d", fd, NUM_QUEUES);
+		 "addr.str=%d,writable=%s,num-queues=%d", fd, writable ? "on" : "off", NUM_QUEUES);
 	snprintf(blk_file, sizeof(blk_file), "--blk-file=%s", peer.image);
 	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
 	if (peer.is_qemu)
 		execlp(program, program, "--blockdev", file, "--blockdev",
 		       "driver=raw,file=f,node-name=d", "--export", export, NULL);
 	else
-		execl(program, program, "serve", fd_option, blk_file, "--num-queues=4", NULL);
+		execl(program, program, "serve", "--quiet", fd_option, blk_file,
+		      "--num-queues=4", writable ? NULL : "--read-only", NULL);
 	_exit(127);
 }
 
-static void start_peer(void)
+static void start_peer_as(bool writable)
 {
 	const char *program = getenv("VUBLK_TEST_PEER");
 	int fd;
@@ -89,8 +91,13 @@ static void start_peer(void)
 	peer.pid = fork();
 	assert_true(peer.pid >= 0);
 	if (!peer.pid)
-		exec_peer(program, fd);
+		exec_peer(program, fd, writable);
 	close(fd);
+}
+
+static void start_peer(void)
+{
+	start_peer_as(true);
 }
 
 static void end_peer(void)
@@ -192,6 +199,79 @@ static void test_requests_of_each_kind(void **state)
 	for (int i = 0; i < 16 * KIB; i++)
 		assert_int_equal(buffer[i], i >= 4096 && i < 12288 ? 0 : 0x5a);
 	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
+static void test_write_cache(void **state)
+{
+	struct vublk_blk *blk = open_disk();
+	struct vublk_blk_info info;
+
+	for (int on = 1; on >= 0; on--) {
+		assert_int_equal(vublk_blk_set_write_cache(blk, on, &error), 0);
+		vublk_blk_get_info(blk, &info, sizeof(info));
+		assert_true(info.can_set_write_cache);
+		assert_int_equal(info.write_cache, on);
+	}
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
+static void test_read_only(void **state)
+{
+	struct vublk_blk_info info;
+	struct vublk_blk *blk;
+	char *buffer;
+
+	start_peer_as(false);
+	blk = open_with(NULL);
+	buffer = alloc(blk, 4096);
+	vublk_blk_get_info(blk, &info, sizeof(info));
+	assert_true(info.read_only);
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error),
+			 -EROFS);
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error), 0);
+	assert_int_equal(wait_one(vublk_blk_queue(blk, 0)), 0);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
+/* The disk grows under the application; qemu-storage-daemon does so on QMP only. */
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
+{
+	if (event == VUBLK_BLK_RESIZED)
+		assert_int_equal(eventfd_write(*(int *)opaque, 1), 0);
+}
+
+static void test_resize(void **state)
+{
+	int fd = eventfd(0, EFD_CLOEXEC);
+	struct vublk_blk_handlers handlers = { .event = on_event, .opaque = &fd };
+	struct vublk_blk_info info;
+	struct vublk_blk *blk;
+	eventfd_t count;
+	char *buffer;
+
+	start_peer();
+	if (peer.is_qemu) {
+		end_peer();
+		close(fd);
+		vublk_test_skip("qemu-storage-daemon is resized by QMP");
+	}
+	assert_int_equal(vublk_blk_open(peer.socket, NULL, &handlers, &blk, &error), 0);
+	buffer = alloc(blk, 4096);
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), DISK_BYTES, buffer, 4096, NULL,
+					 &error), -EINVAL);
+	assert_int_equal(truncate(peer.image, (off_t)DISK_BYTES + 4096), 0);
+	kill(peer.pid, SIGHUP);
+	assert_int_equal(eventfd_read(fd, &count), 0);
+	vublk_blk_get_info(blk, &info, sizeof(info));
+	assert_int_equal(info.capacity_bytes, DISK_BYTES + 4096);
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), DISK_BYTES, buffer, 4096, NULL,
+					 &error), 0);
+	assert_int_equal(wait_one(vublk_blk_queue(blk, 0)), 0);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	close(fd);
 	end_peer();
 }
 
@@ -326,13 +406,15 @@ static void *work(void *opaque)
 }
 
 /* All queues from a thread each, reads and writes of random sizes and iovecs, verified. */
-static void test_verify_on_all_queues(void **state)
+static void verify_on_all_queues(const struct vublk_option *options)
 {
-	struct vublk_blk *blk = open_disk();
-	struct worker workers[NUM_QUEUES];
 	char *model = calloc(1, DISK_BYTES), *file = malloc(DISK_BYTES);
+	struct worker workers[NUM_QUEUES];
+	struct vublk_blk *blk;
 	int fd;
 
+	start_peer();
+	blk = open_with(options);
 	for (unsigned i = 0; i < NUM_QUEUES; i++) {
 		workers[i] = (struct worker){
 			.blk = blk, .queue = vublk_blk_queue(blk, i), .base = i * WORKER_BYTES,
@@ -350,6 +432,42 @@ static void test_verify_on_all_queues(void **state)
 	free(file);
 	free(model);
 	end_peer();
+}
+
+static void test_verify(void **state)
+{
+	verify_on_all_queues(NULL);
+}
+
+static void test_verify_with_direct_descriptors(void **state)
+{
+	const struct vublk_option options[] = { { "indirect_desc", "off" }, { NULL } };
+
+	verify_on_all_queues(options);
+}
+
+static void test_verify_without_event_idx(void **state)
+{
+	const struct vublk_option options[] = { { "event_idx", "off" }, { NULL } };
+
+	verify_on_all_queues(options);
+}
+
+/* Requests and pieces of them have to wait for room all the time. */
+static void test_verify_on_small_queues(void **state)
+{
+	const struct vublk_option options[] = {
+		{ "queue-size", "8" }, { "indirect_desc", "off" }, { NULL },
+	};
+
+	verify_on_all_queues(options);
+}
+
+static void test_verify_on_large_queues(void **state)
+{
+	const struct vublk_option options[] = { { "queue-size", "1024" }, { NULL } };
+
+	verify_on_all_queues(options);
 }
 
 /* An event loop's way: arm, sleep on the descriptor, poll. */
@@ -507,8 +625,15 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_info),
 		VUBLK_TEST(test_requests_of_each_kind),
+		VUBLK_TEST(test_write_cache),
+		VUBLK_TEST(test_read_only),
+		VUBLK_TEST(test_resize),
 		VUBLK_TEST(test_large_request),
-		VUBLK_TEST(test_verify_on_all_queues),
+		VUBLK_TEST(test_verify),
+		VUBLK_TEST(test_verify_with_direct_descriptors),
+		VUBLK_TEST(test_verify_without_event_idx),
+		VUBLK_TEST(test_verify_on_small_queues),
+		VUBLK_TEST(test_verify_on_large_queues),
 		VUBLK_TEST(test_event_loop),
 		VUBLK_TEST(test_killed_in_mid_flight),
 		VUBLK_TEST(test_stalled),

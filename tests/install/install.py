@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What `meson install` leaves is enough for an application.
+
+    install.py BUILD-FOLDER DISK-SUM.C [-l] [-k] [WORD...]
+"""
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from peer import check  # noqa: E402
+
+BUILD, EXAMPLE = sys.argv[1:3] if len(sys.argv) > 2 else ('build', 'examples/disk-sum.c')
+
+
+def install(case):
+    """Returns the folder that stands for / and the one with the headers in it."""
+    root = case.path('root')
+    case.run(['meson', 'install', '-C', BUILD, '--no-rebuild', '--quiet', '--destdir', root])
+    header, = root.rglob('include/vublk/blk.h')
+    return root, header.parent.parent
+
+
+def one(root, name):
+    found = list(root.rglob(name))
+    check(found, f'{name} was not installed')
+    return found[0]
+
+
+def compilers():
+    """clang++ is there wherever clang is; it needs no C++ library for these headers."""
+    return [['gcc', '-std=c11', '-xc'], ['clang', '-std=c17', '-xc'], ['clang++', '-std=c++11', '-xc++']]
+
+
+def headers_stand_alone(case):
+    """Each is included first and alone, in C and in C++, by a strict compiler."""
+    root, include = install(case)
+    headers = sorted(path.name for path in (include / 'vublk').iterdir())
+    check({'blk.h', 'device.h', 'backend.h', 'error.h', 'memory.h', 'version.h'} <= set(headers), f'{headers}')
+    for command in compilers():
+        peer.need(command[0])
+        for header in headers:
+            source = case.path('alone')
+            source.write_text(f'#include <vublk/{header}>\n')
+            case.run([*command, '-Wall', '-Wextra', '-pedantic-errors', '-Werror', f'-I{include}',
+                      '-fsyntax-only', source])
+
+
+def a_program_builds(case):
+    """By pkg-config, and it runs with the installed library and tool."""
+    root, _ = install(case)
+    folder = one(root, 'vublk.pc').parent
+    environment = {**os.environ, 'PKG_CONFIG_PATH': str(folder), 'PKG_CONFIG_SYSROOT_DIR': str(root)}
+    flags = case.run(['pkg-config', '--cflags', '--libs', 'vublk'], env=environment).split()
+    program = case.path('disk-sum')
+    case.run(['gcc', EXAMPLE, *flags, '-o', program])
+    installed = {**os.environ, 'LD_LIBRARY_PATH': str(one(root, 'libvublk.so.0').parent)}
+    version = case.run(['pkg-config', '--modversion', 'vublk'], env=environment).strip()
+    tool = one(root, 'bin/vublk')
+    check(case.run([tool, '--version'], env=installed).strip() == f'vublk {version}', 'the versions differ')
+    image = case.path('disk')
+    image.write_bytes(b'\1' * 8192)
+    child = case.start([tool, 'serve', '--socket-path', case.path('socket'), '--blk-file', image], env=installed)
+    peer.wait_for_socket(case, child, case.path('socket'))
+    told = case.run([program, case.path('socket')], env=installed)
+    check(case.stop(child) == 0, case.output(child))
+    check('8192' in told.split(), f'the sum of 8192 ones was told as: {told}')
+
+
+def manual_pages(case):
+    peer.need('scdoc')
+    root, _ = install(case)
+    for page in ('vublk', 'vublk-serve', 'vublk-info', 'vublk-bench', 'vublk-copy'):
+        check(one(root, f'{page}.1').stat().st_size > 500, f'{page}.1 is empty')
+
+
+CASES = [headers_stand_alone, a_program_builds, manual_pages]
+
+if __name__ == '__main__':
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    sys.exit(peer.main(CASES, sys.argv[3:]))

@@ -42,7 +42,7 @@ static uint64_t offset_of(const struct vublk_bench_job *job, const struct vublk_
 	       (job->first_block + slot->block) * job->config->block_bytes;
 }
 
-/* --- the beginning of a request --------------------------------------------------------- */
+/* --- the beginning of a request ----------------------------------------------- */
 
 static enum vublk_bench_direction choose_direction(struct vublk_bench_job *job)
 {
@@ -138,7 +138,7 @@ static bool begin(struct vublk_bench_job *job, prepare_fn *prepare_slot)
 	return !ret;
 }
 
-/* --- the end of a request ----------------------------------------------------------------- */
+/* --- the end of a request ----------------------------------------------------- */
 
 static void count(struct vublk_bench_job *job, const struct vublk_bench_slot *slot, uint64_t now)
 {
@@ -242,7 +242,7 @@ static bool take_completions(struct vublk_bench_job *job)
 	return false;
 }
 
-/* --- the life of a job ---------------------------------------------------------------------- */
+/* --- the life of a job -------------------------------------------------------- */
 
 /* Until nothing more is wanted, or something failed, and nothing is in flight. */
 static void run_load(struct vublk_bench_job *job, bool (*wants)(struct vublk_bench_job *job),

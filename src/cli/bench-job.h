@@ -79,7 +79,7 @@ uint64_t vublk_bench_random(uint64_t *state);
 /* The block at `index` of the job's order: sequential or shuffled. */
 uint64_t vublk_bench_block_at(const struct vublk_bench_job *job, uint64_t index);
 
-/* --- bench-verify.c -------------------------------------------------------------------- */
+/* --- bench-verify.c ----------------------------------------------------------- */
 
 /* -ENOMEM when the disk has too many blocks. */
 int vublk_bench_verify_init(struct vublk_bench_verify *verify, uint64_t num_blocks,

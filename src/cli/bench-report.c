@@ -28,7 +28,7 @@ static double per_second(const struct vublk_bench_result *result, uint64_t count
 	return result->runtime_ns ? (double)count / seconds(result) : 0;
 }
 
-/* --- for people ----------------------------------------------------------------------- */
+/* --- for people --------------------------------------------------------------- */
 
 static void print_percentiles(FILE *out, const struct vublk_histogram *latency)
 {
@@ -93,7 +93,7 @@ void vublk_bench_print_text(FILE *out, const char *socket, const struct vublk_be
 			total->verified_blocks, total->verified_blocks == 1 ? "" : "s");
 }
 
-/* --- for programs --------------------------------------------------------------------------- */
+/* --- for programs ------------------------------------------------------------- */
 
 static void add_u64(struct json_object *object, const char *name, uint64_t value)
 {
@@ -113,7 +113,8 @@ static void add_text(struct json_object *object, const char *name, const char *v
 	json_object_object_add(object, name, json_object_new_string(value));
 }
 
-static struct json_object *latency_json(const struct vublk_histogram *latency, bool with_percentiles)
+static struct json_object *latency_json(const struct vublk_histogram *latency,
+					bool with_percentiles)
 {
 	struct json_object *object = json_object_new_object(), *list;
 	char name[32];

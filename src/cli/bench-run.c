@@ -43,7 +43,7 @@ static bool has_writes(const struct vublk_bench_config *config)
 	return config->mixed || config->direction == VUBLK_BENCH_WRITE;
 }
 
-/* --- what is asked, against what there is ----------------------------------------------------- */
+/* --- what is asked, against what there is ------------------------------------- */
 
 /* The bytes that all jobs have together, from config->offset_bytes on. */
 static uint64_t region_bytes(const struct vublk_bench_config *config,
@@ -111,7 +111,7 @@ int vublk_bench_check(const struct vublk_bench_config *config, const struct vubl
 	return ret ? ret : check_region(config, info, error);
 }
 
-/* --- jobs --------------------------------------------------------------------------------------- */
+/* --- jobs --------------------------------------------------------------------- */
 
 static uint64_t new_run_id(void)
 {
@@ -209,7 +209,7 @@ static void deinit_run(struct run *run)
 	free(run->jobs);
 }
 
-/* --- the time ------------------------------------------------------------------------------------ */
+/* --- the time ----------------------------------------------------------------- */
 
 /* From one phase to the next, unless a job has ended all by failing. */
 static void advance(struct run *run, unsigned from, unsigned to)

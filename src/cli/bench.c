@@ -49,7 +49,7 @@ struct arguments {
 	struct vublk_disk_options disk;
 };
 
-/* --- options ----------------------------------------------------------------------------- */
+/* --- options ------------------------------------------------------------------ */
 
 static const struct argp_option options[] = {
 	{ NULL, 0, NULL, 0, "The load:", 1 },
@@ -253,7 +253,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-/* --- while it runs ----------------------------------------------------------------------------- */
+/* --- while it runs ------------------------------------------------------------ */
 
 static volatile sig_atomic_t interrupted;
 
@@ -277,7 +277,8 @@ struct line {
 	struct vublk_bench_live last;
 };
 
-static void print_rates(const struct line *line, const struct vublk_bench_live *live, double elapsed)
+static void print_rates(const struct line *line, const struct vublk_bench_live *live,
+			double elapsed)
 {
 	char iops[VUBLK_CLI_TEXT_BYTES], speed[VUBLK_CLI_TEXT_BYTES];
 
@@ -311,7 +312,7 @@ static bool tick(void *opaque, const struct vublk_bench_live *live)
 	return false;
 }
 
-/* --- the command ---------------------------------------------------------------------------------- */
+/* --- the command -------------------------------------------------------------- */
 
 static void report(const struct arguments *arguments, const struct vublk_bench_result *results,
 		   struct vublk_bench_result *total)

@@ -15,7 +15,7 @@
 #include <strings.h>
 #include <time.h>
 
-/* --- what goes wrong ------------------------------------------------------------- */
+/* --- what goes wrong ---------------------------------------------------------- */
 
 /* One write for the line, so that lines of two processes on a terminal stay whole. */
 __attribute__((format(printf, 2, 0)))
@@ -87,7 +87,7 @@ void vublk_cli_log(void *command, enum vublk_log_level level, const char *text)
 		level < VUBLK_CLI_ARRAY_SIZE(levels) ? levels[level] : "", text);
 }
 
-/* --- options --------------------------------------------------------------------- */
+/* --- options ------------------------------------------------------------------ */
 
 void vublk_cli_parse(const struct argp *argp, int argc, char **argv, void *input)
 {
@@ -213,7 +213,7 @@ uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, co
 	return value;
 }
 
-/* --- printing --------------------------------------------------------------------- */
+/* --- printing ----------------------------------------------------------------- */
 
 /* Three digits of a value that is already in its unit. */
 static const char *format_digits(char text[VUBLK_CLI_TEXT_BYTES], double value, const char *unit)

@@ -36,7 +36,7 @@ int vublk_cmd_bench(int argc, char **argv);
 int vublk_cmd_copy(int argc, char **argv);
 int vublk_cmd_demo(int argc, char **argv);
 
-/* --- what goes wrong ------------------------------------------------------------- */
+/* --- what goes wrong ---------------------------------------------------------- */
 
 /* Prints "vublk COMMAND: sentence" to standard error; returns VUBLK_EXIT_FAILED. */
 int vublk_cli_fail(const char *command, const char *format, ...)
@@ -60,7 +60,7 @@ int vublk_cli_error_errno(struct vublk_error *error, int code, const char *forma
  */
 void vublk_cli_log(void *command, enum vublk_log_level level, const char *text);
 
-/* --- options --------------------------------------------------------------------- */
+/* --- options ------------------------------------------------------------------ */
 
 /*
  * argp_parse() with the tool's conventions. What it refuses ends the process with
@@ -88,7 +88,7 @@ int vublk_cli_parse_bytes(const char *option, const char *text, uint64_t min, ui
 int vublk_cli_parse_milliseconds(const char *option, const char *text, uint64_t *value,
 				 struct vublk_error *error);
 
-/* --- printing --------------------------------------------------------------------- */
+/* --- printing ----------------------------------------------------------------- */
 
 #define VUBLK_CLI_TEXT_BYTES 32
 

@@ -21,7 +21,7 @@ static const char *kind_of(const struct vublk_copy_end *end)
 	return end->blk ? "disk" : end->block_device ? "block device" : "file";
 }
 
-/* --- opening ------------------------------------------------------------------------- */
+/* --- opening ------------------------------------------------------------------ */
 
 static int open_disk(struct vublk_copy_end *end, const struct vublk_disk_options *options,
 		     struct vublk_error *error)
@@ -81,7 +81,7 @@ static int check_ends(const char *from, const char *to, struct vublk_error *erro
 	return 0;
 }
 
-/* --- fitting ---------------------------------------------------------------------------- */
+/* --- fitting ------------------------------------------------------------------ */
 
 static uint64_t round_up(uint64_t bytes, uint32_t unit)
 {
@@ -147,7 +147,7 @@ int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, u
 	return ret;
 }
 
-/* --- before and after ----------------------------------------------------------------------- */
+/* --- before and after --------------------------------------------------------- */
 
 int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error)
 {

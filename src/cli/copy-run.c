@@ -1,388 +1,23 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The copying. Each worker is a thread with a queue of its own on each end that
- * is a disk, and a number of slots; a slot carries one piece at a time from one
- * end to the other. Pieces are handed out in order, under one lock, and copied in
- * any order.
- *
- * What a slot needs a disk for is asynchronous, what it needs a file for is done at
- * once. Buffers are shared memory that both disks know, so a piece that goes
- * from disk to disk is never copied by us.
- *
- * Holes: a destination file begins as one large hole, so zeroes are left out. On a
- * disk the old content has to go: WRITE ZEROES with the permission to unmap does
- * that and may free room; discard alone promises nothing about the content.
+ * A copy as a whole: gives each worker its queues, slots and buffers, and waits
+ * for them. The thread that calls it copies nothing; it tells how far it is.
  */
-#include "cli/copy.h"
+#include "cli/copy-worker.h"
 
 #include "cli/cli.h"
 #include "cli/crew.h"
-#include "cli/sparse.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <linux/fs.h>
-#include <poll.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #define TICK_MS 100
-#define WAIT_MS 500
-#define ZERO_UNIT_BYTES 4096                    /* a hole in a file is no smaller */
-#define MAX_HOLE_BYTES (UINT64_C(64) << 20)     /* of one request, so that progress shows */
-
-enum slot_state {
-	SLOT_IDLE,    /* wants a piece */
-	SLOT_READ,    /* is to be read */
-	SLOT_READING, /* the source has it */
-	SLOT_WRITE,   /* is to be written */
-	SLOT_WRITING, /* the destination has it */
-};
-
-struct slot {
-	enum slot_state state;
-	struct vublk_extent piece;
-	unsigned char *buffer;
-};
-
-struct run {
-	struct vublk_copy *copy;
-	pthread_mutex_t lock;
-	struct vublk_sparse pieces;  /* under the lock */
-	bool zeroes;                 /* the destination can be told that a piece is zero */
-	unsigned stop;               /* atomic */
-	unsigned char *buffers;
-	size_t buffer_bytes;
-	struct worker *workers;
-	struct slot *slots;
-};
-
-struct worker {
-	struct run *run;
-	struct vublk_blk_queue *from; /* NULL: a file */
-	struct vublk_blk_queue *to;
-	struct slot *slots;
-	uint64_t moved_ns;            /* when something was completed last */
-	struct vublk_error error;
-};
-
-/* --- pieces ---------------------------------------------------------------------------- */
-
-static uint64_t round_up(uint64_t bytes, uint32_t unit)
-{
-	return (bytes + unit - 1) / unit * unit;
-}
-
-/* 1: a piece; 0: no more; negative: it failed. */
-static int next_piece(struct worker *worker, struct vublk_extent *piece)
-{
-	struct run *run = worker->run;
-	uint64_t request = run->copy->request_bytes;
-	int ret;
-
-	if (__atomic_load_n(&run->stop, __ATOMIC_RELAXED))
-		return 0;
-	pthread_mutex_lock(&run->lock);
-	ret = vublk_sparse_next(&run->pieces, request, run->zeroes ? MAX_HOLE_BYTES : request,
-				piece, &worker->error);
-	pthread_mutex_unlock(&run->lock);
-	return ret;
-}
-
-static void finish(struct worker *worker, struct slot *slot)
-{
-	slot->state = SLOT_IDLE;
-	__atomic_fetch_add(&worker->run->copy->done, slot->piece.bytes, __ATOMIC_RELAXED);
-}
-
-/* --- reading --------------------------------------------------------------------------- */
-
-static int read_file(struct worker *worker, struct slot *slot)
-{
-	const struct vublk_copy_end *from = &worker->run->copy->from;
-	uint64_t done = 0;
-
-	while (done < slot->piece.bytes) {
-		ssize_t n = pread(from->fd, slot->buffer + done, slot->piece.bytes - done,
-				  (off_t)(slot->piece.offset + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return vublk_cli_error_errno(&worker->error, errno, "cannot read '%s' at "
-						     "offset %" PRIu64, from->path,
-						     slot->piece.offset + done);
-		if (!n)
-			return vublk_cli_error(&worker->error, EIO, "'%s' ends at offset %" PRIu64
-					       ": it became smaller while it was copied",
-					       from->path, slot->piece.offset + done);
-		done += (uint64_t)n;
-	}
-	slot->state = SLOT_WRITE;
-	return 0;
-}
-
-static int read_piece(struct worker *worker, struct slot *slot)
-{
-	const struct vublk_copy_end *from = &worker->run->copy->from;
-	int ret;
-
-	if (slot->piece.hole) {
-		slot->state = SLOT_WRITE;
-		if (!worker->run->zeroes)
-			memset(slot->buffer, 0, slot->piece.bytes);
-		return 0;
-	}
-	if (!worker->from)
-		return read_file(worker, slot);
-	ret = vublk_blk_read(worker->from, slot->piece.offset, slot->buffer,
-			     round_up(slot->piece.bytes, from->block_bytes), slot, &worker->error);
-	if (ret)
-		return ret;
-	slot->state = SLOT_READING;
-	if (!worker->to)
-		vublk_blk_submit(worker->from); /* the file takes its time meanwhile */
-	return 0;
-}
-
-/* --- writing ----------------------------------------------------------------------------- */
-
-static int write_all(struct worker *worker, const unsigned char *data, uint64_t bytes,
-		     uint64_t offset)
-{
-	const struct vublk_copy_end *to = &worker->run->copy->to;
-
-	while (bytes) {
-		ssize_t n = pwrite(to->fd, data, bytes, (off_t)offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return vublk_cli_error_errno(&worker->error, errno, "cannot write to '%s' "
-						     "at offset %" PRIu64, to->path, offset);
-		data += n;
-		bytes -= (uint64_t)n;
-		offset += (uint64_t)n;
-	}
-	return 0;
-}
-
-/*
- * Zeroes of a file are there already; those of a block device are the kernel's to
- * make, in whole sectors.
- */
-static int zero_file(struct worker *worker, uint64_t offset, uint64_t bytes)
-{
-	const struct vublk_copy_end *to = &worker->run->copy->to;
-	uint64_t range[2] = { offset, round_up(bytes, to->block_bytes) };
-
-	if (!to->block_device || !ioctl(to->fd, BLKZEROOUT, range))
-		return 0;
-	return vublk_cli_error_errno(&worker->error, errno, "cannot write %" PRIu64 " zeroes to "
-				     "'%s' at offset %" PRIu64, bytes, to->path, offset);
-}
-
-/* What is zero is left out, in the middle of a piece as well. */
-static int write_file(struct worker *worker, struct slot *slot)
-{
-	uint64_t offset = slot->piece.offset, left = slot->piece.bytes;
-	const unsigned char *data = slot->buffer;
-	int ret = 0;
-
-	if (slot->piece.hole && worker->run->zeroes)
-		ret = zero_file(worker, offset, left);
-	else if (!worker->run->zeroes)
-		ret = write_all(worker, data, left, offset);
-	else while (left && !ret) {
-		bool zero;
-		uint64_t n = vublk_zero_run(data, left, ZERO_UNIT_BYTES, &zero);
-
-		ret = zero ? zero_file(worker, offset, n) : write_all(worker, data, n, offset);
-		data += n;
-		offset += n;
-		left -= n;
-	}
-	if (!ret)
-		finish(worker, slot);
-	return ret;
-}
-
-/* The last block of a disk may be larger than what is left: zeroes fill it. */
-static int write_disk(struct worker *worker, struct slot *slot)
-{
-	const struct vublk_copy *copy = worker->run->copy;
-	uint64_t bytes = round_up(slot->piece.bytes, copy->to.block_bytes);
-	bool zero = worker->run->zeroes &&
-		    (slot->piece.hole || vublk_is_zero(slot->buffer, slot->piece.bytes));
-	int ret;
-
-	if (zero) {
-		ret = vublk_blk_write_zeroes(worker->to, slot->piece.offset, bytes,
-					     !copy->allocated, slot, &worker->error);
-	} else {
-		memset(slot->buffer + slot->piece.bytes, 0, bytes - slot->piece.bytes);
-		ret = vublk_blk_write(worker->to, slot->piece.offset, slot->buffer, bytes, slot,
-				      &worker->error);
-	}
-	if (ret)
-		return ret;
-	slot->state = SLOT_WRITING;
-	if (!worker->from)
-		vublk_blk_submit(worker->to); /* the file takes its time meanwhile */
-	return 0;
-}
-
-/* --- slots ---------------------------------------------------------------------------------- */
-
-static unsigned in_flight(const struct worker *worker)
-{
-	return (worker->from ? vublk_blk_in_flight(worker->from) : 0) +
-	       (worker->to ? vublk_blk_in_flight(worker->to) : 0);
-}
-
-/*
- * As far as it goes without waiting. 1: the slot has a piece, or had one; 0: there
- * is none for it; -EAGAIN: a queue is full; or what failed.
- */
-static int advance(struct worker *worker, struct slot *slot)
-{
-	int ret = 0;
-
-	if (slot->state == SLOT_IDLE) {
-		ret = next_piece(worker, &slot->piece);
-		if (ret <= 0)
-			return ret;
-		slot->state = SLOT_READ;
-		ret = 0;
-	}
-	if (slot->state == SLOT_READ)
-		ret = read_piece(worker, slot);
-	if (slot->state == SLOT_WRITE && !ret)
-		ret = worker->to ? write_disk(worker, slot) : write_file(worker, slot);
-	return ret ? ret : 1;
-}
-
-/* True: a slot wants its next piece at once. */
-static bool advance_all(struct worker *worker)
-{
-	bool again = false;
-
-	for (unsigned i = 0; i < worker->run->copy->num_requests; i++) {
-		struct slot *slot = &worker->slots[i];
-		int ret = advance(worker, slot);
-
-		if (ret == -EAGAIN && in_flight(worker))
-			worker->error.code = 0; /* full is no error as long as it empties */
-		if (ret < 0)
-			return false;
-		again |= ret && slot->state == SLOT_IDLE;
-	}
-	return again;
-}
-
-static void fail(struct worker *worker, const struct slot *slot, int result)
-{
-	const struct vublk_copy *copy = worker->run->copy;
-	bool reading = slot->state == SLOT_READING;
-	const struct vublk_copy_end *end = reading ? &copy->from : &copy->to;
-
-	if (worker->error.code)
-		return;
-	if (result == -ENOTCONN)
-		vublk_cli_error(&worker->error, -result, "the back-end of '%s' is gone",
-				end->path);
-	else
-		vublk_cli_error_errno(&worker->error, -result, "cannot %s '%s' at offset %" PRIu64,
-				      reading ? "read" : "write to", end->path,
-				      slot->piece.offset);
-}
-
-static unsigned poll_queue(struct worker *worker, struct vublk_blk_queue *queue)
-{
-	struct vublk_blk_completion completions[32];
-	int n = queue ? vublk_blk_poll(queue, completions, VUBLK_CLI_ARRAY_SIZE(completions)) : 0;
-
-	for (int i = 0; i < n; i++) {
-		struct slot *slot = completions[i].user_data;
-
-		if (completions[i].result)
-			fail(worker, slot, completions[i].result);
-		else if (slot->state == SLOT_READING)
-			slot->state = SLOT_WRITE;
-		else
-			finish(worker, slot);
-	}
-	return n > 0 ? (unsigned)n : 0;
-}
-
-/* Sleeps until one of the two has something to say. */
-static void sleep_on_queues(struct worker *worker)
-{
-	struct vublk_blk_queue *queues[] = { worker->from, worker->to };
-	struct pollfd fds[2];
-	unsigned count = 0;
-
-	for (unsigned i = 0; i < 2; i++) {
-		if (!queues[i] || !vublk_blk_in_flight(queues[i]))
-			continue;
-		if (vublk_blk_arm(queues[i]))
-			return;
-		fds[count++] = (struct pollfd){ .fd = vublk_blk_queue_fd(queues[i]),
-						.events = POLLIN };
-	}
-	poll(fds, count, WAIT_MS);
-}
-
-/* Waits for completions; false: there are none any more. */
-static bool take_completions(struct worker *worker)
-{
-	const struct vublk_copy *copy = worker->run->copy;
-	uint64_t now;
-
-	if (worker->from)
-		vublk_blk_submit(worker->from);
-	if (worker->to)
-		vublk_blk_submit(worker->to);
-	if (!poll_queue(worker, worker->from) && !poll_queue(worker, worker->to)) {
-		sleep_on_queues(worker);
-		if (!poll_queue(worker, worker->from) && !poll_queue(worker, worker->to)) {
-			now = vublk_cli_now_ns();
-			if (now - worker->moved_ns <= (uint64_t)copy->stall_ms * 1000000)
-				return true;
-			if (!worker->error.code)
-				vublk_cli_error(&worker->error, ETIMEDOUT, "a back-end has "
-						"completed none of %u requests in flight for %u s",
-						in_flight(worker), copy->stall_ms / 1000);
-			return false;
-		}
-	}
-	worker->moved_ns = vublk_cli_now_ns();
-	return true;
-}
-
-static void work(void *member)
-{
-	struct worker *worker = member;
-
-	worker->moved_ns = vublk_cli_now_ns();
-	for (;;) {
-		if (!worker->error.code && advance_all(worker))
-			continue;
-		if (!in_flight(worker) || !take_completions(worker))
-			break;
-	}
-	if (worker->error.code)
-		__atomic_store_n(&worker->run->stop, 1, __ATOMIC_RELAXED);
-}
-
-/* --- all of it ---------------------------------------------------------------------------------- */
 
 /* Memory that can be shared with a back-end: sealed, so that it cannot be cut under it. */
-static int map_buffers(struct run *run, int *fd, struct vublk_error *error)
+static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *error)
 {
 	const struct vublk_copy *copy = run->copy;
 
@@ -403,7 +38,7 @@ static int map_buffers(struct run *run, int *fd, struct vublk_error *error)
 	return 0;
 }
 
-static int share_buffers(struct run *run, struct vublk_error *error)
+static int share_buffers(struct vublk_copy_run *run, struct vublk_error *error)
 {
 	struct vublk_blk *disks[] = { run->copy->from.blk, run->copy->to.blk };
 	int fd = -1, ret;
@@ -418,7 +53,7 @@ static int share_buffers(struct run *run, struct vublk_error *error)
 	return ret;
 }
 
-static int init_run(struct run *run, struct vublk_error *error)
+static int init_run(struct vublk_copy_run *run, struct vublk_error *error)
 {
 	struct vublk_copy *copy = run->copy;
 	unsigned num_slots = copy->num_queues * copy->num_requests;
@@ -426,14 +61,14 @@ static int init_run(struct run *run, struct vublk_error *error)
 
 	pthread_mutex_init(&run->lock, NULL);
 	vublk_sparse_init(&run->pieces, copy->from.fd, copy->bytes,
-			  VUBLK_CLI_MAX(to->block_bytes, (uint32_t)ZERO_UNIT_BYTES));
+			  VUBLK_CLI_MAX(to->block_bytes, (uint32_t)VUBLK_COPY_ZERO_UNIT_BYTES));
 	run->zeroes = to->blk ? to->info.max_write_zeroes_bytes > 0 : !copy->allocated;
 	run->workers = calloc(copy->num_queues, sizeof(*run->workers));
 	run->slots = calloc(num_slots, sizeof(*run->slots));
 	if (!run->workers || !run->slots)
 		return vublk_cli_error_errno(error, ENOMEM, "cannot prepare %u requests", num_slots);
 	for (unsigned i = 0; i < copy->num_queues; i++)
-		run->workers[i] = (struct worker){
+		run->workers[i] = (struct vublk_copy_worker){
 			.run = run, .slots = run->slots + i * copy->num_requests,
 			.from = copy->from.blk ? vublk_blk_queue(copy->from.blk, i) : NULL,
 			.to = to->blk ? vublk_blk_queue(to->blk, i) : NULL,
@@ -441,7 +76,7 @@ static int init_run(struct run *run, struct vublk_error *error)
 	return share_buffers(run, error);
 }
 
-static void give_slots_their_buffers(struct run *run)
+static void give_slots_their_buffers(struct vublk_copy_run *run)
 {
 	unsigned num_slots = run->copy->num_queues * run->copy->num_requests;
 
@@ -450,7 +85,7 @@ static void give_slots_their_buffers(struct run *run)
 }
 
 /* The disks are closed before the memory goes: requests may still be in flight. */
-static void deinit_run(struct run *run)
+static void deinit_run(struct vublk_copy_run *run)
 {
 	vublk_blk_close(run->copy->from.blk, 0);
 	vublk_blk_close(run->copy->to.blk, 0);
@@ -464,10 +99,10 @@ static void deinit_run(struct run *run)
 
 static void stop_run(void *opaque)
 {
-	__atomic_store_n(&((struct run *)opaque)->stop, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&((struct vublk_copy_run *)opaque)->stop, 1, __ATOMIC_RELAXED);
 }
 
-static int first_error(const struct run *run, struct vublk_error *error)
+static int first_error(const struct vublk_copy_run *run, struct vublk_error *error)
 {
 	for (unsigned i = 0; i < run->copy->num_queues; i++) {
 		const struct vublk_error *found = &run->workers[i].error;
@@ -483,14 +118,14 @@ static int first_error(const struct run *run, struct vublk_error *error)
 int vublk_copy_run(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaque,
 		   struct vublk_error *error)
 {
-	struct run run = { .copy = copy };
+	struct vublk_copy_run run = { .copy = copy };
 	struct vublk_crew crew;
 	int ret;
 
 	ret = init_run(&run, error);
 	if (!ret) {
 		give_slots_their_buffers(&run);
-		ret = vublk_crew_start(&crew, copy->num_queues, work, run.workers,
+		ret = vublk_crew_start(&crew, copy->num_queues, vublk_copy_work, run.workers,
 				       sizeof(*run.workers), stop_run, &run, error);
 	}
 	if (!ret) {

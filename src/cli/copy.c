@@ -54,7 +54,7 @@ static const struct argp_option options[] = {
 	{ NULL },
 };
 
-/* --- arguments ---------------------------------------------------------------------------- */
+/* --- arguments ---------------------------------------------------------------- */
 
 static uint32_t parse_request_size(struct argp_state *state, const char *text)
 {
@@ -137,7 +137,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-/* --- while it runs --------------------------------------------------------------------------- */
+/* --- while it runs ------------------------------------------------------------ */
 
 static volatile sig_atomic_t interrupted;
 

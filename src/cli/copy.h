@@ -5,9 +5,10 @@
 /*
  * Copying between files and disks.
  *
- *   copy.c       the command: options, what is refused, progress
- *   copy-end.c   the two ends: opened, measured, made ready, flushed
- *   copy-run.c   the copying: many requests in flight on several queues
+ *   copy.c         the command: options, what is refused, progress
+ *   copy-end.c     the two ends: opened, measured, made ready, flushed
+ *   copy-run.c     the workers' common life: buffers, threads, progress
+ *   copy-worker.c  one worker: the data path
  */
 
 #include "cli/disk.h"
@@ -41,7 +42,7 @@ struct vublk_copy {
 	uint64_t done;               /* bytes that are there; atomic, read while it runs */
 };
 
-/* --- copy-end.c --------------------------------------------------------------------- */
+/* --- copy-end.c --------------------------------------------------------------- */
 
 /*
  * Opens both ends and sees whether they fit; nothing has changed when this fails
@@ -59,7 +60,7 @@ int vublk_copy_flush(struct vublk_copy *copy, struct vublk_error *error);
 
 void vublk_copy_close(struct vublk_copy *copy);
 
-/* --- copy-run.c ------------------------------------------------------------------------ */
+/* --- copy-run.c --------------------------------------------------------------- */
 
 /* Called now and then on the thread that called vublk_copy_run(); true: stop. */
 typedef bool vublk_copy_tick_fn(void *opaque, const struct vublk_copy *copy);

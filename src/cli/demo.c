@@ -36,7 +36,7 @@
 #define PATIENCE_MS 5000 /* with the back-end's end, and the news of a resize */
 #define LINE_COLUMNS 76
 
-/* --- the scene: what has to be struck ----------------------------------------------------- */
+/* --- the scene: what has to be struck ----------------------------------------- */
 
 static struct {
 	char folder[64];
@@ -77,7 +77,7 @@ static void catch_signals(void)
 	sigprocmask(SIG_BLOCK, &scene.child_signal, NULL);
 }
 
-/* --- talking ---------------------------------------------------------------------------------- */
+/* --- talking ------------------------------------------------------------------ */
 
 __attribute__((format(printf, 1, 2)))
 static void say(const char *format, ...)
@@ -110,7 +110,7 @@ static void say_features(const char *title, const char *prefix, const char *(*na
 	say("\n");
 }
 
-/* --- the back-end -------------------------------------------------------------------------------- */
+/* --- the back-end ------------------------------------------------------------- */
 
 static int make_disk(struct vublk_error *error)
 {
@@ -224,7 +224,7 @@ static int end_backend(struct vublk_error *error)
 	return 0;
 }
 
-/* --- the device ------------------------------------------------------------------------------------ */
+/* --- the device --------------------------------------------------------------- */
 
 /* What the disk's own thread tells. */
 struct news {
@@ -283,7 +283,7 @@ static int open_disk(struct news *news, struct vublk_blk **blk, struct vublk_err
 	return 0;
 }
 
-/* --- what is shown ------------------------------------------------------------------------------------ */
+/* --- what is shown ------------------------------------------------------------ */
 
 static int run_load(struct vublk_blk *blk, const struct vublk_bench_config *config,
 		    struct vublk_bench_result *total, struct vublk_error *error)
@@ -415,7 +415,7 @@ static int show_speed(struct vublk_blk *blk, struct vublk_bench_result *total,
 	return 0;
 }
 
-/* --- the command ------------------------------------------------------------------------------------------ */
+/* --- the command -------------------------------------------------------------- */
 
 static int play(struct news *news, struct vublk_blk **blk, struct vublk_bench_result *total,
 		struct vublk_error *error)

@@ -31,7 +31,7 @@ struct disk {
 	char serial[VUBLK_BLK_ID_SIZE]; /* empty: it has none */
 };
 
-/* --- the configuration space --------------------------------------------------------- */
+/* --- the configuration space -------------------------------------------------- */
 
 struct config_field {
 	const char *name;  /* the kernel's; what is before a dot is a group */
@@ -101,7 +101,7 @@ static bool field_has_meaning(const struct vublk_blk_info *info, const struct co
 	       info->device.backend_features & BIT(field->feature);
 }
 
-/* --- for people ------------------------------------------------------------------------ */
+/* --- for people --------------------------------------------------------------- */
 
 /* The name of a bit, or its number in `text`. */
 static const char *bit_name(const char *(*name)(unsigned bit), unsigned bit, char text[16])
@@ -195,7 +195,7 @@ static void print_text(const struct disk *disk)
 	print_config(i);
 }
 
-/* --- for programs ------------------------------------------------------------------------ */
+/* --- for programs ------------------------------------------------------------- */
 
 static void add_u64(struct json_object *object, const char *name, uint64_t value)
 {
@@ -318,7 +318,7 @@ static void print_json(const struct disk *disk)
 	json_object_put(root);
 }
 
-/* --- the command ------------------------------------------------------------------------- */
+/* --- the command -------------------------------------------------------------- */
 
 /* What is no printable text could do things to a terminal. */
 static void make_printable(char *text)

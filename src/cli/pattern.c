@@ -151,7 +151,7 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 	return sum == header.checksum ? 0 : fail_damaged(&header, words, bytes, error);
 }
 
-/* --- a random order ---------------------------------------------------------------- */
+/* --- a random order ----------------------------------------------------------- */
 
 /*
  * A Feistel network is a permutation of the numbers with 2 * half_bits bits,

@@ -53,7 +53,7 @@ static void broken(const char *what, uint64_t offset)
 	abort();
 }
 
-/* --- disks --------------------------------------------------------------------------- */
+/* --- disks -------------------------------------------------------------------- */
 
 static void make_socket(const char *path)
 {
@@ -169,7 +169,7 @@ const char *vublk_protocol_feature_name(unsigned bit)
 	return bit == 3 ? "REPLY_ACK" : NULL;
 }
 
-/* --- memory ----------------------------------------------------------------------------- */
+/* --- memory ------------------------------------------------------------------- */
 
 static struct region *add_region(struct vublk_blk *blk, void *address, size_t bytes, bool ours)
 {
@@ -218,7 +218,7 @@ static bool in_memory(const struct vublk_blk *blk, const void *buffer, size_t by
 	return false;
 }
 
-/* --- requests ----------------------------------------------------------------------------- */
+/* --- requests ----------------------------------------------------------------- */
 
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index)
 {
@@ -355,7 +355,7 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 	return queue->in_flight;
 }
 
-/* --- completions ----------------------------------------------------------------------------- */
+/* --- completions -------------------------------------------------------------- */
 
 static bool stalled(const struct fake_disk *disk)
 {

@@ -22,7 +22,7 @@
 
 #define MIB (UINT64_C(1) << 20)
 
-/* --- bench -------------------------------------------------------------------------- */
+/* --- bench -------------------------------------------------------------------- */
 
 static struct vublk_bench_config load(const char *rw, enum vublk_bench_direction direction,
 				      bool mixed, bool random)
@@ -280,7 +280,7 @@ static void test_bench_json_is_fios(void **state)
 	fake_disk_free(disk);
 }
 
-/* --- copy --------------------------------------------------------------------------------- */
+/* --- copy --------------------------------------------------------------------- */
 
 static char *scratch_path(const char *name)
 {

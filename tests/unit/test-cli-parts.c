@@ -17,7 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* --- histogram -------------------------------------------------------------------- */
+/* --- histogram ---------------------------------------------------------------- */
 
 #define SAMPLES 20000
 
@@ -98,7 +98,7 @@ static void test_histogram_merge(void **state)
 	free(empty);
 }
 
-/* --- pattern ---------------------------------------------------------------------- */
+/* --- pattern ------------------------------------------------------------------ */
 
 static void test_pattern_is_recognized(void **state)
 {
@@ -198,7 +198,7 @@ static void test_shuffle_is_a_permutation(void **state)
 	}
 }
 
-/* --- holes ------------------------------------------------------------------------ */
+/* --- holes -------------------------------------------------------------------- */
 
 static int open_scratch(void)
 {
@@ -314,7 +314,7 @@ static void test_zero_runs(void **state)
 	}
 }
 
-/* --- crew and progress -------------------------------------------------------------- */
+/* --- crew and progress -------------------------------------------------------- */
 
 static void add_one(void *member)
 {

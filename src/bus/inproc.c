@@ -197,12 +197,18 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 	finish_awaited(bus, AWAIT_STOPPED, error);
 }
 
+/*
+ * A region that was not taken is dropped again. One that was to go has gone, as far
+ * as requests are concerned: if the back-end could not be told, it is gone itself.
+ */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *bus = opaque;
 
 	if (bus->await != AWAIT_MEMORY)
 		return;
+	if (!bus->memory.adding)
+		error = NULL;
 	vublk_inproc_memory_changed(&bus->memory, !error);
 	finish_call(bus, result_of(error), error);
 }
@@ -228,8 +234,7 @@ static void on_disconnected(void *opaque, const struct vublk_error *error)
 	struct vublk_inproc *bus = opaque;
 
 	tell_disconnected(bus, bus->failure.code ? &bus->failure : error);
-	if (bus->await == AWAIT_MEMORY)
-		vublk_inproc_memory_changed(&bus->memory, false);
+	on_memory_changed(bus, error);
 	if (bus->await != AWAIT_NOTHING && bus->await != AWAIT_REALIZED)
 		finish_call(bus, result_of(error), error);
 }
@@ -674,7 +679,10 @@ static int do_remove_region(struct vublk_inproc *bus, void *address, struct vubl
 {
 	int r = vublk_inproc_memory_remove(&bus->memory, address, error);
 
-	return r ? r : hand_over_memory(bus, error);
+	if (r)
+		return r;
+	r = hand_over_memory(bus, NULL);
+	return r < 0 ? 0 : r;
 }
 
 int vublk_inproc_remove_region(struct vublk_inproc *bus, void *address, struct vublk_error *error)

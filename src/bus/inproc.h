@@ -103,6 +103,7 @@ int vublk_inproc_write_wce(struct vublk_inproc *bus, bool on, struct vublk_error
  */
 int vublk_inproc_add_region(struct vublk_inproc *bus, void *address, uint64_t bytes, int fd,
 			    uint64_t fd_offset, struct vublk_error *error);
+/* EINVAL: there is none; everything else is the back-end's loss. */
 int vublk_inproc_remove_region(struct vublk_inproc *bus, void *address,
 			       struct vublk_error *error);
 /* The regions that were added, for the queues to look up. */

@@ -414,6 +414,12 @@ static void test_memory_that_the_backend_refuses(void **state)
 	fake_plan.memory_error = EINVAL;
 	assert_null(vublk_blk_alloc(blk, 4096, &error));
 	assert_string_equal(error.text, "the device does not like the memory");
+	/* What goes, goes. */
+	fake_plan.memory_error = 0;
+	assert_non_null(buffer = vublk_blk_alloc(blk, 4096, &error));
+	fake_plan.memory_error = EIO;
+	assert_int_equal(vublk_blk_unregister(blk, buffer, &error), 0);
+	assert_int_equal(vublk_blk_unregister(blk, buffer, &error), -EINVAL);
 	fake_plan.memory_error = 0;
 	assert_non_null(buffer = vublk_blk_alloc(blk, 4096, &error));
 	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 512, NULL, &error), 0);

@@ -54,7 +54,8 @@ struct vublk_blk_handlers {
 	/*
 	 * Tells what happened to the disk, on the disk's own thread; `error` says why
 	 * (NULL where nothing is wrong). May call vublk_blk_get_info(), not
-	 * vublk_blk_close(). NULL: not told.
+	 * vublk_blk_close(). The first may come while vublk_blk_open() returns. NULL: not
+	 * told.
 	 */
 	void (*event)(void *opaque, enum vublk_blk_event event, const struct vublk_error *error);
 	void *opaque;

@@ -21,6 +21,8 @@
 
 /* Header, data and status each take a descriptor. */
 #define MIN_QUEUE_SIZE 4
+/* How often a config that changes during the open is read again. */
+#define MAX_CONFIG_READS 8
 
 /* --- what the disk's thread tells --------------------------------------------------- */
 
@@ -56,14 +58,16 @@ static int refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error
 	return r;
 }
 
-static bool is_running(struct vublk_blk *blk)
+/* Before the application has the disk, a change is only noted: see begin_running(). */
+static bool note_if_opening(struct vublk_blk *blk)
 {
-	bool running;
+	bool opening;
 
 	pthread_mutex_lock(&blk->lock);
-	running = blk->running;
+	opening = !blk->running;
+	blk->config_stale = opening;
 	pthread_mutex_unlock(&blk->lock);
-	return running;
+	return opening;
 }
 
 static void on_config_changed(void *opaque)
@@ -72,7 +76,7 @@ static void on_config_changed(void *opaque)
 	struct vublk_error error = { 0 };
 	bool resized = false;
 
-	if (!is_running(blk))
+	if (note_if_opening(blk))
 		return;
 	if (refresh_info(blk, &resized, &error))
 		vublk_log(&blk->handlers.log, VUBLK_LOG_WARNING,
@@ -183,20 +187,28 @@ static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 }
 
 /*
- * From here on the application is told. A back-end that went since the start was
- * noted and told nobody: the open fails; a config that changed is read here.
+ * From here on the application is told. What came since the start was noted and told
+ * nobody: a back-end that went fails the open, a config that changed is read again,
+ * some times: one that never stops changing does not keep the application out.
  */
 static int begin_running(struct vublk_blk *blk, struct vublk_error *error)
 {
-	bool resized;
+	unsigned tries = MAX_CONFIG_READS;
+	bool resized, running;
 	int r = 0;
 
-	pthread_mutex_lock(&blk->lock);
-	blk->running = !blk->lost.code;
-	if (blk->lost.code)
-		r = vublk_error_set(error, blk->lost.code, "%s", blk->lost.text);
-	pthread_mutex_unlock(&blk->lock);
-	return r ? r : refresh_info(blk, &resized, error);
+	do {
+		pthread_mutex_lock(&blk->lock);
+		running = !blk->lost.code && (!blk->config_stale || !tries--);
+		blk->running = running;
+		blk->config_stale = false;
+		if (blk->lost.code)
+			r = vublk_error_set(error, blk->lost.code, "%s", blk->lost.text);
+		pthread_mutex_unlock(&blk->lock);
+		if (!running && !r)
+			r = refresh_info(blk, &resized, error);
+	} while (!running && !r);
+	return r;
 }
 
 static void free_blk(struct vublk_blk *blk)

@@ -30,6 +30,7 @@ struct vublk_blk {
 	/* under lock */
 	pthread_mutex_t lock;
 	bool running; /* the application has the disk: it is told of events */
+	bool config_stale; /* the config changed before that */
 	struct vublk_blk_info info;
 	struct vublk_error lost; /* code 0: the back-end is there */
 	struct vublk_blk_allocation *allocations;

@@ -1,85 +1,26 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-process bus: the thread that owns the device, and the calls that other
- * threads make on it. Not the data path: that is in the driver (src/blk), on
- * memory and eventfds that the bus made.
+ * The in-process bus: the thread that owns the device, the calls that other threads
+ * make on it, and what the device says. Not the data path: that is in the driver
+ * (src/blk), on memory and eventfds that the bus made. What the calls do is in
+ * inproc-driver.c.
  *
  * The idea to read it by: a caller puts a call into bus->call and waits; the
  * bus's thread runs it. A call that the device ends later names the callback that
  * it waits for; that callback, or the end of the connection, finishes it. One
  * call at a time, so there is never a question whose end an end is.
- *
- * The driver's part of the start-up is virtio 1.3, section 3.1.1.
  */
-#include "bus/inproc.h"
+#include "bus/inproc-private.h"
 
-#include "bus/inproc-memory.h"
-#include "util/atomic.h"
-#include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/log.h"
-#include "util/loop.h"
-#include "virtio/blk-format.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-
-/* The end that a call waits for. */
-enum await {
-	AWAIT_NOTHING,
-	AWAIT_REALIZED,
-	AWAIT_STARTED,
-	AWAIT_STOPPED,
-	AWAIT_MEMORY,
-	AWAIT_CONFIG,
-};
-
-struct call {
-	/* 0: done; 1: the device ends it, see bus->await; else a negative errno. */
-	int (*fn)(struct vublk_inproc *bus, void *args, struct vublk_error *error);
-	void *args;
-	bool finished; /* under bus->lock, like the rest */
-	int result;
-	struct vublk_error error;
-};
-
-struct vublk_inproc {
-	/* constant after open, the queues after set_up */
-	struct vublk_inproc_handlers handlers;
-	pthread_t thread;
-	bool has_thread;
-	unsigned num_queues;
-	unsigned queue_size;
-	uint64_t features;
-	struct vublk_device_info info;
-	struct vublk_inproc_queue *queues;
-
-	/* the bus's thread */
-	struct vublk_loop loop;
-	struct vublk_loop_source device_source;
-	struct vublk_device *device;
-	enum await await;
-	bool quit;
-	struct vublk_error failure; /* why the rings are being taken back; code 0: they are not */
-	struct vublk_inproc_memory memory; /* its table of regions: read by any thread */
-
-	/* held by a caller for the whole of its call */
-	pthread_mutex_t call_lock;
-	struct vublk_loop_task call_task;
-
-	/* under lock */
-	pthread_mutex_t lock;
-	pthread_cond_t call_finished;
-	struct call *call;
-	struct vublk_error asked_failure; /* what vublk_inproc_fail() says */
-	struct vublk_loop_task fail_task; /* posted with it */
-};
 
 /* --- calls from other threads --------------------------------------------------- */
 
@@ -88,11 +29,10 @@ bool vublk_inproc_is_own_thread(const struct vublk_inproc *bus)
 	return bus->has_thread && pthread_equal(pthread_self(), bus->thread);
 }
 
-static int make_call(struct vublk_inproc *bus,
-		     int (*fn)(struct vublk_inproc *, void *, struct vublk_error *), void *args,
-		     struct vublk_error *error)
+int vublk_inproc_make_call(struct vublk_inproc *bus, vublk_inproc_call_fn *fn, void *args,
+			   struct vublk_error *error)
 {
-	struct call call = { .fn = fn, .args = args };
+	struct vublk_inproc_call call = { .fn = fn, .args = args };
 
 	if (vublk_inproc_is_own_thread(bus))
 		return vublk_error_set(error, EBUSY,
@@ -115,7 +55,7 @@ static int make_call(struct vublk_inproc *bus,
 /* The bus's thread. `error` NULL: the call has its own already, or none. */
 static void finish_call(struct vublk_inproc *bus, int result, const struct vublk_error *error)
 {
-	bus->await = AWAIT_NOTHING;
+	bus->await = VUBLK_INPROC_AWAIT_NOTHING;
 	pthread_mutex_lock(&bus->lock);
 	if (bus->call && !bus->call->finished) {
 		if (error)
@@ -132,7 +72,7 @@ static int result_of(const struct vublk_error *error)
 	return error ? -error->code : 0;
 }
 
-static void finish_awaited(struct vublk_inproc *bus, enum await await,
+static void finish_awaited(struct vublk_inproc *bus, enum vublk_inproc_await await,
 			   const struct vublk_error *error)
 {
 	if (bus->await == await)
@@ -143,7 +83,7 @@ static void on_call(void *opaque)
 {
 	struct vublk_inproc *bus = opaque;
 	struct vublk_error error = { 0 };
-	struct call *call;
+	struct vublk_inproc_call *call;
 	int r;
 
 	pthread_mutex_lock(&bus->lock);
@@ -166,7 +106,7 @@ static void on_realized(void *opaque, const struct vublk_error *error)
 		bus->features = vublk_device_features(bus->device);
 		vublk_device_get_info(bus->device, &bus->info, sizeof(bus->info));
 	}
-	finish_awaited(bus, AWAIT_REALIZED, error);
+	finish_awaited(bus, VUBLK_INPROC_AWAIT_REALIZED, error);
 }
 
 /* What the driver made available before the back-end had the rings is announced now. */
@@ -176,7 +116,7 @@ static void on_started(void *opaque)
 
 	for (unsigned i = 0; i < bus->num_queues; i++)
 		vublk_eventfd_signal(bus->queues[i].kick_fd);
-	finish_awaited(bus, AWAIT_STARTED, NULL);
+	finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED, NULL);
 }
 
 static void tell_disconnected(struct vublk_inproc *bus, const struct vublk_error *error)
@@ -190,11 +130,10 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *bus = opaque;
 
-	if (error)
-		finish_awaited(bus, AWAIT_STARTED, error);
-	else if (bus->failure.code)
+	if (!error && bus->failure.code)
 		tell_disconnected(bus, &bus->failure);
-	finish_awaited(bus, AWAIT_STOPPED, error);
+	finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED, error ? error : &bus->failure);
+	finish_awaited(bus, VUBLK_INPROC_AWAIT_STOPPED, error);
 }
 
 /*
@@ -205,7 +144,7 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *bus = opaque;
 
-	if (bus->await != AWAIT_MEMORY)
+	if (bus->await != VUBLK_INPROC_AWAIT_MEMORY)
 		return;
 	if (!bus->memory.adding)
 		error = NULL;
@@ -225,7 +164,7 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 {
 	if (!error)
 		on_config_changed(opaque);
-	finish_awaited(opaque, AWAIT_CONFIG, error);
+	finish_awaited(opaque, VUBLK_INPROC_AWAIT_CONFIG, error);
 }
 
 /* The driver hears of it first, then whoever waits for an answer that will not come. */
@@ -235,7 +174,7 @@ static void on_disconnected(void *opaque, const struct vublk_error *error)
 
 	tell_disconnected(bus, bus->failure.code ? &bus->failure : error);
 	on_memory_changed(bus, error);
-	if (bus->await != AWAIT_NOTHING && bus->await != AWAIT_REALIZED)
+	if (bus->await != VUBLK_INPROC_AWAIT_NOTHING && bus->await != VUBLK_INPROC_AWAIT_REALIZED)
 		finish_call(bus, result_of(error), error);
 }
 
@@ -247,10 +186,12 @@ static void on_needs_reset(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *bus = opaque;
 
+	enum vublk_device_state state = vublk_device_state(bus->device);
+
 	if (bus->failure.code)
 		return;
 	bus->failure = *error;
-	if (vublk_device_state(bus->device) == VUBLK_DEVICE_RUNNING)
+	if (state == VUBLK_DEVICE_STARTING || state == VUBLK_DEVICE_RUNNING)
 		vublk_device_set_status(bus->device, 0, NULL);
 }
 
@@ -337,7 +278,7 @@ static int do_realize(struct vublk_inproc *bus, void *args, struct vublk_error *
 {
 	int r;
 
-	bus->await = AWAIT_REALIZED;
+	bus->await = VUBLK_INPROC_AWAIT_REALIZED;
 	r = vublk_device_realize(bus->device, error);
 	return r ? r : 1;
 }
@@ -369,7 +310,7 @@ static int open_device(struct vublk_inproc *bus, const char *path,
 				   vublk_device_fd(bus->device), EPOLLIN, error);
 	if (!r)
 		r = start_thread(bus, error);
-	return r ? r : make_call(bus, do_realize, NULL, error);
+	return r ? r : vublk_inproc_make_call(bus, do_realize, NULL, error);
 }
 
 int vublk_inproc_open(const char *path, const struct vublk_option *options,
@@ -411,7 +352,7 @@ void vublk_inproc_free(struct vublk_inproc *bus)
 	if (!bus)
 		return;
 	if (bus->has_thread) {
-		make_call(bus, do_quit, NULL, NULL);
+		vublk_inproc_make_call(bus, do_quit, NULL, NULL);
 		pthread_join(bus->thread, NULL);
 	}
 	vublk_loop_remove(&bus->device_source);
@@ -458,234 +399,4 @@ const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *b
 const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inproc *bus)
 {
 	return &bus->memory.table;
-}
-
-/* --- queues, start and stop ------------------------------------------------------------ */
-
-/* The driver may lay out its own part by pages; the system's may be larger. */
-#define PAGE_BYTES 4096
-
-/* Where the parts of one queue lie in its piece of the shared memory. */
-struct layout {
-	uint64_t avail, used, extra, bytes;
-};
-
-static struct layout lay_out(unsigned queue_size, uint64_t extra_bytes)
-{
-	struct layout layout;
-
-	layout.avail = vublk_round_up(vublk_split_desc_bytes(queue_size), VUBLK_CACHE_LINE);
-	layout.used = vublk_round_up(layout.avail + vublk_split_avail_bytes(queue_size),
-				     VUBLK_CACHE_LINE);
-	layout.extra = vublk_round_up(layout.used + vublk_split_used_bytes(queue_size),
-				      PAGE_BYTES);
-	layout.bytes = vublk_round_up(layout.extra + extra_bytes, PAGE_BYTES);
-	return layout;
-}
-
-static int make_queue(struct vublk_inproc *bus, unsigned index, const struct layout *layout,
-		      struct vublk_error *error)
-{
-	struct vublk_inproc_queue *queue = &bus->queues[index];
-	char *host = bus->memory.rings + index * layout->bytes;
-	uint64_t addr = bus->memory.rings_addr + index * layout->bytes;
-	struct vublk_device_queue for_device;
-
-	queue->ring.desc = (struct vring_desc *)host;
-	queue->ring.avail = (struct vring_avail *)(host + layout->avail);
-	queue->ring.used = (struct vring_used *)(host + layout->used);
-	queue->extra = host + layout->extra;
-	queue->extra_addr = addr + layout->extra;
-	queue->kick_fd = vublk_eventfd_new();
-	queue->call_fd = vublk_eventfd_new();
-	if (queue->kick_fd < 0 || queue->call_fd < 0)
-		return vublk_error_set_errno(error, queue->kick_fd < 0 ? -queue->kick_fd :
-					     -queue->call_fd,
-					     "cannot create the eventfds of queue %u", index);
-	for_device = (struct vublk_device_queue){
-		.size = (uint16_t)bus->queue_size,
-		.desc_addr = addr,
-		.avail_addr = addr + layout->avail,
-		.used_addr = addr + layout->used,
-		.kick_fd = queue->kick_fd,
-		.call_fd = queue->call_fd,
-	};
-	return vublk_device_set_queue(bus->device, index, &for_device, error);
-}
-
-struct set_up_args {
-	uint64_t features;
-	uint64_t extra_bytes;
-};
-
-static int do_set_up(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
-{
-	const struct set_up_args *args = opaque;
-	struct layout layout = lay_out(bus->queue_size, args->extra_bytes);
-	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-	int r;
-
-	r = vublk_device_set_status(bus->device, status, error);
-	if (!r)
-		r = vublk_device_ack_features(bus->device, args->features, error);
-	if (!r)
-		r = vublk_device_set_status(bus->device, status | VIRTIO_CONFIG_S_FEATURES_OK,
-					    error);
-	if (!r)
-		r = vublk_inproc_memory_make_rings(&bus->memory, bus->num_queues * layout.bytes,
-						   error);
-	if (!r)
-		r = vublk_device_set_memory(bus->device, bus->memory.regions,
-					    bus->memory.num_regions, error);
-	for (unsigned i = 0; !r && i < bus->num_queues; i++)
-		r = make_queue(bus, i, &layout, error);
-	return r;
-}
-
-int vublk_inproc_set_up(struct vublk_inproc *bus, uint64_t features, uint64_t extra_bytes,
-			struct vublk_error *error)
-{
-	struct set_up_args args = { features, extra_bytes };
-
-	bus->queues = calloc(bus->num_queues, sizeof(*bus->queues));
-	if (!bus->queues)
-		return vublk_error_set(error, ENOMEM, "no memory for %u queues", bus->num_queues);
-	for (unsigned i = 0; i < bus->num_queues; i++)
-		bus->queues[i].kick_fd = bus->queues[i].call_fd = -1;
-	return make_call(bus, do_set_up, &args, error);
-}
-
-static int do_start(struct vublk_inproc *bus, void *args, struct vublk_error *error)
-{
-	enum vublk_device_state state = vublk_device_state(bus->device);
-	int r;
-
-	if (state != VUBLK_DEVICE_STOPPED)
-		return vublk_error_set(error, ENOTCONN,
-				       "the back-end went before the queues were started: "
-				       "the device is %s", vublk_device_state_name(state));
-	bus->await = AWAIT_STARTED;
-	r = vublk_device_set_status(bus->device, vublk_device_status(bus->device) |
-				    VIRTIO_CONFIG_S_DRIVER_OK, error);
-	return r ? r : 1;
-}
-
-int vublk_inproc_start(struct vublk_inproc *bus, struct vublk_error *error)
-{
-	return make_call(bus, do_start, NULL, error);
-}
-
-static int do_stop(struct vublk_inproc *bus, void *args, struct vublk_error *error)
-{
-	enum vublk_device_state state = vublk_device_state(bus->device);
-	int r;
-
-	if (state != VUBLK_DEVICE_RUNNING && state != VUBLK_DEVICE_STOPPING)
-		return 0;
-	bus->await = AWAIT_STOPPED;
-	if (state == VUBLK_DEVICE_STOPPING)
-		return 1;
-	r = vublk_device_set_status(bus->device, 0, error);
-	return r ? r : 1;
-}
-
-int vublk_inproc_stop(struct vublk_inproc *bus, struct vublk_error *error)
-{
-	return make_call(bus, do_stop, NULL, error);
-}
-
-/* --- config ------------------------------------------------------------------------------ */
-
-struct config_args {
-	void *config;
-	unsigned bytes;
-	uint32_t *generation;
-};
-
-static int do_read_config(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
-{
-	const struct config_args *args = opaque;
-
-	vublk_device_config_read(bus->device, 0, args->config, args->bytes);
-	*args->generation = vublk_device_config_generation(bus->device);
-	return 0;
-}
-
-void vublk_inproc_read_config(struct vublk_inproc *bus, void *config, unsigned bytes,
-			      uint32_t *generation)
-{
-	struct config_args args = { config, bytes, generation };
-
-	if (vublk_inproc_is_own_thread(bus))
-		do_read_config(bus, &args, NULL);
-	else
-		make_call(bus, do_read_config, &args, NULL);
-}
-
-static int do_write_wce(struct vublk_inproc *bus, void *args, struct vublk_error *error)
-{
-	uint8_t wce = *(const bool *)args;
-
-	bus->await = AWAIT_CONFIG;
-	return vublk_device_config_write(bus->device, VUBLK_BLK_WCE_OFFSET, &wce, 1, error);
-}
-
-int vublk_inproc_write_wce(struct vublk_inproc *bus, bool on, struct vublk_error *error)
-{
-	return make_call(bus, do_write_wce, &on, error);
-}
-
-/* --- memory ------------------------------------------------------------------------------- */
-
-struct region_args {
-	void *address;
-	uint64_t bytes;
-	int fd;
-	uint64_t fd_offset;
-};
-
-/* The device has the new set, or is telling the back-end about it. */
-static int hand_over_memory(struct vublk_inproc *bus, struct vublk_error *error)
-{
-	int r;
-
-	bus->await = AWAIT_MEMORY;
-	r = vublk_device_set_memory(bus->device, bus->memory.regions, bus->memory.num_regions,
-				    error);
-	if (r <= 0)
-		vublk_inproc_memory_changed(&bus->memory, !r);
-	return r;
-}
-
-static int do_add_region(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
-{
-	const struct region_args *args = opaque;
-	int r = vublk_inproc_memory_add(&bus->memory, bus->info.backend_memory_slots,
-					args->address, args->bytes, args->fd, args->fd_offset,
-					error);
-
-	return r ? r : hand_over_memory(bus, error);
-}
-
-int vublk_inproc_add_region(struct vublk_inproc *bus, void *address, uint64_t bytes, int fd,
-			    uint64_t fd_offset, struct vublk_error *error)
-{
-	struct region_args args = { address, bytes, fd, fd_offset };
-
-	return make_call(bus, do_add_region, &args, error);
-}
-
-static int do_remove_region(struct vublk_inproc *bus, void *address, struct vublk_error *error)
-{
-	int r = vublk_inproc_memory_remove(&bus->memory, address, error);
-
-	if (r)
-		return r;
-	r = hand_over_memory(bus, NULL);
-	return r < 0 ? 0 : r;
-}
-
-int vublk_inproc_remove_region(struct vublk_inproc *bus, void *address, struct vublk_error *error)
-{
-	return make_call(bus, do_remove_region, address, error);
 }

@@ -195,7 +195,7 @@ static void process_stop(struct vublk_device *d)
 
 static void process_lost(struct vublk_device *d)
 {
-	bool ran = d->state == VUBLK_DEVICE_RUNNING;
+	bool ran = d->state == VUBLK_DEVICE_RUNNING || d->state == VUBLK_DEVICE_STOPPING;
 	struct vublk_error error;
 
 	vublk_error_set(&error, ENOTCONN, "%s", lost_text);
@@ -222,6 +222,10 @@ int vublk_device_process(struct vublk_device *d)
 	}
 	if (now & LOST)
 		process_lost(d);
+	if (now & NEEDS_RESET) {
+		vublk_error_set(&error, EPROTO, "%s", lost_text);
+		d->ops->needs_reset(d->bus, &error);
+	}
 	if (now & STARTED && d->state == VUBLK_DEVICE_STARTING)
 		process_start(d);
 	if (now & MEMORY && d->state == VUBLK_DEVICE_RUNNING)
@@ -233,10 +237,6 @@ int vublk_device_process(struct vublk_device *d)
 	if (now & CONFIG) {
 		d->generation++;
 		d->ops->config_changed(d->bus);
-	}
-	if (now & NEEDS_RESET) {
-		vublk_error_set(&error, EPROTO, "%s", lost_text);
-		d->ops->needs_reset(d->bus, &error);
 	}
 	if (now & STOPPED && d->state == VUBLK_DEVICE_STOPPING)
 		process_stop(d);
@@ -328,8 +328,11 @@ int vublk_device_set_status(struct vublk_device *d, uint8_t status, struct vublk
 	d->status = status;
 	if (status & VIRTIO_CONFIG_S_DRIVER_OK) {
 		d->state = VUBLK_DEVICE_STARTING;
+		if (fake_plan.breaks_at_start)
+			fake_needs_reset("broken at the start");
 		post(STARTED);
-	} else if (!status && d->state == VUBLK_DEVICE_RUNNING) {
+	} else if (!status && (d->state == VUBLK_DEVICE_RUNNING ||
+			       d->state == VUBLK_DEVICE_STARTING)) {
 		fake_num_stops++;
 		d->state = VUBLK_DEVICE_STOPPING;
 		post(STOPPED);

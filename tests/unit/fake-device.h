@@ -50,6 +50,7 @@ struct fake_plan {
 	bool memory_asks_backend;       /* set_memory() answers later, while the rings run */
 	int memory_error;               /* and this is the answer */
 	int wce_error;
+	bool breaks_at_start;           /* needs a reset before the rings run */
 	bool never_stops;               /* set_status(0) ends with ETIMEDOUT */
 };
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The block API over a stand-in device: waiting, threads, events, and each way to end. */
-#include "fake-device.h"
-#include "harness.h"
+#include "blk-rig.h"
 
 #include "util/atomic.h"
 #include "util/fd.h"
@@ -21,85 +20,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define KIB 1024
-#define DISK_BYTES (1024 * KIB)
-
-static struct vublk_error error;
-
-/* --- what the handlers were told --------------------------------------------------------- */
-
-static struct told {
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	unsigned events[4];
-	char text[VUBLK_ERROR_TEXT_BYTES];
-	struct vublk_blk *blk; /* calls back into it */
-	uint64_t capacity_bytes;
-	int close_result;
-} told = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER };
-
-static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
-{
-	struct vublk_blk_info info;
-
-	pthread_mutex_lock(&told.lock);
-	vublk_blk_get_info(told.blk, &info, sizeof(info));
-	told.capacity_bytes = info.capacity_bytes;
-	told.close_result = vublk_blk_close(told.blk, 0);
-	assert_int_equal(vublk_blk_set_write_cache(told.blk, false, NULL), -EBUSY);
-	assert_null(vublk_blk_alloc(told.blk, 4096, NULL));
-	if (why)
-		snprintf(told.text, sizeof(told.text), "%s", why->text);
-	told.events[event]++;
-	pthread_cond_signal(&told.changed);
-	pthread_mutex_unlock(&told.lock);
-}
-
-static void wait_for_event(enum vublk_blk_event event)
-{
-	pthread_mutex_lock(&told.lock);
-	while (!told.events[event])
-		pthread_cond_wait(&told.changed, &told.lock);
-	told.events[event] = 0;
-	pthread_mutex_unlock(&told.lock);
-}
-
-static const struct vublk_blk_handlers handlers = { .event = on_event };
-
-static struct vublk_blk *open_disk(void)
-{
-	struct vublk_blk *blk = NULL;
-
-	pthread_mutex_lock(&told.lock);
-	assert_int_equal(vublk_blk_open("socket", NULL, &handlers, &blk, &error), 0);
-	told.blk = blk;
-	pthread_mutex_unlock(&told.lock);
-	return blk;
-}
-
-static struct vublk_blk *set_up(void)
-{
-	fake_init(DISK_BYTES);
-	return open_disk();
-}
-
-static void tear_down(struct vublk_blk *blk)
-{
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
-	fake_deinit();
-}
-
-/* Adds and submits `count` reads. */
-static void read_many(struct vublk_blk *blk, unsigned queue, unsigned count)
-{
-	char *buffer = vublk_blk_alloc(blk, 4096, &error);
-
-	for (unsigned i = 0; i < count; i++)
-		assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, queue), 0, buffer, 4096,
-						&told, &error), 0);
-	vublk_blk_submit(vublk_blk_queue(blk, queue));
-}
 
 /* --- waiting ------------------------------------------------------------------------------- */
 
@@ -411,178 +331,6 @@ static void test_disconnect_with_pieces_waiting(void **state)
 	tear_down(blk);
 }
 
-/* --- the back-end breaks the ring --------------------------------------------------------------- */
-
-/* Nothing fails before the back-end has given the rings back, or is given up. */
-static void run_broken_ring(uint32_t id, bool stops)
-{
-	struct vublk_blk_completion c[8];
-	struct vublk_blk_queue *queue;
-	struct vublk_blk *blk;
-
-	fake_init(DISK_BYTES);
-	fake_plan.num_queues = 2;
-	fake_plan.never_stops = !stops;
-	blk = open_disk();
-	queue = vublk_blk_queue(blk, 0);
-	read_many(blk, 0, 3);
-	read_many(blk, 1, 2);
-	assert_int_equal(fake_serve(0, 1), 1);
-	fake_push_id(0, id);
-	assert_int_equal(vublk_blk_wait(queue, c, 3, 8, -1, &error), 3);
-	assert_int_equal(fake_num_stops, 1);
-	assert_int_equal(c[0].result, 0);
-	assert_int_equal(c[1].result, -EPROTO);
-	assert_int_equal(c[2].result, -EPROTO);
-	assert_int_equal(vublk_blk_flush(queue, NULL, &error), -EPROTO);
-	assert_memory_equal(error.text, "flush: queue 0: ", 16);
-	assert_int_equal(vublk_blk_poll(queue, c, 8), 0);
-	/* The other queues lose their back-end by it. */
-	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 1), c, 2, 8, -1, &error), 2);
-	assert_int_equal(c[0].result, -ENOTCONN);
-	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), NULL, &error), -ENOTCONN);
-	assert_memory_equal(error.text, "flush: queue 0: ", 16);
-	wait_for_event(VUBLK_BLK_DISCONNECTED);
-	tear_down(blk);
-}
-
-static void test_id_out_of_range(void **state)
-{
-	run_broken_ring(0xffffffff, true);
-}
-
-static void test_id_not_outstanding(void **state)
-{
-	run_broken_ring(11, false);
-}
-
-/* Adds what there is room for, of all kinds; returns how many. */
-static unsigned add_all_kinds(struct vublk_blk_queue *queue, char *buffer, unsigned *seed,
-			      char *id, unsigned char *completed)
-{
-	unsigned n = 0;
-
-	for (int r = 0; n < 16; n++) {
-		completed[n] = 0;
-		switch (rand_r(seed) % 4) {
-		case 0:
-			r = vublk_blk_read(queue, 0, buffer, 64 * KIB, &completed[n], NULL);
-			break;
-		case 1:
-			r = vublk_blk_write(queue, 4096, buffer, 512, &completed[n], NULL);
-			break;
-		case 2:
-			r = vublk_blk_get_id(queue, id, &completed[n], NULL);
-			break;
-		case 3:
-			r = vublk_blk_discard(queue, 0, 512 * KIB, &completed[n], NULL);
-			break;
-		}
-		if (r)
-			break;
-	}
-	vublk_blk_submit(queue);
-	return n;
-}
-
-static void count_completions(const struct vublk_blk_completion *c, int n)
-{
-	for (int i = 0; i < n; i++)
-		assert_int_equal(++*(unsigned char *)c[i].user_data, 1);
-}
-
-/*
- * A back-end that writes what it likes where it may, while requests run: whatever it
- * does, each request completes once, and the disk can be closed.
- */
-static void run_scribble(bool wildly, unsigned seed)
-{
-	struct vublk_blk_completion c[16];
-	char id[VUBLK_BLK_ID_SIZE] = "";
-	unsigned char completed[16];
-	struct vublk_blk_queue *queue;
-	struct vublk_blk *blk;
-	char *buffer;
-
-	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
-	fake_plan.config.size_max = 4096;
-	blk = open_disk();
-	queue = vublk_blk_queue(blk, 0);
-	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
-	for (unsigned round = 0; round < 50; round++) {
-		unsigned left = add_all_kinds(queue, buffer, &seed, id, completed);
-
-		if (!left)
-			break;
-		for (unsigned i = 0; i < 100 && left; i++) {
-			int n = vublk_blk_poll(queue, c, 16);
-
-			count_completions(c, n);
-			left -= (unsigned)n;
-			fake_scribble(0, &seed, 1 + seed % 4, wildly);
-		}
-		if (left)
-			fake_push_id(0, UINT32_MAX);
-		for (int n; left; left -= (unsigned)n) {
-			n = vublk_blk_wait(queue, c, 1, 16, -1, &error);
-			assert_true(n > 0);
-			count_completions(c, n);
-		}
-		assert_int_equal(vublk_blk_in_flight(queue), 0);
-	}
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
-}
-
-static void test_scribbled_rings(void **state)
-{
-	fake_init(DISK_BYTES);
-	for (unsigned seed = 1; seed <= 300; seed++)
-		run_scribble(seed & 1, seed);
-	fake_deinit();
-}
-
-/* Memory that goes while a request of many pieces is under way. */
-static void test_memory_goes_under_a_request(void **state)
-{
-	struct vublk_blk_completion c;
-	struct vublk_blk_queue *queue;
-	struct vublk_blk *blk;
-	char *buffer;
-
-	fake_init(DISK_BYTES);
-	fake_plan.queue_size = 4;
-	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
-	fake_plan.config.size_max = 512;
-	fake_plan.config.seg_max = 1;
-	blk = open_disk();
-	queue = vublk_blk_queue(blk, 0);
-	buffer = vublk_blk_alloc(blk, 8 * KIB, &error);
-	assert_int_equal(vublk_blk_read(queue, 0, buffer, 8 * KIB, NULL, &error), 0);
-	vublk_blk_submit(queue);
-	assert_int_equal(fake_serve(0, 4), 4);
-	vublk_blk_release(blk, buffer);
-	assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, &error), 1);
-	assert_int_equal(c.result, -EFAULT);
-	assert_int_equal(fake_serve(0, 4), 0);
-	tear_down(blk);
-}
-
-/* The back-end itself says that it cannot go on with a ring. */
-static void test_needs_reset(void **state)
-{
-	struct vublk_blk *blk = set_up();
-	struct vublk_blk_completion c[4];
-
-	read_many(blk, 0, 2);
-	fake_needs_reset("it reports an error of queue 0");
-	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), c, 2, 4, -1, &error), 2);
-	assert_int_equal(c[1].result, -ENOTCONN);
-	assert_int_equal(fake_num_stops, 1);
-	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 0), NULL, &error), -ENOTCONN);
-	assert_string_equal(error.text, "flush: it reports an error of queue 0");
-	tear_down(blk);
-}
-
 /* --- events --------------------------------------------------------------------------------------- */
 
 static void test_resize(void **state)
@@ -654,6 +402,9 @@ static void test_open_failures(void **state)
 	fake_plan.start_error = ETIMEDOUT;
 	open_fails(ETIMEDOUT, "no start");
 	fake_plan.start_error = 0;
+	fake_plan.breaks_at_start = true;
+	open_fails(EPROTO, "broken at the start");
+	fake_plan.breaks_at_start = false;
 	fake_plan.queue_size = 2;
 	open_fails(EINVAL, "queue-size must be at least 4 for a disk, not 2: a request has a "
 		   "header, data and a status");
@@ -770,11 +521,6 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_disconnect_fails_what_is_in_flight),
 		VUBLK_TEST(test_disconnect_wakes_who_waits),
 		VUBLK_TEST(test_disconnect_with_pieces_waiting),
-		VUBLK_TEST(test_id_out_of_range),
-		VUBLK_TEST(test_id_not_outstanding),
-		VUBLK_TEST(test_scribbled_rings),
-		VUBLK_TEST(test_memory_goes_under_a_request),
-		VUBLK_TEST(test_needs_reset),
 		VUBLK_TEST(test_resize),
 		VUBLK_TEST(test_write_cache),
 		VUBLK_TEST(test_open_failures),

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blk-rig.h"
+
+#include "util/checked.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+
+struct vublk_error error;
+
+/* --- what the handlers were told --------------------------------------------------------- */
+
+struct told told = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER };
+
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
+{
+	struct vublk_blk_info info;
+
+	pthread_mutex_lock(&told.lock);
+	vublk_blk_get_info(told.blk, &info, sizeof(info));
+	told.capacity_bytes = info.capacity_bytes;
+	told.close_result = vublk_blk_close(told.blk, 0);
+	assert_int_equal(vublk_blk_set_write_cache(told.blk, false, NULL), -EBUSY);
+	assert_null(vublk_blk_alloc(told.blk, 4096, NULL));
+	if (why)
+		snprintf(told.text, sizeof(told.text), "%s", why->text);
+	told.events[event]++;
+	pthread_cond_signal(&told.changed);
+	pthread_mutex_unlock(&told.lock);
+}
+
+void wait_for_event(enum vublk_blk_event event)
+{
+	pthread_mutex_lock(&told.lock);
+	while (!told.events[event])
+		pthread_cond_wait(&told.changed, &told.lock);
+	told.events[event] = 0;
+	pthread_mutex_unlock(&told.lock);
+}
+
+static const struct vublk_blk_handlers handlers = { .event = on_event };
+
+struct vublk_blk *open_disk(void)
+{
+	struct vublk_blk *blk = NULL;
+
+	pthread_mutex_lock(&told.lock);
+	assert_int_equal(vublk_blk_open("socket", NULL, &handlers, &blk, &error), 0);
+	told.blk = blk;
+	pthread_mutex_unlock(&told.lock);
+	return blk;
+}
+
+struct vublk_blk *set_up(void)
+{
+	fake_init(DISK_BYTES);
+	return open_disk();
+}
+
+void tear_down(struct vublk_blk *blk)
+{
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	fake_deinit();
+}
+
+/* Adds and submits `count` reads. */
+void read_many(struct vublk_blk *blk, unsigned queue, unsigned count)
+{
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+
+	for (unsigned i = 0; i < count; i++)
+		assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, queue), 0, buffer, 4096,
+						&told, &error), 0);
+	vublk_blk_submit(vublk_blk_queue(blk, queue));
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_TESTS_BLK_RIG_H
+#define VUBLK_TESTS_BLK_RIG_H
+
+/* A disk on the stand-in device, and what its handlers were told. */
+
+#include "fake-device.h"
+#include "harness.h"
+
+#include <vublk/blk.h>
+
+#include <pthread.h>
+
+#define KIB 1024
+#define DISK_BYTES (1024 * KIB)
+
+extern struct vublk_error error; /* of the last call that failed */
+
+extern struct told {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned events[4];
+	char text[VUBLK_ERROR_TEXT_BYTES];
+	struct vublk_blk *blk; /* calls back into it */
+	uint64_t capacity_bytes;
+	int close_result;
+} told;
+
+/* Blocks until the event was told (or has been since the last wait for it). */
+void wait_for_event(enum vublk_blk_event event);
+
+/* A disk on the plan as it is; set_up() makes the usual plan first. */
+struct vublk_blk *open_disk(void);
+struct vublk_blk *set_up(void);
+void tear_down(struct vublk_blk *blk);
+
+/* Adds and submits `count` reads. */
+void read_many(struct vublk_blk *blk, unsigned queue, unsigned count);
+
+#endif

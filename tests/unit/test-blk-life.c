@@ -420,6 +420,51 @@ static void test_open_failures(void **state)
 	fake_deinit();
 }
 
+/* Each allocation of an open fails once: a sentence each time, and nothing is left. */
+static int allocations_left = -1; /* until one fails; -1: none does */
+
+void *__real_calloc(size_t count, size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes);
+void *__real_aligned_alloc(size_t alignment, size_t bytes);
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
+
+static bool allocation_fails(void)
+{
+	return allocations_left >= 0 && !allocations_left--;
+}
+
+void *__wrap_calloc(size_t count, size_t bytes)
+{
+	return allocation_fails() ? NULL : __real_calloc(count, bytes);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
+{
+	return allocation_fails() ? NULL : __real_aligned_alloc(alignment, bytes);
+}
+
+static void test_open_without_memory(void **state)
+{
+	struct vublk_blk *blk = NULL;
+	int r = -1;
+
+	fake_init(DISK_BYTES);
+	fake_plan.num_queues = 3;
+	for (int n = 0; r; n++) {
+		assert_true(n < 100);
+		error.text[0] = '\0';
+		allocations_left = n;
+		r = vublk_blk_open("socket", NULL, NULL, &blk, &error);
+		assert_int_equal(r, allocations_left < 0 ? -ENOMEM : 0);
+		assert_true(!r || error.text[0]);
+	}
+	allocations_left = 0;
+	assert_null(vublk_blk_alloc(blk, 4096, &error));
+	assert_int_equal(error.code, ENOMEM);
+	allocations_left = -1;
+	tear_down(blk);
+}
+
 static void test_close_gives_up(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -524,6 +569,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_resize),
 		VUBLK_TEST(test_write_cache),
 		VUBLK_TEST(test_open_failures),
+		VUBLK_TEST(test_open_without_memory),
 		VUBLK_TEST(test_close_gives_up),
 		VUBLK_TEST(test_close_waits),
 		VUBLK_TEST(test_close_without_a_backend),

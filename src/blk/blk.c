@@ -233,8 +233,9 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 	struct vublk_blk *blk;
 	int r;
 
-	if (!path)
-		return vublk_error_set(error, EINVAL, "a disk is opened by the path of its socket");
+	if (!path || !*path)
+		return vublk_error_set(error, EINVAL, "a disk is opened by the path of its socket, "
+				       "and none was given");
 	blk = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*blk));
 	if (!blk)
 		return vublk_error_set(error, ENOMEM, "no memory for a disk");

@@ -393,6 +393,9 @@ static void test_open_failures(void **state)
 
 	fake_init(DISK_BYTES);
 	assert_int_equal(vublk_blk_open(NULL, NULL, NULL, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open("", NULL, NULL, &blk, &error), -EINVAL);
+	assert_string_equal(error.text, "a disk is opened by the path of its socket, and none was "
+			    "given");
 	assert_int_equal(vublk_blk_open("s", chardev, NULL, &blk, &error), -EINVAL);
 	assert_string_equal(error.text, "chardev is no option here: the path names the socket");
 	assert_int_equal(vublk_blk_open("s", unknown, NULL, &blk, &error), -EINVAL);

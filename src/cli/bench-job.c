@@ -18,6 +18,11 @@
 #include <sys/resource.h>
 
 #define WAIT_MS 200          /* how long not to look at the phase while nothing is completed */
+/*
+ * What a buffer holds before a verified read. It may have held the very block from
+ * when that was written, and then a read that brings nothing would look right.
+ */
+#define NOT_READ 0xa5
 #define POLLS_PER_LOOK 4096  /* the same for a job that spins */
 
 uint64_t vublk_bench_random(uint64_t *state)
@@ -104,6 +109,8 @@ static int add_request(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 
 	switch (slot->direction) {
 	case VUBLK_BENCH_READ:
+		if (job->config->verify)
+			memset(slot->buffer, NOT_READ, bytes);
 		return vublk_blk_read(job->queue, offset, slot->buffer, bytes, slot, &job->error);
 	case VUBLK_BENCH_WRITE:
 		return vublk_blk_write(job->queue, offset, slot->buffer, bytes, slot, &job->error);

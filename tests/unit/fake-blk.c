@@ -84,7 +84,8 @@ struct fake_disk *fake_disk_new(const char *name, uint64_t bytes, unsigned num_q
 		.max_write_zeroes_bytes = 1 << 30, .flush = true, .write_cache = true,
 		.num_queues = num_queues, .queue_size = VUBLK_DEFAULT_QUEUE_SIZE,
 	};
-	disk->fail_offset = disk->flip_offset = disk->lose_offset = FAKE_NOWHERE;
+	disk->fail_offset = disk->flip_offset = FAKE_NOWHERE;
+	disk->lose_offset = disk->keep_offset = FAKE_NOWHERE;
 	for (i = 0; i < MAX_DISKS && disks[i]; i++)
 		;
 	assert_true(i < MAX_DISKS);
@@ -286,7 +287,8 @@ int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer,
 	if (ret)
 		return ret;
 	disk->reads++;
-	memcpy(buffer, disk->content + offset, bytes);
+	memcpy(buffer, disk->content + offset,
+	       offset == disk->keep_offset ? VUBLK_MIN(bytes, (size_t)disk->keep_after) : bytes);
 	if (touches(disk->flip_offset, offset, bytes))
 		((unsigned char *)buffer)[disk->flip_offset - offset] ^= 1;
 	return 0;

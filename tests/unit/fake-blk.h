@@ -29,6 +29,8 @@ struct fake_disk {
 	uint64_t flip_offset;       /* this byte is read as another */
 	uint64_t lose_offset;       /* a write that begins here is lost ... */
 	unsigned lose_after;        /* ... from this one on (0: the first) */
+	uint64_t keep_offset;       /* a read that begins here succeeds and brings ... */
+	uint32_t keep_after;        /* ... only so many bytes */
 	unsigned die_after;         /* requests, then the back-end is gone; 0: never */
 	unsigned stall_after;       /* requests, then nothing is completed; 0: never */
 	unsigned full_every;        /* each n-th request finds the queue full; 0: never */

@@ -67,6 +67,22 @@ static int open_file(struct vublk_copy_end *end, int flags, struct vublk_error *
 	return measure_file(end, error);
 }
 
+/*
+ * An image that is being served or used by a virtual machine is locked, and may be
+ * that of the very disk that is read: writing to it would destroy both. The locks
+ * are those of our back-ends and of QEMU; a file system without any has no say.
+ */
+static int lock_destination(const struct vublk_copy_end *end, struct vublk_error *error)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	if (end->fd < 0 || !fcntl(end->fd, F_OFD_SETLK, &lock) ||
+	    (errno != EAGAIN && errno != EACCES))
+		return 0;
+	return vublk_cli_error(error, EBUSY, "'%s' is locked by another program that uses it, a "
+			       "back-end or a virtual machine; nothing was written", end->path);
+}
+
 static int check_ends(const char *from, const char *to, struct vublk_error *error)
 {
 	struct stat a, b;
@@ -139,6 +155,8 @@ int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, u
 		return ret;
 	ret = vublk_disk_is_socket(to) ? open_disk(&copy->to, disk, error)
 				       : open_file(&copy->to, O_WRONLY | O_CREAT, error);
+	if (!ret)
+		ret = lock_destination(&copy->to, error);
 	if (ret)
 		return ret;
 	ret = check_sizes(copy, size, error);

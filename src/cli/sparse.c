@@ -12,7 +12,9 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void vublk_sparse_init(struct vublk_sparse *sparse, int fd, uint64_t bytes, uint32_t unit_bytes)
@@ -34,6 +36,19 @@ static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 		return -errno;
 	*offset = found < 0 || (uint64_t)found > sparse->end ? sparse->end : (uint64_t)found;
 	return 0;
+}
+
+/* Behind the end of a file that was cut there is no hole, but nothing. */
+static int check_size(const struct vublk_sparse *sparse, struct vublk_error *error)
+{
+	struct stat st;
+
+	if (fstat(sparse->fd, &st))
+		return vublk_cli_error_errno(error, errno, "cannot look at the source");
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size >= sparse->end)
+		return 0;
+	return vublk_cli_error(error, EIO, "the source ends at offset %" PRIu64 ": it became "
+			       "smaller while it was copied", (uint64_t)st.st_size);
 }
 
 /* A hole that begins or ends inside a unit leaves that unit to the data. */
@@ -58,7 +73,7 @@ static int look(struct vublk_sparse *sparse, struct vublk_error *error)
 	if (data > sparse->position) {
 		sparse->hole = true;
 		sparse->known_end = data;
-		return 0;
+		return check_size(sparse, error);
 	}
 	ret = seek(sparse, SEEK_HOLE, &hole);
 	if (ret)

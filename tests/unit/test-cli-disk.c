@@ -199,6 +199,25 @@ static void test_bench_finds_what_is_wrong(void **state)
 	fake_disk_free(disk);
 }
 
+/*
+ * The buffer of a read may hold the very block from when it was written: what the
+ * back-end did not bring must not be taken for right.
+ */
+static void test_bench_finds_what_was_not_read(void **state)
+{
+	struct vublk_bench_config config = load("write", VUBLK_BENCH_WRITE, false, false);
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 1);
+
+	config.verify = true;
+	config.depth = 1;
+	config.size_bytes = 4096;
+	disk->keep_offset = 0;
+	check_fails(disk, &config, EILSEQ, "block at offset 0");
+	disk->keep_after = 2048;
+	check_fails(disk, &config, EILSEQ, "at byte 2048");
+	fake_disk_free(disk);
+}
+
 static void test_bench_tells_failures(void **state)
 {
 	struct vublk_bench_config config = load("read", VUBLK_BENCH_READ, false, false);
@@ -488,6 +507,49 @@ static void test_copy_refuses(void **state)
 	fake_disk_free(disk);
 }
 
+/* A file that somebody uses is perhaps the image of the very disk that is read. */
+static void test_copy_spares_what_is_locked(void **state)
+{
+	struct flock writer = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	struct flock reader = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1 };
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 1);
+	const char *image = scratch_path("image");
+	unsigned char *content = make_file(image, MIB);
+	int fd = open(image, O_RDWR | O_CLOEXEC);
+
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &writer), 0);
+	check_copy_fails(disk->path, image, 0, EBUSY, "is locked");
+	writer.l_type = F_UNLCK;
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &writer), 0);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &reader), 0);
+	check_copy_fails(disk->path, image, 0, EBUSY, "is locked");
+	check_file(image, content, MIB);
+	close(fd);
+	run_copy(disk->path, image, 0);
+	check_file(image, disk->content, MIB);
+	free(content);
+	fake_disk_free(disk);
+}
+
+/* What was cut off is not a hole: nobody may take it for zeroes. */
+static void test_copy_notices_a_cut_source(void **state)
+{
+	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 2);
+	struct vublk_disk_options none = { 0 };
+	const char *file = scratch_path("file");
+	struct vublk_copy copy = new_copy();
+	struct vublk_error e = { 0 };
+
+	free(make_file(file, 3 * MIB));
+	assert_int_equal(vublk_copy_open(&copy, file, disk->path, 0, &none, &e), 0);
+	assert_int_equal(truncate(file, MIB), 0);
+	assert_int_equal(vublk_copy_begin(&copy, &e), 0);
+	assert_int_equal(vublk_copy_run(&copy, NULL, NULL, &e), -EIO);
+	assert_non_null(strstr(e.text, "smaller while it was copied"));
+	vublk_copy_close(&copy);
+	fake_disk_free(disk);
+}
+
 static void test_copy_tells_failures(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 2);
@@ -517,6 +579,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_bench_verifies),
 		VUBLK_TEST(test_bench_verifies_what_was_written),
 		VUBLK_TEST(test_bench_finds_what_is_wrong),
+		VUBLK_TEST(test_bench_finds_what_was_not_read),
 		VUBLK_TEST(test_bench_tells_failures),
 		VUBLK_TEST(test_bench_refuses),
 		VUBLK_TEST(test_bench_json_is_fios),
@@ -524,6 +587,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_copy_disk_to_disk),
 		VUBLK_TEST(test_copy_makes_holes),
 		VUBLK_TEST(test_copy_refuses),
+		VUBLK_TEST(test_copy_spares_what_is_locked),
+		VUBLK_TEST(test_copy_notices_a_cut_source),
 		VUBLK_TEST(test_copy_tells_failures),
 	};
 

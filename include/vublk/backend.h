@@ -46,7 +46,7 @@ const struct vublk_backend_option *vublk_backend_options(void);
  *   engine       file (default), memory, null
  *   blk-file     the image or block device (engine file)
  *   size         bytes of a memory or null disk
- *   read-only, num-queues, poll, ...
+ *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
  * `log` (may be NULL) is copied.
  *
  * Returns 0 and the back-end in `backend`, freed with vublk_backend_free().

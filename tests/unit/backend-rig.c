@@ -47,6 +47,16 @@ bool rig_log_has(struct rig *rig, const char *words)
 	return has;
 }
 
+unsigned rig_log_lines(struct rig *rig)
+{
+	unsigned lines;
+
+	pthread_mutex_lock(&rig->log.lock);
+	lines = rig->log.lines;
+	pthread_mutex_unlock(&rig->log.lock);
+	return lines;
+}
+
 static void *run(void *opaque)
 {
 	struct rig *rig = opaque;

@@ -65,6 +65,8 @@ void rig_close_expecting_end(struct rig *rig);
 void rig_wait_for_end(struct rig *rig);
 /* Whether the last warning or error of the log has these words. */
 bool rig_log_has(struct rig *rig, const char *words);
+/* How many lines it has, of every level. */
+unsigned rig_log_lines(struct rig *rig);
 
 /* --- messages ---------------------------------------------------------------- */
 

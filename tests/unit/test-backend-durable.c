@@ -17,13 +17,13 @@
 
 /* Written by the test between requests, and by the worker during one. */
 static struct {
-	unsigned syncs;
-	unsigned durable_writes;
-	unsigned plain_writes;
-	int fail_writes; /* this errno, `times` times */
-	int fail_reads;
-	unsigned times;
-	unsigned at_most; /* bytes moved by a call; 0: all */
+	_Atomic unsigned syncs;
+	_Atomic unsigned durable_writes;
+	_Atomic unsigned plain_writes;
+	_Atomic int fail_writes; /* this errno, `times` times */
+	_Atomic int fail_reads;
+	_Atomic unsigned times;
+	_Atomic unsigned at_most; /* bytes moved by a call; 0: all */
 } calls;
 
 ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
@@ -227,11 +227,11 @@ static void test_errors_do_not_fill_the_log(void **state)
 	rig_start(&rig);
 	calls.fail_writes = EIO;
 	calls.times = 1000;
-	lines = rig.log.lines;
+	lines = rig_log_lines(&rig);
 	for (unsigned i = 0; i < 1000; i++)
 		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512),
 				 VIRTIO_BLK_S_IOERR);
-	assert_true(rig.log.lines - lines < 20);
+	assert_true(rig_log_lines(&rig) - lines < 20);
 	rig_close(&rig);
 }
 

@@ -25,6 +25,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 /* --- the lock -------------------------------------------------------------- */
@@ -34,6 +35,9 @@
  * readers of ours look there, and a writer of ours locks every byte.
  */
 #define QEMU_WRITE_BYTE 101
+
+#define LOCK_TRIES 100
+#define LOCK_PAUSE_NS 10000000
 
 static bool is_no_lock_here(int code)
 {
@@ -46,6 +50,23 @@ static int lock_failed(const char *path, bool read_only, struct vublk_error *err
 			       "'%s' is locked by another program that %s it; stop that program%s",
 			       path, read_only ? "writes to" : "uses",
 			       read_only ? "" : " or serve the image read-only");
+}
+
+/*
+ * A back-end that was killed holds its lock until the kernel has ended what it had
+ * in flight. So its successor waits a moment before it believes in a second user;
+ * and what it does again is done after what the dead one had under way.
+ */
+static int set_lock(int fd, struct flock *lock)
+{
+	const struct timespec pause = { .tv_nsec = LOCK_PAUSE_NS };
+	int r = fcntl(fd, F_OFD_SETLK, lock);
+
+	for (int i = 0; i < LOCK_TRIES && r < 0 && (errno == EAGAIN || errno == EACCES); i++) {
+		nanosleep(&pause, NULL);
+		r = fcntl(fd, F_OFD_SETLK, lock);
+	}
+	return r;
 }
 
 /* Two writers on one image destroy it; readers may share. Advisory, and goes with the fd. */
@@ -61,7 +82,7 @@ static int lock_image(int fd, const struct vublk_engine_options *options,
 		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = QEMU_WRITE_BYTE, .l_len = 1,
 	};
 
-	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+	if (set_lock(fd, &lock) < 0) {
 		if (!is_no_lock_here(errno))
 			return lock_failed(options->path, options->read_only, error);
 		vublk_log(options->log, VUBLK_LOG_WARNING,

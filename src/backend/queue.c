@@ -229,6 +229,11 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_memory_map *
 	if (!r)
 		r = vublk_device_ring_init(&queue->ring, &memory, queue->setup.size, base,
 					   disk->features, error);
+	if (!r)
+		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u goes on at %u (the front-end "
+			  "says %u), used %u, %u undone, the driver is at %u", queue->index,
+			  base, queue->setup.base, vublk_device_ring_used(&queue->ring),
+			  queue->rest.count, vublk_load_relaxed(&memory.avail->idx));
 	return r;
 }
 

@@ -531,16 +531,22 @@ static void test_killed_in_mid_flight(void **state)
 	assert_int_equal(vublk_blk_close(blk, -1), 0);
 }
 
+/* With a short deadline, which a back-end that only starts would miss. */
+static struct vublk_blk *open_impatiently(void)
+{
+	const struct vublk_option options[] = { { "request-timeout-ms", "1000" }, { NULL } };
+
+	start_peer();
+	assert_int_equal(vublk_blk_close(open_with(NULL), 0), 0);
+	return open_with(options);
+}
+
 /* A back-end that does not answer is gone after the deadline, for all its requests. */
 static void test_stalled(void **state)
 {
-	const struct vublk_option options[] = { { "request-timeout-ms", "100" }, { NULL } };
-	struct vublk_blk *blk;
-	char *buffer;
+	struct vublk_blk *blk = open_impatiently();
+	char *buffer = alloc(blk, 4096);
 
-	start_peer();
-	blk = open_with(options);
-	buffer = alloc(blk, 4096);
 	stop_peer_running();
 	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error), 0);
 	assert_null(vublk_blk_alloc(blk, 4096, &error));
@@ -552,13 +558,9 @@ static void test_stalled(void **state)
 
 static void test_stalled_at_close(void **state)
 {
-	const struct vublk_option options[] = { { "request-timeout-ms", "100" }, { NULL } };
-	struct vublk_blk *blk;
-	char *buffer;
+	struct vublk_blk *blk = open_impatiently();
+	char *buffer = alloc(blk, 4096);
 
-	start_peer();
-	blk = open_with(options);
-	buffer = alloc(blk, 4096);
 	stop_peer_running();
 	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error), 0);
 	assert_int_equal(vublk_blk_close(blk, 10), -ETIMEDOUT);

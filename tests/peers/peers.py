@@ -53,7 +53,7 @@ class Peer:
 
 
 def random_file(path, size, seed=1):
-    """Data, a hole, zeroes that are written, and data again up to an odd end."""
+    """Data, a hole, zeroes that are written, data that is aligned to nothing, and to everything."""
     generator = __import__('random').Random(seed)
     with open(path, 'wb') as file:
         file.write(generator.randbytes(min(size, 3 * MIB + 4097)))
@@ -61,6 +61,8 @@ def random_file(path, size, seed=1):
             file.seek(16 * MIB)
             file.write(bytes(2 * MIB))
             file.write(generator.randbytes(3 * MIB + 11))
+            file.seek(size - 16 * MIB)
+            file.write(generator.randbytes(8 * MIB))
             file.seek(size - 1000)
             file.write(generator.randbytes(1000))
         file.truncate(size)

@@ -113,14 +113,18 @@ static void send_change(void *owner, unsigned index)
 
 /*
  * A removal that was refused is forgotten all the same: there is nothing that
- * could be done with such a region.
+ * could be done with such a region. After a refusal no further piece is sent, so
+ * the additions among the rest are not there either.
  */
 static void on_change_refused(void *owner, unsigned index, bool first)
 {
 	struct vublk_frontend_memory_change *change = owner;
+	unsigned unsent = VUBLK_MAX(change->batch.next_piece, change->num_removals);
 
 	if (index >= change->num_removals)
 		remove_from_shadow(change, &change->additions[index - change->num_removals]);
+	for (; first && unsent < change->batch.num_pieces; unsent++)
+		remove_from_shadow(change, &change->additions[unsent - change->num_removals]);
 }
 
 static void begin_change(struct vublk_frontend *frontend,

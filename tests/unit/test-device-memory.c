@@ -152,6 +152,37 @@ static void test_another_file(void **state)
 	mock_deinit(&mock);
 }
 
+/* After a refusal the rest is not sent; the back-end must not be thought to have it. */
+static void test_refused_region_of_many(void **state)
+{
+	struct vublk_memory_region regions[61];
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	mock.memory_slots = VUBLK_ARRAY_SIZE(regions);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	regions[0] = ring_region(&rig);
+	for (unsigned i = 1; i < VUBLK_ARRAY_SIZE(regions); i++)
+		regions[i] = page(&rig, PAGE * i);
+	mock.fault = (struct mock_fault){ MOCK_REFUSE, VUBLK_VU_ADD_MEM_REG, .nth = 1 };
+	mock_forget(&mock);
+	mock.answers[VUBLK_VU_ADD_MEM_REG] = 1;
+	set_and_wait(&rig, regions, VUBLK_ARRAY_SIZE(regions));
+	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, EIO);
+	assert_true(mock.received[VUBLK_VU_ADD_MEM_REG] < VUBLK_ARRAY_SIZE(regions) - 1);
+	mock.fault.kind = MOCK_NO_FAULT;
+	set_and_wait(&rig, regions, VUBLK_ARRAY_SIZE(regions));
+	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
+	/* Each once, and the refused one twice. */
+	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], VUBLK_ARRAY_SIZE(regions));
+	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 static void test_refused_region(void **state)
 {
 	struct vublk_memory_region regions[3];
@@ -264,6 +295,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_what_is_refused),
 		VUBLK_TEST(test_changes_while_running),
 		VUBLK_TEST(test_another_file),
+		VUBLK_TEST(test_refused_region_of_many),
 		VUBLK_TEST(test_refused_region),
 		VUBLK_TEST(test_table),
 		VUBLK_TEST(test_reset_during_a_change),

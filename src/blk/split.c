@@ -12,23 +12,28 @@
 #include "util/checked.h"
 
 #include <errno.h>
-#include <stdbool.h>
 
-/* Appends to the last buffer where they adjoin; false when all buffers are in use. */
-static bool append(const struct vublk_blk_limits *limits, struct vublk_ring_buffer *buffers,
-		   unsigned *num, uint64_t addr, uint32_t bytes)
+/*
+ * Appends to the last buffer where they adjoin, as much as it has room for. Returns
+ * how many bytes it took; 0 when all buffers are in use.
+ */
+static uint32_t append(const struct vublk_blk_limits *limits, struct vublk_ring_buffer *buffers,
+		       unsigned *num, uint64_t addr, uint32_t bytes)
 {
 	struct vublk_ring_buffer *last = *num ? &buffers[*num - 1] : NULL;
+	uint32_t room = 0;
 
-	if (last && last->addr + last->bytes == addr &&
-	    bytes <= limits->max_segment_bytes - last->bytes) {
+	if (last && last->addr + last->bytes == addr)
+		room = limits->max_segment_bytes - last->bytes;
+	if (room) {
+		bytes = VUBLK_MIN(bytes, room);
 		last->bytes += bytes;
-		return true;
+		return bytes;
 	}
 	if (*num == limits->max_segments)
-		return false;
+		return 0;
 	buffers[(*num)++] = (struct vublk_ring_buffer){ addr, bytes };
-	return true;
+	return bytes;
 }
 
 static void skip_empty(struct vublk_blk_cursor *cursor)
@@ -91,7 +96,8 @@ int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits,
 		part = VUBLK_MIN(iov->iov_len - cursor->offset, most - bytes);
 		part = VUBLK_MIN(part, there);
 		part = VUBLK_MIN(part, (uint64_t)limits->max_segment_bytes);
-		if (!append(limits, buffers, &num, addr, (uint32_t)part))
+		part = append(limits, buffers, &num, addr, (uint32_t)part);
+		if (!part)
 			break;
 		bytes += part;
 		cursor->offset += part;

@@ -119,6 +119,22 @@ static int64_t cut(const struct vublk_blk_limits *limits, struct vublk_blk_curso
 	return vublk_blk_split_next(limits, &regions, &cache, cursor, left, buffers, &num);
 }
 
+/* What lies in a row is one segment, however the iovec divides it. */
+static void test_cut_what_adjoins(void **state)
+{
+	struct vublk_blk_limits limits = { 1024, 1, 1024, 65536, 0, 0, 0 };
+	struct iovec iov[] = { { at(0x1000), 512 }, { at(0x1200), 1536 } };
+	struct vublk_blk_cursor cursor = { iov, 2, 0, 0 };
+
+	vublk_inproc_regions_insert(&regions, at(0x1000), 0x10000, 0);
+	assert_int_equal(cut(&limits, &cursor, 2048), 1024);
+	assert_int_equal(num, 1);
+	assert_int_equal(buffers[0].bytes, 1024);
+	assert_int_equal(cut(&limits, &cursor, 1024), 1024);
+	assert_int_equal(num, 1);
+	assert_int_equal(buffers[0].addr, 0x400);
+}
+
 static void test_cut_by_segments_bytes_and_blocks(void **state)
 {
 	struct vublk_blk_limits limits = { 512, 3, 4096, 65536, 0, 0, 0 };
@@ -332,6 +348,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_regions),
 		VUBLK_TEST(test_regions_under_readers),
+		VUBLK_TEST(test_cut_what_adjoins),
 		VUBLK_TEST(test_cut_by_segments_bytes_and_blocks),
 		VUBLK_TEST(test_cut_refuses),
 		VUBLK_TEST(test_cut_at_random),

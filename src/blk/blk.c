@@ -286,7 +286,8 @@ static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns)
 		if (!n)
 			return -ETIMEDOUT;
 		for (int i = 0; i < n; i++)
-			if (completions[i].result == -ENOTCONN)
+			if (queue->state == VUBLK_BLK_QUEUE_DEAD &&
+			    completions[i].result == -queue->failure.code)
 				r = -ENOTCONN;
 	}
 	return r;

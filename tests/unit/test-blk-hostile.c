@@ -42,6 +42,19 @@ static void run_broken_ring(uint32_t id, bool stops)
 	tear_down(blk);
 }
 
+/* Who closes at once is told that something was given up, whoever's fault it is. */
+static void test_close_tells_of_a_broken_ring(void **state)
+{
+	struct vublk_blk *blk;
+
+	fake_init(DISK_BYTES);
+	blk = open_disk();
+	read_many(blk, 0, 3);
+	fake_push_id(0, 0xffffffff);
+	assert_int_equal(vublk_blk_close(blk, -1), -ENOTCONN);
+	fake_deinit();
+}
+
 static void test_id_out_of_range(void **state)
 {
 	run_broken_ring(0xffffffff, true);
@@ -182,6 +195,7 @@ static void test_needs_reset(void **state)
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_close_tells_of_a_broken_ring),
 		VUBLK_TEST(test_id_out_of_range),
 		VUBLK_TEST(test_id_not_outstanding),
 		VUBLK_TEST(test_scribbled_rings),

@@ -66,10 +66,11 @@ static void on_kick(void *opaque, uint32_t events)
 {
 	struct vublk_queue *queue = opaque;
 
-	/* A kick is level, not count; what it is about is found in the ring. */
-	if (events & EPOLLIN)
-		vublk_eventfd_clear(queue->kick_source.fd);
-	else
+	/*
+	 * A kick is level, not count; what it is about is found in the ring. What can
+	 * give no kicks any more (the end of a pipe, say) would be ready for ever.
+	 */
+	if (!(events & EPOLLIN) || vublk_eventfd_clear(queue->kick_source.fd) < 0)
 		vublk_loop_remove(&queue->kick_source);
 }
 

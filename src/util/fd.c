@@ -56,5 +56,7 @@ int vublk_eventfd_clear(int fd)
 	do
 		n = read(fd, &count, sizeof(count));
 	while (n < 0 && errno == EINTR);
-	return n == (ssize_t)sizeof(count);
+	if (n < 0 && errno != EAGAIN)
+		return -errno;
+	return n ? n == (ssize_t)sizeof(count) : -EPIPE;
 }

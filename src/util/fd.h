@@ -22,7 +22,10 @@ int vublk_eventfd_new(void);
 /* Makes an eventfd readable. Never blocks; a full counter is readable already. */
 void vublk_eventfd_signal(int fd);
 
-/* Takes what was signalled: 1 if something was, 0 if not. Never blocks. */
+/*
+ * Takes what was signalled: 1 if something was, 0 if not; a negative errno when it can
+ * be no more (-EPIPE: the end of what is no eventfd). Never blocks.
+ */
 int vublk_eventfd_clear(int fd);
 
 #endif

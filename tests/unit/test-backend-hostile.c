@@ -5,11 +5,13 @@
  */
 #include "backend-rig.h"
 
+#include "util/atomic.h"
 #include "util/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -311,6 +313,41 @@ struct scribbler {
 	bool stop; /* atomic */
 };
 
+static unsigned reads_of_nothing;
+
+ssize_t __real_read(int fd, void *to, size_t bytes);
+ssize_t __wrap_read(int fd, void *to, size_t bytes);
+
+ssize_t __wrap_read(int fd, void *to, size_t bytes)
+{
+	ssize_t n = __real_read(fd, to, bytes);
+
+	if (!n)
+		vublk_store_relaxed(&reads_of_nothing, vublk_load_relaxed(&reads_of_nothing) + 1);
+	return n;
+}
+
+/* A kick descriptor that is at its end stays readable for ever; the worker must not. */
+static void test_kick_that_ends(void **state)
+{
+	struct rig rig;
+	int pair[2];
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, pair[0]), 0);
+	shutdown(pair[1], SHUT_WR);
+	while (!vublk_load_relaxed(&reads_of_nothing))
+		sched_yield();
+	for (unsigned i = 0; i < 1000; i++)
+		rig_get_u64(&rig, VUBLK_VU_GET_FEATURES);
+	assert_int_equal(vublk_load_relaxed(&reads_of_nothing), 1);
+	close(pair[0]);
+	close(pair[1]);
+	rig_close(&rig);
+}
+
 static void *scribble(void *opaque)
 {
 	struct scribbler *scribbler = opaque;
@@ -478,6 +515,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST_LONG(test_flat_after_many, 300),
 		VUBLK_TEST(test_same_message_many_times),
 		VUBLK_TEST(test_call_that_blocks),
+		VUBLK_TEST(test_kick_that_ends),
 		VUBLK_TEST_LONG(test_descriptors_rewritten, 300),
 		VUBLK_TEST(test_front_ends_come_and_go),
 		VUBLK_TEST(test_stop_with_a_front_end),

@@ -66,6 +66,8 @@ static void on_session_ended(void *opaque)
 {
 	struct vublk_backend *backend = opaque;
 
+	/* A front-end that connects again may go on with the config that it read before. */
+	backend->owner.write_cache = backend->session->write_cache;
 	vublk_session_free(backend->session);
 	backend->session = NULL;
 	if (backend->state == VUBLK_BACKEND_STOPPING)

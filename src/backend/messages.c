@@ -118,14 +118,17 @@ static void reset_queues(struct vublk_session *session)
 		vublk_queue_reset(&session->queues[i]);
 }
 
-/* Memory and notifiers are the front-end's and stay; the rest is as at the beginning. */
+/*
+ * Memory and notifiers are the front-end's and stay, and so does the write cache's
+ * setting: the config that the next driver sees may be a copy that the front-end made
+ * before the reset. The rest is as at the beginning.
+ */
 static int reset_device(struct vublk_session *session, struct vublk_error *error)
 {
 	reset_queues(session);
 	vublk_inflight_area_unmap(&session->inflight);
 	session->features = 0;
 	session->status = 0;
-	session->write_cache = session->owner->write_cache;
 	return 0;
 }
 

@@ -156,6 +156,30 @@ static void test_write_cache_off(void **state)
 	rig_close(&rig);
 }
 
+/*
+ * A VM's reset: QEMU read the configuration when it began and keeps its copy, so the
+ * next driver still sees a write cache that is off, and sends no flush.
+ */
+static void test_write_cache_stays_off(void **state)
+{
+	struct vublk_vu_message message;
+	struct virtio_blk_config config;
+	struct rig rig;
+
+	open_image(&rig, "blocking", "on");
+	rig_start(&rig);
+	assert_int_equal(rig_set_wce(&rig, 0), 0);
+	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
+	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	write_once(&rig);
+	assert_int_equal(calls.durable_writes, 1);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.wce, 0);
+	rig_close(&rig);
+}
+
 /* A driver that cannot flush. */
 static void test_without_flush(void **state)
 {
@@ -260,6 +284,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_write_back),
 		VUBLK_TEST(test_write_cache_off),
+		VUBLK_TEST(test_write_cache_stays_off),
 		VUBLK_TEST(test_without_flush),
 		VUBLK_TEST(test_short_and_interrupted),
 		VUBLK_TEST(test_errors_have_words),

@@ -422,6 +422,40 @@ static void test_front_ends_come_and_go(void **state)
 	stop(&server);
 }
 
+/*
+ * QEMU does not read the configuration again when it reconnects: what its guest was
+ * told of the write cache still holds for the next session.
+ */
+static void test_write_cache_outlives_a_front_end(void **state)
+{
+	struct vublk_vu_message message;
+	struct {
+		struct vublk_vu_header header;
+		uint32_t offset, size_bytes, flags;
+		uint8_t wce;
+	} __attribute__((packed)) reply;
+	struct server server;
+
+	serve(&server);
+	for (unsigned i = 0; i < 2; i++) {
+		int fd = dial(&server);
+
+		vublk_vu_message_init(&message, VUBLK_VU_SET_CONFIG);
+		message.payload.config.offset = offsetof(struct virtio_blk_config, wce);
+		message.payload.config.size_bytes = 1;
+		message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + 1;
+		for (unsigned k = i; k < 2; k++) { /* the second only asks */
+			message.header.request = k ? VUBLK_VU_GET_CONFIG : VUBLK_VU_SET_CONFIG;
+			send_all(fd, &message.header, sizeof(message.header));
+			send_all(fd, &message.payload, message.header.size);
+		}
+		assert_int_equal(recv(fd, &reply, sizeof(reply), MSG_WAITALL), sizeof(reply));
+		assert_int_equal(reply.wce, 0);
+		close(fd);
+	}
+	stop(&server);
+}
+
 static void test_stop_with_a_front_end(void **state)
 {
 	struct rig rig;
@@ -518,6 +552,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_kick_that_ends),
 		VUBLK_TEST_LONG(test_descriptors_rewritten, 300),
 		VUBLK_TEST(test_front_ends_come_and_go),
+		VUBLK_TEST(test_write_cache_outlives_a_front_end),
 		VUBLK_TEST(test_stop_with_a_front_end),
 		VUBLK_TEST(test_one_back_end_a_socket),
 		VUBLK_TEST(test_options),

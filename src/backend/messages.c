@@ -496,7 +496,8 @@ static const struct message *find_message(const struct vublk_session *session)
 	return &messages[request];
 }
 
-static int check_queue(const struct vublk_session *session, const struct message *message,
+/* Notes the queue that the message is about, if it is about one. */
+static int check_queue(struct vublk_session *session, const struct message *message,
 		       struct vublk_error *error)
 {
 	const union vublk_vu_payload *payload = &session->request.payload;
@@ -504,8 +505,10 @@ static int check_queue(const struct vublk_session *session, const struct message
 			 message->queue == U64_QUEUE ? payload->u64 & VUBLK_VU_VRING_INDEX_MASK :
 						       0;
 
-	if (index < session->owner->num_queues)
+	if (index < session->owner->num_queues) {
+		session->concerned = message->queue == NO_QUEUE ? NULL : &session->queues[index];
 		return 0;
+	}
 	return vublk_error_set(error, EPROTO, "%s names queue %" PRIu64 "; this disk has %u",
 			       request_name(session), index, session->owner->num_queues);
 }

@@ -72,6 +72,21 @@ static void start_failed(struct vublk_session *session, struct vublk_queue *queu
 	session->error = *error;
 }
 
+/*
+ * A VMM whose memory map changes sends a message for each region that goes or comes,
+ * and in between a ring may be in none: its queue waits for the region that has it.
+ * Only a message about the queue itself is refused then.
+ */
+static bool waits_for_memory(const struct vublk_session *session, struct vublk_queue *queue,
+			     int result, const struct vublk_error *error)
+{
+	if (result != -EFAULT || queue == session->concerned)
+		return false;
+	vublk_log_limited(session->owner->log, &queue->limit, VUBLK_LOG_INFO,
+			  "%s; it waits for that memory", error->text);
+	return true;
+}
+
 /* Starts what is to run and does not. */
 static void start_queues(struct vublk_session *session)
 {
@@ -88,10 +103,10 @@ static void start_queues(struct vublk_session *session)
 			continue;
 		r = vublk_queue_start(queue, &session->memory.map, &disk, &session->inflight,
 				      &error);
-		if (r)
-			start_failed(session, queue, r, &error);
-		else
+		if (!r)
 			session->waiting++;
+		else if (!waits_for_memory(session, queue, r, &error))
+			start_failed(session, queue, r, &error);
 	}
 }
 
@@ -130,6 +145,7 @@ static void finish_operation(struct vublk_session *session)
 	if (session->operation->finish)
 		session->operation->finish(session, session->result, &session->error);
 	session->operation = NULL;
+	session->concerned = NULL;
 	session->result = 0;
 }
 

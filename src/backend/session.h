@@ -72,6 +72,7 @@ struct vublk_session {
 	enum vublk_session_phase phase;
 	const struct vublk_session_operation *operation;
 	unsigned waiting; /* answers of workers */
+	struct vublk_queue *concerned; /* the queue that the message is about, or NULL */
 	int result;
 	struct vublk_error error;
 	bool wants_rescan; /* to be done next */

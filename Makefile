@@ -44,6 +44,7 @@ bench: setup-check build
 install: build
 	meson configure $(BUILD) -Dprefix=$(PREFIX)
 	meson install -C $(BUILD)
+	@test -n "$(DESTDIR)" || ldconfig # the loader finds a new library by its cache
 
 clean:
 	rm -rf $(BUILD) build-check

@@ -113,7 +113,7 @@ static void test_bench_ends(void **state)
 	memset(total, 0, sizeof(*total));
 	config.number_ios = 0;
 	config.ramp_ms = 30;
-	config.runtime_ms = 50;
+	config.runtime_ms = 500;
 	config.time_based = true;
 	assert_int_equal(run_bench(disk, &config, total, &e), 0);
 	assert_true(total->stats[VUBLK_BENCH_READ].requests > 0);

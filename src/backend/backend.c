@@ -13,6 +13,7 @@
 #include "util/fd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -225,6 +226,9 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 					     fd);
 	if (!listening)
 		return serve(backend, vublk_fd_steal(&fd), error);
+	/* Whoever gave it may take front-ends from it too: accepting never waits for one. */
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	backend->listen_fd = vublk_fd_steal(&fd);
 	return listen_again(backend, "opened");
 }

@@ -456,6 +456,36 @@ static void test_write_cache_outlives_a_front_end(void **state)
 	stop(&server);
 }
 
+/*
+ * A listening socket may be shared with whoever gave it. When another takes the
+ * front-end that was announced, accepting must not wait for the next one.
+ */
+static void test_given_listener(void **state)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct server server;
+	char number[16];
+	struct vublk_option options[] = {
+		{ "fd", number }, { "engine", "memory" }, { "size", "8M" }, { 0 },
+	};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	snprintf(server.path, sizeof(server.path), "%s/given", vublk_test_folder());
+	memcpy(address.sun_path, server.path, sizeof(server.path));
+	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_int_equal(listen(fd, 4), 0);
+	snprintf(number, sizeof(number), "%d", fd);
+	assert_int_equal(vublk_backend_open(options, NULL, &server.backend, NULL), 0);
+	assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+	assert_int_equal(pthread_create(&server.thread, NULL, run, &server), 0);
+	check_served(&server);
+	check_served(&server);
+	vublk_backend_stop(server.backend);
+	assert_int_equal(pthread_join(server.thread, NULL), 0);
+	vublk_backend_free(server.backend);
+}
+
 static void test_stop_with_a_front_end(void **state)
 {
 	struct rig rig;
@@ -553,6 +583,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST_LONG(test_descriptors_rewritten, 300),
 		VUBLK_TEST(test_front_ends_come_and_go),
 		VUBLK_TEST(test_write_cache_outlives_a_front_end),
+		VUBLK_TEST(test_given_listener),
 		VUBLK_TEST(test_stop_with_a_front_end),
 		VUBLK_TEST(test_one_back_end_a_socket),
 		VUBLK_TEST(test_options),

@@ -35,7 +35,7 @@ MARK = 'vublk: '
 class Boot:
     """One boot of the guest; what it says becomes `facts` and `words`."""
 
-    def __init__(self, case, socket, queues, job):
+    def __init__(self, case, socket, queues, job, reconnect=False):
         peer.need('qemu-system-x86_64')
         self.facts, self.words = {}, []
         self.console = self.unfinished = ''
@@ -47,7 +47,7 @@ class Boot:
             '-no-user-config', '-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio',
             '-kernel', initramfs.kernel(), '-initrd', memory_disk(),
             '-append', f'console=ttyS0 quiet panic=-1 printk.devkmsg=on job={job}',
-            '-chardev', f'socket,id=disk,path={socket}',
+            '-chardev', f'socket,id=disk,path={socket}' + (',reconnect=1' if reconnect else ''),
             '-device', f'vhost-user-blk-pci,chardev=disk,num-queues={queues}'], stdout=-1)
 
     def __enter__(self):
@@ -207,6 +207,36 @@ def cache_mode(case, backend):
           f'the cache went {guest.facts["cache"]}')
 
 
+def bytes_written(child):
+    lines = pathlib.Path(f'/proc/{child.pid}/io').read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith('write_bytes')))
+
+
+def kill_in_the_middle(child):
+    """When it has written a part of what the guest syncs, which are 17 MB."""
+    peer.wait_until(lambda: bytes_written(child) > 2 << 20, 'nothing is written')
+    child.kill()
+    child.wait()
+
+
+def killed(case, backend, queues):
+    """
+    The back-end is killed in the middle of writes, again and again. QEMU gives the next one
+    the area in which it noted what was in flight, and the guest is none the wiser.
+    """
+    image = make_image(case)
+    child, socket = backend.start(case, image, queues)
+    with Boot(case, socket, queues, 'rewrite', reconnect=True) as guest:
+        for number in range(1, 6):
+            guest.until(f'syncing {number}')
+            kill_in_the_middle(child)
+            child, _ = backend.start(case, image, queues, path=socket)
+        guest.finish()
+    backend.stop(case, child)
+    check('verified' in guest.words, 'the guest did not verify its files')
+    check_file_system(case, image)
+
+
 def cases_of(backend, ours):
     def bind(function, *arguments):
         return lambda case: function(case, backend, *arguments)
@@ -215,6 +245,7 @@ def cases_of(backend, ours):
     if ours:
         cases.append(('the guest sees its disk grow', bind(grow)))
         cases.append(('the guest switches the write cache', bind(cache_mode)))
+        cases += [(f'killed back-ends are survived, {queues} queues', bind(killed, queues)) for queues in (1, 4)]
     return cases
 
 

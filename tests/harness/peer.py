@@ -130,9 +130,10 @@ class VublkServe:
     def __init__(self, program):
         self.program = program
 
-    def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw'):
+    def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None):
+        """At `path`, it takes the place of one that has been killed."""
         check(form == 'raw', 'vublk serve knows raw files only')
-        path = case.path(f'socket-{len(case.children)}')
+        path = path or case.path(f'socket-{len(case.children)}')
         command = [self.program, 'serve', '--socket-path', path, '--blk-file', image,
                    '--num-queues', queues, *(['--read-only'] if read_only else []), *arguments]
         child = case.start(command)

@@ -190,8 +190,7 @@ static error_t parse_end(int key, char *arg, struct argp_state *state)
 		config->ramp_ms = vublk_cli_milliseconds(state, "ramp_time", arg);
 		return 0;
 	case KEY_STALL_TIME:
-		config->stall_ms = (unsigned)VUBLK_CLI_MIN(
-			vublk_cli_milliseconds(state, "stall-time", arg), (uint64_t)UINT32_MAX);
+		config->stall_ms = vublk_cli_stall_ms(state, "stall-time", arg);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

@@ -213,6 +213,15 @@ uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, co
 	return value;
 }
 
+unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const char *text)
+{
+	uint64_t ms = vublk_cli_milliseconds(state, option, text);
+
+	if (!ms)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--%s must be more than 0", option);
+	return (unsigned)VUBLK_CLI_MIN(ms, (uint64_t)INT32_MAX);
+}
+
 /* --- printing ----------------------------------------------------------------- */
 
 /* Three digits of a value that is already in its unit. */

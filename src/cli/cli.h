@@ -79,6 +79,8 @@ uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const cha
 			 uint64_t min, uint64_t max);
 /* Seconds, or with ms, s, m or h after the number. In milliseconds. */
 uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, const char *text);
+/* The same for how long to wait for something: not 0, and fit for poll(). */
+unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const char *text);
 
 /* The same without argp: 0, or -EINVAL and the sentence. */
 int vublk_cli_parse_number(const char *option, const char *text, uint64_t min, uint64_t max,

@@ -114,8 +114,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		copy->request_bytes = parse_request_size(state, arg);
 		return 0;
 	case KEY_STALL_TIME:
-		copy->stall_ms = (unsigned)VUBLK_CLI_MIN(
-			vublk_cli_milliseconds(state, "stall-time", arg), (uint64_t)INT32_MAX);
+		copy->stall_ms = vublk_cli_stall_ms(state, "stall-time", arg);
 		return 0;
 	case KEY_PROGRESS:
 		parse_progress(state, arg, arguments);

@@ -40,6 +40,14 @@ static void add_option(struct argp_state *state, const char *name, const char *v
 	options->list[options->count++] = (struct vublk_option){ name, value };
 }
 
+static bool is_property(const char *name)
+{
+	for (const struct vublk_device_property *p = vublk_device_properties(); p->name; p++)
+		if (strcmp(p->name, "chardev") && !strcmp(p->name, name))
+			return true;
+	return false;
+}
+
 /* The text is argv's and may be cut in two. */
 static void add_pair(struct argp_state *state, char *text)
 {
@@ -49,6 +57,9 @@ static void add_pair(struct argp_state *state, char *text)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
 			     "--option must be NAME=VALUE, not '%s'", text);
 	*equals = '\0';
+	if (!is_property(text))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no property '%s', see "
+			     "--list-properties", text);
 	add_option(state, text, equals + 1);
 }
 

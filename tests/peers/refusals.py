@@ -229,7 +229,9 @@ def wrong_options(case):
                             '--blk-file', image, *arguments])
         check_sentence(result, EITHER)
     for arguments in (['serve'], ['info'], ['copy', image], ['bench'], ['nonsense'], ['info', '--nonsense', 'x'],
-                      ['bench', image, '--rw', 'sideways'], ['bench', image, '--bs', '0']):
+                      ['bench', image, '--rw', 'sideways'], ['bench', image, '--bs', '0'],
+                      ['info', image, '-o', 'steam=on'], ['copy', image, image, '-o', 'chardev=x'],
+                      ['copy', image, image, '--stall-time', '0'], ['bench', image, '--stall-time', '0']):
         result = case.call([VUBLK, *arguments])
         check(result.code == 2, f'exit 2 was expected: {result}')
         check(result.err and not result.out, f'a sentence on standard error was expected: {result}')

@@ -353,6 +353,7 @@ static int get_config(struct vublk_session *session, struct vublk_error *error)
 	config->flags = asked->flags;
 	memcpy(config->data, space + asked->offset, asked->size_bytes);
 	session->reply.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + asked->size_bytes;
+	session->config_is_stale = false;
 	return 0;
 }
 

@@ -23,6 +23,7 @@
 #define MESSAGES_AT_ONCE 16
 
 static void go_on(struct vublk_session *session);
+static void send_config_change(struct vublk_session *session);
 
 /* --- queues ---------------------------------------------------------------- */
 
@@ -115,6 +116,10 @@ static void on_queue_answered(struct vublk_queue *queue, void *opaque)
 	struct vublk_session *session = opaque;
 
 	session->waiting--;
+	/* QEMU ignores a config change while its device does not run: it is told again. */
+	if (queue->state == VUBLK_QUEUE_RUNNING && session->config_is_stale &&
+	    session->operation == &vublk_session_message)
+		send_config_change(session);
 	if (queue->result)
 		start_failed(session, queue, queue->result, &queue->error);
 	if (!session->waiting)
@@ -194,9 +199,9 @@ static void send_config_change(struct vublk_session *session)
 	if (has_ack)
 		message.header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
 	if (vublk_channel_send(&session->back_channel, &message, &error)) {
-		vublk_log(session->owner->log, VUBLK_LOG_WARNING,
-			  "the front-end could not be told of the disk's new size: %s",
-			  error.text);
+		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_WARNING,
+				  "the front-end could not be told of the disk's new size: %s",
+				  error.text);
 		return;
 	}
 	session->config_change_unanswered = has_ack;
@@ -221,6 +226,7 @@ static int run_rescan(struct vublk_session *session, struct vublk_error *error)
 	vublk_log(session->owner->log, VUBLK_LOG_INFO,
 		  "the disk has %" PRIu64 " bytes now, %" PRIu64 " before",
 		  engine->geometry.size_bytes, before);
+	session->config_is_stale = true;
 	send_config_change(session);
 	return 0;
 }
@@ -378,7 +384,8 @@ static int take_answers(struct vublk_session *session, struct vublk_error *error
 		session->config_change_unanswered = false;
 		if (session->config_change_again) {
 			session->config_change_again = false;
-			send_config_change(session);
+			if (session->config_is_stale)
+				send_config_change(session);
 		}
 	}
 	return r;

@@ -57,6 +57,7 @@ struct vublk_session {
 	struct vublk_loop_source back_source;
 	bool config_change_unanswered;
 	bool config_change_again; /* once more when that is answered */
+	bool config_is_stale;     /* the size has changed since the front-end read it */
 
 	/* what was negotiated */
 	uint64_t features;

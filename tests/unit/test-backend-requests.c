@@ -430,6 +430,57 @@ static void test_resize(void **state)
 	rig_close(&rig);
 }
 
+/*
+ * QEMU ignores a config change while its device does not run, that is while the VM is
+ * paused or its driver has not begun. It is told again when a queue starts.
+ */
+static void test_resize_while_paused(void **state)
+{
+	char path[128];
+	const struct vublk_option options[] = {
+		{ "blk-file", make_image(path, 1 << 20) }, { "num-queues", "4" }, { 0 },
+	};
+	struct virtio_blk_config config;
+	struct vublk_vu_message message;
+	struct vublk_channel back;
+	struct pollfd wait;
+	int sockets[2];
+	struct rig rig;
+
+	rig_open(&rig, options);
+	rig_start(&rig);
+	rig_get_config(&rig, &config);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+	vublk_channel_init(&back, sockets[0]);
+	vublk_vu_message_init(&message, VUBLK_VU_SET_BACKEND_REQ_FD);
+	message.fds[0] = sockets[1];
+	message.num_fds = 1;
+	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	vublk_fd_close(&sockets[1]);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	assert_int_equal(truncate(path, 2 << 20), 0);
+	vublk_backend_rescan(rig.backend);
+	for (unsigned i = 0; i < 2; i++) {
+		wait = (struct pollfd){ .fd = sockets[0], .events = POLLIN };
+		assert_int_equal(poll(&wait, 1, -1), 1);
+		assert_int_equal(vublk_channel_receive(&back, &message, NULL), 1);
+		assert_int_equal(message.header.request, VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG);
+		message.header.flags = VUBLK_VU_VERSION | VUBLK_VU_FLAG_REPLY;
+		message.header.size = 8;
+		message.payload.u64 = 0;
+		assert_int_equal(vublk_channel_send(&back, &message, NULL), 0);
+		if (!i)
+			rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	}
+	/* It has read it now, and is not told again. */
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.capacity, 2 << 11);
+	rig_start_queue(&rig, 1, RIG_SIZE, 0);
+	assert_int_equal(vublk_channel_receive(&back, &message, NULL), 0);
+	vublk_channel_deinit(&back);
+	rig_close(&rig);
+}
+
 /* What the front-end says on the back-end channel it must not say. */
 static void test_garbage_on_back_channel(void **state)
 {
@@ -476,6 +527,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_base_waits_for_requests),
 		VUBLK_TEST(test_no_room),
 		VUBLK_TEST(test_resize),
+		VUBLK_TEST(test_resize_while_paused),
 		VUBLK_TEST(test_garbage_on_back_channel),
 	};
 

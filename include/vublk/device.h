@@ -16,6 +16,12 @@
  *       -> set memory, queues, ack features, set_status(DRIVER_OK) ... started()
  *       -> set_status(0) ... stopped()  -> (again) -> unrealize -> free
  *
+ * With the property reconnect-ms the device outlives its back-end: after
+ * disconnected() it keeps what the driver sees and set up, and tries to find a
+ * back-end again, woken when a socket appears at the path. reconnected() tells that
+ * it has one, and if DRIVER_OK is set started() follows: the rings go on where
+ * they were. Meanwhile the driver's calls are accepted as in STOPPED.
+ *
  * Threads: a device belongs to one thread at a time, the one that calls
  * vublk_device_process(); every call here is made on it, every callback comes
  * from inside process() on it. No call blocks. A callback may call the device,
@@ -49,6 +55,7 @@ enum vublk_device_state {
 	VUBLK_DEVICE_RUNNING,      /* the back-end works on the rings */
 	VUBLK_DEVICE_STOPPING,     /* the rings are being taken back */
 	VUBLK_DEVICE_DISCONNECTED, /* the back-end is gone; the device is not */
+	VUBLK_DEVICE_RECONNECTING, /* negotiating anew, with reconnect-ms */
 	VUBLK_DEVICE_NUM_STATES,
 };
 
@@ -77,13 +84,24 @@ struct vublk_device_bus_ops {
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/* The back-end is gone. When rings ran, stopped() comes first. */
 	void (*disconnected)(void *bus, const struct vublk_error *error);
+	/* There is a back-end again, as good as the one before; the state is STOPPED. */
+	void (*reconnected)(void *bus);
+	/*
+	 * reconnect-deadline-ms is over: nothing more is tried, the state stays
+	 * DISCONNECTED. `error` says what the last try found.
+	 */
+	void (*gave_up)(void *bus, const struct vublk_error *error);
 	/* Raise a configuration interrupt: the config and its generation changed. */
 	void (*config_changed)(void *bus);
 	/* The end of the memory change that vublk_device_set_memory() began. */
 	void (*memory_changed)(void *bus, const struct vublk_error *error);
 	/* The end of a write to the config that went to the back-end. */
 	void (*config_written)(void *bus, const struct vublk_error *error);
-	/* A queue's requests cannot be completed as they should be: DEVICE_NEEDS_RESET. */
+	/*
+	 * A queue's requests cannot be completed as they should be: DEVICE_NEEDS_RESET.
+	 * After a reconnection: nobody knows which requests the old back-end had, and
+	 * the rings are not started before the driver has reset the device.
+	 */
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
 };
 
@@ -101,7 +119,8 @@ struct vublk_device_property {
  * Named as QEMU's are: chardev (the back-end's Unix socket), num-queues ("auto":
  * as many as the back-end offers, up to num-queues-limit), queue-size,
  * config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
- * request-timeout-ms, ...
+ * request-timeout-ms, reconnect-ms (0: the loss of the back-end is for good),
+ * reconnect-deadline-ms, ...
  */
 const struct vublk_device_property *vublk_device_properties(void);
 
@@ -186,7 +205,7 @@ int vublk_device_config_write(struct vublk_device *device, unsigned offset, cons
 /*
  * The driver's status byte. Setting DRIVER_OK starts: started() or stopped() tells
  * the end; EINVAL: features not accepted, no memory, a ring outside of it;
- * ENOTCONN: the back-end is gone. 0 resets: rings that run are stopped (stopped()
+ * ENOTCONN: the back-end is gone, and reconnect-ms is 0. 0 resets: rings that run are stopped (stopped()
  * tells; the status cannot be set before: EBUSY), then the accepted features and
  * the queues are forgotten. States from STOPPED on.
  */
@@ -204,7 +223,7 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
  * which it does not have then). EINVAL: empty, overlapping, wrapping, not aligned,
  * past the end of its file, or without a ring that runs; ENOSPC: more regions than
  * the back-end has memory slots; EBUSY: a change is on its way, or the device is
- * starting or stopping. States STOPPED, RUNNING, DISCONNECTED.
+ * starting or stopping. States STOPPED, RUNNING, DISCONNECTED, RECONNECTING.
  */
 int vublk_device_set_memory(struct vublk_device *device,
 			    const struct vublk_memory_region *regions, unsigned num_regions,

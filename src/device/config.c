@@ -82,7 +82,9 @@ static int withdraw_features(struct vublk_device *device, uint64_t features,
 {
 	if (!features)
 		return 0;
-	if (device->state != VUBLK_DEVICE_REALIZING)
+	if (features & (device->state == VUBLK_DEVICE_REALIZING ? 0 :
+			device->state == VUBLK_DEVICE_RECONNECTING ? device->acked_features :
+			UINT64_MAX))
 		return vublk_error_set(error, EPROTO,
 				       "the back-end's config has no sensible value for %s any more",
 				       vublk_feature_name((unsigned)__builtin_ctzll(features)));

@@ -24,6 +24,8 @@ enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_STOP,           /* reset, or a start that cannot go on */
 	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has given the rings back */
 	VUBLK_DEVICE_EVENT_LOST,           /* the connection broke */
+	VUBLK_DEVICE_EVENT_RECONNECT,      /* somebody listens at the socket again */
+	VUBLK_DEVICE_EVENT_RECONNECTED,    /* the handshake is done, and what it said will do */
 	VUBLK_DEVICE_EVENT_UNREALIZE,      /* the bus gives it up */
 	VUBLK_DEVICE_NUM_EVENTS,
 };
@@ -37,6 +39,8 @@ struct vublk_device_settings {
 	uint64_t request_timeout_ms;
 	uint64_t realize_retries;
 	uint64_t config_poll_ms;
+	uint64_t reconnect_ms;          /* 0: a loss is for good */
+	uint64_t reconnect_deadline_ms; /* 0: none */
 	bool config_wce;
 	bool discard;
 	bool write_zeroes;
@@ -60,6 +64,25 @@ enum vublk_device_config_write {
 	VUBLK_DEVICE_WRITE_CONFIRMING, /* that read is under way */
 };
 
+/* The way back to a back-end (reconnect.c). */
+struct vublk_device_reconnect {
+	uint64_t lost_ns;  /* when the outage began; 0: there is none */
+	uint64_t tried_ns; /* the last try */
+	uint64_t pause_ms; /* before the next; doubled each time, up to reconnect-ms */
+	struct vublk_error refusal; /* of the last try; said once */
+	bool config_changed;        /* what the new back-end says differs */
+	struct vublk_loop_source watch; /* of the socket's directory */
+	int watch_fd;                   /* inotify; -1: not watched */
+};
+
+/* What of the rings a lost back-end leaves open, until they run again. */
+enum vublk_device_resume {
+	VUBLK_DEVICE_RESUME_NOTHING, /* each base is known */
+	VUBLK_DEVICE_RESUME_NOTIFY,  /* ... but a kick or a call may have been lost */
+	VUBLK_DEVICE_RESUME_RINGS,   /* the rings were out: their used indices tell */
+	VUBLK_DEVICE_RESUME_NEVER,   /* ... and that was not enough: the driver has to reset */
+};
+
 struct vublk_device {
 	enum vublk_device_state state;
 	uint64_t life; /* counts realize and unrealize */
@@ -70,8 +93,10 @@ struct vublk_device {
 	struct vublk_device_settings settings;
 
 	struct vublk_frontend frontend;
-	struct vublk_loop_timer connect_timer; /* the next try to realize */
+	struct vublk_loop_timer connect_timer; /* the next try to realize, or to reconnect */
 	unsigned tries;
+	struct vublk_device_reconnect reconnect;
+	enum vublk_device_resume resume;
 	struct vublk_error failure; /* why rings that are being stopped will not run again */
 
 	/* what the driver sees */
@@ -112,6 +137,12 @@ bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_ev
 bool vublk_device_is_connected(const struct vublk_device *device);
 /* The rings are the back-end's, or on their way to it or back. */
 bool vublk_device_has_rings_out(const struct vublk_device *device);
+/*
+ * EBUSY, and a sentence, unless what the driver sets up may change: stopped, or
+ * without a back-end, and then nothing that rings are to go on with.
+ */
+int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
+				struct vublk_error *error);
 /* EBUSY, and a sentence with both states, unless the device is in `state`. */
 int vublk_device_require(const struct vublk_device *device, enum vublk_device_state state,
 			 const char *what, struct vublk_error *error);
@@ -145,6 +176,40 @@ void vublk_device_on_config_timer(void *opaque);
 
 extern const struct vublk_frontend_ops vublk_device_frontend_ops;
 void vublk_device_on_connect_timer(void *opaque);
+
+/* --- reconnect.c, watch.c and offer.c ---------------------------------------------- */
+
+void vublk_device_reconnect_init(struct vublk_device *device);
+/* The back-end has just been lost: looks for another, if the properties say so. */
+void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
+/* Everything is as before the loss. */
+void vublk_device_reconnect_end(struct vublk_device *device);
+/* The next try is due; the handshake is done; the try failed. */
+void vublk_device_reconnect_try(struct vublk_device *device);
+void vublk_device_reconnect_negotiated(struct vublk_device *device);
+void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
+
+/* Calls vublk_device_reconnect_wake() when the socket appears. Idempotent. */
+void vublk_device_watch_socket(struct vublk_device *device);
+void vublk_device_unwatch_socket(struct vublk_device *device);
+void vublk_device_on_watch(void *opaque, uint32_t events);
+void vublk_device_reconnect_wake(struct vublk_device *device);
+
+/*
+ * Takes over what the new back-end offers, if it is enough for what the driver
+ * accepted; a sentence that names what is missing if not, and nothing is changed.
+ */
+int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
+
+/* --- recover.c ---------------------------------------------------------------------- */
+
+/*
+ * Where the rings go on that the lost back-end had: from the used indices. EIO and a
+ * sentence when requests may be lost.
+ */
+int vublk_device_recover_bases(struct vublk_device *device, struct vublk_error *error);
+/* What the lost back-end may have kept to itself: a kick and a call for each ring. */
+void vublk_device_notify_rings(struct vublk_device *device);
 
 /* --- run.c ------------------------------------------------------------------------- */
 

@@ -114,12 +114,10 @@ static int check_acked(const struct vublk_device *device, uint64_t features,
 int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
 			      struct vublk_error *error)
 {
-	int r;
+	int r = vublk_device_require_set_up(device, "accepting features", error);
 
-	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED)
-		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "accepting features",
-					    error);
-	r = check_acked(device, features, error);
+	if (!r)
+		r = check_acked(device, features, error);
 	if (!r)
 		device->acked_features = features;
 	return r;

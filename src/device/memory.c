@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/virtio_config.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -155,6 +156,7 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 	case VUBLK_DEVICE_STOPPED:
 	case VUBLK_DEVICE_RUNNING:
 	case VUBLK_DEVICE_DISCONNECTED:
+	case VUBLK_DEVICE_RECONNECTING:
 		return 0;
 	default:
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "setting the memory",
@@ -175,7 +177,7 @@ int vublk_device_set_memory(struct vublk_device *device,
 	if (r < 0)
 		return r;
 	r = take_table(&memory, regions, num_regions, error);
-	if (!r && running)
+	if (!r && (running || device->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		r = vublk_device_queues_check(device, &memory, error);
 	if (r < 0) {
 		vublk_device_memory_deinit(&memory);

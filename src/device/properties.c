@@ -55,6 +55,11 @@ struct row {
 	  "how long the back-end may take to answer a message")                             \
 	X("config-poll-ms", NUMBER, "1000", config_poll_ms,                                 \
 	  "how often the config is read anew where the back-end tells no changes; 0: never") \
+	X("reconnect-ms", NUMBER, "0", reconnect_ms,                                        \
+	  "how often a lost back-end is looked for, besides when its socket appears; 0: "   \
+	  "it is lost for good")                                                            \
+	X("reconnect-deadline-ms", NUMBER, "0", reconnect_deadline_ms,                      \
+	  "how long a lost back-end is looked for; 0: for ever")                            \
 	X("realize-retries", NUMBER, "3", realize_retries,                                  \
 	  "how often a failed connection is tried again at realize")
 
@@ -228,6 +233,8 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 				MAX_TIMEOUT_MS, error);
 	if (!r)
 		r = check_range("config-poll-ms", settings->config_poll_ms, 0, MAX_TIMEOUT_MS, error);
+	if (!r)
+		r = check_range("reconnect-ms", settings->reconnect_ms, 0, MAX_TIMEOUT_MS, error);
 	if (!r)
 		r = check_range("realize-retries", settings->realize_retries, 0, MAX_RETRIES, error);
 	return r;

@@ -68,11 +68,10 @@ static int check_queue(const struct vublk_device *device, unsigned index,
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 			   const struct vublk_device_queue *queue, struct vublk_error *error)
 {
-	int r = 0;
+	int r = vublk_device_require_set_up(device, "setting up a queue", error);
 
-	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED)
-		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "setting up a queue",
-					    error);
+	if (r < 0)
+		return r;
 	if (index >= device->num_queues)
 		return vublk_error_set(error, EINVAL, "there is no queue %u; the device has %u", index,
 				       device->num_queues);
@@ -155,4 +154,5 @@ void vublk_device_queues_store_bases(struct vublk_device *device)
 {
 	for (unsigned i = 0; i < device->num_rings; i++)
 		device->bases[device->rings[i].index] = device->rings[i].base;
+	device->num_rings = 0;
 }

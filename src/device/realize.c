@@ -24,6 +24,8 @@ static void undo(struct vublk_device *device)
 {
 	vublk_loop_timer_disarm(&device->connect_timer);
 	vublk_loop_timer_disarm(&device->config_timer);
+	vublk_device_reconnect_end(device);
+	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
 	vublk_frontend_close(&device->frontend);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_queues_deinit(device);
@@ -105,6 +107,10 @@ static void on_negotiated(void *opaque)
 	struct vublk_device *device = opaque;
 	struct vublk_error error;
 
+	if (device->state == VUBLK_DEVICE_RECONNECTING) {
+		vublk_device_reconnect_negotiated(device);
+		return;
+	}
 	if (settle(device, &error) < 0) {
 		vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
 		on_failed_try(device, &error);
@@ -128,6 +134,8 @@ static void on_lost(void *opaque, const struct vublk_error *cause)
 	vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
 	if (device->state == VUBLK_DEVICE_REALIZING)
 		on_failed_try(device, &error);
+	else if (device->state == VUBLK_DEVICE_RECONNECTING)
+		vublk_device_reconnect_failed(device, &error);
 	else
 		vublk_device_on_disconnect(device, &error);
 }
@@ -156,6 +164,10 @@ void vublk_device_on_connect_timer(void *opaque)
 	struct vublk_device *device = opaque;
 	struct vublk_error error;
 
+	if (device->state == VUBLK_DEVICE_DISCONNECTED) {
+		vublk_device_reconnect_try(device);
+		return;
+	}
 	device->tries++;
 	if (vublk_frontend_open(&device->frontend, device->settings.chardev,
 				(unsigned)device->settings.request_timeout_ms, &error) < 0)

@@ -6,7 +6,8 @@
  * what is, and vublk_device_update() begins what leads from one to the other.
  * Nothing is interrupted on the way: a reset that comes during a start is seen when
  * the start is done. A start that fails is taken back like one that succeeded, and
- * then the back-end is given up.
+ * then the back-end is given up. What follows the loss of a back-end is in
+ * reconnect.c; where the rings that it had go on is in recover.c.
  */
 #include "device/device.h"
 
@@ -27,6 +28,7 @@ void vublk_device_end_session(struct vublk_device *device)
 {
 	vublk_device_queues_reset(device);
 	device->acked_features = 0;
+	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
 }
 
 static void on_rings_stopped(void *opaque, const struct vublk_error *error)
@@ -36,6 +38,8 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 
 	if (!error)
 		vublk_device_queues_store_bases(device);
+	if (!error && device->resume == VUBLK_DEVICE_RESUME_RINGS)
+		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
 	if (device->failure.code)
 		error = &device->failure;
 	if (error) {
@@ -44,6 +48,7 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 	}
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOPPED, NULL);
+	vublk_device_reconnect_end(device);
 	if (!device->status)
 		vublk_device_end_session(device);
 	if (device->ops->stopped)
@@ -81,6 +86,10 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the start took %u round trips",
 		  device->frontend.round_trips);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STARTED, NULL);
+	vublk_device_reconnect_end(device);
+	if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
+		vublk_device_notify_rings(device);
+	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
 	if (device->ops->started)
 		device->ops->started(device->bus);
 }
@@ -111,8 +120,26 @@ static void on_session(void *opaque, const struct vublk_error *error)
 		device->failure = *error;
 }
 
+/* Whether the rings can go on; if not it is the driver's turn, and that is said once. */
+static bool recover(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	if (device->resume == VUBLK_DEVICE_RESUME_RINGS &&
+	    vublk_device_recover_bases(device, &error) < 0) {
+		device->resume = VUBLK_DEVICE_RESUME_NEVER;
+		vublk_log(&device->log, VUBLK_LOG_WARNING, "%s", error.text);
+		if (device->ops->needs_reset)
+			device->ops->needs_reset(device->bus, &error);
+		return false;
+	}
+	return device->resume != VUBLK_DEVICE_RESUME_NEVER;
+}
+
 static void begin_start(struct vublk_device *device)
 {
+	if (!recover(device))
+		return;
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_START, NULL);
 	device->failure.code = 0;
 	device->num_rings = 0;
@@ -149,7 +176,7 @@ static int reset(struct vublk_device *device)
 
 static int check_start(const struct vublk_device *device, struct vublk_error *error)
 {
-	if (device->state == VUBLK_DEVICE_DISCONNECTED)
+	if (device->state == VUBLK_DEVICE_DISCONNECTED && !device->reconnect.lost_ns)
 		return vublk_error_set(error, ENOTCONN,
 				       "the device cannot start: the back-end is gone");
 	if (!(device->acked_features & VUBLK_BIT(VIRTIO_F_VERSION_1)))
@@ -213,6 +240,9 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	vublk_device_ring_errors_unwatch(device);
+	if (rings && device->num_rings) /* it has been told of them, and did not say where it stopped */
+		device->resume = VUBLK_DEVICE_RESUME_RINGS;
+	vublk_device_reconnect_begin(device, error);
 	if (rings && !device->status) /* the reset that was waiting for them */
 		vublk_device_end_session(device);
 	if (!fail_requests(device, error))

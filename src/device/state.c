@@ -12,6 +12,7 @@
 #include "util/error.h"
 
 #include <errno.h>
+#include <linux/virtio_config.h>
 
 static const char *const state_names[VUBLK_DEVICE_NUM_STATES] = {
 	[VUBLK_DEVICE_CREATED] = "created",
@@ -21,6 +22,7 @@ static const char *const state_names[VUBLK_DEVICE_NUM_STATES] = {
 	[VUBLK_DEVICE_RUNNING] = "running",
 	[VUBLK_DEVICE_STOPPING] = "stopping",
 	[VUBLK_DEVICE_DISCONNECTED] = "disconnected",
+	[VUBLK_DEVICE_RECONNECTING] = "reconnecting",
 };
 
 static const char *const event_names[VUBLK_DEVICE_NUM_EVENTS] = {
@@ -32,6 +34,8 @@ static const char *const event_names[VUBLK_DEVICE_NUM_EVENTS] = {
 	[VUBLK_DEVICE_EVENT_STOP] = "stop",
 	[VUBLK_DEVICE_EVENT_STOPPED] = "stopped",
 	[VUBLK_DEVICE_EVENT_LOST] = "lost",
+	[VUBLK_DEVICE_EVENT_RECONNECT] = "reconnect",
+	[VUBLK_DEVICE_EVENT_RECONNECTED] = "reconnected",
 	[VUBLK_DEVICE_EVENT_UNREALIZE] = "unrealize",
 };
 
@@ -73,6 +77,12 @@ static const unsigned char transitions[VUBLK_DEVICE_NUM_STATES][VUBLK_DEVICE_NUM
 		ON(UNREALIZE, CREATED),
 	},
 	[VUBLK_DEVICE_DISCONNECTED] = {
+		ON(RECONNECT, RECONNECTING),
+		ON(UNREALIZE, CREATED),
+	},
+	[VUBLK_DEVICE_RECONNECTING] = {
+		ON(RECONNECTED, STOPPED),
+		ON(LOST, DISCONNECTED),
 		ON(UNREALIZE, CREATED),
 	},
 };
@@ -129,4 +139,17 @@ int vublk_device_require(const struct vublk_device *device, enum vublk_device_st
 		return 0;
 	return vublk_error_set(error, EBUSY, "%s is possible when the device is %s; it is %s",
 			       what, state_names[state], state_names[device->state]);
+}
+
+int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
+				struct vublk_error *error)
+{
+	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED &&
+	    device->state != VUBLK_DEVICE_RECONNECTING)
+		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
+	if (device->settings.reconnect_ms && device->status & VIRTIO_CONFIG_S_DRIVER_OK)
+		return vublk_error_set(error, EBUSY,
+				       "%s is possible after a reset: the rings go on when there is a "
+				       "back-end again", what);
+	return 0;
 }

@@ -66,6 +66,16 @@ static void on_needs_reset(void *bus, const struct vublk_error *error)
 	note(bus, RIG_NEEDS_RESET, error);
 }
 
+static void on_reconnected(void *bus)
+{
+	note(bus, RIG_RECONNECTED, NULL);
+}
+
+static void on_gave_up(void *bus, const struct vublk_error *error)
+{
+	note(bus, RIG_GAVE_UP, error);
+}
+
 static const struct vublk_device_bus_ops rig_ops = {
 	.realized = on_realized,
 	.started = on_started,
@@ -75,6 +85,8 @@ static const struct vublk_device_bus_ops rig_ops = {
 	.memory_changed = on_memory_changed,
 	.config_written = on_config_written,
 	.needs_reset = on_needs_reset,
+	.reconnected = on_reconnected,
+	.gave_up = on_gave_up,
 };
 
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
@@ -234,6 +246,12 @@ static void make_ring(struct rig *rig, unsigned index)
 	}
 	assert_int_equal(vublk_driver_ring_init(&rig->rings[index], &memory, RIG_QUEUE_SIZE, 0,
 						vublk_device_features(rig->device), NULL), 0);
+}
+
+void rig_set_indices(struct rig *rig, unsigned queue, uint16_t used, uint16_t avail)
+{
+	((struct vring_used *)(rig->memory + used_offset(queue)))->idx = used;
+	((struct vring_avail *)(rig->memory + avail_offset(queue)))->idx = avail;
 }
 
 static void set_queue(struct rig *rig, unsigned index)

@@ -19,7 +19,8 @@
 
 enum rig_callback {
 	RIG_REALIZED, RIG_STARTED, RIG_STOPPED, RIG_DISCONNECTED, RIG_CONFIG_CHANGED,
-	RIG_MEMORY_CHANGED, RIG_CONFIG_WRITTEN, RIG_NEEDS_RESET, RIG_NUM_CALLBACKS,
+	RIG_MEMORY_CHANGED, RIG_CONFIG_WRITTEN, RIG_NEEDS_RESET,
+	RIG_RECONNECTED, RIG_GAVE_UP, RIG_NUM_CALLBACKS,
 };
 
 #define RIG_MAX_QUEUES 8
@@ -75,6 +76,9 @@ void rig_stop(struct rig *rig);
  * RIG_STOPPED's), whose sentence is in *error.
  */
 int rig_try_session(struct rig *rig, unsigned num_queues, struct vublk_error *error);
+
+/* As a back-end and a driver leave them: completed, and made available. */
+void rig_set_indices(struct rig *rig, unsigned queue, uint16_t used, uint16_t avail);
 
 /* One request on a queue, by hand: the status byte that came. */
 uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,

@@ -52,7 +52,7 @@ void mock_init(struct mock *mock)
 	memcpy(mock->config, &config, sizeof(config));
 }
 
-static void hang_up(struct mock *mock)
+void mock_hang_up(struct mock *mock)
 {
 	vublk_channel_deinit(&mock->channel);
 	mock->channel.fd = -1;
@@ -64,11 +64,22 @@ static void hang_up(struct mock *mock)
 	mock->silent = false;
 }
 
-void mock_deinit(struct mock *mock)
+void mock_die(struct mock *mock)
 {
-	hang_up(mock);
+	mock_hang_up(mock);
 	vublk_fd_close(&mock->listen_fd);
 	unlink(mock->path);
+}
+
+void mock_live_again(struct mock *mock)
+{
+	mock->listen_fd = vublk_socket_listen(mock->path, NULL);
+	assert_true(mock->listen_fd >= 0);
+}
+
+void mock_deinit(struct mock *mock)
+{
+	mock_die(mock);
 }
 
 void mock_forget(struct mock *mock)
@@ -154,7 +165,7 @@ static void send_with_fault(struct mock *mock, struct vublk_vu_message *reply)
 	switch (mock->fault.kind) {
 	case MOCK_CUT:
 		send_bytes(mock, reply, mock->fault.bytes, 0);
-		hang_up(mock);
+		mock_hang_up(mock);
 		return;
 	case MOCK_SILENCE:
 		mock->silent = true;
@@ -310,6 +321,11 @@ static void note_effect(struct mock *mock, struct vublk_vu_message *request)
 	case VUBLK_VU_SET_VRING_ERR:
 		keep_err_fd(mock, request);
 		break;
+	case VUBLK_VU_SET_VRING_BASE:
+		if (request->payload.state.index < VUBLK_ARRAY_SIZE(mock->given_bases))
+			mock->given_bases[request->payload.state.index] =
+				(uint16_t)request->payload.state.num;
+		break;
 	case VUBLK_VU_ADD_MEM_REG:
 		mock->num_regions++;
 		break;
@@ -354,11 +370,11 @@ static void on_request(struct mock *mock, struct vublk_vu_message *request)
 
 static bool take_connection(struct mock *mock)
 {
-	int fd = vublk_socket_accept(mock->listen_fd, NULL);
+	int fd = mock->listen_fd < 0 ? -1 : vublk_socket_accept(mock->listen_fd, NULL);
 
 	if (fd < 0)
 		return false;
-	hang_up(mock);
+	mock_hang_up(mock);
 	mock->num_connections++;
 	if (mock->close_first) {
 		mock->close_first--;
@@ -379,7 +395,7 @@ bool mock_pump(void *opaque)
 		int r = vublk_channel_receive(&mock->channel, &request, NULL);
 
 		if (r < 0)
-			hang_up(mock);
+			mock_hang_up(mock);
 		if (r <= 0)
 			return busy;
 		busy = true;

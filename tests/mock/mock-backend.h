@@ -59,6 +59,7 @@ struct mock {
 	unsigned max_config_bytes; /* more is refused with an empty answer */
 	bool ignore_set_config;
 	uint16_t base; /* that GET_VRING_BASE answers */
+	uint16_t given_bases[4]; /* of the first queues, by SET_VRING_BASE */
 	unsigned num_regions;
 
 	struct mock_fault fault;
@@ -71,6 +72,11 @@ struct mock {
 
 void mock_init(struct mock *mock);
 void mock_deinit(struct mock *mock);
+/* The connection breaks; somebody listens still. */
+void mock_hang_up(struct mock *mock);
+/* Nobody listens, and the socket is gone; then there is one again. */
+void mock_die(struct mock *mock);
+void mock_live_again(struct mock *mock);
 /* Does what there is to do. True: something was. */
 bool mock_pump(void *mock);
 /* Forgets what was counted and logged. */

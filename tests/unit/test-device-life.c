@@ -431,7 +431,7 @@ static void live(struct rig *rig, struct mock *mock)
 static void test_unrealize_in_each_callback(void **state)
 {
 	for (unsigned again = 0; again < 2; again++)
-		for (unsigned callback = 0; callback < RIG_NUM_CALLBACKS; callback++) {
+		for (unsigned callback = 0; callback <= RIG_NEEDS_RESET; callback++) {
 			struct mock mock;
 			struct rig rig;
 

@@ -260,6 +260,36 @@ static void daemon_dies(const struct peer *peer)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
+/* Killed and started anew under a driver that notices nothing but the time. */
+static void daemon_is_replaced(const struct peer *peer)
+{
+	pid_t pid = peer->start(2);
+	char data[512], got[512];
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_set(&rig, "reconnect-ms", "100");
+	rig_realize(&rig);
+	rig_start(&rig, 2);
+	for (unsigned i = 1; i <= 5; i++) {
+		memset(data, (int)i, sizeof(data));
+		for (unsigned q = 0; q < 2; q++)
+			assert_int_equal(rig_request(&rig, q, VIRTIO_BLK_T_OUT, 20 + q, data, 512), 0);
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+		rig_wait(&rig, RIG_DISCONNECTED, i);
+		pid = peer->start(2);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+		for (unsigned q = 0; q < 2; q++) {
+			assert_int_equal(rig_request(&rig, 1 - q, VIRTIO_BLK_T_IN, 20 + q, got, 512), 0);
+			assert_memory_equal(got, data, 512);
+		}
+	}
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
 static void resize(const struct peer *peer)
 {
 	uint64_t capacity;
@@ -317,6 +347,7 @@ static void memory_changes(const struct peer *peer)
 	X(write_cache) \
 	X(too_many_queues) \
 	X(daemon_dies) \
+	X(daemon_is_replaced) \
 	X(resize) \
 	X(memory_changes)
 

@@ -98,6 +98,8 @@ static void test_realize_validates(void **state)
 		  "seg-max-adjust needs a queue-size of at least 4, not 2" },
 		{ "request-timeout-ms", "0", "5000",
 		  "request-timeout-ms must be from 1 to 3600000, not 0" },
+		{ "reconnect-ms", "3600001", "0",
+		  "reconnect-ms must be from 0 to 3600000, not 3600001" },
 		{ "realize-retries", "1001", "3", "realize-retries must be from 0 to 1000, not 1001" },
 	};
 	struct vublk_device *device = new_device();
@@ -210,20 +212,25 @@ static const char *const state_sentences[VUBLK_DEVICE_NUM_STATES] = {
 	[VUBLK_DEVICE_STOPPING] = "The rings are being taken back; requests that had begun are "
 				  "completed.",
 	[VUBLK_DEVICE_DISCONNECTED] = "The back-end is gone; what the driver set up is kept until "
-				      "unrealize.",
+				      "unrealize. With `reconnect-ms` another is looked for.",
+	[VUBLK_DEVICE_RECONNECTING] = "Negotiating with the back-end that was found, and holding "
+				      "what it offers against what the driver was promised.",
 };
 
 static const char *const event_sentences[VUBLK_DEVICE_NUM_EVENTS] = {
 	[VUBLK_DEVICE_EVENT_REALIZE] = "`vublk_device_realize()`, and the properties are good",
 	[VUBLK_DEVICE_EVENT_REALIZED] = "the handshake is done and the config makes sense",
 	[VUBLK_DEVICE_EVENT_REALIZE_FAILED] = "the last try failed",
-	[VUBLK_DEVICE_EVENT_START] = "the driver set DRIVER_OK",
+	[VUBLK_DEVICE_EVENT_START] = "the driver set DRIVER_OK, or has set it before a reconnection",
 	[VUBLK_DEVICE_EVENT_STARTED] = "the back-end has confirmed everything",
 	[VUBLK_DEVICE_EVENT_STOP] = "the driver reset the device, or the back-end refused a part of "
 				    "the start",
 	[VUBLK_DEVICE_EVENT_STOPPED] = "the back-end has said of each ring where it goes on",
 	[VUBLK_DEVICE_EVENT_LOST] = "hang-up, a deadline that passed, a broken rule, or a start that "
 				    "was refused and has been undone",
+	[VUBLK_DEVICE_EVENT_RECONNECT] = "`reconnect-ms` is not 0, and somebody listens at the socket",
+	[VUBLK_DEVICE_EVENT_RECONNECTED] = "the handshake is done and the back-end can take the "
+					   "lost one's place; if DRIVER_OK is set, start follows",
 	[VUBLK_DEVICE_EVENT_UNREALIZE] = "`vublk_device_unrealize()`",
 };
 

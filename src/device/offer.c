@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a back-end offers that came in the place of a lost one, held against what the
+ * driver was promised: the features that it accepted, the queues, and the limits
+ * that it reads in the config. More is fine; less is refused.
+ *
+ * Before the driver has accepted features nothing was promised but the queues.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+/* --- features ------------------------------------------------------------------------------ */
+
+static void list_features(uint64_t features, char *text, size_t bytes)
+{
+	size_t at = 0;
+
+	text[0] = '\0';
+	for (unsigned bit = 0; bit < 64 && at < bytes; bit++)
+		if (features & VUBLK_BIT(bit))
+			at += (size_t)snprintf(text + at, bytes - at, "%s%s (bit %u)", at ? ", " : "",
+					       vublk_feature_name(bit) ? vublk_feature_name(bit) :
+									 "no name", bit);
+}
+
+static int check_features(const struct vublk_device *device, struct vublk_error *error)
+{
+	uint64_t missing = device->acked_features & ~device->features;
+	char names[400];
+
+	list_features(missing, names, sizeof(names));
+	if (missing)
+		return vublk_error_set(error, ENOTSUP,
+				       "it does not offer %s, which the driver has accepted from the "
+				       "back-end before it", names);
+	if (device->acked_features && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
+	    !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_RO)))
+		return vublk_error_set(error, EROFS,
+				       "it is read-only, and the back-end before it was not");
+	return 0;
+}
+
+/* --- limits ----------------------------------------------------------------------------------- */
+
+#define LIMIT(feature, field, exact) \
+	{ feature, offsetof(struct virtio_blk_config, field), exact, #field }
+
+/* What a driver goes by for as long as it runs. */
+static const struct {
+	unsigned feature;
+	unsigned offset; /* of 32 bits */
+	bool exact;      /* else it may grow */
+	const char *name;
+} limits[] = {
+	LIMIT(VIRTIO_BLK_F_SIZE_MAX, size_max, false),
+	LIMIT(VIRTIO_BLK_F_SEG_MAX, seg_max, false),
+	LIMIT(VIRTIO_BLK_F_BLK_SIZE, blk_size, true),
+	LIMIT(VIRTIO_BLK_F_DISCARD, max_discard_sectors, false),
+	LIMIT(VIRTIO_BLK_F_DISCARD, max_discard_seg, false),
+	LIMIT(VIRTIO_BLK_F_WRITE_ZEROES, max_write_zeroes_sectors, false),
+	LIMIT(VIRTIO_BLK_F_WRITE_ZEROES, max_write_zeroes_seg, false),
+};
+
+static uint32_t read_limit(const uint8_t *config, unsigned offset)
+{
+	uint32_t value;
+
+	memcpy(&value, config + offset, sizeof(value));
+	return le32toh(value);
+}
+
+static int check_limits(const struct vublk_device *device, const uint8_t *before,
+			struct vublk_error *error)
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(limits); i++) {
+		uint32_t was = read_limit(before, limits[i].offset);
+		uint32_t is = read_limit(device->config, limits[i].offset);
+
+		if (!(device->acked_features & VUBLK_BIT(limits[i].feature)) || is == was ||
+		    (!limits[i].exact && is > was))
+			continue;
+		return vublk_error_set(error, ENOTSUP,
+				       "its config says %u for %s, and the driver goes by %u", is,
+				       limits[i].name, was);
+	}
+	return 0;
+}
+
+static int check_queues(const struct vublk_device *device, struct vublk_error *error)
+{
+	if (device->num_queues <= device->frontend.info.max_queues)
+		return 0;
+	return vublk_error_set(error, ENOTSUP, "it has %u queues, and the device has %u",
+			       (unsigned)device->frontend.info.max_queues, device->num_queues);
+}
+
+/* --- both --------------------------------------------------------------------------------------- */
+
+/* The write cache is what the driver made it, whatever the new back-end begins with. */
+static bool keeps_wce(const struct vublk_device *device)
+{
+	return device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE);
+}
+
+static int take(struct vublk_device *device, const uint8_t *before, struct vublk_error *error)
+{
+	int r = check_queues(device, error);
+
+	if (!r)
+		r = vublk_device_take_config(device, device->frontend.config, error);
+	if (!r)
+		r = check_features(device, error);
+	if (!r)
+		r = check_limits(device, before, error);
+	return r;
+}
+
+int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error)
+{
+	uint64_t features_before = device->features;
+	uint8_t before[VUBLK_BLK_CONFIG_BYTES];
+	int r;
+
+	memcpy(before, device->config, sizeof(before));
+	device->features = vublk_device_offer_features(device);
+	r = take(device, before, error);
+	if (r < 0) {
+		device->features = features_before;
+		memcpy(device->config, before, sizeof(before));
+		return r;
+	}
+	if (keeps_wce(device))
+		device->config[VUBLK_BLK_WCE_OFFSET] = before[VUBLK_BLK_WCE_OFFSET];
+	if (memcmp(before, device->config, sizeof(before)))
+		device->reconnect.config_changed = true;
+	return 0;
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The way back to a back-end that was lost: when it is looked for, and what has to
+ * hold before the device takes it.
+ *
+ * The idea to read it by: every way to lose a back-end, before or after the
+ * handshake, leads to DISCONNECTED, and from there one timer leads to the next try.
+ * A change in the socket's directory makes it run at once, and soon again, for a
+ * back-end makes its socket a moment before it listens; each try that fails doubles
+ * the pause, up to reconnect-ms. Nothing waits: unrealize ends it at any moment.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define NS_A_MS UINT64_C(1000000)
+#define SHORTEST_PAUSE_MS 1
+
+void vublk_device_reconnect_init(struct vublk_device *device)
+{
+	device->reconnect.watch_fd = -1;
+	device->reconnect.watch.fn = vublk_device_on_watch;
+	device->reconnect.watch.opaque = device;
+}
+
+void vublk_device_reconnect_end(struct vublk_device *device)
+{
+	vublk_device_unwatch_socket(device);
+	vublk_loop_timer_disarm(&device->connect_timer);
+	device->reconnect.lost_ns = 0;
+	device->reconnect.refusal.code = 0;
+	device->reconnect.config_changed = false;
+}
+
+/* --- when ------------------------------------------------------------------------------------ */
+
+static uint64_t deadline_ns(const struct vublk_device *device)
+{
+	uint64_t ms = device->settings.reconnect_deadline_ms;
+
+	return ms ? device->reconnect.lost_ns + ms * NS_A_MS : UINT64_MAX;
+}
+
+static void give_up(struct vublk_device *device, const struct vublk_error *cause)
+{
+	struct vublk_error error = *cause;
+
+	vublk_error_prepend(&error, "the device gave up reconnecting after %u ms",
+			    (unsigned)device->settings.reconnect_deadline_ms);
+	vublk_device_reconnect_end(device);
+	vublk_log(&device->log, VUBLK_LOG_WARNING, "%s", error.text);
+	if (device->ops->gave_up)
+		device->ops->gave_up(device->bus, &error);
+}
+
+/* May call the bus: nothing is done after it. */
+static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
+{
+	struct vublk_device_reconnect *reconnect = &device->reconnect;
+	uint64_t now = vublk_now_ns(), until = deadline_ns(device);
+
+	if (now >= until) {
+		give_up(device, error);
+		return;
+	}
+	vublk_device_watch_socket(device);
+	vublk_loop_timer_arm(&device->loop, &device->connect_timer,
+			     VUBLK_MIN(now + reconnect->pause_ms * NS_A_MS, until));
+	reconnect->pause_ms = VUBLK_MIN(2 * reconnect->pause_ms, device->settings.reconnect_ms);
+}
+
+void vublk_device_reconnect_wake(struct vublk_device *device)
+{
+	device->reconnect.pause_ms = SHORTEST_PAUSE_MS;
+	if (device->state == VUBLK_DEVICE_DISCONNECTED)
+		vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns());
+}
+
+/* --- the tries --------------------------------------------------------------------------------- */
+
+/* A reason is said once, however often it is found. */
+static void say(struct vublk_device *device, const struct vublk_error *error)
+{
+	struct vublk_error *last = &device->reconnect.refusal;
+	bool known = last->code == error->code && !strcmp(last->text, error->text);
+
+	vublk_log(&device->log, known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
+		  "cannot reconnect yet: %s", error->text);
+	*last = *error;
+}
+
+void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error)
+{
+	vublk_frontend_close(&device->frontend);
+	if (device->state == VUBLK_DEVICE_RECONNECTING)
+		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
+	say(device, error);
+	plan_next_try(device, error);
+}
+
+void vublk_device_reconnect_try(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	device->reconnect.tried_ns = vublk_now_ns();
+	if (vublk_frontend_open(&device->frontend, device->settings.chardev,
+				(unsigned)device->settings.request_timeout_ms, &error) < 0)
+		vublk_device_reconnect_failed(device, &error);
+	else
+		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_RECONNECT, NULL);
+}
+
+void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error)
+{
+	struct vublk_device_reconnect *reconnect = &device->reconnect;
+	uint64_t now = vublk_now_ns();
+	uint64_t pause_ms = device->settings.reconnect_ms;
+
+	if (!pause_ms)
+		return;
+	vublk_loop_timer_disarm(&device->config_timer);
+	if (!reconnect->lost_ns) {
+		reconnect->lost_ns = now;
+		reconnect->pause_ms = SHORTEST_PAUSE_MS;
+	}
+	vublk_device_watch_socket(device);
+	/* One that comes and goes at once is not met again at once. */
+	vublk_loop_timer_arm(&device->loop, &device->connect_timer,
+			     now - reconnect->tried_ns >= pause_ms * NS_A_MS ?
+			     now : now + reconnect->pause_ms * NS_A_MS);
+	reconnect->pause_ms = VUBLK_MIN(2 * reconnect->pause_ms, pause_ms);
+}
+
+/* --- after the handshake --------------------------------------------------------------------------- */
+
+static void refuse(struct vublk_device *device, struct vublk_error *error)
+{
+	vublk_error_prepend(error, "the new back-end at '%s' cannot take the old one's place",
+			    device->settings.chardev);
+	vublk_device_reconnect_failed(device, error);
+}
+
+/* The memory may have been set while there was no back-end to ask for its limit. */
+static int check_slots(const struct vublk_device *device, struct vublk_error *error)
+{
+	unsigned slots = vublk_frontend_memory_slots(&device->frontend);
+
+	if (device->memory.num_regions <= slots)
+		return 0;
+	return vublk_error_set(error, ENOSPC, "it takes %u memory regions, and there are %u", slots,
+			       device->memory.num_regions);
+}
+
+/* The rings go on last: the bus knows by then that there is a back-end, and which. */
+static void tell(struct vublk_device *device, bool config_changed)
+{
+	uint64_t life = device->life;
+
+	if (device->ops->reconnected)
+		device->ops->reconnected(device->bus);
+	if (device->life == life && config_changed && device->ops->config_changed)
+		device->ops->config_changed(device->bus);
+	if (device->life == life)
+		vublk_device_update(device);
+	if (device->life == life && device->state == VUBLK_DEVICE_STOPPED)
+		vublk_device_reconnect_end(device);
+}
+
+static void finish(struct vublk_device *device)
+{
+	bool config_changed = device->reconnect.config_changed;
+	struct vublk_error error;
+
+	if (check_slots(device, &error) < 0) {
+		refuse(device, &error);
+		return;
+	}
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_RECONNECTED, NULL);
+	vublk_device_unwatch_socket(device);
+	device->reconnect.config_changed = false;
+	if (config_changed)
+		device->config_generation++;
+	if (device->config_read_again)
+		vublk_device_refresh_config(device);
+	vublk_device_watch_config(device);
+	tell(device, config_changed);
+}
+
+static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_error error;
+
+	if (!refusal) {
+		finish(device);
+		return;
+	}
+	error = *refusal;
+	vublk_error_prepend(&error, "the write cache cannot be set as the driver has it");
+	refuse(device, &error);
+}
+
+void vublk_device_reconnect_negotiated(struct vublk_device *device)
+{
+	uint8_t theirs = device->frontend.config[VUBLK_BLK_WCE_OFFSET];
+	struct vublk_error error;
+
+	if (vublk_device_take_offer(device, &error) < 0)
+		refuse(device, &error);
+	else if (device->config[VUBLK_BLK_WCE_OFFSET] != theirs)
+		vublk_frontend_write_wce(&device->frontend, device->config[VUBLK_BLK_WCE_OFFSET],
+					 on_wce_restored, device);
+	else
+		finish(device);
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Rings whose back-end went without saying where it stopped: where they go on.
+ *
+ * The idea to read it by: a used index says how many requests were completed, and
+ * nothing says which of the others the lost back-end had begun. So a ring goes on
+ * from its used index when nothing is outstanding; when something is, guessing
+ * would lose a request or execute one twice, and the driver has to reset.
+ *
+ * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
+ */
+#include "device/device.h"
+
+#include "util/atomic.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+#include "virtio/ring.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+
+static const struct vublk_memory_region *find_region(const struct vublk_device *device,
+						     uint64_t addr)
+{
+	for (unsigned i = 0; i < device->memory.num_regions; i++) {
+		const struct vublk_memory_region *region = &device->memory.regions[i].region;
+
+		if (addr >= region->guest_addr && addr - region->guest_addr < region->size_bytes)
+			return region;
+	}
+	return NULL;
+}
+
+/*
+ * An aligned index in the guest's memory. The region is mapped whole: its file may
+ * have huge pages, of which no part can be.
+ */
+static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t *index,
+		      struct vublk_error *error)
+{
+	const struct vublk_memory_region *region = find_region(device, addr);
+	const char *mapped;
+
+	if (!region)
+		return vublk_error_set(error, EINVAL,
+				       "the ring's index at 0x%" PRIx64 " is not in the memory that "
+				       "was set", addr);
+	mapped = vublk_map_shared(region->fd, region->fd_offset, region->size_bytes, error);
+	if (!mapped)
+		return -error->code;
+	/* Pairs with A and B of virtio/split.h: nothing else of the ring is read here. */
+	*index = le16toh(vublk_load_acquire((const uint16_t *)(mapped + (addr -
+							       region->guest_addr))));
+	vublk_unmap((void *)mapped, region->size_bytes);
+	return 0;
+}
+
+static int recover_base(struct vublk_device *device, unsigned index, struct vublk_error *error)
+{
+	const struct vublk_device_queue *queue = &device->queues[index];
+	uint16_t avail, used;
+	int r = read_index(device, queue->used_addr + offsetof(struct vring_used, idx), &used,
+			   error);
+
+	if (!r)
+		r = read_index(device, queue->avail_addr + offsetof(struct vring_avail, idx), &avail,
+			       error);
+	if (r < 0)
+		return r;
+	if (avail != used)
+		return vublk_error_set(error, EIO,
+				       "the back-end went while up to %u requests were outstanding, "
+				       "and nobody knows which of them it had begun; the device "
+				       "needs a reset", (uint16_t)(avail - used));
+	device->bases[index] = used;
+	return 0;
+}
+
+int vublk_device_recover_bases(struct vublk_device *device, struct vublk_error *error)
+{
+	int r = vublk_device_queues_check(device, &device->memory, error);
+
+	for (unsigned i = 0; i < device->num_queues && !r; i++) {
+		if (!device->queues[i].size)
+			continue;
+		r = recover_base(device, i, error);
+		if (r < 0)
+			vublk_error_prepend(error, "queue %u", i);
+	}
+	if (r < 0)
+		vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+	return r;
+}
+
+void vublk_device_notify_rings(struct vublk_device *device)
+{
+	for (unsigned i = 0; i < device->num_rings; i++) {
+		if (device->rings[i].kick_fd >= 0)
+			vublk_eventfd_signal(device->rings[i].kick_fd);
+		if (device->rings[i].call_fd >= 0)
+			vublk_eventfd_signal(device->rings[i].call_fd);
+	}
+}

@@ -1,0 +1,550 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A back-end that is lost and comes back, at each moment of a device's life and in
+ * each way: the driver's device stays what it was, and the rings go on.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "device/device.h"
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <stdio.h>
+#include <string.h>
+
+#define QUEUES 2
+
+static void begin(struct rig *rig, struct mock *mock, const char *reconnect_ms)
+{
+	mock_init(mock);
+	rig_init_with_mock(rig, mock);
+	rig_set(rig, "reconnect-ms", reconnect_ms);
+	rig_realize(rig);
+}
+
+static void end(struct rig *rig, struct mock *mock)
+{
+	rig_deinit(rig);
+	mock_deinit(mock);
+}
+
+static void clear_notifications(struct rig *rig)
+{
+	for (unsigned i = 0; i < QUEUES; i++) {
+		vublk_eventfd_clear(rig->kicks[i]);
+		vublk_eventfd_clear(rig->callfds[i]);
+	}
+}
+
+/* Runs, and has completed some requests on each queue. */
+static void begin_running(struct rig *rig, struct mock *mock, const char *reconnect_ms)
+{
+	begin(rig, mock, reconnect_ms);
+	rig_start(rig, QUEUES);
+	for (unsigned i = 0; i < QUEUES; i++)
+		rig_set_indices(rig, i, (uint16_t)(7 + i), (uint16_t)(7 + i));
+	clear_notifications(rig);
+	mock_forget(mock);
+}
+
+/* The rings run again from where they were, and nobody waits for a lost notification. */
+static void expect_resumed(struct rig *rig, struct mock *mock)
+{
+	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		assert_int_equal(mock->given_bases[i], 7 + i);
+		assert_int_equal(vublk_eventfd_clear(rig->kicks[i]), 1);
+		assert_int_equal(vublk_eventfd_clear(rig->callfds[i]), 1);
+	}
+	assert_int_equal(vublk_device_status(rig->device), VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+/* --- every moment, every way --------------------------------------------------------------- */
+
+static void test_loss_in_each_state(void **state)
+{
+	for (unsigned stage = 0; stage < 4; stage++) {
+		struct mock mock;
+		struct rig rig;
+
+		begin(&rig, &mock, "10");
+		rig_set_up(&rig, QUEUES);
+		if (stage >= 1)
+			vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
+		if (stage >= 2)
+			rig_wait(&rig, RIG_STARTED, 1);
+		if (stage >= 3)
+			vublk_device_set_status(rig.device, 0, NULL);
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		assert_int_equal(rig.calls[RIG_STOPPED], stage ? 1 : 0);
+		rig_wait(&rig, RIG_RECONNECTED, 1);
+		if (stage == 1 || stage == 2)
+			rig_wait(&rig, RIG_STARTED, stage);
+		else
+			assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
+		assert_int_equal(mock.num_connections, 2);
+		assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+		if (stage == 3)
+			rig_start(&rig, QUEUES);
+		end(&rig, &mock);
+	}
+}
+
+static void test_rings_go_on(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "10");
+	for (unsigned i = 1; i <= 3; i++) {
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+		expect_resumed(&rig, &mock);
+		assert_int_equal(rig.calls[RIG_RECONNECTED], i);
+	}
+	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
+	rig_stop(&rig);
+	end(&rig, &mock);
+}
+
+/* What the device asks while it comes back, in the order in which it asks. */
+static const uint32_t asked[] = {
+	VUBLK_VU_GET_FEATURES, VUBLK_VU_GET_PROTOCOL_FEATURES, VUBLK_VU_GET_QUEUE_NUM,
+	VUBLK_VU_GET_MAX_MEM_SLOTS, VUBLK_VU_GET_CONFIG, VUBLK_VU_SET_FEATURES,
+	VUBLK_VU_GET_STATUS, VUBLK_VU_ADD_MEM_REG, VUBLK_VU_SET_VRING_ADDR,
+	VUBLK_VU_SET_VRING_ERR, VUBLK_VU_SET_VRING_CALL, VUBLK_VU_SET_VRING_KICK,
+	VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_STATUS,
+};
+
+/* The first attempt meets the fault, the next none. */
+static void lose_again(struct rig *rig, struct mock *mock, enum mock_fault_kind kind,
+		       uint32_t request, unsigned bytes)
+{
+	unsigned started = rig->calls[RIG_STARTED];
+
+	mock_forget(mock);
+	mock->fault = (struct mock_fault){ .kind = kind, .request = request, .bytes = bytes };
+	mock_hang_up(mock);
+	rig_wait(rig, RIG_STARTED, started + 1);
+	if (mock->num_connections < 2)
+		fail_msg("the fault %d in %s was not met", kind,
+			 vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
+	expect_resumed(rig, mock);
+}
+
+static void test_loss_at_each_answer(void **state)
+{
+	const enum mock_fault_kind kinds[] = { MOCK_CUT, MOCK_WRONG_REQUEST, MOCK_NO_REPLY_FLAG,
+					       MOCK_SHORT, MOCK_HUGE };
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(asked); i++) {
+		for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
+			lose_again(&rig, &mock, kinds[k], asked[i], 0);
+		for (unsigned bytes = 1; bytes < 20; bytes += 6)
+			lose_again(&rig, &mock, MOCK_CUT, asked[i], bytes);
+	}
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	end(&rig, &mock);
+}
+
+/* A start that is refused is no different: it is taken back, and tried again. */
+static void test_refused_starts(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(asked); i++)
+		if (asked[i] >= VUBLK_VU_SET_VRING_NUM && asked[i] != VUBLK_VU_GET_STATUS &&
+		    !vublk_vu_request_info(VUBLK_VU_TO_BACKEND, asked[i])->has_reply) {
+			mock.base = 7; /* what GET_VRING_BASE says when the start is undone */
+			rig_set_indices(&rig, 1, 7, 7);
+			mock_forget(&mock);
+			mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE, .request = asked[i] };
+			mock_hang_up(&mock);
+			rig_wait(&rig, RIG_STARTED, rig.calls[RIG_STARTED] + 1);
+			assert_true(mock.num_connections >= 2);
+		}
+	end(&rig, &mock);
+}
+
+static void test_silence_at_each_answer(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "1");
+	rig_set(&rig, "request-timeout-ms", "30");
+	rig_realize(&rig);
+	rig_start(&rig, QUEUES);
+	for (unsigned i = 0; i < QUEUES; i++)
+		rig_set_indices(&rig, i, (uint16_t)(7 + i), (uint16_t)(7 + i));
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(asked); i++)
+		lose_again(&rig, &mock, MOCK_SILENCE, asked[i], 0);
+	end(&rig, &mock);
+}
+
+/* --- what the new back-end offers ----------------------------------------------------------- */
+
+/* One connection more than were refused: the sentence about each of those has been said. */
+static void run_until_connections(struct rig *rig, struct mock *mock, unsigned count)
+{
+	while (mock->num_connections < count) {
+		mock_pump(mock);
+		vublk_device_process(rig->device);
+	}
+}
+
+/* Refused with this sentence; afterwards, as it was before, it is taken. */
+static void expect_refusal(struct rig *rig, struct mock *mock, const struct mock *good,
+			   const char *sentence)
+{
+	unsigned started = rig->calls[RIG_STARTED];
+	uint64_t features = vublk_device_features(rig->device);
+
+	mock_hang_up(mock);
+	mock_forget(mock);
+	run_until_connections(rig, mock, 3);
+	if (!strstr(rig->last_word, sentence))
+		fail_msg("'%s' is not in '%s'", sentence, rig->last_word);
+	assert_int_equal(rig->calls[RIG_STARTED], started);
+	assert_int_equal(vublk_device_features(rig->device), features);
+	mock->features = good->features;
+	mock->max_queues = good->max_queues;
+	mock->memory_slots = good->memory_slots;
+	memcpy(mock->config, good->config, sizeof(mock->config));
+	rig_wait(rig, RIG_STARTED, started + 1);
+	expect_resumed(rig, mock);
+}
+
+static void test_smaller_offers(void **state)
+{
+	struct virtio_blk_config *config;
+	struct mock mock, good;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	good = mock;
+	config = (struct virtio_blk_config *)mock.config;
+	mock.features &= ~(VUBLK_BIT(VIRTIO_BLK_F_FLUSH) | VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX));
+	expect_refusal(&rig, &mock, &good, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9), "
+		       "VIRTIO_RING_F_EVENT_IDX (bit 29), which the driver has accepted");
+	mock.features |= VUBLK_BIT(VIRTIO_BLK_F_RO);
+	expect_refusal(&rig, &mock, &good, "it is read-only, and the back-end before it was not");
+	mock.max_queues = 1;
+	expect_refusal(&rig, &mock, &good, "it has 1 queues, and the device has 4");
+	config->blk_size = 4096;
+	expect_refusal(&rig, &mock, &good, "its config says 4096 for blk_size, and the driver goes "
+		       "by 512");
+	config->seg_max = 100;
+	expect_refusal(&rig, &mock, &good, "its config says 100 for seg_max, and the driver goes by "
+		       "126");
+	config->seg_max = 0;
+	expect_refusal(&rig, &mock, &good, "no sensible value for VIRTIO_BLK_F_SEG_MAX any more");
+	config->capacity = UINT64_MAX;
+	expect_refusal(&rig, &mock, &good, "a capacity of 18446744073709551615 sectors");
+	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
+	end(&rig, &mock);
+}
+
+/* Set while there was nobody to ask how many regions he takes. */
+static void test_too_few_memory_slots(void **state)
+{
+	struct vublk_memory_region regions[9];
+	struct mock mock, good;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	good = mock;
+	mock_die(&mock);
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	regions[0] = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig.memfd, 0 };
+	for (unsigned i = 1; i < VUBLK_ARRAY_SIZE(regions); i++)
+		regions[i] = (struct vublk_memory_region){ i * 4096, 4096, rig.memfd, 0 };
+	assert_int_equal(vublk_device_set_memory(rig.device, regions + 1, 1, NULL), -EINVAL);
+	assert_int_equal(vublk_device_set_memory(rig.device, regions, 9, NULL), 0);
+	mock.memory_slots = 8;
+	mock_live_again(&mock);
+	mock_forget(&mock);
+	run_until_connections(&rig, &mock, 2);
+	assert_non_null(strstr(rig.last_word, "it takes 8 memory regions, and there are 9"));
+	mock.memory_slots = good.memory_slots;
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(mock.num_regions, 9);
+	end(&rig, &mock);
+}
+
+static void test_a_resized_disk(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+	uint32_t generation;
+	uint64_t capacity;
+
+	begin_running(&rig, &mock, "1");
+	generation = vublk_device_config_generation(rig.device);
+	((struct virtio_blk_config *)mock.config)->capacity = 4096;
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 1);
+	assert_int_equal(vublk_device_config_generation(rig.device), generation + 1);
+	vublk_device_config_read(rig.device, 0, &capacity, sizeof(capacity));
+	assert_int_equal(capacity, 4096);
+	expect_resumed(&rig, &mock);
+	end(&rig, &mock);
+}
+
+/* The driver relies on the write cache as it set it; a new back-end begins with its own. */
+static void test_the_write_cache_is_kept(void **state)
+{
+	uint8_t wce = 0;
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	assert_int_equal(vublk_device_config_write(rig.device, 32, &wce, 1, NULL), 1);
+	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
+	assert_int_equal(mock.config[32], 0);
+	for (unsigned i = 0; i < 2; i++) {
+		mock.config[32] = 1;
+		mock_hang_up(&mock);
+		mock_forget(&mock);
+		if (i)
+			mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE,
+							  .request = VUBLK_VU_SET_CONFIG };
+		rig_wait(&rig, RIG_STARTED, 2 + i);
+		assert_int_equal(mock.config[32], 0);
+		assert_int_equal(mock.num_connections, 1 + i);
+		expect_resumed(&rig, &mock);
+	}
+	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
+	end(&rig, &mock);
+}
+
+/* --- requests that were outstanding --------------------------------------------------------- */
+
+static void test_outstanding_requests(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	rig_set_indices(&rig, 1, 8, 11);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_NEEDS_RESET, 1);
+	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
+			       "queue 1: the back-end went while up to 3 requests were outstanding"));
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
+	mock_hang_up(&mock); /* whatever comes next, nothing is guessed */
+	rig_wait(&rig, RIG_RECONNECTED, 2);
+	rig_settle(&rig);
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 1);
+	assert_int_equal(rig.calls[RIG_STARTED], 1);
+	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 0);
+	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+	rig_start(&rig, QUEUES);
+	end(&rig, &mock);
+}
+
+/* What the driver does meanwhile is accepted, and holds for the next back-end. */
+static void test_the_driver_goes_on(void **state)
+{
+	struct vublk_device_queue queue = { .size = RIG_QUEUE_SIZE };
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	mock_die(&mock);
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, &error), -EBUSY);
+	assert_string_equal(error.text, "setting up a queue is possible after a reset: the rings go "
+					"on when there is a back-end again");
+	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+	rig_set_up(&rig, 1);
+	assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, &error), 0);
+	mock_live_again(&mock);
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 1);
+	assert_int_equal(mock.given_bases[0], 0);
+	end(&rig, &mock);
+}
+
+/* --- when it is looked for -------------------------------------------------------------------- */
+
+/* Only the watch can wake the device here: its timer is taken away. */
+static void test_a_new_socket_wakes(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "3600000");
+	for (unsigned i = 1; i <= 3; i++) {
+		mock_die(&mock);
+		rig_wait(&rig, RIG_DISCONNECTED, i);
+		rig_settle(&rig);
+		vublk_loop_timer_disarm(&rig.device->connect_timer);
+		mock_live_again(&mock);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+		expect_resumed(&rig, &mock);
+		assert_int_equal(rig.device->reconnect.watch_fd, -1);
+	}
+	end(&rig, &mock);
+}
+
+static void test_giving_up(void **state)
+{
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "5");
+	rig_set(&rig, "reconnect-deadline-ms", "40");
+	rig_realize(&rig);
+	rig_start(&rig, QUEUES);
+	mock_die(&mock);
+	rig_wait(&rig, RIG_GAVE_UP, 1);
+	assert_int_equal(rig.errors[RIG_GAVE_UP].code, ENOENT);
+	assert_non_null(strstr(rig.errors[RIG_GAVE_UP].text,
+			       "the device gave up reconnecting after 40 ms: there is no socket"));
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+	vublk_device_set_status(rig.device, 0, NULL);
+	rig_set_up(&rig, 1);
+	assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, &error),
+			 -ENOTCONN);
+	mock_live_again(&mock);
+	rig_settle(&rig);
+	assert_int_equal(mock.num_connections, 1);
+	vublk_device_unrealize(rig.device);
+	rig_realize(&rig);
+	end(&rig, &mock);
+}
+
+/* An outage ends by unrealize wherever it has got to: after each number of steps. */
+static void test_unrealize_at_each_step(void **state)
+{
+	for (unsigned steps = 0; steps < 60; steps++) {
+		unsigned fds = vublk_test_count_fds();
+		struct mock mock;
+		struct rig rig;
+
+		begin_running(&rig, &mock, "1");
+		if (steps % 2)
+			mock_hang_up(&mock);
+		else
+			mock_die(&mock);
+		for (unsigned i = 0; i < steps / 2; i++) {
+			mock_pump(&mock);
+			vublk_device_process(rig.device);
+		}
+		vublk_device_unrealize(rig.device);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_CREATED);
+		memset(rig.calls, 0, sizeof(rig.calls));
+		rig_settle(&rig);
+		for (unsigned i = 0; i < RIG_NUM_CALLBACKS; i++)
+			assert_int_equal(rig.calls[i], 0);
+		end(&rig, &mock);
+		assert_int_equal(vublk_test_count_fds(), fds);
+	}
+}
+
+static enum rig_callback unrealize_in;
+
+static void unrealize_hook(struct rig *rig, enum rig_callback callback)
+{
+	if (callback == unrealize_in)
+		vublk_device_unrealize(rig->device);
+}
+
+static void test_unrealize_in_callbacks(void **state)
+{
+	const enum rig_callback callbacks[] = { RIG_STOPPED, RIG_DISCONNECTED, RIG_RECONNECTED,
+						RIG_CONFIG_CHANGED, RIG_NEEDS_RESET, RIG_GAVE_UP };
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(callbacks); i++) {
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		rig_init_with_mock(&rig, &mock);
+		rig_set(&rig, "reconnect-ms", "1");
+		rig_set(&rig, "reconnect-deadline-ms", "20");
+		rig_realize(&rig);
+		rig_start(&rig, QUEUES);
+		rig_set_indices(&rig, 0, 0, 1);
+		unrealize_in = callbacks[i];
+		rig.hook = unrealize_hook;
+		mock.config[0]++;
+		if (callbacks[i] == RIG_GAVE_UP)
+			mock_die(&mock);
+		else
+			mock_hang_up(&mock);
+		rig_wait(&rig, callbacks[i], 1);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_CREATED);
+		rig.hook = NULL;
+		if (callbacks[i] == RIG_GAVE_UP)
+			mock_live_again(&mock);
+		rig_realize(&rig);
+		end(&rig, &mock);
+	}
+}
+
+/* --- what is left behind ------------------------------------------------------------------------- */
+
+static void test_a_thousand_reconnects(void **state)
+{
+	unsigned fds = 0, mappings = 0;
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	for (unsigned i = 1; i <= 1000; i++) {
+		mock_forget(&mock);
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+		if (i == 1) {
+			fds = vublk_test_count_fds();
+			mappings = vublk_test_count_mappings();
+		}
+	}
+	assert_int_equal(vublk_test_count_fds(), fds);
+	assert_int_equal(vublk_test_count_mappings(), mappings);
+	end(&rig, &mock);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_loss_in_each_state),
+		VUBLK_TEST(test_rings_go_on),
+		VUBLK_TEST(test_loss_at_each_answer),
+		VUBLK_TEST(test_refused_starts),
+		VUBLK_TEST(test_silence_at_each_answer),
+		VUBLK_TEST(test_smaller_offers),
+		VUBLK_TEST(test_too_few_memory_slots),
+		VUBLK_TEST(test_a_resized_disk),
+		VUBLK_TEST(test_the_write_cache_is_kept),
+		VUBLK_TEST(test_outstanding_requests),
+		VUBLK_TEST(test_the_driver_goes_on),
+		VUBLK_TEST(test_a_new_socket_wakes),
+		VUBLK_TEST(test_giving_up),
+		VUBLK_TEST(test_unrealize_at_each_step),
+		VUBLK_TEST(test_unrealize_in_callbacks),
+		VUBLK_TEST(test_a_thousand_reconnects),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -120,7 +120,7 @@ struct vublk_device_property {
  * as many as the back-end offers, up to num-queues-limit), queue-size,
  * config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
  * request-timeout-ms, reconnect-ms (0: the loss of the back-end is for good),
- * reconnect-deadline-ms, ...
+ * reconnect-deadline-ms, inflight, ...
  */
 const struct vublk_device_property *vublk_device_properties(void);
 

@@ -41,6 +41,7 @@ struct vublk_device_settings {
 	uint64_t config_poll_ms;
 	uint64_t reconnect_ms;          /* 0: a loss is for good */
 	uint64_t reconnect_deadline_ms; /* 0: none */
+	bool inflight; /* counts with reconnect_ms only */
 	bool config_wce;
 	bool discard;
 	bool write_zeroes;
@@ -97,6 +98,7 @@ struct vublk_device {
 	unsigned tries;
 	struct vublk_device_reconnect reconnect;
 	enum vublk_device_resume resume;
+	struct vublk_frontend_inflight_area inflight; /* of the driver's session, until reset */
 	struct vublk_error failure; /* why rings that are being stopped will not run again */
 
 	/* what the driver sees */
@@ -203,6 +205,14 @@ int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *err
 
 /* --- recover.c ---------------------------------------------------------------------- */
 
+/*
+ * Whether the back-end notes what it has begun, in an area that the next one gets;
+ * wanted: whether it is asked to.
+ */
+bool vublk_device_wants_inflight(const struct vublk_device *device);
+bool vublk_device_uses_inflight(const struct vublk_device *device);
+/* The session's area is of no more use. Idempotent. */
+void vublk_device_drop_inflight(struct vublk_device *device);
 /*
  * Where the rings go on that the lost back-end had: from the used indices. EIO and a
  * sentence when requests may be lost.

@@ -60,6 +60,9 @@ struct row {
 	  "it is lost for good")                                                            \
 	X("reconnect-deadline-ms", NUMBER, "0", reconnect_deadline_ms,                      \
 	  "how long a lost back-end is looked for; 0: for ever")                            \
+	X("inflight", BOOL, "on", inflight,                                                 \
+	  "with reconnect-ms: let the back-end note in an area that outlives it which "     \
+	  "requests it has begun")                                                          \
 	X("realize-retries", NUMBER, "3", realize_retries,                                  \
 	  "how often a failed connection is tried again at realize")
 

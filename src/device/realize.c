@@ -26,6 +26,7 @@ static void undo(struct vublk_device *device)
 	vublk_loop_timer_disarm(&device->config_timer);
 	vublk_device_reconnect_end(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
+	vublk_device_drop_inflight(device);
 	vublk_frontend_close(&device->frontend);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_queues_deinit(device);
@@ -169,6 +170,7 @@ void vublk_device_on_connect_timer(void *opaque)
 		return;
 	}
 	device->tries++;
+	device->frontend.wants_inflight = vublk_device_wants_inflight(device);
 	if (vublk_frontend_open(&device->frontend, device->settings.chardev,
 				(unsigned)device->settings.request_timeout_ms, &error) < 0)
 		on_failed_try(device, &error);

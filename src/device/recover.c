@@ -3,9 +3,10 @@
  * Rings whose back-end went without saying where it stopped: where they go on.
  *
  * The idea to read it by: a used index says how many requests were completed, and
- * nothing says which of the others the lost back-end had begun. So a ring goes on
- * from its used index when nothing is outstanding; when something is, guessing
- * would lose a request or execute one twice, and the driver has to reset.
+ * nothing in the ring says which of the others the lost back-end had begun. The
+ * in-flight area does, where there is one, and the next back-end reads it. Without
+ * it a ring goes on from its used index when nothing is outstanding; when something
+ * is, guessing would lose a request or execute one twice, and the driver has to reset.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
@@ -21,6 +22,32 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
+
+/* --- the in-flight area -------------------------------------------------------------- */
+
+bool vublk_device_wants_inflight(const struct vublk_device *device)
+{
+	return device->settings.inflight && device->settings.reconnect_ms;
+}
+
+bool vublk_device_uses_inflight(const struct vublk_device *device)
+{
+	return vublk_device_wants_inflight(device) &&
+	       vublk_frontend_has(&device->frontend, VUBLK_VU_F_INFLIGHT_SHMFD);
+}
+
+void vublk_device_drop_inflight(struct vublk_device *device)
+{
+	vublk_fd_close(&device->inflight.fd);
+}
+
+/* Both back-ends: the lost one wrote into the area, and the new one will read it. */
+static bool is_tracked(const struct vublk_device *device)
+{
+	return vublk_device_uses_inflight(device) && device->inflight.fd >= 0;
+}
+
+/* --- the rings ------------------------------------------------------------------------- */
 
 static const struct vublk_memory_region *find_region(const struct vublk_device *device,
 						     uint64_t addr)
@@ -70,7 +97,7 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 			       error);
 	if (r < 0)
 		return r;
-	if (avail != used)
+	if (avail != used && !is_tracked(device))
 		return vublk_error_set(error, EIO,
 				       "the back-end went while up to %u requests were outstanding, "
 				       "and nobody knows which of them it had begun; the device "

@@ -28,6 +28,7 @@ void vublk_device_end_session(struct vublk_device *device)
 {
 	vublk_device_queues_reset(device);
 	device->acked_features = 0;
+	vublk_device_drop_inflight(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
 }
 
@@ -111,6 +112,32 @@ static void on_start_memory(void *opaque, const struct vublk_error *error)
 				   on_rings_started, device);
 }
 
+static void on_inflight(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+
+	if (!turn_back(device, error))
+		vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory,
+					  device);
+}
+
+/* The layout of the area follows the features, so it is asked for when they are accepted. */
+static void on_session_for_inflight(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+	unsigned num_rings;
+
+	if (turn_back(device, error))
+		return;
+	vublk_device_queues_collect(device);
+	num_rings = device->num_rings;
+	device->num_rings = 0; /* named, but not handed over yet */
+	device->inflight.num_queues = (uint16_t)device->num_queues;
+	device->inflight.queue_size = (uint16_t)device->settings.queue_size;
+	vublk_frontend_set_inflight(&device->frontend, &device->inflight, device->rings, num_rings,
+				    on_inflight, device);
+}
+
 /* The answer comes before those about the memory, where the start goes on or turns back. */
 static void on_session(void *opaque, const struct vublk_error *error)
 {
@@ -144,6 +171,13 @@ static void begin_start(struct vublk_device *device)
 	device->failure.code = 0;
 	device->num_rings = 0;
 	device->frontend.round_trips = 0;
+	if (vublk_device_uses_inflight(device)) {
+		vublk_frontend_begin_session(&device->frontend, device->acked_features,
+					     on_session_for_inflight, device);
+		return;
+	}
+	/* An area that a back-end does not write into tells the one after it nothing but lies. */
+	vublk_device_drop_inflight(device);
 	vublk_frontend_begin_session(&device->frontend, device->acked_features, on_session, device);
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
 }

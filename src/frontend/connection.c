@@ -128,6 +128,7 @@ static void drop_everything(struct vublk_frontend *frontend)
 	frontend->memory.batch.frontend = NULL;
 	frontend->memory.num_shadow = 0;
 	frontend->session.batch.frontend = NULL;
+	frontend->inflight.batch.frontend = NULL;
 	frontend->start.batch.frontend = NULL;
 	frontend->stop.batch.frontend = NULL;
 	frontend->config_write.frontend = NULL;

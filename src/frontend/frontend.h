@@ -129,6 +129,22 @@ struct vublk_frontend_rings {
 	struct vublk_frontend_queue *queues; /* borrowed until done */
 };
 
+/* The area in which back-ends note what they have begun; it outlives each of them. */
+struct vublk_frontend_inflight_area {
+	int fd; /* the device's; -1: there is none yet */
+	uint64_t size_bytes, offset;
+	uint16_t num_queues, queue_size;
+};
+
+struct vublk_frontend_inflight {
+	struct vublk_frontend_batch batch;
+	struct vublk_frontend_inflight_area *area; /* borrowed until done, like the queues */
+	const struct vublk_frontend_queue *queues;
+	unsigned num_queues;
+	void (*done)(void *opaque, const struct vublk_error *error);
+	void *opaque;
+};
+
 /* What holds for all queues: the features that the driver accepted. */
 struct vublk_frontend_session {
 	struct vublk_frontend_batch batch;
@@ -159,6 +175,7 @@ struct vublk_frontend {
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
 	unsigned timeout_ms;
+	bool wants_inflight; /* set before it is opened: accept INFLIGHT_SHMFD */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
@@ -176,6 +193,7 @@ struct vublk_frontend {
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES]; /* of the handshake */
 	struct vublk_frontend_memory_change memory;
 	struct vublk_frontend_session session;
+	struct vublk_frontend_inflight inflight;
 	struct vublk_frontend_rings start, stop;
 	struct vublk_frontend_batch config_write;
 	uint8_t config_write_wce;
@@ -265,6 +283,16 @@ void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
+/*
+ * Gives the back-end the in-flight area, when the session is set and before the
+ * memory is; gets one from it if there is none: num_queues and queue_size are set,
+ * the rest is filled in. INFLIGHT_SHMFD has been negotiated (inflight.c).
+ */
+void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
+				 struct vublk_frontend_inflight_area *area,
+				 const struct vublk_frontend_queue *queues, unsigned num_queues,
+				 void (*done)(void *opaque, const struct vublk_error *error),
+				 void *opaque);
 /*
  * Hands the rings over, when the session and the memory are set. The queues are
  * borrowed until done() (vring.c).

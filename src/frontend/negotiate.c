@@ -116,6 +116,9 @@ static void on_protocol_features(void *opaque, unsigned tag, struct vublk_vu_mes
 	}
 	frontend->info.protocol_features = offered;
 	frontend->info.accepted_protocol_features = offered & ACCEPTED_PROTOCOL_FEATURES;
+	if (frontend->wants_inflight)
+		frontend->info.accepted_protocol_features |=
+			offered & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 	frontend->info.max_queues = 1;
 	frontend->info.memory_slots = VUBLK_VU_MAX_TABLE_REGIONS;
 	ask_for_everything(frontend);

@@ -118,7 +118,7 @@ static void send_features_ok(struct vublk_frontend_batch *batch)
 
 /* --- session -------------------------------------------------------------------------- */
 
-/* The in-flight area has its place here: after the features, before the memory. */
+/* The in-flight area has its place after this: after the features, before the memory. */
 static void send_session(void *owner, unsigned index)
 {
 	struct vublk_frontend_session *session = owner;

@@ -6,8 +6,10 @@
 
 #include "util/checked.h"
 #include "util/fd.h"
+#include "util/memfd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
@@ -15,6 +17,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -42,6 +45,7 @@ void mock_init(struct mock *mock)
 	assert_true(mock->listen_fd >= 0);
 	mock->channel.fd = -1;
 	mock->backend_channel = -1;
+	mock->inflight_fd = -1;
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(mock->err_fds); i++)
 		mock->err_fds[i] = -1;
 	mock->features = FEATURES;
@@ -80,6 +84,7 @@ void mock_live_again(struct mock *mock)
 void mock_deinit(struct mock *mock)
 {
 	mock_die(mock);
+	vublk_fd_close(&mock->inflight_fd);
 }
 
 void mock_forget(struct mock *mock)
@@ -92,7 +97,8 @@ void mock_forget(struct mock *mock)
 
 /* --- answers, good and bad ----------------------------------------------------------- */
 
-static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_fds)
+/* With `given_fd`, or with `num_fds` descriptors that nobody asked for. */
+static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_fds, int given_fd)
 {
 	struct iovec iov = { (void *)bytes, num_bytes };
 	union { struct cmsghdr align; char bytes[CMSG_SPACE(16 * sizeof(int))]; } control;
@@ -102,6 +108,8 @@ static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_f
 	memset(&control, 0, sizeof(control));
 	for (unsigned i = 0; i < num_fds; i++)
 		fds[i] = eventfd(0, EFD_CLOEXEC);
+	if (!num_fds && given_fd >= 0)
+		fds[num_fds++] = fcntl(given_fd, F_DUPFD_CLOEXEC, 0);
 	if (num_fds) {
 		struct cmsghdr *cmsg;
 
@@ -127,7 +135,8 @@ static void send_bytes(struct mock *mock, const struct vublk_vu_message *reply, 
 
 	memcpy(bytes, &reply->header, sizeof(reply->header));
 	memcpy(bytes + sizeof(reply->header), &reply->payload, sizeof(reply->payload));
-	send_raw(mock->channel.fd, bytes, VUBLK_MIN(total, (size_t)max), num_fds);
+	send_raw(mock->channel.fd, bytes, VUBLK_MIN(total, (size_t)max), num_fds,
+		 reply->num_fds ? reply->fds[0] : -1);
 }
 
 /* A small generator of our own: the same numbers everywhere (xorshift64). */
@@ -263,6 +272,33 @@ static void on_get_vring_base(struct mock *mock, const struct vublk_vu_message *
 	answer(mock, &reply);
 }
 
+#define INFLIGHT_BYTES 8192
+
+/* As some back-ends do, it leaves out the numbers that it was asked with. */
+static void on_get_inflight(struct mock *mock)
+{
+	struct vublk_vu_message reply;
+
+	if (mock->inflight_fd < 0)
+		mock->inflight_fd = vublk_memfd_new("mock-inflight", INFLIGHT_BYTES, NULL);
+	vublk_vu_message_init(&reply, VUBLK_VU_GET_INFLIGHT_FD);
+	reply.header.size = sizeof(reply.payload.inflight);
+	memset(&reply.payload.inflight, 0, sizeof(reply.payload.inflight));
+	reply.payload.inflight.mmap_size = INFLIGHT_BYTES;
+	reply.fds[0] = mock->inflight_fd;
+	reply.num_fds = 1;
+	answer(mock, &reply);
+}
+
+static void take_inflight(struct mock *mock, const struct vublk_vu_message *request)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(request->fds[0], &st), 0);
+	mock->inflight_inode = st.st_ino;
+	mock->inflight = request->payload.inflight;
+}
+
 /* The answers that are not a confirmation. False: the request has none. */
 static bool answer_query(struct mock *mock, const struct vublk_vu_message *request)
 {
@@ -284,6 +320,9 @@ static bool answer_query(struct mock *mock, const struct vublk_vu_message *reque
 		return true;
 	case VUBLK_VU_GET_CONFIG:
 		on_get_config(mock, request);
+		return true;
+	case VUBLK_VU_GET_INFLIGHT_FD:
+		on_get_inflight(mock);
 		return true;
 	case VUBLK_VU_GET_VRING_BASE:
 		on_get_vring_base(mock, request);
@@ -317,6 +356,9 @@ static void note_effect(struct mock *mock, struct vublk_vu_message *request)
 		break;
 	case VUBLK_VU_SET_BACKEND_REQ_FD:
 		mock->backend_channel = vublk_vu_message_take_fd(request, 0);
+		break;
+	case VUBLK_VU_SET_INFLIGHT_FD:
+		take_inflight(mock, request);
 		break;
 	case VUBLK_VU_SET_VRING_ERR:
 		keep_err_fd(mock, request);
@@ -410,14 +452,14 @@ bool mock_pump(void *opaque)
 void mock_send_on_backend_channel(struct mock *mock, const void *bytes, unsigned num_bytes)
 {
 	assert_true(mock->backend_channel >= 0);
-	send_raw(mock->backend_channel, bytes, num_bytes, 0);
+	send_raw(mock->backend_channel, bytes, num_bytes, 0, -1);
 }
 
 void mock_send_with_fds_on_backend_channel(struct mock *mock, const void *bytes,
 					   unsigned num_bytes, unsigned num_fds)
 {
 	assert_true(mock->backend_channel >= 0);
-	send_raw(mock->backend_channel, bytes, num_bytes, num_fds);
+	send_raw(mock->backend_channel, bytes, num_bytes, num_fds, -1);
 }
 
 void mock_send_config_change(struct mock *mock, bool need_reply)

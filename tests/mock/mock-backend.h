@@ -50,6 +50,10 @@ struct mock {
 	struct vublk_channel channel;
 	int backend_channel; /* -1: none was given */
 
+	int inflight_fd; /* the area that it makes; -1: none was asked for */
+	uint64_t inflight_inode; /* of the area that it was given last */
+	struct vublk_vu_inflight inflight; /* ... and what was said of it */
+
 	int err_fds[4]; /* of the first queues; -1: not given */
 
 	uint64_t features, protocol_features;

@@ -260,6 +260,27 @@ static void daemon_dies(const struct peer *peer)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
+/*
+ * What a killed process has given to the kernel goes on for a moment, and its lock on
+ * the disk with it; a new back-end is refused until then. So the lock is waited for.
+ */
+static void wait_for_lock(void)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	int fd = open(disk_path, O_RDWR | O_CLOEXEC);
+
+	assert_int_equal(fcntl(fd, F_OFD_SETLKW, &lock), 0);
+	close(fd);
+}
+
+static pid_t replace(const struct peer *peer, pid_t pid)
+{
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	wait_for_lock();
+	return peer->start(2);
+}
+
 /* Killed and started anew under a driver that notices nothing but the time. */
 static void daemon_is_replaced(const struct peer *peer)
 {
@@ -275,10 +296,7 @@ static void daemon_is_replaced(const struct peer *peer)
 		memset(data, (int)i, sizeof(data));
 		for (unsigned q = 0; q < 2; q++)
 			assert_int_equal(rig_request(&rig, q, VIRTIO_BLK_T_OUT, 20 + q, data, 512), 0);
-		kill(pid, SIGKILL);
-		assert_int_equal(waitpid(pid, NULL, 0), pid);
-		rig_wait(&rig, RIG_DISCONNECTED, i);
-		pid = peer->start(2);
+		pid = replace(peer, pid);
 		rig_wait(&rig, RIG_STARTED, 1 + i);
 		for (unsigned q = 0; q < 2; q++) {
 			assert_int_equal(rig_request(&rig, 1 - q, VIRTIO_BLK_T_IN, 20 + q, got, 512), 0);
@@ -286,6 +304,137 @@ static void daemon_is_replaced(const struct peer *peer)
 		}
 	}
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+/* --- requests that are in flight when it is killed -------------------------------------- */
+
+#define DEPTH 5 /* chains of three, in a ring of sixteen */
+#define SLOT_BYTES 4096
+#define FIRST 20 /* sector: sector 7 is written whenever a back-end is started */
+
+static char *slot(const struct rig *rig, unsigned queue, unsigned i)
+{
+	return rig->memory + RIG_DATA_OFFSET + (1 + queue * DEPTH + i) * SLOT_BYTES;
+}
+
+/* A write of `value` to a sector of its own; the status byte says when it is done. */
+static void submit(struct rig *rig, unsigned queue, unsigned i, uint8_t value)
+{
+	char *at = slot(rig, queue, i);
+	uint64_t addr = RIG_GUEST_ADDR + (uint64_t)(at - rig->memory);
+	struct virtio_blk_outhdr header = {
+		.type = VIRTIO_BLK_T_OUT, .sector = FIRST + queue * DEPTH + i,
+	};
+	struct vublk_ring_buffer buffers[] = {
+		{ addr, sizeof(header) }, { addr + 512, 512 }, { addr + 64, 1 },
+	};
+
+	memcpy(at, &header, sizeof(header));
+	memset(at + 512, value, 512);
+	at[64] = 0x55;
+	assert_int_equal(vublk_driver_ring_add(&rig->rings[queue], buffers, 2, 1, NULL,
+					       (uint16_t)i), 0);
+}
+
+/* Completions of both queues so far. A repeated one breaks the ring, and the test. */
+static unsigned collect(struct rig *rig, unsigned done)
+{
+	for (unsigned q = 0; q < 2; q++) {
+		struct vublk_error error;
+		uint32_t written;
+		uint16_t token;
+		int r;
+
+		while ((r = vublk_driver_ring_take(&rig->rings[q], &token, &written, &error)) > 0) {
+			assert_int_equal(slot(rig, q, token)[64], VIRTIO_BLK_S_OK);
+			done++;
+		}
+		if (r < 0)
+			fail_msg("%s", error.text);
+	}
+	return done;
+}
+
+static void submit_all(struct rig *rig, uint8_t value)
+{
+	for (unsigned q = 0; q < 2; q++) {
+		for (unsigned i = 0; i < DEPTH; i++)
+			submit(rig, q, i, (uint8_t)(value + q * DEPTH + i));
+		vublk_driver_ring_publish(&rig->rings[q]);
+		vublk_eventfd_signal(rig->kicks[q]);
+	}
+}
+
+static void expect_on_disk(uint8_t value)
+{
+	int fd = open(disk_path, O_RDONLY | O_CLOEXEC);
+	uint8_t data[512], expected[512];
+
+	for (unsigned i = 0; i < 2 * DEPTH; i++) {
+		memset(expected, value + (int)i, sizeof(expected));
+		assert_int_equal(pread(fd, data, sizeof(data), (FIRST + i) * 512), 512);
+		assert_memory_equal(data, expected, sizeof(data));
+	}
+	close(fd);
+}
+
+/* Killed before it sees a request, and after each number of completions. */
+static void test_serve_requests_in_flight(void **state)
+{
+	pid_t pid = serve.start(2);
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_set(&rig, "reconnect-ms", "100");
+	rig_realize(&rig);
+	rig_start(&rig, 2);
+	for (unsigned i = 1; i <= 3 * (2 * DEPTH + 1); i++) {
+		unsigned done = 0, before = (i - 1) / 3;
+
+		if (!before)
+			kill(pid, SIGSTOP);
+		submit_all(&rig, (uint8_t)i);
+		while (done < before)
+			done = collect(&rig, done);
+		pid = replace(&serve, pid);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+		while (done < 2 * DEPTH)
+			done = collect(&rig, done);
+		assert_int_equal(done, 2 * DEPTH);
+		expect_on_disk((uint8_t)i);
+	}
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	assert_int_equal(rig.calls[RIG_DISCONNECTED], 3 * (2 * DEPTH + 1));
+	rig_stop(&rig);
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+/* It has no in-flight area: what it had begun nobody knows, and nobody guesses. */
+static void test_qsd_requests_in_flight(void **state)
+{
+	pid_t pid = qsd.start(2);
+	char data[512];
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_set(&rig, "reconnect-ms", "100");
+	rig_realize(&rig);
+	rig_start(&rig, 2);
+	for (unsigned i = 1; i <= 3; i++) {
+		kill(pid, SIGSTOP);
+		submit_all(&rig, (uint8_t)i);
+		pid = replace(&qsd, pid);
+		rig_wait(&rig, RIG_NEEDS_RESET, i);
+		assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
+				       "up to 5 requests were outstanding"));
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
+		assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+		rig_start(&rig, 2);
+		assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 0, data, 512), 0);
+	}
 	rig_deinit(&rig);
 	end_daemon(pid);
 }
@@ -360,7 +509,11 @@ CASES(DEFINE)
 
 int main(int argc, char **argv)
 {
-	const struct vublk_test tests[] = { CASES(LIST) };
+	const struct vublk_test tests[] = {
+		CASES(LIST)
+		VUBLK_TEST(test_serve_requests_in_flight),
+		VUBLK_TEST(test_qsd_requests_in_flight),
+	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
 }

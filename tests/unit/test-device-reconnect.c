@@ -117,7 +117,7 @@ static void test_rings_go_on(void **state)
 static const uint32_t asked[] = {
 	VUBLK_VU_GET_FEATURES, VUBLK_VU_GET_PROTOCOL_FEATURES, VUBLK_VU_GET_QUEUE_NUM,
 	VUBLK_VU_GET_MAX_MEM_SLOTS, VUBLK_VU_GET_CONFIG, VUBLK_VU_SET_FEATURES,
-	VUBLK_VU_GET_STATUS, VUBLK_VU_ADD_MEM_REG, VUBLK_VU_SET_VRING_ADDR,
+	VUBLK_VU_GET_STATUS, VUBLK_VU_SET_INFLIGHT_FD, VUBLK_VU_ADD_MEM_REG, VUBLK_VU_SET_VRING_ADDR,
 	VUBLK_VU_SET_VRING_ERR, VUBLK_VU_SET_VRING_CALL, VUBLK_VU_SET_VRING_KICK,
 	VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_STATUS,
 };
@@ -339,8 +339,14 @@ static void test_outstanding_requests(void **state)
 	struct mock mock;
 	struct rig rig;
 
-	begin_running(&rig, &mock, "1");
+	mock_init(&mock);
+	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "1");
+	rig_realize(&rig);
+	rig_start(&rig, QUEUES);
 	rig_set_indices(&rig, 1, 8, 11);
+	mock_forget(&mock);
 	mock_hang_up(&mock);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
@@ -355,6 +361,132 @@ static void test_outstanding_requests(void **state)
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 	rig_start(&rig, QUEUES);
 	end(&rig, &mock);
+}
+
+/* --- the in-flight area ------------------------------------------------------------------- */
+
+static unsigned position(const struct mock *mock, uint32_t request)
+{
+	for (unsigned i = 0; i < mock->num_log; i++)
+		if (mock->log[i] == request)
+			return i;
+	fail_msg("%s was not sent", vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
+	return 0;
+}
+
+static void expect_area(const struct mock *mock, uint64_t inode)
+{
+	assert_int_equal(mock->received[VUBLK_VU_SET_INFLIGHT_FD], 1);
+	assert_int_equal(mock->inflight_inode, inode);
+	assert_int_equal(mock->inflight.mmap_size, 8192);
+	assert_int_equal(mock->inflight.mmap_offset, 0);
+	assert_int_equal(mock->inflight.num_queues, 4);
+	assert_int_equal(mock->inflight.queue_size, RIG_QUEUE_SIZE);
+}
+
+/* Got once, after the features; given to each back-end, after all sizes and before all else. */
+static void test_the_area_outlives_back_ends(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+	uint64_t inode;
+
+	begin(&rig, &mock, "1");
+	mock_forget(&mock);
+	rig_start(&rig, QUEUES);
+	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
+	assert_true(position(&mock, VUBLK_VU_SET_FEATURES) <
+		    position(&mock, VUBLK_VU_GET_INFLIGHT_FD));
+	assert_int_equal(mock.log[position(&mock, VUBLK_VU_SET_INFLIGHT_FD) - 1],
+			 VUBLK_VU_SET_VRING_NUM);
+	assert_int_equal(mock.log[position(&mock, VUBLK_VU_SET_INFLIGHT_FD) - 2],
+			 VUBLK_VU_SET_VRING_NUM);
+	assert_true(position(&mock, VUBLK_VU_SET_INFLIGHT_FD) <
+		    position(&mock, VUBLK_VU_ADD_MEM_REG));
+	inode = mock.inflight_inode;
+	expect_area(&mock, inode);
+	for (unsigned i = 0; i < QUEUES; i++)
+		rig_set_indices(&rig, i, (uint16_t)(7 + i), (uint16_t)(10 + i));
+	for (unsigned i = 0; i < 3; i++) {
+		clear_notifications(&rig);
+		mock_forget(&mock);
+		vublk_fd_close(&mock.inflight_fd); /* the area of a new process would be another */
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_STARTED, 2 + i);
+		assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 0);
+		expect_area(&mock, inode);
+		expect_resumed(&rig, &mock);
+	}
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	rig_stop(&rig); /* which is a reset */
+	mock_forget(&mock);
+	rig_start(&rig, QUEUES);
+	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
+	assert_int_not_equal(mock.inflight_inode, inode);
+	end(&rig, &mock);
+}
+
+/* What was noted before a back-end that notes nothing must not be believed after it. */
+static void test_a_back_end_without_the_area_in_between(void **state)
+{
+	uint64_t features, inode;
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	features = mock.protocol_features;
+	inode = mock.inflight_inode;
+	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_STARTED, 2);
+	expect_resumed(&rig, &mock);
+	assert_int_equal(mock.received[VUBLK_VU_SET_INFLIGHT_FD], 0);
+	assert_int_equal(rig.device->inflight.fd, -1);
+	mock.protocol_features = features;
+	vublk_fd_close(&mock.inflight_fd);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_STARTED, 3);
+	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
+	assert_int_not_equal(mock.inflight_inode, inode);
+	/* With requests outstanding nobody knows what the one in between had begun. */
+	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	rig_set_indices(&rig, 0, 8, 9);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_NEEDS_RESET, 1);
+	mock.protocol_features = features;
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_RECONNECTED, 4);
+	rig_settle(&rig);
+	assert_int_equal(rig.calls[RIG_STARTED], 3);
+	end(&rig, &mock);
+}
+
+/* An answer without an area is no area: said, and asked for again. */
+static void test_bad_areas(void **state)
+{
+	const struct mock_fault faults[] = {
+		{ .kind = MOCK_VALUE, .value = 0 }, { .kind = MOCK_VALUE, .value = 8193 },
+		{ .kind = MOCK_VALUE, .value = UINT64_MAX }, { .kind = MOCK_WITH_FDS },
+		{ .kind = MOCK_EMPTY }, { .kind = MOCK_CUT, .bytes = 15 },
+		{ .kind = MOCK_WITH_MANY_FDS }, { .kind = MOCK_TWICE },
+	};
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(faults); i++) {
+		struct mock mock;
+		struct rig rig;
+
+		begin(&rig, &mock, "1");
+		mock.fault = faults[i];
+		mock.fault.request = VUBLK_VU_GET_INFLIGHT_FD;
+		rig_set_up(&rig, QUEUES);
+		assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK,
+							 NULL), 0);
+		rig_wait(&rig, RIG_STARTED, 1);
+		assert_int_equal(mock.num_connections, 2);
+		assert_int_equal(mock.inflight.mmap_size, 8192);
+		assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+		end(&rig, &mock);
+	}
 }
 
 /* What the driver does meanwhile is accepted, and holds for the next back-end. */
@@ -482,6 +614,7 @@ static void test_unrealize_in_callbacks(void **state)
 		rig_init_with_mock(&rig, &mock);
 		rig_set(&rig, "reconnect-ms", "1");
 		rig_set(&rig, "reconnect-deadline-ms", "20");
+		rig_set(&rig, "inflight", "off");
 		rig_realize(&rig);
 		rig_start(&rig, QUEUES);
 		rig_set_indices(&rig, 0, 0, 1);
@@ -538,6 +671,9 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_resized_disk),
 		VUBLK_TEST(test_the_write_cache_is_kept),
 		VUBLK_TEST(test_outstanding_requests),
+		VUBLK_TEST(test_the_area_outlives_back_ends),
+		VUBLK_TEST(test_a_back_end_without_the_area_in_between),
+		VUBLK_TEST(test_bad_areas),
 		VUBLK_TEST(test_the_driver_goes_on),
 		VUBLK_TEST(test_a_new_socket_wakes),
 		VUBLK_TEST(test_giving_up),

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The in-flight area, in which a back-end notes the requests that it has begun: got
+ * from the first one, given to each. What is in it is the back-ends' matter; it is
+ * never looked into here, only handed on.
+ *
+ * The order is one that every known back-end takes: after the features, for they
+ * give the area its layout; and after the size of each queue, for there are
+ * back-ends to which a queue without one does not exist yet. The numbers of queues
+ * and entries are our own: some answers leave them out.
+ *
+ * Specification: "Inflight I/O tracking".
+ */
+#include "frontend/frontend.h"
+
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sys/stat.h>
+
+static void fill_payload(struct vublk_vu_message *message, uint32_t request,
+			 const struct vublk_frontend_inflight_area *area)
+{
+	vublk_vu_message_init(message, request);
+	message->header.size = sizeof(message->payload.inflight);
+	message->payload.inflight.mmap_size = area->size_bytes;
+	message->payload.inflight.mmap_offset = area->offset;
+	message->payload.inflight.num_queues = area->num_queues;
+	message->payload.inflight.queue_size = area->queue_size;
+}
+
+/* --- handing it over ------------------------------------------------------------------ */
+
+static void send_num(struct vublk_frontend_batch *batch, const struct vublk_frontend_queue *queue)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_VRING_NUM);
+	message.header.size = sizeof(message.payload.state);
+	message.payload.state.index = queue->index;
+	message.payload.state.num = queue->size;
+	vublk_frontend_batch_send(batch, &message);
+}
+
+static void send_area(struct vublk_frontend_inflight *inflight)
+{
+	struct vublk_vu_message message;
+
+	fill_payload(&message, VUBLK_VU_SET_INFLIGHT_FD, inflight->area);
+	message.fds[0] = inflight->area->fd;
+	message.num_fds = 1;
+	vublk_frontend_batch_send_confirmed(&inflight->batch, &message);
+}
+
+/* Pieces: each queue's size, then the area. */
+static void send_set_piece(void *owner, unsigned index)
+{
+	struct vublk_frontend_inflight *inflight = owner;
+
+	if (index < inflight->num_queues)
+		send_num(&inflight->batch, &inflight->queues[index]);
+	else
+		send_area(inflight);
+}
+
+static void hand_over(struct vublk_frontend *frontend)
+{
+	struct vublk_frontend_inflight *inflight = &frontend->inflight;
+
+	inflight->batch.send_piece = send_set_piece;
+	vublk_frontend_batch_begin(frontend, &inflight->batch, inflight->num_queues + 1,
+				   inflight->done, inflight->opaque);
+}
+
+/* --- getting it ------------------------------------------------------------------------ */
+
+/* An area that is not there would be the next back-end's fault (in both senses). */
+static bool is_usable(int fd, const struct vublk_vu_inflight *answer)
+{
+	struct stat st;
+
+	return fd >= 0 && answer->mmap_size && !fstat(fd, &st) && st.st_size >= 0 &&
+	       vublk_range_within(answer->mmap_offset, answer->mmap_size, (uint64_t)st.st_size);
+}
+
+static void on_area(void *opaque, unsigned tag, struct vublk_vu_message *reply)
+{
+	struct vublk_frontend_batch *batch = opaque;
+	struct vublk_frontend_inflight *inflight = batch->owner;
+	const struct vublk_vu_inflight *answer = &reply->payload.inflight;
+	VUBLK_FD int fd = vublk_vu_message_take_fd(reply, 0);
+
+	if (is_usable(fd, answer)) {
+		inflight->area->fd = vublk_fd_steal(&fd);
+		inflight->area->size_bytes = answer->mmap_size;
+		inflight->area->offset = answer->mmap_offset;
+	} else {
+		vublk_frontend_batch_refuse(batch, EPROTO,
+					    "the answer to GET_INFLIGHT_FD says %" PRIu64
+					    " bytes at offset %" PRIu64 ", and has %s; without the "
+					    "area, set inflight to off", answer->mmap_size,
+					    answer->mmap_offset,
+					    fd < 0 ? "no descriptor" : "no file of that size");
+	}
+	vublk_frontend_batch_answered(batch);
+}
+
+static void send_get(void *owner, unsigned index)
+{
+	struct vublk_frontend_inflight *inflight = owner;
+	struct vublk_vu_message message;
+
+	fill_payload(&message, VUBLK_VU_GET_INFLIGHT_FD, inflight->area);
+	vublk_frontend_batch_ask(&inflight->batch, &message,
+				 offsetof(struct vublk_vu_inflight, padding), on_area);
+}
+
+static void on_got(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_frontend *frontend = opaque;
+
+	if (error)
+		frontend->inflight.done(frontend->inflight.opaque, error);
+	else
+		hand_over(frontend);
+}
+
+void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
+				 struct vublk_frontend_inflight_area *area,
+				 const struct vublk_frontend_queue *queues, unsigned num_queues,
+				 void (*done)(void *opaque, const struct vublk_error *error),
+				 void *opaque)
+{
+	struct vublk_frontend_inflight *inflight = &frontend->inflight;
+
+	inflight->area = area;
+	inflight->queues = queues;
+	inflight->num_queues = num_queues;
+	inflight->done = done;
+	inflight->opaque = opaque;
+	inflight->batch.owner = inflight;
+	inflight->batch.refused = NULL;
+	if (area->fd >= 0) {
+		hand_over(frontend);
+		return;
+	}
+	inflight->batch.send_piece = send_get;
+	vublk_frontend_batch_begin(frontend, &inflight->batch, 1, on_got, frontend);
+}

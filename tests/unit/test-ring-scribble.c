@@ -291,9 +291,9 @@ static void test_driver_end(void **state)
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
-		VUBLK_TEST_LONG(test_device_end_direct, 120),
-		VUBLK_TEST_LONG(test_device_end_indirect, 120),
-		VUBLK_TEST_LONG(test_driver_end, 120),
+		VUBLK_TEST_LONG(test_device_end_direct, 400),
+		VUBLK_TEST_LONG(test_device_end_indirect, 400),
+		VUBLK_TEST_LONG(test_driver_end, 400),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

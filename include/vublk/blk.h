@@ -67,7 +67,7 @@ struct vublk_blk_handlers {
  *
  * `options`: names and values ended by a NULL name, borrowed during the call; may
  * be NULL. They are the device's properties (vublk_device_properties(), save
- * chardev). `handlers` (may be NULL) is copied.
+ * chardev and reconnect-ms). `handlers` (may be NULL) is copied.
  *
  * EINVAL: a bad option, or a queue-size below 4 (a request has a header, data and a
  * status); ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no

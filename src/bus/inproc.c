@@ -292,6 +292,11 @@ static int set_properties(struct vublk_inproc *bus, const char *path,
 		if (!strcmp(options->name, "chardev"))
 			return vublk_error_set(error, EINVAL,
 					       "chardev is no option here: the path names the socket");
+		/* A request that failed with the connection must not be executed after that. */
+		if (!strcmp(options->name, "reconnect-ms"))
+			return vublk_error_set(error, EINVAL,
+					       "reconnect-ms is not for the block API, which fails "
+					       "what was in flight: open the disk anew");
 		r = vublk_device_set_property(bus->device, options->name, options->value, error);
 	}
 	return r;

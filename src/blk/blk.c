@@ -262,15 +262,6 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 
 #define DRAIN_BATCH 32
 
-static int left_ms(uint64_t deadline_ns)
-{
-	uint64_t now = vublk_now_ns();
-
-	if (deadline_ns == UINT64_MAX)
-		return -1;
-	return now >= deadline_ns ? 0 : (int)((deadline_ns - now + 999999) / 1000000);
-}
-
 /* Takes what completes until the deadline. 0, or why something was given up. */
 static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns)
 {
@@ -278,8 +269,8 @@ static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns)
 	int r = 0;
 
 	while (vublk_blk_in_flight(queue)) {
-		int n = vublk_blk_wait(queue, completions, 1, DRAIN_BATCH, left_ms(deadline_ns),
-				       NULL);
+		int n = vublk_blk_wait(queue, completions, 1, DRAIN_BATCH,
+				       vublk_blk_left_ms(deadline_ns), NULL);
 
 		if (n < 0)
 			return n;

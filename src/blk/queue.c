@@ -348,8 +348,7 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue)
 	return vublk_load_acquire(&queue->mail) != VUBLK_BLK_MAIL_NONE; /* C */
 }
 
-/* What is left until `deadline_ns` for poll(), rounded up; -1: no limit. */
-static int left_ms(uint64_t deadline_ns)
+int vublk_blk_left_ms(uint64_t deadline_ns)
 {
 	uint64_t now;
 
@@ -364,7 +363,7 @@ static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
 			  struct vublk_error *error)
 {
 	struct pollfd pollfd = { .fd = queue->bus->call_fd, .events = POLLIN };
-	int left = left_ms(deadline_ns);
+	int left = vublk_blk_left_ms(deadline_ns);
 	int r;
 
 	if (!left)

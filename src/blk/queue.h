@@ -181,4 +181,7 @@ void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_requ
 void vublk_blk_get_lost_error(struct vublk_blk *blk, struct vublk_error *error);
 void vublk_blk_report_broken(struct vublk_blk *blk, const struct vublk_error *error);
 
+/* What is left until `deadline_ns` for poll(), rounded up; UINT64_MAX, no limit: -1. */
+int vublk_blk_left_ms(uint64_t deadline_ns);
+
 #endif

@@ -78,7 +78,7 @@ struct vublk_device_bus_ops {
 	void (*started)(void *bus);
 	/*
 	 * The rings run no more, and vublk_device_queue_base() says where each goes
-	 * on. `error` NULL: it was asked for; else the start failed or the back-end
+	 * on. `error` NULL: it was asked for (reset, pause); else the start failed or the back-end
 	 * went, the state is DISCONNECTED, and where the queues are nobody knows.
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
@@ -213,6 +213,20 @@ uint8_t vublk_device_status(const struct vublk_device *device);
 int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 			    struct vublk_error *error);
 
+/*
+ * Whether the VM runs; a new device believes that it does. The rings run while the
+ * driver has set DRIVER_OK, the VM runs and there is a back-end. A pause takes them
+ * back: what the back-end had begun is completed, the memory is touched no more, and
+ * status, features, queues, their bases and the in-flight area stay as they are; the
+ * end of the pause lets them go on from there. Meanwhile memory, features and queues
+ * may be set anew, except after the loss of a back-end that had the rings (EBUSY:
+ * they go on as they are).
+ * Returns 0: the rings are where they should be, or wait for a back-end; 1: they are on
+ * their way, and started() or stopped() tells the end. Any state, CREATED included;
+ * what was said holds until something else is said, also over unrealize.
+ */
+int vublk_device_set_vm_running(struct vublk_device *device, bool running);
+
 /* --- what the bus hands over --------------------------------------------------- */
 
 /*
@@ -239,12 +253,23 @@ struct vublk_device_queue {
 	uint16_t base;       /* avail index to begin with: 0 for a new ring */
 };
 
-/* Sets up a queue; EBUSY while rings run. `queue` NULL: not used by the driver. */
+/*
+ * Sets up a queue, whose size, addresses and base are checked: EINVAL; EBUSY while rings
+ * run. `queue` NULL: not used by the driver. States STOPPED, DISCONNECTED, RECONNECTING.
+ */
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 			   const struct vublk_device_queue *queue, struct vublk_error *error);
 
 /* Where the queue goes on: the avail index that the back-end stopped at. */
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index);
+
+/*
+ * Whether another back-end can go on with the rings as they are, requests that are
+ * outstanding included: the in-flight area is there, and the back-end writes into it.
+ * True from the first start on where that was negotiated, until reset. DISCONNECTED: it
+ * tells of the back-end that was lost; RECONNECTING: false, for nobody knows yet. Any state.
+ */
+bool vublk_device_is_tracked(const struct vublk_device *device);
 
 /* --- what was negotiated, for a person or a program ----------------------------- */
 

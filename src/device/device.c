@@ -30,6 +30,7 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
 	}
 	made->ops = ops ? ops : &no_ops;
 	made->bus = bus;
+	made->vm_running = true;
 	if (log)
 		made->log = *log;
 	made->connect_timer.fn = vublk_device_on_connect_timer;

@@ -19,9 +19,9 @@ enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus wants it to connect */
 	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, the config is good */
 	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try has failed */
-	VUBLK_DEVICE_EVENT_START,          /* the driver is ready */
+	VUBLK_DEVICE_EVENT_START,          /* the driver is ready, and the VM runs */
 	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has everything */
-	VUBLK_DEVICE_EVENT_STOP,           /* reset, or a start that cannot go on */
+	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, or a start that cannot go on */
 	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has given the rings back */
 	VUBLK_DEVICE_EVENT_LOST,           /* the connection broke */
 	VUBLK_DEVICE_EVENT_RECONNECT,      /* somebody listens at the socket again */
@@ -106,6 +106,7 @@ struct vublk_device {
 	uint64_t features; /* offered */
 	uint64_t acked_features;
 	uint8_t status;
+	bool vm_running; /* what the bus says; it outlives realize and unrealize */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
 	uint32_t config_generation;
 
@@ -137,11 +138,13 @@ bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_ev
 			       const char *why);
 /* Connected: from STOPPED to STOPPING. */
 bool vublk_device_is_connected(const struct vublk_device *device);
+/* The driver has set DRIVER_OK. */
+bool vublk_device_is_driver_ok(const struct vublk_device *device);
 /* The rings are the back-end's, or on their way to it or back. */
 bool vublk_device_has_rings_out(const struct vublk_device *device);
 /*
- * EBUSY, and a sentence, unless what the driver sets up may change: stopped, or
- * without a back-end, and then nothing that rings are to go on with.
+ * EBUSY, and a sentence, unless what the driver sets up may change: the rings are not
+ * out, and nothing that they are to go on with by themselves.
  */
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error);

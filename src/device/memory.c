@@ -177,7 +177,7 @@ int vublk_device_set_memory(struct vublk_device *device,
 	if (r < 0)
 		return r;
 	r = take_table(&memory, regions, num_regions, error);
-	if (!r && (running || device->status & VIRTIO_CONFIG_S_DRIVER_OK))
+	if (!r && (running || vublk_device_is_driver_ok(device)))
 		r = vublk_device_queues_check(device, &memory, error);
 	if (r < 0) {
 		vublk_device_memory_deinit(&memory);

@@ -69,6 +69,7 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 			   const struct vublk_device_queue *queue, struct vublk_error *error)
 {
 	int r = vublk_device_require_set_up(device, "setting up a queue", error);
+	struct vublk_device_queue before;
 
 	if (r < 0)
 		return r;
@@ -79,10 +80,17 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 		r = check_queue(device, index, queue, error);
 	if (r < 0)
 		return r;
+	before = device->queues[index];
 	device->queues[index] = queue ? *queue :
 		(struct vublk_device_queue){ .kick_fd = -1, .call_fd = -1 };
-	device->bases[index] = queue ? queue->base : 0;
-	return 0;
+	/* Of a driver that has started already the next start asks nothing more. */
+	if (vublk_device_is_driver_ok(device))
+		r = vublk_device_queues_check(device, &device->memory, error);
+	if (r < 0)
+		device->queues[index] = before;
+	else
+		device->bases[index] = queue ? queue->base : 0;
+	return r;
 }
 
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index)

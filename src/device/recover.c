@@ -42,7 +42,7 @@ void vublk_device_drop_inflight(struct vublk_device *device)
 }
 
 /* Both back-ends: the lost one wrote into the area, and the new one will read it. */
-static bool is_tracked(const struct vublk_device *device)
+bool vublk_device_is_tracked(const struct vublk_device *device)
 {
 	return vublk_device_uses_inflight(device) && device->inflight.fd >= 0;
 }
@@ -97,7 +97,7 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 			       error);
 	if (r < 0)
 		return r;
-	if (avail != used && !is_tracked(device))
+	if (avail != used && !vublk_device_is_tracked(device))
 		return vublk_error_set(error, EIO,
 				       "the back-end went while up to %u requests were outstanding, "
 				       "and nobody knows which of them it had begun; the device "

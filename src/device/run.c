@@ -2,10 +2,10 @@
 /*
  * Start, stop, reset, and the loss of the back-end.
  *
- * The idea to read it by: the driver's status says what is wanted, the state says
- * what is, and vublk_device_update() begins what leads from one to the other.
- * Nothing is interrupted on the way: a reset that comes during a start is seen when
- * the start is done. A start that fails is taken back like one that succeeded, and
+ * The idea to read it by: the driver's status and whether the VM runs say what is
+ * wanted, the state says what is, and vublk_device_update() begins what leads from
+ * one to the other. Nothing is interrupted on the way: a reset or a pause that comes
+ * during a start is seen when the start is done. A start that fails is taken back like one that succeeded, and
  * then the back-end is given up. What follows the loss of a back-end is in
  * reconnect.c; where the rings that it had go on is in recover.c.
  */
@@ -19,7 +19,7 @@
 
 static bool should_run(const struct vublk_device *device)
 {
-	return device->status & VIRTIO_CONFIG_S_DRIVER_OK;
+	return device->vm_running && vublk_device_is_driver_ok(device);
 }
 
 /* --- stop ----------------------------------------------------------------------------- */
@@ -74,7 +74,8 @@ static bool turn_back(struct vublk_device *device, const struct vublk_error *err
 		device->failure = *error;
 	if (!device->failure.code && should_run(device))
 		return false;
-	begin_stop(device, device->failure.code ? device->failure.text : "reset meanwhile");
+	begin_stop(device, device->failure.code ? device->failure.text :
+		   device->vm_running ? "reset meanwhile" : "paused meanwhile");
 	return true;
 }
 
@@ -237,7 +238,7 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 		return vublk_error_set(error, EBUSY,
 				       "the status cannot be set before the reset is done: wait for "
 				       "stopped()");
-	if (status & VIRTIO_CONFIG_S_DRIVER_OK && !should_run(device)) {
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK && !vublk_device_is_driver_ok(device)) {
 		r = check_start(device, error);
 		if (r < 0)
 			return r;
@@ -245,6 +246,22 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 	device->status = status;
 	vublk_device_update(device);
 	return 0;
+}
+
+/* --- pause -------------------------------------------------------------------------------- */
+
+int vublk_device_set_vm_running(struct vublk_device *device, bool running)
+{
+	bool changed = device->vm_running != running;
+
+	device->vm_running = running;
+	if (changed)
+		vublk_device_update(device);
+	/* The rings are where they should be, or their way there ends with a callback. */
+	if (should_run(device))
+		return device->state == VUBLK_DEVICE_STARTING ||
+		       device->state == VUBLK_DEVICE_STOPPING;
+	return vublk_device_has_rings_out(device);
 }
 
 /* --- the back-end is gone -------------------------------------------------------------------- */

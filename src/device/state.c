@@ -126,6 +126,11 @@ bool vublk_device_is_connected(const struct vublk_device *device)
 	return device->state == VUBLK_DEVICE_STOPPED || vublk_device_has_rings_out(device);
 }
 
+bool vublk_device_is_driver_ok(const struct vublk_device *device)
+{
+	return device->status & VIRTIO_CONFIG_S_DRIVER_OK;
+}
+
 bool vublk_device_has_rings_out(const struct vublk_device *device)
 {
 	return device->state == VUBLK_DEVICE_STARTING ||
@@ -141,13 +146,21 @@ int vublk_device_require(const struct vublk_device *device, enum vublk_device_st
 			       what, state_names[state], state_names[device->state]);
 }
 
+/* Nobody but the VM, which does not run, can let the rings go on, and each base is known. */
+static bool is_at_rest(const struct vublk_device *device)
+{
+	return !device->vm_running && device->resume != VUBLK_DEVICE_RESUME_RINGS &&
+	       device->resume != VUBLK_DEVICE_RESUME_NEVER;
+}
+
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error)
 {
 	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED &&
 	    device->state != VUBLK_DEVICE_RECONNECTING)
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
-	if (device->settings.reconnect_ms && device->status & VIRTIO_CONFIG_S_DRIVER_OK)
+	if (device->settings.reconnect_ms && vublk_device_is_driver_ok(device) &&
+	    !is_at_rest(device))
 		return vublk_error_set(error, EBUSY,
 				       "%s is possible after a reset: the rings go on when there is a "
 				       "back-end again", what);

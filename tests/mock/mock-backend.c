@@ -427,23 +427,30 @@ static bool take_connection(struct mock *mock)
 	return true;
 }
 
+bool mock_pump_once(struct mock *mock)
+{
+	struct vublk_vu_message request;
+	int r;
+
+	if (mock->channel.fd < 0)
+		return false;
+	r = vublk_channel_receive(&mock->channel, &request, NULL);
+	if (r < 0)
+		mock_hang_up(mock);
+	if (r <= 0)
+		return false;
+	on_request(mock, &request);
+	vublk_vu_message_deinit(&request);
+	return true;
+}
+
 bool mock_pump(void *opaque)
 {
 	struct mock *mock = opaque;
 	bool busy = take_connection(mock);
 
-	while (mock->channel.fd >= 0) {
-		struct vublk_vu_message request;
-		int r = vublk_channel_receive(&mock->channel, &request, NULL);
-
-		if (r < 0)
-			mock_hang_up(mock);
-		if (r <= 0)
-			return busy;
+	while (mock_pump_once(mock))
 		busy = true;
-		on_request(mock, &request);
-		vublk_vu_message_deinit(&request);
-	}
 	return busy;
 }
 

@@ -83,6 +83,8 @@ void mock_die(struct mock *mock);
 void mock_live_again(struct mock *mock);
 /* Does what there is to do. True: something was. */
 bool mock_pump(void *mock);
+/* Answers one request. True: there was one. */
+bool mock_pump_once(struct mock *mock);
 /* Forgets what was counted and logged. */
 void mock_forget(struct mock *mock);
 /* Whether a request is answered, in its turn and as things are negotiated. */

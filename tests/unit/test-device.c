@@ -221,10 +221,11 @@ static const char *const event_sentences[VUBLK_DEVICE_NUM_EVENTS] = {
 	[VUBLK_DEVICE_EVENT_REALIZE] = "`vublk_device_realize()`, and the properties are good",
 	[VUBLK_DEVICE_EVENT_REALIZED] = "the handshake is done and the config makes sense",
 	[VUBLK_DEVICE_EVENT_REALIZE_FAILED] = "the last try failed",
-	[VUBLK_DEVICE_EVENT_START] = "the driver set DRIVER_OK, or has set it before a reconnection",
+	[VUBLK_DEVICE_EVENT_START] = "the driver has set DRIVER_OK, the VM runs, and there is a "
+				     "back-end",
 	[VUBLK_DEVICE_EVENT_STARTED] = "the back-end has confirmed everything",
-	[VUBLK_DEVICE_EVENT_STOP] = "the driver reset the device, or the back-end refused a part of "
-				    "the start",
+	[VUBLK_DEVICE_EVENT_STOP] = "the driver reset the device, the VM was paused, or the back-end "
+				    "refused a part of the start",
 	[VUBLK_DEVICE_EVENT_STOPPED] = "the back-end has said of each ring where it goes on",
 	[VUBLK_DEVICE_EVENT_LOST] = "hang-up, a deadline that passed, a broken rule, or a start that "
 				    "was refused and has been undone",

@@ -95,6 +95,8 @@ struct vublk_device_bus_ops {
 	void (*config_changed)(void *bus);
 	/* The end of the memory change that vublk_device_set_memory() began. */
 	void (*memory_changed)(void *bus, const struct vublk_error *error);
+	/* The back-end has all kick and call descriptors that were set while the rings run. */
+	void (*notifiers_changed)(void *bus);
 	/* The end of a write to the config that went to the back-end. */
 	void (*config_written)(void *bus, const struct vublk_error *error);
 	/*
@@ -259,6 +261,28 @@ struct vublk_device_queue {
  */
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 			   const struct vublk_device_queue *queue, struct vublk_error *error);
+
+/*
+ * Other eventfds for a queue that is set up (-1: none); borrowed like those before them,
+ * which the device does not use any more after the call. While the rings do not run
+ * the next start hands them over, and 0 is returned. Else they go to the back-end
+ * and 1 is returned: notifiers_changed() tells that it has them all, unless stopped()
+ * comes first; a back-end that refuses is given up. No notification is lost on the
+ * way: the new one is signalled once when the back-end has it, for what came on the one
+ * before. EINVAL: no such queue, or not set up. States from STOPPED on.
+ */
+int vublk_device_set_queue_kick(struct vublk_device *device, unsigned index, int fd,
+				struct vublk_error *error);
+int vublk_device_set_queue_call(struct vublk_device *device, unsigned index, int fd,
+				struct vublk_error *error);
+
+/*
+ * The queue as it is set up (size 0: it is not), its base included, which is where the
+ * ring was when it was started, and once it is stopped, where it goes on. -EINVAL: no such
+ * queue, and *queue is untouched. States from STOPPED on.
+ */
+int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
+			   struct vublk_device_queue *queue);
 
 /* Where the queue goes on: the avail index that the back-end stopped at. */
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index);

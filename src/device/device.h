@@ -124,6 +124,9 @@ struct vublk_device {
 	uint16_t *bases;                   /* num_queues: where each goes on */
 	struct vublk_frontend_queue *rings; /* those that are handed over */
 	unsigned num_rings;
+	uint8_t *notifiers_changed; /* num_queues: what the back-end does not have yet (notify.c) */
+	struct vublk_frontend_notifier *notifiers; /* on their way to it */
+	unsigned num_notifiers;
 	struct vublk_device_ring_error *ring_errors; /* one for each of them */
 	unsigned num_ring_errors;
 };
@@ -232,6 +235,13 @@ void vublk_device_update(struct vublk_device *device);
 void vublk_device_end_session(struct vublk_device *device);
 /* The back-end is gone while the device was connected. */
 void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error);
+
+/* --- notify.c ------------------------------------------------------------------------ */
+
+/* The rings run now: descriptors that were changed meanwhile follow. */
+void vublk_device_notifiers_send(struct vublk_device *device);
+/* The rings are back, or lost: the next start hands over what there is then. */
+void vublk_device_notifiers_settle(struct vublk_device *device);
 
 /* --- memory.c and queue.c ------------------------------------------------------------ */
 

@@ -18,8 +18,12 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 	device->queues = calloc(device->num_queues, sizeof(*device->queues));
 	device->bases = calloc(device->num_queues, sizeof(*device->bases));
 	device->rings = calloc(device->num_queues, sizeof(*device->rings));
+	device->notifiers_changed = calloc(device->num_queues, 1);
+	device->notifiers = calloc(2 * device->num_queues, sizeof(*device->notifiers));
 	device->num_rings = 0;
-	if (device->queues && device->bases && device->rings)
+	device->num_notifiers = 0;
+	if (device->queues && device->bases && device->rings && device->notifiers_changed &&
+	    device->notifiers)
 		return 0;
 	vublk_device_queues_deinit(device);
 	return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", device->num_queues);
@@ -30,10 +34,15 @@ void vublk_device_queues_deinit(struct vublk_device *device)
 	free(device->queues);
 	free(device->bases);
 	free(device->rings);
+	free(device->notifiers_changed);
+	free(device->notifiers);
 	device->queues = NULL;
 	device->bases = NULL;
 	device->rings = NULL;
+	device->notifiers_changed = NULL;
+	device->notifiers = NULL;
 	device->num_rings = 0;
+	device->num_notifiers = 0;
 	device->num_queues = 0;
 }
 
@@ -91,6 +100,16 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 	else
 		device->bases[index] = queue ? queue->base : 0;
 	return r;
+}
+
+int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
+			   struct vublk_device_queue *queue)
+{
+	if (index >= device->num_queues)
+		return -EINVAL;
+	*queue = device->queues[index];
+	queue->base = device->bases[index];
+	return 0;
 }
 
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index)

@@ -48,6 +48,7 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 		return;
 	}
 	vublk_device_ring_errors_unwatch(device);
+	vublk_device_notifiers_settle(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOPPED, NULL);
 	vublk_device_reconnect_end(device);
 	if (!device->status)
@@ -92,6 +93,7 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 	if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
 		vublk_device_notify_rings(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
+	vublk_device_notifiers_send(device);
 	if (device->ops->started)
 		device->ops->started(device->bus);
 }
@@ -188,7 +190,7 @@ void vublk_device_update(struct vublk_device *device)
 	if (device->state == VUBLK_DEVICE_STOPPED && should_run(device))
 		begin_start(device);
 	else if (device->state == VUBLK_DEVICE_RUNNING && !should_run(device) &&
-		 !device->memory_change_under_way)
+		 !device->memory_change_under_way && !device->num_notifiers)
 		begin_stop(device, NULL);
 }
 
@@ -291,6 +293,7 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	vublk_device_ring_errors_unwatch(device);
+	vublk_device_notifiers_settle(device);
 	if (rings && device->num_rings) /* it has been told of them, and did not say where it stopped */
 		device->resume = VUBLK_DEVICE_RESUME_RINGS;
 	vublk_device_reconnect_begin(device, error);

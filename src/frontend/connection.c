@@ -131,6 +131,7 @@ static void drop_everything(struct vublk_frontend *frontend)
 	frontend->inflight.batch.frontend = NULL;
 	frontend->start.batch.frontend = NULL;
 	frontend->stop.batch.frontend = NULL;
+	frontend->notifiers.batch.frontend = NULL;
 	frontend->config_write.frontend = NULL;
 	frontend->config_read.done = NULL;
 	vublk_frontend_close_backend_channel(frontend);

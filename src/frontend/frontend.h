@@ -129,6 +129,18 @@ struct vublk_frontend_rings {
 	struct vublk_frontend_queue *queues; /* borrowed until done */
 };
 
+/* A kick or call descriptor that takes the place of another while the rings run. */
+struct vublk_frontend_notifier {
+	uint32_t request; /* SET_VRING_KICK or SET_VRING_CALL */
+	uint16_t queue;
+	int fd; /* borrowed; -1: none */
+};
+
+struct vublk_frontend_notifiers {
+	struct vublk_frontend_batch batch;
+	const struct vublk_frontend_notifier *changes; /* borrowed until done */
+};
+
 /* The area in which back-ends note what they have begun; it outlives each of them. */
 struct vublk_frontend_inflight_area {
 	int fd; /* the device's; -1: there is none yet */
@@ -195,6 +207,7 @@ struct vublk_frontend {
 	struct vublk_frontend_session session;
 	struct vublk_frontend_inflight inflight;
 	struct vublk_frontend_rings start, stop;
+	struct vublk_frontend_notifiers notifiers;
 	struct vublk_frontend_batch config_write;
 	uint8_t config_write_wce;
 	struct vublk_frontend_backend_channel backend_channel;
@@ -301,6 +314,11 @@ void vublk_frontend_start_rings(struct vublk_frontend *frontend,
 				struct vublk_frontend_queue *queues, unsigned num_queues,
 				void (*done)(void *opaque, const struct vublk_error *error),
 				void *opaque);
+/* Gives the back-end other descriptors of rings that run. One call at a time (vring.c). */
+void vublk_frontend_set_notifiers(struct vublk_frontend *frontend,
+				  const struct vublk_frontend_notifier *changes, unsigned count,
+				  void (*done)(void *opaque, const struct vublk_error *error),
+				  void *opaque);
 /* Takes them back; where each goes on is in queue->base then. */
 void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       struct vublk_frontend_queue *queues, unsigned num_queues,

@@ -196,6 +196,40 @@ void vublk_frontend_start_rings(struct vublk_frontend *frontend,
 				   opaque);
 }
 
+/* --- other descriptors, while the rings run ---------------------------------------------- */
+
+static void send_notifier(void *owner, unsigned index)
+{
+	struct vublk_frontend_notifiers *notifiers = owner;
+	const struct vublk_frontend_notifier *change = &notifiers->changes[index];
+
+	send_eventfd(&notifiers->batch, change->request, change->queue, change->fd);
+}
+
+static void on_notifier_refused(void *owner, unsigned index, bool first)
+{
+	struct vublk_frontend_notifiers *notifiers = owner;
+
+	if (first)
+		vublk_error_prepend(&notifiers->batch.refusal,
+				    "queue %u, whose ring runs, cannot have another descriptor",
+				    notifiers->changes[index].queue);
+}
+
+void vublk_frontend_set_notifiers(struct vublk_frontend *frontend,
+				  const struct vublk_frontend_notifier *changes, unsigned count,
+				  void (*done)(void *opaque, const struct vublk_error *error),
+				  void *opaque)
+{
+	struct vublk_frontend_notifiers *notifiers = &frontend->notifiers;
+
+	notifiers->changes = changes;
+	notifiers->batch.owner = notifiers;
+	notifiers->batch.send_piece = send_notifier;
+	notifiers->batch.refused = on_notifier_refused;
+	vublk_frontend_batch_begin(frontend, &notifiers->batch, count, done, opaque);
+}
+
 /* --- stop --------------------------------------------------------------------------- */
 
 static void on_vring_base(void *opaque, unsigned tag, struct vublk_vu_message *reply)

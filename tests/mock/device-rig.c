@@ -76,6 +76,11 @@ static void on_gave_up(void *bus, const struct vublk_error *error)
 	note(bus, RIG_GAVE_UP, error);
 }
 
+static void on_notifiers_changed(void *bus)
+{
+	note(bus, RIG_NOTIFIERS_CHANGED, NULL);
+}
+
 static const struct vublk_device_bus_ops rig_ops = {
 	.realized = on_realized,
 	.started = on_started,
@@ -87,6 +92,7 @@ static const struct vublk_device_bus_ops rig_ops = {
 	.needs_reset = on_needs_reset,
 	.reconnected = on_reconnected,
 	.gave_up = on_gave_up,
+	.notifiers_changed = on_notifiers_changed,
 };
 
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)

@@ -47,7 +47,7 @@ void mock_init(struct mock *mock)
 	mock->backend_channel = -1;
 	mock->inflight_fd = -1;
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(mock->err_fds); i++)
-		mock->err_fds[i] = -1;
+		mock->kick_fds[i] = mock->call_fds[i] = mock->err_fds[i] = -1;
 	mock->features = FEATURES;
 	mock->protocol_features = PROTOCOL_FEATURES;
 	mock->max_queues = 4;
@@ -61,6 +61,8 @@ void mock_hang_up(struct mock *mock)
 	vublk_channel_deinit(&mock->channel);
 	mock->channel.fd = -1;
 	vublk_fd_close(&mock->backend_channel);
+	vublk_fd_close_all(mock->kick_fds, VUBLK_ARRAY_SIZE(mock->kick_fds));
+	vublk_fd_close_all(mock->call_fds, VUBLK_ARRAY_SIZE(mock->call_fds));
 	vublk_fd_close_all(mock->err_fds, VUBLK_ARRAY_SIZE(mock->err_fds));
 	mock->accepted_features = 0;
 	mock->accepted_protocol_features = 0;
@@ -332,14 +334,14 @@ static bool answer_query(struct mock *mock, const struct vublk_vu_message *reque
 	}
 }
 
-static void keep_err_fd(struct mock *mock, struct vublk_vu_message *request)
+static void keep_fd(int *fds, struct vublk_vu_message *request)
 {
 	uint64_t index = request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK;
 
-	if (index >= VUBLK_ARRAY_SIZE(mock->err_fds))
+	if (index >= VUBLK_ARRAY_SIZE(((struct mock *)0)->err_fds))
 		return;
-	vublk_fd_close(&mock->err_fds[index]);
-	mock->err_fds[index] = vublk_vu_message_take_fd(request, 0);
+	vublk_fd_close(&fds[index]);
+	fds[index] = request->num_fds ? vublk_vu_message_take_fd(request, 0) : -1;
 }
 
 static void note_effect(struct mock *mock, struct vublk_vu_message *request)
@@ -360,8 +362,14 @@ static void note_effect(struct mock *mock, struct vublk_vu_message *request)
 	case VUBLK_VU_SET_INFLIGHT_FD:
 		take_inflight(mock, request);
 		break;
+	case VUBLK_VU_SET_VRING_KICK:
+		keep_fd(mock->kick_fds, request);
+		break;
+	case VUBLK_VU_SET_VRING_CALL:
+		keep_fd(mock->call_fds, request);
+		break;
 	case VUBLK_VU_SET_VRING_ERR:
-		keep_err_fd(mock, request);
+		keep_fd(mock->err_fds, request);
 		break;
 	case VUBLK_VU_SET_VRING_BASE:
 		if (request->payload.state.index < VUBLK_ARRAY_SIZE(mock->given_bases))

@@ -54,7 +54,7 @@ struct mock {
 	uint64_t inflight_inode; /* of the area that it was given last */
 	struct vublk_vu_inflight inflight; /* ... and what was said of it */
 
-	int err_fds[4]; /* of the first queues; -1: not given */
+	int kick_fds[4], call_fds[4], err_fds[4]; /* of the first queues; -1: not given */
 
 	uint64_t features, protocol_features;
 	uint64_t accepted_features, accepted_protocol_features;

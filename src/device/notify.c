@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Kick and call descriptors that change while the rings run: a bus masks an interrupt,
+ * or routes it elsewhere.
+ *
+ * The idea to read it by: what the back-end does not have yet is a mark a queue, and
+ * one batch at a time takes all marks along. So a storm of changes costs one message
+ * a descriptor and a round trip. When the back-end has confirmed, the new one is
+ * signalled once: what came on the old one until then, nobody may have seen.
+ *
+ * Specification: "VHOST_USER_SET_VRING_KICK", "VHOST_USER_SET_VRING_CALL".
+ */
+#include "device/device.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { KICK = 1, CALL = 2 };
+
+static int fd_of(const struct vublk_device *device, unsigned index, unsigned which)
+{
+	const struct vublk_device_queue *queue = &device->queues[index];
+
+	return which == KICK ? queue->kick_fd : queue->call_fd;
+}
+
+static unsigned which_is(const struct vublk_frontend_notifier *notifier)
+{
+	return notifier->request == VUBLK_VU_SET_VRING_KICK ? KICK : CALL;
+}
+
+/* The descriptor that is there now: the one that was sent may be gone already. */
+static void signal_once(const struct vublk_device *device, unsigned index, unsigned which)
+{
+	int fd = fd_of(device, index, which);
+
+	if (fd >= 0)
+		vublk_eventfd_signal(fd);
+}
+
+/* --- to the back-end ---------------------------------------------------------------------- */
+
+static void take_along(struct vublk_device *device, unsigned index, unsigned which)
+{
+	if (!(device->notifiers_changed[index] & which))
+		return;
+	device->notifiers_changed[index] &= (uint8_t)~which;
+	device->notifiers[device->num_notifiers++] = (struct vublk_frontend_notifier){
+		.request = which == KICK ? VUBLK_VU_SET_VRING_KICK : VUBLK_VU_SET_VRING_CALL,
+		.queue = (uint16_t)index,
+		.fd = fd_of(device, index, which),
+	};
+}
+
+static void on_sent(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+	unsigned count = device->num_notifiers;
+
+	device->num_notifiers = 0;
+	if (error) {
+		vublk_frontend_fail(&device->frontend, error);
+		return;
+	}
+	for (unsigned i = 0; i < count; i++)
+		signal_once(device, device->notifiers[i].queue,
+			    which_is(&device->notifiers[i]));
+	vublk_device_update(device); /* a stop that waited for this; then no more is sent */
+	vublk_device_notifiers_send(device);
+	if (!device->num_notifiers && device->state == VUBLK_DEVICE_RUNNING &&
+	    device->ops->notifiers_changed)
+		device->ops->notifiers_changed(device->bus);
+}
+
+void vublk_device_notifiers_send(struct vublk_device *device)
+{
+	if (device->state != VUBLK_DEVICE_RUNNING || device->num_notifiers)
+		return;
+	for (unsigned i = 0; i < device->num_queues; i++) {
+		take_along(device, i, KICK);
+		take_along(device, i, CALL);
+	}
+	if (device->num_notifiers)
+		vublk_frontend_set_notifiers(&device->frontend, device->notifiers,
+					     device->num_notifiers, on_sent, device);
+}
+
+void vublk_device_notifiers_settle(struct vublk_device *device)
+{
+	for (unsigned i = 0; i < device->num_queues; i++)
+		if (device->notifiers_changed[i] & CALL)
+			signal_once(device, i, CALL);
+	memset(device->notifiers_changed, 0, device->num_queues);
+	device->num_notifiers = 0;
+}
+
+/* --- the calls ------------------------------------------------------------------------------- */
+
+/* What is being handed over at this moment uses the new ones from here on. */
+static void replace(struct vublk_device *device, unsigned index)
+{
+	for (unsigned i = 0; i < device->num_notifiers; i++)
+		if (device->notifiers[i].queue == index)
+			device->notifiers[i].fd = fd_of(device, index,
+							which_is(&device->notifiers[i]));
+	for (unsigned i = 0; i < device->num_rings; i++) {
+		if (device->rings[i].index != index)
+			continue;
+		device->rings[i].kick_fd = device->queues[index].kick_fd;
+		device->rings[i].call_fd = device->queues[index].call_fd;
+	}
+}
+
+static int change(struct vublk_device *device, unsigned index, unsigned which, int fd,
+		  struct vublk_error *error)
+{
+	struct vublk_device_queue *queue;
+
+	if (index >= device->num_queues || !device->queues[index].size)
+		return vublk_error_set(error, EINVAL,
+				       "queue %u cannot have another %s descriptor: it is not set up",
+				       index, which == KICK ? "kick" : "call");
+	queue = &device->queues[index];
+	*(which == KICK ? &queue->kick_fd : &queue->call_fd) = fd;
+	if (!vublk_device_has_rings_out(device))
+		return 0;
+	replace(device, index);
+	device->notifiers_changed[index] |= (uint8_t)which;
+	vublk_device_notifiers_send(device);
+	return 1;
+}
+
+int vublk_device_set_queue_kick(struct vublk_device *device, unsigned index, int fd,
+				struct vublk_error *error)
+{
+	return change(device, index, KICK, fd, error);
+}
+
+int vublk_device_set_queue_call(struct vublk_device *device, unsigned index, int fd,
+				struct vublk_error *error)
+{
+	return change(device, index, CALL, fd, error);
+}

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Kick and call descriptors that are exchanged, at each moment: the back-end has the
+ * new one in the end, and no notification is lost on the way.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "device/device.h"
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <string.h>
+
+#define QUEUES 2
+
+typedef int set_fn(struct vublk_device *device, unsigned index, int fd, struct vublk_error *error);
+
+/* Kick and call are treated alike; a test does all for each of them. */
+static const struct kind {
+	set_fn *set;
+	uint32_t request;
+	bool is_kick;
+} kinds[] = {
+	{ vublk_device_set_queue_kick, VUBLK_VU_SET_VRING_KICK, true },
+	{ vublk_device_set_queue_call, VUBLK_VU_SET_VRING_CALL, false },
+};
+
+static int *theirs(struct mock *mock, const struct kind *kind, unsigned queue)
+{
+	return kind->is_kick ? &mock->kick_fds[queue] : &mock->call_fds[queue];
+}
+
+/* Takes the place of the rig's own, which goes at once: nobody may use it any more. */
+static int exchange(struct rig *rig, const struct kind *kind, unsigned queue)
+{
+	int *own = kind->is_kick ? &rig->kicks[queue] : &rig->callfds[queue];
+	int before = *own, r;
+
+	*own = vublk_eventfd_new();
+	r = kind->set(rig->device, queue, *own, NULL);
+	vublk_fd_close(&before);
+	return r;
+}
+
+static int own_fd(const struct rig *rig, const struct kind *kind, unsigned queue)
+{
+	return kind->is_kick ? rig->kicks[queue] : rig->callfds[queue];
+}
+
+/* Both ends have the same eventfd. */
+static void expect_same(struct rig *rig, struct mock *mock, const struct kind *kind,
+			unsigned queue)
+{
+	int fd = own_fd(rig, kind, queue);
+
+	vublk_eventfd_clear(fd);
+	vublk_eventfd_signal(*theirs(mock, kind, queue));
+	assert_int_equal(vublk_eventfd_clear(fd), 1);
+}
+
+static void begin(struct rig *rig, struct mock *mock, const char *reconnect_ms)
+{
+	mock_init(mock);
+	rig_init_with_mock(rig, mock);
+	rig_set(rig, "reconnect-ms", reconnect_ms);
+	rig_realize(rig);
+}
+
+static void end(struct rig *rig, struct mock *mock)
+{
+	rig_deinit(rig);
+	mock_deinit(mock);
+}
+
+/* --- one ------------------------------------------------------------------------------------ */
+
+static void test_while_running(void **state)
+{
+	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
+		for (unsigned blind = 0; blind < 2; blind++) {
+			struct mock mock;
+			struct rig rig;
+
+			mock_init(&mock);
+			if (blind)
+				mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_REPLY_ACK);
+			rig_init_with_mock(&rig, &mock);
+			rig_realize(&rig);
+			rig_start(&rig, QUEUES);
+			mock_forget(&mock);
+			assert_int_equal(exchange(&rig, &kinds[k], 1), 1);
+			assert_int_equal(vublk_eventfd_clear(own_fd(&rig, &kinds[k], 1)), 0);
+			rig_wait(&rig, RIG_NOTIFIERS_CHANGED, 1);
+			assert_int_equal(vublk_eventfd_clear(own_fd(&rig, &kinds[k], 1)), 1);
+			expect_same(&rig, &mock, &kinds[k], 1);
+			assert_int_equal(mock.received[kinds[k].request], 1);
+			assert_int_equal(mock.num_log, 1 + blind);
+			assert_int_equal(kinds[k].set(rig.device, 1, -1, NULL), 1);
+			rig_wait(&rig, RIG_NOTIFIERS_CHANGED, 2);
+			assert_int_equal(*theirs(&mock, &kinds[k], 1), -1);
+			end(&rig, &mock);
+		}
+}
+
+static void test_while_stopped(void **state)
+{
+	struct vublk_device_queue queue;
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock, "0");
+	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++) {
+		assert_int_equal(kinds[k].set(rig.device, 0, -1, &error), -EINVAL);
+		assert_int_equal(kinds[k].set(rig.device, 4, -1, &error), -EINVAL);
+	}
+	assert_string_equal(error.text, "queue 4 cannot have another call descriptor: it is not "
+					"set up");
+	rig_set_up(&rig, QUEUES);
+	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
+		assert_int_equal(exchange(&rig, &kinds[k], 0), 0);
+	assert_int_equal(vublk_device_get_queue(rig.device, 0, &queue), 0);
+	assert_int_equal(queue.size, RIG_QUEUE_SIZE);
+	assert_int_equal(queue.kick_fd, rig.kicks[0]);
+	assert_int_equal(queue.call_fd, rig.callfds[0]);
+	assert_int_equal(queue.base, 0);
+	vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
+	rig_wait(&rig, RIG_STARTED, 1);
+	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
+		expect_same(&rig, &mock, &kinds[k], 0);
+	assert_int_equal(rig.calls[RIG_NOTIFIERS_CHANGED], 0);
+	vublk_device_set_vm_running(rig.device, false);
+	mock.base = 900;
+	rig_wait(&rig, RIG_STOPPED, 1);
+	assert_int_equal(vublk_device_get_queue(rig.device, 1, &queue), 0);
+	assert_int_equal(queue.base, 900);
+	assert_int_equal(vublk_device_get_queue(rig.device, 4, &queue), -EINVAL);
+	end(&rig, &mock);
+}
+
+/* --- in the middle of something --------------------------------------------------------------- */
+
+/* After each number of answers of a start: what had gone out already follows once more. */
+static void test_at_each_step_of_a_start(void **state)
+{
+	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
+		for (unsigned steps = 0; steps < 26; steps++) {
+			struct mock mock;
+			struct rig rig;
+
+			begin(&rig, &mock, "0");
+			rig_set_up(&rig, QUEUES);
+			vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
+			for (unsigned i = 0; i < steps; i++) {
+				mock_pump_once(&mock);
+				vublk_device_process(rig.device);
+			}
+			assert_int_equal(exchange(&rig, &kinds[k], 1), 1);
+			rig_wait(&rig, RIG_NOTIFIERS_CHANGED, 1);
+			assert_int_equal(vublk_eventfd_clear(own_fd(&rig, &kinds[k], 1)), 1);
+			expect_same(&rig, &mock, &kinds[k], 1);
+			rig_stop(&rig);
+			end(&rig, &mock);
+		}
+}
+
+/* The calls of the last completions may have come on the old descriptor. */
+static void test_during_a_stop(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock, "0");
+	rig_start(&rig, QUEUES);
+	vublk_device_set_vm_running(rig.device, false);
+	assert_int_equal(exchange(&rig, &kinds[1], 0), 1);
+	rig_wait(&rig, RIG_STOPPED, 1);
+	assert_int_equal(vublk_eventfd_clear(rig.callfds[0]), 1);
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_STARTED, 2);
+	expect_same(&rig, &mock, &kinds[1], 0);
+	assert_int_equal(rig.calls[RIG_NOTIFIERS_CHANGED], 0);
+	end(&rig, &mock);
+}
+
+/* The stop waits for the change, for a descriptor that comes after it would start the ring. */
+static void test_stop_during_a_change(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock, "0");
+	rig_start(&rig, QUEUES);
+	mock_forget(&mock);
+	exchange(&rig, &kinds[0], 0);
+	exchange(&rig, &kinds[1], 0);
+	vublk_device_set_vm_running(rig.device, false);
+	rig_wait(&rig, RIG_STOPPED, 1);
+	assert_int_equal(mock.log[0], VUBLK_VU_SET_VRING_KICK);
+	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 1);
+	assert_int_equal(mock.log[mock.num_log - 1], VUBLK_VU_SET_STATUS);
+	assert_int_equal(vublk_eventfd_clear(rig.kicks[0]), 1);
+	assert_int_equal(vublk_eventfd_clear(rig.callfds[0]), 1);
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_STARTED, 2);
+	expect_same(&rig, &mock, &kinds[0], 0);
+	expect_same(&rig, &mock, &kinds[1], 0);
+	end(&rig, &mock);
+}
+
+/* A thousand changes before the back-end reads one: it is told of the first and the last. */
+static void test_a_storm(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock, "0");
+	rig_start(&rig, QUEUES);
+	mock_forget(&mock);
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(exchange(&rig, &kinds[1], i % QUEUES), 1);
+	rig_wait(&rig, RIG_NOTIFIERS_CHANGED, 1);
+	assert_in_range(mock.received[VUBLK_VU_SET_VRING_CALL], QUEUES, 2 * QUEUES);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		assert_int_equal(vublk_eventfd_clear(rig.callfds[i]), 1);
+		expect_same(&rig, &mock, &kinds[1], i);
+	}
+	end(&rig, &mock);
+}
+
+/* --- a back-end that will not, or that goes --------------------------------------------------- */
+
+static void test_refused(void **state)
+{
+	for (unsigned reconnect = 0; reconnect < 2; reconnect++) {
+		struct mock mock;
+		struct rig rig;
+
+		begin(&rig, &mock, reconnect ? "1" : "0");
+		rig_start(&rig, QUEUES);
+		mock_forget(&mock);
+		mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE,
+						  .request = VUBLK_VU_SET_VRING_KICK };
+		exchange(&rig, &kinds[0], 1);
+		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		assert_non_null(strstr(rig.errors[RIG_DISCONNECTED].text,
+				       "queue 1, whose ring runs, cannot have another descriptor: the "
+				       "back-end refused SET_VRING_KICK (it answered 1)"));
+		if (reconnect) {
+			rig_wait(&rig, RIG_STARTED, 2);
+			expect_same(&rig, &mock, &kinds[0], 1);
+		}
+		assert_int_equal(rig.calls[RIG_NOTIFIERS_CHANGED], 0);
+		end(&rig, &mock);
+	}
+}
+
+static void test_lost_on_the_way(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock, "1");
+	rig_start(&rig, QUEUES);
+	exchange(&rig, &kinds[1], 1);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	assert_int_equal(exchange(&rig, &kinds[0], 1), 0);
+	rig_wait(&rig, RIG_STARTED, 2);
+	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++) {
+		assert_int_equal(vublk_eventfd_clear(own_fd(&rig, &kinds[k], 1)), 1);
+		expect_same(&rig, &mock, &kinds[k], 1);
+	}
+	rig_settle(&rig);
+	assert_int_equal(rig.calls[RIG_NOTIFIERS_CHANGED], 0);
+	end(&rig, &mock);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_while_running),
+		VUBLK_TEST(test_while_stopped),
+		VUBLK_TEST(test_at_each_step_of_a_start),
+		VUBLK_TEST(test_during_a_stop),
+		VUBLK_TEST(test_stop_during_a_change),
+		VUBLK_TEST(test_a_storm),
+		VUBLK_TEST(test_refused),
+		VUBLK_TEST(test_lost_on_the_way),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

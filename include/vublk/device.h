@@ -180,8 +180,10 @@ unsigned vublk_device_queue_size(const struct vublk_device *device);
 uint64_t vublk_device_features(const struct vublk_device *device);
 
 /*
- * What the driver accepted. EINVAL: a bit that was not offered; ENOTSUP: without
- * VERSION_1; EBUSY: rings run.
+ * What the driver accepted. Without VERSION_1 it is a legacy driver: its rings and
+ * requests are those of a modern one, as long as the machine is little-endian (else
+ * ENOTSUP), its kick may come before DRIVER_OK (vublk_device_kick()), and the config
+ * is little-endian still. EINVAL: a bit that was not offered; EBUSY: rings run.
  */
 int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
 			      struct vublk_error *error);
@@ -275,6 +277,18 @@ int vublk_device_set_queue_kick(struct vublk_device *device, unsigned index, int
 				struct vublk_error *error);
 int vublk_device_set_queue_call(struct vublk_device *device, unsigned index, int fd,
 				struct vublk_error *error);
+
+/*
+ * The driver kicks a queue: for a bus to which notifications come as calls. Signals the
+ * queue's kick descriptor, if it has one. Before DRIVER_OK the kick of a legacy driver
+ * that has set a status, accepted its features and set up memory and queues starts the
+ * device: started() follows, and each queue that is set up is kicked. What comes on the
+ * kick descriptors themselves is seen, too, and means the same. If what was set up
+ * cannot be started needs_reset() says so, once until the reset. Queues that are set
+ * up later have to wait for a reset.
+ * -EINVAL: no such queue, or not set up. States from STOPPED on.
+ */
+int vublk_device_kick(struct vublk_device *device, unsigned index);
 
 /*
  * The queue as it is set up (size 0: it is not), its base included, which is where the

@@ -84,6 +84,13 @@ enum vublk_device_resume {
 	VUBLK_DEVICE_RESUME_NEVER,   /* ... and that was not enough: the driver has to reset */
 };
 
+/* A legacy driver may kick before it sets DRIVER_OK, and means the same (kick.c). */
+enum vublk_device_early_kick {
+	VUBLK_DEVICE_KICK_NONE,
+	VUBLK_DEVICE_KICK_STARTS,
+	VUBLK_DEVICE_KICK_REFUSED, /* what it has set up cannot be started */
+};
+
 struct vublk_device {
 	enum vublk_device_state state;
 	uint64_t life; /* counts realize and unrealize */
@@ -105,7 +112,9 @@ struct vublk_device {
 	unsigned num_queues;
 	uint64_t features; /* offered */
 	uint64_t acked_features;
+	bool has_acked_features; /* by a legacy driver that may be none at all */
 	uint8_t status;
+	enum vublk_device_early_kick early_kick;
 	bool vm_running; /* what the bus says; it outlives realize and unrealize */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
 	uint32_t config_generation;
@@ -124,6 +133,7 @@ struct vublk_device {
 	uint16_t *bases;                   /* num_queues: where each goes on */
 	struct vublk_frontend_queue *rings; /* those that are handed over */
 	unsigned num_rings;
+	struct vublk_device_kick_watch *kick_watches; /* num_queues */
 	uint8_t *notifiers_changed; /* num_queues: what the back-end does not have yet (notify.c) */
 	struct vublk_frontend_notifier *notifiers; /* on their way to it */
 	unsigned num_notifiers;
@@ -141,8 +151,8 @@ bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_ev
 			       const char *why);
 /* Connected: from STOPPED to STOPPING. */
 bool vublk_device_is_connected(const struct vublk_device *device);
-/* The driver has set DRIVER_OK. */
-bool vublk_device_is_driver_ok(const struct vublk_device *device);
+/* The driver has set DRIVER_OK, or it is a legacy one that has kicked before that. */
+bool vublk_device_is_driver_ready(const struct vublk_device *device);
 /* The rings are the back-end's, or on their way to it or back. */
 bool vublk_device_has_rings_out(const struct vublk_device *device);
 /*
@@ -165,6 +175,10 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 /* --- features.c -------------------------------------------------------------------- */
 
 uint64_t vublk_device_offer_features(const struct vublk_device *device);
+/* The driver has accepted features, and VERSION_1 is none of them. */
+bool vublk_device_has_legacy_driver(const struct vublk_device *device);
+/* What the back-end is told that the driver accepted. */
+uint64_t vublk_device_session_features(const struct vublk_device *device);
 
 /* --- config.c ---------------------------------------------------------------------- */
 
@@ -231,10 +245,21 @@ void vublk_device_notify_rings(struct vublk_device *device);
 
 /* Starts or stops, if what the driver wants is not what is. */
 void vublk_device_update(struct vublk_device *device);
+/* Whether what the driver has set up can be started; a sentence if not. */
+int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
 /* Forgets the driver's session: features, queues. */
 void vublk_device_end_session(struct vublk_device *device);
 /* The back-end is gone while the device was connected. */
 void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error);
+
+/* --- kick.c -------------------------------------------------------------------------- */
+
+int vublk_device_kick_watches_init(struct vublk_device *device);
+void vublk_device_kick_watches_deinit(struct vublk_device *device);
+/* Watches the kicks of a legacy driver, as long as one would start the device. Idempotent. */
+void vublk_device_watch_kicks(struct vublk_device *device);
+/* The device was started by a kick: each ring gets one. */
+void vublk_device_kick_rings(struct vublk_device *device);
 
 /* --- notify.c ------------------------------------------------------------------------ */
 

@@ -91,18 +91,36 @@ uint64_t vublk_device_features(const struct vublk_device *device)
 	return device->features;
 }
 
+/*
+ * A legacy driver's rings and requests are those of a modern one where the machine is
+ * little-endian. So the back-end is told of a modern one: there are some that take no
+ * other.
+ */
+static const bool legacy_is_the_same = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+
+bool vublk_device_has_legacy_driver(const struct vublk_device *device)
+{
+	return device->has_acked_features &&
+	       !(device->acked_features & VUBLK_BIT(VIRTIO_F_VERSION_1));
+}
+
+uint64_t vublk_device_session_features(const struct vublk_device *device)
+{
+	return device->acked_features | VUBLK_BIT(VIRTIO_F_VERSION_1);
+}
+
 static int check_acked(const struct vublk_device *device, uint64_t features,
 		       struct vublk_error *error)
 {
 	uint64_t unknown = features & ~device->features;
 	unsigned bit;
 
-	if (!unknown && features & VUBLK_BIT(VIRTIO_F_VERSION_1))
+	if (!unknown && (features & VUBLK_BIT(VIRTIO_F_VERSION_1) || legacy_is_the_same))
 		return 0;
 	if (!unknown)
 		return vublk_error_set(error, ENOTSUP,
 				       "the driver did not accept VIRTIO_F_VERSION_1; a legacy "
-				       "driver is not supported");
+				       "driver is supported on little-endian machines only");
 	bit = (unsigned)__builtin_ctzll(unknown);
 	return vublk_error_set(error, EINVAL,
 			       "the driver accepted feature bit %u (%s), which was not offered "
@@ -118,9 +136,12 @@ int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
 
 	if (!r)
 		r = check_acked(device, features, error);
-	if (!r)
-		device->acked_features = features;
-	return r;
+	if (r < 0)
+		return r;
+	device->acked_features = features;
+	device->has_acked_features = true;
+	vublk_device_watch_kicks(device);
+	return 0;
 }
 
 const char *vublk_feature_name(unsigned bit)

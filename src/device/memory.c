@@ -177,7 +177,7 @@ int vublk_device_set_memory(struct vublk_device *device,
 	if (r < 0)
 		return r;
 	r = take_table(&memory, regions, num_regions, error);
-	if (!r && (running || vublk_device_is_driver_ok(device)))
+	if (!r && (running || vublk_device_is_driver_ready(device)))
 		r = vublk_device_queues_check(device, &memory, error);
 	if (r < 0) {
 		vublk_device_memory_deinit(&memory);
@@ -185,6 +185,7 @@ int vublk_device_set_memory(struct vublk_device *device,
 	}
 	vublk_device_memory_deinit(&device->memory);
 	device->memory = memory;
+	vublk_device_watch_kicks(device);
 	if (!running)
 		return 0;
 	device->memory_change_under_way = true;

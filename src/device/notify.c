@@ -125,6 +125,7 @@ static int change(struct vublk_device *device, unsigned index, unsigned which, i
 				       index, which == KICK ? "kick" : "call");
 	queue = &device->queues[index];
 	*(which == KICK ? &queue->kick_fd : &queue->call_fd) = fd;
+	vublk_device_watch_kicks(device);
 	if (!vublk_device_has_rings_out(device))
 		return 0;
 	replace(device, index);

@@ -42,7 +42,7 @@ static int check_features(const struct vublk_device *device, struct vublk_error 
 		return vublk_error_set(error, ENOTSUP,
 				       "it does not offer %s, which the driver has accepted from the "
 				       "back-end before it", names);
-	if (device->acked_features && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
+	if (device->has_acked_features && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
 	    !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_RO)))
 		return vublk_error_set(error, EROFS,
 				       "it is read-only, and the back-end before it was not");

@@ -23,7 +23,7 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 	device->num_rings = 0;
 	device->num_notifiers = 0;
 	if (device->queues && device->bases && device->rings && device->notifiers_changed &&
-	    device->notifiers)
+	    device->notifiers && !vublk_device_kick_watches_init(device))
 		return 0;
 	vublk_device_queues_deinit(device);
 	return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", device->num_queues);
@@ -34,6 +34,7 @@ void vublk_device_queues_deinit(struct vublk_device *device)
 	free(device->queues);
 	free(device->bases);
 	free(device->rings);
+	vublk_device_kick_watches_deinit(device);
 	free(device->notifiers_changed);
 	free(device->notifiers);
 	device->queues = NULL;
@@ -50,6 +51,7 @@ void vublk_device_queues_reset(struct vublk_device *device)
 {
 	for (unsigned i = 0; i < device->num_queues; i++)
 		device->queues[i] = (struct vublk_device_queue){ .kick_fd = -1, .call_fd = -1 };
+	vublk_device_watch_kicks(device);
 }
 
 /* --- set-up ----------------------------------------------------------------------------- */
@@ -93,12 +95,13 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 	device->queues[index] = queue ? *queue :
 		(struct vublk_device_queue){ .kick_fd = -1, .call_fd = -1 };
 	/* Of a driver that has started already the next start asks nothing more. */
-	if (vublk_device_is_driver_ok(device))
+	if (vublk_device_is_driver_ready(device))
 		r = vublk_device_queues_check(device, &device->memory, error);
 	if (r < 0)
 		device->queues[index] = before;
 	else
 		device->bases[index] = queue ? queue->base : 0;
+	vublk_device_watch_kicks(device);
 	return r;
 }
 

@@ -33,7 +33,9 @@ static void undo(struct vublk_device *device)
 	vublk_device_memory_deinit(&device->memory);
 	device->features = 0;
 	device->acked_features = 0;
+	device->has_acked_features = false;
 	device->status = 0;
+	device->early_kick = VUBLK_DEVICE_KICK_NONE;
 	device->memory_change_under_way = false;
 	device->config_read = VUBLK_DEVICE_READ_NONE;
 	device->config_read_again = false;

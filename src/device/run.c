@@ -19,15 +19,16 @@
 
 static bool should_run(const struct vublk_device *device)
 {
-	return device->vm_running && vublk_device_is_driver_ok(device);
+	return device->vm_running && vublk_device_is_driver_ready(device);
 }
 
 /* --- stop ----------------------------------------------------------------------------- */
 
 void vublk_device_end_session(struct vublk_device *device)
 {
-	vublk_device_queues_reset(device);
+	device->has_acked_features = false;
 	device->acked_features = 0;
+	vublk_device_queues_reset(device);
 	vublk_device_drop_inflight(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
 }
@@ -93,6 +94,8 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 	if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
 		vublk_device_notify_rings(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
+	if (device->early_kick == VUBLK_DEVICE_KICK_STARTS)
+		vublk_device_kick_rings(device);
 	vublk_device_notifiers_send(device);
 	if (device->ops->started)
 		device->ops->started(device->bus);
@@ -175,13 +178,14 @@ static void begin_start(struct vublk_device *device)
 	device->num_rings = 0;
 	device->frontend.round_trips = 0;
 	if (vublk_device_uses_inflight(device)) {
-		vublk_frontend_begin_session(&device->frontend, device->acked_features,
-					     on_session_for_inflight, device);
+		vublk_frontend_begin_session(&device->frontend,
+					     vublk_device_session_features(device), on_session_for_inflight, device);
 		return;
 	}
 	/* An area that a back-end does not write into tells the one after it nothing but lies. */
 	vublk_device_drop_inflight(device);
-	vublk_frontend_begin_session(&device->frontend, device->acked_features, on_session, device);
+	vublk_frontend_begin_session(&device->frontend, vublk_device_session_features(device),
+				     on_session, device);
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
 }
 
@@ -192,6 +196,7 @@ void vublk_device_update(struct vublk_device *device)
 	else if (device->state == VUBLK_DEVICE_RUNNING && !should_run(device) &&
 		 !device->memory_change_under_way && !device->num_notifiers)
 		begin_stop(device, NULL);
+	vublk_device_watch_kicks(device);
 }
 
 /* --- status ------------------------------------------------------------------------------- */
@@ -204,6 +209,7 @@ uint8_t vublk_device_status(const struct vublk_device *device)
 static int reset(struct vublk_device *device)
 {
 	device->status = 0;
+	device->early_kick = VUBLK_DEVICE_KICK_NONE;
 	if (vublk_device_has_rings_out(device))
 		vublk_device_update(device);
 	else
@@ -211,12 +217,12 @@ static int reset(struct vublk_device *device)
 	return 0;
 }
 
-static int check_start(const struct vublk_device *device, struct vublk_error *error)
+int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error)
 {
 	if (device->state == VUBLK_DEVICE_DISCONNECTED && !device->reconnect.lost_ns)
 		return vublk_error_set(error, ENOTCONN,
 				       "the device cannot start: the back-end is gone");
-	if (!(device->acked_features & VUBLK_BIT(VIRTIO_F_VERSION_1)))
+	if (!device->has_acked_features)
 		return vublk_error_set(error, EINVAL,
 				       "the device cannot start: the driver has not accepted its "
 				       "features");
@@ -240,8 +246,8 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 		return vublk_error_set(error, EBUSY,
 				       "the status cannot be set before the reset is done: wait for "
 				       "stopped()");
-	if (status & VIRTIO_CONFIG_S_DRIVER_OK && !vublk_device_is_driver_ok(device)) {
-		r = check_start(device, error);
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK && !vublk_device_is_driver_ready(device)) {
+		r = vublk_device_check_start(device, error);
 		if (r < 0)
 			return r;
 	}

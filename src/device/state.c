@@ -126,9 +126,10 @@ bool vublk_device_is_connected(const struct vublk_device *device)
 	return device->state == VUBLK_DEVICE_STOPPED || vublk_device_has_rings_out(device);
 }
 
-bool vublk_device_is_driver_ok(const struct vublk_device *device)
+bool vublk_device_is_driver_ready(const struct vublk_device *device)
 {
-	return device->status & VIRTIO_CONFIG_S_DRIVER_OK;
+	return device->status & VIRTIO_CONFIG_S_DRIVER_OK ||
+	       device->early_kick == VUBLK_DEVICE_KICK_STARTS;
 }
 
 bool vublk_device_has_rings_out(const struct vublk_device *device)
@@ -159,7 +160,7 @@ int vublk_device_require_set_up(const struct vublk_device *device, const char *w
 	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED &&
 	    device->state != VUBLK_DEVICE_RECONNECTING)
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
-	if (device->settings.reconnect_ms && vublk_device_is_driver_ok(device) &&
+	if (device->settings.reconnect_ms && vublk_device_is_driver_ready(device) &&
 	    !is_at_rest(device))
 		return vublk_error_set(error, EBUSY,
 				       "%s is possible after a reset: the rings go on when there is a "

@@ -283,7 +283,8 @@ void rig_set_up(struct rig *rig, unsigned num_queues)
 
 	make_memory(rig);
 	region = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 };
-	if (vublk_device_ack_features(rig->device, vublk_device_features(rig->device), &error) < 0 ||
+	if (vublk_device_ack_features(rig->device, vublk_device_features(rig->device) &
+				      ~rig->refused_features, &error) < 0 ||
 	    vublk_device_set_memory(rig->device, &region, 1, &error) < 0)
 		fail_msg("%s", error.text);
 	for (unsigned i = 0; i < num_queues; i++) {

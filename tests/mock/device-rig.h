@@ -35,6 +35,7 @@ struct rig {
 	unsigned calls[RIG_NUM_CALLBACKS];
 	struct vublk_error errors[RIG_NUM_CALLBACKS]; /* of the last call; code 0: none */
 	void (*hook)(struct rig *rig, enum rig_callback callback); /* called inside each */
+	uint64_t refused_features; /* offered, and not accepted by rig_set_up() */
 	bool (*pump)(void *opaque); /* lets the other end work; true: it had something to do */
 	void *pump_opaque;
 	unsigned num_failed_tries; /* to realize, as the log told them */

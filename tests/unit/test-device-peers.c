@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -547,6 +548,78 @@ static void memory_changes(const struct peer *peer)
 	end_daemon(pid);
 }
 
+/* The rings rest while the VM is paused, and go on where they were. */
+static void pauses(const struct peer *peer)
+{
+	pid_t pid = peer->start(2);
+	char data[512];
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	rig_start(&rig, 2);
+	for (unsigned i = 1; i <= 10; i++) {
+		assert_int_equal(rig_request(&rig, i % 2, VIRTIO_BLK_T_IN, 7, data, 512), 0);
+		assert_memory_equal(data, "seven", 5);
+		assert_int_equal(vublk_device_set_vm_running(rig.device, false), 1);
+		rig_wait(&rig, RIG_STOPPED, i);
+		assert_int_equal(vublk_device_queue_base(rig.device, 1), (i + 1) / 2);
+		assert_int_equal(vublk_device_set_vm_running(rig.device, true), 1);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+	}
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+/* Other eventfds under rings that run; the old ones are gone. */
+static void notifiers_change(const struct peer *peer)
+{
+	pid_t pid = peer->start(2);
+	char data[512];
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig_realize(&rig);
+	rig_start(&rig, 2);
+	for (unsigned i = 1; i <= 10; i++) {
+		unsigned q = i % 2;
+
+		vublk_fd_close(&rig.kicks[q]);
+		vublk_fd_close(&rig.callfds[q]);
+		rig.kicks[q] = vublk_eventfd_new();
+		rig.callfds[q] = vublk_eventfd_new();
+		assert_int_equal(vublk_device_set_queue_kick(rig.device, q, rig.kicks[q], NULL), 1);
+		assert_int_equal(vublk_device_set_queue_call(rig.device, q, rig.callfds[q], NULL),
+				 1);
+		rig_wait(&rig, RIG_NOTIFIERS_CHANGED, i);
+		assert_int_equal(rig_request(&rig, q, VIRTIO_BLK_T_IN, 7, data, 512), 0);
+		assert_memory_equal(data, "seven", 5);
+	}
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
+/* It kicks before DRIVER_OK, and nobody reads the kick but the back-end. */
+static void legacy_driver(const struct peer *peer)
+{
+	pid_t pid = peer->start(2);
+	char data[512];
+	struct rig rig;
+
+	rig_init(&rig, socket_path);
+	rig.refused_features = VUBLK_BIT(VIRTIO_F_VERSION_1);
+	rig_realize(&rig);
+	vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER, NULL);
+	rig_set_up(&rig, 2);
+	vublk_eventfd_signal(rig.kicks[1]);
+	rig_wait(&rig, RIG_STARTED, 1);
+	assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 7, data, 512), 0);
+	assert_memory_equal(data, "seven", 5);
+	rig_stop(&rig);
+	rig_deinit(&rig);
+	end_daemon(pid);
+}
+
 #define CASES(X) \
 	X(realize_and_look) \
 	X(requests) \
@@ -556,7 +629,10 @@ static void memory_changes(const struct peer *peer)
 	X(daemon_dies) \
 	X(daemon_is_replaced) \
 	X(resize) \
-	X(memory_changes)
+	X(memory_changes) \
+	X(pauses) \
+	X(notifiers_change) \
+	X(legacy_driver)
 
 #define DEFINE(name)                                                            \
 	static void test_qsd_##name(void **state) { name(&qsd); }              \

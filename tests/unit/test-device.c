@@ -221,8 +221,8 @@ static const char *const event_sentences[VUBLK_DEVICE_NUM_EVENTS] = {
 	[VUBLK_DEVICE_EVENT_REALIZE] = "`vublk_device_realize()`, and the properties are good",
 	[VUBLK_DEVICE_EVENT_REALIZED] = "the handshake is done and the config makes sense",
 	[VUBLK_DEVICE_EVENT_REALIZE_FAILED] = "the last try failed",
-	[VUBLK_DEVICE_EVENT_START] = "the driver has set DRIVER_OK, the VM runs, and there is a "
-				     "back-end",
+	[VUBLK_DEVICE_EVENT_START] = "the driver has set DRIVER_OK (a legacy driver: or has kicked), "
+				     "the VM runs, and there is a back-end",
 	[VUBLK_DEVICE_EVENT_STARTED] = "the back-end has confirmed everything",
 	[VUBLK_DEVICE_EVENT_STOP] = "the driver reset the device, the VM was paused, or the back-end "
 				    "refused a part of the start",

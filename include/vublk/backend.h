@@ -46,6 +46,9 @@ const struct vublk_backend_option *vublk_backend_options(void);
  *   engine       file (default), memory, null
  *   blk-file     the image or block device (engine file)
  *   size         bytes of a memory or null disk
+ *   inflight     on (default) or off: whether an in-flight area (INFLIGHT_SHMFD) is
+ *                offered; off makes it like the many back-ends that have none, after
+ *                whose death a front-end cannot tell what was executed
  *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
  * `log` (may be NULL) is copied.
  *

@@ -20,11 +20,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define OFFERED_PROTOCOL_FEATURES                                                             \
+#define ALWAYS_OFFERED                                                                        \
 	(VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |                         \
 	 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |                   \
-	 VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) |          \
-	 VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) | VUBLK_BIT(VUBLK_VU_F_STATUS))
+	 VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) |     \
+	 VUBLK_BIT(VUBLK_VU_F_STATUS))
 
 /* --- helpers --------------------------------------------------------------- */
 
@@ -89,17 +89,23 @@ static int set_features(struct vublk_session *session, struct vublk_error *error
 	return 0;
 }
 
+static uint64_t offered_protocol_features(const struct vublk_session *session)
+{
+	return ALWAYS_OFFERED |
+	       (session->owner->inflight ? VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) : 0);
+}
+
 static int get_protocol_features(struct vublk_session *session, struct vublk_error *error)
 {
-	reply_u64(session, OFFERED_PROTOCOL_FEATURES);
+	reply_u64(session, offered_protocol_features(session));
 	return 0;
 }
 
 static int set_protocol_features(struct vublk_session *session, struct vublk_error *error)
 {
 	uint64_t features = session->request.payload.u64;
-	int r = refuse_unknown_bits("SET_PROTOCOL_FEATURES", features, OFFERED_PROTOCOL_FEATURES,
-				    error);
+	int r = refuse_unknown_bits("SET_PROTOCOL_FEATURES", features,
+				    offered_protocol_features(session), error);
 
 	if (!r)
 		session->protocol_features = features;
@@ -492,7 +498,7 @@ static const struct message *find_message(const struct vublk_session *session)
 	if (!info || request >= VUBLK_VU_REQUEST_END || !messages[request].run)
 		return NULL;
 	if (info->protocol_feature >= 0 &&
-	    !(OFFERED_PROTOCOL_FEATURES & VUBLK_BIT(info->protocol_feature)))
+	    !(offered_protocol_features(session) & VUBLK_BIT(info->protocol_feature)))
 		return NULL;
 	return &messages[request];
 }

@@ -186,6 +186,12 @@ static int parse_write_cache(const char *name, const char *value,
 	return vublk_parse_bool(name, value, &settings->write_cache, error);
 }
 
+static int parse_inflight(const char *name, const char *value,
+			  struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return vublk_parse_bool(name, value, &settings->inflight, error);
+}
+
 static int parse_serial(const char *name, const char *value,
 			struct vublk_backend_settings *settings, struct vublk_error *error)
 {
@@ -226,6 +232,9 @@ static const struct option options_table[] = {
 	{ { "write-cache", "bool", "on",
 	    "Writes complete before they are stable, until the driver flushes" },
 	  parse_write_cache },
+	{ { "inflight", "bool", "on",
+	    "Offer an in-flight area, by which the next back-end repeats what this one leaves" },
+	  parse_inflight },
 	{ { "serial", "string", "vublk", "What the disk says it is, at most 20 characters" },
 	  parse_serial },
 };

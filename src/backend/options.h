@@ -21,6 +21,7 @@ struct vublk_backend_settings {
 	unsigned num_threads;
 	enum vublk_poll_mode poll;
 	bool write_cache;
+	bool inflight;
 	char serial[VUBLK_BLK_ID_BYTES];
 };
 

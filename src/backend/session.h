@@ -43,6 +43,7 @@ struct vublk_session_owner {
 	unsigned num_workers;
 	unsigned num_queues;
 	bool write_cache;
+	bool inflight; /* whether an in-flight area is on offer */
 	const char *serial; /* VUBLK_BLK_ID_BYTES of it */
 	/* The front-end is gone, the queues are stopped; the owner frees the session. */
 	void (*ended)(void *opaque);

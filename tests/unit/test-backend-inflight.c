@@ -382,10 +382,37 @@ static void test_asked_again_and_again(void **state)
 	rig_close(&rig);
 }
 
+/* Not offered, it can be neither accepted nor asked for. */
+static void test_not_offered(void **state)
+{
+	const struct vublk_option options[] = {
+		{ "engine", "memory" }, { "size", "8M" }, { "num-queues", "4" },
+		{ "inflight", "off" }, { 0 },
+	};
+	struct vublk_vu_message message;
+	struct rig rig;
+
+	rig_open(&rig, options);
+	rig_start(&rig);
+	assert_false(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES,
+				     rig.protocol_features |
+				     VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD)), 1);
+	assert_true(rig_log_has(&rig, "which were not offered"));
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), VIRTIO_BLK_S_OK);
+	vublk_vu_message_init(&message, VUBLK_VU_GET_INFLIGHT_FD);
+	message.payload.inflight.num_queues = RIG_QUEUES;
+	message.payload.inflight.queue_size = RIG_SIZE;
+	message.header.size = sizeof(message.payload.inflight);
+	rig_send(&rig, &message);
+	rig_close_expecting_end(&rig);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_noted_and_cleared),
+		VUBLK_TEST(test_not_offered),
 		VUBLK_TEST(test_died_at_each_step),
 		VUBLK_TEST(test_died_after_the_last),
 		VUBLK_TEST(test_refused_areas),

@@ -9,6 +9,7 @@
  */
 #include "backend/backend.h"
 
+#include "backend/kill-point.h"
 #include "util/error.h"
 #include "util/fd.h"
 
@@ -302,6 +303,8 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 	struct vublk_backend *backend;
 	int r = vublk_backend_settings_parse(options, &settings, error);
 
+	if (!r)
+		r = vublk_kill_points_init(error);
 	if (r) {
 		vublk_fd_close(&settings.fd);
 		return r;

@@ -15,6 +15,7 @@
  */
 #include "backend/inflight.h"
 
+#include "backend/kill-point.h"
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
@@ -272,8 +273,10 @@ void vublk_inflight_queue_publish(struct vublk_inflight_queue *queue, uint16_t u
 {
 	if (!queue->region)
 		return;
-	for (unsigned i = 0; i < queue->num_batch; i++)
+	for (unsigned i = 0; i < queue->num_batch; i++) {
 		vublk_store_release(&queue->region->desc[queue->batch[i]].inflight, 0); /* J */
+		vublk_kill_point(VUBLK_KILL_AFTER_INFLIGHT_CLEAR);
+	}
 	queue->num_batch = 0;
 	vublk_store_release(&queue->region->used_idx, used_idx); /* J */
 }

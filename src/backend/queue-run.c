@@ -6,6 +6,7 @@
  */
 #include "backend/queue.h"
 
+#include "backend/kill-point.h"
 #include "util/fd.h"
 
 #include <errno.h>
@@ -37,6 +38,7 @@ void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, 
 		vublk_queue_publish(queue);
 	vublk_inflight_queue_push(&queue->inflight, request->chain.head);
 	vublk_device_ring_push(&queue->ring, request->chain.head, bytes);
+	vublk_kill_point(VUBLK_KILL_AFTER_USED_ELEMENT);
 	queue->pushed++;
 	queue->outstanding--;
 	put_slot(queue, request);
@@ -50,9 +52,12 @@ void vublk_queue_publish(struct vublk_queue *queue)
 		return;
 	queue->pushed = 0;
 	call = vublk_device_ring_publish(&queue->ring);
+	vublk_kill_point(VUBLK_KILL_AFTER_USED_INDEX);
 	vublk_inflight_queue_publish(&queue->inflight, vublk_device_ring_used(&queue->ring));
-	if (call && queue->call_fd >= 0)
-		vublk_eventfd_signal(queue->call_fd);
+	if (!call || queue->call_fd < 0)
+		return;
+	vublk_kill_point(VUBLK_KILL_BEFORE_CALL);
+	vublk_eventfd_signal(queue->call_fd);
 }
 
 /* --- the ring -------------------------------------------------------------- */
@@ -73,6 +78,7 @@ static bool took(struct vublk_queue *queue, struct vublk_request *request, int r
 	if (r == 1 || r == -EBADMSG) {
 		queue->outstanding++;
 		vublk_inflight_queue_take(&queue->inflight, request->chain.head);
+		vublk_kill_point(VUBLK_KILL_AFTER_FETCH);
 	}
 	if (r == 1) {
 		vublk_request_begin(request, engine);

@@ -10,6 +10,7 @@
  */
 #include "backend/queue.h"
 
+#include "backend/kill-point.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -24,6 +25,7 @@ _Static_assert(RANGE_BYTES == 16, "wire size");
 static void complete(struct vublk_request *request, uint8_t status)
 {
 	*request->status = status;
+	vublk_kill_point(VUBLK_KILL_AFTER_STATUS);
 	vublk_queue_push(request->queue, request,
 			 status == VIRTIO_BLK_S_OK ? request->written_bytes : 1);
 }
@@ -258,6 +260,7 @@ void vublk_request_done(struct vublk_request *request, struct vublk_engine_queue
 	bool has_ranges = request->io.op == VUBLK_OP_DISCARD ||
 			  request->io.op == VUBLK_OP_WRITE_ZEROES;
 
+	vublk_kill_point(VUBLK_KILL_AFTER_IO);
 	if (request->io.result)
 		complete(request, VIRTIO_BLK_S_IOERR);
 	else if (has_ranges)

@@ -60,6 +60,13 @@ struct vublk_loop *vublk_worker_loop(struct vublk_worker *worker)
 	return &worker->loop;
 }
 
+/* An engine may keep what was submitted until it is told that there is no more for now. */
+static void commit(struct vublk_worker *worker)
+{
+	if (worker->engine->ops->commit)
+		worker->engine->ops->commit(worker->engine_queue);
+}
+
 /* --- queues come and go ---------------------------------------------------- */
 
 static void on_kick(void *opaque, uint32_t events)
@@ -92,6 +99,7 @@ int vublk_worker_add_queue(struct vublk_worker *worker, struct vublk_queue *queu
 	worker->queues = queue;
 	vublk_device_ring_disable_kicks(&queue->ring);
 	vublk_queue_begin(queue, worker->engine_queue);
+	commit(worker);
 	return 0;
 }
 
@@ -127,12 +135,6 @@ static void remove_drained(struct vublk_worker *worker)
 }
 
 /* --- work ------------------------------------------------------------------ */
-
-static void commit(struct vublk_worker *worker)
-{
-	if (worker->engine->ops->commit)
-		worker->engine->ops->commit(worker->engine_queue);
-}
 
 static unsigned take_all(struct vublk_worker *worker)
 {

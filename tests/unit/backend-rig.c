@@ -65,6 +65,15 @@ static void *run(void *opaque)
 	return NULL;
 }
 
+static void init(struct rig *rig)
+{
+	memset(rig, 0, sizeof(*rig));
+	pthread_mutex_init(&rig->log.lock, NULL);
+	rig->memory_fd = -1;
+	for (unsigned i = 0; i < RIG_QUEUES; i++)
+		rig->queues[i].kick_fd = rig->queues[i].call_fd = rig->queues[i].err_fd = -1;
+}
+
 void rig_open(struct rig *rig, const struct vublk_option *options)
 {
 	struct vublk_option all[MAX_OPTIONS + 1] = { 0 };
@@ -74,11 +83,7 @@ void rig_open(struct rig *rig, const struct vublk_option *options)
 	char number[16];
 	int sockets[2];
 
-	memset(rig, 0, sizeof(*rig));
-	pthread_mutex_init(&rig->log.lock, NULL);
-	rig->memory_fd = -1;
-	for (unsigned i = 0; i < RIG_QUEUES; i++)
-		rig->queues[i].kick_fd = rig->queues[i].call_fd = rig->queues[i].err_fd = -1;
+	init(rig);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
 	for (; options[n].name; n++)
 		all[n] = options[n];
@@ -99,9 +104,22 @@ void rig_open_memory(struct rig *rig)
 	rig_open(rig, options);
 }
 
+void rig_attach(struct rig *rig, int fd)
+{
+	init(rig);
+	vublk_channel_init(&rig->channel, fd);
+}
+
+void rig_attach_again(struct rig *rig, int fd)
+{
+	vublk_channel_deinit(&rig->channel);
+	vublk_channel_init(&rig->channel, fd);
+}
+
 static void free_all(struct rig *rig)
 {
-	assert_int_equal(pthread_join(rig->thread, NULL), 0);
+	if (rig->backend)
+		assert_int_equal(pthread_join(rig->thread, NULL), 0);
 	assert_int_equal(rig->result, 0);
 	vublk_channel_deinit(&rig->channel);
 	vublk_backend_free(rig->backend);
@@ -376,7 +394,7 @@ static uint64_t user_address(const struct rig *rig, const void *pointer)
 	return RIG_USER + (uint64_t)((const char *)pointer - rig->memory);
 }
 
-uint64_t rig_tell_queue(struct rig *rig, unsigned index, uint16_t base)
+uint64_t rig_describe_queue(struct rig *rig, unsigned index, uint16_t base)
 {
 	struct rig_queue *queue = &rig->queues[index];
 
@@ -390,7 +408,12 @@ uint64_t rig_tell_queue(struct rig *rig, unsigned index, uint16_t base)
 	assert_int_equal(rig_set_vring_fd(rig, VUBLK_VU_SET_VRING_ERR, index,
 					  fresh_eventfd(&queue->err_fd)), 0);
 	return rig_set_vring_fd(rig, VUBLK_VU_SET_VRING_KICK, index,
-				fresh_eventfd(&queue->kick_fd)) |
+				fresh_eventfd(&queue->kick_fd));
+}
+
+uint64_t rig_tell_queue(struct rig *rig, unsigned index, uint16_t base)
+{
+	return rig_describe_queue(rig, index, base) |
 	       rig_set_state(rig, VUBLK_VU_SET_VRING_ENABLE, index, 1);
 }
 
@@ -405,6 +428,73 @@ void rig_start(struct rig *rig)
 	rig_negotiate(rig);
 	assert_int_equal(rig_set_mem_table(rig), 0);
 	rig_start_queue(rig, 0, RIG_SIZE, 0);
+}
+
+/* --- the in-flight area ------------------------------------------------------ */
+
+void rig_get_area(struct rig *rig, struct rig_area *area)
+{
+	struct vublk_vu_message message, reply;
+
+	vublk_vu_message_init(&message, VUBLK_VU_GET_INFLIGHT_FD);
+	message.payload.inflight.num_queues = RIG_QUEUES;
+	message.payload.inflight.queue_size = RIG_SIZE;
+	message.header.size = sizeof(message.payload.inflight);
+	rig_ask(rig, &message, &reply);
+	assert_int_equal(reply.header.size, sizeof(reply.payload.inflight));
+	assert_int_equal(reply.payload.inflight.num_queues, RIG_QUEUES);
+	assert_int_equal(reply.payload.inflight.queue_size, RIG_SIZE);
+	assert_int_equal(reply.payload.inflight.mmap_offset, 0);
+	area->bytes = reply.payload.inflight.mmap_size;
+	assert_int_equal(area->bytes, vublk_inflight_split_area_bytes(RIG_QUEUES, RIG_SIZE));
+	area->fd = vublk_vu_message_take_fd(&reply, 0);
+	assert_true(area->fd >= 0);
+	area->region = vublk_map_shared(area->fd, 0, area->bytes, NULL);
+	assert_non_null(area->region);
+}
+
+uint64_t rig_set_area_as(struct rig *rig, const struct rig_area *area, uint64_t size,
+			 uint64_t offset, unsigned num_queues, unsigned queue_size)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_INFLIGHT_FD);
+	message.payload.inflight.mmap_size = size;
+	message.payload.inflight.mmap_offset = offset;
+	message.payload.inflight.num_queues = (uint16_t)num_queues;
+	message.payload.inflight.queue_size = (uint16_t)queue_size;
+	message.header.size = sizeof(message.payload.inflight);
+	message.fds[0] = area->fd;
+	message.num_fds = 1;
+	return rig_send_acked(rig, &message);
+}
+
+uint64_t rig_set_area(struct rig *rig, const struct rig_area *area)
+{
+	return rig_set_area_as(rig, area, area->bytes, 0, RIG_QUEUES, RIG_SIZE);
+}
+
+void rig_drop_area(struct rig_area *area)
+{
+	vublk_unmap(area->region, area->bytes);
+	vublk_fd_close(&area->fd);
+}
+
+struct vublk_inflight_split *rig_area_region(const struct rig_area *area, unsigned index)
+{
+	uint64_t bytes = vublk_inflight_split_region_bytes(RIG_SIZE);
+
+	return (struct vublk_inflight_split *)((char *)area->region + index * bytes);
+}
+
+unsigned rig_count_inflight(const struct rig_area *area, unsigned index)
+{
+	const struct vublk_inflight_split *region = rig_area_region(area, index);
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < RIG_SIZE; i++)
+		n += region->desc[i].inflight;
+	return n;
 }
 
 /* --- requests ----------------------------------------------------------------- */

@@ -40,7 +40,7 @@ struct rig_log {
 };
 
 struct rig {
-	struct vublk_backend *backend;
+	struct vublk_backend *backend; /* NULL: it is in another process */
 	pthread_t thread;
 	int result;
 	struct rig_log log;
@@ -57,6 +57,10 @@ struct rig {
 void rig_open(struct rig *rig, const struct vublk_option *options);
 /* A memory disk of 8 MiB with RIG_QUEUES queues. */
 void rig_open_memory(struct rig *rig);
+/* A front-end only, whose back-end has the other end of the socket `fd`, which is taken over. */
+void rig_attach(struct rig *rig, int fd);
+/* The same for the back-end after it; memory, rings and notifiers stay. */
+void rig_attach_again(struct rig *rig, int fd);
 /* The front-end goes; the back-end's thread ends and everything is freed. */
 void rig_close(struct rig *rig);
 /* The same, for a back-end that must have ended the connection itself. */
@@ -95,12 +99,33 @@ uint64_t rig_add_mem_reg(struct rig *rig, int fd, uint64_t guest, uint64_t user,
 			 uint64_t offset);
 /* The driver's end of a ring, which goes on at `base`; the back-end is told nothing. */
 void rig_make_ring(struct rig *rig, unsigned index, unsigned size, uint16_t base);
-/* NUM, BASE, ADDR, CALL, ERR, KICK, ENABLE; 0 when the queue runs. */
+/* NUM, BASE, ADDR, CALL, ERR, KICK; what KICK was answered. */
+uint64_t rig_describe_queue(struct rig *rig, unsigned index, uint16_t base);
+/* The same and ENABLE; 0 when the queue runs. */
 uint64_t rig_tell_queue(struct rig *rig, unsigned index, uint16_t base);
 /* Both, without a refusal. */
 void rig_start_queue(struct rig *rig, unsigned index, unsigned size, uint16_t base);
 /* negotiate, memory table, queue 0. */
 void rig_start(struct rig *rig);
+
+/* --- the in-flight area ------------------------------------------------------ */
+
+struct rig_area {
+	int fd;
+	uint64_t bytes;
+	struct vublk_inflight_split *region; /* of queue 0 */
+};
+
+/* GET_INFLIGHT_FD for RIG_QUEUES queues of RIG_SIZE entries; mapped here, too. */
+void rig_get_area(struct rig *rig, struct rig_area *area);
+/* SET_INFLIGHT_FD with the same, or with other numbers. */
+uint64_t rig_set_area(struct rig *rig, const struct rig_area *area);
+uint64_t rig_set_area_as(struct rig *rig, const struct rig_area *area, uint64_t size,
+			 uint64_t offset, unsigned num_queues, unsigned queue_size);
+void rig_drop_area(struct rig_area *area);
+struct vublk_inflight_split *rig_area_region(const struct rig_area *area, unsigned index);
+/* Entries of a queue's region that are noted as in flight. */
+unsigned rig_count_inflight(const struct rig_area *area, unsigned index);
 
 /* --- requests ----------------------------------------------------------------- */
 

@@ -15,74 +15,16 @@
 #define REQUESTS 3
 #define SECTOR 40 /* all write to it, so that the last one executed is seen */
 
-struct area {
-	int fd;
-	uint64_t bytes;
-	struct vublk_inflight_split *region; /* of queue 0 */
-};
-
-static void get_area(struct rig *rig, struct area *area)
-{
-	struct vublk_vu_message message, reply;
-
-	vublk_vu_message_init(&message, VUBLK_VU_GET_INFLIGHT_FD);
-	message.payload.inflight.num_queues = RIG_QUEUES;
-	message.payload.inflight.queue_size = RIG_SIZE;
-	message.header.size = sizeof(message.payload.inflight);
-	rig_ask(rig, &message, &reply);
-	assert_int_equal(reply.header.size, sizeof(reply.payload.inflight));
-	assert_int_equal(reply.payload.inflight.num_queues, RIG_QUEUES);
-	assert_int_equal(reply.payload.inflight.queue_size, RIG_SIZE);
-	assert_int_equal(reply.payload.inflight.mmap_offset, 0);
-	area->bytes = reply.payload.inflight.mmap_size;
-	assert_int_equal(area->bytes, vublk_inflight_split_area_bytes(RIG_QUEUES, RIG_SIZE));
-	area->fd = vublk_vu_message_take_fd(&reply, 0);
-	assert_true(area->fd >= 0);
-	area->region = vublk_map_shared(area->fd, 0, area->bytes, NULL);
-	assert_non_null(area->region);
-}
-
-static uint64_t set_area(struct rig *rig, const struct area *area, uint64_t size, uint64_t offset,
-			 unsigned num_queues, unsigned queue_size)
-{
-	struct vublk_vu_message message;
-
-	vublk_vu_message_init(&message, VUBLK_VU_SET_INFLIGHT_FD);
-	message.payload.inflight.mmap_size = size;
-	message.payload.inflight.mmap_offset = offset;
-	message.payload.inflight.num_queues = (uint16_t)num_queues;
-	message.payload.inflight.queue_size = (uint16_t)queue_size;
-	message.header.size = sizeof(message.payload.inflight);
-	message.fds[0] = area->fd;
-	message.num_fds = 1;
-	return rig_send_acked(rig, &message);
-}
-
-static void drop_area(struct area *area)
-{
-	vublk_unmap(area->region, area->bytes);
-	vublk_fd_close(&area->fd);
-}
-
-static unsigned count_inflight(const struct area *area)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < RIG_SIZE; i++)
-		n += area->region->desc[i].inflight;
-	return n;
-}
-
 static void test_noted_and_cleared(void **state)
 {
-	struct area area;
+	struct rig_area area;
 	struct rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
-	get_area(&rig, &area);
-	assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+	rig_get_area(&rig, &area);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	for (unsigned i = 0; i < 10; i++)
 		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), 0);
@@ -91,12 +33,12 @@ static void test_noted_and_cleared(void **state)
 	assert_int_equal(area.region->desc_num, RIG_SIZE);
 	assert_int_equal(area.region->features, 0);
 	assert_int_equal(area.region->used_idx, 10);
-	assert_int_equal(count_inflight(&area), 0);
+	assert_int_equal(rig_count_inflight(&area, 0), 0);
 	assert_int_equal(area.region->desc[area.region->last_batch_head].counter, 9);
 	/* It goes on where it was. */
 	assert_int_equal(rig_tell_queue(&rig, 0, 10), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), 0);
-	drop_area(&area);
+	rig_drop_area(&area);
 	rig_close(&rig);
 }
 
@@ -203,7 +145,7 @@ static const struct scene scenes[] = {
 	{ "after everything", after_everything, 2, 1, 0 },
 };
 
-static void prepare(struct rig *rig, struct area *area, const struct scene *scene)
+static void prepare(struct rig *rig, struct rig_area *area, const struct scene *scene)
 {
 	uint16_t heads[REQUESTS];
 
@@ -220,7 +162,7 @@ static void prepare(struct rig *rig, struct area *area, const struct scene *scen
 	scene->died(rig, area->region, heads);
 }
 
-static void check(struct rig *rig, const struct area *area, const struct scene *scene)
+static void check(struct rig *rig, const struct rig_area *area, const struct scene *scene)
 {
 	unsigned executed = 0;
 
@@ -235,26 +177,26 @@ static void check(struct rig *rig, const struct area *area, const struct scene *
 		fail_msg("%s: the last was '%c'", scene->name, rig_data(rig, 0)[4096]);
 	assert_int_equal(rig_get_base(rig, 0), REQUESTS + 1);
 	assert_int_equal(area->region->used_idx, REQUESTS + 1);
-	assert_int_equal(count_inflight(area), 0);
+	assert_int_equal(rig_count_inflight(area, 0), 0);
 	assert_false(vublk_driver_ring_has_completion(&rig->queues[0].driver));
 }
 
 static void test_died_at_each_step(void **state)
 {
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(scenes); i++) {
-		struct area area;
+		struct rig_area area;
 		struct rig rig;
 
 		rig_open_memory(&rig);
 		rig_negotiate(&rig);
 		assert_int_equal(rig_set_mem_table(&rig), 0);
-		get_area(&rig, &area);
+		rig_get_area(&rig, &area);
 		rig_make_ring(&rig, 0, RIG_SIZE, 0);
 		prepare(&rig, &area, &scenes[i]);
-		assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+		assert_int_equal(rig_set_area(&rig, &area), 0);
 		assert_int_equal(rig_tell_queue(&rig, 0, (uint16_t)scenes[i].base), 0);
 		check(&rig, &area, &scenes[i]);
-		drop_area(&area);
+		rig_drop_area(&area);
 		rig_close(&rig);
 	}
 }
@@ -262,23 +204,23 @@ static void test_died_at_each_step(void **state)
 /* Nothing is left to be done, and the area says so before anything else is. */
 static void test_died_after_the_last(void **state)
 {
-	struct area area;
+	struct rig_area area;
 	struct rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
-	get_area(&rig, &area);
+	rig_get_area(&rig, &area);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	prepare(&rig, &area, &(struct scene){ .died = after_publishing });
 	push(&rig, area.region, rig.queues[0].ring.avail->ring[0], 2);
 	rig.queues[0].ring.used->idx = 3;
-	assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 3), 0);
 	assert_int_equal(area.region->used_idx, 3);
-	assert_int_equal(count_inflight(&area), 0);
+	assert_int_equal(rig_count_inflight(&area, 0), 0);
 	assert_int_equal(rig_get_base(&rig, 0), 3);
-	drop_area(&area);
+	rig_drop_area(&area);
 	rig_close(&rig);
 }
 
@@ -286,46 +228,46 @@ static void test_died_after_the_last(void **state)
 
 static void test_refused_areas(void **state)
 {
-	struct area area;
+	struct rig_area area;
 	struct rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
-	get_area(&rig, &area);
-	assert_int_equal(set_area(&rig, &area, area.bytes - 1, 0, RIG_QUEUES, RIG_SIZE), 1);
-	assert_int_equal(set_area(&rig, &area, UINT64_MAX, 64, RIG_QUEUES, RIG_SIZE), 1);
+	rig_get_area(&rig, &area);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes - 1, 0, RIG_QUEUES, RIG_SIZE), 1);
+	assert_int_equal(rig_set_area_as(&rig, &area, UINT64_MAX, 64, RIG_QUEUES, RIG_SIZE), 1);
 	assert_true(rig_log_has(&rig, "not a memory file of at least"));
-	assert_int_equal(set_area(&rig, &area, area.bytes, UINT64_MAX - 63, RIG_QUEUES, RIG_SIZE),
-			 1);
-	assert_int_equal(set_area(&rig, &area, area.bytes, 4, 1, RIG_SIZE), 1);
-	assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES + 1, 1), 1);
-	assert_int_equal(set_area(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
-	assert_int_equal(set_area(&rig, &area, area.bytes, 0, 1, 0), 1);
-	assert_int_equal(set_area(&rig, &area, area.bytes, 0, 1, 65535), 1);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, UINT64_MAX - 63, RIG_QUEUES,
+					 RIG_SIZE), 1);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 4, 1, RIG_SIZE), 1);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, RIG_QUEUES + 1, 1), 1);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 0), 1);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 65535), 1);
 	/* A part of it, not at its beginning. */
-	assert_int_equal(set_area(&rig, &area, area.bytes - 64, 64, 1, RIG_SIZE), 0);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes - 64, 64, 1, RIG_SIZE), 0);
 	/* The ring is larger than the area's regions; the queue is not in the area. */
-	assert_int_equal(set_area(&rig, &area, area.bytes, 0, 1, 64), 0);
+	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 64), 0);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 1);
 	assert_true(rig_log_has(&rig, "the in-flight area is for 1 queues of 64 entries"));
 	rig_make_ring(&rig, 1, 64, 0);
 	assert_int_equal(rig_tell_queue(&rig, 1, 0), 1);
-	drop_area(&area);
+	rig_drop_area(&area);
 	rig_close(&rig);
 }
 
 static void test_scribbled_areas(void **state)
 {
-	struct area area;
+	struct rig_area area;
 	struct rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
-	get_area(&rig, &area);
-	assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
+	rig_get_area(&rig, &area);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
 	/* Of another ring. */
 	area.region->version = 1;
 	area.region->used_idx = 1000;
@@ -345,7 +287,7 @@ static void test_scribbled_areas(void **state)
 		area.region->desc[i].inflight = 0xff;
 	assert_int_equal(rig_tell_queue(&rig, 0, 5), 0);
 	rig_get_base(&rig, 0);
-	drop_area(&area);
+	rig_drop_area(&area);
 	rig_close(&rig);
 }
 
@@ -363,11 +305,11 @@ static void test_asked_again_and_again(void **state)
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
 	for (unsigned i = 0; i < 500; i++) {
-		struct area area;
+		struct rig_area area;
 
-		get_area(&rig, &area);
-		assert_int_equal(set_area(&rig, &area, area.bytes, 0, RIG_QUEUES, RIG_SIZE), 0);
-		drop_area(&area);
+		rig_get_area(&rig, &area);
+		assert_int_equal(rig_set_area(&rig, &area), 0);
+		rig_drop_area(&area);
 		/* Its answer says that all of the message before is done. */
 		rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		if (!i) {

@@ -2,12 +2,18 @@
 /*
  * A back-end that kills itself at a chosen place (src/backend/kill-point.h), and
  * what the next one makes of what it leaves.
+ *
+ * The idea to read it by: after a death the test writes over what the requests
+ * wrote. A request whose completion the driver can see must not be executed again,
+ * so what was written over it has to stay; any other has to be executed yet, so it
+ * must not. That a completion comes once is what the driver's ring checks.
  */
 #include "backend-rig.h"
 
 #include "util/fd.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,28 +23,47 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A back-end on a memory disk, with its front-end's end of the socket and its words. */
+#define REQUESTS 8
+#define REQUEST_BYTES 1024
+#define DISK_BYTES (1 << 20)
+#define OVER_PUBLISHED 'P'
+#define OVER_UNPUBLISHED 'U'
+
+/* --- the back-end ----------------------------------------------------------- */
+
+/* With its front-end's end of the socket, and its words. */
 struct child {
 	pid_t pid;
 	int socket_fd;
 	int words_fd;
 };
 
-static void exec_child(const char *point, int socket_fd, int words_fd)
+static const char *image_path(void)
 {
-	char fd_option[32];
+	static char path[128];
+
+	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
+	return path;
+}
+
+static void exec_child(const char *point, const char *io, int socket_fd, int words_fd)
+{
+	char fd_option[32], file_option[160], io_option[32];
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a case that dies leaves no back-end behind */
 	fcntl(socket_fd, F_SETFD, 0);
 	dup2(words_fd, STDERR_FILENO);
-	setenv("VUBLK_KILL_POINT", point, 1);
+	if (point)
+		setenv("VUBLK_KILL_POINT", point, 1);
 	snprintf(fd_option, sizeof(fd_option), "--fd=%d", socket_fd);
-	execl(VUBLK_KILL_PROGRAM, "vublk-kill", "serve", "-q", fd_option, "--engine=memory",
-	      "--size=1M", NULL);
+	snprintf(file_option, sizeof(file_option), "--blk-file=%s", image_path());
+	snprintf(io_option, sizeof(io_option), "io=%s", io);
+	execl(VUBLK_KILL_PROGRAM, "vublk-kill", "serve", "-q", fd_option, file_option,
+	      "--num-queues=4", "-o", "cache=buffered", "-o", io_option, NULL);
 	_exit(127);
 }
 
-static void start_child(struct child *child, const char *point)
+static void start_child(struct child *child, const char *point, const char *io)
 {
 	int sockets[2], words[2];
 
@@ -49,12 +74,12 @@ static void start_child(struct child *child, const char *point)
 	child->pid = fork();
 	assert_true(child->pid >= 0);
 	if (!child->pid)
-		exec_child(point, sockets[1], words[1]);
+		exec_child(point, io, sockets[1], words[1]);
 	close(sockets[1]);
 	close(words[1]);
 }
 
-/* Waits until it ends; what it said. */
+/* Waits until it ends; what it said. The socket is the rig's where there is one. */
 static int end_child(struct child *child, char *words, size_t bytes)
 {
 	size_t length = 0;
@@ -64,10 +89,317 @@ static int end_child(struct child *child, char *words, size_t bytes)
 	while ((n = read(child->words_fd, words + length, bytes - 1 - length)) > 0)
 		length += (size_t)n;
 	words[length] = '\0';
-	assert_int_equal(waitpid(child->pid, &status, 0), child->pid);
-	vublk_fd_close(&child->socket_fd);
 	vublk_fd_close(&child->words_fd);
+	assert_int_equal(waitpid(child->pid, &status, 0), child->pid);
 	return status;
+}
+
+/*
+ * What a killed process has given to the kernel goes on for a moment, and its lock on
+ * the disk with it.
+ */
+static void expect_killed(struct child *child, const char *point)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	char words[1024];
+	int status = end_child(child, words, sizeof(words));
+	int fd;
+
+	if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+		fail_msg("%s: status 0x%x: %s", point, (unsigned)status, words);
+	fd = open(image_path(), O_RDWR | O_CLOEXEC);
+	assert_int_equal(fcntl(fd, F_OFD_SETLKW, &lock), 0);
+	close(fd);
+}
+
+/* --- a driver's requests ------------------------------------------------------ */
+
+struct scene {
+	const char *io;
+	unsigned num_queues;
+	struct rig rig;
+	struct rig_area area;
+	int image_fd;
+	bool published[REQUESTS]; /* at the last death */
+};
+
+/* Request i is the i-th of all, and one of its queue's: its token there. */
+static unsigned queue_of(const struct scene *scene, unsigned i)
+{
+	return i % scene->num_queues;
+}
+
+static uint16_t token_of(const struct scene *scene, unsigned i)
+{
+	return (uint16_t)(i / scene->num_queues);
+}
+
+static unsigned per_queue(const struct scene *scene)
+{
+	return REQUESTS / scene->num_queues;
+}
+
+static void open_scene(struct scene *scene, const char *io, unsigned num_queues)
+{
+	*scene = (struct scene){ .io = io, .num_queues = num_queues };
+	scene->image_fd = open(image_path(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	assert_true(scene->image_fd >= 0);
+	assert_int_equal(ftruncate(scene->image_fd, DISK_BYTES), 0);
+}
+
+/* Neither acknowledged nor certain to arrive: the back-end may be gone already. */
+static void enable_queue(struct rig *rig, unsigned index)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_VRING_ENABLE);
+	message.payload.state.index = index;
+	message.payload.state.num = 1;
+	message.header.size = sizeof(message.payload.state);
+	vublk_channel_send(&rig->channel, &message, NULL);
+}
+
+/* The first back-end: its queues run, and the driver gives it all requests at once. */
+static void give_requests(struct scene *scene, const struct child *child)
+{
+	struct rig *rig = &scene->rig;
+
+	rig_attach(rig, child->socket_fd);
+	rig_negotiate(rig);
+	assert_int_equal(rig_set_mem_table(rig), 0);
+	rig_get_area(rig, &scene->area);
+	assert_int_equal(rig_set_area(rig, &scene->area), 0);
+	for (unsigned q = 0; q < scene->num_queues; q++)
+		rig_start_queue(rig, q, RIG_SIZE, 0);
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		unsigned q = queue_of(scene, i);
+		uint16_t token = token_of(scene, i);
+
+		memset(rig_data(rig, q) + token * REQUEST_BYTES, 'a' + (char)i, REQUEST_BYTES);
+		rig_add(rig, q, token, VIRTIO_BLK_T_OUT, i * REQUEST_BYTES / 512,
+			token * REQUEST_BYTES, REQUEST_BYTES);
+	}
+	for (unsigned q = 0; q < scene->num_queues; q++)
+		rig_kick(rig, q);
+}
+
+/* A back-end after it, which finds memory, rings and area as they were left. */
+static void hand_over(struct scene *scene, const struct child *child)
+{
+	struct rig *rig = &scene->rig;
+
+	rig_attach_again(rig, child->socket_fd);
+	rig_negotiate(rig);
+	assert_int_equal(rig_set_mem_table(rig), 0);
+	assert_int_equal(rig_set_area(rig, &scene->area), 0);
+	for (unsigned q = 0; q < scene->num_queues; q++) {
+		assert_int_equal(rig_describe_queue(rig, q, rig->queues[q].ring.used->idx), 0);
+		vublk_eventfd_clear(rig->queues[q].call_fd);
+	}
+	for (unsigned q = 0; q < scene->num_queues; q++)
+		enable_queue(rig, q);
+}
+
+/* --- what a death leaves ------------------------------------------------------ */
+
+static bool is_published(const struct scene *scene, unsigned i)
+{
+	const struct rig_queue *queue = &scene->rig.queues[queue_of(scene, i)];
+	uint32_t head = queue->ring.avail->ring[token_of(scene, i)];
+
+	for (unsigned k = 0; k < queue->ring.used->idx; k++)
+		if (queue->ring.used->ring[k].id == head)
+			return true;
+	return false;
+}
+
+static void check_content(const struct scene *scene, unsigned i, char expected, const char *point)
+{
+	char got[REQUEST_BYTES];
+
+	assert_int_equal(pread(scene->image_fd, got, sizeof(got), i * REQUEST_BYTES),
+			 sizeof(got));
+	for (unsigned k = 0; k < sizeof(got); k++)
+		if (got[k] != expected)
+			fail_msg("%s: request %u left '%c', not '%c'", point, i, got[k], expected);
+}
+
+/* How many are not completed as the driver sees it. */
+static unsigned write_over(struct scene *scene, const char *point)
+{
+	unsigned unpublished = 0;
+	char over[REQUEST_BYTES];
+
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		bool published = is_published(scene, i);
+
+		if (published)
+			check_content(scene, i,
+				      scene->published[i] ? OVER_PUBLISHED : 'a' + (char)i, point);
+		else
+			unpublished++;
+		memset(over, published ? OVER_PUBLISHED : OVER_UNPUBLISHED, sizeof(over));
+		assert_int_equal(pwrite(scene->image_fd, over, sizeof(over), i * REQUEST_BYTES),
+				 sizeof(over));
+		scene->published[i] = published;
+	}
+	return unpublished;
+}
+
+/* The last back-end, which lives, completes what is left, each request once. */
+static void check_recovery(struct scene *scene, const char *point)
+{
+	struct rig *rig = &scene->rig;
+	unsigned taken[REQUESTS] = { 0 };
+
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		unsigned q = queue_of(scene, i);
+
+		taken[rig_take(rig, q, NULL) * scene->num_queues + q]++;
+	}
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		assert_int_equal(taken[i], 1);
+		assert_int_equal(rig_status(rig, queue_of(scene, i), token_of(scene, i)),
+				 VIRTIO_BLK_S_OK);
+	}
+	for (unsigned q = 0; q < scene->num_queues; q++) {
+		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+		assert_int_equal(rig_get_base(rig, q), per_queue(scene) + 1);
+		assert_false(vublk_driver_ring_has_completion(&rig->queues[q].driver));
+		assert_int_equal(rig_count_inflight(&scene->area, q), 0);
+		assert_int_equal(rig_area_region(&scene->area, q)->used_idx,
+				 per_queue(scene) + 1);
+	}
+	for (unsigned i = 0; i < REQUESTS; i++)
+		check_content(scene, i, scene->published[i] ? OVER_PUBLISHED : 'a' + (char)i,
+			      point);
+}
+
+/* The driver is called although nothing may have been left to be done. */
+static void check_called(struct scene *scene)
+{
+	for (unsigned q = 0; q < scene->num_queues; q++) {
+		struct pollfd wait = { .fd = scene->rig.queues[q].call_fd, .events = POLLIN };
+
+		assert_int_equal(poll(&wait, 1, -1), 1);
+	}
+}
+
+static void recover(struct scene *scene, const char *point)
+{
+	struct child child;
+	char words[1024];
+	int status;
+
+	start_child(&child, NULL, scene->io);
+	hand_over(scene, &child);
+	check_called(scene);
+	check_recovery(scene, point);
+	rig_close(&scene->rig);
+	status = end_child(&child, words, sizeof(words));
+	if (status)
+		fail_msg("%s: the last back-end ended with 0x%x: %s", point, (unsigned)status,
+			 words);
+	rig_drop_area(&scene->area);
+	close(scene->image_fd);
+}
+
+/* --- cases -------------------------------------------------------------------- */
+
+/* A batch of all requests, for the blocking method does them in the order of the ring. */
+struct left {
+	const char *point;
+	unsigned used_idx;   /* of the ring */
+	unsigned inflight;   /* noted in the area */
+	unsigned noted_used; /* the area's used index */
+};
+
+static const struct left lefts[] = {
+	{ "after-fetch", 0, 1, 0 },
+	{ "after-fetch:5", 0, 5, 0 },
+	{ "after-fetch:8", 0, 8, 0 },
+	{ "after-io", 0, 8, 0 },
+	{ "after-io:8", 0, 8, 0 },
+	{ "after-status", 0, 8, 0 },
+	{ "after-status:8", 0, 8, 0 },
+	{ "after-used-element", 0, 8, 0 },
+	{ "after-used-element:5", 0, 8, 0 },
+	{ "after-used-element:8", 0, 8, 0 },
+	{ "after-used-index", 8, 8, 0 },
+	{ "after-inflight-clear", 8, 7, 0 },
+	{ "after-inflight-clear:5", 8, 3, 0 },
+	{ "after-inflight-clear:8", 8, 0, 0 },
+	{ "before-call", 8, 0, 8 },
+};
+
+static void test_left_by_a_batch(void **state)
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(lefts); i++) {
+		const struct left *left = &lefts[i];
+		struct scene scene;
+		struct child child;
+
+		open_scene(&scene, "blocking", 1);
+		start_child(&child, left->point, scene.io);
+		give_requests(&scene, &child);
+		expect_killed(&child, left->point);
+		if (scene.rig.queues[0].ring.used->idx != left->used_idx ||
+		    rig_count_inflight(&scene.area, 0) != left->inflight ||
+		    scene.area.region->used_idx != left->noted_used)
+			fail_msg("%s left %u published, %u in flight, %u noted as published",
+				 left->point, scene.rig.queues[0].ring.used->idx,
+				 rig_count_inflight(&scene.area, 0), scene.area.region->used_idx);
+		assert_int_equal(write_over(&scene, left->point), REQUESTS - left->used_idx);
+		recover(&scene, left->point);
+	}
+}
+
+static const char *const points[] = {
+	"after-fetch", "after-fetch:5", "after-io", "after-io:5", "after-status", "after-status:8",
+	"after-used-element", "after-used-element:3", "after-used-index", "after-inflight-clear",
+	"after-inflight-clear:3", "before-call",
+};
+
+/* Two queues, each on a thread; the second back-end dies in the midst of recovering. */
+static void die_twice(const char *io, const char *first, const char *second)
+{
+	struct scene scene;
+	struct child child;
+	unsigned left;
+	char both[64];
+
+	snprintf(both, sizeof(both), "%s, %s", first, second);
+	open_scene(&scene, io, 2);
+	start_child(&child, first, io);
+	give_requests(&scene, &child);
+	expect_killed(&child, both);
+	left = write_over(&scene, both);
+	if (left) {
+		start_child(&child, second, io);
+		hand_over(&scene, &child);
+		expect_killed(&child, both);
+		write_over(&scene, both);
+	}
+	recover(&scene, both);
+}
+
+/* The second dies at the first chance, for less than all may be left to be done. */
+static void die_at_each_two(const char *io)
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(points); i++)
+		for (size_t k = 0; k < VUBLK_ARRAY_SIZE(points); k++)
+			if (!strchr(points[k], ':'))
+				die_twice(io, points[i], points[k]);
+}
+
+static void test_dies_twice(void **state)
+{
+	die_at_each_two("auto");
+}
+
+static void test_dies_twice_blocking(void **state)
+{
+	die_at_each_two("blocking");
 }
 
 static void check_refused(const char *point, const char *expected)
@@ -76,8 +408,9 @@ static void check_refused(const char *point, const char *expected)
 	char words[1024];
 	int status;
 
-	start_child(&child, point);
+	start_child(&child, point, "auto");
 	status = end_child(&child, words, sizeof(words));
+	vublk_fd_close(&child.socket_fd);
 	assert_true(WIFEXITED(status));
 	assert_int_equal(WEXITSTATUS(status), 1);
 	if (!strstr(words, expected))
@@ -103,6 +436,9 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_unknown_points),
+		VUBLK_TEST(test_left_by_a_batch),
+		VUBLK_TEST_LONG(test_dies_twice, 240),
+		VUBLK_TEST_LONG(test_dies_twice_blocking, 240),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

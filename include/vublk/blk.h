@@ -43,11 +43,38 @@ enum vublk_blk_event {
 	VUBLK_BLK_RESIZED = 1,      /* the capacity is another */
 	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config is, or may be */
 	/*
-	 * The back-end is gone, or broke a ring and was made to give all of them back:
-	 * what was in flight fails, and nothing more is taken.
+	 * The back-end is gone for good (reconnect-ms is 0, or reconnect-deadline-ms is
+	 * over), or broke a ring and was made to give all of them back: what was in
+	 * flight fails, and nothing more is taken.
 	 */
 	VUBLK_BLK_DISCONNECTED,
+	/* The back-end is gone, and another is looked for; requests wait meanwhile. */
+	VUBLK_BLK_OUTAGE,
+	/* There is one again, and it has what was in flight. */
+	VUBLK_BLK_RECONNECTED,
 };
+
+/*
+ * The loss of a back-end. A disk outlives it: requests that were in flight, and those
+ * that are added meanwhile (as many as a queue's size), wait until a back-end listens at
+ * the same path again and are then executed by it; each completes once. What the
+ * lost back-end had completed is not executed again; the rest may have been executed by
+ * it in part or in whole, and is executed once more (a back-end with an in-flight area
+ * does that itself). So that this harms nothing, a write, discard or write-zeroes that
+ * touches the same place as an earlier one of the same queue goes to the back-end when
+ * that one has completed. Of two queues the application waits for the first's completion
+ * itself before it writes to the same place on the other.
+ *
+ * Options decide how long that goes on; a request either waits or fails, never both:
+ *   reconnect-ms           how often a back-end is looked for, besides when the socket
+ *                          appears; default 1000; 0: the loss is for good at once
+ *   reconnect-deadline-ms  after that long it is for good: DISCONNECTED; default 0: never
+ *   fail-after-ms          after that long requests fail with ETIMEDOUT, those in
+ *                          flight and those that come, until there is a back-end again;
+ *                          default 0: they wait. Whether a write that failed so was
+ *                          executed nobody knows, but it will not be any more, unless the
+ *                          lost back-end is not dead and does it yet.
+ */
 
 struct vublk_blk_handlers {
 	struct vublk_log log;
@@ -67,7 +94,7 @@ struct vublk_blk_handlers {
  *
  * `options`: names and values ended by a NULL name, borrowed during the call; may
  * be NULL. They are the device's properties (vublk_device_properties(), save
- * chardev and reconnect-ms). `handlers` (may be NULL) is copied.
+ * chardev) and those of vublk_blk_options(). `handlers` (may be NULL) is copied.
  *
  * EINVAL: a bad option, or a queue-size below 4 (a request has a header, data and a
  * status); ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no
@@ -79,12 +106,20 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		   struct vublk_error *error);
 
 /*
+ * The options besides the device's properties, ended by one whose name is NULL. Static;
+ * any thread, any time.
+ */
+const struct vublk_device_property *vublk_blk_options(void);
+
+/*
  * Ends it. No queue is being used any more. `wait_ms` says how long to wait for
- * what is still in flight: 0 not at all, -1 as long as the back-end lives. What is
+ * what is still in flight: 0 not at all, -1 until it is complete or the back-end is gone
+ * for good (with reconnect-ms and without a deadline that may be never). What is
  * not completed then is given up: its completion is never seen, and its buffers
  * are the caller's again when this returns. Buffers of vublk_blk_alloc() go with
  * it. 0; ETIMEDOUT, ENOTCONN: something was given up; EBUSY: called from a handler,
- * nothing was done. NULL is nothing. Blocks for `wait_ms` and the back-end's answer.
+ * nothing was done. NULL is nothing. Blocks for `wait_ms` and the back-end's answer. A
+ * back-end that counts as gone and is not dead may still write to the buffers of reads.
  */
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms);
 
@@ -120,7 +155,8 @@ void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size
 
 /*
  * Turns the write cache on or off (config field wce). Blocks for the back-end's
- * answer. ENOTSUP: CONFIG_WCE was not negotiated; EIO: it did not take it.
+ * answer. ENOTSUP: CONFIG_WCE was not negotiated; EIO: it did not take it; ENOTCONN:
+ * there is no back-end now.
  */
 int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error *error);
 
@@ -158,7 +194,8 @@ struct vublk_blk_completion {
 	void *user_data;
 	/*
 	 * 0; -EIO: the back-end says that it failed; -ENOTSUP: that it cannot;
-	 * -ENOTCONN: it is gone and nobody knows; -EPROTO: it broke the ring, or its
+	 * -ENOTCONN: it is gone for good and nobody knows; -ETIMEDOUT: the same, for now
+	 * (fail-after-ms); -EPROTO: it broke the ring, or its
 	 * answer has no or an unknown status; -EFAULT: the memory was unregistered
 	 * under the request.
 	 */
@@ -178,7 +215,8 @@ struct vublk_blk_completion {
  * VUBLK_BLK_MAX_REQUEST_BYTES, or one block scattered over more segments than the
  * device takes; EROFS: the disk is read-only; ENOTSUP: not
  * negotiated; EAGAIN: the queue has as many requests as its size, take
- * completions first; ENOTCONN: the back-end is gone; EPROTO: it broke the ring.
+ * completions first; ENOTCONN: the back-end is gone for good; ETIMEDOUT: for longer than
+ * fail-after-ms; EPROTO: it broke the ring.
  */
 #define VUBLK_BLK_MAX_REQUEST_BYTES (UINT64_C(1) << 30) /* of read and write */
 
@@ -222,8 +260,8 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
 /*
  * Takes up to `max` completions that are there, without waiting or entering the
  * kernel (save to notify of further pieces of a request that was split). Returns
- * how many (0: none). A back-end that is gone or broke the ring completes everything
- * in flight with an error, after what it had completed before.
+ * how many (0: none). A back-end that is gone for good or broke the ring completes
+ * everything in flight with an error, after what it had completed before.
  */
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned max);

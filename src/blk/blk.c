@@ -5,8 +5,9 @@
  * does to it meanwhile. Not the data path: that is queue.c.
  *
  * The idea to read it by: the bus's thread (the disk's thread, to an application)
- * writes what it learns into blk->info and blk->lost under the lock; the queues
- * hear of it through their mailboxes and one atomic number, the capacity.
+ * writes what it learns into blk->info and blk->lost under the lock; the queues hear
+ * of it through one atomic number, the capacity, and are taken over by that thread
+ * for a moment when a back-end is lost (recover.c).
  */
 #include "blk/config.h"
 #include "blk/disk.h"
@@ -85,28 +86,64 @@ static void on_config_changed(void *opaque)
 		tell(blk, resized ? VUBLK_BLK_RESIZED : VUBLK_BLK_CONFIG_CHANGED, NULL);
 }
 
-static void on_disconnected(void *opaque, const struct vublk_error *error)
+static void tell_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
+			    const struct vublk_error *error)
 {
-	struct vublk_blk *blk = opaque;
-	bool tell_it;
+	bool running;
 
 	pthread_mutex_lock(&blk->lock);
-	tell_it = blk->running && !blk->lost.code;
-	if (!blk->lost.code)
-		vublk_error_set(&blk->lost, ENOTCONN, "%s", error->text);
+	running = blk->running;
 	pthread_mutex_unlock(&blk->lock);
-	if (!tell_it)
-		return;
-	for (unsigned i = 0; i < blk->num_queues; i++)
-		vublk_blk_queue_post_lost(&blk->queues[i]);
-	tell(blk, VUBLK_BLK_DISCONNECTED, error);
+	if (running)
+		tell(blk, event, error);
 }
 
-void vublk_blk_get_lost_error(struct vublk_blk *blk, struct vublk_error *error)
+static void on_lost(void *opaque, const struct vublk_error *error)
 {
+	tell_if_running(opaque, VUBLK_BLK_OUTAGE, error);
+}
+
+static void on_rings_leave(void *opaque)
+{
+	struct vublk_blk *blk = opaque;
+
+	for (unsigned i = 0; i < blk->num_queues; i++)
+		vublk_blk_queue_suspend(&blk->queues[i]);
+}
+
+static void on_rings_came(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_blk *blk = opaque;
+
+	for (unsigned i = 0; i < blk->num_queues; i++)
+		vublk_blk_queue_resume(&blk->queues[i], error);
+}
+
+static void on_found(void *opaque)
+{
+	struct vublk_blk *blk = opaque;
+
+	for (unsigned i = 0; i < blk->num_queues; i++)
+		vublk_blk_queue_revive(&blk->queues[i]);
+	tell_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
+}
+
+static void on_disconnected(void *opaque, const struct vublk_error *cause)
+{
+	struct vublk_blk *blk = opaque;
+	struct vublk_error error = *cause;
+	bool running;
+
+	error.code = ENOTCONN; /* whatever ended the connection */
 	pthread_mutex_lock(&blk->lock);
-	*error = blk->lost;
+	running = blk->running;
+	blk->lost = error;
 	pthread_mutex_unlock(&blk->lock);
+	if (!running)
+		return;
+	for (unsigned i = 0; i < blk->num_queues; i++)
+		vublk_blk_queue_give_up(&blk->queues[i], &error);
+	tell(blk, VUBLK_BLK_DISCONNECTED, cause);
 }
 
 void vublk_blk_report_broken(struct vublk_blk *blk, const struct vublk_error *error)
@@ -228,6 +265,10 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 {
 	struct vublk_inproc_handlers bus_handlers = {
 		.config_changed = on_config_changed,
+		.lost = on_lost,
+		.rings_leave = on_rings_leave,
+		.rings_came = on_rings_came,
+		.found = on_found,
 		.disconnected = on_disconnected,
 	};
 	struct vublk_blk *blk;
@@ -277,8 +318,7 @@ static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns)
 		if (!n)
 			return -ETIMEDOUT;
 		for (int i = 0; i < n; i++)
-			if (queue->state == VUBLK_BLK_QUEUE_DEAD &&
-			    completions[i].result == -queue->failure.code)
+			if (vublk_blk_queue_gave_up(queue, completions[i].result))
 				r = -ENOTCONN;
 	}
 	return r;
@@ -327,6 +367,11 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
 				       "the write cache cannot be turned %s: the back-end does not "
 				       "offer CONFIG_WCE", on ? "on" : "off");
 	return vublk_inproc_write_wce(blk->bus, on, error);
+}
+
+const struct vublk_device_property *vublk_blk_options(void)
+{
+	return vublk_inproc_options();
 }
 
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index)

@@ -21,26 +21,44 @@
 
 #define STATUS_UNTOUCHED 0xff
 
+/* Where a piece begins, and how much it may take: what is left of its request. */
+struct place {
+	uint64_t offset, left;
+	struct vublk_blk_cursor *cursor;
+};
+
+/* A piece as its slot and queue->buffers hold it, before it is on the ring. */
+struct chain {
+	unsigned num_out, num_in;
+	uint64_t bytes; /* a flush has none */
+};
+
+static bool is_write(const struct vublk_blk_request *request)
+{
+	return request->type == VIRTIO_BLK_T_OUT || request->type == VIRTIO_BLK_T_DISCARD ||
+	       request->type == VIRTIO_BLK_T_WRITE_ZEROES;
+}
+
 /* Discard and write zeroes: one segment, which the piece's slot holds. */
 static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
-			  struct vublk_blk_shared_slot *shared)
+			  const struct place *place, struct vublk_blk_shared_slot *shared)
 {
 	bool discard = request->type == VIRTIO_BLK_T_DISCARD;
 	uint64_t max = discard ? queue->limits.max_discard_bytes :
 				 queue->limits.max_write_zeroes_bytes;
-	uint64_t bytes = vublk_blk_split_range(request->offset, request->left, max,
+	uint64_t bytes = vublk_blk_split_range(place->offset, place->left, max,
 					       discard ? queue->limits.discard_alignment_bytes : 1);
 
-	shared->segment.sector = htole64(request->offset >> VUBLK_SECTOR_SHIFT);
+	shared->segment.sector = htole64(place->offset >> VUBLK_SECTOR_SHIFT);
 	shared->segment.num_sectors = htole32((uint32_t)(bytes >> VUBLK_SECTOR_SHIFT));
 	shared->segment.flags = htole32(request->flags);
 	return bytes;
 }
 
 /* What lies between header and status, into buffers[1 ...]. Returns the piece's bytes. */
-static int64_t cut_data(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
-			struct vublk_blk_shared_slot *shared, uint64_t shared_addr,
-			unsigned *num_out, unsigned *num_in)
+static int64_t cut_data(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
+			const struct place *place, struct vublk_blk_shared_slot *shared,
+			uint64_t shared_addr, struct chain *chain)
 {
 	struct vublk_ring_buffer *data = &queue->buffers[1];
 	unsigned num = 0;
@@ -50,38 +68,56 @@ static int64_t cut_data(struct vublk_blk_queue *queue, struct vublk_blk_request 
 	case VIRTIO_BLK_T_IN:
 	case VIRTIO_BLK_T_OUT:
 		bytes = vublk_blk_split_next(&queue->limits, queue->regions, &queue->cache,
-					     &request->cursor, request->left, data, &num);
-		*(request->type == VIRTIO_BLK_T_IN ? num_in : num_out) += num;
+					     place->cursor, place->left, data, &num);
+		*(request->type == VIRTIO_BLK_T_IN ? &chain->num_in : &chain->num_out) += num;
 		break;
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
-		bytes = (int64_t)cut_range(queue, request, shared);
+		bytes = (int64_t)cut_range(queue, request, place, shared);
 		data->addr = shared_addr + offsetof(struct vublk_blk_shared_slot, segment);
 		data->bytes = sizeof(shared->segment);
-		++*num_out;
+		chain->num_out++;
 		break;
 	case VIRTIO_BLK_T_GET_ID:
 		data->addr = shared_addr + offsetof(struct vublk_blk_shared_slot, id);
 		data->bytes = VUBLK_BLK_ID_BYTES;
-		++*num_in;
+		chain->num_in++;
 		break;
 	}
 	return bytes;
 }
 
-static void fill_header(const struct vublk_blk_request *request,
+static void fill_header(const struct vublk_blk_request *request, const struct place *place,
 			struct vublk_blk_shared_slot *shared)
 {
 	bool has_sector = request->type == VIRTIO_BLK_T_IN || request->type == VIRTIO_BLK_T_OUT;
 
 	shared->header.type = htole32(request->type);
 	shared->header.ioprio = 0;
-	shared->header.sector = has_sector ? htole64(request->offset >> VUBLK_SECTOR_SHIFT) : 0;
+	shared->header.sector = has_sector ? htole64(place->offset >> VUBLK_SECTOR_SHIFT) : 0;
 	shared->status = STATUS_UNTOUCHED;
 }
 
-static int add_chain(struct vublk_blk_queue *queue, unsigned num_out, unsigned num_in,
-		     uint16_t token)
+/*
+ * Whether an earlier write is on the ring that touches the range: then this one waits
+ * for its end, so that whoever does the earlier one once more, after a back-end died,
+ * never does it after this one.
+ */
+static bool meets_a_write(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes)
+{
+	if (!vublk_blk_overlap_is_possible(&queue->overlap, offset, bytes))
+		return false;
+	for (unsigned i = 0; i < queue->size; i++) {
+		const struct vublk_blk_slot *slot = &queue->slots[i];
+
+		if (slot->request && is_write(slot->request) &&
+		    vublk_ranges_overlap(slot->offset, slot->bytes, offset, bytes))
+			return true;
+	}
+	return false;
+}
+
+static int add_chain(struct vublk_blk_queue *queue, const struct chain *chain, uint16_t token)
 {
 	unsigned first = token * queue->table_entries;
 	struct vublk_ring_indirect indirect = { NULL, 0 };
@@ -91,47 +127,84 @@ static int add_chain(struct vublk_blk_queue *queue, unsigned num_out, unsigned n
 			&queue->tables[first],
 			queue->tables_addr + first * sizeof(struct vring_desc),
 		};
-	return vublk_driver_ring_add(&queue->ring, queue->buffers, num_out, num_in, &indirect,
-				     token);
+	return vublk_driver_ring_add(&queue->ring, queue->buffers, chain->num_out, chain->num_in,
+				     &indirect, token);
+}
+
+static int prepare(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
+		   const struct place *place, uint16_t token, struct chain *chain)
+{
+	struct vublk_blk_shared_slot *shared = &queue->shared[token];
+	uint64_t shared_addr = queue->shared_addr + token * sizeof(*shared);
+	int64_t bytes;
+
+	*chain = (struct chain){ .num_out = 1, .num_in = 1 };
+	queue->buffers[0] = (struct vublk_ring_buffer){ shared_addr, sizeof(shared->header) };
+	bytes = cut_data(queue, request, place, shared, shared_addr, chain);
+	if (bytes < 0)
+		return (int)bytes;
+	chain->bytes = (uint64_t)bytes;
+	queue->buffers[chain->num_out + chain->num_in - 1] = (struct vublk_ring_buffer){
+		shared_addr + offsetof(struct vublk_blk_shared_slot, status), 1,
+	};
+	fill_header(request, place, shared);
+	return 0;
+}
+
+static int put_on_ring(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
+		       uint64_t offset, uint16_t token, const struct chain *chain)
+{
+	int r = add_chain(queue, chain, token);
+
+	if (r)
+		return r;
+	if (is_write(request))
+		vublk_blk_overlap_add(&queue->overlap, offset, chain->bytes);
+	queue->unpublished = true;
+	return 0;
 }
 
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	struct vublk_blk_cursor before = request->cursor;
-	unsigned num_out = 1, num_in = 1;
-	struct vublk_blk_shared_slot *shared;
-	uint64_t shared_addr;
+	struct place place = { request->offset, request->left, &request->cursor };
+	struct chain chain;
 	uint16_t token;
-	int64_t bytes;
 	int r;
 
 	if (!queue->num_free_slots)
 		return 0;
 	token = queue->free_slots[queue->num_free_slots - 1];
-	shared = &queue->shared[token];
-	shared_addr = queue->shared_addr + token * sizeof(*shared);
-	queue->buffers[0] = (struct vublk_ring_buffer){ shared_addr, sizeof(shared->header) };
-	bytes = cut_data(queue, request, shared, shared_addr, &num_out, &num_in);
-	if (bytes < 0)
-		return (int)bytes;
-	queue->buffers[num_out + num_in - 1] = (struct vublk_ring_buffer){
-		shared_addr + offsetof(struct vublk_blk_shared_slot, status), 1,
-	};
-	fill_header(request, shared);
-	r = add_chain(queue, num_out, num_in, token);
+	r = prepare(queue, request, &place, token, &chain);
+	if (!r && is_write(request) && meets_a_write(queue, place.offset, chain.bytes))
+		r = -ENOSPC;
+	if (!r)
+		r = put_on_ring(queue, request, place.offset, token, &chain);
 	if (r) {
 		request->cursor = before;
 		return r == -ENOSPC ? 0 : r;
 	}
 	queue->num_free_slots--;
 	queue->slots[token] = (struct vublk_blk_slot){
-		request, queue->sequence++, request->offset, (uint64_t)bytes, before,
+		request, queue->sequence++, request->offset, chain.bytes, before,
 	};
-	queue->unpublished = true;
 	request->pieces++;
-	request->offset += (uint64_t)bytes;
-	request->left -= (uint64_t)bytes;
+	request->offset += chain.bytes;
+	request->left -= chain.bytes;
 	return 1;
+}
+
+int vublk_blk_piece_issue_again(struct vublk_blk_queue *queue, uint16_t token)
+{
+	const struct vublk_blk_slot *slot = &queue->slots[token];
+	struct vublk_blk_cursor cursor = slot->cursor;
+	struct place place = { slot->offset, slot->bytes, &cursor };
+	struct chain chain;
+	int r = prepare(queue, slot->request, &place, token, &chain);
+
+	if (!r && chain.bytes != slot->bytes)
+		r = -EFAULT;
+	return r ? r : put_on_ring(queue, slot->request, slot->offset, token, &chain);
 }
 
 static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot *slot,
@@ -170,6 +243,8 @@ struct vublk_blk_request *vublk_blk_piece_complete(struct vublk_blk_queue *queue
 		memcpy(request->id, shared->id, VUBLK_BLK_ID_BYTES);
 		request->id[VUBLK_BLK_ID_BYTES] = '\0';
 	}
+	if (is_write(request))
+		vublk_blk_overlap_remove(&queue->overlap, slot->offset, slot->bytes);
 	if (!request->result)
 		request->result = result;
 	request->pieces--;

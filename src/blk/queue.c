@@ -2,7 +2,7 @@
 /*
  * The life of requests in one queue: from the application onto the ring, back
  * from it, and to the application. What a piece looks like is in piece.c, what an
- * application may ask for in request.c.
+ * application may ask for in request.c, what the loss of a back-end does in recover.c.
  *
  * The idea to read it by: three lists. `cutting` has the requests of which pieces
  * are still to be made, in order, and only its first has some on the ring; when
@@ -13,10 +13,6 @@
  * A ring that the back-end broke is not believed any more, but the back-end may
  * still write into the buffers. So the disk's thread is asked to take the rings
  * back, and what is in flight fails only when it says that they are.
- *
- * Pair C: the disk's thread stores the mailbox after it has learnt that the
- * back-end is gone; the owner who sees it therefore sees everything that the
- * back-end completed, and takes that from the ring before it fails what is left.
  */
 #include "blk/queue.h"
 
@@ -27,6 +23,7 @@
 #include "util/loop.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 
@@ -72,6 +69,7 @@ static void release_all_slots(struct vublk_blk_queue *queue)
 		queue->free_slots[i] = (uint16_t)(queue->size - 1 - i);
 	}
 	queue->num_free_slots = queue->size;
+	queue->overlap = (struct vublk_blk_overlap){ 0 };
 }
 
 static int allocate(struct vublk_blk_queue *queue, struct vublk_error *error)
@@ -88,6 +86,14 @@ static int allocate(struct vublk_blk_queue *queue, struct vublk_error *error)
 	for (unsigned i = 0; i < queue->size; i++)
 		append(&queue->free, &queue->requests[i]);
 	return 0;
+}
+
+void vublk_blk_queue_bind(struct vublk_blk_queue *queue)
+{
+	queue->shared = (struct vublk_blk_shared_slot *)queue->bus->extra;
+	queue->shared_addr = queue->bus->extra_addr;
+	queue->tables = (struct vring_desc *)&queue->shared[queue->size];
+	queue->tables_addr = queue->shared_addr + queue->size * sizeof(*queue->shared);
 }
 
 int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_queue_setup *setup,
@@ -107,11 +113,9 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->capacity_bytes = setup->capacity_bytes;
 	queue->log = setup->log;
 	queue->log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
-	queue->shared = (struct vublk_blk_shared_slot *)setup->bus->extra;
-	queue->shared_addr = setup->bus->extra_addr;
-	queue->tables = (struct vring_desc *)&queue->shared[queue->size];
-	queue->tables_addr = queue->shared_addr + queue->size * sizeof(*queue->shared);
 	queue->table_entries = table_entries(queue->size, queue->has_indirect);
+	vublk_blk_gate_init(&queue->gate);
+	vublk_blk_queue_bind(queue);
 	r = vublk_driver_ring_init(&queue->ring, &setup->bus->ring, queue->size, 0,
 				   setup->features, error);
 	if (!r) {
@@ -125,6 +129,9 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue)
 {
+	if (queue->bus)
+		vublk_blk_gate_deinit(&queue->gate);
+	queue->bus = NULL;
 	vublk_driver_ring_deinit(&queue->ring);
 	free(queue->buffers);
 	free(queue->slots);
@@ -193,17 +200,6 @@ void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_reque
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-/* Goes on with the requests that had no room. */
-static void pump(struct vublk_blk_queue *queue)
-{
-	while (queue->cutting.first && cut(queue, queue->cutting.first)) {
-		struct vublk_blk_request *request = take_first(&queue->cutting);
-
-		if (!request->pieces)
-			vublk_blk_queue_finish(queue, request, request->result);
-	}
-}
-
 static void kick(struct vublk_blk_queue *queue)
 {
 	if (!queue->unpublished || queue->state != VUBLK_BLK_QUEUE_WORKS)
@@ -213,9 +209,22 @@ static void kick(struct vublk_blk_queue *queue)
 		vublk_eventfd_signal(queue->bus->kick_fd);
 }
 
+void vublk_blk_queue_pump(struct vublk_blk_queue *queue)
+{
+	while (queue->cutting.first && cut(queue, queue->cutting.first)) {
+		struct vublk_blk_request *request = take_first(&queue->cutting);
+
+		if (!request->pieces)
+			vublk_blk_queue_finish(queue, request, request->result);
+	}
+	kick(queue);
+}
+
 void vublk_blk_submit(struct vublk_blk_queue *queue)
 {
+	vublk_blk_gate_enter(&queue->gate);
 	kick(queue);
+	vublk_blk_gate_leave(&queue->gate);
 }
 
 unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
@@ -225,13 +234,11 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 
 /* --- completions ------------------------------------------------------------------------- */
 
-/* Everything that is not done completes with the error, and nothing is taken any more. */
-static void die(struct vublk_blk_queue *queue)
+void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state)
 {
-	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
-		vublk_blk_get_lost_error(queue->blk, &queue->failure);
-	queue->state = VUBLK_BLK_QUEUE_DEAD;
+	queue->state = state;
 	queue->cutting = (struct vublk_blk_list){ NULL, NULL };
+	queue->unpublished = false;
 	release_all_slots(queue);
 	for (unsigned i = 0; i < queue->size; i++) {
 		struct vublk_blk_request *request = &queue->requests[i];
@@ -242,25 +249,14 @@ static void die(struct vublk_blk_queue *queue)
 	}
 }
 
-void vublk_blk_queue_post_lost(struct vublk_blk_queue *queue)
+void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
-	vublk_store_release(&queue->mail, VUBLK_BLK_MAIL_LOST); /* C */
-	vublk_eventfd_signal(queue->bus->call_fd);
-}
-
-static void complete_piece(struct vublk_blk_queue *queue, uint16_t token)
-{
-	struct vublk_blk_request *request = vublk_blk_piece_complete(queue, token);
-
 	if (!request->pieces && request->state == VUBLK_BLK_REQUEST_ISSUED)
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-/*
- * Takes from the ring until `max` requests are done: true; or it has nothing more
- * to give: false.
- */
-static bool take_completions(struct vublk_blk_queue *queue, unsigned max)
+/* Takes from the ring until `max` requests are done, or it has nothing more to give. */
+static void take_completions(struct vublk_blk_queue *queue, unsigned max)
 {
 	uint16_t token;
 	uint32_t bytes; /* not used: the status says what happened, and lengths are often wrong */
@@ -269,33 +265,30 @@ static bool take_completions(struct vublk_blk_queue *queue, unsigned max)
 	while (queue->num_done < max) {
 		r = vublk_driver_ring_take(&queue->ring, &token, &bytes, &queue->failure);
 		if (!r)
-			return false;
+			return;
 		if (r < 0) {
 			vublk_error_prepend(&queue->failure, "queue %u", queue->index);
 			queue->state = VUBLK_BLK_QUEUE_BROKEN;
 			vublk_blk_report_broken(queue->blk, &queue->failure);
-			return false;
+			return;
 		}
-		complete_piece(queue, token);
+		vublk_blk_queue_piece_ended(queue, vublk_blk_piece_complete(queue, token));
 	}
-	return true;
+}
+
+void vublk_blk_queue_take_all(struct vublk_blk_queue *queue)
+{
+	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
+		take_completions(queue, UINT_MAX);
 }
 
 static void collect(struct vublk_blk_queue *queue, unsigned max)
 {
-	unsigned mail = vublk_load_acquire(&queue->mail); /* C */
-	bool more = false;
-
-	if (queue->state == VUBLK_BLK_QUEUE_DEAD)
+	if (queue->state != VUBLK_BLK_QUEUE_WORKS)
 		return;
-	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
-		more = take_completions(queue, max);
-	if (!more && mail == VUBLK_BLK_MAIL_LOST)
-		die(queue);
-	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS) {
-		pump(queue);
-		kick(queue);
-	}
+	take_completions(queue, max);
+	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
+		vublk_blk_queue_pump(queue);
 }
 
 static void disable_calls(struct vublk_blk_queue *queue)
@@ -311,6 +304,7 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 {
 	unsigned n = 0;
 
+	vublk_blk_gate_enter(&queue->gate);
 	disable_calls(queue);
 	collect(queue, max);
 	for (; n < max && queue->num_done; n++) {
@@ -321,6 +315,7 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 		queue->num_done--;
 		vublk_blk_queue_put_request(queue, request);
 	}
+	vublk_blk_gate_leave(&queue->gate);
 	return (int)n;
 }
 
@@ -335,17 +330,27 @@ int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue)
 {
+	bool ready;
+
 	vublk_eventfd_clear(queue->bus->call_fd);
-	if (queue->num_done)
-		return true;
-	if (queue->state == VUBLK_BLK_QUEUE_DEAD)
-		return false;
-	if (queue->state == VUBLK_BLK_QUEUE_WORKS) {
+	vublk_blk_gate_enter(&queue->gate);
+	ready = queue->num_done;
+	if (!ready && queue->state == VUBLK_BLK_QUEUE_WORKS) {
 		queue->calls_enabled = true;
-		if (!vublk_driver_ring_enable_calls(&queue->ring))
-			return true;
+		ready = !vublk_driver_ring_enable_calls(&queue->ring);
 	}
-	return vublk_load_acquire(&queue->mail) != VUBLK_BLK_MAIL_NONE; /* C */
+	vublk_blk_gate_leave(&queue->gate);
+	return ready;
+}
+
+bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result)
+{
+	bool gave_up;
+
+	vublk_blk_gate_enter(&queue->gate);
+	gave_up = queue->failure.code && result == -queue->failure.code;
+	vublk_blk_gate_leave(&queue->gate);
+	return gave_up;
 }
 
 int vublk_blk_left_ms(uint64_t deadline_ns)
@@ -386,7 +391,7 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 	if (timeout_ms >= 0)
 		deadline_ns = vublk_now_ns() + (uint64_t)timeout_ms * 1000000;
 	min = VUBLK_MIN(min, max);
-	kick(queue);
+	vublk_blk_submit(queue);
 	n = (unsigned)vublk_blk_poll(queue, completions, max);
 	while (n < min && queue->in_flight) {
 		int r = sleep_for_call(queue, deadline_ns, error);

@@ -5,13 +5,16 @@
 /*
  * One queue of a disk: its requests, their pieces on the ring, and the
  * completions. Everything here belongs to the thread that uses the queue, save
- * what says otherwise.
+ * what says otherwise; the disk's thread takes the queue over for a moment when a
+ * back-end is lost, through the gate.
  *
  * A request (what the application asked for) becomes one or more pieces (what the
  * ring carries). A piece takes a slot; the slot's number is its token on the ring.
  * There are as many requests, and as many slots, as the ring has entries.
  */
 
+#include "blk/gate.h"
+#include "blk/overlap.h"
 #include "blk/split.h"
 #include "bus/inproc.h"
 #include "util/atomic.h"
@@ -81,16 +84,13 @@ struct vublk_blk_list {
 };
 
 enum vublk_blk_queue_state {
+	/* Requests go on the ring, whether a back-end takes them now or there is none. */
 	VUBLK_BLK_QUEUE_WORKS,
 	/* The back-end broke the ring: nothing is taken, all waits until the rings are back. */
 	VUBLK_BLK_QUEUE_BROKEN,
-	VUBLK_BLK_QUEUE_DEAD, /* what was in flight has failed, what is asked for fails */
-};
-
-/* What the disk's thread puts into a queue's mailbox. */
-enum vublk_blk_mail {
-	VUBLK_BLK_MAIL_NONE = 0,
-	VUBLK_BLK_MAIL_LOST, /* the rings are given up: take what is there, fail the rest */
+	/* What was in flight has failed, what is asked for fails, until there is a back-end. */
+	VUBLK_BLK_QUEUE_FAILS,
+	VUBLK_BLK_QUEUE_DEAD, /* ... for good */
 };
 
 struct vublk_blk_queue {
@@ -102,18 +102,20 @@ struct vublk_blk_queue {
 	bool may_unmap;
 	struct vublk_blk_limits limits;
 	uint64_t features;
-	const struct vublk_inproc_queue *bus;
+	const struct vublk_inproc_queue *bus; /* its places in memory change with the rings */
 	const struct vublk_inproc_regions *regions;
 	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
 	const struct vublk_log *log;
+	unsigned table_entries;
+
+	struct vublk_blk_gate gate;
+
+	/* the owner's: whoever is inside the gate, or has closed it */
+	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
 	struct vublk_blk_shared_slot *shared;
 	uint64_t shared_addr;
 	struct vring_desc *tables; /* `table_entries` for each slot */
 	uint64_t tables_addr;
-	unsigned table_entries;
-
-	/* the owner's */
-	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
 	struct vublk_inproc_region_cache cache;
 	struct vublk_ring_buffer *buffers; /* header, data, status of the piece being made */
 	struct vublk_blk_slot *slots;
@@ -131,9 +133,7 @@ struct vublk_blk_queue {
 	enum vublk_blk_queue_state state;
 	struct vublk_error failure; /* of a queue that does not work */
 	struct vublk_log_limit log_limit;
-
-	/* the mailbox: written by the disk's thread, read by the owner; pair C */
-	unsigned mail __attribute__((aligned(VUBLK_CACHE_LINE)));
+	struct vublk_blk_overlap overlap; /* of the writes that are on the ring */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));
 
 /* Bytes of shared memory beside the ring that a queue needs. */
@@ -158,8 +158,31 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 			 struct vublk_error *error);
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 
-/* Any thread: tells the owner that the back-end is gone, and wakes it. */
-void vublk_blk_queue_post_lost(struct vublk_blk_queue *queue);
+/*
+ * The disk's thread, recover.c. The rings are about to be replaced: takes what the
+ * back-end completed, and keeps the owner out until the next call.
+ */
+void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
+/*
+ * The rings are others now, and empty. `error` NULL: what was in flight goes on them, in
+ * its order; else it fails, and what is asked for fails, until vublk_blk_queue_revive().
+ */
+void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error);
+/* There is a back-end again. */
+void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
+/* There is none and will be none: fails everything, after what had been completed. */
+void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
+
+/* queue.c, for recover.c; inside the gate. Where the bus has put what is shared. */
+void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
+/* Takes all completions that are there. */
+void vublk_blk_queue_take_all(struct vublk_blk_queue *queue);
+/* Whatever is not done completes with queue->failure, and nothing is taken any more. */
+void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state);
+/* A piece is off the ring: its request is done, if it was the last. */
+void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
+/* Goes on with the requests that had no room, and publishes what is on the ring. */
+void vublk_blk_queue_pump(struct vublk_blk_queue *queue);
 
 /*
  * A free request, its fields zeroed save the list's, or NULL. It is given back by
@@ -174,12 +197,11 @@ void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_reque
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
 
-/*
- * Of the disk (src/blk/blk.c), any thread: the words of why the back-end is gone; and
- * that a queue has found its ring broken, so that all rings are taken back.
- */
-void vublk_blk_get_lost_error(struct vublk_blk *blk, struct vublk_error *error);
+/* Of the disk (src/blk/blk.c), any thread: a queue has found its ring broken. */
 void vublk_blk_report_broken(struct vublk_blk *blk, const struct vublk_error *error);
+
+/* Any thread: whether a completion with this result was given up by us. */
+bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);
 
 /* What is left until `deadline_ns` for poll(), rounded up; UINT64_MAX, no limit: -1. */
 int vublk_blk_left_ms(uint64_t deadline_ns);

@@ -161,10 +161,13 @@ static int transfer(struct vublk_blk_queue *queue, uint32_t type, uint64_t offse
 {
 	const struct iovec single = { buffer, length };
 	uint64_t bytes;
-	int r = check_data(queue, type, offset, &single, 1, &bytes, error);
+	int r;
 
+	vublk_blk_gate_enter(&queue->gate);
+	r = check_data(queue, type, offset, &single, 1, &bytes, error);
 	if (!r)
 		start_data(queue, type, offset, bytes, NULL, 0, &single, user_data);
+	vublk_blk_gate_leave(&queue->gate);
 	return r;
 }
 
@@ -173,10 +176,13 @@ static int transferv(struct vublk_blk_queue *queue, uint32_t type, uint64_t offs
 		     struct vublk_error *error)
 {
 	uint64_t bytes;
-	int r = check_data(queue, type, offset, iov, iovcnt, &bytes, error);
+	int r;
 
+	vublk_blk_gate_enter(&queue->gate);
+	r = check_data(queue, type, offset, iov, iovcnt, &bytes, error);
 	if (!r)
 		start_data(queue, type, offset, bytes, iov, iovcnt, NULL, user_data);
+	vublk_blk_gate_leave(&queue->gate);
 	return r;
 }
 
@@ -207,83 +213,107 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 
 /* --- the others ------------------------------------------------------------------------ */
 
+/* What an application asked for besides data. */
+struct wish {
+	uint32_t type;
+	uint64_t max_bytes; /* of a range: 0: not negotiated */
+	uint32_t flags;
+	uint64_t offset, bytes;
+	char *id;
+};
+
+static int check_wish(const struct vublk_blk_queue *queue, const struct wish *wish,
+		      struct vublk_error *error)
+{
+	int r = check_queue(queue, wish->type, error);
+
+	if (r || wish->type == VIRTIO_BLK_T_FLUSH || wish->type == VIRTIO_BLK_T_GET_ID)
+		return r;
+	r = check_writable(queue, wish->type, error);
+	if (!r && !wish->max_bytes)
+		r = vublk_error_set(error, ENOTSUP, "%s: the back-end does not offer it",
+				    name_of(wish->type));
+	return r ? r : check_range(queue, wish->type, wish->offset, wish->bytes, error);
+}
+
 /*
  * A back-end that has FLUSH may hold data back whatever its config says of the
  * write cache (some say "write-through" and are not), so the flush always goes
  * out. One without FLUSH completes a write when it is stable: nothing to do.
  */
-int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error)
+static bool is_done_already(const struct vublk_blk_queue *queue, const struct wish *wish)
 {
-	struct vublk_blk_request *request;
-	int r = check_queue(queue, VIRTIO_BLK_T_FLUSH, error);
-
-	if (r)
-		return r;
-	request = vublk_blk_queue_get_request(queue);
-	request->type = VIRTIO_BLK_T_FLUSH;
-	request->user_data = user_data;
-	if (queue->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH))
-		vublk_blk_queue_start(queue, request);
-	else
-		vublk_blk_queue_finish(queue, request, 0);
-	return 0;
+	return wish->type == VIRTIO_BLK_T_FLUSH &&
+	       !(queue->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH));
 }
 
-static int range_request(struct vublk_blk_queue *queue, uint32_t type, uint64_t max_bytes,
-			 uint32_t flags, uint64_t offset, uint64_t bytes, void *user_data,
-			 struct vublk_error *error)
+static void start_wish(struct vublk_blk_queue *queue, const struct wish *wish, void *user_data)
 {
-	struct vublk_blk_request *request;
-	int r = check_queue(queue, type, error);
+	struct vublk_blk_request *request = vublk_blk_queue_get_request(queue);
 
-	if (!r)
-		r = check_writable(queue, type, error);
-	if (!r && !max_bytes)
-		r = vublk_error_set(error, ENOTSUP, "%s: the back-end does not offer it",
-				    name_of(type));
-	if (!r)
-		r = check_range(queue, type, offset, bytes, error);
-	if (r)
-		return r;
-	request = vublk_blk_queue_get_request(queue);
-	request->type = type;
-	request->flags = flags;
-	request->offset = offset;
-	request->left = bytes;
+	request->type = wish->type;
+	request->flags = wish->flags;
+	request->offset = wish->offset;
+	request->left = wish->bytes;
+	request->id = wish->id;
 	request->user_data = user_data;
-	vublk_blk_queue_start(queue, request);
-	return 0;
+	if (is_done_already(queue, wish))
+		vublk_blk_queue_finish(queue, request, 0);
+	else
+		vublk_blk_queue_start(queue, request);
+}
+
+static int ask(struct vublk_blk_queue *queue, const struct wish *wish, void *user_data,
+	       struct vublk_error *error)
+{
+	int r;
+
+	vublk_blk_gate_enter(&queue->gate);
+	r = check_wish(queue, wish, error);
+	if (!r)
+		start_wish(queue, wish, user_data);
+	vublk_blk_gate_leave(&queue->gate);
+	return r;
+}
+
+int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error)
+{
+	const struct wish wish = { .type = VIRTIO_BLK_T_FLUSH };
+
+	return ask(queue, &wish, user_data, error);
 }
 
 int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
 		      void *user_data, struct vublk_error *error)
 {
-	return range_request(queue, VIRTIO_BLK_T_DISCARD, queue->limits.max_discard_bytes, 0,
-			     offset, bytes, user_data, error);
+	const struct wish wish = {
+		.type = VIRTIO_BLK_T_DISCARD,
+		.max_bytes = queue->limits.max_discard_bytes,
+		.offset = offset,
+		.bytes = bytes,
+	};
+
+	return ask(queue, &wish, user_data, error);
 }
 
 int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
 			   bool unmap, void *user_data, struct vublk_error *error)
 {
-	uint32_t flags = unmap && queue->may_unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0;
+	const struct wish wish = {
+		.type = VIRTIO_BLK_T_WRITE_ZEROES,
+		.max_bytes = queue->limits.max_write_zeroes_bytes,
+		.flags = unmap && queue->may_unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0,
+		.offset = offset,
+		.bytes = bytes,
+	};
 
-	return range_request(queue, VIRTIO_BLK_T_WRITE_ZEROES,
-			     queue->limits.max_write_zeroes_bytes, flags, offset, bytes, user_data,
-			     error);
+	return ask(queue, &wish, user_data, error);
 }
 
 int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], void *user_data,
 		     struct vublk_error *error)
 {
-	struct vublk_blk_request *request;
-	int r = check_queue(queue, VIRTIO_BLK_T_GET_ID, error);
+	const struct wish wish = { .type = VIRTIO_BLK_T_GET_ID, .id = id };
 
-	if (r)
-		return r;
-	request = vublk_blk_queue_get_request(queue);
-	request->type = VIRTIO_BLK_T_GET_ID;
-	request->id = id;
-	request->user_data = user_data;
-	vublk_blk_queue_start(queue, request);
-	return 0;
+	return ask(queue, &wish, user_data, error);
 }

@@ -40,26 +40,24 @@ static struct layout lay_out(unsigned queue_size, uint64_t extra_bytes)
 	return layout;
 }
 
-static int make_queue(struct vublk_inproc *bus, unsigned index, const struct layout *layout,
-		      struct vublk_error *error)
+static int make_eventfds(struct vublk_inproc_queue *queue, unsigned index,
+			 struct vublk_error *error)
+{
+	queue->kick_fd = vublk_eventfd_new();
+	queue->call_fd = vublk_eventfd_new();
+	if (queue->kick_fd >= 0 && queue->call_fd >= 0)
+		return 0;
+	return vublk_error_set_errno(error, queue->kick_fd < 0 ? -queue->kick_fd : -queue->call_fd,
+				     "cannot create the eventfds of queue %u", index);
+}
+
+static int set_up_queue(struct vublk_inproc *bus, unsigned index, const struct layout *layout,
+			struct vublk_error *error)
 {
 	struct vublk_inproc_queue *queue = &bus->queues[index];
 	char *host = bus->memory.rings + index * layout->bytes;
 	uint64_t addr = bus->memory.rings_addr + index * layout->bytes;
-	struct vublk_device_queue for_device;
-
-	queue->ring.desc = (struct vring_desc *)host;
-	queue->ring.avail = (struct vring_avail *)(host + layout->avail);
-	queue->ring.used = (struct vring_used *)(host + layout->used);
-	queue->extra = host + layout->extra;
-	queue->extra_addr = addr + layout->extra;
-	queue->kick_fd = vublk_eventfd_new();
-	queue->call_fd = vublk_eventfd_new();
-	if (queue->kick_fd < 0 || queue->call_fd < 0)
-		return vublk_error_set_errno(error, queue->kick_fd < 0 ? -queue->kick_fd :
-					     -queue->call_fd,
-					     "cannot create the eventfds of queue %u", index);
-	for_device = (struct vublk_device_queue){
+	struct vublk_device_queue for_device = {
 		.size = (uint16_t)bus->queue_size,
 		.desc_addr = addr,
 		.avail_addr = addr + layout->avail,
@@ -67,49 +65,55 @@ static int make_queue(struct vublk_inproc *bus, unsigned index, const struct lay
 		.kick_fd = queue->kick_fd,
 		.call_fd = queue->call_fd,
 	};
+
+	queue->ring.desc = (struct vring_desc *)host;
+	queue->ring.avail = (struct vring_avail *)(host + layout->avail);
+	queue->ring.used = (struct vring_used *)(host + layout->used);
+	queue->extra = host + layout->extra;
+	queue->extra_addr = addr + layout->extra;
 	return vublk_device_set_queue(bus->device, index, &for_device, error);
 }
 
-struct set_up_args {
-	uint64_t features;
-	uint64_t extra_bytes;
-};
-
-static int do_set_up(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
+int vublk_inproc_set_up_device(struct vublk_inproc *bus, struct vublk_error *error)
 {
-	const struct set_up_args *args = opaque;
-	struct layout layout = lay_out(bus->queue_size, args->extra_bytes);
+	struct layout layout = lay_out(bus->queue_size, bus->set_up.extra_bytes);
 	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 	int r;
 
 	r = vublk_device_set_status(bus->device, status, error);
 	if (!r)
-		r = vublk_device_ack_features(bus->device, args->features, error);
+		r = vublk_device_ack_features(bus->device, bus->set_up.features, error);
 	if (!r)
 		r = vublk_device_set_status(bus->device, status | VIRTIO_CONFIG_S_FEATURES_OK,
 					    error);
 	if (!r)
-		r = vublk_inproc_memory_make_rings(&bus->memory, bus->num_queues * layout.bytes,
-						   error);
-	if (!r)
 		r = vublk_device_set_memory(bus->device, bus->memory.regions,
 					    bus->memory.num_regions, error);
 	for (unsigned i = 0; !r && i < bus->num_queues; i++)
-		r = make_queue(bus, i, &layout, error);
+		r = set_up_queue(bus, i, &layout, error);
 	return r;
+}
+
+static int do_set_up(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+{
+	struct layout layout = lay_out(bus->queue_size, bus->set_up.extra_bytes);
+	int r = vublk_inproc_memory_make_rings(&bus->memory, bus->num_queues * layout.bytes, error);
+
+	for (unsigned i = 0; !r && i < bus->num_queues; i++)
+		r = make_eventfds(&bus->queues[i], i, error);
+	return r ? r : vublk_inproc_set_up_device(bus, error);
 }
 
 int vublk_inproc_set_up(struct vublk_inproc *bus, uint64_t features, uint64_t extra_bytes,
 			struct vublk_error *error)
 {
-	struct set_up_args args = { features, extra_bytes };
-
+	bus->set_up = (struct vublk_inproc_set_up){ features, extra_bytes };
 	bus->queues = calloc(bus->num_queues, sizeof(*bus->queues));
 	if (!bus->queues)
 		return vublk_error_set(error, ENOMEM, "no memory for %u queues", bus->num_queues);
 	for (unsigned i = 0; i < bus->num_queues; i++)
 		bus->queues[i].kick_fd = bus->queues[i].call_fd = -1;
-	return vublk_inproc_make_call(bus, do_set_up, &args, error);
+	return vublk_inproc_make_call(bus, do_set_up, NULL, error);
 }
 
 static int do_start(struct vublk_inproc *bus, void *args, struct vublk_error *error)
@@ -201,6 +205,17 @@ struct region_args {
 	uint64_t fd_offset;
 };
 
+/* The device takes no memory while rings are on their way: the call is made again then. */
+static bool has_to_settle(struct vublk_inproc *bus)
+{
+	enum vublk_device_state state = vublk_device_state(bus->device);
+
+	if (state != VUBLK_DEVICE_STARTING && state != VUBLK_DEVICE_STOPPING)
+		return false;
+	bus->await = VUBLK_INPROC_AWAIT_SETTLED;
+	return true;
+}
+
 /* The device has the new set, or is telling the back-end about it. */
 static int hand_over_memory(struct vublk_inproc *bus, struct vublk_error *error)
 {
@@ -217,10 +232,12 @@ static int hand_over_memory(struct vublk_inproc *bus, struct vublk_error *error)
 static int do_add_region(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
 {
 	const struct region_args *args = opaque;
-	int r = vublk_inproc_memory_add(&bus->memory, bus->info.backend_memory_slots,
-					args->address, args->bytes, args->fd, args->fd_offset,
-					error);
+	int r;
 
+	if (has_to_settle(bus))
+		return 1;
+	r = vublk_inproc_memory_add(&bus->memory, bus->info.backend_memory_slots,
+				    args->address, args->bytes, args->fd, args->fd_offset, error);
 	return r ? r : hand_over_memory(bus, error);
 }
 
@@ -234,8 +251,11 @@ int vublk_inproc_add_region(struct vublk_inproc *bus, void *address, uint64_t by
 
 static int do_remove_region(struct vublk_inproc *bus, void *address, struct vublk_error *error)
 {
-	int r = vublk_inproc_memory_remove(&bus->memory, address, error);
+	int r;
 
+	if (has_to_settle(bus))
+		return 1;
+	r = vublk_inproc_memory_remove(&bus->memory, address, error);
 	if (r)
 		return r;
 	r = hand_over_memory(bus, NULL);

@@ -53,20 +53,46 @@ static uint64_t append(struct vublk_inproc_memory *memory, void *host, uint64_t 
 	return addr;
 }
 
+/* A mapping of `bytes` and its file. */
+static int make_shared(uint64_t bytes, char **mapped, int *out_fd, struct vublk_error *error)
+{
+	VUBLK_FD int fd = vublk_memfd_new("vublk-rings", bytes, error);
+
+	if (fd < 0)
+		return fd;
+	*mapped = vublk_map_shared(fd, 0, bytes, error);
+	if (!*mapped)
+		return -ENOMEM;
+	*out_fd = vublk_fd_steal(&fd);
+	return 0;
+}
+
 int vublk_inproc_memory_make_rings(struct vublk_inproc_memory *memory, uint64_t bytes,
 				   struct vublk_error *error)
 {
-	VUBLK_FD int fd = -1;
+	int fd, r;
 
 	bytes = vublk_round_up(bytes, (uint64_t)sysconf(_SC_PAGESIZE));
-	fd = vublk_memfd_new("vublk-rings", bytes, error);
-	if (fd < 0)
-		return fd;
-	memory->rings = vublk_map_shared(fd, 0, bytes, error);
-	if (!memory->rings)
-		return -ENOMEM;
+	r = make_shared(bytes, &memory->rings, &fd, error);
+	if (r)
+		return r;
 	memory->rings_bytes = bytes;
-	memory->rings_addr = append(memory, memory->rings, bytes, vublk_fd_steal(&fd), 0);
+	memory->rings_addr = append(memory, memory->rings, bytes, fd, 0);
+	return 0;
+}
+
+int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory, struct vublk_error *error)
+{
+	char *rings;
+	int fd, r;
+
+	r = make_shared(memory->rings_bytes, &rings, &fd, error);
+	if (r)
+		return r;
+	vublk_unmap(memory->rings, memory->rings_bytes);
+	memory->rings = rings;
+	vublk_fd_close(&memory->regions[0].fd);
+	memory->regions[0].fd = fd;
 	return 0;
 }
 

@@ -34,6 +34,12 @@ void vublk_inproc_memory_deinit(struct vublk_inproc_memory *memory);
 
 int vublk_inproc_memory_make_rings(struct vublk_inproc_memory *memory, uint64_t bytes,
 				   struct vublk_error *error);
+/*
+ * Other memory in its place, zeroed, at the same guest address: who has the old one sees
+ * nothing of it. ENOMEM, EMFILE: the old one stays.
+ */
+int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
+				    struct vublk_error *error);
 
 /*
  * Adds or removes one region of the set. The queues see an added one only after

@@ -1,20 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-process bus: the thread that owns the device, the calls that other threads
- * make on it, and what the device says. Not the data path: that is in the driver
- * (src/blk), on memory and eventfds that the bus made. What the calls do is in
- * inproc-driver.c.
- *
- * The idea to read it by: a caller puts a call into bus->call and waits; the
- * bus's thread runs it. A call that the device ends later names the callback that
- * it waits for; that callback, or the end of the connection, finishes it. One
- * call at a time, so there is never a question whose end an end is.
+ * The in-process bus: the thread that owns the device, and what the device says. Not
+ * the data path: that is in the driver (src/blk), on memory and eventfds that the bus
+ * made. How calls get onto the thread is in inproc-calls.c, what they do in
+ * inproc-driver.c, and what the loss of a back-end does in inproc-recover.c.
  */
 #include "bus/inproc-private.h"
 
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/log.h"
+#include "util/option.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -22,79 +18,15 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-/* --- calls from other threads --------------------------------------------------- */
+/* A driver that keeps its requests loses nothing by waiting: unlike a device's, ours does. */
+#define DEFAULT_RECONNECT_MS "1000"
 
-bool vublk_inproc_is_own_thread(const struct vublk_inproc *bus)
-{
-	return bus->has_thread && pthread_equal(pthread_self(), bus->thread);
-}
-
-int vublk_inproc_make_call(struct vublk_inproc *bus, vublk_inproc_call_fn *fn, void *args,
-			   struct vublk_error *error)
-{
-	struct vublk_inproc_call call = { .fn = fn, .args = args };
-
-	if (vublk_inproc_is_own_thread(bus))
-		return vublk_error_set(error, EBUSY,
-				       "this call waits for the disk's own thread and cannot be "
-				       "made on it: make it from another thread, not from a handler");
-	pthread_mutex_lock(&bus->call_lock);
-	pthread_mutex_lock(&bus->lock);
-	bus->call = &call;
-	vublk_loop_post(&bus->loop, &bus->call_task);
-	while (!call.finished)
-		pthread_cond_wait(&bus->call_finished, &bus->lock);
-	bus->call = NULL;
-	pthread_mutex_unlock(&bus->lock);
-	pthread_mutex_unlock(&bus->call_lock);
-	if (call.result < 0 && error)
-		*error = call.error;
-	return call.result;
-}
-
-/* The bus's thread. `error` NULL: the call has its own already, or none. */
-static void finish_call(struct vublk_inproc *bus, int result, const struct vublk_error *error)
-{
-	bus->await = VUBLK_INPROC_AWAIT_NOTHING;
-	pthread_mutex_lock(&bus->lock);
-	if (bus->call && !bus->call->finished) {
-		if (error)
-			bus->call->error = *error;
-		bus->call->result = result;
-		bus->call->finished = true;
-		pthread_cond_signal(&bus->call_finished);
-	}
-	pthread_mutex_unlock(&bus->lock);
-}
+/* --- what the device says --------------------------------------------------------- */
 
 static int result_of(const struct vublk_error *error)
 {
 	return error ? -error->code : 0;
 }
-
-static void finish_awaited(struct vublk_inproc *bus, enum vublk_inproc_await await,
-			   const struct vublk_error *error)
-{
-	if (bus->await == await)
-		finish_call(bus, result_of(error), error);
-}
-
-static void on_call(void *opaque)
-{
-	struct vublk_inproc *bus = opaque;
-	struct vublk_error error = { 0 };
-	struct vublk_inproc_call *call;
-	int r;
-
-	pthread_mutex_lock(&bus->lock);
-	call = bus->call;
-	pthread_mutex_unlock(&bus->lock);
-	r = call->fn(bus, call->args, &error);
-	if (r <= 0)
-		finish_call(bus, r, &error);
-}
-
-/* --- what the device says --------------------------------------------------------- */
 
 static void on_realized(void *opaque, const struct vublk_error *error)
 {
@@ -106,23 +38,16 @@ static void on_realized(void *opaque, const struct vublk_error *error)
 		bus->features = vublk_device_features(bus->device);
 		vublk_device_get_info(bus->device, &bus->info, sizeof(bus->info));
 	}
-	finish_awaited(bus, VUBLK_INPROC_AWAIT_REALIZED, error);
+	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_REALIZED, error);
 }
 
-/* What the driver made available before the back-end had the rings is announced now. */
 static void on_started(void *opaque)
 {
 	struct vublk_inproc *bus = opaque;
 
-	for (unsigned i = 0; i < bus->num_queues; i++)
-		vublk_eventfd_signal(bus->queues[i].kick_fd);
-	finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED, NULL);
-}
-
-static void tell_disconnected(struct vublk_inproc *bus, const struct vublk_error *error)
-{
-	if (bus->handlers.disconnected)
-		bus->handlers.disconnected(bus->handlers.opaque, error);
+	vublk_inproc_on_started(bus);
+	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED, NULL);
+	vublk_inproc_settled(bus);
 }
 
 /* With an error the device is disconnected, and says so next. */
@@ -131,14 +56,18 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 	struct vublk_inproc *bus = opaque;
 
 	if (!error && bus->failure.code)
-		tell_disconnected(bus, &bus->failure);
-	finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED, error ? error : &bus->failure);
-	finish_awaited(bus, VUBLK_INPROC_AWAIT_STOPPED, error);
+		vublk_inproc_end(bus, &bus->failure);
+	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED,
+				    error ? error : &bus->failure);
+	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STOPPED, error);
+	if (!error)
+		vublk_inproc_settled(bus);
 }
 
 /*
  * A region that was not taken is dropped again. One that was to go has gone, as far
  * as requests are concerned: if the back-end could not be told, it is gone itself.
+ * Where requests outlive the back-end, the next one is told of all that there is.
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
@@ -146,10 +75,11 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 
 	if (bus->await != VUBLK_INPROC_AWAIT_MEMORY)
 		return;
-	if (!bus->memory.adding)
+	if (!bus->memory.adding || (vublk_device_state(bus->device) != VUBLK_DEVICE_RUNNING &&
+				    vublk_inproc_goes_on(bus)))
 		error = NULL;
 	vublk_inproc_memory_changed(&bus->memory, !error);
-	finish_call(bus, result_of(error), error);
+	vublk_inproc_finish_call(bus, result_of(error), error);
 }
 
 static void on_config_changed(void *opaque)
@@ -164,7 +94,7 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 {
 	if (!error)
 		on_config_changed(opaque);
-	finish_awaited(opaque, VUBLK_INPROC_AWAIT_CONFIG, error);
+	vublk_inproc_finish_awaited(opaque, VUBLK_INPROC_AWAIT_CONFIG, error);
 }
 
 /* The driver hears of it first, then whoever waits for an answer that will not come. */
@@ -172,27 +102,23 @@ static void on_disconnected(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *bus = opaque;
 
-	tell_disconnected(bus, bus->failure.code ? &bus->failure : error);
+	vublk_inproc_on_lost(bus, error);
 	on_memory_changed(bus, error);
-	if (bus->await != VUBLK_INPROC_AWAIT_NOTHING && bus->await != VUBLK_INPROC_AWAIT_REALIZED)
-		finish_call(bus, result_of(error), error);
+	if (bus->await == VUBLK_INPROC_AWAIT_SETTLED)
+		vublk_inproc_settled(bus);
+	else if (bus->await != VUBLK_INPROC_AWAIT_NOTHING &&
+		 bus->await != VUBLK_INPROC_AWAIT_REALIZED)
+		vublk_inproc_finish_call(bus, result_of(error), error);
 }
 
-/*
- * The rings cannot be gone on with. They are taken back before the driver is told:
- * what it then gives up for lost, the back-end does not touch any more.
- */
+static void on_gave_up(void *opaque, const struct vublk_error *error)
+{
+	vublk_inproc_end(opaque, error);
+}
+
 static void on_needs_reset(void *opaque, const struct vublk_error *error)
 {
-	struct vublk_inproc *bus = opaque;
-
-	enum vublk_device_state state = vublk_device_state(bus->device);
-
-	if (bus->failure.code)
-		return;
-	bus->failure = *error;
-	if (state == VUBLK_DEVICE_STARTING || state == VUBLK_DEVICE_RUNNING)
-		vublk_device_set_status(bus->device, 0, NULL);
+	vublk_inproc_on_needs_reset(opaque, error);
 }
 
 static void on_fail_task(void *opaque)
@@ -203,7 +129,7 @@ static void on_fail_task(void *opaque)
 	pthread_mutex_lock(&bus->lock);
 	error = bus->asked_failure;
 	pthread_mutex_unlock(&bus->lock);
-	on_needs_reset(bus, &error);
+	vublk_inproc_on_broken_ring(bus, &error);
 }
 
 void vublk_inproc_fail(struct vublk_inproc *bus, const struct vublk_error *error)
@@ -220,6 +146,7 @@ static const struct vublk_device_bus_ops device_ops = {
 	.started = on_started,
 	.stopped = on_stopped,
 	.disconnected = on_disconnected,
+	.gave_up = on_gave_up,
 	.config_changed = on_config_changed,
 	.memory_changed = on_memory_changed,
 	.config_written = on_config_written,
@@ -267,6 +194,7 @@ static int start_thread(struct vublk_inproc *bus, struct vublk_error *error)
 static int do_quit(struct vublk_inproc *bus, void *args, struct vublk_error *error)
 {
 	vublk_loop_remove(&bus->device_source);
+	vublk_loop_timer_disarm(&bus->fail_timer);
 	vublk_device_unrealize(bus->device);
 	bus->quit = true;
 	return 0;
@@ -283,22 +211,40 @@ static int do_realize(struct vublk_inproc *bus, void *args, struct vublk_error *
 	return r ? r : 1;
 }
 
+static const struct vublk_device_property own_options[] = {
+	{ "fail-after-ms", "number", "0",
+	  "how long after the loss of the back-end requests fail with ETIMEDOUT, until there is "
+	  "another; 0: they wait" },
+	{ NULL },
+};
+
+const struct vublk_device_property *vublk_inproc_options(void)
+{
+	return own_options;
+}
+
+static int set_option(struct vublk_inproc *bus, const struct vublk_option *option,
+		      struct vublk_error *error)
+{
+	if (!strcmp(option->name, "chardev"))
+		return vublk_error_set(error, EINVAL,
+				       "chardev is no option here: the path names the socket");
+	if (!strcmp(option->name, own_options[0].name))
+		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
+				       &bus->fail_after_ms, error);
+	return vublk_device_set_property(bus->device, option->name, option->value, error);
+}
+
 static int set_properties(struct vublk_inproc *bus, const char *path,
 			  const struct vublk_option *options, struct vublk_error *error)
 {
 	int r = vublk_device_set_property(bus->device, "chardev", path, error);
 
-	for (; !r && options && options->name; options++) {
-		if (!strcmp(options->name, "chardev"))
-			return vublk_error_set(error, EINVAL,
-					       "chardev is no option here: the path names the socket");
-		/* A request that failed with the connection must not be executed after that. */
-		if (!strcmp(options->name, "reconnect-ms"))
-			return vublk_error_set(error, EINVAL,
-					       "reconnect-ms is not for the block API, which fails "
-					       "what was in flight: open the disk anew");
-		r = vublk_device_set_property(bus->device, options->name, options->value, error);
-	}
+	if (!r)
+		r = vublk_device_set_property(bus->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
+					      error);
+	for (; !r && options && options->name; options++)
+		r = set_option(bus, options, error);
 	return r;
 }
 
@@ -335,10 +281,12 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	bus->handlers = *handlers;
 	bus->device_source.fn = on_device;
 	bus->device_source.opaque = bus;
-	bus->call_task.fn = on_call;
+	bus->call_task.fn = vublk_inproc_on_call;
 	bus->call_task.opaque = bus;
 	bus->fail_task.fn = on_fail_task;
 	bus->fail_task.opaque = bus;
+	bus->fail_timer.fn = vublk_inproc_on_fail_timer;
+	bus->fail_timer.opaque = bus;
 	vublk_inproc_memory_init(&bus->memory);
 	pthread_mutex_init(&bus->call_lock, NULL);
 	pthread_mutex_init(&bus->lock, NULL);

@@ -25,20 +25,40 @@
 
 struct vublk_inproc;
 
-/* All called on the bus's thread; any of them may be NULL. */
+/*
+ * All called on the bus's thread; any of them may be NULL. The first call of those about
+ * an outage comes after vublk_inproc_start() has succeeded.
+ */
 struct vublk_inproc_handlers {
 	/* A configuration interrupt; vublk_inproc_read_config() has the new one. */
 	void (*config_changed)(void *opaque);
+	/* An outage has begun: the back-end is gone, and another is looked for. */
+	void (*lost)(void *opaque, const struct vublk_error *error);
 	/*
-	 * The back-end is gone, or has given the rings back after one of them was
-	 * found broken: nothing more is completed, and no buffer is touched.
+	 * What a lost back-end had begun cannot be told from the rings, so these are
+	 * replaced. First rings_leave(): the driver takes what is completed and then
+	 * keeps its hands off; after it rings_came(): the rings of
+	 * vublk_inproc_queue() are others, zeroed, and no back-end knows them. `error`
+	 * NULL: the driver puts on them what is not completed; else fail-after-ms has
+	 * passed, or memory is short: it fails what is not, and what comes, until found().
+	 */
+	void (*rings_leave)(void *opaque);
+	void (*rings_came)(void *opaque, const struct vublk_error *error);
+	/* The outage is over: the rings run again. */
+	void (*found)(void *opaque);
+	/*
+	 * The back-end is gone for good, or has given the rings back after one of them
+	 * was found broken: nothing more is completed, and no buffer is touched.
 	 */
 	void (*disconnected)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	struct vublk_log log;
 };
 
-/* What the owner of a queue works with; constant from set_up to free. */
+/*
+ * What the owner of a queue works with. The eventfds are the same from set_up to free;
+ * the rest is others' after rings_came().
+ */
 struct vublk_inproc_queue {
 	struct vublk_split_ring ring; /* mapped here, zeroed */
 	int kick_fd;                  /* eventfds of the bus */
@@ -47,9 +67,12 @@ struct vublk_inproc_queue {
 	uint64_t extra_addr;          /* where the back-end sees it */
 };
 
+/* The bus's own options, beside the device's properties; ended by a NULL name. Static. */
+const struct vublk_device_property *vublk_inproc_options(void);
+
 /*
- * A device at the Unix socket `path` with `options` (its properties; may be
- * NULL), realized. `handlers` is copied. Errors as vublk_blk_open() lists them.
+ * A device at the Unix socket `path` with `options` (its properties, with reconnect-ms on
+ * unless it is given, and the bus's own; may be NULL), realized. `handlers` is copied. Errors as vublk_blk_open() lists them.
  */
 int vublk_inproc_open(const char *path, const struct vublk_option *options,
 		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **bus,

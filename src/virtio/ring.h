@@ -74,6 +74,11 @@ int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_sp
 			   unsigned size, uint16_t base, uint64_t features,
 			   struct vublk_error *error);
 void vublk_driver_ring_deinit(struct vublk_driver_ring *ring);
+/*
+ * An empty ring again, of the same size and features, in other memory: what was
+ * outstanding is forgotten. The base is 0, calls are enabled.
+ */
+void vublk_driver_ring_reset(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory);
 
 /*
  * Adds a chain of `num_out` buffers that the device reads, then `num_in` that it

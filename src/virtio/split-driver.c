@@ -78,6 +78,20 @@ int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_sp
 	return 0;
 }
 
+void vublk_driver_ring_reset(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory)
+{
+	*ring = (struct vublk_driver_ring){
+		.memory = *memory,
+		.slots = ring->slots,
+		.size = ring->size,
+		.mask = ring->mask,
+		.has_event_idx = ring->has_event_idx,
+		.has_indirect = ring->has_indirect,
+	};
+	init_slots(ring);
+	init_memory(ring, 0);
+}
+
 void vublk_driver_ring_deinit(struct vublk_driver_ring *ring)
 {
 	if (!ring)

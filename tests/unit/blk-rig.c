@@ -41,15 +41,22 @@ void wait_for_event(enum vublk_blk_event event)
 
 static const struct vublk_blk_handlers handlers = { .event = on_event };
 
-struct vublk_blk *open_disk(void)
+const struct vublk_option blk_fails_at_once[] = { { "reconnect-ms", "0" }, { NULL } };
+
+struct vublk_blk *open_disk_with(const struct vublk_option *options)
 {
 	struct vublk_blk *blk = NULL;
 
 	pthread_mutex_lock(&told.lock);
-	assert_int_equal(vublk_blk_open("socket", NULL, &handlers, &blk, &error), 0);
+	assert_int_equal(vublk_blk_open("socket", options, &handlers, &blk, &error), 0);
 	told.blk = blk;
 	pthread_mutex_unlock(&told.lock);
 	return blk;
+}
+
+struct vublk_blk *open_disk(void)
+{
+	return open_disk_with(blk_fails_at_once);
 }
 
 struct vublk_blk *set_up(void)

@@ -19,7 +19,7 @@ extern struct vublk_error error; /* of the last call that failed */
 extern struct told {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned events[4];
+	unsigned events[VUBLK_BLK_RECONNECTED + 1];
 	char text[VUBLK_ERROR_TEXT_BYTES];
 	struct vublk_blk *blk; /* calls back into it */
 	uint64_t capacity_bytes;
@@ -30,7 +30,9 @@ extern struct told {
 void wait_for_event(enum vublk_blk_event event);
 
 /* A disk on the plan as it is; set_up() makes the usual plan first. */
-struct vublk_blk *open_disk(void);
+extern const struct vublk_option blk_fails_at_once[]; /* the loss of the back-end is for good */
+struct vublk_blk *open_disk_with(const struct vublk_option *options);
+struct vublk_blk *open_disk(void); /* with blk_fails_at_once */
 struct vublk_blk *set_up(void);
 void tear_down(struct vublk_blk *blk);
 

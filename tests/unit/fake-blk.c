@@ -153,6 +153,13 @@ void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size
 	memcpy(info, &blk->disk->info, VUBLK_MIN(info_bytes, sizeof(*info)));
 }
 
+const struct vublk_device_property *vublk_blk_options(void)
+{
+	static const struct vublk_device_property none = { NULL };
+
+	return &none;
+}
+
 const struct vublk_device_property *vublk_device_properties(void)
 {
 	static const struct vublk_device_property none[] = { { NULL } };

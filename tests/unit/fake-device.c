@@ -24,7 +24,7 @@
 
 enum pending {
 	REALIZED = 1, STARTED = 2, STOPPED = 4, LOST = 8, MEMORY = 16, CONFIG = 32, WRITTEN = 64,
-	NEEDS_RESET = 128,
+	NEEDS_RESET = 128, FOUND = 256, GAVE_UP = 512,
 };
 
 struct fake_queue {
@@ -44,6 +44,7 @@ struct vublk_device {
 	uint8_t status;
 	uint64_t acked;
 	unsigned generation;
+	char reconnect_ms[16];
 };
 
 struct fake_plan fake_plan;
@@ -59,9 +60,13 @@ static int stop_fd = -1;
 /* under lock */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned pending;
+static bool has_backend;
 static char lost_text[128];
 static struct vublk_memory_map_region map_regions[VUBLK_MEMORY_MAX_REGIONS];
 static struct vublk_memory_map map = { 0, map_regions };
+static int rings_fd = -1; /* of the first region */
+static char *late_rings;
+static uint64_t late_bytes;
 
 void fake_init(uint64_t bytes)
 {
@@ -101,6 +106,16 @@ void fake_disconnect(const char *why)
 	post(LOST);
 }
 
+void fake_reconnect(void)
+{
+	post(FOUND);
+}
+
+void fake_give_up(void)
+{
+	post(GAVE_UP);
+}
+
 void fake_needs_reset(const char *why)
 {
 	snprintf(lost_text, sizeof(lost_text), "%s", why);
@@ -121,7 +136,8 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
 		     const struct vublk_log *log, struct vublk_device **out,
 		     struct vublk_error *error)
 {
-	device = (struct vublk_device){ .ops = ops, .bus = bus, .event_fd = vublk_eventfd_new() };
+	device = (struct vublk_device){ .ops = ops, .bus = bus, .event_fd = vublk_eventfd_new(),
+					.reconnect_ms = "0" };
 	*out = &device;
 	return 0;
 }
@@ -149,6 +165,7 @@ void vublk_device_free(struct vublk_device *d)
 		queues[i].queue.size = 0;
 	}
 	unmap_all();
+	vublk_fd_close(&rings_fd);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -165,6 +182,13 @@ static struct vublk_error *error_or_null(struct vublk_error *error, int code, co
 	return error;
 }
 
+static void set_backend(bool there)
+{
+	pthread_mutex_lock(&lock);
+	has_backend = there;
+	pthread_mutex_unlock(&lock);
+}
+
 static void process_start(struct vublk_device *d)
 {
 	struct vublk_error error;
@@ -175,6 +199,7 @@ static void process_start(struct vublk_device *d)
 		return;
 	}
 	d->state = VUBLK_DEVICE_RUNNING;
+	set_backend(true);
 	d->ops->started(d->bus);
 }
 
@@ -200,9 +225,34 @@ static void process_lost(struct vublk_device *d)
 
 	vublk_error_set(&error, ENOTCONN, "%s", lost_text);
 	d->state = VUBLK_DEVICE_DISCONNECTED;
+	set_backend(false);
 	if (ran)
 		d->ops->stopped(d->bus, &error);
 	d->ops->disconnected(d->bus, &error);
+}
+
+static void process_found(struct vublk_device *d)
+{
+	struct vublk_error error;
+
+	d->state = VUBLK_DEVICE_STOPPED;
+	if (!(d->status & VIRTIO_CONFIG_S_DRIVER_OK))
+		return;
+	if (fake_plan.next_is_blind) {
+		vublk_error_set(&error, EIO, "nobody knows");
+		d->ops->needs_reset(d->bus, &error);
+		return;
+	}
+	d->state = VUBLK_DEVICE_STARTING;
+	post(STARTED);
+}
+
+static void process_give_up(struct vublk_device *d)
+{
+	struct vublk_error error;
+
+	vublk_error_set(&error, ETIMEDOUT, "too long");
+	d->ops->gave_up(d->bus, &error);
 }
 
 int vublk_device_process(struct vublk_device *d)
@@ -222,6 +272,10 @@ int vublk_device_process(struct vublk_device *d)
 	}
 	if (now & LOST)
 		process_lost(d);
+	if (now & FOUND)
+		process_found(d);
+	if (now & GAVE_UP)
+		process_give_up(d);
 	if (now & NEEDS_RESET) {
 		vublk_error_set(&error, EPROTO, "%s", lost_text);
 		d->ops->needs_reset(d->bus, &error);
@@ -256,9 +310,24 @@ const char *vublk_device_state_name(enum vublk_device_state state)
 int vublk_device_set_property(struct vublk_device *d, const char *name, const char *value,
 			      struct vublk_error *error)
 {
-	if (strcmp(name, "chardev") && strcmp(name, "queue-size"))
+	if (!strcmp(name, "reconnect-ms"))
+		snprintf(d->reconnect_ms, sizeof(d->reconnect_ms), "%s", value);
+	else if (strcmp(name, "chardev") && strcmp(name, "queue-size"))
 		return vublk_error_set(error, EINVAL, "no property %s", name);
 	return 0;
+}
+
+int vublk_device_get_property(const struct vublk_device *d, const char *name, char *value,
+			      size_t value_bytes, struct vublk_error *error)
+{
+	assert(!strcmp(name, "reconnect-ms"));
+	snprintf(value, value_bytes, "%s", d->reconnect_ms);
+	return 0;
+}
+
+bool vublk_device_is_tracked(const struct vublk_device *d)
+{
+	return fake_plan.tracked;
 }
 
 int vublk_device_realize(struct vublk_device *d, struct vublk_error *error)
@@ -326,7 +395,7 @@ uint8_t vublk_device_status(const struct vublk_device *d)
 int vublk_device_set_status(struct vublk_device *d, uint8_t status, struct vublk_error *error)
 {
 	d->status = status;
-	if (status & VIRTIO_CONFIG_S_DRIVER_OK) {
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK && d->state == VUBLK_DEVICE_STOPPED) {
 		d->state = VUBLK_DEVICE_STARTING;
 		if (fake_plan.breaks_at_start)
 			fake_needs_reset("broken at the start");
@@ -353,6 +422,8 @@ int vublk_device_set_memory(struct vublk_device *d, const struct vublk_memory_re
 			vublk_map_shared(regions[i].fd, regions[i].fd_offset,
 					 regions[i].size_bytes, NULL),
 		};
+	vublk_fd_close(&rings_fd);
+	rings_fd = dup(regions[0].fd);
 	assert(!vublk_memory_map_check(&map, NULL));
 	for (unsigned i = 0; i < fake_plan.num_queues; i++) {
 		const struct vublk_device_queue *q = &queues[i].queue;
@@ -376,7 +447,9 @@ int vublk_device_set_queue(struct vublk_device *d, unsigned index,
 {
 	struct fake_queue *q = &queues[index];
 	struct vublk_split_ring memory;
+	int r;
 
+	pthread_mutex_lock(&lock);
 	q->queue = *queue;
 	memory.desc = vublk_memory_map_guest(&map, queue->desc_addr,
 					     vublk_split_desc_bytes(queue->size));
@@ -385,7 +458,10 @@ int vublk_device_set_queue(struct vublk_device *d, unsigned index,
 	memory.used = vublk_memory_map_guest(&map, queue->used_addr,
 					     vublk_split_used_bytes(queue->size));
 	assert(memory.desc && memory.avail && memory.used);
-	return vublk_device_ring_init(&q->ring, &memory, queue->size, 0, d->acked, error);
+	vublk_device_ring_deinit(&q->ring);
+	r = vublk_device_ring_init(&q->ring, &memory, queue->size, 0, d->acked, error);
+	pthread_mutex_unlock(&lock);
+	return r;
 }
 
 void vublk_device_get_info(const struct vublk_device *d, struct vublk_device_info *info,
@@ -500,7 +576,7 @@ static unsigned serve(unsigned index, unsigned max, int status)
 	unsigned n;
 
 	pthread_mutex_lock(&lock);
-	for (n = 0; n < max && q->queue.size && take(q); n++) {
+	for (n = 0; n < max && has_backend && q->queue.size && take(q); n++) {
 		request = parse(&q->taken);
 		if (status == VIRTIO_BLK_S_OK)
 			execute(&q->taken, &request);
@@ -582,6 +658,25 @@ void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly)
 	}
 	pthread_mutex_unlock(&lock);
 	vublk_eventfd_signal(queues[queue].queue.call_fd);
+}
+
+struct vublk_split_ring fake_map_ring(unsigned queue)
+{
+	const struct vublk_split_ring *ring = &queues[queue].ring.memory;
+	const char *base = map_regions[0].host;
+
+	late_bytes = map_regions[0].size_bytes;
+	late_rings = vublk_map_shared(rings_fd, 0, late_bytes, NULL);
+	return (struct vublk_split_ring){
+		(struct vring_desc *)(late_rings + ((char *)ring->desc - base)),
+		(struct vring_avail *)(late_rings + ((char *)ring->avail - base)),
+		(struct vring_used *)(late_rings + ((char *)ring->used - base)),
+	};
+}
+
+void fake_unmap_ring(void)
+{
+	vublk_unmap(late_rings, late_bytes);
 }
 
 void fake_disable_kicks(unsigned queue)

@@ -52,6 +52,8 @@ struct fake_plan {
 	int wce_error;
 	bool breaks_at_start;           /* needs a reset before the rings run */
 	bool never_stops;               /* set_status(0) ends with ETIMEDOUT */
+	bool tracked;                   /* there is an in-flight area */
+	bool next_is_blind;             /* the next back-end has none: needs_reset() */
 };
 
 extern struct fake_plan fake_plan;
@@ -63,6 +65,8 @@ char *fake_disk(void);
 
 /* What the device's thread will say next; returns at once. Any thread. */
 void fake_disconnect(const char *why);
+void fake_reconnect(void); /* a back-end is found; its rings start if DRIVER_OK is set */
+void fake_give_up(void);   /* reconnect-deadline-ms is over */
 void fake_resize(uint64_t bytes);
 void fake_needs_reset(const char *why);
 
@@ -85,6 +89,9 @@ void fake_push_id(unsigned queue, uint32_t id);
  * ring, descriptors, headers, statuses. `wildly`: also what stops the ring at once.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
+/* Another mapping of a queue's ring as it is now, which stays when the rings are replaced. */
+struct vublk_split_ring fake_map_ring(unsigned queue);
+void fake_unmap_ring(void);
 /* As a back-end that polls: it wants no kicks. */
 void fake_disable_kicks(unsigned queue);
 /* Calls without a reason. */
@@ -95,7 +102,7 @@ extern struct fake_request fake_last;
 unsigned fake_kicks(unsigned queue); /* taken from the kick eventfd */
 extern unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
 
-/* A thread for each queue that serves until stop. */
+/* A thread for each queue that serves until stop, while the device has a back-end. */
 void fake_start_threads(void);
 void fake_stop_threads(void);
 

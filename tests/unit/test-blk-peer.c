@@ -130,7 +130,9 @@ static struct vublk_blk *open_with(const struct vublk_option *options)
 
 static struct vublk_blk *open_disk(void)
 {
-	const struct vublk_option options[] = { { "num-queues", "4" }, { NULL } };
+	const struct vublk_option options[] = {
+		{ "num-queues", "4" }, { "reconnect-ms", "0" }, { NULL }
+	};
 
 	start_peer();
 	return open_with(options);
@@ -534,7 +536,9 @@ static void test_killed_in_mid_flight(void **state)
 /* With a short deadline, which a back-end that only starts would miss. */
 static struct vublk_blk *open_impatiently(void)
 {
-	const struct vublk_option options[] = { { "request-timeout-ms", "1000" }, { NULL } };
+	const struct vublk_option options[] = {
+		{ "request-timeout-ms", "1000" }, { "reconnect-ms", "0" }, { NULL }
+	};
 
 	start_peer();
 	assert_int_equal(vublk_blk_close(open_with(NULL), 0), 0);

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The side of the gate that is allowed to take its time; see gate.h.
+ */
+#include "blk/gate.h"
+
+#include <linux/membarrier.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static bool membarrier(int command)
+{
+	return !syscall(__NR_membarrier, command, 0, 0);
+}
+
+/* Registering is once a process, and nothing when it was done before. */
+void vublk_blk_gate_init(struct vublk_blk_gate *gate)
+{
+	gate->asymmetric = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+	gate->closed = 0;
+	gate->inside = 0;
+	pthread_mutex_init(&gate->lock, NULL);
+}
+
+void vublk_blk_gate_deinit(struct vublk_blk_gate *gate)
+{
+	pthread_mutex_destroy(&gate->lock);
+}
+
+/*
+ * The owner is never inside for long: it sleeps outside. A barrier that worked when the
+ * queue was made works now; should it not, a process-wide one does the same, slowly.
+ */
+void vublk_blk_gate_close(struct vublk_blk_gate *gate)
+{
+	pthread_mutex_lock(&gate->lock);
+	vublk_store_seq(&gate->closed, 1); /* E */
+	if (gate->asymmetric && !membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+		membarrier(MEMBARRIER_CMD_GLOBAL);
+	while (vublk_load_seq(&gate->inside)) /* E, G */
+		sched_yield();
+}
+
+void vublk_blk_gate_open(struct vublk_blk_gate *gate)
+{
+	vublk_store_release(&gate->closed, 0); /* F */
+	pthread_mutex_unlock(&gate->lock);
+}
+
+void vublk_blk_gate_wait(struct vublk_blk_gate *gate)
+{
+	do {
+		vublk_blk_gate_leave(gate);
+		pthread_mutex_lock(&gate->lock); /* until it is opened */
+		pthread_mutex_unlock(&gate->lock);
+	} while (!vublk_blk_gate_try_enter(gate));
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BLK_OVERLAP_H
+#define VUBLK_BLK_OVERLAP_H
+
+/*
+ * Which parts of the disk the writes on a ring touch, coarsely: a sieve that says
+ * "certainly none of them meets this range", so that looking at each is rarely
+ * needed. Belongs to one queue.
+ *
+ * A narrow write counts in a bucket for each 4 KiB unit that it touches; a wide one
+ * is counted only, and then nothing is certain: next to moving its data, a look at
+ * every slot costs nothing.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VUBLK_BLK_OVERLAP_SHIFT 12
+#define VUBLK_BLK_OVERLAP_BUCKETS 4096 /* neighbouring units have neighbouring buckets */
+#define VUBLK_BLK_OVERLAP_MAX_UNITS 16 /* of a narrow write */
+
+struct vublk_blk_overlap {
+	unsigned num_wide;
+	uint16_t narrow[VUBLK_BLK_OVERLAP_BUCKETS];
+};
+
+struct vublk_blk_overlap_units {
+	uint64_t first, count;
+};
+
+static inline struct vublk_blk_overlap_units vublk_blk_overlap_units(uint64_t offset,
+								     uint64_t bytes)
+{
+	uint64_t first = offset >> VUBLK_BLK_OVERLAP_SHIFT;
+	uint64_t last = (offset + bytes - 1) >> VUBLK_BLK_OVERLAP_SHIFT;
+
+	return (struct vublk_blk_overlap_units){ first, last - first + 1 };
+}
+
+static inline uint16_t *vublk_blk_overlap_bucket(struct vublk_blk_overlap *overlap, uint64_t unit)
+{
+	return &overlap->narrow[unit % VUBLK_BLK_OVERLAP_BUCKETS];
+}
+
+static inline void vublk_blk_overlap_count(struct vublk_blk_overlap *overlap, uint64_t offset,
+					   uint64_t bytes, int change)
+{
+	struct vublk_blk_overlap_units units = vublk_blk_overlap_units(offset, bytes);
+
+	if (units.count > VUBLK_BLK_OVERLAP_MAX_UNITS) {
+		overlap->num_wide += (unsigned)change;
+		return;
+	}
+	for (uint64_t i = 0; i < units.count; i++)
+		*vublk_blk_overlap_bucket(overlap, units.first + i) += (uint16_t)change;
+}
+
+/* `bytes` is not 0. A write is added when it goes on the ring, removed when it is complete. */
+static inline void vublk_blk_overlap_add(struct vublk_blk_overlap *overlap, uint64_t offset,
+					 uint64_t bytes)
+{
+	vublk_blk_overlap_count(overlap, offset, bytes, 1);
+}
+
+static inline void vublk_blk_overlap_remove(struct vublk_blk_overlap *overlap, uint64_t offset,
+					    uint64_t bytes)
+{
+	vublk_blk_overlap_count(overlap, offset, bytes, -1);
+}
+
+/* False: no write that was added and not removed touches the range. */
+static inline bool vublk_blk_overlap_is_possible(struct vublk_blk_overlap *overlap,
+						 uint64_t offset, uint64_t bytes)
+{
+	struct vublk_blk_overlap_units units = vublk_blk_overlap_units(offset, bytes);
+
+	if (overlap->num_wide || units.count > VUBLK_BLK_OVERLAP_MAX_UNITS)
+		return true;
+	for (uint64_t i = 0; i < units.count; i++)
+		if (*vublk_blk_overlap_bucket(overlap, units.first + i))
+			return true;
+	return false;
+}
+
+#endif

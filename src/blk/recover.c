@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A queue whose back-end is lost: what becomes of its requests. All of it is done by
+ * the disk's thread, with the owner outside the gate, so that a queue that nobody
+ * looks at at the moment is recovered too.
+ *
+ * The idea to read it by: a slot holds all that it takes to make its piece again, in
+ * private memory. So the rings are set up anew in memory that no earlier back-end
+ * knows, which makes it impossible for a late one to disturb them, and the pieces go
+ * on them in the order of their sequence. What the lost back-end had completed is
+ * taken first and is not done again. Executing the others once more does no harm: of
+ * writes to one place only one is on the ring at a time (piece.c).
+ *
+ * With an in-flight area nothing of this happens: the rings stay, and the next
+ * back-end itself goes on with what the lost one had begun.
+ */
+#include "blk/piece.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void wake_owner(struct vublk_blk_queue *queue)
+{
+	vublk_blk_gate_open(&queue->gate);
+	vublk_eventfd_signal(queue->bus->call_fd);
+}
+
+void vublk_blk_queue_suspend(struct vublk_blk_queue *queue)
+{
+	vublk_blk_gate_close(&queue->gate);
+	vublk_blk_queue_take_all(queue);
+}
+
+/* --- once more ------------------------------------------------------------------------------ */
+
+static int compare_sequence(const void *a, const void *b, void *slots_opaque)
+{
+	const struct vublk_blk_slot *slots = slots_opaque;
+	uint64_t x = slots[*(const uint16_t *)a].sequence;
+	uint64_t y = slots[*(const uint16_t *)b].sequence;
+
+	return x < y ? -1 : x > y;
+}
+
+static unsigned collect_pieces(struct vublk_blk_queue *queue, uint16_t *tokens)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < queue->size; i++)
+		if (queue->slots[i].request)
+			tokens[n++] = (uint16_t)i;
+	qsort_r(tokens, n, sizeof(tokens[0]), compare_sequence, queue->slots);
+	return n;
+}
+
+/* Its memory is not registered any more: the application took it away under the request. */
+static void drop_piece(struct vublk_blk_queue *queue, uint16_t token, int result)
+{
+	struct vublk_blk_request *request = queue->slots[token].request;
+
+	vublk_log(queue->log, VUBLK_LOG_ERROR,
+		  "queue %u: a request of type %u at byte %llu cannot be made again for the new "
+		  "back-end (%s): its memory was unregistered while it was in flight",
+		  queue->index, request->type, (unsigned long long)queue->slots[token].offset,
+		  strerrordesc_np(-result));
+	queue->slots[token].request = NULL;
+	queue->free_slots[queue->num_free_slots++] = token;
+	request->pieces--;
+	if (!request->result)
+		request->result = result;
+	vublk_blk_queue_piece_ended(queue, request);
+}
+
+static void issue_again(struct vublk_blk_queue *queue)
+{
+	uint16_t tokens[VUBLK_RING_MAX_SIZE];
+	unsigned n = collect_pieces(queue, tokens);
+
+	for (unsigned i = 0; i < n; i++) {
+		int r = vublk_blk_piece_issue_again(queue, tokens[i]);
+
+		if (r < 0)
+			drop_piece(queue, tokens[i], r);
+	}
+	if (n)
+		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: %u requests go to the next "
+			  "back-end", queue->index, n);
+	vublk_blk_queue_pump(queue);
+}
+
+static void empty_ring(struct vublk_blk_queue *queue)
+{
+	vublk_blk_queue_bind(queue);
+	vublk_driver_ring_reset(&queue->ring, &queue->bus->ring);
+	if (!queue->calls_enabled)
+		vublk_driver_ring_disable_calls(&queue->ring);
+	queue->overlap = (struct vublk_blk_overlap){ 0 };
+	queue->unpublished = false;
+}
+
+static void fail(struct vublk_blk_queue *queue, const struct vublk_error *error,
+		 enum vublk_blk_queue_state state)
+{
+	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
+		queue->failure = *error;
+	vublk_blk_queue_fail_all(queue, state);
+}
+
+/*
+ * A back-end that broke this ring before it was lost is no reason to trust the next
+ * less: but what it did to the requests nobody knows, so they are given up.
+ */
+void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error)
+{
+	empty_ring(queue);
+	if (queue->state == VUBLK_BLK_QUEUE_BROKEN)
+		vublk_blk_queue_fail_all(queue, VUBLK_BLK_QUEUE_DEAD);
+	else if (error && queue->state == VUBLK_BLK_QUEUE_WORKS)
+		fail(queue, error, VUBLK_BLK_QUEUE_FAILS);
+	else if (queue->state == VUBLK_BLK_QUEUE_WORKS)
+		issue_again(queue);
+	wake_owner(queue);
+}
+
+void vublk_blk_queue_revive(struct vublk_blk_queue *queue)
+{
+	vublk_blk_gate_close(&queue->gate);
+	if (queue->state == VUBLK_BLK_QUEUE_FAILS)
+		queue->state = VUBLK_BLK_QUEUE_WORKS;
+	wake_owner(queue);
+}
+
+void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error)
+{
+	vublk_blk_queue_suspend(queue);
+	if (queue->state == VUBLK_BLK_QUEUE_FAILS)
+		queue->failure = *error;
+	if (queue->state != VUBLK_BLK_QUEUE_DEAD)
+		fail(queue, error, VUBLK_BLK_QUEUE_DEAD);
+	wake_owner(queue);
+}

@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The block API when back-ends come and go, over a stand-in device that decides what a
+ * back-end had done when it went: each request completes once, in the end.
+ */
+#include "blk-rig.h"
+
+#include "util/atomic.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct vublk_blk *begin(unsigned num_queues, const struct vublk_option *options)
+{
+	fake_init(DISK_BYTES);
+	fake_plan.num_queues = num_queues;
+	return open_disk_with(options);
+}
+
+static void lose(void)
+{
+	fake_disconnect("the back-end hung up");
+	wait_for_event(VUBLK_BLK_OUTAGE);
+}
+
+static void find(void)
+{
+	fake_reconnect();
+	wait_for_event(VUBLK_BLK_RECONNECTED);
+}
+
+/* Writes `count` blocks from block `first` on, each full of its `value`. */
+static void write_blocks(struct vublk_blk *blk, unsigned first, unsigned count, char *buffer,
+			 int value)
+{
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+
+	for (unsigned i = 0; i < count; i++) {
+		memset(buffer + i * 512, value + (int)i, 512);
+		assert_int_equal(vublk_blk_write(queue, (first + i) * 512, buffer + i * 512, 512,
+						 buffer + i * 512, &error), 0);
+	}
+	vublk_blk_submit(queue);
+}
+
+static void take(struct vublk_blk *blk, unsigned queue, unsigned count, int result)
+{
+	struct vublk_blk_completion c[64];
+
+	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, queue), c, count, count, -1, &error),
+			 count);
+	for (unsigned i = 0; i < count; i++)
+		assert_int_equal(c[i].result, result);
+}
+
+static void expect_block(unsigned block, int value)
+{
+	for (unsigned i = 0; i < 512; i++)
+		assert_int_equal(fake_disk()[block * 512 + i], value);
+}
+
+/* --- without an in-flight area ------------------------------------------------------------ */
+
+static void test_what_was_not_completed_is_done_again(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	char *buffer = vublk_blk_alloc(blk, 8 * 512, &error);
+	struct fake_request request;
+
+	write_blocks(blk, 0, 8, buffer, 1);
+	assert_int_equal(fake_serve(0, 3), 3);
+	assert_true(fake_take(0, NULL)); /* begun, and not completed */
+	lose();
+	memset(fake_disk(), 0x77, 3 * 512); /* whoever does the completed ones again is seen */
+	assert_int_equal(fake_serve(0, 8), 0);
+	find();
+	for (unsigned i = 3; i < 8; i++) { /* in their order */
+		assert_true(fake_take(0, &request));
+		assert_int_equal(request.sector, i);
+		fake_give_back(0, VIRTIO_BLK_S_OK);
+	}
+	assert_false(fake_take(0, NULL));
+	take(blk, 0, 8, 0);
+	expect_block(0, 0x77);
+	tear_down(blk);
+}
+
+/* What a lost back-end does late, it does to rings that nobody looks at any more. */
+static void test_a_late_back_end_is_not_believed(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	char *buffer = vublk_blk_alloc(blk, 4 * 512, &error);
+	struct vublk_split_ring late;
+
+	write_blocks(blk, 0, 4, buffer, 1);
+	late = fake_map_ring(0); /* as the old back-end has it */
+	lose();
+	for (unsigned i = 0; i < 4; i++)
+		late.used->ring[i].id = i;
+	vublk_store_release(&late.used->idx, 4);
+	find();
+	assert_int_equal(fake_serve(0, 9), 4);
+	take(blk, 0, 4, 0);
+	for (unsigned i = 0; i < 4; i++)
+		expect_block(i, 1 + (int)i);
+	fake_unmap_ring();
+	tear_down(blk);
+}
+
+static void test_requests_are_taken_meanwhile(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	char *buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
+	struct vublk_blk_completion c;
+
+	lose();
+	write_blocks(blk, 0, 16, buffer, 1); /* as many as the queue's size */
+	assert_int_equal(vublk_blk_flush(queue, NULL, &error), -EAGAIN);
+	assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, 0, &error), 0);
+	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), 0); /* it is on */
+	find();
+	assert_int_equal(fake_serve(0, 99), 16);
+	take(blk, 0, 16, 0);
+	for (unsigned i = 0; i < 16; i++)
+		expect_block(i, 1 + (int)i);
+	tear_down(blk);
+}
+
+/* Memory that comes while there is no back-end is known to the next. */
+static void test_memory_comes_meanwhile(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	char *buffer, *another;
+
+	buffer = vublk_blk_alloc(blk, 4096, &error);
+	lose();
+	another = vublk_blk_alloc(blk, 4096, &error);
+	assert_non_null(another);
+	write_blocks(blk, 0, 2, another, 5);
+	vublk_blk_release(blk, buffer);
+	find();
+	assert_int_equal(fake_serve(0, 9), 2);
+	take(blk, 0, 2, 0);
+	expect_block(1, 6);
+	tear_down(blk);
+}
+
+/* Lost again and again, also before it was of any use: each request is done in the end. */
+static void test_lost_many_times(void **state)
+{
+	struct vublk_blk *blk = begin(2, NULL);
+	char *buffer = vublk_blk_alloc(blk, 12 * 512, &error);
+	unsigned served = 0;
+
+	write_blocks(blk, 0, 12, buffer, 1);
+	for (unsigned i = 0; i < 100; i++) {
+		if (i % 10 == 0)
+			served += fake_serve(0, 1);
+		lose();
+		if (i & 1) {
+			fake_reconnect();
+			fake_disconnect("before it has started");
+		}
+		find();
+	}
+	assert_int_equal(served, 10);
+	assert_int_equal(fake_serve(0, 99), 2);
+	take(blk, 0, 12, 0);
+	for (unsigned i = 0; i < 12; i++)
+		expect_block(i, 1 + (int)i);
+	tear_down(blk);
+}
+
+/* A request in pieces, of which some are done, some on the ring, some not even cut. */
+static void test_pieces(void **state)
+{
+	struct vublk_blk *blk;
+	char *buffer;
+
+	fake_init(DISK_BYTES);
+	fake_plan.queue_size = 4;
+	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
+	fake_plan.config.size_max = 512;
+	fake_plan.config.seg_max = 1;
+	blk = open_disk_with(NULL);
+	buffer = vublk_blk_alloc(blk, 32 * 512, &error);
+	for (unsigned i = 0; i < 32 * 512; i++)
+		buffer[i] = (char)(i / 512 + 1);
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), 0, buffer, 32 * 512, NULL, &error),
+			 0);
+	vublk_blk_submit(vublk_blk_queue(blk, 0));
+	for (unsigned i = 0; i < 10; i++) {
+		struct vublk_blk_completion c;
+
+		assert_int_equal(fake_serve(0, 1), 1);
+		assert_int_equal(vublk_blk_poll(vublk_blk_queue(blk, 0), &c, 1), 0);
+		lose();
+		find();
+	}
+	fake_start_threads();
+	take(blk, 0, 1, 0);
+	assert_memory_equal(fake_disk(), buffer, 32 * 512);
+	fake_stop_threads();
+	tear_down(blk);
+}
+
+/* Each kind of request goes on the new ring as it was on the old one. */
+static void test_every_kind(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	char *buffer = vublk_blk_alloc(blk, 8192, &error);
+	char id[VUBLK_BLK_ID_SIZE] = "";
+	struct fake_request request;
+
+	assert_int_equal(vublk_blk_read(queue, 4096, buffer, 4096, NULL, &error), 0);
+	assert_int_equal(vublk_blk_flush(queue, NULL, &error), 0);
+	assert_int_equal(vublk_blk_discard(queue, 8192, 4096, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, 16384, 512, true, NULL, &error), 0);
+	assert_int_equal(vublk_blk_get_id(queue, id, NULL, &error), 0);
+	vublk_blk_submit(queue);
+	memset(fake_disk() + 4096, 0x42, 4096);
+	lose();
+	find();
+	assert_true(fake_take(0, &request));
+	assert_int_equal(request.type, VIRTIO_BLK_T_IN);
+	assert_int_equal(request.sector, 8);
+	assert_int_equal(request.data_bytes, 4096);
+	lose(); /* the one that was taken by hand is not lost either */
+	find();
+	assert_int_equal(fake_serve(0, 9), 5);
+	take(blk, 0, 5, 0);
+	assert_int_equal(buffer[0], 0x42);
+	assert_int_equal(fake_num_flushes, 1);
+	assert_int_equal(fake_num_discards, 1);
+	assert_int_equal(fake_num_zeroes, 1);
+	assert_int_equal(fake_last.type, VIRTIO_BLK_T_GET_ID);
+	assert_string_equal(id, "fake disk of 20 byte");
+	tear_down(blk);
+}
+
+/* Who sleeps is woken by what had been completed, and sleeps on for the rest. */
+static void test_completed_without_a_call(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	struct pollfd pollfd = { .fd = vublk_blk_queue_fd(queue), .events = POLLIN };
+	struct vublk_blk_completion c[4];
+	char *buffer = vublk_blk_alloc(blk, 4 * 512, &error);
+
+	write_blocks(blk, 0, 4, buffer, 1);
+	assert_int_equal(fake_serve(0, 1), 1);
+	vublk_eventfd_clear(pollfd.fd); /* it died before it called */
+	lose();
+	assert_int_equal(poll(&pollfd, 1, -1), 1);
+	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
+	assert_false(vublk_blk_arm(queue));
+	find();
+	assert_int_equal(fake_serve(0, 9), 3);
+	take(blk, 0, 3, 0);
+	tear_down(blk);
+}
+
+/* --- writes to one place ---------------------------------------------------------------------- */
+
+/* The later one is not on the ring before the earlier is complete. */
+static void test_overlapping_writes_wait(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	char *buffer = vublk_blk_alloc(blk, 8192, &error);
+	struct fake_request request;
+
+	assert_int_equal(vublk_blk_write(queue, 0, buffer, 1024, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 512, buffer, 512, NULL, &error), 0); /* may */
+	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 512, NULL, &error), 0); /* beside it */
+	assert_int_equal(vublk_blk_discard(queue, 512, 2048, NULL, &error), 0); /* over both */
+	assert_int_equal(vublk_blk_write_zeroes(queue, 2048, 512, true, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 64 * KIB, buffer, 512, NULL, &error), 0);
+	vublk_blk_submit(queue);
+	assert_int_equal(fake_serve(0, 9), 3);
+	take(blk, 0, 3, 0);
+	assert_true(fake_take(0, &request));
+	assert_int_equal(request.type, VIRTIO_BLK_T_DISCARD);
+	assert_false(fake_take(0, NULL));
+	fake_give_back(0, VIRTIO_BLK_S_OK);
+	take(blk, 0, 1, 0);
+	assert_int_equal(fake_serve(0, 9), 2);
+	take(blk, 0, 2, 0);
+	tear_down(blk);
+}
+
+/* Random writes of all widths: no two that touch the same place are ever out together. */
+static void test_no_two_overlap(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	char *buffer = vublk_blk_alloc(blk, 512 * KIB, &error);
+	struct vublk_blk_completion c[16];
+	unsigned in_flight = 0, held_back = 0;
+
+	srand(7);
+	for (unsigned round = 0; round < 3000; round++) {
+		struct { uint64_t offset, bytes; } out[16];
+		unsigned n = 0;
+
+		while (in_flight < 16) {
+			uint64_t bytes = 512 * (1 + (uint64_t)rand() % (rand() % 16 ? 12 : 200));
+			uint64_t offset = 512 * ((uint64_t)rand() % 900);
+
+			assert_int_equal(vublk_blk_write(queue, offset, buffer, bytes, NULL, &error), 0);
+			in_flight++;
+		}
+		vublk_blk_submit(queue);
+		for (struct fake_request r; n < 16 && fake_take(0, &r); n++) {
+			out[n].offset = r.sector * 512;
+			out[n].bytes = r.data_bytes;
+			for (unsigned i = 0; i < n; i++)
+				assert_false(vublk_ranges_overlap(out[i].offset, out[i].bytes,
+								  out[n].offset, out[n].bytes));
+		}
+		held_back += n < in_flight;
+		lose(); /* the simplest way to give them all back */
+		find();
+		fake_serve(0, 1 + (unsigned)rand() % 3);
+		in_flight -= (unsigned)vublk_blk_poll(queue, c, 16);
+	}
+	assert_true(held_back > 100);
+	assert_int_equal(vublk_blk_close(blk, 0), -ETIMEDOUT);
+	fake_deinit();
+}
+
+/* --- with an in-flight area ---------------------------------------------------------------------- */
+
+static void test_tracked_rings_stay(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	char *buffer = vublk_blk_alloc(blk, 8 * 512, &error);
+
+	fake_plan.tracked = true;
+	write_blocks(blk, 0, 4, buffer, 1);
+	assert_int_equal(fake_serve(0, 1), 1);
+	lose();
+	write_blocks(blk, 4, 4, buffer + 4 * 512, 5);
+	find();
+	assert_int_equal(fake_serve(0, 9), 7);
+	take(blk, 0, 8, 0);
+	expect_block(7, 8);
+	tear_down(blk);
+}
+
+/* The next back-end has no area: it is the driver's turn after all. */
+static void test_tracked_and_then_not(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	char *buffer = vublk_blk_alloc(blk, 4 * 512, &error);
+	struct fake_request request;
+
+	fake_plan.tracked = fake_plan.next_is_blind = true;
+	write_blocks(blk, 0, 4, buffer, 1);
+	assert_int_equal(fake_serve(0, 1), 1);
+	assert_true(fake_take(0, NULL));
+	lose();
+	fake_reconnect();
+	wait_for_event(VUBLK_BLK_RECONNECTED);
+	assert_true(fake_take(0, &request));
+	assert_int_equal(request.sector, 1);
+	fake_give_back(0, VIRTIO_BLK_S_OK);
+	assert_int_equal(fake_serve(0, 9), 2);
+	take(blk, 0, 4, 0);
+	tear_down(blk);
+}
+
+/* --- not for ever ----------------------------------------------------------------------------------- */
+
+static void fail_after(bool tracked)
+{
+	const struct vublk_option options[] = { { "fail-after-ms", "20" }, { NULL } };
+	struct vublk_blk *blk = begin(1, options);
+	char *buffer = vublk_blk_alloc(blk, 8 * 512, &error);
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+
+	fake_plan.tracked = tracked;
+	write_blocks(blk, 0, 4, buffer, 1);
+	assert_int_equal(fake_serve(0, 1), 1);
+	lose();
+	take(blk, 0, 1, 0);
+	take(blk, 0, 3, -ETIMEDOUT);
+	assert_int_equal(vublk_blk_write(queue, 0, buffer, 512, NULL, &error), -ETIMEDOUT);
+	assert_non_null(strstr(error.text, "write: the back-end has been gone for 20 ms"));
+	fake_plan.tracked = false;
+	find();
+	assert_int_equal(fake_serve(0, 9), 0); /* what failed is not done any more */
+	write_blocks(blk, 6, 2, buffer, 9);
+	assert_int_equal(fake_serve(0, 9), 2);
+	take(blk, 0, 2, 0);
+	expect_block(1, 0);
+	tear_down(blk);
+}
+
+static void test_fail_after_a_time(void **state)
+{
+	fail_after(false);
+}
+
+static void test_fail_after_a_time_with_an_area(void **state)
+{
+	fail_after(true);
+}
+
+static void test_given_up(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	char *buffer = vublk_blk_alloc(blk, 4 * 512, &error);
+
+	write_blocks(blk, 0, 4, buffer, 1);
+	assert_int_equal(fake_serve(0, 1), 1);
+	lose();
+	fake_give_up();
+	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	take(blk, 0, 1, 0);
+	take(blk, 0, 3, -ENOTCONN);
+	tear_down(blk);
+}
+
+/* A ring that the back-end broke is no reason to go on elsewhere. */
+static void test_broken_ring(void **state)
+{
+	struct vublk_blk *blk = begin(2, NULL);
+	struct vublk_blk_completion c[4];
+	char *buffer = vublk_blk_alloc(blk, 4 * 512, &error);
+
+	write_blocks(blk, 0, 3, buffer, 1);
+	fake_push_id(0, 99);
+	lose();
+	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), c, 3, 4, -1, &error), 3);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(c[i].result, -EPROTO);
+	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), NULL, &error), -ENOTCONN);
+	tear_down(blk);
+}
+
+/* --- threads --------------------------------------------------------------------------------------------- */
+
+#define ROUNDS 1500
+
+struct worker {
+	struct vublk_blk *blk;
+	unsigned index;
+	pthread_t thread;
+};
+
+/* One queue is polled, one sleeps; each reads back what it wrote. */
+static void *work(void *opaque)
+{
+	struct worker *w = opaque;
+	struct vublk_blk_queue *queue = vublk_blk_queue(w->blk, w->index);
+	char *buffer = vublk_blk_alloc(w->blk, 8192, NULL);
+	struct vublk_blk_completion c;
+
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		uint64_t offset = w->index * 128 * KIB + round % 16 * 4096;
+
+		memset(buffer, (int)(round + w->index), 4096);
+		for (unsigned reads = 0; reads < 2; reads++) {
+			int r = reads ? vublk_blk_read(queue, offset, buffer + 4096, 4096, NULL, NULL) :
+					vublk_blk_write(queue, offset, buffer, 4096, NULL, NULL);
+
+			assert_int_equal(r, 0);
+			vublk_blk_submit(queue);
+			while (w->index & 1 ? vublk_blk_wait(queue, &c, 1, 1, -1, NULL) != 1 :
+					      !vublk_blk_poll(queue, &c, 1))
+				;
+			assert_int_equal(c.result, 0);
+		}
+		assert_memory_equal(buffer, buffer + 4096, 4096);
+	}
+	return NULL;
+}
+
+static void run_threads(bool tracked)
+{
+	struct worker workers[3];
+	struct vublk_blk *blk = begin(VUBLK_ARRAY_SIZE(workers) + 1, NULL); /* one is idle */
+
+	fake_plan.tracked = tracked;
+	fake_start_threads();
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(workers); i++) {
+		workers[i] = (struct worker){ .blk = blk, .index = i };
+		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+	}
+	for (unsigned i = 0; i < 300; i++) {
+		void *buffer;
+
+		lose();
+		buffer = vublk_blk_alloc(blk, 4096, NULL);
+		find();
+		vublk_blk_release(blk, buffer);
+	}
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(workers); i++)
+		pthread_join(workers[i].thread, NULL);
+	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	fake_stop_threads();
+	fake_deinit();
+}
+
+static void test_threads(void **state)
+{
+	run_threads(false);
+}
+
+static void test_threads_with_an_area(void **state)
+{
+	run_threads(true);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_what_was_not_completed_is_done_again),
+		VUBLK_TEST(test_a_late_back_end_is_not_believed),
+		VUBLK_TEST(test_requests_are_taken_meanwhile),
+		VUBLK_TEST(test_memory_comes_meanwhile),
+		VUBLK_TEST(test_lost_many_times),
+		VUBLK_TEST(test_pieces),
+		VUBLK_TEST(test_every_kind),
+		VUBLK_TEST(test_completed_without_a_call),
+		VUBLK_TEST(test_overlapping_writes_wait),
+		VUBLK_TEST(test_no_two_overlap),
+		VUBLK_TEST(test_tracked_rings_stay),
+		VUBLK_TEST(test_tracked_and_then_not),
+		VUBLK_TEST(test_fail_after_a_time),
+		VUBLK_TEST(test_fail_after_a_time_with_an_area),
+		VUBLK_TEST(test_given_up),
+		VUBLK_TEST(test_broken_ring),
+		VUBLK_TEST(test_threads),
+		VUBLK_TEST(test_threads_with_an_area),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

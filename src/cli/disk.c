@@ -40,12 +40,17 @@ static void add_option(struct argp_state *state, const char *name, const char *v
 	options->list[options->count++] = (struct vublk_option){ name, value };
 }
 
-static bool is_property(const char *name)
+static bool is_one_of(const struct vublk_device_property *properties, const char *name)
 {
-	for (const struct vublk_device_property *p = vublk_device_properties(); p->name; p++)
+	for (const struct vublk_device_property *p = properties; p->name; p++)
 		if (strcmp(p->name, "chardev") && !strcmp(p->name, name))
 			return true;
 	return false;
+}
+
+static bool is_property(const char *name)
+{
+	return is_one_of(vublk_device_properties(), name) || is_one_of(vublk_blk_options(), name);
 }
 
 /* The text is argv's and may be cut in two. */
@@ -64,12 +69,18 @@ static void add_pair(struct argp_state *state, char *text)
 }
 
 /* The chardev is the SOCKET that every command takes. */
-static void list_properties(void)
+static void list(const struct vublk_device_property *properties)
 {
-	for (const struct vublk_device_property *p = vublk_device_properties(); p->name; p++)
+	for (const struct vublk_device_property *p = properties; p->name; p++)
 		if (strcmp(p->name, "chardev"))
 			printf("%-20s %-7s %-7s %s\n", p->name, p->type,
 			       p->default_value ? p->default_value : "-", p->description);
+}
+
+static void list_properties(void)
+{
+	list(vublk_device_properties());
+	list(vublk_blk_options());
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
@@ -109,18 +120,35 @@ static error_t parse_disk(int key, char *arg, struct argp_state *state)
 
 const struct argp vublk_disk_argp = { disk_options, parse_disk, NULL, NULL };
 
+static void tell_of_outage(void *command, enum vublk_blk_event event,
+			   const struct vublk_error *error)
+{
+	if (event == VUBLK_BLK_OUTAGE)
+		fprintf(stderr, "vublk %s: %s; waiting for another\n", (const char *)command,
+			error->text);
+	else if (event == VUBLK_BLK_RECONNECTED)
+		fprintf(stderr, "vublk %s: there is a back-end again\n", (const char *)command);
+}
+
 int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_disk_options *options,
 		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
 		    struct vublk_error *error)
 {
 	struct vublk_blk_handlers with_log = handlers ? *handlers : (struct vublk_blk_handlers){ 0 };
+	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "reconnect-ms", "0" } };
 
+	/* A command ends with its back-end, unless it was told to wait for another. */
+	memcpy(list + 1, options->list, sizeof(options->list));
+	if (!with_log.event) {
+		with_log.event = tell_of_outage;
+		with_log.opaque = (void *)(uintptr_t)command;
+	}
 	with_log.log = (struct vublk_log){
 		.fn = vublk_cli_log, .opaque = (void *)command,
 		.level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 	};
-	return vublk_blk_open(path, options->list, &with_log, blk, error);
+	return vublk_blk_open(path, list, &with_log, blk, error);
 }
 
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues)

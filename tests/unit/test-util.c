@@ -2,6 +2,7 @@
 #include "harness.h"
 
 #include "util/checked.h"
+#include "util/crc32c.h"
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/log.h"
@@ -29,6 +30,22 @@ static void test_ranges(void **state)
 	assert_false(vublk_ranges_overlap(0, 10, 10, 1));
 	assert_true(vublk_ranges_overlap(5, 1, 0, 10));
 	assert_false(vublk_ranges_overlap(5, 1, 0, 5));
+}
+
+/* The values of RFC 3720, appendix B.4, and the usual check value. */
+static void test_crc32c(void **state)
+{
+	uint8_t bytes[32];
+
+	assert_int_equal(vublk_crc32c("123456789", 9), 0xe3069283);
+	assert_int_equal(vublk_crc32c("", 0), 0);
+	memset(bytes, 0, sizeof(bytes));
+	assert_int_equal(vublk_crc32c(bytes, sizeof(bytes)), 0x8a9136aa);
+	memset(bytes, 0xff, sizeof(bytes));
+	assert_int_equal(vublk_crc32c(bytes, sizeof(bytes)), 0x62a8ab43);
+	for (unsigned i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)i;
+	assert_int_equal(vublk_crc32c(bytes, sizeof(bytes)), 0x46dd794e);
 }
 
 static void test_error_texts(void **state)
@@ -241,6 +258,7 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_ranges),
+		VUBLK_TEST(test_crc32c),
 		VUBLK_TEST(test_error_texts),
 		VUBLK_TEST(test_options),
 		VUBLK_TEST(test_memfd_is_sealed),

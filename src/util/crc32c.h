@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_UTIL_CRC32C_H
+#define VUBLK_UTIL_CRC32C_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * CRC-32C (Castagnoli; RFC 3720, appendix B.4) of `bytes` bytes. It finds accidents,
+ * each burst of up to 32 bits among them, and no intent.
+ */
+uint32_t vublk_crc32c(const void *data, size_t bytes);
+
+#endif

@@ -122,7 +122,7 @@ struct vublk_device_property {
  * as many as the back-end offers, up to num-queues-limit), queue-size,
  * config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
  * request-timeout-ms, reconnect-ms (0: the loss of the back-end is for good),
- * reconnect-deadline-ms, inflight, ...
+ * reconnect-deadline-ms, inflight, inflight-migration, ...
  */
 const struct vublk_device_property *vublk_device_properties(void);
 
@@ -220,7 +220,8 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 /*
  * Whether the VM runs; a new device believes that it does. The rings run while the
  * driver has set DRIVER_OK, the VM runs and there is a back-end. A pause takes them
- * back: what the back-end had begun is completed, the memory is touched no more, and
+ * back: what the back-end had begun is completed (with inflight-migration, where the
+ * back-end can: completed or left in the in-flight area), the memory is touched no more, and
  * status, features, queues, their bases and the in-flight area stay as they are; the
  * end of the pause lets them go on from there. Meanwhile memory, features and queues
  * may be set anew, except after the loss of a back-end that had the rings (EBUSY:

@@ -41,7 +41,8 @@ struct vublk_device_settings {
 	uint64_t config_poll_ms;
 	uint64_t reconnect_ms;          /* 0: a loss is for good */
 	uint64_t reconnect_deadline_ms; /* 0: none */
-	bool inflight; /* counts with reconnect_ms only */
+	bool inflight; /* counts with reconnect_ms or inflight_migration only */
+	bool inflight_migration;
 	bool config_wce;
 	bool discard;
 	bool write_zeroes;
@@ -76,10 +77,11 @@ struct vublk_device_reconnect {
 	int watch_fd;                   /* inotify; -1: not watched */
 };
 
-/* What of the rings a lost back-end leaves open, until they run again. */
+/* What of the rings a back-end that is lost or stopped leaves open, until they run again. */
 enum vublk_device_resume {
 	VUBLK_DEVICE_RESUME_NOTHING, /* each base is known */
 	VUBLK_DEVICE_RESUME_NOTIFY,  /* ... but a kick or a call may have been lost */
+	VUBLK_DEVICE_RESUME_INFLIGHT, /* ... and what the area has is still to be done */
 	VUBLK_DEVICE_RESUME_RINGS,   /* the rings were out: their used indices tell */
 	VUBLK_DEVICE_RESUME_NEVER,   /* ... and that was not enough: the driver has to reset */
 };
@@ -225,19 +227,19 @@ int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *err
 
 /* --- recover.c ---------------------------------------------------------------------- */
 
-/*
- * Whether the back-end notes what it has begun, in an area that the next one gets;
- * wanted: whether it is asked to.
- */
-bool vublk_device_wants_inflight(const struct vublk_device *device);
+/* Whether the back-end notes what it has begun, in an area that the next one gets. */
 bool vublk_device_uses_inflight(const struct vublk_device *device);
+/* What the next handshake accepts of that. */
+void vublk_device_ask_for_inflight(struct vublk_device *device);
+/* Takes the places over of rings that were given back, and what that leaves open. */
+void vublk_device_rings_are_back(struct vublk_device *device);
 /* The session's area is of no more use. Idempotent. */
 void vublk_device_drop_inflight(struct vublk_device *device);
 /*
- * Where the rings go on that the lost back-end had: from the used indices. EIO and a
+ * Whether this back-end can go on with the rings as they were left, and where: EIO and a
  * sentence when requests may be lost.
  */
-int vublk_device_recover_bases(struct vublk_device *device, struct vublk_error *error);
+int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
 /* What the lost back-end may have kept to itself: a kick and a call for each ring. */
 void vublk_device_notify_rings(struct vublk_device *device);
 

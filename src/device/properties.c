@@ -63,6 +63,9 @@ struct row {
 	X("inflight", BOOL, "on", inflight,                                                 \
 	  "with reconnect-ms: let the back-end note in an area that outlives it which "     \
 	  "requests it has begun")                                                          \
+	X("inflight-migration", BOOL, "off", inflight_migration,                            \
+	  "with inflight, where the back-end can: a stop does not wait for requests that "  \
+	  "it has begun, but leaves them in the area, to be saved or gone on with")         \
 	X("realize-retries", NUMBER, "3", realize_retries,                                  \
 	  "how often a failed connection is tried again at realize")
 

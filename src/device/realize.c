@@ -172,7 +172,7 @@ void vublk_device_on_connect_timer(void *opaque)
 		return;
 	}
 	device->tries++;
-	device->frontend.wants_inflight = vublk_device_wants_inflight(device);
+	vublk_device_ask_for_inflight(device);
 	if (vublk_frontend_open(&device->frontend, device->settings.chardev,
 				(unsigned)device->settings.request_timeout_ms, &error) < 0)
 		on_failed_try(device, &error);

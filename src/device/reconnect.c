@@ -108,7 +108,7 @@ void vublk_device_reconnect_try(struct vublk_device *device)
 	struct vublk_error error;
 
 	device->reconnect.tried_ns = vublk_now_ns();
-	device->frontend.wants_inflight = vublk_device_wants_inflight(device);
+	vublk_device_ask_for_inflight(device);
 	if (vublk_frontend_open(&device->frontend, device->settings.chardev,
 				(unsigned)device->settings.request_timeout_ms, &error) < 0)
 		vublk_device_reconnect_failed(device, &error);

@@ -25,15 +25,23 @@
 
 /* --- the in-flight area -------------------------------------------------------------- */
 
-bool vublk_device_wants_inflight(const struct vublk_device *device)
+static bool wants_inflight(const struct vublk_device *device)
 {
-	return device->settings.inflight && device->settings.reconnect_ms;
+	const struct vublk_device_settings *settings = &device->settings;
+
+	return settings->inflight && (settings->reconnect_ms || settings->inflight_migration);
 }
 
 bool vublk_device_uses_inflight(const struct vublk_device *device)
 {
-	return vublk_device_wants_inflight(device) &&
+	return wants_inflight(device) &&
 	       vublk_frontend_has(&device->frontend, VUBLK_VU_F_INFLIGHT_SHMFD);
+}
+
+void vublk_device_ask_for_inflight(struct vublk_device *device)
+{
+	device->frontend.wants_inflight = wants_inflight(device);
+	device->frontend.wants_undrained_stops = device->settings.inflight_migration;
 }
 
 void vublk_device_drop_inflight(struct vublk_device *device)
@@ -99,6 +107,10 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 		return r;
 	if (avail != used && !vublk_device_is_tracked(device))
 		return vublk_error_set(error, EIO,
+				       device->resume == VUBLK_DEVICE_RESUME_INFLIGHT ?
+				       "the back-end has no in-flight area, and up to %u requests "
+				       "stand in the one that the back-end before it left; the device "
+				       "needs a reset" :
 				       "the back-end went while up to %u requests were outstanding, "
 				       "and nobody knows which of them it had begun; the device "
 				       "needs a reset", (uint16_t)(avail - used));
@@ -106,11 +118,23 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 	return 0;
 }
 
-int vublk_device_recover_bases(struct vublk_device *device, struct vublk_error *error)
+/* Each base is known, and a back-end that reads the area knows what else is to be done. */
+static bool has_bases(const struct vublk_device *device)
 {
-	int r = vublk_device_queues_check(device, &device->memory, error);
+	return device->resume == VUBLK_DEVICE_RESUME_NOTIFY ||
+	       (device->resume == VUBLK_DEVICE_RESUME_INFLIGHT &&
+		vublk_device_is_tracked(device));
+}
 
-	for (unsigned i = 0; i < device->num_queues && !r; i++) {
+int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
+{
+	int r;
+
+	if (device->resume == VUBLK_DEVICE_RESUME_NOTHING)
+		return 0;
+	/* Rings that were loaded may have come before their memory. */
+	r = vublk_device_queues_check(device, &device->memory, error);
+	for (unsigned i = 0; i < device->num_queues && !r && !has_bases(device); i++) {
 		if (!device->queues[i].size)
 			continue;
 		r = recover_base(device, i, error);
@@ -120,6 +144,23 @@ int vublk_device_recover_bases(struct vublk_device *device, struct vublk_error *
 	if (r < 0)
 		vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
 	return r;
+}
+
+/*
+ * A start that was refused in part tells nothing of the rings that the back-end did not
+ * take: what was open before it is open still.
+ */
+void vublk_device_rings_are_back(struct vublk_device *device)
+{
+	bool were_out = device->num_rings && !device->failure.code;
+
+	vublk_device_queues_store_bases(device);
+	if (!were_out)
+		return;
+	if (vublk_frontend_has(&device->frontend, VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+		device->resume = VUBLK_DEVICE_RESUME_INFLIGHT;
+	else if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
+		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
 }
 
 void vublk_device_notify_rings(struct vublk_device *device)

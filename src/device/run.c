@@ -39,9 +39,7 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 	uint64_t life = device->life;
 
 	if (!error)
-		vublk_device_queues_store_bases(device);
-	if (!error && device->resume == VUBLK_DEVICE_RESUME_RINGS)
-		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
+		vublk_device_rings_are_back(device);
 	if (device->failure.code)
 		error = &device->failure;
 	if (error) {
@@ -158,8 +156,8 @@ static bool recover(struct vublk_device *device)
 {
 	struct vublk_error error;
 
-	if (device->resume == VUBLK_DEVICE_RESUME_RINGS &&
-	    vublk_device_recover_bases(device, &error) < 0) {
+	if (device->resume != VUBLK_DEVICE_RESUME_NEVER &&
+	    vublk_device_recover(device, &error) < 0) {
 		device->resume = VUBLK_DEVICE_RESUME_NEVER;
 		vublk_log(&device->log, VUBLK_LOG_WARNING, "%s", error.text);
 		if (device->ops->needs_reset)

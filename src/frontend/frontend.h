@@ -188,6 +188,7 @@ struct vublk_frontend {
 	const struct vublk_log *log;
 	unsigned timeout_ms;
 	bool wants_inflight; /* set before it is opened: accept INFLIGHT_SHMFD */
+	bool wants_undrained_stops; /* ... and GET_VRING_BASE_INFLIGHT, which needs it */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
@@ -319,7 +320,10 @@ void vublk_frontend_set_notifiers(struct vublk_frontend *frontend,
 				  const struct vublk_frontend_notifier *changes, unsigned count,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
-/* Takes them back; where each goes on is in queue->base then. */
+/*
+ * Takes them back; where each goes on is in queue->base then. What the back-end had begun
+ * is completed; with GET_VRING_BASE_INFLIGHT some of it may stand in the area instead.
+ */
 void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       struct vublk_frontend_queue *queues, unsigned num_queues,
 			       void (*done)(void *opaque, const struct vublk_error *error),

@@ -119,6 +119,11 @@ static void on_protocol_features(void *opaque, unsigned tag, struct vublk_vu_mes
 	if (frontend->wants_inflight)
 		frontend->info.accepted_protocol_features |=
 			offered & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	/* Requests that a stop leaves need a place to be left in. */
+	if (frontend->wants_undrained_stops &&
+	    vublk_frontend_has(frontend, VUBLK_VU_F_INFLIGHT_SHMFD))
+		frontend->info.accepted_protocol_features |=
+			offered & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
 	frontend->info.max_queues = 1;
 	frontend->info.memory_slots = VUBLK_VU_MAX_TABLE_REGIONS;
 	ask_for_everything(frontend);

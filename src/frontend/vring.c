@@ -7,7 +7,9 @@
  * some begin as soon as they have what they need. Kick and call descriptors go
  * anew each time: there are back-ends that close them when a ring stops. All
  * queues are stopped together: there are back-ends for which the first stop is a
- * stop of everything.
+ * stop of everything. GET_VRING_BASE has the same form whether or not it may leave
+ * requests in flight: that is negotiated (GET_VRING_BASE_INFLIGHT), and its number is
+ * reserved, zero.
  *
  * Specification: "Ring states", "Starting and stopping".
  */

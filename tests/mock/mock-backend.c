@@ -270,6 +270,7 @@ static void on_get_vring_base(struct mock *mock, const struct vublk_vu_message *
 {
 	struct vublk_vu_message reply = *request;
 
+	mock->base_asked_with = request->payload.state.num;
 	reply.payload.state.num = mock->base;
 	answer(mock, &reply);
 }

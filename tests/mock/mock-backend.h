@@ -63,6 +63,7 @@ struct mock {
 	unsigned max_config_bytes; /* more is refused with an empty answer */
 	bool ignore_set_config;
 	uint16_t base; /* that GET_VRING_BASE answers */
+	uint32_t base_asked_with; /* the number in the last GET_VRING_BASE; to be 0 */
 	uint16_t given_bases[4]; /* of the first queues, by SET_VRING_BASE */
 	unsigned num_regions;
 

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A stop that does not wait for the requests that the back-end has begun, but leaves them
+ * in the in-flight area (GET_VRING_BASE_INFLIGHT).
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "device/device.h"
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <string.h>
+
+#define QUEUES 2
+
+static void set_up_rig(struct rig *rig, struct mock *mock)
+{
+	rig_init_with_mock(rig, mock);
+	rig_set(rig, "reconnect-ms", "1");
+	rig_set(rig, "inflight-migration", "on");
+}
+
+static void begin(struct rig *rig, struct mock *mock)
+{
+	mock_init(mock);
+	set_up_rig(rig, mock);
+	rig_realize(rig);
+}
+
+static void end(struct rig *rig, struct mock *mock)
+{
+	rig_deinit(rig);
+	mock_deinit(mock);
+}
+
+static void pause_rig(struct rig *rig)
+{
+	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
+	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
+	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
+}
+
+static void clear_notifications(struct rig *rig)
+{
+	for (unsigned i = 0; i < QUEUES; i++) {
+		vublk_eventfd_clear(rig->kicks[i]);
+		vublk_eventfd_clear(rig->callfds[i]);
+	}
+}
+
+static void expect_notified_once(struct rig *rig)
+{
+	for (unsigned i = 0; i < QUEUES; i++) {
+		assert_int_equal(vublk_eventfd_clear(rig->kicks[i]), 1);
+		assert_int_equal(vublk_eventfd_clear(rig->callfds[i]), 1);
+	}
+}
+
+static uint64_t negotiate(bool wanted, bool inflight, uint64_t offered)
+{
+	struct mock mock;
+	struct rig rig;
+	uint64_t accepted;
+
+	mock_init(&mock);
+	mock.protocol_features = offered | VUBLK_BIT(VUBLK_VU_F_CONFIG);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "inflight", inflight ? "on" : "off");
+	rig_set(&rig, "inflight-migration", wanted ? "on" : "off");
+	rig_realize(&rig);
+	accepted = mock.accepted_protocol_features & ~VUBLK_BIT(VUBLK_VU_F_CONFIG);
+	end(&rig, &mock);
+	return accepted;
+}
+
+/* The bit without the in-flight area would leave requests nowhere. */
+static void test_undrained_stops_are_negotiated(void **state)
+{
+	uint64_t area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	uint64_t undrained = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+
+	assert_int_equal(negotiate(true, true, area | undrained), area | undrained);
+	assert_int_equal(negotiate(true, true, area), area);
+	assert_int_equal(negotiate(true, true, undrained), 0);
+	assert_int_equal(negotiate(true, false, area | undrained), 0);
+	assert_int_equal(negotiate(false, true, area | undrained), 0);
+}
+
+static void test_an_undrained_stop(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+	uint64_t inode;
+
+	begin(&rig, &mock);
+	rig_start(&rig, QUEUES);
+	inode = mock.inflight_inode;
+	for (unsigned i = 1; i <= 3; i++) {
+		rig_set_indices(&rig, 0, 5, 9);
+		mock.base = 8;
+		mock.base_asked_with = 99;
+		pause_rig(&rig);
+		assert_int_equal(mock.base_asked_with, 0);
+		clear_notifications(&rig);
+		mock_forget(&mock);
+		vublk_device_set_vm_running(rig.device, true);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+		assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 0);
+		assert_int_equal(mock.inflight_inode, inode);
+		assert_int_equal(mock.given_bases[0], 8);
+		expect_notified_once(&rig);
+	}
+	rig_stop(&rig);
+	mock_forget(&mock);
+	rig_start(&rig, QUEUES); /* after a reset nothing is in flight */
+	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
+	assert_int_equal(mock.given_bases[0], 0);
+	end(&rig, &mock);
+}
+
+/* What it left in the area only a back-end can do that reads it. */
+static void test_a_back_end_without_the_area_after_it(void **state)
+{
+	for (unsigned outstanding = 0; outstanding < 3; outstanding += 2) {
+		struct mock mock;
+		struct rig rig;
+
+		begin(&rig, &mock);
+		rig_start(&rig, QUEUES);
+		rig_set_indices(&rig, 1, 5, (uint16_t)(5 + outstanding));
+		mock.base = 7;
+		pause_rig(&rig);
+		mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_RECONNECTED, 1);
+		vublk_device_set_vm_running(rig.device, true);
+		if (outstanding) {
+			rig_wait(&rig, RIG_NEEDS_RESET, 1);
+			assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
+					       "queue 1: the back-end has no in-flight area, and up "
+					       "to 2 requests stand in the one"));
+		} else {
+			rig_wait(&rig, RIG_STARTED, 2);
+			assert_int_equal(mock.given_bases[1], 5);
+		}
+		end(&rig, &mock);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_undrained_stops_are_negotiated),
+		VUBLK_TEST(test_an_undrained_stop),
+		VUBLK_TEST(test_a_back_end_without_the_area_after_it),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -310,6 +310,47 @@ uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned ind
  */
 bool vublk_device_is_tracked(const struct vublk_device *device);
 
+/* --- saving and loading ------------------------------------------------------------ */
+
+/*
+ * What the driver sees and set up, as bytes for another process: status, features, config,
+ * queues and where each goes on, and the in-flight area; not the memory, not the
+ * descriptors, not the properties. `*stream` is allocated, the caller's, freed with free();
+ * its size is some hundred bytes and the area's (16 KiB for each queue of 1024 entries).
+ * The device goes on as if nothing had happened.
+ *
+ * The rings must not run: pause the VM (vublk_device_set_vm_running()) and wait for
+ * stopped(). Requests that the back-end has begun are complete then; with the property
+ * inflight-migration, where the back-end can, they are not waited for, and the stream has
+ * them. A device that lost its back-end can be saved, too, and goes on elsewhere if the
+ * in-flight area is there or nothing was outstanding.
+ *
+ * EBUSY: rings are out, a write to the config is under way, or the device is not realized;
+ * EPROTO, EIO: the back-end's in-flight area is too large, or cannot be read; ENOMEM.
+ * States STOPPED, DISCONNECTED, RECONNECTING.
+ */
+int vublk_device_save(const struct vublk_device *device, void **stream, size_t *stream_bytes,
+		      struct vublk_error *error);
+
+/*
+ * Takes over what was saved: afterwards the driver's session is here. The device is
+ * realized, its VM paused, and no driver has begun with it (or it was reset). Then the bus
+ * sets the memory, and each queue's descriptors with vublk_device_set_queue_kick() and
+ * ..._call(), and lets the VM run: started() follows, each queue is kicked once and called
+ * once, and requests that were in flight are done by this device's back-end.
+ *
+ * The bytes may come from anybody. All is checked first, and a failure changes nothing.
+ * Returns 0; 1: the config is not the one that the driver last read (a disk that was
+ * resized meanwhile), its generation is one more, and the bus raises a config interrupt.
+ * EINVAL: damaged, or of a device with other queues (num-queues, queue-size); ENOTSUP: of a
+ * newer version, or the back-end lacks what the driver accepted or the in-flight requests
+ * need; EROFS: the back-end is read-only, and the saved one was not; EBUSY: the state;
+ * ENOMEM and others: the in-flight area cannot be made.
+ * States STOPPED, DISCONNECTED, RECONNECTING.
+ */
+int vublk_device_load(struct vublk_device *device, const void *stream, size_t stream_bytes,
+		      struct vublk_error *error);
+
 /* --- what was negotiated, for a person or a program ----------------------------- */
 
 struct vublk_device_info {

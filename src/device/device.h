@@ -64,6 +64,7 @@ enum vublk_device_config_write {
 	VUBLK_DEVICE_WRITE_SENT,
 	VUBLK_DEVICE_WRITE_ACCEPTED,   /* waits for a read that began after it */
 	VUBLK_DEVICE_WRITE_CONFIRMING, /* that read is under way */
+	VUBLK_DEVICE_WRITE_RESTORING,  /* what was loaded, and nobody waits for it */
 };
 
 /* The way back to a back-end (reconnect.c). */
@@ -86,11 +87,15 @@ enum vublk_device_resume {
 	VUBLK_DEVICE_RESUME_NEVER,   /* ... and that was not enough: the driver has to reset */
 };
 
-/* A legacy driver may kick before it sets DRIVER_OK, and means the same (kick.c). */
+/*
+ * A legacy driver may kick before it sets DRIVER_OK, and means the same (kick.c). The
+ * numbers are in saved states.
+ */
 enum vublk_device_early_kick {
-	VUBLK_DEVICE_KICK_NONE,
-	VUBLK_DEVICE_KICK_STARTS,
-	VUBLK_DEVICE_KICK_REFUSED, /* what it has set up cannot be started */
+	VUBLK_DEVICE_KICK_NONE = 0,
+	VUBLK_DEVICE_KICK_STARTS = 1,
+	VUBLK_DEVICE_KICK_REFUSED = 2, /* what it has set up cannot be started */
+	VUBLK_DEVICE_NUM_EARLY_KICKS,
 };
 
 struct vublk_device {
@@ -224,6 +229,17 @@ void vublk_device_reconnect_wake(struct vublk_device *device);
  * accepted; a sentence that names what is missing if not, and nothing is changed.
  */
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
+/* What a driver goes by: the features that it accepted, and the config that it read. */
+struct vublk_device_promise {
+	bool has_accepted;
+	uint64_t accepted;
+	const uint8_t *config; /* NULL: not known */
+};
+
+/* Whether what the device offers now keeps it; ENOTSUP or EROFS and a sentence if not. */
+int vublk_device_check_promise(const struct vublk_device *device,
+			       const struct vublk_device_promise *promise,
+			       struct vublk_error *error);
 
 /* --- recover.c ---------------------------------------------------------------------- */
 
@@ -277,6 +293,9 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 void vublk_device_queues_deinit(struct vublk_device *device);
 /* Forgets what the driver set up; where each queue goes on stays readable. */
 void vublk_device_queues_reset(struct vublk_device *device);
+/* Whether a queue's size and alignment are possible; EINVAL and a sentence if not. */
+int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
+			     const struct vublk_device_queue *queue, struct vublk_error *error);
 /* Whether each queue's ring lies in the memory; EINVAL and a sentence if not. */
 int vublk_device_queues_check(const struct vublk_device *device,
 			      const struct vublk_frontend_memory *memory,

@@ -32,9 +32,10 @@ static void list_features(uint64_t features, char *text, size_t bytes)
 									 "no name", bit);
 }
 
-static int check_features(const struct vublk_device *device, struct vublk_error *error)
+static int check_features(const struct vublk_device *device,
+			  const struct vublk_device_promise *promise, struct vublk_error *error)
 {
-	uint64_t missing = device->acked_features & ~device->features;
+	uint64_t missing = promise->accepted & ~device->features;
 	char names[400];
 
 	list_features(missing, names, sizeof(names));
@@ -42,8 +43,8 @@ static int check_features(const struct vublk_device *device, struct vublk_error 
 		return vublk_error_set(error, ENOTSUP,
 				       "it does not offer %s, which the driver has accepted from the "
 				       "back-end before it", names);
-	if (device->has_acked_features && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
-	    !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_RO)))
+	if (promise->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
+	    !(promise->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
 		return vublk_error_set(error, EROFS,
 				       "it is read-only, and the back-end before it was not");
 	return 0;
@@ -78,14 +79,14 @@ static uint32_t read_limit(const uint8_t *config, unsigned offset)
 	return le32toh(value);
 }
 
-static int check_limits(const struct vublk_device *device, const uint8_t *before,
-			struct vublk_error *error)
+static int check_limits(const struct vublk_device *device,
+			const struct vublk_device_promise *promise, struct vublk_error *error)
 {
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(limits); i++) {
-		uint32_t was = read_limit(before, limits[i].offset);
+		uint32_t was = read_limit(promise->config, limits[i].offset);
 		uint32_t is = read_limit(device->config, limits[i].offset);
 
-		if (!(device->acked_features & VUBLK_BIT(limits[i].feature)) || is == was ||
+		if (!(promise->accepted & VUBLK_BIT(limits[i].feature)) || is == was ||
 		    (!limits[i].exact && is > was))
 			continue;
 		return vublk_error_set(error, ENOTSUP,
@@ -105,6 +106,15 @@ static int check_queues(const struct vublk_device *device, struct vublk_error *e
 
 /* --- both --------------------------------------------------------------------------------------- */
 
+int vublk_device_check_promise(const struct vublk_device *device,
+			       const struct vublk_device_promise *promise,
+			       struct vublk_error *error)
+{
+	int r = check_features(device, promise, error);
+
+	return r || !promise->config ? r : check_limits(device, promise, error);
+}
+
 /* The write cache is what the driver made it, whatever the new back-end begins with. */
 static bool keeps_wce(const struct vublk_device *device)
 {
@@ -113,15 +123,16 @@ static bool keeps_wce(const struct vublk_device *device)
 
 static int take(struct vublk_device *device, const uint8_t *before, struct vublk_error *error)
 {
+	struct vublk_device_promise promise = {
+		.has_accepted = device->has_acked_features,
+		.accepted = device->acked_features,
+		.config = before,
+	};
 	int r = check_queues(device, error);
 
 	if (!r)
 		r = vublk_device_take_config(device, device->frontend.config, error);
-	if (!r)
-		r = check_features(device, error);
-	if (!r)
-		r = check_limits(device, before, error);
-	return r;
+	return r ? r : vublk_device_check_promise(device, &promise, error);
 }
 
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error)

@@ -56,8 +56,8 @@ void vublk_device_queues_reset(struct vublk_device *device)
 
 /* --- set-up ----------------------------------------------------------------------------- */
 
-static int check_queue(const struct vublk_device *device, unsigned index,
-		       const struct vublk_device_queue *queue, struct vublk_error *error)
+int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
+			     const struct vublk_device_queue *queue, struct vublk_error *error)
 {
 	unsigned max = vublk_device_queue_size(device);
 
@@ -88,7 +88,7 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 		return vublk_error_set(error, EINVAL, "there is no queue %u; the device has %u", index,
 				       device->num_queues);
 	if (queue)
-		r = check_queue(device, index, queue, error);
+		r = vublk_device_queue_check(device, index, queue, error);
 	if (r < 0)
 		return r;
 	before = device->queues[index];

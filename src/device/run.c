@@ -277,7 +277,8 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 {
 	uint64_t life = device->life;
 	bool memory = device->memory_change_under_way;
-	bool write = device->config_write != VUBLK_DEVICE_WRITE_NONE;
+	bool write = device->config_write != VUBLK_DEVICE_WRITE_NONE &&
+		     device->config_write != VUBLK_DEVICE_WRITE_RESTORING;
 
 	device->memory_change_under_way = false;
 	device->config_write = VUBLK_DEVICE_WRITE_NONE;

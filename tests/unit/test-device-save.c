@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A device is saved and loaded into another: what the driver sees and set up, and the
+ * requests that are in flight. What is wrong with a stream is in test-device-stream.c.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "device/device.h"
+#include "util/checked.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define QUEUES 2
+
+static void set_up_rig(struct rig *rig, struct mock *mock)
+{
+	rig_init_with_mock(rig, mock);
+	rig_set(rig, "reconnect-ms", "1");
+	rig_set(rig, "inflight-migration", "on");
+}
+
+static void begin(struct rig *rig, struct mock *mock)
+{
+	mock_init(mock);
+	set_up_rig(rig, mock);
+	rig_realize(rig);
+}
+
+static void end(struct rig *rig, struct mock *mock)
+{
+	rig_deinit(rig);
+	mock_deinit(mock);
+}
+
+static void pause_rig(struct rig *rig)
+{
+	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
+	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
+	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
+}
+
+static void expect_notified_once(struct rig *rig)
+{
+	for (unsigned i = 0; i < QUEUES; i++) {
+		assert_int_equal(vublk_eventfd_clear(rig->kicks[i]), 1);
+		assert_int_equal(vublk_eventfd_clear(rig->callfds[i]), 1);
+	}
+}
+
+/* --- saved, and loaded elsewhere -------------------------------------------------------------- */
+
+struct saved {
+	void *stream;
+	size_t bytes;
+	uint8_t area[8192]; /* as it was left */
+	uint64_t features;
+};
+
+static void read_area(struct rig *rig, uint8_t *area)
+{
+	assert_int_equal(rig->device->inflight.size_bytes, 8192);
+	assert_int_equal(pread(rig->device->inflight.fd, area, 8192,
+			       (off_t)rig->device->inflight.offset), 8192);
+}
+
+static void save(struct rig *rig, struct saved *saved)
+{
+	struct vublk_error error;
+
+	if (vublk_device_save(rig->device, &saved->stream, &saved->bytes, &error) < 0)
+		fail_msg("%s", error.text);
+}
+
+/* A device that ran, was switched to write-through, and was paused with requests in flight. */
+static void make_saved(struct saved *saved)
+{
+	uint8_t wce = 0;
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	rig_start(&rig, QUEUES);
+	assert_int_equal(vublk_device_config_write(rig.device, 32, &wce, 1, NULL), 1);
+	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
+	for (unsigned i = 0; i < sizeof(saved->area); i++)
+		saved->area[i] = (uint8_t)(i * 7);
+	assert_int_equal(pwrite(mock.inflight_fd, saved->area, 8192, 0), 8192);
+	mock.base = 41;
+	pause_rig(&rig);
+	save(&rig, saved);
+	saved->features = rig.device->acked_features;
+	assert_int_equal(vublk_device_config_generation(rig.device), 2);
+	end(&rig, &mock);
+}
+
+static void begin_paused(struct rig *rig, struct mock *mock)
+{
+	begin(rig, mock);
+	vublk_device_set_vm_running(rig->device, false);
+}
+
+static int load(struct rig *rig, const struct saved *saved, struct vublk_error *error)
+{
+	return vublk_device_load(rig->device, saved->stream, saved->bytes, error);
+}
+
+static void load_well(struct rig *rig, const struct saved *saved, int expected)
+{
+	struct vublk_error error;
+	int r = load(rig, saved, &error);
+
+	if (r < 0)
+		fail_msg("%s", error.text);
+	assert_int_equal(r, expected);
+}
+
+/* What the bus brings: the memory, and its own descriptors. */
+static void bring_memory(struct rig *rig)
+{
+	struct vublk_memory_region region;
+
+	rig->memfd = vublk_memfd_new("rig", RIG_MEMORY_BYTES, NULL);
+	rig->memory = vublk_map_shared(rig->memfd, 0, RIG_MEMORY_BYTES, NULL);
+	region = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 };
+	assert_int_equal(vublk_device_set_memory(rig->device, &region, 1, NULL), 0);
+}
+
+static void bring_descriptors(struct rig *rig)
+{
+	for (unsigned i = 0; i < QUEUES; i++) {
+		rig->kicks[i] = vublk_eventfd_new();
+		rig->callfds[i] = vublk_eventfd_new();
+		assert_int_equal(vublk_device_set_queue_kick(rig->device, i, rig->kicks[i], NULL), 0);
+		assert_int_equal(vublk_device_set_queue_call(rig->device, i, rig->callfds[i], NULL),
+				 0);
+	}
+}
+
+static void drop_descriptors(struct rig *rig)
+{
+	vublk_fd_close_all(rig->kicks, QUEUES);
+	vublk_fd_close_all(rig->callfds, QUEUES);
+}
+
+static void expect_session(const struct rig *rig, const struct saved *saved)
+{
+	struct vublk_device_queue queue;
+	uint8_t wce = 99;
+
+	assert_int_equal(vublk_device_status(rig->device), VIRTIO_CONFIG_S_DRIVER_OK);
+	assert_int_equal(rig->device->acked_features, saved->features);
+	vublk_device_config_read(rig->device, 32, &wce, 1);
+	assert_int_equal(wce, 0);
+	assert_int_equal(vublk_device_config_generation(rig->device), 2);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		assert_int_equal(vublk_device_get_queue(rig->device, i, &queue), 0);
+		assert_int_equal(queue.size, RIG_QUEUE_SIZE);
+		assert_int_equal(queue.base, 41);
+		assert_int_equal(queue.desc_addr, RIG_GUEST_ADDR + i * RIG_QUEUE_BYTES);
+		assert_int_equal(queue.avail_addr, queue.desc_addr + RIG_QUEUE_SIZE * 16);
+		assert_int_equal(queue.used_addr, queue.desc_addr + RIG_QUEUE_BYTES / 2);
+	}
+	vublk_device_get_queue(rig->device, QUEUES, &queue);
+	assert_int_equal(queue.size, 0);
+}
+
+static void test_a_session_goes_on_elsewhere(void **state)
+{
+	uint8_t area[8192];
+	struct saved saved;
+	struct mock mock;
+	struct rig rig;
+
+	make_saved(&saved);
+	begin_paused(&rig, &mock);
+	load_well(&rig, &saved, 0);
+	expect_session(&rig, &saved);
+	bring_memory(&rig);
+	bring_descriptors(&rig);
+	assert_int_equal(rig.calls[RIG_STARTED], 0);
+	assert_int_equal(vublk_device_set_vm_running(rig.device, true), 1);
+	rig_wait(&rig, RIG_STARTED, 1);
+	assert_int_equal(mock.accepted_features & saved.features, saved.features);
+	assert_int_equal(mock.config[32], 0);
+	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 0);
+	assert_int_equal(mock.received[VUBLK_VU_SET_INFLIGHT_FD], 1);
+	assert_int_equal(mock.inflight.num_queues, 4);
+	assert_int_equal(mock.inflight.queue_size, RIG_QUEUE_SIZE);
+	read_area(&rig, area);
+	assert_memory_equal(area, saved.area, sizeof(area));
+	assert_true(fcntl(rig.device->inflight.fd, F_GET_SEALS) & F_SEAL_SHRINK);
+	assert_int_equal(mock.given_bases[0], 41);
+	assert_int_equal(mock.given_bases[1], 41);
+	expect_notified_once(&rig);
+	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN] + rig.calls[RIG_CONFIG_CHANGED], 0);
+	expect_session(&rig, &saved);
+	drop_descriptors(&rig);
+	end(&rig, &mock);
+	free(saved.stream);
+}
+
+/* Saved again it is the same, to the byte; the device that was saved goes on. */
+static void test_saving_changes_nothing(void **state)
+{
+	struct saved saved, again;
+	struct mock mock;
+	struct rig rig;
+
+	make_saved(&saved);
+	begin_paused(&rig, &mock);
+	load_well(&rig, &saved, 0);
+	rig_settle(&rig); /* the write cache is on its way */
+	for (unsigned i = 0; i < 2; i++) {
+		save(&rig, &again);
+		assert_int_equal(again.bytes, saved.bytes);
+		assert_memory_equal(again.stream, saved.stream, saved.bytes);
+		free(again.stream);
+	}
+	bring_memory(&rig);
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_STARTED, 1);
+	end(&rig, &mock);
+	free(saved.stream);
+}
+
+static void test_a_disk_that_was_resized(void **state)
+{
+	struct saved saved;
+	struct mock mock;
+	struct rig rig;
+	uint64_t capacity;
+
+	make_saved(&saved);
+	mock_init(&mock);
+	((struct virtio_blk_config *)mock.config)->capacity = 4096;
+	set_up_rig(&rig, &mock);
+	vublk_device_set_vm_running(rig.device, false);
+	rig_realize(&rig);
+	load_well(&rig, &saved, 1);
+	assert_int_equal(vublk_device_config_generation(rig.device), 3);
+	vublk_device_config_read(rig.device, 0, &capacity, sizeof(capacity));
+	assert_int_equal(capacity, 4096);
+	end(&rig, &mock);
+	free(saved.stream);
+}
+
+/* Whoever takes the other's place must have it all; and nothing has changed if not. */
+static void expect_refusal(struct rig *rig, const struct saved *saved, int code,
+			   const char *sentence)
+{
+	struct saved before, after;
+	struct vublk_error error = { 0 };
+
+	save(rig, &before);
+	assert_int_equal(load(rig, saved, &error), -code);
+	assert_int_equal(error.code, code);
+	if (!strstr(error.text, sentence))
+		fail_msg("'%s' is not in '%s'", sentence, error.text);
+	save(rig, &after);
+	assert_int_equal(before.bytes, after.bytes);
+	assert_memory_equal(before.stream, after.stream, before.bytes);
+	free(before.stream);
+	free(after.stream);
+}
+
+static void expect_refusal_by(const struct saved *saved, struct mock *mock, const char *property,
+			      const char *value, int code, const char *sentence)
+{
+	struct rig rig;
+
+	set_up_rig(&rig, mock);
+	vublk_device_set_vm_running(rig.device, false);
+	if (property)
+		rig_set(&rig, property, value);
+	rig_realize(&rig);
+	expect_refusal(&rig, saved, code, sentence);
+	rig_deinit(&rig);
+	mock_hang_up(mock);
+}
+
+static void test_devices_and_back_ends_that_will_not_do(void **state)
+{
+	struct virtio_blk_config *config;
+	struct saved saved;
+	struct mock mock, good;
+
+	make_saved(&saved);
+	mock_init(&mock);
+	good = mock;
+	config = (struct virtio_blk_config *)mock.config;
+	expect_refusal_by(&saved, &mock, "num-queues", "3", EINVAL,
+			  "has 4 queues, and this one has 3: set num-queues to 4");
+	expect_refusal_by(&saved, &mock, "queue-size", "32", EINVAL, "set queue-size to 16");
+	expect_refusal_by(&saved, &mock, "inflight", "off", ENOTSUP,
+			  "requests are in flight in the saved device");
+	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP, "has to offer INFLIGHT_SHMFD");
+	mock.protocol_features = good.protocol_features;
+	mock.features &= ~(VUBLK_BIT(VIRTIO_BLK_F_FLUSH) | VUBLK_BIT(VIRTIO_BLK_F_DISCARD));
+	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
+			  "it does not offer VIRTIO_BLK_F_FLUSH (bit 9), VIRTIO_BLK_F_DISCARD");
+	mock.features = good.features | VUBLK_BIT(VIRTIO_BLK_F_RO);
+	expect_refusal_by(&saved, &mock, NULL, NULL, EROFS, "it is read-only");
+	mock.features = good.features;
+	config->seg_max = 100;
+	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
+			  "says 100 for seg_max, and the driver goes by 126");
+	config->seg_max = 126;
+	config->blk_size = 4096;
+	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP, "says 4096 for blk_size");
+	mock_deinit(&mock);
+	free(saved.stream);
+}
+
+/* --- when ------------------------------------------------------------------------------------ */
+
+static void expect_busy(int r, const struct vublk_error *error, const char *sentence)
+{
+	assert_int_equal(r, -EBUSY);
+	if (!strstr(error->text, sentence))
+		fail_msg("'%s' is not in '%s'", sentence, error->text);
+}
+
+static void test_when_it_is_saved(void **state)
+{
+	struct vublk_error error;
+	struct mock mock;
+	struct rig rig;
+	size_t bytes = 7;
+	void *stream = &bytes;
+	uint8_t wce = 0;
+
+	mock_init(&mock);
+	set_up_rig(&rig, &mock);
+	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
+		    "saving is possible when the device is stopped; it is created");
+	rig_realize(&rig);
+	rig_start(&rig, QUEUES);
+	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
+		    "(it is running): pause the VM");
+	vublk_device_set_vm_running(rig.device, false);
+	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
+		    "(it is stopping)");
+	rig_wait(&rig, RIG_STOPPED, 1);
+	assert_int_equal(vublk_device_config_write(rig.device, 32, &wce, 1, NULL), 1);
+	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
+		    "wait for config_written()");
+	assert_true(stream == &bytes && bytes == 7);
+	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
+	assert_int_equal(vublk_device_save(rig.device, &stream, &bytes, NULL), 0);
+	free(stream);
+	end(&rig, &mock);
+}
+
+static void test_when_it_is_loaded(void **state)
+{
+	struct vublk_error error;
+	struct saved saved;
+	struct mock mock;
+	struct rig rig;
+
+	make_saved(&saved);
+	mock_init(&mock);
+	set_up_rig(&rig, &mock);
+	expect_busy(load(&rig, &saved, &error), &error, "it is created");
+	rig_realize(&rig);
+	expect_busy(load(&rig, &saved, &error), &error, "while its VM is paused");
+	vublk_device_set_vm_running(rig.device, false);
+	assert_int_equal(vublk_device_set_status(rig.device, 1, NULL), 0);
+	expect_busy(load(&rig, &saved, &error), &error, "its status is 0x1");
+	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+	load_well(&rig, &saved, 0);
+	expect_busy(load(&rig, &saved, &error), &error, "its status is 0x4");
+	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+	load_well(&rig, &saved, 0);
+	expect_session(&rig, &saved);
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_NEEDS_RESET, 1); /* where its memory is nobody said */
+	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "not in the memory that was set"));
+	end(&rig, &mock);
+	free(saved.stream);
+}
+
+/* --- without a back-end, here or there ---------------------------------------------------------- */
+
+/* Where the lost back-end was, the used indices say, and the area says the rest. */
+static void test_saved_without_a_back_end(void **state)
+{
+	for (unsigned tracked = 0; tracked < 2; tracked++) {
+		struct saved saved;
+		struct mock mock;
+		struct rig rig;
+
+		begin(&rig, &mock);
+		if (!tracked) {
+			mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+			vublk_device_unrealize(rig.device);
+			rig_realize(&rig);
+		}
+		rig_start(&rig, QUEUES);
+		mock_die(&mock);
+		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		save(&rig, &saved);
+		end(&rig, &mock);
+		begin_paused(&rig, &mock);
+		load_well(&rig, &saved, 0);
+		bring_memory(&rig);
+		rig_set_indices(&rig, 1, 11, 13);
+		vublk_device_set_vm_running(rig.device, true);
+		rig_wait(&rig, tracked ? RIG_STARTED : RIG_NEEDS_RESET, 1);
+		if (tracked)
+			assert_int_equal(mock.given_bases[1], 11);
+		else
+			assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "up to 2 requests"));
+		end(&rig, &mock);
+		free(saved.stream);
+	}
+}
+
+static void test_loaded_without_a_back_end(void **state)
+{
+	struct saved saved;
+	struct mock mock;
+	struct rig rig;
+
+	make_saved(&saved);
+	begin_paused(&rig, &mock);
+	mock_die(&mock);
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	load_well(&rig, &saved, 0);
+	bring_memory(&rig);
+	vublk_device_set_vm_running(rig.device, true);
+	expect_session(&rig, &saved);
+	mock_live_again(&mock);
+	rig_wait(&rig, RIG_STARTED, 1);
+	assert_int_equal(mock.config[32], 0);
+	assert_int_equal(mock.given_bases[0], 41);
+	expect_session(&rig, &saved);
+	end(&rig, &mock);
+	free(saved.stream);
+}
+
+/* It takes the place of another, and does not do as that did. */
+static void test_a_write_cache_that_cannot_be_restored(void **state)
+{
+	struct saved saved;
+	struct mock mock;
+	struct rig rig;
+
+	make_saved(&saved);
+	begin_paused(&rig, &mock);
+	mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE, .request = VUBLK_VU_SET_CONFIG };
+	load_well(&rig, &saved, 0);
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	assert_non_null(strstr(rig.errors[RIG_DISCONNECTED].text, "the write cache cannot be set"));
+	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN], 0);
+	rig_wait(&rig, RIG_RECONNECTED, 1); /* at the second attempt it does */
+	assert_int_equal(mock.config[32], 0);
+	expect_session(&rig, &saved);
+	end(&rig, &mock);
+	free(saved.stream);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_a_session_goes_on_elsewhere),
+		VUBLK_TEST(test_saving_changes_nothing),
+		VUBLK_TEST(test_a_disk_that_was_resized),
+		VUBLK_TEST(test_devices_and_back_ends_that_will_not_do),
+		VUBLK_TEST(test_when_it_is_saved),
+		VUBLK_TEST(test_when_it_is_loaded),
+		VUBLK_TEST(test_saved_without_a_back_end),
+		VUBLK_TEST(test_loaded_without_a_back_end),
+		VUBLK_TEST(test_a_write_cache_that_cannot_be_restored),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

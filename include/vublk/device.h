@@ -16,9 +16,13 @@
  *       -> set memory, queues, ack features, set_status(DRIVER_OK) ... started()
  *       -> set_status(0) ... stopped()  -> (again) -> unrealize -> free
  *
- * With the property reconnect-ms the device outlives its back-end: after
+ * With the property server it is the device that listens at chardev's path, as QEMU's
+ * `-chardev socket,server=on` does: REALIZING lasts until a back-end has connected that
+ * can be used, however long that takes, and the next one takes the place of one that was lost.
+ *
+ * With server or reconnect-ms the device outlives its back-end: after
  * disconnected() it keeps what the driver sees and set up, and tries to find a
- * back-end again, woken when a socket appears at the path. reconnected() tells that
+ * back-end again (woken when a socket appears at the path), or listens. reconnected() tells that
  * it has one, and if DRIVER_OK is set started() follows: the rings go on where
  * they were. Meanwhile the driver's calls are accepted as in STOPPED.
  *
@@ -69,7 +73,8 @@ const char *vublk_device_state_name(enum vublk_device_state state);
 struct vublk_device_bus_ops {
 	/*
 	 * The end of vublk_device_realize(): error NULL: STOPPED; else CREATED again.
-	 * ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no answer; ENOTCONN: the
+	 * ENOENT, ECONNREFUSED, ENOTSOCK: the path; EADDRINUSE, EEXIST: the path, with
+	 * server; ETIMEDOUT: no answer; ENOTCONN: the
 	 * back-end closed the connection; EPROTO: it broke the protocol, or its config is
 	 * absurd; ENOTSUP: it lacks what a disk needs; EINVAL: fewer queues than asked for.
 	 */
@@ -118,7 +123,7 @@ struct vublk_device_property {
 
 /*
  * The properties, ended by one whose name is NULL. Static; any thread, any time.
- * Named as QEMU's are: chardev (the back-end's Unix socket), num-queues ("auto":
+ * Named as QEMU's are: chardev (the back-end's Unix socket), server, num-queues ("auto":
  * as many as the back-end offers, up to num-queues-limit), queue-size,
  * config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
  * request-timeout-ms, reconnect-ms (0: the loss of the back-end is for good),
@@ -164,7 +169,8 @@ enum vublk_device_state vublk_device_state(const struct vublk_device *device);
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * Gives everything up at once, in any state, and waits for nobody: state CREATED.
+ * Gives everything up at once, in any state, and waits for nobody: state CREATED. The
+ * socket of a device that listened is removed.
  * No callback comes after it. The rings may still be used by the back-end until
  * it has seen the hang-up; a clean end is set_status(0), stopped(), then this.
  */
@@ -209,7 +215,7 @@ int vublk_device_config_write(struct vublk_device *device, unsigned offset, cons
 /*
  * The driver's status byte. Setting DRIVER_OK starts: started() or stopped() tells
  * the end; EINVAL: features not accepted, no memory, a ring outside of it;
- * ENOTCONN: the back-end is gone, and reconnect-ms is 0. 0 resets: rings that run are stopped (stopped()
+ * ENOTCONN: the back-end is gone, and no other is looked for. 0 resets: rings that run are stopped (stopped()
  * tells; the status cannot be set before: EBUSY), then the accepted features and
  * the queues are forgotten. States from STOPPED on.
  */

@@ -202,16 +202,13 @@ static int open_workers(struct vublk_backend *backend,
 
 static int listen_at(struct vublk_backend *backend, const char *path, struct vublk_error *error)
 {
-	struct stat st;
-
 	backend->listen_fd = vublk_socket_listen(path, error);
 	if (backend->listen_fd < 0)
 		return backend->listen_fd;
 	backend->socket_path = strdup(path);
 	if (!backend->socket_path)
 		return vublk_error_set(error, ENOMEM, "no memory for the socket's path");
-	if (!stat(path, &st))
-		backend->socket_inode = st.st_ino;
+	backend->socket_file = vublk_socket_file(path);
 	return listen_again(backend, "opened");
 }
 
@@ -367,14 +364,10 @@ int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error)
 
 /* --- closing --------------------------------------------------------------- */
 
-/* Only the file that we made: somebody else may have put another in its place. */
 static void remove_socket(struct vublk_backend *backend)
 {
-	struct stat st;
-
-	if (backend->socket_path && !stat(backend->socket_path, &st) && S_ISSOCK(st.st_mode) &&
-	    st.st_ino == backend->socket_inode)
-		unlink(backend->socket_path);
+	if (backend->socket_path)
+		vublk_socket_remove(backend->socket_path, backend->socket_file);
 	free(backend->socket_path);
 }
 

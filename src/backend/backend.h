@@ -29,7 +29,7 @@ struct vublk_backend {
 	unsigned num_workers;
 	char serial[VUBLK_BLK_ID_BYTES];
 	char *socket_path; /* the socket file that we made; NULL: none */
-	ino_t socket_inode;
+	ino_t socket_file;
 	struct vublk_session_owner owner;
 
 	/* any thread signals these */

@@ -38,6 +38,7 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
 	made->config_timer.fn = vublk_device_on_config_timer;
 	made->config_timer.opaque = made;
 	vublk_device_reconnect_init(made);
+	vublk_device_listener_init(made);
 	vublk_device_settings_init(&made->settings);
 	vublk_frontend_init(&made->frontend, &made->loop, &made->log, &vublk_device_frontend_ops,
 			    made);

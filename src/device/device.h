@@ -24,7 +24,7 @@ enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, or a start that cannot go on */
 	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has given the rings back */
 	VUBLK_DEVICE_EVENT_LOST,           /* the connection broke */
-	VUBLK_DEVICE_EVENT_RECONNECT,      /* somebody listens at the socket again */
+	VUBLK_DEVICE_EVENT_RECONNECT,      /* there is a connection again */
 	VUBLK_DEVICE_EVENT_RECONNECTED,    /* the handshake is done, and what it said will do */
 	VUBLK_DEVICE_EVENT_UNREALIZE,      /* the bus gives it up */
 	VUBLK_DEVICE_NUM_EVENTS,
@@ -33,6 +33,7 @@ enum vublk_device_event {
 /* The values of the properties; properties.c has their names and defaults. */
 struct vublk_device_settings {
 	char chardev[sizeof(((struct vublk_device_info *)0)->chardev)];
+	bool server; /* listen at chardev; else connect to it */
 	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: the back-end's */
 	uint64_t num_queues_limit;
 	uint64_t queue_size;
@@ -41,7 +42,7 @@ struct vublk_device_settings {
 	uint64_t config_poll_ms;
 	uint64_t reconnect_ms;          /* 0: a loss is for good */
 	uint64_t reconnect_deadline_ms; /* 0: none */
-	bool inflight; /* counts with reconnect_ms or inflight_migration only */
+	bool inflight; /* counts only for a device that reconnects, or with inflight_migration */
 	bool inflight_migration;
 	bool config_wce;
 	bool discard;
@@ -78,6 +79,14 @@ struct vublk_device_reconnect {
 	int watch_fd;                   /* inotify; -1: not watched */
 };
 
+/* The socket to which back-ends connect, with the property server (listen.c). */
+struct vublk_device_listener {
+	int fd;     /* -1: none */
+	ino_t file; /* of the socket at chardev's path */
+	struct vublk_loop_source source; /* while a back-end is waited for */
+	struct vublk_log_limit log_limit; /* for what the peers do */
+};
+
 /* What of the rings a back-end that is lost or stopped leaves open, until they run again. */
 enum vublk_device_resume {
 	VUBLK_DEVICE_RESUME_NOTHING, /* each base is known */
@@ -111,6 +120,7 @@ struct vublk_device {
 	struct vublk_loop_timer connect_timer; /* the next try to realize, or to reconnect */
 	unsigned tries;
 	struct vublk_device_reconnect reconnect;
+	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;
 	struct vublk_frontend_inflight_area inflight; /* of the driver's session, until reset */
 	struct vublk_error failure; /* why rings that are being stopped will not run again */
@@ -205,16 +215,34 @@ void vublk_device_on_config_timer(void *opaque);
 
 extern const struct vublk_frontend_ops vublk_device_frontend_ops;
 void vublk_device_on_connect_timer(void *opaque);
+/* Begins the handshake: on `fd`, which is taken over, or connects first (-1). */
+int vublk_device_open_frontend(struct vublk_device *device, int fd, struct vublk_error *error);
+/* A back-end has connected to the device. */
+void vublk_device_on_connection(struct vublk_device *device, int fd);
+
+/* --- listen.c ---------------------------------------------------------------------- */
+
+void vublk_device_listener_init(struct vublk_device *device);
+int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error);
+/* Nobody connects any more, and the file is gone. Idempotent. */
+void vublk_device_listener_close(struct vublk_device *device);
+/* Takes one connection, as soon as there is one. Idempotent, and so is its end. */
+void vublk_device_listen(struct vublk_device *device);
+void vublk_device_unlisten(struct vublk_device *device);
 
 /* --- reconnect.c, watch.c and offer.c ---------------------------------------------- */
 
 void vublk_device_reconnect_init(struct vublk_device *device);
+/* Whether the device outlives its back-end. */
+bool vublk_device_reconnects(const struct vublk_device *device);
 /* The back-end has just been lost: looks for another, if the properties say so. */
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
 /* Everything is as before the loss. */
 void vublk_device_reconnect_end(struct vublk_device *device);
-/* The next try is due; the handshake is done; the try failed. */
-void vublk_device_reconnect_try(struct vublk_device *device);
+/* The next try is due, or made; the handshake is done; the try failed. */
+void vublk_device_reconnect_on_timer(struct vublk_device *device);
+/* On `fd`, or connects (-1). */
+void vublk_device_reconnect_try(struct vublk_device *device, int fd);
 void vublk_device_reconnect_negotiated(struct vublk_device *device);
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
 

@@ -35,6 +35,8 @@ struct row {
 /* X(name, kind, default, field, description) */
 #define PROPERTIES(X)                                                                       \
 	X("chardev", STRING, NULL, chardev, "path of the back-end's Unix socket")           \
+	X("server", BOOL, "off", server,                                                    \
+	  "listen at chardev's path: the back-ends connect to the device")                  \
 	X("num-queues", AUTO, "auto", num_queues,                                           \
 	  "queues of the device; auto: as many as the back-end offers")                     \
 	X("num-queues-limit", NUMBER, "16", num_queues_limit,                               \
@@ -241,6 +243,10 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 		r = check_range("config-poll-ms", settings->config_poll_ms, 0, MAX_TIMEOUT_MS, error);
 	if (!r)
 		r = check_range("reconnect-ms", settings->reconnect_ms, 0, MAX_TIMEOUT_MS, error);
+	if (!r && settings->server && settings->reconnect_ms)
+		r = vublk_error_set(error, EINVAL,
+				    "reconnect-ms is for a device that connects itself; with server "
+				    "on it waits for the next back-end in any case: leave it out");
 	if (!r)
 		r = check_range("realize-retries", settings->realize_retries, 0, MAX_RETRIES, error);
 	return r;

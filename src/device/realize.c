@@ -6,7 +6,8 @@
  * A try that fails on the way to the back-end is made again, a few times and with a
  * pause, for a back-end may be just about to start; each failure is said. What
  * another try cannot mend (a path that is wrong, a back-end that lacks a feature,
- * one that does not answer) ends it at once.
+ * one that does not answer) ends it at once. A device that listens waits for the next
+ * back-end instead, whatever was wrong with the one before.
  */
 #include "device/device.h"
 
@@ -48,12 +49,26 @@ static bool may_mend_itself(int code)
 	return code == ECONNREFUSED || code == EAGAIN || code == ENOTCONN || code == EPROTO;
 }
 
+/* What peers do that connect on their own must not fill the log. */
+static void await_next(struct vublk_device *device, const struct vublk_error *error)
+{
+	vublk_log_limited(&device->log, &device->listener.log_limit, VUBLK_LOG_WARNING,
+			  "a back-end cannot be used, and the device waits for another: %s",
+			  error->text);
+	undo(device);
+	vublk_device_listen(device);
+}
+
 /* `error` is the caller's, and no part of what is undone. */
 static void on_failed_try(struct vublk_device *device, const struct vublk_error *error)
 {
 	unsigned tries = (unsigned)device->settings.realize_retries + 1;
 	bool again = may_mend_itself(error->code) && device->tries < tries;
 
+	if (device->listener.fd >= 0) {
+		await_next(device, error);
+		return;
+	}
 	/* The last one is the caller's to report: realized() has its sentence. */
 	vublk_log(&device->log, again ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
 		  "try %u of %u to realize the device failed%s: %s", device->tries, tries,
@@ -162,20 +177,55 @@ const struct vublk_frontend_ops vublk_device_frontend_ops = {
 
 /* --- the calls ----------------------------------------------------------------------------- */
 
+int vublk_device_open_frontend(struct vublk_device *device, int fd, struct vublk_error *error)
+{
+	const char *path = device->settings.chardev;
+	unsigned timeout_ms = (unsigned)device->settings.request_timeout_ms;
+
+	vublk_device_ask_for_inflight(device);
+	if (fd < 0)
+		return vublk_frontend_open(&device->frontend, path, timeout_ms, error);
+	return vublk_frontend_open_fd(&device->frontend, fd, path, timeout_ms, error);
+}
+
+static void try_to_realize(struct vublk_device *device, int fd)
+{
+	struct vublk_error error;
+
+	device->tries++;
+	if (vublk_device_open_frontend(device, fd, &error) < 0)
+		on_failed_try(device, &error);
+}
+
+static void begin_to_listen(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	if (device->listener.fd < 0 && vublk_device_listener_open(device, &error) < 0)
+		on_failed_try(device, &error);
+	else
+		vublk_device_listen(device);
+}
+
+void vublk_device_on_connection(struct vublk_device *device, int fd)
+{
+	vublk_loop_timer_disarm(&device->connect_timer);
+	if (device->state == VUBLK_DEVICE_DISCONNECTED)
+		vublk_device_reconnect_try(device, fd);
+	else
+		try_to_realize(device, fd);
+}
+
 void vublk_device_on_connect_timer(void *opaque)
 {
 	struct vublk_device *device = opaque;
-	struct vublk_error error;
 
-	if (device->state == VUBLK_DEVICE_DISCONNECTED) {
-		vublk_device_reconnect_try(device);
-		return;
-	}
-	device->tries++;
-	vublk_device_ask_for_inflight(device);
-	if (vublk_frontend_open(&device->frontend, device->settings.chardev,
-				(unsigned)device->settings.request_timeout_ms, &error) < 0)
-		on_failed_try(device, &error);
+	if (device->state == VUBLK_DEVICE_DISCONNECTED)
+		vublk_device_reconnect_on_timer(device);
+	else if (device->settings.server)
+		begin_to_listen(device);
+	else
+		try_to_realize(device, -1);
 }
 
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error)
@@ -199,5 +249,6 @@ void vublk_device_unrealize(struct vublk_device *device)
 		return;
 	device->life++;
 	undo(device);
+	vublk_device_listener_close(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_UNREALIZE, NULL);
 }

@@ -7,7 +7,8 @@
  * handshake, leads to DISCONNECTED, and from there one timer leads to the next try.
  * A change in the socket's directory makes it run at once, and soon again, for a
  * back-end makes its socket a moment before it listens; each try that fails doubles
- * the pause, up to reconnect-ms. Nothing waits: unrealize ends it at any moment.
+ * the pause, up to reconnect-ms. A device that listens itself waits for a connection
+ * in place of the timer. Nothing blocks: unrealize ends it at any moment.
  */
 #include "device/device.h"
 
@@ -28,9 +29,15 @@ void vublk_device_reconnect_init(struct vublk_device *device)
 	device->reconnect.watch.opaque = device;
 }
 
+bool vublk_device_reconnects(const struct vublk_device *device)
+{
+	return device->settings.reconnect_ms || device->settings.server;
+}
+
 void vublk_device_reconnect_end(struct vublk_device *device)
 {
 	vublk_device_unwatch_socket(device);
+	vublk_device_unlisten(device);
 	vublk_loop_timer_disarm(&device->connect_timer);
 	device->reconnect.lost_ns = 0;
 	device->reconnect.refusal.code = 0;
@@ -58,6 +65,14 @@ static void give_up(struct vublk_device *device, const struct vublk_error *cause
 		device->ops->gave_up(device->bus, &error);
 }
 
+/* The timer is for the deadline. */
+static void await_connection(struct vublk_device *device)
+{
+	if (deadline_ns(device) != UINT64_MAX)
+		vublk_loop_timer_arm(&device->loop, &device->connect_timer, deadline_ns(device));
+	vublk_device_listen(device);
+}
+
 /* May call the bus: nothing is done after it. */
 static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -66,6 +81,10 @@ static void plan_next_try(struct vublk_device *device, const struct vublk_error 
 
 	if (now >= until) {
 		give_up(device, error);
+		return;
+	}
+	if (device->settings.server) {
+		await_connection(device);
 		return;
 	}
 	vublk_device_watch_socket(device);
@@ -103,17 +122,29 @@ void vublk_device_reconnect_failed(struct vublk_device *device, const struct vub
 	plan_next_try(device, error);
 }
 
-void vublk_device_reconnect_try(struct vublk_device *device)
+void vublk_device_reconnect_try(struct vublk_device *device, int fd)
 {
 	struct vublk_error error;
 
 	device->reconnect.tried_ns = vublk_now_ns();
-	vublk_device_ask_for_inflight(device);
-	if (vublk_frontend_open(&device->frontend, device->settings.chardev,
-				(unsigned)device->settings.request_timeout_ms, &error) < 0)
+	if (vublk_device_open_frontend(device, fd, &error) < 0)
 		vublk_device_reconnect_failed(device, &error);
 	else
 		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_RECONNECT, NULL);
+}
+
+void vublk_device_reconnect_on_timer(struct vublk_device *device)
+{
+	struct vublk_error error = device->reconnect.refusal;
+
+	if (!device->settings.server) {
+		vublk_device_reconnect_try(device, -1);
+		return;
+	}
+	if (!error.code)
+		vublk_error_set(&error, ENOTCONN, "no back-end has connected to '%s'",
+				device->settings.chardev);
+	plan_next_try(device, &error);
 }
 
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error)
@@ -122,12 +153,16 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 	uint64_t now = vublk_now_ns();
 	uint64_t pause_ms = device->settings.reconnect_ms;
 
-	if (!pause_ms)
+	if (!vublk_device_reconnects(device))
 		return;
 	vublk_loop_timer_disarm(&device->config_timer);
 	if (!reconnect->lost_ns) {
 		reconnect->lost_ns = now;
 		reconnect->pause_ms = SHORTEST_PAUSE_MS;
+	}
+	if (device->settings.server) {
+		await_connection(device);
+		return;
 	}
 	vublk_device_watch_socket(device);
 	/* One that comes and goes at once is not met again at once. */

@@ -29,7 +29,8 @@ static bool wants_inflight(const struct vublk_device *device)
 {
 	const struct vublk_device_settings *settings = &device->settings;
 
-	return settings->inflight && (settings->reconnect_ms || settings->inflight_migration);
+	return settings->inflight &&
+	       (vublk_device_reconnects(device) || settings->inflight_migration);
 }
 
 bool vublk_device_uses_inflight(const struct vublk_device *device)

@@ -160,7 +160,7 @@ int vublk_device_require_set_up(const struct vublk_device *device, const char *w
 	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED &&
 	    device->state != VUBLK_DEVICE_RECONNECTING)
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
-	if (device->settings.reconnect_ms && vublk_device_is_driver_ready(device) &&
+	if (vublk_device_reconnects(device) && vublk_device_is_driver_ready(device) &&
 	    !is_at_rest(device))
 		return vublk_error_set(error, EBUSY,
 				       "%s is possible after a reset: the rings go on when there is a "

@@ -372,13 +372,19 @@ void vublk_frontend_set_negotiated(struct vublk_frontend *frontend)
 int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsigned timeout_ms,
 			struct vublk_error *error)
 {
-	int fd, r;
+	int fd;
 
 	if (frontend->state != VUBLK_FRONTEND_CLOSED)
 		return vublk_error_set(error, EBUSY, "the front-end is connected already");
 	fd = vublk_socket_connect(path, error);
-	if (fd < 0)
-		return fd;
+	return fd < 0 ? fd : vublk_frontend_open_fd(frontend, fd, path, timeout_ms, error);
+}
+
+int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *path,
+			   unsigned timeout_ms, struct vublk_error *error)
+{
+	int r;
+
 	vublk_channel_init(&frontend->channel, fd);
 	r = vublk_loop_add(frontend->loop, &frontend->source, fd, EPOLLIN, error);
 	if (r < 0) {

@@ -228,6 +228,13 @@ void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loo
 int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsigned timeout_ms,
 			struct vublk_error *error);
 
+/*
+ * The same on a socket that is connected already and non-blocking; `path` is for the
+ * log. The descriptor is the front-end's from here on, also on failure. State CLOSED.
+ */
+int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *path,
+			   unsigned timeout_ms, struct vublk_error *error);
+
 /* In any state, from any callback; no callback comes after it. Idempotent. */
 void vublk_frontend_close(struct vublk_frontend *frontend);
 

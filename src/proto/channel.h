@@ -4,6 +4,8 @@
 
 #include "proto/vhost-user.h"
 
+#include <sys/types.h>
+
 /*
  * One end of a vhost-user Unix socket: whole messages in and out, whatever
  * pieces the socket makes of them. Never blocks. One thread.
@@ -78,6 +80,13 @@ int vublk_socket_connect(const char *path, struct vublk_error *error);
  * one that somebody listens on is EADDRINUSE, another kind of file is EEXIST.
  */
 int vublk_socket_listen(const char *path, struct vublk_error *error);
+
+/*
+ * The file of a socket that has just been bound at `path`, and its removal: only that
+ * file, for somebody else may have put another in its place. 0: there is none.
+ */
+ino_t vublk_socket_file(const char *path);
+void vublk_socket_remove(const char *path, ino_t file);
 
 /* One waiting connection, non-blocking and CLOEXEC; -EAGAIN when there is none. */
 int vublk_socket_accept(int listen_fd, struct vublk_error *error);

@@ -185,6 +185,19 @@ int vublk_socket_listen(const char *path, struct vublk_error *error)
 	return vublk_fd_steal(&fd);
 }
 
+ino_t vublk_socket_file(const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && S_ISSOCK(st.st_mode) ? st.st_ino : 0;
+}
+
+void vublk_socket_remove(const char *path, ino_t file)
+{
+	if (file && vublk_socket_file(path) == file)
+		unlink(path);
+}
+
 int vublk_socket_accept(int listen_fd, struct vublk_error *error)
 {
 	int fd;

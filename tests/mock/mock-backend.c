@@ -436,6 +436,18 @@ static bool take_connection(struct mock *mock)
 	return true;
 }
 
+void mock_connect(struct mock *mock, const char *path)
+{
+	struct vublk_error error;
+	int fd = vublk_socket_connect(path, &error);
+
+	if (fd < 0)
+		fail_msg("%s", error.text);
+	mock_hang_up(mock);
+	mock->num_connections++;
+	vublk_channel_init(&mock->channel, fd);
+}
+
 bool mock_pump_once(struct mock *mock)
 {
 	struct vublk_vu_message request;

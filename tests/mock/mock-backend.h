@@ -82,6 +82,8 @@ void mock_hang_up(struct mock *mock);
 /* Nobody listens, and the socket is gone; then there is one again. */
 void mock_die(struct mock *mock);
 void mock_live_again(struct mock *mock);
+/* Connects to a device that listens, instead of waiting for it; hangs up before. */
+void mock_connect(struct mock *mock, const char *path);
 /* Does what there is to do. True: something was. */
 bool mock_pump(void *mock);
 /* Answers one request. True: there was one. */

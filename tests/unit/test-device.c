@@ -119,6 +119,11 @@ static void test_realize_validates(void **state)
 	assert_int_equal(vublk_device_set_property(device, "discard", "on", &error), -EBUSY);
 	assert_string_equal(error.text, "setting a property is possible when the device is created; "
 					"it is realizing");
+	vublk_device_unrealize(device);
+	vublk_device_set_property(device, "server", "on", NULL);
+	vublk_device_set_property(device, "reconnect-ms", "10", NULL);
+	assert_int_equal(vublk_device_realize(device, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "reconnect-ms is for a device that connects itself"));
 	vublk_device_free(device);
 	vublk_device_free(NULL);
 }
@@ -205,14 +210,15 @@ static void test_front_end_states(void **state)
 static const char *const state_sentences[VUBLK_DEVICE_NUM_STATES] = {
 	[VUBLK_DEVICE_CREATED] = "There is no back-end; properties may be set.",
 	[VUBLK_DEVICE_REALIZING] = "Connecting to the back-end and negotiating with it, or waiting "
-				   "for the next try.",
+				   "for the next try; with `server`, for a back-end to connect.",
 	[VUBLK_DEVICE_STOPPED] = "Connected; the driver may set up memory, queues and features.",
 	[VUBLK_DEVICE_STARTING] = "Features, memory and rings are being handed to the back-end.",
 	[VUBLK_DEVICE_RUNNING] = "The back-end works on the rings.",
 	[VUBLK_DEVICE_STOPPING] = "The rings are being taken back; requests that had begun are "
 				  "completed.",
 	[VUBLK_DEVICE_DISCONNECTED] = "The back-end is gone; what the driver set up is kept until "
-				      "unrealize. With `reconnect-ms` another is looked for.",
+				      "unrealize. With `reconnect-ms` another is looked for, with "
+				      "`server` it is waited for.",
 	[VUBLK_DEVICE_RECONNECTING] = "Negotiating with the back-end that was found, and holding "
 				      "what it offers against what the driver was promised.",
 };
@@ -229,7 +235,8 @@ static const char *const event_sentences[VUBLK_DEVICE_NUM_EVENTS] = {
 	[VUBLK_DEVICE_EVENT_STOPPED] = "the back-end has said of each ring where it goes on",
 	[VUBLK_DEVICE_EVENT_LOST] = "hang-up, a deadline that passed, a broken rule, or a start that "
 				    "was refused and has been undone",
-	[VUBLK_DEVICE_EVENT_RECONNECT] = "`reconnect-ms` is not 0, and somebody listens at the socket",
+	[VUBLK_DEVICE_EVENT_RECONNECT] = "`reconnect-ms` is not 0, and somebody listens at the socket; or, "
+					 "with `server`, a back-end has connected",
 	[VUBLK_DEVICE_EVENT_RECONNECTED] = "the handshake is done and the back-end can take the "
 					   "lost one's place; if DRIVER_OK is set, start follows",
 	[VUBLK_DEVICE_EVENT_UNREALIZE] = "`vublk_device_unrealize()`",

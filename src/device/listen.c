@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The device's end of the way that a back-end takes to it: with the property server
+ * the socket at chardev's path is the device's, and back-ends connect.
+ *
+ * One at a time: while there is one the socket is not looked at, and the next waits in
+ * its backlog. So whoever comes after a loss is the reconnection. The file stays from
+ * realize to unrealize, and a device that is gone leaves none behind.
+ */
+#include "device/device.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+
+/* After a failure that is not the peer's, as when there is no descriptor left. */
+#define PAUSE_NS (UINT64_C(100) * 1000000)
+
+static void pause_listening(struct vublk_device *device, const struct vublk_error *error)
+{
+	vublk_log_limited(&device->log, &device->listener.log_limit, VUBLK_LOG_WARNING,
+			  "no back-end can connect to '%s' at present: %s",
+			  device->settings.chardev, error->text);
+	vublk_device_unlisten(device);
+	vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns() + PAUSE_NS);
+}
+
+static void on_connection(void *opaque, uint32_t events)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_error error;
+	int fd = vublk_socket_accept(device->listener.fd, &error);
+
+	if (fd == -EAGAIN)
+		return;
+	if (fd < 0) {
+		pause_listening(device, &error);
+		return;
+	}
+	vublk_device_unlisten(device);
+	vublk_device_on_connection(device, fd);
+}
+
+void vublk_device_listen(struct vublk_device *device)
+{
+	struct vublk_device_listener *listener = &device->listener;
+	struct vublk_error error;
+
+	if (!listener->source.loop &&
+	    vublk_loop_add(&device->loop, &listener->source, listener->fd, EPOLLIN, &error) < 0)
+		pause_listening(device, &error);
+}
+
+void vublk_device_unlisten(struct vublk_device *device)
+{
+	vublk_loop_remove(&device->listener.source);
+}
+
+void vublk_device_listener_init(struct vublk_device *device)
+{
+	device->listener.fd = -1;
+	device->listener.source.fn = on_connection;
+	device->listener.source.opaque = device;
+	device->listener.log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
+}
+
+int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error)
+{
+	int fd = vublk_socket_listen(device->settings.chardev, error);
+
+	if (fd < 0)
+		return fd;
+	device->listener.fd = fd;
+	device->listener.file = vublk_socket_file(device->settings.chardev);
+	vublk_log(&device->log, VUBLK_LOG_INFO, "waiting for a back-end to connect to '%s'",
+		  device->settings.chardev);
+	return 0;
+}
+
+void vublk_device_listener_close(struct vublk_device *device)
+{
+	vublk_device_unlisten(device);
+	if (device->listener.fd >= 0)
+		vublk_socket_remove(device->settings.chardev, device->listener.file);
+	vublk_fd_close(&device->listener.fd);
+}

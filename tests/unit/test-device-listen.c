@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A device that listens, and the back-ends that connect to it: the first, the wrong
+ * ones, the one after a loss, and those that come while there is one.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "device/device.h"
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define QUEUES 2
+
+static char path[256];
+
+static void begin(struct rig *rig, struct mock *mock)
+{
+	mock_init(mock);
+	snprintf(path, sizeof(path), "%s/device", vublk_test_folder());
+	rig_init(rig, path);
+	rig->pump = mock_pump;
+	rig->pump_opaque = mock;
+	rig_set(rig, "server", "on");
+}
+
+static void end(struct rig *rig, struct mock *mock)
+{
+	rig_deinit(rig);
+	mock_deinit(mock);
+}
+
+/* Nothing to do, and nothing that would wake it. */
+static void expect_waiting(struct rig *rig, enum vublk_device_state state)
+{
+	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
+
+	rig_settle(rig);
+	assert_int_equal(vublk_device_state(rig->device), state);
+	assert_int_equal(poll(&fd, 1, 0), 0);
+}
+
+static void begin_realize(struct rig *rig)
+{
+	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
+	expect_waiting(rig, VUBLK_DEVICE_REALIZING);
+}
+
+static void realize(struct rig *rig, struct mock *mock)
+{
+	begin_realize(rig);
+	mock_connect(mock, path);
+	rig_wait(rig, RIG_REALIZED, rig->calls[RIG_REALIZED] + 1);
+	assert_int_equal(rig->errors[RIG_REALIZED].code, 0);
+}
+
+/* --- realize -------------------------------------------------------------------------------- */
+
+static void test_a_back_end_connects(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	for (unsigned i = 0; i < 3; i++) {
+		int other;
+
+		realize(&rig, &mock);
+		other = vublk_socket_connect(path, NULL);
+		expect_waiting(&rig, VUBLK_DEVICE_STOPPED);
+		close(other);
+		rig_start(&rig, QUEUES);
+		rig_stop(&rig);
+		assert_int_equal(access(path, F_OK), 0);
+		vublk_device_unrealize(rig.device);
+		assert_int_equal(access(path, F_OK), -1);
+	}
+	end(&rig, &mock);
+}
+
+static void test_unrealize_while_waiting(void **state)
+{
+	unsigned fds = vublk_test_count_fds();
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	for (unsigned i = 0; i < 3; i++) {
+		begin_realize(&rig);
+		if (i == 2) { /* somebody has connected, and says nothing */
+			mock_connect(&mock, path);
+			vublk_device_process(rig.device);
+		}
+		vublk_device_unrealize(rig.device);
+		assert_int_equal(access(path, F_OK), -1);
+		rig_settle(&rig);
+		assert_int_equal(rig.calls[RIG_REALIZED], 0);
+	}
+	end(&rig, &mock);
+	assert_int_equal(vublk_test_count_fds(), fds);
+}
+
+static void test_the_path(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+	int fd;
+
+	begin(&rig, &mock);
+	fd = vublk_socket_listen(path, NULL);
+	rig_realize_fails(&rig, EADDRINUSE);
+	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "somebody listens at the socket"));
+	assert_int_equal(access(path, F_OK), 0);
+	close(fd); /* which leaves the file behind */
+	realize(&rig, &mock);
+	vublk_device_unrealize(rig.device);
+	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	close(fd);
+	rig_realize_fails(&rig, EEXIST);
+	unlink(path);
+	realize(&rig, &mock);
+	unlink(path); /* somebody else takes the path: it is his */
+	fd = vublk_socket_listen(path, NULL);
+	vublk_device_unrealize(rig.device);
+	assert_int_equal(access(path, F_OK), 0);
+	close(fd);
+	end(&rig, &mock);
+}
+
+/* Whatever is wrong with one, the next may come; the log is not theirs to fill. */
+static void test_wrong_back_ends(void **state)
+{
+	const struct mock_fault faults[] = {
+		{ .kind = MOCK_CUT, .request = VUBLK_VU_GET_FEATURES },
+		{ .kind = MOCK_CUT, .request = VUBLK_VU_GET_CONFIG, .bytes = 20 },
+		{ .kind = MOCK_VALUE, .request = VUBLK_VU_GET_FEATURES, .value = 0 },
+		{ .kind = MOCK_WRONG_VERSION, .request = VUBLK_VU_GET_QUEUE_NUM },
+	};
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	begin_realize(&rig);
+	for (unsigned i = 0; i < 100; i++) {
+		mock_connect(&mock, path);
+		mock_forget(&mock);
+		mock.fault = faults[i % VUBLK_ARRAY_SIZE(faults)];
+		expect_waiting(&rig, VUBLK_DEVICE_REALIZING);
+	}
+	assert_in_range(rig.num_warnings, 1, 6);
+	assert_int_equal(rig.calls[RIG_REALIZED], 0);
+	mock.fault.kind = MOCK_NO_FAULT;
+	mock_connect(&mock, path);
+	rig_wait(&rig, RIG_REALIZED, 1);
+	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);
+	end(&rig, &mock);
+}
+
+/* --- after a loss --------------------------------------------------------------------------------- */
+
+static void test_the_next_back_end(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+	uint64_t inode;
+
+	begin(&rig, &mock);
+	realize(&rig, &mock);
+	rig_start(&rig, QUEUES);
+	inode = mock.inflight_inode;
+	for (unsigned i = 0; i < QUEUES; i++)
+		rig_set_indices(&rig, i, (uint16_t)(7 + i), (uint16_t)(10 + i));
+	for (unsigned i = 1; i <= 3; i++) {
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_DISCONNECTED, i);
+		expect_waiting(&rig, VUBLK_DEVICE_DISCONNECTED);
+		mock_connect(&mock, path);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+		assert_int_equal(rig.calls[RIG_RECONNECTED], i);
+		assert_int_equal(mock.given_bases[1], 8);
+		assert_int_equal(mock.inflight_inode, inode);
+	}
+	end(&rig, &mock);
+}
+
+/* One that cannot take the place is sent away, and the next is asked. */
+static void test_a_smaller_offer(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+	uint64_t features;
+
+	begin(&rig, &mock);
+	realize(&rig, &mock);
+	rig_start(&rig, QUEUES);
+	features = mock.features;
+	mock.features &= ~VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
+	mock_connect(&mock, path); /* which is a hang-up first */
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	expect_waiting(&rig, VUBLK_DEVICE_DISCONNECTED);
+	assert_non_null(strstr(rig.last_word, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9)"));
+	mock.features = features;
+	mock_connect(&mock, path);
+	rig_wait(&rig, RIG_STARTED, 2);
+	end(&rig, &mock);
+}
+
+/* It waits in the backlog, unanswered, until there is a place for it. */
+static void test_a_second_back_end(void **state)
+{
+	struct mock first, second;
+	struct rig rig;
+
+	begin(&rig, &first);
+	realize(&rig, &first);
+	rig_start(&rig, QUEUES);
+	mock_die(&first);
+	mock_init(&second);
+	mock_connect(&second, path);
+	rig.pump_opaque = &second;
+	rig_wait(&rig, RIG_STARTED, 2);
+	mock_connect(&first, path);
+	mock_forget(&first);
+	rig.pump_opaque = &first;
+	expect_waiting(&rig, VUBLK_DEVICE_RUNNING);
+	assert_int_equal(first.num_log, 0);
+	mock_hang_up(&second);
+	rig_wait(&rig, RIG_STARTED, 3);
+	mock_deinit(&second);
+	end(&rig, &first);
+}
+
+static void test_giving_up(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	rig_set(&rig, "reconnect-deadline-ms", "30");
+	realize(&rig, &mock);
+	rig_start(&rig, QUEUES);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_GAVE_UP, 1);
+	assert_non_null(strstr(rig.errors[RIG_GAVE_UP].text,
+			       "the device gave up reconnecting after 30 ms: no back-end has connected"));
+	mock_connect(&mock, path);
+	expect_waiting(&rig, VUBLK_DEVICE_DISCONNECTED);
+	vublk_device_unrealize(rig.device);
+	assert_int_equal(access(path, F_OK), -1);
+	end(&rig, &mock);
+}
+
+/* The deadline passes in the middle of a handshake: the handshake has its own. */
+static void test_deadline_during_a_handshake(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	rig_set(&rig, "reconnect-deadline-ms", "1");
+	realize(&rig, &mock);
+	mock_connect(&mock, path);
+	vublk_device_process(rig.device);
+	while (vublk_device_state(rig.device) != VUBLK_DEVICE_RECONNECTING)
+		vublk_device_process(rig.device);
+	assert_null(rig.device->connect_timer.loop);
+	rig_wait(&rig, RIG_RECONNECTED, 1);
+	end(&rig, &mock);
+}
+
+/* --- what runs out -------------------------------------------------------------------------------- */
+
+/* There is no descriptor for a connection: it waits, and is taken when there is one. */
+static void test_no_descriptors(void **state)
+{
+	struct rlimit limit, before;
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	begin_realize(&rig);
+	mock_connect(&mock, path);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	limit = before;
+	limit.rlim_cur = 3;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(vublk_device_process(rig.device), 0);
+	expect_waiting(&rig, VUBLK_DEVICE_REALIZING);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_non_null(strstr(rig.last_word, "no back-end can connect to '"));
+	rig_wait(&rig, RIG_REALIZED, 1);
+	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);
+	end(&rig, &mock);
+}
+
+/* --- a real back-end ------------------------------------------------------------------------------- */
+
+/* It is handed a socket that is connected to the device already. */
+static pid_t connect_serve(const char *disk)
+{
+	char fd_option[40], file_option[300];
+	int fd = vublk_socket_connect(path, NULL);
+	pid_t pid;
+
+	assert_true(fd >= 0);
+	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
+	snprintf(file_option, sizeof(file_option), "--blk-file=%s", disk);
+	pid = fork();
+	if (!pid) {
+		fcntl(fd, F_SETFD, 0);
+		execl(VUBLK_PROGRAM, "vublk", "serve", "-q", "--num-queues=2", fd_option,
+		      file_option, (char *)NULL);
+		_exit(127);
+	}
+	close(fd);
+	return pid;
+}
+
+static void test_vublk_serve_connects(void **state)
+{
+	char data[512], disk[256];
+	struct mock mock;
+	struct rig rig;
+	int fd;
+
+	if (access(VUBLK_PROGRAM, X_OK) < 0)
+		vublk_test_skip("the tool is not built");
+	begin(&rig, &mock);
+	snprintf(disk, sizeof(disk), "%s/disk", vublk_test_folder());
+	fd = open(disk, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	close(fd);
+	begin_realize(&rig);
+	for (unsigned i = 1; i <= 5; i++) {
+		pid_t pid = connect_serve(disk);
+
+		if (i == 1) {
+			rig_wait(&rig, RIG_REALIZED, 1);
+			rig_start(&rig, QUEUES);
+		}
+		rig_wait(&rig, RIG_STARTED, i);
+		if (i > 1) {
+			assert_int_equal(rig_request(&rig, i % 2, VIRTIO_BLK_T_IN, i - 1, data, 512),
+					 0);
+			assert_int_equal(data[0], (char)(i - 1));
+		}
+		memset(data, (int)i, sizeof(data));
+		assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512), 0);
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+		rig_wait(&rig, RIG_DISCONNECTED, i);
+	}
+	end(&rig, &mock);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_a_back_end_connects),
+		VUBLK_TEST(test_unrealize_while_waiting),
+		VUBLK_TEST(test_the_path),
+		VUBLK_TEST(test_wrong_back_ends),
+		VUBLK_TEST(test_the_next_back_end),
+		VUBLK_TEST(test_a_smaller_offer),
+		VUBLK_TEST(test_a_second_back_end),
+		VUBLK_TEST(test_giving_up),
+		VUBLK_TEST(test_deadline_during_a_handshake),
+		VUBLK_TEST(test_no_descriptors),
+		VUBLK_TEST(test_vublk_serve_connects),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

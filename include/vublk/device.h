@@ -238,6 +238,18 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
  */
 int vublk_device_set_vm_running(struct vublk_device *device, bool running);
 
+/*
+ * The guest has been ended by force and will not run again: a reset, after which only
+ * vublk_device_unrealize() makes sense. A back-end that hangs on a request would hold
+ * up the shutdown until the deadline of the stop (request-timeout-ms). With the property
+ * skip-get-vring-base-on-force-shutdown it does not: nothing is asked of it, the
+ * connection is closed, and stopped() and disconnected() have ECANCELED as their error;
+ * what the back-end had begun may be done or not, and it may touch the memory until it
+ * has seen the hang-up. In both cases no other back-end is looked for.
+ * Returns 1: stopped() follows; 0: no rings were out. Any state.
+ */
+int vublk_device_force_shutdown(struct vublk_device *device);
+
 /* --- what the bus hands over --------------------------------------------------- */
 
 /*

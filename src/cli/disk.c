@@ -73,7 +73,7 @@ static void list(const struct vublk_device_property *properties)
 {
 	for (const struct vublk_device_property *p = properties; p->name; p++)
 		if (strcmp(p->name, "chardev"))
-			printf("%-20s %-7s %-7s %s\n", p->name, p->type,
+			printf("%-38s %-7s %-7s %s\n", p->name, p->type,
 			       p->default_value ? p->default_value : "-", p->description);
 }
 

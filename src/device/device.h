@@ -50,6 +50,7 @@ struct vublk_device_settings {
 	bool event_idx;
 	bool indirect_desc;
 	bool seg_max_adjust;
+	bool skip_get_vring_base; /* on forced shutdown */
 };
 
 #define VUBLK_DEVICE_AUTO UINT64_MAX
@@ -132,6 +133,7 @@ struct vublk_device {
 	bool has_acked_features; /* by a legacy driver that may be none at all */
 	uint8_t status;
 	enum vublk_device_early_kick early_kick;
+	bool is_shutting_down; /* by force: no back-end is looked for any more */
 	bool vm_running; /* what the bus says; it outlives realize and unrealize */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
 	uint32_t config_generation;

@@ -68,6 +68,8 @@ struct row {
 	X("inflight-migration", BOOL, "off", inflight_migration,                            \
 	  "with inflight, where the back-end can: a stop does not wait for requests that "  \
 	  "it has begun, but leaves them in the area, to be saved or gone on with")         \
+	X("skip-get-vring-base-on-force-shutdown", BOOL, "off", skip_get_vring_base,        \
+	  "a forced shutdown does not wait for requests that the back-end has begun")       \
 	X("realize-retries", NUMBER, "3", realize_retries,                                  \
 	  "how often a failed connection is tried again at realize")
 

@@ -35,6 +35,7 @@ static void undo(struct vublk_device *device)
 	device->features = 0;
 	device->acked_features = 0;
 	device->has_acked_features = false;
+	device->is_shutting_down = false;
 	device->status = 0;
 	device->early_kick = VUBLK_DEVICE_KICK_NONE;
 	device->memory_change_under_way = false;

@@ -153,7 +153,7 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 	uint64_t now = vublk_now_ns();
 	uint64_t pause_ms = device->settings.reconnect_ms;
 
-	if (!vublk_device_reconnects(device))
+	if (!vublk_device_reconnects(device) || device->is_shutting_down)
 		return;
 	vublk_loop_timer_disarm(&device->config_timer);
 	if (!reconnect->lost_ns) {

@@ -270,6 +270,26 @@ int vublk_device_set_vm_running(struct vublk_device *device, bool running)
 	return vublk_device_has_rings_out(device);
 }
 
+/* --- forced shutdown ------------------------------------------------------------------------ */
+
+int vublk_device_force_shutdown(struct vublk_device *device)
+{
+	bool rings = vublk_device_has_rings_out(device);
+	struct vublk_error error;
+
+	if (device->state == VUBLK_DEVICE_CREATED || device->state == VUBLK_DEVICE_REALIZING)
+		return 0;
+	device->is_shutting_down = true;
+	if (rings && device->settings.skip_get_vring_base) {
+		vublk_error_set(&error, ECANCELED,
+				"the rings are given up in a forced shutdown; requests that had "
+				"begun may be done or not");
+		vublk_frontend_fail(&device->frontend, &error); /* nothing is sent after it */
+	}
+	reset(device);
+	return rings;
+}
+
 /* --- the back-end is gone -------------------------------------------------------------------- */
 
 /* Tells whoever waits for the end of something. False: the bus gave the device up. */

@@ -27,6 +27,12 @@ static void hang_up(struct mock *mock)
 	mock->channel.fd = -1;
 }
 
+static void end_rig(struct rig *rig, struct mock *mock)
+{
+	rig_deinit(rig);
+	mock_deinit(mock);
+}
+
 /* --- the order of messages ---------------------------------------------------------------- */
 
 static void expect_log(const struct mock *mock, const uint32_t *expected, unsigned count)
@@ -368,6 +374,74 @@ static void test_ring_error(void **state)
 	mock_deinit(&mock);
 }
 
+/* --- forced shutdown -------------------------------------------------------------------------- */
+
+/* A back-end that hangs on a request does not hold it up, wherever the rings are. */
+static void test_forced_shutdown(void **state)
+{
+	for (unsigned moment = 0; moment < 3; moment++) {
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		rig_init_with_mock(&rig, &mock);
+		rig_set(&rig, "skip-get-vring-base-on-force-shutdown", "on");
+		rig_set(&rig, "reconnect-ms", "1");
+		assert_int_equal(vublk_device_force_shutdown(rig.device), 0);
+		rig_realize(&rig);
+		rig_set_up(&rig, 2);
+		set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
+		if (moment >= 1)
+			rig_wait(&rig, RIG_STARTED, 1);
+		if (moment >= 2)
+			set_status(&rig, 0, NULL);
+		mock_forget(&mock);
+		rig.pump = NULL; /* nothing is answered from here on */
+		assert_int_equal(vublk_device_force_shutdown(rig.device), 1);
+		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		assert_int_equal(rig.errors[RIG_STOPPED].code, ECANCELED);
+		assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ECANCELED);
+		rig.pump = mock_pump;
+		rig_settle(&rig);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+		assert_int_equal(mock.num_connections, 0);
+		if (moment < 2)
+			assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], 0);
+		vublk_device_unrealize(rig.device);
+		rig_realize(&rig);
+		rig_start(&rig, 2);
+		end_rig(&rig, &mock);
+	}
+}
+
+/* Without the property it is a stop like others: the deadline is the bound. */
+static void test_forced_shutdown_that_asks(void **state)
+{
+	for (unsigned hangs = 0; hangs < 2; hangs++) {
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		rig_init_with_mock(&rig, &mock);
+		rig_set(&rig, "request-timeout-ms", hangs ? "30" : "5000");
+		rig_set(&rig, "reconnect-ms", "1");
+		rig_realize(&rig);
+		rig_start(&rig, 2);
+		mock_forget(&mock);
+		if (hangs)
+			mock.fault = (struct mock_fault){ .kind = MOCK_SILENCE,
+							  .request = VUBLK_VU_GET_VRING_BASE };
+		assert_int_equal(vublk_device_force_shutdown(rig.device), 1);
+		rig_wait(&rig, RIG_STOPPED, 1);
+		rig_settle(&rig);
+		assert_int_equal(rig.errors[RIG_STOPPED].code, hangs ? ETIMEDOUT : 0);
+		assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], 2);
+		assert_int_equal(mock.num_connections, 0);
+		assert_int_equal(vublk_device_force_shutdown(rig.device), 0);
+		end_rig(&rig, &mock);
+	}
+}
+
 /* --- giving it up --------------------------------------------------------------------------------------- */
 
 static enum rig_callback unrealize_in;
@@ -571,6 +645,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_reset_forgets),
 		VUBLK_TEST(test_loss_in_each_state),
 		VUBLK_TEST(test_ring_error),
+		VUBLK_TEST(test_forced_shutdown),
+		VUBLK_TEST(test_forced_shutdown_that_asks),
 		VUBLK_TEST(test_unrealize_in_each_callback),
 		VUBLK_TEST(test_free_after_each_step),
 		VUBLK_TEST(test_retries),

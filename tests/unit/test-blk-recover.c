@@ -8,8 +8,11 @@
 #include "util/atomic.h"
 #include "util/fd.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -172,6 +175,71 @@ static void test_lost_many_times(void **state)
 	take(blk, 0, 12, 0);
 	for (unsigned i = 0; i < 12; i++)
 		expect_block(i, 1 + (int)i);
+	tear_down(blk);
+}
+
+static unsigned count_entries(const char *folder)
+{
+	DIR *dir = opendir(folder);
+	unsigned n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+/* Of shared memory: a sanitizer's allocator has others that come and go. */
+static unsigned count_mappings(void)
+{
+	FILE *file = fopen("/proc/self/maps", "r");
+	char line[512];
+	unsigned n = 0;
+
+	assert_non_null(file);
+	while (fgets(line, sizeof(line), file))
+		n += strstr(line, "memfd:") != NULL;
+	fclose(file);
+	return n;
+}
+
+struct footprint {
+	unsigned descriptors, mappings, threads;
+	size_t heap_bytes;
+};
+
+static struct footprint measure(void)
+{
+	return (struct footprint){
+		.descriptors = count_entries("/proc/self/fd"),
+		.mappings = count_mappings(),
+		.threads = count_entries("/proc/self/task"),
+		.heap_bytes = mallinfo2().uordblks,
+	};
+}
+
+/* Nothing of a lost back-end stays, however many there were. */
+static void test_outages_leave_nothing(void **state)
+{
+	struct vublk_blk *blk = begin(2, NULL);
+	char *buffer = vublk_blk_alloc(blk, 12 * 512, &error);
+	struct footprint early, late;
+
+	write_blocks(blk, 0, 12, buffer, 1);
+	for (unsigned i = 0; i < 10000; i++) {
+		lose();
+		find();
+		if (i == 100)
+			early = measure();
+	}
+	late = measure();
+	assert_int_equal(late.descriptors, early.descriptors);
+	assert_int_equal(late.mappings, early.mappings);
+	assert_int_equal(late.threads, early.threads);
+	assert_true(late.heap_bytes <= early.heap_bytes);
+	assert_int_equal(fake_serve(0, 99), 12);
+	take(blk, 0, 12, 0);
 	tear_down(blk);
 }
 
@@ -527,6 +595,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_requests_are_taken_meanwhile),
 		VUBLK_TEST(test_memory_comes_meanwhile),
 		VUBLK_TEST(test_lost_many_times),
+		VUBLK_TEST(test_outages_leave_nothing),
 		VUBLK_TEST(test_pieces),
 		VUBLK_TEST(test_every_kind),
 		VUBLK_TEST(test_completed_without_a_call),

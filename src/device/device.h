@@ -77,7 +77,8 @@ struct vublk_device_reconnect {
 	struct vublk_error refusal; /* of the last try; said once */
 	bool config_changed;        /* what the new back-end says differs */
 	struct vublk_loop_source watch; /* of the socket's directory */
-	int watch_fd;                   /* inotify; -1: not watched */
+	int watch_fd;                   /* inotify; -1: there was no outage yet */
+	int watch_descriptor;           /* of the directory */
 };
 
 /* The socket to which back-ends connect, with the property server (listen.c). */
@@ -251,6 +252,8 @@ void vublk_device_reconnect_failed(struct vublk_device *device, const struct vub
 /* Calls vublk_device_reconnect_wake() when the socket appears. Idempotent. */
 void vublk_device_watch_socket(struct vublk_device *device);
 void vublk_device_unwatch_socket(struct vublk_device *device);
+/* There will be no outage any more. Idempotent. */
+void vublk_device_close_watch(struct vublk_device *device);
 void vublk_device_on_watch(void *opaque, uint32_t events);
 void vublk_device_reconnect_wake(struct vublk_device *device);
 

@@ -530,7 +530,7 @@ static void test_a_new_socket_wakes(void **state)
 		mock_live_again(&mock);
 		rig_wait(&rig, RIG_STARTED, 1 + i);
 		expect_resumed(&rig, &mock);
-		assert_int_equal(rig.device->reconnect.watch_fd, -1);
+		assert_null(rig.device->reconnect.watch.loop);
 	}
 	end(&rig, &mock);
 }

@@ -218,6 +218,7 @@ static void send_with_fault(struct mock *mock, struct vublk_vu_message *reply)
 		scramble(mock, reply);
 		break;
 	case MOCK_NO_FAULT:
+	case MOCK_RESET:
 		break;
 	}
 	while (times--)
@@ -448,6 +449,17 @@ void mock_connect(struct mock *mock, const char *path)
 	vublk_channel_init(&mock->channel, fd);
 }
 
+static bool reset_is_due(const struct mock *mock)
+{
+	struct vublk_vu_header header;
+
+	return mock->fault.kind == MOCK_RESET &&
+	       recv(mock->channel.fd, &header, sizeof(header), MSG_PEEK | MSG_DONTWAIT) ==
+		       (ssize_t)sizeof(header) &&
+	       header.request == mock->fault.request &&
+	       mock->received[header.request] == mock->fault.nth;
+}
+
 bool mock_pump_once(struct mock *mock)
 {
 	struct vublk_vu_message request;
@@ -455,6 +467,11 @@ bool mock_pump_once(struct mock *mock)
 
 	if (mock->channel.fd < 0)
 		return false;
+	if (reset_is_due(mock)) {
+		mock->fault.kind = MOCK_NO_FAULT;
+		mock_hang_up(mock);
+		return false;
+	}
 	r = vublk_channel_receive(&mock->channel, &request, NULL);
 	if (r < 0)
 		mock_hang_up(mock);

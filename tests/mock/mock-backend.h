@@ -19,6 +19,7 @@
 enum mock_fault_kind {
 	MOCK_NO_FAULT,
 	MOCK_CUT,           /* end of file after `bytes` of the answer */
+	MOCK_RESET,         /* closed with the request unread, which is an error and no end of file */
 	MOCK_SILENCE,       /* no answer from this one on, and no end of file */
 	MOCK_WRONG_REQUEST, /* the answer to another request */
 	MOCK_NO_REPLY_FLAG,

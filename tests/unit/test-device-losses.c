@@ -1,0 +1,528 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Every way to lose a back-end at every message of every phase of a device's life:
+ * all lead to one place, from which the device goes on with the next back-end as if
+ * nothing had been, and nothing of the connection is left behind.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "device/device.h"
+#include "util/checked.h"
+#include "util/fd.h"
+#include "util/loop.h"
+
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <stdio.h>
+#include <string.h>
+
+#define QUEUES 2
+
+static void begin(struct rig *rig, struct mock *mock)
+{
+	mock_init(mock);
+	rig_init_with_mock(rig, mock);
+	rig_set(rig, "reconnect-ms", "1");
+	rig_set(rig, "request-timeout-ms", "25");
+	rig_realize(rig);
+	rig_start(rig, QUEUES);
+}
+
+static void end(struct rig *rig, struct mock *mock)
+{
+	rig_deinit(rig);
+	mock_deinit(mock);
+}
+
+static void set_status(struct rig *rig, uint8_t status)
+{
+	struct vublk_error error;
+
+	if (vublk_device_set_status(rig->device, status, &error) < 0)
+		fail_msg("%s", error.text);
+}
+
+#define PATIENCE_NS (UINT64_C(20) * 1000000000)
+
+/* Runs the loop once more; what has not happened by `until` does not happen. */
+static void step(struct rig *rig, uint64_t until)
+{
+	mock_pump(rig->pump_opaque);
+	assert_int_equal(vublk_device_process(rig->device), 0);
+	if (vublk_now_ns() > until)
+		fail_msg("nothing more happens; the device is %s",
+			 vublk_device_state_name(vublk_device_state(rig->device)));
+}
+
+/* Runs the loop until the device is in this state. */
+static void reach(struct rig *rig, enum vublk_device_state state)
+{
+	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+
+	while (vublk_device_state(rig->device) != state)
+		step(rig, until);
+}
+
+/* --- the phases ------------------------------------------------------------------------------- */
+
+/* How a running device comes to send what is lost, and how it comes to run again. */
+struct phase {
+	const char *name;
+	void (*enter)(struct rig *rig, struct mock *mock, uint32_t request);
+	void (*leave)(struct rig *rig, struct mock *mock);
+	bool is_new_session; /* the in-flight area is another afterwards */
+	const uint32_t *requests;
+	unsigned num_requests;
+};
+
+#define REQUESTS(...) \
+	(const uint32_t[]){ __VA_ARGS__ }, sizeof((const uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t)
+
+#define HANDSHAKE                                                                          \
+	VUBLK_VU_GET_FEATURES, VUBLK_VU_GET_PROTOCOL_FEATURES, VUBLK_VU_GET_QUEUE_NUM,     \
+	VUBLK_VU_GET_MAX_MEM_SLOTS, VUBLK_VU_SET_BACKEND_REQ_FD, VUBLK_VU_GET_CONFIG
+
+#define START                                                                              \
+	VUBLK_VU_SET_FEATURES, VUBLK_VU_GET_STATUS, VUBLK_VU_SET_INFLIGHT_FD,              \
+	VUBLK_VU_SET_VRING_ADDR, VUBLK_VU_SET_VRING_ERR, VUBLK_VU_SET_VRING_CALL,          \
+	VUBLK_VU_SET_VRING_KICK, VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_STATUS
+
+#define STOP VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_GET_VRING_BASE, VUBLK_VU_SET_STATUS
+
+static void enter_outage(struct rig *rig, struct mock *mock, uint32_t request)
+{
+	mock_hang_up(mock);
+}
+
+static void enter_realize(struct rig *rig, struct mock *mock, uint32_t request)
+{
+	vublk_device_unrealize(rig->device);
+	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
+}
+
+/* Only a back-end that hangs ends the realize: it is for the bus to try again. */
+static void leave_realize(struct rig *rig, struct mock *mock)
+{
+	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+
+	while (vublk_device_state(rig->device) != VUBLK_DEVICE_STOPPED) {
+		step(rig, until);
+		if (vublk_device_state(rig->device) == VUBLK_DEVICE_CREATED)
+			assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
+	}
+	rig_start(rig, QUEUES);
+}
+
+static void enter_first_start(struct rig *rig, struct mock *mock, uint32_t request)
+{
+	struct mock_fault fault = mock->fault;
+
+	mock->fault.kind = MOCK_NO_FAULT;
+	rig_stop(rig);
+	mock_forget(mock);
+	mock->fault = fault;
+	rig_set_up(rig, QUEUES);
+	set_status(rig, VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+static void change_memory(struct rig *rig)
+{
+	struct vublk_memory_region regions[] = {
+		{ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 },
+		{ rig->device->memory.num_regions > 1 ? 0x2000 : 0x1000, 0x1000, rig->memfd, 0 },
+	};
+	unsigned count = rig->device->memory.num_regions == 1 ? 2 : 1;
+
+	assert_int_equal(vublk_device_set_memory(rig->device, regions, count, NULL), 1);
+}
+
+static void enter_work(struct rig *rig, struct mock *mock, uint32_t request)
+{
+	uint8_t wce;
+
+	switch (request) {
+	case VUBLK_VU_GET_CONFIG:
+		mock_send_config_change(mock, false);
+		break;
+	case VUBLK_VU_ADD_MEM_REG:
+	case VUBLK_VU_REM_MEM_REG:
+		if ((rig->device->memory.num_regions == 1) != (request == VUBLK_VU_ADD_MEM_REG)) {
+			struct mock_fault fault = mock->fault;
+
+			mock->fault.kind = MOCK_NO_FAULT;
+			change_memory(rig);
+			rig_wait(rig, RIG_MEMORY_CHANGED, rig->calls[RIG_MEMORY_CHANGED] + 1);
+			mock_forget(mock);
+			mock->fault = fault;
+		}
+		change_memory(rig);
+		break;
+	case VUBLK_VU_SET_CONFIG:
+		vublk_device_config_read(rig->device, 32, &wce, 1);
+		wce = !wce;
+		assert_int_equal(vublk_device_config_write(rig->device, 32, &wce, 1, NULL), 1);
+		break;
+	case VUBLK_VU_SET_VRING_KICK:
+		assert_int_equal(vublk_device_set_queue_kick(rig->device, 1, rig->kicks[1], NULL), 1);
+		break;
+	case VUBLK_VU_SET_VRING_CALL:
+		assert_int_equal(vublk_device_set_queue_call(rig->device, 1, rig->callfds[1], NULL),
+				 1);
+		break;
+	}
+}
+
+static void enter_pause(struct rig *rig, struct mock *mock, uint32_t request)
+{
+	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
+}
+
+static void leave_pause(struct rig *rig, struct mock *mock)
+{
+	reach(rig, VUBLK_DEVICE_STOPPED);
+	vublk_device_set_vm_running(rig->device, true);
+}
+
+static void enter_reset(struct rig *rig, struct mock *mock, uint32_t request)
+{
+	set_status(rig, 0);
+}
+
+static void leave_reset(struct rig *rig, struct mock *mock)
+{
+	reach(rig, VUBLK_DEVICE_STOPPED);
+	rig_start(rig, QUEUES);
+}
+
+static void leave_by_itself(struct rig *rig, struct mock *mock)
+{
+}
+
+static const struct phase phases[] = {
+	{ "realizing", enter_realize, leave_realize, true, REQUESTS(HANDSHAKE) },
+	{ "starting", enter_first_start, leave_by_itself, true,
+	  REQUESTS(START, VUBLK_VU_GET_INFLIGHT_FD) },
+	{ "running", enter_work, leave_by_itself, false,
+	  REQUESTS(VUBLK_VU_GET_CONFIG, VUBLK_VU_SET_CONFIG, VUBLK_VU_ADD_MEM_REG,
+		   VUBLK_VU_REM_MEM_REG, VUBLK_VU_SET_VRING_CALL, VUBLK_VU_SET_VRING_KICK) },
+	{ "pausing", enter_pause, leave_pause, false, REQUESTS(STOP) },
+	{ "resetting", enter_reset, leave_reset, true, REQUESTS(STOP) },
+	{ "reconnecting", enter_outage, leave_by_itself, false, REQUESTS(HANDSHAKE) },
+	{ "starting again", enter_outage, leave_by_itself, false,
+	  REQUESTS(START, VUBLK_VU_ADD_MEM_REG) },
+};
+
+/* --- the ways ------------------------------------------------------------------------------------ */
+
+static const struct mock_fault ways[] = {
+	{ .kind = MOCK_CUT, .bytes = 0 },
+	{ .kind = MOCK_RESET },
+	{ .kind = MOCK_WRONG_REQUEST },
+	{ .kind = MOCK_SHORT },
+	{ .kind = MOCK_HUGE },
+	{ .kind = MOCK_SILENCE },
+	{ .kind = MOCK_CUT, .bytes = 1 }, { .kind = MOCK_CUT, .bytes = 2 },
+	{ .kind = MOCK_CUT, .bytes = 3 }, { .kind = MOCK_CUT, .bytes = 4 },
+	{ .kind = MOCK_CUT, .bytes = 5 }, { .kind = MOCK_CUT, .bytes = 6 },
+	{ .kind = MOCK_CUT, .bytes = 7 }, { .kind = MOCK_CUT, .bytes = 8 },
+	{ .kind = MOCK_CUT, .bytes = 9 }, { .kind = MOCK_CUT, .bytes = 10 },
+	{ .kind = MOCK_CUT, .bytes = 11 }, { .kind = MOCK_CUT, .bytes = 12 },
+	{ .kind = MOCK_CUT, .bytes = 13 }, { .kind = MOCK_CUT, .bytes = 14 },
+	{ .kind = MOCK_CUT, .bytes = 15 }, { .kind = MOCK_CUT, .bytes = 16 },
+	{ .kind = MOCK_CUT, .bytes = 17 }, { .kind = MOCK_CUT, .bytes = 18 },
+	{ .kind = MOCK_CUT, .bytes = 19 },
+};
+
+/* The rings have completed all that there was, so that each loss can be gone on from. */
+static void complete_all(struct rig *rig, struct mock *mock)
+{
+	mock->base = 7;
+	for (unsigned i = 0; i < QUEUES; i++)
+		rig_set_indices(rig, i, 7, 7);
+}
+
+struct seen {
+	uint64_t features, inode;
+	uint32_t capacity;
+	unsigned fds, mappings;
+};
+
+/* Of the connection: neither the memory's, nor what is kept from outage to outage. */
+static unsigned count_fds(const struct rig *rig)
+{
+	return vublk_test_count_fds() - rig->device->memory.num_regions -
+	       (rig->device->reconnect.watch_fd >= 0);
+}
+
+static struct seen look(struct rig *rig, const struct mock *mock)
+{
+	struct seen seen = {
+		.features = mock->accepted_features,
+		.inode = mock->inflight_inode,
+		.fds = count_fds(rig),
+		.mappings = vublk_test_count_mappings(),
+	};
+
+	vublk_device_config_read(rig->device, 0, &seen.capacity, sizeof(seen.capacity));
+	return seen;
+}
+
+static void expect_as_before(struct rig *rig, const struct mock *mock, const struct seen *before,
+			     const struct phase *phase)
+{
+	struct seen now = look(rig, mock);
+
+	assert_int_equal(vublk_device_status(rig->device), VIRTIO_CONFIG_S_DRIVER_OK);
+	assert_int_equal(now.features, before->features);
+	assert_int_equal(now.capacity, before->capacity);
+	assert_int_equal(now.fds, before->fds);
+	assert_int_equal(now.mappings, before->mappings);
+	if (!phase->is_new_session) {
+		assert_int_equal(now.inode, before->inode);
+		assert_int_equal(mock->given_bases[0], 7);
+		assert_int_equal(mock->given_bases[1], 7);
+	}
+	assert_int_equal(rig->calls[RIG_NEEDS_RESET], 0);
+	assert_null(rig->device->frontend.expected);
+}
+
+static void lose(struct rig *rig, struct mock *mock, const struct phase *phase, uint32_t request,
+		 const struct mock_fault *way)
+{
+	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	unsigned disconnected = rig->calls[RIG_DISCONNECTED];
+	struct seen before;
+
+	complete_all(rig, mock);
+	rig_settle(rig);
+	before = look(rig, mock);
+	mock_forget(mock);
+	mock->fault = *way;
+	mock->fault.request = request;
+	phase->enter(rig, mock, request);
+	phase->leave(rig, mock);
+	while (mock->num_connections < 1 || vublk_device_state(rig->device) != VUBLK_DEVICE_RUNNING)
+		step(rig, until);
+	mock->fault.kind = MOCK_NO_FAULT;
+	rig_settle(rig);
+	if (phase->enter != enter_realize && rig->calls[RIG_DISCONNECTED] == disconnected)
+		fail_msg("the fault %d in %s was not met", way->kind,
+			 vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
+	expect_as_before(rig, mock, &before, phase);
+}
+
+/* The last bytes of this answer are padding, which some back-ends leave out. */
+static bool is_good_answer(uint32_t request, const struct mock_fault *way)
+{
+	return request == VUBLK_VU_GET_INFLIGHT_FD && way->kind == MOCK_SHORT;
+}
+
+static void lose_in_each_way(const struct phase *phase)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	rig_set_indices(&rig, 0, 0, 0);
+	for (unsigned i = 0; i < phase->num_requests; i++)
+		for (size_t k = 0; k < VUBLK_ARRAY_SIZE(ways); k++) {
+			if (is_good_answer(phase->requests[i], &ways[k]))
+				continue;
+			printf("# %s, %s, way %zu\n", phase->name,
+			       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, phase->requests[i]), k);
+			lose(&rig, &mock, phase, phase->requests[i], &ways[k]);
+		}
+	end(&rig, &mock);
+}
+
+#define IN_PHASE(name, index)                                            \
+	static void test_##name(void **state)                            \
+	{                                                                \
+		lose_in_each_way(&phases[index]);                        \
+	}
+IN_PHASE(realizing, 0)
+IN_PHASE(starting, 1)
+IN_PHASE(running, 2)
+IN_PHASE(pausing, 3)
+IN_PHASE(resetting, 4)
+IN_PHASE(reconnecting, 5)
+IN_PHASE(starting_again, 6)
+
+/* --- connecting ---------------------------------------------------------------------------------- */
+
+/* Nobody listens, no socket, a file that is none, one that closes at once: and then it is there. */
+static void test_connecting(void **state)
+{
+	const struct phase *phase = &phases[5];
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	for (unsigned way = 0; way < 4; way++) {
+		struct seen before;
+		FILE *file;
+
+		complete_all(&rig, &mock);
+		rig_settle(&rig);
+		before = look(&rig, &mock);
+		mock_forget(&mock);
+		if (way == 3)
+			mock.close_first = 3;
+		if (way == 2)
+			mock_die(&mock);
+		else
+			mock_hang_up(&mock);
+		if (way == 1)
+			vublk_fd_close(&mock.listen_fd); /* the file stays */
+		if (way == 2) {
+			file = fopen(mock.path, "we");
+			fclose(file);
+		}
+		rig_wait(&rig, RIG_DISCONNECTED, 1 + way);
+		for (unsigned i = 0; i < 20; i++)
+			step(&rig, UINT64_MAX);
+		if (way == 2)
+			remove(mock.path);
+		if (mock.listen_fd < 0)
+			mock_live_again(&mock);
+		reach(&rig, VUBLK_DEVICE_RUNNING);
+		rig_settle(&rig);
+		expect_as_before(&rig, &mock, &before, phase);
+	}
+	end(&rig, &mock);
+}
+
+/* --- giving it up ----------------------------------------------------------------------------------- */
+
+/* While it waits for this answer, wherever that is: at once, and nothing is left. */
+static void test_unrealize_during_each_wait(void **state)
+{
+	for (size_t p = 0; p < VUBLK_ARRAY_SIZE(phases); p++)
+		for (unsigned i = 0; i < phases[p].num_requests; i++) {
+			unsigned fds = vublk_test_count_fds();
+			struct mock mock;
+			struct rig rig;
+
+			begin(&rig, &mock);
+			complete_all(&rig, &mock);
+			mock_forget(&mock);
+			mock.fault = (struct mock_fault){ .kind = MOCK_SILENCE,
+							  .request = phases[p].requests[i] };
+			phases[p].enter(&rig, &mock, phases[p].requests[i]);
+			while (!mock.silent)
+				step(&rig, vublk_now_ns() + PATIENCE_NS);
+			vublk_device_unrealize(rig.device);
+			assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_CREATED);
+			memset(rig.calls, 0, sizeof(rig.calls));
+			rig_settle(&rig);
+			for (unsigned k = 0; k < RIG_NUM_CALLBACKS; k++)
+				assert_int_equal(rig.calls[k], 0);
+			end(&rig, &mock);
+			assert_int_equal(vublk_test_count_fds(), fds);
+		}
+}
+
+/* --- some queues ------------------------------------------------------------------------------------- */
+
+/* Queues 0 and 2 of four are set up: these go on, and no other is spoken of. */
+static void test_some_queues(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "1");
+	rig_realize(&rig);
+	rig_set_up(&rig, 3);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, NULL), 0);
+	set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
+	rig_wait(&rig, RIG_STARTED, 1);
+	rig_set_indices(&rig, 0, 3, 5);
+	rig_set_indices(&rig, 1, 1, 9); /* nobody's ring, and so not looked at */
+	rig_set_indices(&rig, 2, 65535, 1);
+	for (unsigned i = 2; i <= 4; i++) {
+		mock_forget(&mock);
+		mock.given_bases[1] = 77;
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_STARTED, i);
+		assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 2);
+		assert_int_equal(mock.given_bases[0], 3);
+		assert_int_equal(mock.given_bases[1], 77);
+		assert_int_equal(mock.given_bases[2], 65535);
+		assert_int_equal(mock.inflight.num_queues, 4);
+	}
+	rig_stop(&rig);
+	assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], 2);
+	end(&rig, &mock);
+}
+
+/* --- resize -------------------------------------------------------------------------------------------- */
+
+static void expect_capacity(struct rig *rig, uint64_t sectors)
+{
+	uint64_t capacity;
+
+	vublk_device_config_read(rig->device, 0, &capacity, sizeof(capacity));
+	assert_int_equal(capacity, sectors);
+}
+
+/* Told before, while and after the device starts, while it stops, and found after an outage. */
+static void test_resize_at_each_moment(void **state)
+{
+	enum { STOPPED, STARTING, RUNNING, STOPPING, OUTAGE, MOMENTS };
+
+	for (unsigned moment = 0; moment < MOMENTS; moment++) {
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		rig_init_with_mock(&rig, &mock);
+		rig_set(&rig, "reconnect-ms", "1");
+		rig_realize(&rig);
+		rig_set_up(&rig, QUEUES);
+		if (moment >= STARTING)
+			set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
+		if (moment >= RUNNING)
+			rig_wait(&rig, RIG_STARTED, 1);
+		if (moment == STOPPING)
+			vublk_device_set_vm_running(rig.device, false);
+		((struct virtio_blk_config *)mock.config)->capacity = 8192;
+		if (moment == OUTAGE)
+			mock_hang_up(&mock);
+		else
+			mock_send_config_change(&mock, true);
+		rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
+		assert_int_equal(vublk_device_config_generation(rig.device), 2);
+		expect_capacity(&rig, 8192);
+		if (moment == STOPPED)
+			set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
+		vublk_device_set_vm_running(rig.device, true);
+		reach(&rig, VUBLK_DEVICE_RUNNING);
+		rig_settle(&rig);
+		assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 1);
+		end(&rig, &mock);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_realizing),
+		VUBLK_TEST(test_starting),
+		VUBLK_TEST(test_running),
+		VUBLK_TEST(test_pausing),
+		VUBLK_TEST(test_resetting),
+		VUBLK_TEST(test_reconnecting),
+		VUBLK_TEST(test_starting_again),
+		VUBLK_TEST(test_connecting),
+		VUBLK_TEST(test_unrealize_during_each_wait),
+		VUBLK_TEST(test_some_queues),
+		VUBLK_TEST(test_resize_at_each_moment),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -155,7 +155,7 @@ void rig_deinit(struct rig *rig)
 
 /* --- waiting ------------------------------------------------------------------------ */
 
-static bool process(struct rig *rig, int timeout_ms)
+bool rig_turn(struct rig *rig, int timeout_ms)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
 	bool busy = rig->pump && rig->pump(rig->pump_opaque);
@@ -171,7 +171,7 @@ void rig_wait(struct rig *rig, enum rig_callback callback, unsigned calls)
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
 
 	while (rig->calls[callback] < calls) {
-		process(rig, 100);
+		rig_turn(rig, 100);
 		if (vublk_now_ns() > until)
 			fail_msg("callback %d has come %u times, not %u; the device is %s", callback,
 				 rig->calls[callback], calls,
@@ -182,7 +182,7 @@ void rig_wait(struct rig *rig, enum rig_callback callback, unsigned calls)
 
 void rig_settle(struct rig *rig)
 {
-	while (process(rig, 0))
+	while (rig_turn(rig, 0))
 		;
 }
 
@@ -317,7 +317,7 @@ static void wait_for_state(struct rig *rig, enum vublk_device_state from)
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
 
 	while (vublk_device_state(rig->device) == from) {
-		process(rig, 100);
+		rig_turn(rig, 100);
 		assert_true(vublk_now_ns() < until);
 	}
 }

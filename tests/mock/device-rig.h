@@ -60,6 +60,8 @@ void rig_set(struct rig *rig, const char *name, const char *value);
 
 /* Runs the loop until the callback has been called `calls` times; fails after 20 s. */
 void rig_wait(struct rig *rig, enum rig_callback callback, unsigned calls);
+/* Lets both ends work once, waiting up to `timeout_ms` for something. True: there was something. */
+bool rig_turn(struct rig *rig, int timeout_ms);
 /* Runs the loop until there is nothing to do. */
 void rig_settle(struct rig *rig);
 

@@ -13,9 +13,11 @@
 #include "util/fd.h"
 #include "util/loop.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,8 +52,7 @@ static void set_status(struct rig *rig, uint8_t status)
 /* Runs the loop once more; what has not happened by `until` does not happen. */
 static void step(struct rig *rig, uint64_t until)
 {
-	mock_pump(rig->pump_opaque);
-	assert_int_equal(vublk_device_process(rig->device), 0);
+	rig_turn(rig, 100);
 	if (vublk_now_ns() > until)
 		fail_msg("nothing more happens; the device is %s",
 			 vublk_device_state_name(vublk_device_state(rig->device)));
@@ -508,6 +509,98 @@ static void test_resize_at_each_moment(void **state)
 	}
 }
 
+/* --- what is left behind --------------------------------------------------------------------------- */
+
+struct holdings {
+	unsigned fds, mappings, threads;
+	size_t heap_bytes;
+};
+
+static unsigned count_lines(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	unsigned lines = 0;
+
+	assert_non_null(file);
+	for (int c; (c = fgetc(file)) != EOF;)
+		lines += c == '\n';
+	fclose(file);
+	return lines;
+}
+
+static unsigned count_threads(void)
+{
+	DIR *dir = opendir("/proc/self/task");
+	unsigned count = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
+}
+
+/* Under a sanitizer the heap is its own, and counts for nothing here. */
+static struct holdings count_holdings(void)
+{
+	return (struct holdings){
+		.fds = vublk_test_count_fds(),
+		.mappings = count_lines("/proc/self/maps"),
+		.threads = count_threads(),
+		.heap_bytes = mallinfo2().uordblks,
+	};
+}
+
+/* A loss of one kind or another, in turn; some meet the next connection as well. */
+static void lose_somehow(struct rig *rig, struct mock *mock, unsigned turn)
+{
+	const struct mock_fault next[] = {
+		{ .kind = MOCK_NO_FAULT },
+		{ .kind = MOCK_CUT, .request = VUBLK_VU_GET_PROTOCOL_FEATURES, .bytes = 13 },
+		{ .kind = MOCK_WRONG_REQUEST, .request = VUBLK_VU_SET_VRING_ADDR },
+		{ .kind = MOCK_REFUSE, .request = VUBLK_VU_SET_VRING_ENABLE },
+		{ .kind = MOCK_WITH_MANY_FDS, .request = VUBLK_VU_GET_CONFIG },
+	};
+
+	mock_forget(mock);
+	mock->fault = next[turn % VUBLK_ARRAY_SIZE(next)];
+	if (turn % 7 == 0) {
+		mock_die(mock);
+		reach(rig, VUBLK_DEVICE_DISCONNECTED);
+		mock_live_again(mock);
+	} else {
+		mock_hang_up(mock);
+		reach(rig, VUBLK_DEVICE_DISCONNECTED);
+	}
+}
+
+#define RECONNECTS 10000
+#define SETTLED 100 /* by then everything has been used that is used */
+
+static void test_ten_thousand_reconnects(void **state)
+{
+	struct holdings settled = { 0 }, last;
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	complete_all(&rig, &mock);
+	for (unsigned i = 1; i <= RECONNECTS; i++) {
+		lose_somehow(&rig, &mock, i);
+		reach(&rig, VUBLK_DEVICE_RUNNING);
+		rig_settle(&rig);
+		if (i == SETTLED)
+			settled = count_holdings();
+	}
+	last = count_holdings();
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	assert_int_equal(last.fds, settled.fds);
+	assert_int_equal(last.mappings, settled.mappings);
+	assert_int_equal(last.threads, settled.threads);
+	assert_int_equal(last.heap_bytes, settled.heap_bytes);
+	end(&rig, &mock);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -522,6 +615,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_unrealize_during_each_wait),
 		VUBLK_TEST(test_some_queues),
 		VUBLK_TEST(test_resize_at_each_moment),
+		VUBLK_TEST_LONG(test_ten_thousand_reconnects, 300),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

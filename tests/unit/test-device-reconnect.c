@@ -635,29 +635,6 @@ static void test_unrealize_in_callbacks(void **state)
 	}
 }
 
-/* --- what is left behind ------------------------------------------------------------------------- */
-
-static void test_a_thousand_reconnects(void **state)
-{
-	unsigned fds = 0, mappings = 0;
-	struct mock mock;
-	struct rig rig;
-
-	begin_running(&rig, &mock, "1");
-	for (unsigned i = 1; i <= 1000; i++) {
-		mock_forget(&mock);
-		mock_hang_up(&mock);
-		rig_wait(&rig, RIG_STARTED, 1 + i);
-		if (i == 1) {
-			fds = vublk_test_count_fds();
-			mappings = vublk_test_count_mappings();
-		}
-	}
-	assert_int_equal(vublk_test_count_fds(), fds);
-	assert_int_equal(vublk_test_count_mappings(), mappings);
-	end(&rig, &mock);
-}
-
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -679,7 +656,6 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_giving_up),
 		VUBLK_TEST(test_unrealize_at_each_step),
 		VUBLK_TEST(test_unrealize_in_callbacks),
-		VUBLK_TEST(test_a_thousand_reconnects),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -37,6 +37,8 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
 	made->connect_timer.opaque = made;
 	made->config_timer.fn = vublk_device_on_config_timer;
 	made->config_timer.opaque = made;
+	made->keepalive_timer.fn = vublk_device_on_keepalive_timer;
+	made->keepalive_timer.opaque = made;
 	vublk_device_reconnect_init(made);
 	vublk_device_listener_init(made);
 	vublk_device_settings_init(&made->settings);

@@ -40,6 +40,7 @@ struct vublk_device_settings {
 	uint64_t request_timeout_ms;
 	uint64_t realize_retries;
 	uint64_t config_poll_ms;
+	uint64_t keepalive_ms;          /* 0: never; VUBLK_DEVICE_AUTO */
 	uint64_t reconnect_ms;          /* 0: a loss is for good */
 	uint64_t reconnect_deadline_ms; /* 0: none */
 	bool inflight; /* counts only for a device that reconnects, or with inflight_migration */
@@ -145,6 +146,8 @@ struct vublk_device {
 	bool config_read_again; /* it changed once more meanwhile */
 	enum vublk_device_config_write config_write;
 	uint8_t config_write_wce;
+
+	struct vublk_loop_timer keepalive_timer; /* while the rings run */
 
 	bool memory_change_under_way; /* asked for by the bus while the rings run */
 	struct vublk_frontend_memory memory; /* the descriptors in it are the device's */
@@ -311,6 +314,12 @@ void vublk_device_kick_watches_deinit(struct vublk_device *device);
 void vublk_device_watch_kicks(struct vublk_device *device);
 /* The device was started by a kick: each ring gets one. */
 void vublk_device_kick_rings(struct vublk_device *device);
+
+/* --- keepalive.c ---------------------------------------------------------------------- */
+
+/* The rings run: from here on the back-end is asked, if the properties say so. */
+void vublk_device_keepalive_begin(struct vublk_device *device);
+void vublk_device_on_keepalive_timer(void *opaque);
 
 /* --- notify.c ------------------------------------------------------------------------ */
 

@@ -57,6 +57,9 @@ struct row {
 	  "how long the back-end may take to answer a message")                             \
 	X("config-poll-ms", NUMBER, "1000", config_poll_ms,                                 \
 	  "how often the config is read anew where the back-end tells no changes; 0: never") \
+	X("keepalive-ms", AUTO, "auto", keepalive_ms,                                       \
+	  "how often the back-end is asked whether it hangs, while the rings run; 0: never; " \
+	  "auto: 5000 if the device reconnects, else 0")                                    \
 	X("reconnect-ms", NUMBER, "0", reconnect_ms,                                        \
 	  "how often a lost back-end is looked for, besides when its socket appears; 0: "   \
 	  "it is lost for good")                                                            \
@@ -243,6 +246,8 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 				MAX_TIMEOUT_MS, error);
 	if (!r)
 		r = check_range("config-poll-ms", settings->config_poll_ms, 0, MAX_TIMEOUT_MS, error);
+	if (!r && settings->keepalive_ms != VUBLK_DEVICE_AUTO)
+		r = check_range("keepalive-ms", settings->keepalive_ms, 0, MAX_TIMEOUT_MS, error);
 	if (!r)
 		r = check_range("reconnect-ms", settings->reconnect_ms, 0, MAX_TIMEOUT_MS, error);
 	if (!r && settings->server && settings->reconnect_ms)

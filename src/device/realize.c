@@ -25,6 +25,7 @@ static void undo(struct vublk_device *device)
 {
 	vublk_loop_timer_disarm(&device->connect_timer);
 	vublk_loop_timer_disarm(&device->config_timer);
+	vublk_loop_timer_disarm(&device->keepalive_timer);
 	vublk_device_reconnect_end(device);
 	vublk_device_close_watch(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;

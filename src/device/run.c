@@ -95,6 +95,7 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 	if (device->early_kick == VUBLK_DEVICE_KICK_STARTS)
 		vublk_device_kick_rings(device);
 	vublk_device_notifiers_send(device);
+	vublk_device_keepalive_begin(device);
 	if (device->ops->started)
 		device->ops->started(device->bus);
 }

@@ -233,6 +233,18 @@ void vublk_frontend_ask(struct vublk_frontend *frontend, struct vublk_vu_message
 		vublk_frontend_send(frontend, message);
 }
 
+static void on_pong(void *opaque, unsigned tag, struct vublk_vu_message *reply)
+{
+}
+
+void vublk_frontend_ping(struct vublk_frontend *frontend)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_GET_FEATURES);
+	vublk_frontend_ask(frontend, &message, sizeof(uint64_t), on_pong, NULL, 0);
+}
+
 /* --- receiving -------------------------------------------------------------------- */
 
 static int check_reply(const struct vublk_frontend *frontend,

@@ -256,6 +256,9 @@ void vublk_frontend_ask(struct vublk_frontend *frontend, struct vublk_vu_message
 			unsigned min_bytes, vublk_frontend_reply_fn *fn, void *opaque,
 			unsigned tag);
 
+/* Asks for something that every back-end answers at once, to see that it answers. */
+void vublk_frontend_ping(struct vublk_frontend *frontend);
+
 /* --- batches (batch.c) ------------------------------------------------------------ */
 
 /* Owner, send_piece and refused are set; the rest is set here. */

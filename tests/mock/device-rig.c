@@ -108,7 +108,8 @@ static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 		rig->num_warnings++;
 	if (level <= VUBLK_LOG_INFO)
 		snprintf(rig->last_word, sizeof(rig->last_word), "%s", text);
-	printf("# %s\n", text);
+	if (!rig->quiet)
+		printf("# %s\n", text);
 }
 
 /* --- life --------------------------------------------------------------------------- */
@@ -339,20 +340,22 @@ int rig_try_session(struct rig *rig, unsigned num_queues, struct vublk_error *er
 	return error->code;
 }
 
-uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
-		    unsigned bytes)
+static bool is_read(uint32_t type)
+{
+	return type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
+}
+
+/* In the data area: header, status, and a page further on the data. */
+void rig_submit(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
+		unsigned bytes)
 {
 	char *area = rig->memory + RIG_DATA_OFFSET;
 	uint64_t addr = RIG_GUEST_ADDR + RIG_DATA_OFFSET;
 	struct virtio_blk_outhdr header = { .type = type, .sector = sector };
-	bool reads = type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
 	struct vublk_ring_buffer buffers[] = {
 		{ addr, sizeof(header) }, { addr + 4096, bytes }, { addr + 64, 1 },
 	};
-	struct pollfd call = { rig->callfds[queue], POLLIN, 0 };
-	uint16_t token;
-	uint32_t written;
-	int r;
+	bool reads = is_read(type);
 
 	memcpy(area, &header, sizeof(header));
 	if (!reads && bytes)
@@ -365,12 +368,31 @@ uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sec
 					       NULL, 0), 0);
 	vublk_driver_ring_publish(&rig->rings[queue]);
 	vublk_eventfd_signal(rig->kicks[queue]);
+}
+
+uint8_t rig_finish(struct rig *rig, unsigned queue)
+{
+	struct pollfd call = { rig->callfds[queue], POLLIN, 0 };
+	uint16_t token;
+	uint32_t written;
+	int r;
+
 	while (!(r = vublk_driver_ring_take(&rig->rings[queue], &token, &written, NULL))) {
 		assert_true(poll(&call, 1, 20000) == 1);
 		vublk_eventfd_clear(rig->callfds[queue]);
 	}
 	assert_int_equal(r, 1);
-	if (reads)
-		memcpy(data, area + 4096, bytes);
-	return (uint8_t)area[64];
+	return (uint8_t)rig->memory[RIG_DATA_OFFSET + 64];
+}
+
+uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
+		    unsigned bytes)
+{
+	uint8_t status;
+
+	rig_submit(rig, queue, type, sector, data, bytes);
+	status = rig_finish(rig, queue);
+	if (is_read(type))
+		memcpy(data, rig->memory + RIG_DATA_OFFSET + 4096, bytes);
+	return status;
 }

@@ -38,6 +38,7 @@ struct rig {
 	uint64_t refused_features; /* offered, and not accepted by rig_set_up() */
 	bool (*pump)(void *opaque); /* lets the other end work; true: it had something to do */
 	void *pump_opaque;
+	bool quiet; /* does not print the log */
 	unsigned num_failed_tries; /* to realize, as the log told them */
 	char last_failed_try[800];
 	unsigned num_warnings;
@@ -86,5 +87,9 @@ void rig_set_indices(struct rig *rig, unsigned queue, uint16_t used, uint16_t av
 /* One request on a queue, by hand: the status byte that came. */
 uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
 		    unsigned bytes);
+/* The same in two steps: one request at a time. */
+void rig_submit(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
+		unsigned bytes);
+uint8_t rig_finish(struct rig *rig, unsigned queue);
 
 #endif

@@ -6,6 +6,7 @@
 #include "harness.h"
 
 #include "mock/device-rig.h"
+#include "mock/serve.h"
 
 #include "device/device.h"
 #include "util/checked.h"
@@ -309,27 +310,6 @@ static void test_no_descriptors(void **state)
 
 /* --- a real back-end ------------------------------------------------------------------------------- */
 
-/* It is handed a socket that is connected to the device already. */
-static pid_t connect_serve(const char *disk)
-{
-	char fd_option[40], file_option[300];
-	int fd = vublk_socket_connect(path, NULL);
-	pid_t pid;
-
-	assert_true(fd >= 0);
-	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
-	snprintf(file_option, sizeof(file_option), "--blk-file=%s", disk);
-	pid = fork();
-	if (!pid) {
-		fcntl(fd, F_SETFD, 0);
-		execl(VUBLK_PROGRAM, "vublk", "serve", "-q", "--num-queues=2", fd_option,
-		      file_option, (char *)NULL);
-		_exit(127);
-	}
-	close(fd);
-	return pid;
-}
-
 static void test_vublk_serve_connects(void **state)
 {
 	char data[512], disk[256];
@@ -337,8 +317,6 @@ static void test_vublk_serve_connects(void **state)
 	struct rig rig;
 	int fd;
 
-	if (access(VUBLK_PROGRAM, X_OK) < 0)
-		vublk_test_skip("the tool is not built");
 	begin(&rig, &mock);
 	snprintf(disk, sizeof(disk), "%s/disk", vublk_test_folder());
 	fd = open(disk, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
@@ -346,7 +324,8 @@ static void test_vublk_serve_connects(void **state)
 	close(fd);
 	begin_realize(&rig);
 	for (unsigned i = 1; i <= 5; i++) {
-		pid_t pid = connect_serve(disk);
+		/* It is handed a socket that is connected to the device already. */
+		pid_t pid = serve_start(vublk_socket_connect(path, NULL), disk, QUEUES);
 
 		if (i == 1) {
 			rig_wait(&rig, RIG_REALIZED, 1);

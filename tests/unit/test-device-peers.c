@@ -6,6 +6,7 @@
 #include "harness.h"
 
 #include "mock/device-rig.h"
+#include "mock/serve.h"
 
 #include "device/device.h"
 #include "proto/channel.h"
@@ -95,27 +96,8 @@ static pid_t start_qsd(unsigned num_queues)
 /* It is given a socket that listens already, so there is nothing to wait for. */
 static pid_t start_serve(unsigned num_queues)
 {
-	char fd_option[40], file_option[300], queues_option[40];
-	int fd;
-	pid_t pid;
-
-	if (access(VUBLK_PROGRAM, X_OK) < 0)
-		vublk_test_skip("the tool is not built");
 	make_disk();
-	fd = vublk_socket_listen(socket_path, NULL);
-	assert_true(fd >= 0);
-	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
-	snprintf(file_option, sizeof(file_option), "--blk-file=%s", disk_path);
-	snprintf(queues_option, sizeof(queues_option), "--num-queues=%u", num_queues);
-	pid = fork();
-	if (!pid) {
-		fcntl(fd, F_SETFD, 0);
-		execl(VUBLK_PROGRAM, "vublk", "serve", "-q", fd_option, file_option, queues_option,
-		      (char *)NULL);
-		_exit(127);
-	}
-	close(fd);
-	return pid;
+	return serve_start(vublk_socket_listen(socket_path, NULL), disk_path, num_queues);
 }
 
 static void resize_serve(pid_t pid, uint64_t bytes)

@@ -98,6 +98,8 @@ static void test_realize_validates(void **state)
 		  "seg-max-adjust needs a queue-size of at least 4, not 2" },
 		{ "request-timeout-ms", "0", "5000",
 		  "request-timeout-ms must be from 1 to 3600000, not 0" },
+		{ "keepalive-ms", "3600001", "auto",
+		  "keepalive-ms must be from 0 to 3600000, not 3600001" },
 		{ "reconnect-ms", "3600001", "0",
 		  "reconnect-ms must be from 0 to 3600000, not 3600001" },
 		{ "realize-retries", "1001", "3", "realize-retries must be from 0 to 1000, not 1001" },

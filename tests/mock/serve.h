@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_TESTS_SERVE_H
+#define VUBLK_TESTS_SERVE_H
+
+#include <sys/types.h>
+
+/*
+ * A `vublk serve` of this build on a socket that listens or is connected already, so
+ * that there is nothing to wait for. `fd` is closed here. Skips the case where the tool
+ * is not built.
+ */
+pid_t serve_start(int fd, const char *disk, unsigned num_queues);
+
+#endif

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A back-end that hangs: no call on the device waits for it, the device goes on when it
+ * does, and one that is asked something counts as gone after the deadline. Against a
+ * `vublk serve` that is stopped by a signal, and a mock.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+#include "mock/serve.h"
+
+#include "device/device.h"
+#include "util/checked.h"
+#include "util/fd.h"
+#include "util/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define QUEUES 2
+#define PATIENCE_NS (UINT64_C(20) * 1000000000)
+
+/* --- calls that are watched ------------------------------------------------------------------- */
+
+/*
+ * A call that gave the processor away of its own will has waited for something: that
+ * is counted by the kernel, and a loaded machine does not change it. A lock of the
+ * kernel's own may be among it, and is short.
+ */
+#define MAX_WAIT_NS (UINT64_C(10) * 1000000)
+
+static struct {
+	uint64_t began_ns, worst_ns;
+	long switches;
+	unsigned calls;
+} watch;
+
+static long switches(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_THREAD, &usage);
+	return usage.ru_nvcsw;
+}
+
+static void before_call(void)
+{
+	watch.switches = switches();
+	watch.began_ns = vublk_now_ns();
+}
+
+static void after_call(const char *what)
+{
+	uint64_t ns = vublk_now_ns() - watch.began_ns;
+
+	watch.calls++;
+	watch.worst_ns = ns > watch.worst_ns ? ns : watch.worst_ns;
+	if (switches() != watch.switches && ns > MAX_WAIT_NS)
+		fail_msg("%s waited: %lu us", what, (unsigned long)(ns / 1000));
+}
+
+#define WATCHED(call)             \
+	({                        \
+		int result;       \
+		before_call();    \
+		result = (call);  \
+		after_call(#call); \
+		result;           \
+	})
+
+static void turn(struct rig *rig)
+{
+	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
+
+	if (poll(&fd, 1, 10) == 1)
+		assert_int_equal(WATCHED(vublk_device_process(rig->device)), 0);
+}
+
+/* Runs the loop until this has been called back so often. */
+static void turn_until(struct rig *rig, enum rig_callback callback, unsigned calls)
+{
+	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+
+	while (rig->calls[callback] < calls) {
+		turn(rig);
+		if (vublk_now_ns() > until)
+			fail_msg("callback %d has come %u times, not %u", callback,
+				 rig->calls[callback], calls);
+	}
+}
+
+/* --- a back-end that is stopped ------------------------------------------------------------------ */
+
+static pid_t begin(struct rig *rig, const char *timeout_ms, const char *keepalive_ms)
+{
+	char path[256], disk[256];
+	int fd;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/socket", vublk_test_folder());
+	snprintf(disk, sizeof(disk), "%s/disk", vublk_test_folder());
+	fd = open(disk, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	close(fd);
+	pid = serve_start(vublk_socket_listen(path, NULL), disk, QUEUES);
+	rig_init(rig, path);
+	rig->quiet = true; /* whoever reads what is printed may be slow himself */
+	rig_set(rig, "reconnect-ms", "20");
+	rig_realize(rig); /* with time enough for a program that is just being started */
+	vublk_device_unrealize(rig->device);
+	rig_set(rig, "request-timeout-ms", timeout_ms);
+	rig_set(rig, "keepalive-ms", keepalive_ms);
+	rig_realize(rig);
+	rig_start(rig, QUEUES);
+	return pid;
+}
+
+static void end(struct rig *rig, pid_t pid)
+{
+	rig_deinit(rig);
+	kill(pid, SIGTERM);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	printf("# %u calls, the longest took %lu us\n", watch.calls,
+	       (unsigned long)(watch.worst_ns / 1000));
+}
+
+static void stop(pid_t pid)
+{
+	int status;
+
+	kill(pid, SIGSTOP);
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	assert_true(WIFSTOPPED(status));
+}
+
+static void expect_data(struct rig *rig, unsigned queue, uint64_t sector, char byte)
+{
+	char data[512];
+
+	assert_int_equal(rig_request(rig, queue, VIRTIO_BLK_T_IN, sector, data, 512), 0);
+	assert_int_equal(data[0], byte);
+	assert_int_equal(data[511], byte);
+}
+
+/* Everything that can be asked of the device in this state; none of it waits. */
+static void make_calls(struct rig *rig)
+{
+	struct vublk_memory_region regions[] = {
+		{ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 },
+		{ 0x1000, 0x1000, rig->memfd, 0 },
+	};
+	uint8_t wce = 0;
+
+	assert_int_equal(WATCHED(vublk_device_set_queue_kick(rig->device, 0, rig->kicks[0], NULL)), 1);
+	assert_int_equal(WATCHED(vublk_device_set_queue_call(rig->device, 1, rig->callfds[1], NULL)),
+			 1);
+	assert_int_equal(WATCHED(vublk_device_set_memory(rig->device, regions, 2, NULL)), 1);
+	assert_int_equal(WATCHED(vublk_device_config_write(rig->device, 32, &wce, 1, NULL)), 1);
+	assert_int_equal(WATCHED(vublk_device_set_vm_running(rig->device, false)), 1);
+	assert_int_equal(WATCHED(vublk_device_set_vm_running(rig->device, true)), 0);
+	assert_int_equal(WATCHED(vublk_device_process(rig->device)), 0);
+}
+
+/* It goes on in time: nobody has noticed, but for the requests that took longer. */
+static void test_a_short_hang(void **state)
+{
+	char data[512];
+	struct rig rig;
+	pid_t pid = begin(&rig, "3600000", "1");
+
+	for (unsigned i = 1; i <= 3; i++) {
+		stop(pid);
+		memset(data, (int)i, sizeof(data));
+		rig_submit(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512);
+		if (i == 1)
+			make_calls(&rig);
+		for (unsigned k = 0; k < 20; k++)
+			turn(&rig);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
+		kill(pid, SIGCONT);
+		assert_int_equal(rig_finish(&rig, 0), 0);
+		expect_data(&rig, 1, i, (char)i);
+	}
+	turn_until(&rig, RIG_CONFIG_WRITTEN, 1);
+	turn_until(&rig, RIG_MEMORY_CHANGED, 1);
+	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
+	assert_int_equal(rig.calls[RIG_DISCONNECTED], 0);
+	end(&rig, pid);
+}
+
+/* It counts as gone, connections to it lead nowhere, and then it is there again. */
+static void hang_long(const char *keepalive_ms, bool ask)
+{
+	char data[512];
+	struct rig rig;
+	pid_t pid = begin(&rig, "300", keepalive_ms);
+
+	for (unsigned i = 1; i <= 2; i++) {
+		unsigned started, disconnected = rig.calls[RIG_DISCONNECTED];
+
+		stop(pid);
+		memset(data, (int)i, sizeof(data));
+		rig_submit(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512);
+		if (ask)
+			vublk_device_refresh_config(rig.device);
+		turn_until(&rig, RIG_DISCONNECTED, disconnected + 1);
+		assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ETIMEDOUT);
+		started = rig.calls[RIG_STARTED];
+		for (unsigned k = 0; k < 20; k++)
+			turn(&rig);
+		assert_int_equal(rig.calls[RIG_STARTED], started);
+		kill(pid, SIGCONT);
+		turn_until(&rig, RIG_STARTED, started + 1);
+		assert_int_equal(rig_finish(&rig, 0), 0);
+		expect_data(&rig, 1, i, (char)i);
+	}
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	end(&rig, pid);
+}
+
+static void test_a_hang_during_a_question(void **state)
+{
+	hang_long("0", true);
+}
+
+static void test_a_hang_of_rings_only(void **state)
+{
+	hang_long("20", false);
+}
+
+/* --- the question ------------------------------------------------------------------------------- */
+
+static void test_keepalive(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "request-timeout-ms", "30");
+	rig_set(&rig, "keepalive-ms", "2");
+	rig_realize(&rig);
+	rig_start(&rig, QUEUES);
+	mock_forget(&mock);
+	while (mock.received[VUBLK_VU_GET_FEATURES] < 5)
+		rig_turn(&rig, 100);
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
+	rig_stop(&rig);
+	assert_int_equal(rig.device->frontend.expected, NULL);
+	rig_start(&rig, QUEUES);
+	rig.pump = NULL;
+	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ETIMEDOUT);
+	assert_non_null(strstr(rig.errors[RIG_DISCONNECTED].text,
+			       "the back-end did not answer GET_FEATURES within 30 ms"));
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* Whether a timer for it is armed while the rings run: what auto is, and that 0 is never. */
+static void test_when_it_is_asked(void **state)
+{
+	const struct { const char *reconnect_ms, *keepalive_ms; bool is_asked; } cases[] = {
+		{ "0", "auto", false }, { "10", "auto", true }, { "10", "0", false },
+		{ "0", "10", true },
+	};
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		rig_init_with_mock(&rig, &mock);
+		rig_set(&rig, "reconnect-ms", cases[i].reconnect_ms);
+		rig_set(&rig, "keepalive-ms", cases[i].keepalive_ms);
+		rig_realize(&rig);
+		assert_null(rig.device->keepalive_timer.loop);
+		rig_start(&rig, QUEUES);
+		assert_int_equal(rig.device->keepalive_timer.loop != NULL, cases[i].is_asked);
+		rig_deinit(&rig);
+		mock_deinit(&mock);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_a_short_hang),
+		VUBLK_TEST(test_a_hang_during_a_question),
+		VUBLK_TEST(test_a_hang_of_rings_only),
+		VUBLK_TEST(test_keepalive),
+		VUBLK_TEST(test_when_it_is_asked),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

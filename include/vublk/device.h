@@ -102,6 +102,11 @@ struct vublk_device_bus_ops {
 	void (*memory_changed)(void *bus, const struct vublk_error *error);
 	/* The back-end has all kick and call descriptors that were set while the rings run. */
 	void (*notifiers_changed)(void *bus);
+	/*
+	 * The end of a change of the dirty log. After a start with `error` NULL all that is
+	 * written from now on is in the log; with one the log is off. After a stop it is off.
+	 */
+	void (*dirty_log_changed)(void *bus, const struct vublk_error *error);
 	/* The end of a write to the config that went to the back-end. */
 	void (*config_written)(void *bus, const struct vublk_error *error);
 	/*
@@ -258,7 +263,7 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * to the back-end (regions that are the same are not sent again) and 1 is
  * returned: memory_changed() tells the end (error: the back-end refused a region,
  * which it does not have then). EINVAL: empty, overlapping, wrapping, not aligned,
- * past the end of its file, or without a ring that runs; ENOSPC: more regions than
+ * past the end of its file, past the end of the dirty log, or without a ring that runs; ENOSPC: more regions than
  * the back-end has memory slots; EBUSY: a change is on its way, or the device is
  * starting or stopping. States STOPPED, RUNNING, DISCONNECTED, RECONNECTING.
  */
@@ -327,6 +332,58 @@ uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned ind
  * tells of the back-end that was lost; RECONNECTING: false, for nobody knows yet. Any state.
  */
 bool vublk_device_is_tracked(const struct vublk_device *device);
+
+/* --- the dirty log: which pages of the memory were written ------------------------- */
+
+#define VUBLK_DIRTY_PAGE_BYTES 4096
+
+/*
+ * A bitmap in a file: page N, of VUBLK_DIRTY_PAGE_BYTES from guest address 0 on, is bit
+ * N % 8 of byte N / 8 at `offset`. It is set by the back-end after it wrote to the page
+ * (data, status bytes, used rings), and cleared by whoever copies the page before that,
+ * both atomically.
+ */
+struct vublk_device_dirty_log {
+	int fd;
+	uint64_t offset;     /* a multiple of the machine's page size */
+	uint64_t size_bytes; /* a multiple of 8, enough for the end of the last memory region */
+};
+
+/*
+ * Begins to log. `log` NULL: the device makes the bitmap, of zeroes, for the memory as it
+ * is; else the descriptor is duplicated, what is in it stays, and the file must not become
+ * shorter. The log outlives pauses, resets and the back-end: one that comes in its place
+ * and cannot log is refused like one that offers too little; the used rings that a lost
+ * one had are marked by the device, for it may have died before it did. It ends with
+ * vublk_device_dirty_log_stop() or unrealize.
+ * Returns 0: it is on, for no rings are out, and what is started logs; 1: rings are out,
+ * and dirty_log_changed() tells when it is. ENOTSUP: the back-end does not offer LOG_SHMFD
+ * and VHOST_F_LOG_ALL; EBUSY: it is on; EINVAL: no memory has been set, or `log` does not
+ * fit; ENOMEM and others: no bitmap. States from STOPPED on.
+ */
+int vublk_device_dirty_log_start(struct vublk_device *device,
+				 const struct vublk_device_dirty_log *log,
+				 struct vublk_error *error);
+
+/*
+ * Ends it; what has not been taken is lost. 0: it is off; 1: dirty_log_changed() tells when
+ * it is. EBUSY: a change is under way. Any state.
+ */
+int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error *error);
+
+/*
+ * Reads and clears the bits of the `num_pages` pages from `first_page` on (both multiples
+ * of 64): page first_page + N is bit N % 64 of bits[N / 64]. A page that is written
+ * meanwhile is either among them or stays marked; so it is taken first and copied then.
+ * EINVAL: more than the log has; EBUSY: it is off; ENOMEM: it cannot be mapped.
+ * From dirty_log_start() on, paused or without a back-end, too.
+ */
+int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page,
+				uint64_t num_pages, uint64_t *bits, struct vublk_error *error);
+
+/* The bitmap, for another thread to map; the descriptor is the device's. -ENOENT: it is off. */
+int vublk_device_dirty_log_get(const struct vublk_device *device,
+			       struct vublk_device_dirty_log *log);
 
 /* --- saving and loading ------------------------------------------------------------ */
 

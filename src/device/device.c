@@ -41,6 +41,7 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
 	made->keepalive_timer.opaque = made;
 	vublk_device_reconnect_init(made);
 	vublk_device_listener_init(made);
+	vublk_device_dirty_log_init(made);
 	vublk_device_settings_init(&made->settings);
 	vublk_frontend_init(&made->frontend, &made->loop, &made->log, &vublk_device_frontend_ops,
 			    made);

@@ -110,6 +110,24 @@ enum vublk_device_early_kick {
 	VUBLK_DEVICE_NUM_EARLY_KICKS,
 };
 
+/* The dirty log; dirty-log.c. */
+enum vublk_device_dirty_phase {
+	VUBLK_DEVICE_DIRTY_OFF,
+	VUBLK_DEVICE_DIRTY_ON,       /* of rings that run, and of those that will */
+	VUBLK_DEVICE_DIRTY_TO_START, /* the bus wants it on; the rings are on their way */
+	VUBLK_DEVICE_DIRTY_STARTING, /* the back-end is being told */
+	VUBLK_DEVICE_DIRTY_UNDOING,  /* ... and refused: it is told to leave it */
+	VUBLK_DEVICE_DIRTY_TO_STOP,  /* the bus wants it off; the rings are on their way */
+	VUBLK_DEVICE_DIRTY_STOPPING, /* the back-end is being told */
+};
+
+struct vublk_device_dirty {
+	enum vublk_device_dirty_phase phase;
+	struct vublk_frontend_dirty_log log;
+	uint64_t *bitmap;           /* mapped when it is first read */
+	struct vublk_error refusal; /* while it is being undone */
+};
+
 struct vublk_device {
 	enum vublk_device_state state;
 	uint64_t life; /* counts realize and unrealize */
@@ -149,6 +167,7 @@ struct vublk_device {
 
 	struct vublk_loop_timer keepalive_timer; /* while the rings run */
 
+	struct vublk_device_dirty dirty;
 	bool memory_change_under_way; /* asked for by the bus while the rings run */
 	struct vublk_frontend_memory memory; /* the descriptors in it are the device's */
 
@@ -294,6 +313,30 @@ void vublk_device_drop_inflight(struct vublk_device *device);
 int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
 /* What the lost back-end may have kept to itself: a kick and a call for each ring. */
 void vublk_device_notify_rings(struct vublk_device *device);
+
+/* --- dirty-log.c ---------------------------------------------------------------------- */
+
+void vublk_device_dirty_log_init(struct vublk_device *device);
+/* Off at once; nobody is told. Idempotent. */
+void vublk_device_dirty_log_drop(struct vublk_device *device);
+/* What rings that are started log into; NULL: nothing. */
+const struct vublk_frontend_dirty_log *vublk_device_dirty_log_of_start(
+	const struct vublk_device *device);
+/* The rings run: what was asked for meanwhile is begun. */
+void vublk_device_dirty_log_started(struct vublk_device *device);
+/* They run no more, or the back-end is gone: what was asked for holds. May call the bus. */
+void vublk_device_dirty_log_stopped(struct vublk_device *device);
+/* The back-end is gone with the rings: what it may have written there last is dirty. */
+void vublk_device_dirty_log_mark_rings(struct vublk_device *device);
+/* The back-end is being told: the rings are not taken back meanwhile. */
+bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
+/* Whether the log that is on has a place for this memory; EINVAL and a sentence if not. */
+int vublk_device_dirty_log_check(const struct vublk_device *device,
+				 const struct vublk_frontend_memory *memory,
+				 struct vublk_error *error);
+/* Whether the back-end can; ENOTSUP and a sentence ("it cannot ...") if not. */
+int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
+					 struct vublk_error *error);
 
 /* --- run.c ------------------------------------------------------------------------- */
 

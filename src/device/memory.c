@@ -177,6 +177,8 @@ int vublk_device_set_memory(struct vublk_device *device,
 	if (r < 0)
 		return r;
 	r = take_table(&memory, regions, num_regions, error);
+	if (!r)
+		r = vublk_device_dirty_log_check(device, &memory, error);
 	if (!r && (running || vublk_device_is_driver_ready(device)))
 		r = vublk_device_queues_check(device, &memory, error);
 	if (r < 0) {

@@ -132,7 +132,11 @@ static int take(struct vublk_device *device, const uint8_t *before, struct vublk
 
 	if (!r)
 		r = vublk_device_take_config(device, device->frontend.config, error);
-	return r ? r : vublk_device_check_promise(device, &promise, error);
+	if (!r)
+		r = vublk_device_check_promise(device, &promise, error);
+	if (!r && vublk_device_dirty_log_of_start(device))
+		r = vublk_device_dirty_log_check_backend(device, error);
+	return r;
 }
 
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error)

@@ -31,6 +31,7 @@ static void undo(struct vublk_device *device)
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
 	vublk_device_drop_inflight(device);
 	vublk_frontend_close(&device->frontend);
+	vublk_device_dirty_log_drop(device);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_queues_deinit(device);
 	vublk_device_memory_deinit(&device->memory);

@@ -55,6 +55,8 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 	if (device->ops->stopped)
 		device->ops->stopped(device->bus, NULL);
 	if (device->life == life)
+		vublk_device_dirty_log_stopped(device);
+	if (device->life == life)
 		vublk_device_update(device);
 }
 
@@ -96,6 +98,7 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 		vublk_device_kick_rings(device);
 	vublk_device_notifiers_send(device);
 	vublk_device_keepalive_begin(device);
+	vublk_device_dirty_log_started(device);
 	if (device->ops->started)
 		device->ops->started(device->bus);
 }
@@ -170,6 +173,9 @@ static bool recover(struct vublk_device *device)
 
 static void begin_start(struct vublk_device *device)
 {
+	const struct vublk_frontend_dirty_log *dirty_log = vublk_device_dirty_log_of_start(device);
+	uint64_t features = vublk_device_session_features(device);
+
 	if (!recover(device))
 		return;
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_START, NULL);
@@ -177,14 +183,13 @@ static void begin_start(struct vublk_device *device)
 	device->num_rings = 0;
 	device->frontend.round_trips = 0;
 	if (vublk_device_uses_inflight(device)) {
-		vublk_frontend_begin_session(&device->frontend,
-					     vublk_device_session_features(device), on_session_for_inflight, device);
+		vublk_frontend_begin_session(&device->frontend, features, dirty_log,
+					     on_session_for_inflight, device);
 		return;
 	}
 	/* An area that a back-end does not write into tells the one after it nothing but lies. */
 	vublk_device_drop_inflight(device);
-	vublk_frontend_begin_session(&device->frontend, vublk_device_session_features(device),
-				     on_session, device);
+	vublk_frontend_begin_session(&device->frontend, features, dirty_log, on_session, device);
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
 }
 
@@ -193,7 +198,8 @@ void vublk_device_update(struct vublk_device *device)
 	if (device->state == VUBLK_DEVICE_STOPPED && should_run(device))
 		begin_start(device);
 	else if (device->state == VUBLK_DEVICE_RUNNING && !should_run(device) &&
-		 !device->memory_change_under_way && !device->num_notifiers)
+		 !device->memory_change_under_way && !device->num_notifiers &&
+		 !vublk_device_dirty_log_is_changing(device))
 		begin_stop(device, NULL);
 	vublk_device_watch_kicks(device);
 }
@@ -309,6 +315,8 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 		device->ops->memory_changed(device->bus, error);
 	if (write && device->life == life && device->ops->config_written)
 		device->ops->config_written(device->bus, error);
+	if (device->life == life)
+		vublk_device_dirty_log_stopped(device);
 	return device->life == life;
 }
 
@@ -320,8 +328,10 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_notifiers_settle(device);
-	if (rings && device->num_rings) /* it has been told of them, and did not say where it stopped */
+	if (rings && device->num_rings) { /* it has been told of them, and did not say where it stopped */
 		device->resume = VUBLK_DEVICE_RESUME_RINGS;
+		vublk_device_dirty_log_mark_rings(device);
+	}
 	vublk_device_reconnect_begin(device, error);
 	if (rings && !device->status) /* the reset that was waiting for them */
 		vublk_device_end_session(device);

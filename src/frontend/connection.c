@@ -132,6 +132,8 @@ static void drop_everything(struct vublk_frontend *frontend)
 	frontend->start.batch.frontend = NULL;
 	frontend->stop.batch.frontend = NULL;
 	frontend->notifiers.batch.frontend = NULL;
+	frontend->dirty_log_change.batch.frontend = NULL;
+	frontend->dirty_log = NULL;
 	frontend->config_write.frontend = NULL;
 	frontend->config_read.done = NULL;
 	vublk_frontend_close_backend_channel(frontend);

@@ -157,6 +157,18 @@ struct vublk_frontend_inflight {
 	void *opaque;
 };
 
+/* The bitmap of the pages that the back-end has written. */
+struct vublk_frontend_dirty_log {
+	int fd; /* the device's; -1: there is none */
+	uint64_t size_bytes, offset;
+};
+
+struct vublk_frontend_dirty_log_change {
+	struct vublk_frontend_batch batch;
+	uint64_t features;
+	const struct vublk_frontend_queue *queues; /* borrowed until done */
+};
+
 /* What holds for all queues: the features that the driver accepted. */
 struct vublk_frontend_session {
 	struct vublk_frontend_batch batch;
@@ -208,6 +220,8 @@ struct vublk_frontend {
 	struct vublk_frontend_session session;
 	struct vublk_frontend_inflight inflight;
 	struct vublk_frontend_rings start, stop;
+	const struct vublk_frontend_dirty_log *dirty_log; /* the device's; NULL: not on */
+	struct vublk_frontend_dirty_log_change dirty_log_change;
 	struct vublk_frontend_notifiers notifiers;
 	struct vublk_frontend_batch config_write;
 	uint8_t config_write_wce;
@@ -302,9 +316,12 @@ void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 
 /*
  * Tells what the driver accepted. It goes out whole and at once, so that the
- * memory may be set without waiting for done() (vring.c).
+ * memory may be set without waiting for done(). With a dirty log (NULL: none) what is
+ * written is logged; it is borrowed until it is taken away, or the end of the
+ * connection (vring.c).
  */
 void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
+				  const struct vublk_frontend_dirty_log *dirty_log,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
@@ -330,6 +347,22 @@ void vublk_frontend_set_notifiers(struct vublk_frontend *frontend,
 				  const struct vublk_frontend_notifier *changes, unsigned count,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
+/*
+ * Switches the dirty log of rings that run on, or off with NULL; `features` as the session
+ * began with. LOG_SHMFD has been negotiated. One call at a time (dirty-log.c).
+ */
+void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
+				  const struct vublk_frontend_dirty_log *dirty_log,
+				  uint64_t features, const struct vublk_frontend_queue *queues,
+				  unsigned num_queues,
+				  void (*done)(void *opaque, const struct vublk_error *error),
+				  void *opaque);
+/* Messages of more than one step; what they say of the log follows frontend->dirty_log. */
+void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t features);
+void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
+				   const struct vublk_frontend_queue *queue);
+void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
+				  const struct vublk_frontend_dirty_log *dirty_log);
 /*
  * Takes them back; where each goes on is in queue->base then. What the back-end had begun
  * is completed; with GET_VRING_BASE_INFLIGHT some of it may stand in the area instead.

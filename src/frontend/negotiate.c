@@ -20,7 +20,8 @@
 #define ACCEPTED_PROTOCOL_FEATURES                                              \
 	(VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |           \
 	 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |     \
-	 VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) | VUBLK_BIT(VUBLK_VU_F_STATUS))
+	 VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) | VUBLK_BIT(VUBLK_VU_F_STATUS) | \
+	 VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD))
 
 static void fail(struct vublk_frontend *frontend, int code, const char *text)
 {

@@ -42,8 +42,9 @@ static void send_state(struct vublk_frontend_batch *batch, uint32_t request, uns
 		vublk_frontend_batch_send(batch, &message);
 }
 
-static void send_addresses(struct vublk_frontend_batch *batch,
-			   const struct vublk_frontend_queue *queue)
+/* Writes to the used ring are logged where the ring is: its user address is a guest address. */
+void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
+				   const struct vublk_frontend_queue *queue)
 {
 	struct vublk_vu_message message;
 
@@ -53,6 +54,10 @@ static void send_addresses(struct vublk_frontend_batch *batch,
 	message.payload.addr.desc_user_addr = queue->desc_addr;
 	message.payload.addr.avail_user_addr = queue->avail_addr;
 	message.payload.addr.used_user_addr = queue->used_addr;
+	if (batch->frontend && batch->frontend->dirty_log) {
+		message.payload.addr.flags = 1u << VHOST_VRING_F_LOG;
+		message.payload.addr.log_guest_addr = queue->used_addr;
+	}
 	vublk_frontend_batch_send_confirmed(batch, &message);
 }
 
@@ -72,15 +77,16 @@ static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, u
 	vublk_frontend_batch_send_confirmed(batch, &message);
 }
 
-static void send_features(struct vublk_frontend_session *session)
+void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t features)
 {
 	struct vublk_vu_message message;
 
 	vublk_vu_message_init(&message, VUBLK_VU_SET_FEATURES);
 	message.header.size = sizeof(message.payload.u64);
-	message.payload.u64 = session->features |
-			      VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES);
-	vublk_frontend_batch_send_confirmed(&session->batch, &message);
+	message.payload.u64 = features | VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES);
+	if (batch->frontend && batch->frontend->dirty_log)
+		message.payload.u64 |= VUBLK_BIT(VHOST_F_LOG_ALL);
+	vublk_frontend_batch_send_confirmed(batch, &message);
 }
 
 /* --- the device status, where the back-end wants to know --------------------------- */
@@ -124,18 +130,23 @@ static void send_features_ok(struct vublk_frontend_batch *batch)
 static void send_session(void *owner, unsigned index)
 {
 	struct vublk_frontend_session *session = owner;
+	const struct vublk_frontend *frontend = session->batch.frontend;
 
-	send_features(session);
+	if (frontend->dirty_log)
+		vublk_frontend_send_log_base(&session->batch, frontend->dirty_log);
+	vublk_frontend_send_features(&session->batch, session->features);
 	if (session->batch.frontend)
 		send_features_ok(&session->batch);
 }
 
 void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
+				  const struct vublk_frontend_dirty_log *dirty_log,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque)
 {
 	struct vublk_frontend_session *session = &frontend->session;
 
+	frontend->dirty_log = dirty_log;
 	session->features = features;
 	session->batch.owner = session;
 	session->batch.send_piece = send_session;
@@ -151,7 +162,7 @@ static void send_queue(struct vublk_frontend_rings *rings,
 
 	send_state(batch, VUBLK_VU_SET_VRING_NUM, queue->index, queue->size);
 	send_state(batch, VUBLK_VU_SET_VRING_BASE, queue->index, queue->base);
-	send_addresses(batch, queue);
+	vublk_frontend_send_addresses(batch, queue);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_ERR, queue->index, queue->err_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_CALL, queue->index, queue->call_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_KICK, queue->index, queue->kick_fd);

@@ -10,6 +10,7 @@
 #define vublk_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define vublk_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define vublk_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define vublk_exchange_acquire(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
 
 /*
  * "Publish, then look": one side stores A and then loads B while the other stores

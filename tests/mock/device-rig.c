@@ -76,6 +76,11 @@ static void on_gave_up(void *bus, const struct vublk_error *error)
 	note(bus, RIG_GAVE_UP, error);
 }
 
+static void on_dirty_log_changed(void *bus, const struct vublk_error *error)
+{
+	note(bus, RIG_DIRTY_LOG_CHANGED, error);
+}
+
 static void on_notifiers_changed(void *bus)
 {
 	note(bus, RIG_NOTIFIERS_CHANGED, NULL);
@@ -93,6 +98,7 @@ static const struct vublk_device_bus_ops rig_ops = {
 	.reconnected = on_reconnected,
 	.gave_up = on_gave_up,
 	.notifiers_changed = on_notifiers_changed,
+	.dirty_log_changed = on_dirty_log_changed,
 };
 
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)

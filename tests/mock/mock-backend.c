@@ -294,6 +294,17 @@ static void on_get_inflight(struct mock *mock)
 	answer(mock, &reply);
 }
 
+static void take_dirty_log(struct mock *mock, const struct vublk_vu_message *request)
+{
+	struct stat st;
+
+	assert_int_equal(request->num_fds, 1);
+	assert_int_equal(request->header.size, sizeof(request->payload.log));
+	assert_int_equal(fstat(request->fds[0], &st), 0);
+	mock->dirty_log_inode = st.st_ino;
+	mock->dirty_log = request->payload.log;
+}
+
 static void take_inflight(struct mock *mock, const struct vublk_vu_message *request)
 {
 	struct stat st;
@@ -331,6 +342,9 @@ static bool answer_query(struct mock *mock, const struct vublk_vu_message *reque
 	case VUBLK_VU_GET_VRING_BASE:
 		on_get_vring_base(mock, request);
 		return true;
+	case VUBLK_VU_SET_LOG_BASE:
+		answer_u64(mock, VUBLK_VU_SET_LOG_BASE, 0);
+		return true;
 	default:
 		return false;
 	}
@@ -360,6 +374,13 @@ static void note_effect(struct mock *mock, struct vublk_vu_message *request)
 		break;
 	case VUBLK_VU_SET_BACKEND_REQ_FD:
 		mock->backend_channel = vublk_vu_message_take_fd(request, 0);
+		break;
+	case VUBLK_VU_SET_LOG_BASE:
+		take_dirty_log(mock, request);
+		break;
+	case VUBLK_VU_SET_VRING_ADDR:
+		if (request->payload.addr.index < VUBLK_ARRAY_SIZE(mock->given_addrs))
+			mock->given_addrs[request->payload.addr.index] = request->payload.addr;
 		break;
 	case VUBLK_VU_SET_INFLIGHT_FD:
 		take_inflight(mock, request);

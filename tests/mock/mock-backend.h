@@ -66,6 +66,10 @@ struct mock {
 	uint16_t base; /* that GET_VRING_BASE answers */
 	uint32_t base_asked_with; /* the number in the last GET_VRING_BASE; to be 0 */
 	uint16_t given_bases[4]; /* of the first queues, by SET_VRING_BASE */
+	struct vhost_vring_addr given_addrs[4]; /* ... and by SET_VRING_ADDR */
+
+	struct vublk_vu_log dirty_log; /* as it was given last */
+	uint64_t dirty_log_inode;      /* 0: none was */
 	unsigned num_regions;
 
 	struct mock_fault fault;

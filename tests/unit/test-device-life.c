@@ -102,7 +102,8 @@ static void test_what_is_accepted(void **state)
 	assert_int_equal(mock.accepted_protocol_features,
 			 VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |
 			 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |
-			 VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) | VUBLK_BIT(VUBLK_VU_F_STATUS));
+			 VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) | VUBLK_BIT(VUBLK_VU_F_STATUS) |
+			 VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD));
 	vublk_device_get_info(rig.device, &info, sizeof(info));
 	assert_int_equal(info.protocol_features, mock.accepted_protocol_features);
 	assert_int_equal(info.backend_protocol_features, mock.protocol_features);

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The dirty log of the device: who has the bitmap, when it is on, and what of it has been
+ * read. How the back-end is told is in frontend/dirty-log.c.
+ *
+ * The idea to read it by: the log belongs to the VM, not to the driver or the back-end.
+ * So it outlives resets, pauses and losses; a start takes it along, and only rings that
+ * run have to be told. A change is not begun while rings are on their way, but when they
+ * have arrived, and it delays a stop until it is answered. Whoever loses the back-end
+ * meanwhile has lost nothing: what the next one writes is logged from its first byte.
+ *
+ * Specification: "Migration" (the bitmap, and who marks what).
+ */
+#include "device/device.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+#include "virtio/ring.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PAGES_A_WORD 64
+#define WORD_BYTES sizeof(uint64_t)
+
+/* --- the bitmap ----------------------------------------------------------------------------- */
+
+/* How large it has to be: from address 0 to the last byte of the last region. */
+static uint64_t needed_bytes(const struct vublk_frontend_memory *memory)
+{
+	uint64_t last = 0;
+
+	for (unsigned i = 0; i < memory->num_regions; i++) {
+		const struct vublk_memory_region *region = &memory->regions[i].region;
+
+		last = VUBLK_MAX(last, region->guest_addr + region->size_bytes - 1);
+	}
+	return (last / VUBLK_DIRTY_PAGE_BYTES / PAGES_A_WORD + 1) * WORD_BYTES;
+}
+
+int vublk_device_dirty_log_check(const struct vublk_device *device,
+				 const struct vublk_frontend_memory *memory,
+				 struct vublk_error *error)
+{
+	const struct vublk_device_dirty *dirty = &device->dirty;
+
+	if (dirty->phase == VUBLK_DEVICE_DIRTY_OFF ||
+	    needed_bytes(memory) <= dirty->log.size_bytes)
+		return 0;
+	return vublk_error_set(error, EINVAL,
+			       "the dirty log has %" PRIu64 " bytes, and this memory needs %" PRIu64
+			       ": stop the log, and start it again with the new memory",
+			       dirty->log.size_bytes, needed_bytes(memory));
+}
+
+void vublk_device_dirty_log_drop(struct vublk_device *device)
+{
+	struct vublk_device_dirty *dirty = &device->dirty;
+
+	vublk_unmap(dirty->bitmap, dirty->log.size_bytes);
+	dirty->bitmap = NULL;
+	vublk_fd_close(&dirty->log.fd);
+	dirty->phase = VUBLK_DEVICE_DIRTY_OFF;
+}
+
+void vublk_device_dirty_log_init(struct vublk_device *device)
+{
+	device->dirty.log.fd = -1;
+}
+
+static int check_bitmap(const struct vublk_device *device,
+			const struct vublk_device_dirty_log *given, struct vublk_error *error)
+{
+	uint64_t needed = needed_bytes(&device->memory);
+	struct stat st;
+
+	if (given->offset % (uint64_t)sysconf(_SC_PAGESIZE) || given->size_bytes % WORD_BYTES)
+		return vublk_error_set(error, EINVAL,
+				       "the dirty log's offset (%" PRIu64 ") must be a multiple of the page "
+				       "size, and its size (%" PRIu64 ") one of %zu", given->offset,
+				       given->size_bytes, WORD_BYTES);
+	if (given->size_bytes < needed)
+		return vublk_error_set(error, EINVAL,
+				       "the dirty log has %" PRIu64 " bytes; the memory needs %" PRIu64,
+				       given->size_bytes, needed);
+	if (fstat(given->fd, &st) < 0)
+		return vublk_error_set_errno(error, errno, "the dirty log's descriptor %d", given->fd);
+	if (!vublk_range_within(given->offset, given->size_bytes, (uint64_t)st.st_size))
+		return vublk_error_set(error, EINVAL,
+				       "the dirty log has %" PRIu64 " bytes at offset %" PRIu64
+				       " of its file, which has %" PRIu64, given->size_bytes,
+				       given->offset, (uint64_t)st.st_size);
+	return 0;
+}
+
+static int take_given(struct vublk_device *device, const struct vublk_device_dirty_log *given,
+		      struct vublk_error *error)
+{
+	int r = check_bitmap(device, given, error);
+
+	if (r < 0)
+		return r;
+	device->dirty.log.fd = fcntl(given->fd, F_DUPFD_CLOEXEC, 0);
+	if (device->dirty.log.fd < 0)
+		return vublk_error_set_errno(error, errno, "cannot keep the dirty log's descriptor");
+	device->dirty.log.size_bytes = given->size_bytes;
+	device->dirty.log.offset = given->offset;
+	return 0;
+}
+
+static int make_own(struct vublk_device *device, struct vublk_error *error)
+{
+	uint64_t bytes = vublk_round_up(needed_bytes(&device->memory), VUBLK_DIRTY_PAGE_BYTES);
+	int fd = vublk_memfd_new("vublk-dirty-log", bytes, error);
+
+	if (fd < 0)
+		return fd;
+	device->dirty.log = (struct vublk_frontend_dirty_log){ .fd = fd, .size_bytes = bytes };
+	return 0;
+}
+
+/* --- on and off -------------------------------------------------------------------------------- */
+
+const struct vublk_frontend_dirty_log *vublk_device_dirty_log_of_start(
+	const struct vublk_device *device)
+{
+	bool is_on = device->dirty.phase == VUBLK_DEVICE_DIRTY_ON ||
+		     device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_STOP;
+
+	return is_on ? &device->dirty.log : NULL;
+}
+
+bool vublk_device_dirty_log_is_changing(const struct vublk_device *device)
+{
+	return device->dirty.phase == VUBLK_DEVICE_DIRTY_STARTING ||
+	       device->dirty.phase == VUBLK_DEVICE_DIRTY_STOPPING ||
+	       device->dirty.phase == VUBLK_DEVICE_DIRTY_UNDOING;
+}
+
+/* May call the bus, and then the device may be another. */
+static void end_change(struct vublk_device *device, bool is_on, const struct vublk_error *error)
+{
+	if (is_on)
+		device->dirty.phase = VUBLK_DEVICE_DIRTY_ON;
+	else
+		vublk_device_dirty_log_drop(device);
+	if (device->ops->dirty_log_changed)
+		device->ops->dirty_log_changed(device->bus, error);
+}
+
+static void tell_backend(struct vublk_device *device, enum vublk_device_dirty_phase phase);
+
+static void on_told(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+	uint64_t life = device->life;
+
+	switch (device->dirty.phase) {
+	case VUBLK_DEVICE_DIRTY_STARTING:
+		if (error) {
+			device->dirty.refusal = *error;
+			tell_backend(device, VUBLK_DEVICE_DIRTY_UNDOING);
+			return;
+		}
+		end_change(device, true, NULL);
+		break;
+	case VUBLK_DEVICE_DIRTY_UNDOING:
+		end_change(device, false, &device->dirty.refusal);
+		break;
+	default:
+		end_change(device, false, error);
+		break;
+	}
+	if (device->life == life)
+		vublk_device_update(device); /* a stop that waited for this */
+}
+
+static void tell_backend(struct vublk_device *device, enum vublk_device_dirty_phase phase)
+{
+	bool on = phase == VUBLK_DEVICE_DIRTY_STARTING;
+
+	device->dirty.phase = phase;
+	vublk_frontend_set_dirty_log(&device->frontend, on ? &device->dirty.log : NULL,
+				     vublk_device_session_features(device), device->rings,
+				     device->num_rings, on_told, device);
+}
+
+void vublk_device_dirty_log_started(struct vublk_device *device)
+{
+	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_START)
+		tell_backend(device, VUBLK_DEVICE_DIRTY_STARTING);
+	else if (device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_STOP)
+		tell_backend(device, VUBLK_DEVICE_DIRTY_STOPPING);
+}
+
+void vublk_device_dirty_log_stopped(struct vublk_device *device)
+{
+	switch (device->dirty.phase) {
+	case VUBLK_DEVICE_DIRTY_TO_START:
+	case VUBLK_DEVICE_DIRTY_STARTING:
+		end_change(device, true, NULL);
+		break;
+	case VUBLK_DEVICE_DIRTY_TO_STOP:
+	case VUBLK_DEVICE_DIRTY_STOPPING:
+		end_change(device, false, NULL);
+		break;
+	case VUBLK_DEVICE_DIRTY_UNDOING:
+		end_change(device, false, &device->dirty.refusal);
+		break;
+	default:
+		break;
+	}
+}
+
+int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
+					 struct vublk_error *error)
+{
+	bool shared = vublk_frontend_has(&device->frontend, VUBLK_VU_F_LOG_SHMFD);
+	bool logs = device->frontend.info.features & VUBLK_BIT(VHOST_F_LOG_ALL);
+
+	if (shared && logs)
+		return 0;
+	return vublk_error_set(error, ENOTSUP,
+			       "it cannot log which pages it writes: it does not offer %s%s%s",
+			       shared ? "" : "the protocol feature LOG_SHMFD (bit 1)",
+			       shared || logs ? "" : " and ",
+			       logs ? "" : "VHOST_F_LOG_ALL (feature bit 26)");
+}
+
+/* The rest of a start or stop: returns 1 when log_changed() tells the end. */
+static int begin_change(struct vublk_device *device, bool on)
+{
+	if (!vublk_device_has_rings_out(device)) {
+		if (on)
+			device->dirty.phase = VUBLK_DEVICE_DIRTY_ON;
+		else
+			vublk_device_dirty_log_drop(device);
+		return 0;
+	}
+	device->dirty.phase = on ? VUBLK_DEVICE_DIRTY_TO_START : VUBLK_DEVICE_DIRTY_TO_STOP;
+	if (device->state == VUBLK_DEVICE_RUNNING)
+		vublk_device_dirty_log_started(device);
+	return 1;
+}
+
+/* --- what is in it ---------------------------------------------------------------------------- */
+
+static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *error)
+{
+	if (!dirty->bitmap)
+		dirty->bitmap = vublk_map_shared(dirty->log.fd, dirty->log.offset,
+						 dirty->log.size_bytes, error);
+	return dirty->bitmap ? 0 : -ENOMEM;
+}
+
+/* The memory was held against the bitmap, and the ring against the memory. */
+static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes)
+{
+	uint8_t *bits = (uint8_t *)dirty->bitmap;
+	uint64_t last = (addr + bytes - 1) / VUBLK_DIRTY_PAGE_BYTES;
+
+	for (uint64_t page = addr / VUBLK_DIRTY_PAGE_BYTES; page <= last; page++)
+		__atomic_fetch_or(&bits[page / 8], (uint8_t)(1 << page % 8), __ATOMIC_RELEASE);
+}
+
+/*
+ * A back-end that died may have published a completion and not marked it yet, and the
+ * in-flight area does not have that request any more. All else that it wrote belongs
+ * to requests that are done again, and is marked then.
+ */
+void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF || !device->num_rings)
+		return;
+	if (map_bitmap(&device->dirty, &error) < 0) {
+		vublk_log(&device->log, VUBLK_LOG_WARNING,
+			  "the rings that the back-end went with are not in the dirty log: %s",
+			  error.text);
+		return;
+	}
+	for (unsigned i = 0; i < device->num_rings; i++)
+		mark(&device->dirty, device->rings[i].used_addr,
+		     vublk_split_used_bytes(device->rings[i].size));
+}
+
+/* --- the calls --------------------------------------------------------------------------------- */
+
+static int check_start(const struct vublk_device *device, struct vublk_error *error)
+{
+	int r;
+
+	if (!device->num_queues)
+		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "starting the dirty log",
+					    error);
+	if (device->dirty.phase != VUBLK_DEVICE_DIRTY_OFF)
+		return vublk_error_set(error, EBUSY,
+				       "the dirty log is on already, or about to be switched off");
+	if (!device->memory.num_regions)
+		return vublk_error_set(error, EINVAL,
+				       "the dirty log is of the memory, and no memory has been set");
+	if (!vublk_device_is_connected(device))
+		return 0;
+	r = vublk_device_dirty_log_check_backend(device, error);
+	if (r < 0)
+		vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+	return r;
+}
+
+int vublk_device_dirty_log_start(struct vublk_device *device,
+				 const struct vublk_device_dirty_log *log,
+				 struct vublk_error *error)
+{
+	int r = check_start(device, error);
+
+	if (!r)
+		r = log ? take_given(device, log, error) : make_own(device, error);
+	return r < 0 ? r : begin_change(device, true);
+}
+
+int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error *error)
+{
+	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF)
+		return 0;
+	if (device->dirty.phase != VUBLK_DEVICE_DIRTY_ON)
+		return vublk_error_set(error, EBUSY,
+				       "a change of the dirty log is under way: wait for "
+				       "dirty_log_changed()");
+	return begin_change(device, false);
+}
+
+int vublk_device_dirty_log_get(const struct vublk_device *device,
+			       struct vublk_device_dirty_log *log)
+{
+	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF)
+		return -ENOENT;
+	*log = (struct vublk_device_dirty_log){
+		.fd = device->dirty.log.fd,
+		.offset = device->dirty.log.offset,
+		.size_bytes = device->dirty.log.size_bytes,
+	};
+	return 0;
+}
+
+/*
+ * L: pairs with the marks of the back-end, each of which comes after what it marks. What
+ * was written is there when the page is copied; what is written later is marked again.
+ */
+static uint64_t take_word(uint64_t *word)
+{
+	if (!vublk_load_relaxed(word))
+		return 0;
+	return le64toh(vublk_exchange_acquire(word, 0));
+}
+
+int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page,
+				uint64_t num_pages, uint64_t *bits, struct vublk_error *error)
+{
+	struct vublk_device_dirty *dirty = &device->dirty;
+	uint64_t first = first_page / PAGES_A_WORD, words = num_pages / PAGES_A_WORD;
+
+	if (dirty->phase == VUBLK_DEVICE_DIRTY_OFF)
+		return vublk_error_set(error, EBUSY, "the dirty log is off");
+	if (first_page % PAGES_A_WORD || num_pages % PAGES_A_WORD ||
+	    !vublk_range_within(first, words, dirty->log.size_bytes / WORD_BYTES))
+		return vublk_error_set(error, EINVAL,
+				       "%" PRIu64 " pages from %" PRIu64 " are asked of the dirty log; it "
+				       "has %" PRIu64 ", and gives multiples of %u", num_pages,
+				       first_page, dirty->log.size_bytes * 8, PAGES_A_WORD);
+	if (map_bitmap(dirty, error) < 0)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < words; i++)
+		bits[i] = take_word(&dirty->bitmap[first + i]);
+	return 0;
+}

@@ -9,6 +9,7 @@
 #include "proto/vhost-user.h"
 #include "util/checked.h"
 
+#include <linux/vhost_types.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 
@@ -17,7 +18,7 @@ uint64_t vublk_backend_features(const struct vublk_engine_geometry *geometry)
 	uint64_t features = VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX) | VUBLK_BIT(VIRTIO_BLK_F_BLK_SIZE) |
 			    VUBLK_BIT(VIRTIO_BLK_F_TOPOLOGY) | VUBLK_BIT(VIRTIO_BLK_F_FLUSH) |
 			    VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE) | VUBLK_BIT(VIRTIO_BLK_F_MQ) |
-			    VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) |
+			    VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) | VUBLK_BIT(VHOST_F_LOG_ALL) |
 			    VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC) |
 			    VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) |
 			    VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES) |

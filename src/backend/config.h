@@ -27,7 +27,7 @@ struct vublk_disk {
 	char serial[VUBLK_BLK_ID_BYTES]; /* NUL-padded, not terminated when full */
 };
 
-/* The virtio feature bits on offer, with bit 30. */
+/* The virtio feature bits on offer, with the two that are vhost's (26 and 30). */
 uint64_t vublk_backend_features(const struct vublk_engine_geometry *geometry);
 
 /* The configuration space; its fields are little-endian, as the hosts that we build for. */

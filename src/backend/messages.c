@@ -21,7 +21,8 @@
 #include <string.h>
 
 #define ALWAYS_OFFERED                                                                        \
-	(VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |                         \
+	(VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD) |                         \
+	 VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |                                                    \
 	 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |                   \
 	 VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) |     \
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
@@ -112,7 +113,11 @@ static int set_protocol_features(struct vublk_session *session, struct vublk_err
 	return r;
 }
 
-/* SET_OWNER begins a session, which a connection is already; RESET_OWNER is deprecated. */
+/*
+ * SET_OWNER begins a session, which a connection is already; RESET_OWNER is deprecated.
+ * SET_LOG_FD's descriptor may be used to tell that the log has changed; who wants to
+ * know looks at the log.
+ */
 static int do_nothing(struct vublk_session *session, struct vublk_error *error)
 {
 	return 0;
@@ -190,6 +195,16 @@ static int get_max_mem_slots(struct vublk_session *session, struct vublk_error *
 	return 0;
 }
 
+/* --- the dirty log --------------------------------------------------------- */
+
+static int set_log_base(struct vublk_session *session, struct vublk_error *error)
+{
+	if (!(session->protocol_features & VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD)))
+		return vublk_error_set(error, EPROTO, "SET_LOG_BASE needs the protocol feature "
+				       "LOG_SHMFD, which was not accepted");
+	return vublk_backend_dirty_log_set(&session->dirty_log, &session->request, error);
+}
+
 /* --- queues ---------------------------------------------------------------- */
 
 static int get_queue_num(struct vublk_session *session, struct vublk_error *error)
@@ -228,9 +243,9 @@ static int set_vring_addr(struct vublk_session *session, struct vublk_error *err
 	const struct vhost_vring_addr *addr = &session->request.payload.addr;
 	struct vublk_queue *queue = state_queue(session);
 
-	if (addr->flags)
-		return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has the flags "
-				       "0x%x; logging was not offered", queue->index, addr->flags);
+	if (addr->flags & ~VUBLK_BIT(VHOST_VRING_F_LOG))
+		return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has the unknown "
+				       "flags 0x%x", queue->index, addr->flags);
 	queue->setup.addr = *addr;
 	queue->setup.has_addr = true;
 	return 0;
@@ -466,6 +481,8 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_SET_MEM_TABLE] = { set_mem_table, vublk_session_stop_all },
 	[VUBLK_VU_ADD_MEM_REG] = { add_mem_reg, vublk_session_stop_all },
 	[VUBLK_VU_REM_MEM_REG] = { rem_mem_reg, vublk_session_stop_all },
+	[VUBLK_VU_SET_LOG_BASE] = { set_log_base, vublk_session_stop_all },
+	[VUBLK_VU_SET_LOG_FD] = { do_nothing },
 	[VUBLK_VU_GET_MAX_MEM_SLOTS] = { get_max_mem_slots },
 	[VUBLK_VU_GET_QUEUE_NUM] = { get_queue_num },
 	[VUBLK_VU_SET_VRING_NUM] = { set_vring_num, NULL, STATE_QUEUE },
@@ -567,6 +584,11 @@ static bool has_own_reply(const struct vublk_session *session)
 /* Whether there is an answer, which is then in session->reply. */
 static bool make_answer(struct vublk_session *session, int result)
 {
+	/* Whether it is to have a payload the text leaves open; front-ends take this one. */
+	if (session->request.header.request == VUBLK_VU_SET_LOG_BASE) {
+		reply_u64(session, result ? 1 : 0);
+		return !result || wants_ack(session);
+	}
 	if (has_own_reply(session))
 		return !result || session->request.header.request == VUBLK_VU_GET_CONFIG;
 	if (!wants_ack(session))

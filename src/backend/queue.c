@@ -13,6 +13,7 @@
 
 #include "backend/worker.h"
 #include "util/atomic.h"
+#include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/log.h"
@@ -86,6 +87,7 @@ static void drop_ring(struct vublk_queue *queue)
 	vublk_device_ring_deinit(&queue->ring);
 	queue->inflight.region = NULL;
 	queue->map = NULL;
+	queue->dirty_log = NULL;
 }
 
 static void on_answer(void *opaque)
@@ -124,8 +126,10 @@ static void free_requests(struct vublk_queue *queue)
 {
 	free(queue->requests);
 	free(queue->iovs);
+	free(queue->dirty_iovs);
 	queue->requests = NULL;
 	queue->iovs = NULL;
+	queue->dirty_iovs = NULL;
 	queue->num_requests = 0;
 }
 
@@ -184,6 +188,55 @@ static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 	return 0;
 }
 
+/*
+ * What is to be logged, which the front-end says in two places: of requests by
+ * LOG_ALL, of the ring by a flag with its address. A front-end may say either before
+ * it gives the log (QEMU does when a VM starts during a migration) or mean nothing by
+ * it; without a log there is nothing to mark.
+ */
+static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
+		    const struct vublk_queue_loan *loan, struct vublk_error *error)
+{
+	const struct vublk_memory_map_region *last = &loan->map->regions[loan->map->num_regions - 1];
+	size_t num_iovs = (size_t)queue->num_requests * VUBLK_REQUEST_MAX_IOV;
+
+	queue->dirty_log = NULL;
+	if (!loan->dirty_log->bits || !(disk->features & VUBLK_BIT(VHOST_F_LOG_ALL)))
+		return 0;
+	if (!vublk_dirty_log_covers(loan->dirty_log, last->guest_addr, last->size_bytes))
+		return vublk_error_set(error, EPROTO, "the dirty log has %" PRIu64 " bytes, too few "
+				       "for the memory up to 0x%" PRIx64, loan->dirty_log->bytes,
+				       last->guest_addr + (last->size_bytes - 1));
+	if (!queue->dirty_iovs)
+		queue->dirty_iovs = calloc(num_iovs, sizeof(*queue->dirty_iovs));
+	if (!queue->dirty_iovs)
+		return vublk_error_set(error, ENOMEM, "no memory for what is logged of %u "
+				       "requests", queue->num_requests);
+	for (unsigned i = 0; i < queue->num_requests; i++)
+		queue->requests[i].dirty = &queue->dirty_iovs[(size_t)i * VUBLK_REQUEST_MAX_IOV];
+	queue->dirty_log = loan->dirty_log;
+	return 0;
+}
+
+static int make_ring(struct vublk_queue *queue, const struct vublk_split_ring *memory,
+		     uint16_t base, const struct vublk_disk *disk,
+		     const struct vublk_dirty_log *log, struct vublk_error *error)
+{
+	const struct vublk_queue_setup *setup = &queue->setup;
+	bool is_logged = log->bits && setup->addr.flags & VUBLK_BIT(VHOST_VRING_F_LOG);
+	int r;
+
+	if (is_logged && !vublk_dirty_log_covers(log, setup->addr.log_guest_addr,
+						 vublk_split_used_bytes(setup->size)))
+		return vublk_error_set(error, EPROTO, "the dirty log has %" PRIu64 " bytes, too few "
+				       "for a used ring that is logged at 0x%" PRIx64, log->bytes,
+				       (uint64_t)setup->addr.log_guest_addr);
+	r = vublk_device_ring_init(&queue->ring, memory, setup->size, base, disk->features, error);
+	if (!r && is_logged)
+		vublk_device_ring_log(&queue->ring, log, setup->addr.log_guest_addr);
+	return r;
+}
+
 static void *find_part(const struct vublk_memory_map *map, const char *name, uint64_t addr,
 		       uint64_t bytes, struct vublk_error *error)
 {
@@ -211,24 +264,24 @@ static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_m
 	return ring->used ? vublk_split_ring_check(ring, setup->size, error) : -EFAULT;
 }
 
-static int make_ready(struct vublk_queue *queue, const struct vublk_memory_map *map,
-		      const struct vublk_disk *disk, const struct vublk_inflight_area *area,
-		      struct vublk_error *error)
+static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
+		      const struct vublk_queue_loan *loan, struct vublk_error *error)
 {
 	uint16_t base = queue->setup.base;
 	struct vublk_split_ring memory;
-	int r = find_ring(&queue->setup, map, &memory, error);
+	int r = find_ring(&queue->setup, loan->map, &memory, error);
 
 	if (!r)
 		r = make_requests(queue, error);
 	if (!r)
-		r = vublk_inflight_queue_begin(&queue->inflight, area, queue->index,
+		r = make_log(queue, disk, loan, error);
+	if (!r)
+		r = vublk_inflight_queue_begin(&queue->inflight, loan->inflight, queue->index,
 					       queue->setup.size,
 					       vublk_load_acquire(&memory.used->idx), /* B */
 					       &base, &queue->rest, error);
 	if (!r)
-		r = vublk_device_ring_init(&queue->ring, &memory, queue->setup.size, base,
-					   disk->features, error);
+		r = make_ring(queue, &memory, base, disk, loan->dirty_log, error);
 	if (!r)
 		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u goes on at %u (the front-end "
 			  "says %u), used %u, %u undone, the driver is at %u", queue->index,
@@ -237,11 +290,10 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_memory_map *
 	return r;
 }
 
-int vublk_queue_start(struct vublk_queue *queue, const struct vublk_memory_map *map,
-		      const struct vublk_disk *disk, const struct vublk_inflight_area *area,
-		      struct vublk_error *error)
+int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
+		      const struct vublk_queue_loan *loan, struct vublk_error *error)
 {
-	int r = make_ready(queue, map, disk, area, error);
+	int r = make_ready(queue, disk, loan, error);
 
 	if (r) {
 		struct vublk_error local = { .code = -r };
@@ -249,7 +301,7 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_memory_map *
 		return vublk_error_prepend(error ? error : &local, "queue %u cannot start",
 					   queue->index);
 	}
-	queue->map = map;
+	queue->map = loan->map;
 	queue->disk = *disk;
 	queue->call_fd = queue->setup.call_fd;
 	queue->err_fd = queue->setup.err_fd;

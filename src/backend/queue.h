@@ -31,9 +31,20 @@ struct vublk_request {
 	uint8_t *status;
 	uint32_t written_bytes; /* on success, with the status */
 
+	/* where its data was written, for the dirty log: the engine uses the chain's up */
+	struct iovec *dirty;
+	unsigned num_dirty;
+
 	/* DISCARD, WRITE_ZEROES: the ranges, copied, and the next to be done */
 	unsigned num_ranges, next_range;
 	struct virtio_blk_discard_write_zeroes ranges[VUBLK_BACKEND_MAX_RANGES];
+};
+
+/* What a queue borrows while it runs; none of it changes meanwhile. */
+struct vublk_queue_loan {
+	const struct vublk_memory_map *map;
+	const struct vublk_inflight_area *inflight;
+	const struct vublk_dirty_log *dirty_log;
 };
 
 /* What the front-end said of the queue. */
@@ -43,7 +54,7 @@ struct vublk_queue_setup {
 	bool has_addr;
 	bool has_kick;
 	bool enabled;
-	struct vhost_vring_addr addr; /* in the front-end's addresses */
+	struct vhost_vring_addr addr; /* in the front-end's addresses; the log's in the guest's */
 	int kick_fd; /* -1: none: the queue is polled */
 	int call_fd; /* -1: none */
 	int err_fd;  /* -1: none */
@@ -94,6 +105,8 @@ struct vublk_queue {
 	int call_fd, err_fd;
 	struct vublk_request *requests; /* as many as the ring has entries */
 	struct iovec *iovs;
+	struct iovec *dirty_iovs; /* NULL until there was a log */
+	const struct vublk_dirty_log *dirty_log; /* NULL: what requests write is not logged */
 	unsigned num_requests;
 	struct vublk_request *free_requests;
 	unsigned outstanding; /* taken, and not pushed */
@@ -113,12 +126,11 @@ bool vublk_queue_wants_to_run(const struct vublk_queue *queue);
 
 /*
  * Makes the queue ready and hands it to its worker; `answered` is called on the
- * control thread when the worker has it, or could not take it (`result`). What
- * is borrowed stays as it is until the queue is stopped again.
+ * control thread when the worker has it, or could not take it (`result`). `disk` is
+ * copied.
  */
-int vublk_queue_start(struct vublk_queue *queue, const struct vublk_memory_map *map,
-		      const struct vublk_disk *disk, const struct vublk_inflight_area *area,
-		      struct vublk_error *error);
+int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
+		      const struct vublk_queue_loan *loan, struct vublk_error *error);
 /* Takes it back when its requests are complete; `answered` is called then. */
 void vublk_queue_stop(struct vublk_queue *queue);
 

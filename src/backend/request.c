@@ -22,10 +22,35 @@
 _Static_assert(HEADER_BYTES == 16, "wire size");
 _Static_assert(RANGE_BYTES == 16, "wire size");
 
+/* --- the dirty log --------------------------------------------------------- */
+
+/* The request is going to write to what is left of its buffers. */
+static void note_written(struct vublk_request *request)
+{
+	const struct vublk_chain *chain = &request->chain;
+
+	if (!request->queue->dirty_log)
+		return;
+	memcpy(request->dirty, &chain->iov[chain->num_out], chain->num_in * sizeof(*chain->iov));
+	request->num_dirty = chain->num_in;
+}
+
+/* It has, or has begun to; and its status was written in any case. */
+static void mark_written(const struct vublk_request *request)
+{
+	const struct vublk_queue *queue = request->queue;
+	struct iovec status = { .iov_base = request->status, .iov_len = 1 };
+
+	vublk_dirty_log_mark_iov(queue->dirty_log, queue->map, request->dirty, request->num_dirty);
+	vublk_dirty_log_mark_iov(queue->dirty_log, queue->map, &status, 1);
+}
+
 static void complete(struct vublk_request *request, uint8_t status)
 {
 	*request->status = status;
 	vublk_kill_point(VUBLK_KILL_AFTER_STATUS);
+	if (request->queue->dirty_log)
+		mark_written(request);
 	vublk_queue_push(request->queue, request,
 			 status == VIRTIO_BLK_S_OK ? request->written_bytes : 1);
 }
@@ -209,6 +234,7 @@ static void dispatch(struct vublk_request *request, struct vublk_engine_queue *e
 		request->written_bytes = (uint32_t)in_bytes + 1;
 		request->io.iov = &chain->iov[chain->num_out];
 		request->io.num_iov = chain->num_in;
+		note_written(request);
 		transfer(request, engine, VUBLK_OP_READ, header->sector, in_bytes);
 		break;
 	case VIRTIO_BLK_T_OUT:
@@ -220,6 +246,7 @@ static void dispatch(struct vublk_request *request, struct vublk_engine_queue *e
 		flush(request, engine);
 		break;
 	case VIRTIO_BLK_T_GET_ID:
+		note_written(request);
 		get_id(request, &chain->iov[chain->num_out], in_bytes);
 		break;
 	case VIRTIO_BLK_T_DISCARD:
@@ -246,6 +273,7 @@ void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queu
 		vublk_queue_push(request->queue, request, 0);
 		return;
 	}
+	request->num_dirty = 0;
 	request->status = take_status(&chain->iov[chain->num_out], &chain->num_in);
 	if (chain->out_bytes < HEADER_BYTES) {
 		complete(request, VIRTIO_BLK_S_IOERR);

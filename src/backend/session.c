@@ -91,6 +91,9 @@ static bool waits_for_memory(const struct vublk_session *session, struct vublk_q
 /* Starts what is to run and does not. */
 static void start_queues(struct vublk_session *session)
 {
+	const struct vublk_queue_loan loan = {
+		&session->memory.map, &session->inflight, &session->dirty_log.dirty,
+	};
 	struct vublk_error error = { 0 };
 	struct vublk_disk disk;
 	int r;
@@ -102,8 +105,7 @@ static void start_queues(struct vublk_session *session)
 		if (vublk_session_runs(queue) || !vublk_queue_wants_to_run(queue) ||
 		    !session->memory.map.num_regions)
 			continue;
-		r = vublk_queue_start(queue, &session->memory.map, &disk, &session->inflight,
-				      &error);
+		r = vublk_queue_start(queue, &disk, &loan, &error);
 		if (!r)
 			session->waiting++;
 		else if (!waits_for_memory(session, queue, r, &error))
@@ -488,6 +490,7 @@ void vublk_session_free(struct vublk_session *session)
 		vublk_queue_deinit(&session->queues[i]);
 	free(session->queues);
 	vublk_inflight_area_unmap(&session->inflight);
+	vublk_backend_dirty_log_unmap(&session->dirty_log);
 	vublk_backend_memory_clear(&session->memory);
 	free(session);
 }

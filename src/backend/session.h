@@ -11,6 +11,7 @@
  * the queues that are to run are started; it is answered. Meanwhile the control
  * thread serves its loop, and the front-end's further messages wait in the socket.
  */
+#include "backend/dirty-log.h"
 #include "backend/memory.h"
 #include "backend/queue.h"
 #include "proto/channel.h"
@@ -68,6 +69,7 @@ struct vublk_session {
 
 	struct vublk_backend_memory memory;
 	struct vublk_inflight_area inflight;
+	struct vublk_backend_dirty_log dirty_log;
 	struct vublk_queue *queues;
 
 	/* the operation */

@@ -2,6 +2,7 @@
 #ifndef VUBLK_VIRTIO_DEVICE_RING_H
 #define VUBLK_VIRTIO_DEVICE_RING_H
 
+#include "virtio/dirty-log.h"
 #include "virtio/ring.h"
 
 /* The fields are the ring's own; see virtio/ring.h for the calls. */
@@ -17,6 +18,8 @@ struct vublk_device_ring {
 	uint16_t used_published;
 	uint16_t avail_event; /* as written to the ring, like the flags below */
 	uint16_t used_flags;
+	const struct vublk_dirty_log *dirty_log; /* NULL: writes to the used ring are not logged */
+	uint64_t log_addr; /* where the used ring's first byte is logged */
 	bool has_event_idx;
 	bool has_indirect;
 	bool has_notify_on_empty;

@@ -139,6 +139,7 @@ struct vublk_chain {
 	struct iovec *iov;
 };
 
+struct vublk_dirty_log;
 struct vublk_device_ring; /* defined in virtio/device-ring.h, embedded by its user */
 
 /*
@@ -151,6 +152,15 @@ int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_sp
 			   unsigned size, uint16_t base, uint64_t features,
 			   struct vublk_error *error);
 void vublk_device_ring_deinit(struct vublk_device_ring *ring);
+
+/*
+ * From now on what is written to the used ring is marked in `log` (borrowed until
+ * deinit), as if the ring were at guest address `log_addr`; the log covers all of it.
+ * All of it is marked at once, for init has written to it, and perhaps a device end
+ * before this one, which died before it could mark.
+ */
+void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_dirty_log *log,
+			   uint64_t log_addr);
 
 /*
  * Takes the next available chain: 1: `chain` has it; 0: none;

@@ -78,6 +78,41 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring)
 	*ring = (struct vublk_device_ring){ 0 };
 }
 
+/* --- the dirty log --------------------------------------------------------- */
+
+#define USED_FLAGS_AND_INDEX_BYTES offsetof(struct vring_used, ring)
+
+/* After the write, always. */
+static void mark(const struct vublk_device_ring *ring, uint64_t offset, uint64_t bytes)
+{
+	if (VUBLK_UNLIKELY(ring->dirty_log))
+		vublk_dirty_log_mark(ring->dirty_log, ring->log_addr + offset, bytes);
+}
+
+static void mark_elements(const struct vublk_device_ring *ring, uint16_t from, uint16_t count)
+{
+	unsigned first = from & ring->mask;
+	unsigned until_end = VUBLK_MIN((unsigned)count, ring->size - first);
+
+	mark(ring, offsetof(struct vring_used, ring[first]),
+	     until_end * sizeof(struct vring_used_elem));
+	mark(ring, offsetof(struct vring_used, ring),
+	     (count - until_end) * sizeof(struct vring_used_elem));
+}
+
+static void mark_avail_event(const struct vublk_device_ring *ring)
+{
+	mark(ring, offsetof(struct vring_used, ring[ring->size]), sizeof(uint16_t));
+}
+
+void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_dirty_log *log,
+			   uint64_t log_addr)
+{
+	ring->dirty_log = log;
+	ring->log_addr = log_addr;
+	mark(ring, 0, vublk_split_used_bytes(ring->size));
+}
+
 /* --- reading a chain ------------------------------------------------------- */
 
 static int refuse_buffer(int cause, const struct vublk_chain *chain, const struct vring_desc *desc,
@@ -329,6 +364,10 @@ bool vublk_device_ring_publish(struct vublk_device_ring *ring)
 	ring->used_published = now;
 	ring->called = true;
 	vublk_store_seq(&ring->memory.used->idx, now); /* B release, D */
+	if (VUBLK_UNLIKELY(ring->dirty_log)) {
+		mark_elements(ring, before, (uint16_t)(now - before));
+		mark(ring, 0, USED_FLAGS_AND_INDEX_BYTES);
+	}
 	/*
 	 * The driver wants to hear when available chains run out, whatever else it
 	 * asked for (virtio 1.3, section 6.3, legacy).
@@ -354,9 +393,11 @@ bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 		ring->avail_event = ring->next;
 		vublk_store_seq(vublk_split_avail_event(&ring->memory, ring->size),
 				ring->next); /* C */
+		mark_avail_event(ring);
 	} else if (!ring->has_event_idx && ring->used_flags) {
 		ring->used_flags = 0;
 		vublk_store_seq(&ring->memory.used->flags, 0); /* C */
+		mark(ring, 0, USED_FLAGS_AND_INDEX_BYTES);
 	}
 	return vublk_load_seq(&ring->memory.avail->idx) == ring->next; /* C */
 }
@@ -368,6 +409,7 @@ void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring)
 		return;
 	ring->used_flags = VRING_USED_F_NO_NOTIFY;
 	vublk_store_relaxed(&ring->memory.used->flags, ring->used_flags);
+	mark(ring, 0, USED_FLAGS_AND_INDEX_BYTES);
 }
 
 uint16_t vublk_device_ring_base(const struct vublk_device_ring *ring)

@@ -17,6 +17,8 @@
  *   C  a kick is never lost: the driver stores the avail index and then looks
  *      whether a kick is wanted; the device asks for a kick and then looks at the
  *      avail index. All four are sequentially consistent, so one of them sees.
+ *   L  a page's bit in the dirty log is set after the page was written; the front-end
+ *      takes the bit away before it copies the page.
  *   D  a call is never lost: the same with the used index and the roles swapped.
  */
 

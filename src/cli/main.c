@@ -27,6 +27,8 @@ static const struct command commands[] = {
 	{ "info", vublk_cmd_info, "SOCKET", "Show what the disk behind a socket is and offers" },
 	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },
+	{ "chaos", vublk_cmd_chaos, "SOCKET -- COMMAND [ARGUMENT...]",
+	  "Kill a back-end again and again under a verified load" },
 	{ "demo", vublk_cmd_demo, "",
 	  "Show a disk being served, used and resized, in some seconds" },
 	{ NULL },

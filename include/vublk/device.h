@@ -131,7 +131,7 @@ struct vublk_device_property {
  * Named as QEMU's are: chardev (the back-end's Unix socket), server, num-queues ("auto":
  * as many as the back-end offers, up to num-queues-limit), queue-size,
  * config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
- * request-timeout-ms, reconnect-ms (0: the loss of the back-end is for good),
+ * request-timeout-ms, keepalive-ms, reconnect-ms (0: the loss of the back-end is for good),
  * reconnect-deadline-ms, inflight, inflight-migration, ...
  */
 const struct vublk_device_property *vublk_device_properties(void);
@@ -147,6 +147,12 @@ int vublk_device_set_property(struct vublk_device *device, const char *name, con
 /* The value as text into `value`; EINVAL: no such property. Any state. */
 int vublk_device_get_property(const struct vublk_device *device, const char *name, char *value,
 			      size_t value_bytes, struct vublk_error *error);
+
+/*
+ * Whether the device outlives its back-end: reconnect-ms is not 0, or server is on. For
+ * a bus that has to decide what becomes of requests that are outstanding. Any state.
+ */
+bool vublk_device_reconnects(const struct vublk_device *device);
 
 /* --- life ------------------------------------------------------------------- */
 

@@ -258,8 +258,6 @@ void vublk_device_unlisten(struct vublk_device *device);
 /* --- reconnect.c, watch.c and offer.c ---------------------------------------------- */
 
 void vublk_device_reconnect_init(struct vublk_device *device);
-/* Whether the device outlives its back-end. */
-bool vublk_device_reconnects(const struct vublk_device *device);
 /* The back-end has just been lost: looks for another, if the properties say so. */
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
 /* Everything is as before the loss. */

@@ -143,8 +143,11 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 			vublk_error_prepend(error, "queue %u", i);
 	}
 	if (r < 0)
-		vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
-	return r;
+		return vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+	/* Nothing is outstanding, and the bases say where: what the driver adds is new. */
+	if (!vublk_device_is_tracked(device))
+		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
+	return 0;
 }
 
 /*
@@ -153,14 +156,16 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
  */
 void vublk_device_rings_are_back(struct vublk_device *device)
 {
-	bool were_out = device->num_rings && !device->failure.code;
+	bool undrained = vublk_frontend_has(&device->frontend, VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+	bool were_out = device->num_rings;
+	bool refused = device->failure.code;
 
 	vublk_device_queues_store_bases(device);
 	if (!were_out)
 		return;
-	if (vublk_frontend_has(&device->frontend, VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+	if (undrained && !(refused && device->resume == VUBLK_DEVICE_RESUME_RINGS))
 		device->resume = VUBLK_DEVICE_RESUME_INFLIGHT;
-	else if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
+	else if (!refused && device->resume != VUBLK_DEVICE_RESUME_NOTHING)
 		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
 }
 

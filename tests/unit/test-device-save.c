@@ -471,6 +471,36 @@ static void test_a_write_cache_that_cannot_be_restored(void **state)
 	free(saved.stream);
 }
 
+/* One that has kicked, and not said DRIVER_OK, is at work all the same. */
+static void test_a_legacy_driver(void **state)
+{
+	uint64_t legacy = VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
+	struct saved saved;
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	rig_set_up(&rig, QUEUES);
+	assert_int_equal(vublk_device_ack_features(rig.device, legacy, NULL), 0);
+	assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER, NULL), 0);
+	assert_int_equal(vublk_device_kick(rig.device, 0), 0);
+	rig_wait(&rig, RIG_STARTED, 1);
+	mock.base = 41;
+	pause_rig(&rig);
+	save(&rig, &saved);
+	end(&rig, &mock);
+	begin_paused(&rig, &mock);
+	load_well(&rig, &saved, 0);
+	assert_int_equal(vublk_device_status(rig.device), VIRTIO_CONFIG_S_DRIVER);
+	assert_int_equal(rig.device->acked_features, legacy);
+	bring_memory(&rig);
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_STARTED, 1);
+	assert_int_equal(mock.given_bases[1], 41);
+	end(&rig, &mock);
+	free(saved.stream);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -483,6 +513,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_saved_without_a_back_end),
 		VUBLK_TEST(test_loaded_without_a_back_end),
 		VUBLK_TEST(test_a_write_cache_that_cannot_be_restored),
+		VUBLK_TEST(test_a_legacy_driver),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

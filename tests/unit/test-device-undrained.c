@@ -142,6 +142,11 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 					       "queue 1: the back-end has no in-flight area, and up "
 					       "to 2 requests stand in the one"));
 		} else {
+			/* Paused again at once, and what the driver adds then is new. */
+			vublk_device_set_vm_running(rig.device, false);
+			rig_wait(&rig, RIG_STOPPED, 2);
+			rig_set_indices(&rig, 1, 5, 6);
+			vublk_device_set_vm_running(rig.device, true);
 			rig_wait(&rig, RIG_STARTED, 2);
 			assert_int_equal(mock.given_bases[1], 5);
 		}

@@ -27,6 +27,9 @@
 	 VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) |     \
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
 
+#define OFFERED_WITH_INFLIGHT                                                                 \
+	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+
 /* --- helpers --------------------------------------------------------------- */
 
 static const struct vublk_engine_geometry *geometry_of(const struct vublk_session *session)
@@ -92,8 +95,7 @@ static int set_features(struct vublk_session *session, struct vublk_error *error
 
 static uint64_t offered_protocol_features(const struct vublk_session *session)
 {
-	return ALWAYS_OFFERED |
-	       (session->owner->inflight ? VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) : 0);
+	return ALWAYS_OFFERED | (session->owner->inflight ? OFFERED_WITH_INFLIGHT : 0);
 }
 
 static int get_protocol_features(struct vublk_session *session, struct vublk_error *error)
@@ -108,9 +110,14 @@ static int set_protocol_features(struct vublk_session *session, struct vublk_err
 	int r = refuse_unknown_bits("SET_PROTOCOL_FEATURES", features,
 				    offered_protocol_features(session), error);
 
-	if (!r)
-		session->protocol_features = features;
-	return r;
+	if (r)
+		return r;
+	if ((features & OFFERED_WITH_INFLIGHT) == VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+		return vublk_error_set(error, EPROTO, "SET_PROTOCOL_FEATURES has "
+				       "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD, which it "
+				       "needs");
+	session->protocol_features = features;
+	return 0;
 }
 
 /*
@@ -264,6 +271,20 @@ static int set_vring_base(struct vublk_session *session, struct vublk_error *err
 				       "ring's index has 16 bits", queue->index, base);
 	queue->setup.base = (uint16_t)base;
 	return 0;
+}
+
+/*
+ * With GET_VRING_BASE_INFLIGHT requests may be left in the in-flight area in place of
+ * being waited for, if they are suspended. What our engines have cannot be: the
+ * kernel would go on to write to the driver's memory, or an old write would come to
+ * the disk after a newer one that the next back-end makes. So that is waited for.
+ */
+static void stop_for_base(struct vublk_session *session)
+{
+	if (session->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+		vublk_session_suspend_queue(session, state_queue(session));
+	else
+		vublk_session_stop_queue(session, state_queue(session));
 }
 
 /* The queue has drained; it starts again with the next kick descriptor. */
@@ -488,7 +509,7 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_SET_VRING_NUM] = { set_vring_num, NULL, STATE_QUEUE },
 	[VUBLK_VU_SET_VRING_ADDR] = { set_vring_addr, stop_state_queue, STATE_QUEUE },
 	[VUBLK_VU_SET_VRING_BASE] = { set_vring_base, NULL, STATE_QUEUE },
-	[VUBLK_VU_GET_VRING_BASE] = { get_vring_base, stop_state_queue, STATE_QUEUE },
+	[VUBLK_VU_GET_VRING_BASE] = { get_vring_base, stop_for_base, STATE_QUEUE },
 	[VUBLK_VU_SET_VRING_ENABLE] = { set_vring_enable, stop_if_enable_changes, STATE_QUEUE },
 	[VUBLK_VU_SET_VRING_KICK] = { set_vring_kick, stop_u64_queue, U64_QUEUE },
 	[VUBLK_VU_SET_VRING_CALL] = { set_vring_call, stop_u64_queue, U64_QUEUE },

@@ -44,6 +44,12 @@ void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, 
 	put_slot(queue, request);
 }
 
+void vublk_queue_leave(struct vublk_queue *queue, struct vublk_request *request)
+{
+	queue->outstanding--;
+	put_slot(queue, request);
+}
+
 void vublk_queue_publish(struct vublk_queue *queue)
 {
 	bool call;

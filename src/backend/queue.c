@@ -82,6 +82,15 @@ static void on_stop(void *opaque)
 	vublk_worker_drain_queue(queue->worker, queue);
 }
 
+/* Without an area there is nowhere to leave a request. */
+static void on_suspend(void *opaque)
+{
+	struct vublk_queue *queue = opaque;
+
+	queue->suspends = queue->inflight.region;
+	vublk_worker_drain_queue(queue->worker, queue);
+}
+
 static void drop_ring(struct vublk_queue *queue)
 {
 	vublk_device_ring_deinit(&queue->ring);
@@ -117,6 +126,7 @@ void vublk_queue_init(struct vublk_queue *queue, unsigned index, struct vublk_wo
 		.setup = { .kick_fd = -1, .call_fd = -1, .err_fd = -1 },
 		.start_task = { .fn = on_start, .opaque = queue },
 		.stop_task = { .fn = on_stop, .opaque = queue },
+		.suspend_task = { .fn = on_suspend, .opaque = queue },
 		.answer_task = { .fn = on_answer, .opaque = queue },
 		.limit = { .burst = 5, .interval_ms = 10000 },
 	};
@@ -306,6 +316,7 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 	queue->call_fd = queue->setup.call_fd;
 	queue->err_fd = queue->setup.err_fd;
 	queue->phase = VUBLK_QUEUE_GOING;
+	queue->suspends = false;
 	queue->outstanding = 0;
 	queue->pushed = 0;
 	change_state(queue, EVENT_START);
@@ -317,4 +328,10 @@ void vublk_queue_stop(struct vublk_queue *queue)
 {
 	change_state(queue, EVENT_STOP);
 	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->stop_task);
+}
+
+void vublk_queue_suspend(struct vublk_queue *queue)
+{
+	change_state(queue, EVENT_STOP);
+	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->suspend_task);
 }

@@ -89,13 +89,14 @@ struct vublk_queue {
 	struct vublk_queue_setup setup;
 
 	/* posted from one to the other */
-	struct vublk_loop_task start_task, stop_task, answer_task;
+	struct vublk_loop_task start_task, stop_task, suspend_task, answer_task;
 	int result; /* of the start, with the answer */
 	struct vublk_error error;
 
 	/* the worker's, unless stopped */
 	struct vublk_queue *next; /* in the worker's list */
 	enum vublk_queue_phase phase;
+	bool suspends; /* draining, what is not in the engine is left to the next start */
 	struct vublk_device_ring ring;
 	const struct vublk_memory_map *map;
 	struct vublk_disk disk;
@@ -133,6 +134,11 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 		      const struct vublk_queue_loan *loan, struct vublk_error *error);
 /* Takes it back when its requests are complete; `answered` is called then. */
 void vublk_queue_stop(struct vublk_queue *queue);
+/*
+ * The same, but a request with ranges that the engine was not given yet may be left
+ * as the in-flight area has it, to be taken again by whoever starts the ring next.
+ */
+void vublk_queue_suspend(struct vublk_queue *queue);
 
 /* Forgets what was said, save the notifiers that are not of one start. */
 void vublk_queue_reset(struct vublk_queue *queue);
@@ -148,6 +154,8 @@ void vublk_queue_publish(struct vublk_queue *queue);
 
 /* A chain's completion: into the ring, not published; the request is free again. */
 void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes);
+/* No completion, and no change in the in-flight area; the request is free again. */
+void vublk_queue_leave(struct vublk_queue *queue, struct vublk_request *request);
 
 /* The worker's; request.c. */
 

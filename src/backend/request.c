@@ -169,7 +169,10 @@ static uint8_t check_range(const struct vublk_disk *disk, uint32_t type,
 	return VIRTIO_BLK_S_OK;
 }
 
-/* Submits the next range that is not empty; completes the request after the last. */
+/*
+ * Submits the next range that is not empty; completes the request after the last. To
+ * do those before it again does no harm as long as the request is not complete.
+ */
 static void next_range(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
 	while (request->next_range < request->num_ranges) {
@@ -178,6 +181,10 @@ static void next_range(struct vublk_request *request, struct vublk_engine_queue 
 
 		if (!range->num_sectors)
 			continue;
+		if (request->queue->suspends) {
+			vublk_queue_leave(request->queue, request);
+			return;
+		}
 		if (range->flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
 			request->io.flags |= VUBLK_IO_MAY_UNMAP;
 		else

@@ -40,6 +40,14 @@ void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue 
 	vublk_queue_stop(queue);
 }
 
+void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_queue *queue)
+{
+	if (queue->state != VUBLK_QUEUE_RUNNING)
+		return;
+	session->waiting++;
+	vublk_queue_suspend(queue);
+}
+
 void vublk_session_stop_all(struct vublk_session *session)
 {
 	for (unsigned i = 0; i < session->owner->num_queues; i++)

@@ -108,6 +108,8 @@ void vublk_session_rescan(struct vublk_session *session);
 bool vublk_session_runs(const struct vublk_queue *queue);
 /* Has the queue stopped, if it runs, before the operation's run() is called. */
 void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue *queue);
+/* The same by vublk_queue_suspend(). */
+void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_queue *queue);
 void vublk_session_stop_all(struct vublk_session *session);
 /* SET_BACKEND_REQ_FD */
 int vublk_session_set_back_channel(struct vublk_session *session, int fd,

@@ -179,7 +179,7 @@ void rig_send(struct rig *rig, const struct vublk_vu_message *message)
 	}
 }
 
-static void receive(struct rig *rig, struct vublk_vu_message *reply)
+void rig_receive(struct rig *rig, struct vublk_vu_message *reply)
 {
 	struct pollfd wait = { .fd = rig->channel.fd, .events = POLLIN };
 	struct vublk_error error = { 0 };
@@ -194,7 +194,7 @@ static void receive(struct rig *rig, struct vublk_vu_message *reply)
 void rig_ask(struct rig *rig, struct vublk_vu_message *message, struct vublk_vu_message *reply)
 {
 	rig_send(rig, message);
-	receive(rig, reply);
+	rig_receive(rig, reply);
 	assert_int_equal(reply->header.request, message->header.request);
 	assert_int_equal(reply->header.flags, VUBLK_VU_VERSION | VUBLK_VU_FLAG_REPLY);
 }

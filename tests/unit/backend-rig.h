@@ -75,6 +75,8 @@ unsigned rig_log_lines(struct rig *rig);
 /* --- messages ---------------------------------------------------------------- */
 
 void rig_send(struct rig *rig, const struct vublk_vu_message *message);
+/* Waits for a message; the caller deinits it. */
+void rig_receive(struct rig *rig, struct vublk_vu_message *reply);
 /* Sends and waits for the reply of its own; the caller deinits it. */
 void rig_ask(struct rig *rig, struct vublk_vu_message *message, struct vublk_vu_message *reply);
 /* Sends with NEED_REPLY and returns what the acknowledgement says. */

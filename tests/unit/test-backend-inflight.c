@@ -336,7 +336,8 @@ static void test_not_offered(void **state)
 
 	rig_open(&rig, options);
 	rig_start(&rig);
-	assert_false(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
+	assert_false(rig.protocol_features & (VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) |
+					      VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)));
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES,
 				     rig.protocol_features |
 				     VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD)), 1);

@@ -7,7 +7,7 @@ BUILD ?= build
 SETUP ?= yes
 PREFIX ?= /usr/local
 
-.PHONY: all build demo check bench install clean help setup-build setup-check
+.PHONY: all build demo check bench soak install clean help setup-build setup-check
 
 all: build
 
@@ -17,6 +17,7 @@ help:
 	@echo "make check    run every test: sanitizers, real peers, guests (some minutes)"
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
 	@echo "make bench    compare vublk serve with qemu-storage-daemon on this machine"
+	@echo "make soak     kill back-ends a thousand times under a verified load (docs/soak.md)"
 	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"
 	@echo "make clean    remove what was built"
 	@echo
@@ -40,6 +41,9 @@ check: setup-check
 
 bench: setup-check build
 	@scripts/bench $(BUILD)/src/cli/vublk
+
+soak: setup-check build
+	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill
 
 install: build
 	meson configure $(BUILD) -Dprefix=$(PREFIX)

@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+`vublk chaos` with real back-ends: nothing is lost, repeated or stuck, however often
+and wherever they die; and what the command does when something happens to itself.
+
+    chaos.py VUBLK VUBLK-KILL [-l] [-k] [WORD...]
+
+VUBLK-KILL is the same program, which dies where the environment says. A case a
+combination of back-end, queues and depth, and of each a line with what happened.
+"""
+import collections
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from peer import check  # noqa: E402
+
+MIB = 1 << 20
+DISK = 32 * MIB
+KILLS = 50         # at random times, of a combination
+INTERVAL = '20-60'
+FOLDER = '/dev/shm'
+
+QUEUES, DEPTHS = (1, 4), (1, 32, 128)
+# Places of one kind that are passed before the back-end dies there: enough to be under way.
+PASSES = 150
+ALWAYS_TOLD = ('lost', 'repeated', 'stuck')
+
+
+# --- back-ends -----------------------------------------------------------------------------
+
+Backend = collections.namedtuple('Backend', 'name command points')
+
+
+def serve(program, path, image, queues, inflight):
+    return [program, 'serve', '--socket-path', path, '--blk-file', image, '--num-queues', queues,
+            '-o', f'inflight={inflight}', '--quiet']
+
+
+def storage_daemon(_, path, image, queues):
+    peer.need('qemu-storage-daemon')
+    return ['qemu-storage-daemon', '--blockdev', f'driver=file,node-name=disk,filename={image},discard=unmap',
+            '--export', 'type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
+            f'addr.path={path},num-queues={queues},writable=on']
+
+
+def kill_points(vublk_kill):
+    """The program lists them itself when it is given one that there is not."""
+    command = [vublk_kill, 'serve', '--socket-path', '/none/socket', '--engine', 'null', '--size', '1M']
+    done = subprocess.run(command, env={**os.environ, 'VUBLK_KILL_POINT': '?'}, capture_output=True, text=True)
+    listed = re.search(r'must be one of (.*), with', done.stderr)
+    check(listed, f'{vublk_kill} does not list its kill points: {done.stderr}')
+    return listed[1].split(', ')
+
+
+def backends(vublk_kill):
+    points = kill_points(vublk_kill)
+    return [
+        Backend('serve', lambda *words: serve(*words, 'on'), points),
+        Backend('serve, inflight=off', lambda *words: serve(*words, 'off'),
+                [point for point in points if 'inflight' not in point]),
+        Backend('qemu-storage-daemon', storage_daemon, []),
+    ]
+
+
+# --- a combination --------------------------------------------------------------------------
+
+class Sum:
+    """Of several runs; the times are kept, the rest is added."""
+
+    def __init__(self):
+        self.count = collections.Counter()
+        self.found = collections.Counter()
+        self.medians, self.worst = [], 0
+
+    def add(self, report):
+        self.count['faults'] += sum(report['faults'].values())
+        self.count['requests'] += sum(report['requests'].values())
+        self.count['in flight'] += report['in_flight_at_losses']
+        self.count['overlapping'] += report['overlapping_blocks']
+        self.found.update(report['found'])
+        if report['reconnect_ns']['N']:
+            self.medians.append(report['reconnect_ns']['median'] / 1e6)
+            self.worst = max(self.worst, report['reconnect_ns']['max'] / 1e6)
+
+    def __str__(self):
+        wrong = ', '.join(f'{count} {name}' for name, count in self.found.items() if count or name in ALWAYS_TOLD)
+        return (f'{self.count["faults"]} faults, {self.count["requests"]} requests, '
+                f'{self.count["in flight"]} in flight when a back-end was lost; {wrong}')
+
+
+def run_chaos(case, vublk, path, command, queues, depth, arguments):
+    """Exit 0 says that nothing was found; the report is in the failure otherwise."""
+    return json.loads(case.run([vublk, 'chaos', path, '--queues', queues, '--iodepth', depth, '--size', DISK // 2,
+                                *arguments, '--json', '--', *command], limit_s=300))
+
+
+def image_file(case):
+    path = case.path('disk')
+    with open(path, 'wb') as file:
+        file.truncate(DISK)
+    return path
+
+
+def torment(case, vublk, vublk_kill, backend, queues, depth, kills, faults='kill'):
+    """So many faults at random times, and one death at each place that there is."""
+    image, path, total = image_file(case), case.path('socket'), Sum()
+    command = backend.command(vublk, path, image, queues)
+    total.add(run_chaos(case, vublk, path, command, queues, depth,
+                        ['--kills', kills, '--interval', INTERVAL, '--faults', faults]))
+    for point in backend.points:
+        command = backend.command(vublk_kill, path, image, queues)
+        report = run_chaos(case, vublk, path, command, queues, depth,
+                           ['--kills', 1, '--faults', 'none', '--runtime', '1m',
+                            '--env', f'VUBLK_KILL_POINT={point}:{PASSES}'])
+        check(report['faults']['own'] == 1, f'the back-end did not die {point}: {report}')
+        total.add(report)
+    return total
+
+
+def combination(vublk, vublk_kill, backend, queues, depth):
+    def case_function(case):
+        print(f'# {backend.name}, queues {queues}, depth {depth}: '
+              f'{torment(case, vublk, vublk_kill, backend, queues, depth, KILLS)}', flush=True)
+    return f'{backend.name}: queues {queues}, depth {depth}', case_function
+
+
+def all_faults(vublk, vublk_kill, backend):
+    plain = backend._replace(points=[])
+
+    def case_function(case):
+        print(f'# {backend.name}, killed, stopped, replaced: '
+              f'{torment(case, vublk, vublk_kill, plain, 4, 32, KILLS, "kill,stop,term,replace")}', flush=True)
+    return f'{backend.name}: killed, stopped, ended, replaced', case_function
+
+
+# --- the command itself ----------------------------------------------------------------------
+
+def start_chaos(case, vublk):
+    """Under way: it has killed at least one back-end."""
+    image, path = image_file(case), case.path('socket')
+    child = case.start([vublk, 'chaos', path, '--runtime', '10m', '--interval', INTERVAL, '--faults',
+                        'kill,stop', '--verbose', '--', *serve(vublk, path, image, 2, 'on')])
+    peer.wait_until(lambda: 'chaos: 3: ' in case.output(child) or child.poll() is not None, 'it kills nobody')
+    check(child.poll() is None, case.output(child))
+    return child
+
+
+def backends_left(case):
+    """Processes that have the case's socket in their command line."""
+    found = []
+    for line in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            if str(case.path('socket')).encode() in line.read_bytes():
+                found.append(line.parent.name)
+        except OSError:
+            pass
+    return found
+
+
+def ends_with_all(case, vublk, number, code):
+    child = start_chaos(case, vublk)
+    check(case.stop(child, number) == code, f'it ended with {child.returncode}: {case.output(child)}')
+    peer.wait_until(lambda: not backends_left(case), 'its back-end goes on')
+    return case.output(child).splitlines()[-1]
+
+
+def interrupted(case, vublk):
+    last = ends_with_all(case, vublk, signal.SIGINT, 1)
+    check(last == 'vublk chaos: interrupted by signal 2 before the end', f'its last words are: {last}')
+
+
+def killed(case, vublk):
+    ends_with_all(case, vublk, signal.SIGKILL, -signal.SIGKILL)
+
+
+def refusals(case, vublk):
+    image, path = image_file(case), case.path('socket')
+    command = ['--', *serve(vublk, path, image, 1, 'on')]
+    for arguments, code, words in (
+            ([], 2, 'SOCKET'), ([path], 2, 'COMMAND'), ([path, '--faults', 'slay', *command], 2, 'slay'),
+            ([path, '--interval', '9-3', *command], 2, '--interval'), ([path, '--env', 'x', *command], 2, '--env'),
+            ([path, '--queues', '2', *command], 1, '--queues'), ([path, '--', 'false'], 1, "'false' ended with"),
+            ([path, '--faults', 'none', *command], 2, '--runtime'), ([path, '--', '/none'], 1, '/none')):
+        result = case.call([vublk, 'chaos', *arguments])
+        check(result.code == code and words in result.err and not result.out, str(result))
+        check(len(result.err.splitlines()) == 1, f'one sentence was expected: {result}')
+
+
+def in_use(case, vublk):
+    """The disk of somebody else is left alone."""
+    child, path = peer.VublkServe(vublk).start(case, image_file(case))
+    result = case.call([vublk, 'chaos', path, '--', 'sleep', '100'])
+    check(result.code == 1 and 'somebody listens' in result.err, str(result))
+    case.stop(child)
+
+
+def use_memory():
+    """Disks are in memory where that is possible: what is tested is not the disk below."""
+    if os.path.isdir(FOLDER):
+        os.environ.setdefault('TMPDIR', FOLDER)
+
+
+def cases(vublk, vublk_kill):
+    listed = [(name, lambda case, function=function: function(case, vublk)) for name, function in (
+        ('interrupted', interrupted), ('killed', killed), ('refusals', refusals), ('in use', in_use))]
+    for backend in backends(vublk_kill):
+        listed += [combination(vublk, vublk_kill, backend, queues, depth) for queues in QUEUES for depth in DEPTHS]
+        listed.append(all_faults(vublk, vublk_kill, backend))
+    return listed
+
+
+def main():
+    use_memory()
+    vublk, vublk_kill, *words = sys.argv[1:]
+    return peer.main(cases(vublk, vublk_kill), words)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -33,6 +33,7 @@ struct arguments {
 	struct vublk_chaos_config config;
 	bool has_seed;
 	bool json;
+	char gone[VUBLK_ERROR_TEXT_BYTES]; /* why the back-end is so for good; the disk's thread's */
 };
 
 static const struct argp_option options[] = {
@@ -209,6 +210,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 /* --- the command -------------------------------------------------------------- */
 
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
+{
+	struct arguments *arguments = opaque;
+
+	if (event == VUBLK_BLK_DISCONNECTED && error)
+		snprintf(arguments->gone, sizeof(arguments->gone), "%s", error->text);
+}
+
 /* Other commands end with their back-end; this one wants the library's own way. */
 static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *error)
 {
@@ -216,7 +225,7 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 	struct vublk_blk_handlers handlers = { .log = {
 		.fn = vublk_cli_log, .opaque = (void *)COMMAND,
 		.level = arguments->disk.verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
-	} };
+	}, .event = on_event, .opaque = arguments };
 
 	return vublk_blk_open(arguments->config.socket, arguments->disk.list, &handlers, blk, error);
 }
@@ -232,7 +241,8 @@ static int run(struct arguments *arguments, struct vublk_chaos_result *result)
 		(arguments->json ? vublk_chaos_print_json
 				 : vublk_chaos_print_text)(stdout, &arguments->config, result);
 	if (ret)
-		return vublk_cli_fail(COMMAND, "%s", error.text);
+		return vublk_cli_fail(COMMAND, "%s%s%s", error.text, arguments->gone[0] ? "; " : "",
+				      arguments->gone);
 	if (faults)
 		return vublk_cli_fail(COMMAND, "the disk broke its promise %" PRIu64 " time%s; --seed=%"
 				      PRIu64 " begins the same way again", faults,

@@ -17,6 +17,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
 
@@ -27,7 +28,7 @@ MIB = 1 << 20
 DISK = 32 * MIB
 KILLS = 50         # at random times, of a combination
 INTERVAL = '20-60'
-FOLDER = '/dev/shm'
+MEMORY_FOLDER, DISK_FOLDER = '/dev/shm', '/var/tmp'
 
 QUEUES, DEPTHS = (1, 4), (1, 32, 128)
 # Places of one kind that are passed before the back-end dies there: enough to be under way.
@@ -103,16 +104,16 @@ def run_chaos(case, vublk, path, command, queues, depth, arguments):
                                 *arguments, '--json', '--', *command], limit_s=300))
 
 
-def image_file(case):
-    path = case.path('disk')
+def image_file(case, folder=None):
+    path = pathlib.Path(folder, 'disk') if folder else case.path('disk')
     with open(path, 'wb') as file:
         file.truncate(DISK)
     return path
 
 
-def torment(case, vublk, vublk_kill, backend, queues, depth, kills, faults='kill'):
+def torment(case, vublk, vublk_kill, backend, queues, depth, kills, faults='kill', folder=None):
     """So many faults at random times, and one death at each place that there is."""
-    image, path, total = image_file(case), case.path('socket'), Sum()
+    image, path, total = image_file(case, folder), case.path('socket'), Sum()
     command = backend.command(vublk, path, image, queues)
     total.add(run_chaos(case, vublk, path, command, queues, depth,
                         ['--kills', kills, '--interval', INTERVAL, '--faults', faults]))
@@ -140,6 +141,15 @@ def all_faults(vublk, vublk_kill, backend):
         print(f'# {backend.name}, killed, stopped, replaced: '
               f'{torment(case, vublk, vublk_kill, plain, 4, 32, KILLS, "kill,stop,term,replace")}', flush=True)
     return f'{backend.name}: killed, stopped, ended, replaced', case_function
+
+
+def on_a_real_disk(vublk, vublk_kill, backend):
+    """Around the page cache: what is in flight in the kernel may outlive the back-end."""
+    def case_function(case):
+        with tempfile.TemporaryDirectory(prefix='vublk-', dir=DISK_FOLDER) as folder:
+            print(f'# {backend.name}, in {DISK_FOLDER}: '
+                  f'{torment(case, vublk, vublk_kill, backend, 4, 32, KILLS, folder=folder)}', flush=True)
+    return f'{backend.name}: on a real disk', case_function
 
 
 # --- the command itself ----------------------------------------------------------------------
@@ -205,8 +215,8 @@ def in_use(case, vublk):
 
 def use_memory():
     """Disks are in memory where that is possible: what is tested is not the disk below."""
-    if os.path.isdir(FOLDER):
-        os.environ.setdefault('TMPDIR', FOLDER)
+    if os.path.isdir(MEMORY_FOLDER):
+        os.environ.setdefault('TMPDIR', MEMORY_FOLDER)
 
 
 def cases(vublk, vublk_kill):
@@ -214,7 +224,7 @@ def cases(vublk, vublk_kill):
         ('interrupted', interrupted), ('killed', killed), ('refusals', refusals), ('in use', in_use))]
     for backend in backends(vublk_kill):
         listed += [combination(vublk, vublk_kill, backend, queues, depth) for queues in QUEUES for depth in DEPTHS]
-        listed.append(all_faults(vublk, vublk_kill, backend))
+        listed += [all_faults(vublk, vublk_kill, backend), on_a_real_disk(vublk, vublk_kill, backend)]
     return listed
 
 

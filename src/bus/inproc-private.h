@@ -117,8 +117,6 @@ int vublk_inproc_set_up_device(struct vublk_inproc *bus, struct vublk_error *err
 /* The only way to another link; false: the event means nothing in this one. */
 bool vublk_inproc_change_link(struct vublk_inproc *bus, enum vublk_inproc_link_event event,
 			      const char *why);
-/* Whether it is looked for another back-end when this one is lost. */
-bool vublk_inproc_reconnects(const struct vublk_inproc *bus);
 /* Whether requests outlive the back-end that is there, or was. */
 bool vublk_inproc_goes_on(const struct vublk_inproc *bus);
 /* What the device says. */

@@ -74,14 +74,6 @@ bool vublk_inproc_change_link(struct vublk_inproc *bus, enum vublk_inproc_link_e
 	return true;
 }
 
-bool vublk_inproc_reconnects(const struct vublk_inproc *bus)
-{
-	char text[32];
-
-	return !vublk_device_get_property(bus->device, "reconnect-ms", text, sizeof(text), NULL) &&
-	       (text[0] != '0' || text[1]);
-}
-
 static void call(void (*handler)(void *opaque), void *opaque)
 {
 	if (handler)
@@ -174,7 +166,7 @@ void vublk_inproc_on_fail_timer(void *opaque)
 bool vublk_inproc_goes_on(const struct vublk_inproc *bus)
 {
 	return bus->link != VUBLK_INPROC_OPENING && bus->link != VUBLK_INPROC_DEAD &&
-	       !bus->failure.code && vublk_inproc_reconnects(bus);
+	       !bus->failure.code && vublk_device_reconnects(bus->device);
 }
 
 /* One that is lost before its rings ran does not begin another outage. */

@@ -317,12 +317,9 @@ int vublk_device_set_property(struct vublk_device *d, const char *name, const ch
 	return 0;
 }
 
-int vublk_device_get_property(const struct vublk_device *d, const char *name, char *value,
-			      size_t value_bytes, struct vublk_error *error)
+bool vublk_device_reconnects(const struct vublk_device *d)
 {
-	assert(!strcmp(name, "reconnect-ms"));
-	snprintf(value, value_bytes, "%s", d->reconnect_ms);
-	return 0;
+	return strcmp(d->reconnect_ms, "0");
 }
 
 bool vublk_device_is_tracked(const struct vublk_device *d)

@@ -235,12 +235,20 @@ static int set_option(struct vublk_inproc *bus, const struct vublk_option *optio
 	return vublk_device_set_property(bus->device, option->name, option->value, error);
 }
 
+static bool has_option(const struct vublk_option *options, const char *name)
+{
+	for (; options && options->name; options++)
+		if (!strcmp(options->name, name))
+			return true;
+	return false;
+}
+
 static int set_properties(struct vublk_inproc *bus, const char *path,
 			  const struct vublk_option *options, struct vublk_error *error)
 {
 	int r = vublk_device_set_property(bus->device, "chardev", path, error);
 
-	if (!r)
+	if (!r && !has_option(options, "server")) /* that reconnects in its own way */
 		r = vublk_device_set_property(bus->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
 					      error);
 	for (; !r && options && options->name; options++)

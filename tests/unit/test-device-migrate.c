@@ -41,7 +41,8 @@
 enum way {
 	DRAINED,   /* its requests are complete */
 	UNDRAINED, /* they are left where they are (GET_VRING_BASE_INFLIGHT) */
-	KILLED,    /* its back-end is gone with them */
+	KILLED,    /* its back-end is gone with them, killed */
+	DIED,      /* ... by its own hand, at a place that is given */
 	FORGETFUL, /* drained, and whoever copies leaves out a page that the log names */
 };
 
@@ -53,6 +54,7 @@ enum { ALL_WELL = 0, WRONG = 42 };
 struct side {
 	char socket_path[300], disk_path[300];
 	pid_t serve;
+	const char *dies; /* where its back-end kills itself (kill-point.h); NULL: nowhere */
 	struct rig rig;
 	int memfd, calls[MIGRANT_QUEUES];
 	struct migrant guest;
@@ -81,8 +83,10 @@ static void start_serve(struct side *side)
 	side->serve = fork();
 	if (!side->serve) {
 		fcntl(fd, F_SETFD, 0);
-		execl(VUBLK_PROGRAM, "vublk", "serve", "-q", fd_option, file_option,
-		      "--num-queues=2", (char *)NULL);
+		if (side->dies)
+			setenv("VUBLK_KILL_POINT", side->dies, 1);
+		execl(side->dies ? VUBLK_KILL_PROGRAM : VUBLK_PROGRAM, "vublk", "serve", "-q",
+		      fd_option, file_option, "--num-queues=2", (char *)NULL);
 		_exit(127);
 	}
 	close(fd);
@@ -161,6 +165,16 @@ static void run_guest(struct side *side, unsigned requests)
 	uint64_t until = migrant_num_done(&side->guest) + requests;
 
 	while (migrant_num_done(&side->guest) < until) {
+		migrant_submit(&side->guest);
+		if (!migrant_collect(&side->guest))
+			wait_for_news(side);
+	}
+}
+
+/* ... and until its disk is gone. */
+static void run_guest_until_lost(struct side *side)
+{
+	while (!side->rig.calls[RIG_DISCONNECTED]) {
 		migrant_submit(&side->guest);
 		if (!migrant_collect(&side->guest))
 			wait_for_news(side);
@@ -287,8 +301,11 @@ static void start_guest(struct side *side)
 /* With as many requests outstanding as there can be; the processor stands still from here on. */
 static void stop_guest(struct side *side, enum way way)
 {
-	migrant_submit(&side->guest);
-	if (way == KILLED) {
+	if (way == DIED)
+		run_guest_until_lost(side);
+	else
+		migrant_submit(&side->guest);
+	if (way == KILLED || way == DIED) {
 		end_serve(side, SIGKILL);
 		rig_wait(&side->rig, RIG_DISCONNECTED, 1);
 		wait_for_lock(side); /* what it had given to the kernel is done */
@@ -303,7 +320,7 @@ static void stop_guest(struct side *side, enum way way)
 /* What the log did not name is as it was; a killed back-end may have begun more. */
 static void expect_copied(const struct side *side, const struct copy *copy, enum way way)
 {
-	for (unsigned page = 0; page < MIGRANT_PAGES && way != KILLED && way != FORGETFUL; page++)
+	for (unsigned page = 0; page < MIGRANT_PAGES && way <= UNDRAINED; page++)
 		if (memcmp(copy->sent + (size_t)page * MIGRANT_PAGE,
 			   side->guest.memory + (size_t)page * MIGRANT_PAGE, MIGRANT_PAGE))
 			fail_msg("page %u was written, and is not in the dirty log", page);
@@ -323,9 +340,9 @@ static void send_device(struct side *side, int fd)
 	free(stream);
 }
 
-static void run_source(int fd, enum way way)
+static void run_source(int fd, enum way way, const char *dies)
 {
-	struct side side = { 0 };
+	struct side side = { .dies = dies };
 	struct copy copy = { .fd = fd, .sent = calloc(1, MIGRANT_BYTES) };
 	struct vublk_error error;
 	int r;
@@ -440,7 +457,7 @@ static int run_destination(int fd, enum way way)
 
 /* --- both -------------------------------------------------------------------------------------------- */
 
-static int migrate(enum way way)
+static int migrate(enum way way, const char *dies)
 {
 	int sockets[2], status;
 	pid_t destination;
@@ -463,7 +480,7 @@ static int migrate(enum way way)
 		_exit(status);
 	}
 	close(sockets[1]);
-	run_source(sockets[0], way);
+	run_source(sockets[0], way, dies);
 	close(sockets[0]);
 	assert_int_equal(waitpid(destination, &status, 0), destination);
 	assert_true(WIFEXITED(status));
@@ -472,23 +489,44 @@ static int migrate(enum way way)
 
 static void test_drained(void **state)
 {
-	assert_int_equal(migrate(DRAINED), ALL_WELL);
+	assert_int_equal(migrate(DRAINED, NULL), ALL_WELL);
 }
 
 static void test_with_requests_in_flight(void **state)
 {
-	assert_int_equal(migrate(UNDRAINED), ALL_WELL);
+	assert_int_equal(migrate(UNDRAINED, NULL), ALL_WELL);
 }
 
 static void test_after_the_loss_of_the_back_end(void **state)
 {
-	assert_int_equal(migrate(KILLED), ALL_WELL);
+	assert_int_equal(migrate(KILLED, NULL), ALL_WELL);
+}
+
+/*
+ * At each place at which it can die, and later than it passes it before the last round:
+ * what it had begun is done by the other's, and nothing of it twice that a later write
+ * has overtaken.
+ */
+static void test_a_back_end_that_dies_anywhere(void **state)
+{
+	static const char *const places[] = {
+		"after-fetch", "after-io", "after-status", "after-used-element",
+		"after-used-index", "after-inflight-clear", "before-call",
+	};
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(places); i++) {
+		char dies[40];
+
+		printf("the source's back-end dies %s\n", places[i]);
+		snprintf(dies, sizeof(dies), "%s:700", places[i]);
+		assert_int_equal(migrate(DIED, dies), ALL_WELL);
+	}
 }
 
 /* The test tests itself: a page less, and the guest notices. */
 static void test_a_page_that_is_not_copied(void **state)
 {
-	assert_int_equal(migrate(FORGETFUL), WRONG);
+	assert_int_equal(migrate(FORGETFUL, NULL), WRONG);
 }
 
 int main(int argc, char **argv)
@@ -497,6 +535,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_drained),
 		VUBLK_TEST(test_with_requests_in_flight),
 		VUBLK_TEST(test_after_the_loss_of_the_back_end),
+		VUBLK_TEST_LONG(test_a_back_end_that_dies_anywhere, 240),
 		VUBLK_TEST(test_a_page_that_is_not_copied),
 	};
 

@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The guest's memory over vfio-user: what may be mapped, how many changes of the
+ * back-end's memory a storm costs, and that an answer means that the back-end has
+ * followed, rings running or not.
+ */
+#include "harness.h"
+
+#include "vfio-rig.h"
+
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/virtio_pci.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE 4096
+#define RINGS_BYTES (16 * PAGE) /* at the beginning of the guest's memory */
+
+static unsigned changes(const struct vfio_rig *rig)
+{
+	return rig->mock.received[VUBLK_VU_ADD_MEM_REG] + rig->mock.received[VUBLK_VU_REM_MEM_REG] +
+	       rig->mock.received[VUBLK_VU_SET_MEM_TABLE];
+}
+
+static enum vublk_device_state state_of(const struct vfio_rig *rig)
+{
+	return vublk_device_state(vublk_vfio_user_device(rig->bus));
+}
+
+/* Where the kick is that a driver gives by writing to its doorbell. */
+static bool kick_arrives(struct vfio_rig *rig)
+{
+	vublk_eventfd_clear(rig->mock.kick_fds[0]);
+	vfio_post(rig, 4, 0x3000, 2, 0);
+	vfio_settle(rig);
+	return vublk_eventfd_clear(rig->mock.kick_fds[0]) > 0;
+}
+
+/* --- what is refused --------------------------------------------------------------------------------- */
+
+static void test_maps_that_are_refused(void **state)
+{
+	const struct { uint64_t offset, address, size; uint32_t flags; int code; } cases[] = {
+		{ 0, GUEST_ADDR, 0, 3, EINVAL },
+		{ 0, GUEST_ADDR + 1, PAGE, 3, EINVAL },
+		{ 0, GUEST_ADDR, PAGE + 1, 3, EINVAL },
+		{ 1, GUEST_ADDR, PAGE, 3, EINVAL },
+		{ 0, GUEST_ADDR, PAGE, 7, EINVAL },
+		{ 0, UINT64_MAX - PAGE + 1, PAGE, 3, EINVAL },
+		{ 0, UINT64_MAX - 2 * PAGE + 1, 4 * PAGE, 3, EINVAL },
+		{ GUEST_BYTES, GUEST_ADDR, PAGE, 3, EINVAL },
+		{ 0, GUEST_ADDR, GUEST_BYTES + PAGE, 3, EINVAL },
+		{ UINT64_MAX - PAGE + 1, GUEST_ADDR, PAGE, 3, EINVAL },
+		{ INT64_MAX - PAGE + 1, GUEST_ADDR, 2 * PAGE, 3, EINVAL },
+		{ 0, 0x100000, PAGE, 3, EEXIST },
+		{ 0, 0x100000 - PAGE, 2 * PAGE, 3, EEXIST },
+		{ 0, 0x100000 + PAGE, 2 * PAGE, 3, EEXIST },
+		{ 0, 0x100000 - PAGE, 8 * PAGE, 3, EEXIST },
+	};
+	struct vfio_rig rig;
+	unsigned open;
+
+	vfio_init(&rig, NULL, NULL, false);
+	assert_int_equal(vfio_map(&rig, 0x100000, 2 * PAGE, rig.memfd, 0), 0);
+	open = vublk_test_count_fds();
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
+		struct vublk_vfio_dma_map map = {
+			sizeof(map), cases[i].flags, cases[i].offset, cases[i].address, cases[i].size,
+		};
+
+		assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_MAP, &map, sizeof(map), &rig.memfd, 1),
+				 -cases[i].code);
+		assert_int_equal(vublk_test_count_fds(), open);
+	}
+	vfio_deinit(&rig);
+}
+
+static void test_unmaps_that_are_refused(void **state)
+{
+	struct vublk_vfio_dma_unmap unmap = { sizeof(unmap), 1, 0x100000, PAGE };
+	struct vfio_rig rig;
+
+	vfio_init(&rig, NULL, NULL, false);
+	assert_int_equal(vfio_map(&rig, 0x100000, 2 * PAGE, rig.memfd, 0), 0);
+	assert_int_equal(vfio_unmap(&rig, 0x100000, PAGE), -ENOENT);
+	assert_int_equal(vfio_unmap(&rig, 0x101000, PAGE), -ENOENT);
+	assert_int_equal(vfio_unmap(&rig, 0x200000, 2 * PAGE), -ENOENT);
+	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_UNMAP, &unmap, sizeof(unmap), NULL, 0),
+			 -EINVAL);
+	unmap.flags = VFIO_DMA_UNMAP_FLAG_ALL;
+	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_UNMAP, &unmap, sizeof(unmap), NULL, 0),
+			 -EINVAL);
+	assert_int_equal(vfio_unmap(&rig, 0x100000, 2 * PAGE), sizeof(unmap));
+	assert_int_equal(vfio_unmap(&rig, 0x100000, 2 * PAGE), -ENOENT);
+	assert_int_equal(vfio_map(&rig, 0x100000, 2 * PAGE, rig.memfd, 0), 0);
+	unmap.address = unmap.size = 0;
+	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_UNMAP, &unmap, sizeof(unmap), NULL, 0),
+			 sizeof(unmap));
+	assert_int_equal(vfio_unmap(&rig, 0x100000, 2 * PAGE), -ENOENT);
+	vfio_deinit(&rig);
+}
+
+static void test_more_maps_than_there_may_be(void **state)
+{
+	struct vfio_rig rig;
+
+	vfio_init(&rig, NULL, NULL, false);
+	for (unsigned i = 0; i < VUBLK_MEMORY_MAX_REGIONS; i++) /* none next to another one */
+		assert_int_equal(vfio_map(&rig, (uint64_t)i * 4 * PAGE, PAGE, rig.memfd, 0), 0);
+	assert_int_equal(vfio_map(&rig, GUEST_ADDR, PAGE, rig.memfd, 0), -ENOSPC);
+	for (unsigned i = 0; i < VUBLK_MEMORY_MAX_REGIONS; i++)
+		assert_int_equal(vfio_unmap(&rig, (uint64_t)i * 4 * PAGE, PAGE),
+				 sizeof(rig.reply.unmap));
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	vfio_deinit(&rig);
+}
+
+/* Places without memory are kept, and are no memory; without any there is no start. */
+static void test_memory_that_cannot_be_mapped(void **state)
+{
+	struct vublk_vfio_dma_map rom = { sizeof(rom), 1, 0, 0x200000, PAGE };
+	struct vfio_rig rig;
+	char path[64];
+	int fd;
+
+	vfio_init(&rig, NULL, NULL, false);
+	assert_int_equal(vfio_map(&rig, 0x100000, PAGE, -1, 0), 0);
+	assert_int_equal(vfio_map(&rig, 0x100000, PAGE, rig.memfd, 0), -EEXIST);
+	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_MAP, &rom, sizeof(rom), &rig.memfd, 1), 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", rig.memfd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(vfio_map(&rig, 0x300000, PAGE, fd, 0), 0);
+	vublk_fd_close(&fd);
+	vfio_begin_driver(&rig);
+	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 15);
+	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 15 | 64);
+	assert_non_null(strstr(rig.last_word, "share=on"));
+	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	assert_int_equal(rig.mock.num_regions, 1);
+	vfio_deinit(&rig);
+}
+
+/* --- before the rings run ---------------------------------------------------------------------------- */
+
+static void test_a_storm_before_the_start(void **state)
+{
+	struct vfio_rig rig;
+	unsigned open;
+
+	vfio_init(&rig, NULL, NULL, false);
+	open = vublk_test_count_fds();
+	for (unsigned i = 0; i < 10000; i++) {
+		assert_int_equal(vfio_map(&rig, GUEST_ADDR, GUEST_BYTES, rig.memfd, 0), 0);
+		if (i % 2)
+			assert_int_equal(vfio_unmap(&rig, GUEST_ADDR, GUEST_BYTES),
+					 sizeof(rig.reply.unmap));
+		else
+			assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_UNMAP, (uint32_t[6]){ 24, 2 }, 24,
+						   NULL, 0), 24);
+	}
+	assert_int_equal(vublk_test_count_fds(), open);
+	assert_int_equal(changes(&rig), 0);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	assert_int_equal(changes(&rig), 1);
+	vfio_deinit(&rig);
+}
+
+/* Pieces that lie beside each other in one file are one region. */
+static void test_neighbours(void **state)
+{
+	struct vfio_rig rig;
+	int other;
+
+	vfio_init(&rig, NULL, NULL, false);
+	other = vublk_memfd_new("other", GUEST_BYTES, NULL);
+	for (unsigned i = 8; i--;)
+		assert_int_equal(vfio_map(&rig, GUEST_ADDR + i * (GUEST_BYTES / 8), GUEST_BYTES / 8,
+					  rig.memfd, i * (GUEST_BYTES / 8)), 0);
+	assert_int_equal(vfio_map(&rig, GUEST_ADDR + GUEST_BYTES, PAGE, rig.memfd, 0), 0);
+	assert_int_equal(vfio_map(&rig, GUEST_ADDR + GUEST_BYTES + PAGE, PAGE, other, PAGE), 0);
+	vfio_drive(&rig, 1);
+	assert_int_equal(rig.mock.num_regions, 3);
+	vublk_fd_close(&other);
+	vfio_deinit(&rig);
+}
+
+/* --- while they run ----------------------------------------------------------------------------------- */
+
+/* Added memory is known to the back-end when the client is told so; nothing stops for it. */
+static void test_memory_is_added(void **state)
+{
+	struct vfio_rig rig;
+
+	vfio_init(&rig, NULL, NULL, false);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	mock_forget(&rig.mock);
+	assert_int_equal(vfio_map(&rig, 0x100000, PAGE, rig.memfd, 0), 0);
+	assert_int_equal(rig.mock.num_regions, 2);
+	assert_int_equal(rig.mock.received[VUBLK_VU_GET_VRING_BASE], 0);
+	assert_int_equal(vfio_map(&rig, 0x200000, PAGE, -1, 0), 0); /* none at all */
+	assert_int_equal(changes(&rig), 1);
+	assert_int_equal(state_of(&rig), VUBLK_DEVICE_RUNNING);
+	vfio_deinit(&rig);
+}
+
+/* Memory that goes has been let go of when the client is told so, and nothing is in flight. */
+static void test_memory_is_removed(void **state)
+{
+	struct vfio_rig rig;
+
+	vfio_init(&rig, NULL, NULL, false);
+	vfio_map_guest(&rig);
+	assert_int_equal(vfio_map(&rig, 0x100000, PAGE, rig.memfd, 0), 0);
+	vfio_drive(&rig, 1);
+	assert_int_equal(rig.mock.num_regions, 2);
+	mock_forget(&rig.mock);
+	rig.mock.base = 9;
+	assert_int_equal(vfio_unmap(&rig, 0x100000, PAGE), sizeof(rig.reply.unmap));
+	assert_int_equal(rig.mock.received[VUBLK_VU_GET_VRING_BASE], 1);
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	assert_int_equal(rig.mock.num_regions, 1);
+	assert_int_equal(rig.mock.given_bases[0], 9);
+	assert_true(kick_arrives(&rig));
+	vfio_deinit(&rig);
+}
+
+/* As QEMU does it when the firmware shadows itself: everything goes and comes in pieces. */
+static void remap(struct vfio_rig *rig, bool whole_before, bool settle_between)
+{
+	uint16_t id = 0;
+
+	if (whole_before)
+		id = vfio_send_unmap(rig, GUEST_ADDR, GUEST_BYTES);
+	for (unsigned i = 0; i < 4 && !whole_before; i++)
+		id = vfio_send_unmap(rig, GUEST_ADDR + i * (GUEST_BYTES / 4), GUEST_BYTES / 4);
+	if (settle_between)
+		vfio_settle(rig);
+	if (!whole_before)
+		id = vfio_send_map(rig, GUEST_ADDR, GUEST_BYTES, rig->memfd, 0);
+	for (unsigned i = 0; i < 4 && whole_before; i++)
+		id = vfio_send_map(rig, GUEST_ADDR + i * (GUEST_BYTES / 4), GUEST_BYTES / 4, rig->memfd,
+				   i * (GUEST_BYTES / 4));
+	do
+		assert_true(vfio_poll(rig));
+	while (rig->header.id != id);
+	assert_int_equal(rig->header.flags, VUBLK_VFIO_TYPE_REPLY);
+}
+
+static void test_a_remap_in_one_go_changes_nothing(void **state)
+{
+	struct vfio_rig rig;
+
+	vfio_init(&rig, NULL, NULL, false);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	mock_forget(&rig.mock);
+	for (unsigned i = 0; i < 50; i++)
+		remap(&rig, i % 2 == 0, false);
+	assert_int_equal(changes(&rig), 0);
+	assert_int_equal(rig.mock.received[VUBLK_VU_GET_VRING_BASE], 0);
+	assert_int_equal(state_of(&rig), VUBLK_DEVICE_RUNNING);
+	vfio_deinit(&rig);
+}
+
+/* The rings wait as long as their own memory is not there. */
+static void test_a_remap_with_a_pause(void **state)
+{
+	struct vfio_rig rig;
+
+	vfio_init(&rig, NULL, NULL, false);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	for (unsigned i = 0; i < 10; i++) {
+		rig.mock.base = (uint16_t)(100 + i);
+		remap(&rig, i % 2 == 0, true);
+		vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+		assert_int_equal(rig.mock.given_bases[0], 100 + i);
+		assert_true(kick_arrives(&rig));
+	}
+	assert_int_equal(vfio_unmap(&rig, GUEST_ADDR, GUEST_BYTES), sizeof(rig.reply.unmap));
+	assert_int_equal(state_of(&rig), VUBLK_DEVICE_STOPPED);
+	vfio_post(&rig, 4, 0x3000, 2, 0); /* a kick that waits with them */
+	assert_int_equal(vfio_map(&rig, GUEST_ADDR + RINGS_BYTES, PAGE, rig.memfd, RINGS_BYTES), 0);
+	assert_int_equal(state_of(&rig), VUBLK_DEVICE_STOPPED);
+	assert_int_equal(vfio_map(&rig, GUEST_ADDR, RINGS_BYTES, rig.memfd, 0), 0);
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	vfio_settle(&rig);
+	assert_true(vublk_eventfd_clear(rig.mock.kick_fds[0]) > 0);
+	vfio_deinit(&rig);
+}
+
+/* Another file at the same place is other memory, whatever its descriptor's number. */
+static void test_another_file_at_the_same_place(void **state)
+{
+	struct vfio_rig rig;
+	uint16_t id;
+	int other;
+
+	vfio_init(&rig, NULL, NULL, false);
+	other = vublk_memfd_new("other", GUEST_BYTES, NULL);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	mock_forget(&rig.mock);
+	vfio_send_unmap(&rig, GUEST_ADDR, GUEST_BYTES);
+	id = vfio_send_map(&rig, GUEST_ADDR, GUEST_BYTES, other, 0);
+	assert_true(vfio_poll(&rig));
+	assert_int_equal(vfio_receive(&rig, id), 0);
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	assert_int_equal(changes(&rig), 2);
+	assert_int_equal(rig.mock.num_regions, 1);
+	vublk_fd_close(&other);
+	vfio_deinit(&rig);
+}
+
+/* 10,000 remaps with the rings running, as fast as they come. */
+static void test_a_storm_while_they_run(void **state)
+{
+	struct vfio_rig rig;
+	unsigned open;
+
+	vfio_init(&rig, NULL, NULL, false);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 2);
+	remap(&rig, true, true);
+	remap(&rig, false, true);
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	vfio_settle(&rig);
+	open = vublk_test_count_fds();
+	for (unsigned i = 0; i < 2000; i++) { /* five messages each */
+		remap(&rig, i % 2 == 0, i % 7 == 0);
+		if (i % 5 == 0)
+			vfio_post(&rig, 4, 0x3000, 2, 0);
+	}
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	vfio_settle(&rig);
+	assert_int_equal(vublk_test_count_fds(), open);
+	assert_true(kick_arrives(&rig));
+	vfio_deinit(&rig);
+}
+
+/* More than the table of answers that are kept back has room for. */
+static void test_many_maps_at_once(void **state)
+{
+	struct vfio_rig rig;
+	uint16_t id = 0;
+
+	vfio_init(&rig, NULL, NULL, false);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	for (unsigned i = 0; i < 200; i++)
+		id = vfio_send_map(&rig, 0x100000 + (uint64_t)i * PAGE, PAGE, rig.memfd,
+				   (uint64_t)i * PAGE);
+	for (unsigned i = 0; i < 200; i++) {
+		assert_int_equal(vfio_receive(&rig, (uint16_t)(id - 199 + i)), 0);
+	}
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	assert_int_equal(rig.mock.num_regions, 2);
+	vfio_deinit(&rig);
+}
+
+/* A back-end with too few slots, and one that refuses: the map is none, the rest goes on. */
+static void test_maps_that_the_back_end_does_not_take(void **state)
+{
+	struct vfio_rig rig;
+
+	vfio_init(&rig, NULL, NULL, false);
+	vfio_map_guest(&rig);
+	vfio_drive(&rig, 1);
+	for (unsigned i = 1; i < 32; i++)
+		assert_int_equal(vfio_map(&rig, (uint64_t)i * 2 * PAGE, PAGE, rig.memfd, 0), 0);
+	assert_int_equal(vfio_map(&rig, 32 * 2 * PAGE, PAGE, rig.memfd, 0), -ENOSPC);
+	assert_int_equal(vfio_unmap(&rig, 2 * PAGE, PAGE), sizeof(rig.reply.unmap));
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	mock_forget(&rig.mock);
+	rig.mock.fault = (struct mock_fault){ MOCK_REFUSE, VUBLK_VU_ADD_MEM_REG, 0, 0, 1 };
+	assert_true(vfio_map(&rig, 32 * 2 * PAGE, PAGE, rig.memfd, 0) < 0);
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	rig.mock.fault.kind = MOCK_NO_FAULT;
+	assert_int_equal(vfio_unmap(&rig, 32 * 2 * PAGE, PAGE), -ENOENT);
+	assert_int_equal(vfio_map(&rig, 32 * 2 * PAGE, PAGE, rig.memfd, 0), 0);
+	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+	assert_true(kick_arrives(&rig));
+	vfio_deinit(&rig);
+}
+
+/* The back-end or the client goes while memory is changed. */
+static void test_who_goes_in_between(void **state)
+{
+	const struct vublk_option properties[] = { { "reconnect-ms", "10" }, { NULL, NULL } };
+	struct vfio_rig rig;
+
+	for (unsigned i = 0; i < 4; i++) {
+		uint16_t id;
+
+		vfio_init(&rig, NULL, properties, false);
+		vfio_map_guest(&rig);
+		vfio_drive(&rig, 1);
+		id = i % 2 ? vfio_send_map(&rig, 0x100000, PAGE, rig.memfd, 0) :
+			vfio_send_unmap(&rig, GUEST_ADDR, GUEST_BYTES);
+		vublk_vfio_user_process(rig.bus); /* the back-end has not seen it */
+		if (i < 2) {
+			mock_hang_up(&rig.mock);
+			assert_true(vfio_receive(&rig, id) >= 0);
+			if (i == 0)
+				vfio_map_guest(&rig);
+			vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
+			assert_int_equal(rig.mock.num_regions, 1 + i);
+		} else {
+			vfio_hang_up(&rig);
+			vfio_expect_state(&rig, VUBLK_DEVICE_STOPPED);
+			vfio_connect(&rig);
+			vfio_say_version(&rig);
+			vfio_map_guest(&rig);
+			vfio_drive(&rig, 1);
+			assert_int_equal(rig.mock.num_regions, 1);
+		}
+		vfio_deinit(&rig);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_maps_that_are_refused),
+		VUBLK_TEST(test_unmaps_that_are_refused),
+		VUBLK_TEST(test_more_maps_than_there_may_be),
+		VUBLK_TEST(test_memory_that_cannot_be_mapped),
+		VUBLK_TEST(test_a_storm_before_the_start),
+		VUBLK_TEST(test_neighbours),
+		VUBLK_TEST(test_memory_is_added),
+		VUBLK_TEST(test_memory_is_removed),
+		VUBLK_TEST(test_a_remap_in_one_go_changes_nothing),
+		VUBLK_TEST(test_a_remap_with_a_pause),
+		VUBLK_TEST(test_another_file_at_the_same_place),
+		VUBLK_TEST(test_a_storm_while_they_run),
+		VUBLK_TEST(test_many_maps_at_once),
+		VUBLK_TEST(test_maps_that_the_back_end_does_not_take),
+		VUBLK_TEST(test_who_goes_in_between),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

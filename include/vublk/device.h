@@ -341,8 +341,6 @@ bool vublk_device_is_tracked(const struct vublk_device *device);
 
 /* --- the dirty log: which pages of the memory were written ------------------------- */
 
-#define VUBLK_DIRTY_PAGE_BYTES 4096
-
 /*
  * A bitmap in a file: page N, of VUBLK_DIRTY_PAGE_BYTES from guest address 0 on, is bit
  * N % 8 of byte N / 8 at `offset`. It is set by the back-end after it wrote to the page

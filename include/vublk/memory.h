@@ -18,4 +18,7 @@ struct vublk_memory_region {
 /* The most regions that a device keeps; a back-end may offer fewer. */
 #define VUBLK_MEMORY_MAX_REGIONS 509
 
+/* What a bit of the dirty log stands for, whatever the host's pages are. */
+#define VUBLK_DIRTY_PAGE_BYTES 4096
+
 #endif

@@ -4,6 +4,8 @@
 
 #include "virtio/memory-map.h"
 
+#include <vublk/memory.h>
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -12,8 +14,6 @@
  * page from guest address 0 on ("Migration" of the vhost-user specification). The
  * front-end takes bits away while we set them.
  */
-#define VUBLK_DIRTY_PAGE_BYTES 4096 /* VHOST_LOG_PAGE, whatever the host's pages are */
-
 struct vublk_dirty_log {
 	uint8_t *bits; /* NULL: there is none */
 	uint64_t bytes;

@@ -274,22 +274,42 @@ static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_m
 	return ring->used ? vublk_split_ring_check(ring, setup->size, error) : -EFAULT;
 }
 
+/*
+ * A ring in which more was completed than the front-end believes taken: it looked at
+ * the used index before the back-end that it left had finished (QEMU does, when a
+ * connection is lost). What was completed must not be done again.
+ */
+static uint16_t check_base(const struct vublk_queue *queue, uint16_t base, uint16_t used)
+{
+	uint16_t behind = (uint16_t)(used - base);
+
+	if (!behind || behind > queue->setup.size)
+		return base;
+	vublk_log(queue->log, VUBLK_LOG_WARNING, "queue %u goes on at its used index, %u, for "
+		  "what the front-end says, %u, was completed already", queue->index, used, base);
+	return used;
+}
+
 static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 		      const struct vublk_queue_loan *loan, struct vublk_error *error)
 {
 	uint16_t base = queue->setup.base;
 	struct vublk_split_ring memory;
+	uint16_t used = 0;
 	int r = find_ring(&queue->setup, loan->map, &memory, error);
 
+	if (!r)
+		used = vublk_load_acquire(&memory.used->idx); /* B: an earlier back-end's */
 	if (!r)
 		r = make_requests(queue, error);
 	if (!r)
 		r = make_log(queue, disk, loan, error);
 	if (!r)
 		r = vublk_inflight_queue_begin(&queue->inflight, loan->inflight, queue->index,
-					       queue->setup.size,
-					       vublk_load_acquire(&memory.used->idx), /* B */
-					       &base, &queue->rest, error);
+					       queue->setup.size, used, &base, &queue->rest,
+					       error);
+	if (!r)
+		base = check_base(queue, base, used);
 	if (!r)
 		r = make_ring(queue, &memory, base, disk, loan->dirty_log, error);
 	if (!r)
@@ -315,6 +335,7 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 	queue->disk = *disk;
 	queue->call_fd = queue->setup.call_fd;
 	queue->err_fd = queue->setup.err_fd;
+	queue->peer_fd = loan->peer_fd;
 	queue->phase = VUBLK_QUEUE_GOING;
 	queue->suspends = false;
 	queue->outstanding = 0;

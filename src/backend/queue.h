@@ -45,6 +45,7 @@ struct vublk_queue_loan {
 	const struct vublk_memory_map *map;
 	const struct vublk_inflight_area *inflight;
 	const struct vublk_dirty_log *dirty_log;
+	int peer_fd; /* the front-end's socket, of which workers want to know that it is closed */
 };
 
 /* What the front-end said of the queue. */
@@ -72,6 +73,7 @@ enum vublk_queue_state {
 enum vublk_queue_phase {
 	VUBLK_QUEUE_GOING,
 	VUBLK_QUEUE_BROKEN,   /* the driver broke the ring: nothing is taken any more */
+	VUBLK_QUEUE_LEFT,     /* the front-end is gone: the same */
 	VUBLK_QUEUE_DRAINING, /* is to stop, and has requests in the engine */
 };
 
@@ -103,7 +105,7 @@ struct vublk_queue {
 	struct vublk_inflight_queue inflight;
 	struct vublk_inflight_rest rest;
 	struct vublk_loop_source kick_source;
-	int call_fd, err_fd;
+	int call_fd, err_fd, peer_fd;
 	struct vublk_request *requests; /* as many as the ring has entries */
 	struct iovec *iovs;
 	struct iovec *dirty_iovs; /* NULL until there was a log */

@@ -101,6 +101,7 @@ static void start_queues(struct vublk_session *session)
 {
 	const struct vublk_queue_loan loan = {
 		&session->memory.map, &session->inflight, &session->dirty_log.dirty,
+		session->channel.fd,
 	};
 	struct vublk_error error = { 0 };
 	struct vublk_disk disk;

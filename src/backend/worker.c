@@ -8,6 +8,10 @@
  * tasks are, is asked only now and then. Before sleeping kicks are asked for, and
  * what came meanwhile keeps it awake. When sleeps have been short, it looks a
  * little longer before it sleeps (adaptive polling).
+ *
+ * The front-end's socket is in the loop as well: a process that was stopped for so
+ * long that it was left, and goes on, must not take what the driver meant for the
+ * back-end after it. The control thread would see that too late.
  */
 #include "backend/worker.h"
 
@@ -42,7 +46,8 @@ struct vublk_worker {
 	struct vublk_loop_task quit_task;
 	struct vublk_loop_source engine_source;
 	struct vublk_engine_queue *engine_queue;
-	struct vublk_queue *queues;
+	struct vublk_queue *queues; /* of one session */
+	struct vublk_loop_source peer_source; /* in the loop while there are queues */
 	bool quit;
 	unsigned polled_queues; /* whose driver gives no kicks */
 	unsigned rounds;
@@ -81,20 +86,47 @@ static void on_kick(void *opaque, uint32_t events)
 		vublk_loop_remove(&queue->kick_source);
 }
 
+/* The front-end is gone: the control thread will stop the queues. */
+static void on_peer(void *opaque, uint32_t events)
+{
+	struct vublk_worker *worker = opaque;
+
+	vublk_loop_remove(&worker->peer_source);
+	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next) {
+		if (queue->phase != VUBLK_QUEUE_GOING)
+			continue;
+		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: nothing more is taken (the "
+			  "front-end closed the connection)", queue->index);
+		queue->phase = VUBLK_QUEUE_LEFT;
+	}
+}
+
+static int watch_peer(struct vublk_worker *worker, int fd, struct vublk_error *error)
+{
+	if (worker->peer_source.loop)
+		return 0;
+	worker->peer_source = (struct vublk_loop_source){ .fn = on_peer, .opaque = worker };
+	return vublk_loop_add(&worker->loop, &worker->peer_source, fd, EPOLLRDHUP, error);
+}
+
 int vublk_worker_add_queue(struct vublk_worker *worker, struct vublk_queue *queue,
 			   struct vublk_error *error)
 {
-	int r;
+	bool is_polled = queue->setup.kick_fd < 0;
+	int r = 0;
 
 	queue->kick_source = (struct vublk_loop_source){ .fn = on_kick, .opaque = queue };
-	if (queue->setup.kick_fd >= 0) {
+	if (!is_polled)
 		r = vublk_loop_add(&worker->loop, &queue->kick_source, queue->setup.kick_fd,
 				   EPOLLIN, error);
-		if (r)
-			return r;
-	} else {
-		worker->polled_queues++;
+	if (!r)
+		r = watch_peer(worker, queue->peer_fd, error);
+	if (r) {
+		vublk_loop_remove(&queue->kick_source);
+		return r;
 	}
+	if (is_polled)
+		worker->polled_queues++;
 	queue->next = worker->queues;
 	worker->queues = queue;
 	vublk_device_ring_disable_kicks(&queue->ring);
@@ -110,6 +142,8 @@ void vublk_worker_drain_queue(struct vublk_worker *worker, struct vublk_queue *q
 
 static void remove_queue(struct vublk_worker *worker, struct vublk_queue *queue)
 {
+	if (!worker->queues)
+		vublk_loop_remove(&worker->peer_source);
 	if (queue->kick_source.loop)
 		vublk_loop_remove(&queue->kick_source);
 	if (queue->setup.kick_fd < 0)
@@ -220,7 +254,9 @@ static void sleep_until_needed(struct vublk_worker *worker)
 
 	if (enable_kicks(worker)) {
 		before = vublk_now_ns();
-		vublk_loop_process(&worker->loop, -1);
+		/* A process that was stopped wakes up without having been told what for. */
+		if (!vublk_loop_process(&worker->loop, -1))
+			vublk_loop_process(&worker->loop, 0);
 		worker->last_work_ns = vublk_now_ns();
 		adapt(worker, worker->last_work_ns - before);
 	}

@@ -13,7 +13,9 @@
 #include "util/fd.h"
 
 #include <fcntl.h>
+#include <glob.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -402,6 +404,84 @@ static void test_dies_twice_blocking(void **state)
 	die_at_each_two("blocking");
 }
 
+/* --- a back-end that was stopped, and left ------------------------------------ */
+
+/* Whether each thread of a process is in state S of /proc/PID/task/TID/stat. */
+static bool sleeps(pid_t pid)
+{
+	char path[64], line[512];
+	bool all = true;
+	glob_t tasks;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/*/stat", (int)pid);
+	assert_int_equal(glob(path, 0, NULL, &tasks), 0);
+	for (size_t i = 0; i < tasks.gl_pathc; i++) {
+		FILE *stat = fopen(tasks.gl_pathv[i], "r");
+
+		assert_non_null(stat);
+		assert_non_null(fgets(line, sizeof(line), stat));
+		all &= !strncmp(strrchr(line, ')'), ") S", 3);
+		fclose(stat);
+	}
+	globfree(&tasks);
+	return all;
+}
+
+/* The last kick is taken, so a worker that sleeps has nothing to wake up for. */
+static void wait_until_asleep(const struct rig *rig, const struct child *child)
+{
+	struct pollfd kick = { .fd = rig->queues[0].kick_fd, .events = POLLIN };
+
+	while (poll(&kick, 1, 0) || !sleeps(child->pid))
+		sched_yield();
+}
+
+static void stop_child(struct child *child)
+{
+	int status;
+
+	kill(child->pid, SIGSTOP);
+	assert_int_equal(waitpid(child->pid, &status, WUNTRACED), child->pid);
+	assert_true(WIFSTOPPED(status));
+}
+
+/* What the driver adds after the front-end has left is not for the back-end that it left. */
+static void leave_while_stopped(const char *io)
+{
+	struct scene scene;
+	struct child child;
+	char words[1024];
+
+	open_scene(&scene, io, 1);
+	start_child(&child, NULL, io);
+	rig_attach(&scene.rig, child.socket_fd);
+	rig_start(&scene.rig);
+	assert_int_equal(rig_io(&scene.rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	wait_until_asleep(&scene.rig, &child);
+	stop_child(&child);
+	memset(rig_data(&scene.rig, 0), 'x', REQUEST_BYTES);
+	for (uint16_t i = 0; i < REQUESTS; i++)
+		rig_add(&scene.rig, 0, i, VIRTIO_BLK_T_OUT, i * REQUEST_BYTES / 512, 0,
+			REQUEST_BYTES);
+	rig_kick(&scene.rig, 0);
+	shutdown(scene.rig.channel.fd, SHUT_RDWR);
+	kill(child.pid, SIGCONT);
+	assert_int_equal(end_child(&child, words, sizeof(words)), 0);
+	assert_int_equal(scene.rig.queues[0].ring.used->idx, 1);
+	for (unsigned i = 0; i < REQUESTS; i++)
+		check_content(&scene, i, '\0', "left while stopped");
+	rig_close(&scene.rig);
+	close(scene.image_fd);
+}
+
+static void test_left_while_stopped(void **state)
+{
+	for (unsigned i = 0; i < 20; i++)
+		leave_while_stopped(i % 2 ? "auto" : "blocking");
+}
+
+/* --- the points ----------------------------------------------------------------- */
+
 static void check_refused(const char *point, const char *expected)
 {
 	struct child child;
@@ -437,6 +517,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_unknown_points),
 		VUBLK_TEST(test_left_by_a_batch),
+		VUBLK_TEST(test_left_while_stopped),
 		VUBLK_TEST_LONG(test_dies_twice, 240),
 		VUBLK_TEST_LONG(test_dies_twice_blocking, 240),
 	};

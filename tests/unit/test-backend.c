@@ -258,6 +258,23 @@ static void test_base_and_restart(void **state)
 }
 
 /* No kick descriptor: the queue is looked at all the time. */
+/* A front-end that looked at the used index before the last completions. */
+static void test_base_behind_used(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_get_base(&rig, 0), 5);
+	assert_int_equal(rig_tell_queue(&rig, 0, 3), 0);
+	assert_true(rig_log_has(&rig, "queue 0 goes on at its used index, 5"));
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_get_base(&rig, 0), 6);
+	rig_close(&rig);
+}
+
 static void test_polled_queue(void **state)
 {
 	struct rig rig;
@@ -465,6 +482,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_disabled_queue_rests),
 		VUBLK_TEST(test_without_protocol_features),
 		VUBLK_TEST(test_base_and_restart),
+		VUBLK_TEST(test_base_behind_used),
 		VUBLK_TEST(test_polled_queue),
 		VUBLK_TEST(test_call_changes_while_running),
 		VUBLK_TEST(test_unknown_requests),

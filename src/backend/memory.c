@@ -8,6 +8,7 @@
  */
 #include "backend/memory.h"
 
+#include "proto/serve.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/memfd.h"
@@ -148,14 +149,10 @@ int vublk_backend_memory_set(struct vublk_backend_memory *memory,
 	const struct vublk_vu_mem_table *table = &message->payload.table;
 	struct vublk_backend_memory new;
 	unsigned count = table->num_regions;
-	int r;
+	int r = vublk_vu_check_mem_table(message, error);
 
-	if (count > VUBLK_VU_MAX_TABLE_REGIONS || count != message->num_fds ||
-	    message->header.size < offsetof(struct vublk_vu_mem_table, regions) +
-				   count * sizeof(table->regions[0]))
-		return vublk_error_set(error, EPROTO, "SET_MEM_TABLE says %u regions and has %u "
-				       "descriptors and %u bytes", count, message->num_fds,
-				       message->header.size);
+	if (r)
+		return r;
 	r = make_room(&new, count, error);
 	for (unsigned i = 0; !r && i < count; i++)
 		r = add_region(&new, &table->regions[i], message->fds[i], error);

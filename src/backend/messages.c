@@ -11,12 +11,12 @@
  */
 #include "backend/session.h"
 
+#include "proto/serve.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -50,17 +50,7 @@ static struct vublk_queue *u64_queue(struct vublk_session *session)
 
 static void reply_u64(struct vublk_session *session, uint64_t value)
 {
-	session->reply.payload.u64 = value;
-	session->reply.header.size = sizeof(value);
-}
-
-static int refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offered,
-			       struct vublk_error *error)
-{
-	if (!(bits & ~offered))
-		return 0;
-	return vublk_error_set(error, EPROTO, "%s has the bits 0x%" PRIx64
-			       ", which were not offered", name, bits & ~offered);
+	vublk_vu_reply_u64(&session->reply, value);
 }
 
 /* --- features and status --------------------------------------------------- */
@@ -80,7 +70,7 @@ static void stop_if_features_change(struct vublk_session *session)
 static int set_features(struct vublk_session *session, struct vublk_error *error)
 {
 	uint64_t features = session->request.payload.u64;
-	int r = refuse_unknown_bits("SET_FEATURES", features,
+	int r = vublk_vu_refuse_unknown_bits("SET_FEATURES", features,
 				    vublk_backend_features(geometry_of(session)), error);
 
 	if (r)
@@ -107,7 +97,7 @@ static int get_protocol_features(struct vublk_session *session, struct vublk_err
 static int set_protocol_features(struct vublk_session *session, struct vublk_error *error)
 {
 	uint64_t features = session->request.payload.u64;
-	int r = refuse_unknown_bits("SET_PROTOCOL_FEATURES", features,
+	int r = vublk_vu_refuse_unknown_bits("SET_PROTOCOL_FEATURES", features,
 				    offered_protocol_features(session), error);
 
 	if (r)
@@ -117,6 +107,7 @@ static int set_protocol_features(struct vublk_session *session, struct vublk_err
 				       "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD, which it "
 				       "needs");
 	session->protocol_features = features;
+	session->back_channel.has_ack = features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK);
 	return 0;
 }
 
@@ -320,33 +311,10 @@ static int set_vring_enable(struct vublk_session *session, struct vublk_error *e
 	return 0;
 }
 
-/* The descriptor of KICK, CALL or ERR, -1 when the message says that there is none. */
-static int take_vring_fd(struct vublk_session *session, const char *name, int *fd,
-			 struct vublk_error *error)
-{
-	struct vublk_vu_message *request = &session->request;
-	bool has_fd = !(request->payload.u64 & VUBLK_VU_VRING_NO_FD);
-	uint64_t known = VUBLK_VU_VRING_INDEX_MASK | VUBLK_VU_VRING_NO_FD;
-
-	if (request->payload.u64 & ~known)
-		return vublk_error_set(error, EPROTO, "%s has the unknown flags 0x%" PRIx64, name,
-				       request->payload.u64 & ~known);
-	if (request->num_fds != has_fd)
-		return vublk_error_set(error, EPROTO, "%s of queue %u came with %u descriptors; "
-				       "its flags say %u", name, u64_queue(session)->index,
-				       request->num_fds, has_fd);
-	vublk_fd_close(fd);
-	*fd = vublk_vu_message_take_fd(request, 0);
-	/* Whoever holds the other end could otherwise make a worker wait. */
-	if (*fd >= 0)
-		fcntl(*fd, F_SETFL, fcntl(*fd, F_GETFL) | O_NONBLOCK);
-	return 0;
-}
-
 static int set_vring_kick(struct vublk_session *session, struct vublk_error *error)
 {
 	struct vublk_queue *queue = u64_queue(session);
-	int r = take_vring_fd(session, "SET_VRING_KICK", &queue->setup.kick_fd, error);
+	int r = vublk_vu_take_vring_fd(&session->request, &queue->setup.kick_fd, error);
 
 	if (!r)
 		queue->setup.has_kick = true;
@@ -355,12 +323,14 @@ static int set_vring_kick(struct vublk_session *session, struct vublk_error *err
 
 static int set_vring_call(struct vublk_session *session, struct vublk_error *error)
 {
-	return take_vring_fd(session, "SET_VRING_CALL", &u64_queue(session)->setup.call_fd, error);
+	return vublk_vu_take_vring_fd(&session->request, &u64_queue(session)->setup.call_fd,
+				      error);
 }
 
 static int set_vring_err(struct vublk_session *session, struct vublk_error *error)
 {
-	return take_vring_fd(session, "SET_VRING_ERR", &u64_queue(session)->setup.err_fd, error);
+	return vublk_vu_take_vring_fd(&session->request, &u64_queue(session)->setup.err_fd,
+				      error);
 }
 
 static void stop_state_queue(struct vublk_session *session)
@@ -382,11 +352,10 @@ static int get_config(struct vublk_session *session, struct vublk_error *error)
 	struct vublk_vu_config *config = &session->reply.payload.config;
 	uint8_t space[VUBLK_VU_MAX_CONFIG_BYTES] = { 0 };
 	struct virtio_blk_config fields;
+	int r = vublk_vu_check_get_config(&session->request, error);
 
-	if (!vublk_range_within(asked->offset, asked->size_bytes, sizeof(space)))
-		return vublk_error_set(error, EPROTO, "GET_CONFIG asks for %u bytes at offset %u; "
-				       "the configuration has %zu", asked->size_bytes,
-				       asked->offset, sizeof(space));
+	if (r)
+		return r;
 	vublk_backend_config_fill(geometry_of(session), session->owner->num_queues,
 				  session->write_cache, &fields);
 	memcpy(space, &fields, sizeof(fields));
@@ -395,38 +364,20 @@ static int get_config(struct vublk_session *session, struct vublk_error *error)
 	config->flags = asked->flags;
 	memcpy(config->data, space + asked->offset, asked->size_bytes);
 	session->reply.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + asked->size_bytes;
-	session->config_is_stale = false;
-	return 0;
-}
-
-static int check_set_config(const struct vublk_vu_message *request, struct vublk_error *error)
-{
-	const struct vublk_vu_config *config = &request->payload.config;
-
-	if (request->header.size != VUBLK_VU_CONFIG_HEADER_BYTES + (uint64_t)config->size_bytes)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG says %u bytes and has %u",
-				       config->size_bytes, request->header.size);
-	if (config->flags > VUBLK_VU_CONFIG_MIGRATION)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG has the unknown flags 0x%x",
-				       config->flags);
-	if (config->offset != VUBLK_BLK_WCE_OFFSET || config->size_bytes != 1 ||
-	    config->data[0] > 1)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG writes %u bytes at offset %u; "
-				       "only the byte at %u may be written, with 0 or 1",
-				       config->size_bytes, config->offset, VUBLK_BLK_WCE_OFFSET);
+	vublk_back_channel_config_was_read(&session->back_channel);
 	return 0;
 }
 
 static void stop_if_write_cache_changes(struct vublk_session *session)
 {
-	if (!check_set_config(&session->request, NULL) &&
+	if (!vublk_vu_check_set_config(&session->request, VUBLK_BLK_WCE_OFFSET, NULL) &&
 	    session->request.payload.config.data[0] != session->write_cache)
 		vublk_session_stop_all(session);
 }
 
 static int set_config(struct vublk_session *session, struct vublk_error *error)
 {
-	int r = check_set_config(&session->request, error);
+	int r = vublk_vu_check_set_config(&session->request, VUBLK_BLK_WCE_OFFSET, error);
 
 	if (!r)
 		session->write_cache = session->request.payload.config.data[0];
@@ -470,23 +421,15 @@ static int set_inflight_fd(struct vublk_session *session, struct vublk_error *er
 
 static int set_backend_req_fd(struct vublk_session *session, struct vublk_error *error)
 {
-	return vublk_session_set_back_channel(session,
-					      vublk_vu_message_take_fd(&session->request, 0),
-					      error);
+	return vublk_back_channel_open(&session->back_channel,
+				       vublk_vu_message_take_fd(&session->request, 0), error);
 }
 
 /* --- the table ------------------------------------------------------------- */
 
-enum queue_index {
-	NO_QUEUE,
-	STATE_QUEUE, /* the first 32 bits of the payload */
-	U64_QUEUE,   /* the lowest 8 bits of the payload */
-};
-
 struct message {
 	int (*run)(struct vublk_session *session, struct vublk_error *error);
 	void (*stop)(struct vublk_session *session); /* NULL: workers may go on */
-	enum queue_index queue;
 };
 
 static const struct message messages[VUBLK_VU_REQUEST_END] = {
@@ -506,14 +449,14 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_SET_LOG_FD] = { do_nothing },
 	[VUBLK_VU_GET_MAX_MEM_SLOTS] = { get_max_mem_slots },
 	[VUBLK_VU_GET_QUEUE_NUM] = { get_queue_num },
-	[VUBLK_VU_SET_VRING_NUM] = { set_vring_num, NULL, STATE_QUEUE },
-	[VUBLK_VU_SET_VRING_ADDR] = { set_vring_addr, stop_state_queue, STATE_QUEUE },
-	[VUBLK_VU_SET_VRING_BASE] = { set_vring_base, NULL, STATE_QUEUE },
-	[VUBLK_VU_GET_VRING_BASE] = { get_vring_base, stop_for_base, STATE_QUEUE },
-	[VUBLK_VU_SET_VRING_ENABLE] = { set_vring_enable, stop_if_enable_changes, STATE_QUEUE },
-	[VUBLK_VU_SET_VRING_KICK] = { set_vring_kick, stop_u64_queue, U64_QUEUE },
-	[VUBLK_VU_SET_VRING_CALL] = { set_vring_call, stop_u64_queue, U64_QUEUE },
-	[VUBLK_VU_SET_VRING_ERR] = { set_vring_err, stop_u64_queue, U64_QUEUE },
+	[VUBLK_VU_SET_VRING_NUM] = { set_vring_num },
+	[VUBLK_VU_SET_VRING_ADDR] = { set_vring_addr, stop_state_queue },
+	[VUBLK_VU_SET_VRING_BASE] = { set_vring_base },
+	[VUBLK_VU_GET_VRING_BASE] = { get_vring_base, stop_for_base },
+	[VUBLK_VU_SET_VRING_ENABLE] = { set_vring_enable, stop_if_enable_changes },
+	[VUBLK_VU_SET_VRING_KICK] = { set_vring_kick, stop_u64_queue },
+	[VUBLK_VU_SET_VRING_CALL] = { set_vring_call, stop_u64_queue },
+	[VUBLK_VU_SET_VRING_ERR] = { set_vring_err, stop_u64_queue },
 	[VUBLK_VU_GET_CONFIG] = { get_config },
 	[VUBLK_VU_SET_CONFIG] = { set_config, stop_if_write_cache_changes },
 	[VUBLK_VU_GET_INFLIGHT_FD] = { get_inflight_fd, vublk_session_stop_all },
@@ -542,20 +485,13 @@ static const struct message *find_message(const struct vublk_session *session)
 }
 
 /* Notes the queue that the message is about, if it is about one. */
-static int check_queue(struct vublk_session *session, const struct message *message,
-		       struct vublk_error *error)
+static int check_queue(struct vublk_session *session, struct vublk_error *error)
 {
-	const union vublk_vu_payload *payload = &session->request.payload;
-	uint64_t index = message->queue == STATE_QUEUE ? payload->state.index :
-			 message->queue == U64_QUEUE ? payload->u64 & VUBLK_VU_VRING_INDEX_MASK :
-						       0;
+	int index;
+	int r = vublk_vu_check_queue(&session->request, session->owner->num_queues, &index, error);
 
-	if (index < session->owner->num_queues) {
-		session->concerned = message->queue == NO_QUEUE ? NULL : &session->queues[index];
-		return 0;
-	}
-	return vublk_error_set(error, EPROTO, "%s names queue %" PRIu64 "; this disk has %u",
-			       request_name(session), index, session->owner->num_queues);
+	session->concerned = r || index < 0 ? NULL : &session->queues[index];
+	return r;
 }
 
 static int run_message(struct vublk_session *session, struct vublk_error *error)
@@ -571,8 +507,7 @@ int vublk_session_begin_message(struct vublk_session *session,
 	int r;
 
 	*operation = &vublk_session_message;
-	vublk_vu_message_init(&session->reply, session->request.header.request);
-	session->reply.header.flags |= VUBLK_VU_FLAG_REPLY;
+	vublk_vu_reply_init(&session->reply, &session->request);
 	r = vublk_vu_check_request(VUBLK_VU_TO_BACKEND, &session->request, error);
 	if (r)
 		return r;
@@ -580,7 +515,7 @@ int vublk_session_begin_message(struct vublk_session *session,
 	if (!message)
 		return vublk_error_set(error, ENOTSUP, "%s needs what this disk does not offer",
 				       request_name(session));
-	r = check_queue(session, message, error);
+	r = check_queue(session, error);
 	if (!r && message->stop)
 		message->stop(session);
 	return r;
@@ -588,41 +523,12 @@ int vublk_session_begin_message(struct vublk_session *session,
 
 /* --- the answer ------------------------------------------------------------ */
 
-static bool wants_ack(const struct vublk_session *session)
-{
-	return (session->request.header.flags & VUBLK_VU_FLAG_NEED_REPLY) &&
-	       (session->protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK));
-}
-
-static bool has_own_reply(const struct vublk_session *session)
-{
-	const struct vublk_vu_request_info *info =
-		vublk_vu_request_info(VUBLK_VU_TO_BACKEND, session->request.header.request);
-
-	return info && info->has_reply;
-}
-
-/* Whether there is an answer, which is then in session->reply. */
-static bool make_answer(struct vublk_session *session, int result)
-{
-	/* Whether it is to have a payload the text leaves open; front-ends take this one. */
-	if (session->request.header.request == VUBLK_VU_SET_LOG_BASE) {
-		reply_u64(session, result ? 1 : 0);
-		return !result || wants_ack(session);
-	}
-	if (has_own_reply(session))
-		return !result || session->request.header.request == VUBLK_VU_GET_CONFIG;
-	if (!wants_ack(session))
-		return false;
-	reply_u64(session, result ? 1 : 0);
-	return true;
-}
-
 static void answer_message(struct vublk_session *session, int result,
 			   const struct vublk_error *error)
 {
 	struct vublk_error failed = { 0 };
-	bool has_answer = make_answer(session, result);
+	bool has_answer = vublk_vu_make_answer(&session->reply, &session->request,
+					       session->protocol_features, result);
 
 	if (result)
 		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_ERROR,

@@ -23,7 +23,6 @@
 #define MESSAGES_AT_ONCE 16
 
 static void go_on(struct vublk_session *session);
-static void send_config_change(struct vublk_session *session);
 
 /* --- queues ---------------------------------------------------------------- */
 
@@ -128,9 +127,8 @@ static void on_queue_answered(struct vublk_queue *queue, void *opaque)
 
 	session->waiting--;
 	/* QEMU ignores a config change while its device does not run: it is told again. */
-	if (queue->state == VUBLK_QUEUE_RUNNING && session->config_is_stale &&
-	    session->operation == &vublk_session_message)
-		send_config_change(session);
+	if (queue->state == VUBLK_QUEUE_RUNNING && session->operation == &vublk_session_message)
+		vublk_back_channel_remind(&session->back_channel);
 	if (queue->result)
 		start_failed(session, queue, queue->result, &queue->error);
 	if (!session->waiting)
@@ -194,33 +192,6 @@ void vublk_session_end(struct vublk_session *session)
 
 /* --- a new size ------------------------------------------------------------ */
 
-static void send_config_change(struct vublk_session *session)
-{
-	bool has_ack = session->protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK);
-	struct vublk_error error = { 0 };
-	struct vublk_vu_message message;
-
-	if (session->back_channel.fd < 0)
-		return;
-	if (session->config_change_unanswered) {
-		session->config_change_again = true;
-		return;
-	}
-	vublk_vu_message_init(&message, VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG);
-	if (has_ack)
-		message.header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
-	if (vublk_channel_send(&session->back_channel, &message, &error)) {
-		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_WARNING,
-				  "the front-end could not be told of the disk's new size: %s",
-				  error.text);
-		return;
-	}
-	session->config_change_unanswered = has_ack;
-	vublk_loop_modify(&session->back_source,
-			  vublk_channel_wants_write(&session->back_channel) ?
-			  EPOLLIN | EPOLLOUT : EPOLLIN);
-}
-
 static int run_rescan(struct vublk_session *session, struct vublk_error *error)
 {
 	struct vublk_engine *engine = session->owner->engine;
@@ -237,8 +208,7 @@ static int run_rescan(struct vublk_session *session, struct vublk_error *error)
 	vublk_log(session->owner->log, VUBLK_LOG_INFO,
 		  "the disk has %" PRIu64 " bytes now, %" PRIu64 " before",
 		  engine->geometry.size_bytes, before);
-	session->config_is_stale = true;
-	send_config_change(session);
+	vublk_back_channel_tell_config(&session->back_channel);
 	return 0;
 }
 
@@ -363,81 +333,6 @@ static void on_channel(void *opaque, uint32_t events)
 	go_on(session);
 }
 
-/* --- the back-end channel -------------------------------------------------- */
-
-static void close_back_channel(struct vublk_session *session)
-{
-	vublk_loop_remove(&session->back_source);
-	vublk_channel_deinit(&session->back_channel);
-	session->config_change_unanswered = false;
-	session->config_change_again = false;
-}
-
-/* What comes here are answers to CONFIG_CHANGE_MSG; anything else closes the channel. */
-static int take_answers(struct vublk_session *session, struct vublk_error *error)
-{
-	struct vublk_vu_message reply;
-	int r;
-
-	while ((r = vublk_channel_receive(&session->back_channel, &reply, error)) == 1) {
-		r = session->config_change_unanswered ?
-			    vublk_vu_check_reply(VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG,
-						 sizeof(uint64_t), &reply, error) :
-			    vublk_error_set(error, EPROTO, "an answer to nothing");
-		if (!r && reply.payload.u64)
-			vublk_log_limited(session->owner->log, &session->limit,
-					  VUBLK_LOG_WARNING, "the front-end could not take the "
-					  "disk's new size (it says %" PRIu64 ")",
-					  reply.payload.u64);
-		vublk_vu_message_deinit(&reply);
-		if (r)
-			return r;
-		session->config_change_unanswered = false;
-		if (session->config_change_again) {
-			session->config_change_again = false;
-			if (session->config_is_stale)
-				send_config_change(session);
-		}
-	}
-	return r;
-}
-
-static void on_back_channel(void *opaque, uint32_t events)
-{
-	struct vublk_session *session = opaque;
-	struct vublk_error error = { 0 };
-	int r = vublk_channel_flush(&session->back_channel, &error);
-
-	if (r >= 0)
-		r = take_answers(session, &error);
-	if (r < 0) {
-		vublk_log_limited(session->owner->log, &session->limit,
-				  r == -ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
-				  "the back-end channel is closed: %s", error.text);
-		close_back_channel(session);
-		return;
-	}
-	vublk_loop_modify(&session->back_source,
-			  vublk_channel_wants_write(&session->back_channel) ?
-			  EPOLLIN | EPOLLOUT : EPOLLIN);
-}
-
-int vublk_session_set_back_channel(struct vublk_session *session, int fd,
-				   struct vublk_error *error)
-{
-	int r;
-
-	close_back_channel(session);
-	vublk_channel_init(&session->back_channel, fd);
-	session->back_source = (struct vublk_loop_source){
-		.fn = on_back_channel, .opaque = session,
-	};
-	r = vublk_loop_add(session->owner->loop, &session->back_source, fd, EPOLLIN, error);
-	if (r)
-		close_back_channel(session);
-	return r;
-}
-
 /* --- life ------------------------------------------------------------------ */
 
 static int make_queues(struct vublk_session *session, struct vublk_error *error)
@@ -469,7 +364,7 @@ int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 	}
 	session->owner = owner;
 	session->reply_fd = -1;
-	session->back_channel.fd = -1;
+	vublk_back_channel_init(&session->back_channel, owner->loop, owner->log);
 	session->write_cache = owner->write_cache;
 	session->limit = (struct vublk_log_limit){ .burst = 10, .interval_ms = 10000 };
 	session->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = session };
@@ -491,7 +386,7 @@ void vublk_session_free(struct vublk_session *session)
 	if (!session)
 		return;
 	vublk_loop_remove(&session->source);
-	close_back_channel(session);
+	vublk_back_channel_close(&session->back_channel);
 	vublk_channel_deinit(&session->channel);
 	vublk_vu_message_deinit(&session->request);
 	vublk_fd_close(&session->reply_fd);

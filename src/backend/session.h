@@ -14,6 +14,7 @@
 #include "backend/dirty-log.h"
 #include "backend/memory.h"
 #include "backend/queue.h"
+#include "proto/back-channel.h"
 #include "proto/channel.h"
 #include "util/log.h"
 #include "util/loop.h"
@@ -55,11 +56,7 @@ struct vublk_session {
 	const struct vublk_session_owner *owner;
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
-	struct vublk_channel back_channel; /* requests of ours to the front-end */
-	struct vublk_loop_source back_source;
-	bool config_change_unanswered;
-	bool config_change_again; /* once more when that is answered */
-	bool config_is_stale;     /* the size has changed since the front-end read it */
+	struct vublk_back_channel back_channel; /* requests of ours to the front-end */
 
 	/* what was negotiated */
 	uint64_t features;
@@ -111,9 +108,6 @@ void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue 
 /* The same by vublk_queue_suspend(). */
 void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_queue *queue);
 void vublk_session_stop_all(struct vublk_session *session);
-/* SET_BACKEND_REQ_FD */
-int vublk_session_set_back_channel(struct vublk_session *session, int fd,
-				   struct vublk_error *error);
 
 /* --- messages.c ------------------------------------------------------------ */
 

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PROTO_SERVE_H
+#define VUBLK_PROTO_SERVE_H
+
+/*
+ * What everybody who serves a front-end checks and answers in the same way: the parts of
+ * a request that the codec's table has no column for, and what an answer looks like.
+ */
+#include "proto/vhost-user.h"
+
+_Static_assert(offsetof(struct vhost_vring_addr, index) == 0, "where a queue's index is");
+_Static_assert(offsetof(struct vhost_vring_state, index) == 0, "where a queue's index is");
+
+/*
+ * The queue that a request of known size is about, -1 in *index if it is about none;
+ * EPROTO when there are not so many.
+ */
+int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_queues, int *index,
+			 struct vublk_error *error);
+
+/* Bits that were not offered: EPROTO and a sentence; `name` is the message's. */
+int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offered,
+				 struct vublk_error *error);
+
+/*
+ * The descriptor of SET_VRING_KICK, _CALL or _ERR takes the place of *fd, which is closed;
+ * -1 when the message says that there is none. It is made non-blocking: whoever holds the
+ * other end could otherwise make us wait. EPROTO: flags and descriptors do not fit.
+ */
+int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error);
+
+/* Whether SET_MEM_TABLE has what it says: EPROTO if not. */
+int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vublk_error *error);
+
+/* Whether SET_CONFIG writes the one byte that may be written, with 0 or 1: EPROTO if not. */
+int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,
+			      struct vublk_error *error);
+
+/* Whether GET_CONFIG asks within the configuration space: EPROTO if not. */
+int vublk_vu_check_get_config(const struct vublk_vu_message *request, struct vublk_error *error);
+
+/* An empty reply to it, and one with a number. */
+void vublk_vu_reply_init(struct vublk_vu_message *reply, const struct vublk_vu_message *request);
+void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value);
+
+/*
+ * Whether the request is answered at all, with what was negotiated; `result` is 0 or a
+ * negative errno. A reply of the message's own is in `reply` already; an acknowledgement
+ * is put there. What was refused and is not answered ends the connection: the front-end
+ * would go on as if all were well.
+ */
+bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
+			  uint64_t protocol_features, int result);
+/* Whether an answer follows when it succeeds. */
+bool vublk_vu_is_answered(const struct vublk_vu_message *request, uint64_t protocol_features);
+
+#endif

@@ -4,7 +4,9 @@
  * them is used.
  *
  * An eventfd is written to here and in the back-end's process, so it has to be one that
- * never blocks; a file of another kind is refused, whoever serves it.
+ * never blocks; a file of another kind is refused, whoever serves it. None is read from:
+ * a client that gave the same one to be signalled and to unmask by would keep the loop
+ * busy for nothing.
  *
  * Specification: "VFIO_USER_DEVICE_SET_IRQS"; struct vfio_irq_set in <linux/vfio.h>.
  */
@@ -18,7 +20,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <unistd.h>
 
 /* --- what there is ----------------------------------------------------------------------------- */
@@ -84,11 +85,9 @@ static int check_data(const struct vublk_vfio_irq_set *set, uint32_t data_bytes,
 		return vublk_error_set(error, EINVAL,
 				       "SET_IRQS came with %u file descriptors for %u interrupts",
 				       num_fds, set->count);
-	if (eventfds && !(set->flags & VFIO_IRQ_SET_ACTION_TRIGGER) &&
-	    !(set->flags & VFIO_IRQ_SET_ACTION_UNMASK && set->index == VFIO_PCI_INTX_IRQ_INDEX))
+	if (eventfds && !(set->flags & VFIO_IRQ_SET_ACTION_TRIGGER))
 		return vublk_error_set(error, ENOTSUP,
-				       "SET_IRQS with an eventfd to mask by, or to unmask an MSI-X "
-				       "vector by, is not served");
+				       "SET_IRQS with an eventfd to mask or unmask by is not served");
 	return 0;
 }
 
@@ -151,39 +150,12 @@ static void assign(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, in
 	}
 }
 
-void vublk_vfio_user_on_unmask(void *opaque, uint32_t events)
-{
-	struct vublk_vfio_user *bus = opaque;
-
-	if (vublk_eventfd_clear(bus->unmask_fd) > 0)
-		vublk_virtio_pci_mask_intx(bus->pci, false);
-}
-
-static int set_unmask_fd(struct vublk_vfio_user *bus, int fd, struct vublk_error *error)
-{
-	int r;
-
-	vublk_loop_remove(&bus->unmask_source);
-	vublk_fd_close(&bus->unmask_fd);
-	bus->unmask_fd = fd;
-	if (fd < 0)
-		return 0;
-	r = vublk_loop_add(&bus->loop, &bus->unmask_source, fd, EPOLLIN, error);
-	if (r < 0)
-		vublk_fd_close(&bus->unmask_fd);
-	return r;
-}
-
-static int assign_all(struct vublk_vfio_user *bus, struct vublk_vfio_message *message,
-		      struct vublk_error *error)
+static void assign_all(struct vublk_vfio_user *bus, struct vublk_vfio_message *message)
 {
 	const struct vublk_vfio_irq_set *set = &message->payload.irq_set;
 
-	if (set->flags & VFIO_IRQ_SET_ACTION_UNMASK)
-		return set_unmask_fd(bus, vublk_vfio_message_take_fd(message, 0), error);
 	for (unsigned i = 0; i < set->count; i++)
 		assign(bus, set->index, set->start + i, vublk_vfio_message_take_fd(message, i));
-	return 0;
 }
 
 static void act_on_all(struct vublk_vfio_user *bus, const struct vublk_vfio_irq_set *set)
@@ -205,8 +177,6 @@ static void disable(struct vublk_vfio_user *bus, uint32_t index)
 		assign(bus, index, i, -1);
 		mask(bus, index, i, false);
 	}
-	if (index == VFIO_PCI_INTX_IRQ_INDEX)
-		set_unmask_fd(bus, -1, NULL);
 }
 
 void vublk_vfio_user_irqs_clear(struct vublk_vfio_user *bus)
@@ -230,8 +200,8 @@ int vublk_vfio_user_set_irqs(struct vublk_vfio_user *bus, struct vublk_vfio_mess
 	if (r < 0)
 		return r;
 	if (set->flags & VFIO_IRQ_SET_DATA_EVENTFD)
-		return assign_all(bus, message, error);
-	if (set->flags & VFIO_IRQ_SET_ACTION_TRIGGER && !set->count)
+		assign_all(bus, message);
+	else if (set->flags & VFIO_IRQ_SET_ACTION_TRIGGER && !set->count)
 		disable(bus, set->index);
 	else
 		act_on_all(bus, set);

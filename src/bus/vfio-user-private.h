@@ -108,8 +108,6 @@ struct vublk_vfio_user {
 	bool out_of_patience;             /* it is over, for what is under way */
 
 	struct vublk_vfio_user_dma dma;
-	int unmask_fd; /* by which the client unmasks INTx; owned; -1: none */
-	struct vublk_loop_source unmask_source;
 };
 
 /* --- vfio-user-client.c ---------------------------------------------------------------------- */
@@ -176,7 +174,6 @@ int vublk_vfio_user_set_irqs(struct vublk_vfio_user *bus, struct vublk_vfio_mess
 			     struct vublk_error *error);
 /* Takes all eventfds away. */
 void vublk_vfio_user_irqs_clear(struct vublk_vfio_user *bus);
-void vublk_vfio_user_on_unmask(void *opaque, uint32_t events);
 
 /* --- vfio-user.c -------------------------------------------------------------------------------------- */
 

@@ -284,12 +284,8 @@ int vublk_vfio_user_new(const char *path, const struct vublk_virtio_pci_options 
 	bus->log_limit = (struct vublk_log_limit){ .burst = 8, .interval_ms = 1000 };
 	bus->refusal_limit = bus->log_limit;
 	bus->listen_fd = -1;
-	bus->unmask_fd = -1;
 	bus->device_source = (struct vublk_loop_source){ .fn = on_device, .opaque = bus };
 	bus->listen_source = (struct vublk_loop_source){ .fn = on_listen, .opaque = bus };
-	bus->unmask_source = (struct vublk_loop_source){
-		.fn = vublk_vfio_user_on_unmask, .opaque = bus,
-	};
 	bus->accept_timer = (struct vublk_loop_timer){ .fn = listen_again, .opaque = bus };
 	vublk_vfio_user_client_init(bus);
 	r = vublk_loop_init(&bus->loop, error);

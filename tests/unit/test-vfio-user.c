@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MSIX VFIO_PCI_MSIX_IRQ_INDEX
@@ -278,6 +279,7 @@ static void test_irqs_that_are_refused(void **state)
 		{ DISABLE, MSIX, 0, 0, 1, EINVAL },
 		{ VFIO_IRQ_SET_DATA_BOOL | VFIO_IRQ_SET_ACTION_TRIGGER, MSIX, 0, 2, 0, EINVAL },
 		{ VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_MASK, INTX, 0, 1, 1, ENOTSUP },
+		{ VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK, INTX, 0, 1, 1, ENOTSUP },
 		{ VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK, MSIX, 0, 1, 1, ENOTSUP },
 	};
 	struct vfio_rig rig;
@@ -364,11 +366,10 @@ static void test_intx_and_its_masks(void **state)
 {
 	const uint32_t unmask = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK;
 	struct vfio_rig rig;
-	int intx, unmask_fd;
+	int intx;
 
 	vfio_init(&rig, NULL, NULL, false);
 	intx = vublk_eventfd_new();
-	unmask_fd = vublk_eventfd_new();
 	vfio_map_guest(&rig);
 	assert_int_equal(vfio_set_irqs(&rig, ASSIGN, INTX, 0, 1, &intx, 1), 0);
 	vfio_drive(&rig, 1);
@@ -377,17 +378,10 @@ static void test_intx_and_its_masks(void **state)
 	assert_true(was_signalled(intx));
 	assert_int_equal(vfio_set_irqs(&rig, unmask, INTX, 0, 1, NULL, 0), 0);
 	assert_true(was_signalled(intx)); /* nobody has read the ISR */
-	assert_int_equal(vfio_set_irqs(&rig, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK,
-				       INTX, 0, 1, &unmask_fd, 1), 0);
-	vublk_eventfd_signal(unmask_fd);
-	vfio_settle(&rig);
-	assert_true(was_signalled(intx));
 	assert_int_equal(vfio_read(&rig, 4, 0x1000, 1), 1);
-	vublk_eventfd_signal(unmask_fd);
-	vfio_settle(&rig);
+	assert_int_equal(vfio_set_irqs(&rig, unmask, INTX, 0, 1, NULL, 0), 0);
 	assert_false(was_signalled(intx));
 	vublk_fd_close(&intx);
-	vublk_fd_close(&unmask_fd);
 	vfio_deinit(&rig);
 }
 
@@ -568,6 +562,67 @@ static void test_a_back_end_that_does_not(void **state)
 	vfio_deinit(&rig);
 }
 
+/* --- starts ---------------------------------------------------------------------------------------------------------- */
+
+static void note_ready(void *opaque, const struct vublk_error *error)
+{
+	*(struct vublk_error *)opaque = error ? *error : (struct vublk_error){ .code = -1 };
+}
+
+static void start_and_wait(struct vublk_vfio_user *bus, struct mock *mock,
+			   struct vublk_error *outcome)
+{
+	struct pollfd fd = { vublk_vfio_user_fd(bus), POLLIN, 0 };
+
+	outcome->code = 0;
+	assert_int_equal(vublk_vfio_user_start(bus, NULL), 0);
+	assert_int_equal(vublk_vfio_user_start(bus, NULL), -EBUSY);
+	while (!outcome->code) {
+		while (mock_pump(mock))
+			;
+		assert_int_equal(poll(&fd, 1, 20000), 1);
+		assert_int_equal(vublk_vfio_user_process(bus), 0);
+	}
+	while (mock_pump(mock))
+		;
+}
+
+/* What is in the way of a start is said, and when it is gone the same bus starts. */
+static void test_starts_that_fail(void **state)
+{
+	struct vublk_virtio_pci_options options = { .num_vectors = 1000 };
+	struct vublk_error outcome, error;
+	struct vublk_vfio_user_handlers handlers = { .ready = note_ready, .opaque = &outcome };
+	struct vublk_vfio_user *bus;
+	struct mock mock;
+	char path[200];
+
+	mock_init(&mock);
+	snprintf(path, sizeof(path), "%s/vfio", vublk_test_folder());
+	assert_int_equal(vublk_vfio_user_new(path, &options, &handlers, &bus, NULL), 0);
+	assert_int_equal(vublk_vfio_user_start(bus, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "chardev"));
+	vublk_device_set_property(vublk_vfio_user_device(bus), "chardev", mock.path, NULL);
+	start_and_wait(bus, &mock, &outcome);
+	assert_int_equal(outcome.code, EINVAL);
+	assert_non_null(strstr(outcome.text, "1000 MSI-X vectors are too many"));
+	vublk_vfio_user_free(bus);
+
+	options.num_vectors = 2;
+	assert_int_equal(vublk_vfio_user_new(path, &options, &handlers, &bus, NULL), 0);
+	vublk_device_set_property(vublk_vfio_user_device(bus), "chardev", mock.path, NULL);
+	assert_int_equal(mkdir(path, 0700), 0);
+	start_and_wait(bus, &mock, &outcome);
+	assert_int_equal(outcome.code, EEXIST);
+	assert_int_equal(rmdir(path), 0);
+	start_and_wait(bus, &mock, &outcome);
+	assert_int_equal(outcome.code, -1);
+	assert_int_equal(access(path, F_OK), 0);
+	vublk_vfio_user_free(bus);
+	assert_int_equal(access(path, F_OK), -1); /* the socket goes with it */
+	mock_deinit(&mock);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -590,6 +645,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_client_that_does_not_read),
 		VUBLK_TEST(test_a_back_end_that_comes_back),
 		VUBLK_TEST(test_a_back_end_that_does_not),
+		VUBLK_TEST(test_starts_that_fail),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -154,9 +154,20 @@ static void stop_if_status_is_zero(struct vublk_session *session)
 }
 
 /*
- * Status 0 comes when a driver resets the device and when a VM is merely paused,
- * so no more is forgotten than what is said again at each start.
+ * Status 0 comes when a driver resets the device and when a VM is merely paused or
+ * migrated, so no more is forgotten than what is said again at each start; and not
+ * the base, which QEMU 7.2 asks for afterwards.
  */
+static void rest_queues(struct vublk_session *session)
+{
+	for (unsigned i = 0; i < session->owner->num_queues; i++) {
+		uint16_t base = session->queues[i].setup.base;
+
+		vublk_queue_reset(&session->queues[i]);
+		session->queues[i].setup.base = base;
+	}
+}
+
 static int set_status(struct vublk_session *session, struct vublk_error *error)
 {
 	uint64_t status = session->request.payload.u64;
@@ -166,7 +177,7 @@ static int set_status(struct vublk_session *session, struct vublk_error *error)
 				       ", which is more than a byte", status);
 	session->status = (uint8_t)status;
 	if (!status)
-		reset_queues(session);
+		rest_queues(session);
 	return 0;
 }
 

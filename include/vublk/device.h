@@ -389,6 +389,49 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 int vublk_device_dirty_log_get(const struct vublk_device *device,
 			       struct vublk_device_dirty_log *log);
 
+/*
+ * Where a queue that is set up stands. For a bus that ends one session of its driver's and
+ * begins another with the same rings.
+ */
+struct vublk_device_place {
+	bool is_known;        /* `base` is where it goes on; else the back-end went without saying so, */
+	uint16_t base;        /* and this is its used index, which is exact with nothing outstanding */
+	uint16_t outstanding; /* requests that were made available and are not completed */
+};
+
+/*
+ * Reads the ring's indices in the guest's memory, so the rings should not run. EINVAL: not
+ * set up, or not in the memory that was set; ENOMEM: it cannot be mapped. States from
+ * STOPPED on.
+ */
+int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
+			     struct vublk_device_place *place, struct vublk_error *error);
+
+/* The area in which a back-end notes what it has begun, of split rings. */
+struct vublk_device_inflight {
+	int fd;              /* a file that holds it */
+	uint64_t offset;     /* where in the file it begins, and how long it is, in bytes */
+	uint64_t size_bytes;
+	uint16_t num_queues; /* that it has room for, and the most entries of one */
+	uint16_t queue_size;
+};
+
+/*
+ * Gives the next start an area, which would get one from the back-end otherwise: zeroes, or
+ * what another back-end left of the same rings. The descriptor is duplicated. Requests that
+ * it notes as begun are done by the next back-end; if that takes no area, the rings start
+ * only with nothing outstanding, and else needs_reset() comes. A reset drops it.
+ * EINVAL: more queues than the device has, or too short; EBUSY: the driver has begun, or
+ * rings run; EIO and others: it cannot be read. States STOPPED, DISCONNECTED, RECONNECTING.
+ */
+int vublk_device_set_inflight(struct vublk_device *device,
+			      const struct vublk_device_inflight *area,
+			      struct vublk_error *error);
+
+/* The area that there is; the descriptor is the device's. -ENOENT: none. Any state. */
+int vublk_device_get_inflight(const struct vublk_device *device,
+			      struct vublk_device_inflight *area);
+
 /* --- saving and loading ------------------------------------------------------------ */
 
 /*

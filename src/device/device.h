@@ -309,6 +309,9 @@ void vublk_device_drop_inflight(struct vublk_device *device);
  * sentence when requests may be lost.
  */
 int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
+/* The indices of a queue that is set up, from the memory that is set. */
+int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
+			      uint16_t *avail, struct vublk_error *error);
 /* What the lost back-end may have kept to itself: a kick and a call for each ring. */
 void vublk_device_notify_rings(struct vublk_device *device);
 

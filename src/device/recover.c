@@ -94,16 +94,24 @@ static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t
 	return 0;
 }
 
-static int recover_base(struct vublk_device *device, unsigned index, struct vublk_error *error)
+int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
+			      uint16_t *avail, struct vublk_error *error)
 {
 	const struct vublk_device_queue *queue = &device->queues[index];
-	uint16_t avail, used;
-	int r = read_index(device, queue->used_addr + offsetof(struct vring_used, idx), &used,
+	int r = read_index(device, queue->used_addr + offsetof(struct vring_used, idx), used,
 			   error);
 
 	if (!r)
-		r = read_index(device, queue->avail_addr + offsetof(struct vring_avail, idx), &avail,
+		r = read_index(device, queue->avail_addr + offsetof(struct vring_avail, idx), avail,
 			       error);
+	return r;
+}
+
+static int recover_base(struct vublk_device *device, unsigned index, struct vublk_error *error)
+{
+	uint16_t avail, used;
+	int r = vublk_device_read_indices(device, index, &used, &avail, error);
+
 	if (r < 0)
 		return r;
 	if (avail != used && !vublk_device_is_tracked(device))

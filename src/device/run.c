@@ -140,8 +140,10 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 	vublk_device_queues_collect(device);
 	num_rings = device->num_rings;
 	device->num_rings = 0; /* named, but not handed over yet */
-	device->inflight.num_queues = (uint16_t)device->num_queues;
-	device->inflight.queue_size = (uint16_t)device->settings.queue_size;
+	if (device->inflight.fd < 0) { /* there is none yet: it is to have room for each queue */
+		device->inflight.num_queues = (uint16_t)device->num_queues;
+		device->inflight.queue_size = (uint16_t)device->settings.queue_size;
+	}
 	vublk_frontend_set_inflight(&device->frontend, &device->inflight, device->rings, num_rings,
 				    on_inflight, device);
 }

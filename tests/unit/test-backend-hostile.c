@@ -4,6 +4,7 @@
  * here listens, so that the next front-end shows whether the last one did harm.
  */
 #include "backend-rig.h"
+#include "rude-frontend.h"
 
 #include "util/atomic.h"
 #include "util/fd.h"
@@ -54,187 +55,24 @@ static void stop(struct server *server)
 	assert_int_equal(access(server->path, F_OK), -1);
 }
 
-static int dial(const struct server *server)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	assert_true(fd >= 0);
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", server->path);
-	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
-	return fd;
-}
-
-static void wait_for_end(int fd)
-{
-	char bytes[256];
-
-	while (recv(fd, bytes, sizeof(bytes), 0) > 0)
-		;
-	close(fd);
-}
-
-/* A front-end with manners is served. */
-static void check_served(const struct server *server)
-{
-	struct vublk_vu_header ask = { VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, 0 };
-	struct {
-		struct vublk_vu_header header;
-		uint64_t features;
-	} __attribute__((packed)) reply;
-	int fd = dial(server);
-
-	assert_int_equal(send(fd, &ask, sizeof(ask), MSG_NOSIGNAL), sizeof(ask));
-	assert_int_equal(recv(fd, &reply, sizeof(reply), MSG_WAITALL), sizeof(reply));
-	assert_true(reply.features & VUBLK_BIT(VIRTIO_F_VERSION_1));
-	close(fd);
-}
-
-static void send_all(int fd, const void *bytes, size_t count)
-{
-	const char *at = bytes;
-
-	while (count) {
-		ssize_t n = send(fd, at, count, MSG_NOSIGNAL);
-
-		if (n < 0)
-			return; /* it has hung up, which is its right */
-		at += n;
-		count -= (size_t)n;
-	}
-}
+/* --- what any server outlives ------------------------------------------------------- */
 
 static void test_bad_headers(void **state)
 {
-	static const struct vublk_vu_header headers[] = {
-		{ VUBLK_VU_GET_FEATURES, 0, 0 },
-		{ VUBLK_VU_GET_FEATURES, 2, 0 },
-		{ VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION | VUBLK_VU_FLAG_REPLY, 0 },
-		{ VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, UINT32_MAX },
-		{ VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, VUBLK_VU_MAX_PAYLOAD_BYTES + 1 },
-		{ 0, VUBLK_VU_VERSION, 0 },
-		{ UINT32_MAX, VUBLK_VU_VERSION, 8 },
-		{ VUBLK_VU_SET_FEATURES, VUBLK_VU_VERSION, 4 },
-		{ VUBLK_VU_GET_VRING_BASE, VUBLK_VU_VERSION, 0 },
-	};
 	struct server server;
 
 	serve(&server);
-	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(headers); i++) {
-		char payload[VUBLK_VU_MAX_PAYLOAD_BYTES + 1] = { 0 };
-		int fd = dial(&server);
-
-		send_all(fd, &headers[i], sizeof(headers[i]));
-		send_all(fd, payload, VUBLK_MIN((size_t)headers[i].size, sizeof(payload)));
-		wait_for_end(fd);
-		check_served(&server);
-	}
+	rude_bad_headers(server.path);
 	stop(&server);
 }
 
 static void test_gone_at_each_byte(void **state)
 {
-	struct {
-		struct vublk_vu_header header;
-		uint64_t value;
-	} __attribute__((packed)) message = {
-		{ VUBLK_VU_SET_FEATURES, VUBLK_VU_VERSION, 8 }, 0,
-	};
 	struct server server;
 
 	serve(&server);
-	for (size_t n = 0; n <= sizeof(message); n++) {
-		int fd = dial(&server);
-
-		send_all(fd, &message, n);
-		close(fd);
-	}
-	check_served(&server);
+	rude_gone_at_each_byte(server.path);
 	stop(&server);
-}
-
-/* --- a hundred thousand ------------------------------------------------------------- */
-
-static uint64_t next_random(uint64_t *seed)
-{
-	*seed ^= *seed << 13;
-	*seed ^= *seed >> 7;
-	*seed ^= *seed << 17;
-	return *seed;
-}
-
-static void random_message(struct vublk_vu_message *message, uint64_t *seed, int fd)
-{
-	vublk_vu_message_init(message, (uint32_t)(next_random(seed) % 48));
-	for (unsigned i = 0; i < VUBLK_VU_MAX_PAYLOAD_BYTES / 8; i++) {
-		uint64_t word = next_random(seed);
-
-		/* Small numbers get further. */
-		memcpy(message->payload.bytes + i * 8,
-		       &(uint64_t){ next_random(seed) % 2 ? word : word % 5 }, 8);
-	}
-	message->header.size = (uint32_t)((uint32_t[]){ 0, 8, 8, 16, 24, 40,
-							40 }[next_random(seed) % 7]);
-	if (next_random(seed) % 4)
-		message->header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
-	message->num_fds = (unsigned)(next_random(seed) % 3);
-	if (next_random(seed) % 50 == 0)
-		message->num_fds = VUBLK_VU_MAX_FDS;
-	for (unsigned i = 0; i < message->num_fds; i++)
-		message->fds[i] = fd;
-}
-
-/* Reads what came back without waiting; false when the connection is over. */
-static bool drain(struct vublk_channel *channel)
-{
-	struct vublk_vu_message reply;
-	int r;
-
-	while ((r = vublk_channel_receive(channel, &reply, NULL)) == 1)
-		vublk_vu_message_deinit(&reply);
-	return !r;
-}
-
-static void set_up_protocol(struct vublk_channel *channel)
-{
-	struct vublk_vu_message message;
-
-	vublk_vu_message_init(&message, VUBLK_VU_SET_PROTOCOL_FEATURES);
-	message.payload.u64 = VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) | VUBLK_BIT(VUBLK_VU_F_MQ) |
-			      VUBLK_BIT(VUBLK_VU_F_CONFIG) |
-			      VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) |
-			      VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS);
-	message.header.size = 8;
-	assert_int_equal(vublk_channel_send(channel, &message, NULL), 0);
-}
-
-/* Waits until the back-end has seen the end of the connection and cleaned up. */
-static void settle(struct vublk_channel *channel, const struct server *server)
-{
-	vublk_channel_deinit(channel);
-	check_served(server);
-}
-
-static void flood(const struct server *server, unsigned count, uint64_t *seed)
-{
-	struct vublk_channel channel;
-	int memfd = memfd_create("flood", MFD_CLOEXEC);
-
-	assert_int_equal(ftruncate(memfd, 1 << 16), 0);
-	vublk_channel_init(&channel, dial(server));
-	set_up_protocol(&channel);
-	for (unsigned i = 0; i < count; i++) {
-		struct vublk_vu_message message;
-
-		random_message(&message, seed, memfd);
-		if (vublk_channel_send(&channel, &message, NULL) < 0 || !drain(&channel)) {
-			settle(&channel, server);
-			vublk_channel_init(&channel, dial(server));
-			set_up_protocol(&channel);
-		}
-	}
-	settle(&channel, server);
-	vublk_fd_close(&memfd);
 }
 
 static void test_flat_after_many(void **state)
@@ -244,12 +82,12 @@ static void test_flat_after_many(void **state)
 	struct server server;
 
 	serve(&server);
-	flood(&server, 500, &seed);
-	check_served(&server);
+	rude_flood(server.path, 500, &seed);
+	rude_check_served(server.path);
 	fds = vublk_test_count_fds();
 	mappings = vublk_test_count_mappings();
-	flood(&server, 100000, &seed);
-	check_served(&server);
+	rude_flood(server.path, 100000, &seed);
+	rude_check_served(server.path);
 	/* One more or less: the last front-end may not have been cleaned up yet. */
 	assert_true(vublk_test_count_fds() <= fds + 16);
 	assert_true(vublk_test_count_mappings() <= mappings + 1);
@@ -355,11 +193,11 @@ static void *scribble(void *opaque)
 	uint64_t seed = 42;
 
 	while (!__atomic_load_n(&scribbler->stop, __ATOMIC_RELAXED)) {
-		uint64_t word = next_random(&seed);
+		uint64_t word = rude_random(&seed);
 
 		if (word % 4 == 0)
 			word = RIG_GUEST + word % RIG_MEMORY;
-		__atomic_store_n(&desc[next_random(&seed) % (RIG_SIZE * 2)], word,
+		__atomic_store_n(&desc[rude_random(&seed) % (RIG_SIZE * 2)], word,
 				 __ATOMIC_RELAXED);
 	}
 	return NULL;
@@ -412,13 +250,13 @@ static void test_front_ends_come_and_go(void **state)
 
 	serve(&server);
 	for (unsigned i = 0; i < 200; i++)
-		check_served(&server);
+		rude_check_served(server.path);
 	/* Those that wait for their turn are served when it comes, or may have gone. */
 	for (unsigned i = 0; i < 8; i++)
-		waiting[i] = dial(&server);
+		waiting[i] = rude_dial(server.path);
 	for (unsigned i = 0; i < 8; i++)
 		close(waiting[i]);
-	check_served(&server);
+	rude_check_served(server.path);
 	stop(&server);
 }
 
@@ -438,7 +276,7 @@ static void test_write_cache_outlives_a_front_end(void **state)
 
 	serve(&server);
 	for (unsigned i = 0; i < 2; i++) {
-		int fd = dial(&server);
+		int fd = rude_dial(server.path);
 
 		vublk_vu_message_init(&message, VUBLK_VU_SET_CONFIG);
 		message.payload.config.offset = offsetof(struct virtio_blk_config, wce);
@@ -446,8 +284,8 @@ static void test_write_cache_outlives_a_front_end(void **state)
 		message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + 1;
 		for (unsigned k = i; k < 2; k++) { /* the second only asks */
 			message.header.request = k ? VUBLK_VU_GET_CONFIG : VUBLK_VU_SET_CONFIG;
-			send_all(fd, &message.header, sizeof(message.header));
-			send_all(fd, &message.payload, message.header.size);
+			rude_send(fd, &message.header, sizeof(message.header));
+			rude_send(fd, &message.payload, message.header.size);
 		}
 		assert_int_equal(recv(fd, &reply, sizeof(reply), MSG_WAITALL), sizeof(reply));
 		assert_int_equal(reply.wce, 0);
@@ -479,8 +317,8 @@ static void test_given_listener(void **state)
 	assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
 	assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
 	assert_int_equal(pthread_create(&server.thread, NULL, run, &server), 0);
-	check_served(&server);
-	check_served(&server);
+	rude_check_served(server.path);
+	rude_check_served(server.path);
 	vublk_backend_stop(server.backend);
 	assert_int_equal(pthread_join(server.thread, NULL), 0);
 	vublk_backend_free(server.backend);
@@ -510,7 +348,7 @@ static void test_one_back_end_a_socket(void **state)
 			{ "socket-path", server.path }, { "engine", "null" }, { "size", "8M" },
 			{ 0 } }, NULL, &second, &error), -EADDRINUSE);
 	assert_non_null(strstr(error.text, server.path));
-	check_served(&server);
+	rude_check_served(server.path);
 	stop(&server);
 }
 

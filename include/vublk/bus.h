@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BUS_H
+#define VUBLK_BUS_H
+
+/*
+ * A bus: the host device of <vublk/device.h> presented to a VMM that is another process
+ * (what `vublk device` is). The back-end may go and come; the VMM is not told, its disk
+ * pauses and goes on. The VMM may go and come, too; the back-end stays for the next.
+ *
+ * The buses, by the name that a specification begins with:
+ *   vhost-user:PATH   a relay: listens on the Unix socket PATH and is the back-end of the
+ *                     VMM's own vhost-user-blk front-end. Memory, kick and call descriptors
+ *                     are passed through: no request touches it. docs/relay.md says what of
+ *                     the protocol it has.
+ *
+ * One VMM at a time; the next waits in the socket's backlog. The socket is there as soon
+ * as there has been a back-end, for before that the disk has no size.
+ *
+ * Threads: everything happens on the thread that calls vublk_bus_run() or
+ * vublk_bus_process(). Descriptors that a VMM gives are written to: a program ignores
+ * SIGPIPE.
+ */
+
+#include <vublk/error.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+struct vublk_bus;
+
+/*
+ * Makes the device and begins to look for its back-end; nothing is served yet.
+ *
+ * `spec` is NAME:ARGUMENT as above. `device_properties` is an array of names and values
+ * ended by a NULL name: those of vublk_device_properties(), of which chardev is mandatory.
+ * Where a bus has another default than the device it is this:
+ *   reconnect-ms     1000, without server; 0: the bus ends with its back-end
+ *   queue-size       1024: the VMM decides
+ *   realize-retries  0: with reconnect-ms or server the back-end is looked for until it is
+ *                    there, without them once
+ * All is borrowed during the call; `log` (may be NULL) is copied.
+ *
+ * Returns 0 and the bus in `bus`, freed with vublk_bus_free(). EINVAL: no such bus, or a
+ * property is unknown, missing or bad; ENOMEM, EMFILE.
+ */
+int vublk_bus_open(const char *spec, const struct vublk_option *device_properties,
+		   const struct vublk_log *log, struct vublk_bus **bus,
+		   struct vublk_error *error);
+
+/*
+ * Serves until vublk_bus_stop(), or until there is no way to go on: the socket cannot be
+ * made (EADDRINUSE, EEXIST, ...), or the back-end is gone for good (reconnect-ms 0,
+ * reconnect-deadline-ms). Blocks the calling thread. When it returns the rings are back
+ * from the back-end. 0, or what made it impossible to go on.
+ */
+int vublk_bus_run(struct vublk_bus *bus, struct vublk_error *error);
+
+/*
+ * The same for a loop of one's own: a descriptor that polls readable when
+ * vublk_bus_process() has something to do; it stays the bus's. process() never blocks;
+ * 1: there is more to come; 0: finished, as vublk_bus_run() would have returned. One thread.
+ */
+int vublk_bus_fd(const struct vublk_bus *bus);
+int vublk_bus_process(struct vublk_bus *bus, struct vublk_error *error);
+
+/* Asks run() or process() to finish. Any thread; safe in a signal handler. */
+void vublk_bus_stop(struct vublk_bus *bus);
+
+/*
+ * Frees everything and waits for nobody; not while run() or process() is being called. A
+ * back-end that has rings may use them until it has seen the hang-up: a clean end is
+ * vublk_bus_stop() and run() before. NULL is nothing.
+ */
+void vublk_bus_free(struct vublk_bus *bus);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A bus from the outside: the device and the way to its back-end, the socket, and letting
+ * in one client after the other. What a client says is in the file of the bus's type.
+ *
+ * While one is served the socket is not looked at: the next waits in its backlog, and is
+ * served as soon as this one has gone and the rings are back from the back-end.
+ */
+#include "bus/bus.h"
+
+#include "proto/channel.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#define NS_A_MS UINT64_C(1000000)
+#define LISTEN_AGAIN_MS 100
+#define SERVER_RETRY_MS 1000 /* of a device that cannot listen yet */
+
+/* --- the state ------------------------------------------------------------- */
+
+static const char *const state_names[VUBLK_BUS_NUM_STATES] = {
+	[VUBLK_BUS_REALIZING] = "realizing",
+	[VUBLK_BUS_LISTENING] = "listening",
+	[VUBLK_BUS_SERVING] = "serving",
+	[VUBLK_BUS_STOPPING] = "stopping",
+	[VUBLK_BUS_FINISHED] = "finished",
+};
+
+#define ON(event, state) [VUBLK_BUS_EVENT_##event] = VUBLK_BUS_##state + 1
+
+/* The next state and one; 0: the event does not occur. */
+static const unsigned char transitions[VUBLK_BUS_NUM_STATES][VUBLK_BUS_NUM_EVENTS] = {
+	[VUBLK_BUS_REALIZING] = {
+		ON(REALIZED, LISTENING),
+		ON(STOP, FINISHED),
+	},
+	[VUBLK_BUS_LISTENING] = {
+		ON(CLIENT, SERVING),
+		ON(STOP, FINISHED),
+	},
+	[VUBLK_BUS_SERVING] = {
+		ON(CLIENT_GONE, LISTENING),
+		ON(STOP, STOPPING),
+	},
+	[VUBLK_BUS_STOPPING] = {
+		ON(CLIENT_GONE, FINISHED),
+	},
+};
+
+int vublk_bus_next_state(enum vublk_bus_state state, enum vublk_bus_event event)
+{
+	return transitions[state][event] - 1;
+}
+
+const char *vublk_bus_state_name(enum vublk_bus_state state)
+{
+	return state_names[state];
+}
+
+static bool change_state(struct vublk_bus *bus, enum vublk_bus_event event, const char *why)
+{
+	int next = vublk_bus_next_state(bus->state, event);
+
+	if (next < 0)
+		return false;
+	vublk_log(&bus->log, VUBLK_LOG_DEBUG, "bus: %s -> %s (%s)", state_names[bus->state],
+		  state_names[next], why);
+	bus->state = (enum vublk_bus_state)next;
+	return true;
+}
+
+/* --- the end --------------------------------------------------------------- */
+
+static void stop(struct vublk_bus *bus, const char *why)
+{
+	bool is_served = bus->state == VUBLK_BUS_SERVING;
+
+	if (!change_state(bus, VUBLK_BUS_EVENT_STOP, why))
+		return;
+	vublk_loop_remove(&bus->listen_source);
+	vublk_loop_timer_disarm(&bus->listen_timer);
+	vublk_loop_timer_disarm(&bus->retry_timer);
+	if (is_served)
+		bus->type->end(bus);
+}
+
+static void fail(struct vublk_bus *bus, const struct vublk_error *error)
+{
+	if (!bus->result) {
+		bus->result = -error->code;
+		bus->error = *error;
+	}
+	stop(bus, error->text);
+}
+
+static void on_stop(void *opaque, uint32_t events)
+{
+	struct vublk_bus *bus = opaque;
+
+	vublk_eventfd_clear(bus->stop_fd);
+	stop(bus, "asked for");
+}
+
+void vublk_bus_stop(struct vublk_bus *bus)
+{
+	vublk_eventfd_signal(bus->stop_fd);
+}
+
+/* --- clients --------------------------------------------------------------- */
+
+static void accept_again(struct vublk_bus *bus)
+{
+	struct vublk_error error;
+
+	if (vublk_loop_add(&bus->loop, &bus->listen_source, bus->listen_fd, EPOLLIN, &error) < 0)
+		fail(bus, &error);
+}
+
+static void on_listen(void *opaque, uint32_t events)
+{
+	struct vublk_bus *bus = opaque;
+	struct vublk_error error = { 0 };
+	int fd = vublk_socket_accept(bus->listen_fd, &error);
+
+	if (fd == -EAGAIN)
+		return;
+	vublk_loop_remove(&bus->listen_source);
+	if (fd >= 0 && !bus->type->serve(bus, fd, &error)) {
+		change_state(bus, VUBLK_BUS_EVENT_CLIENT, "a VMM connected");
+		return;
+	}
+	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_ERROR, "a VMM is not served: %s",
+			  error.text);
+	/* Short of descriptors or memory: whoever waits is looked at again in a moment. */
+	vublk_loop_timer_arm(&bus->loop, &bus->listen_timer,
+			     vublk_now_ns() + LISTEN_AGAIN_MS * NS_A_MS);
+}
+
+static void on_listen_timer(void *opaque)
+{
+	accept_again(opaque);
+}
+
+void vublk_bus_client_gone(struct vublk_bus *bus)
+{
+	change_state(bus, VUBLK_BUS_EVENT_CLIENT_GONE, "the VMM is gone");
+	if (bus->state == VUBLK_BUS_LISTENING)
+		accept_again(bus);
+}
+
+static int listen_at_path(struct vublk_bus *bus, struct vublk_error *error)
+{
+	bus->listen_fd = vublk_socket_listen(bus->path, error);
+	if (bus->listen_fd < 0)
+		return bus->listen_fd;
+	bus->socket_file = vublk_socket_file(bus->path);
+	return 0;
+}
+
+/* --- the back-end ---------------------------------------------------------- */
+
+static void note_backend(struct vublk_bus *bus)
+{
+	vublk_device_get_info(bus->device, &bus->backend, sizeof(bus->backend));
+}
+
+/* A reason is said once, however often it is found. */
+static void retry(struct vublk_bus *bus, const struct vublk_error *error)
+{
+	bool known = bus->refusal.code == error->code && !strcmp(bus->refusal.text, error->text);
+
+	vublk_log(&bus->log, known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
+		  "there is no back-end yet: %s", error->text);
+	bus->refusal = *error;
+	vublk_loop_timer_arm(&bus->loop, &bus->retry_timer,
+			     vublk_now_ns() + bus->retry_ms * NS_A_MS);
+}
+
+static void on_retry_timer(void *opaque)
+{
+	struct vublk_bus *bus = opaque;
+	struct vublk_error error;
+
+	if (vublk_device_realize(bus->device, &error) < 0)
+		fail(bus, &error);
+}
+
+/* A device that was given a queue too many, or a bad property, will not be realized later. */
+static bool may_pass(const struct vublk_bus *bus, const struct vublk_error *error)
+{
+	return bus->retry_ms && error->code != EINVAL;
+}
+
+void vublk_bus_on_realized(void *opaque, const struct vublk_error *refusal)
+{
+	struct vublk_bus *bus = opaque;
+	struct vublk_error error;
+
+	if (refusal) {
+		error = *refusal;
+		if (may_pass(bus, &error))
+			retry(bus, &error);
+		else
+			fail(bus, &error);
+		return;
+	}
+	note_backend(bus);
+	if (listen_at_path(bus, &error) < 0) {
+		fail(bus, &error);
+		return;
+	}
+	change_state(bus, VUBLK_BUS_EVENT_REALIZED, "there is a back-end");
+	vublk_log(&bus->log, VUBLK_LOG_INFO, "listening on %s: back-end %s, %u queues", bus->path,
+		  bus->backend.chardev, vublk_device_num_queues(bus->device));
+	accept_again(bus);
+}
+
+void vublk_bus_on_disconnected(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_bus *bus = opaque;
+
+	if (bus->retry_ms) {
+		vublk_log(&bus->log, VUBLK_LOG_WARNING, "the disk waits for a back-end: %s",
+			  error->text);
+		return;
+	}
+	fail(bus, error);
+}
+
+void vublk_bus_on_reconnected(void *opaque)
+{
+	struct vublk_bus *bus = opaque;
+
+	note_backend(bus);
+	vublk_log(&bus->log, VUBLK_LOG_INFO, "back-end %s is there again", bus->backend.chardev);
+}
+
+void vublk_bus_on_gave_up(void *opaque, const struct vublk_error *error)
+{
+	fail(opaque, error);
+}
+
+static void on_device(void *opaque, uint32_t events)
+{
+	struct vublk_bus *bus = opaque;
+	struct vublk_error error;
+	int r = vublk_device_process(bus->device);
+
+	if (r < 0) {
+		vublk_error_set_errno(&error, -r, "the device's event loop failed");
+		fail(bus, &error);
+	}
+}
+
+/* --- opening --------------------------------------------------------------- */
+
+static const struct vublk_bus_type *const types[] = { &vublk_bus_vhost_user };
+
+static int find_type(const char *spec, const struct vublk_bus_type **type, const char **argument,
+		     struct vublk_error *error)
+{
+	const char *colon = spec ? strchr(spec, ':') : NULL;
+	size_t length = colon ? (size_t)(colon - spec) : 0;
+
+	for (size_t i = 0; colon && colon[1] && i < VUBLK_ARRAY_SIZE(types); i++) {
+		if (strlen(types[i]->name) != length || strncmp(spec, types[i]->name, length))
+			continue;
+		*type = types[i];
+		*argument = colon + 1;
+		return 0;
+	}
+	return vublk_error_set(error, EINVAL, "there is no bus '%s'; expected %s:PATH",
+			       spec ? spec : "", types[0]->name);
+}
+
+/* What makes sense here and not for every device; overridden by what is given. */
+static const struct vublk_option defaults[] = {
+	{ "queue-size", "1024" },
+	{ "realize-retries", "0" },
+	{ NULL },
+};
+#define DEFAULT_RECONNECT_MS "1000"
+
+static int set_properties(struct vublk_device *device, const struct vublk_option *options,
+			  bool *has_reconnect_ms, struct vublk_error *error)
+{
+	int r = 0;
+
+	for (; options && options->name && !r; options++) {
+		r = vublk_device_set_property(device, options->name, options->value, error);
+		if (!strcmp(options->name, "reconnect-ms"))
+			*has_reconnect_ms = true;
+	}
+	return r;
+}
+
+static uint64_t number_property(const struct vublk_device *device, const char *name)
+{
+	char value[32] = "";
+
+	vublk_device_get_property(device, name, value, sizeof(value), NULL);
+	return strtoull(value, NULL, 10);
+}
+
+static bool is_server(const struct vublk_device *device)
+{
+	char value[32] = "";
+
+	vublk_device_get_property(device, "server", value, sizeof(value), NULL);
+	return !strcmp(value, "on");
+}
+
+static int open_device(struct vublk_bus *bus, const struct vublk_option *properties,
+		       struct vublk_error *error)
+{
+	bool has_reconnect_ms = false;
+	int r = vublk_device_new(bus->type->device_ops, bus, &bus->log, &bus->device, error);
+
+	if (!r)
+		r = set_properties(bus->device, defaults, &has_reconnect_ms, error);
+	if (!r)
+		r = set_properties(bus->device, properties, &has_reconnect_ms, error);
+	if (!r && !has_reconnect_ms && !is_server(bus->device))
+		r = vublk_device_set_property(bus->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
+					      error);
+	if (r < 0)
+		return r;
+	bus->retry_ms = is_server(bus->device) ? SERVER_RETRY_MS :
+						 number_property(bus->device, "reconnect-ms");
+	bus->device_source = (struct vublk_loop_source){ .fn = on_device, .opaque = bus };
+	r = vublk_loop_add(&bus->loop, &bus->device_source, vublk_device_fd(bus->device), EPOLLIN,
+			   error);
+	return r < 0 ? r : vublk_device_realize(bus->device, error);
+}
+
+static int open_loop(struct vublk_bus *bus, struct vublk_error *error)
+{
+	int r = vublk_loop_init(&bus->loop, error);
+
+	if (r < 0)
+		return r;
+	bus->has_loop = true;
+	bus->stop_fd = vublk_eventfd_new();
+	if (bus->stop_fd < 0)
+		return vublk_error_set_errno(error, -bus->stop_fd, "cannot create an eventfd");
+	bus->stop_source = (struct vublk_loop_source){ .fn = on_stop, .opaque = bus };
+	bus->listen_source = (struct vublk_loop_source){ .fn = on_listen, .opaque = bus };
+	bus->listen_timer = (struct vublk_loop_timer){ .fn = on_listen_timer, .opaque = bus };
+	bus->retry_timer = (struct vublk_loop_timer){ .fn = on_retry_timer, .opaque = bus };
+	return vublk_loop_add(&bus->loop, &bus->stop_source, bus->stop_fd, EPOLLIN, error);
+}
+
+int vublk_bus_open(const char *spec, const struct vublk_option *device_properties,
+		   const struct vublk_log *log, struct vublk_bus **result,
+		   struct vublk_error *error)
+{
+	const struct vublk_bus_type *type;
+	const char *argument = NULL;
+	struct vublk_bus *bus;
+	int r = find_type(spec, &type, &argument, error);
+
+	if (r < 0)
+		return r;
+	bus = calloc(1, sizeof(*bus));
+	if (!bus)
+		return vublk_error_set_errno(error, ENOMEM, "cannot make a bus");
+	bus->type = type;
+	bus->listen_fd = bus->stop_fd = -1;
+	bus->limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
+	if (log)
+		bus->log = *log;
+	bus->path = strdup(argument);
+	r = bus->path ? open_loop(bus, error) :
+			vublk_error_set_errno(error, ENOMEM, "cannot keep the socket's path");
+	if (!r)
+		r = open_device(bus, device_properties, error);
+	if (r < 0) {
+		vublk_bus_free(bus);
+		return r;
+	}
+	*result = bus;
+	return 0;
+}
+
+/* --- running --------------------------------------------------------------- */
+
+int vublk_bus_fd(const struct vublk_bus *bus)
+{
+	return vublk_loop_fd(&bus->loop);
+}
+
+static int process(struct vublk_bus *bus, int timeout_ms, struct vublk_error *error)
+{
+	int r = 0;
+
+	if (bus->state != VUBLK_BUS_FINISHED)
+		r = vublk_loop_process(&bus->loop, timeout_ms);
+	if (r < 0)
+		return vublk_error_set_errno(error, -r, "the event loop failed");
+	if (bus->state != VUBLK_BUS_FINISHED)
+		return 1;
+	if (bus->result && error)
+		*error = bus->error;
+	return bus->result;
+}
+
+int vublk_bus_process(struct vublk_bus *bus, struct vublk_error *error)
+{
+	return process(bus, 0, error);
+}
+
+int vublk_bus_run(struct vublk_bus *bus, struct vublk_error *error)
+{
+	int r;
+
+	do
+		r = process(bus, -1, error);
+	while (r == 1);
+	return r;
+}
+
+void vublk_bus_free(struct vublk_bus *bus)
+{
+	if (!bus)
+		return;
+	if (bus->device)
+		vublk_device_unrealize(bus->device); /* it borrows what the client has */
+	if (bus->client)
+		bus->type->free_client(bus);
+	if (bus->has_loop) {
+		vublk_loop_remove(&bus->device_source);
+		vublk_loop_remove(&bus->stop_source);
+		vublk_loop_remove(&bus->listen_source);
+		vublk_loop_timer_disarm(&bus->listen_timer);
+		vublk_loop_timer_disarm(&bus->retry_timer);
+	}
+	vublk_device_free(bus->device);
+	if (bus->has_loop)
+		vublk_loop_deinit(&bus->loop);
+	if (bus->listen_fd >= 0)
+		vublk_socket_remove(bus->path, bus->socket_file);
+	vublk_fd_close(&bus->listen_fd);
+	vublk_fd_close(&bus->stop_fd);
+	free(bus->path);
+	free(bus);
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BUS_BUS_H
+#define VUBLK_BUS_BUS_H
+
+/*
+ * The object behind the public <vublk/bus.h>: the device, its loop, the socket, and one
+ * client (a VMM) at a time. What a client may say is the matter of the bus's type.
+ */
+#include "util/log.h"
+#include "util/loop.h"
+
+#include <vublk/bus.h>
+#include <vublk/device.h>
+
+#include <sys/types.h>
+
+/* docs/architecture.md tells of it; the table is in bus.c. */
+enum vublk_bus_state {
+	VUBLK_BUS_REALIZING, /* there has been no back-end yet, and no socket */
+	VUBLK_BUS_LISTENING,
+	VUBLK_BUS_SERVING,
+	VUBLK_BUS_STOPPING,  /* the client has to go */
+	VUBLK_BUS_FINISHED,
+	VUBLK_BUS_NUM_STATES,
+};
+
+enum vublk_bus_event {
+	VUBLK_BUS_EVENT_REALIZED,
+	VUBLK_BUS_EVENT_CLIENT,
+	VUBLK_BUS_EVENT_CLIENT_GONE,
+	VUBLK_BUS_EVENT_STOP, /* asked for, or nothing can be served any more */
+	VUBLK_BUS_NUM_EVENTS,
+};
+
+struct vublk_bus;
+
+struct vublk_bus_type {
+	const char *name;
+	/*
+	 * The device calls them with the bus as `bus`. Among them are realized,
+	 * disconnected, reconnected and gave_up, which are vublk_bus_on_...() below.
+	 */
+	const struct vublk_device_bus_ops *device_ops;
+	/* A client on `fd`, which is taken over, also on failure. Sets bus->client. */
+	int (*serve)(struct vublk_bus *bus, int fd, struct vublk_error *error);
+	/* The client has to go; vublk_bus_client_gone() follows, from the loop. */
+	void (*end)(struct vublk_bus *bus);
+	/* At once. */
+	void (*free_client)(struct vublk_bus *bus);
+};
+
+struct vublk_bus {
+	const struct vublk_bus_type *type;
+	struct vublk_log log;
+	struct vublk_log_limit limit;
+	int stop_fd; /* any thread signals it */
+
+	/* the thread's */
+	enum vublk_bus_state state;
+	int result; /* why it is over, when it was not asked for */
+	struct vublk_error error;
+	struct vublk_loop loop;
+	bool has_loop;
+	struct vublk_loop_source stop_source;
+	struct vublk_device *device;
+	struct vublk_loop_source device_source;
+	struct vublk_device_info backend; /* the last one that there was */
+	uint64_t retry_ms;                /* before the first one; 0: it is tried once */
+	struct vublk_loop_timer retry_timer;
+	struct vublk_error refusal;       /* of the last try, said once */
+
+	char *path;
+	int listen_fd;
+	ino_t socket_file;
+	struct vublk_loop_source listen_source;
+	struct vublk_loop_timer listen_timer;
+	void *client; /* the type's; NULL: nobody is connected */
+};
+
+extern const struct vublk_bus_type vublk_bus_vhost_user;
+
+/* What the table says; -1: the event does not occur in this state. */
+int vublk_bus_next_state(enum vublk_bus_state state, enum vublk_bus_event event);
+const char *vublk_bus_state_name(enum vublk_bus_state state);
+
+/* The client is freed: the next one is let in, or the bus is finished. From the loop. */
+void vublk_bus_client_gone(struct vublk_bus *bus);
+
+void vublk_bus_on_realized(void *bus, const struct vublk_error *error);
+void vublk_bus_on_disconnected(void *bus, const struct vublk_error *error);
+void vublk_bus_on_reconnected(void *bus);
+void vublk_bus_on_gave_up(void *bus, const struct vublk_error *error);
+
+#endif

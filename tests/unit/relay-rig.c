@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "relay-rig.h"
+
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PATIENCE_S 20
+
+/* --- what it says ------------------------------------------------------------ */
+
+static void hear(void *opaque, enum vublk_log_level level, const char *text)
+{
+	struct relay *relay = opaque;
+	size_t length = strlen(text);
+
+	if (getenv("RIG_VERBOSE"))
+		fprintf(stderr, "[%d] %s\n", level, text);
+	pthread_mutex_lock(&relay->lock);
+	if (relay->length + length + 2 < sizeof(relay->log)) {
+		memcpy(relay->log + relay->length, text, length);
+		relay->length += length;
+		relay->log[relay->length++] = '\n';
+		relay->log[relay->length] = '\0';
+	}
+	pthread_cond_broadcast(&relay->said);
+	pthread_mutex_unlock(&relay->lock);
+}
+
+void relay_wait(struct relay *relay, const char *words)
+{
+	struct timespec until;
+	const char *found;
+	int r = 0;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += PATIENCE_S;
+	pthread_mutex_lock(&relay->lock);
+	while (!(found = strstr(relay->log + relay->heard, words)) && !r)
+		r = pthread_cond_timedwait(&relay->said, &relay->lock, &until);
+	if (found)
+		relay->heard = (size_t)(found - relay->log) + strlen(words);
+	pthread_mutex_unlock(&relay->lock);
+	if (!found)
+		fail_msg("the relay does not say '%s', but:\n%s", words,
+			 relay->log + relay->heard);
+}
+
+bool relay_has_said(struct relay *relay, const char *words)
+{
+	bool has;
+
+	pthread_mutex_lock(&relay->lock);
+	has = strstr(relay->log, words);
+	pthread_mutex_unlock(&relay->lock);
+	return has;
+}
+
+/* --- the back-end ------------------------------------------------------------ */
+
+static void exec_serve(const struct relay *relay, int fd, const char *option)
+{
+	char fd_option[32], file_option[200];
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a case that dies leaves no back-end behind */
+	fcntl(fd, F_SETFD, 0);
+	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
+	snprintf(file_option, sizeof(file_option), "--blk-file=%s", relay->disk);
+	execl(VUBLK_PROGRAM, "vublk", "serve", "-q", fd_option, file_option, "--num-queues=4", "-o",
+	      option ? option : "inflight=on", NULL);
+	_exit(127);
+}
+
+/* It is given a socket that listens already, so there is nothing to wait for. */
+void relay_start_backend(struct relay *relay, const char *option)
+{
+	int fd = vublk_socket_listen(relay->backend, NULL);
+
+	assert_true(fd >= 0);
+	relay->pid = fork();
+	assert_true(relay->pid >= 0);
+	if (!relay->pid)
+		exec_serve(relay, fd, option);
+	close(fd);
+}
+
+void relay_kill_backend(struct relay *relay)
+{
+	kill(relay->pid, SIGKILL);
+	assert_int_equal(waitpid(relay->pid, NULL, 0), relay->pid);
+	relay->pid = 0;
+}
+
+void relay_freeze_backend(struct relay *relay)
+{
+	int status;
+
+	kill(relay->pid, SIGSTOP);
+	assert_int_equal(waitpid(relay->pid, &status, WUNTRACED), relay->pid);
+	assert_true(WIFSTOPPED(status));
+}
+
+void relay_resize(struct relay *relay, uint64_t bytes)
+{
+	assert_int_equal(truncate(relay->disk, (off_t)bytes), 0);
+	kill(relay->pid, SIGHUP);
+}
+
+/* --- the relay --------------------------------------------------------------- */
+
+static void *run(void *opaque)
+{
+	struct relay *relay = opaque;
+
+	relay->result = vublk_bus_run(relay->bus, &relay->error);
+	return NULL;
+}
+
+static void make_disk(struct relay *relay)
+{
+	int fd = open(relay->disk, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, RELAY_DISK_BYTES), 0);
+	close(fd);
+}
+
+static void prepare(struct relay *relay)
+{
+	memset(relay, 0, sizeof(*relay));
+	if (access(VUBLK_PROGRAM, X_OK) < 0)
+		vublk_test_skip("the tool is not built");
+	signal(SIGPIPE, SIG_IGN);
+	pthread_mutex_init(&relay->lock, NULL);
+	pthread_cond_init(&relay->said, NULL);
+	snprintf(relay->socket, sizeof(relay->socket), "%s/relay", vublk_test_folder());
+	snprintf(relay->backend, sizeof(relay->backend), "%s/backend", vublk_test_folder());
+	snprintf(relay->disk, sizeof(relay->disk), "%s/disk", vublk_test_folder());
+	make_disk(relay);
+}
+
+static void open_bus(struct relay *relay, const struct vublk_option *properties)
+{
+	struct vublk_option all[16] = { { "chardev", relay->backend }, { "reconnect-ms", "20" } };
+	struct vublk_log log = { hear, relay, VUBLK_LOG_DEBUG };
+	struct vublk_error error;
+	char spec[200];
+
+	for (unsigned n = 2; properties && properties->name; n++)
+		all[n] = *properties++;
+	snprintf(spec, sizeof(spec), "vhost-user:%s", relay->socket);
+	if (vublk_bus_open(spec, all, &log, &relay->bus, &error))
+		fail_msg("%s", error.text);
+	assert_int_equal(pthread_create(&relay->thread, NULL, run, relay), 0);
+}
+
+void relay_open_alone(struct relay *relay, const struct vublk_option *properties)
+{
+	prepare(relay);
+	open_bus(relay, properties);
+}
+
+void relay_open(struct relay *relay, const struct vublk_option *properties)
+{
+	prepare(relay);
+	relay_start_backend(relay, NULL);
+	open_bus(relay, properties);
+	relay_wait(relay, "listening on");
+}
+
+void relay_join(struct relay *relay)
+{
+	assert_int_equal(pthread_join(relay->thread, NULL), 0);
+	relay->thread = 0;
+}
+
+void relay_close(struct relay *relay)
+{
+	if (relay->thread) {
+		vublk_bus_stop(relay->bus);
+		relay_join(relay);
+		assert_int_equal(relay->result, 0);
+	}
+	vublk_bus_free(relay->bus);
+	if (relay->pid)
+		relay_kill_backend(relay);
+	pthread_cond_destroy(&relay->said);
+	pthread_mutex_destroy(&relay->lock);
+}
+
+/* --- the VMM ----------------------------------------------------------------- */
+
+void relay_connect(struct relay *relay, struct rig *rig)
+{
+	struct vublk_error error;
+	int fd = vublk_socket_connect(relay->socket, &error);
+
+	if (fd < 0)
+		fail_msg("%s", error.text);
+	rig_attach(rig, fd);
+}
+
+void relay_driver_ok(struct rig *rig)
+{
+	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_STATUS, 0xf), 0);
+}
+
+void relay_start_vmm(struct relay *relay, struct rig *rig, unsigned num_queues)
+{
+	relay_connect(relay, rig);
+	rig_negotiate(rig);
+	assert_int_equal(rig_set_mem_table(rig), 0);
+	for (unsigned i = 0; i < num_queues; i++)
+		rig_start_queue(rig, i, RIG_SIZE, 0);
+	relay_driver_ok(rig);
+}
+
+void relay_close_vmm(struct relay *relay, struct rig *rig)
+{
+	rig_close(rig);
+	relay_wait(relay, "the VMM is gone");
+}

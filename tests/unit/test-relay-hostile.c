@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * VMMs that keep no rule, in front of a relay. After each there is another that is served,
+ * by the same back-end: nothing of the first may have reached it that it gives up for.
+ */
+#include "relay-rig.h"
+#include "rude-frontend.h"
+
+#include "util/atomic.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BLOCK 4096
+
+static void check_whole(struct relay *relay)
+{
+	struct rig rig;
+
+	relay_start_vmm(relay, &rig, 2);
+	for (unsigned q = 0; q < 2; q++)
+		assert_int_equal(rig_io(&rig, q, VIRTIO_BLK_T_OUT, q * 8u, 0, BLOCK),
+				 VIRTIO_BLK_S_OK);
+	relay_close_vmm(relay, &rig);
+	assert_false(relay_has_said(relay, "the disk waits for a back-end"));
+}
+
+static void test_bad_headers(void **state)
+{
+	struct relay relay;
+
+	relay_open(&relay, NULL);
+	rude_bad_headers(relay.socket);
+	check_whole(&relay);
+	relay_close(&relay);
+}
+
+static void test_gone_at_each_byte(void **state)
+{
+	struct relay relay;
+
+	relay_open(&relay, NULL);
+	rude_gone_at_each_byte(relay.socket);
+	check_whole(&relay);
+	relay_close(&relay);
+}
+
+static void test_flat_after_many(void **state)
+{
+	uint64_t seed = 88172645463325252u;
+	unsigned fds, mappings;
+	struct relay relay;
+
+	relay_open(&relay, NULL);
+	rude_flood(relay.socket, 500, &seed);
+	rude_check_served(relay.socket);
+	fds = vublk_test_count_fds();
+	mappings = vublk_test_count_mappings();
+	rude_flood(relay.socket, 100000, &seed);
+	rude_check_served(relay.socket);
+	/* One more or less: the last VMM may not have been cleaned up yet. */
+	assert_true(vublk_test_count_fds() <= fds + 16);
+	assert_true(vublk_test_count_mappings() <= mappings + 1);
+	check_whole(&relay);
+	relay_close(&relay);
+}
+
+/* --- one wrong message each, in a session that goes on --------------------------------- */
+
+static uint64_t set_inflight(struct rig *rig, const struct rig_area *area, uint64_t size,
+			     uint64_t offset, unsigned queues, unsigned entries)
+{
+	return rig_set_area_as(rig, area, size, offset, queues, entries);
+}
+
+static void test_refused_and_served_on(void **state)
+{
+	struct rig_area area;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	rig_get_area(&rig, &area);
+	/* queues that are not there, sizes that are none */
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 4, 128), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, UINT32_MAX, 128), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 0), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 100), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 2048), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 1, 65536), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 1, 2), 1);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 200, 1), 1);
+	/* what runs */
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 0, 64), 1);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0, 7), 1);
+	/* what was not offered */
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, UINT64_MAX), 1);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES, UINT64_MAX), 1);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0x100), 1);
+	/* areas that are too short, too many, past their file */
+	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, 5, RIG_SIZE), 1);
+	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
+	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, RIG_QUEUES, 0), 1);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
+	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, RIG_QUEUES, 1024), 1);
+	assert_int_equal(set_inflight(&rig, &area, area.bytes, 4096, RIG_QUEUES, RIG_SIZE), 1);
+	assert_int_equal(set_inflight(&rig, &area, UINT64_MAX, 0, RIG_QUEUES, RIG_SIZE), 1);
+	assert_int_equal(set_inflight(&rig, &area, area.bytes, UINT64_MAX, RIG_QUEUES, RIG_SIZE),
+			 1);
+	rig_drop_area(&area);
+	relay_close_vmm(&relay, &rig);
+	check_whole(&relay);
+	relay_close(&relay);
+}
+
+/* Rings that cannot be, of which the back-end is not told. */
+static void test_bad_rings(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_make_ring(&rig, 0, RIG_SIZE, 0);
+	/* not aligned: refused when it is to run; outside of memory: it waits for that */
+	assert_int_equal(rig_describe_queue(&rig, 0, 0), 0);
+	assert_int_equal(rig_set_addr(&rig, 0, RIG_USER + 1, RIG_USER + 4096, RIG_USER + 8192), 0);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0xf), 1);
+	assert_int_equal(rig_set_addr(&rig, 0, RIG_USER - 4096, RIG_USER, RIG_USER + 4096), 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0,
+					  rig.queues[0].kick_fd), 0);
+	assert_int_equal(rig_set_addr(&rig, 0, RIG_USER + RIG_MEMORY - 16, RIG_USER,
+				      RIG_USER + 4096), 0);
+	assert_int_equal(rig_set_addr(&rig, 0, UINT64_MAX - 15, RIG_USER, RIG_USER), 0);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
+	relay_close_vmm(&relay, &rig);
+	check_whole(&relay);
+	relay_close(&relay);
+}
+
+/* A start and a stop in every order. */
+static void test_any_order(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	relay_driver_ok(&rig);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, -1), 0);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_get_base(&rig, 0), 1);
+	assert_int_equal(rig_get_base(&rig, 0), 1);
+	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* Descriptors that are no eventfds, and one that would block whoever writes to it. */
+static void test_odd_descriptors(void **state)
+{
+	char page[4096] = { 0 };
+	struct relay relay;
+	struct rig rig;
+	int pipes[2];
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+	assert_int_equal(fcntl(pipes[1], F_SETFL, O_NONBLOCK), 0);
+	while (write(pipes[1], page, sizeof(page)) > 0)
+		;
+	assert_int_equal(fcntl(pipes[1], F_SETFL, 0), 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_ERR, 0, pipes[1]), 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0, pipes[1]), 0);
+	close(pipes[0]);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0, pipes[1]), 0);
+	close(pipes[1]);
+	relay_close_vmm(&relay, &rig);
+	check_whole(&relay);
+	relay_close(&relay);
+}
+
+/* The same messages again and again leave nothing behind. */
+static void test_same_messages(void **state)
+{
+	unsigned fds = 0, mappings = 0;
+	struct rig_area area;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	for (unsigned i = 0; i < 200; i++) {
+		rig_get_area(&rig, &area);
+		rig_drop_area(&area);
+		assert_int_equal(rig_set_mem_table(&rig), 0);
+		assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1,
+					       i % 2 ? 128 : 256), 0);
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
+						  rig.queues[0].kick_fd), 0);
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_ERR, 0,
+						  rig.queues[0].err_fd), 0);
+		if (i == 1) {
+			fds = vublk_test_count_fds();
+			mappings = vublk_test_count_mappings();
+		}
+	}
+	assert_int_equal(vublk_test_count_fds(), fds);
+	assert_int_equal(vublk_test_count_mappings(), mappings);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* A VMM that sends and never reads is not waited for. */
+static void test_does_not_read(void **state)
+{
+	struct vublk_vu_message message;
+	struct relay relay;
+	int fd;
+
+	relay_open(&relay, NULL);
+	fd = rude_dial(relay.socket);
+	vublk_vu_message_init(&message, VUBLK_VU_GET_FEATURES);
+	for (unsigned i = 0; i < 100000; i++)
+		if (write(fd, &message.header, sizeof(message.header)) < 0)
+			break;
+	relay_wait(&relay, "the connection to the VMM is closed");
+	close(fd);
+	check_whole(&relay);
+	relay_close(&relay);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_bad_headers),
+		VUBLK_TEST(test_gone_at_each_byte),
+		VUBLK_TEST_LONG(test_flat_after_many, 240),
+		VUBLK_TEST(test_refused_and_served_on),
+		VUBLK_TEST(test_bad_rings),
+		VUBLK_TEST(test_any_order),
+		VUBLK_TEST(test_odd_descriptors),
+		VUBLK_TEST(test_same_messages),
+		VUBLK_TEST(test_does_not_read),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The relay without a back-end, and the next one: the VMM is not told. A back-end that is
+ * frozen before it is killed leaves its requests outstanding.
+ */
+#include "relay-rig.h"
+
+#include "util/fd.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BLOCK 4096
+#define REQUESTS 16
+
+static void write_and_read(struct rig *rig, unsigned first, unsigned num_queues, char salt)
+{
+	for (unsigned q = first; q < first + num_queues; q++) {
+		uint64_t sector = 1024 + q * 100;
+
+		memset(rig_data(rig, q), salt + (char)q, BLOCK);
+		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_OUT, sector, 0, BLOCK),
+				 VIRTIO_BLK_S_OK);
+		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_IN, sector, BLOCK, BLOCK),
+				 VIRTIO_BLK_S_OK);
+		assert_memory_equal(rig_data(rig, q), rig_data(rig, q) + BLOCK, BLOCK);
+	}
+}
+
+static void add_requests(struct rig *rig, unsigned q)
+{
+	for (uint16_t token = 0; token < REQUESTS; token++)
+		rig_add(rig, q, token, VIRTIO_BLK_T_OUT, q * 256 + token * 8u, token * BLOCK, BLOCK);
+	rig_kick(rig, q);
+}
+
+static void take_requests(struct rig *rig, unsigned q)
+{
+	bool taken[REQUESTS] = { false };
+
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		uint16_t token = rig_take(rig, q, NULL);
+
+		assert_true(token < REQUESTS && !taken[token]);
+		taken[token] = true;
+		assert_int_equal(rig_status(rig, q, token), VIRTIO_BLK_S_OK);
+	}
+	assert_false(vublk_driver_ring_has_completion(&rig->queues[q].driver));
+}
+
+static void lose_backend(struct relay *relay)
+{
+	relay_kill_backend(relay);
+	relay_wait(relay, "the disk waits for a back-end");
+}
+
+static bool is_signalled(int fd)
+{
+	struct pollfd wait = { .fd = fd, .events = POLLIN };
+
+	return poll(&wait, 1, 0) == 1;
+}
+
+static void expect_signal(int fd)
+{
+	struct pollfd wait = { .fd = fd, .events = POLLIN };
+
+	assert_int_equal(poll(&wait, 1, 20000), 1);
+}
+
+/* --- the VMM asks nothing ---------------------------------------------------------- */
+
+static void test_idle(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 4);
+	for (unsigned i = 0; i < 5; i++) {
+		write_and_read(&rig, 0, 4, (char)('a' + i));
+		lose_backend(&relay);
+		relay_start_backend(&relay, NULL);
+	}
+	write_and_read(&rig, 0, 4, 'z');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* Requests that wait for a back-end, each completed once by the next. */
+static void go_through_outages(bool with_area)
+{
+	struct rig_area area = { .fd = -1 };
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	if (with_area) {
+		rig_get_area(&rig, &area);
+		assert_int_equal(rig_set_area(&rig, &area), 0);
+	}
+	for (unsigned q = 0; q < 2; q++)
+		rig_start_queue(&rig, q, RIG_SIZE, 0);
+	relay_driver_ok(&rig);
+	for (unsigned i = 0; i < 4; i++) {
+		write_and_read(&rig, 0, 2, (char)('a' + i));
+		relay_freeze_backend(&relay);
+		add_requests(&rig, 0);
+		lose_backend(&relay);
+		add_requests(&rig, 1);
+		relay_start_backend(&relay, NULL);
+		take_requests(&rig, 0);
+		take_requests(&rig, 1);
+	}
+	if (with_area)
+		rig_drop_area(&area);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+static void test_outstanding(void **state)
+{
+	go_through_outages(false);
+}
+
+static void test_outstanding_with_the_vmms_area(void **state)
+{
+	go_through_outages(true);
+}
+
+/* --- a VMM that comes in an outage --------------------------------------------------- */
+
+static void test_vmm_comes_meanwhile(void **state)
+{
+	struct virtio_blk_config config;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	lose_backend(&relay);
+	relay_start_vmm(&relay, &rig, 2);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.capacity, RELAY_DISK_BYTES / 512);
+	assert_true(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
+	add_requests(&rig, 0);
+	add_requests(&rig, 1);
+	assert_int_equal(rig_set_wce(&rig, !config.wce), 1); /* nobody could keep it */
+	relay_start_backend(&relay, NULL);
+	take_requests(&rig, 0);
+	take_requests(&rig, 1);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+static void test_vmm_goes_meanwhile(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	for (unsigned i = 0; i < 3; i++) {
+		relay_start_vmm(&relay, &rig, 2);
+		write_and_read(&rig, 0, 2, 'a');
+		relay_freeze_backend(&relay);
+		add_requests(&rig, 0);
+		lose_backend(&relay);
+		relay_close_vmm(&relay, &rig);
+		relay_start_backend(&relay, NULL);
+	}
+	relay_start_vmm(&relay, &rig, 2);
+	write_and_read(&rig, 0, 2, 'b');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* --- stops in an outage ---------------------------------------------------------------- */
+
+static void go_on_from(struct rig *rig, unsigned q, unsigned base)
+{
+	assert_int_equal(rig_tell_queue(rig, q, (uint16_t)base), 0);
+	relay_driver_ok(rig);
+}
+
+/* Nothing outstanding: the used index is exact. */
+static void test_stop_when_idle(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	write_and_read(&rig, 0, 1, 'a');
+	lose_backend(&relay);
+	assert_int_equal(rig_get_base(&rig, 0), 2);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
+	go_on_from(&rig, 0, 2);
+	relay_start_backend(&relay, NULL);
+	write_and_read(&rig, 0, 1, 'b');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* The area of the VMM has what is outstanding: it pauses, and goes on. */
+static void test_stop_with_the_vmms_area(void **state)
+{
+	struct rig_area area;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_get_area(&rig, &area);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	relay_driver_ok(&rig);
+	write_and_read(&rig, 0, 1, 'a');
+	relay_freeze_backend(&relay);
+	add_requests(&rig, 0);
+	lose_backend(&relay);
+	assert_int_equal(rig_get_base(&rig, 0), 2);
+	relay_wait(&relay, "16 requests are outstanding, which the VMM's in-flight area has");
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
+	go_on_from(&rig, 0, 2);
+	relay_start_backend(&relay, NULL);
+	take_requests(&rig, 0);
+	rig_drop_area(&area);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* Nobody knows what was begun: the same ring is not started again, another one is. */
+static void test_stop_without_an_area(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	relay_freeze_backend(&relay);
+	add_requests(&rig, 0);
+	lose_backend(&relay);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	relay_start_backend(&relay, NULL);
+	relay_wait(&relay, "is there again");
+	go_on_from(&rig, 0, 0);
+	relay_wait(&relay, "queue 0 is not started");
+	expect_signal(rig.queues[0].err_fd);
+	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	/* The driver resets, and its new ring is at the same place. */
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
+	memset(rig.memory, 0, RIG_QUEUE_BYTES);
+	rig_make_ring(&rig, 0, RIG_SIZE, 0);
+	go_on_from(&rig, 0, 0);
+	write_and_read(&rig, 0, 1, 'a');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* One of two rings is taken back; the other goes on with what it had begun. */
+static void test_stop_one_of_two(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 2);
+	relay_freeze_backend(&relay);
+	add_requests(&rig, 1);
+	lose_backend(&relay);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	relay_start_backend(&relay, NULL);
+	take_requests(&rig, 1);
+	assert_false(is_signalled(rig.queues[1].err_fd));
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* --- back-ends without an area ----------------------------------------------------------- */
+
+static void open_without_inflight(struct relay *relay)
+{
+	relay_open_alone(relay, NULL);
+	relay_start_backend(relay, "inflight=off");
+	relay_wait(relay, "listening on");
+}
+
+static void test_no_area(void **state)
+{
+	struct vublk_vu_message message;
+	struct relay relay;
+	struct rig rig;
+
+	open_without_inflight(&relay);
+	relay_start_vmm(&relay, &rig, 1);
+	assert_false(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
+	write_and_read(&rig, 0, 1, 'a');
+	lose_backend(&relay);
+	relay_start_backend(&relay, "inflight=off");
+	relay_wait(&relay, "starting, started -> running");
+	write_and_read(&rig, 0, 1, 'b');
+	relay_freeze_backend(&relay);
+	add_requests(&rig, 0);
+	lose_backend(&relay);
+	relay_start_backend(&relay, "inflight=off");
+	expect_signal(rig.queues[0].err_fd);
+	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
+	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
+	memset(rig.memory, 0, RIG_QUEUE_BYTES);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	relay_driver_ok(&rig);
+	write_and_read(&rig, 0, 1, 'c');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* --- the relay goes, too ------------------------------------------------------------------- */
+
+/* The VMM connects to the next relay as it would to a back-end: with its area. */
+static void test_another_relay(void **state)
+{
+	struct rig_area area;
+	struct relay relay;
+	struct rig rig;
+	int fd;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_get_area(&rig, &area);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	relay_driver_ok(&rig);
+	write_and_read(&rig, 0, 1, 'a');
+	relay_freeze_backend(&relay);
+	add_requests(&rig, 0);
+	lose_backend(&relay);
+	relay_close(&relay);
+	relay_open(&relay, NULL);
+	fd = vublk_socket_connect(relay.socket, NULL);
+	rig_attach_again(&rig, fd);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
+	go_on_from(&rig, 0, rig.queues[0].ring.used->idx);
+	take_requests(&rig, 0);
+	rig_drop_area(&area);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* --- for good ---------------------------------------------------------------------------------- */
+
+static void test_reconnect_off(void **state)
+{
+	const struct vublk_option options[] = { { "reconnect-ms", "0" }, { NULL } };
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, options);
+	relay_start_vmm(&relay, &rig, 1);
+	relay_kill_backend(&relay);
+	rig_wait_for_end(&rig);
+	relay_join(&relay);
+	assert_int_equal(relay.result, -ENOTCONN);
+	assert_non_null(strstr(relay.error.text, "closed the connection"));
+	rig_close(&rig);
+	relay_close(&relay);
+}
+
+static void test_deadline(void **state)
+{
+	const struct vublk_option options[] = { { "reconnect-deadline-ms", "50" }, { NULL } };
+	struct relay relay;
+
+	relay_open(&relay, options);
+	relay_kill_backend(&relay);
+	relay_join(&relay);
+	assert_true(relay.result < 0);
+	assert_non_null(strstr(relay.error.text, "gave up reconnecting"));
+	relay_close(&relay);
+}
+
+/* A back-end that does not answer is lost when its time is over. */
+static void test_frozen_backend(void **state)
+{
+	const struct vublk_option options[] = { { "request-timeout-ms", "200" }, { NULL } };
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, options);
+	relay_start_vmm(&relay, &rig, 2);
+	write_and_read(&rig, 0, 2, 'a');
+	relay_freeze_backend(&relay);
+	assert_int_equal(rig_get_base(&rig, 0), 2);
+	assert_int_equal(rig_get_base(&rig, 1), 2);
+	relay_kill_backend(&relay);
+	relay_start_backend(&relay, NULL);
+	go_on_from(&rig, 0, 2);
+	write_and_read(&rig, 0, 1, 'b');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_idle),
+		VUBLK_TEST(test_outstanding),
+		VUBLK_TEST(test_outstanding_with_the_vmms_area),
+		VUBLK_TEST(test_vmm_comes_meanwhile),
+		VUBLK_TEST(test_vmm_goes_meanwhile),
+		VUBLK_TEST(test_stop_when_idle),
+		VUBLK_TEST(test_stop_with_the_vmms_area),
+		VUBLK_TEST(test_stop_without_an_area),
+		VUBLK_TEST(test_stop_one_of_two),
+		VUBLK_TEST(test_no_area),
+		VUBLK_TEST(test_another_relay),
+		VUBLK_TEST(test_reconnect_off),
+		VUBLK_TEST(test_deadline),
+		VUBLK_TEST(test_frozen_backend),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The relay: what a VMM may ask of it, while its back-end is there. */
+#include "relay-rig.h"
+
+#include "bus/bus.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/virtio_config.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SECTOR 512
+#define BLOCK 4096
+
+/* A block on each of the queues, each to a place of its own, written and read. */
+static void write_and_read(struct rig *rig, unsigned first, unsigned num_queues, char salt)
+{
+	for (unsigned q = first; q < first + num_queues; q++) {
+		uint64_t sector = q * 100;
+
+		memset(rig_data(rig, q), salt + (char)q, BLOCK);
+		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_OUT, sector, 0, BLOCK),
+				 VIRTIO_BLK_S_OK);
+		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_IN, sector, BLOCK, BLOCK),
+				 VIRTIO_BLK_S_OK);
+		assert_memory_equal(rig_data(rig, q), rig_data(rig, q) + BLOCK, BLOCK);
+	}
+}
+
+/* --- the course ---------------------------------------------------------------- */
+
+static void test_negotiation(void **state)
+{
+	struct virtio_blk_config config;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_true(rig.features & VUBLK_BIT(VIRTIO_F_VERSION_1));
+	assert_true(rig.features & VUBLK_BIT(VIRTIO_BLK_F_MQ));
+	assert_true(rig.features & VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES));
+	assert_true(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_QUEUE_NUM), 4);
+	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_MAX_MEM_SLOTS) > 8);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.capacity, RELAY_DISK_BYTES / SECTOR);
+	assert_int_equal(config.num_queues, 4);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+static void test_requests_on_four_queues(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 4);
+	write_and_read(&rig, 0, 4, 'a');
+	for (unsigned q = 0; q < 4; q++)
+		assert_int_equal(rig_get_base(&rig, q), 2);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* The rings go on from their bases, as after a pause of the VM. */
+static void test_stop_and_go_on(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 2);
+	for (unsigned round = 0; round < 10; round++) {
+		write_and_read(&rig, 0, 2, (char)('a' + round));
+		for (unsigned q = 0; q < 2; q++)
+			assert_int_equal(rig_get_base(&rig, q), 2 * (round + 1));
+		assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
+		for (unsigned q = 0; q < 2; q++)
+			assert_int_equal(rig_tell_queue(&rig, q, (uint16_t)(2 * (round + 1))), 0);
+		relay_driver_ok(&rig);
+	}
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+static void test_reset_and_begin_anew(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	for (unsigned round = 0; round < 5; round++) {
+		write_and_read(&rig, 0, 1, (char)('a' + round));
+		vublk_driver_ring_deinit(&rig.queues[0].driver);
+		struct vublk_vu_message message;
+
+		vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
+		assert_int_equal(rig_send_acked(&rig, &message), 0);
+		assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
+		assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
+		memset(rig.memory, 0, RIG_MEMORY);
+		rig_start_queue(&rig, 0, RIG_SIZE, 0);
+		relay_driver_ok(&rig);
+	}
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* Queues that are started and stopped while others run. */
+static void test_queue_by_queue(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 2);
+	write_and_read(&rig, 0, 2, 'a');
+	rig_start_queue(&rig, 2, RIG_SIZE, 0);
+	write_and_read(&rig, 0, 3, 'b');
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
+	write_and_read(&rig, 1, 2, 'c');
+	assert_int_equal(rig_get_base(&rig, 1), 6);
+	write_and_read(&rig, 2, 1, 'd');
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
+	write_and_read(&rig, 0, 1, 'e');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* A VMM that does not know STATUS: a ring that is enabled runs. */
+static void test_without_status(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	rig.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_STATUS);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES, rig.protocol_features),
+			 0);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	for (unsigned q = 0; q < 4; q++) {
+		rig_start_queue(&rig, q, RIG_SIZE, 0);
+		write_and_read(&rig, 0, q + 1, 'a');
+	}
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* ... or one that negotiates it, and never says DRIVER_OK. */
+static void test_without_driver_ok(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	write_and_read(&rig, 0, 1, 'a');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+static void test_other_notifiers(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	for (unsigned round = 0; round < 5; round++) {
+		vublk_fd_close(&rig.queues[0].call_fd);
+		vublk_fd_close(&rig.queues[0].kick_fd);
+		rig.queues[0].call_fd = vublk_eventfd_new();
+		rig.queues[0].kick_fd = vublk_eventfd_new();
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0,
+						  rig.queues[0].call_fd), 0);
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0,
+						  rig.queues[0].kick_fd), 0);
+		write_and_read(&rig, 0, 1, 'a');
+	}
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* --- memory ---------------------------------------------------------------------- */
+
+static uint64_t remove_region(struct rig *rig, uint64_t guest, uint64_t user, uint64_t bytes)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_REM_MEM_REG);
+	message.payload.mem_reg.region = (struct vublk_vu_region){
+		.guest_addr = guest, .user_addr = user, .size_bytes = bytes,
+	};
+	message.header.size = sizeof(message.payload.mem_reg);
+	return rig_send_acked(rig, &message);
+}
+
+static void test_memory_changes_under_rings(void **state)
+{
+	int fd = vublk_memfd_new("more", 1 << 20, NULL);
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 2);
+	for (unsigned round = 0; round < 3; round++) {
+		assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000000, 0x1000000, 1 << 20, 0), 0);
+		write_and_read(&rig, 0, 2, 'a');
+		assert_int_equal(remove_region(&rig, 0x1000000, 0x1000000, 1 << 20), 0);
+		write_and_read(&rig, 0, 2, 'b');
+	}
+	/* The rings wait for their memory, and go on when it is there again. */
+	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY), 0);
+	assert_int_equal(rig_add_mem_reg(&rig, rig.memory_fd, RIG_GUEST, RIG_USER, RIG_MEMORY, 0),
+			 0);
+	write_and_read(&rig, 0, 2, 'c');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+	close(fd);
+}
+
+/* What is refused has changed nothing. */
+static void test_memory_refused(void **state)
+{
+	int fd = vublk_memfd_new("more", 1 << 20, NULL);
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, RIG_GUEST, 0x1000, 4096, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, RIG_USER, 4096, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 0, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 2 << 20, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 1 << 20), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 0xfffffffffffff000), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0xfffffffffffff000, 0x1000, 8192, 0), 1);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1001, 0x1000, 4096, 0), 1);
+	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 4096), 1);
+	write_and_read(&rig, 0, 1, 'a');
+	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 0), 0);
+	write_and_read(&rig, 0, 1, 'b');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+	close(fd);
+}
+
+/* --- config ----------------------------------------------------------------------- */
+
+static void test_write_cache(void **state)
+{
+	struct virtio_blk_config config;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	for (uint8_t wce = 0; wce < 4; wce++) {
+		assert_int_equal(rig_set_wce(&rig, wce & 1), 0);
+		rig_get_config(&rig, &config);
+		assert_int_equal(config.wce, wce & 1);
+	}
+	assert_int_equal(rig_set_wce(&rig, 2), 1);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+static void expect_config_change(struct vublk_channel *back)
+{
+	struct pollfd wait = { .fd = back->fd, .events = POLLIN };
+	struct vublk_vu_message message;
+
+	while (!vublk_channel_receive(back, &message, NULL))
+		assert_int_equal(poll(&wait, 1, -1), 1);
+	assert_int_equal(message.header.request, VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG);
+	assert_true(message.header.flags & VUBLK_VU_FLAG_NEED_REPLY);
+	message.header.flags = VUBLK_VU_VERSION | VUBLK_VU_FLAG_REPLY;
+	message.header.size = sizeof(uint64_t);
+	message.payload.u64 = 0;
+	assert_int_equal(vublk_channel_send(back, &message, NULL), 0);
+}
+
+static void test_resize(void **state)
+{
+	struct virtio_blk_config config;
+	struct vublk_vu_message message;
+	struct vublk_channel back;
+	struct relay relay;
+	struct rig rig;
+	int sockets[2];
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+	vublk_vu_message_init(&message, VUBLK_VU_SET_BACKEND_REQ_FD);
+	message.fds[0] = sockets[1];
+	message.num_fds = 1;
+	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	close(sockets[1]);
+	vublk_channel_init(&back, sockets[0]);
+	for (unsigned i = 1; i <= 3; i++) {
+		relay_resize(&relay, RELAY_DISK_BYTES + (i << 20));
+		expect_config_change(&back);
+		rig_get_config(&rig, &config);
+		assert_int_equal(config.capacity, (RELAY_DISK_BYTES + (i << 20)) / SECTOR);
+	}
+	vublk_channel_deinit(&back);
+	write_and_read(&rig, 0, 1, 'a');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* --- VMMs come and go --------------------------------------------------------------- */
+
+static void test_many_vmms(void **state)
+{
+	unsigned fds = 0, mappings = 0;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	for (unsigned i = 0; i < 20; i++) {
+		relay_start_vmm(&relay, &rig, 4);
+		write_and_read(&rig, 0, 4, (char)('a' + i));
+		relay_close_vmm(&relay, &rig);
+		if (!i) {
+			fds = vublk_test_count_fds();
+			mappings = vublk_test_count_mappings();
+		}
+	}
+	assert_int_equal(vublk_test_count_fds(), fds);
+	assert_int_equal(vublk_test_count_mappings(), mappings);
+	relay_close(&relay);
+}
+
+/* Requests are in flight when the VMM goes; the next one finds a disk as good as new. */
+static void test_vmm_dies_with_requests(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	for (unsigned i = 0; i < 5; i++) {
+		relay_start_vmm(&relay, &rig, 2);
+		for (uint16_t token = 0; token < 32; token++)
+			rig_add(&rig, token % 2, token / 2, VIRTIO_BLK_T_OUT, token * 8, 0, BLOCK);
+		rig_kick(&rig, 0);
+		rig_kick(&rig, 1);
+		relay_close_vmm(&relay, &rig);
+	}
+	relay_start_vmm(&relay, &rig, 2);
+	write_and_read(&rig, 0, 2, 'z');
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+/* --- the bus ------------------------------------------------------------------------ */
+
+static void test_bus_states(void **state)
+{
+	assert_int_equal(vublk_bus_next_state(VUBLK_BUS_REALIZING, VUBLK_BUS_EVENT_REALIZED),
+			 VUBLK_BUS_LISTENING);
+	assert_int_equal(vublk_bus_next_state(VUBLK_BUS_SERVING, VUBLK_BUS_EVENT_STOP),
+			 VUBLK_BUS_STOPPING);
+	for (int event = 0; event < VUBLK_BUS_NUM_EVENTS; event++)
+		assert_int_equal(vublk_bus_next_state(VUBLK_BUS_FINISHED, event), -1);
+	for (int i = 0; i < VUBLK_BUS_NUM_STATES; i++)
+		assert_non_null(vublk_bus_state_name(i));
+}
+
+static void check_refused(const char *spec, const struct vublk_option *options, const char *words)
+{
+	struct vublk_bus *bus;
+	struct vublk_error error;
+
+	assert_int_equal(vublk_bus_open(spec, options, NULL, &bus, &error), -EINVAL);
+	if (!strstr(error.text, words))
+		fail_msg("'%s' is not '%s'", error.text, words);
+}
+
+static void test_bad_arguments(void **state)
+{
+	const struct vublk_option none[] = { { NULL } };
+	const struct vublk_option good[] = { { "chardev", "/nowhere" }, { NULL } };
+	const struct vublk_option unknown[] = { { "chardev", "/nowhere" }, { "x", "1" }, { NULL } };
+	const struct vublk_option odd[] = { { "chardev", "/nowhere" }, { "queue-size", "100" },
+					    { NULL } };
+
+	check_refused(NULL, good, "no bus ''");
+	check_refused("vhost-user", good, "no bus 'vhost-user'");
+	check_refused("vhost-user:", good, "no bus");
+	check_refused("pci:/x", good, "no bus 'pci:/x'");
+	check_refused("vhost-user:/x", none, "chardev is missing");
+	check_refused("vhost-user:/x", unknown, "no property 'x'");
+	check_refused("vhost-user:/x", odd, "power of two");
+	vublk_bus_free(NULL);
+}
+
+static void test_socket_in_use(void **state)
+{
+	struct relay relay;
+	int fd;
+
+	relay_open_alone(&relay, NULL);
+	relay_wait(&relay, "there is no back-end yet");
+	fd = vublk_socket_listen(relay.socket, NULL);
+	relay_start_backend(&relay, NULL);
+	relay_join(&relay);
+	assert_int_equal(relay.result, -EADDRINUSE);
+	relay_close(&relay);
+	close(fd);
+}
+
+static void test_stop_before_a_backend(void **state)
+{
+	struct relay relay;
+
+	relay_open_alone(&relay, NULL);
+	relay_wait(&relay, "there is no back-end yet");
+	assert_int_equal(access(relay.socket, F_OK), -1);
+	relay_close(&relay);
+}
+
+static void test_stop_while_serving(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 4);
+	write_and_read(&rig, 0, 4, 'a');
+	vublk_bus_stop(relay.bus);
+	rig_wait_for_end(&rig);
+	relay_join(&relay);
+	assert_int_equal(relay.result, 0);
+	relay_close(&relay);
+	assert_int_equal(access(relay.socket, F_OK), -1);
+	rig_close(&rig);
+}
+
+/* Without waiting for anybody. */
+static void test_free_while_serving(void **state)
+{
+	char path[200], spec[220], backend[200];
+	struct vublk_option options[] = { { "chardev", backend }, { NULL } };
+	struct vublk_error error;
+	struct vublk_bus *bus;
+	struct pollfd wait;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL); /* for its back-end */
+	vublk_bus_stop(relay.bus);
+	relay_join(&relay);
+	vublk_bus_free(relay.bus);
+	relay.bus = NULL;
+	snprintf(backend, sizeof(backend), "%s", relay.backend);
+	snprintf(path, sizeof(path), "%s/other", vublk_test_folder());
+	snprintf(spec, sizeof(spec), "vhost-user:%s", path);
+	assert_int_equal(vublk_bus_open(spec, options, NULL, &bus, &error), 0);
+	wait = (struct pollfd){ .fd = vublk_bus_fd(bus), .events = POLLIN };
+	while (access(path, F_OK) < 0) {
+		assert_int_equal(poll(&wait, 1, -1), 1);
+		assert_int_equal(vublk_bus_process(bus, &error), 1);
+	}
+	rig_attach(&rig, vublk_socket_connect(path, NULL));
+	assert_int_equal(poll(&wait, 1, -1), 1);
+	assert_int_equal(vublk_bus_process(bus, &error), 1);
+	vublk_bus_free(bus);
+	assert_int_equal(access(path, F_OK), -1);
+	rig_close(&rig);
+	relay_close(&relay);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_negotiation),
+		VUBLK_TEST(test_requests_on_four_queues),
+		VUBLK_TEST(test_stop_and_go_on),
+		VUBLK_TEST(test_reset_and_begin_anew),
+		VUBLK_TEST(test_queue_by_queue),
+		VUBLK_TEST(test_without_status),
+		VUBLK_TEST(test_without_driver_ok),
+		VUBLK_TEST(test_other_notifiers),
+		VUBLK_TEST(test_memory_changes_under_rings),
+		VUBLK_TEST(test_memory_refused),
+		VUBLK_TEST(test_write_cache),
+		VUBLK_TEST(test_resize),
+		VUBLK_TEST(test_many_vmms),
+		VUBLK_TEST(test_vmm_dies_with_requests),
+		VUBLK_TEST(test_bus_states),
+		VUBLK_TEST(test_bad_arguments),
+		VUBLK_TEST(test_socket_in_use),
+		VUBLK_TEST(test_stop_before_a_backend),
+		VUBLK_TEST(test_stop_while_serving),
+		VUBLK_TEST(test_free_while_serving),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

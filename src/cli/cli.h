@@ -31,6 +31,7 @@ enum vublk_cli_exit {
  * "vublk COMMAND" for argp's messages, and returns an enum vublk_cli_exit.
  */
 int vublk_cmd_serve(int argc, char **argv);
+int vublk_cmd_device(int argc, char **argv);
 int vublk_cmd_info(int argc, char **argv);
 int vublk_cmd_bench(int argc, char **argv);
 int vublk_cmd_copy(int argc, char **argv);

@@ -68,8 +68,7 @@ static void add_pair(struct argp_state *state, char *text)
 	add_option(state, text, equals + 1);
 }
 
-/* The chardev is the SOCKET that every command takes. */
-static void list(const struct vublk_device_property *properties)
+void vublk_disk_print_properties(const struct vublk_device_property *properties)
 {
 	for (const struct vublk_device_property *p = properties; p->name; p++)
 		if (strcmp(p->name, "chardev"))
@@ -79,8 +78,8 @@ static void list(const struct vublk_device_property *properties)
 
 static void list_properties(void)
 {
-	list(vublk_device_properties());
-	list(vublk_blk_options());
+	vublk_disk_print_properties(vublk_device_properties());
+	vublk_disk_print_properties(vublk_blk_options());
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 

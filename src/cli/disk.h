@@ -39,6 +39,9 @@ int vublk_disk_open(const char *command, const char *path,
 /* Where --num-queues says nothing: no more queues than these. */
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues);
 
+/* One a line, with type, default and meaning; not the chardev, which has its own option. */
+void vublk_disk_print_properties(const struct vublk_device_property *properties);
+
 /* Whether there is a socket at the path. */
 bool vublk_disk_is_socket(const char *path);
 

@@ -24,6 +24,8 @@ struct command {
 static const struct command commands[] = {
 	{ "serve", vublk_cmd_serve, "--socket-path=SOCKET --blk-file=FILE",
 	  "Serve a file or a block device as a disk on a vhost-user socket" },
+	{ "device", vublk_cmd_device, "--chardev=SOCKET --bus=vhost-user:SOCKET",
+	  "Be a VM's disk that outlives its back-end" },
 	{ "info", vublk_cmd_info, "SOCKET", "Show what the disk behind a socket is and offers" },
 	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },
@@ -40,7 +42,7 @@ static void print_help(FILE *out)
 	      "A vhost-user-blk disk from both ends: serves one, and uses one without a VMM.\n\n",
 	      out);
 	for (const struct command *c = commands; c->name; c++)
-		fprintf(out, "  %-5s  %s\n         vublk %s%s%s\n", c->name, c->summary, c->name,
+		fprintf(out, "  %-6s  %s\n          vublk %s%s%s\n", c->name, c->summary, c->name,
 			c->arguments[0] ? " " : "", c->arguments);
 	fputs("\n"
 	      "  vublk COMMAND --help   the options of a command\n"

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * vublk device: the host device as a program, on a bus. It stays in the foreground, has
+ * nothing to say on standard output, and logs to standard error; SIGTERM and SIGINT end it.
+ *
+ * What describes the way to the back-end is written as QEMU's -chardev is, and becomes
+ * properties of the device as everything else.
+ */
+#include "cli/cli.h"
+#include "cli/disk.h"
+
+#include <vublk/bus.h>
+#include <vublk/device.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COMMAND "device"
+#define MAX_PROPERTIES 64
+
+struct arguments {
+	const char *bus;
+	struct vublk_option properties[MAX_PROPERTIES + 1];
+	unsigned num_properties;
+	bool verbose;
+	bool quiet;
+};
+
+/* For the signal handlers; set while they are installed. */
+static struct vublk_bus *served;
+
+/* --- arguments ------------------------------------------------------------- */
+
+enum key {
+	KEY_CHARDEV = 256,
+	KEY_BUS,
+	KEY_NUM_QUEUES,
+	KEY_LIST_PROPERTIES,
+};
+
+static const struct argp_option argp_options[] = {
+	{ "chardev", KEY_CHARDEV, "SOCKET|path=SOCKET,NAME=VALUE...", 0,
+	  "The back-end's Unix socket; NAME is server, reconnect-ms or another property" },
+	{ "bus", KEY_BUS, "vhost-user:SOCKET", 0, "Present the device to a VMM there" },
+	{ "num-queues", KEY_NUM_QUEUES, "N", 0,
+	  "Have N queues (default: as many as the back-end)" },
+	{ "option", 'o', "NAME=VALUE", 0, "Set any property of the device; see --list-properties" },
+	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0, "List the properties of -o, and end" },
+	{ "verbose", 'v', NULL, 0, "Log messages and state changes as well" },
+	{ "quiet", 'q', NULL, 0, "Log only warnings and errors" },
+	{ 0 },
+};
+
+static void add_property(struct argp_state *state, const char *name, const char *value)
+{
+	struct arguments *arguments = state->input;
+
+	if (arguments->num_properties == MAX_PROPERTIES)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there are more than %d properties",
+			     MAX_PROPERTIES);
+	else
+		arguments->properties[arguments->num_properties++] =
+			(struct vublk_option){ name, value };
+}
+
+/* "NAME=VALUE" in argv, cut in two there. */
+static void add_pair(struct argp_state *state, const char *option, char *pair)
+{
+	char *equals = strchr(pair, '=');
+
+	if (!equals || equals == pair) {
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "%s wants NAME=VALUE, not '%s'", option,
+			     pair);
+		return;
+	}
+	*equals = '\0';
+	add_property(state, strcmp(pair, "path") ? pair : "chardev", equals + 1);
+}
+
+/* A path may have an equals sign, a name has no slash before it. */
+static bool is_list(const char *text)
+{
+	size_t length = strcspn(text, "=/");
+
+	return text[length] == '=';
+}
+
+static void add_chardev(struct argp_state *state, char *text)
+{
+	char *rest = NULL;
+
+	if (!is_list(text)) {
+		add_property(state, "chardev", text);
+		return;
+	}
+	for (char *pair = strtok_r(text, ",", &rest); pair; pair = strtok_r(NULL, ",", &rest))
+		add_pair(state, "--chardev", pair);
+}
+
+static void list_properties(void)
+{
+	vublk_disk_print_properties(vublk_device_properties());
+	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
+}
+
+static void check(struct argp_state *state)
+{
+	const struct arguments *arguments = state->input;
+	bool has_chardev = false;
+
+	for (unsigned i = 0; i < arguments->num_properties; i++)
+		has_chardev |= !strcmp(arguments->properties[i].name, "chardev");
+	if (!has_chardev || !arguments->bus)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "a %s is missing, see --help",
+			     has_chardev ? "--bus" : "--chardev with the back-end's socket");
+}
+
+static error_t parse(int key, char *value, struct argp_state *state)
+{
+	struct arguments *arguments = state->input;
+
+	switch (key) {
+	case KEY_CHARDEV:
+		add_chardev(state, value);
+		break;
+	case KEY_BUS:
+		arguments->bus = value;
+		break;
+	case KEY_NUM_QUEUES:
+		add_property(state, "num-queues", value);
+		break;
+	case 'o':
+		add_pair(state, "-o", value);
+		break;
+	case KEY_LIST_PROPERTIES:
+		list_properties();
+		break;
+	case 'v':
+		arguments->verbose = true;
+		break;
+	case 'q':
+		arguments->quiet = true;
+		break;
+	case ARGP_KEY_END:
+		check(state);
+		break;
+	case ARGP_KEY_ARG:
+		argp_error(state, "there is an argument too many, '%s'", value);
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static const struct argp argp = {
+	.options = argp_options,
+	.parser = parse,
+	.doc = "Be the disk of a virtual machine whose back-end may go and come: the VMM is "
+	       "not told, its disk pauses and goes on.\v"
+	       "SIGTERM and SIGINT end it when the back-end has given the rings back.",
+};
+
+/* --- the command ----------------------------------------------------------- */
+
+static void on_signal(int number)
+{
+	vublk_bus_stop(served);
+}
+
+static void set_handlers(void)
+{
+	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+
+	sigfillset(&action.sa_mask);
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	action.sa_handler = SIG_IGN;
+	sigaction(SIGPIPE, &action, NULL);
+}
+
+static enum vublk_log_level log_level(const struct arguments *arguments)
+{
+	if (arguments->verbose)
+		return VUBLK_LOG_DEBUG;
+	return arguments->quiet ? VUBLK_LOG_WARNING : VUBLK_LOG_INFO;
+}
+
+int vublk_cmd_device(int argc, char **argv)
+{
+	struct arguments arguments = { 0 };
+	struct vublk_log log = { .fn = vublk_cli_log, .opaque = (void *)COMMAND };
+	struct vublk_error error = { 0 };
+	sigset_t ours, before;
+	int r;
+
+	vublk_cli_parse(&argp, argc, argv, &arguments);
+	log.level = log_level(&arguments);
+	/* A signal that comes while it opens is held until there is something to stop. */
+	sigemptyset(&ours);
+	sigaddset(&ours, SIGTERM);
+	sigaddset(&ours, SIGINT);
+	sigprocmask(SIG_BLOCK, &ours, &before);
+	r = vublk_bus_open(arguments.bus, arguments.properties, &log, &served, &error);
+	if (r < 0) {
+		vublk_cli_fail(COMMAND, "%s", error.text);
+		return error.code == EINVAL ? VUBLK_EXIT_MISUSED : VUBLK_EXIT_FAILED;
+	}
+	set_handlers();
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	r = vublk_bus_run(served, &error);
+	sigprocmask(SIG_BLOCK, &ours, NULL);
+	if (r < 0)
+		vublk_cli_fail(COMMAND, "%s", error.text);
+	vublk_bus_free(served);
+	return r < 0 ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE;
+}

@@ -12,6 +12,9 @@
  *                     VMM's own vhost-user-blk front-end. Memory, kick and call descriptors
  *                     are passed through: no request touches it. docs/relay.md says what of
  *                     the protocol it has.
+ *   vfio-user:PATH    a virtio-blk PCI device, served on the Unix socket PATH to a VMM with
+ *                     a vfio-user client. Memory and interrupts are passed through, each kick
+ *                     of the driver is a message. docs/vfio-user.md tells more.
  *
  * One VMM at a time; the next waits in the socket's backlog. The socket is there as soon
  * as there has been a back-end, for before that the disk has no size.
@@ -21,6 +24,7 @@
  * SIGPIPE.
  */
 
+#include <vublk/device.h>
 #include <vublk/error.h>
 
 #ifdef __cplusplus
@@ -31,13 +35,22 @@ extern "C" {
 struct vublk_bus;
 
 /*
+ * The options of the bus that `spec` names, beside the device's properties, ended by one
+ * whose name is NULL (so is that of a bus that has none, or that there is not). Static;
+ * any thread, any time.
+ */
+const struct vublk_device_property *vublk_bus_options(const char *spec);
+
+/*
  * Makes the device and begins to look for its back-end; nothing is served yet.
  *
  * `spec` is NAME:ARGUMENT as above. `device_properties` is an array of names and values
- * ended by a NULL name: those of vublk_device_properties(), of which chardev is mandatory.
+ * ended by a NULL name: those of vublk_device_properties(), of which chardev is mandatory,
+ * and of vublk_bus_options().
  * Where a bus has another default than the device it is this:
  *   reconnect-ms     1000, without server; 0: the bus ends with its back-end
- *   queue-size       1024: the VMM decides
+ *   queue-size       vhost-user: 1024: the VMM decides
+ *   request-timeout-ms  vfio-user: 3000, for a VMM waits no longer than 5 seconds
  *   realize-retries  0: with reconnect-ms or server the back-end is looked for until it is
  *                    there, without them once
  * All is borrowed during the call; `log` (may be NULL) is copied.

@@ -211,7 +211,8 @@ void vublk_bus_on_realized(void *opaque, const struct vublk_error *refusal)
 		return;
 	}
 	note_backend(bus);
-	if (listen_at_path(bus, &error) < 0) {
+	if ((bus->type->ready && bus->type->ready(bus, &error) < 0) ||
+	    listen_at_path(bus, &error) < 0) {
 		fail(bus, &error);
 		return;
 	}
@@ -260,7 +261,7 @@ static void on_device(void *opaque, uint32_t events)
 
 /* --- opening --------------------------------------------------------------- */
 
-static const struct vublk_bus_type *const types[] = { &vublk_bus_vhost_user };
+static const struct vublk_bus_type *const types[] = { &vublk_bus_vhost_user, &vublk_bus_vfio_user };
 
 static int find_type(const char *spec, const struct vublk_bus_type **type, const char **argument,
 		     struct vublk_error *error)
@@ -275,25 +276,36 @@ static int find_type(const char *spec, const struct vublk_bus_type **type, const
 		*argument = colon + 1;
 		return 0;
 	}
-	return vublk_error_set(error, EINVAL, "there is no bus '%s'; expected %s:PATH",
-			       spec ? spec : "", types[0]->name);
+	return vublk_error_set(error, EINVAL, "there is no bus '%s'; expected %s:PATH or %s:PATH",
+			       spec ? spec : "", types[0]->name, types[1]->name);
 }
 
-/* What makes sense here and not for every device; overridden by what is given. */
+/* Of every bus; overridden by what is given. */
 static const struct vublk_option defaults[] = {
-	{ "queue-size", "1024" },
 	{ "realize-retries", "0" },
 	{ NULL },
 };
 #define DEFAULT_RECONNECT_MS "1000"
 
-static int set_properties(struct vublk_device *device, const struct vublk_option *options,
+static bool is_own(const struct vublk_bus_type *type, const char *name)
+{
+	for (const struct vublk_device_property *own = type->options; own && own->name; own++)
+		if (!strcmp(own->name, name))
+			return true;
+	return false;
+}
+
+static int set_properties(struct vublk_bus *bus, const struct vublk_option *options,
 			  bool *has_reconnect_ms, struct vublk_error *error)
 {
 	int r = 0;
 
 	for (; options && options->name && !r; options++) {
-		r = vublk_device_set_property(device, options->name, options->value, error);
+		if (is_own(bus->type, options->name))
+			r = bus->type->set_option(bus, options, error);
+		else
+			r = vublk_device_set_property(bus->device, options->name, options->value,
+						      error);
 		if (!strcmp(options->name, "reconnect-ms"))
 			*has_reconnect_ms = true;
 	}
@@ -322,10 +334,14 @@ static int open_device(struct vublk_bus *bus, const struct vublk_option *propert
 	bool has_reconnect_ms = false;
 	int r = vublk_device_new(bus->type->device_ops, bus, &bus->log, &bus->device, error);
 
+	if (!r && bus->type->open)
+		r = bus->type->open(bus, error);
 	if (!r)
-		r = set_properties(bus->device, defaults, &has_reconnect_ms, error);
+		r = set_properties(bus, defaults, &has_reconnect_ms, error);
 	if (!r)
-		r = set_properties(bus->device, properties, &has_reconnect_ms, error);
+		r = set_properties(bus, bus->type->defaults, &has_reconnect_ms, error);
+	if (!r)
+		r = set_properties(bus, properties, &has_reconnect_ms, error);
 	if (!r && !has_reconnect_ms && !is_server(bus->device))
 		r = vublk_device_set_property(bus->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
 					      error);
@@ -388,6 +404,15 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 	return 0;
 }
 
+const struct vublk_device_property *vublk_bus_options(const char *spec)
+{
+	static const struct vublk_device_property none = { NULL };
+	const struct vublk_bus_type *type;
+	const char *argument;
+
+	return find_type(spec, &type, &argument, NULL) || !type->options ? &none : type->options;
+}
+
 /* --- running --------------------------------------------------------------- */
 
 int vublk_bus_fd(const struct vublk_bus *bus)
@@ -433,6 +458,8 @@ void vublk_bus_free(struct vublk_bus *bus)
 		vublk_device_unrealize(bus->device); /* it borrows what the client has */
 	if (bus->client)
 		bus->type->free_client(bus);
+	if (bus->own)
+		bus->type->free(bus);
 	if (bus->has_loop) {
 		vublk_loop_remove(&bus->device_source);
 		vublk_loop_remove(&bus->stop_source);

@@ -36,6 +36,20 @@ struct vublk_bus;
 
 struct vublk_bus_type {
 	const char *name;
+	/* Its own, beside the device's properties, ended by a NULL name; NULL: none. */
+	const struct vublk_device_property *options;
+	int (*set_option)(struct vublk_bus *bus, const struct vublk_option *option,
+			  struct vublk_error *error);
+	/* What makes sense here and not for every device: properties, ended by a NULL name. */
+	const struct vublk_option *defaults;
+	/*
+	 * What it keeps from one client to the next, in bus->own: open() before options are
+	 * set, ready() when the device is realized, free() when it is not any more. NULL:
+	 * nothing.
+	 */
+	int (*open)(struct vublk_bus *bus, struct vublk_error *error);
+	int (*ready)(struct vublk_bus *bus, struct vublk_error *error);
+	void (*free)(struct vublk_bus *bus);
 	/*
 	 * The device calls them with the bus as `bus`. Among them are realized,
 	 * disconnected, reconnected and gave_up, which are vublk_bus_on_...() below.
@@ -75,9 +89,10 @@ struct vublk_bus {
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
 	void *client; /* the type's; NULL: nobody is connected */
+	void *own;    /* the same, of no client; NULL: nothing */
 };
 
-extern const struct vublk_bus_type vublk_bus_vhost_user;
+extern const struct vublk_bus_type vublk_bus_vhost_user, vublk_bus_vfio_user;
 
 /* What the table says; -1: the event does not occur in this state. */
 int vublk_bus_next_state(enum vublk_bus_state state, enum vublk_bus_event event);

@@ -34,7 +34,7 @@ static bool has_client(const struct vublk_vfio_user *bus)
 void vublk_vfio_user_client_deinit(struct vublk_vfio_user *bus)
 {
 	vublk_loop_remove(&bus->source);
-	vublk_loop_cancel(&bus->loop, &bus->serve_task);
+	vublk_loop_cancel(bus->loop, &bus->serve_task);
 	vublk_loop_timer_disarm(&bus->patience);
 	vublk_vfio_channel_deinit(&bus->channel);
 	bus->command = NULL;
@@ -42,7 +42,7 @@ void vublk_vfio_user_client_deinit(struct vublk_vfio_user *bus)
 }
 
 /* What it leaves behind is reset, for its guest is gone: rings and memory are given back. */
-static void lose(struct vublk_vfio_user *bus, const struct vublk_error *error)
+void vublk_vfio_user_client_lose(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
 	if (!vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_HANG_UP, error->text))
 		return;
@@ -55,9 +55,9 @@ static void lose(struct vublk_vfio_user *bus, const struct vublk_error *error)
 
 static void lose_liar(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
-	vublk_log_limited(&bus->handlers.log, &bus->log_limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
 			  "a vfio-user client is disconnected: %s", error->text);
-	lose(bus, error);
+	vublk_vfio_user_client_lose(bus, error);
 }
 
 /* --- answers ----------------------------------------------------------------------------------------- */
@@ -73,7 +73,7 @@ void vublk_vfio_user_client_answer(struct vublk_vfio_user *bus,
 
 	if (has_client(bus) && vublk_vfio_wants_reply(command) &&
 	    vublk_vfio_channel_send(&bus->channel, &header, payload, &error) < 0)
-		lose(bus, &error);
+		vublk_vfio_user_client_lose(bus, &error);
 }
 
 static void answer_command(struct vublk_vfio_user *bus)
@@ -97,7 +97,7 @@ static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 		lose_liar(bus, error);
 		return;
 	}
-	vublk_log_limited(&bus->handlers.log, &bus->refusal_limit, VUBLK_LOG_DEBUG,
+	vublk_log_limited(bus->log, &bus->refusal_limit, VUBLK_LOG_DEBUG,
 			  "a vfio-user command is refused: %s", error->text);
 }
 
@@ -136,7 +136,7 @@ static int take_command(struct vublk_vfio_user *bus)
 
 	bus->next_write = 0;
 	if (r < 0 && error.code == ENOTCONN)
-		lose(bus, &error);
+		vublk_vfio_user_client_lose(bus, &error);
 	else if (r < 0)
 		lose_liar(bus, &error);
 	return r > 0;
@@ -190,7 +190,7 @@ static void watch(struct vublk_vfio_user *bus)
 	if (!vublk_virtio_pci_is_busy(bus->pci))
 		vublk_loop_timer_disarm(&bus->patience);
 	else if (!bus->patience.loop && !bus->out_of_patience)
-		vublk_loop_timer_arm(&bus->loop, &bus->patience, vublk_now_ns() + PATIENCE_NS);
+		vublk_loop_timer_arm(bus->loop, &bus->patience, vublk_now_ns() + PATIENCE_NS);
 }
 
 static void serve(struct vublk_vfio_user *bus)
@@ -202,7 +202,7 @@ static void serve(struct vublk_vfio_user *bus)
 	if (!has_client(bus))
 		return;
 	if (done == BATCH)
-		vublk_loop_post(&bus->loop, &bus->serve_task);
+		vublk_loop_post(bus->loop, &bus->serve_task);
 	watch(bus);
 }
 
@@ -215,7 +215,7 @@ static void on_patience(void *opaque)
 {
 	struct vublk_vfio_user *bus = opaque;
 
-	vublk_log_limited(&bus->handlers.log, &bus->log_limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
 			  "the back-end keeps the driver waiting; its VMM is answered all the same");
 	bus->out_of_patience = true;
 	serve(bus);
@@ -226,7 +226,7 @@ void vublk_vfio_user_client_wake(struct vublk_vfio_user *bus)
 	if (!vublk_virtio_pci_is_busy(bus->pci))
 		bus->out_of_patience = false;
 	if (has_client(bus))
-		vublk_loop_post(&bus->loop, &bus->serve_task);
+		vublk_loop_post(bus->loop, &bus->serve_task);
 }
 
 /* A hang-up is told even when nothing is asked for; what was sent before it is taken first. */
@@ -236,13 +236,13 @@ static void on_socket(void *opaque, uint32_t events)
 	struct vublk_error error;
 
 	if (events & EPOLLOUT && vublk_vfio_channel_flush(&bus->channel, &error) < 0) {
-		lose(bus, &error);
+		vublk_vfio_user_client_lose(bus, &error);
 		return;
 	}
 	if (events & (EPOLLHUP | EPOLLERR) &&
 	    (is_waiting(bus) || vublk_vfio_channel_wants_write(&bus->channel))) {
 		vublk_error_set(&error, ENOTCONN, "the client closed the connection");
-		lose(bus, &error);
+		vublk_vfio_user_client_lose(bus, &error);
 		return;
 	}
 	serve(bus);
@@ -259,13 +259,16 @@ void vublk_vfio_user_client_init(struct vublk_vfio_user *bus)
 	bus->patience.opaque = bus;
 }
 
-void vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd)
+int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_error *error)
 {
-	struct vublk_error error;
+	int r = vublk_loop_add(bus->loop, &bus->source, fd, EPOLLIN, error);
 
+	if (r < 0) {
+		vublk_fd_close(&fd);
+		return r;
+	}
 	vublk_vfio_channel_init(&bus->channel, fd);
 	bus->out_of_patience = false;
 	vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_CONNECT, NULL);
-	if (vublk_loop_add(&bus->loop, &bus->source, fd, EPOLLIN, &error) < 0)
-		lose(bus, &error);
+	return 0;
 }

@@ -360,7 +360,7 @@ static void finish(struct vublk_vfio_user *bus, const struct vublk_error *error)
 	dma->phase = VUBLK_VFIO_USER_DMA_IDLE;
 	dma->num_answers = 0;
 	if (error)
-		vublk_log_limited(&bus->handlers.log, &bus->log_limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
 				  "a change of the guest's memory failed: %s", error->text);
 	for (unsigned i = 0; i < count; i++) {
 		const struct vublk_vfio_user_answer *answer = &dma->answers[i];

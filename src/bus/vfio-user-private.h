@@ -2,9 +2,15 @@
 #ifndef VUBLK_BUS_VFIO_USER_PRIVATE_H
 #define VUBLK_BUS_VFIO_USER_PRIVATE_H
 
-/* Of the vfio-user bus's own files. */
+/*
+ * The vfio-user bus: a virtio-blk PCI device for VMMs with a vfio-user client. The guest's
+ * memory and the eventfds of its interrupts come over the socket and go on to the
+ * back-end; requests never pass here, but each of the driver's kicks is a message.
+ * What it has in common with the other buses is in bus.c.
+ */
 
-#include "bus/vfio-user.h"
+#include "bus/bus.h"
+#include "bus/virtio-pci.h"
 #include "proto/vfio-channel.h"
 #include "util/checked.h"
 #include "util/loop.h"
@@ -14,9 +20,7 @@
 #include <sys/stat.h>
 
 enum vublk_vfio_user_state {
-	VUBLK_VFIO_USER_CREATED,     /* nothing is there yet */
-	VUBLK_VFIO_USER_REALIZING,   /* the device looks for its back-end */
-	VUBLK_VFIO_USER_LISTENING,   /* there is no client */
+	VUBLK_VFIO_USER_ALONE,       /* there is no client */
 	VUBLK_VFIO_USER_NEGOTIATING, /* it has not said its version yet */
 	VUBLK_VFIO_USER_SERVING,
 	VUBLK_VFIO_USER_CLEARING,    /* it is gone; the back-end gives the rings back */
@@ -24,9 +28,6 @@ enum vublk_vfio_user_state {
 };
 
 enum vublk_vfio_user_event {
-	VUBLK_VFIO_USER_EVENT_START,
-	VUBLK_VFIO_USER_EVENT_READY,
-	VUBLK_VFIO_USER_EVENT_FAILED,
 	VUBLK_VFIO_USER_EVENT_CONNECT,
 	VUBLK_VFIO_USER_EVENT_VERSION,
 	VUBLK_VFIO_USER_EVENT_HANG_UP,
@@ -80,20 +81,14 @@ struct vublk_vfio_user_dma {
 
 struct vublk_vfio_user {
 	enum vublk_vfio_user_state state;
-	struct vublk_vfio_user_handlers handlers;
+	struct vublk_bus *bus;
+	struct vublk_loop *loop;       /* the bus's, like the next two */
+	struct vublk_device *device;
+	const struct vublk_log *log;
 	struct vublk_virtio_pci_options options;
 	struct vublk_log_limit log_limit;     /* of what a client can provoke */
 	struct vublk_log_limit refusal_limit; /* ... and of what it may ask and does not get */
-	struct vublk_loop loop;
-	struct vublk_loop_source device_source;
-	struct vublk_device *device;
 	struct vublk_virtio_pci *pci; /* NULL until the device is realized */
-
-	char path[sizeof(((struct vublk_device_info *)0)->chardev)];
-	int listen_fd;
-	ino_t socket_file;
-	struct vublk_loop_source listen_source;
-	struct vublk_loop_timer accept_timer; /* after a failure to accept */
 
 	/* the client */
 	struct vublk_vfio_channel channel;
@@ -113,7 +108,10 @@ struct vublk_vfio_user {
 /* --- vfio-user-client.c ---------------------------------------------------------------------- */
 
 void vublk_vfio_user_client_init(struct vublk_vfio_user *bus);
-void vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd);
+/* Takes the descriptor. On failure it is as if nobody had connected. */
+int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_error *error);
+/* Has to go, for the reason given. */
+void vublk_vfio_user_client_lose(struct vublk_vfio_user *bus, const struct vublk_error *error);
 /* Closes what is the client's, at once. Idempotent. */
 void vublk_vfio_user_client_deinit(struct vublk_vfio_user *bus);
 /* Something that it may wait for has ended. */
@@ -180,7 +178,7 @@ void vublk_vfio_user_irqs_clear(struct vublk_vfio_user *bus);
 /* The only way to another state; false: the event means nothing in this one. */
 bool vublk_vfio_user_change_state(struct vublk_vfio_user *bus, enum vublk_vfio_user_event event,
 				  const char *why);
-/* Nothing of the client is left: goes on to the next, unless there is still a reset to wait for. */
+/* Nothing of the client is left: the next may come, unless there is still a reset to wait for. */
 void vublk_vfio_user_clear(struct vublk_vfio_user *bus);
 
 #endif

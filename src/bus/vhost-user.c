@@ -446,8 +446,15 @@ static void end_client(struct vublk_bus *bus)
 	wake(relay);
 }
 
+/* The VMM decides, whatever its front-end's size is. */
+static const struct vublk_option defaults[] = {
+	{ "queue-size", "1024" },
+	{ NULL },
+};
+
 const struct vublk_bus_type vublk_bus_vhost_user = {
 	.name = "vhost-user",
+	.defaults = defaults,
 	.device_ops = &device_ops,
 	.serve = serve,
 	.end = end_client,

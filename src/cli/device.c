@@ -25,6 +25,7 @@ struct arguments {
 	const char *bus;
 	struct vublk_option properties[MAX_PROPERTIES + 1];
 	unsigned num_properties;
+	bool list_properties;
 	bool verbose;
 	bool quiet;
 };
@@ -44,11 +45,14 @@ enum key {
 static const struct argp_option argp_options[] = {
 	{ "chardev", KEY_CHARDEV, "SOCKET|path=SOCKET,NAME=VALUE...", 0,
 	  "The back-end's Unix socket; NAME is server, reconnect-ms or another property" },
-	{ "bus", KEY_BUS, "vhost-user:SOCKET", 0, "Present the device to a VMM there" },
+	{ "bus", KEY_BUS, "vhost-user:SOCKET|vfio-user:SOCKET", 0,
+	  "Present the device to a VMM there: as a back-end of its own vhost-user-blk device, or "
+	  "as a PCI device" },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0,
 	  "Have N queues (default: as many as the back-end)" },
-	{ "option", 'o', "NAME=VALUE", 0, "Set any property of the device; see --list-properties" },
-	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0, "List the properties of -o, and end" },
+	{ "option", 'o', "NAME=VALUE", 0, "Set any property of device and bus; see --list-properties" },
+	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0,
+	  "List the properties of -o, with those of --bus if that is given, and end" },
 	{ "verbose", 'v', NULL, 0, "Log messages and state changes as well" },
 	{ "quiet", 'q', NULL, 0, "Log only warnings and errors" },
 	{ 0 },
@@ -100,9 +104,10 @@ static void add_chardev(struct argp_state *state, char *text)
 		add_pair(state, "--chardev", pair);
 }
 
-static void list_properties(void)
+static void list_properties(const char *bus)
 {
 	vublk_disk_print_properties(vublk_device_properties());
+	vublk_disk_print_properties(vublk_bus_options(bus));
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
@@ -136,7 +141,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		add_pair(state, "-o", value);
 		break;
 	case KEY_LIST_PROPERTIES:
-		list_properties();
+		arguments->list_properties = true;
 		break;
 	case 'v':
 		arguments->verbose = true;
@@ -145,6 +150,8 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		arguments->quiet = true;
 		break;
 	case ARGP_KEY_END:
+		if (arguments->list_properties)
+			list_properties(arguments->bus);
 		check(state);
 		break;
 	case ARGP_KEY_ARG:

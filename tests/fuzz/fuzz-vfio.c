@@ -14,7 +14,7 @@
  */
 #include "fuzz.h"
 
-#include "bus/vfio-user.h"
+#include "bus/bus.h"
 #include "proto/channel.h"
 #include "proto/vfio-user.h"
 #include "util/checked.h"
@@ -45,8 +45,7 @@ struct world {
 	int listen_fd;
 	struct vublk_channel backend;
 	struct virtio_blk_config config;
-	struct vublk_vfio_user *bus;
-	bool ready;
+	struct vublk_bus *bus;
 	int client;
 	int fds[NUM_KINDS];
 	const uint8_t *data;
@@ -152,11 +151,11 @@ static bool backend_works(struct world *world)
 /* Lets bus and back-end do what there is to do. */
 static void work(struct world *world)
 {
-	struct pollfd fd = { vublk_vfio_user_fd(world->bus), POLLIN, 0 };
+	struct pollfd fd = { vublk_bus_fd(world->bus), POLLIN, 0 };
 
 	while (backend_works(world) || poll(&fd, 1, 0) == 1) {
 		FUZZ_CHECK(world->rounds++ < MAX_ROUNDS);
-		FUZZ_CHECK(!vublk_vfio_user_process(world->bus));
+		FUZZ_CHECK(vublk_bus_process(world->bus, NULL) == 1);
 	}
 }
 
@@ -244,13 +243,6 @@ static void come(struct world *world)
 }
 
 /* --- the world ------------------------------------------------------------------------------------ */
-
-static void on_ready(void *opaque, const struct vublk_error *error)
-{
-	FUZZ_CHECK(!error);
-	((struct world *)opaque)->ready = true;
-}
-
 static void open_backend(struct world *world)
 {
 	world->config = (struct virtio_blk_config){ .capacity = 128, .num_queues = 2, .wce = 1 };
@@ -261,16 +253,15 @@ static void open_backend(struct world *world)
 
 static void open_bus(struct world *world)
 {
-	struct vublk_virtio_pci_options options = { .transitional = true };
-	struct vublk_vfio_user_handlers handlers = { .ready = on_ready, .opaque = world };
-	struct vublk_device *device;
+	const struct vublk_option options[] = {
+		{ "chardev", world->backend_path }, { "transitional", "on" }, { NULL },
+	};
+	char spec[80];
 
-	FUZZ_CHECK(!vublk_vfio_user_new(world->bus_path, &options, &handlers, &world->bus, NULL));
-	device = vublk_vfio_user_device(world->bus);
-	FUZZ_CHECK(!vublk_device_set_property(device, "chardev", world->backend_path, NULL));
-	FUZZ_CHECK(!vublk_vfio_user_start(world->bus, NULL));
+	snprintf(spec, sizeof(spec), "vfio-user:%s", world->bus_path);
+	FUZZ_CHECK(!vublk_bus_open(spec, options, NULL, &world->bus, NULL));
 	work(world);
-	FUZZ_CHECK(world->ready);
+	FUZZ_CHECK(world->bus->state == VUBLK_BUS_LISTENING);
 }
 
 static void open_world(struct world *world)
@@ -307,7 +298,7 @@ static void check_next_client(struct world *world)
 static void close_world(struct world *world)
 {
 	vublk_fd_close(&world->client);
-	vublk_vfio_user_free(world->bus);
+	vublk_bus_free(world->bus);
 	vublk_channel_deinit(&world->backend);
 	vublk_fd_close(&world->listen_fd);
 	FUZZ_CHECK(!unlink(world->backend_path));

@@ -30,7 +30,7 @@ static unsigned changes(const struct vfio_rig *rig)
 
 static enum vublk_device_state state_of(const struct vfio_rig *rig)
 {
-	return vublk_device_state(vublk_vfio_user_device(rig->bus));
+	return vublk_device_state(rig->bus->device);
 }
 
 /* Where the kick is that a driver gives by writing to its doorbell. */
@@ -409,7 +409,7 @@ static void test_who_goes_in_between(void **state)
 		vfio_drive(&rig, 1);
 		id = i % 2 ? vfio_send_map(&rig, 0x100000, PAGE, rig.memfd, 0) :
 			vfio_send_unmap(&rig, GUEST_ADDR, GUEST_BYTES);
-		vublk_vfio_user_process(rig.bus); /* the back-end has not seen it */
+		vublk_bus_process(rig.bus, NULL); /* the back-end has not seen it */
 		if (i < 2) {
 			mock_hang_up(&rig.mock);
 			assert_true(vfio_receive(&rig, id) >= 0);

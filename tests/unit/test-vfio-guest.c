@@ -149,7 +149,7 @@ static void assign_vectors(struct guest *guest, unsigned num_queues)
 
 static void drive(struct guest *guest, unsigned num_queues, bool msix)
 {
-	uint64_t features = vublk_device_features(vublk_vfio_user_device(guest->rig.bus));
+	uint64_t features = vublk_device_features(guest->rig.bus->device);
 
 	for (unsigned i = 0; i < num_queues; i++)
 		make_ring(guest, i, features, (uint64_t[]){ vfio_ring_part(i, 0),
@@ -250,7 +250,7 @@ static bool interrupt_came(struct guest *guest, unsigned queue)
 
 static void wait_a_moment(struct guest *guest)
 {
-	struct pollfd fds[MAX_QUEUES + 2] = { { vublk_vfio_user_fd(guest->rig.bus), POLLIN, 0 } };
+	struct pollfd fds[MAX_QUEUES + 2] = { { vublk_bus_fd(guest->rig.bus), POLLIN, 0 } };
 
 	for (unsigned i = 0; i < guest->num_queues; i++)
 		fds[1 + i] = (struct pollfd){ guest->vectors[i + 1], POLLIN, 0 };

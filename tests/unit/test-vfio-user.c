@@ -405,7 +405,7 @@ static void test_a_reset_is_answered_when_it_is_done(void **state)
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 1);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 1);
-	assert_int_equal(vublk_device_state(vublk_vfio_user_device(rig.bus)), VUBLK_DEVICE_STOPPED);
+	assert_int_equal(vublk_device_state(rig.bus->device), VUBLK_DEVICE_STOPPED);
 	/* Several in one message: those behind the reset wait for it. */
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	vfio_drive(&rig, 1);
@@ -440,9 +440,10 @@ static void test_a_storm_of_resets(void **state)
 /* A back-end that does not answer keeps nobody waiting for longer than a client waits. */
 static void test_a_reset_that_takes_long(void **state)
 {
+	const struct vublk_option properties[] = { { "reconnect-ms", "1000" }, { NULL } };
 	struct vfio_rig rig;
 
-	vfio_init(&rig, NULL, NULL, false);
+	vfio_init(&rig, NULL, properties, false);
 	vfio_map_guest(&rig);
 	vfio_drive(&rig, 1);
 	rig.mock.fault = (struct mock_fault){ MOCK_SILENCE, VUBLK_VU_GET_VRING_BASE, 0, 0, 0 };
@@ -557,68 +558,60 @@ static void test_a_back_end_that_does_not(void **state)
 	vfio_map_guest(&rig);
 	vfio_drive(&rig, 1);
 	mock_hang_up(&rig.mock);
-	vfio_expect_state(&rig, VUBLK_DEVICE_DISCONNECTED);
-	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 15 | 64);
+	assert_true(vfio_is_closed(&rig));
+	assert_int_equal(rig.result, -ENOTCONN);
 	vfio_deinit(&rig);
 }
 
 /* --- starts ---------------------------------------------------------------------------------------------------------- */
 
-static void note_ready(void *opaque, const struct vublk_error *error)
+/* Why it ends before it listens, with this spec and option. */
+static int failure_of(const char *spec, struct mock *mock, const char *name, const char *value,
+		      struct vublk_error *error)
 {
-	*(struct vublk_error *)opaque = error ? *error : (struct vublk_error){ .code = -1 };
-}
+	const struct vublk_option options[] = {
+		{ "chardev", mock->path }, { "reconnect-ms", "0" }, { name, value }, { NULL },
+	};
+	struct vublk_bus *bus = NULL;
+	int r = vublk_bus_open(spec, options, NULL, &bus, error);
 
-static void start_and_wait(struct vublk_vfio_user *bus, struct mock *mock,
-			   struct vublk_error *outcome)
-{
-	struct pollfd fd = { vublk_vfio_user_fd(bus), POLLIN, 0 };
+	while (!r && bus->state != VUBLK_BUS_LISTENING) {
+		struct pollfd fd = { vublk_bus_fd(bus), POLLIN, 0 };
 
-	outcome->code = 0;
-	assert_int_equal(vublk_vfio_user_start(bus, NULL), 0);
-	assert_int_equal(vublk_vfio_user_start(bus, NULL), -EBUSY);
-	while (!outcome->code) {
 		while (mock_pump(mock))
 			;
 		assert_int_equal(poll(&fd, 1, 20000), 1);
-		assert_int_equal(vublk_vfio_user_process(bus), 0);
+		if (vublk_bus_process(bus, error) < 0)
+			r = -error->code;
 	}
+	vublk_bus_free(bus);
 	while (mock_pump(mock))
 		;
+	return r;
 }
 
-/* What is in the way of a start is said, and when it is gone the same bus starts. */
+/* What is in the way of a start is said. */
 static void test_starts_that_fail(void **state)
 {
-	struct vublk_virtio_pci_options options = { .num_vectors = 1000 };
-	struct vublk_error outcome, error;
-	struct vublk_vfio_user_handlers handlers = { .ready = note_ready, .opaque = &outcome };
-	struct vublk_vfio_user *bus;
+	struct vublk_error error;
 	struct mock mock;
-	char path[200];
+	char path[200], spec[220];
 
 	mock_init(&mock);
 	snprintf(path, sizeof(path), "%s/vfio", vublk_test_folder());
-	assert_int_equal(vublk_vfio_user_new(path, &options, &handlers, &bus, NULL), 0);
-	assert_int_equal(vublk_vfio_user_start(bus, &error), -EINVAL);
+	snprintf(spec, sizeof(spec), "vfio-user:%s", path);
+	assert_int_equal(failure_of(spec, &mock, "vectors", "1000", &error), -EINVAL);
+	assert_non_null(strstr(error.text, "vectors"));
+	assert_int_equal(failure_of(spec, &mock, "transitional", "perhaps", &error), -EINVAL);
+	assert_int_equal(failure_of(spec, &mock, "chardev", "", &error), -EINVAL);
 	assert_non_null(strstr(error.text, "chardev"));
-	vublk_device_set_property(vublk_vfio_user_device(bus), "chardev", mock.path, NULL);
-	start_and_wait(bus, &mock, &outcome);
-	assert_int_equal(outcome.code, EINVAL);
-	assert_non_null(strstr(outcome.text, "1000 MSI-X vectors are too many"));
-	vublk_vfio_user_free(bus);
-
-	options.num_vectors = 2;
-	assert_int_equal(vublk_vfio_user_new(path, &options, &handlers, &bus, NULL), 0);
-	vublk_device_set_property(vublk_vfio_user_device(bus), "chardev", mock.path, NULL);
+	assert_int_equal(failure_of("vfio-user:", &mock, NULL, NULL, &error), -EINVAL);
+	assert_string_equal(error.text, "there is no bus 'vfio-user:'; expected vhost-user:PATH or "
+			    "vfio-user:PATH");
 	assert_int_equal(mkdir(path, 0700), 0);
-	start_and_wait(bus, &mock, &outcome);
-	assert_int_equal(outcome.code, EEXIST);
+	assert_int_equal(failure_of(spec, &mock, "vectors", "2", &error), -EEXIST);
 	assert_int_equal(rmdir(path), 0);
-	start_and_wait(bus, &mock, &outcome);
-	assert_int_equal(outcome.code, -1);
-	assert_int_equal(access(path, F_OK), 0);
-	vublk_vfio_user_free(bus);
+	assert_int_equal(failure_of(spec, &mock, "vectors", "auto", &error), 0);
 	assert_int_equal(access(path, F_OK), -1); /* the socket goes with it */
 	mock_deinit(&mock);
 }

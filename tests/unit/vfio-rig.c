@@ -23,15 +23,6 @@
 
 /* --- the bus ------------------------------------------------------------------------------------- */
 
-static void on_ready(void *opaque, const struct vublk_error *error)
-{
-	struct vfio_rig *rig = opaque;
-
-	rig->is_ready = true;
-	if (error)
-		rig->failure = *error;
-}
-
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 {
 	struct vfio_rig *rig = opaque;
@@ -45,13 +36,13 @@ static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 
 static bool process(struct vfio_rig *rig, int timeout_ms)
 {
-	struct pollfd fd = { vublk_vfio_user_fd(rig->bus), POLLIN, 0 };
+	struct pollfd fd = { vublk_bus_fd(rig->bus), POLLIN, 0 };
 	bool busy = rig->has_mock && mock_pump(&rig->mock);
 
 	if (poll(&fd, 1, busy ? 0 : timeout_ms) <= 0)
 		return busy;
-	assert_int_equal(vublk_vfio_user_process(rig->bus), 0);
-	return true;
+	rig->result = vublk_bus_process(rig->bus, &rig->failure);
+	return rig->result == 1;
 }
 
 void vfio_settle(struct vfio_rig *rig)
@@ -62,7 +53,7 @@ void vfio_settle(struct vfio_rig *rig)
 
 void vfio_expect_state(struct vfio_rig *rig, enum vublk_device_state state)
 {
-	struct vublk_device *device = vublk_vfio_user_device(rig->bus);
+	struct vublk_device *device = rig->bus->device;
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
 
 	while (vublk_device_state(device) != state) {
@@ -77,39 +68,38 @@ void vfio_expect_state(struct vfio_rig *rig, enum vublk_device_state state)
 static void start(struct vfio_rig *rig)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
-	struct vublk_error error;
 
-	if (vublk_vfio_user_start(rig->bus, &error) < 0)
-		fail_msg("%s", error.text);
-	while (!rig->is_ready && vublk_now_ns() < until)
+	while (rig->bus->state != VUBLK_BUS_LISTENING && vublk_now_ns() < until)
 		process(rig, 100);
-	if (rig->failure.code || !rig->is_ready)
-		fail_msg("%s", rig->is_ready ? rig->failure.text : "it does not get ready");
+	assert_int_equal(rig->bus->state, VUBLK_BUS_LISTENING);
 }
 
 void vfio_init(struct vfio_rig *rig, const char *chardev, const struct vublk_option *properties,
 	       bool transitional)
 {
-	struct vublk_virtio_pci_options options = { .transitional = transitional };
-	struct vublk_vfio_user_handlers handlers = {
-		.ready = on_ready, .opaque = rig, .log = { on_log, rig, VUBLK_LOG_DEBUG },
+	const struct vublk_log log = { on_log, rig, VUBLK_LOG_DEBUG };
+	struct vublk_option options[16] = {
+		{ "queue-size", "16" },
+		{ "request-timeout-ms", "5000" },
+		{ "reconnect-ms", "0" },
+		{ "transitional", transitional ? "on" : "off" },
 	};
-	struct vublk_device *device;
+	struct vublk_error error = { 0 };
+	unsigned n = 4;
+	char spec[220];
 
 	memset(rig, 0, sizeof(*rig));
 	rig->client = -1;
 	rig->has_mock = !chardev;
 	if (rig->has_mock)
 		mock_init(&rig->mock);
-	snprintf(rig->path, sizeof(rig->path), "%s/vfio", vublk_test_folder());
-	assert_int_equal(vublk_vfio_user_new(rig->path, &options, &handlers, &rig->bus, NULL), 0);
-	device = vublk_vfio_user_device(rig->bus);
-	assert_int_equal(vublk_device_set_property(device, "chardev",
-						   chardev ? chardev : rig->mock.path, NULL), 0);
-	assert_int_equal(vublk_device_set_property(device, "queue-size", "16", NULL), 0);
+	options[n++] = (struct vublk_option){ "chardev", chardev ? chardev : rig->mock.path };
 	for (; properties && properties->name; properties++)
-		assert_int_equal(vublk_device_set_property(device, properties->name,
-							   properties->value, NULL), 0);
+		options[n++] = *properties;
+	snprintf(rig->path, sizeof(rig->path), "%s/vfio", vublk_test_folder());
+	snprintf(spec, sizeof(spec), "vfio-user:%s", rig->path);
+	if (vublk_bus_open(spec, options, &log, &rig->bus, &error) < 0)
+		fail_msg("%s", error.text);
 	rig->memfd = vublk_memfd_new("guest", GUEST_BYTES, NULL);
 	rig->memory = vublk_map_shared(rig->memfd, 0, GUEST_BYTES, NULL);
 	assert_non_null(rig->memory);
@@ -120,7 +110,7 @@ void vfio_init(struct vfio_rig *rig, const char *chardev, const struct vublk_opt
 
 void vfio_deinit(struct vfio_rig *rig)
 {
-	vublk_vfio_user_free(rig->bus);
+	vublk_bus_free(rig->bus);
 	vublk_fd_close(&rig->client);
 	vublk_unmap(rig->memory, GUEST_BYTES);
 	vublk_fd_close(&rig->memfd);

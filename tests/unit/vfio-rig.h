@@ -7,7 +7,7 @@
  * in the socket until the bus's loop is run, so each run is the same. The back-end is a
  * mock, or whatever listens at a path.
  */
-#include "bus/vfio-user.h"
+#include "bus/vfio-user-private.h"
 #include "mock/mock-backend.h"
 #include "proto/vfio-user.h"
 
@@ -20,9 +20,9 @@
 struct vfio_rig {
 	struct mock mock;
 	bool has_mock;
-	struct vublk_vfio_user *bus;
-	bool is_ready;
-	struct vublk_error failure; /* ready()'s; code 0: none */
+	struct vublk_bus *bus;
+	int result; /* of the last process(): 1: it goes on */
+	struct vublk_error failure;
 	char path[200];
 	char last_word[800]; /* at WARNING or above */
 	unsigned num_warnings;

@@ -268,7 +268,8 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * duplicated. Takes effect at the next start; while the rings run the change goes
  * to the back-end (regions that are the same are not sent again) and 1 is
  * returned: memory_changed() tells the end (error: the back-end refused a region,
- * which it does not have then). EINVAL: empty, overlapping, wrapping, not aligned,
+ * which it does not have then). No region at all is given up at once, by a back-end
+ * with memory slots that runs no rings, too: 1 is returned, and a start waits for it. EINVAL: empty, overlapping, wrapping, not aligned,
  * past the end of its file, past the end of the dirty log, or without a ring that runs; ENOSPC: more regions than
  * the back-end has memory slots; EBUSY: a change is on its way, or the device is
  * starting or stopping. States STOPPED, RUNNING, DISCONNECTED, RECONNECTING.

@@ -136,11 +136,18 @@ static bool go_on_reading(struct vublk_relay *relay, unsigned *budget)
 	return settle_unasked(relay);
 }
 
-static void end(struct vublk_relay *relay)
+/* The VMM's memory is given back with its rings, to whoever waits for it to be free. */
+static bool end(struct vublk_relay *relay)
 {
+	if (relay->memory.num_regions) {
+		vublk_relay_memory_clear(relay);
+		relay->changes |= VUBLK_RELAY_MEMORY;
+		return true;
+	}
 	vublk_loop_remove(&relay->source);
 	relay->phase = VUBLK_RELAY_ENDED;
 	vublk_loop_post(&relay->bus->loop, &relay->end_task);
+	return true;
 }
 
 static bool go_on_settling(struct vublk_relay *relay)
@@ -151,10 +158,8 @@ static bool go_on_settling(struct vublk_relay *relay)
 	if (!vublk_relay_settle(relay))
 		return false;
 	end_change(relay);
-	if (relay->is_ending) {
-		end(relay);
-		return true;
-	}
+	if (relay->is_ending)
+		return end(relay);
 	if (!relay->result)
 		r = vublk_relay_act_on_message(relay, &error);
 	if (r < 0)
@@ -391,12 +396,10 @@ static void free_relay(struct vublk_bus *bus)
 	free(relay);
 }
 
-/* The VMM's memory is given back with its rings, to whoever waits for it to be free. */
 static void on_end(void *opaque)
 {
 	struct vublk_bus *bus = opaque;
 
-	vublk_device_set_memory(bus->device, NULL, 0, NULL);
 	free_relay(bus);
 	vublk_bus_client_gone(bus);
 }

@@ -150,7 +150,8 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 
 static int check_state(const struct vublk_device *device, struct vublk_error *error)
 {
-	if (device->memory_change_under_way)
+	/* What is given up at rest is no hindrance: the next start waits for its end. */
+	if (device->memory_change_under_way && device->state == VUBLK_DEVICE_RUNNING)
 		return vublk_error_set(error, EBUSY, "a change of the memory is under way already");
 	switch (device->state) {
 	case VUBLK_DEVICE_STOPPED:
@@ -164,12 +165,27 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 	}
 }
 
+/*
+ * A back-end that runs no rings gets the memory with the next ones; but to give all of it
+ * up is to be done now, for somebody may wait for that memory. Without memory slots there
+ * is no message for it.
+ */
+static bool is_told_now(const struct vublk_device *device, unsigned num_regions)
+{
+	if (device->state == VUBLK_DEVICE_RUNNING)
+		return true;
+	return device->state == VUBLK_DEVICE_STOPPED && !num_regions &&
+	       !device->memory_change_under_way && device->frontend.memory.num_shadow &&
+	       vublk_frontend_has(&device->frontend, VUBLK_VU_F_CONFIGURE_MEM_SLOTS);
+}
+
 int vublk_device_set_memory(struct vublk_device *device,
 			    const struct vublk_memory_region *regions, unsigned num_regions,
 			    struct vublk_error *error)
 {
 	struct vublk_frontend_memory memory = { 0 };
 	bool running = device->state == VUBLK_DEVICE_RUNNING;
+	bool told = is_told_now(device, num_regions);
 	int r = check_state(device, error);
 
 	if (!r)
@@ -188,7 +204,7 @@ int vublk_device_set_memory(struct vublk_device *device,
 	vublk_device_memory_deinit(&device->memory);
 	device->memory = memory;
 	vublk_device_watch_kicks(device);
-	if (!running)
+	if (!told)
 		return 0;
 	device->memory_change_under_way = true;
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_memory_changed, device);

@@ -197,7 +197,8 @@ static void begin_start(struct vublk_device *device)
 
 void vublk_device_update(struct vublk_device *device)
 {
-	if (device->state == VUBLK_DEVICE_STOPPED && should_run(device))
+	if (device->state == VUBLK_DEVICE_STOPPED && should_run(device) &&
+	    !device->memory_change_under_way)
 		begin_start(device);
 	else if (device->state == VUBLK_DEVICE_RUNNING && !should_run(device) &&
 		 !device->memory_change_under_way && !device->num_notifiers &&

@@ -122,6 +122,36 @@ static void test_changes_while_running(void **state)
 	mock_deinit(&mock);
 }
 
+/* At rest, too, all of it is given up at once, and a start waits for that. */
+static void test_all_is_given_up(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is none */
+	rig_start(&rig, 1);
+	rig_stop(&rig);
+	mock_forget(&mock);
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 1);
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* that is on its way */
+	rig_wait(&rig, RIG_MEMORY_CHANGED, 1);
+	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 1);
+	assert_int_equal(mock.num_regions, 0);
+	rig_start(&rig, 1);
+	rig_stop(&rig);
+	mock_forget(&mock);
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 1);
+	rig_start(&rig, 1);
+	assert_int_equal(rig.calls[RIG_MEMORY_CHANGED], 2);
+	assert_int_equal(mock.log[0], VUBLK_VU_REM_MEM_REG);
+	assert_int_equal(mock.num_regions, 1);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 /* The same place in another file is another region. */
 static void test_another_file(void **state)
 {
@@ -294,6 +324,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_what_is_refused),
 		VUBLK_TEST(test_changes_while_running),
+		VUBLK_TEST(test_all_is_given_up),
 		VUBLK_TEST(test_another_file),
 		VUBLK_TEST(test_refused_region_of_many),
 		VUBLK_TEST(test_refused_region),

@@ -348,6 +348,37 @@ static void test_many_vmms(void **state)
 	relay_close(&relay);
 }
 
+static bool backend_maps(const struct relay *relay, const char *words)
+{
+	char path[64], line[512];
+	bool found = false;
+	FILE *maps;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)relay->pid);
+	maps = fopen(path, "re");
+	assert_non_null(maps);
+	while (fgets(line, sizeof(line), maps))
+		found |= strstr(line, words) != NULL;
+	fclose(maps);
+	return found;
+}
+
+/* Nothing holds the memory of a VMM that has gone: the next may need it. */
+static void test_memory_is_given_back(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	for (unsigned i = 0; i < 3; i++) {
+		relay_start_vmm(&relay, &rig, 1);
+		assert_true(backend_maps(&relay, "memfd:rig"));
+		relay_close_vmm(&relay, &rig);
+		assert_false(backend_maps(&relay, "memfd:rig"));
+	}
+	relay_close(&relay);
+}
+
 /* Requests are in flight when the VMM goes; the next one finds a disk as good as new. */
 static void test_vmm_dies_with_requests(void **state)
 {
@@ -503,6 +534,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_write_cache),
 		VUBLK_TEST(test_resize),
 		VUBLK_TEST(test_many_vmms),
+		VUBLK_TEST(test_memory_is_given_back),
 		VUBLK_TEST(test_vmm_dies_with_requests),
 		VUBLK_TEST(test_bus_states),
 		VUBLK_TEST(test_bad_arguments),

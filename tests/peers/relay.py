@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+`vublk device --bus vhost-user:...` between the block API, in the place of a VMM, and real
+back-ends, which die meanwhile.
+
+    relay.py VUBLK [-l] [-k] [WORD...]
+"""
+import json
+import os
+import pathlib
+import signal
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from peer import check  # noqa: E402
+
+VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
+MIB = 1 << 20
+QUEUES = 4
+
+
+def image_file(case, size=32 * MIB):
+    path = case.path('disk')
+    with open(path, 'wb') as file:
+        file.truncate(size)
+    return path
+
+
+def start_relay(case, backend, *arguments):
+    path = case.path(f'relay-{len(case.children)}')
+    child = case.start([VUBLK, 'device', '--chardev', f'path={backend},reconnect-ms=50',
+                        '--bus', f'vhost-user:{path}', *arguments])
+    peer.wait_for_socket(case, child, path)
+    return child, path
+
+
+def stop_relay(case, child, path):
+    code = case.stop(child)
+    check(code == 0, f'the relay ended with {code}: {case.output(child)}')
+    check(not os.path.exists(path), f'{path} is still there')
+
+
+def kill(child):
+    child.kill()
+    child.wait()
+
+
+def start_again(case, image, path, *arguments):
+    """Another back-end at the socket of one that was killed."""
+    child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image, '--num-queues', QUEUES,
+                        *arguments])
+    return child
+
+
+def verify(case, path, *arguments):
+    case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '1', '--verify', *arguments])
+
+
+def info(case, path):
+    return json.loads(case.run([VUBLK, 'info', path, '--json']))
+
+
+def bytes_written(child):
+    lines = pathlib.Path(f'/proc/{child.pid}/io').read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith('write_bytes')))
+
+
+def as_without_it(case, backend):
+    """What the disk is, and that it keeps what was written, is the same with and without a relay."""
+    image = image_file(case)
+    child, socket = backend.start(case, image, QUEUES)
+    direct = info(case, socket)
+    relay, path = start_relay(case, socket)
+    relayed = info(case, path)
+    for name in ('capacity_bytes', 'block_size_bytes', 'read_only', 'write_cache', 'discard_bytes'):
+        check(direct.get(name) == relayed.get(name),
+              f'{name} is {direct.get(name)}, and {relayed.get(name)} through the relay')
+    for queues in (1, QUEUES):
+        verify(case, path, '--numjobs', queues)
+    stop_relay(case, relay, path)
+    backend.stop(case, child)
+
+
+def killed(case, queues):
+    """Again and again, in the midst of a load that is verified, of which nothing may be lost."""
+    image = image_file(case)
+    child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
+    relay, path = start_relay(case, socket)
+    bench = case.start([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '6', '--verify', '--numjobs', queues])
+    for _ in range(10):
+        peer.wait_until(lambda: bytes_written(child) > MIB or bench.poll() is not None, 'nothing is written')
+        check(bench.poll() is None, f'the bench ended: {case.output(bench)}')
+        kill(child)
+        child = start_again(case, image, socket)
+    code = bench.wait(peer.LIMIT_S)
+    check(code == 0, f'the bench ended with {code}: {case.output(bench)}')
+    check('all as they should be' in case.output(bench), case.output(bench))
+    stop_relay(case, relay, path)
+    case.stop(child)
+
+
+def killed_without_an_area(case):
+    """Nobody knows what it had begun: the relay says so, and does not guess."""
+    image = image_file(case)
+    child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES, arguments=['-o', 'inflight=off'])
+    relay, path = start_relay(case, socket)
+    bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60', '--iodepth', '64'])
+    peer.wait_until(lambda: bytes_written(child) > MIB or bench.poll() is not None, 'nothing is written')
+    kill(child)
+    child = start_again(case, image, socket, '-o', 'inflight=off')
+    check(bench.wait(peer.LIMIT_S) == 1, case.output(bench))
+    check('nobody knows which of them it had begun' in case.output(relay), case.output(relay))
+    verify(case, path)
+    stop_relay(case, relay, path)
+    case.stop(child)
+
+
+def killed_when_idle(case, backend):
+    """With nothing outstanding any back-end can be replaced."""
+    image = image_file(case)
+    child, socket = backend.start(case, image, QUEUES)
+    relay, path = start_relay(case, socket)
+    for _ in range(3):
+        verify(case, path)
+        kill(child)
+        if os.path.exists(socket):
+            os.unlink(socket)
+        child, again = backend.start(case, image, QUEUES)
+        os.rename(again, socket)
+    verify(case, path)
+    stop_relay(case, relay, path)
+    backend.stop(case, child)
+
+
+def client_killed(case):
+    """The next one finds the disk as good as new."""
+    image = image_file(case)
+    child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
+    relay, path = start_relay(case, socket)
+    for _ in range(5):
+        before = bytes_written(child)
+        bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60', '--iodepth', '64'])
+        peer.wait_until(lambda: bytes_written(child) > before + MIB or bench.poll() is not None,
+                        'nothing is written')
+        check(bench.poll() is None, f'the bench ended: {case.output(bench)}')
+        kill(bench)
+    verify(case, path)
+    stop_relay(case, relay, path)
+    peer.VublkServe(VUBLK).stop(case, child)
+
+
+def relay_behind_relay(case):
+    """A relay is a back-end like another."""
+    image = image_file(case)
+    child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
+    inner, middle = start_relay(case, socket)
+    outer, path = start_relay(case, middle)
+    verify(case, path, '--numjobs', QUEUES)
+    kill(child)
+    child = start_again(case, image, socket)
+    verify(case, path, '--numjobs', QUEUES)
+    stop_relay(case, outer, path)
+    stop_relay(case, inner, middle)
+    case.stop(child)
+
+
+def backends_connect(case):
+    """server=on: the relay listens on both sides."""
+    inner = case.path('inner')
+    path = case.path('relay')
+    relay = case.start([VUBLK, 'device', '--chardev', f'path={inner},server=on', '--bus', f'vhost-user:{path}'])
+    peer.wait_for_socket(case, relay, inner)
+    check(not os.path.exists(path), 'there is a disk before there is a back-end')
+    check(case.stop(relay) == 0, case.output(relay))
+    check(not os.path.exists(inner), f'{inner} is still there')
+
+
+def misuse(case):
+    for words, sentence in (([], 'is missing'),
+                            (['--chardev', 'x'], 'a --bus is missing'),
+                            (['--bus', 'vhost-user:x'], 'a --chardev'),
+                            (['--chardev', 'x', '--bus', 'pci:x'], "there is no bus 'pci:x'"),
+                            (['--chardev', 'path=x,colour=red', '--bus', 'vhost-user:y'], "no property 'colour'"),
+                            (['--chardev', 'path=x,,reconnect-ms=a', '--bus', 'vhost-user:y'], 'reconnect-ms'),
+                            (['--chardev', 'x', '--bus', 'vhost-user:y', '-o', 'queue-size'], 'NAME=VALUE'),
+                            (['--chardev', 'x', '--bus', 'vhost-user:y', 'z'], 'an argument too many'),
+                            (['--chardev', 'x', '--bus', 'vhost-user:y', '--num-queues', '0'], 'num-queues')):
+        result = case.call([VUBLK, 'device', *words])
+        check(result.code == 2 and sentence in result.err, str(result))
+
+
+def gone_for_good(case):
+    image = image_file(case)
+    child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
+    path = case.path('relay')
+    relay = case.start([VUBLK, 'device', '--chardev', f'path={socket},reconnect-ms=0', '--bus', f'vhost-user:{path}'])
+    peer.wait_for_socket(case, relay, path)
+    kill(child)
+    check(relay.wait(peer.LIMIT_S) == 1, 'the relay goes on')
+    check('the peer closed the connection' in case.output(relay), case.output(relay))
+    check(not os.path.exists(path), f'{path} is still there')
+
+
+def signals(case):
+    image = image_file(case)
+    child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        relay, path = start_relay(case, socket)
+        bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
+        before = bytes_written(child)
+        peer.wait_until(lambda: bytes_written(child) > before + MIB, 'nothing is written')
+        check(case.stop(relay, number) == 0, f'signal {number}: {case.output(relay)}')
+        check(bench.wait(peer.LIMIT_S) == 1, 'the bench has a disk still')
+        check(not os.path.exists(path), f'{path} is still there')
+    peer.VublkServe(VUBLK).stop(case, child)
+
+
+def bind(function, *arguments):
+    return lambda case: function(case, *arguments)
+
+
+def main():
+    cases = []
+    for backend in (peer.VublkServe(VUBLK), peer.StorageDaemon()):
+        cases.append((f'{backend.name}: as without a relay', bind(as_without_it, backend)))
+        cases.append((f'{backend.name}: killed when idle', bind(killed_when_idle, backend)))
+    cases += [(f'killed under a load, {queues} queues', bind(killed, queues)) for queues in (1, QUEUES)]
+    cases += [('killed under a load without an in-flight area', killed_without_an_area),
+              ('the client is killed', client_killed),
+              ('a relay behind a relay', relay_behind_relay),
+              ('back-ends that connect', backends_connect),
+              ('a back-end that is gone for good', gone_for_good),
+              ('ended by signals', signals),
+              ('misuse', misuse)]
+    return peer.main(cases, sys.argv[2:])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -397,7 +397,7 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
 struct vublk_device_place {
 	bool is_known;        /* `base` is where it goes on; else the back-end went without saying so, */
 	uint16_t base;        /* and this is its used index, which is exact with nothing outstanding */
-	uint16_t outstanding; /* requests that were made available and are not completed */
+	uint16_t outstanding; /* requests that are not completed, and that a back-end may have seen */
 };
 
 /*

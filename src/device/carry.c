@@ -151,6 +151,6 @@ int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
 	place->is_known = device->resume != VUBLK_DEVICE_RESUME_RINGS &&
 			  device->resume != VUBLK_DEVICE_RESUME_NEVER;
 	place->base = place->is_known ? device->bases[index] : used;
-	place->outstanding = (uint16_t)(avail - used);
+	place->outstanding = vublk_device_count_outstanding(device, index, used, avail);
 	return 0;
 }

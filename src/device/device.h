@@ -173,6 +173,7 @@ struct vublk_device {
 
 	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
 	uint16_t *bases;                   /* num_queues: where each goes on */
+	int32_t *lost_avail;               /* num_queues: the avail index at the loss; -1: not known */
 	struct vublk_frontend_queue *rings; /* those that are handed over */
 	unsigned num_rings;
 	struct vublk_device_kick_watch *kick_watches; /* num_queues */
@@ -304,6 +305,14 @@ void vublk_device_ask_for_inflight(struct vublk_device *device);
 void vublk_device_rings_are_back(struct vublk_device *device);
 /* The session's area is of no more use. Idempotent. */
 void vublk_device_drop_inflight(struct vublk_device *device);
+/* The back-end that had the rings has just been lost: notes how far the driver was. */
+void vublk_device_note_loss(struct vublk_device *device);
+/*
+ * How many requests at most a ring's indices leave open: those that are not completed,
+ * and after a loss of these only what the lost back-end may have seen.
+ */
+uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
+					uint16_t used, uint16_t avail);
 /*
  * Whether this back-end can go on with the rings as they were left, and where: EIO and a
  * sentence when requests may be lost.

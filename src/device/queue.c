@@ -18,12 +18,13 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 	device->queues = calloc(device->num_queues, sizeof(*device->queues));
 	device->bases = calloc(device->num_queues, sizeof(*device->bases));
 	device->rings = calloc(device->num_queues, sizeof(*device->rings));
+	device->lost_avail = calloc(device->num_queues, sizeof(*device->lost_avail));
 	device->notifiers_changed = calloc(device->num_queues, 1);
 	device->notifiers = calloc(2 * device->num_queues, sizeof(*device->notifiers));
 	device->num_rings = 0;
 	device->num_notifiers = 0;
-	if (device->queues && device->bases && device->rings && device->notifiers_changed &&
-	    device->notifiers && !vublk_device_kick_watches_init(device))
+	if (device->queues && device->bases && device->rings && device->lost_avail &&
+	    device->notifiers_changed && device->notifiers && !vublk_device_kick_watches_init(device))
 		return 0;
 	vublk_device_queues_deinit(device);
 	return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", device->num_queues);
@@ -34,12 +35,14 @@ void vublk_device_queues_deinit(struct vublk_device *device)
 	free(device->queues);
 	free(device->bases);
 	free(device->rings);
+	free(device->lost_avail);
 	vublk_device_kick_watches_deinit(device);
 	free(device->notifiers_changed);
 	free(device->notifiers);
 	device->queues = NULL;
 	device->bases = NULL;
 	device->rings = NULL;
+	device->lost_avail = NULL;
 	device->notifiers_changed = NULL;
 	device->notifiers = NULL;
 	device->num_rings = 0;

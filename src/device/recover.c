@@ -5,14 +5,16 @@
  * The idea to read it by: a used index says how many requests were completed, and
  * nothing in the ring says which of the others the lost back-end had begun. The
  * in-flight area does, where there is one, and the next back-end reads it. Without
- * it a ring goes on from its used index when nothing is outstanding; when something
- * is, guessing would lose a request or execute one twice, and the driver has to reset.
+ * it a ring goes on from its used index when nothing was outstanding at the loss; what
+ * the driver adds later no back-end has seen. When something was, guessing would lose a
+ * request or execute one twice, and the driver has to reset.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
 #include "device/device.h"
 
 #include "util/atomic.h"
+#include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/memfd.h"
@@ -107,14 +109,43 @@ int vublk_device_read_indices(const struct vublk_device *device, unsigned index,
 	return r;
 }
 
+void vublk_device_note_loss(struct vublk_device *device)
+{
+	uint16_t used, avail;
+
+	device->resume = VUBLK_DEVICE_RESUME_RINGS;
+	for (unsigned i = 0; i < device->num_queues; i++) {
+		device->lost_avail[i] = -1;
+		if (device->queues[i].size &&
+		    !vublk_device_read_indices(device, i, &used, &avail, NULL))
+			device->lost_avail[i] = avail;
+	}
+}
+
+/*
+ * A used index past the mark is of a back-end that was not dead: it may have seen all
+ * that the driver has added since.
+ */
+uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
+					uint16_t used, uint16_t avail)
+{
+	uint16_t now = (uint16_t)(avail - used), at_loss;
+
+	if (device->resume != VUBLK_DEVICE_RESUME_RINGS || device->lost_avail[index] < 0)
+		return now;
+	at_loss = (uint16_t)(device->lost_avail[index] - used);
+	return VUBLK_MIN(at_loss, now);
+}
+
 static int recover_base(struct vublk_device *device, unsigned index, struct vublk_error *error)
 {
-	uint16_t avail, used;
+	uint16_t avail, used, outstanding;
 	int r = vublk_device_read_indices(device, index, &used, &avail, error);
 
 	if (r < 0)
 		return r;
-	if (avail != used && !vublk_device_is_tracked(device))
+	outstanding = vublk_device_count_outstanding(device, index, used, avail);
+	if (outstanding && !vublk_device_is_tracked(device))
 		return vublk_error_set(error, EIO,
 				       device->resume == VUBLK_DEVICE_RESUME_INFLIGHT ?
 				       "the back-end has no in-flight area, and up to %u requests "
@@ -122,7 +153,7 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 				       "needs a reset" :
 				       "the back-end went while up to %u requests were outstanding, "
 				       "and nobody knows which of them it had begun; the device "
-				       "needs a reset", (uint16_t)(avail - used));
+				       "needs a reset", outstanding);
 	device->bases[index] = used;
 	return 0;
 }

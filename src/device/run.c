@@ -332,7 +332,7 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_notifiers_settle(device);
 	if (rings && device->num_rings) { /* it has been told of them, and did not say where it stopped */
-		device->resume = VUBLK_DEVICE_RESUME_RINGS;
+		vublk_device_note_loss(device);
 		vublk_device_dirty_log_mark_rings(device);
 	}
 	vublk_device_reconnect_begin(device, error);

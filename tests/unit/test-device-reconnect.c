@@ -363,6 +363,46 @@ static void test_outstanding_requests(void **state)
 	end(&rig, &mock);
 }
 
+static unsigned late_used;
+
+/* The driver goes on while nobody is there; perhaps a back-end does that was not dead. */
+static void add_requests(struct rig *rig, enum rig_callback callback)
+{
+	if (callback == RIG_DISCONNECTED)
+		rig_set_indices(rig, 1, (uint16_t)(8 + late_used), 11);
+}
+
+static void lose_without_area(struct rig *rig, struct mock *mock, unsigned used)
+{
+	mock_init(mock);
+	mock->protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	rig_init_with_mock(rig, mock);
+	rig_set(rig, "reconnect-ms", "1");
+	rig_realize(rig);
+	rig_start(rig, QUEUES);
+	rig_set_indices(rig, 1, 8, 8);
+	late_used = used;
+	rig->hook = add_requests;
+	mock_hang_up(mock);
+}
+
+static void test_requests_that_came_after_the_loss(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	lose_without_area(&rig, &mock, 0);
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(mock.given_bases[1], 8);
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	end(&rig, &mock);
+	/* Who completes one of these has seen them: nothing is certain any more. */
+	lose_without_area(&rig, &mock, 1);
+	rig_wait(&rig, RIG_NEEDS_RESET, 1);
+	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "up to 2 requests"));
+	end(&rig, &mock);
+}
+
 /* --- the in-flight area ------------------------------------------------------------------- */
 
 static unsigned position(const struct mock *mock, uint32_t request)
@@ -648,6 +688,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_resized_disk),
 		VUBLK_TEST(test_the_write_cache_is_kept),
 		VUBLK_TEST(test_outstanding_requests),
+		VUBLK_TEST(test_requests_that_came_after_the_loss),
 		VUBLK_TEST(test_the_area_outlives_back_ends),
 		VUBLK_TEST(test_a_back_end_without_the_area_in_between),
 		VUBLK_TEST(test_bad_areas),

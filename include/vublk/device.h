@@ -4,7 +4,7 @@
 
 /*
  * The vhost-user-blk host device, for whoever presents it to a driver: a VMM, an
- * emulator, or the library's own buses.
+ * emulator, or the library's own buses. examples/embed.c is a small VMM that does so.
  *
  * Between the presenter (here called the bus) and the device there is one seam:
  * the bus calls the functions below, the device calls struct vublk_device_bus_ops.

@@ -80,8 +80,9 @@ class Case:
         number = len(self.children)
         log = open(self.folder / f'output-{number}', 'w+b')
         options.setdefault('stdout', log)
-        child = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
-                                 stderr=log, preexec_fn=tie_to_parent, **options)
+        options.setdefault('stdin', subprocess.DEVNULL)
+        child = subprocess.Popen([str(word) for word in command], stderr=log,
+                                 preexec_fn=tie_to_parent, **options)
         child.log = log
         self.children.append(child)
         return child

@@ -3,7 +3,7 @@
 """
 What `meson install` leaves is enough for an application.
 
-    install.py BUILD-FOLDER DISK-SUM.C [-l] [-k] [WORD...]
+    install.py BUILD-FOLDER EXAMPLES-FOLDER [-l] [-k] [WORD...]
 """
 import os
 import pathlib
@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness
 import peer  # noqa: E402
 from peer import check  # noqa: E402
 
-BUILD, EXAMPLE = sys.argv[1:3] if len(sys.argv) > 2 else ('build', 'examples/disk-sum.c')
+BUILD, EXAMPLES = sys.argv[1:3] if len(sys.argv) > 2 else ('build', 'examples')
 
 
 def install(case):
@@ -50,14 +50,14 @@ def headers_stand_alone(case):
                       '-fsyntax-only', source])
 
 
-def a_program_builds(case):
-    """By pkg-config, and it runs with the installed library and tool."""
+def programs_build(case):
+    """By pkg-config, and they run with the installed library and tool."""
     root, _ = install(case)
     folder = one(root, 'vublk.pc').parent
     environment = {**os.environ, 'PKG_CONFIG_PATH': str(folder), 'PKG_CONFIG_SYSROOT_DIR': str(root)}
     flags = case.run(['pkg-config', '--cflags', '--libs', 'vublk'], env=environment).split()
-    program = case.path('disk-sum')
-    case.run(['gcc', EXAMPLE, *flags, '-o', program])
+    for name in ('disk-sum', 'embed'):
+        case.run(['gcc', '-Wall', '-Wextra', '-Werror', f'{EXAMPLES}/{name}.c', *flags, '-o', case.path(name)])
     installed = {**os.environ, 'LD_LIBRARY_PATH': str(one(root, 'libvublk.so.0').parent)}
     version = case.run(['pkg-config', '--modversion', 'vublk'], env=environment).strip()
     tool = one(root, 'bin/vublk')
@@ -66,9 +66,11 @@ def a_program_builds(case):
     image.write_bytes(b'\1' * 8192)
     child = case.start([tool, 'serve', '--socket-path', case.path('socket'), '--blk-file', image], env=installed)
     peer.wait_for_socket(case, child, case.path('socket'))
-    told = case.run([program, case.path('socket')], env=installed)
-    check(case.stop(child) == 0, case.output(child))
+    told = case.run([case.path('disk-sum'), case.path('socket')], env=installed)
     check('8192' in told.split(), f'the sum of 8192 ones was told as: {told}')
+    case.run([case.path('embed'), case.path('socket')], env=installed)
+    check(case.stop(child) == 0, case.output(child))
+    check(image.read_bytes() == b'a' * 4096 + b'\1' * 4096, 'embed wrote something else to the disk')
 
 
 def manual_pages(case):
@@ -78,7 +80,7 @@ def manual_pages(case):
         check(one(root, f'{page}.1').stat().st_size > 500, f'{page}.1 is empty')
 
 
-CASES = [headers_stand_alone, a_program_builds, manual_pages]
+CASES = [headers_stand_alone, programs_build, manual_pages]
 
 if __name__ == '__main__':
     if len(sys.argv) < 3:

@@ -49,6 +49,12 @@ const struct vublk_backend_option *vublk_backend_options(void);
  *   inflight     on (default) or off: whether an in-flight area (INFLIGHT_SHMFD) is
  *                offered; off makes it like the many back-ends that have none, after
  *                whose death a front-end cannot tell what was executed
+ *   lock         on (default) or off: whether an image that somebody else writes to is
+ *                refused. Off, two back-ends can have it open, as they must for a moment
+ *                when a VM migrates on one host; that only one of them is used is then
+ *                the caller's to see to. A lock also makes a back-end wait until what a
+ *                predecessor that was killed had under way is over, so on is right for
+ *                whatever is restarted
  *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
  * `log` (may be NULL) is copied.
  *

@@ -364,7 +364,7 @@ static int set_up(struct vublk_file *file, const struct vublk_engine_options *op
 
 	if (!r)
 		r = get_geometry(file, error);
-	if (!r)
+	if (!r && !options->unlocked)
 		r = lock_image(file->fd, options, error);
 	if (!r)
 		r = choose_cache(file, options, error);

@@ -110,6 +110,7 @@ struct vublk_engine_options {
 	const char *path;
 	uint64_t size_bytes; /* 0: not given */
 	bool read_only;
+	bool unlocked; /* whoever starts us sees to it that nobody else writes meanwhile */
 	enum vublk_cache_mode cache;
 	enum vublk_io_method method;
 	const struct vublk_log *log; /* outlives the engine */

@@ -180,6 +180,17 @@ static int parse_io(const char *name, const char *value, struct vublk_backend_se
 	return r;
 }
 
+static int parse_lock(const char *name, const char *value,
+		      struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	bool lock;
+	int r = vublk_parse_bool(name, value, &lock, error);
+
+	if (!r)
+		settings->disk.unlocked = !lock;
+	return r;
+}
+
 static int parse_write_cache(const char *name, const char *value,
 			     struct vublk_backend_settings *settings, struct vublk_error *error)
 {
@@ -229,6 +240,9 @@ static const struct option options_table[] = {
 	  parse_cache },
 	{ { "io", "choice", "auto",
 	    "How files are accessed: io_uring, blocking, auto (io_uring if it can)" }, parse_io },
+	{ { "lock", "bool", "on",
+	    "Refuse an image that another program writes to; off while a VM migrates on one host" },
+	  parse_lock },
 	{ { "write-cache", "bool", "on",
 	    "Writes complete before they are stable, until the driver flushes" },
 	  parse_write_cache },

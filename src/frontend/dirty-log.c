@@ -16,12 +16,18 @@
 #include <errno.h>
 #include <inttypes.h>
 
-/* Some answer with a number, which is 0, some with nothing at all. */
+/*
+ * Some answer with a number, which is 0, some with nothing at all. libvhost-user, so
+ * qemu-storage-daemon, sends the first number of the question back, which is the size.
+ */
 static void on_base_set(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
 	struct vublk_frontend_batch *batch = opaque;
+	const struct vublk_frontend_dirty_log *dirty_log =
+		batch->frontend ? batch->frontend->dirty_log : NULL;
 
-	if (reply->header.size >= sizeof(reply->payload.u64) && reply->payload.u64)
+	if (reply->header.size >= sizeof(reply->payload.u64) && reply->payload.u64 &&
+	    !(dirty_log && reply->payload.u64 == dirty_log->size_bytes))
 		vublk_frontend_batch_refuse(batch, EIO,
 					    "the back-end refused SET_LOG_BASE (it answered %" PRIu64
 					    ")", reply->payload.u64);

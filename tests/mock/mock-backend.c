@@ -343,7 +343,8 @@ static bool answer_query(struct mock *mock, const struct vublk_vu_message *reque
 		on_get_vring_base(mock, request);
 		return true;
 	case VUBLK_VU_SET_LOG_BASE:
-		answer_u64(mock, VUBLK_VU_SET_LOG_BASE, 0);
+		answer_u64(mock, VUBLK_VU_SET_LOG_BASE,
+			   mock->echoes_log_size ? request->payload.log.size_bytes : 0);
 		return true;
 	default:
 		return false;

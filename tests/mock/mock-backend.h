@@ -60,6 +60,7 @@ struct mock {
 	uint64_t features, protocol_features;
 	uint64_t accepted_features, accepted_protocol_features;
 	uint64_t max_queues, memory_slots, status;
+	bool echoes_log_size; /* answers SET_LOG_BASE with the size, not with 0 */
 	uint8_t config[256];
 	unsigned max_config_bytes; /* more is refused with an empty answer */
 	bool ignore_set_config;

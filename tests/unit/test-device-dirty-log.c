@@ -463,6 +463,21 @@ static void test_an_empty_answer(void **state)
 	end(&rig, &mock);
 }
 
+/* libvhost-user answers with the size that it was told. */
+static void test_an_echo(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock);
+	mock.echoes_log_size = true;
+	start_log(&rig);
+	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
+	assert_int_equal(rig.errors[RIG_DIRTY_LOG_CHANGED].code, 0);
+	expect_logging(&rig, &mock, true);
+	end(&rig, &mock);
+}
+
 /* --- taking ---------------------------------------------------------------------------------------- */
 
 static void test_what_cannot_be_taken(void **state)
@@ -506,6 +521,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_new_back_end_that_cannot),
 		VUBLK_TEST(test_refusals),
 		VUBLK_TEST(test_an_empty_answer),
+		VUBLK_TEST(test_an_echo),
 		VUBLK_TEST(test_what_cannot_be_taken),
 	};
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The guest's memory disk: busybox, the modules of the disk, mke2fs of the host, and
-the script `init` beside this file. The kernel is the one that scripts/setup fetched.
+The guest's memory disk: busybox, the modules of the disk, some programs of the host, the
+load, and the script `init` beside this file. The kernel is the one that scripts/setup fetched.
 """
 import os
 import pathlib
@@ -10,14 +10,15 @@ import shutil
 import subprocess
 
 import peer
+import qemu
 
 MODULES = ['virtio_pci', 'virtio_blk', 'ext4']
+PROGRAMS = ['mke2fs', 'blkdiscard']  # busybox knows neither ext4 nor "write zeroes"
 HERE = pathlib.Path(__file__).resolve().parent
 
 
 def guest_folder():
-    cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-    return pathlib.Path(cache) / 'vublk/guest'
+    return qemu.cache_folder() / 'guest'
 
 
 def kernel():
@@ -61,18 +62,20 @@ def copy(source, tree, target):
     shutil.copy(source, path)
 
 
-def make(folder):
-    """Returns the path of the memory disk, made in the folder."""
-    peer.need('busybox', 'cpio', 'mke2fs')
+def make(folder, load):
+    """Returns the path of the memory disk, made in the folder; the load is a program's path."""
+    peer.need('busybox', 'cpio', *PROGRAMS)
     tree = folder / 'tree'
     search = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
-    mke2fs = shutil.which('mke2fs', path=search)
     copy(HERE / 'init', tree, 'init')
     (tree / 'init').chmod(0o755)
     copy(shutil.which('busybox', path=search), tree, 'bin/busybox')
-    copy(mke2fs, tree, 'bin/mke2fs')
-    for library in libraries(mke2fs):
-        copy(library, tree, library)
+    copy(load, tree, 'bin/load')
+    for name in PROGRAMS:
+        program = shutil.which(name, path=search)
+        copy(program, tree, f'bin/{name}')
+        for library in libraries(program):
+            copy(library, tree, library)
     order = modules()
     for path in order:
         copy(path, tree, f'modules/{path.name}')

@@ -149,18 +149,19 @@ class VublkServe:
 class StorageDaemon:
     name = 'qemu-storage-daemon'
     write_back = False  # so it says, see wce in its config
+    program, environment = ['qemu-storage-daemon'], {}
 
-    def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw'):
-        need('qemu-storage-daemon')
-        path = case.path(f'socket-{len(case.children)}')
+    def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None):
+        need(self.program[0])
+        path = path or case.path(f'socket-{len(case.children)}')
         on_off = 'on' if read_only else 'off'
-        command = ['qemu-storage-daemon',
+        command = [*self.program,
                    '--blockdev', f'driver=file,node-name=file,filename={image},read-only={on_off},discard=unmap',
                    '--blockdev', f'driver={form},node-name=disk,file=file,read-only={on_off},discard=unmap',
                    '--export', 'type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
                    f'addr.path={path},num-queues={queues},writable={"off" if read_only else "on"}',
                    *arguments]
-        child = case.start(command)
+        child = case.start(command, env={**os.environ, **self.environment})
         wait_for_socket(case, child, path)
         return child, path
 
@@ -173,11 +174,10 @@ def wait_for_socket(case, child, path):
     check(child.poll() is None, f'{child.args[0]} ended with {child.returncode}: {case.output(child)}')
 
 
-def run_case(function, keep):
-    folder = tempfile.mkdtemp(prefix='vublk-')
-    case = Case(folder)
+def outcome_of(function):
+    """Calls it; returns ok, skip or not ok, and what a person has to know of that."""
     try:
-        function(case)
+        function()
         return 'ok', ''
     except Skip as reason:
         return 'skip', str(reason)
@@ -187,12 +187,27 @@ def run_case(function, keep):
         return 'not ok', f'{place.name}, line {place.lineno}: {failure}'
     except Exception:  # a mistake of the test's own
         return 'not ok', traceback.format_exc()
+
+
+def run_case(function, keep):
+    folder = tempfile.mkdtemp(prefix='vublk-')
+    case = Case(folder)
+    try:
+        return outcome_of(lambda: function(case))
     finally:
         case.close()
         if keep:
             print(f'# {folder}')
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def report(number, name, outcome, text):
+    """A case's line of TAP, after its remarks."""
+    for line in text.splitlines() if outcome == 'not ok' else []:
+        print(f'# {line}')
+    suffix = f' # SKIP {text}' if outcome == 'skip' else ''
+    print(f'{"not ok" if outcome == "not ok" else "ok"} {number} - {name}{suffix}', flush=True)
 
 
 def main(cases, words=()):
@@ -210,9 +225,6 @@ def main(cases, words=()):
     failed = False
     for number, (name, function) in enumerate(wanted, 1):
         outcome, text = run_case(function, '-k' in options)
-        for line in text.splitlines() if outcome == 'not ok' else []:
-            print(f'# {line}')
-        suffix = f' # SKIP {text}' if outcome == 'skip' else ''
-        print(f'{"not ok" if outcome == "not ok" else "ok"} {number} - {name}{suffix}', flush=True)
+        report(number, name, outcome, text)
         failed |= outcome == 'not ok'
     return int(failed)

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The ways on which a guest gets its disk: which back-end serves it, and by which door of
+the device it reaches QEMU. A Disk is an image, its back-end, and the door's process.
+"""
+import json
+import os
+import signal
+import socket
+
+import peer
+from peer import check
+
+
+class Serve(peer.VublkServe):
+    """`vublk serve`, told to look at its image again when that has grown."""
+    has_inflight = True
+    has_legacy = True
+    tells_growth = True
+
+    def __init__(self, program, qemu):
+        super().__init__(program)
+
+    def start(self, case, image, is_shared=False, **options):
+        return super().start(case, image, arguments=['-o', 'lock=off'] if is_shared else [], **options)
+
+    def start_beside(self, disk):
+        """One more back-end for the image, because one has one front-end."""
+        return self.start(disk.case, disk.image, queues=disk.queues, **disk.options)
+
+    def stop_beside(self, disk):
+        self.stop(disk.case, disk.child)
+
+    def grow(self, case, child, image, bytes_):
+        os.truncate(image, bytes_)
+        child.send_signal(signal.SIGHUP)
+
+
+class Daemon(peer.StorageDaemon):
+    """QEMU's qemu-storage-daemon, with a monitor by which its disk is made larger."""
+    has_inflight = False
+    has_legacy = False  # it needs a driver that has accepted VERSION_1
+
+    def __init__(self, program, qemu):
+        self.program, self.environment = qemu.program('qemu-storage-daemon'), qemu.environment
+        self.tells_growth = qemu.version >= (8,)  # measured: 7.2 grows and says nothing
+
+    def start(self, case, image, path=None, is_shared=False, **options):
+        monitor = case.path(f'monitor-{len(case.children)}')
+        child, path = super().start(case, image, path=path, arguments=[
+            '--chardev', f'socket,id=monitor,path={monitor},server=on,wait=off',
+            '--monitor', 'chardev=monitor'], **options)
+        child.monitor = monitor
+        peer.wait_for_socket(case, child, monitor)
+        return child, path
+
+    def command(self, child, name, **arguments):
+        """A command for the daemon's monitor."""
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(str(child.monitor))
+            lines = monitor.makefile('rw')
+            for request in {'execute': 'qmp_capabilities'}, {'execute': name, 'arguments': arguments}:
+                lines.write(json.dumps(request) + '\n')
+                lines.flush()
+                reply = {}
+                while 'return' not in reply and 'error' not in reply:
+                    reply = json.loads(lines.readline())
+                check('return' in reply, f'{request}: {reply}')
+
+    def grow(self, case, child, image, bytes_):
+        self.command(child, 'block_resize', **{'node-name': 'disk', 'size': bytes_})
+
+    def start_beside(self, disk):
+        """One more export of the same daemon."""
+        path = disk.case.path(f'{disk.socket.name}-beside')
+        self.command(disk.child, 'block-export-add', **{
+            'type': 'vhost-user-blk', 'id': path.name, 'node-name': 'disk', 'writable': True,
+            'num-queues': disk.queues, 'addr': {'type': 'unix', 'path': str(path)}})
+        return disk.child, path
+
+    def stop_beside(self, disk):
+        """The daemon goes on."""
+
+
+class Direct:
+    """QEMU's own front-end at the back-end: what the others are compared with."""
+    name = 'direct'
+    title = 'no device between'
+    has_process = False
+    has_legacy = True
+    is_migratable = True
+    is_unpluggable = True
+
+    def __init__(self, program):
+        self.program = program
+
+    def start(self, case, backend, queues):
+        """Returns the process, if there is one, and the socket that QEMU is given."""
+        return None, backend
+
+    def chardev(self, path, qemu):
+        return {'path': str(path), **qemu.reconnect()}
+
+    def device(self, path, chardev, queues):
+        return {'driver': 'vhost-user-blk-pci', 'chardev': chardev, 'num-queues': queues}
+
+
+class Relay(Direct):
+    """`vublk device` is QEMU's back-end, and the front-end of the real one."""
+    name = 'relay'
+    title = 'relay'
+    has_process = True
+    bus = 'vhost-user'
+
+    def start(self, case, backend, queues):
+        path = case.path(f'door-{len(case.children)}')
+        child = case.start([self.program, 'device', '--chardev', f'path={backend},reconnect-ms=100',
+                            '--num-queues', queues, '--bus', f'{self.bus}:{path}'])
+        peer.wait_for_socket(case, child, path)
+        return child, path
+
+    def chardev(self, path, qemu):
+        return {'path': str(path)}
+
+
+class VfioUser(Relay):
+    """`vublk device` is a PCI device on a socket."""
+    name = 'vfio-user'
+    title = 'vfio-user'
+    has_legacy = False
+    is_migratable = False
+    is_unpluggable = False  # QEMU 11.1's client then fails an assertion of its own
+    bus = 'vfio-user'
+
+    def chardev(self, path, qemu):
+        return None
+
+    def device(self, path, chardev, queues):
+        return {'driver': 'vfio-user-pci', 'socket': {'type': 'unix', 'path': str(path)}}
+
+
+DOORS = {door.name: door for door in (Direct, Relay, VfioUser)}
+BACKENDS = {'vublk-serve': Serve, 'storage-daemon': Daemon}
+
+
+class Disk:
+    """An image behind a back-end behind a door."""
+
+    def __init__(self, case, way, image, queues=1, name='disk', beside=None, **options):
+        self.case, self.way, self.image, self.queues, self.name = case, way, image, queues, name
+        self.options = options
+        self.child, self.socket = (way.backend.start_beside(beside) if beside else
+                                   way.backend.start(case, image, queues=queues, **options))
+        self.told = self.info()
+        self.door, self.path = way.door.start(case, self.socket, queues)
+
+    def arguments(self, qemu, **device):
+        """What QEMU's command line says of the disk."""
+        chardev = self.way.door.chardev(self.path, qemu)
+        words = [] if chardev is None else [
+            '-chardev', ','.join(['socket', f'id={self.name}-chardev',
+                                  *(f'{key}={value}' for key, value in chardev.items())])]
+        return words + ['-device', json.dumps(self.device(**device))]
+
+    def device(self, **more):
+        return {'id': self.name, **self.way.door.device(self.path, f'{self.name}-chardev', self.queues), **more}
+
+    def plug(self, guest):
+        chardev = self.way.door.chardev(self.path, guest.qemu)
+        if chardev is not None:
+            reconnect = {key: value for key, value in chardev.items() if key != 'path'}
+            guest.qmp('chardev-add', id=f'{self.name}-chardev', backend={
+                'type': 'socket', 'data': {'server': False, **reconnect, 'addr': {
+                    'type': 'unix', 'data': {'path': str(self.path)}}}})
+        guest.qmp('device_add', **self.device(bus='slot-disk'))
+
+    def unplug(self, guest):
+        guest.qmp('device_del', id=self.name)
+        guest.event('DEVICE_DELETED', lambda data: data.get('device') == self.name)
+        if self.way.door.chardev(self.path, guest.qemu) is not None:
+            guest.qmp('chardev-remove', id=f'{self.name}-chardev')
+
+    def kill(self):
+        """The back-end is gone from one moment to the next."""
+        self.child.kill()
+        self.child.wait()
+
+    def start_again(self):
+        self.child, _ = self.way.backend.start(self.case, self.image, queues=self.queues,
+                                               path=self.socket, **self.options)
+
+    def grow(self, bytes_):
+        self.way.backend.grow(self.case, self.child, self.image, bytes_)
+
+    def info(self):
+        """What the back-end says of its disk, when nobody else uses it."""
+        return json.loads(self.case.run([self.way.program, 'info', self.socket, '--json']))
+
+    def stop_door(self):
+        if self.door:
+            code = self.case.stop(self.door)
+            check(code == 0, f'vublk device ended with {code}: {self.case.output(self.door)}')
+            self.door = None
+
+    def stop(self):
+        self.stop_door()
+        self.way.backend.stop(self.case, self.child)
+
+    def another(self):
+        """The same image by a connection of its own, for a guest that moves there."""
+        return Disk(self.case, self.way, self.image, self.queues, self.name, beside=self, **self.options)
+
+    def leave(self):
+        """The guest has moved to another, which this was."""
+        self.stop_door()
+        self.way.backend.stop_beside(self)
+
+    def descriptors(self):
+        """What the process has open that QEMU is connected to."""
+        folder = f'/proc/{(self.door or self.child).pid}/fd'
+        targets = []
+        for number in os.listdir(folder):
+            try:
+                targets.append(os.readlink(f'{folder}/{number}'))
+            except FileNotFoundError:
+                pass  # closed since
+        return sorted(targets)
+
+
+class Way:
+    """A door, a back-end and a QEMU."""
+
+    def __init__(self, program, door, backend, which):
+        self.program, self.qemu = program, which
+        self.door = DOORS[door](program)
+        self.backend = BACKENDS[backend]
+
+    def prepare(self):
+        """Raises peer.Skip where there is no such QEMU."""
+        self.qemu.find_version()
+        self.backend = self.backend(self.program, self.qemu)
+
+    def has_legacy(self):
+        """Whether a driver may use the interface from before virtio 1.0."""
+        return self.door.has_legacy and self.backend.has_legacy
+
+    def __str__(self):
+        return f'{self.door.title}, {self.qemu}, {self.backend.name}'

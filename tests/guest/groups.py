@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Cases that share a machine: a boot takes seconds, so one boot serves many of them. Each
+is a line of TAP. After a case that failed, the next gets a new machine.
+"""
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+import peer
+
+
+class Group:
+    """Derived classes name their `cases`: a text and a method each, in this order."""
+    cases = []
+
+    def __init__(self, way, load):
+        self.way, self.load = way, load
+        self.folder = tempfile.mkdtemp(prefix='vublk-')
+        self.case = peer.Case(self.folder)
+
+    @classmethod
+    def cases_for(cls, way):
+        """Which of them make sense there."""
+        return cls.cases
+
+    def open(self):
+        """Makes what the cases share."""
+
+    def drop(self):
+        """Whatever is left, in whatever state it is."""
+        self.case.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Runner:
+    def __init__(self, way, load):
+        self.way, self.load = way, load
+        self.number, self.failed, self.group = 0, False, None
+        self.obstacle = 'ok', ''
+
+    def prepare(self):
+        """What is in the way of all cases is each one's outcome."""
+        self.obstacle = peer.outcome_of(self.way.prepare)
+
+    def run_case(self, kind, method):
+        if self.group is None:
+            self.group = kind(self.way, self.load)
+            self.group.open()
+        getattr(self.group, method)()
+
+    def drop_group(self):
+        if self.group:
+            self.group.drop()
+            self.group = None
+
+    def run_group(self, kind, cases):
+        for text, method in cases:
+            start = time.monotonic()
+            outcome, remarks = self.obstacle
+            if outcome == 'ok':
+                outcome, remarks = peer.outcome_of(lambda: self.run_case(kind, method))
+            self.number += 1
+            name = f'{self.way}: {text} ({time.monotonic() - start:.0f} s)'
+            peer.report(self.number, name, outcome, remarks)
+            self.failed |= outcome == 'not ok'
+            if outcome == 'not ok':
+                self.drop_group()
+        self.drop_group()
+
+
+def main(groups, way, load, words, only_list):
+    """The cases whose text has one of the words, or all."""
+    wanted = [(kind, [case for case in kind.cases_for(way)
+                      if not words or any(word in case[0] for word in words)])
+              for kind in groups]
+    if only_list:
+        print('\n'.join(text for _, cases in wanted for text, _ in cases))
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a time limit: cases still clean up
+    print(f'1..{sum(len(cases) for _, cases in wanted)}')
+    runner = Runner(way, load)
+    try:
+        runner.prepare()
+        for kind, cases in wanted:
+            runner.run_group(kind, cases)
+    finally:
+        runner.drop_group()
+    return int(runner.failed)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A Linux guest: Debian's kernel, a memory disk, and the script `init`, which takes its
+jobs from the serial console and says there what it found.
+"""
+import functools
+import os
+import pathlib
+import re
+import tempfile
+
+import initramfs
+import peer
+import qemu
+from peer import check
+
+BOOT_LIMIT_S = 120
+MARK = 'vublk: '
+# What the kernel says of a disk that failed a request, or of itself.
+FAULTS = re.compile(r'I/O error|hung_task|blocked for more than|Kernel panic|EXT4-fs error')
+
+scratch = []
+
+
+@functools.cache
+def memory_disk(load):
+    scratch.append(tempfile.TemporaryDirectory(prefix='vublk-'))
+    return initramfs.make(pathlib.Path(scratch[-1].name), load)
+
+
+class Guest(qemu.Process):
+    """What the guest says becomes `words`, and `facts` of the job that is under way."""
+
+    def __init__(self, case, which, processors, disks, load, arguments=()):
+        self.case, self.qemu, self.load = case, which, load
+        self.processors = processors
+        self.extra = [argument for disk in disks for argument in disk.arguments(which, bus='slot-disk')] + [*arguments]
+        self.boots = 0
+        self.boot()
+        if '-incoming' not in self.extra:
+            self.until_ready()
+
+    def boot(self):
+        self.boots += 1
+        self.console = self.unfinished = ''
+        self.facts, self.words, self.jobs = {}, [], 0
+        super().__init__(self.case, self.qemu, [
+            '-smp', self.processors, '-kernel', initramfs.kernel(), '-initrd', memory_disk(self.load),
+            '-append', 'console=ttyS0 quiet panic=-1 printk.devkmsg=on no_timer_check',
+            '-device', 'pcie-root-port,id=slot-disk,chassis=1', *self.extra], BOOT_LIMIT_S)
+
+    def until_ready(self):
+        """
+        Now and then an emulated processor of several never comes out of the kernel's own
+        start, in which the disk has no driver yet. That says nothing of the disk.
+        """
+        self.until(lambda: 'ready' in self.words or self.hangs_before_init(), 'the guest is up')
+        if 'ready' not in self.words:
+            print('# the guest hangs before its first process, and is booted again', flush=True)
+            self.kill()
+            self.boot()
+            self.until_ready()
+
+    def hangs_before_init(self):
+        return 'begin' not in self.words and 'BUG: soft lockup' in self.console and self.boots < 3
+
+    def remarks(self):
+        return f'{super().remarks()}\nThe guest: {self.console[-2000:]}'
+
+    def hear_console(self, piece):
+        text = piece.decode(errors='replace')
+        self.console += text
+        *lines, self.unfinished = (self.unfinished + text).split('\n')
+        for line in lines:
+            self.take(line.rstrip('\r'))
+
+    def take(self, line):
+        said = line.partition(MARK)[2]
+        name, equals, value = said.partition('=')
+        if equals:
+            self.facts.setdefault(name, []).append(value)
+        elif said:
+            self.words.append(said)
+        check(not said.startswith('failed'), f'the guest {said}{self.remarks()}')
+        check(not FAULTS.search(line), f'the guest has trouble: {line}{self.remarks()}')
+
+    def has_said(self, word):
+        """Takes the word, so that the next like it is waited for."""
+        if word in self.words:
+            self.words.remove(word)
+            return True
+        return False
+
+    def listen(self, word):
+        self.until(lambda: self.has_said(word), f'the guest says "{word}"')
+
+    def begin(self, job, *arguments):
+        """Gives the guest a job, and does not wait for its end."""
+        self.facts, self.jobs = {}, self.jobs + 1
+        line = ' '.join(str(word) for word in (self.jobs, job, *arguments))
+        self.console_socket.sendall(line.encode() + b'\n')
+
+    def end(self):
+        self.listen(f'done {self.jobs}')
+        return self.facts
+
+    def run(self, job, *arguments):
+        """Gives the guest a job; returns the facts that it told, a list of values each."""
+        self.begin(job, *arguments)
+        return self.end()
+
+    def last(self, name):
+        check(name in self.facts, f'the guest did not tell "{name}"{self.remarks()}')
+        return self.facts[name][-1]
+
+    def start_load(self):
+        self.run('load', 'start')
+        self.listen_for_more()
+
+    def stop_load(self):
+        """Everything that it wrote is read once more, and is there."""
+        self.run('load', 'stop')
+        self.last('verified')
+
+    def listen_for_more(self, writes=200):
+        """Until the load has done this many more writes than it last said."""
+        written = int(self.last('writes')) if 'writes' in self.facts else 0
+        self.until(lambda: int(self.facts.get('writes', [0])[-1]) >= written + writes,
+                   f'the load writes on after {written} writes')
+
+    def reset(self):
+        """A hard reset; returns when the guest is up again."""
+        self.words, self.jobs = [], 0
+        self.qmp('system_reset')
+        self.event('RESET', lambda data: data.get('reason') == 'host-qmp-system-reset')
+        self.unfinished = ''
+        self.until_ready()
+
+    def continue_for(self, source):
+        """Is the guest that the source was, which has migrated to here."""
+        self.event('RESUME')
+        self.facts, self.words, self.jobs = source.facts, source.words, source.jobs
+
+    def power_off(self):
+        self.begin('end')
+        self.wait()
+        self.close()
+
+
+def debugfs(case, image, request):
+    return case.call(['debugfs', '-R', request, image],
+                     env={**os.environ, 'PATH': os.environ['PATH'] + ':/usr/sbin:/sbin'})
+
+
+def check_file_system(case, image):
+    peer.need('e2fsck')
+    result = case.call(['/sbin/e2fsck', '-fn', image])
+    check(result.code == 0, str(result))

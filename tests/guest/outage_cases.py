@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One of the three dies while the guest's requests are under way: the back-end, which the
+guest must not notice, or QEMU, after which the others are ready for the next.
+"""
+import disk_cases
+import doors
+import groups
+import linux
+import peer
+from peer import check
+
+KILLS = 20
+RESTARTS = 3
+
+
+class BackendKilled(disk_cases.Machine):
+    """With an in-flight area, its successor does what it left."""
+    cases = [(f'the back-end is killed {KILLS} times under a verified load', 'kill_under_load')]
+
+    @classmethod
+    def cases_for(cls, way):
+        return cls.cases if way.backend.has_inflight else []
+
+    def kill_under_load(self):
+        self.guest.start_load()
+        for number in range(KILLS):
+            self.disk.kill()
+            self.disk.start_again()
+            # Now in the middle of a few requests, then in the middle of many.
+            self.guest.listen_for_more(1 if number % 2 else 100)
+        self.guest.stop_load()
+        self.files_survive()
+        self.end()
+
+
+class BackendKilledIdle(disk_cases.Machine):
+    """Without one, that is possible when nothing is outstanding."""
+    queues = 1
+    cases = [(f'the back-end is killed {RESTARTS} times while nothing is outstanding', 'kill_idle')]
+
+    @classmethod
+    def cases_for(cls, way):
+        return [] if way.backend.has_inflight else cls.cases
+
+    def kill_idle(self):
+        for _ in range(RESTARTS):
+            self.guest.start_load()
+            self.guest.stop_load()
+            self.disk.kill()
+            self.disk.start_again()
+        self.files_survive()
+        self.end()
+
+
+class BackendLost(disk_cases.Machine):
+    """Without one and with requests outstanding, the device says so, and guesses nothing."""
+    cases = [('the back-end is killed under load: the device asks for a reset, in words', 'lose')]
+
+    @classmethod
+    def cases_for(cls, way):
+        return [] if way.backend.has_inflight or not way.door.has_process else cls.cases
+
+    def lose(self):
+        self.guest.start_load()
+        self.disk.kill()
+        self.disk.start_again()
+        peer.wait_until(lambda: 'reset' in self.case.output(self.disk.door),
+                        'the device says nothing of a reset')
+        # What the guest can do about it is to begin anew.
+        self.guest.reset()
+        self.files_survive()
+        self.end()
+
+
+class QemuKilled(groups.Group):
+    """Device and back-end stay, and take the next QEMU."""
+    cases = [('QEMU is killed under load, and the next finds all in order', 'kill_qemu')]
+
+    def open(self):
+        self.disk = doors.Disk(self.case, self.way, disk_cases.make_image(self.case), 4)
+
+    def start_qemu(self):
+        guest = linux.Guest(self.case, self.way.qemu, 4, [self.disk], self.load)
+        guest.start_load()
+        return guest
+
+    def kill_qemu(self):
+        before = len(self.disk.descriptors())
+        self.start_qemu().kill()
+        self.wait_for_descriptors(before)
+        guest = self.start_qemu()
+        guest.stop_load()
+        guest.start_load()
+        guest.kill()
+        self.wait_for_descriptors(before)
+        check(self.disk.child.poll() is None, 'the back-end has ended')
+        self.disk.stop()
+
+    def wait_for_descriptors(self, before):
+        """What a QEMU brought is gone with it, but for the in-flight area that waits for the next."""
+        allowed = before + (1 if self.way.door.has_process else 0)
+        try:
+            peer.wait_until(lambda: len(self.disk.descriptors()) <= allowed, '')
+        except peer.Failure:
+            raise peer.Failure(f'{before} descriptors were open before QEMU came; these are when it is gone:\n'
+                               + '\n'.join(self.disk.descriptors())) from None

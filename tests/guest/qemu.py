@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The QEMUs that there are here, and one process of one: its monitor (QMP) and its
+serial console are sockets that it inherits, so that nobody waits for them to appear.
+
+Nothing here knows what the guest is or where its disk comes from (guest.py, doors.py).
+"""
+import json
+import os
+import pathlib
+import selectors
+import shutil
+import socket
+import subprocess
+import time
+
+import peer
+from peer import check
+
+SHARE = pathlib.Path('/usr/share')
+MEMORY = '256M'
+
+
+def cache_folder():
+    cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    return pathlib.Path(cache) / 'vublk'
+
+
+class Qemu:
+    """The distribution's, as installed."""
+    name = 'system'
+    share, firmware = SHARE, []
+    environment = {}
+
+    def program(self, name='qemu-system-x86_64'):
+        peer.need(name)
+        return [name]
+
+    version = None
+
+    def find_version(self):
+        words = subprocess.run(self.program() + ['--version'], env={**os.environ, **self.environment},
+                               capture_output=True, text=True, check=True).stdout.split()
+        self.version = tuple(int(part) for part in words[words.index('version') + 1].split('.'))
+
+    def __str__(self):
+        return f'QEMU {self.version[0]}.{self.version[1]}' if self.version else f'{self.name} QEMU'
+
+    def reconnect(self):
+        """How a character device says that it connects again; the older one knows only seconds."""
+        return {'reconnect-ms': 100} if self.version >= (9, 2) else {'reconnect': 1}
+
+    def ovmf(self):
+        path = self.share / 'OVMF/OVMF_CODE_4M.fd'
+        if not path.exists():
+            raise peer.Skip('no OVMF here: scripts/setup check installs it')
+        return path, self.share / 'OVMF/OVMF_VARS_4M.fd'
+
+
+class NewerQemu(Qemu):
+    """That which scripts/setup unpacked: it runs by its own dynamic loader and libraries."""
+    name = 'newer'
+
+    def __init__(self):
+        self.root = cache_folder() / 'newer'
+        self.share = self.root / 'usr/share'
+        libraries = self.root / 'usr/lib/x86_64-linux-gnu'
+        self.environment = {'QEMU_MODULE_DIR': str(libraries / 'qemu')}
+        self.firmware = ['-L', self.share / 'qemu', '-L', self.share / 'seabios']
+        self.loader = [self.root / 'usr/lib64/ld-linux-x86-64.so.2', '--library-path', libraries]
+
+    def program(self, name='qemu-system-x86_64'):
+        if not (self.root / 'recipe').exists():
+            raise peer.Skip('no newer QEMU here: scripts/setup check fetches it where it can be had')
+        return [*self.loader, self.root / 'usr/bin' / name]
+
+
+QEMUS = {qemu.name: qemu for qemu in (Qemu, NewerQemu)}
+
+
+class Process:
+    """One QEMU. Its monitor answers commands and tells events; its console only talks."""
+
+    def __init__(self, case, qemu, arguments, limit_s):
+        self.case, self.limit_s = case, limit_s
+        self.monitor, self.events = b'', []
+        self.command = qemu.program() + [
+            *qemu.firmware, '-no-user-config', '-nodefaults', '-display', 'none',
+            '-machine', 'q35,accel=tcg,memory-backend=memory', '-m', MEMORY,
+            '-object', f'memory-backend-memfd,id=memory,size={MEMORY},share=on', *arguments]
+        self.qmp_socket, qmp = socket.socketpair()
+        self.console_socket, console = socket.socketpair()
+        with qmp, console:
+            inherited = [end.fileno() for end in (qmp, console)]
+            self.child = case.start(self.command + [
+                '-chardev', f'socket,id=qmp,fd={inherited[0]}', '-mon', 'chardev=qmp,mode=control',
+                '-chardev', f'socket,id=console,fd={inherited[1]}', '-serial', 'chardev:console'],
+                pass_fds=inherited, env={**os.environ, **qemu.environment})
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.qmp_socket, selectors.EVENT_READ, self.hear_monitor)
+        self.selector.register(self.console_socket, selectors.EVENT_READ, self.hear_console)
+        self.until(lambda: self.take_reply('QMP'), 'the monitor greets')
+        self.qmp('qmp_capabilities')
+
+    def hear_console(self, piece):
+        """Replaced by whoever understands the guest."""
+
+    def hear_monitor(self, piece):
+        self.monitor += piece
+        *lines, self.monitor = self.monitor.split(b'\n')
+        self.events += [json.loads(line) for line in lines if line.strip()]
+
+    def wait_for_input(self, end, what):
+        """One round of listening; False when QEMU has closed both sockets."""
+        if not self.selector.get_map():
+            return False
+        ready = self.selector.select(max(0, end - time.monotonic()))
+        check(ready, f'not in {self.limit_s} s: {what}{self.remarks()}')
+        for key, _ in ready:
+            try:
+                piece = key.fileobj.recv(65536)
+            except ConnectionResetError:
+                piece = b''
+            if piece:
+                key.data(piece)
+            else:
+                self.selector.unregister(key.fileobj)
+        return True
+
+    def until(self, condition, what):
+        """Listens until the condition gives something, and returns that."""
+        end = time.monotonic() + self.limit_s
+        while not (found := condition()):
+            if not self.wait_for_input(end, what):
+                code = self.child.wait(peer.LIMIT_S)
+                raise peer.Failure(f'QEMU ended ({code}) before this: {what}{self.remarks()}')
+        return found
+
+    def remarks(self):
+        """What a person wants to see with a failure."""
+        return f'\nQEMU: {self.case.output(self.child)}'
+
+    def take_reply(self, *names):
+        for message in self.events:
+            if any(name in message for name in names):
+                self.events.remove(message)
+                return message
+        return None
+
+    def qmp(self, command, **arguments):
+        request = {'execute': command, 'arguments': {key.replace('_', '-'): value
+                                                     for key, value in arguments.items()}}
+        self.qmp_socket.sendall(json.dumps(request).encode() + b'\n')
+        reply = self.until(lambda: self.take_reply('return', 'error'), f'an answer to {command}')
+        check('return' in reply, f'{command} {arguments}: {reply.get("error")}')
+        return reply['return']
+
+    def take_event(self, name, fits):
+        for message in self.events:
+            if message.get('event') == name and fits(message.get('data', {})):
+                self.events.remove(message)
+                return message
+        return None
+
+    def event(self, name, fits=lambda data: True):
+        """Waits for an event; one that came before counts, once."""
+        return self.until(lambda: self.take_event(name, fits), f'the event {name}')
+
+    def wait(self):
+        """Until QEMU has ended by itself, and well."""
+        end = time.monotonic() + self.limit_s
+        while self.wait_for_input(end, 'the end of QEMU'):
+            pass
+        code = self.child.wait(peer.LIMIT_S)
+        check(code == 0, f'QEMU ended with {code}{self.remarks()}')
+
+    def kill(self):
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.wait()
+        self.close()
+
+    def close(self):
+        self.selector.close()
+        self.qmp_socket.close()
+        self.console_socket.close()

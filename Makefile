@@ -16,7 +16,7 @@ help:
 	@echo "make demo     build, then show a disk being served, used and resized (10 seconds)"
 	@echo "make check    run every test: sanitizers, real peers, guests (some minutes)"
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
-	@echo "make bench    compare vublk serve with qemu-storage-daemon on this machine"
+	@echo "make bench    compare vublk serve with qemu-storage-daemon, and the doors to a guest"
 	@echo "make soak     kill back-ends a thousand times under a verified load (docs/soak.md)"
 	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"
 	@echo "make clean    remove what was built"
@@ -41,6 +41,7 @@ check: setup-check
 
 bench: setup-check build
 	@scripts/bench $(BUILD)/src/cli/vublk
+	@scripts/bench-doors $(BUILD)/src/cli/vublk $(BUILD)/tests/guest/guest-load
 
 soak: setup-check build
 	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill

@@ -17,6 +17,7 @@
 #include "util/fd.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <sys/epoll.h>
 
 #define BATCH 64                               /* commands, before it is others' turn */
@@ -46,6 +47,8 @@ void vublk_vfio_user_client_lose(struct vublk_vfio_user *bus, const struct vublk
 {
 	if (!vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_HANG_UP, error->text))
 		return;
+	vublk_log(bus->log, VUBLK_LOG_DEBUG, "vfio-user: the client sent %" PRIu64 " commands",
+		  bus->num_commands);
 	vublk_vfio_user_client_deinit(bus);
 	vublk_vfio_user_irqs_clear(bus);
 	vublk_vfio_user_dma_abandon(bus);
@@ -139,6 +142,7 @@ static int take_command(struct vublk_vfio_user *bus)
 		vublk_vfio_user_client_lose(bus, &error);
 	else if (r < 0)
 		lose_liar(bus, &error);
+	bus->num_commands += r > 0;
 	return r > 0;
 }
 
@@ -269,6 +273,7 @@ int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_err
 	}
 	vublk_vfio_channel_init(&bus->channel, fd);
 	bus->out_of_patience = false;
+	bus->num_commands = 0;
 	vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_CONNECT, NULL);
 	return 0;
 }

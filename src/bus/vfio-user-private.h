@@ -93,6 +93,7 @@ struct vublk_vfio_user {
 	/* the client */
 	struct vublk_vfio_channel channel;
 	struct vublk_loop_source source;
+	uint64_t num_commands; /* that it has sent */
 	struct vublk_vfio_message *command; /* the channel's; what is being done */
 	bool is_done;          /* ... except that its reply waits for the model */
 	unsigned next_write;   /* of a REGION_WRITE_MULTI */

@@ -14,7 +14,7 @@ all: build
 help:
 	@echo "make          build the library and the tool into $(BUILD)/"
 	@echo "make demo     build, then show a disk being served, used and resized (10 seconds)"
-	@echo "make check    run every test: sanitizers, real peers, guests (some minutes)"
+	@echo "make check    run every test: sanitizers, real peers, guests (half an hour)"
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
 	@echo "make bench    compare vublk serve with qemu-storage-daemon, and the doors to a guest"
 	@echo "make soak     kill back-ends a thousand times under a verified load (docs/soak.md)"

@@ -331,7 +331,8 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_notifiers_settle(device);
-	if (rings && device->num_rings) { /* it has been told of them, and did not say where it stopped */
+	/* It may have worked on them, and did not say where it stopped. */
+	if (rings && device->num_rings && device->frontend.start.any_kick) {
 		vublk_device_note_loss(device);
 		vublk_device_dirty_log_mark_rings(device);
 	}

@@ -125,6 +125,7 @@ struct vublk_frontend_queue {
 
 struct vublk_frontend_rings {
 	struct vublk_frontend_batch batch;
+	bool any_kick; /* one has been sent: from then on a ring may be worked on */
 	unsigned num_queues;
 	struct vublk_frontend_queue *queues; /* borrowed until done */
 };

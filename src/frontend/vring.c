@@ -166,6 +166,7 @@ static void send_queue(struct vublk_frontend_rings *rings,
 	send_eventfd(batch, VUBLK_VU_SET_VRING_ERR, queue->index, queue->err_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_CALL, queue->index, queue->call_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_KICK, queue->index, queue->kick_fd);
+	rings->any_kick |= batch->frontend != NULL; /* else the connection broke before */
 }
 
 /* Pieces: each queue, each queue's enable, the status if there is one. */
@@ -200,6 +201,7 @@ void vublk_frontend_start_rings(struct vublk_frontend *frontend,
 	struct vublk_frontend_rings *rings = &frontend->start;
 	unsigned status = vublk_frontend_has(frontend, VUBLK_VU_F_STATUS);
 
+	rings->any_kick = false;
 	rings->queues = queues;
 	rings->num_queues = num_queues;
 	rings->batch.send_piece = send_start_piece;

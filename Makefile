@@ -40,7 +40,7 @@ check: setup-check
 	@scripts/check $(LANES)
 
 bench: setup-check build
-	@scripts/bench $(BUILD)/src/cli/vublk
+	@scripts/bench $(BUILD)/src/cli/vublk $(BUILD)/tests/bench/guest-rate
 	@scripts/bench-doors $(BUILD)/src/cli/vublk $(BUILD)/tests/guest/guest-load
 
 soak: setup-check build

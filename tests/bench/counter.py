@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A socket between two programs that hands on what comes, descriptors included, and counts
+the messages. It costs time, so nothing is measured through it but their number.
+"""
+import collections
+import os
+import socket
+import struct
+import threading
+
+MAX_DESCRIPTORS = 32  # of a message: vhost-user has 8, vfio-user 16
+
+# A protocol's header, and how long the whole message is by its fields.
+Protocol = collections.namedtuple('Protocol', 'header message_bytes')
+VHOST_USER = Protocol(struct.Struct('=III'), lambda request, flags, payload: 12 + payload)
+VFIO_USER = Protocol(struct.Struct('=HHIII'), lambda number, command, size, flags, error: size)
+
+
+class Direction:
+    """Hands messages on, each as a whole: descriptors belong to its first byte."""
+
+    def __init__(self, protocol, source, sink):
+        self.protocol, self.source, self.sink = protocol, source, sink
+        self.messages = 0
+
+    def receive(self, bytes_, descriptors):
+        """Exactly so many bytes; None at the end of the connection."""
+        pieces = b''
+        while len(pieces) < bytes_:
+            piece, more, _, _ = socket.recv_fds(self.source, bytes_ - len(pieces), MAX_DESCRIPTORS)
+            descriptors += more
+            if not piece:
+                return None
+            pieces += piece
+        return pieces
+
+    def receive_message(self, descriptors):
+        header = self.receive(self.protocol.header.size, descriptors)
+        if header is None:
+            return None
+        whole = self.protocol.message_bytes(*self.protocol.header.unpack(header))
+        payload = self.receive(whole - len(header), descriptors)
+        return None if payload is None else header + payload
+
+    def hand_on_message(self):
+        descriptors = []
+        try:
+            message = self.receive_message(descriptors)
+            if message:
+                self.messages += 1
+                sent = socket.send_fds(self.sink, [message], descriptors)
+                self.sink.sendall(message[sent:])
+            return message
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def run(self):
+        """Until an end closes; then the other is told, too."""
+        try:
+            while self.hand_on_message():
+                pass
+        except OSError:
+            pass
+        hang_up(self.source)
+        hang_up(self.sink)
+
+
+def hang_up(end):
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it has been
+
+
+class Counter:
+    """Listens at `path` for who wants to speak to the socket `target`."""
+
+    def __init__(self, path, target, protocol):
+        self.target, self.protocol = target, protocol
+        self.directions, self.sockets = [], []
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def messages(self):
+        """Of both directions, and of all connections that there were."""
+        return sum(direction.messages for direction in self.directions)
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return  # it was closed
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(str(self.target))
+            self.sockets += [client, server]
+            for ends in (client, server), (server, client):
+                self.directions.append(Direction(self.protocol, *ends))
+                threading.Thread(target=self.directions[-1].run, daemon=True).start()
+
+    def close(self):
+        for end in self.listener, *self.sockets:
+            hang_up(end)
+            end.close()

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One guest has the same disk by each way at once, each with a `vublk serve` of its own:
+QEMU straight at it, by the relay, as a PCI device on vfio-user. The guest uses one after
+the other (guest-rate.c), and each round's rate is compared with that of QEMU straight at
+its back-end in the same round. That is there twice: how far it is from itself is the
+noise. The disks are in memory, for what is compared is the way to them.
+
+On a busy machine rates say little. The time that the processors spent on a request, in
+QEMU, device and back-end, says more: it is not longer because others had their turns.
+"""
+import collections
+import json
+import os
+import pathlib
+import re
+import statistics
+import tempfile
+import time
+
+import counter
+import doors
+import linux
+import peer
+import qemu
+
+MEMORY_FOLDER = '/dev/shm'
+DISK_BYTES = 16 << 20
+AGAIN = 'again'
+# What is compared: a name for the guest and the table, and the door.
+DISKS = [('direct', 'direct'), (AGAIN, 'direct'), ('relay', 'relay'), ('vfio-user', 'vfio-user')]
+BASE = DISKS[0][0]
+# The client that is needed came with this version.
+VFIO_USER_SINCE = (10, 1)
+WARM_UP_ROUNDS = 1
+
+Run = collections.namedtuple('Run', 'round disk load requests seconds messages wakes cpu')
+
+
+def processor_seconds(process):
+    """Of all its threads, by the clock that the kernel has for each process: see clock_getcpuclockid(3)."""
+    return time.clock_gettime(~process.pid << 3 | 2)
+
+
+class NamedServe(peer.VublkServe):
+    """The guest finds the name in the disk's serial number."""
+
+    def start(self, case, image, name):
+        return super().start(case, image, arguments=['-o', f'serial={name}'])
+
+
+class Disk:
+    """A back-end and the way to it, through a counter of messages if that is wanted."""
+
+    def __init__(self, case, vublk, folder, name, door, is_counted):
+        self.name = name
+        self.door = doors.DOORS[door](vublk)
+        image = pathlib.Path(folder, name)
+        with open(image, 'wb') as file:
+            for _ in range(DISK_BYTES >> 20):
+                file.write(os.urandom(1 << 20))
+        self.backend, socket = NamedServe(vublk).start(case, image, name)
+        self.device, self.path = self.door.start(case, socket, 1)
+        self.counter = None
+        if is_counted:
+            protocol = counter.VFIO_USER if door == 'vfio-user' else counter.VHOST_USER
+            path = case.path(f'counted-{len(case.children)}')
+            self.counter, self.path = counter.Counter(path, self.path, protocol), path
+
+    def arguments(self, number, which):
+        """What QEMU's command line says of it."""
+        chardev = self.door.chardev(self.path, which)
+        words = [] if chardev is None else [
+            '-chardev', ','.join(['socket', f'id={self.name}-chardev',
+                                  *(f'{key}={value}' for key, value in chardev.items())])]
+        device = self.door.device(self.path, f'{self.name}-chardev', 1)
+        return [*words, '-device', f'pcie-root-port,id=slot-{number},chassis={number + 2}',
+                '-device', json.dumps({'id': self.name, 'bus': f'slot-{number}', **device})]
+
+    def wakes(self):
+        """How often the threads of the device's process have waited for something."""
+        if not self.device:
+            return 0
+        return sum(int(re.search(r'^voluntary_ctxt_switches:\s*(\d+)', path.read_text(), re.M)[1])
+                   for path in pathlib.Path(f'/proc/{self.device.pid}/task').glob('*/status'))
+
+    def counts(self):
+        """What has been counted so far: messages, wakes, and seconds of the processors."""
+        return (self.counter.messages() if self.counter else 0, self.wakes(),
+                sum(processor_seconds(process) for process in (self.backend, self.device) if process))
+
+
+class Meter:
+    """What has been counted since it was last asked for."""
+
+    def __init__(self, guest, disks):
+        self.guest, self.disks = guest, {disk.name: disk for disk in disks}
+        self.seen = {disk.name: disk.counts() for disk in disks}
+        self.cpu = processor_seconds(guest.child)
+
+    def read(self, name):
+        """QEMU worked for nobody else since the last run of any disk."""
+        before, cpu = self.seen[name], self.cpu
+        self.seen[name], self.cpu = self.disks[name].counts(), processor_seconds(self.guest.child)
+        messages, wakes, seconds = (now - then for now, then in zip(self.seen[name], before))
+        return messages, wakes, seconds + self.cpu - cpu
+
+
+def runs_in(guest, disks, rounds):
+    """A disk's run is over when its line is heard, and its next is behind the others': what is counted is its own."""
+    guest.run('load', 'start')
+    meter, runs = Meter(guest, disks), []
+    while len(runs) == 0 or len(runs) % len(disks) or runs[-1].round < rounds:
+        guest.until(lambda: len(guest.facts.get('run', [])) > len(runs), 'the guest measures')
+        number, name, load, requests, ns = guest.facts['run'][len(runs)].split(':')
+        runs.append(Run(int(number), name, load, int(requests), int(ns) / 1e9, *meter.read(name)))
+    guest.run('load', 'stop')
+    return [run for run in runs if run.round < rounds]
+
+
+def measure(case, options, which, wanted, rounds, is_counted):
+    """Boots a guest with these disks; returns what it did in so many rounds."""
+    with tempfile.TemporaryDirectory(prefix='vublk-', dir=options.memory) as folder:
+        disks = [Disk(case, options.vublk, folder, name, door, is_counted) for name, door in wanted]
+        arguments = [word for number, disk in enumerate(disks) for word in disk.arguments(number, which)]
+        guest = linux.Guest(case, which, 1, [], options.guest_rate, arguments)
+        runs = runs_in(guest, disks, rounds)
+        guest.power_off()
+        for disk in disks:
+            if disk.counter:
+                disk.counter.close()
+        for child in reversed(case.children):  # a device before its back-end, which it would miss
+            case.stop(child)
+    return runs
+
+
+def of(runs, disk, load):
+    return [run for run in runs if run.disk == disk and load in (None, run.load)]
+
+
+def rates(runs, disk, load=None):
+    """By round and load."""
+    return {(run.round, run.load): run.requests / run.seconds for run in of(runs, disk, load)}
+
+
+def ratio_of_medians(runs, disk, load):
+    return statistics.median(rates(runs, disk, load).values()) / statistics.median(rates(runs, BASE, load).values())
+
+
+def cpu_per_request(runs, disk, load):
+    chosen = of(runs, disk, load)
+    return sum(run.cpu for run in chosen) / sum(run.requests for run in chosen)
+
+
+def cpu_ratio(runs, disk, load):
+    return cpu_per_request(runs, disk, load) / cpu_per_request(runs, BASE, load)
+
+
+def each_round(runs, disk, load=None):
+    """Both were measured within a second or two: what is slow for longer is in both."""
+    base = rates(runs, BASE, load)
+    ratios = [rate / base[key] for key, rate in rates(runs, disk, load).items()]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f'{middle:.3f} ({low:.2f} - {high:.2f})'
+
+
+def per_request(runs, disk, load, what):
+    chosen = of(runs, disk, load)
+    return f'{sum(getattr(run, what) for run in chosen) / sum(run.requests for run in chosen):8.4f}'
+
+
+def show_row(load, disk, rate, ratio, cpu, runs, counted, only):
+    messages = per_request(counted, disk, only, 'messages') if disk != AGAIN else ''
+    print(f'  {load:24}{disk:11}{rate:27}{ratio:6.3f}  {each_round(runs, disk, only):22}  {cpu:>15}'
+          f'  {messages:>8}  {per_request(runs, disk, only, "wakes")}', flush=True)
+
+
+def show_load(load, wanted, runs, counted):
+    for disk, _ in wanted:
+        found = rates(runs, disk, load).values()
+        show_row(load, disk, f'{statistics.median(found):6,.0f}/s ({min(found):,.0f} - {max(found):,.0f})',
+                 ratio_of_medians(runs, disk, load),
+                 f'{cpu_per_request(runs, disk, load) * 1e6:5.0f} us {cpu_ratio(runs, disk, load):6.3f}',
+                 runs, counted, load)
+
+
+def show(wanted, runs, counted):
+    """Rates of different loads have no common median, but their ratios have a mean."""
+    loads = list(dict.fromkeys(run.load for run in runs))
+    print(f'  {"":24}{"way":11}{"requests, median (range)":27} ratio  {"by round (middle half)":22}'
+          f'  {"CPU":>8}   ratio  messages     wakes')
+    for load in loads:
+        show_load(load, wanted, runs, counted)
+    for disk, _ in wanted[1:]:
+        means = [statistics.geometric_mean(ratio(runs, disk, load) for load in loads)
+                 for ratio in (ratio_of_medians, cpu_ratio)]
+        show_row('all', disk, '', means[0], f'{means[1]:6.3f}', runs, counted, None)
+
+
+def compare_in(case, options, which):
+    """Returns every run, for programs."""
+    which.find_version()
+    wanted = [(name, door) for name, door in DISKS if door != 'vfio-user' or which.version >= VFIO_USER_SINCE]
+    print(f'a guest in {which}, by each way to a disk:', flush=True)
+    runs = measure(case, options, which, wanted, WARM_UP_ROUNDS + options.guest_rounds, False)
+    counted = measure(case, options, which, [one for one in wanted if one[0] != AGAIN], 1, True)
+    show(wanted, [run for run in runs if run.round >= WARM_UP_ROUNDS], counted)
+    return {'qemu': str(which), 'warm_up_rounds': WARM_UP_ROUNDS, 'runs': [run._asdict() for run in runs],
+            'counted': [run._asdict() for run in counted]}
+
+
+def compare(case, options):
+    """In each QEMU that there is here."""
+    options.memory = MEMORY_FOLDER if os.path.isdir(MEMORY_FOLDER) else None
+    found = []
+    for kind in qemu.QEMUS.values():
+        try:
+            found.append(compare_in(case, options, kind()))
+        except peer.Skip as reason:
+            print(f'not in the {kind.name} QEMU: {reason}', flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + '\n')

@@ -41,7 +41,6 @@ check: setup-check
 
 bench: setup-check build
 	@scripts/bench $(BUILD)/src/cli/vublk $(BUILD)/tests/bench/guest-rate
-	@scripts/bench-doors $(BUILD)/src/cli/vublk $(BUILD)/tests/guest/guest-load
 
 soak: setup-check build
 	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill

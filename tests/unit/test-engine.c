@@ -403,11 +403,14 @@ static void test_locks(void **state)
 	struct vublk_engine_options writer = { .path = image, .log = &test_log };
 	struct vublk_engine_options reader = { .path = image, .log = &test_log,
 					       .read_only = true };
+	struct vublk_engine_options migrating = { .path = image, .log = &test_log,
+						  .unlocked = true };
 	struct vublk_engine *first, *second;
 	struct vublk_error error = { 0 };
 
 	make_image(IMAGE_BYTES);
 	assert_int_equal(vublk_engine_open(&vublk_engine_file, &writer, &first, &error), 0);
+	assert_int_equal(try_open(&migrating, &error), 0);
 	assert_int_equal(try_open(&writer, &error), -EBUSY);
 	assert_non_null(strstr(error.text, "is locked by another program"));
 	assert_int_equal(try_open(&reader, &error), -EBUSY);

@@ -29,6 +29,11 @@ class Group:
     def open(self):
         """Makes what the cases share."""
 
+    def last_words(self):
+        """What each program said at last: QEMUs, back-ends, and the device between."""
+        return ''.join(f'\n{" ".join(child.args)[:200]}: {self.case.output(child)[-1000:]}'
+                       for child in self.case.children)
+
     def drop(self):
         """Whatever is left, in whatever state it is."""
         self.case.close()
@@ -62,6 +67,8 @@ class Runner:
             outcome, remarks = self.obstacle
             if outcome == 'ok':
                 outcome, remarks = peer.outcome_of(lambda: self.run_case(kind, method))
+            if outcome == 'not ok' and self.group:
+                remarks += self.group.last_words()
             self.number += 1
             name = f'{self.way}: {text} ({time.monotonic() - start:.0f} s)'
             peer.report(self.number, name, outcome, remarks)

@@ -33,7 +33,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('vublk', help='the tool, such as build/src/cli/vublk')
     parser.add_argument('words', nargs='*', help='only cases that have one of these words')
-    parser.add_argument('--load', required=True, help="the guest's load, such as build/tests/guest/load")
+    parser.add_argument('--load', required=True, help="the guest's load, such as build/tests/guest/guest-load")
     parser.add_argument('--door', choices=doors.DOORS, default='direct', help='how the disk reaches QEMU (direct)')
     parser.add_argument('--backend', choices=doors.BACKENDS, default='vublk-serve', help='(vublk-serve)')
     parser.add_argument('--qemu', choices=qemu.QEMUS, default='system',

@@ -171,6 +171,8 @@ int vublk_device_fd(const struct vublk_device *device);
 int vublk_device_process(struct vublk_device *device);
 
 enum vublk_device_state vublk_device_state(const struct vublk_device *device);
+/* STARTING, RUNNING or STOPPING: the rings are the back-end's, or on their way to it or back. */
+bool vublk_device_has_rings_out(const struct vublk_device *device);
 
 /*
  * Validates the properties (EINVAL and one sentence when one is bad), then begins

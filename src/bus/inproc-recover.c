@@ -130,14 +130,6 @@ static void renew_rings(struct vublk_inproc *bus, const struct vublk_error *refu
 
 /* --- the course of an outage --------------------------------------------------------------- */
 
-static bool has_rings_out(const struct vublk_inproc *bus)
-{
-	enum vublk_device_state state = vublk_device_state(bus->device);
-
-	return state == VUBLK_DEVICE_STARTING || state == VUBLK_DEVICE_RUNNING ||
-	       state == VUBLK_DEVICE_STOPPING;
-}
-
 static void arm_fail_timer(struct vublk_inproc *bus, uint64_t ms)
 {
 	vublk_loop_timer_arm(&bus->loop, &bus->fail_timer, vublk_now_ns() + ms * 1000000);
@@ -149,7 +141,7 @@ void vublk_inproc_on_fail_timer(void *opaque)
 	struct vublk_inproc *bus = opaque;
 	struct vublk_error error;
 
-	if (has_rings_out(bus)) {
+	if (vublk_device_has_rings_out(bus->device)) {
 		arm_fail_timer(bus, STARTING_PAUSE_MS);
 		return;
 	}
@@ -214,7 +206,7 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *bus, const struct vublk_er
 	bus->failure = *error;
 	if (vublk_device_state(bus->device) != VUBLK_DEVICE_STOPPING)
 		vublk_device_set_status(bus->device, 0, NULL);
-	if (!has_rings_out(bus))
+	if (!vublk_device_has_rings_out(bus->device))
 		vublk_inproc_end(bus, error);
 }
 
@@ -224,7 +216,7 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *bus, const struct vublk_er
  */
 void vublk_inproc_on_needs_reset(struct vublk_inproc *bus, const struct vublk_error *error)
 {
-	if (!has_rings_out(bus) && vublk_inproc_goes_on(bus))
+	if (!vublk_device_has_rings_out(bus->device) && vublk_inproc_goes_on(bus))
 		renew_rings(bus, NULL);
 	else
 		vublk_inproc_on_broken_ring(bus, error);

@@ -321,14 +321,7 @@ int vublk_vfio_user_dma_before_start(struct vublk_vfio_user *bus, struct vublk_e
 
 bool vublk_vfio_user_dma_is_live(const struct vublk_vfio_user *bus)
 {
-	switch (vublk_device_state(bus->device)) {
-	case VUBLK_DEVICE_STARTING:
-	case VUBLK_DEVICE_RUNNING:
-	case VUBLK_DEVICE_STOPPING:
-		return true;
-	default:
-		return vublk_virtio_pci_is_driven(bus->pci);
-	}
+	return vublk_device_has_rings_out(bus->device) || vublk_virtio_pci_is_driven(bus->pci);
 }
 
 void vublk_vfio_user_dma_owe(struct vublk_vfio_user *bus,

@@ -62,24 +62,11 @@ bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci)
 	return pci->busy != VUBLK_VIRTIO_PCI_IDLE;
 }
 
-/* The rings are the back-end's, or on their way. */
-static bool has_rings_out(const struct vublk_virtio_pci *pci)
-{
-	switch (vublk_device_state(pci->device)) {
-	case VUBLK_DEVICE_STARTING:
-	case VUBLK_DEVICE_RUNNING:
-	case VUBLK_DEVICE_STOPPING:
-		return true;
-	default:
-		return false;
-	}
-}
-
 int vublk_virtio_pci_hold(struct vublk_virtio_pci *pci)
 {
 	if (!pci->holds++)
 		vublk_device_set_vm_running(pci->device, false);
-	return has_rings_out(pci);
+	return vublk_device_has_rings_out(pci->device);
 }
 
 void vublk_virtio_pci_release(struct vublk_virtio_pci *pci)
@@ -113,7 +100,7 @@ static void begin_reset(struct vublk_virtio_pci *pci, enum vublk_virtio_pci_busy
 	if (!vublk_virtio_pci_set_busy(pci, kind))
 		return;
 	vublk_device_set_status(pci->device, 0, NULL);
-	if (!has_rings_out(pci))
+	if (!vublk_device_has_rings_out(pci->device))
 		finish_reset(pci);
 }
 

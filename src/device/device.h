@@ -196,8 +196,6 @@ bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_ev
 bool vublk_device_is_connected(const struct vublk_device *device);
 /* The driver has set DRIVER_OK, or it is a legacy one that has kicked before that. */
 bool vublk_device_is_driver_ready(const struct vublk_device *device);
-/* The rings are the back-end's, or on their way to it or back. */
-bool vublk_device_has_rings_out(const struct vublk_device *device);
 /*
  * EBUSY, and a sentence, unless what the driver sets up may change: the rings are not
  * out, and nothing that they are to go on with by themselves.

@@ -302,6 +302,12 @@ enum vublk_device_state vublk_device_state(const struct vublk_device *d)
 	return d->state;
 }
 
+bool vublk_device_has_rings_out(const struct vublk_device *d)
+{
+	return d->state == VUBLK_DEVICE_STARTING || d->state == VUBLK_DEVICE_RUNNING ||
+	       d->state == VUBLK_DEVICE_STOPPING;
+}
+
 const char *vublk_device_state_name(enum vublk_device_state state)
 {
 	return state == VUBLK_DEVICE_DISCONNECTED ? "disconnected" : "another";

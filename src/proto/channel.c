@@ -12,6 +12,7 @@
  */
 #include "proto/channel.h"
 
+#include "proto/stream.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -25,11 +26,12 @@
 
 #define HEADER_BYTES sizeof(struct vublk_vu_header)
 
-/* Room for exactly the descriptors that a message may have: what does not fit is surplus. */
 union control {
 	struct cmsghdr align;
 	char bytes[CMSG_SPACE(sizeof(int) * VUBLK_VU_MAX_FDS)];
 };
+
+_Static_assert(VUBLK_VU_MAX_FDS <= VUBLK_STREAM_MAX_FDS, "a message's descriptors have room");
 
 /* A message that waits; its descriptors are duplicates, until they are sent. */
 struct vublk_channel_out {
@@ -55,8 +57,7 @@ void vublk_channel_init(struct vublk_channel *channel, int fd)
 	channel->fd = fd;
 	channel->out_end = &channel->out;
 	start_message(channel);
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	vublk_stream_init(fd);
 }
 
 static void remove_oldest(struct vublk_channel *channel)
@@ -116,14 +117,10 @@ static ssize_t send_bytes(int fd, const struct vublk_vu_message *message, size_t
 	};
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = VUBLK_ARRAY_SIZE(iov) };
 	union control control;
-	ssize_t n;
 
 	if (!offset && message->num_fds)
 		attach_fds(&msg, &control, message->fds, message->num_fds);
-	do
-		n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
-	return n < 0 ? -errno : n;
+	return vublk_stream_send(fd, &msg);
 }
 
 static int send_failed(int code, struct vublk_error *error)
@@ -246,66 +243,20 @@ int vublk_channel_flush(struct vublk_channel *channel, struct vublk_error *error
 
 /* --- receiving ------------------------------------------------------------- */
 
-static int receive_failed(const struct vublk_channel *channel, int code,
+/* To the end of a connection it is added where in a message that was. */
+static int receive_failed(const struct vublk_channel *channel, const struct vublk_error *what,
 			  struct vublk_error *error)
 {
-	const char *what = code ? "reset" : "closed";
-
-	if (code && code != ECONNRESET && code != EPIPE && code != ENOTCONN)
-		return vublk_error_set_errno(error, code, "cannot receive from the peer");
-	if (!channel->in_bytes)
-		return vublk_error_set(error, ENOTCONN, "the peer %s the connection", what);
+	if (what->code != ENOTCONN || !channel->in_bytes)
+		return vublk_error_set(error, what->code, "%s", what->text);
 	if (channel->in_bytes < HEADER_BYTES)
 		return vublk_error_set(error, ENOTCONN,
-				       "the peer %s the connection inside a message, "
-				       "after %zu of the %zu bytes of its header", what,
-				       channel->in_bytes, HEADER_BYTES);
+				       "%s inside a message, after %zu of the %zu bytes of its header",
+				       what->text, channel->in_bytes, HEADER_BYTES);
 	return vublk_error_set(error, ENOTCONN,
-			       "the peer %s the connection inside a message (number %u), "
-			       "after %zu of the %u bytes of its payload", what,
-			       channel->in.header.request, channel->in_bytes - HEADER_BYTES,
-			       channel->in.header.size);
-}
-
-/* Puts what came into the message; returns how many came, closing the surplus. */
-static unsigned take_fds(struct vublk_vu_message *in, struct msghdr *msg)
-{
-	unsigned came = 0;
-
-	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
-		size_t count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-		if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < count; i++, came++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(fd), sizeof(fd));
-			if (in->num_fds < VUBLK_VU_MAX_FDS)
-				in->fds[in->num_fds++] = fd;
-			else
-				vublk_fd_close(&fd);
-		}
-	}
-	return came;
-}
-
-/*
- * The kernel drops descriptors for want of room in the control buffer or in this
- * process's table. In the first case the buffer is full of those that came.
- */
-static int check_fds(unsigned before, unsigned came, bool truncated, struct vublk_error *error)
-{
-	if (truncated && came < VUBLK_VU_MAX_FDS)
-		return vublk_error_set(error, EMFILE,
-				       "file descriptors that the peer sent were lost, probably "
-				       "because this process has too many open; "
-				       "raise its limit (ulimit -n)");
-	if (truncated || before + came > VUBLK_VU_MAX_FDS)
-		return vublk_error_set(error, EPROTO,
-				       "a message came with more than %d file descriptors",
-				       VUBLK_VU_MAX_FDS);
-	return 0;
+			       "%s inside a message (number %u), after %zu of the %u bytes of its "
+			       "payload", what->text, channel->in.header.request,
+			       channel->in_bytes - HEADER_BYTES, channel->in.header.size);
 }
 
 static int check_header(const struct vublk_vu_header *header, struct vublk_error *error)
@@ -337,29 +288,16 @@ static struct iovec missing_part(struct vublk_channel *channel)
 /* 1: some bytes came; 0: not yet. */
 static int receive_bytes(struct vublk_channel *channel, struct vublk_error *error)
 {
-	struct iovec iov = missing_part(channel);
-	union control control;
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
-	unsigned before = channel->in.num_fds, came;
-	ssize_t n;
-	int r;
+	const struct vublk_stream_fds fds = { channel->in.fds, &channel->in.num_fds,
+					      VUBLK_VU_MAX_FDS };
+	struct vublk_error what;
+	ssize_t n = vublk_stream_receive(channel->fd, missing_part(channel), &fds, "peer", &what);
+	int r = 0;
 
-	do
-		n = recvmsg(channel->fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
-	if (n < 0 && errno == EAGAIN)
+	if (n < 0)
+		return receive_failed(channel, &what, error);
+	if (!n)
 		return 0;
-	if (n <= 0)
-		return receive_failed(channel, n < 0 ? errno : 0, error);
-	came = take_fds(&channel->in, &msg);
-	r = check_fds(before, came, msg.msg_flags & MSG_CTRUNC, error);
-	if (r < 0)
-		return r;
 	channel->in_bytes += (size_t)n;
 	if (channel->in_bytes == HEADER_BYTES)
 		r = check_header(&channel->in.header, error);

@@ -11,6 +11,7 @@
  */
 #include "proto/vfio-channel.h"
 
+#include "proto/stream.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -26,11 +27,7 @@
 _Static_assert(VUBLK_VFIO_CHANNEL_OUT_BYTES >= HEADER_BYTES + VUBLK_VFIO_MAX_PAYLOAD_BYTES,
 	       "the largest reply has room");
 
-/* Room for exactly the descriptors that a message may have: what does not fit is surplus. */
-union control {
-	struct cmsghdr align;
-	char bytes[CMSG_SPACE(sizeof(int) * VUBLK_VFIO_MAX_FDS)];
-};
+_Static_assert(VUBLK_VFIO_MAX_FDS <= VUBLK_STREAM_MAX_FDS, "a message's descriptors have room");
 
 void vublk_vfio_channel_init(struct vublk_vfio_channel *channel, int fd)
 {
@@ -40,8 +37,7 @@ void vublk_vfio_channel_init(struct vublk_vfio_channel *channel, int fd)
 	channel->in_error = 0;
 	channel->out_begin = 0;
 	channel->out_end = 0;
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	vublk_stream_init(fd);
 }
 
 void vublk_vfio_channel_deinit(struct vublk_vfio_channel *channel)
@@ -70,15 +66,10 @@ static int send_failed(int code, struct vublk_error *error)
 /* How many bytes the socket took, 0 if none, or -errno. */
 static ssize_t send_bytes(int fd, struct iovec *iov, size_t num_iov)
 {
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = num_iov };
-	ssize_t n;
+	const struct msghdr msg = { .msg_iov = iov, .msg_iovlen = num_iov };
+	ssize_t n = vublk_stream_send(fd, &msg);
 
-	do
-		n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return errno == EAGAIN ? 0 : -errno;
-	return n;
+	return n == -EAGAIN ? 0 : n;
 }
 
 int vublk_vfio_channel_flush(struct vublk_vfio_channel *channel, struct vublk_error *error)
@@ -147,66 +138,22 @@ int vublk_vfio_channel_send(struct vublk_vfio_channel *channel,
 
 /* --- receiving ------------------------------------------------------------------------ */
 
-static int receive_failed(const struct vublk_vfio_channel *channel, int code,
+/* To the end of a connection it is added where in a message that was. */
+static int receive_failed(const struct vublk_vfio_channel *channel, const struct vublk_error *what,
 			  struct vublk_error *error)
 {
-	const char *what = code ? "reset" : "closed";
+	const struct vublk_vfio_header *header = &channel->in.header;
 
-	if (code && code != ECONNRESET && code != EPIPE && code != ENOTCONN)
-		return vublk_error_set_errno(error, code, "cannot receive from the client");
-	if (!channel->in_bytes)
-		return vublk_error_set(error, ENOTCONN, "the client %s the connection", what);
+	if (what->code != ENOTCONN || !channel->in_bytes)
+		return vublk_error_set(error, what->code, "%s", what->text);
 	if (channel->in_bytes < HEADER_BYTES)
 		return vublk_error_set(error, ENOTCONN,
-				       "the client %s the connection inside a message, after %zu of "
-				       "the %zu bytes of its header", what, channel->in_bytes,
-				       HEADER_BYTES);
+				       "%s inside a message, after %zu of the %zu bytes of its header",
+				       what->text, channel->in_bytes, HEADER_BYTES);
 	return vublk_error_set(error, ENOTCONN,
-			       "the client %s the connection inside %s (command %u), after %zu of its "
-			       "%u bytes", what, vublk_vfio_command_name(channel->in.header.command),
-			       channel->in.header.command, channel->in_bytes,
-			       channel->in.header.size);
-}
-
-/* Puts what came into the message; returns how many came, closing the surplus. */
-static unsigned take_fds(struct vublk_vfio_message *in, struct msghdr *msg)
-{
-	unsigned came = 0;
-
-	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
-		size_t count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-		if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < count; i++, came++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(fd), sizeof(fd));
-			if (in->num_fds < VUBLK_VFIO_MAX_FDS)
-				in->fds[in->num_fds++] = fd;
-			else
-				vublk_fd_close(&fd);
-		}
-	}
-	return came;
-}
-
-/*
- * The kernel drops descriptors for want of room in the control buffer or in this
- * process's table. In the first case the buffer is full of those that came.
- */
-static int check_fds(unsigned before, unsigned came, bool truncated, struct vublk_error *error)
-{
-	if (truncated && came < VUBLK_VFIO_MAX_FDS)
-		return vublk_error_set(error, EMFILE,
-				       "file descriptors that the client sent were lost, probably "
-				       "because this process has too many open; raise its limit "
-				       "(ulimit -n)");
-	if (truncated || before + came > VUBLK_VFIO_MAX_FDS)
-		return vublk_error_set(error, EPROTO,
-				       "a message came with more than %d file descriptors",
-				       VUBLK_VFIO_MAX_FDS);
-	return 0;
+			       "%s inside %s (command %u), after %zu of its %u bytes", what->text,
+			       vublk_vfio_command_name(header->command), header->command,
+			       channel->in_bytes, header->size);
 }
 
 /* What is still missing of the header, or else of the payload. */
@@ -223,29 +170,17 @@ static struct iovec missing_part(struct vublk_vfio_channel *channel)
 /* 1: some bytes came; 0: not yet. */
 static int receive_bytes(struct vublk_vfio_channel *channel, struct vublk_error *error)
 {
-	struct iovec iov = missing_part(channel);
-	union control control;
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
-	unsigned before = channel->in.num_fds, came;
-	ssize_t n;
-	int r;
+	const struct vublk_stream_fds fds = { channel->in.fds, &channel->in.num_fds,
+					      VUBLK_VFIO_MAX_FDS };
+	struct vublk_error what;
+	ssize_t n = vublk_stream_receive(channel->fd, missing_part(channel), &fds, "client",
+					 &what);
+	int r = 0;
 
-	do
-		n = recvmsg(channel->fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
-	if (n < 0 && errno == EAGAIN)
+	if (n < 0)
+		return receive_failed(channel, &what, error);
+	if (!n)
 		return 0;
-	if (n <= 0)
-		return receive_failed(channel, n < 0 ? errno : 0, error);
-	came = take_fds(&channel->in, &msg);
-	r = check_fds(before, came, msg.msg_flags & MSG_CTRUNC, error);
-	if (r < 0)
-		return r;
 	channel->in_bytes += (size_t)n;
 	if (channel->in_bytes == HEADER_BYTES)
 		r = vublk_vfio_check_header(&channel->in.header, error);

@@ -87,6 +87,13 @@ void vublk_cli_log(void *command, enum vublk_log_level level, const char *text)
 		level < VUBLK_CLI_ARRAY_SIZE(levels) ? levels[level] : "", text);
 }
 
+enum vublk_log_level vublk_cli_log_level(bool verbose, bool quiet)
+{
+	if (verbose)
+		return VUBLK_LOG_DEBUG;
+	return quiet ? VUBLK_LOG_WARNING : VUBLK_LOG_INFO;
+}
+
 /* --- options ------------------------------------------------------------------ */
 
 void vublk_cli_parse(const struct argp *argp, int argc, char **argv, void *input)

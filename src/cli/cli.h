@@ -62,6 +62,9 @@ int vublk_cli_error_errno(struct vublk_error *error, int code, const char *forma
  */
 void vublk_cli_log(void *command, enum vublk_log_level level, const char *text);
 
+/* What --verbose and --quiet ask for; --verbose wins. */
+enum vublk_log_level vublk_cli_log_level(bool verbose, bool quiet);
+
 /* --- options ------------------------------------------------------------------ */
 
 /*

@@ -8,6 +8,7 @@
  */
 #include "cli/cli.h"
 #include "cli/disk.h"
+#include "cli/signals.h"
 
 #include <vublk/bus.h>
 #include <vublk/device.h>
@@ -178,48 +179,26 @@ static void on_signal(int number)
 	vublk_bus_stop(served);
 }
 
-static void set_handlers(void)
-{
-	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
-
-	sigfillset(&action.sa_mask);
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGINT, &action, NULL);
-	action.sa_handler = SIG_IGN;
-	sigaction(SIGPIPE, &action, NULL);
-}
-
-static enum vublk_log_level log_level(const struct arguments *arguments)
-{
-	if (arguments->verbose)
-		return VUBLK_LOG_DEBUG;
-	return arguments->quiet ? VUBLK_LOG_WARNING : VUBLK_LOG_INFO;
-}
-
 int vublk_cmd_device(int argc, char **argv)
 {
 	struct arguments arguments = { 0 };
 	struct vublk_log log = { .fn = vublk_cli_log, .opaque = (void *)COMMAND };
 	struct vublk_error error = { 0 };
-	sigset_t ours, before;
+	struct vublk_cli_signals signals;
 	int r;
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
-	log.level = log_level(&arguments);
+	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
 	/* A signal that comes while it opens is held until there is something to stop. */
-	sigemptyset(&ours);
-	sigaddset(&ours, SIGTERM);
-	sigaddset(&ours, SIGINT);
-	sigprocmask(SIG_BLOCK, &ours, &before);
+	vublk_cli_signals_init(&signals, 0);
 	r = vublk_bus_open(arguments.bus, arguments.properties, &log, &served, &error);
 	if (r < 0) {
 		vublk_cli_fail(COMMAND, "%s", error.text);
 		return error.code == EINVAL ? VUBLK_EXIT_MISUSED : VUBLK_EXIT_FAILED;
 	}
-	set_handlers();
-	sigprocmask(SIG_SETMASK, &before, NULL);
+	vublk_cli_signals_handle(&signals, on_signal);
 	r = vublk_bus_run(served, &error);
-	sigprocmask(SIG_BLOCK, &ours, NULL);
+	vublk_cli_signals_hold(&signals);
 	if (r < 0)
 		vublk_cli_fail(COMMAND, "%s", error.text);
 	vublk_bus_free(served);

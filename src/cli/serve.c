@@ -6,6 +6,7 @@
  * ends it). Every option of the library can be given by -o NAME=VALUE.
  */
 #include "cli/cli.h"
+#include "cli/signals.h"
 
 #include <vublk/backend.h>
 
@@ -188,49 +189,25 @@ static void on_signal(int number)
 		vublk_backend_stop(served);
 }
 
-static void set_handlers(void (*handler)(int))
-{
-	static const int numbers[] = { SIGTERM, SIGINT, SIGHUP };
-	struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESTART };
-
-	sigfillset(&action.sa_mask);
-	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(numbers); i++)
-		sigaction(numbers[i], &action, NULL);
-	action.sa_handler = SIG_IGN;
-	sigaction(SIGPIPE, &action, NULL);
-}
-
 /* --- the command ----------------------------------------------------------- */
-
-static enum vublk_log_level log_level(const struct arguments *arguments)
-{
-	if (arguments->verbose)
-		return VUBLK_LOG_DEBUG;
-	return arguments->quiet ? VUBLK_LOG_WARNING : VUBLK_LOG_INFO;
-}
 
 int vublk_cmd_serve(int argc, char **argv)
 {
 	struct arguments arguments = { 0 };
 	struct vublk_log log = { .fn = vublk_cli_log, .opaque = (void *)COMMAND };
 	struct vublk_error error = { 0 };
-	sigset_t ours, before;
+	struct vublk_cli_signals signals;
 	int r;
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
-	log.level = log_level(&arguments);
+	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
 	/* A signal that comes while it opens is held until there is something to stop. */
-	sigemptyset(&ours);
-	sigaddset(&ours, SIGTERM);
-	sigaddset(&ours, SIGINT);
-	sigaddset(&ours, SIGHUP);
-	sigprocmask(SIG_BLOCK, &ours, &before);
+	vublk_cli_signals_init(&signals, SIGHUP);
 	if (vublk_backend_open(arguments.options, &log, &served, &error))
 		return vublk_cli_fail(COMMAND, "%s", error.text);
-	set_handlers(on_signal);
-	sigprocmask(SIG_SETMASK, &before, NULL);
+	vublk_cli_signals_handle(&signals, on_signal);
 	r = vublk_backend_run(served, &error);
-	sigprocmask(SIG_BLOCK, &ours, NULL);
+	vublk_cli_signals_hold(&signals);
 	if (r)
 		vublk_cli_fail(COMMAND, "%s", error.text);
 	vublk_backend_free(served);

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * How the commands that run until they are told to stop take their signals.
+ */
+#include "cli/signals.h"
+
+void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another)
+{
+	struct sigaction ignore = { .sa_handler = SIG_IGN };
+
+	sigemptyset(&signals->ours);
+	sigaddset(&signals->ours, SIGTERM);
+	sigaddset(&signals->ours, SIGINT);
+	if (another)
+		sigaddset(&signals->ours, another);
+	sigprocmask(SIG_BLOCK, &signals->ours, &signals->before);
+	sigaction(SIGPIPE, &ignore, NULL);
+}
+
+void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)(int number))
+{
+	struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESTART };
+
+	sigfillset(&action.sa_mask);
+	for (int number = 1; number < NSIG; number++)
+		if (sigismember(&signals->ours, number) == 1)
+			sigaction(number, &action, NULL);
+	sigprocmask(SIG_SETMASK, &signals->before, NULL);
+}
+
+void vublk_cli_signals_hold(struct vublk_cli_signals *signals)
+{
+	sigprocmask(SIG_BLOCK, &signals->ours, NULL);
+}

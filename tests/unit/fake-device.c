@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The stand-in device. Its own thread is that of the bus, which calls process();
- * what the test asks for is put into `pending` under the lock and an eventfd
- * raised. The rings are served by whichever thread calls serve().
+ * what happens next is put into `pending`, in its order, under the lock and an
+ * eventfd raised. The rings are served by whichever thread calls serve().
  */
 #include "fake-device.h"
 
@@ -21,10 +21,10 @@
 #include <unistd.h>
 
 #define MAX_IOV 1024
+#define MAX_PENDING 64
 
 enum pending {
-	REALIZED = 1, STARTED = 2, STOPPED = 4, LOST = 8, MEMORY = 16, CONFIG = 32, WRITTEN = 64,
-	NEEDS_RESET = 128, FOUND = 256, GAVE_UP = 512,
+	REALIZED, STARTED, STOPPED, LOST, MEMORY, CONFIG, WRITTEN, NEEDS_RESET, FOUND, GAVE_UP,
 };
 
 struct fake_queue {
@@ -59,7 +59,8 @@ static int stop_fd = -1;
 
 /* under lock */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static unsigned pending;
+static enum pending pending[MAX_PENDING];
+static unsigned num_pending;
 static bool has_backend;
 static char lost_text[128];
 static struct vublk_memory_map_region map_regions[VUBLK_MEMORY_MAX_REGIONS];
@@ -92,10 +93,11 @@ char *fake_disk(void)
 	return disk;
 }
 
-static void post(unsigned what)
+static void post(enum pending what)
 {
 	pthread_mutex_lock(&lock);
-	pending |= what;
+	assert(num_pending < MAX_PENDING);
+	pending[num_pending++] = what;
 	pthread_mutex_unlock(&lock);
 	vublk_eventfd_signal(device.event_fd);
 }
@@ -255,45 +257,66 @@ static void process_give_up(struct vublk_device *d)
 	d->ops->gave_up(d->bus, &error);
 }
 
-int vublk_device_process(struct vublk_device *d)
+static void process(struct vublk_device *d, enum pending what)
 {
 	struct vublk_error error;
-	unsigned now;
 
-	vublk_eventfd_clear(d->event_fd);
-	pthread_mutex_lock(&lock);
-	now = pending;
-	pending = 0;
-	pthread_mutex_unlock(&lock);
-	if (now & REALIZED) {
+	switch (what) {
+	case REALIZED:
 		d->state = fake_plan.realize_error ? VUBLK_DEVICE_CREATED : VUBLK_DEVICE_STOPPED;
 		d->ops->realized(d->bus, error_or_null(&error, fake_plan.realize_error,
 						       "no realize"));
-	}
-	if (now & LOST)
+		break;
+	case STARTED:
+		if (d->state == VUBLK_DEVICE_STARTING)
+			process_start(d);
+		break;
+	case STOPPED:
+		if (d->state == VUBLK_DEVICE_STOPPING)
+			process_stop(d);
+		break;
+	case LOST:
 		process_lost(d);
-	if (now & FOUND)
-		process_found(d);
-	if (now & GAVE_UP)
-		process_give_up(d);
-	if (now & NEEDS_RESET) {
-		vublk_error_set(&error, EPROTO, "%s", lost_text);
-		d->ops->needs_reset(d->bus, &error);
-	}
-	if (now & STARTED && d->state == VUBLK_DEVICE_STARTING)
-		process_start(d);
-	if (now & MEMORY && d->state == VUBLK_DEVICE_RUNNING)
-		d->ops->memory_changed(d->bus, error_or_null(&error, fake_plan.memory_error,
-							     "no memory"));
-	if (now & WRITTEN)
-		d->ops->config_written(d->bus, error_or_null(&error, fake_plan.wce_error,
-							     "no wce"));
-	if (now & CONFIG) {
+		break;
+	case MEMORY:
+		if (d->state == VUBLK_DEVICE_RUNNING)
+			d->ops->memory_changed(d->bus, error_or_null(&error, fake_plan.memory_error,
+								     "no memory"));
+		break;
+	case CONFIG:
 		d->generation++;
 		d->ops->config_changed(d->bus);
+		break;
+	case WRITTEN:
+		d->ops->config_written(d->bus, error_or_null(&error, fake_plan.wce_error,
+							     "no wce"));
+		break;
+	case NEEDS_RESET:
+		vublk_error_set(&error, EPROTO, "%s", lost_text);
+		d->ops->needs_reset(d->bus, &error);
+		break;
+	case FOUND:
+		process_found(d);
+		break;
+	case GAVE_UP:
+		process_give_up(d);
+		break;
 	}
-	if (now & STOPPED && d->state == VUBLK_DEVICE_STOPPING)
-		process_stop(d);
+}
+
+int vublk_device_process(struct vublk_device *d)
+{
+	enum pending now[MAX_PENDING];
+	unsigned count;
+
+	vublk_eventfd_clear(d->event_fd);
+	pthread_mutex_lock(&lock);
+	count = num_pending;
+	memcpy(now, pending, count * sizeof(now[0]));
+	num_pending = 0;
+	pthread_mutex_unlock(&lock);
+	for (unsigned i = 0; i < count; i++)
+		process(d, now[i]);
 	return 0;
 }
 

@@ -24,7 +24,8 @@
 #define MAX_PENDING 64
 
 enum pending {
-	REALIZED, STARTED, STOPPED, LOST, MEMORY, CONFIG, WRITTEN, NEEDS_RESET, FOUND, GAVE_UP,
+	REALIZED, STARTED, STOPPED, LOST, MEMORY, CONFIG, WRITTEN, NEEDS_RESET, FOUND,
+	FOUND_AND_LOST, GAVE_UP,
 };
 
 struct fake_queue {
@@ -111,6 +112,12 @@ void fake_disconnect(const char *why)
 void fake_reconnect(void)
 {
 	post(FOUND);
+}
+
+void fake_reconnect_in_vain(const char *why)
+{
+	snprintf(lost_text, sizeof(lost_text), "%s", why);
+	post(FOUND_AND_LOST);
 }
 
 void fake_give_up(void)
@@ -222,7 +229,7 @@ static void process_stop(struct vublk_device *d)
 
 static void process_lost(struct vublk_device *d)
 {
-	bool ran = d->state == VUBLK_DEVICE_RUNNING || d->state == VUBLK_DEVICE_STOPPING;
+	bool ran = vublk_device_has_rings_out(d);
 	struct vublk_error error;
 
 	vublk_error_set(&error, ENOTCONN, "%s", lost_text);
@@ -297,6 +304,10 @@ static void process(struct vublk_device *d, enum pending what)
 		break;
 	case FOUND:
 		process_found(d);
+		break;
+	case FOUND_AND_LOST:
+		d->state = VUBLK_DEVICE_STARTING;
+		process_lost(d);
 		break;
 	case GAVE_UP:
 		process_give_up(d);

@@ -66,6 +66,7 @@ char *fake_disk(void);
 /* What the device's thread will say next; returns at once. Any thread. */
 void fake_disconnect(const char *why);
 void fake_reconnect(void); /* a back-end is found; its rings start if DRIVER_OK is set */
+void fake_reconnect_in_vain(const char *why); /* it is lost before its rings run */
 void fake_give_up(void);   /* reconnect-deadline-ms is over */
 void fake_resize(uint64_t bytes);
 void fake_needs_reset(const char *why);

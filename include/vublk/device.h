@@ -87,7 +87,10 @@ struct vublk_device_bus_ops {
 	 * went, the state is DISCONNECTED, and where the queues are nobody knows.
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
-	/* The back-end is gone. When rings ran, stopped() comes first. */
+	/*
+	 * The back-end is gone. When rings ran, stopped() comes first. ECANCELED: the
+	 * device itself let it go.
+	 */
 	void (*disconnected)(void *bus, const struct vublk_error *error);
 	/* There is a back-end again, as good as the one before; the state is STOPPED. */
 	void (*reconnected)(void *bus);
@@ -270,11 +273,17 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * duplicated. Takes effect at the next start; while the rings run the change goes
  * to the back-end (regions that are the same are not sent again) and 1 is
  * returned: memory_changed() tells the end (error: the back-end refused a region,
- * which it does not have then). No region at all is given up at once, by a back-end
- * with memory slots that runs no rings, too: 1 is returned, and a start waits for it. EINVAL: empty, overlapping, wrapping, not aligned,
- * past the end of its file, past the end of the dirty log, or without a ring that runs; ENOSPC: more regions than
- * the back-end has memory slots; EBUSY: a change is on its way, or the device is
- * starting or stopping. States STOPPED, RUNNING, DISCONNECTED, RECONNECTING.
+ * which it does not have then).
+ *
+ * No region at all is given up at once, by a back-end that runs no rings, too. With
+ * reconnect-ms the connection is closed and made anew: 0 is returned, disconnected() has
+ * ECANCELED as its error, reconnected() follows. Without it, or with server, a back-end that
+ * has memory slots is told: 1 is returned, and a start waits for memory_changed().
+ *
+ * EINVAL: empty, overlapping, wrapping, not aligned, past the end of its file, past the end of
+ * the dirty log, or without a ring that runs; ENOSPC: more regions than the back-end has memory
+ * slots; EBUSY: a change is on its way, or the device is starting or stopping. States STOPPED,
+ * RUNNING, DISCONNECTED, RECONNECTING.
  */
 int vublk_device_set_memory(struct vublk_device *device,
 			    const struct vublk_memory_region *regions, unsigned num_regions,

@@ -226,12 +226,16 @@ void vublk_bus_on_disconnected(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_bus *bus = opaque;
 
-	if (bus->retry_ms) {
-		vublk_log(&bus->log, VUBLK_LOG_WARNING, "the disk waits for a back-end: %s",
-			  error->text);
+	bus->let_go = error->code == ECANCELED;
+	if (!bus->retry_ms) {
+		fail(bus, error);
 		return;
 	}
-	fail(bus, error);
+	if (bus->let_go)
+		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "%s", error->text);
+	else
+		vublk_log(&bus->log, VUBLK_LOG_WARNING, "the disk waits for a back-end: %s",
+			  error->text);
 }
 
 void vublk_bus_on_reconnected(void *opaque)
@@ -239,7 +243,8 @@ void vublk_bus_on_reconnected(void *opaque)
 	struct vublk_bus *bus = opaque;
 
 	note_backend(bus);
-	vublk_log(&bus->log, VUBLK_LOG_INFO, "back-end %s is there again", bus->backend.chardev);
+	vublk_log(&bus->log, bus->let_go ? VUBLK_LOG_DEBUG : VUBLK_LOG_INFO,
+		  "back-end %s is there again", bus->backend.chardev);
 }
 
 void vublk_bus_on_gave_up(void *opaque, const struct vublk_error *error)

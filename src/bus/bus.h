@@ -82,6 +82,7 @@ struct vublk_bus {
 	uint64_t retry_ms;                /* before the first one; 0: it is tried once */
 	struct vublk_loop_timer retry_timer;
 	struct vublk_error refusal;       /* of the last try, said once */
+	bool let_go;                      /* the last one was not lost, and nobody is told */
 
 	char *path;
 	int listen_fd;

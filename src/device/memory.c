@@ -166,6 +166,27 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 }
 
 /*
+ * All of it is given up by hanging up, where a new connection can be made: libvhost-user's
+ * back-ends remember the rings that lay in memory which was removed, and when memory comes
+ * back region by region and the rings are not in the first of them, they close the connection
+ * in the midst of a start.
+ */
+static bool hangs_up(const struct vublk_device *device)
+{
+	return device->state == VUBLK_DEVICE_STOPPED && device->settings.reconnect_ms &&
+	       !device->settings.server && !device->is_shutting_down;
+}
+
+static void hang_up(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	vublk_error_set(&error, ECANCELED,
+			"the guest's memory was given up, and the connection with it");
+	vublk_frontend_fail(&device->frontend, &error);
+}
+
+/*
  * A back-end that runs no rings gets the memory with the next ones; but to give all of it
  * up is to be done now, for somebody may wait for that memory. Without memory slots there
  * is no message for it.
@@ -176,7 +197,8 @@ static bool is_told_now(const struct vublk_device *device, unsigned num_regions)
 		return true;
 	return device->state == VUBLK_DEVICE_STOPPED && !num_regions &&
 	       !device->memory_change_under_way && device->frontend.memory.num_shadow &&
-	       vublk_frontend_has(&device->frontend, VUBLK_VU_F_CONFIGURE_MEM_SLOTS);
+	       (hangs_up(device) ||
+		vublk_frontend_has(&device->frontend, VUBLK_VU_F_CONFIGURE_MEM_SLOTS));
 }
 
 int vublk_device_set_memory(struct vublk_device *device,
@@ -206,6 +228,10 @@ int vublk_device_set_memory(struct vublk_device *device,
 	vublk_device_watch_kicks(device);
 	if (!told)
 		return 0;
+	if (hangs_up(device)) {
+		hang_up(device);
+		return 0;
+	}
 	device->memory_change_under_way = true;
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_memory_changed, device);
 	return 1;

@@ -152,6 +152,34 @@ static void test_all_is_given_up(void **state)
 	mock_deinit(&mock);
 }
 
+/* With a way back the connection ends with the memory, whatever the back-end remembers of it. */
+static void test_all_is_given_up_by_hanging_up(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "1");
+	rig_realize(&rig);
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is none */
+	rig_settle(&rig);
+	assert_int_equal(rig.calls[RIG_DISCONNECTED], 0);
+	rig_start(&rig, 1);
+	rig_stop(&rig);
+	mock_forget(&mock);
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0);
+	rig_wait(&rig, RIG_RECONNECTED, 1);
+	assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ECANCELED);
+	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);
+	assert_int_equal(rig.calls[RIG_MEMORY_CHANGED], 0);
+	rig_start(&rig, 1);
+	assert_int_equal(mock.num_regions, 1);
+	rig_stop(&rig);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 /* The same place in another file is another region. */
 static void test_another_file(void **state)
 {
@@ -325,6 +353,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_what_is_refused),
 		VUBLK_TEST(test_changes_while_running),
 		VUBLK_TEST(test_all_is_given_up),
+		VUBLK_TEST(test_all_is_given_up_by_hanging_up),
 		VUBLK_TEST(test_another_file),
 		VUBLK_TEST(test_refused_region_of_many),
 		VUBLK_TEST(test_refused_region),

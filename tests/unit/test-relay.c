@@ -374,6 +374,7 @@ static void test_memory_is_given_back(void **state)
 		relay_start_vmm(&relay, &rig, 1);
 		assert_true(backend_maps(&relay, "memfd:rig"));
 		relay_close_vmm(&relay, &rig);
+		relay_wait(&relay, "is there again"); /* by another connection */
 		assert_false(backend_maps(&relay, "memfd:rig"));
 	}
 	relay_close(&relay);

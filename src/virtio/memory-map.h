@@ -39,6 +39,26 @@ void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, 
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 
 /*
+ * The same for a reader that asks again and again: `*near` is its own, 0 at first, the number
+ * of a region to look at before searching. Most addresses are where the last one was.
+ */
+void *vublk_memory_map_guest_far(const struct vublk_memory_map *map, unsigned *near,
+				 uint64_t addr, uint64_t bytes);
+
+static inline void *vublk_memory_map_guest_near(const struct vublk_memory_map *map,
+						unsigned *near, uint64_t addr, uint64_t bytes)
+{
+	if (*near < map->num_regions) {
+		const struct vublk_memory_map_region *region = &map->regions[*near];
+		uint64_t offset = addr - region->guest_addr;
+
+		if (offset < region->size_bytes && bytes <= region->size_bytes - offset)
+			return region->host + offset;
+	}
+	return vublk_memory_map_guest_far(map, near, addr, bytes);
+}
+
+/*
  * Translates [addr, addr + bytes), which may run over several adjoining regions,
  * into up to `max` iovecs. Returns how many, or -EFAULT when a byte of it is in
  * no region (a length of 0 too), -E2BIG when `max` is too few.

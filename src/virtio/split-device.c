@@ -3,27 +3,20 @@
  * The device end of a split virtqueue (virtio 1.3, section 2.7).
  *
  * The idea to read it by: the driver may be hostile and may write the shared
- * memory at any moment. Each index, head and descriptor is read once into a local
- * and only the local is checked and used; an indirect table is copied whole. A
- * chain that breaks a rule is refused by itself (EBADMSG), for its head is known
- * and can be completed; what makes the place of the next chain doubtful breaks
- * the ring (EPROTO).
- *
- * Every walk is bounded: by the ring's size, by the table's length, and by the
- * caller's iovecs.
+ * memory at any moment. Each index and head is read once into a local and only the
+ * local is checked and used; so is each descriptor (split-chain.c). A chain that breaks
+ * a rule is refused by itself (EBADMSG), for its head is known and can be completed; what
+ * makes the place of the next chain doubtful breaks the ring (EPROTO).
  */
 #include "virtio/device-ring.h"
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "virtio/split-chain.h"
 #include "virtio/split.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
-
-/* "A descriptor chain longer than 2^32 bytes in total" is forbidden (2.7.5.2). */
-#define CHAIN_MAX_BYTES (UINT64_C(1) << 32)
 
 /* --- init ------------------------------------------------------------------ */
 
@@ -113,147 +106,6 @@ void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_di
 	mark(ring, 0, vublk_split_used_bytes(ring->size));
 }
 
-/* --- reading a chain ------------------------------------------------------- */
-
-static int refuse_buffer(int cause, const struct vublk_chain *chain, const struct vring_desc *desc,
-			 struct vublk_error *error)
-{
-	if (cause == -E2BIG)
-		return vublk_error_set(error, EBADMSG,
-				       "the chain at descriptor %u has more than %u segments",
-				       chain->head, chain->max_iov);
-	return vublk_error_set(error, EBADMSG,
-			       "the chain at descriptor %u has a buffer of %u bytes at 0x%" PRIx64
-			       ", which is not within the driver's memory", chain->head, desc->len,
-			       (uint64_t)desc->addr);
-}
-
-static int add_buffer(const struct vublk_memory_map *map, struct vublk_chain *chain,
-		      const struct vring_desc *desc, struct vublk_error *error)
-{
-	bool writable = desc->flags & VRING_DESC_F_WRITE;
-	unsigned filled = chain->num_out + chain->num_in;
-	int n;
-
-	if (VUBLK_UNLIKELY(!writable && chain->num_in))
-		return vublk_error_set(error, EBADMSG,
-				       "the chain at descriptor %u has a buffer to read after one "
-				       "to write", chain->head);
-	/*
-	 * The specification gives a buffer without bytes no meaning and its address
-	 * cannot be checked; no driver is known to make one, and QEMU refuses them too.
-	 */
-	if (VUBLK_UNLIKELY(desc->len == 0))
-		return vublk_error_set(error, EBADMSG,
-				       "the chain at descriptor %u has an empty buffer",
-				       chain->head);
-	n = vublk_memory_map_iov(map, desc->addr, desc->len, chain->iov + filled,
-				 chain->max_iov - filled);
-	if (VUBLK_UNLIKELY(n < 0))
-		return refuse_buffer(n, chain, desc, error);
-	if (writable) {
-		chain->num_in += (unsigned)n;
-		chain->in_bytes += desc->len;
-	} else {
-		chain->num_out += (unsigned)n;
-		chain->out_bytes += desc->len;
-	}
-	if (VUBLK_UNLIKELY(chain->out_bytes + chain->in_bytes > CHAIN_MAX_BYTES))
-		return vublk_error_set(error, EBADMSG,
-				       "the chain at descriptor %u has more than 2^32 bytes",
-				       chain->head);
-	return 0;
-}
-
-/* What a chain is read from: the ring's descriptors, and then perhaps one table. */
-struct walk {
-	const struct vring_desc *table;
-	unsigned count;
-	unsigned left; /* a chain has no more descriptors than its table, else it loops */
-	unsigned index;
-	bool indirect;
-};
-
-/* The flags WRITE and the field next of such a descriptor mean nothing (2.7.5.3.2). */
-static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-		       const struct vublk_chain *chain, const struct vring_desc *desc,
-		       struct walk *walk, struct vublk_error *error)
-{
-	const char *wrong = NULL;
-
-	if (!ring->has_indirect)
-		wrong = "but INDIRECT_DESC was not negotiated";
-	else if (walk->indirect)
-		wrong = "inside an indirect table";
-	else if (desc->flags & VRING_DESC_F_NEXT)
-		wrong = "with the flag NEXT too";
-	else if (desc->len == 0 || desc->len % sizeof(*desc))
-		wrong = "whose length is no positive multiple of 16 bytes";
-	else if (desc->len / sizeof(*desc) > VUBLK_RING_MAX_INDIRECT)
-		wrong = "that is longer than any request needs";
-	else if (vublk_memory_map_read(map, desc->addr, ring->table, desc->len) < 0)
-		wrong = "that is not within the driver's memory";
-	if (VUBLK_UNLIKELY(wrong))
-		return vublk_error_set(error, EBADMSG,
-				       "the chain at descriptor %u has an indirect table %s "
-				       "(%u bytes at 0x%" PRIx64 ")", chain->head, wrong,
-				       desc->len, (uint64_t)desc->addr);
-	walk->table = ring->table;
-	walk->count = walk->left = desc->len / sizeof(*desc);
-	walk->index = 0;
-	walk->indirect = true;
-	return 0;
-}
-
-/* Reads the descriptor at walk->index: 1: it was the last, 0: go on. */
-static int step(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-		struct vublk_chain *chain, struct walk *walk, struct vublk_error *error)
-{
-	struct vring_desc desc;
-	int ret;
-
-	if (VUBLK_UNLIKELY(walk->left-- == 0))
-		return vublk_error_set(error, EBADMSG,
-				       "the chain at descriptor %u has a loop: it is longer than "
-				       "the %u descriptors of its table", chain->head,
-				       walk->count);
-	desc = vublk_split_read_desc(&walk->table[walk->index]);
-	if (desc.flags & VRING_DESC_F_INDIRECT)
-		return enter_table(ring, map, chain, &desc, walk, error);
-	ret = add_buffer(map, chain, &desc, error);
-	if (VUBLK_UNLIKELY(ret < 0))
-		return ret;
-	if (!(desc.flags & VRING_DESC_F_NEXT))
-		return 1;
-	if (VUBLK_UNLIKELY(desc.next >= walk->count))
-		return vublk_error_set(error, EBADMSG,
-				       "the chain at descriptor %u goes on at descriptor %u of %u",
-				       chain->head, desc.next, walk->count);
-	walk->index = desc.next;
-	return 0;
-}
-
-static int read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-		      uint16_t head, struct vublk_chain *chain, struct vublk_error *error)
-{
-	struct walk walk = {
-		.table = ring->memory.desc,
-		.count = ring->size,
-		.left = ring->size,
-		.index = head,
-	};
-	int ret;
-
-	ring->taken[head] = 1;
-	chain->head = head;
-	chain->num_out = chain->num_in = 0;
-	chain->out_bytes = chain->in_bytes = 0;
-	do {
-		ret = step(ring, map, chain, &walk, error);
-	} while (ret == 0);
-	return ret;
-}
-
 /* --- taking ---------------------------------------------------------------- */
 
 /* Latches the sentence that was put into ring->broken, and keeps take off its fast path. */
@@ -263,6 +115,13 @@ static int break_ring(struct vublk_device_ring *ring, struct vublk_error *error)
 	if (error)
 		*error = ring->broken;
 	return -EPROTO;
+}
+
+static int read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
+		      uint16_t head, struct vublk_chain *chain, struct vublk_error *error)
+{
+	ring->taken[head] = 1;
+	return vublk_split_read_chain(ring, map, head, chain, error);
 }
 
 /* Looks at the driver's avail index: 1: chains wait, 0: none, -EPROTO. */

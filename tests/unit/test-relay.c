@@ -338,6 +338,7 @@ static void test_many_vmms(void **state)
 		relay_start_vmm(&relay, &rig, 4);
 		write_and_read(&rig, 0, 4, (char)('a' + i));
 		relay_close_vmm(&relay, &rig);
+		relay_wait(&relay, "is there again"); /* for the next */
 		if (!i) {
 			fds = vublk_test_count_fds();
 			mappings = vublk_test_count_mappings();

@@ -19,8 +19,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#define STATUS_UNTOUCHED 0xff
-
 /* Where a piece begins, and how much it may take: what is left of its request. */
 struct place {
 	uint64_t offset, left;
@@ -32,12 +30,6 @@ struct chain {
 	unsigned num_out, num_in;
 	uint64_t bytes; /* a flush has none */
 };
-
-static bool is_write(const struct vublk_blk_request *request)
-{
-	return request->type == VIRTIO_BLK_T_OUT || request->type == VIRTIO_BLK_T_DISCARD ||
-	       request->type == VIRTIO_BLK_T_WRITE_ZEROES;
-}
 
 /* Discard and write zeroes: one segment, which the piece's slot holds. */
 static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
@@ -92,10 +84,8 @@ static void fill_header(const struct vublk_blk_request *request, const struct pl
 {
 	bool has_sector = request->type == VIRTIO_BLK_T_IN || request->type == VIRTIO_BLK_T_OUT;
 
-	shared->header.type = htole32(request->type);
-	shared->header.ioprio = 0;
-	shared->header.sector = has_sector ? htole64(place->offset >> VUBLK_SECTOR_SHIFT) : 0;
-	shared->status = STATUS_UNTOUCHED;
+	vublk_blk_fill_header(shared, request->type,
+			      has_sector ? place->offset >> VUBLK_SECTOR_SHIFT : 0);
 }
 
 /*
@@ -110,23 +100,36 @@ static bool meets_a_write(struct vublk_blk_queue *queue, uint64_t offset, uint64
 	for (unsigned i = 0; i < queue->size; i++) {
 		const struct vublk_blk_slot *slot = &queue->slots[i];
 
-		if (slot->request && is_write(slot->request) &&
+		if (slot->request && vublk_blk_type_is_write(slot->request->type) &&
 		    vublk_ranges_overlap(slot->offset, slot->bytes, offset, bytes))
 			return true;
 	}
 	return false;
 }
 
-static int add_chain(struct vublk_blk_queue *queue, const struct chain *chain, uint16_t token)
+static struct vublk_ring_indirect table_of(struct vublk_blk_queue *queue, unsigned count,
+					   uint16_t token)
 {
 	unsigned first = token * queue->table_entries;
-	struct vublk_ring_indirect indirect = { NULL, 0 };
 
-	if (queue->has_indirect)
-		indirect = (struct vublk_ring_indirect){
-			&queue->tables[first],
-			queue->tables_addr + first * sizeof(struct vring_desc),
+	if (!queue->has_indirect)
+		return (struct vublk_ring_indirect){ NULL, 0 };
+	if (count <= VUBLK_BLK_SLOT_TABLE)
+		return (struct vublk_ring_indirect){
+			queue->shared[token].table,
+			queue->shared_addr + token * sizeof(queue->shared[0]) +
+				offsetof(struct vublk_blk_shared_slot, table),
 		};
+	return (struct vublk_ring_indirect){
+		&queue->tables[first], queue->tables_addr + first * sizeof(struct vring_desc),
+	};
+}
+
+static int add_chain(struct vublk_blk_queue *queue, const struct chain *chain, uint16_t token)
+{
+	struct vublk_ring_indirect indirect = table_of(queue, chain->num_out + chain->num_in,
+						       token);
+
 	return vublk_driver_ring_add(&queue->ring, queue->buffers, chain->num_out, chain->num_in,
 				     &indirect, token);
 }
@@ -158,7 +161,7 @@ static int put_on_ring(struct vublk_blk_queue *queue, const struct vublk_blk_req
 
 	if (r)
 		return r;
-	if (is_write(request))
+	if (vublk_blk_type_is_write(request->type))
 		vublk_blk_overlap_add(&queue->overlap, offset, chain->bytes);
 	queue->unpublished = true;
 	return 0;
@@ -176,7 +179,8 @@ int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_reques
 		return 0;
 	token = queue->free_slots[queue->num_free_slots - 1];
 	r = prepare(queue, request, &place, token, &chain);
-	if (!r && is_write(request) && meets_a_write(queue, place.offset, chain.bytes))
+	if (!r && vublk_blk_type_is_write(request->type) &&
+	    meets_a_write(queue, place.offset, chain.bytes))
 		r = -ENOSPC;
 	if (!r)
 		r = put_on_ring(queue, request, place.offset, token, &chain);
@@ -217,7 +221,7 @@ static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot 
 		return -EIO;
 	case VIRTIO_BLK_S_UNSUPP:
 		return -ENOTSUP;
-	case STATUS_UNTOUCHED:
+	case VUBLK_BLK_STATUS_UNTOUCHED:
 		vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
 				  "queue %u: the back-end completed a request of type %u at byte %"
 				  PRIu64 " without a status: it counts as not executed",
@@ -232,23 +236,17 @@ static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot 
 	}
 }
 
-struct vublk_blk_request *vublk_blk_piece_complete(struct vublk_blk_queue *queue, uint16_t token)
+void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_t status)
 {
 	const struct vublk_blk_shared_slot *shared = &queue->shared[token];
 	struct vublk_blk_slot *slot = &queue->slots[token];
 	struct vublk_blk_request *request = slot->request;
-	int result = result_of(queue, slot, vublk_load_relaxed(&shared->status));
+	int result = result_of(queue, slot, status);
 
 	if (!result && request->type == VIRTIO_BLK_T_GET_ID) {
 		memcpy(request->id, shared->id, VUBLK_BLK_ID_BYTES);
 		request->id[VUBLK_BLK_ID_BYTES] = '\0';
 	}
-	if (is_write(request))
-		vublk_blk_overlap_remove(&queue->overlap, slot->offset, slot->bytes);
 	if (!request->result)
 		request->result = result;
-	request->pieces--;
-	slot->request = NULL;
-	queue->free_slots[queue->num_free_slots++] = token;
-	return request;
 }

@@ -4,7 +4,7 @@
  * from it, and to the application. What a piece looks like is in piece.c, what an
  * application may ask for in request.c, what the loss of a back-end does in recover.c.
  *
- * The idea to read it by: three lists. `cutting` has the requests of which pieces
+ * The idea to read it by: two lists and a stack. `cutting` has the requests of which pieces
  * are still to be made, in order, and only its first has some on the ring; when
  * slots come free, pump() goes on with it. `done` has what is completed and was
  * not taken. `free` has the rest, save what is wholly on the ring, which the
@@ -23,7 +23,6 @@
 #include "util/loop.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 
@@ -83,8 +82,10 @@ static int allocate(struct vublk_blk_queue *queue, struct vublk_error *error)
 		return vublk_error_set(error, ENOMEM, "no memory for queue %u with %u requests",
 				       queue->index, queue->size);
 	release_all_slots(queue);
-	for (unsigned i = 0; i < queue->size; i++)
-		append(&queue->free, &queue->requests[i]);
+	for (unsigned i = 0; i < queue->size; i++) {
+		queue->requests[i].next = queue->free;
+		queue->free = &queue->requests[i];
+	}
 	return 0;
 }
 
@@ -107,6 +108,9 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->features = setup->features;
 	queue->has_indirect = setup->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
 	queue->limits = setup->limits;
+	queue->max_plain_bytes = !queue->has_indirect ? 0 :
+				 VUBLK_MIN(setup->limits.max_segment_bytes,
+					   setup->limits.max_piece_bytes);
 	queue->may_unmap = setup->may_unmap;
 	queue->bus = setup->bus;
 	queue->regions = setup->regions;
@@ -147,11 +151,11 @@ void vublk_blk_queue_deinit(struct vublk_blk_queue *queue)
 
 struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue)
 {
-	struct vublk_blk_request *request;
+	struct vublk_blk_request *request = queue->free;
 
-	if (!queue->free.first)
+	if (!request)
 		return NULL;
-	request = take_first(&queue->free);
+	queue->free = request->next;
 	*request = (struct vublk_blk_request){ .state = VUBLK_BLK_REQUEST_FREE };
 	queue->in_flight++;
 	return request;
@@ -160,7 +164,8 @@ struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *qu
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	request->state = VUBLK_BLK_REQUEST_FREE;
-	append(&queue->free, request);
+	request->next = queue->free; /* the next is what is in the cache */
+	queue->free = request;
 	queue->in_flight--;
 }
 
@@ -255,40 +260,62 @@ void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-/* Takes from the ring until `max` requests are done, or it has nothing more to give. */
-static void take_completions(struct vublk_blk_queue *queue, unsigned max)
+static VUBLK_COLD void break_queue(struct vublk_blk_queue *queue)
 {
-	uint16_t token;
+	vublk_error_prepend(&queue->failure, "queue %u", queue->index);
+	queue->state = VUBLK_BLK_QUEUE_BROKEN;
+	vublk_blk_report_broken(queue->blk, &queue->failure);
+}
+
+/* A request of which the ring has given back the last piece; NULL: it has no more to give. */
+static VUBLK_ALWAYS_INLINE struct vublk_blk_request *take_ended(struct vublk_blk_queue *queue)
+{
+	uint16_t token = 0;
 	uint32_t bytes; /* not used: the status says what happened, and lengths are often wrong */
 	int r;
 
-	while (queue->num_done < max) {
-		r = vublk_driver_ring_take(&queue->ring, &token, &bytes, &queue->failure);
-		if (!r)
-			return;
-		if (r < 0) {
-			vublk_error_prepend(&queue->failure, "queue %u", queue->index);
-			queue->state = VUBLK_BLK_QUEUE_BROKEN;
-			vublk_blk_report_broken(queue->blk, &queue->failure);
-			return;
-		}
-		vublk_blk_queue_piece_ended(queue, vublk_blk_piece_complete(queue, token));
+	while ((r = vublk_driver_ring_take_inline(&queue->ring, &token, &bytes,
+						  &queue->failure)) > 0) {
+		struct vublk_blk_request *request = vublk_blk_piece_complete(queue, token);
+
+		if (!request->pieces && request->state == VUBLK_BLK_REQUEST_ISSUED)
+			return request;
 	}
+	if (r < 0)
+		break_queue(queue);
+	return NULL;
 }
 
 void vublk_blk_queue_take_all(struct vublk_blk_queue *queue)
 {
-	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
-		take_completions(queue, UINT_MAX);
+	struct vublk_blk_request *request;
+
+	while (queue->state == VUBLK_BLK_QUEUE_WORKS && (request = take_ended(queue)))
+		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-static void collect(struct vublk_blk_queue *queue, unsigned max)
+/* To the application, and the request is free again. */
+static inline void give(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
+			struct vublk_blk_completion *completion)
 {
-	if (queue->state != VUBLK_BLK_QUEUE_WORKS)
-		return;
-	take_completions(queue, max);
+	*completion = (struct vublk_blk_completion){ request->user_data, request->result };
+	vublk_blk_queue_put_request(queue, request);
+}
+
+/* What was done already, and then what the ring has. */
+static unsigned collect(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
+			unsigned max)
+{
+	struct vublk_blk_request *request;
+	unsigned n = 0;
+
+	for (; n < max && queue->num_done; n++, queue->num_done--)
+		give(queue, take_first(&queue->done), &completions[n]);
+	while (n < max && queue->state == VUBLK_BLK_QUEUE_WORKS && (request = take_ended(queue)))
+		give(queue, request, &completions[n++]);
 	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
 		vublk_blk_queue_pump(queue);
+	return n;
 }
 
 static void disable_calls(struct vublk_blk_queue *queue)
@@ -302,19 +329,11 @@ static void disable_calls(struct vublk_blk_queue *queue)
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned max)
 {
-	unsigned n = 0;
+	unsigned n;
 
 	vublk_blk_gate_enter(&queue->gate);
 	disable_calls(queue);
-	collect(queue, max);
-	for (; n < max && queue->num_done; n++) {
-		struct vublk_blk_request *request = take_first(&queue->done);
-
-		completions[n] = (struct vublk_blk_completion){ request->user_data,
-								request->result };
-		queue->num_done--;
-		vublk_blk_queue_put_request(queue, request);
-	}
+	n = collect(queue, completions, max);
 	vublk_blk_gate_leave(&queue->gate);
 	return (int)n;
 }

@@ -25,6 +25,7 @@
 #include <vublk/blk.h>
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* A chain has a header before its data and a status after it. */
@@ -32,15 +33,24 @@
 /* The most descriptors of one chain: what fits a page of indirect table. */
 #define VUBLK_BLK_MAX_CHAIN 256
 
-/* What the driver shares with the back-end for a slot; two cache lines, one a writer. */
+/* A chain of that many descriptors finds room in its slot: header, data, status. */
+#define VUBLK_BLK_SLOT_TABLE 3
+
+/*
+ * What the driver shares with the back-end for a slot; two cache lines. The first is all
+ * that the back-end reads of a read or a write but the data, and the second is the
+ * back-end's to write; a discard's segment stands at its end.
+ */
 struct vublk_blk_shared_slot {
 	struct virtio_blk_outhdr header;
-	struct virtio_blk_discard_write_zeroes segment;
-	uint8_t unused_1[32];
+	struct vring_desc table[VUBLK_BLK_SLOT_TABLE];
 	uint8_t status; /* written by the back-end */
 	uint8_t id[VUBLK_BLK_ID_BYTES];
-	uint8_t unused_2[43];
+	uint8_t unused[27];
+	struct virtio_blk_discard_write_zeroes segment;
 };
+_Static_assert(offsetof(struct vublk_blk_shared_slot, status) == VUBLK_CACHE_LINE,
+	       "a line for what the back-end reads");
 _Static_assert(sizeof(struct vublk_blk_shared_slot) == 128, "two cache lines");
 
 enum vublk_blk_request_state {
@@ -101,6 +111,7 @@ struct vublk_blk_queue {
 	bool has_indirect;
 	bool may_unmap;
 	struct vublk_blk_limits limits;
+	uint32_t max_plain_bytes; /* of a request that plain.c takes */
 	uint64_t features;
 	const struct vublk_inproc_queue *bus; /* its places in memory change with the rings */
 	const struct vublk_inproc_regions *regions;
@@ -114,7 +125,7 @@ struct vublk_blk_queue {
 	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
 	struct vublk_blk_shared_slot *shared;
 	uint64_t shared_addr;
-	struct vring_desc *tables; /* `table_entries` for each slot */
+	struct vring_desc *tables; /* `table_entries` for each slot, for longer chains */
 	uint64_t tables_addr;
 	struct vublk_inproc_region_cache cache;
 	struct vublk_ring_buffer *buffers; /* header, data, status of the piece being made */
@@ -122,7 +133,7 @@ struct vublk_blk_queue {
 	uint16_t *free_slots; /* a stack */
 	unsigned num_free_slots;
 	struct vublk_blk_request *requests;
-	struct vublk_blk_list free;
+	struct vublk_blk_request *free; /* a stack */
 	struct vublk_blk_list cutting; /* only the first of them has pieces on the ring */
 	struct vublk_blk_list done;
 	unsigned num_done;

@@ -4,6 +4,7 @@
  * checked here, all of them, so that nothing that the device would refuse gets as
  * far as the ring. What happens to a request then is in queue.c.
  */
+#include "blk/plain.h"
 #include "blk/queue.h"
 
 #include "util/checked.h"
@@ -38,7 +39,7 @@ static int check_queue(const struct vublk_blk_queue *queue, uint32_t type,
 	if (queue->state != VUBLK_BLK_QUEUE_WORKS)
 		return vublk_error_set(error, queue->failure.code, "%s: %s", name_of(type),
 				       queue->failure.text);
-	if (!queue->free.first)
+	if (!queue->free)
 		return vublk_error_set(error, EAGAIN, "%s: queue %u has %u requests in flight, as "
 				       "many as its size: take completions first",
 				       name_of(type), queue->index, queue->in_flight);
@@ -156,17 +157,27 @@ static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t of
 	vublk_blk_queue_start(queue, request);
 }
 
-static int transfer(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset, void *buffer,
-		    size_t length, void *user_data, struct vublk_error *error)
+static VUBLK_COLD int transfer_any(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
+			void *buffer, size_t length, void *user_data, struct vublk_error *error)
 {
 	const struct iovec single = { buffer, length };
 	uint64_t bytes;
-	int r;
+	int r = check_data(queue, type, offset, &single, 1, &bytes, error);
 
-	vublk_blk_gate_enter(&queue->gate);
-	r = check_data(queue, type, offset, &single, 1, &bytes, error);
 	if (!r)
 		start_data(queue, type, offset, bytes, NULL, 0, &single, user_data);
+	return r;
+}
+
+static VUBLK_ALWAYS_INLINE int transfer(struct vublk_blk_queue *queue, uint32_t type,
+					uint64_t offset, void *buffer, size_t length,
+					void *user_data, struct vublk_error *error)
+{
+	int r = 0;
+
+	vublk_blk_gate_enter(&queue->gate);
+	if (VUBLK_UNLIKELY(!vublk_blk_plain_start(queue, type, offset, buffer, length, user_data)))
+		r = transfer_any(queue, type, offset, buffer, length, user_data, error);
 	vublk_blk_gate_leave(&queue->gate);
 	return r;
 }

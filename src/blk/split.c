@@ -71,11 +71,11 @@ static void trim(struct vublk_blk_cursor *cursor, struct vublk_ring_buffer *buff
 	}
 }
 
-int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits,
-			     const struct vublk_inproc_regions *regions,
-			     struct vublk_inproc_region_cache *cache,
-			     struct vublk_blk_cursor *cursor, uint64_t left,
-			     struct vublk_ring_buffer *buffers, unsigned *num_buffers)
+int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
+			    const struct vublk_inproc_regions *regions,
+			    struct vublk_inproc_region_cache *cache,
+			    struct vublk_blk_cursor *cursor, uint64_t left,
+			    struct vublk_ring_buffer *buffers, unsigned *num_buffers)
 {
 	uint64_t most = VUBLK_MIN(left, (uint64_t)limits->max_piece_bytes);
 	uint64_t bytes = 0, excess;

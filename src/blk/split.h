@@ -34,18 +34,45 @@ struct vublk_blk_cursor {
 	size_t offset; /* in iov[index] */
 };
 
+/* The next piece in general. */
+int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
+			    const struct vublk_inproc_regions *regions,
+			    struct vublk_inproc_region_cache *cache,
+			    struct vublk_blk_cursor *cursor, uint64_t left,
+			    struct vublk_ring_buffer *buffers, unsigned *num_buffers);
+
 /*
  * Cuts the next piece off at the cursor, of which `left` bytes (not 0) are to
  * come, and moves the cursor past it. `buffers` has room for max_segments;
  * neighbours in guest memory become one. Returns the bytes of the piece;
  * -EFAULT: the cursor stands at memory that is in no region; -E2BIG: one block is
  * scattered over more segments than the device takes.
+ *
+ * What most requests are is answered here: a buffer in one region, of whole blocks, that
+ * needs no cutting.
  */
-int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits,
-			     const struct vublk_inproc_regions *regions,
-			     struct vublk_inproc_region_cache *cache,
-			     struct vublk_blk_cursor *cursor, uint64_t left,
-			     struct vublk_ring_buffer *buffers, unsigned *num_buffers);
+static inline int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits,
+					   const struct vublk_inproc_regions *regions,
+					   struct vublk_inproc_region_cache *cache,
+					   struct vublk_blk_cursor *cursor, uint64_t left,
+					   struct vublk_ring_buffer *buffers,
+					   unsigned *num_buffers)
+{
+	const struct iovec *iov = &cursor->iov[cursor->index];
+	uint64_t addr;
+
+	if (cursor->index < cursor->iovcnt && left <= iov->iov_len - cursor->offset &&
+	    left <= limits->max_segment_bytes && left <= limits->max_piece_bytes &&
+	    !(left & (limits->block_bytes - 1)) &&
+	    vublk_inproc_regions_find(regions, cache, (char *)iov->iov_base + cursor->offset,
+				      &addr) >= left) {
+		buffers[0] = (struct vublk_ring_buffer){ addr, (uint32_t)left };
+		*num_buffers = 1;
+		cursor->offset += left;
+		return (int64_t)left;
+	}
+	return vublk_blk_split_any(limits, regions, cache, cursor, left, buffers, num_buffers);
+}
 
 /*
  * The bytes of the next piece of a discard or write zeroes of `left` bytes at

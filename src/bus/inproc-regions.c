@@ -69,9 +69,9 @@ static struct vublk_inproc_region search(const struct vublk_inproc_regions *regi
 	return (struct vublk_inproc_region){ 0 };
 }
 
-uint64_t vublk_inproc_regions_find(const struct vublk_inproc_regions *regions,
-				   struct vublk_inproc_region_cache *cache, const void *address,
-				   uint64_t *guest_addr)
+uint64_t vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
+				     struct vublk_inproc_region_cache *cache, const void *address,
+				     uint64_t *guest_addr)
 {
 	unsigned sequence = vublk_load_acquire(&regions->sequence); /* A */
 	uint64_t host = (uintptr_t)address;

@@ -2,6 +2,8 @@
 #ifndef VUBLK_BUS_INPROC_REGIONS_H
 #define VUBLK_BUS_INPROC_REGIONS_H
 
+#include "util/atomic.h"
+
 #include <vublk/memory.h>
 
 #include <stddef.h>
@@ -32,14 +34,28 @@ struct vublk_inproc_region_cache {
 	struct vublk_inproc_region region;
 };
 
+/* What the cache does not know. */
+uint64_t vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
+				     struct vublk_inproc_region_cache *cache, const void *address,
+				     uint64_t *guest_addr);
+
 /*
  * The guest address of `address` into `guest_addr`, and how many bytes from there
  * on lie in the same region; 0 if it is in none. Any thread; `cache` is the
  * caller's own.
  */
-uint64_t vublk_inproc_regions_find(const struct vublk_inproc_regions *regions,
-				   struct vublk_inproc_region_cache *cache, const void *address,
-				   uint64_t *guest_addr);
+static inline uint64_t vublk_inproc_regions_find(const struct vublk_inproc_regions *regions,
+						 struct vublk_inproc_region_cache *cache,
+						 const void *address, uint64_t *guest_addr)
+{
+	uint64_t offset = (uintptr_t)address - cache->region.host;
+
+	if (cache->sequence != vublk_load_acquire(&regions->sequence) || /* A */
+	    offset >= cache->region.bytes)
+		return vublk_inproc_regions_search(regions, cache, address, guest_addr);
+	*guest_addr = cache->region.guest_addr + offset;
+	return cache->region.bytes - offset;
+}
 
 /* The writer's: -EINVAL: overlaps one that is there; -ENOSPC: the table is full. */
 int vublk_inproc_regions_check(const struct vublk_inproc_regions *regions, const void *address,

@@ -3,6 +3,10 @@
 #define VUBLK_VIRTIO_DRIVER_RING_H
 
 #include "virtio/ring.h"
+#include "virtio/split.h"
+
+#include <stdbool.h>
+#include <stdint.h>
 
 /* What the driver keeps of each descriptor, for what the device can write is not trusted. */
 struct vublk_driver_slot {
@@ -37,5 +41,74 @@ struct vublk_driver_ring {
 	bool kicked;        /* since init: the first publish always kicks */
 	struct vublk_error broken; /* code 0: the device has kept the rules */
 };
+
+/* A slot's serial where no outstanding chain begins. */
+#define VUBLK_DRIVER_RING_NONE UINT64_MAX
+
+/* Of what is on the path of every request, the part that seldom happens: split-driver.c. */
+int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error);
+int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
+			     struct vublk_error *error);
+
+/* The chain of `count` descriptors from `head` to `tail` is made available. */
+static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint16_t head,
+					    uint16_t tail, unsigned count, uint16_t token)
+{
+	struct vublk_driver_slot *slot = &ring->slots[head];
+
+	ring->free_head = ring->slots[tail].next;
+	ring->num_free = (uint16_t)(ring->num_free - count);
+	slot->serial = ring->added;
+	slot->tail = tail;
+	slot->count = (uint16_t)count;
+	slot->token = token;
+	vublk_store_relaxed(&ring->memory.avail->ring[ring->added & ring->mask], head);
+	ring->added++;
+}
+
+/*
+ * vublk_driver_ring_add() of a table that is written already: `count` descriptors at guest
+ * address `addr`. There is a free descriptor, and INDIRECT_DESC was negotiated.
+ */
+static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, uint64_t addr,
+					       unsigned count, uint16_t token)
+{
+	uint16_t head = ring->free_head;
+
+	vublk_split_write_desc(&ring->memory.desc[head], addr,
+			       (uint32_t)(count * sizeof(struct vring_desc)),
+			       VRING_DESC_F_INDIRECT, 0);
+	vublk_driver_ring_append(ring, head, head, 1, token);
+}
+
+/* vublk_driver_ring_take(), for who takes many in a loop. */
+static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, uint16_t *token,
+						uint32_t *bytes, struct vublk_error *error)
+{
+	const struct vring_used_elem *element;
+	struct vublk_driver_slot *slot;
+	uint32_t id;
+
+	if (ring->taken == ring->completed) {
+		int r = vublk_driver_ring_look(ring, error);
+
+		if (r <= 0)
+			return r;
+	}
+	element = &ring->memory.used->ring[ring->taken & ring->mask];
+	id = vublk_load_relaxed(&element->id);
+	/* A chain that was added but not published is not the device's to complete. */
+	if (VUBLK_UNLIKELY(id >= ring->size || ring->slots[id].serial >= ring->published))
+		return vublk_driver_ring_refuse(ring, id, error);
+	slot = &ring->slots[id];
+	*token = slot->token;
+	*bytes = vublk_load_relaxed(&element->len);
+	slot->serial = VUBLK_DRIVER_RING_NONE;
+	ring->slots[slot->tail].next = ring->free_head;
+	ring->free_head = (uint16_t)id;
+	ring->num_free = (uint16_t)(ring->num_free + slot->count);
+	ring->taken++;
+	return 1;
+}
 
 #endif

@@ -17,9 +17,6 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-#define COLD __attribute__((cold, noinline))
-
 /* "A descriptor chain longer than 2^32 bytes in total" is forbidden (2.7.5.2). */
 #define CHAIN_MAX_BYTES (UINT64_C(1) << 32)
 
@@ -38,8 +35,8 @@ struct walk {
 
 /* --- refusals -------------------------------------------------------------- */
 
-static COLD int refuse_buffer(int cause, unsigned head, unsigned max_iov, struct vring_desc desc,
-			      struct vublk_error *error)
+static VUBLK_COLD int refuse_buffer(int cause, unsigned head, unsigned max_iov,
+				    struct vring_desc desc, struct vublk_error *error)
 {
 	if (cause == -E2BIG)
 		return vublk_error_set(error, EBADMSG,
@@ -51,27 +48,27 @@ static COLD int refuse_buffer(int cause, unsigned head, unsigned max_iov, struct
 			       (uint64_t)desc.addr);
 }
 
-static COLD int refuse(unsigned head, const char *what, struct vublk_error *error)
+static VUBLK_COLD int refuse(unsigned head, const char *what, struct vublk_error *error)
 {
 	return vublk_error_set(error, EBADMSG, "the chain at descriptor %u has %s", head, what);
 }
 
-static COLD int refuse_table(unsigned head, const char *wrong, struct vring_desc desc,
-			     struct vublk_error *error)
+static VUBLK_COLD int refuse_table(unsigned head, const char *wrong, struct vring_desc desc,
+				   struct vublk_error *error)
 {
 	return vublk_error_set(error, EBADMSG, "the chain at descriptor %u has an indirect table %s "
 			       "(%u bytes at 0x%" PRIx64 ")", head, wrong, desc.len,
 			       (uint64_t)desc.addr);
 }
 
-static COLD int refuse_loop(unsigned head, unsigned count, struct vublk_error *error)
+static VUBLK_COLD int refuse_loop(unsigned head, unsigned count, struct vublk_error *error)
 {
 	return vublk_error_set(error, EBADMSG, "the chain at descriptor %u has a loop: it is longer "
 			       "than the %u descriptors of its table", head, count);
 }
 
-static COLD int refuse_next(unsigned head, unsigned next, unsigned count,
-			    struct vublk_error *error)
+static VUBLK_COLD int refuse_next(unsigned head, unsigned next, unsigned count,
+				  struct vublk_error *error)
 {
 	return vublk_error_set(error, EBADMSG, "the chain at descriptor %u goes on at descriptor %u "
 			       "of %u", head, next, count);
@@ -80,9 +77,10 @@ static COLD int refuse_next(unsigned head, unsigned next, unsigned count,
 /* --- buffers --------------------------------------------------------------- */
 
 /* Most buffers lie in one region, and in that of the buffer at the same place before. */
-static ALWAYS_INLINE int translate(struct vublk_device_ring *ring,
-				   const struct vublk_memory_map *map, struct iovec *iov,
-				   unsigned filled, unsigned max_iov, struct vring_desc desc)
+static VUBLK_ALWAYS_INLINE int translate(struct vublk_device_ring *ring,
+					 const struct vublk_memory_map *map, struct iovec *iov,
+					 unsigned filled, unsigned max_iov,
+					 struct vring_desc desc)
 {
 	unsigned *near = &ring->near[filled & (VUBLK_DEVICE_RING_NEAR - 1)];
 	void *host = vublk_memory_map_guest_near(map, near, desc.addr, desc.len);
@@ -98,10 +96,10 @@ static ALWAYS_INLINE int translate(struct vublk_device_ring *ring,
  * The specification gives a buffer without bytes no meaning and its address
  * cannot be checked; no driver is known to make one, and QEMU refuses them too.
  */
-static ALWAYS_INLINE int add_buffer(struct vublk_device_ring *ring,
-				    const struct vublk_memory_map *map, struct walk *walk,
-				    const struct vublk_chain *chain, struct vring_desc desc,
-				    struct vublk_error *error)
+static VUBLK_ALWAYS_INLINE int add_buffer(struct vublk_device_ring *ring,
+					  const struct vublk_memory_map *map,
+					  struct walk *walk, const struct vublk_chain *chain,
+					  struct vring_desc desc, struct vublk_error *error)
 {
 	bool is_writable = desc.flags & VRING_DESC_F_WRITE;
 	int n;
@@ -129,9 +127,8 @@ static ALWAYS_INLINE int add_buffer(struct vublk_device_ring *ring,
  * Where the table is read: in place, or as a copy if it lies across two regions or where no
  * descriptor can be read at once.
  */
-static ALWAYS_INLINE const struct vring_desc *find_table(struct vublk_device_ring *ring,
-							 const struct vublk_memory_map *map,
-							 struct vring_desc desc)
+static VUBLK_ALWAYS_INLINE const struct vring_desc *find_table(
+	struct vublk_device_ring *ring, const struct vublk_memory_map *map, struct vring_desc desc)
 {
 	void *host = vublk_memory_map_guest_near(map, &ring->near[0], desc.addr, desc.len);
 
@@ -142,10 +139,10 @@ static ALWAYS_INLINE const struct vring_desc *find_table(struct vublk_device_rin
 }
 
 /* The flag WRITE and the field next of such a descriptor mean nothing (2.7.5.3.2). */
-static ALWAYS_INLINE int enter_table(struct vublk_device_ring *ring,
-				     const struct vublk_memory_map *map, struct walk *walk,
-				     unsigned head, struct vring_desc desc,
-				     struct vublk_error *error)
+static VUBLK_ALWAYS_INLINE int enter_table(struct vublk_device_ring *ring,
+					   const struct vublk_memory_map *map,
+					   struct walk *walk, unsigned head,
+					   struct vring_desc desc, struct vublk_error *error)
 {
 	const struct vring_desc *table = NULL;
 	const char *wrong = NULL;
@@ -174,9 +171,9 @@ static ALWAYS_INLINE int enter_table(struct vublk_device_ring *ring,
 /* --- the walk -------------------------------------------------------------- */
 
 /* Reads the descriptor at walk->index: 1: it was the last, 0: go on. */
-static ALWAYS_INLINE int step(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-			      struct walk *walk, const struct vublk_chain *chain,
-			      struct vublk_error *error)
+static VUBLK_ALWAYS_INLINE int step(struct vublk_device_ring *ring,
+				    const struct vublk_memory_map *map, struct walk *walk,
+				    const struct vublk_chain *chain, struct vublk_error *error)
 {
 	struct vring_desc desc;
 	int r;

@@ -18,14 +18,12 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define NOT_OUTSTANDING UINT64_MAX
-
 /* --- init ------------------------------------------------------------------ */
 
 static void init_slots(struct vublk_driver_ring *ring)
 {
 	for (unsigned i = 0; i < ring->size; i++) {
-		ring->slots[i].serial = NOT_OUTSTANDING;
+		ring->slots[i].serial = VUBLK_DRIVER_RING_NONE;
 		ring->slots[i].next = (uint16_t)(i + 1);
 	}
 	ring->free_head = 0;
@@ -126,17 +124,21 @@ static uint16_t write_direct(struct vublk_driver_ring *ring,
 	return tail;
 }
 
-static uint16_t write_indirect(struct vublk_driver_ring *ring,
-			       const struct vublk_ring_buffer *buffers, unsigned num_out,
-			       unsigned count, const struct vublk_ring_indirect *indirect)
+/* `count` is 1 at least. The last is not followed by another. */
+static void write_table(struct vring_desc *table, const struct vublk_ring_buffer *buffers,
+			unsigned num_out, unsigned count)
 {
-	for (unsigned i = 0; i < count; i++)
-		vublk_split_write_desc(&indirect->table[i], buffers[i].addr, buffers[i].bytes,
-				       buffer_flags(i, num_out, count), (uint16_t)(i + 1));
-	vublk_split_write_desc(&ring->memory.desc[ring->free_head], indirect->addr,
-			       (uint32_t)(count * sizeof(struct vring_desc)),
-			       VRING_DESC_F_INDIRECT, 0);
-	return ring->free_head;
+	unsigned i = 0;
+
+	for (; i < num_out; i++)
+		vublk_split_write_desc(&table[i], buffers[i].addr, buffers[i].bytes,
+				       VRING_DESC_F_NEXT, (uint16_t)(i + 1));
+	for (; i < count; i++)
+		vublk_split_write_desc(&table[i], buffers[i].addr, buffers[i].bytes,
+				       VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, (uint16_t)(i + 1));
+	i = count - 1;
+	vublk_split_write_desc(&table[i], buffers[i].addr, buffers[i].bytes,
+			       buffer_flags(i, num_out, count), 0);
 }
 
 int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_ring_buffer *buffers,
@@ -145,8 +147,6 @@ int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_rin
 {
 	bool in_table = indirect && indirect->table;
 	unsigned count = num_out + num_in, needed = in_table ? 1 : count;
-	uint16_t head = ring->free_head, tail;
-	struct vublk_driver_slot *slot;
 
 	if (VUBLK_UNLIKELY(count == 0 || count < num_out || token >= ring->size))
 		return -EINVAL;
@@ -154,20 +154,14 @@ int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_rin
 		return -ENOTSUP;
 	if (needed > ring->num_free)
 		return -ENOSPC;
-	if (in_table)
-		tail = write_indirect(ring, buffers, num_out, count, indirect);
-	else
-		tail = write_direct(ring, buffers, num_out, count);
+	if (in_table) {
+		write_table(indirect->table, buffers, num_out, count);
+		vublk_driver_ring_add_table(ring, indirect->addr, count, token);
+	} else {
+		uint16_t tail = write_direct(ring, buffers, num_out, count);
 
-	ring->free_head = ring->slots[tail].next;
-	ring->num_free = (uint16_t)(ring->num_free - needed);
-	slot = &ring->slots[head];
-	slot->serial = ring->added;
-	slot->tail = tail;
-	slot->count = (uint16_t)needed;
-	slot->token = token;
-	vublk_store_relaxed(&ring->memory.avail->ring[ring->added & ring->mask], head);
-	ring->added++;
+		vublk_driver_ring_append(ring, ring->free_head, tail, count, token);
+	}
 	return 0;
 }
 
@@ -203,7 +197,7 @@ static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 }
 
 /* Looks at the device's used index: 1: completions wait, 0: none, -EPROTO. */
-static int look(struct vublk_driver_ring *ring, struct vublk_error *error)
+int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
 	uint16_t index, waiting;
 
@@ -223,7 +217,8 @@ static int look(struct vublk_driver_ring *ring, struct vublk_error *error)
 	return waiting > 0;
 }
 
-static int refuse_id(struct vublk_driver_ring *ring, uint32_t id, struct vublk_error *error)
+int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
+			     struct vublk_error *error)
 {
 	if (id >= ring->size)
 		vublk_error_set(&ring->broken, EPROTO,
@@ -239,30 +234,7 @@ static int refuse_id(struct vublk_driver_ring *ring, uint32_t id, struct vublk_e
 int vublk_driver_ring_take(struct vublk_driver_ring *ring, uint16_t *token, uint32_t *bytes,
 			   struct vublk_error *error)
 {
-	const struct vring_used_elem *element;
-	struct vublk_driver_slot *slot;
-	uint32_t id;
-
-	if (ring->taken == ring->completed) {
-		int ret = look(ring, error);
-
-		if (ret <= 0)
-			return ret;
-	}
-	element = &ring->memory.used->ring[ring->taken & ring->mask];
-	id = vublk_load_relaxed(&element->id);
-	/* A chain that was added but not published is not the device's to complete. */
-	if (VUBLK_UNLIKELY(id >= ring->size || ring->slots[id].serial >= ring->published))
-		return refuse_id(ring, id, error);
-	slot = &ring->slots[id];
-	*token = slot->token;
-	*bytes = vublk_load_relaxed(&element->len);
-	slot->serial = NOT_OUTSTANDING;
-	ring->slots[slot->tail].next = ring->free_head;
-	ring->free_head = (uint16_t)id;
-	ring->num_free = (uint16_t)(ring->num_free + slot->count);
-	ring->taken++;
-	return 1;
+	return vublk_driver_ring_take_inline(ring, token, bytes, error);
 }
 
 bool vublk_driver_ring_has_completion(const struct vublk_driver_ring *ring)

@@ -23,11 +23,10 @@
  */
 
 #include "util/atomic.h"
+#include "util/compiler.h"
 #include "virtio/ring.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rings are little-endian");
-
-#define VUBLK_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
 /* The driver's: the used index after which it wants a call. */
 static inline uint16_t *vublk_split_used_event(const struct vublk_split_ring *ring, unsigned size)

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BLK_PLAIN_H
+#define VUBLK_BLK_PLAIN_H
+
+/*
+ * The usual request, the fast way: a read or a write of one buffer that lies in one region
+ * and needs no cutting, on a queue that works and has room.
+ *
+ * The idea to read it by: it does what request.c, queue.c and piece.c do for every request,
+ * and leaves the same behind, so that nothing else can tell which way a request took. What
+ * is asked of them is decided at once, and what does not hold is left to them, with its words.
+ * It is a header so that reads and writes have a copy each, in which the type is known.
+ */
+#include "blk/piece.h"
+#include "blk/queue.h"
+#include "util/checked.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Whether the queue takes a request at once, and a chain of a table. */
+static inline bool vublk_blk_plain_has_room(const struct vublk_blk_queue *queue)
+{
+	return queue->state == VUBLK_BLK_QUEUE_WORKS && !queue->cutting.first && queue->free &&
+	       queue->num_free_slots && queue->ring.num_free;
+}
+
+static inline bool vublk_blk_plain_is_within(const struct vublk_blk_queue *queue,
+					     uint64_t offset, size_t bytes)
+{
+	uint64_t capacity = vublk_load_relaxed(queue->capacity_bytes);
+
+	/* max_plain_bytes is 0 without indirect tables, which such a chain needs. */
+	return bytes && bytes <= queue->max_plain_bytes &&
+	       !((offset | bytes) & (queue->limits.block_bytes - 1)) && bytes <= capacity &&
+	       offset <= capacity - bytes;
+}
+
+static inline bool vublk_blk_plain_may_write(struct vublk_blk_queue *queue, uint64_t offset,
+					     size_t bytes)
+{
+	return !(queue->features & VUBLK_BIT(VIRTIO_BLK_F_RO)) &&
+	       !vublk_blk_overlap_is_possible(&queue->overlap, offset, bytes);
+}
+
+/* As it is when all of it is on the ring. */
+static inline struct vublk_blk_request *vublk_blk_plain_take_request(
+	struct vublk_blk_queue *queue, uint32_t type, uint64_t end, void *buffer, size_t bytes,
+	void *user_data)
+{
+	struct vublk_blk_request *request = queue->free;
+
+	queue->free = request->next;
+	queue->in_flight++;
+	request->state = VUBLK_BLK_REQUEST_ISSUED;
+	request->type = type;
+	request->result = 0;
+	request->pieces = 1;
+	request->offset = end;
+	request->left = 0;
+	request->single.iov_base = buffer;
+	request->single.iov_len = bytes;
+	request->user_data = user_data;
+	return request;
+}
+
+static inline uint16_t vublk_blk_plain_take_slot(struct vublk_blk_queue *queue,
+						 struct vublk_blk_request *request,
+						 uint64_t offset, size_t bytes)
+{
+	uint16_t token = queue->free_slots[--queue->num_free_slots];
+
+	queue->slots[token] = (struct vublk_blk_slot){
+		.request = request,
+		.sequence = queue->sequence++,
+		.offset = offset,
+		.bytes = bytes,
+		.cursor = { &request->single, 1, 0, 0 },
+	};
+	return token;
+}
+
+static inline void vublk_blk_plain_fill_table(struct vring_desc *table, uint64_t shared_addr,
+					      uint64_t addr, uint32_t bytes, bool is_write)
+{
+	vublk_split_write_desc(&table[0], shared_addr, sizeof(struct virtio_blk_outhdr),
+			       VRING_DESC_F_NEXT, 1);
+	vublk_split_write_desc(&table[1], addr, bytes,
+			       VRING_DESC_F_NEXT | (is_write ? 0 : VRING_DESC_F_WRITE), 2);
+	vublk_split_write_desc(&table[2],
+			       shared_addr + offsetof(struct vublk_blk_shared_slot, status), 1,
+			       VRING_DESC_F_WRITE, 0);
+}
+
+static inline void vublk_blk_plain_put_on_ring(struct vublk_blk_queue *queue, uint16_t token,
+					       uint32_t type, uint64_t offset, uint64_t addr,
+					       uint32_t bytes)
+{
+	struct vublk_blk_shared_slot *shared = &queue->shared[token];
+	uint64_t shared_addr = queue->shared_addr + token * sizeof(*shared);
+
+	vublk_blk_fill_header(shared, type, offset >> VUBLK_SECTOR_SHIFT);
+	vublk_blk_plain_fill_table(shared->table, shared_addr, addr, bytes,
+				   type == VIRTIO_BLK_T_OUT);
+	vublk_driver_ring_add_table(&queue->ring,
+				    shared_addr + offsetof(struct vublk_blk_shared_slot, table),
+				    VUBLK_BLK_SLOT_TABLE, token);
+	queue->unpublished = true;
+}
+
+/*
+ * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring, if nothing about it is out of
+ * the ordinary. False: something is, perhaps a mistake, and nothing has changed. Inside the
+ * gate.
+ */
+static VUBLK_ALWAYS_INLINE bool vublk_blk_plain_start(struct vublk_blk_queue *queue, uint32_t type,
+					 uint64_t offset, void *buffer, size_t bytes,
+					 void *user_data)
+{
+	struct vublk_blk_request *request;
+	uint64_t addr;
+	uint16_t token;
+
+	if (!vublk_blk_plain_has_room(queue) || !vublk_blk_plain_is_within(queue, offset, bytes) ||
+	    (type == VIRTIO_BLK_T_OUT && !vublk_blk_plain_may_write(queue, offset, bytes)) ||
+	    vublk_inproc_regions_find(queue->regions, &queue->cache, buffer, &addr) < bytes)
+		return false;
+	request = vublk_blk_plain_take_request(queue, type, offset + bytes, buffer, bytes,
+					       user_data);
+	token = vublk_blk_plain_take_slot(queue, request, offset, bytes);
+	vublk_blk_plain_put_on_ring(queue, token, type, offset, addr, (uint32_t)bytes);
+	if (type == VIRTIO_BLK_T_OUT)
+		vublk_blk_overlap_add(&queue->overlap, offset, bytes);
+	return true;
+}
+
+#endif

@@ -12,6 +12,7 @@
 
 #include "backend/kill-point.h"
 #include "util/checked.h"
+#include "util/compiler.h"
 
 #include <errno.h>
 #include <string.h>
@@ -75,6 +76,19 @@ static void take_front(struct iovec **iov, unsigned *num_iov, void *to, size_t b
 			(*num_iov)--;
 		}
 	}
+}
+
+/* Most drivers give the header a descriptor of its own. */
+static inline void take_header(struct iovec **iov, unsigned *num_iov,
+			       struct virtio_blk_outhdr *header)
+{
+	if (VUBLK_UNLIKELY((*iov)->iov_len != HEADER_BYTES)) {
+		take_front(iov, num_iov, header, HEADER_BYTES);
+		return;
+	}
+	memcpy(header, (*iov)->iov_base, HEADER_BYTES);
+	(*iov)++;
+	(*num_iov)--;
 }
 
 /* The last byte of what is to be written, taken off. */
@@ -286,7 +300,7 @@ void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queu
 		complete(request, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	take_front(&out, &num_out, &header, HEADER_BYTES);
+	take_header(&out, &num_out, &header);
 	dispatch(request, engine, &header, out, num_out);
 }
 

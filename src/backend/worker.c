@@ -6,8 +6,8 @@
  * The idea to read it by: while there is work, kicks are turned off and the rings
  * are looked at; the loop, in which the kicks, the engine's descriptor and posted
  * tasks are, is asked only now and then. Before sleeping kicks are asked for, and
- * what came meanwhile keeps it awake. When sleeps have been short, it looks a
- * little longer before it sleeps (adaptive polling).
+ * what came meanwhile keeps it awake. Whether it looks a little longer before it
+ * sleeps is learnt (adaptive polling, poller.h).
  *
  * The front-end's socket is in the loop as well: a process that was stopped for so
  * long that it was left, and goes on, must not take what the driver meant for the
@@ -15,6 +15,7 @@
  */
 #include "backend/worker.h"
 
+#include "backend/poller.h"
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
@@ -28,10 +29,6 @@
 
 #define COMPLETION_BATCH 64
 #define ROUNDS_BETWEEN_LOOKS 32 /* at the loop, while there is work */
-
-/* The adaptive window doubles from the first to the last, or shrinks to nothing. */
-#define POLL_FIRST_NS 8000u
-#define POLL_LAST_NS 32000u
 
 struct vublk_worker {
 	/* the control thread's */
@@ -51,7 +48,7 @@ struct vublk_worker {
 	bool quit;
 	unsigned polled_queues; /* whose driver gives no kicks */
 	unsigned rounds;
-	uint64_t window_ns;   /* how long to look before sleeping */
+	struct vublk_poller poller;
 	uint64_t last_work_ns;
 
 	/* while it starts */
@@ -213,20 +210,8 @@ static bool keeps_looking(const struct vublk_worker *worker)
 		return worker->polled_queues;
 	if (worker->poll == VUBLK_POLL_BUSY || worker->polled_queues)
 		return true;
-	return worker->window_ns && vublk_now_ns() - worker->last_work_ns < worker->window_ns;
-}
-
-/* Short sleeps are worth looking longer instead; long ones are not. */
-static void adapt(struct vublk_worker *worker, uint64_t slept_ns)
-{
-	if (worker->poll != VUBLK_POLL_ADAPTIVE)
-		return;
-	if (slept_ns > POLL_LAST_NS)
-		worker->window_ns = worker->window_ns > POLL_FIRST_NS ? worker->window_ns / 2 : 0;
-	else
-		worker->window_ns = worker->window_ns ?
-					    VUBLK_MIN(worker->window_ns * 2, (uint64_t)POLL_LAST_NS) :
-					    POLL_FIRST_NS;
+	return worker->poller.window_ns &&
+	       vublk_now_ns() - worker->last_work_ns < worker->poller.window_ns;
 }
 
 /* Asks every driver for kicks; false when one made something available meanwhile. */
@@ -250,31 +235,42 @@ static void disable_kicks(struct vublk_worker *worker)
 
 static void sleep_until_needed(struct vublk_worker *worker)
 {
+	bool is_adaptive = worker->poll == VUBLK_POLL_ADAPTIVE;
 	uint64_t before;
 
+	vublk_poller_gives_up(&worker->poller);
 	if (enable_kicks(worker)) {
-		before = vublk_now_ns();
+		before = is_adaptive ? vublk_now_ns() : 0;
 		/* A process that was stopped wakes up without having been told what for. */
 		if (!vublk_loop_process(&worker->loop, -1))
 			vublk_loop_process(&worker->loop, 0);
-		worker->last_work_ns = vublk_now_ns();
-		adapt(worker, worker->last_work_ns - before);
+		if (is_adaptive) {
+			worker->last_work_ns = vublk_now_ns();
+			vublk_poller_slept(&worker->poller, worker->last_work_ns - before);
+		}
 	}
 	disable_kicks(worker);
+}
+
+/* False: it is time to sleep. */
+static bool look_longer(struct vublk_worker *worker)
+{
+	if (!keeps_looking(worker))
+		return false;
+	vublk_poller_looks(&worker->poller);
+	vublk_cpu_relax();
+	return true;
 }
 
 static void run(struct vublk_worker *worker)
 {
 	while (!worker->quit) {
-		bool busy = work(worker);
-
-		if (busy)
-			worker->last_work_ns = worker->window_ns ? vublk_now_ns() : 0;
-		else if (!keeps_looking(worker)) {
+		if (work(worker)) {
+			vublk_poller_found(&worker->poller);
+			worker->last_work_ns = worker->poller.window_ns ? vublk_now_ns() : 0;
+		} else if (!look_longer(worker)) {
 			sleep_until_needed(worker);
 			continue;
-		} else {
-			vublk_cpu_relax();
 		}
 		if (++worker->rounds % ROUNDS_BETWEEN_LOOKS == 0)
 			vublk_loop_process(&worker->loop, 0);

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How long a worker looks for work before it sleeps; see poller.h. */
+#include "backend/poller.h"
+
+#include "util/checked.h"
+
+static void close_window(struct vublk_poller *poller)
+{
+	poller->window_ns = 0;
+	poller->misses = 0;
+	poller->rest = poller->next_rest ? poller->next_rest : VUBLK_POLLER_FIRST_REST;
+	poller->next_rest = VUBLK_MIN(2 * poller->rest, VUBLK_POLLER_LAST_REST);
+}
+
+void vublk_poller_gives_up(struct vublk_poller *poller)
+{
+	if (!poller->is_looking)
+		return;
+	poller->is_looking = false;
+	if (++poller->misses >= VUBLK_POLLER_MISSES)
+		close_window(poller);
+}
+
+void vublk_poller_slept(struct vublk_poller *poller, uint64_t slept_ns)
+{
+	if (poller->rest)
+		poller->rest--;
+	else if (slept_ns > VUBLK_POLLER_LAST_NS)
+		poller->window_ns = poller->window_ns > VUBLK_POLLER_FIRST_NS ?
+					    poller->window_ns / 2 : 0;
+	else if (poller->window_ns)
+		poller->window_ns = VUBLK_MIN(2 * poller->window_ns,
+					      (uint64_t)VUBLK_POLLER_LAST_NS);
+	else
+		poller->window_ns = VUBLK_POLLER_FIRST_NS;
+}

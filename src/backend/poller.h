@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_POLLER_H
+#define VUBLK_BACKEND_POLLER_H
+
+/*
+ * How long a worker looks for work before it sleeps, learnt from what came of it.
+ *
+ * The idea to read it by: looking pays when a request comes sooner than a sleep and a
+ * wake-up would take. Short sleeps say that it may; so the window is opened, and widened.
+ * Whether it does is seen by what is found within the window: a driver on the same core
+ * cannot run meanwhile, and one that waits for longer than the window is not met either. A
+ * window in which nothing came several times in a row is closed, and tried again after so
+ * many sleeps that trying costs next to nothing. Long sleeps close it, too: an idle disk
+ * costs one window.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The window doubles from the first to the last. */
+#define VUBLK_POLLER_FIRST_NS 8000u
+#define VUBLK_POLLER_LAST_NS 64000u
+/* So many windows in vain close it, for so many sleeps at first and at last. */
+#define VUBLK_POLLER_MISSES 4u
+#define VUBLK_POLLER_FIRST_REST 64u
+#define VUBLK_POLLER_LAST_REST 4096u
+
+struct vublk_poller {
+	uint64_t window_ns; /* 0: it sleeps at once */
+	bool is_looking;    /* within the window, and nothing has come yet */
+	unsigned misses;    /* windows in vain, in a row */
+	unsigned rest;      /* sleeps before the window is opened again */
+	unsigned next_rest; /* 0: VUBLK_POLLER_FIRST_REST */
+};
+
+/* Nothing to do: the window goes on, or begins. */
+static inline void vublk_poller_looks(struct vublk_poller *poller)
+{
+	poller->is_looking = true;
+}
+
+/* There is something to do. */
+static inline void vublk_poller_found(struct vublk_poller *poller)
+{
+	if (!poller->is_looking)
+		return;
+	poller->is_looking = false;
+	poller->misses = 0;
+	poller->next_rest = 0;
+}
+
+/* It is going to sleep, for nothing came. */
+void vublk_poller_gives_up(struct vublk_poller *poller);
+/* It has slept for so long. */
+void vublk_poller_slept(struct vublk_poller *poller, uint64_t slept_ns);
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a worker learns from its sleeps, and from the windows in which it looked for work. */
+#include "harness.h"
+
+#include "backend/poller.h"
+#include "util/checked.h"
+
+#define SHORT_NS 5000u
+#define LONG_NS 1000000u
+
+/* An idle moment after work, in which nothing comes before it sleeps. */
+static void idle(struct vublk_poller *poller, uint64_t slept_ns)
+{
+	if (poller->window_ns)
+		vublk_poller_looks(poller);
+	vublk_poller_gives_up(poller);
+	vublk_poller_slept(poller, slept_ns);
+}
+
+/* ... and in which something does. */
+static void hit(struct vublk_poller *poller)
+{
+	vublk_poller_looks(poller);
+	vublk_poller_found(poller);
+}
+
+static void test_short_sleeps_open_the_window(void **state)
+{
+	struct vublk_poller poller = { 0 };
+
+	idle(&poller, SHORT_NS);
+	assert_int_equal(poller.window_ns, VUBLK_POLLER_FIRST_NS);
+	for (int i = 0; i < 10; i++) {
+		vublk_poller_slept(&poller, SHORT_NS);
+		hit(&poller);
+	}
+	assert_int_equal(poller.window_ns, VUBLK_POLLER_LAST_NS);
+}
+
+static void test_long_sleeps_close_it(void **state)
+{
+	struct vublk_poller poller = { .window_ns = VUBLK_POLLER_LAST_NS };
+	unsigned windows = 0;
+
+	for (; poller.window_ns && windows < 100; windows++) {
+		hit(&poller); /* there is work each time, but seldom */
+		vublk_poller_slept(&poller, LONG_NS);
+	}
+	assert_int_equal(windows, 4); /* 64, 32, 16, 8 us */
+	for (int i = 0; i < 100; i++)
+		idle(&poller, LONG_NS);
+	assert_int_equal(poller.window_ns, 0);
+}
+
+/* Short sleeps, but nothing comes while it looks: as with a driver on the same core. */
+static uint64_t windows_in_vain(struct vublk_poller *poller, unsigned sleeps)
+{
+	uint64_t windows = 0;
+
+	for (unsigned i = 0; i < sleeps; i++) {
+		windows += poller->window_ns != 0;
+		idle(poller, SHORT_NS);
+	}
+	return windows;
+}
+
+static void test_windows_in_vain_close_it(void **state)
+{
+	struct vublk_poller poller = { 0 };
+	uint64_t windows = windows_in_vain(&poller, VUBLK_POLLER_FIRST_REST);
+
+	assert_int_equal(windows, VUBLK_POLLER_MISSES);
+	assert_int_equal(poller.window_ns, 0);
+	/* Tried again, and then more and more seldom. */
+	windows = windows_in_vain(&poller, 2 * VUBLK_POLLER_FIRST_REST);
+	assert_int_equal(windows, VUBLK_POLLER_MISSES);
+	windows_in_vain(&poller, 100000);
+	windows = windows_in_vain(&poller, 1000 * VUBLK_POLLER_LAST_REST);
+	assert_in_range(windows, 1, 1000 * VUBLK_POLLER_MISSES);
+}
+
+static void test_a_hit_makes_up_for_misses(void **state)
+{
+	struct vublk_poller poller = { 0 };
+
+	windows_in_vain(&poller, 100000);
+	while (!poller.window_ns)
+		idle(&poller, SHORT_NS);
+	for (unsigned i = 0; i < 1000; i++) {
+		for (unsigned miss = 0; miss + 1 < VUBLK_POLLER_MISSES; miss++)
+			idle(&poller, SHORT_NS);
+		hit(&poller);
+		assert_true(poller.window_ns);
+	}
+	/* What it learnt before is forgotten: it rests for a short time again. */
+	windows_in_vain(&poller, VUBLK_POLLER_MISSES);
+	assert_int_equal(poller.window_ns, 0);
+	assert_in_range(poller.rest, 1, VUBLK_POLLER_FIRST_REST);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_short_sleeps_open_the_window),
+		VUBLK_TEST(test_long_sleeps_close_it),
+		VUBLK_TEST(test_windows_in_vain_close_it),
+		VUBLK_TEST(test_a_hit_makes_up_for_misses),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -10,6 +10,7 @@
 #include "backend/config.h"
 #include "backend/engine.h"
 #include "backend/inflight.h"
+#include "util/atomic.h"
 #include "util/log.h"
 #include "util/loop.h"
 #include "virtio/device-ring.h"
@@ -95,8 +96,8 @@ struct vublk_queue {
 	int result; /* of the start, with the answer */
 	struct vublk_error error;
 
-	/* the worker's, unless stopped */
-	struct vublk_queue *next; /* in the worker's list */
+	/* the worker's, unless stopped; on no line with what another thread writes */
+	struct vublk_queue *next __attribute__((aligned(VUBLK_CACHE_LINE))); /* of its list */
 	enum vublk_queue_phase phase;
 	bool suspends; /* draining, what is not in the engine is left to the next start */
 	struct vublk_device_ring ring;

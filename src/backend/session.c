@@ -339,7 +339,8 @@ static int make_queues(struct vublk_session *session, struct vublk_error *error)
 {
 	const struct vublk_session_owner *owner = session->owner;
 
-	session->queues = calloc(owner->num_queues, sizeof(*session->queues));
+	session->queues = aligned_alloc(VUBLK_CACHE_LINE,
+					owner->num_queues * sizeof(*session->queues));
 	if (!session->queues)
 		return vublk_error_set(error, ENOMEM, "no memory for %u queues",
 				       owner->num_queues);

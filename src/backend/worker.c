@@ -30,9 +30,10 @@
 #define COMPLETION_BATCH 64
 #define ROUNDS_BETWEEN_LOOKS 32 /* at the loop, while there is work */
 
+/* On lines of its own: several run side by side. */
 struct vublk_worker {
 	/* the control thread's */
-	pthread_t thread;
+	pthread_t thread __attribute__((aligned(VUBLK_CACHE_LINE)));
 
 	/* for ever */
 	struct vublk_engine *engine;
@@ -362,11 +363,12 @@ static int start(struct vublk_worker *worker, struct vublk_error *error)
 int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
 		     struct vublk_worker **result, struct vublk_error *error)
 {
-	struct vublk_worker *worker = calloc(1, sizeof(*worker));
+	struct vublk_worker *worker = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*worker));
 	int r;
 
 	if (!worker)
 		return vublk_error_set(error, ENOMEM, "no memory for a worker");
+	*worker = (struct vublk_worker){ 0 };
 	r = vublk_loop_init(&worker->loop, error);
 	if (r) {
 		free(worker);

@@ -5,7 +5,7 @@
 #include "virtio/dirty-log.h"
 #include "virtio/ring.h"
 
-#define VUBLK_DEVICE_RING_NEAR 4 /* a power of two */
+#define VUBLK_DEVICE_RING_NEAR 4
 
 /* The fields are the ring's own; see virtio/ring.h for the calls. */
 struct vublk_device_ring {
@@ -20,7 +20,7 @@ struct vublk_device_ring {
 	uint16_t used_published;
 	uint16_t avail_event; /* as written to the ring, like the flags below */
 	uint16_t used_flags;
-	/* the memory regions in which the last chain's first buffers were */
+	/* the numbers of the memory regions in which the last chain had its buffers */
 	unsigned near[VUBLK_DEVICE_RING_NEAR];
 	const struct vublk_dirty_log *dirty_log; /* NULL: writes to the used ring are not logged */
 	uint64_t log_addr; /* where the used ring's first byte is logged */

@@ -104,23 +104,23 @@ static const struct vublk_memory_map_region *find(const struct vublk_memory_map 
 	return NULL;
 }
 
-void *vublk_memory_map_guest_far(const struct vublk_memory_map *map, unsigned *near,
-				 uint64_t addr, uint64_t bytes)
+void *vublk_memory_map_guest_find(const struct vublk_memory_map *map, unsigned *number,
+				  uint64_t addr, uint64_t bytes)
 {
 	const struct vublk_memory_map_region *region = find(map, addr);
 
 	if (!region ||
 	    !vublk_range_within(addr - region->guest_addr, bytes, region->size_bytes))
 		return NULL;
-	*near = (unsigned)(region - map->regions);
+	*number = (unsigned)(region - map->regions);
 	return region->host + (addr - region->guest_addr);
 }
 
 void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes)
 {
-	unsigned near = 0;
+	unsigned number;
 
-	return vublk_memory_map_guest_far(map, &near, addr, bytes);
+	return vublk_memory_map_guest_find(map, &number, addr, bytes);
 }
 
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes)

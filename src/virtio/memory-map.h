@@ -39,24 +39,27 @@ void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, 
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 
 /*
- * The same for a reader that asks again and again: `*near` is its own, 0 at first, the number
- * of a region to look at before searching. Most addresses are where the last one was.
+ * The same, if it lies in the region of this number. For a reader that asks again and again:
+ * most addresses are where the last one was.
  */
-void *vublk_memory_map_guest_far(const struct vublk_memory_map *map, unsigned *near,
-				 uint64_t addr, uint64_t bytes);
-
-static inline void *vublk_memory_map_guest_near(const struct vublk_memory_map *map,
-						unsigned *near, uint64_t addr, uint64_t bytes)
+static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map, unsigned number,
+					      uint64_t addr, uint64_t bytes)
 {
-	if (*near < map->num_regions) {
-		const struct vublk_memory_map_region *region = &map->regions[*near];
-		uint64_t offset = addr - region->guest_addr;
+	const struct vublk_memory_map_region *region;
+	uint64_t offset;
 
-		if (offset < region->size_bytes && bytes <= region->size_bytes - offset)
-			return region->host + offset;
-	}
-	return vublk_memory_map_guest_far(map, near, addr, bytes);
+	if (number >= map->num_regions)
+		return NULL;
+	region = &map->regions[number];
+	offset = addr - region->guest_addr;
+	if (offset >= region->size_bytes || bytes > region->size_bytes - offset)
+		return NULL;
+	return region->host + offset;
 }
+
+/* The same in any region, with its number for the next time. */
+void *vublk_memory_map_guest_find(const struct vublk_memory_map *map, unsigned *number,
+				  uint64_t addr, uint64_t bytes);
 
 /*
  * Translates [addr, addr + bytes), which may run over several adjoining regions,

@@ -40,7 +40,7 @@ check: setup-check
 	@scripts/check $(LANES)
 
 bench: setup-check build
-	@scripts/bench $(BUILD)/src/cli/vublk $(BUILD)/tests/bench/guest-rate
+	@scripts/bench $(BUILD)/src/cli/vublk $(BUILD)/tests/bench
 
 soak: setup-check build
 	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill

@@ -24,7 +24,6 @@ import linux
 import peer
 import qemu
 
-MEMORY_FOLDER = '/dev/shm'
 DISK_BYTES = 16 << 20
 AGAIN = 'again'
 # What is compared: a name for the guest and the table, and the door.
@@ -123,7 +122,7 @@ def measure(case, options, which, wanted, rounds, is_counted):
     with tempfile.TemporaryDirectory(prefix='vublk-', dir=options.memory) as folder:
         disks = [Disk(case, options.vublk, folder, name, door, is_counted) for name, door in wanted]
         arguments = [word for number, disk in enumerate(disks) for word in disk.arguments(number, which)]
-        guest = linux.Guest(case, which, 1, [], options.guest_rate, arguments)
+        guest = linux.Guest(case, which, 1, [], options.programs / 'guest-rate', arguments)
         runs = runs_in(guest, disks, rounds)
         guest.power_off()
         for disk in disks:
@@ -211,12 +210,10 @@ def compare_in(case, options, which):
 
 def compare(case, options):
     """In each QEMU that there is here."""
-    options.memory = MEMORY_FOLDER if os.path.isdir(MEMORY_FOLDER) else None
     found = []
     for kind in qemu.QEMUS.values():
         try:
             found.append(compare_in(case, options, kind()))
         except peer.Skip as reason:
             print(f'not in the {kind.name} QEMU: {reason}', flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + '\n')
+    return found

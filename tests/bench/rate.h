@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BENCH_RATE_H
+#define BENCH_RATE_H
+
+/*
+ * What the clients of the comparison have in common: options that are named and mean the
+ * same as those of `vublk bench`, the clock, the latencies, and a report with the keys of
+ * its JSON that tests/bench/systems.py reads. A request costs one look at the clock when
+ * it begins, and what is completed together shares another, as in `vublk bench`.
+ */
+#include "cli/cli.h"
+#include "cli/histogram.h"
+
+#include <sys/resource.h>
+
+struct rate {
+	/* options */
+	const char *path;       /* NULL: none was given */
+	bool is_write;
+	bool is_poll;
+	uint32_t block_bytes;
+	unsigned depth;
+	uint64_t size_bytes;    /* of what is copied; of no meaning for a disk */
+	uint64_t ramp_ns;
+	uint64_t runtime_ns;
+	uint64_t number_ios;    /* 0: the time decides */
+
+	/* while it runs */
+	uint64_t random;
+	uint64_t begun;
+	uint64_t num_blocks;    /* of block_bytes each: among which rate_next_block() chooses */
+	uint64_t start_ns;
+	uint64_t turn_ns;       /* when the ramp is over, and then, the run */
+	bool is_ramp;
+	struct vublk_histogram latency_ns;
+	struct rusage usage;    /* at the start, and then, of the whole run */
+};
+
+/* Reads the command line; what is wrong there ends the process. */
+void rate_parse(struct rate *rate, const char *usage, const char *doc, int argc, char **argv);
+
+/* Ends the process with a sentence, whose first word is the program's name. */
+void rate_fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+void rate_begin(struct rate *rate);
+void rate_end(struct rate *rate);
+void rate_print(const struct rate *rate);
+
+/* At turn_ns: ends the ramp, whose numbers do not count. False: the run is over. */
+bool rate_turn(struct rate *rate, uint64_t now_ns);
+
+static inline bool rate_wants_more(struct rate *rate, uint64_t now_ns)
+{
+	if (now_ns >= rate->turn_ns && !rate_turn(rate, now_ns))
+		return false;
+	return !rate->number_ios || rate->is_ramp || rate->begun < rate->number_ios;
+}
+
+/* xorshift64: three shifts, and good enough to choose a block by. */
+static inline uint64_t rate_next_block(struct rate *rate)
+{
+	rate->random ^= rate->random << 13;
+	rate->random ^= rate->random >> 7;
+	rate->random ^= rate->random << 17;
+	return (uint64_t)((unsigned __int128)rate->random * rate->num_blocks >> 64);
+}
+
+#endif

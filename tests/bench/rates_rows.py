@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What is compared with what, and what is to be reached: the rows of the part `rates`. The
+goals are of ratios, of the median of ours by that of theirs.
+"""
+import collections
+
+from systems import Entry, Load
+
+DEPTHS = (1, 32, 128)
+PEERS = ['qsd newer', 'qsd']
+
+# A bound of the ratio of a metric: a field of systems.Sample or of costs.Costs. With `instead`, it
+# is enough to reach this one where the first one is missed.
+Goal = collections.namedtuple('Goal', 'metric at_least at_most instead', defaults=[None, None, False])
+# Two entries, and what their ratio should be.
+Duel = collections.namedtuple('Duel', 'ours theirs goals')
+# What is measured in turns: A B A B.
+Point = collections.namedtuple('Point', 'title duels')
+# `costs`: system calls and instructions are counted, too.
+Row = collections.namedtuple('Row', 'name title points costs', defaults=[False])
+
+
+def rate(at_least):
+    return Goal('iops', at_least=at_least)
+
+
+def against_peers(load, peers, goals, client='libblkio', off=None):
+    """Ours against each; with `off` against ours that does not poll, too, which has to be no faster than that."""
+    ours = Entry('vublk', client, load)
+    duels = [Duel(ours, Entry(peer, client, load), goals) for peer in peers]
+    if off:
+        duels.append(Duel(ours, Entry('vublk poll=off', client, load), [rate(off)]))
+    return Point(f'{load.rw}, depth {load.depth}', duels)
+
+
+def null_row(name, title, mode, cores, bounds, peers, more=(), off=None):
+    return Row(name, title, [
+        against_peers(Load('null', 'randread', mode, depth, cores), peers, [rate(bound), *more], off=off)
+        for depth, bound in zip(DEPTHS, bounds)], costs=True)
+
+
+def file_row(name, title, store, bounds, more=()):
+    return Row(name, title, [
+        against_peers(Load(store, rw, 'poll', depth, 'two'), PEERS, [rate(bound), *more])
+        for rw in ('randread', 'randwrite') for depth, bound in zip(DEPTHS, bounds)])
+
+
+def driver_row():
+    """Our client against libblkio, on the same back-end."""
+    points = []
+    for system in 'vublk', PEERS[0]:
+        for depth in DEPTHS:
+            load = Load('null', 'randread', 'poll', depth, 'two')
+            duel = Duel(Entry(system, 'vublk bench', load), Entry(system, 'libblkio', load),
+                        [rate(1.1), Goal('client_instructions', at_most=0.7)])
+            points.append(Point(f'on {system}, depth {depth}', [duel]))
+    return Row('driver', 'our client against libblkio on the same back-end, null, poll', points, costs=True)
+
+
+def memory_row():
+    load = Load('memory', 'randread', 'poll', 32, 'two')
+    duel = Duel(Entry('vublk', 'vublk bench', load), Entry('none', 'memcpy', load), [rate(0.85)])
+    return Row('memory', "our memory disk against memcpy of as much memory", [Point('randread, depth 32', [duel])])
+
+
+def queues_row():
+    loads = [Load('null', 'randread', 'event', 32, 'all', jobs) for jobs in (2, 1)]
+    duel = Duel(*(Entry('vublk', 'vublk bench', load) for load in loads), [rate(1.0)])
+    return Row('queues', 'two queues on two threads against one, null, event, not pinned',
+               [Point('randread, depth 32 each', [duel])])
+
+
+def rows(sockets=()):
+    """All of them; what listens at a socket already is a peer where nothing is stored."""
+    null_peers = [*PEERS, *sockets]
+    cpu = Goal('backend_us', at_most=0.6, instead=True)
+    return [
+        null_row('null-poll', 'null, poll, a core each', 'poll', 'two', (2.0, 1.2, 1.5), null_peers, [cpu]),
+        null_row('null-event', 'null, event, a core each', 'event', 'two', (2.0, 1.5, 1.5), null_peers, off=0.97),
+        null_row('null-event-one', 'null, event, both on one core', 'event', 'one', (1.1, 1.3, 1.5), null_peers,
+                 off=0.97),
+        file_row('shm', 'a file in /dev/shm, poll, a core each', 'shm', (3.0, 2.0, 2.0)),
+        file_row('disk', 'a raw file on disk, O_DIRECT, poll, a core each', 'disk', (1.0, 1.0, 1.0),
+                 [Goal('backend_us', at_most=0.7)]),
+        memory_row(),
+        driver_row(),
+        queues_row(),
+    ]

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What is compared: the table of back-ends, the table of clients, and how one of each is
+started and measured. A line in SYSTEMS or CLIENTS adds one.
+
+Each measurement has a back-end of its own, which is gone when it is over: one that is
+idle may poll, hold the image's lock, or remember what it learnt of the load before.
+"""
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import time
+
+import peer
+import qemu
+from door_bench import processor_seconds
+
+# What a back-end serves (one of STORES), and where.
+Setup = collections.namedtuple('Setup', 'store path image size queues')
+# What a client does; `cores` is one of CORES, a job has a queue and a thread.
+Load = collections.namedtuple('Load', 'store rw mode depth cores jobs', defaults=[1])
+# What is measured: names of SYSTEMS and CLIENTS, and a Load.
+Entry = collections.namedtuple('Entry', 'system client load')
+# One measurement; what could not be counted is None. Times are per request.
+Sample = collections.namedtuple(
+    'Sample', 'iops p50_us p99_us backend_us client_us backend_switches client_switches '
+              'backend_peak_kib client_peak_kib')
+
+# What the disk is; only those of a file have an image.
+STORES = {'null': 'nothing', 'memory': "the back-end's memory", 'shm': 'a file in /dev/shm',
+          'disk': 'a file on disk, O_DIRECT'}
+# Which of the first two processors the back-end and the client may use.
+CORES = {'two': ((0,), (1,)), 'one': ((0,), (0,)), 'all': ((0, 1), (0, 1))}
+START_S = 0.05  # what a client needs at most before its first request, on an idle machine
+
+
+# --- back-ends ------------------------------------------------------------------------
+
+def serve(*arguments):
+    def command(tools, setup):
+        what = {'null': ['--engine', 'null', '--size', setup.size],
+                'memory': ['--engine', 'memory', '--size', setup.size],
+                'shm': ['--blk-file', setup.image, '-o', 'cache=buffered'],
+                'disk': ['--blk-file', setup.image, '-o', 'cache=direct']}[setup.store]
+        return [tools.vublk, 'serve', '--socket-path', setup.path, '--num-queues', setup.queues,
+                *what, *arguments]
+    return command
+
+
+def storage_daemon(which):
+    """Its export in an I/O thread, which polls for a while before it sleeps, as ours does."""
+    def command(tools, setup):
+        node = {'null': f'driver=null-co,size={setup.size},read-zeroes=off',
+                'shm': f'driver=file,filename={setup.image},aio=io_uring',
+                'disk': f'driver=file,filename={setup.image},cache.direct=on,aio=io_uring'}[setup.store]
+        return [*which.program('qemu-storage-daemon'), '--object', 'iothread,id=thread',
+                '--blockdev', f'{node},node-name=disk', '--export',
+                'type=vhost-user-blk,id=export,node-name=disk,iothread=thread,writable=on,'
+                f'num-queues={setup.queues},addr.type=unix,addr.path={setup.path}']
+    return command
+
+
+def listening(path):
+    """Somebody else started it, on whatever processors; it is taken to serve nothing (null)."""
+    return System(lambda tools, setup: None, stores=['null'], path=path)
+
+
+# `command` gives the words for a Setup; `which` is the QEMU that it is of; `path` is that of a
+# socket that listens already.
+System = collections.namedtuple('System', 'command stores which path', defaults=[list(STORES), None, None])
+DISTRIBUTION, NEWER = qemu.Qemu(), qemu.NewerQemu()
+DAEMON_STORES = ['null', 'shm', 'disk']
+
+SYSTEMS = {
+    'vublk': System(serve()),
+    'vublk poll=off': System(serve('--poll', 'off')),
+    'qsd newer': System(storage_daemon(NEWER), DAEMON_STORES, NEWER),
+    'qsd': System(storage_daemon(DISTRIBUTION), DAEMON_STORES, DISTRIBUTION),
+    'none': System(lambda tools, setup: None),  # for a client that needs no back-end
+    # 'spdk': System(lambda tools, setup: ['spdk-start', setup.path], ['null']),
+}
+
+
+# --- clients --------------------------------------------------------------------------
+
+def load_words(load):
+    return ['--rw', load.rw, '--bs', '4k', '--iodepth', load.depth, '--mode', load.mode]
+
+
+def vublk_bench(tools, path, load):
+    return [tools.vublk, 'bench', path, *load_words(load), '--numjobs', load.jobs,
+            '--group_reporting', '--output-format', 'json']
+
+
+def blkio_rate(tools, path, load):
+    return [*NEWER.loader, tools.folder / 'blkio-rate', path, *load_words(load)]
+
+
+def memcpy_rate(tools, path, load):
+    return [tools.folder / 'memcpy-rate', '--size', tools.size, *load_words(load)]
+
+
+CLIENTS = {'libblkio': blkio_rate, 'vublk bench': vublk_bench, 'memcpy': memcpy_rate}
+
+
+class Tools:
+    """Where what is measured is: the tool, the folder of the programs of tests/bench, the images."""
+
+    def __init__(self, options, folder):
+        self.vublk = options.vublk
+        self.folder = options.programs
+        self.folders = {'shm': pathlib.Path(options.memory), 'disk': pathlib.Path(options.folder)}
+        self.temporary, self.images = folder, {}
+        self.size = options.size << 20
+
+    def image(self, stack, store):
+        """Made when it is first needed: blocks of a file that were never written are no disk."""
+        if store in self.folders and store not in self.images:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='vublk-', dir=self.folders[store]))
+            self.images[store] = pathlib.Path(folder, 'disk')
+            fill(self.images[store], self.size)
+        return self.images.get(store)
+
+
+def fill(image, bytes_):
+    chunk = os.urandom(1 << 20)
+    with open(image, 'wb') as file:
+        for _ in range(bytes_ >> 20):
+            file.write(chunk)
+        os.fsync(file.fileno())
+
+
+def why_not(entry):
+    """Why it cannot be measured here, or None."""
+    system = SYSTEMS[entry.system]
+    try:
+        if system.which:
+            system.which.program('qemu-storage-daemon')
+        if entry.client == 'libblkio':
+            NEWER.program()
+    except peer.Skip as reason:
+        return str(reason)
+    return None
+
+
+# --- a measurement --------------------------------------------------------------------
+
+@contextlib.contextmanager
+def processes(folder):
+    """Some, and their output; they are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix='run-', dir=folder) as inner:
+        case = peer.Case(inner)
+        try:
+            yield case
+        finally:
+            case.close()
+
+
+def pinned(cores, words):
+    return ['taskset', '-c', ','.join(str(core) for core in cores), *words]
+
+
+def environment_of(system):
+    return {**os.environ, **(system.which.environment if system.which else {})}
+
+
+def start_backend(case, tools, entry, image, before=()):
+    """With words before its command, such as those of a tracer. Returns process (or None) and socket."""
+    system, load, path = SYSTEMS[entry.system], entry.load, case.path('socket')
+    words = system.command(tools, Setup(load.store, path, image, tools.size, load.jobs))
+    if words is None:
+        return None, system.path
+    child = case.start(pinned(CORES[load.cores][0], [*before, *words]), env=environment_of(system))
+    peer.wait_for_socket(case, child, path)
+    return child, path
+
+
+def status_of(process, field):
+    return sum(int(number) for path in pathlib.Path(f'/proc/{process.pid}/task').glob('*/status')
+               for number in re.findall(field, path.read_text(), re.M))
+
+
+def peak_kib(process):
+    found = re.search(r'^VmHWM:\s*(\d+)', pathlib.Path(f'/proc/{process.pid}/status').read_text(), re.M)
+    return int(found[1]) if found else None
+
+
+def reading(process):
+    """The time, and what a process has used so far: seconds of the processors, and context switches."""
+    if not process:
+        return None
+    return time.monotonic(), processor_seconds(process), status_of(process, r'ctxt_switches:\s*(\d+)')
+
+
+def wait_for_end(child, seconds):
+    """Whether it ended within that time."""
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def watch(client, backend, ramp_s, runtime_s):
+    """
+    Reads the meters a little after the ramp and a little before the end: two readings, and the
+    peaks of both processes. Nothing if the client was faster than that.
+    """
+    if wait_for_end(client, START_S + ramp_s + runtime_s * 0.1):
+        return None
+    begin = reading(backend)
+    if wait_for_end(client, runtime_s * 0.6):
+        return None
+    return begin, reading(backend), [peak_kib(process) if process else None for process in (backend, client)]
+
+
+def per_request(watched, iops):
+    """Microseconds of the processors and context switches of the back-end, and the peaks."""
+    if not watched or not watched[0] or not iops:
+        return None, None, (watched[2] if watched else (None, None))
+    begin, end, peaks = watched
+    seconds, cpu, switches = (now - then for now, then in zip(end, begin))
+    return cpu / seconds / iops * 1e6, switches / seconds / iops, peaks
+
+
+def report_of(case, client, out):
+    """What the client says of itself, when it has ended."""
+    client.wait(peer.LIMIT_S)
+    text = pathlib.Path(out.name).read_text()
+    peer.check(client.returncode == 0, f'{" ".join(client.args)}: exit {client.returncode}\n'
+               f'{case.output(client)}{text}')
+    return json.loads(text)['jobs'][0]
+
+
+def sample_of(job, way, watched):
+    iops, requests = job[way]['iops'], max(job[way]['total_ios'], 1)
+    latency = job[way]['clat_ns']['percentile']
+    backend_us, backend_switches, peaks = per_request(watched, iops)
+    client_us = (job['usr_cpu'] + job['sys_cpu']) / 100 * job['job_runtime'] * 1000 / requests
+    return Sample(iops, latency['50.000000'] / 1000, latency['99.000000'] / 1000, backend_us, client_us,
+                  backend_switches, job['ctx'] / requests, *peaks)
+
+
+def prepare(case, tools, load, path):
+    """Memory that was never written is one page of zeroes, whose copies cost less than others."""
+    if load.store == 'memory' and path:
+        case.run([tools.vublk, 'bench', path, '--rw', 'write', '--bs', '1M', '--iodepth', '4',
+                  '--number_ios', tools.size >> 20])
+
+
+def measure(tools, entry, image, ramp_ms, runtime_ms):
+    """One client's run on one back-end."""
+    load = entry.load
+    with processes(tools.temporary) as case:
+        backend, path = start_backend(case, tools, entry, image)
+        prepare(case, tools, load, path)
+        words = CLIENTS[entry.client](tools, path, load) + ['--runtime', f'{runtime_ms}ms',
+                                                            '--ramp_time', f'{ramp_ms}ms']
+        with open(case.path('report'), 'wb') as out:
+            client = case.start(pinned(CORES[load.cores][1], words), stdout=out)
+            watched = watch(client, backend, ramp_ms / 1000, runtime_ms / 1000)
+            job = report_of(case, client, out)
+        if backend:
+            case.stop(backend)
+    return sample_of(job, 'write' if 'write' in load.rw else 'read', watched)

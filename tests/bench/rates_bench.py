@@ -1,31 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Rates of back-ends and clients, row by row (rates_rows.py), of what systems.py has. What
-is compared takes turns, round after round; medians of the rounds are compared.
+is compared takes turns, round after round; medians of the rounds are compared. All that
+is found is a tree of lists and dictionaries, which report.py prints and draws.
 """
 import collections
 import contextlib
 import statistics
 
+import costs
 import peer
 import rates_rows
+import report
 import systems
-
-# The end of one duel for one goal. `is_met` is None where nothing could be compared.
-Verdict = collections.namedtuple('Verdict', 'row point ours theirs metric values ratio bound is_met')
-
-METRICS = {
-    'iops': 'rate', 'backend_us': 'CPU of the back-end', 'client_us': 'CPU of the client',
-    'client_instructions': "instructions of the client", 'backend_instructions': 'instructions of the back-end',
-}
 
 
 class Figures:
-    """All that was measured, by entry."""
+    """All that was measured of the entries of one point."""
 
     def __init__(self):
-        self.samples = collections.defaultdict(list)
-        self.costs = {}
+        self.samples, self.costs = collections.defaultdict(list), {}
 
     def values(self, entry, metric):
         cost = getattr(self.costs.get(entry), metric, None)
@@ -37,6 +31,15 @@ class Figures:
         values = self.values(entry, metric)
         return statistics.median(values) if values else None
 
+    def of(self, entry):
+        """All of an entry, for report.py."""
+        names = systems.Sample._fields
+        rates = self.values(entry, 'iops')
+        return {'system': entry.system, 'client': entry.client, 'load': entry.load._asdict(),
+                'median': {name: self.median(entry, name) for name in names}, 'range': [min(rates), max(rates)],
+                'samples': [sample._asdict() for sample in self.samples[entry]],
+                'costs': self.costs[entry]._asdict() if entry in self.costs else None}
+
 
 def entries_of(point):
     """Each once, in the order of the duels."""
@@ -45,99 +48,111 @@ def entries_of(point):
 
 # --- goals ----------------------------------------------------------------------------
 
-def judge(figures, row, point, duel, goal):
+def names_of(duel):
+    """How the two ends are told apart."""
+    ours, theirs = duel.ours, duel.theirs
+    if ours.load.jobs != theirs.load.jobs:
+        return [f'{end.load.jobs} queue{"s" * (end.load.jobs > 1)}' for end in (ours, theirs)]
+    return [ours.client, theirs.client] if ours.client != theirs.client else [ours.system, theirs.system]
+
+
+def judge(figures, duel, goal):
+    """What became of a goal; is_met is None where nothing could be compared."""
     values = [figures.median(entry, goal.metric) for entry in (duel.ours, duel.theirs)]
     ratio = values[0] / values[1] if None not in values and values[1] else None
     is_least = goal.at_least is not None
-    bound = f'>= {goal.at_least}' if is_least else f'<= {goal.at_most}'
-    is_met = None if ratio is None else ratio >= goal.at_least if is_least else ratio <= goal.at_most
-    return Verdict(row.name, point.title, duel.ours, duel.theirs, goal.metric, values, ratio, bound, is_met)
+    bound = goal.at_least if is_least else goal.at_most
+    is_met = None if ratio is None else ratio >= bound if is_least else ratio <= bound
+    ours, theirs = names_of(duel)
+    return {'ours': ours, 'theirs': theirs, 'metric': goal.metric, 'values': values, 'ratio': ratio, 'bound': bound,
+            'is_least': is_least, 'is_met': is_met, 'note': ''}
 
 
-def judge_duel(figures, row, point, duel):
-    """A goal that may be reached instead of the first one is then said to be the one that counts."""
-    verdicts = [judge(figures, row, point, duel, goal) for goal in duel.goals]
-    for goal, verdict in list(zip(duel.goals, verdicts)):
-        if not goal.instead:
-            continue
-        verdicts.remove(verdict)
-        if verdict.is_met and not verdicts[0].is_met:
-            verdicts[0] = verdict
+def judge_duel(figures, duel):
+    """Where the first goal is missed, one that may be reached instead decides; it is noted in any case."""
+    verdicts = [judge(figures, duel, goal) for goal in duel.goals if not goal.instead]
+    for goal in duel.goals:
+        if goal.instead:
+            other = judge(figures, duel, goal)
+            verdicts[0]['note'] = f'{report.METRICS[goal.metric]} {report.number(other["ratio"], ".2f")}'
+            if not verdicts[0]['is_met'] and other['is_met']:
+                verdicts[0]['is_met'] = True
+                verdicts[0]['note'] += f', which is enough (<= {goal.at_most})'
     return verdicts
-
-
-# --- text -----------------------------------------------------------------------------
-
-def number(value, form, unit=''):
-    return '-' if value is None else format(value, form) + unit
-
-
-def entry_line(figures, entry):
-    rates = figures.values(entry, 'iops')
-    median = {name: figures.median(entry, name) for name in systems.Sample._fields}
-    pairs = [f"{number(median[f'backend_{name}'], form)} + {number(median[f'client_{name}'], form)}"
-             for name, form in (('us', '.3f'), ('switches', '.4f'))]
-    return (f'    {entry.system:16}{entry.client:12}{median["iops"]:11,.0f}/s ({min(rates):,.0f} - {max(rates):,.0f})'
-            f'  p50 {median["p50_us"]:.2f} us  p99 {median["p99_us"]:.2f} us  CPU {pairs[0]} us'
-            f'  switches {pairs[1]}  peak {number(median["backend_peak_kib"], ",.0f", " KiB")}')
-
-
-def verdict_line(verdict):
-    ends = [name for name in ('system', 'client', 'load')
-            if getattr(verdict.ours, name) != getattr(verdict.theirs, name)]
-    said = {True: 'met', False: 'NOT met', None: 'not measured'}[verdict.is_met]
-    name = 'client' if ends == ['client'] else 'system'
-    return (f'      by {getattr(verdict.theirs, name):16}{METRICS[verdict.metric]:28}{number(verdict.ratio, ".2f"):>6}'
-            f'  goal {verdict.bound}: {said}')
 
 
 # --- the part -------------------------------------------------------------------------
 
-def measure_point(tools, stack, options, figures, row, point):
-    """Returns the verdicts."""
-    entries = [entry for entry in entries_of(point) if not systems.why_not(entry)]
-    print(f'  {point.title}', flush=True)
+def count(tools, figures, entry, image):
+    """What cannot be counted here is told, and the rates are worth something without it."""
+    try:
+        figures.costs[entry] = costs.count_all(tools, entry, image)
+    except peer.Failure as failure:
+        print(f'    not counted: {failure}')
+
+
+def measure_point(tools, stack, options, row, point):
+    figures, entries = Figures(), [entry for entry in entries_of(point) if not systems.why_not(entry)]
+    images = {entry: tools.image(stack, entry.load.store) for entry in entries}
     for _ in range(options.rounds):
         for entry in entries:
-            image = tools.image(stack, entry.load.store)
             figures.samples[entry].append(
-                systems.measure(tools, entry, image, options.ramp_ms, options.runtime_ms))
+                systems.measure(tools, entry, images[entry], options.ramp_ms, options.runtime_ms))
+    for entry in entries if row.costs and options.costs else []:
+        count(tools, figures, entry, images[entry])
+    verdicts = [verdict for duel in point.duels if {duel.ours, duel.theirs} <= set(entries)
+                for verdict in judge_duel(figures, duel)]
+    return {'title': point.title, 'entries': [figures.of(entry) for entry in entries], 'verdicts': verdicts}
+
+
+def measure_row(tools, stack, options, row):
+    print(f'\n{row.name}: {row.title}', flush=True)
+    found = {'name': row.name, 'title': row.title, 'points': [], 'findings': []}
+    for point in row.points:
+        found['points'].append(measure_point(tools, stack, options, row, point))
+        report.print_point(found['points'][-1])
+    if row.check:
+        found['findings'] = row.check(tools)
+        report.print_findings(found['findings'])
+    return found
+
+
+def version_of(case, tools, name):
+    """What a system is, in its own words; nothing of one that somebody else has started."""
+    system = systems.SYSTEMS[name]
+    if not system.command:
+        return str(system.path or '')
+    words = [*system.which.program('qemu-storage-daemon'), '--version'] if system.which else [tools.vublk, '--version']
+    return case.run(words, env=systems.environment_of(system)).split('\n')[0]
+
+
+def legend(case, tools, rows):
+    """Which systems there are, and why others are not."""
+    entries = [entry for row in rows for point in row.points for entry in entries_of(point)]
+    found = {}
     for entry in entries:
-        print(entry_line(figures, entry), flush=True)
-    verdicts = [verdict for duel in point.duels if duel.theirs in entries
-                for verdict in judge_duel(figures, row, point, duel)]
-    for verdict in verdicts:
-        print(verdict_line(verdict), flush=True)
-    return verdicts
-
-
-def absent(rows):
-    """What cannot be measured here and why, each once."""
-    reasons = {}
-    for row in rows:
-        for point in row.points:
-            for entry in entries_of(point):
-                if reason := systems.why_not(entry):
-                    reasons[entry.system if systems.SYSTEMS[entry.system].which else entry.client] = reason
-    return reasons
+        reason = systems.why_not(entry)
+        name = entry.client if reason and not systems.SYSTEMS[entry.system].which else entry.system
+        if name not in found and entry.system != 'none':
+            found[name] = f'not here: {reason}' if reason else version_of(case, tools, name)
+            print(f'{name}: {found[name]}')
+    return found
 
 
 def chosen(options):
     rows = rates_rows.rows([name for name, _ in options.sockets])
-    return [row for row in rows if not options.rows or any(word in row.name for word in options.rows)]
+    found = [row for row in rows if not options.rows or any(word in row.name for word in options.rows)]
+    peer.check(found, f'no row has {" or ".join(options.rows)} in its name; there are '
+               f'{", ".join(row.name for row in rows)}')
+    return found
 
 
 def compare_all(case, options):
     for name, path in options.sockets:
         systems.SYSTEMS[name] = systems.listening(path)
-    rows, figures, verdicts = chosen(options), Figures(), []
-    peer.check(rows, f'no row has a name with {" or ".join(options.rows)}')
-    for name, reason in absent(rows).items():
-        print(f'  without {name}: {reason}')
-    tools = systems.Tools(options, case.folder)
+    rows, tools = chosen(options), systems.Tools(options, case.folder)
     with contextlib.ExitStack() as stack:
-        for row in rows:
-            print(f'{row.name}: {row.title}', flush=True)
-            for point in row.points:
-                verdicts += measure_point(tools, stack, options, figures, row, point)
-    return {'verdicts': [verdict._asdict() for verdict in verdicts]}
+        found = {'rounds': options.rounds, 'runtime_ms': options.runtime_ms, 'systems': legend(case, tools, rows),
+                 'rows': [measure_row(tools, stack, options, row) for row in rows]}
+    report.print_summary(found)
+    return found

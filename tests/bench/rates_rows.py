@@ -5,6 +5,7 @@ goals are of ratios, of the median of ours by that of theirs.
 """
 import collections
 
+import idle_bench
 from systems import Entry, Load
 
 DEPTHS = (1, 32, 128)
@@ -17,8 +18,9 @@ Goal = collections.namedtuple('Goal', 'metric at_least at_most instead', default
 Duel = collections.namedtuple('Duel', 'ours theirs goals')
 # What is measured in turns: A B A B.
 Point = collections.namedtuple('Point', 'title duels')
-# `costs`: system calls and instructions are counted, too.
-Row = collections.namedtuple('Row', 'name title points costs', defaults=[False])
+# `costs`: system calls and instructions are counted, too. `check(tools)` finds out something that is
+# no ratio.
+Row = collections.namedtuple('Row', 'name title points costs check', defaults=[False, None])
 
 
 def rate(at_least):
@@ -86,4 +88,6 @@ def rows(sockets=()):
         memory_row(),
         driver_row(),
         queues_row(),
+        Row('idle', 'an idle disk with adaptive polling', [], check=idle_bench.idle),
+        Row('resident', 'resident memory of an idle back-end, one queue, null', [], check=idle_bench.resident),
     ]

@@ -39,6 +39,11 @@ CORES = {'two': ((0,), (1,)), 'one': ((0,), (0,)), 'all': ((0, 1), (0, 1))}
 START_S = 0.05  # what a client needs at most before its first request, on an idle machine
 
 
+# `command` gives the words for a Setup, or None: there is nothing to start; `which` is the QEMU
+# that it is of; `path` is that of a socket that listens already.
+System = collections.namedtuple('System', 'command which path', defaults=[None, None])
+
+
 # --- back-ends ------------------------------------------------------------------------
 
 def serve(*arguments):
@@ -67,22 +72,18 @@ def storage_daemon(which):
 
 def listening(path):
     """Somebody else started it, on whatever processors; it is taken to serve nothing (null)."""
-    return System(lambda tools, setup: None, stores=['null'], path=path)
+    return System(None, path=path)
 
 
-# `command` gives the words for a Setup; `which` is the QEMU that it is of; `path` is that of a
-# socket that listens already.
-System = collections.namedtuple('System', 'command stores which path', defaults=[list(STORES), None, None])
 DISTRIBUTION, NEWER = qemu.Qemu(), qemu.NewerQemu()
-DAEMON_STORES = ['null', 'shm', 'disk']
 
 SYSTEMS = {
     'vublk': System(serve()),
     'vublk poll=off': System(serve('--poll', 'off')),
-    'qsd newer': System(storage_daemon(NEWER), DAEMON_STORES, NEWER),
-    'qsd': System(storage_daemon(DISTRIBUTION), DAEMON_STORES, DISTRIBUTION),
-    'none': System(lambda tools, setup: None),  # for a client that needs no back-end
-    # 'spdk': System(lambda tools, setup: ['spdk-start', setup.path], ['null']),
+    'qsd newer': System(storage_daemon(NEWER), NEWER),
+    'qsd': System(storage_daemon(DISTRIBUTION), DISTRIBUTION),
+    'none': System(None),  # for a client that needs no back-end
+    # 'spdk': System(lambda tools, setup: ['start-spdk', setup.path]),
 }
 
 
@@ -172,9 +173,9 @@ def environment_of(system):
 def start_backend(case, tools, entry, image, before=()):
     """With words before its command, such as those of a tracer. Returns process (or None) and socket."""
     system, load, path = SYSTEMS[entry.system], entry.load, case.path('socket')
-    words = system.command(tools, Setup(load.store, path, image, tools.size, load.jobs))
-    if words is None:
+    if not system.command:
         return None, system.path
+    words = system.command(tools, Setup(load.store, path, image, tools.size, load.jobs))
     child = case.start(pinned(CORES[load.cores][0], [*before, *words]), env=environment_of(system))
     peer.wait_for_socket(case, child, path)
     return child, path

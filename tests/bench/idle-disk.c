@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A disk that was used a moment ago and is not any more: back-end and device know a
+ * load, and whoever of them polls has a reason to. Says "idle", then sleeps until it is
+ * ended; the disk stays open.
+ *
+ *     idle-disk SOCKET
+ */
+#include <vublk/blk.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define REQUESTS 100000
+#define BLOCK_BYTES 4096
+
+static void check(bool is_good, const char *what, const struct vublk_error *error)
+{
+	if (is_good)
+		return;
+	fprintf(stderr, "idle-disk: %s: %s\n", what, error->text);
+	exit(1);
+}
+
+int main(int argc, char **argv)
+{
+	struct vublk_blk_completion completion;
+	struct vublk_error error = { 0 };
+	struct vublk_blk_queue *queue;
+	struct vublk_blk *disk;
+	void *buffer;
+
+	if (argc != 2) {
+		fprintf(stderr, "idle-disk: the one argument is the back-end's socket\n");
+		return 2;
+	}
+	check(!vublk_blk_open(argv[1], NULL, NULL, &disk, &error), argv[1], &error);
+	queue = vublk_blk_queue(disk, 0);
+	buffer = vublk_blk_alloc(disk, BLOCK_BYTES, &error);
+	check(buffer, "a buffer", &error);
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		check(!vublk_blk_read(queue, 0, buffer, BLOCK_BYTES, NULL, &error), "a read", &error);
+		vublk_blk_submit(queue);
+		while (!vublk_blk_poll(queue, &completion, 1))
+			;
+	}
+	puts("idle");
+	fflush(stdout);
+	for (;;)
+		pause();
+}

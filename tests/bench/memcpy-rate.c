@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The limit of a disk in memory: blocks at random places of as much memory, copied into
+ * as many buffers as there would be requests in flight, or from them.
+ *
+ *     memcpy-rate [options as those of `vublk bench`]
+ */
+#include "rate.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+/* Written once: memory that was never written is one page of zeroes. */
+static char *allocate(size_t bytes)
+{
+	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		rate_fail("no memory of %zu bytes", bytes);
+	memset(memory, 0x5a, bytes);
+	return memory;
+}
+
+static void copy(struct rate *rate, char *disk, char *buffer)
+{
+	char *block = disk + rate_next_block(rate) * rate->block_bytes;
+
+	if (rate->is_write)
+		memcpy(block, buffer, rate->block_bytes);
+	else
+		memcpy(buffer, block, rate->block_bytes);
+	__asm__ volatile("" ::: "memory"); /* or the compiler may leave out what nobody reads */
+}
+
+static void run(struct rate *rate, char *disk, char *buffers)
+{
+	uint64_t start, now;
+
+	rate_begin(rate);
+	for (now = rate->start_ns; rate_wants_more(rate, now);) {
+		start = now;
+		for (unsigned i = 0; i < rate->depth; i++)
+			copy(rate, disk, buffers + (size_t)i * rate->block_bytes);
+		rate->begun += rate->depth;
+		now = vublk_cli_now_ns();
+		for (unsigned i = 0; i < rate->depth; i++)
+			vublk_histogram_add(&rate->latency_ns, now - start);
+	}
+	rate_end(rate);
+}
+
+int main(int argc, char **argv)
+{
+	struct rate rate;
+
+	rate_parse(&rate, "", "Copy blocks of memory.", argc, argv);
+	rate.num_blocks = rate.size_bytes / rate.block_bytes;
+	if (!rate.num_blocks)
+		rate_fail("--size is less than a block");
+	run(&rate, allocate(rate.size_bytes), allocate((size_t)rate.depth * rate.block_bytes));
+	rate_print(&rate);
+	return 0;
+}

@@ -9,9 +9,9 @@
  * The library is loaded when the program starts, and declared here, so that nothing of it
  * is needed to compile: it comes from another root than the one that the compiler is of.
  *
- * In poll mode the loop asks for what is complete without waiting, with no descriptor
- * to be called on, so that the back-end is told not to call; libblkio's own poll queues are
- * for drivers that need them, and this one has none.
+ * In poll mode it has one of libblkio's poll queues, on which waiting spins: that is faster
+ * with one request in flight, and takes fewer instructions, than asking an ordinary queue
+ * again and again for what is complete, and is as fast with more of them.
  */
 #include "rate.h"
 
@@ -48,18 +48,19 @@ static struct {
 	int (*connect)(struct blkio *disk);
 	int (*start)(struct blkio *disk);
 	void (*destroy)(struct blkio **disk);
+	int (*set_int)(struct blkio *disk, const char *name, int value);
 	int (*set_str)(struct blkio *disk, const char *name, const char *value);
 	int (*get_uint64)(struct blkio *disk, const char *name, uint64_t *value);
 	int (*alloc_mem_region)(struct blkio *disk, struct blkio_mem_region *region, size_t bytes);
 	int (*map_mem_region)(struct blkio *disk, const struct blkio_mem_region *region);
 	struct blkioq *(*get_queue)(struct blkio *disk, int index);
+	struct blkioq *(*get_poll_queue)(struct blkio *disk, int index);
 	void (*read)(struct blkioq *queue, uint64_t start, void *buffer, size_t bytes,
 		     void *user_data, uint32_t flags);
 	void (*write)(struct blkioq *queue, uint64_t start, const void *buffer, size_t bytes,
 		      void *user_data, uint32_t flags);
 	int (*do_io)(struct blkioq *queue, struct blkio_completion *completions, int min, int max,
 		     struct timespec *timeout);
-	void (*set_completion_fd_enabled)(struct blkioq *queue, bool enable);
 } blkio;
 
 static const struct {
@@ -71,15 +72,16 @@ static const struct {
 	{ "blkio_connect", &blkio.connect },
 	{ "blkio_start", &blkio.start },
 	{ "blkio_destroy", &blkio.destroy },
+	{ "blkio_set_int", &blkio.set_int },
 	{ "blkio_set_str", &blkio.set_str },
 	{ "blkio_get_uint64", &blkio.get_uint64 },
 	{ "blkio_alloc_mem_region", &blkio.alloc_mem_region },
 	{ "blkio_map_mem_region", &blkio.map_mem_region },
 	{ "blkio_get_queue", &blkio.get_queue },
+	{ "blkio_get_poll_queue", &blkio.get_poll_queue },
 	{ "blkioq_read", &blkio.read },
 	{ "blkioq_write", &blkio.write },
 	{ "blkioq_do_io", &blkio.do_io },
-	{ "blkioq_set_completion_fd_enabled", &blkio.set_completion_fd_enabled },
 };
 
 struct slot {
@@ -126,13 +128,15 @@ static void open_disk(struct client *client)
 	check(blkio.create("virtio-blk-vhost-user", &client->disk), "libblkio's driver");
 	check(blkio.set_str(client->disk, "path", rate->path), rate->path);
 	check(blkio.connect(client->disk), rate->path);
+	check(blkio.set_int(client->disk, "num-queues", !rate->is_poll), "the number of queues");
+	check(blkio.set_int(client->disk, "num-poll-queues", rate->is_poll), "poll queues");
 	check(blkio.start(client->disk), rate->path);
 	check(blkio.get_uint64(client->disk, "capacity", &capacity), "the capacity");
 	rate->num_blocks = capacity / rate->block_bytes;
 	if (!rate->num_blocks)
 		rate_fail("%s: the disk is smaller than a request", rate->path);
-	client->queue = blkio.get_queue(client->disk, 0);
-	blkio.set_completion_fd_enabled(client->queue, !rate->is_poll);
+	client->queue = rate->is_poll ? blkio.get_poll_queue(client->disk, 0)
+				      : blkio.get_queue(client->disk, 0);
 }
 
 static void prepare(struct client *client)
@@ -196,12 +200,11 @@ static void run(struct client *client)
 			begin(client);
 		if (client->num_free == rate->depth)
 			break;
-		n = blkio.do_io(client->queue, client->completions, !rate->is_poll,
-				(int)rate->depth, NULL);
+		n = blkio.do_io(client->queue, client->completions, 1, (int)rate->depth, NULL);
 		if (n < 0)
 			rate_fail("waiting for requests: %s", blkio.get_error_msg());
-		if (n > 0)
-			complete(client, (unsigned)n, now = vublk_cli_now_ns());
+		now = vublk_cli_now_ns();
+		complete(client, (unsigned)n, now);
 	}
 	rate_end(rate);
 }

@@ -132,11 +132,12 @@ def markdown(found, about):
 
 DRAWING = '''set terminal {terminal} size 1000,{height} font 'sans,11' background '#ffffff'
 set output '{output}'
-set title '{title}' noenhanced
+set label 1 '{title}' at screen 0.015,screen 0.985 left noenhanced
+set tmargin 2.5
 set logscale x 2
 set xlabel 'ratio of the rates, ours by theirs; the mark is the goal'
 set xrange [{low}:{high}]
-set yrange [-0.6:{last}] reverse
+set yrange [{last}:-0.6]
 set xtics nomirror
 set grid x
 set key off
@@ -147,7 +148,7 @@ set arrow from 1,graph 0 to 1,graph 1 nohead lc rgb '#888888'
 plot '{data}' using 2:1:(1):2:($1-0.36):($1+0.36):4:ytic(5) with boxxyerror lc rgb variable, \\
      '' using 3:1:(0):(0.45) with vectors nohead lw 3 lc rgb '#000000', \\
      '' using 3:1:(0):(-0.45) with vectors nohead lw 3 lc rgb '#000000', \\
-     '' using 2:1:(sprintf(' %.2f', $2)) with labels left
+     '' using ({high}/1.06):1:(sprintf('%.2f', $2)) with labels right
 '''
 COLOURS = {True: '0x4c9a5b', False: '0xc8553d'}
 

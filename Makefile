@@ -7,7 +7,7 @@ BUILD ?= build
 SETUP ?= yes
 PREFIX ?= /usr/local
 
-.PHONY: all build demo check bench soak install clean help setup-build setup-check
+.PHONY: all build demo check bench soak install clean help setup-build setup-check setup-bench
 
 all: build
 
@@ -16,7 +16,8 @@ help:
 	@echo "make demo     build, then show a disk being served, used and resized (10 seconds)"
 	@echo "make check    run every test: sanitizers, real peers, guests (half an hour)"
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
-	@echo "make bench    compare vublk serve with qemu-storage-daemon, and the doors to a guest"
+	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the doors to a guest (20 minutes)"
+	@echo "make bench BENCH='--parts rates --rows null'   only these (scripts/bench --help)"
 	@echo "make soak     kill back-ends a thousand times under a verified load (docs/soak.md)"
 	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"
 	@echo "make clean    remove what was built"
@@ -24,7 +25,7 @@ help:
 	@echo "Missing packages of the distribution are installed first (scripts/setup);"
 	@echo "SETUP=no leaves the system as it is."
 
-setup-build setup-check: setup-%:
+setup-build setup-check setup-bench: setup-%:
 	@test "$(SETUP)" = no || scripts/setup $*
 
 $(BUILD)/build.ninja: | setup-build
@@ -39,8 +40,9 @@ demo: build
 check: setup-check
 	@scripts/check $(LANES)
 
-bench: setup-check build
-	@scripts/bench $(BUILD)/src/cli/vublk $(BUILD)/tests/bench
+bench: setup-bench build
+	@scripts/bench $(BUILD)/src/cli/vublk $(BUILD)/tests/bench --json $(BUILD)/bench.json \
+		--markdown $(BUILD)/bench.md --plot $(BUILD)/bench.svg $(BENCH)
 
 soak: setup-check build
 	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill

@@ -62,8 +62,10 @@ def driver_row():
 
 def memory_row():
     load = Load('memory', 'randread', 'poll', 32, 'two')
-    duel = Duel(Entry('vublk', 'vublk bench', load), Entry('none', 'memcpy', load), [rate(0.85)])
-    return Row('memory', "our memory disk against memcpy of as much memory", [Point('randread, depth 32', [duel])])
+    duels = [Duel(Entry('vublk', client, load), Entry('none', 'memcpy', load), [rate(0.85)])
+             for client in ('vublk bench', 'libblkio')]
+    return Row('memory', 'our memory disk against memcpy of as much memory, poll, a core each',
+               [Point('randread, depth 32', duels)])
 
 
 def queues_row():

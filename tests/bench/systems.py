@@ -34,8 +34,10 @@ Sample = collections.namedtuple(
 # What the disk is; only those of a file have an image.
 STORES = {'null': 'nothing', 'memory': "the back-end's memory", 'shm': 'a file in /dev/shm',
           'disk': 'a file on disk, O_DIRECT'}
-# Which of the first two processors the back-end and the client may use.
-CORES = {'two': ((0,), (1,)), 'one': ((0,), (0,)), 'all': ((0, 1), (0, 1))}
+# Which of two processors the back-end and the client may use.
+PROCESSORS = sorted(os.sched_getaffinity(0))
+FIRST, SECOND = PROCESSORS[0], PROCESSORS[min(1, len(PROCESSORS) - 1)]
+CORES = {'two': ((FIRST,), (SECOND,)), 'one': ((FIRST,), (FIRST,)), 'all': ((FIRST, SECOND), (FIRST, SECOND))}
 START_S = 0.05  # what a client needs at most before its first request, on an idle machine
 
 
@@ -146,7 +148,7 @@ def why_not(entry):
             NEWER.program()
     except peer.Skip as reason:
         return str(reason)
-    return None
+    return 'there is one processor only' if entry.load.cores != 'one' and FIRST == SECOND else None
 
 
 # --- a measurement --------------------------------------------------------------------

@@ -5,19 +5,28 @@ have hardware counters), and system calls, by strace. Both make what they watch 
 slower, so nothing is timed meanwhile; the other end runs as it is, and so is always the
 faster one, for which the watched one hardly ever waits. Runs of two lengths are
 subtracted, so that neither start nor end counts.
+
+Two ends that poll make no system calls while both are awake, and strace makes none of them
+slower then; but who sleeps first under it would never be awake again. So it is attached to
+them when they are under way, for a while, and its count is compared with their rate.
 """
 import collections
 import re
 import shutil
+import signal
+import time
 
 import peer
-from systems import CLIENTS, CORES, environment_of, pinned, prepare, processes, start_backend, SYSTEMS
+from systems import (CLIENTS, CORES, SYSTEMS, environment_of, pinned, prepare, processes, report_of, start_backend,
+                     wait_for_end, way_of)
 
 # Of a request, on average; None: not counted.
 Costs = collections.namedtuple('Costs', 'backend_instructions client_instructions backend_calls client_calls')
 # The words before a command, given Tools and where to write; and what to find there.
 Tracer = collections.namedtuple('Tracer', 'program words total')
 REQUESTS = (2000, 12000)
+TRIES = 3  # of a client that polls: waiting only ever adds instructions
+WARM_UP_S, ATTACHED_S, RUNTIME_MS = 0.5, 0.5, 1500
 
 TRACERS = {
     'instructions': Tracer('valgrind', lambda tools, log: [
@@ -41,7 +50,8 @@ def run_traced(tools, entry, image, tracer, end, requests):
     """Events of one end, `backend` or `client`, for so many requests, with all before and after."""
     with processes(tools.temporary) as case:
         words = tracer.words(tools, case.path('traced'))
-        backend, path = start_backend(case, tools, entry, image, words if end == 'backend' else ())
+        backend, path = start_backend(case, tools, entry, image, words if end == 'backend' else (),
+                                      end == 'client' and entry.load.mode == 'poll')
         prepare(case, tools, entry.load, path)
         client = [*(words if end == 'client' else ()), *CLIENTS[entry.client](tools, path, entry.load),
                   '--number_ios', requests]
@@ -51,11 +61,41 @@ def run_traced(tools, entry, image, tracer, end, requests):
         return total_of(case, tracer)
 
 
+def attach(case, process):
+    """System calls a second of a process, or nothing where tracing it is not permitted."""
+    start = time.monotonic()
+    tracer = case.start(['strace', '-f', '-qq', '-c', '-U', 'calls,name', '-o', case.path('traced'), '-p', process.pid])
+    if wait_for_end(tracer, ATTACHED_S):
+        return None
+    case.stop(tracer, signal.SIGINT)
+    found = TRACERS['calls'].total.search(case.path('traced').read_text())
+    return int(found[1] if found else 0) / (time.monotonic() - start)
+
+
+def count_attached(tools, entry, image, end):
+    """System calls for each request of two ends that poll."""
+    with processes(tools.temporary) as case:
+        backend, path = start_backend(case, tools, entry, image)
+        prepare(case, tools, entry.load, path)
+        words = [*CLIENTS[entry.client](tools, path, entry.load), '--runtime', f'{RUNTIME_MS}ms']
+        with open(case.path('report'), 'wb') as out:
+            client = case.start(pinned(CORES[entry.load.cores][1], words), stdout=out)
+            if wait_for_end(client, WARM_UP_S):
+                return None
+            calls = attach(case, backend if end == 'backend' else client)
+            job = report_of(case, client, out)
+        return None if calls is None else calls / job[way_of(entry.load)]['iops']
+
+
 def count(tools, entry, image, what, end):
     tracer = TRACERS[what]
     if not shutil.which(tracer.program) or (end == 'backend' and not SYSTEMS[entry.system].command):
         return None
-    few, many = (run_traced(tools, entry, image, tracer, end, requests) for requests in REQUESTS)
+    if what == 'calls' and entry.load.mode == 'poll':
+        return count_attached(tools, entry, image, end)
+    tries = TRIES if end == 'client' and entry.load.mode == 'poll' else 1
+    few, many = (min(run_traced(tools, entry, image, tracer, end, requests) for _ in range(tries))
+                 for requests in REQUESTS)
     return (many - few) / (REQUESTS[1] - REQUESTS[0])
 
 

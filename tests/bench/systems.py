@@ -20,8 +20,9 @@ import peer
 import qemu
 from door_bench import processor_seconds
 
-# What a back-end serves (one of STORES), and where.
-Setup = collections.namedtuple('Setup', 'store path image size queues')
+# What a back-end serves (one of STORES), and where; `is_awake`: it polls all the time, if it can, for
+# a client that is watched, which would count how long it has to wait else.
+Setup = collections.namedtuple('Setup', 'store path image size queues is_awake')
 # What a client does; `cores` is one of CORES, a job has a queue and a thread.
 Load = collections.namedtuple('Load', 'store rw mode depth cores jobs', defaults=[1])
 # What is measured: names of SYSTEMS and CLIENTS, and a Load.
@@ -38,6 +39,7 @@ STORES = {'null': 'nothing', 'memory': "the back-end's memory", 'shm': 'a file i
 PROCESSORS = sorted(os.sched_getaffinity(0))
 FIRST, SECOND = PROCESSORS[0], PROCESSORS[min(1, len(PROCESSORS) - 1)]
 CORES = {'two': ((FIRST,), (SECOND,)), 'one': ((FIRST,), (FIRST,)), 'all': ((FIRST, SECOND), (FIRST, SECOND))}
+LISTENS = '00010000'  # the flag SO_ACCEPTCON in /proc/net/unix
 START_S = 0.05  # what a client needs at most before its first request, on an idle machine
 
 
@@ -55,7 +57,7 @@ def serve(*arguments):
                 'shm': ['--blk-file', setup.image, '-o', 'cache=buffered'],
                 'disk': ['--blk-file', setup.image, '-o', 'cache=direct']}[setup.store]
         return [tools.vublk, 'serve', '--socket-path', setup.path, '--num-queues', setup.queues,
-                *what, *arguments]
+                *what, *(['--poll', 'busy'] if setup.is_awake else arguments)]
     return command
 
 
@@ -65,7 +67,8 @@ def storage_daemon(which):
         node = {'null': f'driver=null-co,size={setup.size},read-zeroes=off',
                 'shm': f'driver=file,filename={setup.image},aio=io_uring',
                 'disk': f'driver=file,filename={setup.image},cache.direct=on,aio=io_uring'}[setup.store]
-        return [*which.program('qemu-storage-daemon'), '--object', 'iothread,id=thread',
+        thread = f'iothread,id=thread{f",poll-max-ns={AWAKE_NS}" if setup.is_awake else ""}'
+        return [*which.program('qemu-storage-daemon'), '--object', thread,
                 '--blockdev', f'{node},node-name=disk', '--export',
                 'type=vhost-user-blk,id=export,node-name=disk,iothread=thread,writable=on,'
                 f'num-queues={setup.queues},addr.type=unix,addr.path={setup.path}']
@@ -77,6 +80,7 @@ def listening(path):
     return System(None, path=path)
 
 
+AWAKE_NS = 1000000000
 DISTRIBUTION, NEWER = qemu.Qemu(), qemu.NewerQemu()
 
 SYSTEMS = {
@@ -172,14 +176,21 @@ def environment_of(system):
     return {**os.environ, **(system.which.environment if system.which else {})}
 
 
-def start_backend(case, tools, entry, image, before=()):
+def is_listening(path):
+    """A socket appears a moment before it listens, a long one for a program that is being watched."""
+    lines = pathlib.Path('/proc/net/unix').read_text().splitlines()
+    return any(line.split()[3] == LISTENS for line in lines if line.endswith(f' {path}'))
+
+
+def start_backend(case, tools, entry, image, before=(), is_awake=False):
     """With words before its command, such as those of a tracer. Returns process (or None) and socket."""
     system, load, path = SYSTEMS[entry.system], entry.load, case.path('socket')
     if not system.command:
         return None, system.path
-    words = system.command(tools, Setup(load.store, path, image, tools.size, load.jobs))
+    words = system.command(tools, Setup(load.store, path, image, tools.size, load.jobs, is_awake))
     child = case.start(pinned(CORES[load.cores][0], [*before, *words]), env=environment_of(system))
     peer.wait_for_socket(case, child, path)
+    peer.wait_until(lambda: is_listening(path), f'nobody listens at {path}')
     return child, path
 
 
@@ -240,6 +251,10 @@ def report_of(case, client, out):
     return json.loads(text)['jobs'][0]
 
 
+def way_of(load):
+    return 'write' if 'write' in load.rw else 'read'
+
+
 def sample_of(job, way, watched):
     iops, requests = job[way]['iops'], max(job[way]['total_ios'], 1)
     latency = job[way]['clat_ns']['percentile']
@@ -270,4 +285,4 @@ def measure(tools, entry, image, ramp_ms, runtime_ms):
             job = report_of(case, client, out)
         if backend:
             case.stop(backend)
-    return sample_of(job, 'write' if 'write' in load.rw else 'read', watched)
+    return sample_of(job, way_of(load), watched)

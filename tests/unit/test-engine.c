@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The engines by themselves: what each request does to the bytes, in every mode. */
+#include "engine-rig.h"
 #include "harness.h"
 
 #include "backend/engine-file.h"
@@ -36,21 +37,9 @@ static const struct mode modes[] = {
 	{ "buffered, blocking", &vublk_engine_file, VUBLK_CACHE_BUFFERED, VUBLK_IO_BLOCKING },
 };
 
-struct log_line {
-	char text[1024];
-};
-
-static void collect(void *opaque, enum vublk_log_level level, const char *text)
-{
-	struct log_line *line = opaque;
-
-	if (level <= VUBLK_LOG_WARNING)
-		snprintf(line->text, sizeof(line->text), "%s", text);
-}
-
 static char image[128];
-static struct log_line last;
-static const struct vublk_log test_log = { collect, &last, VUBLK_LOG_DEBUG };
+static struct engine_log last;
+static const struct vublk_log test_log = { engine_log_keep, &last, VUBLK_LOG_DEBUG };
 
 static void make_image(off_t bytes)
 {
@@ -98,51 +87,6 @@ static void close_mode(struct vublk_engine *engine, struct vublk_engine_queue *q
 	vublk_engine_close(engine);
 }
 
-/* Waits for `count` completions. */
-static void complete(struct vublk_engine_queue *queue, unsigned count)
-{
-	const struct vublk_engine_ops *ops = queue->engine->ops;
-	struct vublk_engine_io *ios[16];
-	struct pollfd wait = { .fd = queue->fd, .events = POLLIN };
-
-	if (ops->commit)
-		ops->commit(queue);
-	while (count) {
-		unsigned n = ops->poll(queue, ios, VUBLK_ARRAY_SIZE(ios));
-
-		assert_true(n <= count);
-		count -= n;
-		if (!count || n)
-			continue;
-		assert_true(queue->fd >= 0);
-		assert_int_equal(poll(&wait, 1, -1), 1);
-		if (ops->woken)
-			ops->woken(queue);
-	}
-}
-
-static int do_io(struct vublk_engine_queue *queue, enum vublk_engine_op op, unsigned flags,
-		 uint64_t offset, uint64_t bytes, struct iovec *iov, unsigned num_iov)
-{
-	struct iovec copy[64];
-	struct vublk_engine_io io = {
-		.op = op, .flags = flags, .offset = offset, .bytes = bytes,
-		.iov = copy, .num_iov = num_iov, .result = 1,
-	};
-
-	if (num_iov)
-		memcpy(copy, iov, num_iov * sizeof(*iov));
-	queue->engine->ops->submit(queue, &io);
-	complete(queue, 1);
-	return io.result;
-}
-
-static void fill(char *p, size_t bytes, unsigned seed)
-{
-	for (size_t i = 0; i < bytes; i++)
-		p[i] = (char)(((i + seed) * 2654435761u) >> 24);
-}
-
 static bool is_zero(const char *p, size_t bytes)
 {
 	for (size_t i = 0; i < bytes; i++)
@@ -172,16 +116,16 @@ static void check_transfer(struct vublk_engine_queue *queue)
 	struct iovec from[3] = { { a, 512 }, { a + 8192, 4096 }, { a + 1024, 3584 } };
 	struct iovec to = { b, 8192 };
 
-	fill(a, 1 << 16, 5);
+	engine_fill(a, 1 << 16, 5);
 	for (unsigned durable = 0; durable < 2; durable++) {
-		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, durable, 1536, 8192, from, 3), 0);
+		assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, durable, 1536, 8192, from, 3), 0);
 		memset(b, 0, 8192);
-		assert_int_equal(do_io(queue, VUBLK_OP_READ, 0, 1536, 8192, &to, 1), 0);
+		assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, 1536, 8192, &to, 1), 0);
 		assert_memory_equal(b, a, 512);
 		assert_memory_equal(b + 512, a + 8192, 4096);
 		assert_memory_equal(b + 4608, a + 1024, 3584);
 	}
-	assert_int_equal(do_io(queue, VUBLK_OP_FLUSH, 0, 0, 0, NULL, 0), 0);
+	assert_int_equal(engine_io(queue, VUBLK_OP_FLUSH, 0, 0, 0, NULL, 0), 0);
 	free(a);
 	free(b);
 }
@@ -199,10 +143,10 @@ static void check_unaligned(struct vublk_engine_queue *queue)
 	struct iovec whole = { a + 1, bytes };
 	struct iovec pieces[3] = { { b + 3, 7 }, { b + 11, 1000001 }, { b + 11 + 1000002, 0 } };
 
-	fill(a, bytes + 1, 77);
+	engine_fill(a, bytes + 1, 77);
 	pieces[2].iov_len = bytes - 7 - 1000001;
-	assert_int_equal(do_io(queue, VUBLK_OP_WRITE, 0, 512, bytes, &whole, 1), 0);
-	assert_int_equal(do_io(queue, VUBLK_OP_READ, 0, 512, bytes, pieces, 3), 0);
+	assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, 512, bytes, &whole, 1), 0);
+	assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, 512, bytes, pieces, 3), 0);
 	assert_memory_equal(a + 1, b + 3, 7);
 	assert_memory_equal(a + 8, b + 11, 1000001);
 	assert_memory_equal(a + 8 + 1000001, pieces[2].iov_base, pieces[2].iov_len);
@@ -225,7 +169,7 @@ static void check_many(struct vublk_engine_queue *queue)
 
 	for (unsigned op = VUBLK_OP_WRITE + 1; op-- > VUBLK_OP_READ;) {
 		if (op == VUBLK_OP_WRITE)
-			fill(data, MANY * 512, 3);
+			engine_fill(data, MANY * 512, 3);
 		else
 			memset(data, 0, MANY * 512);
 		for (unsigned i = 0; i < MANY; i++) {
@@ -236,7 +180,7 @@ static void check_many(struct vublk_engine_queue *queue)
 			};
 			queue->engine->ops->submit(queue, &ios[i]);
 		}
-		complete(queue, MANY);
+		engine_complete(queue, MANY);
 		for (unsigned i = 0; i < MANY; i++)
 			assert_int_equal(ios[i].result, 0);
 	}
@@ -261,7 +205,7 @@ static void check_many_pieces(struct vublk_engine_queue *queue)
 	char *data = aligned_alloc(4096, pieces * 512);
 	struct vublk_engine_io io;
 
-	fill(data, pieces * 512, 8);
+	engine_fill(data, pieces * 512, 8);
 	for (unsigned op = VUBLK_OP_WRITE + 1; op-- > VUBLK_OP_READ;) {
 		for (unsigned i = 0; i < pieces; i++)
 			iov[i] = (struct iovec){ data + i * 512, 512 };
@@ -270,7 +214,7 @@ static void check_many_pieces(struct vublk_engine_queue *queue)
 			.num_iov = pieces,
 		};
 		queue->engine->ops->submit(queue, &io);
-		complete(queue, 1);
+		engine_complete(queue, 1);
 		assert_int_equal(io.result, 0);
 		if (op == VUBLK_OP_WRITE)
 			memset(data, 0, pieces * 512);
@@ -296,16 +240,16 @@ static void check_zeroes(struct vublk_engine_queue *queue)
 
 	for (unsigned flags = 0; flags < 4; flags++) {
 		memset(data, 0xaa, 1 << 20);
-		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, 0, 0, 1 << 20, &iov, 1), 0);
-		assert_int_equal(do_io(queue, VUBLK_OP_WRITE_ZEROES, flags, 512, 300 * 512, NULL,
+		assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, 0, 1 << 20, &iov, 1), 0);
+		assert_int_equal(engine_io(queue, VUBLK_OP_WRITE_ZEROES, flags, 512, 300 * 512, NULL,
 				       0), 0);
-		assert_int_equal(do_io(queue, VUBLK_OP_READ, 0, 0, 1 << 20, &iov, 1), 0);
+		assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, 0, 1 << 20, &iov, 1), 0);
 		assert_int_equal((uint8_t)data[511], 0xaa);
 		assert_true(is_zero(data + 512, 300 * 512));
 		assert_int_equal((uint8_t)data[301 * 512], 0xaa);
 	}
-	assert_int_equal(do_io(queue, VUBLK_OP_DISCARD, 0, 0, 1 << 20, NULL, 0), 0);
-	assert_int_equal(do_io(queue, VUBLK_OP_READ, 0, 0, 1 << 20, &iov, 1), 0);
+	assert_int_equal(engine_io(queue, VUBLK_OP_DISCARD, 0, 0, 1 << 20, NULL, 0), 0);
+	assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, 0, 1 << 20, &iov, 1), 0);
 	free(data);
 }
 
@@ -322,7 +266,7 @@ static void check_written_zeroes(struct vublk_engine_queue *queue)
 	((struct vublk_file *)queue->engine)->no_punch = true;
 	((struct vublk_file *)queue->engine)->no_zero_range = true;
 	check_zeroes(queue);
-	assert_int_equal(do_io(queue, VUBLK_OP_WRITE_ZEROES, VUBLK_IO_DURABLE, 512,
+	assert_int_equal(engine_io(queue, VUBLK_OP_WRITE_ZEROES, VUBLK_IO_DURABLE, 512,
 			       IMAGE_BYTES - 512, NULL, 0), 0);
 }
 
@@ -347,10 +291,10 @@ static void check_discard_frees(struct vublk_engine_queue *queue)
 
 	memset(data, 1, 1 << 20);
 	if (queue->engine->ops == &vublk_engine_file) {
-		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, VUBLK_IO_DURABLE, 0, 1 << 20, &iov,
+		assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, VUBLK_IO_DURABLE, 0, 1 << 20, &iov,
 				       1), 0);
 		before = allocated();
-		assert_int_equal(do_io(queue, VUBLK_OP_DISCARD, VUBLK_IO_DURABLE, 0, 1 << 20,
+		assert_int_equal(engine_io(queue, VUBLK_OP_DISCARD, VUBLK_IO_DURABLE, 0, 1 << 20,
 				       NULL, 0), 0);
 		if (!((struct vublk_file *)queue->engine)->no_punch)
 			assert_true(allocated() <= before - 1024);
@@ -529,9 +473,9 @@ static void check_device(const char *path, enum vublk_cache_mode cache,
 		char *data = aligned_alloc(4096, 4096);
 		struct iovec iov = { data, 4096 };
 
-		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, 0, 4096, 4096, &iov, 1), 0);
+		assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, 4096, 4096, &iov, 1), 0);
 		iov.iov_len = 512;
-		assert_int_equal(do_io(queue, VUBLK_OP_WRITE, 0, 512, 512, &iov, 1), -EINVAL);
+		assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, 512, 512, &iov, 1), -EINVAL);
 		assert_non_null(strstr(last.text, "not in whole blocks of the disk"));
 		free(data);
 	}

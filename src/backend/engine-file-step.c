@@ -166,8 +166,8 @@ static int step_range(const struct vublk_engine_io *io, enum vublk_file_call cal
 	return 1;
 }
 
-static int step_of_stage(struct vublk_file_queue *queue, struct vublk_engine_io *io,
-			 struct vublk_file_step *step)
+int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+		    struct vublk_file_step *step)
 {
 	switch (io->stage) {
 	case STAGE_TRANSFER:
@@ -257,7 +257,7 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 	io->retries = 0;
 	io->bounce = NULL;
 	r = begin_stage(queue, io);
-	return r ? finish(queue, io, r) : step_of_stage(queue, io, step);
+	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
 }
 
 /* Drops the first `bytes` of the request's buffers. */
@@ -370,10 +370,10 @@ int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, 
 	int r;
 
 	if ((result == -EINTR || result == -EAGAIN) && io->retries++ < MAX_RETRIES)
-		return step_of_stage(queue, io, step);
+		return vublk_file_step(queue, io, step);
 	if (result < 0)
 		r = is_range ? other_way(queue, io, result) : (int)result;
 	else
 		r = go_on(queue, io, result);
-	return r ? finish(queue, io, r) : step_of_stage(queue, io, step);
+	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
 }

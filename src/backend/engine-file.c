@@ -5,7 +5,8 @@
  *
  * O_DIRECT is used where it serves every request that a guest may make, which is
  * any multiple of 512 bytes; on a device with larger blocks only when asked for.
- * Buffers that it cannot take go through a bounce buffer.
+ * Buffers that it cannot take go through a bounce buffer. tmpfs takes O_DIRECT since
+ * Linux 6.6 and makes nothing of it, so there it is used only when asked for.
  */
 #include "backend/engine-file.h"
 
@@ -17,6 +18,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/stat.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +26,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
@@ -190,6 +193,15 @@ static void get_file_geometry(struct vublk_file *file, const struct stat *st)
 	file->memory_align = file->offset_align = 0;
 }
 
+/* The node of a block device is on devtmpfs, which is tmpfs by name; its bytes are not. */
+static bool is_in_memory(const struct vublk_file *file)
+{
+	struct statfs fs;
+
+	return !file->block_device && !fstatfs(file->fd, &fs) &&
+	       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
 static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 {
 	struct vublk_engine_geometry *geometry = &file->engine.geometry;
@@ -203,6 +215,7 @@ static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 	if (!file->block_device && !S_ISREG(st.st_mode))
 		return vublk_error_set(error, EINVAL, "%s is neither a file nor a block device",
 				       file->engine.description);
+	file->in_memory = is_in_memory(file);
 	if (file->block_device)
 		r = get_device_geometry(file, st.st_rdev);
 	else
@@ -288,7 +301,8 @@ static int choose_cache(struct vublk_file *file, const struct vublk_engine_optio
 
 	if (options->cache == VUBLK_CACHE_BUFFERED)
 		return 0;
-	why = try_direct(file, asked_for);
+	why = file->in_memory && !asked_for ? "its file system is memory" :
+					      try_direct(file, asked_for);
 	if (why && asked_for)
 		return vublk_error_set(error, ENOTSUP,
 				       "cache=direct cannot be had for %s: %s; use cache=auto",
@@ -309,6 +323,7 @@ static int choose_method(struct vublk_file *file, const struct vublk_engine_opti
 	int r;
 
 	file->blocking = options->method == VUBLK_IO_BLOCKING;
+	file->inlined = options->method == VUBLK_IO_AUTO;
 	if (file->blocking)
 		return 0;
 	r = vublk_file_uring_probe();

@@ -5,7 +5,8 @@
 /*
  * The parts of the file engine. engine-file.c opens the image; engine-file-step.c
  * turns a request into system calls, one step after the other, without making
- * them; engine-file-uring.c and engine-file-blocking.c make them.
+ * them; engine-file-uring.c and engine-file-blocking.c make them, the former after
+ * engine-file-inline.c could not.
  */
 #include "backend/engine.h"
 
@@ -20,6 +21,8 @@ struct vublk_file {
 	bool direct;
 	bool block_device;
 	bool blocking;           /* the method is not io_uring */
+	bool in_memory;          /* a file on tmpfs or ramfs: no call waits for a disk */
+	bool inlined;            /* what does not wait needs no io_uring */
 	uint32_t memory_align;   /* of buffers, when direct */
 	uint32_t offset_align;   /* of offsets and lengths, when direct */
 	void *zeros;             /* VUBLK_FILE_PIECE_BYTES of them, page aligned */
@@ -27,6 +30,7 @@ struct vublk_file {
 	/* any worker, relaxed: what the file system turned out not to have */
 	bool no_punch;
 	bool no_zero_range;
+	bool no_nowait[2]; /* RWF_NOWAIT of reads, of writes */
 };
 
 /* Embedded in the queue of each method. */
@@ -57,6 +61,10 @@ struct vublk_file_step {
 int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		     struct vublk_file_step *step);
 
+/* What a request that was begun and is not done needs, once more. */
+int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+		    struct vublk_file_step *step);
+
 /* Takes what the last step returned (bytes, 0, or a negative errno); as begin(). */
 int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
 		    struct vublk_file_step *step);
@@ -64,6 +72,31 @@ int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, 
 /* Makes the call of a step and waits for it. Bytes, 0, or a negative errno. */
 int64_t vublk_file_call_blocking(const struct vublk_file *file,
 				 const struct vublk_file_step *step);
+
+/*
+ * Whether a call may be made on the worker's thread, for it waits for no disk; the
+ * calls' bytes between two polls are limited by the caller.
+ */
+bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_engine_io *io,
+			   const struct vublk_file_step *step);
+/* Makes such a call. Bytes, 0, or a negative errno. */
+int64_t vublk_file_call_instant(const struct vublk_file *file,
+				const struct vublk_file_step *step);
+
+/* A queue's experience with RWF_NOWAIT, of reads and of writes. */
+struct vublk_file_tries {
+	struct vublk_file_luck {
+		unsigned misses; /* grows by each, and shrinks by each hit */
+		unsigned skip;   /* so many requests are not tried */
+	} luck[2];
+};
+
+/* Whether the page cache may answer the step. */
+bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_engine_io *io,
+			      const struct vublk_file_step *step);
+/* Tries it, if it is worth a try; the outcome is as begin()'s, and the step what is left. */
+int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *tries,
+		   struct vublk_engine_io *io, struct vublk_file_step *step);
 
 /* A method's queue; -ENOSYS, -EPERM and the like: not on this system. */
 int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,

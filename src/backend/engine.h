@@ -100,8 +100,8 @@ enum vublk_cache_mode {
 };
 
 enum vublk_io_method {
-	VUBLK_IO_AUTO,     /* io_uring, or blocking with a warning */
-	VUBLK_IO_URING,
+	VUBLK_IO_AUTO,     /* io_uring, save what does not wait; or blocking, with a warning */
+	VUBLK_IO_URING,    /* all of it */
 	VUBLK_IO_BLOCKING, /* system calls on the worker's thread */
 };
 
@@ -129,7 +129,8 @@ struct vublk_engine {
 /* Embedded first in each engine's own struct. One thread's way into the engine. */
 struct vublk_engine_queue {
 	struct vublk_engine *engine;
-	int fd; /* polls readable when poll() has something; -1: all is done in submit() */
+	/* Once poll() gave nothing, polls readable when it has something; -1: all is done in submit(). */
+	int fd;
 };
 
 struct vublk_engine_ops {

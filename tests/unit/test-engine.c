@@ -33,6 +33,8 @@ static const struct mode modes[] = {
 	{ "memory", &vublk_engine_memory, 0, 0 },
 	{ "direct, io_uring", &vublk_engine_file, VUBLK_CACHE_DIRECT, VUBLK_IO_URING },
 	{ "buffered, io_uring", &vublk_engine_file, VUBLK_CACHE_BUFFERED, VUBLK_IO_URING },
+	{ "direct, auto", &vublk_engine_file, VUBLK_CACHE_DIRECT, VUBLK_IO_AUTO },
+	{ "buffered, auto", &vublk_engine_file, VUBLK_CACHE_BUFFERED, VUBLK_IO_AUTO },
 	{ "direct, blocking", &vublk_engine_file, VUBLK_CACHE_DIRECT, VUBLK_IO_BLOCKING },
 	{ "buffered, blocking", &vublk_engine_file, VUBLK_CACHE_BUFFERED, VUBLK_IO_BLOCKING },
 };
@@ -404,21 +406,38 @@ static void test_refresh(void **state)
 }
 
 /* A size that is no multiple of what O_DIRECT wants must be served all the same. */
-static void test_memory_file(void **state)
+static void check_memory_file(enum vublk_cache_mode cache, enum vublk_io_method method)
 {
-	struct vublk_engine_options options = { .path = image, .log = &test_log };
+	struct vublk_engine_options options = {
+		.path = image, .log = &test_log, .cache = cache, .method = method,
+	};
 	struct vublk_engine_queue *queue;
 	struct vublk_engine *engine;
+	int r = vublk_engine_open(&vublk_engine_file, &options, &engine, NULL);
+
+	if (r == -ENOTSUP && cache == VUBLK_CACHE_DIRECT)
+		return;
+	assert_int_equal(r, 0);
+	assert_true(((struct vublk_file *)engine)->in_memory);
+	assert_int_equal(((struct vublk_file *)engine)->direct, cache == VUBLK_CACHE_DIRECT);
+	assert_int_equal(engine->ops->queue_new(engine, &queue, NULL), 0);
+	check_transfer(queue);
+	check_many(queue);
+	check_zeroes(queue);
+	check_unaligned(queue);
+	close_mode(engine, queue);
+}
+
+static void test_memory_file(void **state)
+{
 	int fd = memfd_create("image", MFD_CLOEXEC);
 
 	assert_int_equal(ftruncate(fd, IMAGE_BYTES), 0);
 	snprintf(image, sizeof(image), "/proc/self/fd/%d", fd);
-	assert_int_equal(vublk_engine_open(&vublk_engine_file, &options, &engine, NULL), 0);
-	assert_int_equal(engine->ops->queue_new(engine, &queue, NULL), 0);
-	check_transfer(queue);
-	check_zeroes(queue);
-	check_unaligned(queue);
-	close_mode(engine, queue);
+	check_memory_file(VUBLK_CACHE_AUTO, VUBLK_IO_AUTO);
+	check_memory_file(VUBLK_CACHE_DIRECT, VUBLK_IO_AUTO);
+	check_memory_file(VUBLK_CACHE_AUTO, VUBLK_IO_URING);
+	check_memory_file(VUBLK_CACHE_AUTO, VUBLK_IO_BLOCKING);
 	close(fd);
 }
 
@@ -464,6 +483,8 @@ static void check_device(const char *path, enum vublk_cache_mode cache,
 		fail_msg("%s", error.text);
 	assert_int_equal(engine->geometry.size_bytes, IMAGE_BYTES);
 	assert_int_equal(engine->geometry.block_bytes, block_bytes);
+	/* Its node is on devtmpfs. */
+	assert_false(((struct vublk_file *)engine)->in_memory);
 	assert_int_equal(engine->ops->queue_new(engine, &queue, NULL), 0);
 	if (cache == VUBLK_CACHE_BUFFERED || block_bytes == 512) {
 		check_transfer(queue);

@@ -38,6 +38,7 @@ struct uring_queue {
 	struct io_uring ring;
 	struct vublk_engine_list again; /* completed a step, needs another */
 	unsigned prepared;              /* entries that the kernel was not shown yet */
+	bool woken;                     /* the eventfd is to be cleared */
 
 	struct vublk_engine_list later; /* would be instant, when others had their turn */
 	uint64_t instant_bytes;         /* moved since the last poll */
@@ -137,7 +138,7 @@ void vublk_file_uring_queue_free(struct vublk_engine_queue *queue)
 
 void vublk_file_uring_woken(struct vublk_engine_queue *queue)
 {
-	vublk_eventfd_clear(queue->fd);
+	uring_of(queue)->woken = true;
 }
 
 /* --- calls by io_uring ----------------------------------------------------- */
@@ -319,6 +320,17 @@ static void take_completions(struct uring_queue *uring)
 	io_uring_cq_advance(&uring->ring, n);
 }
 
+/*
+ * A deferred completion signals when it is due and once more when it is taken, so one
+ * that is cleared first wakes us twice. What came in between is looked for afterwards.
+ */
+static void clear_wake_up(struct uring_queue *uring)
+{
+	uring->woken = false;
+	vublk_eventfd_clear(uring->file_queue.queue.fd);
+	take_completions(uring);
+}
+
 unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
 			       unsigned max)
 {
@@ -326,6 +338,8 @@ unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_en
 	unsigned n;
 
 	take_completions(uring);
+	if (uring->woken)
+		clear_wake_up(uring);
 	issue_list(uring, &uring->again);
 	issue_list(uring, &uring->later);
 	vublk_file_uring_commit(queue);

@@ -97,17 +97,21 @@ static bool is_zero(const char *p, size_t bytes)
 	return true;
 }
 
+static void check_mode(const struct mode *mode, void (*fn)(struct vublk_engine_queue *queue))
+{
+	struct vublk_engine_queue *queue;
+	struct vublk_engine *engine;
+
+	if (open_mode(mode, &engine, &queue))
+		return;
+	fn(queue);
+	close_mode(engine, queue);
+}
+
 static void for_each_mode(void (*fn)(struct vublk_engine_queue *queue))
 {
-	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(modes); i++) {
-		struct vublk_engine_queue *queue;
-		struct vublk_engine *engine;
-
-		if (open_mode(&modes[i], &engine, &queue))
-			continue;
-		fn(queue);
-		close_mode(engine, queue);
-	}
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(modes); i++)
+		check_mode(&modes[i], fn);
 }
 
 /* --- reads and writes --------------------------------------------------------- */
@@ -231,6 +235,35 @@ static void check_many_pieces(struct vublk_engine_queue *queue)
 static void test_many_pieces(void **state)
 {
 	for_each_mode(check_many_pieces);
+}
+
+/* A completion that was waited for and taken does not wake a second time. */
+static void check_wakes_once(struct vublk_engine_queue *queue)
+{
+	char *data = aligned_alloc(4096, 4096);
+	struct iovec iov = { data, 4096 };
+	struct vublk_engine_io io = {
+		.op = VUBLK_OP_WRITE, .bytes = 4096, .iov = &iov, .num_iov = 1, .result = 1,
+	};
+	struct pollfd wait = { .fd = queue->fd, .events = POLLIN };
+	struct vublk_engine_io *done;
+
+	memset(data, 1, 4096);
+	queue->engine->ops->submit(queue, &io);
+	queue->engine->ops->commit(queue);
+	assert_int_equal(poll(&wait, 1, -1), 1);
+	queue->engine->ops->woken(queue);
+	assert_int_equal(queue->engine->ops->poll(queue, &done, 1), 1);
+	assert_int_equal(io.result, 0);
+	assert_int_equal(poll(&wait, 1, 0), 0);
+	free(data);
+}
+
+static void test_wakes_once(void **state)
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(modes); i++)
+		if (modes[i].method == VUBLK_IO_URING)
+			check_mode(&modes[i], check_wakes_once);
 }
 
 /* --- zeroes and discards ------------------------------------------------------ */
@@ -530,6 +563,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_unaligned),
 		VUBLK_TEST(test_many),
 		VUBLK_TEST(test_many_pieces),
+		VUBLK_TEST(test_wakes_once),
 		VUBLK_TEST(test_zeroes),
 		VUBLK_TEST(test_written_zeroes),
 		VUBLK_TEST(test_discard_frees),

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What `vublk bench` is compared with, and the client that all back-ends have in common:
- * libblkio's driver virtio-blk-vhost-user, with as many requests in flight as were asked
- * for, and one call of the library for all that is begun and completed together.
+ * libblkio's driver virtio-blk-vhost-user, with one call of the library for all that is
+ * begun and completed together.
  *
  *     blkio-rate SOCKET [options as those of `vublk bench`]
  *
@@ -13,7 +13,7 @@
  * with one request in flight, and takes fewer instructions, than asking an ordinary queue
  * again and again for what is complete, and is as fast with more of them.
  */
-#include "rate.h"
+#include "disk-rate.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -84,18 +84,9 @@ static const struct {
 	{ "blkioq_do_io", &blkio.do_io },
 };
 
-struct slot {
-	uint64_t start_ns;
-	void *buffer;
-};
-
-struct client {
-	struct rate rate;
-	struct blkio *disk;
+struct disk {
+	struct blkio *blkio;
 	struct blkioq *queue;
-	struct slot *slots;
-	struct slot **free;
-	unsigned num_free;
 	struct blkio_completion *completions;
 };
 
@@ -120,111 +111,80 @@ static void check(int result, const char *what)
 		rate_fail("%s: %s", what, blkio.get_error_msg());
 }
 
-static void open_disk(struct client *client)
+static void *open_disk(const struct rate *rate, uint64_t *capacity_bytes)
 {
-	struct rate *rate = &client->rate;
-	uint64_t capacity;
+	struct disk *disk = calloc(1, sizeof(*disk));
 
-	check(blkio.create("virtio-blk-vhost-user", &client->disk), "libblkio's driver");
-	check(blkio.set_str(client->disk, "path", rate->path), rate->path);
-	check(blkio.connect(client->disk), rate->path);
-	check(blkio.set_int(client->disk, "num-queues", !rate->is_poll), "the number of queues");
-	check(blkio.set_int(client->disk, "num-poll-queues", rate->is_poll), "poll queues");
-	check(blkio.start(client->disk), rate->path);
-	check(blkio.get_uint64(client->disk, "capacity", &capacity), "the capacity");
-	rate->num_blocks = capacity / rate->block_bytes;
-	if (!rate->num_blocks)
-		rate_fail("%s: the disk is smaller than a request", rate->path);
-	client->queue = rate->is_poll ? blkio.get_poll_queue(client->disk, 0)
-				      : blkio.get_queue(client->disk, 0);
+	load_library();
+	if (disk)
+		disk->completions = calloc(rate->depth, sizeof(*disk->completions));
+	if (!disk || !disk->completions)
+		rate_fail("out of memory for %u requests", rate->depth);
+	check(blkio.create("virtio-blk-vhost-user", &disk->blkio), "libblkio's driver");
+	check(blkio.set_str(disk->blkio, "path", rate->path), rate->path);
+	check(blkio.connect(disk->blkio), rate->path);
+	check(blkio.set_int(disk->blkio, "num-queues", !rate->is_poll), "the number of queues");
+	check(blkio.set_int(disk->blkio, "num-poll-queues", rate->is_poll), "poll queues");
+	check(blkio.start(disk->blkio), rate->path);
+	check(blkio.get_uint64(disk->blkio, "capacity", capacity_bytes), "the capacity");
+	disk->queue = rate->is_poll ? blkio.get_poll_queue(disk->blkio, 0)
+				    : blkio.get_queue(disk->blkio, 0);
+	return disk;
 }
 
-static void prepare(struct client *client)
+static void *alloc(void *opaque, size_t bytes)
 {
-	unsigned depth = client->rate.depth;
+	struct disk *disk = opaque;
 	struct blkio_mem_region region;
 
-	check(blkio.alloc_mem_region(client->disk, &region,
-				     (size_t)depth * client->rate.block_bytes), "the buffers");
-	check(blkio.map_mem_region(client->disk, &region), "the buffers");
-	memset(region.addr, 0x5a, region.len);
-	client->slots = calloc(depth, sizeof(*client->slots));
-	client->free = calloc(depth, sizeof(struct slot *));
-	client->completions = calloc(depth, sizeof(*client->completions));
-	if (!client->slots || !client->free || !client->completions)
-		rate_fail("out of memory for %u requests", depth);
-	for (unsigned i = 0; i < depth; i++) {
-		client->slots[i].buffer = (char *)region.addr +
-					  (size_t)i * client->rate.block_bytes;
-		client->free[client->num_free++] = &client->slots[i];
-	}
+	check(blkio.alloc_mem_region(disk->blkio, &region, bytes), "the buffers");
+	check(blkio.map_mem_region(disk->blkio, &region), "the buffers");
+	return region.addr;
 }
 
-static void begin(struct client *client)
+static void begin_read(void *opaque, uint64_t offset, void *buffer, size_t bytes, void *request)
 {
-	struct rate *rate = &client->rate;
-	struct slot *slot = client->free[--client->num_free];
-	uint64_t offset = rate_next_block(rate) * rate->block_bytes;
-
-	slot->start_ns = vublk_cli_now_ns();
-	rate->begun++;
-	if (rate->is_write)
-		blkio.write(client->queue, offset, slot->buffer, rate->block_bytes, slot, 0);
-	else
-		blkio.read(client->queue, offset, slot->buffer, rate->block_bytes, slot, 0);
+	blkio.read(((struct disk *)opaque)->queue, offset, buffer, bytes, request, 0);
 }
 
-static void complete(struct client *client, unsigned n, uint64_t now)
+static void begin_write(void *opaque, uint64_t offset, void *buffer, size_t bytes, void *request)
 {
-	for (unsigned i = 0; i < n; i++) {
-		const struct blkio_completion *completion = &client->completions[i];
-		struct slot *slot = completion->user_data;
-
-		if (completion->ret < 0)
-			rate_fail("a request failed: %s", strerrordesc_np(-completion->ret));
-		vublk_histogram_add(&client->rate.latency_ns, now - slot->start_ns);
-		client->free[client->num_free++] = slot;
-	}
+	blkio.write(((struct disk *)opaque)->queue, offset, buffer, bytes, request, 0);
 }
 
-static void run(struct client *client)
+static unsigned wait_for_some(void *opaque, struct disk_rate_done *done, unsigned max)
 {
-	struct rate *rate = &client->rate;
-	uint64_t now;
-	int n;
+	struct disk *disk = opaque;
+	int n = blkio.do_io(disk->queue, disk->completions, 1, (int)max, NULL);
 
-	rate_begin(rate);
-	now = rate->start_ns;
-	for (;;) {
-		while (client->num_free && rate_wants_more(rate, now))
-			begin(client);
-		if (client->num_free == rate->depth)
-			break;
-		n = blkio.do_io(client->queue, client->completions, 1, (int)rate->depth, NULL);
-		if (n < 0)
-			rate_fail("waiting for requests: %s", blkio.get_error_msg());
-		now = vublk_cli_now_ns();
-		complete(client, (unsigned)n, now);
-	}
-	rate_end(rate);
+	if (n < 0)
+		rate_fail("waiting for requests: %s", blkio.get_error_msg());
+	for (int i = 0; i < n; i++)
+		done[i] = (struct disk_rate_done){ disk->completions[i].user_data,
+						   disk->completions[i].ret };
+	return (unsigned)n;
+}
+
+static void close_disk(void *opaque)
+{
+	struct disk *disk = opaque;
+
+	blkio.destroy(&disk->blkio);
+	free(disk->completions);
+	free(disk);
 }
 
 int main(int argc, char **argv)
 {
-	struct client client = { 0 };
+	static const struct disk_rate_driver driver = {
+		.open = open_disk,
+		.alloc = alloc,
+		.read = begin_read,
+		.write = begin_write,
+		.wait = wait_for_some,
+		.close = close_disk,
+	};
 
-	rate_parse(&client.rate, "SOCKET", "Measure the disk behind a vhost-user-blk socket by "
-		   "libblkio.", argc, argv);
-	if (!client.rate.path)
-		rate_fail("the SOCKET of a back-end is missing, see --help");
-	load_library();
-	open_disk(&client);
-	prepare(&client);
-	run(&client);
-	rate_print(&client.rate);
-	blkio.destroy(&client.disk);
-	free(client.completions);
-	free(client.free);
-	free(client.slots);
-	return 0;
+	return disk_rate_main(&driver, "Measure the disk behind a vhost-user-blk socket by "
+			      "libblkio.", argc, argv);
 }

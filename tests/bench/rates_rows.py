@@ -54,7 +54,7 @@ def driver_row():
     for system in 'vublk', PEERS[0]:
         for depth in DEPTHS:
             load = Load('null', 'randread', 'poll', depth, 'two')
-            duel = Duel(Entry(system, 'vublk bench', load), Entry(system, 'libblkio', load),
+            duel = Duel(Entry(system, 'libvublk', load), Entry(system, 'libblkio', load),
                         [rate(1.1), Goal('client_instructions', at_most=0.7)])
             points.append(Point(f'on {system}, depth {depth}', [duel]))
     return Row('driver', 'our client against libblkio on the same back-end, null, poll', points, costs=True)

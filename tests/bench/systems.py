@@ -108,11 +108,15 @@ def blkio_rate(tools, path, load):
     return [*NEWER.loader, tools.folder / 'blkio-rate', path, *load_words(load)]
 
 
+def vublk_rate(tools, path, load):
+    return [tools.folder / 'vublk-rate', path, *load_words(load)]
+
+
 def memcpy_rate(tools, path, load):
     return [tools.folder / 'memcpy-rate', '--size', tools.size, *load_words(load)]
 
 
-CLIENTS = {'libblkio': blkio_rate, 'vublk bench': vublk_bench, 'memcpy': memcpy_rate}
+CLIENTS = {'libblkio': blkio_rate, 'libvublk': vublk_rate, 'vublk bench': vublk_bench, 'memcpy': memcpy_rate}
 
 
 class Tools:

@@ -93,9 +93,9 @@ static inline void vublk_blk_plain_fill_table(struct vring_desc *table, uint64_t
 			       VRING_DESC_F_WRITE, 0);
 }
 
-static inline void vublk_blk_plain_put_on_ring(struct vublk_blk_queue *queue, uint16_t token,
-					       uint32_t type, uint64_t offset, uint64_t addr,
-					       uint32_t bytes)
+static VUBLK_ALWAYS_INLINE void vublk_blk_plain_put_on_ring(
+	struct vublk_blk_queue *queue, uint16_t token, uint32_t type, uint64_t offset,
+	uint64_t addr, uint32_t bytes)
 {
 	struct vublk_blk_shared_slot *shared = &queue->shared[token];
 	uint64_t shared_addr = queue->shared_addr + token * sizeof(*shared);

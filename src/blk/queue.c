@@ -302,7 +302,7 @@ static inline void give(struct vublk_blk_queue *queue, struct vublk_blk_request 
 	vublk_blk_queue_put_request(queue, request);
 }
 
-/* What was done already, and then what the ring has. */
+/* What was done already, and then what the ring has at one look. */
 static unsigned collect(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 			unsigned max)
 {
@@ -311,7 +311,8 @@ static unsigned collect(struct vublk_blk_queue *queue, struct vublk_blk_completi
 
 	for (; n < max && queue->num_done; n++, queue->num_done--)
 		give(queue, take_first(&queue->done), &completions[n]);
-	while (n < max && queue->state == VUBLK_BLK_QUEUE_WORKS && (request = take_ended(queue)))
+	while (n < max && queue->state == VUBLK_BLK_QUEUE_WORKS &&
+	       (!n || vublk_driver_ring_has_seen(&queue->ring)) && (request = take_ended(queue)))
 		give(queue, request, &completions[n++]);
 	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
 		vublk_blk_queue_pump(queue);

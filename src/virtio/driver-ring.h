@@ -81,6 +81,12 @@ static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, u
 	vublk_driver_ring_append(ring, head, head, 1, token);
 }
 
+/* Whether the last look at the used index saw a completion that was not taken yet. */
+static inline bool vublk_driver_ring_has_seen(const struct vublk_driver_ring *ring)
+{
+	return ring->taken != ring->completed;
+}
+
 /* vublk_driver_ring_take(), for who takes many in a loop. */
 static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, uint16_t *token,
 						uint32_t *bytes, struct vublk_error *error)

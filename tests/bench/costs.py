@@ -56,7 +56,7 @@ def run_traced(tools, entry, image, tracer, end, requests):
         client = [*(words if end == 'client' else ()), *CLIENTS[entry.client](tools, path, entry.load),
                   '--number_ios', requests]
         case.run(pinned(CORES[entry.load.cores][1], client), env=environment_of(SYSTEMS[entry.system]))
-        if backend:
+        if end == 'backend':
             case.stop(backend)
         return total_of(case, tracer)
 

@@ -267,6 +267,15 @@ static VUBLK_COLD void break_queue(struct vublk_blk_queue *queue)
 	vublk_blk_report_broken(queue->blk, &queue->failure);
 }
 
+/* The line in which the back-end wrote the status of the next completion, if it was seen. */
+static inline void prefetch_next(const struct vublk_blk_queue *queue)
+{
+	uint16_t token;
+
+	if (vublk_driver_ring_peek(&queue->ring, &token))
+		__builtin_prefetch(&queue->shared[token].status);
+}
+
 /* A request of which the ring has given back the last piece; NULL: it has no more to give. */
 static VUBLK_ALWAYS_INLINE struct vublk_blk_request *take_ended(struct vublk_blk_queue *queue)
 {
@@ -276,8 +285,10 @@ static VUBLK_ALWAYS_INLINE struct vublk_blk_request *take_ended(struct vublk_blk
 
 	while ((r = vublk_driver_ring_take_inline(&queue->ring, &token, &bytes,
 						  &queue->failure)) > 0) {
-		struct vublk_blk_request *request = vublk_blk_piece_complete(queue, token);
+		struct vublk_blk_request *request;
 
+		prefetch_next(queue);
+		request = vublk_blk_piece_complete(queue, token);
 		if (!request->pieces && request->state == VUBLK_BLK_REQUEST_ISSUED)
 			return request;
 	}

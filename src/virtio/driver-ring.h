@@ -87,6 +87,18 @@ static inline bool vublk_driver_ring_has_seen(const struct vublk_driver_ring *ri
 	return ring->taken != ring->completed;
 }
 
+/* The token of that completion. A hint only: it is checked when it is taken. */
+static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, uint16_t *token)
+{
+	uint32_t id;
+
+	if (!vublk_driver_ring_has_seen(ring))
+		return false;
+	id = vublk_load_relaxed(&ring->memory.used->ring[ring->taken & ring->mask].id);
+	*token = ring->slots[id & ring->mask].token;
+	return true;
+}
+
 /* vublk_driver_ring_take(), for who takes many in a loop. */
 static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, uint16_t *token,
 						uint32_t *bytes, struct vublk_error *error)

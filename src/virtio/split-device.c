@@ -156,12 +156,20 @@ static int check_head(const struct vublk_device_ring *ring, uint16_t head,
 	return 0;
 }
 
-/* A hint only: what is read here is read again when it is that chain's turn. */
-static void prefetch_next(const struct vublk_device_ring *ring)
+/*
+ * The lines that the next chains are in are on their way while this one is served: where the
+ * next one's descriptor leads, and the descriptor of the one after it. A hint only: what is
+ * read here is read again when it is that chain's turn.
+ */
+static void prefetch_next(const struct vublk_device_ring *ring, const struct vublk_memory_map *map)
 {
-	uint16_t head = vublk_load_relaxed(&ring->memory.avail->ring[ring->next & ring->mask]);
+	const struct vring_avail *avail = ring->memory.avail;
+	uint16_t head = vublk_load_relaxed(&avail->ring[ring->next & ring->mask]) & ring->mask;
+	uint16_t after = vublk_load_relaxed(&avail->ring[(ring->next + 1) & ring->mask]);
+	uint64_t addr = vublk_load_relaxed(&ring->memory.desc[head].addr);
 
-	__builtin_prefetch(&ring->memory.desc[head & ring->mask]);
+	__builtin_prefetch(vublk_memory_map_guest_in(map, ring->near[0], addr, 1));
+	__builtin_prefetch(&ring->memory.desc[after & ring->mask]);
 }
 
 int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
@@ -182,7 +190,7 @@ int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_me
 	}
 	ring->next++;
 	if (ring->next != ring->seen)
-		prefetch_next(ring);
+		prefetch_next(ring, map);
 	return read_chain(ring, map, head, chain, error);
 }
 

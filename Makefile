@@ -16,7 +16,7 @@ help:
 	@echo "make demo     build, then show a disk being served, used and resized (10 seconds)"
 	@echo "make check    run every test: sanitizers, real peers, guests (half an hour)"
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
-	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the doors to a guest (20 minutes)"
+	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the doors to a guest (half an hour)"
 	@echo "make bench BENCH='--parts rates --rows null'   only these (scripts/bench --help)"
 	@echo "make soak     kill back-ends a thousand times under a verified load (docs/soak.md)"
 	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"

@@ -132,6 +132,26 @@ static int check_and_sort(struct vublk_backend_memory *memory, struct vublk_erro
 	return 0;
 }
 
+/*
+ * The same where only the last is new: a front-end with hundreds of regions adds them one by
+ * one. On failure its mapping is gone.
+ */
+static int place_last(struct vublk_backend_memory *memory, struct vublk_error *error)
+{
+	unsigned last = memory->map.num_regions - 1;
+	struct vublk_memory_mapping mapping = memory->mappings[last];
+	int place = vublk_memory_map_place(&memory->map, error);
+
+	if (place < 0) {
+		vublk_unmap(mapping.address, mapping.bytes);
+		return -EPROTO;
+	}
+	memmove(&memory->mappings[place + 1], &memory->mappings[place],
+		(last - (unsigned)place) * sizeof(mapping));
+	memory->mappings[place] = mapping;
+	return 0;
+}
+
 static int add_region(struct vublk_backend_memory *memory, const struct vublk_vu_region *wire,
 		      int fd, struct vublk_error *error)
 {
@@ -186,11 +206,8 @@ int vublk_backend_memory_add(struct vublk_backend_memory *memory,
 	}
 	new.map.num_regions = count;
 	r = add_region(&new, &message->payload.mem_reg.region, message->fds[0], error);
-	if (!r && check_and_sort(&new, error)) {
-		/* A refused check leaves the new region's mapping last. */
-		vublk_unmap(new.mappings[count].address, new.mappings[count].bytes);
-		r = -EPROTO;
-	}
+	if (!r)
+		r = place_last(&new, error);
 	if (r) {
 		drop_tables(&new);
 		return r;

@@ -82,6 +82,23 @@ int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *err
 	return 0;
 }
 
+int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *error)
+{
+	struct vublk_memory_map_region *regions = map->regions;
+	unsigned last = map->num_regions - 1, place = last;
+	struct vublk_memory_map_region new = regions[last];
+	int ret = check_region(&new, error);
+
+	for (unsigned i = 0; !ret && i < last; i++)
+		ret = check_pair(&regions[i], &new, error);
+	if (ret)
+		return ret;
+	for (; place && regions[place - 1].guest_addr > new.guest_addr; place--)
+		regions[place] = regions[place - 1];
+	regions[place] = new;
+	return (int)place;
+}
+
 /* --- translating ----------------------------------------------------------- */
 
 /* The region that has the byte at `addr`, or NULL. */

@@ -34,6 +34,13 @@ struct vublk_memory_map {
  */
 int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error);
 
+/*
+ * The same where all regions but the last were checked and sorted before: checks the last
+ * against each, and moves it to its place, which is returned. EINVAL and a sentence, and the
+ * last stays where it is.
+ */
+int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *error);
+
 /* The host address of [addr, addr + bytes) if it lies in ONE region, else NULL. */
 void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);

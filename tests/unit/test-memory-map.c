@@ -63,6 +63,42 @@ static void test_tables(void **state)
 	}
 }
 
+/* Each table again, its last region placed among the others. */
+static void test_place(void **state)
+{
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(table_cases); i++) {
+		const struct table_case *c = &table_cases[i];
+		struct vublk_memory_map_region regions[3];
+		struct vublk_memory_map map = { 0, regions };
+		struct vublk_error error = { 0 };
+		int ret = 0;
+
+		memcpy(regions, c->regions, sizeof(regions));
+		while (ret >= 0 && map.num_regions < c->count) {
+			map.num_regions++;
+			ret = vublk_memory_map_place(&map, &error);
+		}
+		if ((ret < 0) != (c->words != NULL) || (c->words && !strstr(error.text, c->words)))
+			fail_msg("%s: %d '%s'", c->name, ret, error.text);
+	}
+}
+
+static void test_place_sorts(void **state)
+{
+	static const uint64_t addrs[] = { 0x5000, 0x9000, 0x1000, 0x7000 };
+	static const int places[] = { 0, 1, 0, 2 };
+	struct vublk_memory_map_region regions[VUBLK_ARRAY_SIZE(addrs)];
+	struct vublk_memory_map map = { 0, regions };
+
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(addrs); i++) {
+		regions[map.num_regions++] = (struct vublk_memory_map_region){
+			addrs[i], addrs[i], 0x1000, NULL };
+		assert_int_equal(vublk_memory_map_place(&map, NULL), places[i]);
+	}
+	for (unsigned i = 1; i < map.num_regions; i++)
+		assert_true(regions[i - 1].guest_addr < regions[i].guest_addr);
+}
+
 static void test_check_sorts(void **state)
 {
 	struct vublk_memory_map_region regions[] = {
@@ -189,6 +225,8 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_tables),
+		VUBLK_TEST(test_place),
+		VUBLK_TEST(test_place_sorts),
 		VUBLK_TEST(test_check_sorts),
 		VUBLK_TEST(test_one_region),
 		VUBLK_TEST(test_iov),

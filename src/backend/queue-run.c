@@ -13,6 +13,11 @@
 
 /* Chains taken at once: more wait until the other queues of the worker had a turn. */
 #define TAKE_BATCH 64
+/*
+ * The same with an engine that serves them in submit(): the driver has these completions, and
+ * makes new requests, while the next are served. A system call a batch it has none.
+ */
+#define TAKE_BATCH_AT_ONCE 16
 
 /* --- requests -------------------------------------------------------------- */
 
@@ -105,10 +110,11 @@ static bool took(struct vublk_queue *queue, struct vublk_request *request, int r
 
 unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine)
 {
+	unsigned batch = engine->fd < 0 ? TAKE_BATCH_AT_ONCE : TAKE_BATCH;
 	struct vublk_error error = { 0 };
 	unsigned n = 0;
 
-	while (n < TAKE_BATCH && queue->phase == VUBLK_QUEUE_GOING) {
+	while (n < batch && queue->phase == VUBLK_QUEUE_GOING) {
 		struct vublk_request *request = take_slot(queue);
 		int r;
 

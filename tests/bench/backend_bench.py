@@ -7,10 +7,10 @@ of the rounds is shown. `reconnect`, which is of the part `control`, is the time
 killed back-end's new socket to the first request that is completed after it.
 """
 import json
-import os
 import statistics
 
 import peer
+from systems import fill
 
 LOADS = [
     ('read, 4 KiB, depth 1', ['--rw', 'randread', '--bs', '4k', '--iodepth', '1']),
@@ -40,15 +40,6 @@ def measure(case, vublk, path, load, runtime):
                                   '--ramp_time', '500ms', '--output-format', 'json']))
     way = report['jobs'][0]['write' if 'write' in load[1] else 'read']
     return way['iops'], way['clat_ns']['percentile']['99.000000'] / 1000
-
-
-def fill(image, bytes_):
-    """Blocks of a file that were never written are no disk; reading warms what is below."""
-    chunk = os.urandom(1 << 20)
-    with open(image, 'wb') as file:
-        for _ in range(bytes_ >> 20):
-            file.write(chunk)
-        os.fsync(file.fileno())
 
 
 def show(name, results):

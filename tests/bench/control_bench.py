@@ -87,7 +87,7 @@ def devices(tools):
 def reconnections(case, options):
     """Of a file that takes part in nothing else."""
     image = case.path('disk')
-    backend_bench.fill(image, 16 << 20)
+    systems.fill(image, 16 << 20)
     print(f'  {"":26}{"vublk serve":46}   qemu-storage-daemon')
     backend_bench.reconnect(case, options, image)
 

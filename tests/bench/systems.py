@@ -130,7 +130,7 @@ class Tools:
         self.size = options.size << 20
 
     def image(self, stack, store):
-        """Made when it is first needed: blocks of a file that were never written are no disk."""
+        """Made when it is first needed."""
         if store in self.folders and store not in self.images:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='vublk-', dir=self.folders[store]))
             self.images[store] = pathlib.Path(folder, 'disk')
@@ -139,6 +139,7 @@ class Tools:
 
 
 def fill(image, bytes_):
+    """Blocks of a file that were never written are no disk; reading warms what is below."""
     chunk = os.urandom(1 << 20)
     with open(image, 'wb') as file:
         for _ in range(bytes_ >> 20):

@@ -86,30 +86,34 @@ static bool count_vector(int flags)
 	return !calls.try_fails;
 }
 
+/* The buffers of a call, or what is allowed of the first. */
+static const struct iovec *shorten(const struct iovec *iov, int *count, struct iovec *part)
+{
+	*part = iov[0];
+	part->iov_len = allowed(iov[0].iov_len);
+	if (part->iov_len < iov[0].iov_len)
+		*count = 1;
+	return *count == 1 ? part : iov;
+}
+
 ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-	struct iovec part = iov[0];
+	struct iovec part;
 
 	if (!count_vector(flags))
 		return -1;
-	part.iov_len = allowed(part.iov_len);
-	if (part.iov_len < iov[0].iov_len)
-		count = 1;
-	return __real_preadv64v2(fd, count == 1 ? &part : iov, count, offset,
-				 flags & ~RWF_NOWAIT);
+	iov = shorten(iov, &count, &part);
+	return __real_preadv64v2(fd, iov, count, offset, flags & ~RWF_NOWAIT);
 }
 
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-	struct iovec part = iov[0];
+	struct iovec part;
 
 	if (!count_vector(flags))
 		return -1;
-	part.iov_len = allowed(part.iov_len);
-	if (part.iov_len < iov[0].iov_len)
-		count = 1;
-	return __real_pwritev64v2(fd, count == 1 ? &part : iov, count, offset,
-				  flags & ~RWF_NOWAIT);
+	iov = shorten(iov, &count, &part);
+	return __real_pwritev64v2(fd, iov, count, offset, flags & ~RWF_NOWAIT);
 }
 
 int __wrap_fdatasync(int fd)

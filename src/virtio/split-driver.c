@@ -124,21 +124,12 @@ static uint16_t write_direct(struct vublk_driver_ring *ring,
 	return tail;
 }
 
-/* `count` is 1 at least. The last is not followed by another. */
 static void write_table(struct vring_desc *table, const struct vublk_ring_buffer *buffers,
 			unsigned num_out, unsigned count)
 {
-	unsigned i = 0;
-
-	for (; i < num_out; i++)
+	for (unsigned i = 0; i < count; i++)
 		vublk_split_write_desc(&table[i], buffers[i].addr, buffers[i].bytes,
-				       VRING_DESC_F_NEXT, (uint16_t)(i + 1));
-	for (; i < count; i++)
-		vublk_split_write_desc(&table[i], buffers[i].addr, buffers[i].bytes,
-				       VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, (uint16_t)(i + 1));
-	i = count - 1;
-	vublk_split_write_desc(&table[i], buffers[i].addr, buffers[i].bytes,
-			       buffer_flags(i, num_out, count), 0);
+				       buffer_flags(i, num_out, count), (uint16_t)(i + 1));
 }
 
 int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_ring_buffer *buffers,

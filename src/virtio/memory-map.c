@@ -11,17 +11,9 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* --- checking -------------------------------------------------------------- */
-
-static int compare_regions(const void *a, const void *b)
-{
-	const struct vublk_memory_map_region *x = a, *y = b;
-
-	return x->guest_addr < y->guest_addr ? -1 : x->guest_addr > y->guest_addr;
-}
 
 static bool wraps(uint64_t addr, uint64_t bytes)
 {
@@ -62,26 +54,6 @@ static int check_pair(const struct vublk_memory_map_region *a,
 	return 0;
 }
 
-int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error)
-{
-	int ret;
-
-	for (unsigned i = 0; i < map->num_regions; i++) {
-		ret = check_region(&map->regions[i], error);
-		if (ret < 0)
-			return ret;
-		/* All pairs: a table has 8 regions, or some hundreds with memory slots. */
-		for (unsigned j = 0; j < i; j++) {
-			ret = check_pair(&map->regions[j], &map->regions[i], error);
-			if (ret < 0)
-				return ret;
-		}
-	}
-	if (map->num_regions)
-		qsort(map->regions, map->num_regions, sizeof(*map->regions), compare_regions);
-	return 0;
-}
-
 int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *error)
 {
 	struct vublk_memory_map_region *regions = map->regions;
@@ -97,6 +69,18 @@ int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *err
 		regions[place] = regions[place - 1];
 	regions[place] = new;
 	return (int)place;
+}
+
+/* All pairs, in the end: a table has 8 regions, or some hundreds with memory slots. */
+int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error)
+{
+	unsigned count = map->num_regions;
+	int ret = 0;
+
+	for (map->num_regions = 1; map->num_regions <= count && ret >= 0; map->num_regions++)
+		ret = vublk_memory_map_place(map, error);
+	map->num_regions = count;
+	return ret < 0 ? ret : 0;
 }
 
 /* --- translating ----------------------------------------------------------- */

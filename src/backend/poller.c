@@ -25,12 +25,11 @@ void vublk_poller_slept(struct vublk_poller *poller, uint64_t slept_ns)
 {
 	if (poller->rest)
 		poller->rest--;
-	else if (slept_ns > VUBLK_POLLER_LAST_NS)
+	else if (slept_ns > poller->last_ns)
 		poller->window_ns = poller->window_ns > VUBLK_POLLER_FIRST_NS ?
 					    poller->window_ns / 2 : 0;
 	else if (poller->window_ns)
-		poller->window_ns = VUBLK_MIN(2 * poller->window_ns,
-					      (uint64_t)VUBLK_POLLER_LAST_NS);
+		poller->window_ns = VUBLK_MIN(2 * poller->window_ns, poller->last_ns);
 	else
 		poller->window_ns = VUBLK_POLLER_FIRST_NS;
 }

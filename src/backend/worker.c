@@ -49,8 +49,8 @@ struct vublk_worker {
 	bool quit;
 	unsigned polled_queues; /* whose driver gives no kicks */
 	unsigned rounds;
-	struct vublk_poller poller;
-	uint64_t last_work_ns;
+	struct vublk_poller for_driver, for_disk; /* what it waits for */
+	struct vublk_poller *looking;             /* which of them; NULL: it does not wait */
 
 	/* while it starts */
 	sem_t *started;
@@ -205,14 +205,29 @@ static bool work(struct vublk_worker *worker)
 
 /* --- sleep ----------------------------------------------------------------- */
 
-static bool keeps_looking(const struct vublk_worker *worker)
+/* What the next thing to come is: an answer of the engine, or a request. */
+static struct vublk_poller *poller_of(struct vublk_worker *worker)
 {
-	if (!worker->queues || worker->poll == VUBLK_POLL_OFF)
-		return worker->polled_queues;
-	if (worker->poll == VUBLK_POLL_BUSY || worker->polled_queues)
+	for (const struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
+		if (queue->outstanding)
+			return &worker->for_disk;
+	return &worker->for_driver;
+}
+
+/* Whether there is a reason to stay awake, though there was nothing to do. */
+static bool keeps_looking(struct vublk_worker *worker)
+{
+	struct vublk_poller *poller;
+
+	if (worker->polled_queues || (worker->queues && worker->poll == VUBLK_POLL_BUSY))
 		return true;
-	return worker->poller.window_ns &&
-	       vublk_now_ns() - worker->last_work_ns < worker->poller.window_ns;
+	if (!worker->queues || worker->poll == VUBLK_POLL_OFF)
+		return false;
+	poller = worker->looking ? worker->looking : poller_of(worker);
+	if (!poller->window_ns)
+		return false;
+	worker->looking = poller;
+	return vublk_poller_looks(poller, vublk_now_ns());
 }
 
 /* Asks every driver for kicks; false when one made something available meanwhile. */
@@ -234,42 +249,39 @@ static void disable_kicks(struct vublk_worker *worker)
 			vublk_device_ring_disable_kicks(&queue->ring);
 }
 
+/* What was awaited came, or it is not waited for any longer. */
+static void stop_looking(struct vublk_worker *worker, void (*ends)(struct vublk_poller *poller))
+{
+	if (worker->looking)
+		ends(worker->looking);
+	worker->looking = NULL;
+}
+
 static void sleep_until_needed(struct vublk_worker *worker)
 {
-	bool is_adaptive = worker->poll == VUBLK_POLL_ADAPTIVE;
+	struct vublk_poller *poller = worker->poll == VUBLK_POLL_ADAPTIVE ? poller_of(worker) : NULL;
 	uint64_t before;
 
-	vublk_poller_gives_up(&worker->poller);
+	stop_looking(worker, vublk_poller_gives_up);
 	if (enable_kicks(worker)) {
-		before = is_adaptive ? vublk_now_ns() : 0;
+		before = poller ? vublk_now_ns() : 0;
 		/* A process that was stopped wakes up without having been told what for. */
 		if (!vublk_loop_process(&worker->loop, -1))
 			vublk_loop_process(&worker->loop, 0);
-		if (is_adaptive) {
-			worker->last_work_ns = vublk_now_ns();
-			vublk_poller_slept(&worker->poller, worker->last_work_ns - before);
-		}
+		if (poller)
+			vublk_poller_slept(poller, vublk_now_ns() - before);
 	}
 	disable_kicks(worker);
-}
-
-/* False: it is time to sleep. */
-static bool look_longer(struct vublk_worker *worker)
-{
-	if (!keeps_looking(worker))
-		return false;
-	vublk_poller_looks(&worker->poller);
-	vublk_cpu_relax();
-	return true;
 }
 
 static void run(struct vublk_worker *worker)
 {
 	while (!worker->quit) {
 		if (work(worker)) {
-			vublk_poller_found(&worker->poller);
-			worker->last_work_ns = worker->poller.window_ns ? vublk_now_ns() : 0;
-		} else if (!look_longer(worker)) {
+			stop_looking(worker, vublk_poller_found);
+		} else if (keeps_looking(worker)) {
+			vublk_cpu_relax();
+		} else {
 			sleep_until_needed(worker);
 			continue;
 		}
@@ -376,6 +388,8 @@ int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
 	}
 	worker->engine = engine;
 	worker->poll = poll;
+	worker->for_driver.last_ns = VUBLK_POLLER_DRIVER_NS;
+	worker->for_disk.last_ns = VUBLK_POLLER_DISK_NS;
 	worker->quit_task = (struct vublk_loop_task){ .fn = on_quit, .opaque = worker };
 	worker->engine_source = (struct vublk_loop_source){ .fn = on_engine, .opaque = worker };
 	r = start(worker, error);

@@ -12,7 +12,7 @@
 static void idle(struct vublk_poller *poller, uint64_t slept_ns)
 {
 	if (poller->window_ns)
-		vublk_poller_looks(poller);
+		vublk_poller_looks(poller, 0);
 	vublk_poller_gives_up(poller);
 	vublk_poller_slept(poller, slept_ns);
 }
@@ -20,13 +20,13 @@ static void idle(struct vublk_poller *poller, uint64_t slept_ns)
 /* ... and in which something does. */
 static void hit(struct vublk_poller *poller)
 {
-	vublk_poller_looks(poller);
+	vublk_poller_looks(poller, 0);
 	vublk_poller_found(poller);
 }
 
 static void test_short_sleeps_open_the_window(void **state)
 {
-	struct vublk_poller poller = { 0 };
+	struct vublk_poller poller = { .last_ns = VUBLK_POLLER_DRIVER_NS };
 
 	idle(&poller, SHORT_NS);
 	assert_int_equal(poller.window_ns, VUBLK_POLLER_FIRST_NS);
@@ -34,12 +34,42 @@ static void test_short_sleeps_open_the_window(void **state)
 		vublk_poller_slept(&poller, SHORT_NS);
 		hit(&poller);
 	}
-	assert_int_equal(poller.window_ns, VUBLK_POLLER_LAST_NS);
+	assert_int_equal(poller.window_ns, VUBLK_POLLER_DRIVER_NS);
+}
+
+static void test_window(void **state)
+{
+	struct vublk_poller poller = { .window_ns = 1000 };
+
+	assert_true(vublk_poller_looks(&poller, 5000));
+	assert_true(vublk_poller_looks(&poller, 5999));
+	assert_false(vublk_poller_looks(&poller, 6000));
+	vublk_poller_gives_up(&poller);
+	assert_true(vublk_poller_looks(&poller, 7000));
+	vublk_poller_found(&poller);
+	assert_true(vublk_poller_looks(&poller, 7500));
+	assert_false(vublk_poller_looks(&poller, 8500));
+}
+
+/* A disk that answers later than the window is not waited for awake. */
+static void test_slow_disk(void **state)
+{
+	struct vublk_poller poller = { .last_ns = VUBLK_POLLER_DISK_NS };
+
+	for (int i = 0; i < 100; i++) {
+		idle(&poller, 3 * VUBLK_POLLER_DISK_NS);
+		assert_int_equal(poller.window_ns, 0);
+	}
+	for (int i = 0; i < 10; i++)
+		vublk_poller_slept(&poller, VUBLK_POLLER_DISK_NS / 2);
+	assert_int_equal(poller.window_ns, VUBLK_POLLER_DISK_NS);
 }
 
 static void test_long_sleeps_close_it(void **state)
 {
-	struct vublk_poller poller = { .window_ns = VUBLK_POLLER_LAST_NS };
+	struct vublk_poller poller = {
+		.last_ns = VUBLK_POLLER_DRIVER_NS, .window_ns = VUBLK_POLLER_DRIVER_NS,
+	};
 	unsigned windows = 0;
 
 	for (; poller.window_ns && windows < 100; windows++) {
@@ -66,7 +96,7 @@ static uint64_t windows_in_vain(struct vublk_poller *poller, unsigned sleeps)
 
 static void test_windows_in_vain_close_it(void **state)
 {
-	struct vublk_poller poller = { 0 };
+	struct vublk_poller poller = { .last_ns = VUBLK_POLLER_DRIVER_NS };
 	uint64_t windows = windows_in_vain(&poller, VUBLK_POLLER_FIRST_REST);
 
 	assert_int_equal(windows, VUBLK_POLLER_MISSES);
@@ -81,7 +111,7 @@ static void test_windows_in_vain_close_it(void **state)
 
 static void test_a_hit_makes_up_for_misses(void **state)
 {
-	struct vublk_poller poller = { 0 };
+	struct vublk_poller poller = { .last_ns = VUBLK_POLLER_DRIVER_NS };
 
 	windows_in_vain(&poller, 100000);
 	while (!poller.window_ns)
@@ -102,6 +132,8 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_short_sleeps_open_the_window),
+		VUBLK_TEST(test_window),
+		VUBLK_TEST(test_slow_disk),
 		VUBLK_TEST(test_long_sleeps_close_it),
 		VUBLK_TEST(test_windows_in_vain_close_it),
 		VUBLK_TEST(test_a_hit_makes_up_for_misses),

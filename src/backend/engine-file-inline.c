@@ -29,8 +29,6 @@
 /* Longer ones are given away: others wait meanwhile, and the hand-over is a small part. */
 #define MAX_BYTES (UINT64_C(128) << 10)
 
-#define MAX_MISSES 255u
-
 static bool is_short_transfer(const struct vublk_engine_io *io,
 			      const struct vublk_file_step *step)
 {
@@ -78,12 +76,6 @@ bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_
 	       !vublk_load_relaxed(&file->no_nowait[direction_of(step)]);
 }
 
-static void note_miss(struct vublk_file_luck *luck)
-{
-	luck->misses = VUBLK_MIN(luck->misses * 2 + 1, MAX_MISSES);
-	luck->skip = luck->misses;
-}
-
 int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *tries,
 		   struct vublk_engine_io *io, struct vublk_file_step *step)
 {
@@ -92,20 +84,18 @@ int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *trie
 	int num_iov = (int)VUBLK_MIN(step->num_iov, (unsigned)IOV_MAX);
 	ssize_t n;
 
-	if (luck->skip) {
-		luck->skip--;
+	if (!vublk_file_luck_try(luck))
 		return 1;
-	}
 	n = step->call == VUBLK_FILE_READ ?
 		    preadv2(file->fd, step->iov, num_iov, (off_t)step->offset, RWF_NOWAIT) :
 		    pwritev2(file->fd, step->iov, num_iov, (off_t)step->offset, RWF_NOWAIT);
 	if (n > 0) {
-		luck->misses /= 2;
+		vublk_file_luck_hit(luck);
 		return vublk_file_next(queue, io, n, step);
 	}
 	/* Errors are io_uring's to find: this was but a try. Some kernels say EINVAL of writes. */
 	if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
 		vublk_store_relaxed(&file->no_nowait[direction_of(step)], true);
-	note_miss(luck);
+	vublk_file_luck_miss(luck);
 	return 1;
 }

@@ -25,6 +25,7 @@
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define RING_ENTRIES 256
 #define BATCH 64
@@ -42,6 +43,7 @@ struct uring_queue {
 
 	struct vublk_engine_list later; /* would be instant, when others had their turn */
 	uint64_t instant_bytes;         /* moved since the last poll */
+	struct vublk_file_batch batches[2]; /* of reads, of writes; not moved yet */
 
 	struct vublk_engine_io *alone; /* the only one since commit(), not issued yet */
 	unsigned num_submitted;        /* since commit() */
@@ -110,6 +112,10 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 	if (!uring)
 		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
 	uring->file_queue.queue.engine = &file->engine;
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(uring->batches); i++) {
+		uring->batches[i].is_write = i;
+		uring->batches[i].pid = getpid();
+	}
 	r = init_ring(&uring->ring);
 	if (r) {
 		free(uring);
@@ -251,6 +257,41 @@ static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		vublk_engine_list_add(&queue->done, io);
 }
 
+/* The requests of a batch, by one call, and by one each where that could not be. */
+static void end_batch(struct uring_queue *uring, struct vublk_file_batch *batch)
+{
+	struct vublk_file_queue *queue = &uring->file_queue;
+	unsigned n = batch->num_ios, moved;
+	struct vublk_file_step step;
+
+	if (!n)
+		return;
+	if (batch->is_write)
+		issue(uring, batch->ios[0], vublk_file_step(queue, batch->ios[0], &step), &step);
+	moved = vublk_file_batch_move(batch);
+	for (unsigned i = batch->is_write; i < n; i++) {
+		struct vublk_engine_io *io = batch->ios[i];
+		int64_t bytes = (int64_t)io->bytes;
+		int r = i < batch->is_write + moved ? vublk_file_next(queue, io, bytes, &step) :
+						      vublk_file_step(queue, io, &step);
+
+		issue(uring, io, r, &step);
+	}
+	batch->num_ios = batch->num_iov = 0;
+}
+
+static void join_batch(struct uring_queue *uring, struct vublk_engine_io *io,
+		       const struct vublk_file_step *step)
+{
+	const struct vublk_file *file = (const struct vublk_file *)uring->file_queue.queue.engine;
+	struct vublk_file_batch *batch = &uring->batches[step->call == VUBLK_FILE_WRITE];
+
+	if (vublk_file_batch_add(batch, file, io, step))
+		return;
+	end_batch(uring, batch);
+	vublk_file_batch_add(batch, file, io, step);
+}
+
 /*
  * A request that comes alone may be answered by the page cache in one system call. Of
  * several each would cost one, so io_uring has them all at once; it looks there, too.
@@ -280,6 +321,8 @@ void vublk_file_uring_submit(struct vublk_engine_queue *queue, struct vublk_engi
 	issue_alone(uring, false);
 	if (r && !uring->num_submitted++ && vublk_file_may_be_cached(file, io, &step))
 		uring->alone = io;
+	else if (r && vublk_file_window_takes(file, io, &step))
+		join_batch(uring, io, &step);
 	else
 		issue(uring, io, r, &step);
 }
@@ -289,6 +332,8 @@ void vublk_file_uring_commit(struct vublk_engine_queue *queue)
 	struct uring_queue *uring = uring_of(queue);
 
 	issue_alone(uring, true);
+	end_batch(uring, &uring->batches[0]);
+	end_batch(uring, &uring->batches[1]);
 	uring->num_submitted = 0;
 	show_kernel(uring);
 }

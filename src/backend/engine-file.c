@@ -345,6 +345,7 @@ static void file_close(struct vublk_engine *engine)
 {
 	struct vublk_file *file = (struct vublk_file *)engine;
 
+	vublk_file_window_close(file);
 	vublk_fd_close(&file->fd);
 	if (file->zeros)
 		munmap(file->zeros, VUBLK_FILE_PIECE_BYTES);
@@ -385,6 +386,8 @@ static int set_up(struct vublk_file *file, const struct vublk_engine_options *op
 		r = choose_cache(file, options, error);
 	if (!r)
 		r = choose_method(file, options, error);
+	if (!r)
+		vublk_file_window_open(file);
 	return r;
 }
 
@@ -404,6 +407,7 @@ static int file_open(const struct vublk_engine_options *options, struct vublk_en
 	if (!file)
 		return vublk_error_set(error, ENOMEM, "no memory for the engine file");
 	file->fd = -1;
+	file->window.uffd = -1;
 	file->engine.log = options->log;
 	file->engine.geometry.read_only = options->read_only;
 	snprintf(file->engine.description, sizeof(file->engine.description), "'%s'",

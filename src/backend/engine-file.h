@@ -10,10 +10,18 @@
  */
 #include "backend/engine.h"
 
+#include "util/checked.h"
 #include "util/log.h"
 
 /* What a step moves at most when it goes through memory of the engine's own. */
 #define VUBLK_FILE_PIECE_BYTES (UINT64_C(1) << 20)
+
+/* The image of a file in memory, mapped for the kernel to copy from and to. */
+struct vublk_file_window {
+	char *base; /* NULL: there is none */
+	uint64_t bytes;
+	int uffd;
+};
 
 struct vublk_file {
 	struct vublk_engine engine;
@@ -26,6 +34,7 @@ struct vublk_file {
 	uint32_t memory_align;   /* of buffers, when direct */
 	uint32_t offset_align;   /* of offsets and lengths, when direct */
 	void *zeros;             /* VUBLK_FILE_PIECE_BYTES of them, page aligned */
+	struct vublk_file_window window;
 
 	/* any worker, relaxed: what the file system turned out not to have */
 	bool no_punch;
@@ -83,12 +92,36 @@ bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_eng
 int64_t vublk_file_call_instant(const struct vublk_file *file,
 				const struct vublk_file_step *step);
 
-/* A queue's experience with RWF_NOWAIT, of reads and of writes. */
+/* A queue's experience with a way that is fast, or in vain. */
+struct vublk_file_luck {
+	unsigned misses; /* grows by each, and shrinks by each hit */
+	unsigned skip;   /* so many times it is not tried */
+};
+
+#define VUBLK_FILE_MAX_MISSES 255u
+
+static inline bool vublk_file_luck_try(struct vublk_file_luck *luck)
+{
+	if (!luck->skip)
+		return true;
+	luck->skip--;
+	return false;
+}
+
+static inline void vublk_file_luck_hit(struct vublk_file_luck *luck)
+{
+	luck->misses /= 2;
+}
+
+static inline void vublk_file_luck_miss(struct vublk_file_luck *luck)
+{
+	luck->misses = VUBLK_MIN(luck->misses * 2 + 1, VUBLK_FILE_MAX_MISSES);
+	luck->skip = luck->misses;
+}
+
+/* With RWF_NOWAIT, of reads and of writes. */
 struct vublk_file_tries {
-	struct vublk_file_luck {
-		unsigned misses; /* grows by each, and shrinks by each hit */
-		unsigned skip;   /* so many requests are not tried */
-	} luck[2];
+	struct vublk_file_luck luck[2];
 };
 
 /* Whether the page cache may answer the step. */
@@ -97,6 +130,37 @@ bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_
 /* Tries it, if it is worth a try; the outcome is as begin()'s, and the step what is left. */
 int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *tries,
 		   struct vublk_engine_io *io, struct vublk_file_step *step);
+
+/* Makes the window where it can be had; without, nothing is different but the speed. */
+void vublk_file_window_open(struct vublk_file *file);
+void vublk_file_window_close(struct vublk_file *file);
+/* Whether a step may be made by a batch. */
+bool vublk_file_window_takes(const struct vublk_file *file, const struct vublk_engine_io *io,
+			     const struct vublk_file_step *step);
+
+#define VUBLK_FILE_BATCH 32u
+#define VUBLK_FILE_BATCH_IOV 64u
+
+/* Requests that are moved by one system call: all reads, or all writes. */
+struct vublk_file_batch {
+	bool is_write;
+	pid_t pid; /* of this process */
+	struct vublk_file_luck luck;
+	unsigned num_ios, num_iov;
+	unsigned first_iov; /* how many of them are the first request's */
+	struct vublk_engine_io *ios[VUBLK_FILE_BATCH];
+	struct iovec image[VUBLK_FILE_BATCH];
+	struct iovec buffers[VUBLK_FILE_BATCH_IOV]; /* one request's after the other's */
+};
+
+/* False: it is full. */
+bool vublk_file_batch_add(struct vublk_file_batch *batch, const struct vublk_file *file,
+			  struct vublk_engine_io *io, const struct vublk_file_step *step);
+/*
+ * Moves what it can: the number of requests, in order, which are moved as a whole; of a batch of
+ * writes from the second on. The rest is the caller's to do in the plain way, and to do first.
+ */
+unsigned vublk_file_batch_move(struct vublk_file_batch *batch);
 
 /* A method's queue; -ENOSYS, -EPERM and the like: not on this system. */
 int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,

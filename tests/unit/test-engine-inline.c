@@ -163,6 +163,8 @@ static void disk_open(struct disk *disk, enum vublk_io_method method, bool in_me
 		exit(77);
 	}
 	((struct vublk_file *)disk->engine)->in_memory = in_memory;
+	if (!in_memory)
+		vublk_file_window_close((struct vublk_file *)disk->engine);
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queue, &error), 0);
 	disk->data = malloc(IMAGE_BYTES);
 	disk->back = calloc(1, IMAGE_BYTES);

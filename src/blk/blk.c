@@ -86,21 +86,32 @@ static void on_config_changed(void *opaque)
 		tell(blk, resized ? VUBLK_BLK_RESIZED : VUBLK_BLK_CONFIG_CHANGED, NULL);
 }
 
-static void tell_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
-			    const struct vublk_error *error)
+static bool is_running(struct vublk_blk *blk)
 {
 	bool running;
 
 	pthread_mutex_lock(&blk->lock);
 	running = blk->running;
 	pthread_mutex_unlock(&blk->lock);
-	if (running)
+	return running;
+}
+
+static void tell_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
+			    const struct vublk_error *error)
+{
+	if (is_running(blk))
 		tell(blk, event, error);
 }
 
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
-	tell_if_running(opaque, VUBLK_BLK_OUTAGE, error);
+	struct vublk_blk *blk = opaque;
+
+	if (!is_running(blk))
+		return;
+	for (unsigned i = 0; i < blk->num_queues; i++)
+		vublk_blk_queue_lost(&blk->queues[i]);
+	tell(blk, VUBLK_BLK_OUTAGE, error);
 }
 
 static void on_rings_leave(void *opaque)

@@ -142,7 +142,10 @@ static int prepare(struct vublk_blk_queue *queue, const struct vublk_blk_request
 	int64_t bytes;
 
 	*chain = (struct chain){ .num_out = 1, .num_in = 1 };
-	queue->buffers[0] = (struct vublk_ring_buffer){ shared_addr, sizeof(shared->header) };
+	queue->buffers[0] = (struct vublk_ring_buffer){
+		shared_addr + offsetof(struct vublk_blk_shared_slot, header),
+		sizeof(shared->header),
+	};
 	bytes = cut_data(queue, request, place, shared, shared_addr, chain);
 	if (bytes < 0)
 		return (int)bytes;
@@ -190,7 +193,11 @@ int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_reques
 	}
 	queue->num_free_slots--;
 	queue->slots[token] = (struct vublk_blk_slot){
-		request, queue->sequence++, request->offset, chain.bytes, before,
+		.request = request,
+		.sequence = queue->sequence++,
+		.offset = request->offset,
+		.bytes = chain.bytes,
+		.cursor = before,
 	};
 	request->pieces++;
 	request->offset += chain.bytes;

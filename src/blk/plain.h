@@ -70,22 +70,30 @@ static inline uint16_t vublk_blk_plain_take_slot(struct vublk_blk_queue *queue,
 						 uint64_t offset, size_t bytes)
 {
 	uint16_t token = queue->free_slots[--queue->num_free_slots];
+	struct vublk_blk_slot *slot = &queue->slots[token];
 
-	queue->slots[token] = (struct vublk_blk_slot){
-		.request = request,
-		.sequence = queue->sequence++,
-		.offset = offset,
-		.bytes = bytes,
-		.cursor = { &request->single, 1, 0, 0 },
-	};
+	slot->request = request;
+	slot->sequence = queue->sequence++;
+	slot->offset = offset;
+	slot->bytes = bytes;
+	slot->cursor = (struct vublk_blk_cursor){ &request->single, 1, 0, 0 };
 	return token;
 }
 
-static inline void vublk_blk_plain_fill_table(struct vring_desc *table, uint64_t shared_addr,
+/* Unless it is there already, from the last request of the slot. */
+static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
+					      struct vring_desc *table, uint64_t shared_addr,
 					      uint64_t addr, uint32_t bytes, bool is_write)
 {
-	vublk_split_write_desc(&table[0], shared_addr, sizeof(struct virtio_blk_outhdr),
-			       VRING_DESC_F_NEXT, 1);
+	if (slot->table_addr == addr && slot->table_bytes == bytes &&
+	    slot->table_writes == is_write)
+		return;
+	slot->table_addr = addr;
+	slot->table_bytes = bytes;
+	slot->table_writes = is_write;
+	vublk_split_write_desc(&table[0],
+			       shared_addr + offsetof(struct vublk_blk_shared_slot, header),
+			       sizeof(struct virtio_blk_outhdr), VRING_DESC_F_NEXT, 1);
 	vublk_split_write_desc(&table[1], addr, bytes,
 			       VRING_DESC_F_NEXT | (is_write ? 0 : VRING_DESC_F_WRITE), 2);
 	vublk_split_write_desc(&table[2],
@@ -101,7 +109,7 @@ static VUBLK_ALWAYS_INLINE void vublk_blk_plain_put_on_ring(
 	uint64_t shared_addr = queue->shared_addr + token * sizeof(*shared);
 
 	vublk_blk_fill_header(shared, type, offset >> VUBLK_SECTOR_SHIFT);
-	vublk_blk_plain_fill_table(shared->table, shared_addr, addr, bytes,
+	vublk_blk_plain_fill_table(&queue->slots[token], shared->table, shared_addr, addr, bytes,
 				   type == VIRTIO_BLK_T_OUT);
 	vublk_driver_ring_add_table(&queue->ring,
 				    shared_addr + offsetof(struct vublk_blk_shared_slot, table),

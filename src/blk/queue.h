@@ -37,20 +37,21 @@
 #define VUBLK_BLK_SLOT_TABLE 3
 
 /*
- * What the driver shares with the back-end for a slot; two cache lines. The first is all
- * that the back-end reads of a read or a write but the data, and the second is the
- * back-end's to write; a discard's segment stands at its end.
+ * What the driver shares with the back-end for a slot; two cache lines. The first is the same
+ * for each request to the same buffer, and then is not written again. The second goes back
+ * and forth: what is asked, and the back-end's answer.
  */
 struct vublk_blk_shared_slot {
-	struct virtio_blk_outhdr header;
 	struct vring_desc table[VUBLK_BLK_SLOT_TABLE];
+	uint8_t unused[16];
+	struct virtio_blk_outhdr header;
 	uint8_t status; /* written by the back-end */
 	uint8_t id[VUBLK_BLK_ID_BYTES];
-	uint8_t unused[27];
+	uint8_t unused2[11];
 	struct virtio_blk_discard_write_zeroes segment;
 };
-_Static_assert(offsetof(struct vublk_blk_shared_slot, status) == VUBLK_CACHE_LINE,
-	       "a line for what the back-end reads");
+_Static_assert(offsetof(struct vublk_blk_shared_slot, header) == VUBLK_CACHE_LINE,
+	       "a line for what seldom changes");
 _Static_assert(sizeof(struct vublk_blk_shared_slot) == 128, "two cache lines");
 
 enum vublk_blk_request_state {
@@ -86,6 +87,10 @@ struct vublk_blk_slot {
 	uint64_t offset;
 	uint64_t bytes;
 	struct vublk_blk_cursor cursor;
+	/* The data of the table that plain.h left in shared memory; 0 bytes: not known. */
+	uint64_t table_addr;
+	uint32_t table_bytes;
+	bool table_writes; /* to the disk */
 };
 
 struct vublk_blk_list {
@@ -169,8 +174,10 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 			 struct vublk_error *error);
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 
+/* The disk's thread, recover.c. The back-end is gone; what becomes of the rings comes later. */
+void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
 /*
- * The disk's thread, recover.c. The rings are about to be replaced: takes what the
+ * The rings are about to be replaced: takes what the
  * back-end completed, and keeps the owner out until the next call.
  */
 void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);

@@ -11,10 +11,12 @@
 /* What the driver keeps of each descriptor, for what the device can write is not trusted. */
 struct vublk_driver_slot {
 	uint64_t serial; /* of the chain that begins here; UINT64_MAX: none does */
+	uint64_t table;  /* what the descriptor in the ring leads to; 0: not known */
 	uint16_t next;   /* of the free list, and of a chain in use */
 	uint16_t tail;   /* the rest is about the chain that begins here */
 	uint16_t count;
 	uint16_t token;
+	uint16_t table_count; /* with `table` */
 };
 
 /*
@@ -26,6 +28,7 @@ struct vublk_driver_slot {
 struct vublk_driver_ring {
 	struct vublk_split_ring memory;
 	struct vublk_driver_slot *slots;
+	uint32_t *heads; /* what stands in each entry of the avail ring; HEAD_UNKNOWN */
 	unsigned size;
 	uint16_t mask; /* size - 1 */
 	uint16_t free_head;
@@ -42,6 +45,14 @@ struct vublk_driver_ring {
 	struct vublk_error broken; /* code 0: the device has kept the rules */
 };
 
+/*
+ * Another device comes, which is not to suffer from what the last one may have written where
+ * it had no business to: nothing is taken to stand in the ring any more.
+ */
+void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
+
+#define VUBLK_DRIVER_RING_HEAD_UNKNOWN UINT32_MAX
+
 /* A slot's serial where no outstanding chain begins. */
 #define VUBLK_DRIVER_RING_NONE UINT64_MAX
 
@@ -55,6 +66,7 @@ static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint
 					    uint16_t tail, unsigned count, uint16_t token)
 {
 	struct vublk_driver_slot *slot = &ring->slots[head];
+	unsigned at = ring->added & ring->mask;
 
 	ring->free_head = ring->slots[tail].next;
 	ring->num_free = (uint16_t)(ring->num_free - count);
@@ -62,22 +74,32 @@ static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint
 	slot->tail = tail;
 	slot->count = (uint16_t)count;
 	slot->token = token;
-	vublk_store_relaxed(&ring->memory.avail->ring[ring->added & ring->mask], head);
+	if (ring->heads[at] != head) {
+		ring->heads[at] = head;
+		vublk_store_relaxed(&ring->memory.avail->ring[at], head);
+	}
 	ring->added++;
 }
 
 /*
  * vublk_driver_ring_add() of a table that is written already: `count` descriptors at guest
- * address `addr`. There is a free descriptor, and INDIRECT_DESC was negotiated.
+ * address `addr`. There is a free descriptor, and INDIRECT_DESC was negotiated. Who gives
+ * back tables in the order of completions finds the same descriptor for the same table each
+ * time; then it stands there, and its line is not taken away from the device.
  */
 static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, uint64_t addr,
 					       unsigned count, uint16_t token)
 {
 	uint16_t head = ring->free_head;
+	struct vublk_driver_slot *slot = &ring->slots[head];
 
-	vublk_split_write_desc(&ring->memory.desc[head], addr,
-			       (uint32_t)(count * sizeof(struct vring_desc)),
-			       VRING_DESC_F_INDIRECT, 0);
+	if (slot->table != addr || slot->table_count != count) {
+		vublk_split_write_desc(&ring->memory.desc[head], addr,
+				       (uint32_t)(count * sizeof(struct vring_desc)),
+				       VRING_DESC_F_INDIRECT, 0);
+		slot->table = addr;
+		slot->table_count = (uint16_t)count;
+	}
 	vublk_driver_ring_append(ring, head, head, 1, token);
 }
 

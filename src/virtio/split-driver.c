@@ -28,6 +28,15 @@ static void init_slots(struct vublk_driver_ring *ring)
 	}
 	ring->free_head = 0;
 	ring->num_free = (uint16_t)ring->size;
+	vublk_driver_ring_forget(ring);
+}
+
+void vublk_driver_ring_forget(struct vublk_driver_ring *ring)
+{
+	for (unsigned i = 0; i < ring->size; i++) {
+		ring->slots[i].table = 0;
+		ring->heads[i] = VUBLK_DRIVER_RING_HEAD_UNKNOWN;
+	}
 }
 
 static void init_memory(struct vublk_driver_ring *ring, uint16_t base)
@@ -54,13 +63,14 @@ int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_sp
 	ret = vublk_split_ring_check(memory, size, error);
 	if (ret < 0)
 		return ret;
-	slots = calloc(size, sizeof(*slots));
+	slots = calloc(size, sizeof(*slots) + sizeof(*ring->heads));
 	if (!slots)
 		return vublk_error_set(error, ENOMEM, "out of memory for a ring of %u entries",
 				       size);
 	*ring = (struct vublk_driver_ring){
 		.memory = *memory,
 		.slots = slots,
+		.heads = (uint32_t *)&slots[size],
 		.size = size,
 		.mask = (uint16_t)(size - 1),
 		.has_event_idx = features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX),
@@ -81,6 +91,7 @@ void vublk_driver_ring_reset(struct vublk_driver_ring *ring, const struct vublk_
 	*ring = (struct vublk_driver_ring){
 		.memory = *memory,
 		.slots = ring->slots,
+		.heads = ring->heads,
 		.size = ring->size,
 		.mask = ring->mask,
 		.has_event_idx = ring->has_event_idx,
@@ -118,6 +129,7 @@ static uint16_t write_direct(struct vublk_driver_ring *ring,
 
 		vublk_split_write_desc(&ring->memory.desc[at], buffers[i].addr, buffers[i].bytes,
 				       buffer_flags(i, num_out, count), next);
+		ring->slots[at].table = 0;
 		tail = at;
 		at = next;
 	}

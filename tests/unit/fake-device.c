@@ -10,6 +10,7 @@
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/memfd.h"
+#include "virtio/split.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -533,6 +534,8 @@ static struct fake_request parse(const struct vublk_chain *chain)
 	assert(chain->num_in >= 1);
 	assert(chain->iov[chain->num_out + chain->num_in - 1].iov_len == 1);
 	memcpy(&header, chain->iov[0].iov_base, sizeof(header));
+	/* What changes the disk is odd; the device reads that, and writes the rest. */
+	assert((header.type & 1 ? chain->num_in : chain->num_out) == 1);
 	request.type = header.type;
 	request.sector = header.sector;
 	request.num_segments = chain->num_out + chain->num_in - 2;
@@ -695,6 +698,25 @@ void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly)
 	}
 	pthread_mutex_unlock(&lock);
 	vublk_eventfd_signal(queues[queue].queue.call_fd);
+}
+
+void fake_wipe(unsigned queue)
+{
+	const struct vublk_split_ring *ring = &queues[queue].ring.memory;
+	struct vublk_memory_map_region *shared = &map_regions[0];
+	struct vring_avail avail;
+	uint16_t used_event, used;
+
+	pthread_mutex_lock(&lock);
+	avail = *ring->avail;
+	used = ring->used->idx;
+	used_event = *vublk_split_used_event(ring, fake_plan.queue_size);
+	memset(shared->host, 0xee, shared->size_bytes);
+	*ring->avail = avail;
+	*vublk_split_used_event(ring, fake_plan.queue_size) = used_event;
+	ring->used->flags = 0;
+	ring->used->idx = used;
+	pthread_mutex_unlock(&lock);
 }
 
 struct vublk_split_ring fake_map_ring(unsigned queue)

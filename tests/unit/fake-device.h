@@ -90,6 +90,8 @@ void fake_push_id(unsigned queue, uint32_t id);
  * ring, descriptors, headers, statuses. `wildly`: also what stops the ring at once.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
+/* Writes over all that the driver shares, save the indices. */
+void fake_wipe(unsigned queue);
 /* Another mapping of a queue's ring as it is now, which stays when the rings are replaced. */
 struct vublk_split_ring fake_map_ring(unsigned queue);
 void fake_unmap_ring(void);

@@ -419,6 +419,60 @@ static void test_tracked_rings_stay(void **state)
 	tear_down(blk);
 }
 
+/* One block, from the same buffer each time, which therefore stands on the ring already. */
+static void write_same(struct vublk_blk *blk, char *buffer, int value)
+{
+	write_blocks(blk, 0, 1, buffer, value);
+	assert_int_equal(fake_serve(0, 9), 1);
+	take(blk, 0, 1, 0);
+	expect_block(0, value);
+}
+
+/*
+ * What a back-end wrote where it had no business to ends with it: requests that are made
+ * while there is none, and those after the next one came, are what the application asked for.
+ */
+static void test_tracked_and_wiped(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+
+	fake_plan.tracked = true;
+	for (int round = 0; round < 4; round++) {
+		write_same(blk, buffer, 10 + round);
+		write_same(blk, buffer, 20 + round);
+		fake_wipe(0);
+		lose();
+		if (round % 2)
+			write_blocks(blk, 0, 1, buffer, 30 + round);
+		find();
+		assert_int_equal(fake_serve(0, 9), round % 2);
+		take(blk, 0, round % 2, 0);
+		if (round % 2)
+			expect_block(0, 30 + round);
+	}
+	tear_down(blk);
+}
+
+/* The same where the rings are replaced: the memory is another. */
+static void test_same_buffer_on_other_rings(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+
+	for (int round = 0; round < 4; round++) {
+		write_same(blk, buffer, 10 + round);
+		lose();
+		if (round % 2)
+			write_blocks(blk, 0, 1, buffer, 30 + round);
+		find();
+		assert_int_equal(fake_serve(0, 9), round % 2);
+		take(blk, 0, round % 2, 0);
+		write_same(blk, buffer, 20 + round);
+	}
+	tear_down(blk);
+}
+
 /* The next back-end has no area: it is the driver's turn after all. */
 static void test_tracked_and_then_not(void **state)
 {
@@ -600,6 +654,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_overlapping_writes_wait),
 		VUBLK_TEST(test_no_two_overlap),
 		VUBLK_TEST(test_tracked_rings_stay),
+		VUBLK_TEST(test_tracked_and_wiped),
+		VUBLK_TEST(test_same_buffer_on_other_rings),
 		VUBLK_TEST(test_tracked_and_then_not),
 		VUBLK_TEST(test_fail_after_a_time),
 		VUBLK_TEST(test_fail_after_a_time_with_an_area),

@@ -87,6 +87,57 @@ static void test_write_and_read(void **state)
 	tear_down(blk);
 }
 
+static void end_one(struct vublk_blk_queue *queue)
+{
+	vublk_blk_submit(queue);
+	assert_int_equal(fake_serve(0, 2), 1);
+	take_one(queue, NULL, 0);
+}
+
+/* The disk has something else at a block than the buffer, and then the buffer has that. */
+static void read_change(struct vublk_blk_queue *queue, char *buffer, unsigned block, size_t bytes)
+{
+	char *there = fake_disk() + block * 4 * KIB;
+
+	memset(there, buffer[0] + 1, bytes);
+	assert_int_equal(vublk_blk_read(queue, block * 4 * KIB, buffer, bytes, NULL, &error), 0);
+	end_one(queue);
+	assert_int_equal(fake_last.data_bytes, bytes);
+	assert_memory_equal(there, buffer, bytes);
+}
+
+/*
+ * What is asked for again and again with one buffer stands in shared memory already; and what
+ * is asked for in between, with that slot's table, leaves something else there.
+ */
+static void test_same_buffer(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	char *buffer = alloc_filled(blk, 4 * KIB, 1);
+	char id[VUBLK_BLK_ID_SIZE];
+
+	for (unsigned i = 0; i < 8; i++) {
+		size_t bytes = i == 6 ? 512 : 4 * KIB;
+
+		if (i % 4 == 0)
+			assert_int_equal(vublk_blk_flush(queue, NULL, &error), 0);
+		else if (i == 2)
+			assert_int_equal(vublk_blk_get_id(queue, id, NULL, &error), 0);
+		else if (i == 3)
+			assert_int_equal(vublk_blk_discard(queue, 1 << 19, 4096, NULL, &error), 0);
+		if (vublk_blk_in_flight(queue))
+			end_one(queue);
+		read_change(queue, buffer, i, bytes);
+		memset(buffer, 2 * (int)i + 1, 4 * KIB);
+		assert_int_equal(vublk_blk_write(queue, i * 4 * KIB, buffer, bytes, NULL, &error), 0);
+		end_one(queue);
+		assert_int_equal(fake_last.data_bytes, bytes);
+		assert_memory_equal(fake_disk() + i * 4 * KIB, buffer, bytes);
+		read_change(queue, buffer, i, bytes);
+	}
+	tear_down(blk);
+}
 
 static void test_other_requests(void **state)
 {
@@ -528,6 +579,7 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_write_and_read),
+		VUBLK_TEST(test_same_buffer),
 		VUBLK_TEST(test_other_requests),
 		VUBLK_TEST(test_flush_not_negotiated),
 		VUBLK_TEST(test_statuses),

@@ -523,6 +523,7 @@ static void test_device_overwrites_driver_memory(void **state)
 			complete(rig.memory.avail->ring[(65535 + 4 * round + k) & (SIZE - 1)]);
 		memset(rig.memory.desc, 0xff, vublk_split_desc_bytes(SIZE));
 		memset(rig.memory.avail, 0xff, vublk_split_avail_bytes(SIZE));
+		vublk_driver_ring_forget(&rig.driver); /* for the next device */
 		while (vublk_driver_ring_take(&rig.driver, &token, &bytes, NULL) == 1)
 			seen[token]++;
 		for (token = 0; token < 4; token++)

@@ -251,6 +251,17 @@ static void open_backend(struct world *world)
 	FUZZ_CHECK(world->listen_fd >= 0);
 }
 
+/* A timer that is due at once is a moment late, as any. */
+static void wait_for_bus(struct world *world)
+{
+	struct pollfd fd = { vublk_bus_fd(world->bus), POLLIN, 0 };
+
+	do {
+		FUZZ_CHECK(poll(&fd, 1, -1) == 1);
+		work(world);
+	} while (world->bus->state == VUBLK_BUS_REALIZING);
+}
+
 static void open_bus(struct world *world)
 {
 	const struct vublk_option options[] = {
@@ -260,7 +271,7 @@ static void open_bus(struct world *world)
 
 	snprintf(spec, sizeof(spec), "vfio-user:%s", world->bus_path);
 	FUZZ_CHECK(!vublk_bus_open(spec, options, NULL, &world->bus, NULL));
-	work(world);
+	wait_for_bus(world);
 	FUZZ_CHECK(world->bus->state == VUBLK_BUS_LISTENING);
 }
 

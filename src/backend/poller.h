@@ -40,6 +40,15 @@ struct vublk_poller {
 	unsigned next_rest; /* 0: VUBLK_POLLER_FIRST_REST */
 };
 
+/*
+ * Whether what it waits for has been found not to come while it looks: a driver that runs on
+ * the same core, as far as can be told.
+ */
+static inline bool vublk_poller_is_in_vain(const struct vublk_poller *poller)
+{
+	return poller->rest;
+}
+
 /* Nothing to do: the window begins, or goes on; false: it is over. */
 static inline bool vublk_poller_looks(struct vublk_poller *poller, uint64_t now_ns)
 {

@@ -11,14 +11,6 @@
 
 #include <errno.h>
 
-/* Chains taken at once: more wait until the other queues of the worker had a turn. */
-#define TAKE_BATCH 64
-/*
- * The same with an engine that serves them in submit(): the driver has these completions, and
- * makes new requests, while the next are served. A system call a batch it has none.
- */
-#define TAKE_BATCH_AT_ONCE 16
-
 /* --- requests -------------------------------------------------------------- */
 
 static struct vublk_request *take_slot(struct vublk_queue *queue)
@@ -108,13 +100,15 @@ static bool took(struct vublk_queue *queue, struct vublk_request *request, int r
 	return false;
 }
 
-unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine)
+unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine,
+			  unsigned max)
 {
-	unsigned batch = engine->fd < 0 ? TAKE_BATCH_AT_ONCE : TAKE_BATCH;
-	struct vublk_error error = { 0 };
+	struct vublk_error error;
 	unsigned n = 0;
 
-	while (n < batch && queue->phase == VUBLK_QUEUE_GOING) {
+	error.code = 0;
+	error.text[0] = '\0'; /* all of it would be a good part of a look that finds nothing */
+	while (n < max && queue->phase == VUBLK_QUEUE_GOING) {
 		struct vublk_request *request = take_slot(queue);
 		int r;
 

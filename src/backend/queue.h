@@ -150,8 +150,9 @@ void vublk_queue_reset(struct vublk_queue *queue);
 
 /* Begins: what the previous back-end left undone is taken again. */
 void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *engine);
-/* Takes what the driver made available and submits it. How many chains. */
-unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine);
+/* Takes what the driver made available, `max` chains at most, and submits it. How many. */
+unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine,
+			  unsigned max);
 /* Publishes what was pushed, and calls the driver if it wants to be. */
 void vublk_queue_publish(struct vublk_queue *queue);
 

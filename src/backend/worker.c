@@ -28,7 +28,20 @@
 #include <sys/epoll.h>
 
 #define COMPLETION_BATCH 64
+
+/*
+ * Chains taken at once from a queue: the more, the fewer system calls an engine makes, and a
+ * driver that sleeps is called less often.
+ */
+#define TAKE_BATCH 64
+/*
+ * The same with an engine that serves them in submit(): the driver has these completions, and
+ * makes new requests, while the next are served; if it can run meanwhile.
+ */
+#define TAKE_BATCH_AT_ONCE 16
+
 #define ROUNDS_BETWEEN_LOOKS 32 /* at the loop, while there is work */
+#define PAUSES_BETWEEN_LOOKS 4  /* at the rings, while there is none */
 
 /* On lines of its own: several run side by side. */
 struct vublk_worker {
@@ -170,10 +183,13 @@ static void remove_drained(struct vublk_worker *worker)
 
 static unsigned take_all(struct vublk_worker *worker)
 {
+	bool is_small = worker->engine_queue->fd < 0 &&
+			!vublk_poller_is_in_vain(&worker->for_driver);
+	unsigned batch = is_small ? TAKE_BATCH_AT_ONCE : TAKE_BATCH;
 	unsigned n = 0;
 
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
-		n += vublk_queue_take(queue, worker->engine_queue);
+		n += vublk_queue_take(queue, worker->engine_queue, batch);
 	if (n)
 		commit(worker);
 	return n;
@@ -230,6 +246,13 @@ static bool keeps_looking(struct vublk_worker *worker)
 	return vublk_poller_looks(poller, vublk_now_ns());
 }
 
+/* Who looks all the time takes the line of the index away from the driver that writes it. */
+static void pause_for_a_moment(void)
+{
+	for (unsigned i = 0; i < PAUSES_BETWEEN_LOOKS; i++)
+		vublk_cpu_relax();
+}
+
 /* Asks every driver for kicks; false when one made something available meanwhile. */
 static bool enable_kicks(struct vublk_worker *worker)
 {
@@ -280,7 +303,7 @@ static void run(struct vublk_worker *worker)
 		if (work(worker)) {
 			stop_looking(worker, vublk_poller_found);
 		} else if (keeps_looking(worker)) {
-			vublk_cpu_relax();
+			pause_for_a_moment();
 		} else {
 			sleep_until_needed(worker);
 			continue;

@@ -3,12 +3,15 @@
  * A disk in this process's memory: gone when the process ends, so a flush has
  * nothing to do. Pages that were never written, or were discarded, take no room.
  *
- * The idea to read it by: at random places a copy begins by waiting for memory, so
- * each request is done when the next one has come, whose memory is fetched meanwhile.
- * Huge pages would wait less, too, but take 2 MiB where a page is written.
+ * The idea to read it by: at random places a copy begins by waiting for memory, and more
+ * than half of that is finding out where the page is. So each request is done when the next
+ * one has come, whose memory is fetched meanwhile; and an extent of 2 MiB that a long write
+ * begins is one huge page, since the rest of it will probably be written, too. An extent that
+ * begins to be written in another way is made of small pages, of which a short write takes one.
  */
 #include "backend/engine.h"
 
+#include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
 
@@ -20,10 +23,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define EXTENT_BYTES (UINT64_C(2) << 20)
+/* A write of so much at the beginning of an extent makes it a huge page. */
+#define HUGE_FROM_BYTES (UINT64_C(256) << 10)
+
 struct memory_engine {
 	struct vublk_engine engine;
-	char *bytes;
+	char *bytes; /* at the beginning of an extent */
 	size_t page_bytes;
+	uint8_t *begun; /* any worker, relaxed: by extent: it is not all empty */
+	void *mapping;
+	size_t mapping_bytes;
 };
 
 struct memory_queue {
@@ -32,27 +42,42 @@ struct memory_queue {
 	struct vublk_engine_io *last; /* submitted, to be done with the next or by commit() */
 };
 
+/* Whatever the system's policy is, huge pages are made where the engine wants them. */
+static int map(struct memory_engine *memory, uint64_t bytes)
+{
+	uint64_t begin;
+
+	if (__builtin_add_overflow(bytes, EXTENT_BYTES, &memory->mapping_bytes))
+		return -ENOMEM;
+	memory->mapping = mmap(NULL, memory->mapping_bytes, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (memory->mapping == MAP_FAILED)
+		return -errno;
+	madvise(memory->mapping, memory->mapping_bytes, MADV_NOHUGEPAGE);
+	begin = vublk_round_up((uintptr_t)memory->mapping, EXTENT_BYTES);
+	memory->bytes = (char *)memory->mapping + (begin - (uintptr_t)memory->mapping);
+	return 0;
+}
+
 static int memory_open(const struct vublk_engine_options *options, struct vublk_engine **engine,
 		       struct vublk_error *error)
 {
 	struct memory_engine *memory;
 	int r = vublk_engine_check_size("memory", options, error);
-	void *bytes;
 
 	if (r)
 		return r;
-	bytes = mmap(NULL, options->size_bytes, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (bytes == MAP_FAILED)
-		return vublk_error_set_errno(error, errno,
+	memory = calloc(1, sizeof(*memory) + options->size_bytes / EXTENT_BYTES + 1);
+	if (!memory)
+		return vublk_error_set(error, ENOMEM, "no memory for the engine memory");
+	memory->begun = (uint8_t *)&memory[1];
+	r = map(memory, options->size_bytes);
+	if (r) {
+		free(memory);
+		return vublk_error_set_errno(error, -r,
 					     "cannot reserve %" PRIu64 " bytes for a memory disk",
 					     options->size_bytes);
-	memory = calloc(1, sizeof(*memory));
-	if (!memory) {
-		munmap(bytes, options->size_bytes);
-		return vublk_error_set(error, ENOMEM, "no memory for the engine memory");
 	}
-	memory->bytes = bytes;
 	memory->page_bytes = (size_t)sysconf(_SC_PAGESIZE);
 	memory->engine.geometry = (struct vublk_engine_geometry){
 		.size_bytes = options->size_bytes,
@@ -72,7 +97,7 @@ static void memory_close(struct vublk_engine *engine)
 {
 	struct memory_engine *memory = (struct memory_engine *)engine;
 
-	munmap(memory->bytes, engine->geometry.size_bytes);
+	munmap(memory->mapping, memory->mapping_bytes);
 	free(memory);
 }
 
@@ -103,6 +128,36 @@ static void copy_out(char *from, const struct vublk_engine_io *io)
 	}
 }
 
+/*
+ * The first byte is about to be written, whatever becomes of it before. The advice is taken
+ * back, for each stretch that differs from its neighbours is one more for the kernel to keep.
+ */
+static void make_huge(char *extent)
+{
+	if (madvise(extent, EXTENT_BYTES, MADV_HUGEPAGE) < 0)
+		return;
+	vublk_store_relaxed(extent, 0);
+	madvise(extent, EXTENT_BYTES, MADV_NOHUGEPAGE);
+}
+
+/* The extents that a write is the first to reach. */
+static void begin_extents(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
+{
+	uint64_t end = offset + bytes;
+	uint64_t size = memory->engine.geometry.size_bytes;
+
+	for (uint64_t i = offset / EXTENT_BYTES; i * EXTENT_BYTES < end; i++) {
+		uint64_t begin = i * EXTENT_BYTES;
+
+		if (vublk_load_relaxed(&memory->begun[i]))
+			continue;
+		vublk_store_relaxed(&memory->begun[i], 1);
+		if (begin >= offset && end - begin >= HUGE_FROM_BYTES &&
+		    size - begin >= EXTENT_BYTES)
+			make_huge(memory->bytes + begin);
+	}
+}
+
 static void copy_in(char *to, const struct vublk_engine_io *io)
 {
 	for (unsigned i = 0; i < io->num_iov; i++) {
@@ -112,7 +167,7 @@ static void copy_in(char *to, const struct vublk_engine_io *io)
 }
 
 /* Whole pages are given back, which zeroes them; what is left at the ends is cleared. */
-static void clear(const struct memory_engine *memory, uint64_t offset, uint64_t bytes)
+static void clear(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
 {
 	uint64_t end = offset + bytes;
 	uint64_t first = vublk_round_up(offset, memory->page_bytes);
@@ -123,11 +178,14 @@ static void clear(const struct memory_engine *memory, uint64_t offset, uint64_t 
 		memset(memory->bytes + offset, 0, bytes);
 		return;
 	}
+	for (uint64_t i = vublk_round_up(first, EXTENT_BYTES) / EXTENT_BYTES;
+	     (i + 1) * EXTENT_BYTES <= last; i++)
+		vublk_store_relaxed(&memory->begun[i], 0);
 	memset(memory->bytes + offset, 0, first - offset);
 	memset(memory->bytes + last, 0, end - last);
 }
 
-static void serve(const struct memory_engine *memory, struct vublk_engine_io *io)
+static void serve(struct memory_engine *memory, struct vublk_engine_io *io)
 {
 	char *at = memory->bytes + io->offset;
 
@@ -136,6 +194,7 @@ static void serve(const struct memory_engine *memory, struct vublk_engine_io *io
 		copy_out(at, io);
 		break;
 	case VUBLK_OP_WRITE:
+		begin_extents(memory, io->offset, io->bytes);
 		copy_in(at, io);
 		break;
 	case VUBLK_OP_DISCARD:
@@ -154,7 +213,7 @@ static void memory_commit(struct vublk_engine_queue *queue)
 
 	if (!memory->last)
 		return;
-	serve((const struct memory_engine *)queue->engine, memory->last);
+	serve((struct memory_engine *)queue->engine, memory->last);
 	vublk_engine_list_add(&memory->done, memory->last);
 	memory->last = NULL;
 }

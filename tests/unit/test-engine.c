@@ -266,6 +266,88 @@ static void test_wakes_once(void **state)
 			check_mode(&modes[i], check_wakes_once);
 }
 
+/* --- a disk in memory ------------------------------------------------------------ */
+
+#define EXTENT (2 << 20)
+#define NUM_EXTENTS 32
+
+static size_t resident_bytes(void)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	unsigned long all, resident;
+
+	assert_int_equal(fscanf(file, "%lu %lu", &all, &resident), 2);
+	fclose(file);
+	return resident * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static void memory_write(struct vublk_engine_queue *queue, uint64_t offset, char *data,
+			 size_t bytes)
+{
+	struct iovec iov = { data, bytes };
+
+	assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, offset, bytes, &iov, 1), 0);
+}
+
+/* What is there: `data`, or zeroes; `back` has room for it. */
+static void check_stored(struct vublk_engine_queue *queue, uint64_t offset, const char *data,
+			 char *back, size_t bytes)
+{
+	struct iovec iov = { back, bytes };
+
+	memset(back, 0xee, bytes);
+	assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, offset, bytes, &iov, 1), 0);
+	if (data)
+		assert_memory_equal(back, data, bytes);
+	else
+		assert_true(is_zero(back, bytes));
+}
+
+/* Short writes take the pages that they touch; long ones may take a huge page, and no more. */
+static void test_memory_disk_room(void **state)
+{
+	const struct vublk_engine_options options = {
+		.size_bytes = NUM_EXTENTS * (uint64_t)EXTENT + EXTENT / 4,
+	};
+	char *data = aligned_alloc(4096, EXTENT), *back = aligned_alloc(4096, EXTENT);
+	struct vublk_engine_queue *queue;
+	struct vublk_engine *engine;
+	size_t before;
+
+	engine_fill(data, EXTENT, 5);
+	memset(back, 1, EXTENT);
+	assert_int_equal(vublk_engine_open(&vublk_engine_memory, &options, &engine, NULL), 0);
+	assert_int_equal(engine->ops->queue_new(engine, &queue, NULL), 0);
+	before = resident_bytes();
+	memory_write(queue, NUM_EXTENTS * (uint64_t)EXTENT, data, EXTENT / 4); /* the end */
+	assert_in_range(resident_bytes() - before, 0, EXTENT / 2);
+	before = resident_bytes();
+	for (unsigned i = 0; i < NUM_EXTENTS; i++)
+		memory_write(queue, i * (uint64_t)EXTENT + i % 2 * 8192, data, 4096);
+	assert_in_range(resident_bytes() - before, 0, NUM_EXTENTS * 4096 + (1 << 20));
+	/* They stay so until they are empty. */
+	memory_write(queue, 0, data, 1 << 20);
+	assert_in_range(resident_bytes() - before, 0, NUM_EXTENTS * 4096 + (2 << 20));
+	check_stored(queue, 1 << 20, NULL, back, 1 << 20);
+	for (unsigned i = 0; i < NUM_EXTENTS; i++)
+		assert_int_equal(engine_io(queue, VUBLK_OP_DISCARD, 0, i * (uint64_t)EXTENT, EXTENT,
+					   NULL, 0), 0);
+	assert_in_range(resident_bytes() + (1 << 20) - before, 0, 2 << 20);
+	/* Over three extents: of the first the end, of the second all, of the third a bit. */
+	memory_write(queue, EXTENT / 2, data, EXTENT);
+	memory_write(queue, EXTENT + EXTENT / 2, data, EXTENT / 2 + 4096);
+	assert_in_range(resident_bytes() - before, 2 << 20, 4 << 20);
+	check_stored(queue, 0, NULL, back, EXTENT / 2);
+	check_stored(queue, EXTENT / 2, data, back, EXTENT);
+	check_stored(queue, EXTENT + EXTENT / 2, data, back, EXTENT / 2 + 4096);
+	check_stored(queue, 2 * EXTENT + 4096, NULL, back, EXTENT);
+	check_stored(queue, NUM_EXTENTS * (uint64_t)EXTENT, data, back, EXTENT / 4);
+	engine->ops->queue_free(queue);
+	vublk_engine_close(engine);
+	free(back);
+	free(data);
+}
+
 /* --- zeroes and discards ------------------------------------------------------ */
 
 static void check_zeroes(struct vublk_engine_queue *queue)
@@ -572,6 +654,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_lock_of_qemu),
 		VUBLK_TEST(test_refresh),
 		VUBLK_TEST(test_memory_file),
+		VUBLK_TEST(test_memory_disk_room),
 		VUBLK_TEST(test_block_device),
 		VUBLK_TEST(test_block_device_of_large_blocks),
 	};

@@ -7,6 +7,8 @@
 #define VUBLK_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 /* Part of its caller, whatever its size. */
 #define VUBLK_ALWAYS_INLINE inline __attribute__((always_inline))
+/* Its registers are saved when it is called, and not for what its caller does before. */
+#define VUBLK_NOINLINE __attribute__((noinline))
 /* Out of the way of its caller. */
 #define VUBLK_COLD __attribute__((cold, noinline))
 

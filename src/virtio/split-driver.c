@@ -242,8 +242,7 @@ int vublk_driver_ring_take(struct vublk_driver_ring *ring, uint16_t *token, uint
 
 bool vublk_driver_ring_has_completion(const struct vublk_driver_ring *ring)
 {
-	/* Relaxed, for nothing is read on the strength of it: take looks again. */
-	return vublk_load_relaxed(&ring->memory.used->idx) != (uint16_t)ring->taken;
+	return vublk_driver_ring_has_completion_inline(ring);
 }
 
 /* --- notifications --------------------------------------------------------- */

@@ -66,6 +66,14 @@ static void begin_write(void *opaque, uint64_t offset, void *buffer, size_t byte
 		rate_fail("%s", disk->error.text);
 }
 
+/* As libblkio does between two looks. */
+static void pause_for_a_moment(void)
+{
+#ifdef __x86_64__
+	__builtin_ia32_pause();
+#endif
+}
+
 static int take(struct disk *disk, unsigned max)
 {
 	int n;
@@ -73,9 +81,8 @@ static int take(struct disk *disk, unsigned max)
 	if (!disk->is_poll)
 		return vublk_blk_wait(disk->queue, disk->completions, 1, max, -1, &disk->error);
 	vublk_blk_submit(disk->queue);
-	do
-		n = vublk_blk_poll(disk->queue, disk->completions, max);
-	while (!n);
+	while (!(n = vublk_blk_poll(disk->queue, disk->completions, max)))
+		pause_for_a_moment();
 	return n;
 }
 

@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define FLIPPED_BYTES 8
 #define MAX_DISKS 4
 #define MAX_REGIONS 8
 
@@ -296,8 +297,10 @@ int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer,
 	disk->reads++;
 	memcpy(buffer, disk->content + offset,
 	       offset == disk->keep_offset ? VUBLK_MIN(bytes, (size_t)disk->keep_after) : bytes);
-	if (touches(disk->flip_offset, offset, bytes))
-		((unsigned char *)buffer)[disk->flip_offset - offset] ^= 1;
+	/* More than one, for where several contents may be a byte can be that of another. */
+	for (uint64_t i = 0; i < FLIPPED_BYTES && disk->flip_offset != FAKE_NOWHERE; i++)
+		if (touches(disk->flip_offset + i, offset, bytes))
+			((unsigned char *)buffer)[disk->flip_offset + i - offset] ^= 1;
 	return 0;
 }
 

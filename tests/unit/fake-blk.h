@@ -26,7 +26,7 @@ struct fake_disk {
 	/* what it does wrong */
 	uint64_t fail_offset;       /* requests that touch this byte fail ... */
 	int fail_code;              /* ... with this */
-	uint64_t flip_offset;       /* this byte is read as another */
+	uint64_t flip_offset;       /* this byte and the next are read as others, each by a bit */
 	uint64_t lose_offset;       /* a write that begins here is lost ... */
 	unsigned lose_after;        /* ... from this one on (0: the first) */
 	uint64_t keep_offset;       /* a read that begins here succeeds and brings ... */

@@ -140,6 +140,8 @@ class FourQueues(Machine):
         check(min(delays) < 1, f'the guest saw it after {delays} s')
 
     def stop_and_continue(self):
+        if not self.way.backend.finishes_at_stop:
+            raise peer.Skip('this back-end panics when it is stopped with requests under way')
         self.guest.start_load()
         for _ in range(TIMES):
             self.guest.qmp('stop')

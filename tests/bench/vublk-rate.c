@@ -6,6 +6,8 @@
  */
 #include "disk-rate.h"
 
+#include "util/atomic.h"
+
 #include <vublk/blk.h>
 
 #include <stdlib.h>
@@ -66,14 +68,6 @@ static void begin_write(void *opaque, uint64_t offset, void *buffer, size_t byte
 		rate_fail("%s", disk->error.text);
 }
 
-/* As libblkio does between two looks. */
-static void pause_for_a_moment(void)
-{
-#ifdef __x86_64__
-	__builtin_ia32_pause();
-#endif
-}
-
 static int take(struct disk *disk, unsigned max)
 {
 	int n;
@@ -82,7 +76,7 @@ static int take(struct disk *disk, unsigned max)
 		return vublk_blk_wait(disk->queue, disk->completions, 1, max, -1, &disk->error);
 	vublk_blk_submit(disk->queue);
 	while (!(n = vublk_blk_poll(disk->queue, disk->completions, max)))
-		pause_for_a_moment();
+		vublk_cpu_relax(); /* as libblkio does between two looks */
 	return n;
 }
 

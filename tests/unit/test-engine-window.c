@@ -57,10 +57,14 @@ ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t bytes, off_t offset)
 	return __real_pwrite64(fd, buffer, bytes, offset);
 }
 
-/* What a batch may move; the first of its buffers is what is cut. */
-static const struct iovec *cut(const struct iovec *local, unsigned long *count,
-			       struct iovec *part)
+/* The buffers of a batch, or what it may move of the first; NULL: it fails. */
+static const struct iovec *begin_batch(const struct iovec *local, unsigned long *count,
+				       struct iovec *part)
 {
+	calls.batches++;
+	errno = calls.batch_fails;
+	if (calls.batch_fails)
+		return NULL;
 	if (!calls.at_most)
 		return local;
 	*part = local[0];
@@ -69,23 +73,15 @@ static const struct iovec *cut(const struct iovec *local, unsigned long *count,
 	return part;
 }
 
-static bool may_batch(void)
-{
-	calls.batches++;
-	errno = calls.batch_fails;
-	return !calls.batch_fails;
-}
-
 ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *local, unsigned long num_local,
 				const struct iovec *remote, unsigned long num_remote,
 				unsigned long flags)
 {
 	struct iovec part;
 
-	if (!may_batch())
-		return -1;
-	local = cut(local, &num_local, &part);
-	return __real_process_vm_readv(pid, local, num_local, remote, num_remote, flags);
+	local = begin_batch(local, &num_local, &part);
+	return !local ? -1 : __real_process_vm_readv(pid, local, num_local, remote, num_remote,
+						     flags);
 }
 
 ssize_t __wrap_process_vm_writev(pid_t pid, const struct iovec *local, unsigned long num_local,
@@ -94,10 +90,9 @@ ssize_t __wrap_process_vm_writev(pid_t pid, const struct iovec *local, unsigned 
 {
 	struct iovec part;
 
-	if (!may_batch())
-		return -1;
-	local = cut(local, &num_local, &part);
-	return __real_process_vm_writev(pid, local, num_local, remote, num_remote, flags);
+	local = begin_batch(local, &num_local, &part);
+	return !local ? -1 : __real_process_vm_writev(pid, local, num_local, remote, num_remote,
+						      flags);
 }
 
 /* --- a disk, and many requests to it -------------------------------------------- */
@@ -240,6 +235,22 @@ static void check_image(const struct disk *disk)
 	free(there);
 }
 
+/* All of it is well, and what is in the buffers then is what is in the image. */
+static void read_many(struct disk *disk)
+{
+	ask_many(disk, VUBLK_OP_READ, 0);
+	finish_well(disk);
+	check_many(disk);
+}
+
+static void write_many(struct disk *disk, unsigned seed, unsigned flags)
+{
+	fill_many(disk, seed);
+	ask_many(disk, VUBLK_OP_WRITE, flags);
+	finish_well(disk);
+	check_image(disk);
+}
+
 static blkcnt_t blocks_of(const struct disk *disk)
 {
 	struct stat st;
@@ -255,9 +266,7 @@ static void test_reads(void **state)
 	struct disk disk;
 
 	disk_open(&disk, false);
-	ask_many(&disk, VUBLK_OP_READ, 0);
-	finish_well(&disk);
-	check_many(&disk);
+	read_many(&disk);
 	assert_int_equal(calls.batches, 1);
 	assert_int_equal(calls.plain, 0);
 	disk_close(&disk);
@@ -279,10 +288,7 @@ static void test_writes(void **state)
 
 	disk_open(&disk, false);
 	assert_int_equal(futimens(disk.fd, long_ago), 0);
-	fill_many(&disk, 7);
-	ask_many(&disk, VUBLK_OP_WRITE, 0);
-	finish_well(&disk);
-	check_image(&disk);
+	write_many(&disk, 7, 0);
 	assert_int_equal(calls.batches, 1);
 	assert_true(mtime_of(&disk).tv_sec > 1000);
 	disk_close(&disk);
@@ -328,10 +334,7 @@ static void test_no_batch(void **state)
 		ask(&disk, VUBLK_OP_READ, i * 65536, 65536, 0);
 	finish_well(&disk);
 	assert_memory_equal(disk.buffers, disk.image, MANY * 65536);
-	fill_many(&disk, 5);
-	ask_many(&disk, VUBLK_OP_WRITE, VUBLK_IO_DURABLE);
-	finish_well(&disk);
-	check_image(&disk);
+	write_many(&disk, 5, VUBLK_IO_DURABLE);
 	assert_int_equal(calls.batches, 0);
 	disk_close(&disk);
 }
@@ -347,9 +350,7 @@ static void test_holes_stay(void **state)
 	disk_open(&disk, true);
 	before = blocks_of(&disk);
 	memset(disk.buffers, 1, IMAGE_BYTES);
-	ask_many(&disk, VUBLK_OP_READ, 0);
-	finish_well(&disk);
-	check_many(&disk);
+	read_many(&disk);
 	assert_int_equal(calls.batches, 1);
 	assert_int_equal(blocks_of(&disk), before);
 	disk_close(&disk);
@@ -360,10 +361,7 @@ static void test_holes_are_filled(void **state)
 	struct disk disk;
 
 	disk_open(&disk, true);
-	fill_many(&disk, 9);
-	ask_many(&disk, VUBLK_OP_WRITE, 0);
-	finish_well(&disk);
-	check_image(&disk);
+	write_many(&disk, 9, 0);
 	disk_close(&disk);
 }
 
@@ -399,13 +397,8 @@ static void test_part(void **state)
 
 		disk_open(&disk, false);
 		calls.at_most = parts[i];
-		ask_many(&disk, VUBLK_OP_READ, 0);
-		finish_well(&disk);
-		check_many(&disk);
-		fill_many(&disk, i);
-		ask_many(&disk, VUBLK_OP_WRITE, 0);
-		finish_well(&disk);
-		check_image(&disk);
+		read_many(&disk);
+		write_many(&disk, i, 0);
 		assert_int_equal(calls.batches, 2);
 		calls.at_most = 0;
 		disk_close(&disk);
@@ -418,13 +411,8 @@ static void test_refused(void **state)
 
 	disk_open(&disk, false);
 	calls.batch_fails = EPERM;
-	ask_many(&disk, VUBLK_OP_READ, 0);
-	finish_well(&disk);
-	check_many(&disk);
-	fill_many(&disk, 2);
-	ask_many(&disk, VUBLK_OP_WRITE, 0);
-	finish_well(&disk);
-	check_image(&disk);
+	read_many(&disk);
+	write_many(&disk, 2, 0);
 	disk_close(&disk);
 }
 
@@ -492,9 +480,7 @@ static void test_read_only(void **state)
 	close_engine(&disk);
 	open_engine(&disk, true);
 	assert_null(((struct vublk_file *)disk.engine)->window.base);
-	ask_many(&disk, VUBLK_OP_READ, 0);
-	finish_well(&disk);
-	check_many(&disk);
+	read_many(&disk);
 	assert_int_equal(calls.batches, 0);
 	disk_close(&disk);
 }

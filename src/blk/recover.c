@@ -29,21 +29,18 @@ static void wake_owner(struct vublk_blk_queue *queue)
 	vublk_eventfd_signal(queue->bus->call_fd);
 }
 
-/*
- * Nothing is taken to stand in shared memory as the driver left it: the memory is another, or
- * the back-end that is gone may have written where it had no business to.
- */
-static void distrust(struct vublk_blk_queue *queue)
+static void forget_tables(struct vublk_blk_queue *queue)
 {
 	for (unsigned i = 0; i < queue->size; i++)
 		queue->slots[i].table_bytes = 0;
-	vublk_driver_ring_forget(&queue->ring);
 }
 
+/* The back-end that is gone may have written where it had no business to. */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
 	vublk_blk_gate_close(&queue->gate);
-	distrust(queue);
+	forget_tables(queue);
+	vublk_driver_ring_forget(&queue->ring);
 	vublk_blk_gate_open(&queue->gate);
 }
 
@@ -114,7 +111,7 @@ static void empty_ring(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_bind(queue);
 	vublk_driver_ring_reset(&queue->ring, &queue->bus->ring);
-	distrust(queue);
+	forget_tables(queue); /* they were in other memory */
 	if (!queue->calls_enabled)
 		vublk_driver_ring_disable_calls(&queue->ring);
 	queue->overlap = (struct vublk_blk_overlap){ 0 };

@@ -15,6 +15,7 @@ import subprocess
 import time
 
 import peer
+import stall
 from peer import check
 
 SHARE = pathlib.Path('/usr/share')
@@ -115,7 +116,8 @@ class Process:
         if not self.selector.get_map():
             return False
         ready = self.selector.select(max(0, end - time.monotonic()))
-        check(ready, f'not in {self.limit_s} s: {what}{self.remarks()}')
+        if not ready:
+            raise peer.Failure(f'not in {self.limit_s} s: {what}{self.remarks()}{stall.evidence(self)}')
         for key, _ in ready:
             try:
                 piece = key.fileobj.recv(65536)

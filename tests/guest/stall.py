@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Evidence of a stall: where each thread of QEMU, relay and back-end stands, and what
+the guest's rings look like, so that one failed run shows which side is waiting for which.
+
+Nothing here may fail or wait: the case has failed already, and QEMU may not answer.
+"""
+import json
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import time
+
+ANSWER_LIMIT_S = 5
+STACK_LIMIT_S = 30
+
+
+def read(path):
+    try:
+        return pathlib.Path(path).read_text(errors='replace').strip()
+    except OSError as error:
+        return f'({error.strerror})'
+
+
+def user_stacks(pid):
+    """The debugger is optional."""
+    if not shutil.which('gdb'):
+        return '(no gdb here)'
+    command = ['gdb', '-q', '-batch', '-p', str(pid), '-ex', 'set pagination off', '-ex', 'thread apply all bt 12']
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace',
+                              timeout=STACK_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return '(gdb does not end)'
+    return '\n'.join(line for line in done.stdout.splitlines() if re.match(r'Thread|#', line))
+
+
+def describe_process(child):
+    if child.poll() is not None:
+        return f'{child.args[0]} (pid {child.pid}) has ended: {child.returncode}'
+    lines = [f'{" ".join(map(str, child.args[:2]))} (pid {child.pid})']
+    for thread in sorted(pathlib.Path(f'/proc/{child.pid}/task').glob('*')):
+        state = re.search(r'^State:\s*(\S+)', read(thread / 'status'), re.M)
+        lines.append(f'  thread {thread.name} {read(thread / "comm")}: {state[1] if state else "?"} '
+                     f'in {read(thread / "wchan")}, system call {read(thread / "syscall")}')
+    return '\n'.join(lines + [user_stacks(child.pid)])
+
+
+class Monitor:
+    """Asks QEMU by its monitor, within a limit; None when it does not answer."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def ask(self, command, **arguments):
+        words = {'execute': command, 'arguments': {key.replace('_', '-'): value for key, value in arguments.items()}}
+        process, end = self.process, time.monotonic() + ANSWER_LIMIT_S
+        try:
+            process.qmp_socket.sendall(json.dumps(words).encode() + b'\n')
+            process.qmp_socket.settimeout(ANSWER_LIMIT_S)
+            while time.monotonic() < end:
+                reply = process.take_reply('return', 'error')
+                if reply:
+                    return reply.get('return')
+                piece = process.qmp_socket.recv(65536)
+                if not piece:
+                    return None
+                process.hear_monitor(piece)
+        except OSError:
+            pass
+        return None
+
+
+def read_ring(memory, queue):
+    """Indices and event fields of a split ring, from the memory of QEMU, which has the guest's mapped."""
+    size = queue['num']
+    flags, avail = struct.unpack('<HH', os.pread(memory, 4, queue['avail']))
+    used_event, = struct.unpack('<H', os.pread(memory, 2, queue['avail'] + 4 + 2 * size))
+    used_flags, used = struct.unpack('<HH', os.pread(memory, 4, queue['used']))
+    avail_event, = struct.unpack('<H', os.pread(memory, 2, queue['used'] + 4 + 8 * size))
+    return (f'avail {avail} (flags {flags}, used_event {used_event}), used {used} (flags {used_flags}, '
+            f'avail_event {avail_event}), {(avail - used) % 65536} of {size} outstanding')
+
+
+def describe_rings(process):
+    monitor, lines = Monitor(process), []
+    devices = monitor.ask('x-query-virtio')
+    if devices is None:
+        return ['the monitor does not answer, or does not know virtio devices']
+    memory = os.open(f'/proc/{process.child.pid}/mem', os.O_RDONLY)
+    try:
+        for device in devices:
+            status = monitor.ask('x-query-virtio-status', path=device['path']) or {}
+            for index in range(status.get('num-vqs', 0)):
+                queue = monitor.ask('x-query-virtio-vhost-queue-status', path=device['path'], queue=index)
+                if queue and queue.get('avail') and queue.get('used'):
+                    lines.append(f'{device["path"]} queue {index}: {read_ring(memory, queue)}')
+    finally:
+        os.close(memory)
+    return lines or ['no ring is with a back-end']
+
+
+def evidence(process):
+    """All that can be found out, as text."""
+    lines = ['', 'Where everything stands:']
+    try:
+        lines += describe_rings(process)
+    except (OSError, struct.error, KeyError) as error:
+        lines.append(f'the rings cannot be read: {error!r}')
+    lines += [describe_process(child) for child in process.case.children]
+    return '\n'.join(lines)

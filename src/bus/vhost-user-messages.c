@@ -125,14 +125,7 @@ static int note_nothing(struct vublk_relay *relay, struct vublk_error *error)
 /* Memory and notifiers are the VMM's, and stay. */
 static int reset_device(struct vublk_relay *relay, struct vublk_error *error)
 {
-	vublk_relay_withdraw_all(relay);
-	for (unsigned i = 0; i < relay->num_queues; i++)
-		vublk_relay_begin_anew(&relay->queues[i]);
-	vublk_relay_drop_area(relay);
-	relay->has_features = false;
-	relay->status = 0;
-	relay->needs_reset = false;
-	relay->changes |= VUBLK_RELAY_RESET;
+	vublk_relay_reset(relay);
 	return 0;
 }
 
@@ -207,7 +200,7 @@ static int get_queue_num(struct vublk_relay *relay, struct vublk_error *error)
 static int refuse_running(const struct vublk_relay *relay, const char *name,
 			  struct vublk_error *error)
 {
-	if (!relay->concerned->is_handed)
+	if (!relay->concerned->is_handed || relay->changes & VUBLK_RELAY_RESET)
 		return 0;
 	return vublk_error_set(error, EBUSY, "%s for queue %u, which runs; GET_VRING_BASE stops "
 			       "it", name, relay->concerned->index);

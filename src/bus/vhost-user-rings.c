@@ -92,7 +92,7 @@ void vublk_relay_begin_anew(struct vublk_relay_queue *queue)
 static bool is_wanted(const struct vublk_relay *relay, const struct vublk_relay_queue *queue,
 		      struct vublk_device_queue *ring)
 {
-	return !relay->is_ending && queue->has_kick && queue->enabled && queue->size &&
+	return queue->has_kick && queue->enabled && queue->size &&
 	       queue->has_addr && relay->has_features &&
 	       vublk_relay_memory_find_ring(relay, queue, ring);
 }
@@ -113,6 +113,28 @@ void vublk_relay_drop_area(struct vublk_relay *relay)
 {
 	vublk_fd_close(&relay->area.fd);
 	relay->area_is_vmms = false;
+}
+
+/* The device may still have the ring: what was handed over stays until it is taken back. */
+static void reset_queue(struct vublk_relay_queue *queue)
+{
+	vublk_relay_withdraw_queue(queue);
+	vublk_relay_begin_anew(queue);
+	queue->size = 0;
+	queue->has_addr = false;
+	queue->base = 0;
+	queue->enabled = false;
+}
+
+void vublk_relay_reset(struct vublk_relay *relay)
+{
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		reset_queue(&relay->queues[i]);
+	vublk_relay_drop_area(relay);
+	relay->has_features = false;
+	relay->status = 0;
+	relay->needs_reset = false;
+	relay->changes |= VUBLK_RELAY_RESET;
 }
 
 /* --- telling the driver -------------------------------------------------------- */
@@ -187,7 +209,7 @@ static void collect_area(struct vublk_relay *relay)
 	vublk_relay_drop_area(relay);
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		is_of_use |= relay->queues[i].is_handed && relay->queues[i].has_kick;
-	if (!is_of_use || relay->is_ending || vublk_device_get_inflight(relay->device, &area) < 0)
+	if (!is_of_use || vublk_device_get_inflight(relay->device, &area) < 0)
 		return;
 	area.fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
 	relay->area = area;
@@ -225,8 +247,10 @@ static void forget_handed(struct vublk_relay_queue *queue)
 /* The rings are at rest: notes where each stands, and ends the session with the device. */
 static void collect(struct vublk_relay *relay)
 {
+	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun another */
+
 	for (unsigned i = 0; i < relay->num_queues; i++)
-		if (relay->queues[i].is_handed)
+		if (relay->queues[i].is_handed && !is_over)
 			collect_place(relay, &relay->queues[i]);
 	collect_area(relay);
 	mark_uncertain(relay);
@@ -398,8 +422,7 @@ static void give_features(struct vublk_relay *relay)
 
 static bool wants_log(const struct vublk_relay *relay)
 {
-	return !relay->is_ending && relay->has_features && relay->log.fd >= 0 &&
-	       relay->memory.num_regions && relay->features & VUBLK_BIT(VHOST_F_LOG_ALL);
+	return relay->has_features && relay->log.fd >= 0 && relay->memory.num_regions && relay->features & VUBLK_BIT(VHOST_F_LOG_ALL);
 }
 
 void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error *error)

@@ -125,6 +125,7 @@ static bool settle_unasked(struct vublk_relay *relay)
 static bool go_on_reading(struct vublk_relay *relay, unsigned *budget)
 {
 	if (relay->wants_end) {
+		vublk_relay_reset(relay); /* the next VMM's driver is another one */
 		relay->is_ending = true;
 		relay->phase = VUBLK_RELAY_SETTLING;
 		return true;

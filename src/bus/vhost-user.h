@@ -157,6 +157,12 @@ void vublk_relay_kick_rings(struct vublk_relay *relay);
 /* The driver has to reset the device: the VMM is told by the queues' error descriptors. */
 void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
 void vublk_relay_drop_area(struct vublk_relay *relay);
+/*
+ * The driver's session is over: forgets everything that was set up in it, and has the
+ * device do the same. Memory, call and error descriptors and the dirty log belong to the
+ * VMM and stay.
+ */
+void vublk_relay_reset(struct vublk_relay *relay);
 
 /* The log is wanted no more: the device was told, and refused. */
 void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error *error);

@@ -70,6 +70,7 @@ struct vublk_virtio_pci {
 	void *opaque;
 	bool transitional;
 	enum vublk_virtio_pci_busy busy;
+	bool writes_config; /* also while it is being reset: the reset waits for the write */
 	unsigned holds;
 
 	/* PCI */

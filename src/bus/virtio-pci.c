@@ -95,13 +95,24 @@ static void finish_reset(struct vublk_virtio_pci *pci)
 	vublk_virtio_pci_set_busy(pci, VUBLK_VIRTIO_PCI_IDLE);
 }
 
+static bool is_resetting(const struct vublk_virtio_pci *pci)
+{
+	return pci->busy == VUBLK_VIRTIO_PCI_RESETTING || pci->busy == VUBLK_VIRTIO_PCI_RESETTING_BUS;
+}
+
+/* A driver that reads the config after its reset must not read what the write then changes. */
+static void try_finish_reset(struct vublk_virtio_pci *pci)
+{
+	if (is_resetting(pci) && !vublk_device_has_rings_out(pci->device) && !pci->writes_config)
+		finish_reset(pci);
+}
+
 static void begin_reset(struct vublk_virtio_pci *pci, enum vublk_virtio_pci_busy kind)
 {
 	if (!vublk_virtio_pci_set_busy(pci, kind))
 		return;
 	vublk_device_set_status(pci->device, 0, NULL);
-	if (!vublk_device_has_rings_out(pci->device))
-		finish_reset(pci);
+	try_finish_reset(pci);
 }
 
 void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci)
@@ -200,8 +211,7 @@ void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint8_t status)
 {
 	if (!status)
 		begin_reset(pci, VUBLK_VIRTIO_PCI_RESETTING);
-	else if (pci->busy != VUBLK_VIRTIO_PCI_RESETTING &&
-		 pci->busy != VUBLK_VIRTIO_PCI_RESETTING_BUS)
+	else if (!is_resetting(pci))
 		write_bits(pci, status & (uint8_t)~VIRTIO_CONFIG_S_NEEDS_RESET);
 }
 
@@ -264,6 +274,7 @@ void vublk_virtio_pci_write_device_config(struct vublk_virtio_pci *pci, uint64_t
 	if (r < 0)
 		vublk_log_limited(pci->log, &pci->log_limit, VUBLK_LOG_WARNING,
 				  "a write to the config was ignored: %s", error.text);
+	pci->writes_config = r > 0;
 	if (r > 0)
 		vublk_virtio_pci_set_busy(pci, VUBLK_VIRTIO_PCI_WRITING_CONFIG);
 }
@@ -403,10 +414,10 @@ void vublk_virtio_pci_on_started(struct vublk_virtio_pci *pci)
 
 void vublk_virtio_pci_on_stopped(struct vublk_virtio_pci *pci)
 {
-	if (pci->busy == VUBLK_VIRTIO_PCI_RESETTING || pci->busy == VUBLK_VIRTIO_PCI_RESETTING_BUS)
-		finish_reset(pci);
-	else if (pci->busy == VUBLK_VIRTIO_PCI_CHANGING_QUEUE)
+	if (pci->busy == VUBLK_VIRTIO_PCI_CHANGING_QUEUE)
 		vublk_virtio_pci_queues_change(pci);
+	else
+		try_finish_reset(pci);
 }
 
 void vublk_virtio_pci_on_config_changed(struct vublk_virtio_pci *pci)
@@ -417,8 +428,11 @@ void vublk_virtio_pci_on_config_changed(struct vublk_virtio_pci *pci)
 
 void vublk_virtio_pci_on_config_written(struct vublk_virtio_pci *pci)
 {
+	pci->writes_config = false;
 	if (pci->busy == VUBLK_VIRTIO_PCI_WRITING_CONFIG)
 		vublk_virtio_pci_set_busy(pci, VUBLK_VIRTIO_PCI_IDLE);
+	else
+		try_finish_reset(pci);
 }
 
 /* --- life -------------------------------------------------------------------------------------------- */

@@ -425,6 +425,24 @@ static void test_write_cache(void **state)
 	pci_rig_deinit(&rig);
 }
 
+/* Whoever comes after the reset reads what the write has left, not what it changes later. */
+static void test_a_reset_waits_for_the_write_cache(void **state)
+{
+	struct pci_rig rig;
+
+	pci_rig_init(&rig, false, NULL);
+	accept_features(&rig, 0);
+	pci_write(&rig, MODERN_BAR, DEVICE_CONFIG + 32, 1, 0);
+	vublk_virtio_pci_reset(rig.pci);
+	assert_true(vublk_virtio_pci_is_busy(rig.pci));
+	pci_settle(&rig);
+	assert_false(vublk_virtio_pci_is_busy(rig.pci));
+	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_STATUS), 0);
+	assert_int_equal(pci_read(&rig, MODERN_BAR, DEVICE_CONFIG + 32, 1), 0);
+	assert_int_equal(rig.mock.config[32], 0);
+	pci_rig_deinit(&rig);
+}
+
 /* --- legacy ------------------------------------------------------------------------------------------ */
 
 static void legacy_write(struct pci_rig *rig, unsigned offset, unsigned bytes, uint32_t value)
@@ -583,6 +601,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_queue_reset_that_was_not_negotiated),
 		VUBLK_TEST(test_config_and_its_generation),
 		VUBLK_TEST(test_write_cache),
+		VUBLK_TEST(test_a_reset_waits_for_the_write_cache),
 		VUBLK_TEST(test_legacy_driver),
 		VUBLK_TEST(test_legacy_kick_before_driver_ok),
 		VUBLK_TEST(test_any_access),

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Two VMMs, one after the other: nothing of the first one's session reaches the second, or
+ * the back-end that the second one gets. docs/architecture.md lists what there is of a
+ * session and where each piece of it ends.
+ */
+#include "relay-rig.h"
+
+#include "util/fd.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BLOCK 4096
+#define REQUESTS 16
+
+static void add_writes(struct rig *rig, unsigned queue)
+{
+	for (uint16_t token = 0; token < REQUESTS; token++)
+		rig_add(rig, queue, token, VIRTIO_BLK_T_OUT, token * 8u, token * BLOCK, BLOCK);
+}
+
+static void write_a_block(struct rig *rig, uint64_t sector)
+{
+	memset(rig_data(rig, 0), 'w', BLOCK);
+	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_OUT, sector, 0, BLOCK), VIRTIO_BLK_S_OK);
+}
+
+/* A VMM that takes the in-flight area, and whose rings run. */
+static void start_with_area(struct relay *relay, struct rig *rig, struct rig_area *area)
+{
+	relay_connect(relay, rig);
+	rig_negotiate(rig);
+	assert_int_equal(rig_set_mem_table(rig), 0);
+	rig_get_area(rig, area);
+	assert_int_equal(rig_set_area(rig, area), 0);
+	rig_start_queue(rig, 0, RIG_SIZE, 0);
+	relay_driver_ok(rig);
+}
+
+/* Its back-end has begun requests that are not completed, and is lost with them. */
+static void lose_backend_with_requests(struct relay *relay, struct rig *rig, struct rig_area *area)
+{
+	relay_freeze_backend(relay);
+	add_writes(rig, 0);
+	rig_kick(rig, 0);
+	relay_kill_backend(relay);
+	relay_wait(relay, "the disk waits for a back-end");
+	for (uint16_t head = 0; head < REQUESTS; head++) { /* as it notes them */
+		area->region->desc[head].counter = head;
+		area->region->desc[head].inflight = 1;
+	}
+}
+
+static bool disk_is_empty(const struct relay *relay)
+{
+	static const char zeroes[BLOCK];
+	char block[BLOCK];
+	bool is_empty = true;
+	int fd = open(relay->disk, O_RDONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		assert_int_equal(pread(fd, block, BLOCK, i * BLOCK), BLOCK);
+		is_empty &= !memcmp(block, zeroes, BLOCK);
+	}
+	close(fd);
+	return is_empty;
+}
+
+/* --- the in-flight area ------------------------------------------------------ */
+
+/* The second VMM has descriptors ready, of which it has made none available. */
+static void test_requests_that_the_next_vmm_never_made(void **state)
+{
+	struct rig_area area;
+	struct relay relay;
+	struct rig first, second;
+
+	relay_open(&relay, NULL);
+	start_with_area(&relay, &first, &area);
+	lose_backend_with_requests(&relay, &first, &area);
+	relay_close_vmm(&relay, &first);
+
+	relay_start_vmm(&relay, &second, 1);
+	memset(rig_data(&second, 0), 'x', REQUESTS * BLOCK);
+	add_writes(&second, 0);
+	relay_start_backend(&relay, NULL);
+	relay_wait(&relay, "starting, started -> running");
+	assert_int_equal(rig_get_base(&second, 0), 0); /* what was taken would be done by now */
+	assert_int_equal(second.queues[0].ring.used->idx, 0);
+	assert_true(disk_is_empty(&relay));
+	relay_close_vmm(&relay, &second);
+	rig_drop_area(&area);
+	relay_close(&relay);
+}
+
+/* The second VMM's ring is at another place than the area. */
+static void test_the_next_vmm_begins_anew(void **state)
+{
+	struct rig_area area;
+	struct relay relay;
+	struct rig first, second;
+
+	relay_open(&relay, NULL);
+	start_with_area(&relay, &first, &area);
+	for (unsigned i = 0; i < 10; i++)
+		write_a_block(&first, 1024);
+	rig_close(&first);
+	relay_wait(&relay, "the VMM is gone");
+	relay_start_vmm(&relay, &second, 1);
+	write_a_block(&second, 2048);
+	assert_false(relay_has_said(&relay, "in-flight area stands at"));
+	assert_false(relay_has_said(&relay, "stopping, lost -> disconnected"));
+	relay_close_vmm(&relay, &second);
+	rig_drop_area(&area);
+	relay_close(&relay);
+}
+
+/* An area that was given to no ring. */
+static void test_an_area_without_rings(void **state)
+{
+	struct rig_area area;
+	struct relay relay;
+	struct rig first, second;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &first);
+	rig_negotiate(&first);
+	rig_get_area(&first, &area);
+	area.region->version = VUBLK_INFLIGHT_VERSION;
+	area.region->desc_num = RIG_SIZE;
+	area.region->used_idx = 0;
+	area.region->desc[0].inflight = 1;
+	assert_int_equal(rig_set_area(&first, &area), 0);
+	relay_close_vmm(&relay, &first);
+	relay_start_vmm(&relay, &second, 1);
+	memset(rig_data(&second, 0), 'x', REQUESTS * BLOCK);
+	add_writes(&second, 0);
+	assert_int_equal(rig_get_base(&second, 0), 0);
+	assert_int_equal(second.queues[0].ring.used->idx, 0);
+	assert_true(disk_is_empty(&relay));
+	relay_close_vmm(&relay, &second);
+	rig_drop_area(&area);
+	relay_close(&relay);
+}
+
+/* --- features ---------------------------------------------------------------- */
+
+/* A back-end has to keep what a driver relies on, and there is no driver. */
+static void test_features_end_with_the_vmm(void **state)
+{
+	struct virtio_blk_config config;
+	struct relay relay;
+	struct rig first, second;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &first, 1);
+	write_a_block(&first, 0);
+	relay_kill_backend(&relay);
+	relay_wait(&relay, "the disk waits for a back-end");
+	relay_close_vmm(&relay, &first);
+	relay_start_backend(&relay, "read-only=on");
+	relay_wait(&relay, "is there again");
+	relay_connect(&relay, &second);
+	rig_negotiate(&second);
+	assert_true(second.features & VUBLK_BIT(VIRTIO_BLK_F_RO));
+	rig_get_config(&second, &config);
+	assert_int_equal(config.capacity, RELAY_DISK_BYTES / 512);
+	relay_close_vmm(&relay, &second);
+	relay_close(&relay);
+}
+
+/* --- a reset in the same connection ------------------------------------------- */
+
+/* RESET_DEVICE disables the rings and forgets where they are. */
+static void test_a_reset_forgets_the_rings(void **state)
+{
+	struct vublk_vu_message message;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	write_a_block(&rig, 0);
+	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
+	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	relay_wait(&relay, "VMM: RESET_DEVICE");
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
+	rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, rig.queues[0].kick_fd);
+	relay_driver_ok(&rig);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	memset(rig.memory, 0, RIG_QUEUE_BYTES);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	relay_driver_ok(&rig);
+	write_a_block(&rig, 0);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_requests_that_the_next_vmm_never_made),
+		VUBLK_TEST(test_the_next_vmm_begins_anew),
+		VUBLK_TEST(test_an_area_without_rings),
+		VUBLK_TEST(test_features_end_with_the_vmm),
+		VUBLK_TEST(test_a_reset_forgets_the_rings),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -26,7 +26,7 @@ static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *
 	if (*fd < 0)
 		return vublk_cli_error_errno(error, errno, "cannot make shared memory");
 	if (ftruncate(*fd, (off_t)run->buffer_bytes) ||
-	    fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL))
+	    fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		return vublk_cli_error_errno(error, errno, "cannot make %zu bytes of shared memory",
 					     run->buffer_bytes);
 	run->buffers = mmap(NULL, run->buffer_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);

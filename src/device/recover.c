@@ -72,27 +72,25 @@ static const struct vublk_memory_region *find_region(const struct vublk_device *
 	return NULL;
 }
 
-/*
- * An aligned index in the guest's memory. The region is mapped whole: its file may
- * have huge pages, of which no part can be.
- */
+/* An aligned index in the guest's memory; pairs with A and B of virtio/split.h. */
 static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t *index,
 		      struct vublk_error *error)
 {
 	const struct vublk_memory_region *region = find_region(device, addr);
-	const char *mapped;
+	uint16_t raw;
+	int r;
 
 	if (!region)
 		return vublk_error_set(error, EINVAL,
 				       "the ring's index at 0x%" PRIx64 " is not in the memory that "
 				       "was set", addr);
-	mapped = vublk_map_shared(region->fd, region->fd_offset, region->size_bytes, error);
-	if (!mapped)
-		return -error->code;
-	/* Pairs with A and B of virtio/split.h: nothing else of the ring is read here. */
-	*index = le16toh(vublk_load_acquire((const uint16_t *)(mapped + (addr -
-							       region->guest_addr))));
-	vublk_unmap((void *)mapped, region->size_bytes);
+	r = vublk_read_shared_u16(region->fd, region->fd_offset, region->size_bytes,
+				  addr - region->guest_addr, &raw, error);
+	if (r < 0) {
+		vublk_error_prepend(error, "the ring's index at 0x%" PRIx64, addr);
+		return r;
+	}
+	*index = le16toh(raw); /* nothing else of the ring is read here */
 	return 0;
 }
 
@@ -181,8 +179,10 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 		if (r < 0)
 			vublk_error_prepend(error, "queue %u", i);
 	}
-	if (r < 0)
-		return vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+	if (r < 0) {
+		vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+		return r;
+	}
 	/* Nothing is outstanding, and the bases say where: what the driver adds is new. */
 	if (!vublk_device_is_tracked(device))
 		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;

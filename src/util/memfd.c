@@ -2,6 +2,7 @@
 /* Memory that is shared with a peer by descriptor. */
 #include "util/memfd.h"
 
+#include "util/atomic.h"
 #include "util/error.h"
 #include "util/fd.h"
 
@@ -10,6 +11,8 @@
 #include <inttypes.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#define MAX_READS 1000 /* of a word that a peer never stops changing */
 
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 {
@@ -22,7 +25,7 @@ int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 		return vublk_error_set_errno(error, errno,
 					     "cannot size the shared memory '%s' to %" PRIu64
 					     " bytes", name, bytes);
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0)
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return vublk_error_set_errno(error, errno, "cannot seal the shared memory '%s'",
 					     name);
 	return vublk_fd_steal(&fd);
@@ -33,12 +36,65 @@ void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_err
 	void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
 
 	if (address == MAP_FAILED) {
-		vublk_error_set_errno(error, errno,
+		int code = errno;
+
+		vublk_error_set_errno(error, code,
 				      "cannot map %" PRIu64 " bytes at offset %" PRIu64
 				      " of shared memory", bytes, offset);
+		errno = code;
 		return NULL;
 	}
 	return address;
+}
+
+/* What has no read(): memory of a device, for example. It is mapped whole: see the header. */
+static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
+		   struct vublk_error *error)
+{
+	char *address = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, (off_t)start);
+
+	if (address == MAP_FAILED)
+		return vublk_error_set_errno(error, errno,
+					     "cannot read the memory, nor map %" PRIu64
+					     " bytes of it at offset %" PRIu64, bytes, start);
+	*word = vublk_load_acquire((const uint16_t *)(address + offset));
+	munmap(address, bytes);
+	return 0;
+}
+
+static ssize_t read_u16(int fd, uint64_t at, uint16_t *word)
+{
+	ssize_t n;
+
+	do
+		n = pread(fd, word, sizeof(*word), (off_t)at);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+/* The kernel may copy byte by byte, so only what is read twice in a row is believed. */
+int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
+			  struct vublk_error *error)
+{
+	uint16_t last, now = 0;
+	ssize_t n;
+
+	n = read_u16(fd, start + offset, &now);
+	for (unsigned i = 0; i < MAX_READS && n == sizeof(now); i++) {
+		last = now;
+		n = read_u16(fd, start + offset, &now);
+		if (n != sizeof(now) || now != last)
+			continue;
+		*word = now;
+		return 0;
+	}
+	if (n < 0)
+		return map_u16(fd, start, bytes, offset, word, error);
+	if (n < (ssize_t)sizeof(now))
+		return vublk_error_set(error, EIO, "the memory's file ends before offset %" PRIu64
+				       "; has its owner truncated it?", start + offset + 2);
+	return vublk_error_set(error, EIO, "the memory at offset %" PRIu64 " changes all the time",
+			       start + offset);
 }
 
 void vublk_unmap(void *address, uint64_t bytes)

@@ -7,14 +7,27 @@
 #include <stdint.h>
 
 /*
- * A zeroed anonymous file of `bytes` bytes, CLOEXEC and sealed against
- * shrinking, so that a peer who holds it cannot take pages from under a mapping.
+ * A zeroed anonymous file of `bytes` bytes, CLOEXEC. Its size is sealed, so that a peer
+ * that holds it cannot take pages from under a mapping, and so are its seals: a peer that
+ * could add F_SEAL_FUTURE_WRITE would keep every later peer from mapping it.
  * Returns the descriptor (the caller's) or a negative errno.
  */
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error);
 
-/* Maps a whole shared file read-write; NULL on failure. Undone by vublk_unmap(). */
+/*
+ * Maps a part of a shared file read-write; NULL and errno on failure. Undone by
+ * vublk_unmap().
+ */
 void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_error *error);
+
+/*
+ * Reads an aligned 16-bit word that peers may write meanwhile, at `offset` of the region
+ * of `bytes` bytes at `start` of the file; never half of one value and half of another.
+ * The region is not mapped if the file can be read: a peer may have sealed it against that,
+ * and a file with huge pages cannot be mapped in part. -EIO: the file ends before the word.
+ */
+int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
+			  struct vublk_error *error);
 
 /* NULL and 0 bytes are nothing. */
 void vublk_unmap(void *address, uint64_t bytes);

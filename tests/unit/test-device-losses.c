@@ -12,14 +12,18 @@
 #include "util/checked.h"
 #include "util/fd.h"
 #include "util/loop.h"
+#include "util/memfd.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define QUEUES 2
 
@@ -603,6 +607,51 @@ static void test_ten_thousand_reconnects(void **state)
 	end(&rig, &mock);
 }
 
+/* --- memory that its owner changed --------------------------------------------------------- */
+
+static void begin_with_open_memory(struct rig *rig, struct mock *mock)
+{
+	mock_init(mock);
+	rig_init_with_mock(rig, mock);
+	rig->memfd = memfd_create("open", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(ftruncate(rig->memfd, RIG_MEMORY_BYTES), 0);
+	rig->memory = vublk_map_shared(rig->memfd, 0, RIG_MEMORY_BYTES, NULL);
+	assert_non_null(rig->memory);
+	rig_set(rig, "reconnect-ms", "1");
+	rig_set(rig, "inflight", "off"); /* the rings alone say where they stand */
+	rig_realize(rig);
+	rig_start(rig, QUEUES);
+}
+
+/* A peer may forbid every further writable mapping; the rings are read all the same. */
+static void test_sealed_memory(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin_with_open_memory(&rig, &mock);
+	assert_int_equal(fcntl(rig.memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);
+	mock_hang_up(&mock);
+	reach(&rig, VUBLK_DEVICE_DISCONNECTED);
+	reach(&rig, VUBLK_DEVICE_RUNNING);
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	end(&rig, &mock);
+}
+
+/* Nothing is known of rings that are no more, and the device survives that. */
+static void test_truncated_memory(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin_with_open_memory(&rig, &mock);
+	assert_int_equal(ftruncate(rig.memfd, 0), 0);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_NEEDS_RESET, 1);
+	assert_int_equal(rig.errors[RIG_NEEDS_RESET].code, EIO);
+	end(&rig, &mock);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -617,6 +666,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_unrealize_during_each_wait),
 		VUBLK_TEST(test_some_queues),
 		VUBLK_TEST(test_resize_at_each_moment),
+		VUBLK_TEST(test_sealed_memory),
+		VUBLK_TEST(test_truncated_memory),
 		VUBLK_TEST_LONG(test_ten_thousand_reconnects, 300),
 	};
 

@@ -50,9 +50,9 @@ int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
 	mapping = vublk_map_shared(message->fds[0], wire->offset - inside,
 				   inside + wire->size_bytes, error);
 	if (!mapping) {
-		struct vublk_error local = { .code = ENOMEM };
-
-		return vublk_error_prepend(error ? error : &local, "SET_LOG_BASE");
+		r = -errno;
+		vublk_error_prepend(error, "SET_LOG_BASE");
+		return r;
 	}
 	vublk_backend_dirty_log_unmap(log);
 	*log = (struct vublk_backend_dirty_log){

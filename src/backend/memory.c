@@ -73,10 +73,9 @@ static int map_region(const struct vublk_vu_region *wire, int fd,
 	mapping->bytes = vublk_round_up(wire->mmap_offset - start + wire->size_bytes, align);
 	mapping->address = vublk_map_shared(fd, start, mapping->bytes, error);
 	if (!mapping->address) {
-		struct vublk_error local = { .code = ENOMEM };
-
-		return vublk_error_prepend(error ? error : &local, "the memory region at 0x%"
-					   PRIx64, wire->guest_addr);
+		r = -errno;
+		vublk_error_prepend(error, "the memory region at 0x%" PRIx64, wire->guest_addr);
+		return r;
 	}
 	*region = (struct vublk_memory_map_region){
 		.guest_addr = wire->guest_addr,

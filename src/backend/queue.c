@@ -326,10 +326,8 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 	int r = make_ready(queue, disk, loan, error);
 
 	if (r) {
-		struct vublk_error local = { .code = -r };
-
-		return vublk_error_prepend(error ? error : &local, "queue %u cannot start",
-					   queue->index);
+		vublk_error_prepend(error, "queue %u cannot start", queue->index);
+		return r;
 	}
 	queue->map = loan->map;
 	queue->disk = *disk;

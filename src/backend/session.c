@@ -196,11 +196,11 @@ static int run_rescan(struct vublk_session *session, struct vublk_error *error)
 {
 	struct vublk_engine *engine = session->owner->engine;
 	uint64_t before = engine->geometry.size_bytes;
-	int r = engine->ops->refresh(engine, error);
+	struct vublk_error failure = { 0 };
 
-	if (r) {
+	if (engine->ops->refresh(engine, &failure)) {
 		vublk_log(session->owner->log, VUBLK_LOG_WARNING,
-			  "the disk keeps its size: %s", error->text);
+			  "the disk keeps its size: %s", failure.text);
 		return 0;
 	}
 	if (engine->geometry.size_bytes == before)

@@ -132,7 +132,7 @@ static int init_buffers(struct run *run, struct vublk_error *error)
 		return 0;
 	run->buffers = vublk_blk_alloc(run->blk, run->num_slots * stride, error);
 	if (!run->buffers)
-		return error && error->code ? -error->code : -ENOMEM;
+		return -ENOMEM;
 	for (unsigned i = 0; i < run->num_slots; i++)
 		run->slots[i].buffer = run->buffers + i * stride;
 	/* What is compressed or looks like zeroes would be too fast in some back-ends. */

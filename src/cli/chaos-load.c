@@ -115,7 +115,7 @@ int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chao
 	load->buffers = vublk_blk_alloc(blk, (size_t)config->num_queues * config->depth * SLOT_BYTES,
 					error);
 	if (!load->buffers)
-		return error && error->code ? -error->code : -ENOMEM;
+		return -ENOMEM;
 	for (unsigned i = 0; !ret && i < config->num_queues; i++)
 		ret = init_job(load, i, run, error);
 	return ret;

@@ -146,8 +146,10 @@ int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
 	if (index >= device->num_queues || !device->queues[index].size)
 		return vublk_error_set(error, EINVAL, "queue %u is not set up", index);
 	r = vublk_device_read_indices(device, index, &used, &avail, error);
-	if (r < 0)
-		return vublk_error_prepend(error, "queue %u", index);
+	if (r < 0) {
+		vublk_error_prepend(error, "queue %u", index);
+		return r;
+	}
 	place->is_known = device->resume != VUBLK_DEVICE_RESUME_RINGS &&
 			  device->resume != VUBLK_DEVICE_RESUME_NEVER;
 	place->base = place->is_known ? device->bases[index] : used;

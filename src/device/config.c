@@ -171,11 +171,8 @@ static bool publish(struct vublk_device *device, const uint8_t *config,
 
 	memcpy(before, device->config, sizeof(before));
 	*result = vublk_device_take_config(device, config, error);
-	if (*result < 0) {
-		vublk_log(&device->log, VUBLK_LOG_WARNING,
-			  "a changed config is not taken: %s", error->text);
+	if (*result < 0)
 		return false;
-	}
 	changed = memcmp(before, device->config, sizeof(before));
 	if (changed)
 		device->config_generation++;
@@ -201,6 +198,9 @@ static void on_config(void *opaque, const uint8_t *config, unsigned bytes,
 	} else {
 		memcpy(whole, config, bytes);
 		tell = publish(device, whole, &error, &r);
+		if (r < 0)
+			vublk_log(&device->log, VUBLK_LOG_WARNING,
+				  "a changed config is not taken: %s", error.text);
 	}
 	device->config_read = VUBLK_DEVICE_READ_NONE;
 	if (device->config_read_again)

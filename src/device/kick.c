@@ -36,9 +36,8 @@ static bool would_start(const struct vublk_device *device)
 	       device->early_kick == VUBLK_DEVICE_KICK_NONE && device->memory.num_regions;
 }
 
-static void refuse(struct vublk_device *device, struct vublk_error *error)
+static void refuse(struct vublk_device *device, const struct vublk_error *error)
 {
-	vublk_error_prepend(error, "a kick before DRIVER_OK, which starts a legacy driver's device");
 	device->early_kick = VUBLK_DEVICE_KICK_REFUSED;
 	vublk_device_watch_kicks(device);
 	vublk_log(&device->log, VUBLK_LOG_WARNING, "%s", error->text);
@@ -51,6 +50,8 @@ static void start(struct vublk_device *device)
 	struct vublk_error error;
 
 	if (vublk_device_check_start(device, &error) < 0) {
+		vublk_error_prepend(&error, "a kick before DRIVER_OK, which starts a legacy "
+				    "driver's device");
 		refuse(device, &error);
 		return;
 	}

@@ -6,7 +6,6 @@
  */
 #include "util/error.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -46,19 +45,18 @@ int vublk_error_set_errno(struct vublk_error *error, int code, const char *forma
 	return -code;
 }
 
-int vublk_error_prepend(struct vublk_error *error, const char *format, ...)
+void vublk_error_prepend(struct vublk_error *error, const char *format, ...)
 {
 	char tail[VUBLK_ERROR_TEXT_BYTES];
 	va_list args;
 	size_t used;
 
 	if (!error)
-		return -EIO;
+		return;
 	memcpy(tail, error->text, sizeof(tail));
 	va_start(args, format);
 	vsnprintf(error->text, sizeof(error->text), format, args);
 	va_end(args);
 	used = strlen(error->text);
 	snprintf(error->text + used, sizeof(error->text) - used, ": %s", tail);
-	return -error->code;
 }

@@ -22,11 +22,11 @@ int vublk_error_set_errno(struct vublk_error *error, int code, const char *forma
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * Puts "context: " before a sentence on its way up. Nothing when `error` is
- * NULL. Returns -code of the error, for `return vublk_error_prepend(...)`;
- * so `error` must be set when its return value is used.
+ * Puts "context: " before a sentence on its way up. `error` NULL is a no-op. It returns
+ * nothing: what a function fails with is the errno that it has in hand, never a code that
+ * it reads from `error`, which its caller may not have given (tests/lint/style.py).
  */
-int vublk_error_prepend(struct vublk_error *error, const char *format, ...)
+void vublk_error_prepend(struct vublk_error *error, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
 #endif

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The part of the house style that a program can see: a licence line in every file,
-no file of over 800 lines, no function of over 100, no white space at line ends.
+no file of over 800 lines, no function of over 100, no white space at line ends, no
+function that reads the error that it is to fill.
 
     style.py [SOURCE-ROOT]    TAP on standard output
 """
@@ -14,6 +15,10 @@ import sys
 FILE_LINES = 800
 FUNCTION_LINES = 100
 SOURCE = re.compile(r'\.(c|h|in|py|sh|map)$|(^|/)(meson\.build|meson_options\.txt|Makefile)$|^scripts/|^\.ci/')
+
+
+FUNCTION = re.compile(r'^(?P<head>\w[^;{}#]*?)\n\{\n(?P<body>.*?)^\}', re.S | re.M)
+ERROR_OUTPUT = re.compile(r'(?<!const )struct vublk_error \*(\w+)')
 
 
 def files(root):
@@ -51,6 +56,22 @@ def function_faults(name, lines):
             start = None
 
 
+def error_faults(name, lines):
+    """
+    A `struct vublk_error *` that is not const is an output and may be NULL. Only the
+    functions that fill it look at it, and they check it first.
+    """
+    if not name.endswith('.c') or name.startswith('tests/'):
+        return
+    for function in FUNCTION.finditer('\n'.join(lines)):
+        body = function['body']
+        for parameter in ERROR_OUTPUT.findall(function['head']):
+            reads = re.search(rf'\b{parameter}->(code|text)\b', body)
+            if reads and not re.search(rf'if \(!?{parameter}\)', body[:reads.start()]):
+                number = function.string.count('\n', 0, function.start('body') + reads.start()) + 1
+                yield f'{name}:{number}: reads {parameter}, which the caller may not have given'
+
+
 def space_faults(name, lines):
     for number, line in enumerate(lines, 1):
         if line != line.rstrip():
@@ -61,6 +82,8 @@ CHECKS = {
     'every file has its licence line': (licence_faults, ['int x;']),
     'no file is too long': (length_faults, ['x'] * (FILE_LINES + 1)),
     'no function is too long': (function_faults, ['{'] + ['x'] * (FUNCTION_LINES + 1) + ['}']),
+    'no function reads the error that it fills':
+        (error_faults, ['int f(struct vublk_error *error)', '{', '\treturn -error->code;', '}']),
     'no white space at line ends': (space_faults, ['int x; ']),
 }
 

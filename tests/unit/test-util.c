@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static void test_ranges(void **state)
@@ -56,8 +57,10 @@ static void test_error_texts(void **state)
 	assert_int_equal(vublk_error_set(&e, EPROTO, "queue %d: broken", 3), -EPROTO);
 	assert_int_equal(e.code, EPROTO);
 	assert_string_equal(e.text, "queue 3: broken");
-	assert_int_equal(vublk_error_prepend(&e, "disk '%s'", "a"), -EPROTO);
+	vublk_error_prepend(&e, "disk '%s'", "a");
+	assert_int_equal(e.code, EPROTO);
 	assert_string_equal(e.text, "disk 'a': queue 3: broken");
+	vublk_error_prepend(NULL, "disk '%s'", "a");
 	assert_int_equal(vublk_error_set_errno(&e, ENOENT, "cannot open x"), -ENOENT);
 	assert_string_equal(e.text, "cannot open x: No such file or directory");
 	memset(longer, 'x', sizeof(longer) - 1);
@@ -104,13 +107,39 @@ static void test_memfd_is_sealed(void **state)
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, 4096), -1);
 	assert_int_equal(errno, EPERM);
-	assert_int_equal(ftruncate(fd, 16384), 0);
+	assert_int_equal(ftruncate(fd, 16384), -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), -1);
+	assert_int_equal(errno, EPERM);
 	p = vublk_map_shared(fd, 4096, 4096, NULL);
 	assert_non_null(p);
 	assert_int_equal(p[4095], 0);
 	vublk_unmap(p, 4096);
 	vublk_fd_close(&fd);
 	assert_int_equal(fd, -1);
+}
+
+/* A word is read from a file that is sealed against mapping, and from none that is too short. */
+static void test_word_of_a_peers_memory(void **state)
+{
+	int fd = memfd_create("peer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	const uint16_t stored = 0x1234;
+	struct vublk_error error;
+	uint16_t word = 0;
+
+	assert_int_equal(ftruncate(fd, 8192), 0);
+	assert_int_equal(pwrite(fd, &stored, sizeof(stored), 4096 + 6), sizeof(stored));
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);
+	assert_int_equal(vublk_read_shared_u16(fd, 4096, 4096, 6, &word, NULL), 0);
+	assert_int_equal(word, stored);
+	assert_int_equal(ftruncate(fd, 4096 + 7), 0);
+	assert_int_equal(vublk_read_shared_u16(fd, 4096, 4096, 6, &word, NULL), -EIO);
+	assert_int_equal(vublk_read_shared_u16(fd, 4096, 4096, 6, &word, &error), -EIO);
+	assert_int_equal(error.code, EIO);
+	vublk_fd_close(&fd);
+	fd = open("/dev/zero", O_WRONLY | O_CLOEXEC); /* neither read nor mapped */
+	assert_true(vublk_read_shared_u16(fd, 0, 4096, 6, &word, NULL) < 0);
+	vublk_fd_close(&fd);
 }
 
 struct lines {
@@ -262,6 +291,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_error_texts),
 		VUBLK_TEST(test_options),
 		VUBLK_TEST(test_memfd_is_sealed),
+		VUBLK_TEST(test_word_of_a_peers_memory),
 		VUBLK_TEST(test_log_is_limited),
 		VUBLK_TEST(test_loop_removal_inside_callback),
 		VUBLK_TEST(test_loop_timers),

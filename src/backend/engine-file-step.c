@@ -64,15 +64,17 @@ static const char *advice(const struct vublk_file *file, const struct vublk_engi
 	return "";
 }
 
+/* A lost write was logged when it was found; the requests that fail because of it are not. */
 static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, int result)
 {
 	const struct vublk_file *file = file_of(queue);
+	bool is_refused = vublk_file_promises(io) && vublk_file_has_lost_writes(file);
 
 	free(io->bounce);
 	io->bounce = NULL;
 	io->stage = STAGE_DONE;
-	io->result = result;
-	if (result)
+	io->result = is_refused && !result ? -EIO : result;
+	if (result && !is_refused)
 		vublk_log_limited(file->engine.log, &queue->limit, VUBLK_LOG_ERROR,
 				  "%s of %" PRIu64 " bytes at offset %" PRIu64 " of %s failed: "
 				  "%s%s", op_name(io->op), io->bytes, io->offset,
@@ -88,11 +90,16 @@ static bool is_durable(const struct vublk_engine_io *io)
 	return io->flags & VUBLK_IO_DURABLE;
 }
 
+static int write_flags(const struct vublk_engine_io *io)
+{
+	return is_durable(io) && !io->durable_error ? RWF_DSYNC : 0;
+}
+
 static int step_transfer(struct vublk_engine_io *io, struct vublk_file_step *step)
 {
 	*step = (struct vublk_file_step){
 		.call = io->op == VUBLK_OP_READ ? VUBLK_FILE_READ : VUBLK_FILE_WRITE,
-		.flags = io->op == VUBLK_OP_WRITE && is_durable(io) ? RWF_DSYNC : 0,
+		.flags = io->op == VUBLK_OP_WRITE ? write_flags(io) : 0,
 		.offset = io->offset + io->done_bytes,
 		.bytes = io->bytes - io->done_bytes,
 		.iov = io->iov,
@@ -145,7 +152,7 @@ static int step_zeros(const struct vublk_file *file, struct vublk_engine_io *io,
 	io->own_iov = (struct iovec){ .iov_base = file->zeros, .iov_len = piece };
 	*step = (struct vublk_file_step){
 		.call = VUBLK_FILE_WRITE,
-		.flags = is_durable(io) ? RWF_DSYNC : 0,
+		.flags = write_flags(io),
 		.offset = io->offset + io->done_bytes,
 		.bytes = piece,
 		.iov = &io->own_iov,
@@ -255,7 +262,10 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 
 	io->done_bytes = 0;
 	io->retries = 0;
+	io->durable_error = 0;
 	io->bounce = NULL;
+	if (vublk_file_promises(io) && vublk_file_has_lost_writes(file_of(queue)))
+		return finish(queue, io, -EIO);
 	r = begin_stage(queue, io);
 	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
 }
@@ -334,8 +344,24 @@ static int other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 	return 0;
 }
 
+static bool is_range_stage(const struct vublk_engine_io *io)
+{
+	return io->stage == STAGE_PUNCH || io->stage == STAGE_ZERO_RANGE ||
+	       io->stage == STAGE_DISCARD;
+}
+
+static bool is_write_stage(const struct vublk_engine_io *io)
+{
+	return io->op != VUBLK_OP_READ && (io->stage == STAGE_TRANSFER ||
+					   io->stage == STAGE_BOUNCE || io->stage == STAGE_ZEROS);
+}
+
 static int go_on(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
+	if (io->durable_error) {
+		vublk_file_lose_writes(file_of(queue), io->durable_error);
+		return io->durable_error;
+	}
 	switch (io->stage) {
 	case STAGE_TRANSFER:
 		return result > 0 ? go_on_transfer(queue, io, (uint64_t)result) : -EIO;
@@ -362,18 +388,36 @@ static int go_on(struct vublk_file_queue *queue, struct vublk_engine_io *io, int
 	}
 }
 
+/*
+ * What a call failed with, or 0: there is another. The failure of a durable write does not
+ * say whether the write failed or its sync. So it is repeated without the sync: if that
+ * succeeds, it was the sync.
+ */
+static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
+{
+	if (is_range_stage(io))
+		return other_way(queue, io, result);
+	if (io->stage == STAGE_SYNC)
+		vublk_file_lose_writes(file_of(queue), (int)result);
+	if (!is_write_stage(io) || !write_flags(io))
+		return (int)result;
+	io->durable_error = (int)result;
+	return 0;
+}
+
+/* An interrupted sync may have consumed the report of a lost write, so it counts as failed. */
+static bool is_repeated(const struct vublk_engine_io *io, int64_t result)
+{
+	return (result == -EINTR || result == -EAGAIN) && io->stage != STAGE_SYNC;
+}
+
 int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
 		    struct vublk_file_step *step)
 {
-	bool is_range = io->stage == STAGE_PUNCH || io->stage == STAGE_ZERO_RANGE ||
-			io->stage == STAGE_DISCARD;
 	int r;
 
-	if ((result == -EINTR || result == -EAGAIN) && io->retries++ < MAX_RETRIES)
+	if (is_repeated(io, result) && io->retries++ < MAX_RETRIES)
 		return vublk_file_step(queue, io, step);
-	if (result < 0)
-		r = is_range ? other_way(queue, io, result) : (int)result;
-	else
-		r = go_on(queue, io, result);
+	r = result < 0 ? fail(queue, io, result) : go_on(queue, io, result);
 	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
 }

@@ -40,6 +40,7 @@ struct vublk_file {
 	bool no_punch;
 	bool no_zero_range;
 	bool no_nowait[2]; /* RWF_NOWAIT of reads, of writes */
+	bool lost_writes;  /* a sync failed; never false again */
 };
 
 /* Embedded in the queue of each method. */
@@ -77,6 +78,13 @@ int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 /* Takes what the last step returned (bytes, 0, or a negative errno); as begin(). */
 int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
 		    struct vublk_file_step *step);
+
+/* Whether the request's completion says that data is stable. */
+bool vublk_file_promises(const struct vublk_engine_io *io);
+/* Whether no request may say so any more. */
+bool vublk_file_has_lost_writes(const struct vublk_file *file);
+/* A sync failed: from now on no request may say so. The first one is logged. */
+void vublk_file_lose_writes(struct vublk_file *file, int result);
 
 /* Makes the call of a step and waits for it. Bytes, 0, or a negative errno. */
 int64_t vublk_file_call_blocking(const struct vublk_file *file,

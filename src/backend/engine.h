@@ -49,6 +49,7 @@ struct vublk_engine_io {
 	uint64_t done_bytes;
 	unsigned stage;
 	unsigned retries;
+	int durable_error; /* of a durable write that is repeated without its sync; 0: not so */
 	struct iovec own_iov;
 	void *bounce;
 };

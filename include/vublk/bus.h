@@ -55,8 +55,13 @@ const struct vublk_device_property *vublk_bus_options(const char *spec);
  *                    there, without them once
  * All is borrowed during the call; `log` (may be NULL) is copied.
  *
- * Returns 0 and the bus in `bus`, freed with vublk_bus_free(). EINVAL: no such bus, or a
- * property is unknown, missing or bad; ENOMEM, EMFILE.
+ * Both paths are checked here, because they are used when there is a back-end, which may
+ * be much later: their length, what is there, the directory of a socket that has to be made.
+ *
+ * Returns 0 and the bus in `bus`, freed with vublk_bus_free(). EINVAL: no such bus, a
+ * property is unknown, missing or bad, or both paths are the same; ENAMETOOLONG,
+ * EADDRINUSE, EEXIST, ENOTSOCK, ENOTDIR, ENOENT, EACCES: a path cannot be used; ENOMEM,
+ * EMFILE.
  */
 int vublk_bus_open(const char *spec, const struct vublk_option *device_properties,
 		   const struct vublk_log *log, struct vublk_bus **bus,

@@ -20,7 +20,7 @@
 
 #define NS_A_MS UINT64_C(1000000)
 #define LISTEN_AGAIN_MS 100
-#define SERVER_RETRY_MS 1000 /* of a device that cannot listen yet */
+#define SERVER_RETRY_MS 1000 /* any: a device that listens waits for back-ends by itself */
 
 /* --- the state ------------------------------------------------------------- */
 
@@ -165,6 +165,14 @@ static int listen_at_path(struct vublk_bus *bus, struct vublk_error *error)
 
 /* --- the back-end ---------------------------------------------------------- */
 
+static bool is_server(const struct vublk_device *device)
+{
+	char value[32] = "";
+
+	vublk_device_get_property(device, "server", value, sizeof(value), NULL);
+	return !strcmp(value, "on");
+}
+
 static void note_backend(struct vublk_bus *bus)
 {
 	vublk_device_get_info(bus->device, &bus->backend, sizeof(bus->backend));
@@ -191,10 +199,13 @@ static void on_retry_timer(void *opaque)
 		fail(bus, &error);
 }
 
-/* A device that was given a queue too many, or a bad property, will not be realized later. */
+/*
+ * A path that cannot become a socket and a bad property stay as they are, and the only
+ * failure of a device that listens is that it cannot listen.
+ */
 static bool may_pass(const struct vublk_bus *bus, const struct vublk_error *error)
 {
-	return bus->retry_ms && error->code != EINVAL;
+	return bus->retry_ms && !is_server(bus->device) && vublk_socket_may_appear(error->code);
 }
 
 void vublk_bus_on_realized(void *opaque, const struct vublk_error *refusal)
@@ -325,12 +336,30 @@ static uint64_t number_property(const struct vublk_device *device, const char *n
 	return strtoull(value, NULL, 10);
 }
 
-static bool is_server(const struct vublk_device *device)
+/* Here and not when they are used, because that may be long after the start. */
+static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 {
-	char value[32] = "";
+	char chardev[sizeof(bus->backend.chardev)] = "";
+	int r;
 
-	vublk_device_get_property(device, "server", value, sizeof(value), NULL);
-	return !strcmp(value, "on");
+	vublk_device_get_property(bus->device, "chardev", chardev, sizeof(chardev), NULL);
+	if (!chardev[0])
+		return 0; /* realize has the sentence */
+	if (vublk_socket_is_same(chardev, bus->path))
+		return vublk_error_set(error, EINVAL, "the bus and chardev are the same socket, "
+				       "'%s'; give each its own path", bus->path);
+	if (is_server(bus->device))
+		r = vublk_socket_check_listen(chardev, error);
+	else
+		r = vublk_socket_check_connect(chardev, error);
+	if (r < 0) {
+		vublk_error_prepend(error, "chardev");
+		return r;
+	}
+	r = vublk_socket_check_listen(bus->path, error);
+	if (r < 0)
+		vublk_error_prepend(error, "bus %s", bus->type->name);
+	return r;
 }
 
 static int open_device(struct vublk_bus *bus, const struct vublk_option *properties,
@@ -357,7 +386,9 @@ static int open_device(struct vublk_bus *bus, const struct vublk_option *propert
 	bus->device_source = (struct vublk_loop_source){ .fn = on_device, .opaque = bus };
 	r = vublk_loop_add(&bus->loop, &bus->device_source, vublk_device_fd(bus->device), EPOLLIN,
 			   error);
-	return r < 0 ? r : vublk_device_realize(bus->device, error);
+	if (!r)
+		r = vublk_device_realize(bus->device, error);
+	return r < 0 ? r : check_paths(bus, error);
 }
 
 static int open_loop(struct vublk_bus *bus, struct vublk_error *error)

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -78,11 +79,15 @@ static int join_env(struct vublk_chaos_backend *backend)
 static int check_nobody_listens(const char *path, struct vublk_error *error)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct stat st;
 	int fd, ret;
 
 	if (strlen(path) >= sizeof(address.sun_path))
 		return vublk_cli_error(error, ENAMETOOLONG, "the path of the socket '%s' has more "
 				       "than %zu characters", path, sizeof(address.sun_path) - 1);
+	if (!lstat(path, &st) && !S_ISSOCK(st.st_mode))
+		return vublk_cli_error(error, EEXIST, "'%s' exists and is not a socket; remove it or "
+				       "choose another path", path);
 	strcpy(address.sun_path, path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)

@@ -227,6 +227,24 @@ static int check_queue_size(const struct vublk_device_settings *settings,
 	return 0;
 }
 
+static int check_reconnection(const struct vublk_device_settings *settings,
+			      struct vublk_error *error)
+{
+	int r = check_range("reconnect-ms", settings->reconnect_ms, 0, MAX_TIMEOUT_MS, error);
+
+	if (r < 0)
+		return r;
+	if (settings->server && settings->reconnect_ms)
+		return vublk_error_set(error, EINVAL,
+				       "reconnect-ms is for a device that connects itself; with server "
+				       "on it waits for the next back-end in any case: leave it out");
+	if (settings->reconnect_deadline_ms && !settings->server && !settings->reconnect_ms)
+		return vublk_error_set(error, EINVAL,
+				       "reconnect-deadline-ms needs a device that reconnects; set "
+				       "reconnect-ms or server, or leave it out");
+	return 0;
+}
+
 int vublk_device_settings_check(const struct vublk_device_settings *settings,
 				struct vublk_error *error)
 {
@@ -249,11 +267,7 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 	if (!r && settings->keepalive_ms != VUBLK_DEVICE_AUTO)
 		r = check_range("keepalive-ms", settings->keepalive_ms, 0, MAX_TIMEOUT_MS, error);
 	if (!r)
-		r = check_range("reconnect-ms", settings->reconnect_ms, 0, MAX_TIMEOUT_MS, error);
-	if (!r && settings->server && settings->reconnect_ms)
-		r = vublk_error_set(error, EINVAL,
-				    "reconnect-ms is for a device that connects itself; with server "
-				    "on it waits for the next back-end in any case: leave it out");
+		r = check_reconnection(settings, error);
 	if (!r)
 		r = check_range("realize-retries", settings->realize_retries, 0, MAX_RETRIES, error);
 	return r;

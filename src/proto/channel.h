@@ -82,6 +82,20 @@ int vublk_socket_connect(const char *path, struct vublk_error *error);
 int vublk_socket_listen(const char *path, struct vublk_error *error);
 
 /*
+ * What can be said about a path before it is used; neither call changes anything. A path
+ * to connect to may lead to no file yet. ENAMETOOLONG, EINVAL, and for a path to connect
+ * to ENOTSOCK, ENOTDIR; for one to listen at EADDRINUSE, EEXIST, ENOENT, EACCES, ...
+ */
+int vublk_socket_check_connect(const char *path, struct vublk_error *error);
+int vublk_socket_check_listen(const char *path, struct vublk_error *error);
+
+/* Whether a later try to connect can succeed after one that failed with this errno value. */
+bool vublk_socket_may_appear(int code);
+
+/* Whether both paths lead to the same file, or would if it existed. */
+bool vublk_socket_is_same(const char *a, const char *b);
+
+/*
  * The file of a socket that has just been bound at `path`, and its removal: only that
  * file, for somebody else may have put another in its place. 0: there is none.
  */

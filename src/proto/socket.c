@@ -10,6 +10,7 @@
 #include "util/fd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -73,7 +74,7 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 	}
 }
 
-/* Asked of the file, for connect() refuses any kind of file in the same words. */
+/* connect() fails in the same way for every other type of file, so the file is asked. */
 static int check_is_socket(const char *path, struct vublk_error *error)
 {
 	struct stat st;
@@ -83,6 +84,37 @@ static int check_is_socket(const char *path, struct vublk_error *error)
 	if (!S_ISSOCK(st.st_mode))
 		return connect_failed(ENOTSOCK, path, error);
 	return 0;
+}
+
+bool vublk_socket_may_appear(int code)
+{
+	switch (code) {
+	case EINVAL:
+	case ENAMETOOLONG:
+	case ENOTSOCK:
+	case EPROTOTYPE:
+	case ENOTDIR:
+	case ELOOP:
+		return false;
+	default:
+		return true;
+	}
+}
+
+int vublk_socket_check_connect(const char *path, struct vublk_error *error)
+{
+	struct sockaddr_un address;
+	struct vublk_error found = { 0 };
+	int r = fill_address(&address, path, error);
+
+	if (r < 0)
+		return r;
+	r = check_is_socket(path, &found);
+	if (!r || vublk_socket_may_appear(found.code))
+		return 0;
+	if (error)
+		*error = found;
+	return r;
 }
 
 int vublk_socket_connect(const char *path, struct vublk_error *error)
@@ -115,6 +147,15 @@ static int bind_failed(int code, const char *path, struct vublk_error *error)
 		return vublk_error_set(error, code,
 				       "somebody listens at the socket '%s' already; stop them or "
 				       "choose another path", path);
+	case ENOENT:
+		return vublk_error_set(error, code,
+				       "cannot listen at the socket '%s' because its directory does "
+				       "not exist; create it or choose another path", path);
+	case EACCES:
+	case EROFS:
+		return vublk_error_set_errno(error, code,
+					     "cannot create the socket '%s' in its directory; choose "
+					     "a directory that this user can write to", path);
 	default:
 		return vublk_error_set_errno(error, code, "cannot listen at the socket '%s'",
 					     path);
@@ -143,23 +184,82 @@ static int probe(const struct sockaddr_un *address, const char *path, struct vub
 	}
 }
 
-/* Removes a socket file that a process which was killed left behind. */
-static int remove_stale(const struct sockaddr_un *address, const char *path,
+/* Whether nothing is at the path, or only a socket file that has no listener. */
+static int check_unused(const struct sockaddr_un *address, const char *path,
 			struct vublk_error *error)
 {
 	struct stat st;
-	int r;
 
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT ? 0 : bind_failed(errno, path, error);
 	if (!S_ISSOCK(st.st_mode))
 		return bind_failed(EEXIST, path, error);
-	r = probe(address, path, error);
+	return probe(address, path, error);
+}
+
+/* Removes a socket file that a process which was killed left behind. */
+static int remove_stale(const struct sockaddr_un *address, const char *path,
+			struct vublk_error *error)
+{
+	int r = check_unused(address, path, error);
+
+	if (!r && unlink(path) < 0 && errno != ENOENT)
+		r = bind_failed(errno, path, error);
+	return r;
+}
+
+/* The directory of `path`, and in `name` the last part of it. */
+static void split_path(const struct sockaddr_un *address, char *directory, const char **name)
+{
+	const char *slash = strrchr(address->sun_path, '/');
+	size_t bytes = slash ? (size_t)(slash - address->sun_path) + 1 : 0;
+
+	memcpy(directory, address->sun_path, bytes);
+	strcpy(directory + bytes, bytes ? "" : ".");
+	*name = address->sun_path + bytes;
+}
+
+int vublk_socket_check_listen(const char *path, struct vublk_error *error)
+{
+	struct sockaddr_un address;
+	char directory[sizeof(address.sun_path) + 1];
+	const char *name;
+	struct stat st;
+	int r = fill_address(&address, path, error);
+
 	if (r < 0)
 		return r;
-	if (unlink(path) < 0 && errno != ENOENT)
+	split_path(&address, directory, &name);
+	if (!name[0])
+		return vublk_error_set(error, EISDIR, "cannot listen at '%s' because it names a "
+				       "directory; add the name of the socket", path);
+	if (stat(directory, &st) < 0)
 		return bind_failed(errno, path, error);
-	return 0;
+	if (!S_ISDIR(st.st_mode))
+		return bind_failed(ENOTDIR, path, error);
+	if (faccessat(AT_FDCWD, directory, W_OK | X_OK, AT_EACCESS) < 0)
+		return bind_failed(errno, path, error);
+	return check_unused(&address, path, error);
+}
+
+bool vublk_socket_is_same(const char *a, const char *b)
+{
+	struct sockaddr_un addresses[2];
+	char directory[sizeof(addresses[0].sun_path) + 1];
+	const char *names[2];
+	struct stat st[2];
+
+	if (fill_address(&addresses[0], a, NULL) < 0 || fill_address(&addresses[1], b, NULL) < 0)
+		return false;
+	if (!stat(a, &st[0]) && !stat(b, &st[1]))
+		return st[0].st_dev == st[1].st_dev && st[0].st_ino == st[1].st_ino;
+	for (unsigned i = 0; i < 2; i++) {
+		split_path(&addresses[i], directory, &names[i]);
+		if (stat(directory, &st[i]) < 0)
+			return !strcmp(a, b);
+	}
+	return st[0].st_dev == st[1].st_dev && st[0].st_ino == st[1].st_ino &&
+	       !strcmp(names[0], names[1]);
 }
 
 int vublk_socket_listen(const char *path, struct vublk_error *error)

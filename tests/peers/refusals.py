@@ -86,6 +86,52 @@ def a_path_too_long(case):
     check_sentence(result, EITHER)
 
 
+# --- paths that a device cannot use --------------------------------------------------------
+
+def device_paths(case):
+    """Known at the start, although the paths are used when there is a back-end, or never."""
+    server = peer.VublkServe(VUBLK)
+    child, used = server.start(case, image_file(case))
+    absent, file = case.path('absent'), image_file(case, 'file')
+    long, deep = case.path('x' * 120), case.path('no/socket')
+    for chardev, bus, word in ((long, 'bus', '107'), (file, 'bus', 'not a socket'),
+                               (file / 'socket', 'bus', 'Not a directory'),
+                               (f'path={long},server=on', 'bus', '107'),
+                               (f'path={file},server=on', 'bus', 'not a socket'),
+                               (f'path={deep},server=on', 'bus', 'does not exist'),
+                               (f'path={used},server=on', 'bus', 'listens'),
+                               (absent, long, '107'), (absent, file, 'not a socket'),
+                               (absent, deep, 'does not exist'), (absent, used, 'listens'),
+                               (absent, f'{case.folder}/', 'names a directory')):
+        for kind in ('vhost-user', 'vfio-user'):
+            refuse(case, FAILED, ['device', '--chardev', chardev, '--bus', f'{kind}:{os.path.join(case.folder, bus)}'], word)
+    refuse(case, MISUSED, ['device', '--chardev', absent, '--bus', f'vhost-user:{absent}'], 'the same socket')
+    check(not case.path('bus').exists(), 'a socket was left behind')
+    case.run([VUBLK, 'info', used])
+    server.stop(case, child)
+
+
+def device_properties(case):
+    """Values that do not go together are misuse, and no back-end is needed to see it."""
+    refuse(case, MISUSED, ['device', '--chardev', case.path('absent'), '--bus', f'vhost-user:{case.path("bus")}',
+                           '-o', 'reconnect-ms=0', '-o', 'reconnect-deadline-ms=5'], 'reconnect-ms')
+
+
+def chardev_that_becomes_a_file(case):
+    """Waited for as long as it may become a socket, and no longer."""
+    chardev = case.path('chardev')
+    child = case.start([VUBLK, 'device', '--chardev', chardev, '--bus', f'vhost-user:{case.path("bus")}',
+                        '-o', 'reconnect-ms=10'])
+    peer.wait_until(lambda: 'there is no socket' in case.output(child), 'the device does not wait')
+    image_file(case, 'chardev')
+    check(child.wait(peer.LIMIT_S) == 1, case.output(child))
+    check('not a socket' in case.output(child), case.output(child))
+
+
+def chaos_socket_that_is_a_file(case):
+    refuse(case, FAILED, ['chaos', image_file(case, 'file'), '--', 'sleep', '1000'], 'not a socket')
+
+
 # --- back-ends that are none ----------------------------------------------------------------
 
 class Fake:
@@ -321,7 +367,8 @@ def serve_out_of_descriptors(case):
     check(served and refused, f'of 22 attempts {served} served and {refused} refused')
 
 
-CASES = [no_such_socket, not_a_socket, nobody_listens, a_path_too_long, never_answers, stops_answering,
+CASES = [no_such_socket, not_a_socket, nobody_listens, a_path_too_long, device_paths, device_properties,
+         chardev_that_becomes_a_file, chaos_socket_that_is_a_file, never_answers, stops_answering,
          closes_at_once, answers_garbage, closes_after_every_byte_count, dies_in_the_middle,
          no_multiple_of_512, images_that_are_none, wrong_options, a_socket_in_use, read_only_written,
          copy_to_smaller, copy_of_nothing, out_of_descriptors, serve_out_of_descriptors]

@@ -213,7 +213,67 @@ static void test_listen_spares_other_files(void **state)
 	assert_int_equal(vublk_socket_listen(link_path, &error), -EEXIST);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(vublk_socket_listen(in_folder("no/such/folder"), &error), -ENOENT);
-	assert_text("cannot listen at the socket '%s': No such file or directory", path);
+	assert_text("cannot listen at the socket '%s' because its directory does not exist; create "
+		    "it or choose another path", path);
+}
+
+/* --- what is known before a path is used ---------------------------------------------------- */
+
+static void test_check_before_connecting(void **state)
+{
+	char longest[109] = { 0 };
+
+	memset(longest, 'x', 108);
+	assert_int_equal(vublk_socket_check_connect(longest, &error), -ENAMETOOLONG);
+	longest[107] = '\0';
+	assert_int_equal(vublk_socket_check_connect(longest, &error), 0);
+	assert_int_equal(vublk_socket_check_connect("", NULL), -EINVAL);
+	assert_int_equal(vublk_socket_check_connect(in_folder("not/yet/there"), &error), 0);
+	make_stale("stale", SOCK_STREAM);
+	assert_int_equal(vublk_socket_check_connect(path, &error), 0);
+	make_file("file");
+	assert_int_equal(vublk_socket_check_connect(path, &error), -ENOTSOCK);
+	assert_int_equal(vublk_socket_check_connect(path, NULL), -ENOTSOCK);
+	assert_int_equal(vublk_socket_check_connect(in_folder("file/s"), &error), -ENOTDIR);
+	assert_int_equal(vublk_socket_check_connect(vublk_test_folder(), &error), -ENOTSOCK);
+}
+
+static void test_check_before_listening(void **state)
+{
+	char longest[109] = { 0 };
+	int listener;
+
+	memset(longest, 'x', 108);
+	assert_int_equal(vublk_socket_check_listen(longest, &error), -ENAMETOOLONG);
+	assert_int_equal(vublk_socket_check_listen(in_folder("none/s"), &error), -ENOENT);
+	assert_int_equal(vublk_socket_check_listen(in_folder("s/"), NULL), -EISDIR);
+	make_file("file");
+	assert_int_equal(vublk_socket_check_listen(path, &error), -EEXIST);
+	assert_int_equal(vublk_socket_check_listen(in_folder("file/s"), &error), -ENOTDIR);
+	assert_int_equal(vublk_socket_check_listen(in_folder("s"), &error), 0);
+	assert_int_equal(access(path, F_OK), -1);
+	listener = vublk_socket_listen(path, &error);
+	assert_int_equal(vublk_socket_check_listen(path, &error), -EADDRINUSE);
+	close(listener);
+	assert_int_equal(vublk_socket_check_listen(path, &error), 0);
+	assert_int_equal(access(path, F_OK), 0); /* nothing was changed */
+}
+
+static void test_the_same_socket(void **state)
+{
+	char relative[256];
+
+	assert_int_equal(chdir(vublk_test_folder()), 0);
+	assert_true(vublk_socket_is_same("s", in_folder("s")));
+	snprintf(relative, sizeof(relative), "%s/./s", vublk_test_folder());
+	assert_true(vublk_socket_is_same("s", relative));
+	assert_false(vublk_socket_is_same("s", "t"));
+	assert_false(vublk_socket_is_same("none/s", "s"));
+	assert_true(vublk_socket_is_same("none/s", "none/s"));
+	make_stale("s", SOCK_STREAM);
+	assert_int_equal(symlink("s", "link"), 0);
+	assert_true(vublk_socket_is_same("link", "s"));
+	assert_false(vublk_socket_is_same("link", "t"));
 }
 
 static void test_out_of_descriptors(void **state)
@@ -253,6 +313,9 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_listen_replaces_a_stale_socket),
 		VUBLK_TEST(test_listen_where_somebody_does),
 		VUBLK_TEST(test_listen_spares_other_files),
+		VUBLK_TEST(test_check_before_connecting),
+		VUBLK_TEST(test_check_before_listening),
+		VUBLK_TEST(test_the_same_socket),
 		VUBLK_TEST(test_out_of_descriptors),
 	};
 

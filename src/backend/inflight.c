@@ -132,6 +132,21 @@ void vublk_inflight_area_unmap(struct vublk_inflight_area *area)
 	*area = (struct vublk_inflight_area){ 0 };
 }
 
+static struct vublk_inflight_split *region_of(const struct vublk_inflight_area *area,
+					      unsigned index)
+{
+	return (struct vublk_inflight_split *)
+		(area->regions + index * vublk_inflight_split_region_bytes(area->queue_size));
+}
+
+bool vublk_inflight_area_is_used(const struct vublk_inflight_area *area)
+{
+	for (unsigned i = 0; i < area->num_queues; i++)
+		if (vublk_load_relaxed(&region_of(area, i)->version))
+			return true;
+	return false;
+}
+
 /* --- recovery -------------------------------------------------------------- */
 
 /*
@@ -233,8 +248,7 @@ int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 	r = check_region(area, index, size, error);
 	if (r)
 		return r;
-	region = (struct vublk_inflight_split *)
-		(area->regions + index * vublk_inflight_split_region_bytes(area->queue_size));
+	region = region_of(area, index);
 	if (!vublk_load_acquire(&region->version)) {
 		init_region(region, area->queue_size, used_idx);
 	} else {

@@ -41,6 +41,8 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 int vublk_inflight_area_map(struct vublk_inflight_area *area,
 			    const struct vublk_vu_inflight *wire, int fd, unsigned max_queues,
 			    struct vublk_error *error);
+/* Whether a back-end has begun a queue in it. */
+bool vublk_inflight_area_is_used(const struct vublk_inflight_area *area);
 /* Idempotent. */
 void vublk_inflight_area_unmap(struct vublk_inflight_area *area);
 

@@ -356,6 +356,21 @@ static void stop_u64_queue(struct vublk_session *session)
 
 /* --- config ---------------------------------------------------------------- */
 
+static bool tells_wce(const struct vublk_vu_config *config)
+{
+	return config->offset <= VUBLK_BLK_WCE_OFFSET &&
+	       VUBLK_BLK_WCE_OFFSET - config->offset < config->size_bytes;
+}
+
+/* The answer tells a front-end that resumes of wce, and it may rely on that. */
+static void stop_if_doubts_end(struct vublk_session *session)
+{
+	const struct vublk_vu_config *asked = &session->request.payload.config;
+
+	if (vublk_session_doubts_write_cache(session) && tells_wce(asked))
+		vublk_session_stop_all(session);
+}
+
 /* An answer without payload says that the request was refused. */
 static int get_config(struct vublk_session *session, struct vublk_error *error)
 {
@@ -376,13 +391,16 @@ static int get_config(struct vublk_session *session, struct vublk_error *error)
 	memcpy(config->data, space + asked->offset, asked->size_bytes);
 	session->reply.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + asked->size_bytes;
 	vublk_back_channel_config_was_read(&session->back_channel);
+	session->knows_write_cache |= tells_wce(asked);
 	return 0;
 }
 
 static void stop_if_write_cache_changes(struct vublk_session *session)
 {
-	if (!vublk_vu_check_set_config(&session->request, VUBLK_BLK_WCE_OFFSET, NULL) &&
-	    session->request.payload.config.data[0] != session->write_cache)
+	if (vublk_vu_check_set_config(&session->request, VUBLK_BLK_WCE_OFFSET, NULL))
+		return;
+	if (session->request.payload.config.data[0] != session->write_cache ||
+	    vublk_session_doubts_write_cache(session))
 		vublk_session_stop_all(session);
 }
 
@@ -390,9 +408,11 @@ static int set_config(struct vublk_session *session, struct vublk_error *error)
 {
 	int r = vublk_vu_check_set_config(&session->request, VUBLK_BLK_WCE_OFFSET, error);
 
-	if (!r)
-		session->write_cache = session->request.payload.config.data[0];
-	return r;
+	if (r)
+		return r;
+	session->write_cache = session->request.payload.config.data[0];
+	session->knows_write_cache = true;
+	return 0;
 }
 
 /* --- in-flight area and back-end channel ----------------------------------- */
@@ -426,8 +446,11 @@ static int get_inflight_fd(struct vublk_session *session, struct vublk_error *er
 
 static int set_inflight_fd(struct vublk_session *session, struct vublk_error *error)
 {
-	return vublk_inflight_area_map(&session->inflight, &session->request.payload.inflight,
-				       session->request.fds[0], session->owner->num_queues, error);
+	int r = vublk_inflight_area_map(&session->inflight, &session->request.payload.inflight,
+					session->request.fds[0], session->owner->num_queues, error);
+
+	session->resumes |= !r && vublk_inflight_area_is_used(&session->inflight);
+	return r;
 }
 
 static int set_backend_req_fd(struct vublk_session *session, struct vublk_error *error)
@@ -468,7 +491,7 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_SET_VRING_KICK] = { set_vring_kick, stop_u64_queue },
 	[VUBLK_VU_SET_VRING_CALL] = { set_vring_call, stop_u64_queue },
 	[VUBLK_VU_SET_VRING_ERR] = { set_vring_err, stop_u64_queue },
-	[VUBLK_VU_GET_CONFIG] = { get_config },
+	[VUBLK_VU_GET_CONFIG] = { get_config, stop_if_doubts_end },
 	[VUBLK_VU_SET_CONFIG] = { set_config, stop_if_write_cache_changes },
 	[VUBLK_VU_GET_INFLIGHT_FD] = { get_inflight_fd, vublk_session_stop_all },
 	[VUBLK_VU_SET_INFLIGHT_FD] = { set_inflight_fd, vublk_session_stop_all },

@@ -53,6 +53,26 @@ void vublk_session_stop_all(struct vublk_session *session)
 		vublk_session_stop_queue(session, &session->queues[i]);
 }
 
+bool vublk_session_doubts_write_cache(const struct vublk_session *session)
+{
+	return session->resumes && !session->knows_write_cache && session->write_cache;
+}
+
+/* A ring that does not begin at 0 was begun in an earlier session, or before a pause in this. */
+static void note_resumption(struct vublk_session *session)
+{
+	bool had_doubts = vublk_session_doubts_write_cache(session);
+
+	for (unsigned i = 0; i < session->owner->num_queues; i++)
+		if (vublk_queue_wants_to_run(&session->queues[i]) &&
+		    session->queues[i].setup.base)
+			session->resumes = true;
+	if (vublk_session_doubts_write_cache(session) && !had_doubts)
+		vublk_log(session->owner->log, VUBLK_LOG_INFO,
+			  "the front-end resumes a disk without having read its config, so every "
+			  "write is durable until it reads the config or sets wce");
+}
+
 static void fill_disk(const struct vublk_session *session, struct vublk_disk *disk)
 {
 	const struct vublk_engine_geometry *geometry = &session->owner->engine->geometry;
@@ -63,6 +83,7 @@ static void fill_disk(const struct vublk_session *session, struct vublk_disk *di
 		.read_only = geometry->read_only,
 		/* 5.2.5: a driver without FLUSH relies on writes that are stable. */
 		.write_through = !session->write_cache ||
+				 vublk_session_doubts_write_cache(session) ||
 				 !(session->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)),
 	};
 	memcpy(disk->serial, session->owner->serial, sizeof(disk->serial));
@@ -106,6 +127,7 @@ static void start_queues(struct vublk_session *session)
 	struct vublk_disk disk;
 	int r;
 
+	note_resumption(session);
 	fill_disk(session, &disk);
 	for (unsigned i = 0; i < session->owner->num_queues; i++) {
 		struct vublk_queue *queue = &session->queues[i];

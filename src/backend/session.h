@@ -63,6 +63,8 @@ struct vublk_session {
 	uint64_t protocol_features;
 	uint8_t status;
 	bool write_cache; /* config.wce, as the driver set it */
+	bool resumes;           /* an earlier session's rings or in-flight area */
+	bool knows_write_cache; /* the front-end: it has read config.wce here, or set it */
 
 	struct vublk_backend_memory memory;
 	struct vublk_inflight_area inflight;
@@ -108,6 +110,11 @@ void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue 
 /* The same by vublk_queue_suspend(). */
 void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_queue *queue);
 void vublk_session_stop_all(struct vublk_session *session);
+/*
+ * Whether the driver may take the disk for write-through although config.wce says otherwise:
+ * it may have set wce when another process served it, and the front-end does not repeat that.
+ */
+bool vublk_session_doubts_write_cache(const struct vublk_session *session);
 
 /* --- messages.c ------------------------------------------------------------ */
 

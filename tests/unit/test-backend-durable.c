@@ -180,6 +180,114 @@ static void test_write_cache_stays_off(void **state)
 	rig_close(&rig);
 }
 
+/* --- a setting that another process was told ---------------------------------- */
+
+/* The disk is resumed by a back-end that knows nothing of the driver's choice. */
+static void resume(struct rig *rig, struct rig_area *area, bool has_area, uint16_t base)
+{
+	open_image(rig, "blocking", "on");
+	rig_negotiate(rig);
+	assert_int_equal(rig_set_mem_table(rig), 0);
+	if (has_area) {
+		rig_get_area(rig, area);
+		area->region->version = 1;
+		area->region->desc_num = RIG_SIZE;
+		area->region->used_idx = base;
+		assert_int_equal(rig_set_area(rig, area), 0);
+	}
+	rig_start_queue(rig, 0, RIG_SIZE, base);
+	write_once(rig);
+	assert_int_equal(calls.durable_writes, 1);
+}
+
+static void end_resumed(struct rig *rig, struct rig_area *area)
+{
+	write_once(rig);
+	assert_int_equal(calls.plain_writes, 1);
+	if (area)
+		rig_drop_area(area);
+	rig_close(rig);
+}
+
+static void test_resumed_and_config_read(void **state)
+{
+	struct virtio_blk_config config;
+	struct vublk_vu_message message, reply;
+	struct rig_area area;
+	struct rig rig;
+
+	resume(&rig, &area, true, 0);
+	/* A part without wce tells nothing of it. */
+	vublk_vu_message_init(&message, VUBLK_VU_GET_CONFIG);
+	message.payload.config.size_bytes = 32;
+	message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES;
+	rig_ask(&rig, &message, &reply);
+	write_once(&rig);
+	assert_int_equal(calls.durable_writes, 1);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.wce, 1);
+	end_resumed(&rig, &area);
+}
+
+static void test_resumed_and_set(void **state)
+{
+	struct rig_area area;
+	struct rig rig;
+
+	resume(&rig, &area, true, 0);
+	assert_int_equal(rig_set_wce(&rig, 1), 0);
+	end_resumed(&rig, &area);
+}
+
+/* The same without an in-flight area: the ring does not begin at 0. */
+static void test_resumed_ring(void **state)
+{
+	struct rig rig;
+
+	resume(&rig, NULL, false, 7);
+	assert_int_equal(rig_set_wce(&rig, 1), 0);
+	end_resumed(&rig, NULL);
+}
+
+/* A VM's reset does not end it: QEMU keeps the config that it read before. */
+static void test_resumed_and_reset(void **state)
+{
+	struct vublk_vu_message message;
+	struct rig_area area;
+	struct rig rig;
+
+	resume(&rig, &area, true, 0);
+	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
+	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	write_once(&rig);
+	assert_int_equal(calls.durable_writes, 1);
+	rig_drop_area(&area);
+	rig_close(&rig);
+}
+
+/* Paused and resumed in one session, the front-end knows what it read in it. */
+static void test_paused(void **state)
+{
+	struct virtio_blk_config config;
+	struct rig_area area;
+	struct rig rig;
+
+	open_image(&rig, "blocking", "on");
+	rig_negotiate(&rig);
+	rig_get_config(&rig, &config);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_get_area(&rig, &area);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	write_once(&rig);
+	assert_int_equal(rig_get_base(&rig, 0), 1);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
+	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
+	end_resumed(&rig, &area);
+}
+
 /* A driver that cannot flush. */
 static void test_without_flush(void **state)
 {
@@ -285,6 +393,11 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_write_back),
 		VUBLK_TEST(test_write_cache_off),
 		VUBLK_TEST(test_write_cache_stays_off),
+		VUBLK_TEST(test_resumed_and_config_read),
+		VUBLK_TEST(test_resumed_and_set),
+		VUBLK_TEST(test_resumed_ring),
+		VUBLK_TEST(test_resumed_and_reset),
+		VUBLK_TEST(test_paused),
 		VUBLK_TEST(test_without_flush),
 		VUBLK_TEST(test_short_and_interrupted),
 		VUBLK_TEST(test_errors_have_words),

@@ -31,8 +31,8 @@ def memory_disk(load):
 class Guest(qemu.Process):
     """What the guest says becomes `words`, and `facts` of the job that is under way."""
 
-    def __init__(self, case, which, processors, disks, load, arguments=()):
-        self.case, self.qemu, self.load = case, which, load
+    def __init__(self, case, which, processors, disks, load, arguments=(), memory=''):
+        self.case, self.qemu, self.load, self.memory = case, which, load, memory
         self.processors = processors
         self.extra = [argument for disk in disks for argument in disk.arguments(which, bus='slot-disk')] + [*arguments]
         self.boots = 0
@@ -47,7 +47,7 @@ class Guest(qemu.Process):
         super().__init__(self.case, self.qemu, [
             '-smp', self.processors, '-kernel', initramfs.kernel(), '-initrd', memory_disk(self.load),
             '-append', 'console=ttyS0 quiet panic=-1 printk.devkmsg=on no_timer_check',
-            '-device', 'pcie-root-port,id=slot-disk,chassis=1', *self.extra], BOOT_LIMIT_S)
+            '-device', 'pcie-root-port,id=slot-disk,chassis=1', *self.extra], BOOT_LIMIT_S, self.memory)
 
     def until_ready(self):
         """

@@ -3,6 +3,9 @@
 One of the three dies while the guest's requests are under way: the back-end, which the
 guest must not notice, or QEMU, after which the others are ready for the next.
 """
+import fcntl
+import pathlib
+
 import disk_cases
 import doors
 import groups
@@ -11,6 +14,8 @@ import peer
 from peer import check
 
 KILLS = 20
+HUGE_PAGES = pathlib.Path('/proc/sys/vm/nr_hugepages')
+HUGE_PAGES_OF_A_GUEST = 128  # of 2 MiB: see qemu.MEMORY
 RESTARTS = 3
 
 
@@ -32,6 +37,56 @@ class BackendKilled(disk_cases.Machine):
         self.guest.stop_load()
         self.files_survive()
         self.end()
+
+
+def add_huge_pages(count):
+    """Changes the size of the host's pool, in which other tests have a part, too."""
+    with HUGE_PAGES.open('r+') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = int(file.read())
+        file.seek(0)
+        file.write(f'{before + count}\n')
+        file.flush()
+        file.seek(0)
+        return int(file.read()) - before
+
+
+class HugePages(disk_cases.Machine):
+    """Memory of which no part can be mapped that is smaller than such a page."""
+    kills = 3
+    pages = 0
+    cases = [(f'the guest has huge pages, and the back-end is killed {kills} times', 'kill_under_load')]
+
+    @classmethod
+    def cases_for(cls, way):
+        return cls.cases if way.backend.has_inflight else []
+
+    def open(self):
+        try:
+            self.pages = add_huge_pages(HUGE_PAGES_OF_A_GUEST)
+        except PermissionError:
+            raise peer.Skip('only root can reserve huge pages') from None
+        if self.pages < HUGE_PAGES_OF_A_GUEST:
+            raise peer.Skip(f'the host has {self.pages} huge pages to spare of {HUGE_PAGES_OF_A_GUEST}')
+        super().open()
+
+    def boot(self):
+        return super().boot(memory=',hugetlb=on,hugetlbsize=2M')
+
+    def kill_under_load(self):
+        self.guest.start_load()
+        for _ in range(self.kills):
+            self.disk.kill()
+            self.disk.start_again()
+            self.guest.listen_for_more(100)
+        self.guest.stop_load()
+        self.files_survive()
+        self.end()
+
+    def drop(self):
+        super().drop()
+        if self.pages > 0:
+            add_huge_pages(-self.pages)
 
 
 class BackendKilledIdle(disk_cases.Machine):

@@ -9,6 +9,10 @@
  * waits for the next when it goes. It runs a thread a group of queues, and
  * everything else on the thread that calls vublk_backend_run() or
  * vublk_backend_process().
+ *
+ * A front-end can truncate the memory that it shares. The library survives that by a
+ * SIGBUS handler, which it installs with the first front-end; <vublk/sigbus.h> says what
+ * this means for an application with a handler of its own.
  */
 
 #include <vublk/error.h>

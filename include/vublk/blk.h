@@ -177,8 +177,12 @@ void vublk_blk_release(struct vublk_blk *blk, void *address);
  * The application's own memory, for zero copy: `bytes` at `address` (both
  * multiples of the page size) are a shared mapping of `fd` at `fd_offset`. The
  * mapping stays the application's and lasts until vublk_blk_unregister() or close;
- * `fd` is duplicated. EINVAL: not aligned, or overlaps a registered one; ENOSPC:
- * no memory slot left.
+ * `fd` is duplicated and handed to the back-end. So it has to be a memfd that is sealed
+ * with F_SEAL_SHRINK; otherwise a back-end could truncate it, and the application's next
+ * access would end the application (SIGBUS). A seal does not help against holes that the
+ * back-end punches into huge pages: share memory of huge pages only with a back-end that
+ * is trusted. EINVAL: not aligned, not sealed, or overlaps a registered one; ENOSPC: no
+ * memory slot left.
  */
 int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
 		       uint64_t fd_offset, struct vublk_error *error);

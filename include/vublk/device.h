@@ -30,6 +30,9 @@
  * vublk_device_process(); every call here is made on it, every callback comes
  * from inside process() on it. No call blocks. A callback may call the device,
  * vublk_device_unrealize() included, but not vublk_device_free().
+ *
+ * A dirty log that the bus gives is memory that its owner can truncate: the library
+ * handles SIGBUS for its mappings, see <vublk/sigbus.h>.
  */
 
 #include <vublk/error.h>
@@ -391,7 +394,8 @@ int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error 
  * Reads and clears the bits of the `num_pages` pages from `first_page` on (both multiples
  * of 64): page first_page + N is bit N % 64 of bits[N / 64]. A page that is written
  * meanwhile is either among them or stays marked; so it is taken first and copied then.
- * EINVAL: more than the log has; EBUSY: it is off; ENOMEM: it cannot be mapped.
+ * EINVAL: more than the log has; EBUSY: it is off; ENOMEM: it cannot be mapped; EIO: its
+ * file was truncated, so the bits are worthless.
  * From dirty_log_start() on, paused or without a back-end, too.
  */
 int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page,

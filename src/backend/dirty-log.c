@@ -47,8 +47,9 @@ int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
 
 	if (r)
 		return r;
-	mapping = vublk_map_shared(message->fds[0], wire->offset - inside,
-				   inside + wire->size_bytes, error);
+	mapping = vublk_map_guarded(message->fds[0], wire->offset - inside,
+				    inside + wire->size_bytes, log->fault,
+				    VUBLK_FAULT_DIRTY_LOG, error);
 	if (!mapping) {
 		r = -errno;
 		vublk_error_prepend(error, "SET_LOG_BASE");
@@ -59,6 +60,7 @@ int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
 		.dirty = { (uint8_t *)mapping + inside, wire->size_bytes },
 		.mapping = mapping,
 		.mapping_bytes = inside + wire->size_bytes,
+		.fault = log->fault,
 	};
 	return 0;
 }
@@ -66,5 +68,5 @@ int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
 void vublk_backend_dirty_log_unmap(struct vublk_backend_dirty_log *log)
 {
 	vublk_unmap(log->mapping, log->mapping_bytes);
-	*log = (struct vublk_backend_dirty_log){ 0 };
+	*log = (struct vublk_backend_dirty_log){ .fault = log->fault };
 }

@@ -7,12 +7,14 @@
  * runs. What is marked in it, and when, is in request.c and virtio/split-device.c.
  */
 #include "proto/vhost-user.h"
+#include "util/fault.h"
 #include "virtio/dirty-log.h"
 
 struct vublk_backend_dirty_log {
 	struct vublk_dirty_log dirty;
 	void *mapping; /* NULL: there is none */
 	uint64_t mapping_bytes;
+	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
 };
 
 /*

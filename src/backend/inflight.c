@@ -54,7 +54,7 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 	memfd = vublk_memfd_new("vublk-inflight", bytes, error);
 	if (memfd < 0)
 		return memfd;
-	mapping = vublk_map_shared(memfd, 0, bytes, error);
+	mapping = vublk_map_guarded(memfd, 0, bytes, area->fault, VUBLK_FAULT_INFLIGHT, error);
 	if (!mapping)
 		return -ENOMEM;
 	vublk_inflight_area_unmap(area);
@@ -64,6 +64,7 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 		.regions = mapping,
 		.num_queues = num_queues,
 		.queue_size = queue_size,
+		.fault = area->fault,
 	};
 	*fd = vublk_fd_steal(&memfd);
 	return 0;
@@ -112,7 +113,8 @@ int vublk_inflight_area_map(struct vublk_inflight_area *area,
 
 	if (r)
 		return r;
-	mapping = vublk_map_shared(fd, wire->mmap_offset - inside, inside + bytes, error);
+	mapping = vublk_map_guarded(fd, wire->mmap_offset - inside, inside + bytes, area->fault,
+				    VUBLK_FAULT_INFLIGHT, error);
 	if (!mapping)
 		return -ENOMEM;
 	vublk_inflight_area_unmap(area);
@@ -122,6 +124,7 @@ int vublk_inflight_area_map(struct vublk_inflight_area *area,
 		.regions = (char *)mapping + inside,
 		.num_queues = wire->num_queues,
 		.queue_size = wire->queue_size,
+		.fault = area->fault,
 	};
 	return 0;
 }
@@ -129,7 +132,7 @@ int vublk_inflight_area_map(struct vublk_inflight_area *area,
 void vublk_inflight_area_unmap(struct vublk_inflight_area *area)
 {
 	vublk_unmap(area->mapping, area->mapping_bytes);
-	*area = (struct vublk_inflight_area){ 0 };
+	*area = (struct vublk_inflight_area){ .fault = area->fault };
 }
 
 static struct vublk_inflight_split *region_of(const struct vublk_inflight_area *area,

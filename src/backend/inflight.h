@@ -8,6 +8,7 @@
  */
 #include "proto/inflight.h"
 #include "proto/vhost-user.h"
+#include "util/fault.h"
 #include "virtio/ring.h"
 
 /* The area of a session, mapped. All queues' regions, one after the other. */
@@ -17,6 +18,7 @@ struct vublk_inflight_area {
 	char *regions;
 	uint16_t num_queues;
 	uint16_t queue_size;
+	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
 };
 
 /* One queue's region while the queue runs. */

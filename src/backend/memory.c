@@ -54,7 +54,7 @@ static int check_region(const struct vublk_vu_region *region, const struct stat 
 	return 0;
 }
 
-static int map_region(const struct vublk_vu_region *wire, int fd,
+static int map_region(const struct vublk_vu_region *wire, int fd, struct vublk_fault *fault,
 		      struct vublk_memory_map_region *region,
 		      struct vublk_memory_mapping *mapping, struct vublk_error *error)
 {
@@ -71,7 +71,8 @@ static int map_region(const struct vublk_vu_region *wire, int fd,
 	align = alignment_of(&st);
 	start = wire->mmap_offset & ~(align - 1);
 	mapping->bytes = vublk_round_up(wire->mmap_offset - start + wire->size_bytes, align);
-	mapping->address = vublk_map_shared(fd, start, mapping->bytes, error);
+	mapping->address = vublk_map_guarded(fd, start, mapping->bytes, fault,
+					     VUBLK_FAULT_MEMORY, error);
 	if (!mapping->address) {
 		r = -errno;
 		vublk_error_prepend(error, "the memory region at 0x%" PRIx64, wire->guest_addr);
@@ -88,9 +89,9 @@ static int map_region(const struct vublk_vu_region *wire, int fd,
 
 /* Room for `count` regions; nothing in it yet. */
 static int make_room(struct vublk_backend_memory *memory, unsigned count,
-		     struct vublk_error *error)
+		     struct vublk_fault *fault, struct vublk_error *error)
 {
-	*memory = (struct vublk_backend_memory){ 0 };
+	*memory = (struct vublk_backend_memory){ .fault = fault };
 	memory->map.regions = calloc(count ? count : 1, sizeof(*memory->map.regions));
 	memory->mappings = calloc(count ? count : 1, sizeof(*memory->mappings));
 	if (memory->map.regions && memory->mappings)
@@ -104,7 +105,7 @@ static void drop_tables(struct vublk_backend_memory *memory)
 {
 	free(memory->map.regions);
 	free(memory->mappings);
-	*memory = (struct vublk_backend_memory){ 0 };
+	*memory = (struct vublk_backend_memory){ .fault = memory->fault };
 }
 
 /*
@@ -155,7 +156,8 @@ static int add_region(struct vublk_backend_memory *memory, const struct vublk_vu
 		      int fd, struct vublk_error *error)
 {
 	unsigned n = memory->map.num_regions;
-	int r = map_region(wire, fd, &memory->map.regions[n], &memory->mappings[n], error);
+	int r = map_region(wire, fd, memory->fault, &memory->map.regions[n],
+			   &memory->mappings[n], error);
 
 	if (!r)
 		memory->map.num_regions++;
@@ -172,7 +174,7 @@ int vublk_backend_memory_set(struct vublk_backend_memory *memory,
 
 	if (r)
 		return r;
-	r = make_room(&new, count, error);
+	r = make_room(&new, count, memory->fault, error);
 	for (unsigned i = 0; !r && i < count; i++)
 		r = add_region(&new, &table->regions[i], message->fds[i], error);
 	if (!r)
@@ -196,7 +198,7 @@ int vublk_backend_memory_add(struct vublk_backend_memory *memory,
 	if (count >= VUBLK_BACKEND_MEMORY_SLOTS)
 		return vublk_error_set(error, ENOSPC, "ADD_MEM_REG: all %u memory slots are used",
 				       count);
-	r = make_room(&new, count + 1, error);
+	r = make_room(&new, count + 1, memory->fault, error);
 	if (r)
 		return r;
 	if (count) {

@@ -7,6 +7,7 @@
  * rings translate by. It changes only while no queue runs.
  */
 #include "proto/vhost-user.h"
+#include "util/fault.h"
 #include "virtio/memory-map.h"
 
 #define VUBLK_BACKEND_MEMORY_SLOTS 509
@@ -14,6 +15,7 @@
 struct vublk_backend_memory {
 	struct vublk_memory_map map;
 	struct vublk_memory_mapping *mappings; /* as many as the map has regions; by guest_addr */
+	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
 };
 
 /*

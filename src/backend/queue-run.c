@@ -68,6 +68,8 @@ void vublk_queue_publish(struct vublk_queue *queue)
 static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *error)
 {
 	queue->phase = VUBLK_QUEUE_BROKEN;
+	if (vublk_fault_happened(queue->fault))
+		return; /* the session says what was removed */
 	vublk_log(queue->log, VUBLK_LOG_ERROR, "queue %u is stopped, for its driver broke the "
 		  "ring: %s", queue->index, error->text);
 	if (queue->err_fd >= 0)
@@ -88,9 +90,10 @@ static bool took(struct vublk_queue *queue, struct vublk_request *request, int r
 		return true;
 	}
 	if (r == -EBADMSG) {
-		vublk_log_limited(queue->log, &queue->limit, VUBLK_LOG_WARNING,
-				  "queue %u: a malformed request is refused: %s", queue->index,
-				  error->text);
+		if (!vublk_fault_happened(queue->fault))
+			vublk_log_limited(queue->log, &queue->limit, VUBLK_LOG_WARNING,
+					  "queue %u: a malformed request is refused: %s",
+					  queue->index, error->text);
 		vublk_queue_push(queue, request, 0);
 		return true;
 	}

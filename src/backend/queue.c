@@ -330,6 +330,7 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 		return r;
 	}
 	queue->map = loan->map;
+	queue->fault = loan->fault;
 	queue->disk = *disk;
 	queue->call_fd = queue->setup.call_fd;
 	queue->err_fd = queue->setup.err_fd;

@@ -46,6 +46,7 @@ struct vublk_queue_loan {
 	const struct vublk_memory_map *map;
 	const struct vublk_inflight_area *inflight;
 	const struct vublk_dirty_log *dirty_log;
+	const struct vublk_fault *fault; /* of the session's mappings */
 	int peer_fd; /* the front-end's socket, of which workers want to know that it is closed */
 };
 
@@ -73,7 +74,7 @@ enum vublk_queue_state {
 /* The worker's view, while it has the queue. */
 enum vublk_queue_phase {
 	VUBLK_QUEUE_GOING,
-	VUBLK_QUEUE_BROKEN,   /* the driver broke the ring: nothing is taken any more */
+	VUBLK_QUEUE_BROKEN,   /* the ring is broken, or its memory was removed: nothing is taken */
 	VUBLK_QUEUE_LEFT,     /* the front-end is gone: the same */
 	VUBLK_QUEUE_DRAINING, /* is to stop, and has requests in the engine */
 };
@@ -102,6 +103,7 @@ struct vublk_queue {
 	bool suspends; /* draining, what is not in the engine is left to the next start */
 	struct vublk_device_ring ring;
 	const struct vublk_memory_map *map;
+	const struct vublk_fault *fault;
 	struct vublk_disk disk;
 	struct vublk_inflight_queue inflight;
 	struct vublk_inflight_rest rest;

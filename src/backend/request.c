@@ -46,8 +46,11 @@ static void mark_written(const struct vublk_request *request)
 	vublk_dirty_log_mark_iov(queue->dirty_log, queue->map, &status, 1);
 }
 
+/* Where a page of the memory was lost, nothing is known of what the request moved. */
 static void complete(struct vublk_request *request, uint8_t status)
 {
+	if (VUBLK_UNLIKELY(vublk_fault_happened(request->queue->fault)))
+		status = VIRTIO_BLK_S_IOERR;
 	*request->status = status;
 	vublk_kill_point(VUBLK_KILL_AFTER_STATUS);
 	if (request->queue->dirty_log)
@@ -110,8 +113,13 @@ static bool is_within(const struct vublk_disk *disk, uint64_t sector, uint64_t b
 	       vublk_range_within(sector, bytes >> VUBLK_SECTOR_SHIFT, disk->capacity_sectors);
 }
 
+/* A request that was read from a page that is lost was never made. */
 static void submit(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
+	if (VUBLK_UNLIKELY(vublk_fault_happened(request->queue->fault))) {
+		complete(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
 	engine->engine->ops->submit(engine, &request->io);
 }
 
@@ -288,9 +296,11 @@ void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queu
 	unsigned num_out = chain->num_out;
 
 	if (!chain->in_bytes) {
-		vublk_log_limited(request->queue->log, &request->queue->limit,
-				  VUBLK_LOG_WARNING, "queue %u: the request at descriptor %u has "
-				  "no room for a status", request->queue->index, chain->head);
+		if (!vublk_fault_happened(request->queue->fault))
+			vublk_log_limited(request->queue->log, &request->queue->limit,
+					  VUBLK_LOG_WARNING, "queue %u: the request at descriptor "
+					  "%u has no room for a status", request->queue->index,
+					  chain->head);
 		vublk_queue_push(request->queue, request, 0);
 		return;
 	}

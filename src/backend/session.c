@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -121,7 +122,7 @@ static void start_queues(struct vublk_session *session)
 {
 	const struct vublk_queue_loan loan = {
 		&session->memory.map, &session->inflight, &session->dirty_log.dirty,
-		session->channel.fd,
+		&session->fault, session->channel.fd,
 	};
 	struct vublk_error error = { 0 };
 	struct vublk_disk disk;
@@ -157,6 +158,34 @@ static void on_queue_answered(struct vublk_queue *queue, void *opaque)
 		go_on(session);
 }
 
+/* --- memory that the front-end removes -------------------------------------- */
+
+static void say_what_was_lost(struct vublk_session *session)
+{
+	uintptr_t address = vublk_load_relaxed(&session->fault.address);
+	const struct vublk_memory_map *map = &session->memory.map;
+	char where[40] = "";
+
+	for (unsigned i = 0; i < map->num_regions; i++)
+		if (address - (uintptr_t)map->regions[i].host < map->regions[i].size_bytes)
+			snprintf(where, sizeof(where), " at 0x%" PRIx64, map->regions[i].guest_addr +
+				 (address - (uintptr_t)map->regions[i].host));
+	vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_ERROR,
+			  "the connection is closed: a page of %s%s cannot be accessed, because the "
+			  "front-end truncated its file, or it is a huge page and the host has none "
+			  "left", vublk_fault_name(&session->fault), where);
+}
+
+/* The record is looked at where an operation ends, and its descriptor wakes the loop. */
+static void notice_fault(struct vublk_session *session)
+{
+	if (!session->fault_source.loop || !vublk_fault_happened(&session->fault))
+		return;
+	vublk_loop_remove(&session->fault_source);
+	say_what_was_lost(session);
+	session->wants_end = true;
+}
+
 /* --- operations ------------------------------------------------------------ */
 
 static void begin(struct vublk_session *session, const struct vublk_session_operation *operation)
@@ -175,10 +204,12 @@ static void run_operation(struct vublk_session *session)
 	start_queues(session);
 }
 
+/* What an operation found in memory that is lost is no answer. */
 static void finish_operation(struct vublk_session *session)
 {
 	session->phase = VUBLK_SESSION_READING;
-	if (session->operation->finish)
+	notice_fault(session);
+	if (session->operation->finish && !vublk_fault_happened(&session->fault))
 		session->operation->finish(session, session->result, &session->error);
 	session->operation = NULL;
 	session->concerned = NULL;
@@ -197,6 +228,7 @@ static void on_end(void *opaque)
 /* The owner frees the session, so it is told when nothing of ours is on the stack. */
 static int run_end(struct vublk_session *session, struct vublk_error *error)
 {
+	notice_fault(session);
 	vublk_loop_remove(&session->source);
 	session->phase = VUBLK_SESSION_ENDED;
 	vublk_loop_post(session->owner->loop, &session->end_task);
@@ -210,6 +242,30 @@ void vublk_session_end(struct vublk_session *session)
 	session->wants_end = true;
 	if (session->phase == VUBLK_SESSION_READING)
 		go_on(session);
+}
+
+/* --- the end, because of a fault -------------------------------------------- */
+
+static void on_fault(void *opaque, uint32_t events)
+{
+	struct vublk_session *session = opaque;
+
+	notice_fault(session);
+	if (session->wants_end)
+		vublk_session_end(session);
+}
+
+static int watch_fault(struct vublk_session *session, struct vublk_error *error)
+{
+	session->memory.fault = &session->fault;
+	session->inflight.fault = &session->fault;
+	session->dirty_log.fault = &session->fault;
+	session->fault.fd = vublk_eventfd_new();
+	if (session->fault.fd < 0)
+		return vublk_error_set_errno(error, -session->fault.fd, "cannot create an eventfd");
+	session->fault_source = (struct vublk_loop_source){ .fn = on_fault, .opaque = session };
+	return vublk_loop_add(session->owner->loop, &session->fault_source, session->fault.fd,
+			      EPOLLIN, error);
 }
 
 /* --- a new size ------------------------------------------------------------ */
@@ -387,6 +443,7 @@ int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 	}
 	session->owner = owner;
 	session->reply_fd = -1;
+	session->fault.fd = -1;
 	vublk_back_channel_init(&session->back_channel, owner->loop, owner->log);
 	session->write_cache = owner->write_cache;
 	session->limit = (struct vublk_log_limit){ .burst = 10, .interval_ms = 10000 };
@@ -394,6 +451,8 @@ int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 	session->end_task = (struct vublk_loop_task){ .fn = on_end, .opaque = session };
 	vublk_channel_init(&session->channel, fd);
 	r = make_queues(session, error);
+	if (!r)
+		r = watch_fault(session, error);
 	if (!r)
 		r = vublk_loop_add(owner->loop, &session->source, fd, EPOLLIN, error);
 	if (r) {
@@ -419,5 +478,7 @@ void vublk_session_free(struct vublk_session *session)
 	vublk_inflight_area_unmap(&session->inflight);
 	vublk_backend_dirty_log_unmap(&session->dirty_log);
 	vublk_backend_memory_clear(&session->memory);
+	vublk_loop_remove(&session->fault_source);
+	vublk_fd_close(&session->fault.fd);
 	free(session);
 }

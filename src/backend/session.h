@@ -66,6 +66,8 @@ struct vublk_session {
 	bool resumes;           /* an earlier session's rings or in-flight area */
 	bool knows_write_cache; /* the front-end: it has read config.wce here, or set it */
 
+	struct vublk_fault fault; /* of the three that follow */
+	struct vublk_loop_source fault_source;
 	struct vublk_backend_memory memory;
 	struct vublk_inflight_area inflight;
 	struct vublk_backend_dirty_log dirty_log;

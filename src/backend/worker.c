@@ -368,6 +368,7 @@ static int start_thread(struct vublk_worker *worker)
 	int r;
 
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* a fault while it is blocked ends the process */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	r = pthread_create(&worker->thread, NULL, worker_main, worker);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -123,6 +123,19 @@ static int check_region(const struct vublk_inproc_memory *memory, unsigned slots
 	return 0;
 }
 
+/* The back-end gets the descriptor: it must not be able to take pages from the application. */
+static int check_seal(int fd, const void *address, struct vublk_error *error)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals >= 0 && seals & F_SEAL_SHRINK)
+		return 0;
+	return vublk_error_set(error, EINVAL,
+			       "the memory at %p can be truncated by the back-end, which would be a "
+			       "SIGBUS here: use a memfd that is sealed against shrinking "
+			       "(fcntl F_ADD_SEALS, F_SEAL_SHRINK)", address);
+}
+
 int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, void *address,
 			    uint64_t bytes, int fd, uint64_t fd_offset,
 			    struct vublk_error *error)
@@ -137,6 +150,11 @@ int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, 
 		return vublk_error_set_errno(error, errno,
 					     "cannot duplicate descriptor %d of the memory at %p",
 					     fd, address);
+	r = check_seal(own_fd, address, error);
+	if (r) {
+		vublk_fd_close(&own_fd);
+		return r;
+	}
 	append(memory, address, bytes, own_fd, fd_offset);
 	memory->adding = true;
 	return 0;

@@ -181,6 +181,7 @@ static int start_thread(struct vublk_inproc *bus, struct vublk_error *error)
 	int r;
 
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* a fault while it is blocked ends the process */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	r = pthread_create(&bus->thread, NULL, run, bus);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);

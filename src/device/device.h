@@ -9,6 +9,7 @@
  * does it last, or looks at device->life afterwards: another number, another life.
  */
 #include "frontend/frontend.h"
+#include "util/fault.h"
 #include "util/log.h"
 #include "util/loop.h"
 
@@ -125,6 +126,7 @@ struct vublk_device_dirty {
 	enum vublk_device_dirty_phase phase;
 	struct vublk_frontend_dirty_log log;
 	uint64_t *bitmap;           /* mapped when it is first read */
+	struct vublk_fault fault;   /* the pages of it that its owner removed */
 	struct vublk_error refusal; /* while it is being undone */
 };
 

@@ -66,6 +66,7 @@ void vublk_device_dirty_log_drop(struct vublk_device *device)
 
 	vublk_unmap(dirty->bitmap, dirty->log.size_bytes);
 	dirty->bitmap = NULL;
+	dirty->fault = (struct vublk_fault){ .fd = -1 };
 	vublk_fd_close(&dirty->log.fd);
 	dirty->phase = VUBLK_DEVICE_DIRTY_OFF;
 }
@@ -73,6 +74,7 @@ void vublk_device_dirty_log_drop(struct vublk_device *device)
 void vublk_device_dirty_log_init(struct vublk_device *device)
 {
 	device->dirty.log.fd = -1;
+	device->dirty.fault.fd = -1;
 }
 
 static int check_bitmap(const struct vublk_device *device,
@@ -255,9 +257,19 @@ static int begin_change(struct vublk_device *device, bool on)
 static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *error)
 {
 	if (!dirty->bitmap)
-		dirty->bitmap = vublk_map_shared(dirty->log.fd, dirty->log.offset,
-						 dirty->log.size_bytes, error);
+		dirty->bitmap = vublk_map_guarded(dirty->log.fd, dirty->log.offset,
+						  dirty->log.size_bytes, &dirty->fault,
+						  VUBLK_FAULT_DIRTY_LOG, error);
 	return dirty->bitmap ? 0 : -ENOMEM;
+}
+
+/* The VMM holds a bitmap that it gave, and can truncate it. */
+static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_error *error)
+{
+	if (!vublk_fault_happened(&dirty->fault))
+		return 0;
+	return vublk_error_set(error, EIO, "a page of the dirty log cannot be accessed, because its "
+			       "file was truncated: stop the log, and start it again with another");
 }
 
 /* The memory was held against the bitmap, and the ring against the memory. */
@@ -268,6 +280,12 @@ static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes
 
 	for (uint64_t page = addr / VUBLK_DIRTY_PAGE_BYTES; page <= last; page++)
 		__atomic_fetch_or(&bits[page / 8], (uint8_t)(1 << page % 8), __ATOMIC_RELEASE);
+}
+
+static void say_not_marked(struct vublk_device *device, const struct vublk_error *error)
+{
+	vublk_log(&device->log, VUBLK_LOG_WARNING,
+		  "the rings that the lost back-end used are not in the dirty log: %s", error->text);
 }
 
 /*
@@ -282,14 +300,14 @@ void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF || !device->num_rings)
 		return;
 	if (map_bitmap(&device->dirty, &error) < 0) {
-		vublk_log(&device->log, VUBLK_LOG_WARNING,
-			  "the rings that the back-end went with are not in the dirty log: %s",
-			  error.text);
+		say_not_marked(device, &error);
 		return;
 	}
 	for (unsigned i = 0; i < device->num_rings; i++)
 		mark(&device->dirty, device->rings[i].used_addr,
 		     vublk_split_used_bytes(device->rings[i].size));
+	if (check_fault(&device->dirty, &error) < 0)
+		say_not_marked(device, &error);
 }
 
 /* --- the calls --------------------------------------------------------------------------------- */
@@ -379,5 +397,5 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 		return -ENOMEM;
 	for (uint64_t i = 0; i < words; i++)
 		bits[i] = take_word(&dirty->bitmap[first + i]);
-	return 0;
+	return check_fault(dirty, error);
 }

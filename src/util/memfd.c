@@ -47,19 +47,38 @@ void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_err
 	return address;
 }
 
+void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fault *fault,
+			enum vublk_fault_kind kind, struct vublk_error *error)
+{
+	void *address = vublk_map_shared(fd, offset, bytes, error);
+
+	if (!address || !vublk_fault_guard(address, bytes, fd, fault, kind, error))
+		return address;
+	vublk_unmap(address, bytes);
+	errno = ENOMEM;
+	return NULL;
+}
+
 /* What has no read(): memory of a device, for example. It is mapped whole: see the header. */
 static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 		   struct vublk_error *error)
 {
+	struct vublk_fault fault = { .fd = -1 };
 	char *address = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, (off_t)start);
+	int r;
 
 	if (address == MAP_FAILED)
 		return vublk_error_set_errno(error, errno,
 					     "cannot read the memory, nor map %" PRIu64
 					     " bytes of it at offset %" PRIu64, bytes, start);
-	*word = vublk_load_acquire((const uint16_t *)(address + offset));
-	munmap(address, bytes);
-	return 0;
+	r = vublk_fault_guard(address, bytes, fd, &fault, VUBLK_FAULT_MEMORY, error);
+	if (!r)
+		*word = vublk_load_acquire((const uint16_t *)(address + offset));
+	vublk_unmap(address, bytes);
+	if (vublk_fault_happened(&fault))
+		return vublk_error_set(error, EIO, "the memory's file does not have offset %" PRIu64
+				       ": has its owner truncated it?", start + offset);
+	return r;
 }
 
 static ssize_t read_u16(int fd, uint64_t at, uint16_t *word)
@@ -99,6 +118,8 @@ int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offse
 
 void vublk_unmap(void *address, uint64_t bytes)
 {
-	if (address && bytes)
-		munmap(address, bytes);
+	if (!address || !bytes)
+		return;
+	vublk_fault_unguard(address);
+	munmap(address, bytes);
 }

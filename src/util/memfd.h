@@ -2,6 +2,8 @@
 #ifndef VUBLK_UTIL_MEMFD_H
 #define VUBLK_UTIL_MEMFD_H
 
+#include "util/fault.h"
+
 #include <vublk/error.h>
 
 #include <stdint.h>
@@ -21,6 +23,13 @@ int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_error *error);
 
 /*
+ * The same for a file that a peer also holds: the mapping survives a peer that takes
+ * pages from under it, which `fault` (util/fault.h) records as `kind`.
+ */
+void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fault *fault,
+			enum vublk_fault_kind kind, struct vublk_error *error);
+
+/*
  * Reads an aligned 16-bit word that peers may write meanwhile, at `offset` of the region
  * of `bytes` bytes at `start` of the file; never half of one value and half of another.
  * The region is not mapped if the file can be read: a peer may have sealed it against that,
@@ -29,7 +38,7 @@ void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_err
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error);
 
-/* NULL and 0 bytes are nothing. */
+/* Either kind. NULL and 0 bytes are nothing. */
 void vublk_unmap(void *address, uint64_t bytes);
 
 #endif

@@ -402,7 +402,7 @@ static void test_register_refuses(void **state)
 	struct vublk_blk *blk = set_up();
 	char *memory = vublk_blk_alloc(blk, 16384, &error);
 	char text[VUBLK_ERROR_TEXT_BYTES];
-	int fd = vublk_memfd_new("a", 65536, &error);
+	int fd = vublk_memfd_new("a", 65536, &error), unsealed;
 
 	assert_int_equal(vublk_blk_register(blk, memory, 4096, fd, 0, &error), -EINVAL);
 	snprintf(text, sizeof(text), "cannot register 4096 bytes at %p: they overlap memory that "
@@ -415,6 +415,12 @@ static void test_register_refuses(void **state)
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 0, fd, 0, &error), -EINVAL);
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 4096, fd, 1, &error), -EINVAL);
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 4096, -1, 0, &error), -EBADF);
+	unsealed = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(ftruncate(unsealed, 4096), 0);
+	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 4096, unsealed, 0, &error),
+			 -EINVAL);
+	assert_non_null(strstr(error.text, "use a memfd that is sealed against shrinking"));
+	vublk_fd_close(&unsealed);
 	assert_int_equal(vublk_blk_unregister(blk, (void *)0x100000, &error), -EINVAL);
 	assert_string_equal(error.text, "no memory is registered that begins at 0x100000");
 	assert_null(vublk_blk_alloc(blk, 0, &error));

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -154,6 +155,38 @@ static void test_a_bitmap_of_the_bus(void **state)
 	assert_int_equal(bits[0], 0);
 	vublk_fd_close(&log.fd);
 	end(&rig, &mock);
+}
+
+/* The VMM that gave it truncates it: the device survives and says so. */
+static void test_a_bitmap_that_is_truncated(void **state)
+{
+	struct vublk_device_dirty_log log = { -1, 0, WORDS * 8 };
+	struct vublk_error error;
+	struct mock mock;
+	uint64_t bits[4];
+	struct rig rig;
+
+	for (unsigned i = 0; i < 2; i++) {
+		begin_running(&rig, &mock);
+		log.fd = memfd_create("bitmap", MFD_CLOEXEC);
+		assert_int_equal(ftruncate(log.fd, WORDS * 8), 0);
+		assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, NULL), 1);
+		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
+		assert_int_equal(ftruncate(log.fd, 0), 0);
+		if (i)
+			vublk_device_dirty_log_mark_rings(rig.device);
+		expect_sentence(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, &error),
+				EIO, &error, "because its file was truncated");
+		assert_int_equal(vublk_device_dirty_log_stop(rig.device, NULL), 1);
+		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 2);
+		/* The next log is not affected. */
+		assert_int_equal(start_log(&rig), 1);
+		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 3);
+		assert_int_equal(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, NULL),
+				 0);
+		vublk_fd_close(&log.fd);
+		end(&rig, &mock);
+	}
 }
 
 /* It has to reach to the last byte of the memory, and not further than its own file. */
@@ -510,6 +543,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_on_and_off),
 		VUBLK_TEST(test_a_bitmap_of_the_bus),
+		VUBLK_TEST(test_a_bitmap_that_is_truncated),
 		VUBLK_TEST(test_bitmaps_that_do_not_fit),
 		VUBLK_TEST(test_memory_beyond_the_log),
 		VUBLK_TEST(test_before_the_rings_run),

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_SIGBUS_H
+#define VUBLK_SIGBUS_H
+
+/*
+ * The library's SIGBUS handler, for applications that handle SIGBUS themselves.
+ *
+ * A back-end and a device access memory that a peer shares, and the peer can truncate
+ * it at any time. So that this ends the peer's session and not the process, the library
+ * installs a handler for SIGBUS, once, when it first maps such memory. The handler
+ * repairs faults in these mappings only. It passes every other SIGBUS to the handler
+ * that was installed before it, or to the default action (a core dump).
+ *
+ * An application that installs a handler of its own:
+ *  - before the library's: has nothing to do, since the library's handler calls it;
+ *  - later, or one that must stay the only one: calls vublk_sigbus_manage_self() before
+ *    it opens a back-end or a device, and vublk_sigbus_repair() first in its handler.
+ *
+ * SIGBUS must not be blocked on a thread that calls into the library: the kernel ends a
+ * process whose thread faults while the signal is blocked. The library's own threads
+ * leave it unblocked.
+ */
+
+#include <signal.h>
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+/* The library never installs a handler. Any thread, before the first back-end or device. */
+void vublk_sigbus_manage_self(void);
+
+/*
+ * For the application's handler (SA_SIGINFO): true when the fault was in memory that a
+ * peer shares and is repaired, and the handler is to return; false when the fault is
+ * not the library's. Async-signal-safe.
+ */
+bool vublk_sigbus_repair(const siginfo_t *info);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
+#endif

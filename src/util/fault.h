@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_UTIL_FAULT_H
+#define VUBLK_UTIL_FAULT_H
+
+/*
+ * Surviving a peer that removes pages from memory that it shares.
+ *
+ * A peer that holds the descriptor can truncate the file, or punch a hole into huge
+ * pages when none is left. The next access is a SIGBUS on whichever thread makes it.
+ * Mappings that are guarded here survive that: the page is replaced by an empty one of
+ * our own, the owner's `struct vublk_fault` records it, and its descriptor wakes the
+ * owner. What was read from such a page is worthless, so the owner looks at the record
+ * before it acts on what it read.
+ *
+ * Faults anywhere else go to the handler that was installed before.
+ */
+#include "util/atomic.h"
+
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Which of an owner's mappings lost a page. */
+enum vublk_fault_kind {
+	VUBLK_FAULT_MEMORY = 1,    /* a region of guest memory */
+	VUBLK_FAULT_INFLIGHT = 2,  /* the in-flight area */
+	VUBLK_FAULT_DIRTY_LOG = 4, /* the dirty log */
+};
+
+/* The record of one owner; it outlives the owner's guarded mappings. */
+struct vublk_fault {
+	unsigned kinds;    /* any thread, atomic: vublk_fault_kind bits */
+	uintptr_t address; /* the first that faulted; any thread, atomic */
+	int fd;            /* an eventfd that is signalled at the first fault; -1: none */
+};
+
+/* Whether a page was lost. Cheap: one relaxed load. */
+static inline bool vublk_fault_happened(const struct vublk_fault *fault)
+{
+	return vublk_load_relaxed(&fault->kinds);
+}
+
+/* "a region of the guest's memory", for a sentence; of the first kind that was lost. */
+const char *vublk_fault_name(const struct vublk_fault *fault);
+
+/*
+ * Guards a mapping of `fd`, whose page size decides how much is replaced. Installs the
+ * SIGBUS handler the first time. -ENOMEM.
+ */
+int vublk_fault_guard(void *address, uint64_t bytes, int fd, struct vublk_fault *fault,
+		      enum vublk_fault_kind kind, struct vublk_error *error);
+/* Before the mapping is unmapped. One that is not guarded is ignored. */
+void vublk_fault_unguard(const void *address);
+
+#endif

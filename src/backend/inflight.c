@@ -238,7 +238,8 @@ static int check_region(const struct vublk_inflight_area *area, unsigned index, 
  */
 int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       const struct vublk_inflight_area *area, unsigned index,
-			       unsigned size, uint16_t used_idx, uint16_t *base,
+			       const struct vublk_split_ring *ring, unsigned size,
+			       uint16_t used_idx, uint16_t *base,
 			       struct vublk_inflight_rest *rest, struct vublk_error *error)
 {
 	struct vublk_inflight_split *region;
@@ -259,6 +260,9 @@ int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 		if (r)
 			return r;
 		queue->counter = collect_rest(region, size, rest);
+		r = vublk_inflight_rest_check(rest, ring, size, used_idx, error);
+		if (r)
+			return r;
 		queue->last_batch_head = vublk_load_relaxed(&region->last_batch_head);
 		*base = (uint16_t)(used_idx + rest->count);
 	}

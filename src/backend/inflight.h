@@ -52,12 +52,18 @@ void vublk_inflight_area_unmap(struct vublk_inflight_area *area);
  * Begins a queue of `size` entries whose ring says `used_idx`: completes what the
  * previous back-end had half noted, and finds what it left undone. `base` is
  * what SET_VRING_BASE said, and becomes where to go on. EPROTO: the area
- * does not belong to this ring.
+ * does not belong to `ring`.
  */
 int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       const struct vublk_inflight_area *area, unsigned index,
-			       unsigned size, uint16_t used_idx, uint16_t *base,
+			       const struct vublk_split_ring *ring, unsigned size,
+			       uint16_t used_idx, uint16_t *base,
 			       struct vublk_inflight_rest *rest, struct vublk_error *error);
+
+/* Whether the ring's driver can have these outstanding. inflight-check.c */
+int vublk_inflight_rest_check(const struct vublk_inflight_rest *rest,
+			      const struct vublk_split_ring *ring, unsigned size, uint16_t used,
+			      struct vublk_error *error);
 
 /* A chain was taken. */
 void vublk_inflight_queue_take(struct vublk_inflight_queue *queue, uint16_t head);

@@ -306,8 +306,8 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 		r = make_log(queue, disk, loan, error);
 	if (!r)
 		r = vublk_inflight_queue_begin(&queue->inflight, loan->inflight, queue->index,
-					       queue->setup.size, used, &base, &queue->rest,
-					       error);
+					       &memory, queue->setup.size, used, &base,
+					       &queue->rest, error);
 	if (!r)
 		base = check_base(queue, base, used);
 	if (!r)

@@ -285,10 +285,117 @@ static void test_scribbled_areas(void **state)
 	area.region->desc[7].next = 7;
 	for (unsigned i = 0; i < RIG_SIZE; i++)
 		area.region->desc[i].inflight = 0xff;
-	assert_int_equal(rig_tell_queue(&rig, 0, 5), 0);
-	rig_get_base(&rig, 0);
+	assert_int_equal(rig_tell_queue(&rig, 0, 5), 1);
+	assert_true(rig_log_has(&rig, "it is not this ring's"));
 	rig_drop_area(&area);
 	rig_close(&rig);
+}
+
+/* --- an area that is another ring's -------------------------------------------- */
+
+/*
+ * The driver has made the chains of `available` available, in this order, and the device has
+ * completed those of `completed`; indices begin at `first`. What of an area is refused?
+ */
+struct history {
+	const char *name;
+	uint16_t first;
+	const char *available, *completed; /* a letter is a chain */
+	const char *in_flight;             /* of the area */
+	const char *refused;               /* words; NULL: it is taken */
+};
+
+static const struct history histories[] = {
+	{ "nothing available", 0, "", "", "b", "has 1 requests in flight, and the ring has 0" },
+	{ "all are completed", 0, "abc", "abc", "b", "has 1 requests in flight, and the ring has 0" },
+	{ "more than outstanding", 0, "abc", "ab", "cd", "has 2 requests in flight" },
+	{ "never available", 0, "ab", "a", "z", "never made available" },
+	{ "prepared again", 0, "abc", "ab", "a", "was completed since" },
+	{ "prepared again, out of order", 0, "abc", "ba", "b", "was completed since" },
+	{ "not taken yet", 0, "abc", "a", "c", "was not taken yet" },
+	{ "prepared again, in a long run", 1000, "abc", "ab", "b", "was completed since" },
+	{ "not taken yet, in a long run", 1000, "abc", "a", "c", "was not taken yet" },
+	{ "all are outstanding", 0, "abc", "", "abc", NULL },
+	{ "the first is", 0, "abc", "cb", "a", NULL },
+	{ "two of them were taken", 0, "abcd", "b", "ac", NULL },
+	{ "made available again", 0, "abab", "ba", "ba", NULL },
+	{ "over the end", 65534, "abcd", "dc", "ab", NULL },
+	{ "over the end, not taken yet", 65534, "abcd", "b", "d", "was not taken yet" },
+};
+
+static uint16_t head_of(char letter)
+{
+	return (uint16_t)(3 * (letter - 'a'));
+}
+
+static void set_history(struct rig *rig, struct rig_area *area, const struct history *history)
+{
+	const struct vublk_split_ring *ring = &rig->queues[0].ring;
+	size_t num_available = strlen(history->available);
+	size_t num_completed = strlen(history->completed);
+
+	for (unsigned i = 0; history->first && i < RIG_SIZE; i++) {
+		ring->avail->ring[i] = RIG_SIZE - 1; /* a filled ring, of another chain */
+		ring->used->ring[i].id = RIG_SIZE - 1;
+		ring->used->ring[i].len = 1;
+	}
+	for (size_t i = 0; i < num_available; i++)
+		ring->avail->ring[(history->first + i) % RIG_SIZE] = head_of(history->available[i]);
+	for (size_t i = 0; i < num_completed; i++) {
+		ring->used->ring[(history->first + i) % RIG_SIZE].id =
+			head_of(history->completed[i]);
+		ring->used->ring[(history->first + i) % RIG_SIZE].len = 1;
+	}
+	ring->avail->idx = (uint16_t)(history->first + num_available);
+	ring->used->idx = (uint16_t)(history->first + num_completed);
+	memset(area->region, 0, area->bytes);
+	area->region->version = 1;
+	area->region->desc_num = RIG_SIZE;
+	area->region->used_idx = ring->used->idx;
+	for (unsigned i = 0; history->in_flight[i]; i++)
+		take(area->region, head_of(history->in_flight[i]), i);
+}
+
+/* A chain that is executed fails, having no descriptors worth the name, and is completed. */
+static void check_history(const struct history *history)
+{
+	struct rig_area area;
+	struct rig rig;
+	uint64_t r;
+
+	rig_open_memory(&rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_get_area(&rig, &area);
+	rig_make_ring(&rig, 0, RIG_SIZE, 0);
+	set_history(&rig, &area, history);
+	assert_int_equal(rig_set_area(&rig, &area), 0);
+	r = rig_tell_queue(&rig, 0, rig.queues[0].ring.used->idx);
+	if (r != !!history->refused)
+		fail_msg("%s: %s", history->name, r ? rig.log.last : "it was taken");
+	if (history->refused && !rig_log_has(&rig, history->refused))
+		fail_msg("%s", history->name);
+	if (history->refused)
+		assert_int_equal(rig.queues[0].ring.used->idx,
+				 (uint16_t)(history->first + strlen(history->completed)));
+	rig_drop_area(&area);
+	rig_close(&rig);
+}
+
+static void test_area_of_another_ring(void **state)
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(histories); i++)
+		check_history(&histories[i]);
+}
+
+/* A request that takes long: its entry of the avail ring was overwritten since. */
+static void test_entry_overwritten(void **state)
+{
+	const struct history one = { "one", 1000, "b", "", "a", NULL };
+	const struct history fresh = { "fresh", 0, "b", "", "a", "never made available" };
+
+	check_history(&one);
+	check_history(&fresh);
 }
 
 /* A message's descriptors may outlive its answer, but not the next message's. */
@@ -360,6 +467,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_died_after_the_last),
 		VUBLK_TEST(test_refused_areas),
 		VUBLK_TEST(test_scribbled_areas),
+		VUBLK_TEST(test_area_of_another_ring),
+		VUBLK_TEST(test_entry_overwritten),
 		VUBLK_TEST(test_asked_again_and_again),
 	};
 

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Whether the requests that an in-flight area has in flight can be this ring's. The area is
+ * the front-end's word, and may be another ring's; what it names is executed again, so a
+ * chain that the driver has not made available must not be among it.
+ *
+ * Key idea: the ring itself says how many chains are outstanding, from the used to the avail
+ * index. Those in flight are some of these, and the others are the last that were made
+ * available, because a back-end takes chains in order. So
+ *   - no more are in flight than are outstanding;
+ *   - none of them is among the entries that were not taken;
+ *   - where the entry that made a chain available still stands in the avail ring, the used
+ *     ring has no completion that must be a later one;
+ *   - in a ring that was not yet filled once, the entry does stand there, and the chain was
+ *     completed once less than it was made available.
+ * A filled ring does not prove more: the entry of a chain that takes long may have been
+ * overwritten by those of chains that came and went since.
+ */
+#include "backend/inflight.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <limits.h>
+
+#define NEVER INT_MIN
+
+/* Positions count from the used index: what was completed last is at -1. */
+struct history {
+	const struct vublk_split_ring *ring;
+	unsigned size;
+	uint16_t used;
+	int outstanding, taken; /* positions where the avail entries end, and those not taken begin */
+	bool is_first_round;
+	struct {
+		bool in_flight;
+		int available, completed; /* the last position of each; NEVER */
+		int balance;              /* how often available less how often completed */
+	} heads[VUBLK_RING_MAX_SIZE];
+};
+
+static unsigned slot_of(const struct history *history, int position)
+{
+	return (unsigned)(history->used + position) & (history->size - 1);
+}
+
+static uint16_t available_at(const struct history *history, int position)
+{
+	return vublk_load_relaxed(&history->ring->avail->ring[slot_of(history, position)]);
+}
+
+static uint32_t completed_at(const struct history *history, int position)
+{
+	return vublk_load_relaxed(&history->ring->used->ring[slot_of(history, position)].id);
+}
+
+/* The slots after the two indices are as the driver made them, which is zero. */
+static bool is_first_round(const struct history *history, uint16_t avail)
+{
+	const struct vublk_split_ring *ring = history->ring;
+
+	if (avail >= history->size || history->used > avail)
+		return false;
+	for (unsigned i = avail; i < history->size; i++)
+		if (vublk_load_relaxed(&ring->avail->ring[i]))
+			return false;
+	for (unsigned i = history->used; i < history->size; i++)
+		if (vublk_load_relaxed(&ring->used->ring[i].id) ||
+		    vublk_load_relaxed(&ring->used->ring[i].len))
+			return false;
+	return true;
+}
+
+/* What both rings tell of the chains that were taken. */
+static void read_history(struct history *history)
+{
+	int size = (int)history->size, before = -(int)history->used;
+	int first_available = history->is_first_round ? before : history->outstanding - size;
+	int first_completed = history->is_first_round ? before : -size;
+
+	for (unsigned i = 0; i < history->size; i++)
+		history->heads[i].available = history->heads[i].completed = NEVER;
+	for (int i = first_available; i < history->taken; i++) {
+		uint16_t head = available_at(history, i);
+
+		if (head >= history->size)
+			continue;
+		history->heads[head].available = i;
+		history->heads[head].balance++;
+	}
+	for (int i = first_completed; i < 0; i++) {
+		uint32_t head = completed_at(history, i);
+
+		if (head >= history->size)
+			continue;
+		history->heads[head].completed = i;
+		history->heads[head].balance--;
+	}
+}
+
+static int check_not_taken(const struct history *history, struct vublk_error *error)
+{
+	for (int i = history->taken; i < history->outstanding; i++) {
+		uint16_t head = available_at(history, i);
+
+		if (head < history->size && history->heads[head].in_flight)
+			return vublk_error_set(error, EPROTO,
+					       "the in-flight area has the request at entry %u in "
+					       "flight, which by its number of requests was not "
+					       "taken yet; it is not this ring's", head);
+	}
+	return 0;
+}
+
+static int check_taken(const struct history *history, const struct vublk_inflight_rest *rest,
+		       struct vublk_error *error)
+{
+	for (unsigned i = 0; i < rest->count; i++) {
+		unsigned head = rest->heads[i];
+		int available = history->heads[head].available;
+		int completed = history->heads[head].completed;
+
+		if (history->is_first_round ? history->heads[head].balance == 1 :
+		    available == NEVER || completed < available)
+			continue;
+		return vublk_error_set(error, EPROTO,
+				       "the in-flight area has the request at entry %u in flight, "
+				       "which %s; it is not this ring's", head,
+				       available == NEVER ? "the driver never made available" :
+				       "was completed since the driver last made it available");
+	}
+	return 0;
+}
+
+int vublk_inflight_rest_check(const struct vublk_inflight_rest *rest,
+			      const struct vublk_split_ring *ring, unsigned size, uint16_t used,
+			      struct vublk_error *error)
+{
+	uint16_t avail = vublk_load_acquire(&ring->avail->idx); /* A */
+	struct history history = {
+		.ring = ring, .size = size, .used = used,
+		.outstanding = (uint16_t)(avail - used), .taken = (int)rest->count,
+	};
+
+	if (!rest->count)
+		return 0;
+	if (history.outstanding > (int)size || history.taken > history.outstanding)
+		return vublk_error_set(error, EPROTO,
+				       "the in-flight area has %u requests in flight, and the ring "
+				       "has %d outstanding (used index %u, avail index %u, %u "
+				       "entries); it is not this ring's", rest->count,
+				       history.outstanding, used, avail, size);
+	history.is_first_round = is_first_round(&history, avail);
+	read_history(&history);
+	for (unsigned i = 0; i < rest->count; i++)
+		history.heads[rest->heads[i]].in_flight = true;
+	if (check_not_taken(&history, error))
+		return -EPROTO;
+	return check_taken(&history, rest, error);
+}

@@ -413,6 +413,7 @@ struct vublk_device_place {
 	bool is_known;        /* `base` is where it goes on; else the back-end went without saying so, */
 	uint16_t base;        /* and this is its used index, which is exact with nothing outstanding */
 	uint16_t outstanding; /* requests that are not completed, and that a back-end may have seen */
+	uint16_t undrained;   /* of a known base: those before it, which the back-end gave back uncompleted */
 };
 
 /*

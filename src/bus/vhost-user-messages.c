@@ -288,14 +288,16 @@ static int withdraw_vring(struct vublk_relay *relay, struct vublk_error *error)
 static int check_move(const struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_relay_queue *queue = relay->concerned;
+	unsigned count = queue->outstanding ? queue->outstanding : queue->undrained;
 
-	if (!queue->outstanding || !relay->is_logging ||
+	if (!count || !relay->is_logging ||
 	    relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
 		return 0;
 	return vublk_error_set(error, EIO, "queue %u cannot be stopped for a migration: its "
-			       "back-end was lost with %u requests outstanding, and the VMM does "
-			       "not take the in-flight area along; wait until there is a back-end",
-			       queue->index, queue->outstanding);
+			       "back-end %s %u requests outstanding, and the VMM does not take "
+			       "the in-flight area along; wait until they are completed",
+			       queue->index, queue->outstanding ? "was lost with" : "stopped with",
+			       count);
 }
 
 static int get_vring_base(struct vublk_relay *relay, struct vublk_error *error)

@@ -85,7 +85,20 @@ void vublk_relay_withdraw_all(struct vublk_relay *relay)
 void vublk_relay_begin_anew(struct vublk_relay_queue *queue)
 {
 	queue->outstanding = 0;
+	queue->undrained = 0;
 	queue->is_uncertain = false;
+}
+
+void vublk_relay_note_loss(struct vublk_relay *relay)
+{
+	for (unsigned i = 0; i < relay->num_queues; i++) {
+		struct vublk_relay_queue *queue = &relay->queues[i];
+
+		if (queue->is_handed || !queue->undrained)
+			continue;
+		queue->outstanding = queue->undrained;
+		queue->is_uncertain = relay->area.fd < 0;
+	}
 }
 
 /* With its guest addresses in `ring`. A ring that is in no memory waits for that. */
@@ -185,6 +198,7 @@ static void collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 	struct vublk_error error;
 
 	queue->outstanding = 0;
+	queue->undrained = 0;
 	if (vublk_device_queue_place(relay->device, queue->index, &place, &error) < 0) {
 		/* The ring is not in reach, and nobody knows anything of it. */
 		vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_WARNING, "%s",
@@ -194,6 +208,7 @@ static void collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 		return;
 	}
 	queue->base = place.base;
+	queue->undrained = place.undrained;
 	if (!place.is_known)
 		queue->outstanding = place.outstanding;
 }
@@ -296,7 +311,10 @@ static int check_area(const struct vublk_relay *relay, const struct vublk_relay_
 			       area->queue_size);
 }
 
-/* Of a ring whose requests nobody knows: it can go on when there are none. */
+/*
+ * Of a ring whose requests nobody knows: it can go on when there are none, or when all that
+ * the lost back-end had taken are complete.
+ */
 static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	struct vublk_device_place place = { 0 };
@@ -306,7 +324,7 @@ static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queu
 	if (!queue->is_uncertain)
 		return true;
 	if (!vublk_device_queue_place(relay->device, queue->index, &place, NULL) &&
-	    !place.outstanding) {
+	    (!place.outstanding || (queue->undrained && !place.undrained))) {
 		vublk_relay_begin_anew(queue);
 		return true;
 	}

@@ -289,8 +289,10 @@ static void on_disconnected(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_relay *relay = relay_of(opaque);
 
-	if (relay)
+	if (relay) {
+		vublk_relay_note_loss(relay);
 		wake(relay);
+	}
 	vublk_bus_on_disconnected(opaque, error);
 }
 

@@ -42,6 +42,7 @@ struct vublk_relay_queue {
 	/* of a ring with which a back-end was lost, when it was taken back */
 	uint16_t outstanding; /* requests of which nobody but the area knows what was begun */
 	bool is_uncertain;    /* ... and there is no area: it goes on with none outstanding */
+	uint16_t undrained;   /* requests before `base` that a back-end gave back uncompleted */
 };
 
 struct vublk_relay_region {
@@ -149,6 +150,8 @@ void vublk_relay_withdraw_queue(struct vublk_relay_queue *queue);
 void vublk_relay_withdraw_all(struct vublk_relay *relay);
 /* What was left of it before is nobody's concern any more: it is another ring. */
 void vublk_relay_begin_anew(struct vublk_relay_queue *queue);
+/* The back-end is lost: requests that it gave back uncompleted are outstanding for good. */
+void vublk_relay_note_loss(struct vublk_relay *relay);
 /* Rings are not started before the VMM has said nothing of the kind for a moment. */
 void vublk_relay_hold(struct vublk_relay *relay);
 void vublk_relay_release(struct vublk_relay *relay);

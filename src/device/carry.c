@@ -154,5 +154,6 @@ int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
 			  device->resume != VUBLK_DEVICE_RESUME_NEVER;
 	place->base = place->is_known ? device->bases[index] : used;
 	place->outstanding = vublk_device_count_outstanding(device, index, used, avail);
+	place->undrained = place->is_known ? vublk_device_count_undrained(device, index, used) : 0;
 	return 0;
 }

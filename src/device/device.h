@@ -145,6 +145,7 @@ struct vublk_device {
 	struct vublk_device_reconnect reconnect;
 	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;
+	struct vublk_log_limit undrained_limit; /* for stops that leave requests outstanding */
 	struct vublk_frontend_inflight_area inflight; /* of the driver's session, until reset */
 	struct vublk_error failure; /* why rings that are being stopped will not run again */
 
@@ -323,6 +324,16 @@ int vublk_device_read_indices(const struct vublk_device *device, unsigned index,
 			      uint16_t *avail, struct vublk_error *error);
 /* What the lost back-end may have kept to itself: a kick and a call for each ring. */
 void vublk_device_notify_rings(struct vublk_device *device);
+
+/* --- undrained.c ---------------------------------------------------------------------- */
+
+/* Requests that the back-end took and had not completed when it gave the ring back. */
+uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigned index,
+				      uint16_t used);
+/* The rings are back, and the back-end was to complete everything first: says so if not. */
+void vublk_device_warn_undrained(struct vublk_device *device);
+/* The back-end has just been lost with no ring in its hands. */
+void vublk_device_note_loss_at_rest(struct vublk_device *device);
 
 /* --- dirty-log.c ---------------------------------------------------------------------- */
 

@@ -202,6 +202,8 @@ void vublk_device_rings_are_back(struct vublk_device *device)
 	vublk_device_queues_store_bases(device);
 	if (!were_out)
 		return;
+	if (!undrained && !refused)
+		vublk_device_warn_undrained(device);
 	if (undrained && !(refused && device->resume == VUBLK_DEVICE_RESUME_RINGS))
 		device->resume = VUBLK_DEVICE_RESUME_INFLIGHT;
 	else if (!refused && device->resume != VUBLK_DEVICE_RESUME_NOTHING)

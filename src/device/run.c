@@ -335,6 +335,8 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 	if (rings && device->num_rings && device->frontend.start.any_kick) {
 		vublk_device_note_loss(device);
 		vublk_device_dirty_log_mark_rings(device);
+	} else {
+		vublk_device_note_loss_at_rest(device);
 	}
 	vublk_device_reconnect_begin(device, error);
 	if (rings && !device->status) /* the reset that was waiting for them */

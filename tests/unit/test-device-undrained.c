@@ -154,12 +154,126 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 	}
 }
 
+/* --- back-ends that do not wait for what they have begun, and have not negotiated that --- */
+
+#define TAKEN 7 /* the avail index at which such a back-end stops */
+
+/* Paused, with two requests of queue 1 in the hands of the back-end. */
+static void pause_undrained(struct rig *rig, struct mock *mock, uint64_t without)
+{
+	mock_init(mock);
+	mock->protocol_features &= ~without;
+	rig_init_with_mock(rig, mock);
+	rig_set(rig, "reconnect-ms", "1");
+	rig_realize(rig);
+	rig_start(rig, QUEUES);
+	for (unsigned i = 0; i < QUEUES; i++)
+		rig_set_indices(rig, i, TAKEN, TAKEN);
+	rig_set_indices(rig, 1, TAKEN - 2, TAKEN + 3);
+	mock->base = TAKEN;
+	pause_rig(rig);
+	assert_non_null(strstr(rig->last_word, "queue 1 was given back at index 7 with 2 requests "
+					       "outstanding"));
+	assert_int_equal(rig->num_warnings, 1);
+}
+
+static const uint64_t no_area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+
+/* It has them still, and goes on with them. */
+static void test_the_same_back_end_goes_on(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	pause_undrained(&rig, &mock, no_area);
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(mock.given_bases[1], TAKEN);
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	end(&rig, &mock);
+}
+
+static void test_a_loss_with_requests_it_took(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	pause_undrained(&rig, &mock, no_area);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_RECONNECTED, 1);
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_NEEDS_RESET, 1);
+	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
+			       "queue 1: the back-end went while up to 2 requests were outstanding"));
+	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+	rig_start(&rig, QUEUES);
+	end(&rig, &mock);
+}
+
+/* It completed them before it went: the driver's others are new to every back-end. */
+static void test_a_loss_after_they_were_completed(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	pause_undrained(&rig, &mock, no_area);
+	rig_set_indices(&rig, 1, TAKEN, TAKEN + 3);
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_RECONNECTED, 1);
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(mock.given_bases[1], TAKEN);
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	end(&rig, &mock);
+}
+
+/* Lost in the middle of the next start, before it has a ring: the same. */
+static void test_a_loss_before_it_has_the_rings_again(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	pause_undrained(&rig, &mock, no_area);
+	mock_forget(&mock);
+	mock.fault = (struct mock_fault){ .kind = MOCK_CUT, .request = VUBLK_VU_SET_FEATURES };
+	vublk_device_set_vm_running(rig.device, true);
+	rig_wait(&rig, RIG_NEEDS_RESET, 1);
+	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 0);
+	end(&rig, &mock);
+}
+
+/* An area has them: for a back-end that reads it. */
+static void test_a_loss_with_an_area(void **state)
+{
+	for (unsigned has_area = 0; has_area < 2; has_area++) {
+		struct mock mock;
+		struct rig rig;
+
+		pause_undrained(&rig, &mock, VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT));
+		if (!has_area)
+			mock.protocol_features &= ~no_area;
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_RECONNECTED, 1);
+		vublk_device_set_vm_running(rig.device, true);
+		rig_wait(&rig, has_area ? RIG_STARTED : RIG_NEEDS_RESET, 1 + has_area);
+		if (has_area)
+			assert_int_equal(mock.given_bases[1], TAKEN);
+		assert_int_equal(rig.calls[RIG_NEEDS_RESET], !has_area);
+		end(&rig, &mock);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_undrained_stops_are_negotiated),
 		VUBLK_TEST(test_an_undrained_stop),
 		VUBLK_TEST(test_a_back_end_without_the_area_after_it),
+		VUBLK_TEST(test_the_same_back_end_goes_on),
+		VUBLK_TEST(test_a_loss_with_requests_it_took),
+		VUBLK_TEST(test_a_loss_after_they_were_completed),
+		VUBLK_TEST(test_a_loss_before_it_has_the_rings_again),
+		VUBLK_TEST(test_a_loss_with_an_area),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

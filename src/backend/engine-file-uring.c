@@ -29,7 +29,8 @@
 
 #define RING_ENTRIES 256
 #define BATCH 64
-#define MAX_SUBMIT_TRIES 1000
+#define MAX_SUBMIT_TRIES 10
+#define RETRY_MS 1
 
 /* What a thread moves itself between two polls: its other queues wait meanwhile. */
 #define INSTANT_BYTES (UINT64_C(256) << 10)
@@ -150,9 +151,9 @@ void vublk_file_uring_woken(struct vublk_engine_queue *queue)
 /* --- calls by io_uring ----------------------------------------------------- */
 
 /*
- * EBUSY: the kernel wants completions taken first, so poll() comes next. EAGAIN:
- * it is short of memory for the moment, and there may be no completion to wait
- * for, so it is asked a few times more.
+ * EBUSY: the kernel wants completions taken first, so poll() comes next. EAGAIN: it is
+ * short of memory for the moment, and there may be no completion to wait for, so it is
+ * asked a few times more, and then again by each poll(), for which note_refused() asks.
  */
 static void show_kernel(struct uring_queue *uring)
 {
@@ -229,6 +230,12 @@ static void give_away(struct uring_queue *uring, struct vublk_engine_io *io,
 		prepare(uring, sqe, io, step);
 	else
 		vublk_engine_list_add(&uring->again, io);
+}
+
+/* What the kernel did not take is shown again by the next poll(), whatever happens. */
+static void note_refused(struct uring_queue *uring)
+{
+	uring->file_queue.queue.retry_ms = uring->prepared || uring->again.head ? RETRY_MS : 0;
 }
 
 /* --- a request's next step ------------------------------------------------- */
@@ -336,6 +343,7 @@ void vublk_file_uring_commit(struct vublk_engine_queue *queue)
 	end_batch(uring, &uring->batches[1]);
 	uring->num_submitted = 0;
 	show_kernel(uring);
+	note_refused(uring);
 }
 
 /* The requests of a list, which may find themselves there once more. */

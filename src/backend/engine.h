@@ -132,6 +132,11 @@ struct vublk_engine_queue {
 	struct vublk_engine *engine;
 	/* Once poll() gave nothing, polls readable when it has something; -1: all is done in submit(). */
 	int fd;
+	/*
+	 * Not 0: the kernel refused something for the moment, and nothing will tell when it takes
+	 * it, so poll() is to be called again after so long.
+	 */
+	unsigned retry_ms;
 };
 
 struct vublk_engine_ops {

@@ -283,13 +283,14 @@ static void stop_looking(struct vublk_worker *worker, void (*ends)(struct vublk_
 static void sleep_until_needed(struct vublk_worker *worker)
 {
 	struct vublk_poller *poller = worker->poll == VUBLK_POLL_ADAPTIVE ? poller_of(worker) : NULL;
+	unsigned retry_ms = worker->engine_queue->retry_ms;
 	uint64_t before;
 
 	stop_looking(worker, vublk_poller_gives_up);
 	if (enable_kicks(worker)) {
 		before = poller ? vublk_now_ns() : 0;
 		/* A process that was stopped wakes up without having been told what for. */
-		if (!vublk_loop_process(&worker->loop, -1))
+		if (!vublk_loop_process(&worker->loop, retry_ms ? (int)retry_ms : -1))
 			vublk_loop_process(&worker->loop, 0);
 		if (poller)
 			vublk_poller_slept(poller, vublk_now_ns() - before);

@@ -28,6 +28,7 @@ static struct {
 	int try_fails;       /* RWF_NOWAIT fails with this errno; 0: it is all in the cache */
 	size_t at_most;      /* bytes moved by a call; 0: all */
 	int fail_after_part; /* what then follows */
+	int submit_fails;    /* io_uring_submit() fails with this errno */
 } calls;
 
 ssize_t __real_pread64(int fd, void *buffer, size_t bytes, off_t offset);
@@ -125,7 +126,7 @@ int __wrap_fdatasync(int fd)
 int __wrap_io_uring_submit(struct io_uring *ring)
 {
 	calls.submits++;
-	return __real_io_uring_submit(ring);
+	return calls.submit_fails ? -calls.submit_fails : __real_io_uring_submit(ring);
 }
 
 static unsigned inline_calls(void)
@@ -237,6 +238,54 @@ static void test_all_by_io_uring(void **state)
 		assert_int_equal(calls.submits, 3);
 		disk_close(&disk);
 	}
+}
+
+#define NUM_REFUSED 300 /* more than io_uring has entries */
+
+/*
+ * The kernel takes no entries for a while, and then nothing tells that it does again. The
+ * engine asks to be polled in a moment, which is all that it needs.
+ */
+static void check_refused(int code)
+{
+	struct vublk_engine_io ios[NUM_REFUSED], *done[NUM_REFUSED];
+	struct iovec iovs[NUM_REFUSED];
+	struct disk disk;
+	unsigned n = 0;
+
+	disk_open(&disk, VUBLK_IO_URING, false);
+	assert_int_equal(disk.queue->retry_ms, 0);
+	calls.submit_fails = code;
+	for (unsigned i = 0; i < NUM_REFUSED; i++) {
+		iovs[i] = (struct iovec){ disk.data + i * 512, 512 };
+		ios[i] = (struct vublk_engine_io){
+			.op = VUBLK_OP_WRITE, .offset = i * 512, .bytes = 512,
+			.iov = &iovs[i], .num_iov = 1, .result = 1,
+		};
+		disk.engine->ops->submit(disk.queue, &ios[i]);
+	}
+	disk.engine->ops->commit(disk.queue);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_true(disk.queue->retry_ms);
+		assert_int_equal(disk.engine->ops->poll(disk.queue, done, NUM_REFUSED), 0);
+	}
+	calls.submit_fails = 0;
+	/* One poll shows the kernel all that it has room for; from then on completions wake. */
+	disk.engine->ops->poll(disk.queue, done, 0);
+	while (n < NUM_REFUSED)
+		n += disk.engine->ops->poll(disk.queue, &done[n], NUM_REFUSED - n);
+	assert_int_equal(disk.queue->retry_ms, 0);
+	for (unsigned i = 0; i < NUM_REFUSED; i++)
+		assert_int_equal(ios[i].result, 0);
+	disk_close(&disk);
+}
+
+static void test_refused_for_a_while(void **state)
+{
+	check_refused(EAGAIN);
+	check_refused(EBUSY);
+	check_refused(EINTR);
+	check_refused(ENOMEM);
 }
 
 /* A call may move less than it was asked, and then fail. */
@@ -475,6 +524,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_memory),
 		VUBLK_TEST(test_all_by_io_uring),
+		VUBLK_TEST(test_refused_for_a_while),
 		VUBLK_TEST(test_memory_short),
 		VUBLK_TEST(test_memory_in_turns),
 		VUBLK_TEST(test_cached),

@@ -53,8 +53,8 @@ const struct vublk_backend_option *vublk_backend_options(void);
  *   inflight     on (default) or off: whether an in-flight area (INFLIGHT_SHMFD) is
  *                offered; off makes it like the many back-ends that have none, after
  *                whose death a front-end cannot tell what was executed
- *   lock         on (default) or off: whether an image that somebody else writes to is
- *                refused. Off, two back-ends can have it open, as they must for a moment
+ *   lock         on (default) or off: whether an image that another program uses is
+ *                refused, as <vublk/image.h> says. Off, two back-ends can have it open, as they must for a moment
  *                when a VM migrates on one host; that only one of them is used is then
  *                the caller's to see to. A lock also makes a back-end wait until what a
  *                predecessor that was killed had under way is over, so on is right for
@@ -64,8 +64,7 @@ const struct vublk_backend_option *vublk_backend_options(void);
  *
  * Returns 0 and the back-end in `backend`, freed with vublk_backend_free().
  * EINVAL: an option is unknown, missing, contradicts another, or has a bad value;
- * EADDRINUSE: somebody listens on the socket already; EBUSY: the image is locked
- * by somebody else; or what opening the image gave.
+ * EADDRINUSE: somebody listens on the socket already; EBUSY: the image is in use; or what opening the image gave.
  */
 int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
 		       struct vublk_backend **backend, struct vublk_error *error);

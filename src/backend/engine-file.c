@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk in a file or on a block device: opening it, locking it, and finding out
- * what it is like. How requests are served is in engine-file-step.c.
+ * A disk in a file or on a block device: opening it, and finding out what it is
+ * like. How requests are served is in engine-file-step.c.
  *
  * O_DIRECT is used where it serves every request that a guest may make, which is
  * any multiple of 512 bytes; on a device with larger blocks only when asked for.
@@ -13,6 +13,8 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+
+#include <vublk/image.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,75 +30,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
-#include <time.h>
 #include <unistd.h>
-
-/* --- the lock -------------------------------------------------------------- */
-
-/*
- * QEMU marks an image that it may write with a read lock on this byte; so do
- * readers of ours look there, and a writer of ours locks every byte.
- */
-#define QEMU_WRITE_BYTE 101
-
-#define LOCK_TRIES 100
-#define LOCK_PAUSE_NS 10000000
-
-static bool is_no_lock_here(int code)
-{
-	return code == EINVAL || code == ENOLCK || code == EOPNOTSUPP || code == ENOSYS;
-}
-
-static int lock_failed(const char *path, bool read_only, struct vublk_error *error)
-{
-	return vublk_error_set(error, EBUSY,
-			       "'%s' is locked by another program that %s it; stop that program%s",
-			       path, read_only ? "writes to" : "uses",
-			       read_only ? "" : " or serve the image read-only");
-}
-
-/*
- * A back-end that was killed holds its lock until the kernel has ended what it had
- * in flight. So its successor waits a moment before it believes in a second user;
- * and what it does again is done after what the dead one had under way.
- */
-static int set_lock(int fd, struct flock *lock)
-{
-	const struct timespec pause = { .tv_nsec = LOCK_PAUSE_NS };
-	int r = fcntl(fd, F_OFD_SETLK, lock);
-
-	for (int i = 0; i < LOCK_TRIES && r < 0 && (errno == EAGAIN || errno == EACCES); i++) {
-		nanosleep(&pause, NULL);
-		r = fcntl(fd, F_OFD_SETLK, lock);
-	}
-	return r;
-}
-
-/* Two writers on one image destroy it; readers may share. Advisory, and goes with the fd. */
-static int lock_image(int fd, const struct vublk_engine_options *options,
-		      struct vublk_error *error)
-{
-	struct flock lock = {
-		.l_type = options->read_only ? F_RDLCK : F_WRLCK,
-		.l_whence = SEEK_SET,
-		.l_len = options->read_only ? 1 : 0,
-	};
-	struct flock writer = {
-		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = QEMU_WRITE_BYTE, .l_len = 1,
-	};
-
-	if (set_lock(fd, &lock) < 0) {
-		if (!is_no_lock_here(errno))
-			return lock_failed(options->path, options->read_only, error);
-		vublk_log(options->log, VUBLK_LOG_WARNING,
-			  "'%s' cannot be locked on its file system (%s); make sure that nobody "
-			  "else writes to it", options->path, strerrordesc_np(errno));
-		return 0;
-	}
-	if (options->read_only && !fcntl(fd, F_OFD_GETLK, &writer) && writer.l_type != F_UNLCK)
-		return lock_failed(options->path, true, error);
-	return 0;
-}
 
 /* --- what the image is like ------------------------------------------------ */
 
@@ -212,9 +146,6 @@ static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 		return vublk_error_set_errno(error, errno, "cannot look at %s",
 					     file->engine.description);
 	file->block_device = S_ISBLK(st.st_mode);
-	if (!file->block_device && !S_ISREG(st.st_mode))
-		return vublk_error_set(error, EINVAL, "%s is neither a file nor a block device",
-				       file->engine.description);
 	file->in_memory = is_in_memory(file);
 	if (file->block_device)
 		r = get_device_geometry(file, st.st_rdev);
@@ -355,15 +286,13 @@ static void file_close(struct vublk_engine *engine)
 static int open_image(struct vublk_file *file, const struct vublk_engine_options *options,
 		      struct vublk_error *error)
 {
-	int flags = (options->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;
+	unsigned flags = (options->read_only ? 0 : VUBLK_IMAGE_WRITE) |
+			 (options->unlocked ? VUBLK_IMAGE_UNLOCKED : 0);
+	int r = vublk_image_open(options->path, flags, options->log, error);
 
-	file->fd = open(options->path, flags);
-	if (file->fd < 0)
-		return vublk_error_set_errno(error, errno, "cannot open the image '%s'%s",
-					     options->path,
-					     errno == EACCES || errno == EROFS ?
-					     " for writing (read-only may help)" : "");
-	fcntl(file->fd, F_SETFL, fcntl(file->fd, F_GETFL) & ~O_NONBLOCK);
+	if (r < 0)
+		return r;
+	file->fd = r;
 	file->zeros = mmap(NULL, VUBLK_FILE_PIECE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
 			   -1, 0);
 	if (file->zeros == MAP_FAILED) {
@@ -380,8 +309,6 @@ static int set_up(struct vublk_file *file, const struct vublk_engine_options *op
 
 	if (!r)
 		r = get_geometry(file, error);
-	if (!r && !options->unlocked)
-		r = lock_image(file->fd, options, error);
 	if (!r)
 		r = choose_cache(file, options, error);
 	if (!r)

@@ -242,7 +242,7 @@ static const struct option options_table[] = {
 	    "How files are accessed: io_uring, blocking, auto (io_uring for what has to wait)" },
 	  parse_io },
 	{ { "lock", "bool", "on",
-	    "Refuse an image that another program writes to; off while a VM migrates on one host" },
+	    "Refuse an image that another program uses; off while a VM migrates on one host" },
 	  parse_lock },
 	{ { "write-cache", "bool", "on",
 	    "Writes complete before they are stable, until the driver flushes" },

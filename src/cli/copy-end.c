@@ -8,6 +8,8 @@
 
 #include "cli/cli.h"
 
+#include <vublk/image.h>
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -45,11 +47,8 @@ static int measure_file(struct vublk_copy_end *end, struct vublk_error *error)
 		return vublk_cli_error_errno(error, errno, "cannot look at '%s'", end->path);
 	end->block_device = S_ISBLK(st.st_mode);
 	end->bytes = (uint64_t)st.st_size;
-	if (S_ISREG(st.st_mode))
-		return 0;
 	if (!end->block_device)
-		return vublk_cli_error(error, EINVAL, "'%s' is neither a file, a block device nor "
-				       "the socket of a back-end", end->path);
+		return 0;
 	if (ioctl(end->fd, BLKGETSIZE64, &end->bytes) || ioctl(end->fd, BLKSSZGET, &sector_bytes))
 		return vublk_cli_error_errno(error, errno, "cannot tell the size of '%s'",
 					     end->path);
@@ -57,30 +56,18 @@ static int measure_file(struct vublk_copy_end *end, struct vublk_error *error)
 	return 0;
 }
 
-/* O_NONBLOCK keeps open() from waiting for the other end of a pipe, which is refused next. */
-static int open_file(struct vublk_copy_end *end, int flags, struct vublk_error *error)
+static int open_file(struct vublk_copy_end *end, unsigned flags, struct vublk_error *error)
 {
-	end->fd = open(end->path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
-	if (end->fd < 0)
-		return vublk_cli_error_errno(error, errno, "cannot open '%s'", end->path);
+	const struct vublk_log log = {
+		.fn = vublk_cli_log, .opaque = (void *)"copy", .level = VUBLK_LOG_WARNING,
+	};
+	int ret = vublk_image_open(end->path, flags, &log, error);
+
+	if (ret < 0)
+		return ret;
+	end->fd = ret;
 	end->block_bytes = 1;
 	return measure_file(end, error);
-}
-
-/*
- * An image that is being served or used by a virtual machine is locked, and may be
- * that of the very disk that is read: writing to it would destroy both. The locks
- * are those of our back-ends and of QEMU; a file system without any has no say.
- */
-static int lock_destination(const struct vublk_copy_end *end, struct vublk_error *error)
-{
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-
-	if (end->fd < 0 || !fcntl(end->fd, F_OFD_SETLK, &lock) ||
-	    (errno != EAGAIN && errno != EACCES))
-		return 0;
-	return vublk_cli_error(error, EBUSY, "'%s' is locked by another program that uses it, a "
-			       "back-end or a virtual machine; nothing was written", end->path);
 }
 
 static int check_ends(const char *from, const char *to, struct vublk_error *error)
@@ -150,13 +137,11 @@ int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, u
 	if (ret)
 		return ret;
 	ret = vublk_disk_is_socket(from) ? open_disk(&copy->from, disk, error)
-					 : open_file(&copy->from, O_RDONLY, error);
+					 : open_file(&copy->from, 0, error);
 	if (ret)
 		return ret;
 	ret = vublk_disk_is_socket(to) ? open_disk(&copy->to, disk, error)
-				       : open_file(&copy->to, O_WRONLY | O_CREAT, error);
-	if (!ret)
-		ret = lock_destination(&copy->to, error);
+				       : open_file(&copy->to, VUBLK_IMAGE_REPLACE, error);
 	if (ret)
 		return ret;
 	ret = check_sizes(copy, size, error);

@@ -40,7 +40,7 @@ def headers_stand_alone(case):
     """Each is included first and alone, in C and in C++, by a strict compiler."""
     root, include = install(case)
     headers = sorted(path.name for path in (include / 'vublk').iterdir())
-    check({'blk.h', 'device.h', 'backend.h', 'error.h', 'memory.h', 'version.h'} <= set(headers), f'{headers}')
+    check({'blk.h', 'device.h', 'backend.h', 'error.h', 'image.h', 'memory.h', 'version.h'} <= set(headers), f'{headers}')
     for command in compilers():
         peer.need(command[0])
         for header in headers:

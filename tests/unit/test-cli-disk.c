@@ -511,18 +511,20 @@ static void test_copy_refuses(void **state)
 static void test_copy_spares_what_is_locked(void **state)
 {
 	struct flock writer = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	struct flock reader = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1 };
+	struct flock reader = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 201, .l_len = 1 };
 	struct fake_disk *disk = fake_disk_new("disk", MIB, 1);
 	const char *image = scratch_path("image");
 	unsigned char *content = make_file(image, MIB);
 	int fd = open(image, O_RDWR | O_CLOEXEC);
 
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &writer), 0);
-	check_copy_fails(disk->path, image, 0, EBUSY, "is locked");
+	check_copy_fails(disk->path, image, 0, EBUSY, "is in use by a program that writes");
+	check_copy_fails(image, disk->path, 0, EBUSY, "is in use by a program that writes");
 	writer.l_type = F_UNLCK;
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &writer), 0);
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &reader), 0);
-	check_copy_fails(disk->path, image, 0, EBUSY, "is locked");
+	check_copy_fails(disk->path, image, 0, EBUSY, "permits no other program to write to it");
+	run_copy(image, disk->path, 0);
 	check_file(image, content, MIB);
 	close(fd);
 	run_copy(disk->path, image, 0);

@@ -473,7 +473,7 @@ static void test_locks(void **state)
 	assert_int_equal(vublk_engine_open(&vublk_engine_file, &writer, &first, &error), 0);
 	assert_int_equal(try_open(&migrating, &error), 0);
 	assert_int_equal(try_open(&writer, &error), -EBUSY);
-	assert_non_null(strstr(error.text, "is locked by another program"));
+	assert_non_null(strstr(error.text, "is in use by a program that writes to it"));
 	assert_int_equal(try_open(&reader, &error), -EBUSY);
 	vublk_engine_close(first);
 	assert_int_equal(vublk_engine_open(&vublk_engine_file, &reader, &first, &error), 0);

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening a raw image or a block device that other programs may be using.
+ *
+ * Key idea: a program marks what it does with a read lock on one byte of the image,
+ * and what it does not tolerate of others with a read lock on another byte; then it
+ * looks whether another program has marked the opposite. The bytes are those of
+ * QEMU's block/file-posix.c, and each stands for one permission of QEMU's block layer.
+ * On a block device O_EXCL adds what the kernel knows: mounts, partitions, swap, RAID.
+ */
+#include <vublk/image.h>
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A locked byte says: the program does this (HELD), or no other program may do it (UNSHARED). */
+#define HELD_BASE 100
+#define UNSHARED_BASE 200
+
+/* The numbers of QEMU's permissions. */
+enum permission {
+	PERMISSION_READ = 0,
+	PERMISSION_WRITE = 1,
+	PERMISSION_RESIZE = 3,
+};
+
+#define NUM_PERMISSIONS 4
+#define BIT(permission) (1u << (permission))
+
+#define LOCK_TRIES 100
+#define LOCK_PAUSE_NS 10000000
+
+struct image {
+	const char *path;
+	unsigned flags;
+	const struct vublk_log *log;
+	int fd;
+	int claim; /* a reader's O_EXCL descriptor while the image is being opened, or -1 */
+	bool mounted; /* waiting does not help */
+};
+
+/* --- block devices ----------------------------------------------------------- */
+
+static bool is_device(const char *source, dev_t device)
+{
+	struct stat st;
+
+	return source[0] == '/' && !stat(source, &st) && S_ISBLK(st.st_mode) &&
+	       st.st_rdev == device;
+}
+
+/* Where the file system on `device` is mounted, as /proc/self/mountinfo writes it. */
+static bool find_mount(dev_t device, char where[256])
+{
+	FILE *file = fopen("/proc/self/mountinfo", "re");
+	char line[4096], source[1024];
+	unsigned major_number, minor_number;
+	const char *dash;
+	bool found = false;
+
+	while (file && !found && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%*u %*u %u:%u %*s %255s", &major_number, &minor_number,
+			   where) != 3)
+			continue;
+		/* Of a file system with a device number of its own, such as btrfs, the source tells. */
+		dash = strstr(line, " - ");
+		found = makedev(major_number, minor_number) == device ||
+			(dash && sscanf(dash, " - %*s %1023s", source) == 1 &&
+			 is_device(source, device));
+	}
+	if (file)
+		fclose(file);
+	return found;
+}
+
+static int device_is_busy(struct image *image, struct vublk_error *error)
+{
+	char where[256];
+	struct stat st;
+
+	image->mounted = !stat(image->path, &st) && find_mount(st.st_rdev, where);
+	if (image->mounted)
+		return vublk_error_set(error, EBUSY, "the block device '%s' is mounted on '%s'; "
+				       "unmount it first", image->path, where);
+	return vublk_error_set(error, EBUSY, "the block device '%s' is in use by another program, "
+			       "a mounted partition, swap, LVM or RAID (see lsblk); release it "
+			       "first", image->path);
+}
+
+/* --- opening ------------------------------------------------------------------ */
+
+static int open_failed(const struct image *image, int code, struct vublk_error *error)
+{
+	bool may_read = (image->flags & VUBLK_IMAGE_WRITE) &&
+			!(image->flags & VUBLK_IMAGE_REPLACE);
+
+	return vublk_error_set_errno(error, code, "cannot open the image '%s'%s", image->path,
+				     may_read && (code == EACCES || code == EROFS) ?
+				     " for writing (read-only may help)" : "");
+}
+
+/*
+ * O_NONBLOCK keeps open() from waiting for the other end of a pipe, which is refused
+ * next. O_EXCL without O_CREAT concerns block devices only. A reader's claim is only
+ * for the time of opening.
+ */
+static int open_node(struct image *image, struct vublk_error *error)
+{
+	int flags = (image->flags & VUBLK_IMAGE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC |
+		    O_NONBLOCK | O_NOCTTY;
+	bool exclusive = !(image->flags & VUBLK_IMAGE_UNLOCKED);
+
+	image->fd = open(image->path, flags | (exclusive ? O_EXCL : 0));
+	if (image->fd < 0 && errno == ENOENT && (image->flags & VUBLK_IMAGE_REPLACE))
+		image->fd = open(image->path, flags | O_CREAT, 0666);
+	if (image->fd >= 0 && exclusive && !(image->flags & VUBLK_IMAGE_WRITE)) {
+		image->claim = image->fd;
+		image->fd = open(image->path, flags);
+	}
+	if (image->fd < 0)
+		return errno == EBUSY ? device_is_busy(image, error) :
+					open_failed(image, errno, error);
+	fcntl(image->fd, F_SETFL, fcntl(image->fd, F_GETFL) & ~O_NONBLOCK);
+	return 0;
+}
+
+static int check_kind(const struct image *image, struct vublk_error *error)
+{
+	struct stat st;
+
+	if (fstat(image->fd, &st) < 0)
+		return vublk_error_set_errno(error, errno, "cannot look at '%s'", image->path);
+	if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))
+		return 0;
+	return vublk_error_set(error, EINVAL, "'%s' is neither a file nor a block device",
+			       image->path);
+}
+
+/* --- locks ---------------------------------------------------------------------- */
+
+static struct flock byte_lock(short type, unsigned byte)
+{
+	return (struct flock){
+		.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1,
+	};
+}
+
+/* Whether another program has locked the byte, in either way. */
+static bool is_locked(const struct image *image, unsigned byte)
+{
+	struct flock lock = byte_lock(F_WRLCK, byte);
+
+	return !fcntl(image->fd, F_OFD_GETLK, &lock) && lock.l_type != F_UNLCK;
+}
+
+static int image_is_busy(const struct image *image, struct vublk_error *error)
+{
+	bool we_write = image->flags & VUBLK_IMAGE_WRITE;
+	bool we_replace = image->flags & VUBLK_IMAGE_REPLACE;
+
+	if (is_locked(image, HELD_BASE + PERMISSION_WRITE))
+		return vublk_error_set(error, EBUSY, "'%s' is in use by a program that writes to "
+				       "it, such as a virtual machine or a back-end; stop that "
+				       "program first", image->path);
+	return vublk_error_set(error, EBUSY, "'%s' is in use by a program that permits no other "
+			       "program to %s it; stop that program first%s", image->path,
+			       we_write ? "write to" : "read",
+			       we_write && !we_replace ? ", or use the image read-only" : "");
+}
+
+/* 0; -EAGAIN: another program has locked the byte exclusively; or no locks exist here. */
+static int mark(const struct image *image, unsigned base, unsigned permissions)
+{
+	for (unsigned i = 0; i < NUM_PERMISSIONS; i++) {
+		struct flock lock = byte_lock(F_RDLCK, base + i);
+
+		if ((permissions & BIT(i)) && fcntl(image->fd, F_OFD_SETLK, &lock) < 0)
+			return errno == EACCES ? -EAGAIN : -errno;
+	}
+	return 0;
+}
+
+static bool is_marked(const struct image *image, unsigned base, unsigned permissions)
+{
+	for (unsigned i = 0; i < NUM_PERMISSIONS; i++)
+		if ((permissions & BIT(i)) && is_locked(image, base + i))
+			return true;
+	return false;
+}
+
+static int lock_image(const struct image *image, struct vublk_error *error)
+{
+	const unsigned unshared = BIT(PERMISSION_WRITE) | BIT(PERMISSION_RESIZE);
+	unsigned held = BIT(PERMISSION_READ);
+	int r;
+
+	if (image->flags & VUBLK_IMAGE_WRITE)
+		held |= BIT(PERMISSION_WRITE);
+	if (image->flags & VUBLK_IMAGE_REPLACE)
+		held |= BIT(PERMISSION_RESIZE);
+	r = mark(image, HELD_BASE, held);
+	if (!r)
+		r = mark(image, UNSHARED_BASE, unshared);
+	if (r && r != -EAGAIN) {
+		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' cannot be locked on its file "
+			  "system (%s); make sure that no other program writes to it",
+			  image->path, strerrordesc_np(-r));
+		return 0;
+	}
+	if (r || is_marked(image, UNSHARED_BASE, held) || is_marked(image, HELD_BASE, unshared))
+		return image_is_busy(image, error);
+	return 0;
+}
+
+/* --- formats ------------------------------------------------------------------- */
+
+/* How images of formats other than raw begin. */
+static const struct {
+	const char *format;
+	unsigned offset;
+	const char *magic;
+} formats[] = {
+	{ "qcow2", 0, "QFI\xfb" },
+	{ "VMDK", 0, "KDMV" },
+	{ "VMDK", 0, "COWD" },
+	{ "VMDK", 0, "# Disk DescriptorFile" },
+	{ "VHDX", 0, "vhdxfile" },
+	{ "VHD", 0, "conectix" },
+	{ "VDI", 64, "\x7f\x10\xda\xbe" },
+};
+
+static const char *format_of(int fd)
+{
+	char start[512];
+	ssize_t got = pread(fd, start, sizeof(start), 0);
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(formats); i++) {
+		size_t bytes = strlen(formats[i].magic);
+
+		if (got >= (ssize_t)(formats[i].offset + bytes) &&
+		    !memcmp(start + formats[i].offset, formats[i].magic, bytes))
+			return formats[i].format;
+	}
+	return NULL;
+}
+
+/* A guest writes what it likes to a raw disk; so the start of an image never decides anything. */
+static void warn_of_format(const struct image *image)
+{
+	const char *format = format_of(image->fd);
+
+	if (!format)
+		return;
+	if (image->flags & VUBLK_IMAGE_REPLACE)
+		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' begins like a %s image; it is "
+			  "overwritten with raw data", image->path, format);
+	else
+		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' begins like a %s image, but is "
+			  "used as raw data; if it is one, convert it first (qemu-img convert "
+			  "-O raw)", image->path, format);
+}
+
+/* --- all of it ------------------------------------------------------------------ */
+
+static int try_open(struct image *image, struct vublk_error *error)
+{
+	int r = open_node(image, error);
+
+	if (!r)
+		r = check_kind(image, error);
+	if (!r && !(image->flags & VUBLK_IMAGE_UNLOCKED))
+		r = lock_image(image, error);
+	vublk_fd_close(&image->claim);
+	if (r)
+		vublk_fd_close(&image->fd);
+	return r;
+}
+
+int vublk_image_open(const char *path, unsigned flags, const struct vublk_log *log,
+		     struct vublk_error *error)
+{
+	const struct timespec pause = { .tv_nsec = LOCK_PAUSE_NS };
+	struct image image = { .path = path, .flags = flags, .log = log, .fd = -1, .claim = -1 };
+	struct vublk_error last = { 0 };
+	int r;
+
+	if (flags & VUBLK_IMAGE_REPLACE)
+		image.flags |= VUBLK_IMAGE_WRITE;
+	r = try_open(&image, &last);
+	for (int i = 0; i < LOCK_TRIES && r == -EBUSY && !image.mounted; i++) {
+		nanosleep(&pause, NULL);
+		r = try_open(&image, &last);
+	}
+	if (r)
+		return vublk_error_set(error, -r, "%s", last.text);
+	warn_of_format(&image);
+	return image.fd;
+}

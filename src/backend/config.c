@@ -36,14 +36,25 @@ static uint8_t log2_of(uint32_t power_of_two)
 	return (uint8_t)__builtin_ctz(power_of_two);
 }
 
+/*
+ * A size for I/O in blocks; 0: not known. One block says no more than the block size does,
+ * and Windows takes it for a wish and splits its requests accordingly.
+ */
+static uint32_t io_blocks(const struct vublk_engine_geometry *geometry, uint32_t bytes)
+{
+	return bytes % geometry->block_bytes || bytes == geometry->block_bytes ?
+		       0 : bytes / geometry->block_bytes;
+}
+
 static void fill_topology(const struct vublk_engine_geometry *geometry,
 			  struct virtio_blk_config *config)
 {
 	uint32_t blocks = geometry->physical_block_bytes / geometry->block_bytes;
+	uint32_t min_io = io_blocks(geometry, geometry->physical_block_bytes);
 
 	config->physical_block_exp = blocks ? log2_of(blocks) : 0;
-	config->min_io_size = blocks ? (uint16_t)VUBLK_MIN(blocks, (uint32_t)UINT16_MAX) : 1;
-	config->opt_io_size = geometry->optimal_io_bytes / geometry->block_bytes;
+	config->min_io_size = min_io <= UINT16_MAX ? (uint16_t)min_io : 0;
+	config->opt_io_size = io_blocks(geometry, geometry->optimal_io_bytes);
 }
 
 static void fill_ranges(const struct vublk_engine_geometry *geometry,
@@ -62,12 +73,12 @@ static void fill_ranges(const struct vublk_engine_geometry *geometry,
 }
 
 void vublk_backend_config_fill(const struct vublk_engine_geometry *geometry,
-			       unsigned num_queues, bool write_cache,
+			       unsigned num_queues, unsigned seg_max, bool write_cache,
 			       struct virtio_blk_config *config)
 {
 	*config = (struct virtio_blk_config){
 		.capacity = geometry->size_bytes / VUBLK_SECTOR_BYTES,
-		.seg_max = VUBLK_BACKEND_SEG_MAX,
+		.seg_max = seg_max,
 		.blk_size = geometry->block_bytes,
 		.wce = write_cache,
 		.num_queues = (uint16_t)num_queues,

@@ -5,14 +5,18 @@
 /* What the disk looks like to the driver: features and configuration space. */
 #include "backend/engine.h"
 #include "virtio/blk-format.h"
+#include "virtio/ring.h"
 
 #include <linux/virtio_blk.h>
 
 /*
- * A ring of the most common size, 128, holds a header, a status and this many
- * segments; a longer chain is served as well, should a driver make one.
+ * The most that `seg-max` may be. Its default, 126, is what a ring of the most common size,
+ * 128, has room for in addition to a header and a status; a longer chain is served as well, should a
+ * driver make one.
  */
-#define VUBLK_BACKEND_SEG_MAX 126
+#define VUBLK_BACKEND_SEG_MAX (VUBLK_RING_MAX_INDIRECT - VUBLK_BACKEND_CHAIN_OVERHEAD)
+/* The segments of a request in addition to its data. */
+#define VUBLK_BACKEND_CHAIN_OVERHEAD 2
 
 /* Ranges in one discard or write-zeroes request, and the longest range. */
 #define VUBLK_BACKEND_MAX_RANGES 32
@@ -32,7 +36,7 @@ uint64_t vublk_backend_features(const struct vublk_engine_geometry *geometry);
 
 /* The configuration space; its fields are little-endian, as the hosts that we build for. */
 void vublk_backend_config_fill(const struct vublk_engine_geometry *geometry,
-			       unsigned num_queues, bool write_cache,
+			       unsigned num_queues, unsigned seg_max, bool write_cache,
 			       struct virtio_blk_config *config);
 
 #endif

@@ -383,7 +383,7 @@ static int get_config(struct vublk_session *session, struct vublk_error *error)
 	if (r)
 		return r;
 	vublk_backend_config_fill(geometry_of(session), session->owner->num_queues,
-				  session->write_cache, &fields);
+				  session->owner->seg_max, session->write_cache, &fields);
 	memcpy(space, &fields, sizeof(fields));
 	config->offset = asked->offset;
 	config->size_bytes = asked->size_bytes;

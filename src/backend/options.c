@@ -115,6 +115,17 @@ static int parse_threads(const char *name, const char *value,
 	return parse_count(name, value, VUBLK_BACKEND_MAX_QUEUES, &settings->num_threads, error);
 }
 
+static int parse_seg_max(const char *name, const char *value,
+			 struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	uint64_t number;
+	int r = vublk_parse_u64(name, value, 1, VUBLK_BACKEND_SEG_MAX, &number, error);
+
+	if (!r)
+		settings->seg_max = (unsigned)number;
+	return r;
+}
+
 /* The index of `value` among `words`, which are as in the option's description. */
 static int parse_choice(const char *name, const char *value, const char *const *words,
 			unsigned num_words, unsigned *choice, struct vublk_error *error)
@@ -233,6 +244,9 @@ static const struct option options_table[] = {
 	{ { "threads", "number", "auto",
 	    "Threads that serve the queues; auto: one a queue, at most one a CPU" },
 	  parse_threads },
+	{ { "seg-max", "number", "126",
+	    "Data segments of a request at most, 1 to 1024; for drivers without indirect "
+	    "descriptors no more than the queue size less 2" }, parse_seg_max },
 	{ { "poll", "choice", "adaptive",
 	    "Look for work before sleeping: adaptive, off, busy (never sleep)" }, parse_poll },
 	{ { "cache", "choice", "auto",

@@ -19,6 +19,7 @@ struct vublk_backend_settings {
 	struct vublk_engine_options disk;
 	unsigned num_queues;
 	unsigned num_threads;
+	unsigned seg_max;
 	enum vublk_poll_mode poll;
 	bool write_cache;
 	bool inflight;

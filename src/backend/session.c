@@ -117,6 +117,27 @@ static bool waits_for_memory(const struct vublk_session *session, struct vublk_q
 	return true;
 }
 
+/*
+ * Without indirect descriptors a request has no more segments than its ring has entries.
+ * Linux does not look at that: it waits for ever to send a request that is too long. The size
+ * of the rings was not known when the driver read seg_max, so all that is left is to say it.
+ */
+static void check_seg_max(struct vublk_session *session, const struct vublk_queue *queue)
+{
+	unsigned size = queue->setup.size, overhead = VUBLK_BACKEND_CHAIN_OVERHEAD;
+
+	if (session->warned_of_seg_max || session->owner->seg_max + overhead <= size ||
+	    session->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC))
+		return;
+	session->warned_of_seg_max = true;
+	vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_WARNING,
+			  "queue %u has %u entries, and its driver does not use indirect "
+			  "descriptors; a request of the %u segments that this disk allows does "
+			  "not fit, and a Linux guest hangs with it; use larger queues, or serve "
+			  "with -o seg-max=%u", queue->index, size, session->owner->seg_max,
+			  size > overhead ? size - overhead : 1);
+}
+
 /* Starts what is to run and does not. */
 static void start_queues(struct vublk_session *session)
 {
@@ -136,6 +157,7 @@ static void start_queues(struct vublk_session *session)
 		if (vublk_session_runs(queue) || !vublk_queue_wants_to_run(queue) ||
 		    !session->memory.map.num_regions)
 			continue;
+		check_seg_max(session, queue);
 		r = vublk_queue_start(queue, &disk, &loan, &error);
 		if (!r)
 			session->waiting++;

@@ -44,6 +44,7 @@ struct vublk_session_owner {
 	struct vublk_worker **workers;
 	unsigned num_workers;
 	unsigned num_queues;
+	unsigned seg_max;
 	bool write_cache;
 	bool inflight; /* whether an in-flight area is on offer */
 	const char *serial; /* VUBLK_BLK_ID_BYTES of it */
@@ -82,6 +83,7 @@ struct vublk_session {
 	struct vublk_error error;
 	bool wants_rescan; /* to be done next */
 	bool wants_end;
+	bool warned_of_seg_max;
 
 	/* of the operation that is a message */
 	struct vublk_vu_message request;

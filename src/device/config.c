@@ -95,14 +95,33 @@ static int withdraw_features(struct vublk_device *device, uint64_t features,
 	return 0;
 }
 
+static void limit_seg_max(const struct vublk_device *device, struct virtio_blk_config *config)
+{
+	unsigned size = (unsigned)device->settings.queue_size;
+	uint32_t room = size > 2 ? size - 2 : 1; /* header and status */
+
+	if (le32toh(config->seg_max) > room)
+		config->seg_max = htole32(room);
+}
+
+/* Whether the driver will not use indirect descriptors, as far as that is known. */
+static bool lacks_indirect(const struct vublk_device *device)
+{
+	uint64_t features = device->has_acked_features ? device->acked_features : device->features;
+
+	return !(features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC));
+}
+
 static void put_own_values(const struct vublk_device *device, struct virtio_blk_config *config)
 {
-	uint32_t seg_max = le32toh(config->seg_max);
-	uint32_t room = (uint32_t)device->settings.queue_size - 2; /* header and status */
-
 	config->num_queues = htole16((uint16_t)device->num_queues);
-	if (device->settings.seg_max_adjust && seg_max > room)
-		config->seg_max = htole32(room);
+	/* One block says nothing, and Windows takes it for a wish and splits its requests. */
+	if (le16toh(config->min_io_size) == 1)
+		config->min_io_size = 0;
+	if (le32toh(config->opt_io_size) == 1)
+		config->opt_io_size = 0;
+	if (device->settings.seg_max_adjust)
+		limit_seg_max(device, config);
 }
 
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
@@ -250,14 +269,20 @@ void vublk_device_on_config_timer(void *opaque)
 
 /* --- what the bus reads and writes --------------------------------------------------------- */
 
+/*
+ * A driver without indirect descriptors cannot send a request of more segments than its ring
+ * has entries, and Linux hangs when it is allowed to.
+ */
 void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
 			      unsigned bytes)
 {
-	uint8_t *to = data;
+	uint8_t config[sizeof(device->config)], *to = data;
 
+	memcpy(config, device->config, sizeof(config));
+	if (lacks_indirect(device))
+		limit_seg_max(device, (struct virtio_blk_config *)config);
 	for (unsigned i = 0; i < bytes; i++)
-		to[i] = vublk_range_within(offset, i + 1, sizeof(device->config)) ?
-			device->config[offset + i] : 0;
+		to[i] = vublk_range_within(offset, i + 1, sizeof(config)) ? config[offset + i] : 0;
 }
 
 uint32_t vublk_device_config_generation(const struct vublk_device *device)

@@ -205,6 +205,26 @@ class OneQueue(Machine):
         self.end()
 
 
+class SmallQueue(Machine):
+    """Long requests, where the queue has room for 14 segments."""
+    queues = 1
+    cases = [('a queue of 16 entries, no indirect descriptors', 'write_much')]
+
+    @classmethod
+    def cases_for(cls, way):
+        return cls.cases if way.door.name == 'direct' and way.backend.name == 'vublk serve' else []
+
+    def open(self):
+        self.image = make_image(self.case)
+        self.disk = doors.Disk(self.case, self.way, self.image, self.queues, seg_max=14)
+        self.disk.properties = {'queue-size': 16, 'indirect_desc': False}
+        self.guest = self.boot()
+
+    def write_much(self):
+        self.guest.run('discard', '-z')
+        self.end()
+
+
 class ReadOnly(Machine):
     queues = 1
     cases = [('a read-only disk is one in the guest', 'look')]

@@ -22,8 +22,10 @@ class Serve(peer.VublkServe):
     def __init__(self, program, qemu):
         super().__init__(program)
 
-    def start(self, case, image, is_shared=False, **options):
-        return super().start(case, image, arguments=['-o', 'lock=off'] if is_shared else [], **options)
+    def start(self, case, image, is_shared=False, seg_max=None, **options):
+        arguments = ['-o', 'lock=off'] if is_shared else []
+        arguments += ['-o', f'seg-max={seg_max}'] if seg_max else []
+        return super().start(case, image, arguments=arguments, **options)
 
     def start_beside(self, disk):
         """One more back-end for the image, because one has one front-end."""
@@ -153,6 +155,7 @@ class Disk:
     def __init__(self, case, way, image, queues=1, name='disk', beside=None, **options):
         self.case, self.way, self.image, self.queues, self.name = case, way, image, queues, name
         self.options = options
+        self.properties = {}  # more of QEMU's device
         self.child, self.socket = (way.backend.start_beside(beside) if beside else
                                    way.backend.start(case, image, queues=queues, **options))
         self.told = self.info()
@@ -167,7 +170,8 @@ class Disk:
         return words + ['-device', json.dumps(self.device(**device))]
 
     def device(self, **more):
-        return {'id': self.name, **self.way.door.device(self.path, f'{self.name}-chardev', self.queues), **more}
+        return {'id': self.name, **self.way.door.device(self.path, f'{self.name}-chardev', self.queues),
+                **self.properties, **more}
 
     def plug(self, guest):
         chardev = self.way.door.chardev(self.path, guest.qemu)

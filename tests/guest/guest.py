@@ -23,7 +23,8 @@ import migration_cases  # noqa: E402
 import outage_cases  # noqa: E402
 import qemu  # noqa: E402
 
-GROUPS = [disk_cases.FourQueues, disk_cases.PluggedIn, disk_cases.OneQueue, disk_cases.ReadOnly,
+GROUPS = [disk_cases.FourQueues, disk_cases.PluggedIn, disk_cases.OneQueue, disk_cases.SmallQueue,
+          disk_cases.ReadOnly,
           firmware_cases.SeaBios, firmware_cases.Ovmf,
           outage_cases.BackendKilled, outage_cases.HugePages, outage_cases.BackendKilledIdle,
           outage_cases.BackendLost, outage_cases.QemuKilled, migration_cases.Moved]

@@ -71,7 +71,8 @@ static void test_config(void **state)
 	assert_int_equal(config.seg_max, 126);
 	assert_int_equal(config.blk_size, 512);
 	assert_int_equal(config.physical_block_exp, 0);
-	assert_int_equal(config.min_io_size, 1);
+	assert_int_equal(config.min_io_size, 0);
+	assert_int_equal(config.opt_io_size, 0);
 	assert_int_equal(config.wce, 1);
 	assert_int_equal(config.num_queues, RIG_QUEUES);
 	assert_int_equal(config.max_discard_seg, 32);

@@ -184,6 +184,61 @@ static void test_seg_max_adjust(void **state)
 	mock_deinit(&mock);
 }
 
+static uint32_t seg_max_after_accepting(struct rig *rig, uint64_t features)
+{
+	struct vublk_error error;
+
+	if (vublk_device_ack_features(rig->device, features, &error))
+		fail_msg("%s", error.text);
+	return read_config(rig).seg_max;
+}
+
+/* A request without indirect descriptors has no more segments than its ring has entries. */
+static void test_seg_max_without_indirect(void **state)
+{
+	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC), all;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	mock.features |= indirect;
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	all = vublk_device_features(rig.device);
+	assert_int_equal(read_config(&rig).seg_max, 126);
+	assert_int_equal(seg_max_after_accepting(&rig, all & ~indirect), 14);
+	assert_int_equal(seg_max_after_accepting(&rig, all), 126);
+	vublk_device_unrealize(rig.device);
+	rig_set(&rig, "indirect_desc", "off");
+	rig_realize(&rig);
+	assert_int_equal(read_config(&rig).seg_max, 14);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
+/* A size for I/O of one block says nothing, and costs some guests their speed. */
+static void test_io_sizes(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	config_of(&mock)->min_io_size = 1;
+	config_of(&mock)->opt_io_size = 1;
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	assert_int_equal(read_config(&rig).min_io_size, 0);
+	assert_int_equal(read_config(&rig).opt_io_size, 0);
+	vublk_device_unrealize(rig.device);
+	config_of(&mock)->min_io_size = 8;
+	config_of(&mock)->opt_io_size = 16;
+	rig_realize(&rig);
+	assert_int_equal(read_config(&rig).min_io_size, 8);
+	assert_int_equal(read_config(&rig).opt_io_size, 16);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 static void test_features(void **state)
 {
 	const struct { const char *property; unsigned bit; } cases[] = {
@@ -532,6 +587,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_short_configs),
 		VUBLK_TEST(test_long_config),
 		VUBLK_TEST(test_seg_max_adjust),
+		VUBLK_TEST(test_seg_max_without_indirect),
+		VUBLK_TEST(test_io_sizes),
 		VUBLK_TEST(test_features),
 		VUBLK_TEST(test_resize),
 		VUBLK_TEST(test_resize_that_is_not_told),

@@ -134,7 +134,6 @@ static void on_realized(void *bus, const struct vublk_error *failure)
 static void on_started(void *bus)
 {
 	printf("the rings run\n");
-	vublk_device_kick(((struct vm *)bus)->device, 0); /* for what is available already */
 }
 
 /* The rings are back: by the guest's reset, or since the back-end went. */

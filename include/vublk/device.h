@@ -258,6 +258,14 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 int vublk_device_set_vm_running(struct vublk_device *device, bool running);
 
 /*
+ * Whether stops that begin from now on wait for what the back-end has begun even with
+ * inflight-migration; a new device does not. A back-end that offers
+ * GET_VRING_BASE_INFLIGHT without GET_VRING_BASE_SKIP_DRAIN cannot be asked to wait. Any
+ * state; the setting stays until it is changed, also over unrealize.
+ */
+void vublk_device_set_drains(struct vublk_device *device, bool drains);
+
+/*
  * The guest has been ended by force and will not run again: a reset, after which only
  * vublk_device_unrealize() makes sense. A back-end that hangs on a request would hold
  * up the shutdown until the deadline of the stop (request-timeout-ms). With the property

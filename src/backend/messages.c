@@ -28,7 +28,9 @@
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
 
 #define OFFERED_WITH_INFLIGHT                                                                 \
-	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) |                                               \
+	 VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT) |                                      \
+	 VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
 
 /* --- helpers --------------------------------------------------------------- */
 
@@ -100,12 +102,10 @@ static int set_protocol_features(struct vublk_session *session, struct vublk_err
 	int r = vublk_vu_refuse_unknown_bits("SET_PROTOCOL_FEATURES", features,
 				    offered_protocol_features(session), error);
 
+	if (!r)
+		r = vublk_vu_check_skip_drain(features, error);
 	if (r)
 		return r;
-	if ((features & OFFERED_WITH_INFLIGHT) == VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
-		return vublk_error_set(error, EPROTO, "SET_PROTOCOL_FEATURES has "
-				       "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD, which it "
-				       "needs");
 	session->protocol_features = features;
 	session->back_channel.has_ack = features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK);
 	return 0;
@@ -276,14 +276,14 @@ static int set_vring_base(struct vublk_session *session, struct vublk_error *err
 }
 
 /*
- * With GET_VRING_BASE_INFLIGHT requests may be left in the in-flight area in place of
- * being waited for, if they are suspended. What our engines have cannot be: the
- * kernel would go on to write to the driver's memory, or an old write would come to
- * the disk after a newer one that the next back-end makes. So that is waited for.
+ * A stop that skips the drain leaves requests in the in-flight area and does not wait for
+ * them, if they can be suspended. Requests that an engine already has cannot be: the
+ * kernel would still write to the driver's memory, or an old write would reach the disk
+ * after a newer one of the next back-end. The stop waits for those.
  */
 static void stop_for_base(struct vublk_session *session)
 {
-	if (session->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+	if (vublk_vu_skips_drain(session->request.header.request, session->protocol_features))
 		vublk_session_suspend_queue(session, state_queue(session));
 	else
 		vublk_session_stop_queue(session, state_queue(session));
@@ -487,6 +487,7 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_SET_VRING_ADDR] = { set_vring_addr, stop_state_queue },
 	[VUBLK_VU_SET_VRING_BASE] = { set_vring_base },
 	[VUBLK_VU_GET_VRING_BASE] = { get_vring_base, stop_for_base },
+	[VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN] = { get_vring_base, stop_for_base },
 	[VUBLK_VU_SET_VRING_ENABLE] = { set_vring_enable, stop_if_enable_changes },
 	[VUBLK_VU_SET_VRING_KICK] = { set_vring_kick, stop_u64_queue },
 	[VUBLK_VU_SET_VRING_CALL] = { set_vring_call, stop_u64_queue },
@@ -549,7 +550,9 @@ int vublk_session_begin_message(struct vublk_session *session,
 	if (!message)
 		return vublk_error_set(error, ENOTSUP, "%s needs what this disk does not offer",
 				       request_name(session));
-	r = check_queue(session, error);
+	r = vublk_vu_check_accepted(&session->request, session->protocol_features, error);
+	if (!r)
+		r = check_queue(session, error);
 	if (!r && message->stop)
 		message->stop(session);
 	return r;

@@ -171,9 +171,11 @@ static void on_queue_answered(struct vublk_queue *queue, void *opaque)
 	struct vublk_session *session = opaque;
 
 	session->waiting--;
-	/* QEMU ignores a config change while its device does not run: it is told again. */
-	if (queue->state == VUBLK_QUEUE_RUNNING && session->operation == &vublk_session_message)
+	/* A config change is not told while no ring is started, so it is told now. */
+	if (queue->state == VUBLK_QUEUE_RUNNING && session->operation == &vublk_session_message) {
+		vublk_back_channel_set_suspended(&session->back_channel, false);
 		vublk_back_channel_remind(&session->back_channel);
+	}
 	if (queue->result)
 		start_failed(session, queue, queue->result, &queue->error);
 	if (!session->waiting)
@@ -226,11 +228,21 @@ static void run_operation(struct vublk_session *session)
 	start_queues(session);
 }
 
+/* A ring is started from SET_VRING_KICK to GET_VRING_BASE, whether or not it is enabled. */
+static bool is_suspended(const struct vublk_session *session)
+{
+	for (unsigned i = 0; i < session->owner->num_queues; i++)
+		if (session->queues[i].setup.has_kick)
+			return false;
+	return true;
+}
+
 /* What an operation found in memory that is lost is no answer. */
 static void finish_operation(struct vublk_session *session)
 {
 	session->phase = VUBLK_SESSION_READING;
 	notice_fault(session);
+	vublk_back_channel_set_suspended(&session->back_channel, is_suspended(session));
 	if (session->operation->finish && !vublk_fault_happened(&session->fault))
 		session->operation->finish(session, session->result, &session->error);
 	session->operation = NULL;

@@ -179,18 +179,15 @@ void vublk_inproc_on_lost(struct vublk_inproc *bus, const struct vublk_error *er
 		call_with(bus->handlers.lost, bus->handlers.opaque, error);
 }
 
-/* What the driver made available before the back-end had the rings is announced now. */
 void vublk_inproc_on_started(struct vublk_inproc *bus)
 {
 	bool was_out = bus->link == VUBLK_INPROC_OUTAGE || bus->link == VUBLK_INPROC_FAILING;
 
 	vublk_loop_timer_disarm(&bus->fail_timer);
 	vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_STARTED, NULL);
-	for (unsigned i = 0; i < bus->num_queues; i++) {
-		vublk_eventfd_signal(bus->queues[i].kick_fd);
-		if (was_out) /* the call of a completion may have gone with the lost one */
-			vublk_eventfd_signal(bus->queues[i].call_fd);
-	}
+	/* The call of a completion may have been lost with the back-end. */
+	for (unsigned i = 0; i < bus->num_queues && was_out; i++)
+		vublk_eventfd_signal(bus->queues[i].call_fd);
 	if (was_out)
 		call(bus->handlers.found, bus->handlers.opaque);
 }

@@ -30,7 +30,8 @@
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
 /* Offered if the back-end has them, and the device took them. */
 #define PASSED_ON                                                                             \
-	(INFLIGHT_WITHOUT_DRAIN | VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD))
+	(INFLIGHT_WITHOUT_DRAIN | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) |           \
+	 VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD))
 #define INFLIGHT_WITHOUT_DRAIN                                                                \
 	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
 
@@ -86,14 +87,16 @@ static int get_protocol_features(struct vublk_relay *relay, struct vublk_error *
 }
 
 /*
- * Where the back-end leaves requests in the area at a stop, a VMM has to know: it would
- * take them for complete otherwise.
+ * Where the back-end leaves requests in the area at each stop, a VMM has to know: it would
+ * take them for complete otherwise. With GET_VRING_BASE_SKIP_DRAIN the back-end can be told.
  */
 static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 			   struct vublk_error *error)
 {
-	if (!(relay->offered_protocol_features &
-	      VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)) ||
+	uint64_t offered = relay->offered_protocol_features;
+
+	if (!(offered & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)) ||
+	    offered & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) ||
 	    (features & INFLIGHT_WITHOUT_DRAIN) == INFLIGHT_WITHOUT_DRAIN)
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
@@ -107,6 +110,8 @@ static int set_protocol_features(struct vublk_relay *relay, struct vublk_error *
 	int r = vublk_vu_refuse_unknown_bits("SET_PROTOCOL_FEATURES", features,
 					     relay->offered_protocol_features, error);
 
+	if (!r)
+		r = vublk_vu_check_skip_drain(features, error);
 	if (!r)
 		r = check_undrained(relay, features, error);
 	if (r < 0)
@@ -274,10 +279,18 @@ static void note_start(struct vublk_relay *relay)
 		vublk_relay_release(relay);
 }
 
+static bool skips_drain(const struct vublk_relay *relay)
+{
+	return vublk_vu_skips_drain(relay->request.header.request, relay->protocol_features);
+}
+
 static int withdraw_vring(struct vublk_relay *relay, struct vublk_error *error)
 {
-	vublk_relay_withdraw_queue(relay->concerned);
 	vublk_relay_hold(relay);
+	if (skips_drain(relay))
+		vublk_relay_withdraw_queue(relay->concerned);
+	else
+		vublk_relay_withdraw_drained(relay, relay->concerned);
 	return 0;
 }
 
@@ -290,8 +303,7 @@ static int check_move(const struct vublk_relay *relay, struct vublk_error *error
 	const struct vublk_relay_queue *queue = relay->concerned;
 	unsigned count = queue->outstanding ? queue->outstanding : queue->undrained;
 
-	if (!count || !relay->is_logging ||
-	    relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+	if (!count || !relay->is_logging || skips_drain(relay))
 		return 0;
 	return vublk_error_set(error, EIO, "queue %u cannot be stopped for a migration: its "
 			       "back-end %s %u requests outstanding, and the VMM does not take "
@@ -300,11 +312,25 @@ static int check_move(const struct vublk_relay *relay, struct vublk_error *error
 			       count);
 }
 
+/* Requests that another back-end had left in the area, and for which there is none now. */
+static int check_drained(const struct vublk_relay *relay, struct vublk_error *error)
+{
+	const struct vublk_relay_queue *queue = relay->concerned;
+
+	if (!vublk_relay_has_left(relay, queue) || skips_drain(relay))
+		return 0;
+	return vublk_error_set(error, EIO, "queue %u cannot be stopped with its requests complete: "
+			       "%u of them are in the in-flight area, and no back-end executed "
+			       "them; wait until there is a back-end", queue->index, queue->undrained);
+}
+
 static int get_vring_base(struct vublk_relay *relay, struct vublk_error *error)
 {
 	struct vublk_relay_queue *queue = relay->concerned;
 	int r = check_move(relay, error);
 
+	if (!r)
+		r = check_drained(relay, error);
 	if (r < 0)
 		return r;
 	if (queue->outstanding)
@@ -510,6 +536,7 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_SET_VRING_ADDR] = { set_vring_addr },
 	[VUBLK_VU_SET_VRING_BASE] = { set_vring_base },
 	[VUBLK_VU_GET_VRING_BASE] = { withdraw_vring, get_vring_base },
+	[VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN] = { withdraw_vring, get_vring_base },
 	[VUBLK_VU_SET_VRING_ENABLE] = { set_vring_enable },
 	[VUBLK_VU_SET_VRING_KICK] = { set_vring_kick },
 	[VUBLK_VU_SET_VRING_CALL] = { set_vring_call },
@@ -543,7 +570,9 @@ int vublk_relay_note_message(struct vublk_relay *relay, struct vublk_error *erro
 		return vublk_error_set(error, ENOTSUP, "%s needs what this disk does not offer",
 				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
 							     relay->request.header.request));
-	r = vublk_vu_check_queue(&relay->request, relay->num_queues, &index, error);
+	r = vublk_vu_check_accepted(&relay->request, relay->protocol_features, error);
+	if (!r)
+		r = vublk_vu_check_queue(&relay->request, relay->num_queues, &index, error);
 	if (r < 0)
 		return r;
 	relay->concerned = index < 0 ? NULL : &relay->queues[index];

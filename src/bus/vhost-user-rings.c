@@ -74,12 +74,43 @@ void vublk_relay_withdraw_queue(struct vublk_relay_queue *queue)
 {
 	vublk_fd_close(&queue->kick_fd);
 	queue->has_kick = false;
+	queue->must_drain = false;
 }
 
 void vublk_relay_withdraw_all(struct vublk_relay *relay)
 {
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		vublk_relay_withdraw_queue(&relay->queues[i]);
+}
+
+/* Without the feature a VMM cannot ask for a drain that the back-end did not do by itself. */
+bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
+{
+	return queue->undrained &&
+	       relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
+}
+
+/*
+ * QEMU disables a ring before it asks for its base, and only then says whether the drain may
+ * be skipped. The ring has been stopped by then, with requests left in the area.
+ */
+void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue)
+{
+	if (!queue->is_handed && !vublk_relay_has_left(relay, queue)) {
+		vublk_relay_withdraw_queue(queue);
+		return;
+	}
+	queue->must_drain = true;
+	if (!queue->is_handed)
+		vublk_relay_release(relay);
+}
+
+bool vublk_relay_is_suspended(const struct vublk_relay *relay)
+{
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		if (relay->queues[i].has_kick)
+			return false;
+	return true;
 }
 
 void vublk_relay_begin_anew(struct vublk_relay_queue *queue)
@@ -105,7 +136,8 @@ void vublk_relay_note_loss(struct vublk_relay *relay)
 static bool is_wanted(const struct vublk_relay *relay, const struct vublk_relay_queue *queue,
 		      struct vublk_device_queue *ring)
 {
-	return queue->has_kick && queue->enabled && queue->size &&
+	return queue->has_kick && queue->size &&
+	       (queue->enabled || queue->must_drain) &&
 	       queue->has_addr && relay->has_features &&
 	       vublk_relay_memory_find_ring(relay, queue, ring);
 }
@@ -160,13 +192,6 @@ void vublk_relay_tell_needs_reset(struct vublk_relay *relay)
 			vublk_eventfd_signal(relay->queues[i].err_fd);
 }
 
-void vublk_relay_kick_rings(struct vublk_relay *relay)
-{
-	for (unsigned i = 0; i < relay->num_queues; i++)
-		if (relay->queues[i].handed_kick_fd >= 0)
-			vublk_eventfd_signal(relay->queues[i].handed_kick_fd);
-}
-
 /* --- taking back ----------------------------------------------------------------- */
 
 static bool differs(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
@@ -175,6 +200,8 @@ static bool differs(const struct vublk_relay *relay, const struct vublk_relay_qu
 
 	if (!is_wanted(relay, queue, &wanted))
 		return queue->is_handed;
+	if (queue->must_drain)
+		return true;
 	if (!queue->is_handed)
 		return !relay->is_held;
 	return vublk_device_get_queue(relay->device, queue->index, &given) < 0 ||
@@ -264,9 +291,18 @@ static void collect(struct vublk_relay *relay)
 {
 	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun another */
 
-	for (unsigned i = 0; i < relay->num_queues; i++)
-		if (relay->queues[i].is_handed && !is_over)
-			collect_place(relay, &relay->queues[i]);
+	for (unsigned i = 0; i < relay->num_queues; i++) {
+		struct vublk_relay_queue *queue = &relay->queues[i];
+
+		if (!queue->is_handed)
+			continue;
+		if (!is_over)
+			collect_place(relay, queue);
+		if (queue->must_drain) {
+			vublk_relay_withdraw_queue(queue);
+			vublk_relay_hold(relay);
+		}
+	}
 	collect_area(relay);
 	mark_uncertain(relay);
 	end_session(relay);
@@ -277,6 +313,20 @@ static void collect(struct vublk_relay *relay)
 	relay->is_pausing = false;
 }
 
+/*
+ * A VMM that knows of no requests in its in-flight area takes them for complete. One that
+ * accepted GET_VRING_BASE_SKIP_DRAIN says of each ring which it wants.
+ */
+static bool wants_drain(const struct vublk_relay *relay)
+{
+	if (!(relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)))
+		return true;
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		if (relay->queues[i].must_drain)
+			return true;
+	return false;
+}
+
 static void take_back(struct vublk_relay *relay)
 {
 	if (relay->is_pausing) {
@@ -284,6 +334,7 @@ static void take_back(struct vublk_relay *relay)
 		return;
 	}
 	relay->is_pausing = true;
+	vublk_device_set_drains(relay->device, wants_drain(relay));
 	vublk_device_set_vm_running(relay->device, false);
 }
 

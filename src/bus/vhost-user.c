@@ -65,6 +65,7 @@ static void finish_message(struct vublk_relay *relay)
 	} else {
 		vublk_log(&relay->bus->log, VUBLK_LOG_DEBUG, "VMM: %s", request_name(relay));
 	}
+	vublk_back_channel_set_suspended(&relay->back_channel, vublk_relay_is_suspended(relay));
 	if (has_answer)
 		send_answer(relay);
 	vublk_fd_close(&relay->reply_fd);
@@ -268,9 +269,9 @@ static void on_started(void *opaque)
 
 	if (!relay)
 		return;
-	vublk_relay_kick_rings(relay);
 	relay->needs_reset = false;
-	/* QEMU ignores a config change while its device does not run: it is told again. */
+	/* A config change is not told while no ring is started, so it is told now. */
+	vublk_back_channel_set_suspended(&relay->back_channel, vublk_relay_is_suspended(relay));
 	vublk_back_channel_remind(&relay->back_channel);
 	wake(relay);
 }

@@ -30,7 +30,7 @@ struct vublk_relay_queue {
 	struct vhost_vring_addr addr; /* user addresses */
 	bool has_addr;
 	uint16_t base;
-	bool has_kick; /* from SET_VRING_KICK to GET_VRING_BASE */
+	bool has_kick; /* started: from SET_VRING_KICK to GET_VRING_BASE */
 	bool enabled;
 	int kick_fd, call_fd, err_fd; /* owned; -1: none */
 
@@ -43,6 +43,7 @@ struct vublk_relay_queue {
 	uint16_t outstanding; /* requests of which nobody but the area knows what was begun */
 	bool is_uncertain;    /* ... and there is no area: it goes on with none outstanding */
 	uint16_t undrained;   /* requests before `base` that a back-end gave back uncompleted */
+	bool must_drain;      /* the VMM wants it back with all requests complete */
 };
 
 struct vublk_relay_region {
@@ -148,6 +149,15 @@ bool vublk_relay_settle(struct vublk_relay *relay);
 /* The ring is the VMM's again, or not used any more. */
 void vublk_relay_withdraw_queue(struct vublk_relay_queue *queue);
 void vublk_relay_withdraw_all(struct vublk_relay *relay);
+/*
+ * The same, when the back-end has completed all that it had begun. A ring that was stopped
+ * with requests left in the in-flight area runs once more for that.
+ */
+void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue);
+/* Whether requests were left in the in-flight area that a drain has to complete first. */
+bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue);
+/* Whether no ring is started, as the VMM sees it. */
+bool vublk_relay_is_suspended(const struct vublk_relay *relay);
 /* What was left of it before is nobody's concern any more: it is another ring. */
 void vublk_relay_begin_anew(struct vublk_relay_queue *queue);
 /* The back-end is lost: requests that it gave back uncompleted are outstanding for good. */
@@ -155,8 +165,6 @@ void vublk_relay_note_loss(struct vublk_relay *relay);
 /* Rings are not started before the VMM has said nothing of the kind for a moment. */
 void vublk_relay_hold(struct vublk_relay *relay);
 void vublk_relay_release(struct vublk_relay *relay);
-/* The rings run. */
-void vublk_relay_kick_rings(struct vublk_relay *relay);
 /* The driver has to reset the device: the VMM is told by the queues' error descriptors. */
 void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
 void vublk_relay_drop_area(struct vublk_relay *relay);

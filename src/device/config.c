@@ -248,10 +248,12 @@ void vublk_device_refresh_config(struct vublk_device *device)
 		device->config_read_again = true;
 }
 
+/* A back-end says nothing of a change while no ring is started. */
 void vublk_device_watch_config(struct vublk_device *device)
 {
 	uint64_t interval_ns = device->settings.config_poll_ms * UINT64_C(1000000);
-	bool is_told = device->frontend.backend_channel.source.loop;
+	bool is_told = device->frontend.backend_channel.source.loop &&
+		       device->state != VUBLK_DEVICE_STOPPED;
 
 	if (interval_ns && !is_told && vublk_device_is_connected(device))
 		vublk_loop_timer_arm(&device->loop, &device->config_timer,

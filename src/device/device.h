@@ -158,6 +158,8 @@ struct vublk_device {
 	enum vublk_device_early_kick early_kick;
 	bool is_shutting_down; /* by force: no back-end is looked for any more */
 	bool vm_running; /* what the bus says; it outlives realize and unrealize */
+	bool drains;     /* the same */
+	bool leaves_requests; /* the stop that has begun last: in the in-flight area */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
 	uint32_t config_generation;
 
@@ -322,8 +324,8 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 /* The indices of a queue that is set up, from the memory that is set. */
 int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
 			      uint16_t *avail, struct vublk_error *error);
-/* What the lost back-end may have kept to itself: a kick and a call for each ring. */
-void vublk_device_notify_rings(struct vublk_device *device);
+/* The lost back-end may have died between a completion and its call: each ring gets one. */
+void vublk_device_call_rings(struct vublk_device *device);
 
 /* --- undrained.c ---------------------------------------------------------------------- */
 
@@ -376,7 +378,7 @@ int vublk_device_kick_watches_init(struct vublk_device *device);
 void vublk_device_kick_watches_deinit(struct vublk_device *device);
 /* Watches the kicks of a legacy driver, as long as one would start the device. Idempotent. */
 void vublk_device_watch_kicks(struct vublk_device *device);
-/* The device was started by a kick: each ring gets one. */
+/* The rings have just been handed over: each gets a kick. */
 void vublk_device_kick_rings(struct vublk_device *device);
 
 /* --- keepalive.c ---------------------------------------------------------------------- */

@@ -56,7 +56,7 @@ struct row {
 	X("request-timeout-ms", NUMBER, "5000", request_timeout_ms,                         \
 	  "how long the back-end may take to answer a message")                             \
 	X("config-poll-ms", NUMBER, "1000", config_poll_ms,                                 \
-	  "how often the config is read anew where the back-end tells no changes; 0: never") \
+	  "how often the config is read anew where and while the back-end tells no changes; 0: never") \
 	X("keepalive-ms", AUTO, "auto", keepalive_ms,                                       \
 	  "how often the back-end is asked whether it hangs, while the rings run; 0: never; " \
 	  "auto: 5000 if the device reconnects, else 0")                                    \

@@ -195,27 +195,23 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
  */
 void vublk_device_rings_are_back(struct vublk_device *device)
 {
-	bool undrained = vublk_frontend_has(&device->frontend, VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
 	bool were_out = device->num_rings;
 	bool refused = device->failure.code;
 
 	vublk_device_queues_store_bases(device);
 	if (!were_out)
 		return;
-	if (!undrained && !refused)
+	if (!device->leaves_requests && !refused)
 		vublk_device_warn_undrained(device);
-	if (undrained && !(refused && device->resume == VUBLK_DEVICE_RESUME_RINGS))
+	if (device->leaves_requests && !(refused && device->resume == VUBLK_DEVICE_RESUME_RINGS))
 		device->resume = VUBLK_DEVICE_RESUME_INFLIGHT;
 	else if (!refused && device->resume != VUBLK_DEVICE_RESUME_NOTHING)
 		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
 }
 
-void vublk_device_notify_rings(struct vublk_device *device)
+void vublk_device_call_rings(struct vublk_device *device)
 {
-	for (unsigned i = 0; i < device->num_rings; i++) {
-		if (device->rings[i].kick_fd >= 0)
-			vublk_eventfd_signal(device->rings[i].kick_fd);
+	for (unsigned i = 0; i < device->num_rings; i++)
 		if (device->rings[i].call_fd >= 0)
 			vublk_eventfd_signal(device->rings[i].call_fd);
-	}
 }

@@ -50,6 +50,7 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 	vublk_device_notifiers_settle(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOPPED, NULL);
 	vublk_device_reconnect_end(device);
+	vublk_device_watch_config(device);
 	if (!device->status)
 		vublk_device_end_session(device);
 	if (device->ops->stopped)
@@ -63,8 +64,10 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 static void begin_stop(struct vublk_device *device, const char *why)
 {
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOP, why);
+	device->leaves_requests = vublk_frontend_leaves_requests(&device->frontend,
+								 device->drains);
 	vublk_frontend_stop_rings(&device->frontend, device->rings, device->num_rings,
-				  on_rings_stopped, device);
+				  device->drains, on_rings_stopped, device);
 }
 
 /* --- start ------------------------------------------------------------------------------ */
@@ -91,11 +94,11 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 		  device->frontend.round_trips);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STARTED, NULL);
 	vublk_device_reconnect_end(device);
+	/* There are back-ends that begin at the first kick, which the driver may have sent before. */
+	vublk_device_kick_rings(device);
 	if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
-		vublk_device_notify_rings(device);
+		vublk_device_call_rings(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
-	if (device->early_kick == VUBLK_DEVICE_KICK_STARTS)
-		vublk_device_kick_rings(device);
 	vublk_device_notifiers_send(device);
 	vublk_device_keepalive_begin(device);
 	vublk_device_dirty_log_started(device);
@@ -278,6 +281,11 @@ int vublk_device_set_vm_running(struct vublk_device *device, bool running)
 		return device->state == VUBLK_DEVICE_STARTING ||
 		       device->state == VUBLK_DEVICE_STOPPING;
 	return vublk_device_has_rings_out(device);
+}
+
+void vublk_device_set_drains(struct vublk_device *device, bool drains)
+{
+	device->drains = drains;
 }
 
 /* --- forced shutdown ------------------------------------------------------------------------ */

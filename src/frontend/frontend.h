@@ -126,6 +126,7 @@ struct vublk_frontend_queue {
 struct vublk_frontend_rings {
 	struct vublk_frontend_batch batch;
 	bool any_kick; /* one has been sent: from then on a ring may be worked on */
+	bool skips_drain; /* of a stop: by GET_VRING_BASE_SKIP_DRAIN */
 	unsigned num_queues;
 	struct vublk_frontend_queue *queues; /* borrowed until done */
 };
@@ -201,7 +202,7 @@ struct vublk_frontend {
 	const struct vublk_log *log;
 	unsigned timeout_ms;
 	bool wants_inflight; /* set before it is opened: accept INFLIGHT_SHMFD */
-	bool wants_undrained_stops; /* ... and GET_VRING_BASE_INFLIGHT, which needs it */
+	bool wants_undrained_stops; /* ... and GET_VRING_BASE_INFLIGHT and _SKIP_DRAIN, which need it */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
@@ -365,11 +366,17 @@ void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 				  const struct vublk_frontend_dirty_log *dirty_log);
 /*
- * Takes them back; where each goes on is in queue->base then. What the back-end had begun
- * is completed; with GET_VRING_BASE_INFLIGHT some of it may stand in the area instead.
+ * Whether a stop may leave requests in the in-flight area: `drains` says whether it is to
+ * wait for them. A back-end with GET_VRING_BASE_INFLIGHT alone cannot be told to wait.
+ */
+bool vublk_frontend_leaves_requests(const struct vublk_frontend *frontend, bool drains);
+/*
+ * Takes the rings back; queue->base is then where each resumes. Requests that the back-end
+ * had begun are complete, unless vublk_frontend_leaves_requests().
  */
 void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       struct vublk_frontend_queue *queues, unsigned num_queues,
+			       bool drains,
 			       void (*done)(void *opaque, const struct vublk_error *error),
 			       void *opaque);
 

@@ -125,6 +125,9 @@ static void on_protocol_features(void *opaque, unsigned tag, struct vublk_vu_mes
 	    vublk_frontend_has(frontend, VUBLK_VU_F_INFLIGHT_SHMFD))
 		frontend->info.accepted_protocol_features |=
 			offered & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+	if (vublk_frontend_has(frontend, VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
+		frontend->info.accepted_protocol_features |=
+			offered & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
 	frontend->info.max_queues = 1;
 	frontend->info.memory_slots = VUBLK_VU_MAX_TABLE_REGIONS;
 	ask_for_everything(frontend);

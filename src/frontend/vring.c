@@ -7,9 +7,11 @@
  * some begin as soon as they have what they need. Kick and call descriptors go
  * anew each time: there are back-ends that close them when a ring stops. All
  * queues are stopped together: there are back-ends for which the first stop is a
- * stop of everything. GET_VRING_BASE has the same form whether or not it may leave
- * requests in flight: that is negotiated (GET_VRING_BASE_INFLIGHT), and its number is
- * reserved, zero.
+ * stop of everything.
+ *
+ * A stop either waits for the requests that the back-end has begun or leaves them in the
+ * in-flight area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN the message says
+ * which. With GET_VRING_BASE_INFLIGHT alone, as in earlier texts, GET_VRING_BASE leaves them.
  *
  * Specification: "Ring states", "Starting and stopping".
  */
@@ -268,7 +270,8 @@ static void ask_base(struct vublk_frontend_rings *rings, const struct vublk_fron
 {
 	struct vublk_vu_message message;
 
-	vublk_vu_message_init(&message, VUBLK_VU_GET_VRING_BASE);
+	vublk_vu_message_init(&message, rings->skips_drain ? VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN :
+						VUBLK_VU_GET_VRING_BASE);
 	message.header.size = sizeof(message.payload.state);
 	message.payload.state.index = queue->index;
 	vublk_frontend_batch_ask(&rings->batch, &message, sizeof(message.payload.state),
@@ -290,14 +293,23 @@ static void send_stop_piece(void *owner, unsigned index)
 		send_status(&rings->batch, 0);
 }
 
+bool vublk_frontend_leaves_requests(const struct vublk_frontend *frontend, bool drains)
+{
+	if (vublk_frontend_has(frontend, VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
+		return !drains;
+	return vublk_frontend_has(frontend, VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+}
+
 void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       struct vublk_frontend_queue *queues, unsigned num_queues,
-			       void (*done)(void *opaque, const struct vublk_error *error),
+			       bool drains, void (*done)(void *opaque, const struct vublk_error *error),
 			       void *opaque)
 {
 	struct vublk_frontend_rings *rings = &frontend->stop;
 	unsigned status = vublk_frontend_has(frontend, VUBLK_VU_F_STATUS);
 
+	rings->skips_drain = !drains &&
+			     vublk_frontend_has(frontend, VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
 	rings->queues = queues;
 	rings->num_queues = num_queues;
 	rings->batch.send_piece = send_stop_piece;

@@ -27,7 +27,7 @@ static void send_config_change(struct vublk_back_channel *back)
 	struct vublk_error error = { 0 };
 	struct vublk_vu_message message;
 
-	if (back->channel.fd < 0)
+	if (back->channel.fd < 0 || back->is_suspended)
 		return;
 	if (back->is_unanswered) {
 		back->once_more = true;
@@ -44,6 +44,11 @@ static void send_config_change(struct vublk_back_channel *back)
 	}
 	back->is_unanswered = back->has_ack;
 	watch(back);
+}
+
+void vublk_back_channel_set_suspended(struct vublk_back_channel *back, bool is_suspended)
+{
+	back->is_suspended = is_suspended;
 }
 
 void vublk_back_channel_tell_config(struct vublk_back_channel *back)
@@ -121,6 +126,7 @@ void vublk_back_channel_init(struct vublk_back_channel *back, struct vublk_loop 
 		.loop = loop,
 		.log = log,
 		.limit = { .burst = 10, .interval_ms = 10000 },
+		.is_suspended = true,
 	};
 }
 

@@ -21,6 +21,7 @@ struct vublk_back_channel {
 	bool is_unanswered;
 	bool once_more;      /* when that is answered */
 	bool is_stale;       /* what the front-end has read is not what there is */
+	bool is_suspended;   /* no ring is started, so no request may be sent */
 };
 
 /* All but the channel itself is borrowed. */
@@ -30,6 +31,13 @@ void vublk_back_channel_init(struct vublk_back_channel *back, struct vublk_loop 
 int vublk_back_channel_open(struct vublk_back_channel *back, int fd, struct vublk_error *error);
 /* Idempotent. */
 void vublk_back_channel_close(struct vublk_back_channel *back);
+
+/*
+ * While no ring is started a back-end sends no requests ("Suspended device state"). A new
+ * channel is suspended. What changes meanwhile is told by the vublk_back_channel_remind()
+ * that follows the start.
+ */
+void vublk_back_channel_set_suspended(struct vublk_back_channel *back, bool is_suspended);
 
 /* The configuration has changed: the front-end is told, if there is a channel. */
 void vublk_back_channel_tell_config(struct vublk_back_channel *back);

@@ -24,6 +24,7 @@ static int64_t queue_of(const struct vublk_vu_message *request)
 	case VUBLK_VU_SET_VRING_ADDR:
 	case VUBLK_VU_SET_VRING_BASE:
 	case VUBLK_VU_GET_VRING_BASE:
+	case VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN:
 	case VUBLK_VU_SET_VRING_ENABLE:
 		return request->payload.state.index; /* ADDR begins with it, too */
 	case VUBLK_VU_SET_VRING_KICK:
@@ -58,6 +59,41 @@ int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offer
 		return 0;
 	return vublk_error_set(error, EPROTO, "%s has the bits 0x%" PRIx64
 			       ", which were not offered", name, bits & ~offered);
+}
+
+int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error)
+{
+	uint64_t inflight = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	uint64_t undrained = inflight | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+	const char *name = NULL, *needs = "INFLIGHT_SHMFD";
+
+	if (features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) &&
+	    (features & undrained) != undrained) {
+		name = "GET_VRING_BASE_SKIP_DRAIN";
+		needs = "GET_VRING_BASE_INFLIGHT and INFLIGHT_SHMFD";
+	} else if ((features & undrained) == (undrained & ~inflight)) {
+		name = "GET_VRING_BASE_INFLIGHT";
+	}
+	return name ? vublk_error_set(error, EPROTO, "SET_PROTOCOL_FEATURES has %s without %s, "
+				      "which it needs", name, needs) : 0;
+}
+
+int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
+			    struct vublk_error *error)
+{
+	if (request->header.request != VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN ||
+	    features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
+		return 0;
+	return vublk_error_set(error, EPROTO, "GET_VRING_BASE_SKIP_DRAIN needs the protocol feature "
+			       "of that name (bit %u), which the front-end did not accept",
+			       VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
+}
+
+bool vublk_vu_skips_drain(uint32_t request, uint64_t features)
+{
+	if (features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
+		return request == VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN;
+	return features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
 }
 
 int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error)

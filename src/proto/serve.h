@@ -22,6 +22,24 @@ int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_qu
 int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offered,
 				 struct vublk_error *error);
 
+/* Whether the protocol features have what GET_VRING_BASE_SKIP_DRAIN needs: EPROTO if not. */
+int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error);
+
+/*
+ * Whether the protocol feature of a request was accepted, where it changes what the request
+ * does: EPROTO if not. The others front-ends may send as soon as the feature is offered.
+ */
+int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
+			    struct vublk_error *error);
+
+/*
+ * Whether a request for a queue's base may leave requests in the in-flight area. With
+ * GET_VRING_BASE_SKIP_DRAIN each stop says so by its message. With GET_VRING_BASE_INFLIGHT
+ * alone the plain message does: the specification had it so before there were two messages,
+ * and QEMU 11.1 relies on it.
+ */
+bool vublk_vu_skips_drain(uint32_t request, uint64_t features);
+
 /*
  * The descriptor of SET_VRING_KICK, _CALL or _ERR takes the place of *fd, which is closed;
  * -1 when the message says that there is none. It is made non-blocking: whoever holds the

@@ -130,6 +130,8 @@ static const struct vublk_vu_request_info to_backend[] = {
 		   F(DEVICE_STATE)),
 	TO_BACKEND(CHECK_DEVICE_STATE, 0, 0, U64, 0, 0, REPLY, F(DEVICE_STATE)),
 	TO_BACKEND(GET_SHMEM_CONFIG, 0, 0, SHMEM_HEADER, 0, 0, REPLY, F(SHMEM)),
+	TO_BACKEND(GET_VRING_BASE_SKIP_DRAIN, STATE, STATE, STATE, 0, 0, REPLY,
+		   F(GET_VRING_BASE_SKIP_DRAIN)),
 };
 
 static const struct vublk_vu_request_info to_frontend[] = {
@@ -174,6 +176,7 @@ static const char *const protocol_features[VUBLK_VU_F_END] = {
 	FEATURE(GET_VRING_BASE_INFLIGHT),
 	FEATURE(GPA_ADDRESSES),
 	FEATURE(SHMEM),
+	FEATURE(GET_VRING_BASE_SKIP_DRAIN),
 };
 
 const struct vublk_vu_request_info *vublk_vu_request_info(enum vublk_vu_direction direction,
@@ -242,6 +245,16 @@ static int check_request_flags(const char *name, uint32_t flags, struct vublk_er
 	return 0;
 }
 
+/*
+ * A draft of GET_VRING_BASE_SKIP_DRAIN had the number 44, and there are front-ends that still
+ * use it.
+ */
+static bool is_draft_skip_drain(const struct vublk_vu_message *message)
+{
+	return message->header.request == VUBLK_VU_GET_SHMEM_CONFIG &&
+	       message->header.size == STATE;
+}
+
 static int check_request_size(const struct vublk_vu_request_info *info, uint32_t bytes,
 			      struct vublk_error *error)
 {
@@ -283,6 +296,11 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 		return vublk_error_set(error, ENOTSUP,
 				       "the request number %u is none of the protocol's",
 				       header->request);
+	if (direction == VUBLK_VU_TO_BACKEND && is_draft_skip_drain(message))
+		return vublk_error_set(error, EPROTO, "GET_SHMEM_CONFIG came with a payload of 8 bytes, "
+				       "where 0 are expected: message 44 was "
+				       "GET_VRING_BASE_SKIP_DRAIN in a draft of the protocol, and that "
+				       "is 45 now; update the VMM, or turn its inflight-migration off");
 	r = check_request_flags(info->name, header->flags, error);
 	if (!r)
 		r = check_request_size(info, header->size, error);

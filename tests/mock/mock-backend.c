@@ -340,6 +340,7 @@ static bool answer_query(struct mock *mock, const struct vublk_vu_message *reque
 		on_get_inflight(mock);
 		return true;
 	case VUBLK_VU_GET_VRING_BASE:
+	case VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN:
 		on_get_vring_base(mock, request);
 		return true;
 	case VUBLK_VU_SET_LOG_BASE:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stopping a ring while the engine has a request of it, with and without
- * GET_VRING_BASE_INFLIGHT.
+ * Stopping a ring while the engine has a request of it: what each message means with the
+ * protocol features GET_VRING_BASE_INFLIGHT and GET_VRING_BASE_SKIP_DRAIN.
  *
  * The request zeroes many ranges, of which the engine gets each after the last. Its
  * system call is taken over, so that the test decides when a range is done.
@@ -112,8 +112,8 @@ static void wait_until_begun(void)
 	assert_int_equal(poll(&wait, 1, -1), 1);
 }
 
-/* GET_VRING_BASE comes while the engine has the first range; the base. */
-static unsigned stop_amid(struct rig *rig)
+/* `request` comes while the engine has the first range; the base. */
+static unsigned stop_amid(struct rig *rig, uint32_t request)
 {
 	struct vublk_vu_message message, reply;
 	unsigned lines;
@@ -121,14 +121,14 @@ static unsigned stop_amid(struct rig *rig)
 	add_request(rig);
 	wait_until_begun();
 	lines = rig_log_lines(rig);
-	vublk_vu_message_init(&message, VUBLK_VU_GET_VRING_BASE);
+	vublk_vu_message_init(&message, request);
 	message.header.size = sizeof(message.payload.state);
 	rig_send(rig, &message);
 	while (rig_log_lines(rig) == lines) /* it says that the queue is to stop */
 		sched_yield();
 	let_go_until(rig->channel.fd);
 	rig_receive(rig, &reply);
-	assert_int_equal(reply.header.request, VUBLK_VU_GET_VRING_BASE);
+	assert_int_equal(reply.header.request, request);
 	return reply.payload.state.num;
 }
 
@@ -146,9 +146,9 @@ static void check_start(struct rig *rig, unsigned base, unsigned left)
 }
 
 /* How many requests a stop left; whatever it is, ring and area say the same. */
-static unsigned stop_and_start(struct rig *rig, const struct rig_area *area)
+static unsigned stop_and_start(struct rig *rig, const struct rig_area *area, uint32_t request)
 {
-	unsigned base = stop_amid(rig);
+	unsigned base = stop_amid(rig, request);
 	unsigned left = rig_count_inflight(area, 0);
 	uint16_t used = rig->queues[0].ring.used->idx;
 
@@ -162,58 +162,100 @@ static unsigned stop_and_start(struct rig *rig, const struct rig_area *area)
 	return left;
 }
 
+#define UNDRAINED VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)
+#define SKIP_DRAIN VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN)
+
+static uint64_t accept_without(struct rig *rig, uint64_t bits)
+{
+	return rig_set_u64(rig, VUBLK_VU_SET_PROTOCOL_FEATURES, rig->protocol_features & ~bits);
+}
+
 /*
- * A worker looks for tasks now and then, and at times not before the last range: the
- * other requests are to move it on.
+ * How many requests were left by stops with `request`. A worker looks for tasks now and
+ * then, and at times not before the last range: the other requests are to move it on.
  */
-static void test_leaves_the_rest(void **state)
+static unsigned count_left(uint64_t without, uint32_t request)
 {
 	unsigned left = 0;
 	struct rig_area area;
 	struct rig rig;
 
 	open_rig(&rig, &area);
+	assert_int_equal(accept_without(&rig, without), 0);
 	for (unsigned i = 0; i < TRIES; i++) {
 		for (unsigned k = 0; k < i; k++)
 			assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), 0);
-		left += stop_and_start(&rig, &area);
+		left += stop_and_start(&rig, &area, request);
 	}
-	assert_int_not_equal(left, 0);
 	close_rig(&rig, &area);
+	return left;
 }
 
-static void test_without_it_waits(void **state)
+static void test_skip_drain_leaves_the_rest(void **state)
 {
+	assert_int_not_equal(count_left(0, VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN), 0);
+}
+
+static void test_the_plain_message_drains(void **state)
+{
+	assert_int_equal(count_left(0, VUBLK_VU_GET_VRING_BASE), 0);
+	assert_int_equal(count_left(UNDRAINED | SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE), 0);
+}
+
+/* As the text was before there were two messages, and as QEMU 11.1 has it. */
+static void test_without_skip_drain_the_plain_message_leaves_the_rest(void **state)
+{
+	assert_int_not_equal(count_left(SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE), 0);
+}
+
+static void test_features_that_need_others(void **state)
+{
+	uint64_t area_bit = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 	struct rig_area area;
 	struct rig rig;
 
 	open_rig(&rig, &area);
-	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES, rig.protocol_features &
-				     ~VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)), 0);
-	for (unsigned i = 0; i < TRIES; i++)
-		assert_int_equal(stop_and_start(&rig, &area), 0);
-	close_rig(&rig, &area);
-}
-
-static void test_needs_inflight(void **state)
-{
-	struct rig_area area;
-	struct rig rig;
-
-	open_rig(&rig, &area);
-	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES,
-				     rig.protocol_features &
-				     ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD)), 1);
+	assert_int_equal(accept_without(&rig, area_bit | SKIP_DRAIN), 1);
 	assert_true(rig_log_has(&rig, "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD"));
+	assert_int_equal(accept_without(&rig, area_bit), 1);
+	assert_true(rig_log_has(&rig, "GET_VRING_BASE_SKIP_DRAIN without"));
+	assert_int_equal(accept_without(&rig, UNDRAINED), 1);
+	assert_true(rig_log_has(&rig, "GET_VRING_BASE_SKIP_DRAIN without"));
 	close_rig(&rig, &area);
+}
+
+static void refuse_message(uint64_t without, uint32_t request, const char *words)
+{
+	struct vublk_vu_message message;
+	struct rig_area area;
+	struct rig rig;
+
+	open_rig(&rig, &area);
+	assert_int_equal(accept_without(&rig, without), 0);
+	vublk_vu_message_init(&message, request);
+	message.header.size = sizeof(message.payload.state);
+	rig_send(&rig, &message);
+	rig_drop_area(&area);
+	rig_close_expecting_end(&rig);
+	assert_true(rig_log_has(&rig, words));
+	vublk_fd_close(&gate.begun_fd);
+	vublk_fd_close(&gate.go_fd);
+}
+
+static void test_messages_that_are_refused(void **state)
+{
+	refuse_message(SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN, "(bit 23), which the");
+	refuse_message(0, VUBLK_VU_GET_SHMEM_CONFIG, "in a draft of the protocol");
 }
 
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
-		VUBLK_TEST(test_leaves_the_rest),
-		VUBLK_TEST(test_without_it_waits),
-		VUBLK_TEST(test_needs_inflight),
+		VUBLK_TEST(test_skip_drain_leaves_the_rest),
+		VUBLK_TEST(test_the_plain_message_drains),
+		VUBLK_TEST(test_without_skip_drain_the_plain_message_leaves_the_rest),
+		VUBLK_TEST(test_features_that_need_others),
+		VUBLK_TEST(test_messages_that_are_refused),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

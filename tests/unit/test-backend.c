@@ -212,6 +212,41 @@ static void test_enable_before_kick(void **state)
 	rig_close(&rig);
 }
 
+static uint64_t set_kick(struct rig *rig)
+{
+	return rig_set_vring_fd(rig, VUBLK_VU_SET_VRING_KICK, 0, rig->queues[0].kick_fd);
+}
+
+/*
+ * A ring starts at SET_VRING_KICK, without a kick. Whether it is enabled is said at any time,
+ * and stays as it was said while the ring is stopped.
+ */
+static void test_enable_is_remembered(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	for (uint16_t i = 0; i < 2; i++) {
+		assert_int_equal(rig_get_base(&rig, 0), i);
+		if (i) /* disabled and enabled again while it is stopped */
+			assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
+		rig_add(&rig, 0, i, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+		vublk_driver_ring_publish(&rig.queues[0].driver);
+		vublk_eventfd_clear(rig.queues[0].kick_fd);
+		assert_int_equal(set_kick(&rig), 0);
+		if (i) {
+			assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
+			assert_false(vublk_driver_ring_has_completion(&rig.queues[0].driver));
+			assert_int_equal(rig_get_base(&rig, 0), i);
+			assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
+			assert_int_equal(set_kick(&rig), 0);
+		}
+		assert_int_equal(rig_take(&rig, 0, NULL), i);
+	}
+	rig_close(&rig);
+}
+
 static void test_disabled_queue_rests(void **state)
 {
 	struct rig rig;
@@ -346,6 +381,9 @@ static uint64_t remove_region(struct rig *rig, uint64_t guest, uint64_t user, ui
 		.guest_addr = guest, .user_addr = user, .size_bytes = bytes,
 	};
 	message.header.size = sizeof(message.payload.mem_reg);
+	/* It should come without a descriptor. One that comes is closed, which the harness sees. */
+	message.fds[0] = rig->channel.fd;
+	message.num_fds = 1;
 	return rig_send_acked(rig, &message);
 }
 
@@ -484,6 +522,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_ring_outside_memory),
 		VUBLK_TEST(test_kick_that_is_no_kick),
 		VUBLK_TEST(test_enable_before_kick),
+		VUBLK_TEST(test_enable_is_remembered),
 		VUBLK_TEST(test_disabled_queue_rests),
 		VUBLK_TEST(test_without_protocol_features),
 		VUBLK_TEST(test_base_and_restart),

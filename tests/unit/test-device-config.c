@@ -450,6 +450,27 @@ static void test_answers_that_are_not_read(void **state)
 	mock_deinit(&mock);
 }
 
+/* A back-end must not tell it while no ring is started. */
+static void test_resize_while_stopped(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "config-poll-ms", "5");
+	rig_realize(&rig);
+	config_of(&mock)->capacity = 1;
+	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
+	rig_start(&rig, 2);
+	rig_stop(&rig);
+	config_of(&mock)->capacity = 2;
+	rig_wait(&rig, RIG_CONFIG_CHANGED, 2);
+	assert_int_equal(read_config(&rig).capacity, 2);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 static void test_end_of_the_channel(void **state)
 {
 	struct mock mock;
@@ -597,6 +618,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_garbage_on_the_channel),
 		VUBLK_TEST(test_unserved_requests_are_answered_and_limited),
 		VUBLK_TEST(test_answers_that_are_not_read),
+		VUBLK_TEST(test_resize_while_stopped),
 		VUBLK_TEST(test_end_of_the_channel),
 		VUBLK_TEST(test_wce),
 		VUBLK_TEST(test_wce_that_is_not_taken),

@@ -491,6 +491,7 @@ static void resize(const struct peer *peer)
 	pid = peer->start(2);
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
+	rig_start(&rig, 2); /* a back-end says nothing of it before */
 	for (unsigned i = 1; i <= 2; i++) {
 		uint32_t generation = vublk_device_config_generation(rig.device);
 
@@ -499,8 +500,6 @@ static void resize(const struct peer *peer)
 		assert_true(vublk_device_config_generation(rig.device) > generation);
 		vublk_device_config_read(rig.device, 0, &capacity, sizeof(capacity));
 		assert_int_equal(capacity, DISK_BYTES / 512 * (1 + i));
-		if (i == 1)
-			rig_start(&rig, 2);
 	}
 	rig_deinit(&rig);
 	end_daemon(pid);

@@ -80,8 +80,12 @@ static void test_undrained_stops_are_negotiated(void **state)
 {
 	uint64_t area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 	uint64_t undrained = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+	uint64_t skip = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
 
 	assert_int_equal(negotiate(true, true, area | undrained), area | undrained);
+	assert_int_equal(negotiate(true, true, area | undrained | skip), area | undrained | skip);
+	assert_int_equal(negotiate(true, true, area | skip), area);
+	assert_int_equal(negotiate(false, true, area | undrained | skip), 0);
 	assert_int_equal(negotiate(true, true, area), area);
 	assert_int_equal(negotiate(true, true, undrained), 0);
 	assert_int_equal(negotiate(true, false, area | undrained), 0);
@@ -117,6 +121,73 @@ static void test_an_undrained_stop(void **state)
 	rig_start(&rig, QUEUES); /* after a reset nothing is in flight */
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
 	assert_int_equal(mock.given_bases[0], 0);
+	end(&rig, &mock);
+}
+
+/* What the bus wants, what the back-end offers, and the message that follows from both. */
+static void test_the_message_of_a_stop(void **state)
+{
+	uint64_t skip = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
+	static const struct {
+		bool drains, is_old; /* without GET_VRING_BASE_SKIP_DRAIN */
+		uint32_t request;
+	} stops[] = {
+		{ false, false, VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN },
+		{ true, false, VUBLK_VU_GET_VRING_BASE },
+		{ false, true, VUBLK_VU_GET_VRING_BASE },
+		{ true, true, VUBLK_VU_GET_VRING_BASE },
+	};
+
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(stops); i++) {
+		struct vublk_device_place place;
+		struct mock mock;
+		struct rig rig;
+
+		mock_init(&mock);
+		mock.protocol_features &= ~(stops[i].is_old ? skip : 0);
+		set_up_rig(&rig, &mock);
+		vublk_device_set_drains(rig.device, stops[i].drains);
+		rig_realize(&rig);
+		rig_start(&rig, QUEUES);
+		rig_set_indices(&rig, 0, 5, 9);
+		mock.base = 8;
+		pause_rig(&rig);
+		assert_int_equal(mock.received[stops[i].request], QUEUES);
+		assert_int_equal(vublk_device_queue_place(rig.device, 0, &place, NULL), 0);
+		assert_int_equal(place.base, 8);
+		assert_int_equal(place.undrained, 3);
+		end(&rig, &mock);
+	}
+}
+
+static void test_a_back_end_with_the_draft_number(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	rig_start(&rig, QUEUES);
+	mock.fault = (struct mock_fault){ .kind = MOCK_CUT,
+					  .request = VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN };
+	vublk_device_set_vm_running(rig.device, false);
+	rig_wait(&rig, RIG_STOPPED, 1);
+	assert_non_null(strstr(rig.errors[RIG_STOPPED].text, "message 45 (for a back-end that takes 44"));
+	end(&rig, &mock);
+}
+
+/* Front-ends signal each kick once: a back-end may wait for it to start the ring. */
+static void test_each_start_kicks_once(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	begin(&rig, &mock);
+	clear_notifications(&rig);
+	rig_start(&rig, QUEUES);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		assert_int_equal(vublk_eventfd_clear(rig.kicks[i]), 1);
+		assert_int_equal(vublk_eventfd_clear(rig.callfds[i]), 0);
+	}
 	end(&rig, &mock);
 }
 
@@ -268,6 +339,9 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_undrained_stops_are_negotiated),
 		VUBLK_TEST(test_an_undrained_stop),
+		VUBLK_TEST(test_the_message_of_a_stop),
+		VUBLK_TEST(test_a_back_end_with_the_draft_number),
+		VUBLK_TEST(test_each_start_kicks_once),
 		VUBLK_TEST(test_a_back_end_without_the_area_after_it),
 		VUBLK_TEST(test_the_same_back_end_goes_on),
 		VUBLK_TEST(test_a_loss_with_requests_it_took),

@@ -69,6 +69,7 @@ static const struct expected to_backend[] = {
 	{ 42, "SET_DEVICE_STATE_FD", 8, 8, 8, 1, 1, true, 19 },
 	{ 43, "CHECK_DEVICE_STATE", 0, 0, 8, 0, 0, true, 19 },
 	{ 44, "GET_SHMEM_CONFIG", 0, 0, 8, 0, 0, true, 22 },
+	{ 45, "GET_VRING_BASE_SKIP_DRAIN", 8, 8, 8, 0, 0, true, 23 },
 };
 
 static const struct expected to_frontend[] = {
@@ -139,6 +140,7 @@ static void test_protocol_features(void **state)
 		"INFLIGHT_SHMFD", "RESET_DEVICE", "INBAND_NOTIFICATIONS",
 		"CONFIGURE_MEM_SLOTS", "STATUS", "XEN_MMAP", "SHARED_OBJECT", "DEVICE_STATE",
 		"GET_VRING_BASE_INFLIGHT", "GPA_ADDRESSES", "SHMEM",
+		"GET_VRING_BASE_SKIP_DRAIN",
 	};
 
 	assert_int_equal(VUBLK_ARRAY_SIZE(names), VUBLK_VU_F_END);
@@ -206,6 +208,8 @@ static void test_sentences_of_a_request(void **state)
 	check(VUBLK_VU_TO_BACKEND, VUBLK_VU_SET_OWNER, 0, 3, &e);
 	assert_string_equal(e.text,
 		"SET_OWNER came with 3 file descriptors, where none is expected");
+	check(VUBLK_VU_TO_BACKEND, VUBLK_VU_GET_SHMEM_CONFIG, 8, 0, &e);
+	assert_non_null(strstr(e.text, "GET_VRING_BASE_SKIP_DRAIN in a draft of the protocol"));
 	check(VUBLK_VU_TO_BACKEND, VUBLK_VU_SET_VRING_KICK, 8, 2, &e);
 	assert_string_equal(e.text,
 		"SET_VRING_KICK came with 2 file descriptors, where 1 at most may come");

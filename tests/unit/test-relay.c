@@ -133,6 +133,11 @@ static void test_queue_by_queue(void **state)
 	write_and_read(&rig, 2, 1, 'd');
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
 	write_and_read(&rig, 0, 1, 'e');
+	/* It stays enabled while it is stopped. */
+	rig_get_base(&rig, 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, rig.queues[0].kick_fd),
+			 0);
+	write_and_read(&rig, 0, 1, 'f');
 	relay_close_vmm(&relay, &rig);
 	relay_close(&relay);
 }

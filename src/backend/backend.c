@@ -231,10 +231,26 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 	return listen_again(backend, "opened");
 }
 
+/* Two disks of one guest are told apart by their serials, as in /dev/disk/by-id. */
+static void fill_serial(struct vublk_backend *backend,
+			const struct vublk_backend_settings *settings)
+{
+	char text[VUBLK_BLK_ID_BYTES + 1] = "vublk";
+	uint64_t identity = backend->engine->identity;
+
+	if (settings->has_serial) {
+		memcpy(backend->serial, settings->serial, sizeof(backend->serial));
+		return;
+	}
+	if (identity)
+		snprintf(text, sizeof(text), "vublk%015" PRIx64, identity >> 4);
+	memcpy(backend->serial, text, sizeof(backend->serial));
+}
+
 static void fill_owner(struct vublk_backend *backend,
 		       const struct vublk_backend_settings *settings)
 {
-	memcpy(backend->serial, settings->serial, sizeof(backend->serial));
+	fill_serial(backend, settings);
 	backend->owner = (struct vublk_session_owner){
 		.loop = &backend->loop,
 		.log = &backend->log,

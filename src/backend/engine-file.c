@@ -136,6 +136,20 @@ static bool is_in_memory(const struct vublk_file *file)
 	       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
+/* The same for the same file, or device, as long as the host runs, whatever its name is. */
+static uint64_t identity_of(const struct stat *st)
+{
+	bool is_device = S_ISBLK(st->st_mode);
+	const uint64_t words[] = { is_device, is_device ? st->st_rdev : st->st_dev,
+				   is_device ? 0 : st->st_ino };
+	uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+	/* FNV-1a */
+	for (size_t i = 0; i < sizeof(words); i++)
+		hash = (hash ^ ((const uint8_t *)words)[i]) * UINT64_C(0x100000001b3);
+	return hash ? hash : 1;
+}
+
 static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 {
 	struct vublk_engine_geometry *geometry = &file->engine.geometry;
@@ -145,6 +159,7 @@ static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 	if (fstat(file->fd, &st) < 0)
 		return vublk_error_set_errno(error, errno, "cannot look at %s",
 					     file->engine.description);
+	file->engine.identity = identity_of(&st);
 	file->block_device = S_ISBLK(st.st_mode);
 	file->in_memory = is_in_memory(file);
 	if (file->block_device)
@@ -217,6 +232,7 @@ static const char *try_direct(struct vublk_file *file, bool asked_for)
 		return "it has blocks of more than 512 bytes (cache=direct forces it)";
 	if (geometry->size_bytes % file->offset_align)
 		return "its size is no multiple of its file system's blocks";
+	geometry->min_block_bytes = file->offset_align;
 	if (file->offset_align > geometry->block_bytes)
 		geometry->block_bytes = file->offset_align;
 	geometry->physical_block_bytes = VUBLK_MAX(geometry->physical_block_bytes,
@@ -358,11 +374,11 @@ static int file_refresh(struct vublk_engine *engine, struct vublk_error *error)
 		r = check_size(file, bytes, error);
 	if (r)
 		return r;
-	if (file->direct && bytes % file->offset_align)
+	if (bytes % engine->geometry.block_bytes)
 		return vublk_error_set(error, EINVAL,
-				       "%s has %" PRIu64 " bytes now, which is no multiple of "
-				       "its blocks of %u bytes; O_DIRECT needs one",
-				       engine->description, bytes, file->offset_align);
+				       "%s has %" PRIu64 " bytes now, which is not a multiple of "
+				       "its blocks of %u bytes", engine->description, bytes,
+				       engine->geometry.block_bytes);
 	engine->geometry.size_bytes = bytes;
 	return 0;
 }

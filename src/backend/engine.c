@@ -28,16 +28,53 @@ const char *vublk_engine_names(void)
 	return "file, memory, null";
 }
 
+/* The block sizes that were asked for, where the image can have them. */
+static int set_block_sizes(struct vublk_engine *engine, const struct vublk_engine_options *options,
+			   struct vublk_error *error)
+{
+	struct vublk_engine_geometry *geometry = &engine->geometry;
+	uint32_t block = options->block_bytes ? options->block_bytes : geometry->block_bytes;
+	uint32_t physical = options->physical_block_bytes ? options->physical_block_bytes :
+			    VUBLK_MAX(geometry->physical_block_bytes, block);
+
+	if (block < geometry->min_block_bytes)
+		return vublk_error_set(error, EINVAL,
+				       "logical-block-size is %u bytes, and %s takes no requests of "
+				       "less than %u with O_DIRECT; use that size or cache=buffered",
+				       block, engine->description, geometry->min_block_bytes);
+	if (physical < block)
+		return vublk_error_set(error, EINVAL,
+				       "physical-block-size is %u bytes, less than the logical "
+				       "block size of %u bytes", physical, block);
+	if (geometry->size_bytes % block)
+		return vublk_error_set(error, EINVAL,
+				       "%s has %" PRIu64 " bytes, which is not a multiple of the "
+				       "logical block size of %u bytes; use a smaller block size, or "
+				       "make it %" PRIu64 " bytes large", engine->description,
+				       geometry->size_bytes, block,
+				       vublk_round_up(geometry->size_bytes, block));
+	geometry->block_bytes = block;
+	geometry->physical_block_bytes = physical;
+	return 0;
+}
+
 int vublk_engine_open(const struct vublk_engine_ops *ops,
-		      const struct vublk_engine_options *options, struct vublk_engine **engine,
+		      const struct vublk_engine_options *options, struct vublk_engine **result,
 		      struct vublk_error *error)
 {
-	int r = ops->open(options, engine, error);
+	struct vublk_engine *engine;
+	int r = ops->open(options, &engine, error);
 
 	if (r)
 		return r;
-	(*engine)->ops = ops;
-	(*engine)->log = options->log;
+	engine->ops = ops;
+	engine->log = options->log;
+	r = set_block_sizes(engine, options, error);
+	if (r) {
+		ops->close(engine);
+		return r;
+	}
+	*result = engine;
 	return 0;
 }
 

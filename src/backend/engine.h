@@ -87,6 +87,7 @@ unsigned vublk_engine_list_take_many(struct vublk_engine_list *list,
 struct vublk_engine_geometry {
 	uint64_t size_bytes;           /* a multiple of 512 */
 	uint32_t block_bytes;          /* the smallest unit that it writes without reading */
+	uint32_t min_block_bytes;      /* the smallest that requests may have; 0: 512 */
 	uint32_t physical_block_bytes; /* the unit it likes to write; a power of two of blocks */
 	uint32_t optimal_io_bytes;     /* 0: not known */
 	uint32_t discard_bytes;        /* granularity of a discard; 0: no discards */
@@ -110,6 +111,7 @@ enum vublk_io_method {
 struct vublk_engine_options {
 	const char *path;
 	uint64_t size_bytes; /* 0: not given */
+	uint32_t block_bytes, physical_block_bytes; /* of the geometry; 0: as the engine finds */
 	bool read_only;
 	bool unlocked; /* whoever starts us sees to it that nobody else writes meanwhile */
 	enum vublk_cache_mode cache;
@@ -125,6 +127,7 @@ struct vublk_engine {
 	const struct vublk_log *log;
 	struct vublk_engine_geometry geometry; /* the control thread's; copied for workers */
 	char description[256];                 /* "file '/x/disk.img', direct" */
+	uint64_t identity;                     /* of what stores the bytes; 0: it has none */
 };
 
 /* Embedded first in each engine's own struct. One thread's way into the engine. */
@@ -163,6 +166,9 @@ struct vublk_engine_ops {
 extern const struct vublk_engine_ops vublk_engine_file;
 extern const struct vublk_engine_ops vublk_engine_memory;
 extern const struct vublk_engine_ops vublk_engine_null;
+
+/* A power of two from 512 to this. */
+#define VUBLK_ENGINE_MAX_BLOCK_BYTES (UINT32_C(2) << 20)
 
 /* The engine of this name, or NULL. */
 const struct vublk_engine_ops *vublk_engine_find(const char *name);

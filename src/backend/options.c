@@ -222,9 +222,43 @@ static int parse_serial(const char *name, const char *value,
 	if (bytes > VUBLK_BLK_ID_BYTES)
 		return vublk_error_set(error, EINVAL, "%s must have at most %u characters, not "
 				       "the %zu of '%s'", name, VUBLK_BLK_ID_BYTES, bytes, value);
+	settings->has_serial = strcmp(value, "auto");
 	memset(settings->serial, 0, sizeof(settings->serial));
 	memcpy(settings->serial, value, bytes);
 	return 0;
+}
+
+static int parse_block_size(const char *name, const char *value, uint32_t *bytes,
+			    struct vublk_error *error)
+{
+	uint64_t number = 0;
+	int r = 0;
+
+	if (strcmp(value, "auto"))
+		r = vublk_parse_bytes(name, value, VUBLK_SECTOR_BYTES,
+				      VUBLK_ENGINE_MAX_BLOCK_BYTES, &number, error);
+	if (r)
+		return r;
+	if (number && !vublk_is_power_of_two(number))
+		return vublk_error_set(error, EINVAL, "%s must be a power of two from %u to %u "
+				       "bytes, not %s", name, VUBLK_SECTOR_BYTES,
+				       VUBLK_ENGINE_MAX_BLOCK_BYTES, value);
+	*bytes = (uint32_t)number;
+	return 0;
+}
+
+static int parse_logical_block_size(const char *name, const char *value,
+				    struct vublk_backend_settings *settings,
+				    struct vublk_error *error)
+{
+	return parse_block_size(name, value, &settings->disk.block_bytes, error);
+}
+
+static int parse_physical_block_size(const char *name, const char *value,
+				     struct vublk_backend_settings *settings,
+				     struct vublk_error *error)
+{
+	return parse_block_size(name, value, &settings->disk.physical_block_bytes, error);
 }
 
 /* --- the table ------------------------------------------------------------- */
@@ -264,8 +298,15 @@ static const struct option options_table[] = {
 	{ { "inflight", "bool", "on",
 	    "Offer an in-flight area, by which the next back-end repeats what this one leaves" },
 	  parse_inflight },
-	{ { "serial", "string", "vublk", "What the disk says it is, at most 20 characters" },
+	{ { "serial", "string", "auto",
+	    "What the disk says it is, at most 20 characters; auto: differs from image to image" },
 	  parse_serial },
+	{ { "logical-block-size", "size", "auto",
+	    "Block size of the disk, a power of two from 512; auto: that of the image" },
+	  parse_logical_block_size },
+	{ { "physical-block-size", "size", "auto",
+	    "Size that the disk likes to be written in, a power of two; auto: that of the image" },
+	  parse_physical_block_size },
 };
 
 #define NUM_OPTIONS VUBLK_ARRAY_SIZE(options_table)

@@ -23,6 +23,7 @@ struct vublk_backend_settings {
 	enum vublk_poll_mode poll;
 	bool write_cache;
 	bool inflight;
+	bool has_serial; /* false: it is made from the image's identity */
 	char serial[VUBLK_BLK_ID_BYTES];
 };
 

@@ -1,12 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a driver is told of a disk: sizes, limits, and who the disk is. */
+/* What a driver is told of a disk: sizes, limits, its serial. */
 #include "backend-rig.h"
 
 #include "backend/config.h"
+#include "backend/engine.h"
 #include "util/checked.h"
+#include "util/fd.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 /* --- sizes for I/O ---------------------------------------------------------------- */
 
@@ -96,12 +103,151 @@ static void test_seg_max(void **state)
 	rig_close(&rig);
 }
 
+/* --- block sizes -------------------------------------------------------------------- */
+
+/* The image `name` in the case's folder, of this size. */
+static void make_image(char *path, size_t room, const char *name, off_t bytes)
+{
+	int fd;
+
+	snprintf(path, room, "%s/%s", vublk_test_folder(), name);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, bytes), 0);
+	vublk_fd_close(&fd);
+}
+
+static void test_block_sizes(void **state)
+{
+	const struct {
+		const char *logical, *physical;
+		unsigned block, exponent, min_io;
+	} cases[] = {
+		{ "4096", "auto", 4096, 0, 0 }, { "4k", "16384", 4096, 2, 4 },
+		{ "512", "4096", 512, 3, 8 }, { "auto", "64k", 512, 7, 128 },
+		{ "65536", "auto", 65536, 0, 0 },
+	};
+	char path[128];
+
+	make_image(path, sizeof(path), "image", 8 << 20);
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
+		const struct vublk_option options[] = {
+			{ "blk-file", path }, { "num-queues", "4" }, { "cache", "buffered" },
+			{ "logical-block-size", cases[i].logical },
+			{ "physical-block-size", cases[i].physical }, { 0 },
+		};
+		struct virtio_blk_config config;
+		struct rig rig;
+
+		rig_open(&rig, options);
+		rig_negotiate(&rig);
+		rig_get_config(&rig, &config);
+		assert_int_equal(config.blk_size, cases[i].block);
+		assert_int_equal(config.physical_block_exp, cases[i].exponent);
+		assert_int_equal(config.min_io_size, cases[i].min_io);
+		assert_int_equal(config.capacity, (8 << 20) / 512);
+		rig_close(&rig);
+	}
+}
+
+static void expect_refused(const char *path, const char *logical, const char *physical,
+			   const char *words)
+{
+	const struct vublk_option options[] = {
+		{ "blk-file", path }, { "socket-path", "unused" },
+		{ "logical-block-size", logical }, { "physical-block-size", physical }, { 0 },
+	};
+	struct vublk_error error = { 0 };
+	struct vublk_backend *backend;
+
+	assert_int_equal(vublk_backend_open(options, NULL, &backend, &error), -EINVAL);
+	if (!strstr(error.text, words))
+		fail_msg("no '%s' in: %s", words, error.text);
+}
+
+static void test_refused_block_sizes(void **state)
+{
+	char path[128];
+
+	make_image(path, sizeof(path), "image", (1 << 20) + 512);
+	expect_refused(path, "256", "auto", "logical-block-size must be");
+	expect_refused(path, "1536", "auto", "must be a power of two from 512 to 2097152");
+	expect_refused(path, "4M", "auto", "logical-block-size must be");
+	expect_refused(path, "512", "1000", "physical-block-size must be a power of two");
+	expect_refused(path, "4096", "auto", "has 1049088 bytes, which is not a multiple");
+	expect_refused(path, "4096", "auto", "make it 1052672 bytes large");
+	make_image(path, sizeof(path), "image", 1 << 20);
+	expect_refused(path, "4096", "512", "less than the logical block size of 4096 bytes");
+}
+
+/* An image that grows by a part of a block keeps its size. */
+static void test_block_size_of_a_new_size(void **state)
+{
+	char path[128];
+	const struct vublk_engine_options options = { .path = path, .block_bytes = 4096 };
+	struct vublk_error error = { 0 };
+	struct vublk_engine *engine;
+
+	make_image(path, sizeof(path), "image", 1 << 20);
+	assert_int_equal(vublk_engine_open(&vublk_engine_file, &options, &engine, &error), 0);
+	assert_int_equal(truncate(path, (1 << 20) + 512), 0);
+	assert_int_equal(engine->ops->refresh(engine, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "not a multiple of its blocks of 4096 bytes"));
+	assert_int_equal(engine->geometry.size_bytes, 1 << 20);
+	vublk_engine_close(engine);
+}
+
+/* --- the serial --------------------------------------------------------------------- */
+
+static void get_serial(const char *path, const char *serial, char id[VUBLK_BLK_ID_BYTES + 1])
+{
+	const struct vublk_option options[] = {
+		{ "blk-file", path }, { "num-queues", "4" }, { serial ? "serial" : NULL, serial },
+		{ 0 },
+	};
+	struct rig rig;
+
+	rig_open(&rig, options);
+	rig_start(&rig);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_GET_ID, 0, 0, VUBLK_BLK_ID_BYTES), 0);
+	memcpy(id, rig_data(&rig, 0), VUBLK_BLK_ID_BYTES);
+	id[VUBLK_BLK_ID_BYTES] = '\0';
+	rig_close(&rig);
+}
+
+/* It is the image's: another image has another, and it is the same the next time. */
+static void test_serial(void **state)
+{
+	char first[128], second[128], moved[128];
+	char a[VUBLK_BLK_ID_BYTES + 1], b[VUBLK_BLK_ID_BYTES + 1];
+
+	make_image(first, sizeof(first), "first", 1 << 20);
+	make_image(second, sizeof(second), "second", 1 << 20);
+	get_serial(first, NULL, a);
+	assert_int_equal(strlen(a), VUBLK_BLK_ID_BYTES);
+	assert_int_equal(strspn(a, "vublk0123456789abcdef"), VUBLK_BLK_ID_BYTES);
+	get_serial(first, "auto", b);
+	assert_string_equal(a, b);
+	get_serial(second, NULL, b);
+	assert_string_not_equal(a, b);
+	snprintf(moved, sizeof(moved), "%s/moved", vublk_test_folder());
+	assert_int_equal(rename(first, moved), 0);
+	get_serial(moved, NULL, b);
+	assert_string_equal(a, b);
+	get_serial(moved, "mine", b);
+	assert_string_equal(b, "mine");
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_io_sizes),
 		VUBLK_TEST(test_seg_max_of_a_small_ring),
 		VUBLK_TEST(test_seg_max),
+		VUBLK_TEST(test_block_sizes),
+		VUBLK_TEST(test_refused_block_sizes),
+		VUBLK_TEST(test_block_size_of_a_new_size),
+		VUBLK_TEST(test_serial),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -107,7 +107,7 @@ static void print_capabilities(void)
 static void list_options(void)
 {
 	for (const struct vublk_backend_option *o = vublk_backend_options(); o->name; o++)
-		printf("%-12s %-7s %-9s %s\n", o->name, o->type,
+		printf("%-19s %-7s %-9s %s\n", o->name, o->type,
 		       o->default_value ? o->default_value : "-", o->description);
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }

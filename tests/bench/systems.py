@@ -269,11 +269,13 @@ def sample_of(job, way, watched):
                   backend_switches, job['ctx'] / requests, *peaks)
 
 
-def prepare(case, tools, load, path):
+def prepare(case, tools, load, backend, path):
     """Memory that was never written is one page of zeroes, whose copies cost less than others."""
-    if load.store == 'memory' and path:
+    if load.store == 'memory' and backend:
         case.run([tools.vublk, 'bench', path, '--rw', 'write', '--bs', '1M', '--iodepth', '4',
                   '--number_ios', tools.size >> 20])
+        peer.check(peak_kib(backend) >= tools.size >> 10,
+                   f'the memory disk of {tools.size >> 10} KiB is not filled: its back-end has {peak_kib(backend)} KiB')
 
 
 def measure(tools, entry, image, ramp_ms, runtime_ms):
@@ -281,7 +283,7 @@ def measure(tools, entry, image, ramp_ms, runtime_ms):
     load = entry.load
     with processes(tools.temporary) as case:
         backend, path = start_backend(case, tools, entry, image)
-        prepare(case, tools, load, path)
+        prepare(case, tools, load, backend, path)
         words = CLIENTS[entry.client](tools, path, load) + ['--runtime', f'{runtime_ms}ms',
                                                             '--ramp_time', f'{ramp_ms}ms']
         with open(case.path('report'), 'wb') as out:

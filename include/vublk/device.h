@@ -53,6 +53,7 @@ extern "C" {
 #define VUBLK_DEFAULT_QUEUE_SIZE 128
 
 struct vublk_device;
+struct vublk_device_inflight;
 
 enum vublk_device_state {
 	VUBLK_DEVICE_CREATED,      /* properties may be set */
@@ -121,6 +122,12 @@ struct vublk_device_bus_ops {
 	 * the rings are not started before the driver has reset the device.
 	 */
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
+	/*
+	 * The end of vublk_device_make_inflight(). The descriptor is the device's, and valid
+	 * during the call; `area` NULL: the back-end refused, or is gone (DISCONNECTED).
+	 */
+	void (*inflight_made)(void *bus, const struct vublk_device_inflight *area,
+			      const struct vublk_error *error);
 };
 
 /* --- properties ------------------------------------------------------------- */
@@ -446,12 +453,24 @@ struct vublk_device_inflight {
  * what another back-end left of the same rings. The descriptor is duplicated. Requests that
  * it notes as begun are done by the next back-end; if that takes no area, the rings start
  * only with nothing outstanding, and else needs_reset() comes. A reset drops it.
- * EINVAL: more queues than the device has, or too short; EBUSY: the driver has begun, or
- * rings run; EIO and others: it cannot be read. States STOPPED, DISCONNECTED, RECONNECTING.
+ * EINVAL: more queues than the device has, or too short for any layout; ENOTSUP: of rings that
+ * are not split; EBUSY: the driver has begun, or rings run; EIO and others: it cannot be read. States STOPPED, DISCONNECTED, RECONNECTING.
  */
 int vublk_device_set_inflight(struct vublk_device *device,
 			      const struct vublk_device_inflight *area,
 			      struct vublk_error *error);
+
+/*
+ * A new area, for a bus whose driver keeps it: `area->num_queues` and `queue_size` are set.
+ * The layout is the back-end's business, so a back-end that is there makes it. Returns 1:
+ * inflight_made() has it, and no start begins before that; 0: it was made here, because there
+ * is no back-end or because its rings are out, with the layout that the last back-end used:
+ * the rest of *area is filled in, and the descriptor is the caller's.
+ * EINVAL: more queues or entries than the device has; ENOTSUP: the back-end has no area, or
+ * `inflight` is off; EBUSY: one is being made; ENOMEM and others. States from STOPPED on.
+ */
+int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_inflight *area,
+			       struct vublk_error *error);
 
 /* The area that there is; the descriptor is the device's. -ENOENT: none. Any state. */
 int vublk_device_get_inflight(const struct vublk_device *device,

@@ -8,16 +8,15 @@
  */
 #include "bus/vhost-user.h"
 
-#include "proto/inflight.h"
 #include "proto/serve.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
-#include "util/memfd.h"
 #include "virtio/blk-format.h"
 #include "virtio/ring.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/virtio_config.h>
 #include <string.h>
@@ -442,33 +441,66 @@ static int check_inflight(const struct vublk_relay *relay, struct vublk_error *e
 			       asked->queue_size, relay->num_queues, max);
 }
 
+/* Front-ends differ in whether the padding is sent; the answer is as the question. */
+static void answer_area(struct vublk_relay *relay, const struct vublk_device_inflight *area)
+{
+	vublk_fd_close(&relay->reply_fd);
+	relay->reply_fd = area->fd;
+	relay->reply.payload.inflight = (struct vublk_vu_inflight){
+		.mmap_size = area->size_bytes,
+		.mmap_offset = area->offset,
+		.num_queues = area->num_queues,
+		.queue_size = area->queue_size,
+	};
+	relay->reply.header.size = relay->request.header.size;
+	relay->reply.fds[0] = relay->reply_fd;
+	relay->reply.num_fds = 1;
+}
+
 /*
- * The area is made here, so that it can be had without a back-end; zeroes are what a
- * back-end would give, and what each takes that was started anew.
+ * The layout is the back-end's, so the area is, too: a back-end may accept no other. Without
+ * one the device makes it, so that a VMM need not wait for a back-end.
  */
 static int get_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_vu_inflight *asked = &relay->request.payload.inflight;
-	struct vublk_vu_inflight *given = &relay->reply.payload.inflight;
-	uint64_t bytes = vublk_inflight_split_area_bytes(asked->num_queues, asked->queue_size);
-	int r = check_inflight(relay, error);
-
-	if (r < 0)
-		return r;
-	vublk_fd_close(&relay->reply_fd);
-	relay->reply_fd = vublk_memfd_new("vublk-inflight", bytes, error);
-	if (relay->reply_fd < 0)
-		return relay->reply_fd;
-	*given = (struct vublk_vu_inflight){
-		.mmap_size = bytes,
+	struct vublk_device_inflight area = {
 		.num_queues = asked->num_queues,
 		.queue_size = asked->queue_size,
 	};
-	/* Front-ends differ in whether the padding is sent; the answer is as the question. */
-	relay->reply.header.size = relay->request.header.size;
-	relay->reply.fds[0] = relay->reply_fd;
-	relay->reply.num_fds = 1;
-	return 0;
+	int r = check_inflight(relay, error);
+
+	if (!r)
+		r = vublk_device_make_inflight(relay->device, &area, error);
+	if (!r)
+		answer_area(relay, &area);
+	if (r > 0)
+		relay->waits_on |= VUBLK_RELAY_ON_AREA;
+	return r;
+}
+
+void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_device_inflight *made,
+			      const struct vublk_error *refusal)
+{
+	struct vublk_device_inflight area;
+	struct vublk_error error;
+	int r;
+
+	if (!made && vublk_device_state(relay->device) == VUBLK_DEVICE_DISCONNECTED) {
+		r = get_inflight_fd(relay, &error);
+	} else if (!made) {
+		error = *refusal;
+		r = -error.code;
+	} else {
+		area = *made;
+		area.fd = r = fcntl(made->fd, F_DUPFD_CLOEXEC, 0);
+		if (r < 0)
+			vublk_error_set_errno(&error, errno, "cannot keep the in-flight area");
+		else
+			answer_area(relay, &area);
+	}
+	if (r < 0)
+		vublk_relay_fail(relay, &error);
 }
 
 static bool is_same_file(int a, int b)

@@ -363,6 +363,18 @@ static void on_needs_reset(void *opaque, const struct vublk_error *error)
 		vublk_relay_tell_needs_reset(relay);
 }
 
+static void on_inflight_made(void *opaque, const struct vublk_device_inflight *area,
+			     const struct vublk_error *error)
+{
+	struct vublk_relay *relay = relay_of(opaque);
+
+	if (!relay)
+		return;
+	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_AREA;
+	vublk_relay_on_area_made(relay, area, error);
+	wake(relay);
+}
+
 static const struct vublk_device_bus_ops device_ops = {
 	.realized = vublk_bus_on_realized,
 	.started = on_started,
@@ -376,6 +388,7 @@ static const struct vublk_device_bus_ops device_ops = {
 	.config_written = on_config_written,
 	.dirty_log_changed = on_dirty_log_changed,
 	.needs_reset = on_needs_reset,
+	.inflight_made = on_inflight_made,
 };
 
 /* --- life ------------------------------------------------------------------------ */

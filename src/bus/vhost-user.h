@@ -71,6 +71,7 @@ enum {
 	VUBLK_RELAY_ON_NOTIFIERS = 2,
 	VUBLK_RELAY_ON_CONFIG = 4,
 	VUBLK_RELAY_ON_LOG = 8,
+	VUBLK_RELAY_ON_AREA = 16,
 };
 
 enum vublk_relay_phase {
@@ -133,6 +134,9 @@ void vublk_relay_fail(struct vublk_relay *relay, const struct vublk_error *error
 int vublk_relay_note_message(struct vublk_relay *relay, struct vublk_error *error);
 /* What it does when the device is settled. 1: relay->waits_on says what it waits for. */
 int vublk_relay_act_on_message(struct vublk_relay *relay, struct vublk_error *error);
+/* The device's answer to GET_INFLIGHT_FD; `area` NULL: it has none. */
+void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_device_inflight *area,
+			      const struct vublk_error *error);
 /* Notes what is on offer now. */
 void vublk_relay_make_offer(struct vublk_relay *relay);
 

@@ -174,6 +174,9 @@ struct vublk_device {
 
 	struct vublk_device_dirty dirty;
 	bool memory_change_under_way; /* asked for by the bus while the rings run */
+	bool inflight_under_way; /* the back-end is making an area for the bus: no start meanwhile */
+	bool has_tight_areas;    /* the last area that a back-end made had no padding */
+	struct vublk_frontend_inflight_area made_inflight;
 	struct vublk_frontend_memory memory; /* the descriptors in it are the device's */
 
 	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
@@ -326,6 +329,11 @@ int vublk_device_read_indices(const struct vublk_device *device, unsigned index,
 			      uint16_t *avail, struct vublk_error *error);
 /* The lost back-end may have died between a completion and its call: each ring gets one. */
 void vublk_device_call_rings(struct vublk_device *device);
+
+/* --- carry.c -------------------------------------------------------------------------- */
+
+/* A back-end has taken the area: others that are made without one are to be like it. */
+void vublk_device_note_inflight_layout(struct vublk_device *device);
 
 /* --- undrained.c ---------------------------------------------------------------------- */
 

@@ -13,6 +13,7 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/fd.h"
 
 #include <errno.h>
 #include <linux/virtio_blk.h>
@@ -42,6 +43,8 @@ static void undo(struct vublk_device *device)
 	device->status = 0;
 	device->early_kick = VUBLK_DEVICE_KICK_NONE;
 	device->memory_change_under_way = false;
+	device->inflight_under_way = false;
+	vublk_fd_close(&device->made_inflight.fd);
 	device->config_read = VUBLK_DEVICE_READ_NONE;
 	device->config_read_again = false;
 	device->config_write = VUBLK_DEVICE_WRITE_NONE;

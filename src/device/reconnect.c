@@ -24,7 +24,7 @@
 void vublk_device_reconnect_init(struct vublk_device *device)
 {
 	device->reconnect.watch_fd = -1;
-	device->inflight.fd = -1;
+	device->inflight.fd = device->made_inflight.fd = -1;
 	device->undrained_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	device->reconnect.watch.fn = vublk_device_on_watch;
 	device->reconnect.watch.opaque = device;

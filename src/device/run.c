@@ -127,9 +127,10 @@ static void on_inflight(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
 
-	if (!turn_back(device, error))
-		vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory,
-					  device);
+	if (turn_back(device, error))
+		return;
+	vublk_device_note_inflight_layout(device);
+	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
 }
 
 /* The layout of the area follows the features, so it is asked for when they are accepted. */
@@ -201,7 +202,7 @@ static void begin_start(struct vublk_device *device)
 void vublk_device_update(struct vublk_device *device)
 {
 	if (device->state == VUBLK_DEVICE_STOPPED && should_run(device) &&
-	    !device->memory_change_under_way)
+	    !device->memory_change_under_way && !device->inflight_under_way)
 		begin_start(device);
 	else if (device->state == VUBLK_DEVICE_RUNNING && !should_run(device) &&
 		 !device->memory_change_under_way && !device->num_notifiers &&
@@ -314,11 +315,12 @@ int vublk_device_force_shutdown(struct vublk_device *device)
 static bool fail_requests(struct vublk_device *device, const struct vublk_error *error)
 {
 	uint64_t life = device->life;
-	bool memory = device->memory_change_under_way;
+	bool memory = device->memory_change_under_way, area = device->inflight_under_way;
 	bool write = device->config_write != VUBLK_DEVICE_WRITE_NONE &&
 		     device->config_write != VUBLK_DEVICE_WRITE_RESTORING;
 
 	device->memory_change_under_way = false;
+	device->inflight_under_way = false;
 	device->config_write = VUBLK_DEVICE_WRITE_NONE;
 	device->config_read = VUBLK_DEVICE_READ_NONE;
 	device->config_read_again = false;
@@ -326,6 +328,8 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 		device->ops->memory_changed(device->bus, error);
 	if (write && device->life == life && device->ops->config_written)
 		device->ops->config_written(device->bus, error);
+	if (area && device->life == life && device->ops->inflight_made)
+		device->ops->inflight_made(device->bus, NULL, error);
 	if (device->life == life)
 		vublk_device_dirty_log_stopped(device);
 	return device->life == life;

@@ -248,7 +248,7 @@ static int read_area(struct reader *from, struct vublk_save_state *state,
 	state->area_num_queues = (uint16_t)get(from, 2);
 	state->area_queue_size = (uint16_t)get(from, 2);
 	layout = (uint32_t)get(from, 4);
-	least = vublk_inflight_split_area_bytes(state->area_num_queues, state->area_queue_size);
+	least = state->area_num_queues * vublk_inflight_split_least_bytes(state->area_queue_size);
 	if (layout != LAYOUT_SPLIT)
 		return vublk_error_set(error, ENOTSUP,
 				       "its in-flight area has the layout %u; only %u (split rings) is "

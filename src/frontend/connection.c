@@ -294,6 +294,8 @@ static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *
 	else if (request)
 		vublk_error_prepend(error, "waiting for the answer to %s",
 				    vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
+	if (request == VUBLK_VU_SET_INFLIGHT_FD)
+		vublk_frontend_explain_inflight(frontend, error);
 	vublk_frontend_fail(frontend, error);
 }
 

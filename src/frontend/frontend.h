@@ -337,6 +337,20 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
+ * Gets a new area from the back-end, as above, and does not give it back: `area` is borrowed
+ * until done(). Not while vublk_frontend_set_inflight() is under way (inflight.c).
+ */
+void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
+				 struct vublk_frontend_inflight_area *area,
+				 void (*done)(void *opaque, const struct vublk_error *error),
+				 void *opaque);
+/*
+ * What may be wrong when a back-end refuses the area, or hangs up on it: prepended to the
+ * error (inflight.c).
+ */
+void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
+				     struct vublk_error *error);
+/*
  * Hands the rings over, when the session and the memory are set. The queues are
  * borrowed until done() (vring.c).
  */

@@ -14,6 +14,7 @@
 #include "frontend/frontend.h"
 
 #include "util/checked.h"
+#include "util/error.h"
 #include "util/fd.h"
 
 #include <errno.h>
@@ -65,11 +66,32 @@ static void send_set_piece(void *owner, unsigned index)
 		send_area(inflight);
 }
 
+void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
+				     struct vublk_error *error)
+{
+	const struct vublk_frontend_inflight_area *area = frontend->inflight.area;
+
+	vublk_error_prepend(error, "it does not take the in-flight area of %" PRIu64 " bytes for %u "
+			    "queues of %u entries, which may have another layout than its own: "
+			    "start the back-end that made the area, or one like it, or reset the "
+			    "device", area->size_bytes, area->num_queues, area->queue_size);
+}
+
+static void on_area_refused(void *owner, unsigned index, bool first)
+{
+	struct vublk_frontend_inflight *inflight = owner;
+
+	if (first && index == inflight->num_queues)
+		vublk_frontend_explain_inflight(inflight->batch.frontend,
+						&inflight->batch.refusal);
+}
+
 static void hand_over(struct vublk_frontend *frontend)
 {
 	struct vublk_frontend_inflight *inflight = &frontend->inflight;
 
 	inflight->batch.send_piece = send_set_piece;
+	inflight->batch.refused = on_area_refused;
 	vublk_frontend_batch_begin(frontend, &inflight->batch, inflight->num_queues + 1,
 				   inflight->done, inflight->opaque);
 }
@@ -127,6 +149,20 @@ static void on_got(void *opaque, const struct vublk_error *error)
 		hand_over(frontend);
 }
 
+void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
+				 struct vublk_frontend_inflight_area *area,
+				 void (*done)(void *opaque, const struct vublk_error *error),
+				 void *opaque)
+{
+	struct vublk_frontend_inflight *inflight = &frontend->inflight;
+
+	inflight->area = area;
+	inflight->batch.owner = inflight;
+	inflight->batch.refused = NULL;
+	inflight->batch.send_piece = send_get;
+	vublk_frontend_batch_begin(frontend, &inflight->batch, 1, done, opaque);
+}
+
 void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 struct vublk_frontend_inflight_area *area,
 				 const struct vublk_frontend_queue *queues, unsigned num_queues,
@@ -141,11 +177,8 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 	inflight->done = done;
 	inflight->opaque = opaque;
 	inflight->batch.owner = inflight;
-	inflight->batch.refused = NULL;
-	if (area->fd >= 0) {
+	if (area->fd >= 0)
 		hand_over(frontend);
-		return;
-	}
-	inflight->batch.send_piece = send_get;
-	vublk_frontend_batch_begin(frontend, &inflight->batch, 1, on_got, frontend);
+	else
+		vublk_frontend_get_inflight(frontend, area, on_got, frontend);
 }

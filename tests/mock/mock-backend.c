@@ -278,17 +278,29 @@ static void on_get_vring_base(struct mock *mock, const struct vublk_vu_message *
 
 #define INFLIGHT_BYTES 8192
 
-/* As some back-ends do, it leaves out the numbers that it was asked with. */
-static void on_get_inflight(struct mock *mock)
+static uint64_t area_bytes(const struct mock *mock, const struct vublk_vu_inflight *asked)
 {
+	uint64_t region = 16 + UINT64_C(16) * asked->queue_size;
+
+	if (!mock->insists_on_area)
+		return INFLIGHT_BYTES;
+	return asked->num_queues * (mock->has_tight_areas ? region : vublk_round_up(region, 64));
+}
+
+/* As some back-ends do, it leaves out the numbers that it was asked with. */
+static void on_get_inflight(struct mock *mock, const struct vublk_vu_message *request)
+{
+	uint64_t bytes = area_bytes(mock, &request->payload.inflight);
 	struct vublk_vu_message reply;
 
+	if (mock->insists_on_area)
+		vublk_fd_close(&mock->inflight_fd);
 	if (mock->inflight_fd < 0)
-		mock->inflight_fd = vublk_memfd_new("mock-inflight", INFLIGHT_BYTES, NULL);
+		mock->inflight_fd = vublk_memfd_new("mock-inflight", bytes, NULL);
 	vublk_vu_message_init(&reply, VUBLK_VU_GET_INFLIGHT_FD);
 	reply.header.size = sizeof(reply.payload.inflight);
 	memset(&reply.payload.inflight, 0, sizeof(reply.payload.inflight));
-	reply.payload.inflight.mmap_size = INFLIGHT_BYTES;
+	reply.payload.inflight.mmap_size = bytes;
 	reply.fds[0] = mock->inflight_fd;
 	reply.num_fds = 1;
 	answer(mock, &reply);
@@ -312,6 +324,8 @@ static void take_inflight(struct mock *mock, const struct vublk_vu_message *requ
 	assert_int_equal(fstat(request->fds[0], &st), 0);
 	mock->inflight_inode = st.st_ino;
 	mock->inflight = request->payload.inflight;
+	if (mock->insists_on_area && mock->inflight.mmap_size != area_bytes(mock, &mock->inflight))
+		mock_hang_up(mock);
 }
 
 /* The answers that are not a confirmation. False: the request has none. */
@@ -337,7 +351,7 @@ static bool answer_query(struct mock *mock, const struct vublk_vu_message *reque
 		on_get_config(mock, request);
 		return true;
 	case VUBLK_VU_GET_INFLIGHT_FD:
-		on_get_inflight(mock);
+		on_get_inflight(mock, request);
 		return true;
 	case VUBLK_VU_GET_VRING_BASE:
 	case VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN:
@@ -433,7 +447,7 @@ static void on_request(struct mock *mock, struct vublk_vu_message *request)
 	assert_true(mock->num_log < MOCK_LOG);
 	mock->log[mock->num_log++] = request->header.request;
 	note_effect(mock, request);
-	if (answer_query(mock, request))
+	if (mock->channel.fd < 0 || answer_query(mock, request))
 		return;
 	if (request->header.flags & VUBLK_VU_FLAG_NEED_REPLY) {
 		assert_true(mock->accepted_protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK));

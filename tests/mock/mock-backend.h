@@ -55,6 +55,10 @@ struct mock {
 	uint64_t inflight_inode; /* of the area that it was given last */
 	struct vublk_vu_inflight inflight; /* ... and what was said of it */
 
+	/* takes no area of another size than its own, which it hangs up on (yc-libvhost-server) */
+	bool insists_on_area;
+	bool has_tight_areas; /* ... whose regions have no padding; else they are aligned to 64 */
+
 	int kick_fds[4], call_fds[4], err_fds[4]; /* of the first queues; -1: not given */
 
 	uint64_t features, protocol_features;

@@ -123,6 +123,45 @@ static void test_the_device_s_own_goes_on(void **state)
 	close(area.fd);
 }
 
+static void write_at(const struct vublk_device_inflight *area, uint64_t offset, uint64_t value)
+{
+	assert_int_equal(pwrite(area->fd, &value, sizeof(value), (off_t)(area->offset + offset)),
+			 sizeof(value));
+}
+
+/* The first and the last entry of the last queue are found in each layout: regions aligned, or not, or pages. */
+static void test_layouts(void **state)
+{
+	uint64_t least = vublk_inflight_split_least_bytes(RIG_QUEUE_SIZE);
+	uint64_t aligned = vublk_inflight_split_region_bytes(RIG_QUEUE_SIZE);
+	const struct { uint64_t bytes, stride; } layouts[] = {
+		{ QUEUES * least, least }, { QUEUES * aligned, aligned }, { 4096, aligned },
+	};
+
+	assert_int_not_equal(least, aligned);
+	for (size_t i = 0; i < 3 * VUBLK_ARRAY_SIZE(layouts); i++) {
+		uint64_t entry = layouts[i / 3].stride + (i % 3 == 1 ? 16 : least - 16);
+		struct vublk_device_inflight area = make_area(0);
+		bool is_begun = i % 3;
+		struct mock mock;
+		struct rig rig;
+
+		begin(&rig, &mock);
+		area.size_bytes = layouts[i / 3].bytes;
+		write_at(&area, entry, is_begun);
+		assert_int_equal(vublk_device_set_inflight(rig.device, &area, NULL), 0);
+		mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_RECONNECTED, 1);
+		rig_set_up(&rig, QUEUES);
+		rig_set_indices(&rig, 0, 3, 5);
+		assert_int_equal(vublk_device_set_status(rig.device, 0xf, NULL), 0);
+		rig_wait(&rig, is_begun ? RIG_NEEDS_RESET : RIG_STARTED, 1);
+		end(&rig, &mock);
+		close(area.fd);
+	}
+}
+
 static void test_areas_that_are_refused(void **state)
 {
 	struct vublk_device_inflight area = make_area(0), bad;
@@ -140,8 +179,8 @@ static void test_areas_that_are_refused(void **state)
 	bad.queue_size = 2000;
 	expect_refused(&rig, &bad, EINVAL, "of 2000 entries");
 	bad = area;
-	bad.size_bytes--;
-	expect_refused(&rig, &bad, EINVAL, "need ");
+	bad.size_bytes = QUEUES * vublk_inflight_split_least_bytes(RIG_QUEUE_SIZE) - 1;
+	expect_refused(&rig, &bad, EINVAL, "need at least 544");
 	bad = area;
 	bad.offset = UINT64_MAX;
 	expect_refused(&rig, &bad, EINVAL, "of its file");
@@ -151,6 +190,8 @@ static void test_areas_that_are_refused(void **state)
 	bad = area;
 	bad.fd = -1;
 	expect_refused(&rig, &bad, EBADF, "descriptor -1");
+	write_at(&area, vublk_inflight_split_region_bytes(RIG_QUEUE_SIZE), 2);
+	expect_refused(&rig, &area, ENOTSUP, "the feature word 0x2 for queue 1");
 	end(&rig, &mock);
 	close(area.fd);
 }
@@ -218,6 +259,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_a_given_area_is_handed_over),
 		VUBLK_TEST(test_the_device_s_own_goes_on),
+		VUBLK_TEST(test_layouts),
 		VUBLK_TEST(test_areas_that_are_refused),
 		VUBLK_TEST(test_a_back_end_that_takes_no_area),
 		VUBLK_TEST(test_places),

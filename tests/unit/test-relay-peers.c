@@ -7,6 +7,7 @@
 #include <linux/virtio_config.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* --- rings that are given back with requests outstanding --------------------------- */
 
@@ -100,12 +101,136 @@ static void test_undrained_and_completed_before_the_loss(void **state)
 	relay_mock_close(&mock, &relay);
 }
 
+/* --- the layout of the in-flight area ---------------------------------------------------- */
+
+#define TIGHT_BYTES (RIG_QUEUES * (16 + 16 * RIG_SIZE))
+#define ALIGNED_BYTES (RIG_QUEUES * (64 + 16 * RIG_SIZE))
+
+static void open_insisting(struct relay_mock *mock, struct relay *relay, bool is_tight)
+{
+	relay_mock_init(mock);
+	mock->mock.insists_on_area = true;
+	mock->mock.has_tight_areas = is_tight;
+	relay_mock_open(mock, relay, NULL);
+}
+
+static void start_with_area(struct relay *relay, struct rig *rig, struct rig_area *area)
+{
+	relay_connect(relay, rig);
+	rig_negotiate(rig);
+	assert_int_equal(rig_set_mem_table(rig), 0);
+	rig_get_area(rig, area);
+	assert_int_equal(rig_set_area(rig, area), 0);
+	rig_start_queue(rig, 0, RIG_SIZE, 0);
+	relay_driver_ok(rig);
+}
+
+static uint64_t inode_of(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return st.st_ino;
+}
+
+static void expect_area(struct relay_mock *mock, const struct rig_area *area)
+{
+	relay_mock_stop(mock);
+	assert_int_equal(mock->mock.inflight_inode, inode_of(area->fd));
+	assert_int_equal(mock->mock.inflight.mmap_size, area->bytes);
+	assert_int_equal(mock->mock.inflight.num_queues, RIG_QUEUES);
+	assert_int_equal(mock->mock.inflight.queue_size, RIG_SIZE);
+	relay_mock_go_on(mock);
+}
+
+/* The area that the VMM gets is the back-end's, and each back-end gets it as it is. */
+static void test_an_area_of_the_back_end_s_layout(void **state)
+{
+	for (unsigned is_tight = 0; is_tight < 2; is_tight++) {
+		struct relay_mock mock;
+		struct rig_area area;
+		struct relay relay;
+		struct rig rig;
+
+		open_insisting(&mock, &relay, is_tight);
+		start_with_area(&relay, &rig, &area);
+		assert_int_equal(area.bytes, is_tight ? TIGHT_BYTES : ALIGNED_BYTES);
+		relay_wait(&relay, "starting, started -> running");
+		expect_area(&mock, &area);
+		lose(&mock, &relay);
+		relay_wait(&relay, "starting, started -> running");
+		expect_area(&mock, &area);
+		rig_drop_area(&area);
+		relay_close_vmm(&relay, &rig);
+		relay_mock_close(&mock, &relay);
+	}
+}
+
+/* Made by the relay then, as the back-end made the last one. */
+static void test_an_area_without_a_back_end(void **state)
+{
+	struct relay_mock mock;
+	struct rig_area area;
+	struct relay relay;
+	struct rig rig;
+
+	open_insisting(&mock, &relay, true);
+	start_with_area(&relay, &rig, &area);
+	relay_wait(&relay, "starting, started -> running");
+	rig_drop_area(&area);
+	relay_close_vmm(&relay, &rig);
+	relay_wait(&relay, "is there again"); /* the connection is another one for each VMM */
+	relay_mock_stop(&mock);
+	mock_die(&mock.mock);
+	relay_mock_go_on(&mock);
+	relay_wait(&relay, "the disk waits for a back-end");
+	start_with_area(&relay, &rig, &area);
+	assert_int_equal(area.bytes, TIGHT_BYTES);
+	relay_mock_stop(&mock);
+	mock_live_again(&mock.mock);
+	relay_mock_go_on(&mock);
+	relay_wait(&relay, "starting, started -> running");
+	expect_area(&mock, &area);
+	rig_drop_area(&area);
+	relay_close_vmm(&relay, &rig);
+	relay_mock_close(&mock, &relay);
+}
+
+/* The next back-end has another one, and the relay says what is wrong. */
+static void test_an_area_of_another_layout(void **state)
+{
+	struct relay_mock mock;
+	struct rig_area area;
+	struct relay relay;
+	struct rig rig;
+
+	open_insisting(&mock, &relay, false);
+	start_with_area(&relay, &rig, &area);
+	relay_wait(&relay, "starting, started -> running");
+	relay_mock_stop(&mock);
+	mock_hang_up(&mock.mock);
+	mock.mock.has_tight_areas = true;
+	relay_mock_go_on(&mock);
+	relay_wait(&relay, "does not take the in-flight area of 8448 bytes for 4 queues of 128 "
+			   "entries, which may have another layout than its own");
+	relay_mock_stop(&mock);
+	mock.mock.has_tight_areas = false;
+	relay_mock_go_on(&mock);
+	relay_wait(&relay, "starting, started -> running");
+	rig_drop_area(&area);
+	relay_close_vmm(&relay, &rig);
+	relay_mock_close(&mock, &relay);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_undrained_and_still_there),
 		VUBLK_TEST(test_undrained_and_lost),
 		VUBLK_TEST(test_undrained_and_completed_before_the_loss),
+		VUBLK_TEST(test_an_area_of_the_back_end_s_layout),
+		VUBLK_TEST(test_an_area_without_a_back_end),
+		VUBLK_TEST(test_an_area_of_another_layout),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

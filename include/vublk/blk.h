@@ -52,6 +52,12 @@ enum vublk_blk_event {
 	VUBLK_BLK_OUTAGE,
 	/* There is one again, and it has what was in flight. */
 	VUBLK_BLK_RECONNECTED,
+	/*
+	 * After OUTAGE, before the next back-end is used: the lost one had completed writes
+	 * that no flush had made stable, and is not trusted to have kept them (option
+	 * unflushed). They may be lost; the next flush fails.
+	 */
+	VUBLK_BLK_WRITES_LOST,
 };
 
 /*
@@ -74,6 +80,19 @@ enum vublk_blk_event {
  *                          default 0: they wait. Whether a write that failed so was
  *                          executed nobody knows, but it will not be any more, unless the
  *                          lost back-end is not dead and does it yet.
+ *
+ * A back-end may keep completed writes in its own memory until a flush, and loses them when
+ * it dies, although the machine has not failed. Its config does not tell whether it has such a
+ * cache. So the disk remembers whether writes (discards and write-zeroes included) were
+ * completed that no flush is certain to have made stable, and if a back-end is lost then:
+ *   unflushed=trust        requests go on; for a back-end that writes through or leaves its
+ *                          writes to the kernel
+ *   unflushed=fail         on each queue the flushes in flight, or the next one if there is none,
+ *                          fail once with EOWNERDEAD, and WRITES_LOST is told; the application
+ *                          writes again what it wrote after its last completed flush
+ *   unflushed=auto         the default: trust for a back-end with an in-flight area, which is
+ *                          made to survive its end, else fail
+ * A back-end that does not offer FLUSH has no cache.
  */
 
 struct vublk_blk_handlers {
@@ -199,7 +218,8 @@ struct vublk_blk_completion {
 	/*
 	 * 0; -EIO: the back-end says that it failed; -ENOTSUP: that it cannot;
 	 * -ENOTCONN: it is gone for good and nobody knows; -ETIMEDOUT: the same, for now
-	 * (fail-after-ms); -EPROTO: it broke the ring, or its
+	 * (fail-after-ms); -EOWNERDEAD, of a flush: writes may be lost (see unflushed
+	 * above); -EPROTO: it broke the ring, or its
 	 * answer has no or an unknown status; -EFAULT: the memory was unregistered
 	 * under the request.
 	 */
@@ -234,7 +254,8 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, void *user_data, struct vublk_error *error);
 
 /*
- * What was completed before is stable afterwards. Sent whenever FLUSH was
+ * What was completed before is stable afterwards. EOWNERDEAD: what was completed before a
+ * back-end was lost may not be there (see the option unflushed above). Sent whenever FLUSH was
  * negotiated, whatever the config says of the write cache. Where FLUSH was not negotiated,
  * every write is stable when it completes, and this completes at once.
  */

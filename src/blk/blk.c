@@ -103,15 +103,51 @@ static void tell_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
 		tell(blk, event, error);
 }
 
+/*
+ * A back-end without FLUSH has no cache. Of one with FLUSH no config says whether it has: some
+ * say "write-through" and are not.
+ */
+static bool has_unflushed_writes(const struct vublk_blk *blk)
+{
+	uint64_t stable = vublk_load_acquire(&blk->flushes.stable); /* I */
+
+	if (!(blk->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)))
+		return false;
+	for (unsigned i = 0; i < blk->num_queues; i++)
+		if (blk->queues[i].covering_flush > stable)
+			return true;
+	return false;
+}
+
+static void tell_lost_writes(struct vublk_blk *blk)
+{
+	struct vublk_error error;
+
+	vublk_error_set(&error, EOWNERDEAD,
+			"the back-end was lost with completed writes that no flush had made "
+			"stable, and if it kept them in its own memory they are lost; the next flush "
+			"fails (unflushed=trust if the back-end keeps them)");
+	vublk_log_limited(&blk->handlers.log, &blk->lost_writes_limit, VUBLK_LOG_WARNING, "%s",
+			  error.text);
+	tell(blk, VUBLK_BLK_WRITES_LOST, &error);
+}
+
+/* All queues are closed before the question is asked: a completion counts before it or not. */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_blk *blk = opaque;
+	bool writes_lost;
 
 	if (!is_running(blk))
 		return;
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_lost(&blk->queues[i]);
+	writes_lost = !vublk_inproc_trusts_unflushed(blk->bus) && has_unflushed_writes(blk);
+	for (unsigned i = 0; i < blk->num_queues; i++)
+		vublk_blk_queue_after_loss(&blk->queues[i], writes_lost);
 	tell(blk, VUBLK_BLK_OUTAGE, error);
+	if (writes_lost)
+		tell_lost_writes(blk);
 }
 
 static void on_rings_leave(void *opaque)
@@ -176,6 +212,7 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 		.limits = *limits,
 		.regions = vublk_inproc_regions(blk->bus),
 		.capacity_bytes = &blk->capacity_bytes,
+		.flushes = &blk->flushes,
 		.log = &blk->handlers.log,
 	};
 	size_t bytes = blk->num_queues * sizeof(*blk->queues);
@@ -293,6 +330,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		return vublk_error_set(error, ENOMEM, "no memory for a disk");
 	memset(blk, 0, sizeof(*blk));
 	pthread_mutex_init(&blk->lock, NULL);
+	blk->lost_writes_limit = (struct vublk_log_limit){ .burst = 1, .interval_ms = 10000 };
 	if (handlers)
 		blk->handlers = *handlers;
 	bus_handlers.opaque = blk;

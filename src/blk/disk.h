@@ -27,6 +27,8 @@ struct vublk_blk {
 	unsigned queue_size;
 	uint64_t features;
 
+	struct vublk_log_limit lost_writes_limit; /* the disk's thread */
+
 	/* under lock */
 	pthread_mutex_t lock;
 	bool running; /* the application has the disk: it is told of events */
@@ -37,6 +39,7 @@ struct vublk_blk {
 
 	/* stored by the disk's thread, loaded by the queues' owners; a number by itself */
 	uint64_t capacity_bytes __attribute__((aligned(VUBLK_CACHE_LINE)));
+	struct vublk_blk_flushes flushes; /* the queues' owners */
 };
 
 /* Unmaps what the application did not release; the back-end has no part in it any more. */

@@ -191,6 +191,8 @@ int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_reques
 		request->cursor = before;
 		return r == -ENOSPC ? 0 : r;
 	}
+	if (request->type == VIRTIO_BLK_T_FLUSH)
+		request->flush_number = vublk_blk_flush_begin(queue->flushes);
 	queue->num_free_slots--;
 	queue->slots[token] = (struct vublk_blk_slot){
 		.request = request,
@@ -254,6 +256,8 @@ void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_
 		memcpy(request->id, shared->id, VUBLK_BLK_ID_BYTES);
 		request->id[VUBLK_BLK_ID_BYTES] = '\0';
 	}
+	if (!result && request->type == VIRTIO_BLK_T_FLUSH)
+		vublk_blk_flush_succeeded(queue->flushes, request->flush_number);
 	if (!request->result)
 		request->result = result;
 }

@@ -59,10 +59,12 @@ static inline struct vublk_blk_request *vublk_blk_piece_complete(struct vublk_bl
 	struct vublk_blk_request *request = slot->request;
 	uint8_t status = vublk_load_relaxed(&queue->shared[token].status);
 
-	if (VUBLK_UNLIKELY(status != VIRTIO_BLK_S_OK || request->type == VIRTIO_BLK_T_GET_ID))
+	if (VUBLK_UNLIKELY(status != VIRTIO_BLK_S_OK || request->type > VIRTIO_BLK_T_OUT))
 		vublk_blk_piece_judge(queue, token, status);
-	if (vublk_blk_type_is_write(request->type))
+	if (vublk_blk_type_is_write(request->type)) {
 		vublk_blk_overlap_remove(&queue->overlap, slot->offset, slot->bytes);
+		queue->covering_flush = vublk_blk_flush_covering(queue->flushes);
+	}
 	request->pieces--;
 	slot->request = NULL;
 	queue->free_slots[queue->num_free_slots++] = token;

@@ -116,6 +116,7 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->bus = setup->bus;
 	queue->regions = setup->regions;
 	queue->capacity_bytes = setup->capacity_bytes;
+	queue->flushes = setup->flushes;
 	queue->log = setup->log;
 	queue->log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	queue->table_entries = table_entries(queue->size, queue->has_indirect);
@@ -240,6 +241,14 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 
 /* --- completions ------------------------------------------------------------------------- */
 
+/* A flush that fails because writes are lost says so, whatever happens to it later. */
+static int result_of_failure(const struct vublk_blk_queue *queue,
+			     const struct vublk_blk_request *request)
+{
+	return request->type == VIRTIO_BLK_T_FLUSH && request->result ? request->result :
+									-queue->failure.code;
+}
+
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state)
 {
 	queue->state = state;
@@ -251,7 +260,8 @@ void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queu
 
 		if (request->state == VUBLK_BLK_REQUEST_CUTTING ||
 		    request->state == VUBLK_BLK_REQUEST_ISSUED)
-			vublk_blk_queue_finish(queue, request, -queue->failure.code);
+			vublk_blk_queue_finish(queue, request,
+					       result_of_failure(queue, request));
 	}
 }
 

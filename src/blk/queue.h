@@ -16,6 +16,7 @@
 #include "blk/gate.h"
 #include "blk/overlap.h"
 #include "blk/split.h"
+#include "blk/unflushed.h"
 #include "bus/inproc.h"
 #include "util/atomic.h"
 #include "util/log.h"
@@ -72,7 +73,10 @@ struct vublk_blk_request {
 	uint64_t left;                  /* bytes that are in no piece yet */
 	struct vublk_blk_cursor cursor;
 	struct iovec single;            /* what the cursor runs over for a plain buffer */
-	char *id;
+	union {
+		char *id;           /* of a get-id */
+		uint64_t flush_number;
+	};
 	void *user_data;
 };
 
@@ -121,6 +125,7 @@ struct vublk_blk_queue {
 	const struct vublk_inproc_queue *bus; /* its places in memory change with the rings */
 	const struct vublk_inproc_regions *regions;
 	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
+	struct vublk_blk_flushes *flushes; /* of the disk */
 	const struct vublk_log *log;
 	unsigned table_entries;
 
@@ -144,6 +149,8 @@ struct vublk_blk_queue {
 	unsigned num_done;
 	unsigned in_flight;   /* requests that are not free */
 	uint64_t sequence;
+	uint64_t covering_flush; /* the first that covers all completed writes; 0: there are none */
+	bool flush_fails;     /* the next one, because a back-end was lost with completed writes */
 	bool unpublished;     /* the ring has chains that the back-end does not see */
 	bool calls_enabled;
 	enum vublk_blk_queue_state state;
@@ -166,6 +173,7 @@ struct vublk_blk_queue_setup {
 	const struct vublk_inproc_queue *bus;
 	const struct vublk_inproc_regions *regions;
 	const uint64_t *capacity_bytes;
+	struct vublk_blk_flushes *flushes;
 	const struct vublk_log *log;
 };
 
@@ -174,8 +182,16 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 			 struct vublk_error *error);
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 
-/* The disk's thread, recover.c. The back-end is gone; what becomes of the rings comes later. */
+/*
+ * The disk's thread, recover.c. The back-end is gone; what becomes of the rings comes later.
+ * Takes what it completed, and keeps the owner out until the next call.
+ */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
+/*
+ * `writes_lost`: completed writes of the disk, of this queue or of another, may be lost. Each
+ * flush in flight fails with EOWNERDEAD; if there is none, the next one does.
+ */
+void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost);
 /*
  * The rings are about to be replaced: takes what the
  * back-end completed, and keeps the owner out until the next call.

@@ -13,6 +13,9 @@
  *
  * With an in-flight area nothing of this happens: the rings stay, and the next
  * back-end itself goes on with what the lost one had begun.
+ *
+ * What the lost back-end had completed may be lost with it, if no flush made it stable
+ * (unflushed.h): then the next flush fails.
  */
 #include "blk/piece.h"
 
@@ -38,10 +41,36 @@ static void forget_tables(struct vublk_blk_queue *queue)
 /* The back-end that is gone may have written where it had no business to. */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
-	vublk_blk_gate_close(&queue->gate);
+	vublk_blk_queue_suspend(queue);
 	forget_tables(queue);
 	vublk_driver_ring_forget(&queue->ring);
-	vublk_blk_gate_open(&queue->gate);
+}
+
+/* Whether a flush was in flight, which tells the application. */
+static bool fail_flushes(struct vublk_blk_queue *queue)
+{
+	bool found = false;
+
+	for (unsigned i = 0; i < queue->size; i++) {
+		struct vublk_blk_request *request = &queue->requests[i];
+
+		if (request->type != VIRTIO_BLK_T_FLUSH ||
+		    (request->state != VUBLK_BLK_REQUEST_CUTTING &&
+		     request->state != VUBLK_BLK_REQUEST_ISSUED))
+			continue;
+		request->result = -EOWNERDEAD; /* stays, whatever the next back-end says */
+		found = true;
+	}
+	return found;
+}
+
+void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost)
+{
+	if (writes_lost) {
+		queue->flush_fails = !fail_flushes(queue);
+		queue->covering_flush = 0; /* what is lost is told once */
+	}
+	wake_owner(queue);
 }
 
 void vublk_blk_queue_suspend(struct vublk_blk_queue *queue)

@@ -274,6 +274,19 @@ static void start_wish(struct vublk_blk_queue *queue, const struct wish *wish, v
 		vublk_blk_queue_start(queue, request);
 }
 
+/* Once: the application knows then, and what it writes from here on is another matter. */
+static int check_lost_writes(struct vublk_blk_queue *queue, const struct wish *wish,
+			     struct vublk_error *error)
+{
+	if (wish->type != VIRTIO_BLK_T_FLUSH || !queue->flush_fails)
+		return 0;
+	queue->flush_fails = false;
+	return vublk_error_set(error, EOWNERDEAD,
+			       "flush: a back-end was lost that had completed writes, and no flush "
+			       "had made them stable, so they may be lost: write them again (or set "
+			       "unflushed=trust if the back-end keeps them)");
+}
+
 static int ask(struct vublk_blk_queue *queue, const struct wish *wish, void *user_data,
 	       struct vublk_error *error)
 {
@@ -281,6 +294,8 @@ static int ask(struct vublk_blk_queue *queue, const struct wish *wish, void *use
 
 	vublk_blk_gate_enter(&queue->gate);
 	r = check_wish(queue, wish, error);
+	if (!r)
+		r = check_lost_writes(queue, wish, error);
 	if (!r)
 		start_wish(queue, wish, user_data);
 	vublk_blk_gate_leave(&queue->gate);

@@ -39,6 +39,14 @@ enum vublk_inproc_link_event {
 	VUBLK_INPROC_NUM_EVENTS,
 };
 
+/* Whether a lost back-end is trusted with writes that it completed and did not flush. */
+enum vublk_inproc_unflushed {
+	VUBLK_INPROC_UNFLUSHED_AUTO, /* if it has an in-flight area */
+	VUBLK_INPROC_UNFLUSHED_TRUST,
+	VUBLK_INPROC_UNFLUSHED_FAIL,
+	VUBLK_INPROC_NUM_UNFLUSHED,
+};
+
 struct vublk_inproc_set_up {
 	uint64_t features;
 	uint64_t extra_bytes;
@@ -67,6 +75,7 @@ struct vublk_inproc {
 	struct vublk_inproc_queue *queues;
 	struct vublk_inproc_set_up set_up;
 	uint64_t fail_after_ms; /* 0: requests wait as long as it takes */
+	enum vublk_inproc_unflushed unflushed;
 
 	/* the bus's thread */
 	struct vublk_loop loop;

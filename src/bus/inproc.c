@@ -216,12 +216,29 @@ static const struct vublk_device_property own_options[] = {
 	{ "fail-after-ms", "number", "0",
 	  "how long after the loss of the back-end requests fail with ETIMEDOUT, until there is "
 	  "another; 0: they wait" },
+	{ "unflushed", "string", "auto",
+	  "what to think of writes that a lost back-end had completed and no flush had made stable: "
+	  "trust (it kept them), fail (they may be lost: the next flush fails), auto (trust a "
+	  "back-end with an in-flight area, which is made to survive)" },
 	{ NULL },
 };
 
 const struct vublk_device_property *vublk_inproc_options(void)
 {
 	return own_options;
+}
+
+static int set_unflushed(struct vublk_inproc *bus, const char *value, struct vublk_error *error)
+{
+	static const char *const words[VUBLK_INPROC_NUM_UNFLUSHED] = { "auto", "trust", "fail" };
+
+	for (unsigned i = 0; value && i < VUBLK_INPROC_NUM_UNFLUSHED; i++)
+		if (!strcmp(value, words[i])) {
+			bus->unflushed = i;
+			return 0;
+		}
+	return vublk_error_set(error, EINVAL, "unflushed must be auto, trust or fail, not '%s'",
+			       value ? value : "");
 }
 
 static int set_option(struct vublk_inproc *bus, const struct vublk_option *option,
@@ -233,6 +250,8 @@ static int set_option(struct vublk_inproc *bus, const struct vublk_option *optio
 	if (!strcmp(option->name, own_options[0].name))
 		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
 				       &bus->fail_after_ms, error);
+	if (!strcmp(option->name, own_options[1].name))
+		return set_unflushed(bus, option->value, error);
 	return vublk_device_set_property(bus->device, option->name, option->value, error);
 }
 
@@ -249,6 +268,8 @@ static int set_properties(struct vublk_inproc *bus, const char *path,
 {
 	int r = vublk_device_set_property(bus->device, "chardev", path, error);
 
+	if (!r) /* the driver here knows more about its writes than the device */
+		r = vublk_device_set_property(bus->device, "warn-unflushed", "off", error);
 	if (!r && !has_option(options, "server")) /* that reconnects in its own way */
 		r = vublk_device_set_property(bus->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
 					      error);
@@ -351,6 +372,13 @@ uint64_t vublk_inproc_features(const struct vublk_inproc *bus)
 const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *bus)
 {
 	return &bus->info;
+}
+
+bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *bus)
+{
+	return bus->unflushed == VUBLK_INPROC_UNFLUSHED_TRUST ||
+	       (bus->unflushed == VUBLK_INPROC_UNFLUSHED_AUTO &&
+		vublk_device_is_tracked(bus->device));
 }
 
 const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *bus, unsigned index)

@@ -116,6 +116,12 @@ int vublk_inproc_stop(struct vublk_inproc *bus, struct vublk_error *error);
  */
 void vublk_inproc_fail(struct vublk_inproc *bus, const struct vublk_error *error);
 
+/*
+ * Whether the back-end that has just been lost is trusted to have kept the writes that it
+ * completed and that no flush made stable. For the handler lost().
+ */
+bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *bus);
+
 /* Writes config field wce. 0: done; EIO and others: the back-end did not take it. */
 int vublk_inproc_write_wce(struct vublk_inproc *bus, bool on, struct vublk_error *error);
 

@@ -160,6 +160,21 @@ static void count(struct vublk_bench_job *job, const struct vublk_bench_slot *sl
 	__atomic_store_n(&job->live_bytes[d], stats->bytes, __ATOMIC_RELAXED);
 }
 
+static void fail_for_lost_writes(struct vublk_bench_job *job)
+{
+	vublk_cli_error(&job->error, EOWNERDEAD, "a back-end was lost that had completed writes, and "
+			"no flush had made them stable: they may be lost, and what was written cannot "
+			"be verified (-o unflushed=trust if the back-end keeps them)");
+}
+
+/* It is set before a read can find out. */
+static bool has_lost_writes(const struct vublk_bench_job *job)
+{
+	const unsigned *lost = job->config->writes_lost;
+
+	return lost && __atomic_load_n(lost, __ATOMIC_ACQUIRE);
+}
+
 static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_slot *slot,
 			 int result)
 {
@@ -170,6 +185,8 @@ static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_s
 	if (result == -ENOTCONN)
 		vublk_cli_error(&job->error, -result, "the back-end is gone, and with it what was "
 				"in flight");
+	else if (result == -EOWNERDEAD)
+		fail_for_lost_writes(job);
 	else if (slot->direction == VUBLK_BENCH_SYNC)
 		vublk_cli_error(&job->error, -result, "flush failed: %s", reason);
 	else
@@ -190,7 +207,11 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 	}
 	if (!job->verifying)
 		count(job, slot, now);
-	if (job->config->verify && slot->direction != VUBLK_BENCH_SYNC && !job->error.code)
+	if (!job->config->verify || slot->direction == VUBLK_BENCH_SYNC || job->error.code)
+		return;
+	if (has_lost_writes(job))
+		fail_for_lost_writes(job);
+	else
 		vublk_bench_verify_complete(job, slot, &job->error);
 }
 

@@ -329,6 +329,15 @@ static void report(const struct arguments *arguments, const struct vublk_bench_r
 				       config->num_jobs);
 }
 
+static unsigned writes_lost; /* the disk's thread tells the jobs */
+
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
+{
+	if (event == VUBLK_BLK_WRITES_LOST)
+		__atomic_store_n(&writes_lost, 1, __ATOMIC_RELEASE);
+	vublk_disk_tell_event(opaque, event, error);
+}
+
 static int run(const struct arguments *arguments, struct vublk_blk *blk)
 {
 	struct vublk_bench_result *results = calloc(arguments->config.num_jobs + 1,
@@ -366,15 +375,19 @@ int vublk_cmd_bench(int argc, char **argv)
 	struct arguments arguments = { .config = {
 		.rw = "randread", .direction = VUBLK_BENCH_READ, .random = true,
 		.read_percent = 50, .block_bytes = 4096, .depth = 32, .num_jobs = 1,
-		.stall_ms = 30000,
+		.stall_ms = 30000, .writes_lost = &writes_lost,
 	} };
+	const struct vublk_blk_handlers handlers = {
+		.event = on_event, .opaque = (void *)(uintptr_t)"bench",
+	};
 	struct vublk_error error = { 0 };
 	struct vublk_blk *blk;
 	int status;
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	vublk_disk_limit_queues(&arguments.disk, arguments.config.num_jobs);
-	if (vublk_disk_open("bench", arguments.socket, &arguments.disk, NULL, &blk, &error))
+	if (vublk_disk_open("bench", arguments.socket, &arguments.disk, &handlers, &blk,
+			    &error))
 		return vublk_cli_fail("bench", "%s", error.text);
 	catch_signals();
 	status = run(&arguments, blk);

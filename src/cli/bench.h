@@ -51,6 +51,7 @@ struct vublk_bench_config {
 	bool poll;
 	bool verify;
 	uint64_t seed;
+	const unsigned *writes_lost; /* not 0: VUBLK_BLK_WRITES_LOST was told; atomic; or NULL */
 	unsigned stall_ms;        /* without a completion, after which the back-end is given up */
 };
 

@@ -227,7 +227,11 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 		.level = arguments->disk.verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 	}, .event = on_event, .opaque = arguments };
 
-	return vublk_blk_open(arguments->config.socket, arguments->disk.list, &handlers, blk, error);
+	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "unflushed", "trust" } };
+
+	/* Whether the disk keeps what it completed is found out here. */
+	memcpy(list + 1, arguments->disk.list, sizeof(arguments->disk.list));
+	return vublk_blk_open(arguments->config.socket, list, &handlers, blk, error);
 }
 
 static int run(struct arguments *arguments, struct vublk_chaos_result *result)

@@ -131,6 +131,7 @@ int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, u
 {
 	int ret;
 
+	copy->resumes = vublk_disk_reconnects(disk);
 	copy->from = (struct vublk_copy_end){ .path = from, .fd = -1 };
 	copy->to = (struct vublk_copy_end){ .path = to, .fd = -1 };
 	ret = check_ends(from, to, error);

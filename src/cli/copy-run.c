@@ -62,6 +62,8 @@ static int init_run(struct vublk_copy_run *run, struct vublk_error *error)
 	pthread_mutex_init(&run->lock, NULL);
 	vublk_sparse_init(&run->pieces, copy->from.fd, copy->bytes,
 			  VUBLK_CLI_MAX(to->block_bytes, (uint32_t)VUBLK_COPY_ZERO_UNIT_BYTES));
+	vublk_copy_unflushed_init(&run->unflushed, copy->resumes && to->blk && to->info.flush,
+				  copy->flush_bytes);
 	run->zeroes = to->blk ? to->info.max_write_zeroes_bytes > 0 : !copy->allocated;
 	run->workers = calloc(copy->num_queues, sizeof(*run->workers));
 	run->slots = calloc(num_slots, sizeof(*run->slots));
@@ -92,6 +94,7 @@ static void deinit_run(struct vublk_copy_run *run)
 	run->copy->from.blk = run->copy->to.blk = NULL;
 	if (run->buffers)
 		munmap(run->buffers, run->buffer_bytes);
+	vublk_copy_unflushed_deinit(&run->unflushed);
 	free(run->slots);
 	free(run->workers);
 	pthread_mutex_destroy(&run->lock);
@@ -115,28 +118,55 @@ static int first_error(const struct vublk_copy_run *run, struct vublk_error *err
 	return 0;
 }
 
+/* Until there are no more pieces. */
+static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
+		       struct vublk_error *error)
+{
+	const struct vublk_copy *copy = run->copy;
+	struct vublk_crew crew;
+	int ret = vublk_crew_start(&crew, copy->num_queues, vublk_copy_work, run->workers,
+				   sizeof(*run->workers), stop_run, run, error);
+
+	if (ret)
+		return ret;
+	while (!vublk_crew_wait(&crew, TICK_MS))
+		if (tick && tick(opaque, copy))
+			stop_run(run);
+	vublk_crew_finish(&crew);
+	return first_error(run, error);
+}
+
+/* What the last flush, or one before it, finds to be lost is copied again. */
+static int run_to_the_end(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
+			  struct vublk_error *error)
+{
+	int ret;
+
+	for (;;) {
+		ret = run_workers(run, tick, opaque, error);
+		if (ret)
+			return ret;
+		if (run->unflushed.again.count)
+			continue;
+		ret = vublk_copy_flush(run->copy, error);
+		if (ret != -EOWNERDEAD)
+			return ret;
+		ret = vublk_copy_lose(run, error);
+		if (ret)
+			return ret;
+	}
+}
+
 int vublk_copy_run(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaque,
 		   struct vublk_error *error)
 {
 	struct vublk_copy_run run = { .copy = copy };
-	struct vublk_crew crew;
-	int ret;
+	int ret = init_run(&run, error);
 
-	ret = init_run(&run, error);
 	if (!ret) {
 		give_slots_their_buffers(&run);
-		ret = vublk_crew_start(&crew, copy->num_queues, vublk_copy_work, run.workers,
-				       sizeof(*run.workers), stop_run, &run, error);
+		ret = run_to_the_end(&run, tick, opaque, error);
 	}
-	if (!ret) {
-		while (!vublk_crew_wait(&crew, TICK_MS))
-			if (tick && tick(opaque, copy))
-				stop_run(&run);
-		vublk_crew_finish(&crew);
-		ret = first_error(&run, error);
-	}
-	if (!ret)
-		ret = vublk_copy_flush(copy, error);
 	deinit_run(&run);
 	return ret;
 }

@@ -9,6 +9,8 @@
  * once. Buffers are shared memory that both disks know, so a piece that goes
  * from disk to disk is never copied by us.
  *
+ * The first worker also flushes a destination that may lose what it has completed.
+ *
  * Holes: a destination file begins as one large hole, so zeroes are left out. On a
  * disk the old content has to go: WRITE ZEROES with the permission to unmap does
  * that and may free room; discard alone promises nothing about the content.
@@ -21,12 +23,19 @@
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #define WAIT_MS 500
 #define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* of one request, so that progress shows */
+
+static unsigned in_flight(const struct vublk_copy_worker *worker)
+{
+	return (worker->from ? vublk_blk_in_flight(worker->from) : 0) +
+	       (worker->to ? vublk_blk_in_flight(worker->to) : 0);
+}
 
 /* --- pieces ------------------------------------------------------------------- */
 
@@ -36,25 +45,40 @@ static uint64_t round_up(uint64_t bytes, uint32_t unit)
 }
 
 /* 1: a piece; 0: no more; negative: it failed. */
-static int next_piece(struct vublk_copy_worker *worker, struct vublk_extent *piece)
+static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	struct vublk_copy_run *run = worker->run;
+	struct vublk_extent *piece = &slot->piece;
 	uint64_t request = run->copy->request_bytes;
 	int ret;
 
 	if (__atomic_load_n(&run->stop, __ATOMIC_RELAXED))
 		return 0;
 	pthread_mutex_lock(&run->lock);
-	ret = vublk_sparse_next(&run->pieces, request, run->zeroes ? MAX_HOLE_BYTES : request,
+	slot->losses = run->unflushed.losses;
+	ret = vublk_copy_unflushed_take_again(&run->unflushed, piece) ? 1 :
+	      vublk_sparse_next(&run->pieces, request, run->zeroes ? MAX_HOLE_BYTES : request,
 				piece, &worker->error);
 	pthread_mutex_unlock(&run->lock);
 	return ret;
 }
 
-static void finish(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
+/* The piece is written; it may have to be copied again. */
+static int finish(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
+	struct vublk_copy_run *run = worker->run;
+	int ret;
+
 	slot->state = VUBLK_COPY_SLOT_IDLE;
-	__atomic_fetch_add(&worker->run->copy->done, slot->piece.bytes, __ATOMIC_RELAXED);
+	pthread_mutex_lock(&run->lock);
+	ret = vublk_copy_unflushed_add(&run->unflushed, &slot->piece, slot->losses);
+	pthread_mutex_unlock(&run->lock);
+	if (ret < 0)
+		return vublk_cli_error_errno(&worker->error, -ret, "cannot remember what is not "
+					     "flushed");
+	if (ret)
+		__atomic_fetch_add(&run->copy->done, slot->piece.bytes, __ATOMIC_RELAXED);
+	return 0;
 }
 
 /* --- reading ------------------------------------------------------------------ */
@@ -173,9 +197,7 @@ static int write_file(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 		ret = zero_file(worker, piece->offset, piece->bytes);
 	else
 		ret = write_sparsely(worker, slot->buffer, piece->bytes, piece->offset);
-	if (!ret)
-		finish(worker, slot);
-	return ret;
+	return ret ? ret : finish(worker, slot);
 }
 
 /* The last block of a disk may be larger than what is left: zeroes fill it. */
@@ -203,13 +225,79 @@ static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	return 0;
 }
 
-/* --- slots -------------------------------------------------------------------- */
+/* --- flushing ----------------------------------------------------------------- */
 
-static unsigned in_flight(const struct vublk_copy_worker *worker)
+int vublk_copy_lose(struct vublk_copy_run *run, struct vublk_error *error)
 {
-	return (worker->from ? vublk_blk_in_flight(worker->from) : 0) +
-	       (worker->to ? vublk_blk_in_flight(worker->to) : 0);
+	int64_t bytes;
+
+	pthread_mutex_lock(&run->lock);
+	bytes = vublk_copy_unflushed_lose(&run->unflushed);
+	pthread_mutex_unlock(&run->lock);
+	if (bytes < 0)
+		return vublk_cli_error_errno(error, (int)-bytes, "cannot remember what is not "
+					     "flushed");
+	__atomic_fetch_sub(&run->copy->done, (uint64_t)bytes, __ATOMIC_RELAXED);
+	fprintf(stderr, "vublk copy: a back-end of '%s' was lost before all that it had written was "
+		"flushed; at least %" PRId64 " bytes are copied again\n", run->copy->to.path, bytes);
+	return 0;
 }
+
+/* Under the lock: what is written later is not covered. */
+static int begin_flush(struct vublk_copy_worker *worker)
+{
+	struct vublk_copy_run *run = worker->run;
+	int ret;
+
+	if (!vublk_copy_unflushed_wants_flush(&run->unflushed))
+		return 0;
+	ret = vublk_blk_flush(worker->to, &run->flush, &worker->error);
+	if (ret)
+		return ret;
+	run->flush.state = VUBLK_COPY_SLOT_FLUSHING;
+	vublk_copy_unflushed_begin(&run->unflushed);
+	return 0;
+}
+
+/* One worker does it, so that a loss is told once: each queue has its flush fail. */
+static void flush_now_and_then(struct vublk_copy_worker *worker)
+{
+	struct vublk_copy_run *run = worker->run;
+	int ret;
+
+	if (worker != run->workers || !worker->to || worker->error.code)
+		return;
+	pthread_mutex_lock(&run->lock);
+	ret = begin_flush(worker);
+	pthread_mutex_unlock(&run->lock);
+	if (ret == -EAGAIN && in_flight(worker))
+		worker->error.code = 0; /* full: later */
+	if (ret != -EOWNERDEAD)
+		return;
+	worker->error.code = 0;
+	vublk_copy_lose(run, &worker->error);
+}
+
+static void end_flush(struct vublk_copy_worker *worker, int result)
+{
+	struct vublk_copy_run *run = worker->run;
+
+	run->flush.state = VUBLK_COPY_SLOT_IDLE;
+	if (result == -EOWNERDEAD) {
+		vublk_copy_lose(run, &worker->error);
+		return;
+	}
+	if (result) {
+		vublk_cli_error_errno(&worker->error, -result, "cannot flush '%s'",
+				      run->copy->to.path);
+		return;
+	}
+	pthread_mutex_lock(&run->lock);
+	vublk_copy_unflushed_succeeded(&run->unflushed);
+	pthread_mutex_unlock(&run->lock);
+}
+
+/* --- slots -------------------------------------------------------------------- */
 
 /*
  * As far as it goes without waiting. 1: the slot has a piece, or had one; 0: there
@@ -220,7 +308,7 @@ static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slo
 	int ret = 0;
 
 	if (slot->state == VUBLK_COPY_SLOT_IDLE) {
-		ret = next_piece(worker, &slot->piece);
+		ret = next_piece(worker, slot);
 		if (ret <= 0)
 			return ret;
 		slot->state = VUBLK_COPY_SLOT_READ;
@@ -276,7 +364,11 @@ static unsigned poll_queue(struct vublk_copy_worker *worker, struct vublk_blk_qu
 	for (int i = 0; i < n; i++) {
 		struct vublk_copy_slot *slot = completions[i].user_data;
 
-		if (completions[i].result)
+		if (slot->state == VUBLK_COPY_SLOT_FLUSHING && worker->error.code)
+			slot->state = VUBLK_COPY_SLOT_IDLE; /* the first error is what matters */
+		else if (slot->state == VUBLK_COPY_SLOT_FLUSHING)
+			end_flush(worker, completions[i].result);
+		else if (completions[i].result)
 			fail(worker, slot, completions[i].result);
 		else if (slot->state == VUBLK_COPY_SLOT_READING)
 			slot->state = VUBLK_COPY_SLOT_WRITE;
@@ -337,7 +429,10 @@ void vublk_copy_work(void *member)
 
 	worker->moved_ns = vublk_cli_now_ns();
 	for (;;) {
-		if (!worker->error.code && advance_all(worker))
+		bool again = !worker->error.code && advance_all(worker);
+
+		flush_now_and_then(worker);
+		if (again && !worker->error.code)
 			continue;
 		if (!in_flight(worker) || !take_completions(worker))
 			break;

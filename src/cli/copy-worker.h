@@ -4,6 +4,7 @@
 
 /* One worker of a copy: what copy-run.c prepares, copy-worker.c runs on a thread. */
 
+#include "cli/copy-unflushed.h"
 #include "cli/copy.h"
 #include "cli/sparse.h"
 
@@ -18,11 +19,13 @@ enum vublk_copy_slot_state {
 	VUBLK_COPY_SLOT_READING, /* the source has it */
 	VUBLK_COPY_SLOT_WRITE,   /* is to be written */
 	VUBLK_COPY_SLOT_WRITING, /* the destination has it */
+	VUBLK_COPY_SLOT_FLUSHING, /* no piece: the slot of the flush */
 };
 
 struct vublk_copy_slot {
 	enum vublk_copy_slot_state state;
 	struct vublk_extent piece;
+	unsigned losses;              /* that were known when the piece was handed out */
 	unsigned char *buffer;
 };
 
@@ -40,6 +43,8 @@ struct vublk_copy_run {
 	struct vublk_copy *copy;
 	pthread_mutex_t lock;
 	struct vublk_sparse pieces;  /* under the lock */
+	struct vublk_copy_unflushed unflushed; /* under the lock */
+	struct vublk_copy_slot flush; /* of the worker that flushes, the first */
 	bool zeroes;                 /* the destination can be told that a piece is zero */
 	unsigned stop;               /* hand out no more pieces; atomic */
 	unsigned char *buffers;
@@ -47,6 +52,9 @@ struct vublk_copy_run {
 	struct vublk_copy_worker *workers;
 	struct vublk_copy_slot *slots;
 };
+
+/* The destination says that writes may be lost: what is not stable is to be copied again. */
+int vublk_copy_lose(struct vublk_copy_run *run, struct vublk_error *error);
 
 /* The thread's function; its member is a struct vublk_copy_worker. */
 void vublk_copy_work(void *member);

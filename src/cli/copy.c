@@ -25,6 +25,7 @@ enum {
 #define DEFAULT_REQUEST_BYTES (256 << 10)
 #define MIN_REQUEST_BYTES (4 << 10)
 #define MAX_REQUEST_BYTES (32 << 20)
+#define FLUSH_BYTES (UINT64_C(256) << 20)
 
 struct arguments {
 	const char *from;
@@ -210,7 +211,7 @@ int vublk_cmd_copy(int argc, char **argv)
 	};
 	struct arguments arguments = { .progress_fd = -1, .copy = {
 		.request_bytes = DEFAULT_REQUEST_BYTES, .num_requests = DEFAULT_REQUESTS,
-		.num_queues = MAX_QUEUES, .stall_ms = 30000,
+		.num_queues = MAX_QUEUES, .stall_ms = 30000, .flush_bytes = FLUSH_BYTES,
 	} };
 	struct vublk_error error = { 0 };
 	int ret;

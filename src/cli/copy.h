@@ -9,6 +9,7 @@
  *   copy-end.c     the two ends: opened, measured, made ready, flushed
  *   copy-run.c     the workers' common life: buffers, threads, progress
  *   copy-worker.c  one worker: the data path
+ *   copy-unflushed.c  which pieces are copied again when a back-end is lost
  */
 
 #include "cli/disk.h"
@@ -37,6 +38,8 @@ struct vublk_copy {
 	unsigned num_requests;       /* in flight on each queue */
 	unsigned num_queues;
 	bool allocated;              /* make no holes */
+	bool resumes;                /* after the loss of a back-end; see copy-unflushed.h */
+	uint64_t flush_bytes;        /* then the destination is flushed after so many at most */
 	unsigned stall_ms;           /* without a completion, after which a back-end is given up */
 
 	uint64_t done;               /* bytes that are there; atomic, read while it runs */

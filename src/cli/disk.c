@@ -119,7 +119,7 @@ static error_t parse_disk(int key, char *arg, struct argp_state *state)
 
 const struct argp vublk_disk_argp = { disk_options, parse_disk, NULL, NULL };
 
-static void tell_of_outage(void *command, enum vublk_blk_event event,
+void vublk_disk_tell_event(void *command, enum vublk_blk_event event,
 			   const struct vublk_error *error)
 {
 	if (event == VUBLK_BLK_OUTAGE)
@@ -140,7 +140,7 @@ int vublk_disk_open(const char *command, const char *path,
 	/* A command ends with its back-end, unless it was told to wait for another. */
 	memcpy(list + 1, options->list, sizeof(options->list));
 	if (!with_log.event) {
-		with_log.event = tell_of_outage;
+		with_log.event = vublk_disk_tell_event;
 		with_log.opaque = (void *)(uintptr_t)command;
 	}
 	with_log.log = (struct vublk_log){
@@ -148,6 +148,21 @@ int vublk_disk_open(const char *command, const char *path,
 		.level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 	};
 	return vublk_blk_open(path, list, &with_log, blk, error);
+}
+
+bool vublk_disk_reconnects(const struct vublk_disk_options *options)
+{
+	bool reconnects = false, server = false;
+
+	for (unsigned i = 0; i < options->count; i++) {
+		const struct vublk_option *option = &options->list[i];
+
+		if (!strcmp(option->name, "reconnect-ms"))
+			reconnects = strtoull(option->value, NULL, 0);
+		else if (!strcmp(option->name, "server"))
+			server = strcmp(option->value, "off");
+	}
+	return reconnects || server;
 }
 
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues)

@@ -36,6 +36,13 @@ int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
 		    struct vublk_error *error);
 
+/* Says on standard error that a back-end is waited for, and that there is one again. */
+void vublk_disk_tell_event(void *command, enum vublk_blk_event event,
+			   const struct vublk_error *error);
+
+/* Whether the disk outlives its back-end, as the options say. */
+bool vublk_disk_reconnects(const struct vublk_disk_options *options);
+
 /* Where --num-queues says nothing: no more queues than these. */
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues);
 

@@ -79,8 +79,10 @@ static void tell_percent(struct vublk_progress *progress, unsigned percent)
 /* 100 is for the end alone: what is copied may still have to be flushed. */
 void vublk_progress_tell(struct vublk_progress *progress, uint64_t done)
 {
-	double part = progress->total ? (double)done / (double)progress->total : 0;
+	double part;
 
+	done = progress->most = VUBLK_CLI_MAX(progress->most, done);
+	part = progress->total ? (double)done / (double)progress->total : 0;
 	if (progress->fd >= 0 && progress->bar)
 		tell_bar(progress, done);
 	else if (progress->fd >= 0)

@@ -13,6 +13,7 @@ struct vublk_progress {
 	bool bar;         /* else a line "PERCENT/100" whenever it is another */
 	uint64_t total;
 	unsigned told;    /* in the last line */
+	uint64_t most;    /* that was told: what is copied again is not told twice */
 	uint64_t start_ns;
 };
 

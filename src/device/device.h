@@ -46,6 +46,7 @@ struct vublk_device_settings {
 	uint64_t reconnect_deadline_ms; /* 0: none */
 	bool inflight; /* counts only for a device that reconnects, or with inflight_migration */
 	bool inflight_migration;
+	bool warn_unflushed;
 	bool config_wce;
 	bool discard;
 	bool write_zeroes;
@@ -78,6 +79,7 @@ struct vublk_device_reconnect {
 	uint64_t pause_ms; /* before the next; doubled each time, up to reconnect-ms */
 	struct vublk_error refusal; /* of the last try; said once */
 	bool config_changed;        /* what the new back-end says differs */
+	struct vublk_log_limit unflushed_limit;
 	struct vublk_loop_source watch; /* of the socket's directory */
 	int watch_fd;                   /* inotify; -1: there was no outage yet */
 	int watch_descriptor;           /* of the directory */

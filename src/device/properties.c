@@ -68,6 +68,9 @@ struct row {
 	X("inflight", BOOL, "on", inflight,                                                 \
 	  "with reconnect-ms: let the back-end note in an area that outlives it which "     \
 	  "requests it has begun")                                                          \
+	X("warn-unflushed", BOOL, "on", warn_unflushed,                                     \
+	  "warn when a back-end is lost that may have kept completed writes in its own "    \
+	  "memory: it offers FLUSH and has no in-flight area")                              \
 	X("inflight-migration", BOOL, "off", inflight_migration,                            \
 	  "with inflight, where the back-end can: a stop does not wait for requests that "  \
 	  "it has begun, but leaves them in the area, to be saved or gone on with")         \

@@ -16,10 +16,12 @@
 #include "util/error.h"
 
 #include <errno.h>
+#include <linux/virtio_blk.h>
 #include <string.h>
 
 #define NS_A_MS UINT64_C(1000000)
 #define SHORTEST_PAUSE_MS 1
+#define WARNING_PAUSE_MS (10 * 60 * 1000)
 
 void vublk_device_reconnect_init(struct vublk_device *device)
 {
@@ -28,6 +30,8 @@ void vublk_device_reconnect_init(struct vublk_device *device)
 	device->undrained_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	device->reconnect.watch.fn = vublk_device_on_watch;
 	device->reconnect.watch.opaque = device;
+	device->reconnect.unflushed_limit =
+		(struct vublk_log_limit){ .burst = 1, .interval_ms = WARNING_PAUSE_MS };
 }
 
 bool vublk_device_reconnects(const struct vublk_device *device)
@@ -148,6 +152,23 @@ void vublk_device_reconnect_on_timer(struct vublk_device *device)
 	plan_next_try(device, &error);
 }
 
+/*
+ * The device is not in the data path and does not know whether the driver had flushed. The
+ * config does not tell either: some back-ends say "write-through" and have a cache.
+ */
+static void warn_of_unflushed_writes(struct vublk_device *device)
+{
+	if (device->resume != VUBLK_DEVICE_RESUME_RINGS || !device->settings.warn_unflushed ||
+	    vublk_device_uses_inflight(device) ||
+	    !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)))
+		return;
+	vublk_log_limited(&device->log, &device->reconnect.unflushed_limit, VUBLK_LOG_WARNING,
+			  "the back-end at '%s' was lost and has no in-flight area: if it kept "
+			  "completed writes in its own memory, those that the driver had not "
+			  "flushed are lost, and the driver is not told; let such a back-end write "
+			  "through", device->settings.chardev);
+}
+
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error)
 {
 	struct vublk_device_reconnect *reconnect = &device->reconnect;
@@ -160,6 +181,7 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 	if (!reconnect->lost_ns) {
 		reconnect->lost_ns = now;
 		reconnect->pause_ms = SHORTEST_PAUSE_MS;
+		warn_of_unflushed_writes(device);
 	}
 	if (device->settings.server) {
 		await_connection(device);

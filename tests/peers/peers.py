@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
@@ -20,6 +21,7 @@ from peer import check  # noqa: E402
 
 MIB = 1 << 20
 DISK_BYTES = 48 * MIB
+VOLATILE_BYTES = 96 * MIB  # enough to be killed in the middle
 
 
 class Peer:
@@ -213,6 +215,30 @@ def copy_tells_progress(case, p):
     check(steps and steps == sorted(steps) and steps[-1] == 100, f'the progress was told as {told!r}')
 
 
+def copy_outlives_lost_writes(case, p):
+    """A back-end that keeps what it completed in its own memory is killed, twice: the copy is right."""
+    source, image = case.path('source'), p.image(case, size=VOLATILE_BYTES)
+    source.write_bytes(__import__('random').Random(1).randbytes(VOLATILE_BYTES))
+    child, socket = p.start(case, image)
+    read_end, write_end = os.pipe()
+    copy = case.start([p.vublk, 'copy', source, socket, '-o', 'reconnect-ms=50', f'--progress={write_end}',
+                       '--requests', '1', '--request-size', '4k'], pass_fds=[write_end])  # slowly
+    os.close(write_end)
+    kills = [10, 40]
+    with os.fdopen(read_end) as pipe:
+        for line in pipe:
+            if kills and int(line.split('/')[0]) >= kills[0]:
+                kills.pop(0)
+                case.stop(child, signal.SIGKILL)
+                socket.unlink()
+                child, _ = p.start(case, image, path=socket)
+    code = case.stop(copy, 0)
+    p.stop(case, child)
+    check(code == 0 and not kills, f'copy ended with {code}, {kills} to come: {case.output(copy)}')
+    check('are copied again' in case.output(copy), case.output(copy))
+    p.check_content(case, image, source)
+
+
 # --- the API ---------------------------------------------------------------------------
 
 def example_sums_the_disk(case, p, program):
@@ -239,6 +265,8 @@ def cases(vublk, example):
             if queues == 1:
                 functions += [copy_odd_sizes, copy_keeps_holes, copy_disk_to_disk, copy_tells_progress,
                               functools.partial(example_sums_the_disk, program=example)]
+            if form == 'qcow2':
+                functions += [copy_outlives_lost_writes]
             for function in functions:
                 plain = getattr(function, 'func', function)
                 load = ' '.join(getattr(function, 'keywords', {}).get('load', []))

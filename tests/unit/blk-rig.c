@@ -71,6 +71,25 @@ void tear_down(struct vublk_blk *blk)
 	fake_deinit();
 }
 
+struct vublk_blk *begin(unsigned num_queues, const struct vublk_option *options)
+{
+	fake_init(DISK_BYTES);
+	fake_plan.num_queues = num_queues;
+	return open_disk_with(options);
+}
+
+void lose(void)
+{
+	fake_disconnect("the back-end hung up");
+	wait_for_event(VUBLK_BLK_OUTAGE);
+}
+
+void find(void)
+{
+	fake_reconnect();
+	wait_for_event(VUBLK_BLK_RECONNECTED);
+}
+
 /* Adds and submits `count` reads. */
 void read_many(struct vublk_blk *blk, unsigned queue, unsigned count)
 {

@@ -19,7 +19,7 @@ extern struct vublk_error error; /* of the last call that failed */
 extern struct told {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned events[VUBLK_BLK_RECONNECTED + 1];
+	unsigned events[VUBLK_BLK_WRITES_LOST + 1];
 	char text[VUBLK_ERROR_TEXT_BYTES];
 	struct vublk_blk *blk; /* calls back into it */
 	uint64_t capacity_bytes;
@@ -35,6 +35,12 @@ struct vublk_blk *open_disk_with(const struct vublk_option *options);
 struct vublk_blk *open_disk(void); /* with blk_fails_at_once */
 struct vublk_blk *set_up(void);
 void tear_down(struct vublk_blk *blk);
+
+/* The usual plan with so many queues. */
+struct vublk_blk *begin(unsigned num_queues, const struct vublk_option *options);
+/* The back-end is lost, and another found; return when that was told. */
+void lose(void);
+void find(void);
 
 /* Adds and submits `count` reads. */
 void read_many(struct vublk_blk *blk, unsigned queue, unsigned count);

@@ -28,6 +28,8 @@ struct pending {
 	struct vublk_blk_completion completion;
 	uint64_t offset, bytes;
 	bool write;
+	bool flush;
+	const void *data; /* of a write; NULL: zeroes */
 };
 
 struct vublk_blk_queue {
@@ -36,10 +38,12 @@ struct vublk_blk_queue {
 	unsigned in_flight;
 	unsigned random;
 	int fd;
+	bool flush_fails; /* the next one: writes were lost */
 };
 
 struct vublk_blk {
 	struct fake_disk *disk;
+	struct vublk_blk_handlers handlers;
 	struct region regions[MAX_REGIONS];
 	struct vublk_blk_queue queues[FAKE_MAX_QUEUES];
 };
@@ -85,6 +89,11 @@ struct fake_disk *fake_disk_new(const char *name, uint64_t bytes, unsigned num_q
 		.max_write_zeroes_bytes = 1 << 30, .flush = true, .write_cache = true,
 		.num_queues = num_queues, .queue_size = VUBLK_DEFAULT_QUEUE_SIZE,
 	};
+	disk->stable = malloc(bytes);
+	disk->flushing = malloc(bytes);
+	assert_true(disk->stable && disk->flushing);
+	memset(disk->stable, 0xdd, bytes);
+	pthread_mutex_init(&disk->lock, NULL);
 	disk->fail_offset = disk->flip_offset = FAKE_NOWHERE;
 	disk->lose_offset = disk->keep_offset = FAKE_NOWHERE;
 	for (i = 0; i < MAX_DISKS && disks[i]; i++)
@@ -102,6 +111,9 @@ void fake_disk_free(struct fake_disk *disk)
 			disks[i] = NULL;
 	unlink(disk->path);
 	free(disk->content);
+	free(disk->stable);
+	free(disk->flushing);
+	pthread_mutex_destroy(&disk->lock);
 	free(disk);
 }
 
@@ -124,6 +136,9 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		*blk = calloc(1, sizeof(**blk));
 		assert_non_null(*blk);
 		(*blk)->disk = disks[i];
+		if (handlers)
+			(*blk)->handlers = *handlers;
+		disks[i]->blk = *blk;
 		for (unsigned q = 0; q < disks[i]->info.num_queues; q++) {
 			(*blk)->queues[q].blk = *blk;
 			(*blk)->queues[q].random = q + 1;
@@ -251,11 +266,55 @@ static void check_overlap(const struct vublk_blk_queue *queue, uint64_t offset, 
 	}
 }
 
+/* --- losses ------------------------------------------------------------------- */
+
+static void execute(struct fake_disk *disk, const struct pending *pending)
+{
+	if (pending->write && pending->data)
+		memcpy(disk->content + pending->offset, pending->data, pending->bytes);
+	else if (pending->write)
+		memset(disk->content + pending->offset, 0, pending->bytes);
+}
+
+/* As src/blk/recover.c: what is in flight is executed by the next back-end. */
+static void lose(struct fake_disk *disk)
+{
+	struct vublk_error error = { .code = EOWNERDEAD, .text = "the fake has lost writes" };
+	struct vublk_blk *blk = disk->blk;
+
+	disk->losses++;
+	memcpy(disk->content, disk->stable, disk->info.capacity_bytes);
+	for (unsigned q = 0; q < disk->info.num_queues; q++) {
+		struct vublk_blk_queue *queue = &blk->queues[q];
+
+		queue->flush_fails = true;
+		for (unsigned i = 0; i < queue->in_flight; i++) {
+			/* Or it was completed, and that has not been looked at. */
+			if (rand_r(&queue->random) % 2)
+				execute(disk, &queue->pending[i]);
+			if (!queue->pending[i].flush)
+				continue;
+			queue->pending[i].completion.result = -EOWNERDEAD;
+			queue->flush_fails = false;
+		}
+	}
+	if (blk->handlers.event)
+		blk->handlers.event(blk->handlers.opaque, VUBLK_BLK_WRITES_LOST, &error);
+}
+
+static void lose_now_and_then(struct fake_disk *disk, unsigned number)
+{
+	if (disk->forget_every && number % disk->forget_every == 0 &&
+	    (!disk->max_losses || disk->losses < disk->max_losses))
+		lose(disk);
+}
+
 /* Checks a request as the library does, and takes a place for it. */
-static int add_as(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes, bool write,
-		  void *user_data, struct vublk_error *error)
+static int add_as(struct vublk_blk_queue *queue, const struct pending *request, void *user_data,
+		  struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
+	uint64_t offset = request->offset, bytes = request->bytes;
 	struct pending *pending;
 	unsigned number;
 
@@ -269,9 +328,15 @@ static int add_as(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes
 		return refuse(error, EAGAIN, "the queue is full");
 	}
 	if (disk->no_overlap)
-		check_overlap(queue, offset, bytes, write);
+		check_overlap(queue, offset, bytes, request->write);
+	lose_now_and_then(disk, number);
+	if (request->flush && queue->flush_fails) {
+		queue->flush_fails = false;
+		return refuse(error, EOWNERDEAD, "writes may be lost");
+	}
 	pending = &queue->pending[queue->in_flight++];
-	*pending = (struct pending){ { .user_data = user_data }, offset, bytes, write };
+	*pending = *request;
+	pending->completion.user_data = user_data;
 	if (disk->die_after && number > disk->die_after)
 		pending->completion.result = -ENOTCONN;
 	else if (bytes && touches(disk->fail_offset, offset, bytes))
@@ -279,10 +344,27 @@ static int add_as(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes
 	return 0;
 }
 
+/* With the disk locked, so that a loss finds all requests as they are. */
+static int add_locked(struct vublk_blk_queue *queue, const struct pending *request, void *user_data,
+		      struct vublk_error *error)
+{
+	int ret;
+
+	pthread_mutex_lock(&queue->blk->disk->lock);
+	ret = add_as(queue, request, user_data, error);
+	if (!ret && request->flush)
+		memcpy(queue->blk->disk->flushing, queue->blk->disk->content,
+		       queue->blk->disk->info.capacity_bytes);
+	pthread_mutex_unlock(&queue->blk->disk->lock);
+	return ret;
+}
+
 static int add(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes, void *user_data,
 	       struct vublk_error *error)
 {
-	return add_as(queue, offset, bytes, false, user_data, error);
+	const struct pending request = { .offset = offset, .bytes = bytes };
+
+	return add_locked(queue, &request, user_data, error);
 }
 
 int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer, size_t bytes,
@@ -295,8 +377,10 @@ int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer,
 	if (ret)
 		return ret;
 	disk->reads++;
+	pthread_mutex_lock(&disk->lock);
 	memcpy(buffer, disk->content + offset,
 	       offset == disk->keep_offset ? VUBLK_MIN(bytes, (size_t)disk->keep_after) : bytes);
+	pthread_mutex_unlock(&disk->lock);
 	/* More than one, for where several contents may be a byte can be that of another. */
 	for (uint64_t i = 0; i < FLIPPED_BYTES && disk->flip_offset != FAKE_NOWHERE; i++)
 		if (touches(disk->flip_offset + i, offset, bytes))
@@ -308,26 +392,30 @@ int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *
 		    size_t bytes, void *user_data, struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
+	const struct pending request = {
+		.offset = offset, .bytes = bytes, .write = true, .data = buffer,
+	};
 	int ret;
 
 	if (!in_memory(queue->blk, buffer, bytes))
 		return refuse(error, EINVAL, "no such memory");
-	ret = add_as(queue, offset, bytes, true, user_data, error);
-	if (ret)
-		return ret;
-	if (disk->info.read_only)
+	pthread_mutex_lock(&disk->lock);
+	ret = add_as(queue, &request, user_data, error);
+	if (!ret && !(offset == disk->lose_offset && disk->lost++ >= disk->lose_after))
+		execute(disk, &request);
+	pthread_mutex_unlock(&disk->lock);
+	if (!ret && disk->info.read_only)
 		broken("a write to a read-only disk", offset);
-	disk->writes++;
-	if (offset == disk->lose_offset && disk->lost++ >= disk->lose_after)
-		return 0;
-	memcpy(disk->content + offset, buffer, bytes);
-	return 0;
+	disk->writes += !ret;
+	return ret;
 }
 
 int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error)
 {
+	const struct pending request = { .flush = true };
+
 	queue->blk->disk->flushes++;
-	return add(queue, 0, 0, user_data, error);
+	return add_locked(queue, &request, user_data, error);
 }
 
 int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
@@ -341,14 +429,18 @@ int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint6
 			   bool unmap, void *user_data, struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
-	int ret = disk->info.max_write_zeroes_bytes ? add(queue, offset, bytes, user_data, error)
-						    : refuse(error, ENOTSUP, "no write zeroes");
+	const struct pending request = { .offset = offset, .bytes = bytes, .write = true };
+	int ret;
 
-	if (ret)
-		return ret;
-	disk->zeroes++;
-	memset(disk->content + offset, 0, bytes);
-	return 0;
+	if (!disk->info.max_write_zeroes_bytes)
+		return refuse(error, ENOTSUP, "no write zeroes");
+	pthread_mutex_lock(&disk->lock);
+	ret = add_as(queue, &request, user_data, error);
+	if (!ret)
+		execute(disk, &request);
+	pthread_mutex_unlock(&disk->lock);
+	disk->zeroes += !ret;
+	return ret;
 }
 
 int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], void *user_data,
@@ -374,6 +466,12 @@ static bool stalled(const struct fake_disk *disk)
 	return disk->stall_after && disk->requests > disk->stall_after;
 }
 
+static void complete_flush(struct fake_disk *disk, const struct pending *pending)
+{
+	if (pending->flush && !pending->completion.result)
+		memcpy(disk->stable, disk->flushing, disk->info.capacity_bytes);
+}
+
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned max)
 {
@@ -383,12 +481,15 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 		return 0;
 	/* Some of them, in any order. */
 	max = 1 + rand_r(&queue->random) % max;
+	pthread_mutex_lock(&queue->blk->disk->lock);
 	for (; n < max && queue->in_flight; n++) {
 		unsigned i = (unsigned)rand_r(&queue->random) % queue->in_flight;
 
 		completions[n] = queue->pending[i].completion;
+		complete_flush(queue->blk->disk, &queue->pending[i]);
 		queue->pending[i] = queue->pending[--queue->in_flight];
 	}
+	pthread_mutex_unlock(&queue->blk->disk->lock);
 	return (int)n;
 }
 

@@ -10,6 +10,7 @@
 
 #include <vublk/blk.h>
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,6 +35,13 @@ struct fake_disk {
 	unsigned die_after;         /* requests, then the back-end is gone; 0: never */
 	unsigned stall_after;       /* requests, then nothing is completed; 0: never */
 	unsigned full_every;        /* each n-th request finds the queue full; 0: never */
+	/*
+	 * After each n-th request the back-end is lost, and with it what was completed and not
+	 * flushed; 0: never. The next one executes what is in flight, and the event
+	 * WRITES_LOST is told.
+	 */
+	unsigned forget_every;
+	unsigned max_losses;        /* 0: no limit */
 
 	/* what it does not stand: a write that overlaps another request of its queue */
 	bool no_overlap;
@@ -42,6 +50,13 @@ struct fake_disk {
 	atomic_uint reads, writes, zeroes, discards, flushes, lost, refused;
 	atomic_uint requests;
 	atomic_uint open;
+	atomic_uint losses;
+
+	/* for forget_every; under `lock` */
+	pthread_mutex_t lock;
+	unsigned char *stable;      /* the content that the next back-end has */
+	unsigned char *flushing;    /* of the flush that is under way: one at a time */
+	struct vublk_blk *blk;      /* opened last */
 };
 
 /*

@@ -353,7 +353,8 @@ int vublk_device_set_property(struct vublk_device *d, const char *name, const ch
 {
 	if (!strcmp(name, "reconnect-ms"))
 		snprintf(d->reconnect_ms, sizeof(d->reconnect_ms), "%s", value);
-	else if (strcmp(name, "chardev") && strcmp(name, "queue-size"))
+	else if (strcmp(name, "chardev") && strcmp(name, "queue-size") &&
+		 strcmp(name, "warn-unflushed"))
 		return vublk_error_set(error, EINVAL, "no property %s", name);
 	return 0;
 }

@@ -16,25 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct vublk_blk *begin(unsigned num_queues, const struct vublk_option *options)
-{
-	fake_init(DISK_BYTES);
-	fake_plan.num_queues = num_queues;
-	return open_disk_with(options);
-}
-
-static void lose(void)
-{
-	fake_disconnect("the back-end hung up");
-	wait_for_event(VUBLK_BLK_OUTAGE);
-}
-
-static void find(void)
-{
-	fake_reconnect();
-	wait_for_event(VUBLK_BLK_RECONNECTED);
-}
-
 /* Writes `count` blocks from block `first` on, each full of its `value`. */
 static void write_blocks(struct vublk_blk *blk, unsigned first, unsigned count, char *buffer,
 			 int value)

@@ -299,6 +299,42 @@ static void test_bench_json_is_fios(void **state)
 	fake_disk_free(disk);
 }
 
+static unsigned writes_lost;
+
+static void note_lost_writes(void *opaque, enum vublk_blk_event event,
+			     const struct vublk_error *error)
+{
+	if (event == VUBLK_BLK_WRITES_LOST)
+		__atomic_store_n(&writes_lost, 1, __ATOMIC_RELEASE);
+}
+
+/* What is not there then is no fault of the disk's: the truth is told, whatever reads find. */
+static void test_bench_on_a_volatile_disk(void **state)
+{
+	const struct vublk_blk_handlers handlers = { .event = note_lost_writes };
+
+	for (unsigned i = 0; i < 20; i++) {
+		struct fake_disk *disk = fake_disk_new("disk", 1 * MIB, 1);
+		struct vublk_bench_config config = load("randrw", VUBLK_BENCH_READ, true, true);
+		struct vublk_bench_result result = { 0 };
+		struct vublk_error e = { 0 };
+		struct vublk_blk *blk;
+
+		config.verify = true;
+		config.number_ios = 2000;
+		config.seed = i;
+		config.fsync_every = i % 2 ? 20 : 0;
+		config.writes_lost = &writes_lost;
+		writes_lost = 0;
+		disk->forget_every = 300 + i;
+		assert_int_equal(vublk_blk_open(disk->path, NULL, &handlers, &blk, &e), 0);
+		assert_int_equal(vublk_bench_run(blk, &config, NULL, NULL, &result, &e), -EOWNERDEAD);
+		assert_non_null(strstr(e.text, "may be lost"));
+		assert_int_equal(vublk_blk_close(blk, 0), 0);
+		fake_disk_free(disk);
+	}
+}
+
 /* --- copy --------------------------------------------------------------------- */
 
 static char *scratch_path(const char *name)
@@ -352,6 +388,7 @@ static struct vublk_copy new_copy(void)
 {
 	return (struct vublk_copy){
 		.request_bytes = 65536, .num_requests = 8, .num_queues = 3, .stall_ms = 500,
+		.flush_bytes = MIB,
 	};
 }
 
@@ -441,6 +478,82 @@ static void test_copy_disk_to_disk(void **state)
 		assert_int_equal(b->content[i], 0);
 	fake_disk_free(a);
 	fake_disk_free(b);
+}
+
+/*
+ * A back-end that is lost again and again, and with it what was not flushed: the copy has to
+ * be right in the end, and to come to one.
+ */
+static void copy_with_losses(struct fake_disk *disk, const char *from, struct vublk_copy copy,
+			     const unsigned char *content, size_t bytes)
+{
+	struct vublk_disk_options reconnects = { { { "reconnect-ms", "10" } }, .count = 1 };
+	struct vublk_error e = { 0 };
+	int ret = vublk_copy_open(&copy, from, disk->path, 0, &reconnects, &e);
+
+	if (!ret)
+		ret = vublk_copy_run(&copy, NULL, NULL, &e);
+	if (ret)
+		fail_msg("%s", e.text);
+	assert_int_equal(copy.done, copy.bytes);
+	vublk_copy_close(&copy);
+	assert_memory_equal(disk->content, content, bytes);
+	assert_memory_equal(disk->stable, content, bytes);
+}
+
+static void test_copy_to_a_volatile_disk(void **state)
+{
+	const size_t bytes = 6 * MIB + 4096;
+	const char *file = scratch_path("file");
+
+	for (unsigned every = 3; every < 64; every = every * 2 + 1)
+		for (unsigned queues = 1; queues <= 4; queues += 3)
+			for (unsigned zeroes = 0; zeroes < 2; zeroes++) {
+				struct fake_disk *disk = fake_disk_new("disk", 8 * MIB, queues);
+				unsigned char *content = make_file(file, bytes);
+				struct vublk_copy copy = new_copy();
+
+				copy.request_bytes = 32768;
+				copy.num_queues = queues;
+				copy.flush_bytes = 512 << 10;
+				disk->info.max_write_zeroes_bytes = zeroes ? 1 << 20 : 0;
+				disk->forget_every = every;
+				disk->max_losses = 30;
+				disk->full_every = 11; /* which never hides a loss for long */
+				copy_with_losses(disk, file, copy, content, bytes);
+				assert_true(disk->losses > 0);
+				free(content);
+				fake_disk_free(disk);
+			}
+}
+
+/* The source is a disk, too, and each loss is survived that leaves time for some flush. */
+static void test_copy_makes_progress_between_losses(void **state)
+{
+	struct fake_disk *a = fake_disk_new("a", 8 * MIB, 2), *b = fake_disk_new("b", 8 * MIB, 2);
+	struct vublk_copy copy = new_copy();
+
+	for (size_t i = 0; i < 8 * MIB; i++)
+		a->content[i] = (unsigned char)(vublk_mix(i >> 9) | 1);
+	copy.num_queues = 2;
+	copy.flush_bytes = 64 * MIB; /* at first more than there is */
+	b->forget_every = 90;        /* and for ever */
+	copy_with_losses(b, a->path, copy, a->content, 8 * MIB);
+	assert_true(b->losses > 0);
+	fake_disk_free(a);
+	fake_disk_free(b);
+}
+
+/* Without reconnect-ms a loss is the end, and flushes on the way would only cost. */
+static void test_copy_flushes_once(void **state)
+{
+	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 4);
+	const char *file = scratch_path("file");
+
+	free(make_file(file, 4 * MIB));
+	run_copy(file, disk->path, 0);
+	assert_int_equal(disk->flushes, 1);
+	fake_disk_free(disk);
 }
 
 static uint64_t allocated_bytes(const char *path)
@@ -585,6 +698,10 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_bench_tells_failures),
 		VUBLK_TEST(test_bench_refuses),
 		VUBLK_TEST(test_bench_json_is_fios),
+		VUBLK_TEST(test_bench_on_a_volatile_disk),
+		VUBLK_TEST(test_copy_to_a_volatile_disk),
+		VUBLK_TEST(test_copy_makes_progress_between_losses),
+		VUBLK_TEST(test_copy_flushes_once),
 		VUBLK_TEST(test_copy_round_trip),
 		VUBLK_TEST(test_copy_disk_to_disk),
 		VUBLK_TEST(test_copy_makes_holes),

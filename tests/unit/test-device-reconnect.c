@@ -403,6 +403,41 @@ static void test_requests_that_came_after_the_loss(void **state)
 	end(&rig, &mock);
 }
 
+/* The warnings of two losses. */
+static unsigned count_warnings(uint64_t lacks_protocol, uint64_t lacks, const char *warn)
+{
+	struct mock mock;
+	struct rig rig;
+	unsigned count;
+
+	mock_init(&mock);
+	mock.protocol_features &= ~lacks_protocol;
+	mock.features &= ~lacks;
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "1");
+	rig_set(&rig, "warn-unflushed", warn);
+	rig_realize(&rig);
+	rig_start(&rig, QUEUES);
+	for (unsigned i = 0; i < 2; i++) {
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_STARTED, 2 + i);
+	}
+	count = rig.num_warnings;
+	end(&rig, &mock);
+	return count;
+}
+
+static void test_unflushed_writes_are_warned_of_once(void **state)
+{
+	uint64_t area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	uint64_t flush = VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
+
+	assert_int_equal(count_warnings(area, 0, "on"), 1);
+	assert_int_equal(count_warnings(area, 0, "off"), 0);
+	assert_int_equal(count_warnings(area, flush, "on"), 0); /* it has no cache */
+	assert_int_equal(count_warnings(0, 0, "on"), 0);        /* it is made to survive */
+}
+
 /* --- the in-flight area ------------------------------------------------------------------- */
 
 static unsigned position(const struct mock *mock, uint32_t request)
@@ -689,6 +724,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_the_write_cache_is_kept),
 		VUBLK_TEST(test_outstanding_requests),
 		VUBLK_TEST(test_requests_that_came_after_the_loss),
+		VUBLK_TEST(test_unflushed_writes_are_warned_of_once),
 		VUBLK_TEST(test_the_area_outlives_back_ends),
 		VUBLK_TEST(test_a_back_end_without_the_area_in_between),
 		VUBLK_TEST(test_bad_areas),

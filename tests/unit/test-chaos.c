@@ -66,6 +66,7 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 
 static int run(struct rig *rig)
 {
+	unlink(rig->config.socket); /* a file, of the run before */
 	return vublk_chaos_run(&rig->config, open_disk, rig, &rig->result, &rig->error);
 }
 

@@ -7,7 +7,9 @@
 #include "backend/queue.h"
 
 #include "backend/kill-point.h"
+#include "proto/serve.h"
 #include "util/fd.h"
+#include "util/memfd.h"
 
 #include <errno.h>
 
@@ -145,4 +147,34 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 	/* The back-end before this one may have died between a completion and its call. */
 	if (queue->call_fd >= 0)
 		vublk_eventfd_signal(queue->call_fd);
+}
+
+/* --- memory that is not shared ------------------------------------------------ */
+
+/* Long enough for a driver that kicks before it adds its first request. */
+#define QUIET_NS UINT64_C(2000000000)
+
+/* A kick without a request is legal, so it says nothing where there is anything in the memory. */
+static void on_quiet(void *opaque)
+{
+	struct vublk_queue *queue = opaque;
+	const struct vublk_memory_map_region *lowest = &queue->map->regions[0];
+
+	if (vublk_device_ring_base(&queue->ring) != queue->first || queue->outstanding ||
+	    queue->phase != VUBLK_QUEUE_GOING ||
+	    !vublk_memory_is_blank(lowest->host, lowest->size_bytes))
+		return;
+	vublk_log_limited(queue->log, &queue->limit, VUBLK_LOG_WARNING,
+			  "queue %u was kicked, and its ring has been empty since it started: %s%s",
+			  queue->index, VUBLK_VU_PRIVATE_MEMORY, VUBLK_VU_SHARE_IT);
+}
+
+/* A driver that writes to another copy of the memory would wait forever without a word. */
+void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop)
+{
+	if (queue->was_kicked)
+		return;
+	queue->was_kicked = true;
+	queue->quiet_timer = (struct vublk_loop_timer){ .fn = on_quiet, .opaque = queue };
+	vublk_loop_timer_arm(loop, &queue->quiet_timer, vublk_now_ns() + QUIET_NS);
 }

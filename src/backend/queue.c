@@ -331,6 +331,8 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 	}
 	queue->map = loan->map;
 	queue->fault = loan->fault;
+	queue->was_kicked = false;
+	queue->first = vublk_device_ring_base(&queue->ring);
 	queue->disk = *disk;
 	queue->call_fd = queue->setup.call_fd;
 	queue->err_fd = queue->setup.err_fd;

@@ -108,6 +108,9 @@ struct vublk_queue {
 	struct vublk_inflight_queue inflight;
 	struct vublk_inflight_rest rest;
 	struct vublk_loop_source kick_source;
+	uint16_t first;      /* where taking began */
+	bool was_kicked;     /* since then */
+	struct vublk_loop_timer quiet_timer; /* from the first kick on */
 	int call_fd, err_fd, peer_fd;
 	struct vublk_request *requests; /* as many as the ring has entries */
 	struct iovec *iovs;
@@ -149,6 +152,9 @@ void vublk_queue_suspend(struct vublk_queue *queue);
 void vublk_queue_reset(struct vublk_queue *queue);
 
 /* The worker's; queue-run.c. */
+
+/* The driver kicked; `loop` is the worker's. */
+void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop);
 
 /* Begins: what the previous back-end left undone is taken again. */
 void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *engine);

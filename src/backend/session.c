@@ -9,6 +9,7 @@
  */
 #include "backend/session.h"
 
+#include "proto/serve.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -138,6 +139,22 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 			  size > overhead ? size - overhead : 1);
 }
 
+/*
+ * Between two memory maps a VMM may share nothing. But when it has just set up a queue,
+ * its memory has been told.
+ */
+static bool has_no_memory(struct vublk_session *session, const struct vublk_queue *queue)
+{
+	if (session->memory.map.num_regions)
+		return false;
+	if (queue == session->concerned && !session->said_no_memory)
+		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_WARNING,
+				  "queue %u does not start: " VUBLK_VU_NO_MEMORY "%s",
+				  queue->index, VUBLK_VU_SHARE_IT);
+	session->said_no_memory |= queue == session->concerned;
+	return true;
+}
+
 /* Starts what is to run and does not. */
 static void start_queues(struct vublk_session *session)
 {
@@ -155,7 +172,7 @@ static void start_queues(struct vublk_session *session)
 		struct vublk_queue *queue = &session->queues[i];
 
 		if (vublk_session_runs(queue) || !vublk_queue_wants_to_run(queue) ||
-		    !session->memory.map.num_regions)
+		    has_no_memory(session, queue))
 			continue;
 		check_seg_max(session, queue);
 		r = vublk_queue_start(queue, &disk, &loan, &error);

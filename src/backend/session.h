@@ -77,6 +77,7 @@ struct vublk_session {
 	/* the operation */
 	enum vublk_session_phase phase;
 	const struct vublk_session_operation *operation;
+	bool said_no_memory;
 	unsigned waiting; /* answers of workers */
 	struct vublk_queue *concerned; /* the queue that the message is about, or NULL */
 	int result;

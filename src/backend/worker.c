@@ -93,6 +93,7 @@ static void on_kick(void *opaque, uint32_t events)
 	 * A kick is level, not count; what it is about is found in the ring. What can
 	 * give no kicks any more (the end of a pipe, say) would be ready for ever.
 	 */
+	vublk_queue_kicked(queue, queue->kick_source.loop);
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(queue->kick_source.fd) < 0)
 		vublk_loop_remove(&queue->kick_source);
 }
@@ -157,6 +158,7 @@ static void remove_queue(struct vublk_worker *worker, struct vublk_queue *queue)
 		vublk_loop_remove(&worker->peer_source);
 	if (queue->kick_source.loop)
 		vublk_loop_remove(&queue->kick_source);
+	vublk_loop_timer_disarm(&queue->quiet_timer);
 	if (queue->setup.kick_fd < 0)
 		worker->polled_queues--;
 	vublk_loop_post(queue->control, &queue->answer_task);

@@ -17,8 +17,10 @@
  */
 #include "bus/vfio-user-private.h"
 
+#include "proto/serve.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/memfd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -301,6 +303,15 @@ static void let_go_on(struct vublk_vfio_user *bus)
 	bus->dma.held = false;
 }
 
+static void check_shared(struct vublk_vfio_user *bus, const struct table *table)
+{
+	const struct vublk_memory_region *lowest = &table->regions[0];
+
+	if (vublk_file_is_blank(lowest->fd, lowest->fd_offset, lowest->size_bytes))
+		vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING, "%s%s",
+				  VUBLK_VU_PRIVATE_MEMORY, VUBLK_VU_SHARE_IT);
+}
+
 int vublk_vfio_user_dma_before_start(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	struct table table;
@@ -309,8 +320,8 @@ int vublk_vfio_user_dma_before_start(struct vublk_vfio_user *bus, struct vublk_e
 	make_table(&bus->dma, &table);
 	if (!table.count)
 		return vublk_error_set(error, EINVAL,
-				       "none of the guest's memory can be mapped; the VMM has to share "
-				       "it (QEMU: -object memory-backend-memfd,share=on,...)");
+				       "none of the guest's memory can be mapped%s", VUBLK_VU_SHARE_IT);
+	check_shared(bus, &table);
 	r = give(bus, &table, error);
 	if (!r)
 		let_go_on(bus);

@@ -16,6 +16,7 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/memfd.h"
 #include "virtio/ring.h"
 
 #include <errno.h>
@@ -267,4 +268,30 @@ bool vublk_relay_memory_find_ring(const struct vublk_relay *relay,
 			 &ring->avail_addr) &&
 	       translate(memory, queue->addr.used_user_addr, vublk_split_used_bytes(size),
 			 &ring->used_addr);
+}
+
+/* --- memory that is not shared ------------------------------------------------- */
+
+void vublk_relay_memory_check_shared(struct vublk_relay *relay)
+{
+	const struct vublk_relay_region *lowest = relay->memory.regions;
+	bool is_set_up = false;
+
+	for (unsigned i = 1; i < relay->memory.num_regions; i++)
+		if (relay->memory.regions[i].region.guest_addr < lowest->region.guest_addr)
+			lowest = &relay->memory.regions[i];
+	for (unsigned i = 0; i < relay->num_queues; i++) {
+		const struct vublk_relay_queue *queue = &relay->queues[i];
+
+		is_set_up |= queue->has_kick && queue->enabled && queue->has_addr;
+	}
+	if (!is_set_up || relay->said_unshared ||
+	    (relay->memory.num_regions &&
+	     !vublk_file_is_blank(lowest->region.fd, lowest->region.fd_offset,
+				  lowest->region.size_bytes)))
+		return;
+	relay->said_unshared = true;
+	vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_WARNING, "%s%s",
+			  relay->memory.num_regions ? VUBLK_VU_PRIVATE_MEMORY :
+			  VUBLK_VU_NO_MEMORY, VUBLK_VU_SHARE_IT);
 }

@@ -152,6 +152,7 @@ void vublk_relay_release(struct vublk_relay *relay)
 {
 	relay->is_held = false;
 	vublk_loop_timer_disarm(&relay->hold_timer);
+	vublk_relay_memory_check_shared(relay);
 }
 
 void vublk_relay_drop_area(struct vublk_relay *relay)

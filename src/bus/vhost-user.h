@@ -109,6 +109,7 @@ struct vublk_relay {
 	bool is_held;      /* rings are not started before the timer, or what ends it */
 	bool is_logging;   /* the device was told to */
 	bool needs_reset;
+	bool said_unshared; /* that the VM's memory is not shared */
 	struct vublk_loop_timer hold_timer;
 	struct vublk_relay_memory memory_before; /* to go back to when a change is refused */
 
@@ -202,6 +203,8 @@ int vublk_relay_memory_give(struct vublk_relay *relay, struct vublk_error *error
 bool vublk_relay_memory_find_ring(const struct vublk_relay *relay,
 				  const struct vublk_relay_queue *queue,
 				  struct vublk_device_queue *ring);
+/* When rings are to start: says once if the VM's memory is not shared. */
+void vublk_relay_memory_check_shared(struct vublk_relay *relay);
 /* How many regions the VMM may have. */
 unsigned vublk_relay_memory_slots(const struct vublk_relay *relay);
 

@@ -8,6 +8,14 @@
  */
 #include "proto/vhost-user.h"
 
+/* Of a VM whose memory is not shared: what is wrong, and what to do about it. */
+#define VUBLK_VU_NO_MEMORY "the front-end shares no memory with this process, so the disk waits for it"
+#define VUBLK_VU_PRIVATE_MEMORY                                                               \
+	"the VM's memory is probably not shared with this process, because a driver runs in it " \
+	"and it contains only zeros"
+#define VUBLK_VU_SHARE_IT                                                                     \
+	"; start the VM with shared memory (QEMU: -object memory-backend-memfd,share=on,...)"
+
 _Static_assert(offsetof(struct vhost_vring_addr, index) == 0, "where a queue's index is");
 _Static_assert(offsetof(struct vhost_vring_state, index) == 0, "where a queue's index is");
 

@@ -3,13 +3,16 @@
 #include "util/memfd.h"
 
 #include "util/atomic.h"
+#include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define MAX_READS 1000 /* of a word that a peer never stops changing */
@@ -114,6 +117,31 @@ int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offse
 				       "; has its owner truncated it?", start + offset + 2);
 	return vublk_error_set(error, EIO, "the memory at offset %" PRIu64 " changes all the time",
 			       start + offset);
+}
+
+bool vublk_memory_is_blank(const void *bytes, uint64_t count)
+{
+	const uint64_t *words = bytes;
+
+	for (uint64_t i = 0; i < VUBLK_MIN(count, VUBLK_BLANK_BYTES) / sizeof(*words); i++)
+		if (vublk_load_relaxed(&words[i]))
+			return false;
+	return true;
+}
+
+bool vublk_file_is_blank(int fd, uint64_t offset, uint64_t count)
+{
+	uint64_t piece[512];
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) || (fs.f_type != TMPFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC))
+		return false;
+	count = VUBLK_MIN(count, VUBLK_BLANK_BYTES);
+	for (uint64_t at = 0; at + sizeof(piece) <= count; at += sizeof(piece))
+		if (pread(fd, piece, sizeof(piece), (off_t)(offset + at)) != sizeof(piece) ||
+		    !vublk_memory_is_blank(piece, sizeof(piece)))
+			return false;
+	return true;
 }
 
 void vublk_unmap(void *address, uint64_t bytes)

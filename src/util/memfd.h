@@ -6,6 +6,7 @@
 
 #include <vublk/error.h>
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -37,6 +38,16 @@ void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fa
  */
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error);
+
+#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* as much as is_blank() looks at */
+
+/*
+ * Whether the first MiB of these bytes is zeros. The beginning of a VM's memory is not,
+ * once the VM runs, unless the VM has a private copy of it. The second reads the file
+ * (of memory; another one is never blank).
+ */
+bool vublk_memory_is_blank(const void *bytes, uint64_t count);
+bool vublk_file_is_blank(int fd, uint64_t offset, uint64_t count);
 
 /* Either kind. NULL and 0 bytes are nothing. */
 void vublk_unmap(void *address, uint64_t bytes);

@@ -18,6 +18,7 @@ class Serve(peer.VublkServe):
     has_legacy = True
     tells_growth = True
     finishes_at_stop = True
+    says_unshared = True
 
     def __init__(self, program, qemu):
         super().__init__(program)
@@ -42,6 +43,7 @@ class Serve(peer.VublkServe):
 class Daemon(peer.StorageDaemon):
     """QEMU's qemu-storage-daemon, with a monitor by which its disk is made larger."""
     has_inflight = False
+    says_unshared = False
     has_legacy = False  # it needs a driver that has accepted VERSION_1
 
     def __init__(self, program, qemu):

@@ -52,9 +52,9 @@ def make_efi_disk(case):
 class Bare(qemu.Process):
     """A machine with nothing but firmware; its console is text."""
 
-    def __init__(self, case, which, arguments):
+    def __init__(self, case, which, arguments, **memory):
         self.console = ''
-        super().__init__(case, which, ['-smp', 1, *arguments], LIMIT_S)
+        super().__init__(case, which, ['-smp', 1, *arguments], LIMIT_S, **memory)
 
     def hear_console(self, piece):
         self.console += piece.decode(errors='replace')
@@ -104,6 +104,36 @@ class SeaBios(groups.Group):
         self.machine.kill()
         for disk in self.disks.values():
             disk.stop()
+
+
+class NotShared(groups.Group):
+    """The firmware waits for its first read forever, so a log has to say why."""
+    cases = [
+        ('memory that is a private copy is named', 'private'),
+        ('memory without a descriptor is named', 'anonymous'),
+    ]
+
+    @classmethod
+    def cases_for(cls, way):
+        """Without a device between, only our own back-end says anything."""
+        return cls.cases if way.door.has_process or way.backend.says_unshared else []
+
+    def expect(self, words, **memory):
+        disk = doors.Disk(self.case, self.way, make_boot_disk(self.case, 'disk', 'never seen'))
+        machine = Bare(self.case, self.way.qemu, disk.arguments(self.way.qemu, bootindex=0),
+                       memory=',share=off', **memory)
+        peer.wait_until(lambda: any(word in self.case.output(disk.door or disk.child) for word in words),
+                        f'no log says {words} of the memory', LIMIT_S)
+        check('share=on' in self.case.output(disk.door or disk.child), 'the log has no advice')
+        machine.kill()
+        disk.stop()
+
+    def private(self):
+        """Newer QEMUs do not share such memory at all."""
+        self.expect(['probably not shared', 'shares no memory'])
+
+    def anonymous(self):
+        self.expect(['shares no memory', "none of the guest's memory can be mapped"], memory_kind='ram')
 
 
 class Ovmf(groups.Group):

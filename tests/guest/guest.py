@@ -25,7 +25,7 @@ import qemu  # noqa: E402
 
 GROUPS = [disk_cases.FourQueues, disk_cases.PluggedIn, disk_cases.OneQueue, disk_cases.SmallQueue,
           disk_cases.ReadOnly,
-          firmware_cases.SeaBios, firmware_cases.Ovmf,
+          firmware_cases.SeaBios, firmware_cases.NotShared, firmware_cases.Ovmf,
           outage_cases.BackendKilled, outage_cases.HugePages, outage_cases.BackendKilledIdle,
           outage_cases.BackendLost, outage_cases.QemuKilled, migration_cases.Moved]
 

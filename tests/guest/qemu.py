@@ -82,14 +82,14 @@ QEMUS = {qemu.name: qemu for qemu in (Qemu, NewerQemu)}
 class Process:
     """One QEMU. Its monitor answers commands and tells events; its console only talks."""
 
-    def __init__(self, case, qemu, arguments, limit_s, memory=''):
+    def __init__(self, case, qemu, arguments, limit_s, memory='', memory_kind='memfd'):
         """`memory`: more options of the guest's memory, each after a comma."""
         self.case, self.limit_s = case, limit_s
         self.monitor, self.events = b'', []
         self.command = qemu.program() + [
             *qemu.firmware, '-no-user-config', '-nodefaults', '-display', 'none',
             '-machine', 'q35,accel=tcg,memory-backend=memory', '-m', MEMORY,
-            '-object', f'memory-backend-memfd,id=memory,size={MEMORY},share=on{memory}', *arguments]
+            '-object', f'memory-backend-{memory_kind},id=memory,size={MEMORY},share=on{memory}', *arguments]
         self.qmp_socket, qmp = socket.socketpair()
         self.console_socket, console = socket.socketpair()
         with qmp, console:

@@ -32,6 +32,7 @@ static void collect(void *opaque, enum vublk_log_level level, const char *text)
 	log->lines++;
 	if (level <= VUBLK_LOG_WARNING)
 		snprintf(log->last, sizeof(log->last), "%s", text);
+	pthread_cond_broadcast(&log->said);
 	pthread_mutex_unlock(&log->lock);
 }
 
@@ -45,6 +46,14 @@ bool rig_log_has(struct rig *rig, const char *words)
 		print_message("the log says '%s', not '%s'\n", rig->log.last, words);
 	pthread_mutex_unlock(&rig->log.lock);
 	return has;
+}
+
+void rig_wait_for_log(struct rig *rig, const char *words)
+{
+	pthread_mutex_lock(&rig->log.lock);
+	while (!strstr(rig->log.last, words))
+		pthread_cond_wait(&rig->log.said, &rig->log.lock);
+	pthread_mutex_unlock(&rig->log.lock);
 }
 
 unsigned rig_log_lines(struct rig *rig)
@@ -69,6 +78,7 @@ static void init(struct rig *rig)
 {
 	memset(rig, 0, sizeof(*rig));
 	pthread_mutex_init(&rig->log.lock, NULL);
+	pthread_cond_init(&rig->log.said, NULL);
 	rig->memory_fd = -1;
 	for (unsigned i = 0; i < RIG_QUEUES; i++)
 		rig->queues[i].kick_fd = rig->queues[i].call_fd = rig->queues[i].err_fd = -1;
@@ -134,6 +144,7 @@ static void free_all(struct rig *rig)
 	vublk_unmap(rig->memory, RIG_MEMORY);
 	vublk_fd_close(&rig->memory_fd);
 	pthread_mutex_destroy(&rig->log.lock);
+	pthread_cond_destroy(&rig->log.said);
 }
 
 void rig_close(struct rig *rig)

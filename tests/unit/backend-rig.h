@@ -35,6 +35,7 @@ struct rig_queue {
 
 struct rig_log {
 	pthread_mutex_t lock;
+	pthread_cond_t said;
 	unsigned lines;
 	char last[VUBLK_ERROR_TEXT_BYTES + 256]; /* warning or error */
 };
@@ -69,6 +70,8 @@ void rig_close_expecting_end(struct rig *rig);
 void rig_wait_for_end(struct rig *rig);
 /* Whether the last warning or error of the log has these words. */
 bool rig_log_has(struct rig *rig, const char *words);
+/* Waits until it has. */
+void rig_wait_for_log(struct rig *rig, const char *words);
 /* How many lines it has, of every level. */
 unsigned rig_log_lines(struct rig *rig);
 

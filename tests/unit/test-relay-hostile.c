@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define BLOCK 4096
@@ -250,6 +251,32 @@ static void test_does_not_read(void **state)
 	relay_close(&relay);
 }
 
+/* A VMM whose memory is a private copy, and one that shares none. */
+static void test_memory_that_is_not_shared(void **state)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct relay relay;
+		struct rig rig;
+
+		relay_open(&relay, NULL);
+		relay_connect(&relay, &rig);
+		rig.memory_fd = vublk_memfd_new("rig", RIG_MEMORY, NULL);
+		rig.memory = mmap(NULL, RIG_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+				  rig.memory_fd, 0);
+		assert_ptr_not_equal(rig.memory, MAP_FAILED);
+		rig_negotiate(&rig);
+		if (!i)
+			assert_int_equal(rig_set_mem_table(&rig), 0);
+		rig_start_queue(&rig, 0, RIG_SIZE, 0);
+		relay_driver_ok(&rig);
+		relay_wait(&relay, i ? "shares no memory with this process" :
+			   "memory is probably not shared with this process");
+		assert_true(relay_has_said(&relay, "share=on"));
+		relay_close_vmm(&relay, &rig);
+		relay_close(&relay);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -262,6 +289,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_odd_descriptors),
 		VUBLK_TEST(test_same_messages),
 		VUBLK_TEST(test_does_not_read),
+		VUBLK_TEST(test_memory_that_is_not_shared),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -297,7 +297,9 @@ static int find_type(const char *spec, const struct vublk_bus_type **type, const
 }
 
 /* Of every bus; overridden by what is given. */
+/* Of the 256 queues that the protocol has, as many as 1,024 open files are enough for. */
 static const struct vublk_option defaults[] = {
+	{ "num-queues-limit", "128" },
 	{ "realize-retries", "0" },
 	{ NULL },
 };

@@ -213,7 +213,7 @@ static void collect_pending(const struct vublk_virtio_pci *pci, uint8_t *bits)
 void vublk_virtio_pci_msix_read(const struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				unsigned bytes)
 {
-	uint8_t bits[VUBLK_VIRTIO_PCI_MAX_VECTORS / 8] = { 0 };
+	uint8_t bits[VUBLK_VIRTIO_PCI_PBA_BYTES] = { 0 };
 
 	if (offset < VUBLK_VIRTIO_PCI_PBA_OFFSET) {
 		vublk_virtio_pci_copy(data, bytes, offset, pci->table, sizeof(pci->table));

@@ -20,7 +20,7 @@
 #include <string.h>
 
 #define LEGACY_BAR_BYTES 128 /* registers and the device's config */
-#define MSIX_BAR_BYTES VUBLK_VIRTIO_PCI_PAGE_BYTES
+#define MSIX_BAR_BYTES (4 * VUBLK_VIRTIO_PCI_PAGE_BYTES)
 #define MODERN_BAR_BYTES (VUBLK_VIRTIO_PCI_NUM_PAGES * VUBLK_VIRTIO_PCI_PAGE_BYTES)
 
 /* What only a legacy driver can make something of. */

@@ -9,7 +9,7 @@
  * interrupts, and passes on what the device calls back.
  *
  * Layout (virtio 1.3, section 4.1):
- *   BAR1  4 KiB memory     MSI-X table at 0, pending bits at 0x800
+ *   BAR1  16 KiB memory    MSI-X table at 0, pending bits at 0x2000
  *   BAR4  16 KiB memory    common config at 0, ISR at 0x1000, device config at 0x2000,
  *                          notifications at 0x3000, four bytes a queue
  *   BAR0  128 bytes I/O    the registers of a legacy driver; transitional devices only
@@ -28,7 +28,7 @@
 
 #define VUBLK_VIRTIO_PCI_NUM_BARS 6
 #define VUBLK_VIRTIO_PCI_CONFIG_BYTES 256
-#define VUBLK_VIRTIO_PCI_MAX_VECTORS 128 /* what the table's half page has room for */
+#define VUBLK_VIRTIO_PCI_MAX_VECTORS (VUBLK_MAX_QUEUES + 1) /* one for the config */
 
 struct vublk_virtio_pci;
 

@@ -50,7 +50,7 @@ static const struct argp_option argp_options[] = {
 	  "Present the device to a VMM there: as a back-end of its own vhost-user-blk device, or "
 	  "as a PCI device" },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0,
-	  "Have N queues (default: as many as the back-end)" },
+	  "Have N queues, 1 to 256 (default: as many as the back-end, at most 128)" },
 	{ "option", 'o', "NAME=VALUE", 0, "Set any property of device and bus; see --list-properties" },
 	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0,
 	  "List the properties of -o, with those of --bus if that is given, and end" },

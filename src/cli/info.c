@@ -328,6 +328,17 @@ static void make_printable(char *text)
 			*text = '?';
 }
 
+/* Some back-ends fill the field up with spaces. */
+static void trim(char *text)
+{
+	size_t leading = strspn(text, " "), length = strlen(text);
+
+	while (length > leading && text[length - 1] == ' ')
+		length--;
+	memmove(text, text + leading, length - leading);
+	text[length - leading] = '\0';
+}
+
 /*
  * Many back-ends have no serial: that is not a failure. `serial` belongs to the
  * disk until it is closed, as one that answers too late may do so until then.
@@ -397,6 +408,7 @@ int vublk_cmd_info(int argc, char **argv)
 	vublk_blk_close(blk, 0);
 	disk.serial[has_serial ? sizeof(disk.serial) - 1 : 0] = '\0';
 	make_printable(disk.serial);
+	trim(disk.serial);
 
 	if (arguments.json)
 		print_json(&disk);

@@ -43,6 +43,22 @@ def stop_relay(case, child, path):
     check(not os.path.exists(path), f'{path} is still there')
 
 
+def many_queues(case):
+    """As many as the back-end, up to the number in --help, and up to the protocol's when asked for."""
+    backend = case.path('backend')
+    server = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--num-queues', 256,
+                         '--socket-path', backend])
+    peer.wait_for_socket(case, server, backend)
+    check('at most 128' in ' '.join(case.run([VUBLK, 'device', '--help']).split()), '--help names no limit')
+    for arguments, queues in (((), 128), (('--num-queues', 200), 200)):
+        child, path = start_relay(case, backend, *arguments)
+        told = json.loads(case.run([VUBLK, 'info', path, '--json']))
+        check(told['max_queues'] == queues, f'the relay has {told["max_queues"]} queues')
+        verify(case, path, '--num-queues', '128', '--iodepth', '2')
+        stop_relay(case, child, path)
+    case.stop(server)
+
+
 def kill(child):
     child.kill()
     child.wait()
@@ -234,6 +250,7 @@ def main():
               ('back-ends that connect', backends_connect),
               ('a back-end that is gone for good', gone_for_good),
               ('ended by signals', signals),
+              ('many queues', many_queues),
               ('misuse', misuse)]
     return peer.main(cases, sys.argv[2:])
 

@@ -52,6 +52,19 @@ def start_bench(case, child, path):
     return bench
 
 
+def serials(case):
+    """Padding is not part of a serial."""
+    path = case.path('sock')
+    for given, told in (('disk 1       ', 'disk 1'), ('  disk', 'disk'), ('   ', None)):
+        child = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--socket-path', path,
+                            '-o', f'serial={given}'])
+        peer.wait_for_socket(case, child, path)
+        check((found := info(case, path).get('serial')) in (told, told or ''), f'the serial is {found!r}')
+        text = case.run([VUBLK, 'info', path])
+        check(not any(line != line.rstrip() for line in text.splitlines()), f'there is padding in\n{text}')
+        case.stop(child)
+
+
 def capabilities(case):
     """As the conventions of vhost-user back-end programs want them."""
     told = json.loads(case.run([VUBLK, 'serve', '--print-capabilities']))
@@ -183,7 +196,7 @@ def as_the_readme_says(case):
 
 
 CASES = [capabilities, a_listening_descriptor, memory_and_null, resized_by_signal, ends_cleanly,
-         drains_under_load, clients_come_and_go, killed_clients, a_stale_socket, garbage_on_the_socket,
+         drains_under_load, serials, clients_come_and_go, killed_clients, a_stale_socket, garbage_on_the_socket,
          as_the_readme_says]
 
 if __name__ == '__main__':

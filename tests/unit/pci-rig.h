@@ -20,7 +20,7 @@
 #define ISR 0x1000
 #define DEVICE_CONFIG 0x2000
 #define NOTIFY 0x3000
-#define PBA 0x800
+#define PBA 0x2000
 
 #define ACKNOWLEDGE 1
 #define DRIVER 2

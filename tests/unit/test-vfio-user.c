@@ -119,7 +119,7 @@ static void test_bad_versions(void **state)
 
 static void test_information(void **state)
 {
-	const uint32_t sizes[VFIO_PCI_NUM_REGIONS] = { 0, 4096, 0, 0, 16384, 0, 0, 4096, 0 };
+	const uint32_t sizes[VFIO_PCI_NUM_REGIONS] = { 0, 16384, 0, 0, 16384, 0, 0, 4096, 0 };
 	const uint32_t counts[VFIO_PCI_NUM_IRQS] = { 1, 0, 5, 1, 1 };
 	struct vfio_rig rig;
 

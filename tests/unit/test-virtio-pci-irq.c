@@ -89,6 +89,33 @@ static bool is_pending(struct irq_rig *irq, unsigned vector)
 	return pci_read(&irq->rig, MSIX_BAR, PBA, 8) & VUBLK_BIT(vector);
 }
 
+static void prepare_many(struct pci_rig *rig)
+{
+	rig->mock.max_queues = VUBLK_MAX_QUEUES;
+	rig_set(&rig->rig, "num-queues-limit", "256");
+}
+
+/* Each queue that the protocol has gets a vector of its own, and so does the config. */
+static void test_a_vector_for_every_queue(void **state)
+{
+	unsigned last = VUBLK_MAX_QUEUES;
+	struct pci_rig rig;
+	int fd;
+
+	pci_rig_init(&rig, false, prepare_many);
+	assert_int_equal(vublk_virtio_pci_num_vectors(rig.pci), last + 1);
+	enable_msix(&rig, true);
+	pci_write(&rig, MSIX_BAR, last * PCI_MSIX_ENTRY_SIZE, 4, 0xfee01000);
+	assert_int_equal(pci_read(&rig, MSIX_BAR, last * PCI_MSIX_ENTRY_SIZE, 4),
+			 0xfee01000);
+	vublk_virtio_pci_raise_vector(rig.pci, last);
+	assert_int_equal(pci_read(&rig, MSIX_BAR, PBA + last / 64 * 8, 8), 1);
+	vublk_virtio_pci_set_vector_fd(rig.pci, last, new_eventfd(&fd));
+	assert_true(was_signalled(fd));
+	vublk_fd_close(&fd);
+	pci_rig_deinit(&rig);
+}
+
 /* --- MSI-X -------------------------------------------------------------------------------------- */
 
 static void test_vectors_that_there_are(void **state)
@@ -349,6 +376,7 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_vectors_that_there_are),
+		VUBLK_TEST(test_a_vector_for_every_queue),
 		VUBLK_TEST(test_calls_go_directly),
 		VUBLK_TEST(test_a_shared_vector),
 		VUBLK_TEST(test_pending_while_not_assigned),

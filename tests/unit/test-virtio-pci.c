@@ -57,7 +57,7 @@ static void expect_bar(struct pci_rig *rig, unsigned bar, uint32_t expected)
 
 static void test_bars_tell_their_size(void **state)
 {
-	const uint32_t modern[] = { 0, 0xfffff000, 0, 0, 0xffffc00c, 0xffffffff };
+	const uint32_t modern[] = { 0, 0xffffc000, 0, 0, 0xffffc00c, 0xffffffff };
 	struct pci_rig rig;
 
 	for (unsigned transitional = 0; transitional < 2; transitional++) {

@@ -127,6 +127,22 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 	return n;
 }
 
+/* The kick for what one look finds may be on its way. For what the next one finds as well it was not sent. */
+#define CERTAIN_LOOKS 2
+
+bool vublk_queue_is_unkicked(struct vublk_queue *queue)
+{
+	if (queue->phase != VUBLK_QUEUE_GOING || queue->setup.kick_fd < 0 ||
+	    !queue->free_requests || vublk_device_ring_enable_kicks(&queue->ring))
+		return false;
+	if (++queue->unkicked == CERTAIN_LOOKS)
+		vublk_log_limited(queue->log, &queue->limit, VUBLK_LOG_WARNING,
+				  "queue %u has requests, and its driver sends no kicks for them, so "
+				  "each waits up to a second to be noticed; start the back-end with "
+				  "--poll=busy for such a driver", queue->index);
+	return true;
+}
+
 void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *engine)
 {
 	struct vublk_error error = { 0 };

@@ -341,6 +341,7 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 	queue->suspends = false;
 	queue->outstanding = 0;
 	queue->pushed = 0;
+	queue->unkicked = 0;
 	change_state(queue, EVENT_START);
 	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->start_task);
 	return 0;

@@ -120,6 +120,7 @@ struct vublk_queue {
 	struct vublk_request *free_requests;
 	unsigned outstanding; /* taken, and not pushed */
 	unsigned pushed;      /* and not published */
+	unsigned unkicked;    /* looks in a row that found requests without a kick */
 	struct vublk_log_limit limit;
 };
 
@@ -161,6 +162,11 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 /* Takes what the driver made available, `max` chains at most, and submits it. How many. */
 unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine,
 			  unsigned max);
+/*
+ * The worker sleeps, and the driver was asked for kicks: whether it has made requests
+ * available without one. Said once it is certain, because nothing else wakes the worker.
+ */
+bool vublk_queue_is_unkicked(struct vublk_queue *queue);
 /* Publishes what was pushed, and calls the driver if it wants to be. */
 void vublk_queue_publish(struct vublk_queue *queue);
 

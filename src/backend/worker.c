@@ -43,6 +43,10 @@
 #define ROUNDS_BETWEEN_LOOKS 32 /* at the loop, while there is work */
 #define PAUSES_BETWEEN_LOOKS 4  /* at the rings, while there is none */
 
+/* After a start a worker that sleeps looks for a driver that sends no kicks. */
+#define UNKICKED_NS UINT64_C(1000000000)
+#define UNKICKED_LOOKS 10 /* that find nothing; then it sleeps undisturbed */
+
 /* On lines of its own: several run side by side. */
 struct vublk_worker {
 	/* the control thread's */
@@ -59,6 +63,9 @@ struct vublk_worker {
 	struct vublk_engine_queue *engine_queue;
 	struct vublk_queue *queues; /* of one session */
 	struct vublk_loop_source peer_source; /* in the loop while there are queues */
+	struct vublk_loop_timer unkicked_timer;
+	unsigned unkicked_looks; /* still to come */
+	bool is_asleep;          /* kicks are asked for, and the loop is waited for */
 	bool quit;
 	unsigned polled_queues; /* whose driver gives no kicks */
 	unsigned rounds;
@@ -94,8 +101,29 @@ static void on_kick(void *opaque, uint32_t events)
 	 * give no kicks any more (the end of a pipe, say) would be ready for ever.
 	 */
 	vublk_queue_kicked(queue, queue->kick_source.loop);
+	queue->unkicked = 0;
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(queue->kick_source.fd) < 0)
 		vublk_loop_remove(&queue->kick_source);
+}
+
+static void look_for_unkicked_later(struct vublk_worker *worker)
+{
+	if (worker->unkicked_looks && worker->queues && worker->poll != VUBLK_POLL_BUSY)
+		vublk_loop_timer_arm(&worker->loop, &worker->unkicked_timer,
+				     vublk_now_ns() + UNKICKED_NS);
+}
+
+/* What it finds is taken when the loop returns. */
+static void on_unkicked_timer(void *opaque)
+{
+	struct vublk_worker *worker = opaque;
+
+	worker->unkicked_looks--;
+	for (struct vublk_queue *queue = worker->queues; queue && worker->is_asleep;
+	     queue = queue->next)
+		if (vublk_queue_is_unkicked(queue))
+			worker->unkicked_looks = UNKICKED_LOOKS;
+	look_for_unkicked_later(worker);
 }
 
 /* The front-end is gone: the control thread will stop the queues. */
@@ -141,6 +169,8 @@ int vublk_worker_add_queue(struct vublk_worker *worker, struct vublk_queue *queu
 		worker->polled_queues++;
 	queue->next = worker->queues;
 	worker->queues = queue;
+	worker->unkicked_looks = UNKICKED_LOOKS;
+	look_for_unkicked_later(worker);
 	vublk_device_ring_disable_kicks(&queue->ring);
 	vublk_queue_begin(queue, worker->engine_queue);
 	commit(worker);
@@ -154,8 +184,10 @@ void vublk_worker_drain_queue(struct vublk_worker *worker, struct vublk_queue *q
 
 static void remove_queue(struct vublk_worker *worker, struct vublk_queue *queue)
 {
-	if (!worker->queues)
+	if (!worker->queues) {
 		vublk_loop_remove(&worker->peer_source);
+		vublk_loop_timer_disarm(&worker->unkicked_timer);
+	}
 	if (queue->kick_source.loop)
 		vublk_loop_remove(&queue->kick_source);
 	vublk_loop_timer_disarm(&queue->quiet_timer);
@@ -291,9 +323,11 @@ static void sleep_until_needed(struct vublk_worker *worker)
 	stop_looking(worker, vublk_poller_gives_up);
 	if (enable_kicks(worker)) {
 		before = poller ? vublk_now_ns() : 0;
+		worker->is_asleep = true;
 		/* A process that was stopped wakes up without having been told what for. */
 		if (!vublk_loop_process(&worker->loop, retry_ms ? (int)retry_ms : -1))
 			vublk_loop_process(&worker->loop, 0);
+		worker->is_asleep = false;
 		if (poller)
 			vublk_poller_slept(poller, vublk_now_ns() - before);
 	}
@@ -418,6 +452,8 @@ int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
 	worker->for_driver.last_ns = VUBLK_POLLER_DRIVER_NS;
 	worker->for_disk.last_ns = VUBLK_POLLER_DISK_NS;
 	worker->quit_task = (struct vublk_loop_task){ .fn = on_quit, .opaque = worker };
+	worker->unkicked_timer = (struct vublk_loop_timer){ .fn = on_unkicked_timer,
+							    .opaque = worker };
 	worker->engine_source = (struct vublk_loop_source){ .fn = on_engine, .opaque = worker };
 	r = start(worker, error);
 	if (r) {

@@ -57,12 +57,13 @@ _Static_assert(sizeof(union vublk_vfio_payload) == VUBLK_VFIO_MAX_PAYLOAD_BYTES,
 /*
  * Where a row is wider than the text:
  * the INFO commands may ask with the larger structures of newer kernels;
- * DMA_MAP without a descriptor is memory that cannot be mapped.
+ * DMA_MAP without a descriptor is memory that cannot be mapped. DMA_UNMAP should have none;
+ * one that comes is closed, because there are clients that send it.
  */
 static const struct vublk_vfio_command_info commands[] = {
 	ROW(VERSION, VERSION, ANY, 0, SERVED),
 	ROW(DMA_MAP, MAP, MAP, 1, SERVED),
-	ROW(DMA_UNMAP, UNMAP, UNMAP, 0, SERVED),
+	ROW(DMA_UNMAP, UNMAP, UNMAP, 1, SERVED),
 	ROW(DEVICE_GET_INFO, DEVICE_INFO, ANY, 0, SERVED),
 	ROW(DEVICE_GET_REGION_INFO, REGION_INFO, ANY, 0, SERVED),
 	ROW(DEVICE_GET_REGION_IO_FDS, 0, ANY, 0, NOT_SERVED),

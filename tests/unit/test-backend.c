@@ -247,6 +247,23 @@ static void test_enable_is_remembered(void **state)
 	rig_close(&rig);
 }
 
+/* A driver that never kicks, as SPDK's: it is served slowly, and that is said once. */
+static void test_a_driver_without_kicks(void **state)
+{
+	struct rig rig;
+
+	rig_open_memory(&rig);
+	rig_start(&rig);
+	/* While the worker looks by itself there is nothing to say. */
+	while (!rig_log_has(&rig, "queue 0 has requests, and its driver sends no kicks")) {
+		rig_add(&rig, 0, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+		vublk_driver_ring_publish(&rig.queues[0].driver);
+		assert_int_equal(rig_take(&rig, 0, NULL), 0);
+	}
+	assert_true(rig_log_has(&rig, "--poll=busy"));
+	rig_close(&rig);
+}
+
 static void test_disabled_queue_rests(void **state)
 {
 	struct rig rig;
@@ -523,6 +540,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_kick_that_is_no_kick),
 		VUBLK_TEST(test_enable_before_kick),
 		VUBLK_TEST(test_enable_is_remembered),
+		VUBLK_TEST(test_a_driver_without_kicks),
 		VUBLK_TEST(test_disabled_queue_rests),
 		VUBLK_TEST(test_without_protocol_features),
 		VUBLK_TEST(test_base_and_restart),

@@ -29,7 +29,7 @@ struct expected {
 static const struct expected commands[] = {
 	{ 1, "VERSION", 4, 8192, 0, true },
 	{ 2, "DMA_MAP", 32, 32, 1, true },
-	{ 3, "DMA_UNMAP", 24, 24, 0, true },
+	{ 3, "DMA_UNMAP", 24, 24, 1, true },
 	{ 4, "DEVICE_GET_INFO", 16, 8192, 0, true },
 	{ 5, "DEVICE_GET_REGION_INFO", 32, 8192, 0, true },
 	{ 6, "DEVICE_GET_REGION_IO_FDS", 0, 8192, 0, false },

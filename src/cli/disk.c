@@ -129,27 +129,6 @@ void vublk_disk_tell_event(void *command, enum vublk_blk_event event,
 		fprintf(stderr, "vublk %s: there is a back-end again\n", (const char *)command);
 }
 
-int vublk_disk_open(const char *command, const char *path,
-		    const struct vublk_disk_options *options,
-		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
-		    struct vublk_error *error)
-{
-	struct vublk_blk_handlers with_log = handlers ? *handlers : (struct vublk_blk_handlers){ 0 };
-	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "reconnect-ms", "0" } };
-
-	/* A command ends with its back-end, unless it was told to wait for another. */
-	memcpy(list + 1, options->list, sizeof(options->list));
-	if (!with_log.event) {
-		with_log.event = vublk_disk_tell_event;
-		with_log.opaque = (void *)(uintptr_t)command;
-	}
-	with_log.log = (struct vublk_log){
-		.fn = vublk_cli_log, .opaque = (void *)command,
-		.level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
-	};
-	return vublk_blk_open(path, list, &with_log, blk, error);
-}
-
 bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 {
 	bool reconnects = false, server = false;
@@ -163,6 +142,31 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 			server = strcmp(option->value, "off");
 	}
 	return reconnects || server;
+}
+
+int vublk_disk_open(const char *command, const char *path,
+		    const struct vublk_disk_options *options,
+		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
+		    struct vublk_error *error)
+{
+	enum vublk_log_level level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR;
+	struct vublk_blk_handlers with_log = handlers ? *handlers : (struct vublk_blk_handlers){ 0 };
+	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "reconnect-ms", "0" } };
+
+	/* Warnings say why a new back-end is refused. */
+	if (vublk_disk_reconnects(options) && level < VUBLK_LOG_WARNING)
+		level = VUBLK_LOG_WARNING;
+	/* A command ends with its back-end, unless it was told to wait for another. */
+	memcpy(list + 1, options->list, sizeof(options->list));
+	if (!with_log.event) {
+		with_log.event = vublk_disk_tell_event;
+		with_log.opaque = (void *)(uintptr_t)command;
+	}
+	with_log.log = (struct vublk_log){
+		.fn = vublk_cli_log, .opaque = (void *)command,
+		.level = level,
+	};
+	return vublk_blk_open(path, list, &with_log, blk, error);
 }
 
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues)

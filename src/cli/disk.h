@@ -28,7 +28,8 @@ extern const struct argp vublk_disk_argp;
 /*
  * Opens the disk. What it says on the way goes to standard error with --verbose
  * only: a failure is one sentence, which the caller prints. Unless reconnect-ms is among
- * the options the loss of the back-end ends it. Where `handlers` hears of no events, that
+ * the options the loss of the back-end ends it; with it, warnings are printed, too: why a
+ * new back-end is refused, for example. Where `handlers` hears of no events, that
  * a back-end is waited for is said here.
  */
 int vublk_disk_open(const char *command, const char *path,

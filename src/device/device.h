@@ -77,7 +77,10 @@ struct vublk_device_reconnect {
 	uint64_t lost_ns;  /* when the outage began; 0: there is none */
 	uint64_t tried_ns; /* the last try */
 	uint64_t pause_ms; /* before the next; doubled each time, up to reconnect-ms */
-	struct vublk_error refusal; /* of the last try; said once */
+	struct vublk_error refusal; /* of the last try */
+	uint32_t said[4];           /* checksums of reasons that were logged; each is, once */
+	unsigned num_said;          /* counts on */
+	struct vublk_log_limit refusal_limit;
 	bool config_changed;        /* what the new back-end says differs */
 	struct vublk_log_limit unflushed_limit;
 	struct vublk_loop_source watch; /* of the socket's directory */

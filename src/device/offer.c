@@ -38,15 +38,16 @@ static int check_features(const struct vublk_device *device,
 	uint64_t missing = promise->accepted & ~device->features;
 	char names[400];
 
+	/* First, because a read-only back-end also lacks what only a writable one offers. */
+	if (promise->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
+	    !(promise->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
+		return vublk_error_set(error, EROFS,
+				       "it is read-only, and the back-end before it was not");
 	list_features(missing, names, sizeof(names));
 	if (missing)
 		return vublk_error_set(error, ENOTSUP,
 				       "it does not offer %s, which the driver has accepted from the "
 				       "back-end before it", names);
-	if (promise->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
-	    !(promise->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
-		return vublk_error_set(error, EROFS,
-				       "it is read-only, and the back-end before it was not");
 	return 0;
 }
 

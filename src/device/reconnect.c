@@ -13,6 +13,7 @@
 #include "device/device.h"
 
 #include "util/checked.h"
+#include "util/crc32c.h"
 #include "util/error.h"
 
 #include <errno.h>
@@ -30,6 +31,7 @@ void vublk_device_reconnect_init(struct vublk_device *device)
 	device->undrained_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	device->reconnect.watch.fn = vublk_device_on_watch;
 	device->reconnect.watch.opaque = device;
+	device->reconnect.refusal_limit = (struct vublk_log_limit){ .burst = 8, .interval_ms = 10000 };
 	device->reconnect.unflushed_limit =
 		(struct vublk_log_limit){ .burst = 1, .interval_ms = WARNING_PAUSE_MS };
 }
@@ -46,6 +48,7 @@ void vublk_device_reconnect_end(struct vublk_device *device)
 	vublk_loop_timer_disarm(&device->connect_timer);
 	device->reconnect.lost_ns = 0;
 	device->reconnect.refusal.code = 0;
+	device->reconnect.num_said = 0;
 	device->reconnect.config_changed = false;
 }
 
@@ -107,15 +110,30 @@ void vublk_device_reconnect_wake(struct vublk_device *device)
 
 /* --- the tries --------------------------------------------------------------------------------- */
 
-/* A reason is said once, however often it is found. */
+/* Of a few reasons that a back-end may alternate between. */
+static bool was_said(struct vublk_device_reconnect *reconnect, const struct vublk_error *error)
+{
+	uint32_t sum = vublk_crc32c(error->text, strlen(error->text));
+	unsigned room = VUBLK_ARRAY_SIZE(reconnect->said);
+
+	for (unsigned i = 0; i < VUBLK_MIN(reconnect->num_said, room); i++)
+		if (reconnect->said[i] == sum)
+			return true;
+	reconnect->said[reconnect->num_said++ % room] = sum;
+	return false;
+}
+
+/* Each reason is logged once per outage, however often it is found. */
 static void say(struct vublk_device *device, const struct vublk_error *error)
 {
-	struct vublk_error *last = &device->reconnect.refusal;
-	bool known = last->code == error->code && !strcmp(last->text, error->text);
+	struct vublk_device_reconnect *reconnect = &device->reconnect;
 
-	vublk_log(&device->log, known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
-		  "cannot reconnect yet: %s", error->text);
-	*last = *error;
+	if (was_said(reconnect, error))
+		vublk_log(&device->log, VUBLK_LOG_DEBUG, "cannot reconnect yet: %s", error->text);
+	else
+		vublk_log_limited(&device->log, &reconnect->refusal_limit, VUBLK_LOG_WARNING,
+				  "cannot reconnect yet: %s", error->text);
+	reconnect->refusal = *error;
 }
 
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error)

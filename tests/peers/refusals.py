@@ -8,6 +8,7 @@ What the tool refuses: each time one sentence on standard error, exit 1 (failed)
 """
 import os
 import pathlib
+import signal
 import socket
 import sys
 import threading
@@ -53,6 +54,12 @@ def uses_of(case, path):
     source = image_file(case, 'source', MIB)
     return [['info', path], ['bench', path, '--rw', 'randread', '--runtime', '1'],
             ['copy', source, path], ['copy', path, case.path('target')]]
+
+
+def ticks_of(child):
+    """Of the processor: it works for its client when they grow."""
+    fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 # --- sockets that are none ----------------------------------------------------------------
@@ -367,11 +374,43 @@ def serve_out_of_descriptors(case):
     check(served and refused, f'of 22 attempts {served} served and {refused} refused')
 
 
+def a_new_back_end_that_does_not_suit(case):
+    """While bench and copy wait, each reason why one is refused is told once."""
+    unsuitable = [(1, [], 'it has 1 queues, and the device has 2'),
+                  (2, ['--read-only'], 'it is read-only, and the back-end before it was not'),
+                  (2, ['-o', 'logical-block-size=4096'], 'its config says 4096 for blk_size')]
+    image, path = image_file(case, size=256 * MIB), case.path('socket')
+    server = peer.VublkServe(VUBLK)
+    waits = ['-o', 'reconnect-ms=5', '--num-queues', '2', '--stall-time', '10m']
+    for command in (['copy', path, case.path('target'), '--requests', '1', '--request-size', '4k', *waits],
+                    ['bench', path, '--numjobs', '2', '--rw', 'randread', '--iodepth', '1', '--number_ios', '50000', *waits]):
+        child, _ = server.start(case, image, 2, path=path)
+        waiting = case.start([VUBLK, *command])
+        peer.wait_until(lambda: ticks_of(child) > 3 or waiting.poll() is not None, 'nothing is read')
+        case.stop(child, signal.SIGKILL)
+        for queues, arguments, reason in unsuitable:
+            path.unlink(missing_ok=True)
+            child, _ = server.start(case, image, queues, path=path, arguments=arguments)
+            peer.wait_until(lambda: reason in case.output(waiting) or waiting.poll() is not None,
+                            f'{command[0]} does not say "{reason}"')
+            check(waiting.poll() is None, f'{command[0]} ended: {case.output(waiting)}')
+            case.stop(child, signal.SIGKILL)
+        path.unlink(missing_ok=True)
+        child, _ = server.start(case, image, 2, path=path)
+        code = case.stop(waiting, 0)
+        told = case.output(waiting)
+        check(code == 0, f'{command[0]} ended with {code}: {told}')
+        for _, _, reason in unsuitable:
+            check(told.count(reason) == 1, f'{reason}: not told once:\n{told}')
+        server.stop(case, child)
+
+
 CASES = [no_such_socket, not_a_socket, nobody_listens, a_path_too_long, device_paths, device_properties,
          chardev_that_becomes_a_file, chaos_socket_that_is_a_file, never_answers, stops_answering,
          closes_at_once, answers_garbage, closes_after_every_byte_count, dies_in_the_middle,
          no_multiple_of_512, images_that_are_none, wrong_options, a_socket_in_use, read_only_written,
-         copy_to_smaller, copy_of_nothing, out_of_descriptors, serve_out_of_descriptors]
+         copy_to_smaller, copy_of_nothing, a_new_back_end_that_does_not_suit, out_of_descriptors,
+         serve_out_of_descriptors]
 
 if __name__ == '__main__':
     if len(sys.argv) < 2:

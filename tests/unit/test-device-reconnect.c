@@ -438,6 +438,44 @@ static void test_unflushed_writes_are_warned_of_once(void **state)
 	assert_int_equal(count_warnings(0, 0, "on"), 0);        /* it is made to survive */
 }
 
+/* Two reasons that take turns, and then others without end: a log has few of them. */
+static void test_each_refusal_is_told_once(void **state)
+{
+	uint64_t features, lacks[] = {
+		VUBLK_BIT(VIRTIO_BLK_F_DISCARD), VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES),
+	};
+	struct mock mock;
+	struct rig rig;
+
+	begin_running(&rig, &mock, "1");
+	features = mock.features;
+	mock.features = features & ~lacks[0];
+	mock_hang_up(&mock);
+	for (unsigned i = 1; i <= 20; i++) {
+		unsigned next = mock.num_connections + 1;
+
+		while (mock.num_connections < next)
+			rig_turn(&rig, 10);
+		mock.features = features & ~lacks[i % 2];
+	}
+	assert_int_equal(rig.num_warnings, 2);
+	for (unsigned bit = 0; bit < 40; bit++) {
+		unsigned next = mock.num_connections + 1;
+
+		mock.features = features & ~(VUBLK_BIT(VIRTIO_BLK_F_FLUSH) | bit % 2 * lacks[0] |
+					     bit / 2 % 2 * lacks[1] |
+					     bit / 4 % 2 * VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX) |
+					     bit / 8 % 2 * VUBLK_BIT(VIRTIO_BLK_F_TOPOLOGY) |
+					     bit / 16 % 2 * VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE));
+		while (mock.num_connections < next)
+			rig_turn(&rig, 10);
+	}
+	assert_in_range(rig.num_warnings, 3, 30); /* a slow machine sees another window */
+	mock.features = features;
+	rig_wait(&rig, RIG_STARTED, 2);
+	end(&rig, &mock);
+}
+
 /* --- the in-flight area ------------------------------------------------------------------- */
 
 static unsigned position(const struct mock *mock, uint32_t request)
@@ -725,6 +763,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_outstanding_requests),
 		VUBLK_TEST(test_requests_that_came_after_the_loss),
 		VUBLK_TEST(test_unflushed_writes_are_warned_of_once),
+		VUBLK_TEST(test_each_refusal_is_told_once),
 		VUBLK_TEST(test_the_area_outlives_back_ends),
 		VUBLK_TEST(test_a_back_end_without_the_area_in_between),
 		VUBLK_TEST(test_bad_areas),

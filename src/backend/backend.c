@@ -146,12 +146,12 @@ static void on_rescan(void *opaque, uint32_t events)
 
 void vublk_backend_stop(struct vublk_backend *backend)
 {
-	vublk_eventfd_signal(backend->stop_fd);
+	vublk_eventfd_write(backend->stop_fd);
 }
 
 void vublk_backend_rescan(struct vublk_backend *backend)
 {
-	vublk_eventfd_signal(backend->rescan_fd);
+	vublk_eventfd_write(backend->rescan_fd);
 }
 
 /* --- opening --------------------------------------------------------------- */

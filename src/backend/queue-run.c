@@ -59,10 +59,10 @@ void vublk_queue_publish(struct vublk_queue *queue)
 	call = vublk_device_ring_publish(&queue->ring);
 	vublk_kill_point(VUBLK_KILL_AFTER_USED_INDEX);
 	vublk_inflight_queue_publish(&queue->inflight, vublk_device_ring_used(&queue->ring));
-	if (!call || queue->call_fd < 0)
+	if (!call || queue->call_fd < 0 || vublk_load_relaxed(&queue->is_muted))
 		return;
 	vublk_kill_point(VUBLK_KILL_BEFORE_CALL);
-	vublk_eventfd_signal(queue->call_fd);
+	vublk_eventfd_write(queue->call_fd); /* if it blocks, vublk_queue_unblock() helps */
 }
 
 /* --- the ring -------------------------------------------------------------- */

@@ -339,12 +339,21 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 	queue->peer_fd = loan->peer_fd;
 	queue->phase = VUBLK_QUEUE_GOING;
 	queue->suspends = false;
+	queue->is_muted = false;
 	queue->outstanding = 0;
 	queue->pushed = 0;
 	queue->unkicked = 0;
 	change_state(queue, EVENT_START);
 	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->start_task);
 	return 0;
+}
+
+bool vublk_queue_unblock(struct vublk_queue *queue)
+{
+	if (!vublk_eventfd_unblock(queue->setup.call_fd))
+		return false;
+	vublk_store_relaxed(&queue->is_muted, true);
+	return true;
 }
 
 void vublk_queue_stop(struct vublk_queue *queue)

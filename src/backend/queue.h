@@ -112,6 +112,7 @@ struct vublk_queue {
 	bool was_kicked;     /* since then */
 	struct vublk_loop_timer quiet_timer; /* from the first kick on */
 	int call_fd, err_fd, peer_fd;
+	bool is_muted; /* by the control thread: the peer blocks the worker with call_fd */
 	struct vublk_request *requests; /* as many as the ring has entries */
 	struct iovec *iovs;
 	struct iovec *dirty_iovs; /* NULL until there was a log */
@@ -148,6 +149,13 @@ void vublk_queue_stop(struct vublk_queue *queue);
  * as the in-flight area has it, to be taken again by whoever starts the ring next.
  */
 void vublk_queue_suspend(struct vublk_queue *queue);
+
+/*
+ * Frees the worker if it is blocked in a call of this queue, which runs, because the
+ * front-end keeps the descriptor full; there are no calls from then on. Whether it was: it
+ * may have to be repeated until the worker answers.
+ */
+bool vublk_queue_unblock(struct vublk_queue *queue);
 
 /* Forgets what was said, save the notifiers that are not of one start. */
 void vublk_queue_reset(struct vublk_queue *queue);

@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,14 @@
 
 /* Messages served before other descriptors of the loop have their turn. */
 #define MESSAGES_AT_ONCE 16
+
+/*
+ * When a worker that does not answer may be blocked by the front-end, how soon that is
+ * looked at again once it was, and how often at a time.
+ */
+#define WORKER_TIMEOUT_NS UINT64_C(100000000)
+#define UNBLOCK_AGAIN_NS UINT64_C(1000000)
+#define UNBLOCKS_AT_ONCE 16
 
 static void go_on(struct vublk_session *session);
 
@@ -33,11 +42,61 @@ bool vublk_session_runs(const struct vublk_queue *queue)
 	return queue->state != VUBLK_QUEUE_STOPPED;
 }
 
+/*
+ * Whether a worker was blocked by a call descriptor that is full. An honest front-end has
+ * none, so its session ends.
+ */
+static bool unblock_workers(struct vublk_session *session)
+{
+	bool was_blocked = false;
+
+	for (unsigned i = 0; i < session->owner->num_queues; i++) {
+		struct vublk_queue *queue = &session->queues[i];
+		bool is_known = queue->is_muted;
+
+		if (!vublk_session_runs(queue) || !vublk_queue_unblock(queue))
+			continue;
+		was_blocked = true;
+		if (!is_known)
+			vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_ERROR,
+					  "the connection is closed: the front-end keeps the call "
+					  "descriptor of queue %u full, which blocks the thread "
+					  "that serves the queue", i);
+		session->wants_end = true;
+	}
+	return was_blocked;
+}
+
+/* A worker that does not answer has slow requests under way, or a peer blocks it. */
+static void on_worker_timer(void *opaque)
+{
+	struct vublk_session *session = opaque;
+	bool was_blocked = false;
+
+	if (!session->waiting)
+		return;
+	for (unsigned i = 0; i < UNBLOCKS_AT_ONCE && unblock_workers(session); i++) {
+		was_blocked = true;
+		sched_yield();
+	}
+	vublk_loop_timer_arm(session->owner->loop, &session->worker_timer, vublk_now_ns() +
+			     (was_blocked ? UNBLOCK_AGAIN_NS : WORKER_TIMEOUT_NS));
+}
+
+/* The timer is not disarmed when the answer is there: it costs a system call, too. */
+static void wait_for_worker(struct vublk_session *session)
+{
+	if (!session->worker_timer.loop)
+		vublk_loop_timer_arm(session->owner->loop, &session->worker_timer,
+				     vublk_now_ns() + WORKER_TIMEOUT_NS);
+	session->waiting++;
+}
+
 void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue *queue)
 {
 	if (queue->state != VUBLK_QUEUE_RUNNING)
 		return;
-	session->waiting++;
+	wait_for_worker(session);
 	vublk_queue_stop(queue);
 }
 
@@ -45,7 +104,7 @@ void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_que
 {
 	if (queue->state != VUBLK_QUEUE_RUNNING)
 		return;
-	session->waiting++;
+	wait_for_worker(session);
 	vublk_queue_suspend(queue);
 }
 
@@ -177,7 +236,7 @@ static void start_queues(struct vublk_session *session)
 		check_seg_max(session, queue);
 		r = vublk_queue_start(queue, &disk, &loan, &error);
 		if (!r)
-			session->waiting++;
+			wait_for_worker(session);
 		else if (!waits_for_memory(session, queue, r, &error))
 			start_failed(session, queue, r, &error);
 	}
@@ -499,6 +558,8 @@ int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 	session->write_cache = owner->write_cache;
 	session->limit = (struct vublk_log_limit){ .burst = 10, .interval_ms = 10000 };
 	session->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = session };
+	session->worker_timer.fn = on_worker_timer;
+	session->worker_timer.opaque = session;
 	session->end_task = (struct vublk_loop_task){ .fn = on_end, .opaque = session };
 	vublk_channel_init(&session->channel, fd);
 	r = make_queues(session, error);
@@ -519,6 +580,7 @@ void vublk_session_free(struct vublk_session *session)
 	if (!session)
 		return;
 	vublk_loop_remove(&session->source);
+	vublk_loop_timer_disarm(&session->worker_timer);
 	vublk_back_channel_close(&session->back_channel);
 	vublk_channel_deinit(&session->channel);
 	vublk_vu_message_deinit(&session->request);

@@ -79,6 +79,7 @@ struct vublk_session {
 	const struct vublk_session_operation *operation;
 	bool said_no_memory;
 	unsigned waiting; /* answers of workers */
+	struct vublk_loop_timer worker_timer; /* while there are some, and a little longer */
 	struct vublk_queue *concerned; /* the queue that the message is about, or NULL */
 	int result;
 	struct vublk_error error;

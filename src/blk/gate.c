@@ -4,10 +4,14 @@
  */
 #include "blk/gate.h"
 
+#include "util/fd.h"
+
 #include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#define YIELDS_BETWEEN_LOOKS 64 /* at the kick descriptor, while the owner is inside */
 
 static bool membarrier(int command)
 {
@@ -15,8 +19,9 @@ static bool membarrier(int command)
 }
 
 /* Registering is once a process, and nothing when it was done before. */
-void vublk_blk_gate_init(struct vublk_blk_gate *gate)
+void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd)
 {
+	gate->kick_fd = kick_fd;
 	gate->asymmetric = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
 	gate->closed = 0;
 	gate->inside = 0;
@@ -29,7 +34,8 @@ void vublk_blk_gate_deinit(struct vublk_blk_gate *gate)
 }
 
 /*
- * The owner is never inside for long: it sleeps outside. A barrier that worked when the
+ * The owner is never inside for long: it sleeps outside, and if a peer blocks it in a kick,
+ * it is freed. A barrier that worked when the
  * queue was made works now; should it not, a process-wide one does the same, slowly.
  */
 void vublk_blk_gate_close(struct vublk_blk_gate *gate)
@@ -38,8 +44,11 @@ void vublk_blk_gate_close(struct vublk_blk_gate *gate)
 	vublk_store_seq(&gate->closed, 1); /* E */
 	if (gate->asymmetric && !membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
 		membarrier(MEMBARRIER_CMD_GLOBAL);
-	while (vublk_load_seq(&gate->inside)) /* E, G */
+	for (unsigned i = 1; vublk_load_seq(&gate->inside); i++) { /* E, G */
+		if (i % YIELDS_BETWEEN_LOOKS == 0)
+			vublk_eventfd_unblock(gate->kick_fd);
 		sched_yield();
+	}
 }
 
 void vublk_blk_gate_open(struct vublk_blk_gate *gate)

@@ -28,12 +28,14 @@ struct vublk_blk_gate {
 	bool asymmetric; /* the disk's thread has membarrier(2) */
 	/* read by the owner, seldom written */
 	unsigned closed;
+	int kick_fd; /* inside, the owner may be blocked in a write to it */
 	pthread_mutex_t lock; /* held by the disk's thread from close to open */
 	/* the owner's */
 	unsigned inside __attribute__((aligned(VUBLK_CACHE_LINE)));
 };
 
-void vublk_blk_gate_init(struct vublk_blk_gate *gate);
+/* `kick_fd` is borrowed: what the owner kicks a peer with inside the gate. */
+void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd);
 void vublk_blk_gate_deinit(struct vublk_blk_gate *gate);
 
 /* The disk's thread: returns when the owner is outside, and keeps it there. */

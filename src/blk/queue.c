@@ -120,7 +120,7 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->log = setup->log;
 	queue->log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	queue->table_entries = table_entries(queue->size, queue->has_indirect);
-	vublk_blk_gate_init(&queue->gate);
+	vublk_blk_gate_init(&queue->gate, setup->bus->kick_fd);
 	vublk_blk_queue_bind(queue);
 	r = vublk_driver_ring_init(&queue->ring, &setup->bus->ring, queue->size, 0,
 				   setup->features, error);
@@ -213,7 +213,7 @@ static void kick(struct vublk_blk_queue *queue)
 		return;
 	queue->unpublished = false;
 	if (vublk_driver_ring_publish(&queue->ring))
-		vublk_eventfd_signal(queue->bus->kick_fd);
+		vublk_eventfd_write(queue->bus->kick_fd); /* the disk's thread frees it */
 }
 
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue)

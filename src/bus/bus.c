@@ -109,7 +109,7 @@ static void on_stop(void *opaque, uint32_t events)
 
 void vublk_bus_stop(struct vublk_bus *bus)
 {
-	vublk_eventfd_signal(bus->stop_fd);
+	vublk_eventfd_write(bus->stop_fd);
 }
 
 /* --- clients --------------------------------------------------------------- */

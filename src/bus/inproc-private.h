@@ -84,6 +84,7 @@ struct vublk_inproc {
 	enum vublk_inproc_await await;
 	enum vublk_inproc_link link;
 	struct vublk_loop_timer fail_timer;
+	struct vublk_loop_timer kick_timer;
 	bool quit;
 	struct vublk_error failure; /* why the rings are being taken back; code 0: they are not */
 	struct vublk_inproc_memory memory; /* its table of regions: read by any thread */
@@ -137,5 +138,11 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *bus, const struct vublk_er
 /* Nothing is completed any more; the driver is told once. */
 void vublk_inproc_end(struct vublk_inproc *bus, const struct vublk_error *error);
 void vublk_inproc_on_fail_timer(void *opaque);
+
+/* --- inproc-kick.c ---------------------------------------------------------------- */
+
+/* From now on a driver that the back-end blocks in a kick is freed within a second. */
+void vublk_inproc_watch_kicks(struct vublk_inproc *bus);
+void vublk_inproc_on_kick_timer(void *opaque);
 
 #endif

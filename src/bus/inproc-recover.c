@@ -185,6 +185,7 @@ void vublk_inproc_on_started(struct vublk_inproc *bus)
 
 	vublk_loop_timer_disarm(&bus->fail_timer);
 	vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_STARTED, NULL);
+	vublk_inproc_watch_kicks(bus);
 	/* The call of a completion may have been lost with the back-end. */
 	for (unsigned i = 0; i < bus->num_queues && was_out; i++)
 		vublk_eventfd_signal(bus->queues[i].call_fd);

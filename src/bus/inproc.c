@@ -196,6 +196,7 @@ static int do_quit(struct vublk_inproc *bus, void *args, struct vublk_error *err
 {
 	vublk_loop_remove(&bus->device_source);
 	vublk_loop_timer_disarm(&bus->fail_timer);
+	vublk_loop_timer_disarm(&bus->kick_timer);
 	vublk_device_unrealize(bus->device);
 	bus->quit = true;
 	return 0;
@@ -317,6 +318,8 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	bus->fail_task.opaque = bus;
 	bus->fail_timer.fn = vublk_inproc_on_fail_timer;
 	bus->fail_timer.opaque = bus;
+	bus->kick_timer.fn = vublk_inproc_on_kick_timer;
+	bus->kick_timer.opaque = bus;
 	vublk_inproc_memory_init(&bus->memory);
 	pthread_mutex_init(&bus->call_lock, NULL);
 	pthread_mutex_init(&bus->lock, NULL);

@@ -3,8 +3,8 @@
  * SET_IRQS: the client's eventfds and masks, checked as a whole before the first of
  * them is used.
  *
- * An eventfd is written to here and in the back-end's process, so it has to be one that
- * never blocks; a file of another kind is refused, whoever serves it. None is read from:
+ * An eventfd is written to here and in the back-end's process; a file of another kind is
+ * refused, because writing to it may block. None is read from:
  * a client that gave the same one to be signalled and to unmask by would keep the loop
  * busy for nothing.
  *
@@ -16,11 +16,7 @@
 #include "util/fd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
 /* --- what there is ----------------------------------------------------------------------------- */
 
@@ -91,28 +87,12 @@ static int check_data(const struct vublk_vfio_irq_set *set, uint32_t data_bytes,
 	return 0;
 }
 
-static bool is_eventfd(int fd)
-{
-	static const char wanted[] = "anon_inode:[eventfd]";
-	char path[64], target[sizeof(wanted)];
-	ssize_t bytes;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	bytes = readlink(path, target, sizeof(target));
-	return bytes == (ssize_t)strlen(wanted) && !memcmp(target, wanted, strlen(wanted));
-}
-
 static int check_fds(const struct vublk_vfio_message *message, struct vublk_error *error)
 {
 	for (unsigned i = 0; i < message->num_fds; i++) {
-		int fd = message->fds[i];
-
-		if (!is_eventfd(fd))
+		if (vublk_eventfd_check(message->fds[i], NULL) < 0)
 			return vublk_error_set(error, EINVAL,
 					       "file descriptor %u of SET_IRQS is no eventfd", i);
-		if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
-			return vublk_error_set_errno(error, errno,
-						     "an eventfd of SET_IRQS cannot be used");
 	}
 	return 0;
 }

@@ -11,7 +11,6 @@
 #include "util/fd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 
 /* --- queues ---------------------------------------------------------------- */
@@ -96,11 +95,20 @@ bool vublk_vu_skips_drain(uint32_t request, uint64_t features)
 	return features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
 }
 
+/* What is waited for has to be an eventfd; a call is only written. */
+static int check_vring_fd(struct vublk_vu_message *request, struct vublk_error *error)
+{
+	if (request->header.request == VUBLK_VU_SET_VRING_CALL)
+		return vublk_callfd_check(&request->fds[0], error);
+	return vublk_eventfd_check(request->fds[0], error);
+}
+
 int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error)
 {
 	const char *name = vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request);
 	uint64_t known = VUBLK_VU_VRING_INDEX_MASK | VUBLK_VU_VRING_NO_FD;
 	bool has_fd = !(request->payload.u64 & VUBLK_VU_VRING_NO_FD);
+	int r = 0;
 
 	if (request->payload.u64 & ~known)
 		return vublk_error_set(error, EPROTO, "%s has the unknown flags 0x%" PRIx64, name,
@@ -110,10 +118,15 @@ int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vub
 				       "its flags say %u", name,
 				       (unsigned)(request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK),
 				       request->num_fds, has_fd);
+	if (has_fd)
+		r = check_vring_fd(request, error);
+	if (r) {
+		vublk_error_prepend(error, "%s of queue %u", name,
+				    (unsigned)(request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK));
+		return r;
+	}
 	vublk_fd_close(fd);
 	*fd = vublk_vu_message_take_fd(request, 0);
-	if (*fd >= 0)
-		fcntl(*fd, F_SETFL, fcntl(*fd, F_GETFL) | O_NONBLOCK);
 	return 0;
 }
 

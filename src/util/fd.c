@@ -3,8 +3,6 @@
 #include "util/fd.h"
 
 #include <errno.h>
-#include <stdint.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 void vublk_fd_close(int *fd)
@@ -29,34 +27,4 @@ int vublk_fd_steal(int *fd)
 
 	*fd = -1;
 	return taken;
-}
-
-int vublk_eventfd_new(void)
-{
-	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-
-	return fd < 0 ? -errno : fd;
-}
-
-void vublk_eventfd_signal(int fd)
-{
-	const uint64_t one = 1;
-	ssize_t n;
-
-	do
-		n = write(fd, &one, sizeof(one));
-	while (n < 0 && errno == EINTR);
-}
-
-int vublk_eventfd_clear(int fd)
-{
-	uint64_t count;
-	ssize_t n;
-
-	do
-		n = read(fd, &count, sizeof(count));
-	while (n < 0 && errno == EINTR);
-	if (n < 0 && errno != EAGAIN)
-		return -errno;
-	return n ? n == (ssize_t)sizeof(count) : -EPIPE;
 }

@@ -105,7 +105,7 @@ void vublk_loop_post(struct vublk_loop *loop, struct vublk_loop_task *task)
 		task->next = NULL;
 		*loop->tasks_end = task;
 		loop->tasks_end = &task->next;
-		vublk_eventfd_signal(loop->wake_fd);
+		vublk_eventfd_write(loop->wake_fd);
 	}
 	pthread_mutex_unlock(&loop->lock);
 }
@@ -160,7 +160,7 @@ static void on_wake_fd(void *opaque, uint32_t events)
 			return;
 		task->fn(task->opaque);
 	}
-	vublk_eventfd_signal(loop->wake_fd);
+	vublk_eventfd_write(loop->wake_fd);
 }
 
 /* --- descriptors ---------------------------------------------------------- */

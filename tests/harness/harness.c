@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <pthread.h>
 #include <signal.h>
@@ -55,6 +56,18 @@ unsigned vublk_test_count_mappings(void)
 			count++;
 	fclose(maps);
 	return count;
+}
+
+void vublk_test_fill_eventfd(int fd)
+{
+	const uint64_t most = UINT64_MAX - 1;
+	uint64_t before;
+
+	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	while (write(fd, &most, sizeof(most)) < 0 && errno == EAGAIN)
+		if (read(fd, &before, sizeof(before)) < 0 && errno != EAGAIN)
+			break;
+	assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
 }
 
 static struct resources count_resources(void)

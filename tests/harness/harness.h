@@ -52,4 +52,7 @@ unsigned vublk_test_count_fds(void);
 /* Mappings of this process that have a file behind them, memfds included. */
 unsigned vublk_test_count_mappings(void);
 
+/* As a peer may do it: the next write(2) to the eventfd blocks, whatever its flags were. */
+void vublk_test_fill_eventfd(int fd);
+
 #endif

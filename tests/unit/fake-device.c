@@ -6,6 +6,8 @@
  */
 #include "fake-device.h"
 
+#include "harness.h"
+
 #include "util/atomic.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -747,6 +749,11 @@ void fake_disable_kicks(unsigned queue)
 void fake_call(unsigned queue)
 {
 	vublk_eventfd_signal(queues[queue].queue.call_fd);
+}
+
+void fake_block_kicks(unsigned queue)
+{
+	vublk_test_fill_eventfd(queues[queue].queue.kick_fd);
 }
 
 unsigned fake_kicks(unsigned queue)

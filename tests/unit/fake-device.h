@@ -97,6 +97,8 @@ struct vublk_split_ring fake_map_ring(unsigned queue);
 void fake_unmap_ring(void);
 /* As a back-end that polls: it wants no kicks. */
 void fake_disable_kicks(unsigned queue);
+/* The next kick blocks the thread that makes it. */
+void fake_block_kicks(unsigned queue);
 /* Calls without a reason. */
 void fake_call(unsigned queue);
 

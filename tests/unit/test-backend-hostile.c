@@ -121,70 +121,12 @@ static void test_same_message_many_times(void **state)
 	rig_close(&rig);
 }
 
-/* A call that would block whoever makes it blocks nobody. */
-static void test_call_that_blocks(void **state)
-{
-	struct rig rig;
-	int pipes[2];
-	char page[4096] = { 0 };
-
-	rig_open_memory(&rig);
-	rig_start(&rig);
-	assert_int_equal(pipe(pipes), 0);
-	assert_int_equal(fcntl(pipes[1], F_SETFL, O_NONBLOCK), 0);
-	while (write(pipes[1], page, sizeof(page)) > 0)
-		;
-	assert_int_equal(fcntl(pipes[1], F_SETFL, 0), 0);
-	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0, pipes[1]), 0);
-	rig_add(&rig, 0, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
-	rig_kick(&rig, 0);
-	rig_get_base(&rig, 0);
-	close(pipes[0]);
-	close(pipes[1]);
-	rig_close(&rig);
-}
-
 /* --- a driver that rewrites what it gave --------------------------------------- */
 
 struct scribbler {
 	struct rig *rig;
 	bool stop; /* atomic */
 };
-
-static unsigned reads_of_nothing;
-
-ssize_t __real_read(int fd, void *to, size_t bytes);
-ssize_t __wrap_read(int fd, void *to, size_t bytes);
-
-ssize_t __wrap_read(int fd, void *to, size_t bytes)
-{
-	ssize_t n = __real_read(fd, to, bytes);
-
-	if (!n)
-		vublk_store_relaxed(&reads_of_nothing, vublk_load_relaxed(&reads_of_nothing) + 1);
-	return n;
-}
-
-/* A kick descriptor that is at its end stays readable for ever; the worker must not. */
-static void test_kick_that_ends(void **state)
-{
-	struct rig rig;
-	int pair[2];
-
-	rig_open_memory(&rig);
-	rig_start(&rig);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, pair[0]), 0);
-	shutdown(pair[1], SHUT_WR);
-	while (!vublk_load_relaxed(&reads_of_nothing))
-		sched_yield();
-	for (unsigned i = 0; i < 1000; i++)
-		rig_get_u64(&rig, VUBLK_VU_GET_FEATURES);
-	assert_int_equal(vublk_load_relaxed(&reads_of_nothing), 1);
-	close(pair[0]);
-	close(pair[1]);
-	rig_close(&rig);
-}
 
 static void *scribble(void *opaque)
 {
@@ -416,8 +358,6 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_gone_at_each_byte),
 		VUBLK_TEST_LONG(test_flat_after_many, 300),
 		VUBLK_TEST(test_same_message_many_times),
-		VUBLK_TEST(test_call_that_blocks),
-		VUBLK_TEST(test_kick_that_ends),
 		VUBLK_TEST_LONG(test_descriptors_rewritten, 300),
 		VUBLK_TEST(test_front_ends_come_and_go),
 		VUBLK_TEST(test_write_cache_outlives_a_front_end),

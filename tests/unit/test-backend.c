@@ -190,9 +190,7 @@ static void test_kick_that_is_no_kick(void **state)
 	fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	assert_true(fd >= 0);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1, fd), 1);
-	assert_true(rig_log_has(&rig, "cannot watch descriptor"));
-	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
-					  rig.queues[1].kick_fd), 0);
+	assert_true(rig_log_has(&rig, "SET_VRING_KICK of queue 1: the descriptor is not an eventfd"));
 	assert_int_equal(rig_io(&rig, 1, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
 	vublk_fd_close(&fd);
 	rig_close(&rig);

@@ -5,7 +5,9 @@
 #include <vublk/blk.h>
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* --- the back-end breaks the ring --------------------------------------------------------------- */
 
@@ -192,6 +194,52 @@ static void test_needs_reset(void **state)
 	tear_down(blk);
 }
 
+/* --- the back-end blocks kicks ------------------------------------------------------------------- */
+
+static void *read_one(void *opaque)
+{
+	read_many(opaque, 0, 1);
+	return NULL;
+}
+
+static void expect_failed_read(struct vublk_blk *blk)
+{
+	struct vublk_blk_completion c;
+
+	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), &c, 1, 1, -1, &error), 1);
+	assert_int_equal(c.result, -ENOTCONN);
+}
+
+/* The thread that submits returns, and the back-end is left. */
+static void test_kick_that_blocks(void **state)
+{
+	struct vublk_blk *blk = set_up();
+
+	fake_block_kicks(0);
+	read_one(blk);
+	expect_failed_read(blk);
+	assert_non_null(strstr(told.text, "keeps the kick descriptor of queue 0 full"));
+	tear_down(blk);
+}
+
+/* The loss of the back-end is handled, although a thread is blocked by it. */
+static void test_kick_that_blocks_and_the_back_end_goes(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct fake_request request;
+	pthread_t thread;
+
+	fake_block_kicks(0);
+	assert_int_equal(pthread_create(&thread, NULL, read_one, blk), 0);
+	while (!fake_take(0, &request))
+		sched_yield();
+	fake_disconnect("it goes");
+	pthread_join(thread, NULL);
+	expect_failed_read(blk);
+	tear_down(blk);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -201,6 +249,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_scribbled_rings),
 		VUBLK_TEST(test_memory_goes_under_a_request),
 		VUBLK_TEST(test_needs_reset),
+		VUBLK_TEST(test_kick_that_blocks),
+		VUBLK_TEST(test_kick_that_blocks_and_the_back_end_goes),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

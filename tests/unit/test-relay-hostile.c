@@ -175,7 +175,7 @@ static void test_any_order(void **state)
 	relay_close(&relay);
 }
 
-/* Descriptors that are no eventfds, and one that would block whoever writes to it. */
+/* Descriptors that are not eventfds, of which a call may be one. */
 static void test_odd_descriptors(void **state)
 {
 	char page[4096] = { 0 };
@@ -190,13 +190,36 @@ static void test_odd_descriptors(void **state)
 	while (write(pipes[1], page, sizeof(page)) > 0)
 		;
 	assert_int_equal(fcntl(pipes[1], F_SETFL, 0), 0);
-	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_ERR, 0, pipes[1]), 0);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_ERR, 0, pipes[1]), 1);
+	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, pipes[1]), 1);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0, pipes[1]), 0);
 	close(pipes[0]);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0, pipes[1]), 0);
 	close(pipes[1]);
 	relay_close_vmm(&relay, &rig);
 	check_whole(&relay);
+	relay_close(&relay);
+}
+
+/* All that the relay signals would block a writer: after an outage, and where it reports one. */
+static void test_full_descriptors(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_start_vmm(&relay, &rig, 1);
+	vublk_test_fill_eventfd(rig.queues[0].call_fd);
+	vublk_test_fill_eventfd(rig.queues[0].err_fd);
+	vublk_test_fill_eventfd(rig.queues[0].kick_fd);
+	relay_kill_backend(&relay);
+	vublk_test_fill_eventfd(rig.queues[0].kick_fd);
+	relay_start_backend(&relay, NULL);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	relay_close_vmm(&relay, &rig);
+	relay_start_vmm(&relay, &rig, 1);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
+	relay_close_vmm(&relay, &rig);
 	relay_close(&relay);
 }
 
@@ -287,6 +310,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_bad_rings),
 		VUBLK_TEST(test_any_order),
 		VUBLK_TEST(test_odd_descriptors),
+		VUBLK_TEST(test_full_descriptors),
 		VUBLK_TEST(test_same_messages),
 		VUBLK_TEST(test_does_not_read),
 		VUBLK_TEST(test_memory_that_is_not_shared),

@@ -372,6 +372,25 @@ static void test_msix_is_switched_off(void **state)
 	end(&irq);
 }
 
+/* A client that has filled its eventfds, and would block a writer, does not stop the device. */
+static void test_full_eventfds(void **state)
+{
+	struct irq_rig irq;
+
+	begin(&irq, true);
+	drive_both(&irq);
+	vublk_test_fill_eventfd(irq.vectors[0]);
+	for (unsigned i = 0; i < 3; i++)
+		vublk_virtio_pci_raise_vector(irq.rig.pci, 0);
+	enable_msix(&irq.rig, false);
+	vublk_test_fill_eventfd(irq.intx);
+	vublk_virtio_pci_raise_intx(irq.rig.pci);
+	call(&irq, 0);
+	vublk_virtio_pci_mask_intx(irq.rig.pci, false);
+	assert_true(was_signalled(irq.intx));
+	end(&irq);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -387,6 +406,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_intx),
 		VUBLK_TEST(test_intx_that_nothing_takes),
 		VUBLK_TEST(test_msix_is_switched_off),
+		VUBLK_TEST(test_full_eventfds),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -145,7 +145,7 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms);
 /* --- properties of the disk -------------------------------------------------------- */
 
 struct vublk_blk_info {
-	uint64_t capacity_bytes;
+	uint64_t capacity_bytes;          /* a multiple of 512, perhaps not of the block size */
 	uint32_t block_size_bytes;        /* requests are multiples of it; at least 512 */
 	uint32_t physical_block_bytes;
 	uint32_t optimal_io_bytes;        /* 0: unknown */
@@ -229,7 +229,8 @@ struct vublk_blk_completion {
 /*
  * Each of the following adds one request; it goes to the back-end with the next
  * vublk_blk_submit() or vublk_blk_wait(). Offsets and lengths are bytes, multiples
- * of block_size_bytes. Buffers lie in memory from vublk_blk_alloc() or
+ * of block_size_bytes; a capacity that is no multiple of it is legal, and a request that ends
+ * there may have part of a block at its end (some back-ends refuse that). Buffers lie in memory from vublk_blk_alloc() or
  * vublk_blk_register(), may run over several regions, and are the library's until
  * the completion. `iov` itself is the library's until then, too. A request larger
  * than the device's limits is split; it completes once, when all of it has, with

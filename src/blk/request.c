@@ -54,6 +54,15 @@ static int check_writable(const struct vublk_blk_queue *queue, uint32_t type,
 	return 0;
 }
 
+/*
+ * The protocol counts in sectors, and a capacity need not be a multiple of the block size: only
+ * what ends at the disk's end may have part of a block.
+ */
+static bool is_whole_blocks(uint64_t offset, uint64_t bytes, uint64_t capacity, uint32_t block)
+{
+	return !(offset & (block - 1)) && (!(bytes & (block - 1)) || bytes == capacity - offset);
+}
+
 static int check_range(const struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
 		       uint64_t bytes, struct vublk_error *error)
 {
@@ -63,10 +72,12 @@ static int check_range(const struct vublk_blk_queue *queue, uint32_t type, uint6
 	if (!bytes)
 		return vublk_error_set(error, EINVAL, "%s of 0 bytes at byte %" PRIu64
 				       ": there is nothing to do", name_of(type), offset);
-	if ((offset | bytes) & (block - 1))
+	if (!is_whole_blocks(offset, bytes, capacity, block))
 		return vublk_error_set(error, EINVAL, "%s of %" PRIu64 " bytes at byte %" PRIu64
-				       ": both must be multiples of the block size %u",
-				       name_of(type), bytes, offset, block);
+				       ": both must be multiples of the block size %u%s",
+				       name_of(type), bytes, offset, block,
+				       capacity & (block - 1) ?
+				       ", except for the bytes up to the end of the disk" : "");
 	if (!vublk_range_within(offset, bytes, capacity))
 		return vublk_error_set(error, EINVAL, "%s of %" PRIu64 " bytes at byte %" PRIu64
 				       ": the disk ends at byte %" PRIu64,

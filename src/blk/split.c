@@ -102,7 +102,7 @@ int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
 		bytes += part;
 		cursor->offset += part;
 	}
-	excess = bytes & (limits->block_bytes - 1);
+	excess = bytes == left ? 0 : bytes & (limits->block_bytes - 1);
 	trim(cursor, buffers, &num, excess);
 	if (bytes == excess)
 		return -E2BIG;

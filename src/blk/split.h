@@ -4,7 +4,8 @@
 
 /*
  * Cutting a request into pieces that the device takes: no more segments, no
- * longer segments, and no more bytes than it allows, and whole blocks each. Knows
+ * longer segments, and no more bytes than it allows, and whole blocks each, except for
+ * the last one of a request that has part of a block at its end. Knows
  * nothing of rings; reads no shared state but the table of regions.
  */
 
@@ -48,8 +49,7 @@ int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
  * -EFAULT: the cursor stands at memory that is in no region; -E2BIG: one block is
  * scattered over more segments than the device takes.
  *
- * What most requests are is answered here: a buffer in one region, of whole blocks, that
- * needs no cutting.
+ * What most requests are is answered here: a buffer in one region that needs no cutting.
  */
 static inline int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits,
 					   const struct vublk_inproc_regions *regions,
@@ -63,7 +63,6 @@ static inline int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits
 
 	if (cursor->index < cursor->iovcnt && left <= iov->iov_len - cursor->offset &&
 	    left <= limits->max_segment_bytes && left <= limits->max_piece_bytes &&
-	    !(left & (limits->block_bytes - 1)) &&
 	    vublk_inproc_regions_find(regions, cache, (char *)iov->iov_base + cursor->offset,
 				      &addr) >= left) {
 		buffers[0] = (struct vublk_ring_buffer){ addr, (uint32_t)left };

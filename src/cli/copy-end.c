@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -86,11 +87,6 @@ static int check_ends(const char *from, const char *to, struct vublk_error *erro
 
 /* --- fitting ------------------------------------------------------------------ */
 
-static uint64_t round_up(uint64_t bytes, uint32_t unit)
-{
-	return (bytes + unit - 1) / unit * unit;
-}
-
 static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_error *error)
 {
 	const struct vublk_copy_end *from = &copy->from, *to = &copy->to;
@@ -103,12 +99,54 @@ static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_erro
 	copy->bytes = size ? size : from->bytes;
 	if (to->blk && to->info.read_only)
 		return vublk_cli_error(error, EROFS, "the disk '%s' is read-only", to->path);
-	if (fixed && round_up(copy->bytes, to->block_bytes) > to->bytes)
+	if (fixed && copy->bytes > to->bytes)
 		return vublk_cli_error(error, ENOSPC, "the %s '%s' has %" PRIu64 " bytes, too few "
 				       "for the %" PRIu64 " bytes of the %s '%s'; nothing was "
 				       "written", kind_of(to), to->path, to->bytes, copy->bytes,
 				       kind_of(from), from->path);
 	return 0;
+}
+
+/*
+ * A disk's capacity counts in sectors and may end within a block. A request for part of a block
+ * is legal there, and some back-ends refuse it nevertheless: a read finds out.
+ */
+static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *end,
+		    uint64_t bytes, struct vublk_error *error)
+{
+	struct vublk_blk_queue *queue = vublk_blk_queue(end->blk, 0);
+	struct vublk_blk_completion completion = { .result = -ETIMEDOUT };
+	void *buffer = vublk_blk_alloc(end->blk, bytes, error);
+	int ret;
+
+	if (!buffer)
+		return -ENOMEM;
+	ret = vublk_blk_read(queue, end->bytes - bytes, buffer, bytes, NULL, error);
+	if (!ret)
+		ret = vublk_blk_wait(queue, &completion, 1, 1, (int)copy->stall_ms, error);
+	if (ret < 0)
+		return ret;
+	if (completion.result != -ETIMEDOUT) /* else it is the back-end's until the disk is closed */
+		vublk_blk_release(end->blk, buffer);
+	return completion.result;
+}
+
+static int check_end(const struct vublk_copy *copy, const struct vublk_copy_end *end,
+		     struct vublk_error *error)
+{
+	uint64_t bytes = end->blk ? end->bytes % end->block_bytes : 0;
+	int ret;
+
+	if (!bytes || copy->bytes <= end->bytes - bytes)
+		return 0;
+	ret = read_end(copy, end, bytes, error);
+	if (!ret)
+		return 0;
+	return vublk_cli_error(error, -ret, "the disk '%s' has %" PRIu64 " bytes, which is no "
+			       "multiple of its block size of %" PRIu32 " bytes, and its back-end "
+			       "refuses a request for the last %" PRIu64 " (%s); nothing was written: "
+			       "copy less with --size=%" PRIu64, end->path, end->bytes,
+			       end->block_bytes, bytes, strerrordesc_np(-ret), end->bytes - bytes);
 }
 
 static void fit_requests(struct vublk_copy *copy)
@@ -146,6 +184,10 @@ int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, u
 	if (ret)
 		return ret;
 	ret = check_sizes(copy, size, error);
+	if (!ret)
+		ret = check_end(copy, &copy->from, error);
+	if (!ret)
+		ret = check_end(copy, &copy->to, error);
 	if (!ret)
 		fit_requests(copy);
 	return ret;

@@ -44,6 +44,14 @@ static uint64_t round_up(uint64_t bytes, uint32_t unit)
 	return (bytes + unit - 1) / unit * unit;
 }
 
+/* What a disk is asked for a piece: whole blocks, or up to the end of the disk. */
+static uint64_t whole_blocks(const struct vublk_copy_end *end, const struct vublk_extent *piece)
+{
+	uint64_t bytes = round_up(piece->bytes, end->block_bytes);
+
+	return VUBLK_CLI_MIN(bytes, end->bytes - piece->offset);
+}
+
 /* 1: a piece; 0: no more; negative: it failed. */
 static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
@@ -122,7 +130,7 @@ static int read_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	if (!worker->from)
 		return read_file(worker, slot);
 	ret = vublk_blk_read(worker->from, slot->piece.offset, slot->buffer,
-			     round_up(slot->piece.bytes, from->block_bytes), slot, &worker->error);
+			     whole_blocks(from, &slot->piece), slot, &worker->error);
 	if (ret)
 		return ret;
 	slot->state = VUBLK_COPY_SLOT_READING;
@@ -204,7 +212,7 @@ static int write_file(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	const struct vublk_copy *copy = worker->run->copy;
-	uint64_t bytes = round_up(slot->piece.bytes, copy->to.block_bytes);
+	uint64_t bytes = whole_blocks(&copy->to, &slot->piece);
 	bool zero = worker->run->zeroes &&
 		    (slot->piece.hole || vublk_is_zero(slot->buffer, slot->piece.bytes));
 	int ret;

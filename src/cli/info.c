@@ -148,6 +148,9 @@ static void print_disk(const struct disk *disk)
 	       vublk_cli_format_bytes(text, i->capacity_bytes));
 	printf("  %-18s%" PRIu32 " bytes (physical %" PRIu32 ")\n", "block size",
 	       i->block_size_bytes, i->physical_block_bytes);
+	if (i->capacity_bytes % i->block_size_bytes)
+		printf("  %-18s%" PRIu64 " bytes, less than a block\n", "last block",
+		       i->capacity_bytes % i->block_size_bytes);
 	if (disk->serial[0])
 		printf("  %-18s%s\n", "serial", disk->serial);
 	printf("  %-18s%s\n", "access", i->read_only ? "read-only" : "read-write");

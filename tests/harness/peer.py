@@ -151,7 +151,8 @@ class StorageDaemon:
     write_back = False  # so it says, see wce in its config
     program, environment = ['qemu-storage-daemon'], {}
 
-    def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None):
+    def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None,
+              block_bytes=512):
         need(self.program[0])
         path = path or case.path(f'socket-{len(case.children)}')
         on_off = 'on' if read_only else 'off'
@@ -159,7 +160,8 @@ class StorageDaemon:
                    '--blockdev', f'driver=file,node-name=file,filename={image},read-only={on_off},discard=unmap',
                    '--blockdev', f'driver={form},node-name=disk,file=file,read-only={on_off},discard=unmap',
                    '--export', 'type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
-                   f'addr.path={path},num-queues={queues},writable={"off" if read_only else "on"}',
+                   f'addr.path={path},num-queues={queues},writable={"off" if read_only else "on"},'
+                   f'logical-block-size={block_bytes}',
                    *arguments]
         child = case.start(command, env={**os.environ, **self.environment})
         wait_for_socket(case, child, path)

@@ -215,6 +215,23 @@ def copy_tells_progress(case, p):
     check(steps and steps == sorted(steps) and steps[-1] == 100, f'the progress was told as {told!r}')
 
 
+def part_of_a_block(case, p):
+    """A capacity may end within a block: all of it is copied, and the rest of the tool lives with it."""
+    size = MIB + 512
+    source, back, image = case.path('source'), case.path('back'), p.image(case, size=size)
+    source.write_bytes(__import__('random').Random(1).randbytes(size))
+    child, socket = p.start(case, image, block_bytes=4096)
+    told = json.loads(case.run([p.vublk, 'info', socket, '--json']))
+    check(told['capacity_bytes'] == size and told['block_size_bytes'] == 4096, f'info tells {told}')
+    check('512 bytes, less than a block' in case.run([p.vublk, 'info', socket]), 'info does not tell the last block')
+    bench(case, p.vublk, socket, '--rw', 'randrw', '--bs', '4k', '--number_ios', '300', '--verify')
+    case.run([p.vublk, 'copy', source, socket])
+    case.run([p.vublk, 'copy', socket, back])
+    p.stop(case, child)
+    check(filecmp.cmp(source, back, shallow=False), 'what came back is not what went in')
+    p.check_content(case, image, source)
+
+
 def copy_outlives_lost_writes(case, p):
     """A back-end that keeps what it completed in its own memory is killed, twice: the copy is right."""
     source, image = case.path('source'), p.image(case, size=VOLATILE_BYTES)
@@ -265,6 +282,8 @@ def cases(vublk, example):
             if queues == 1:
                 functions += [copy_odd_sizes, copy_keeps_holes, copy_disk_to_disk, copy_tells_progress,
                               functools.partial(example_sums_the_disk, program=example)]
+            if isinstance(backend, peer.StorageDaemon) and form == 'raw' and queues == 1:
+                functions += [part_of_a_block]
             if form == 'qcow2':
                 functions += [copy_outlives_lost_writes]
             for function in functions:

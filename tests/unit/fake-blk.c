@@ -318,7 +318,8 @@ static int add_as(struct vublk_blk_queue *queue, const struct pending *request, 
 	struct pending *pending;
 	unsigned number;
 
-	if (offset % disk->info.block_size_bytes || bytes % disk->info.block_size_bytes ||
+	if (offset % disk->info.block_size_bytes ||
+	    (bytes % disk->info.block_size_bytes && offset + bytes != disk->info.capacity_bytes) ||
 	    !vublk_range_within(offset, bytes, disk->info.capacity_bytes))
 		return refuse(error, EINVAL, "not aligned or past the end");
 	number = atomic_fetch_add(&disk->requests, 1) + 1;

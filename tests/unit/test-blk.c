@@ -496,6 +496,65 @@ static void refuses(int r, int code, const char *text)
 	memset(&error, 0, sizeof(error));
 }
 
+static void complete_all(struct vublk_blk_queue *queue, unsigned count)
+{
+	vublk_blk_submit(queue);
+	while (fake_serve(0, 16)) /* pieces follow when there is room */
+		while (count && vublk_blk_in_flight(queue)) {
+			struct vublk_blk_completion c;
+
+			if (!vublk_blk_poll(queue, &c, 1))
+				break;
+			assert_int_equal(c.result, 0);
+			count--;
+		}
+	assert_int_equal(count, 0);
+}
+
+/* The protocol counts in sectors: a disk may end within a block. */
+static void test_capacity_that_ends_within_a_block(void **state)
+{
+	const uint64_t last = DISK_BYTES, bytes = DISK_BYTES + 512; /* of blocks of 4 KiB */
+	struct vublk_blk_queue *queue;
+	struct vublk_blk *blk;
+	struct iovec iov[2];
+	char *b;
+
+	fake_init(bytes);
+	fake_plan.config.blk_size = 4096;
+	blk = open_disk(NULL);
+	queue = vublk_blk_queue(blk, 0);
+	b = vublk_blk_alloc(blk, 16 * KIB, &error);
+	memset(b, 7, 16 * KIB);
+	assert_int_equal(vublk_blk_write(queue, last, b, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, last - 8192, b, 8704, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, last, 512, true, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, last - 65536, 66048, true, NULL, &error), 0);
+	assert_int_equal(vublk_blk_discard(queue, last - 4096, 4608, NULL, &error), 0);
+	complete_all(queue, 5);
+	for (uint64_t i = last - 65536; i < bytes; i++)
+		assert_int_equal(fake_disk()[i], 0);
+	iov[0] = (struct iovec){ b, 100 };
+	iov[1] = (struct iovec){ b + 8192, 4508 };
+	assert_int_equal(vublk_blk_writev(queue, last - 4096, iov, 2, NULL, &error), 0);
+	complete_all(queue, 1);
+	assert_int_equal(fake_disk()[last - 4096], 7);
+	assert_int_equal(fake_disk()[bytes - 1], 7);
+	fake_disk()[bytes - 1] = 9;
+	assert_int_equal(vublk_blk_read(queue, last, b, 512, NULL, &error), 0);
+	complete_all(queue, 1);
+	assert_int_equal(b[511], 9);
+	refuses(vublk_blk_write(queue, last - 4096, b, 512, NULL, &error), EINVAL,
+		"write of 512 bytes at byte 1044480: both must be multiples of the block size 4096, "
+		"except for the bytes up to the end of the disk");
+	refuses(vublk_blk_read(queue, last - 512, b, 1024, NULL, &error), EINVAL,
+		"read of 1024 bytes at byte 1048064: both must be multiples of the block size 4096, "
+		"except for the bytes up to the end of the disk");
+	refuses(vublk_blk_read(queue, last, b, 4096, NULL, &error), EINVAL,
+		"read of 4096 bytes at byte 1048576: the disk ends at byte 1049088");
+	tear_down(blk);
+}
+
 static void test_bad_arguments(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -598,6 +657,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_register_refuses),
 		VUBLK_TEST(test_memory_slots),
 		VUBLK_TEST(test_memory_that_the_backend_refuses),
+		VUBLK_TEST(test_capacity_that_ends_within_a_block),
 		VUBLK_TEST(test_bad_arguments),
 		VUBLK_TEST(test_not_offered),
 		VUBLK_TEST(test_read_only),

@@ -556,6 +556,34 @@ static void test_copy_flushes_once(void **state)
 	fake_disk_free(disk);
 }
 
+/* Every byte is copied, or none if the back-end does not let the last ones be read. */
+static void test_copy_of_part_of_a_block(void **state)
+{
+	const size_t bytes = 1 * MIB + 512;
+	struct fake_disk *disk = fake_disk_new("disk", bytes, 2);
+	const char *file = scratch_path("file"), *back = scratch_path("back");
+	unsigned char *content = make_file(file, bytes);
+
+	disk->info.block_size_bytes = 4096;
+	run_copy(file, disk->path, 0);
+	assert_memory_equal(disk->content, content, bytes);
+	run_copy(disk->path, back, 0);
+	check_file(back, content, bytes);
+	run_copy(file, disk->path, bytes - 100);
+	memset(content + bytes - 100, 0, 100);
+	assert_memory_equal(disk->content, content, bytes);
+	disk->writes = disk->zeroes = 0;
+	disk->fail_offset = bytes - 1;
+	disk->fail_code = EIO;
+	check_copy_fails(file, disk->path, 0, EIO, "has 1049088 bytes, which is no multiple of its "
+			 "block size of 4096 bytes");
+	check_copy_fails(disk->path, back, 0, EIO, "--size=1048576");
+	assert_int_equal(disk->writes + disk->zeroes, 0);
+	run_copy(file, disk->path, 1 * MIB);
+	free(content);
+	fake_disk_free(disk);
+}
+
 static uint64_t allocated_bytes(const char *path)
 {
 	struct stat st;
@@ -702,6 +730,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_copy_to_a_volatile_disk),
 		VUBLK_TEST(test_copy_makes_progress_between_losses),
 		VUBLK_TEST(test_copy_flushes_once),
+		VUBLK_TEST(test_copy_of_part_of_a_block),
 		VUBLK_TEST(test_copy_round_trip),
 		VUBLK_TEST(test_copy_disk_to_disk),
 		VUBLK_TEST(test_copy_makes_holes),

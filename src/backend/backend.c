@@ -254,6 +254,7 @@ static void fill_owner(struct vublk_backend *backend,
 	backend->owner = (struct vublk_session_owner){
 		.loop = &backend->loop,
 		.log = &backend->log,
+		.limit = &backend->limit,
 		.engine = backend->engine,
 		.workers = backend->workers,
 		.num_workers = backend->num_workers,
@@ -329,7 +330,6 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 		return vublk_error_set(error, ENOMEM, "no memory for a back-end");
 	}
 	backend->listen_fd = backend->stop_fd = backend->rescan_fd = -1;
-	backend->limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	if (log)
 		backend->log = *log;
 	r = set_up(backend, &settings, error);

@@ -53,7 +53,6 @@ int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_q
 		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
 	blocking->queue.engine = &file->engine;
 	blocking->queue.fd = -1;
-	blocking->limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	*queue = &blocking->queue;
 	return 0;
 }

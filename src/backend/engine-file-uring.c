@@ -129,7 +129,6 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 	}
 	/* Saves looking it up a call; without, liburing goes on as before. */
 	io_uring_register_ring_fd(&uring->ring);
-	uring->file_queue.limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	*queue = &uring->file_queue.queue;
 	return 0;
 }

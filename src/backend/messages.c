@@ -568,7 +568,7 @@ static void answer_message(struct vublk_session *session, int result,
 					       session->protocol_features, result);
 
 	if (result)
-		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_ERROR,
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
 				  "%s%s", error->text,
 				  has_answer ? "" : "; the connection is closed");
 	else
@@ -576,7 +576,7 @@ static void answer_message(struct vublk_session *session, int result,
 	if (result && !has_answer)
 		session->wants_end = true;
 	if (has_answer && vublk_channel_send(&session->channel, &session->reply, &failed)) {
-		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_ERROR,
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
 				  "the connection is closed: %s", failed.text);
 		session->wants_end = true;
 	}

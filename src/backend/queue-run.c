@@ -72,8 +72,9 @@ static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *
 	queue->phase = VUBLK_QUEUE_BROKEN;
 	if (vublk_fault_happened(queue->fault))
 		return; /* the session says what was removed */
-	vublk_log(queue->log, VUBLK_LOG_ERROR, "queue %u is stopped, for its driver broke the "
-		  "ring: %s", queue->index, error->text);
+	vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_ERROR,
+			  "queue %u is stopped because its driver broke the ring: %s",
+			  queue->index, error->text);
 	if (queue->err_fd >= 0)
 		vublk_eventfd_signal(queue->err_fd);
 }
@@ -93,7 +94,7 @@ static bool took(struct vublk_queue *queue, struct vublk_request *request, int r
 	}
 	if (r == -EBADMSG) {
 		if (!vublk_fault_happened(queue->fault))
-			vublk_log_limited(queue->log, &queue->limit, VUBLK_LOG_WARNING,
+			vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_WARNING,
 					  "queue %u: a malformed request is refused: %s",
 					  queue->index, error->text);
 		vublk_queue_push(queue, request, 0);
@@ -136,7 +137,7 @@ bool vublk_queue_is_unkicked(struct vublk_queue *queue)
 	    !queue->free_requests || vublk_device_ring_enable_kicks(&queue->ring))
 		return false;
 	if (++queue->unkicked == CERTAIN_LOOKS)
-		vublk_log_limited(queue->log, &queue->limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_WARNING,
 				  "queue %u has requests, and its driver sends no kicks for them, so "
 				  "each waits up to a second to be noticed; start the back-end with "
 				  "--poll=busy for such a driver", queue->index);
@@ -148,9 +149,9 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 	struct vublk_error error = { 0 };
 
 	if (queue->rest.count)
-		vublk_log(queue->log, VUBLK_LOG_INFO, "queue %u: %u requests that the last "
-			  "back-end left undone are done again", queue->index,
-			  queue->rest.count);
+		vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_INFO,
+				  "queue %u: %u requests that the last back-end left undone are "
+				  "done again", queue->index, queue->rest.count);
 	for (unsigned i = 0; i < queue->rest.count; i++) {
 		struct vublk_request *request = take_slot(queue);
 		int r = vublk_device_ring_take_again(&queue->ring, queue->map,
@@ -180,7 +181,7 @@ static void on_quiet(void *opaque)
 	    queue->phase != VUBLK_QUEUE_GOING ||
 	    !vublk_memory_is_blank(lowest->host, lowest->size_bytes))
 		return;
-	vublk_log_limited(queue->log, &queue->limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_WARNING,
 			  "queue %u was kicked, and its ring has been empty since it started: %s%s",
 			  queue->index, VUBLK_VU_PRIVATE_MEMORY, VUBLK_VU_SHARE_IT);
 }

@@ -128,7 +128,7 @@ void vublk_queue_init(struct vublk_queue *queue, unsigned index, struct vublk_wo
 		.stop_task = { .fn = on_stop, .opaque = queue },
 		.suspend_task = { .fn = on_suspend, .opaque = queue },
 		.answer_task = { .fn = on_answer, .opaque = queue },
-		.limit = { .burst = 5, .interval_ms = 10000 },
+		.limit = vublk_worker_log_limit(worker),
 	};
 }
 
@@ -279,14 +279,16 @@ static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_m
  * the used index before the back-end that it left had finished (QEMU does, when a
  * connection is lost). What was completed must not be done again.
  */
-static uint16_t check_base(const struct vublk_queue *queue, uint16_t base, uint16_t used)
+static uint16_t check_base(const struct vublk_queue *queue, const struct vublk_queue_loan *loan,
+			   uint16_t base, uint16_t used)
 {
 	uint16_t behind = (uint16_t)(used - base);
 
 	if (!behind || behind > queue->setup.size)
 		return base;
-	vublk_log(queue->log, VUBLK_LOG_WARNING, "queue %u goes on at its used index, %u, for "
-		  "what the front-end says, %u, was completed already", queue->index, used, base);
+	vublk_log_limited(queue->log, loan->limit, VUBLK_LOG_WARNING,
+			  "queue %u goes on at its used index, %u, because what the front-end says, "
+			  "%u, was completed already", queue->index, used, base);
 	return used;
 }
 
@@ -309,7 +311,7 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 					       &memory, queue->setup.size, used, &base,
 					       &queue->rest, error);
 	if (!r)
-		base = check_base(queue, base, used);
+		base = check_base(queue, loan, base, used);
 	if (!r)
 		r = make_ring(queue, &memory, base, disk, loan->dirty_log, error);
 	if (!r)

@@ -48,6 +48,7 @@ struct vublk_queue_loan {
 	const struct vublk_dirty_log *dirty_log;
 	const struct vublk_fault *fault; /* of the session's mappings */
 	int peer_fd; /* the front-end's socket, of which workers want to know that it is closed */
+	struct vublk_log_limit *limit; /* the control thread's, during the start */
 };
 
 /* What the front-end said of the queue. */
@@ -122,7 +123,7 @@ struct vublk_queue {
 	unsigned outstanding; /* taken, and not pushed */
 	unsigned pushed;      /* and not published */
 	unsigned unkicked;    /* looks in a row that found requests without a kick */
-	struct vublk_log_limit limit;
+	struct vublk_log_limit *limit; /* the worker's, which outlives the queue */
 };
 
 /* The control thread's; queue.c. */

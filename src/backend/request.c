@@ -297,7 +297,7 @@ void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queu
 
 	if (!chain->in_bytes) {
 		if (!vublk_fault_happened(request->queue->fault))
-			vublk_log_limited(request->queue->log, &request->queue->limit,
+			vublk_log_limited(request->queue->log, request->queue->limit,
 					  VUBLK_LOG_WARNING, "queue %u: the request at descriptor "
 					  "%u has no room for a status", request->queue->index,
 					  chain->head);

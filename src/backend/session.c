@@ -58,7 +58,7 @@ static bool unblock_workers(struct vublk_session *session)
 			continue;
 		was_blocked = true;
 		if (!is_known)
-			vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_ERROR,
+			vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
 					  "the connection is closed: the front-end keeps the call "
 					  "descriptor of queue %u full, which blocks the thread "
 					  "that serves the queue", i);
@@ -129,9 +129,9 @@ static void note_resumption(struct vublk_session *session)
 		    session->queues[i].setup.base)
 			session->resumes = true;
 	if (vublk_session_doubts_write_cache(session) && !had_doubts)
-		vublk_log(session->owner->log, VUBLK_LOG_INFO,
-			  "the front-end resumes a disk without having read its config, so every "
-			  "write is durable until it reads the config or sets wce");
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_INFO,
+				  "the front-end resumes a disk without having read its config, so "
+				  "every write is durable until it reads the config or sets wce");
 }
 
 static void fill_disk(const struct vublk_session *session, struct vublk_disk *disk)
@@ -172,7 +172,7 @@ static bool waits_for_memory(const struct vublk_session *session, struct vublk_q
 {
 	if (result != -EFAULT || queue == session->concerned)
 		return false;
-	vublk_log_limited(session->owner->log, &queue->limit, VUBLK_LOG_INFO,
+	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_INFO,
 			  "%s; it waits for that memory", error->text);
 	return true;
 }
@@ -190,7 +190,7 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 	    session->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC))
 		return;
 	session->warned_of_seg_max = true;
-	vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_WARNING,
 			  "queue %u has %u entries, and its driver does not use indirect "
 			  "descriptors; a request of the %u segments that this disk allows does "
 			  "not fit, and a Linux guest hangs with it; use larger queues, or serve "
@@ -207,7 +207,7 @@ static bool has_no_memory(struct vublk_session *session, const struct vublk_queu
 	if (session->memory.map.num_regions)
 		return false;
 	if (queue == session->concerned && !session->said_no_memory)
-		vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_WARNING,
 				  "queue %u does not start: " VUBLK_VU_NO_MEMORY "%s",
 				  queue->index, VUBLK_VU_SHARE_IT);
 	session->said_no_memory |= queue == session->concerned;
@@ -219,7 +219,7 @@ static void start_queues(struct vublk_session *session)
 {
 	const struct vublk_queue_loan loan = {
 		&session->memory.map, &session->inflight, &session->dirty_log.dirty,
-		&session->fault, session->channel.fd,
+		&session->fault, session->channel.fd, session->owner->limit,
 	};
 	struct vublk_error error = { 0 };
 	struct vublk_disk disk;
@@ -270,7 +270,7 @@ static void say_what_was_lost(struct vublk_session *session)
 		if (address - (uintptr_t)map->regions[i].host < map->regions[i].size_bytes)
 			snprintf(where, sizeof(where), " at 0x%" PRIx64, map->regions[i].guest_addr +
 				 (address - (uintptr_t)map->regions[i].host));
-	vublk_log_limited(session->owner->log, &session->limit, VUBLK_LOG_ERROR,
+	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
 			  "the connection is closed: a page of %s%s cannot be accessed, because the "
 			  "front-end truncated its file, or it is a huge page and the host has none "
 			  "left", vublk_fault_name(&session->fault), where);
@@ -404,7 +404,8 @@ static void finish_rescan(struct vublk_session *session, int result,
 			  const struct vublk_error *error)
 {
 	if (result)
-		vublk_log(session->owner->log, VUBLK_LOG_ERROR, "%s", error->text);
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR, "%s",
+				  error->text);
 }
 
 static const struct vublk_session_operation operation_rescan = {
@@ -430,7 +431,7 @@ static int receive(struct vublk_session *session)
 	if (!r)
 		return 0;
 	if (r < 0) {
-		vublk_log_limited(session->owner->log, &session->limit,
+		vublk_log_limited(session->owner->log, session->owner->limit,
 				  r == -ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 				  "the connection is closed: %s", error.text);
 		session->wants_end = true;
@@ -479,8 +480,8 @@ static void watch(struct vublk_session *session)
 	}
 	if (vublk_loop_add(session->owner->loop, &session->source, session->channel.fd, events,
 			   &error)) {
-		vublk_log(session->owner->log, VUBLK_LOG_ERROR, "the connection is closed: %s",
-			  error.text);
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
+				  "the connection is closed: %s", error.text);
 		vublk_session_end(session);
 	}
 }
@@ -554,9 +555,8 @@ int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 	session->owner = owner;
 	session->reply_fd = -1;
 	session->fault.fd = -1;
-	vublk_back_channel_init(&session->back_channel, owner->loop, owner->log);
+	vublk_back_channel_init(&session->back_channel, owner->loop, owner->log, owner->limit);
 	session->write_cache = owner->write_cache;
-	session->limit = (struct vublk_log_limit){ .burst = 10, .interval_ms = 10000 };
 	session->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = session };
 	session->worker_timer.fn = on_worker_timer;
 	session->worker_timer.opaque = session;

@@ -40,6 +40,7 @@ struct vublk_session_operation {
 struct vublk_session_owner {
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
+	struct vublk_log_limit *limit; /* of what front-ends cause; the control thread's */
 	struct vublk_engine *engine;
 	struct vublk_worker **workers;
 	unsigned num_workers;
@@ -91,7 +92,6 @@ struct vublk_session {
 	struct vublk_vu_message request;
 	struct vublk_vu_message reply; /* header.size 0: an acknowledgement, if asked for */
 	int reply_fd;                  /* owned; sent with the reply */
-	struct vublk_log_limit limit;
 	struct vublk_loop_task end_task;
 };
 

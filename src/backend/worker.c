@@ -71,6 +71,7 @@ struct vublk_worker {
 	unsigned rounds;
 	struct vublk_poller for_driver, for_disk; /* what it waits for */
 	struct vublk_poller *looking;             /* which of them; NULL: it does not wait */
+	struct vublk_log_limit limit;
 
 	/* while it starts */
 	sem_t *started;
@@ -81,6 +82,11 @@ struct vublk_worker {
 struct vublk_loop *vublk_worker_loop(struct vublk_worker *worker)
 {
 	return &worker->loop;
+}
+
+struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker)
+{
+	return &worker->limit;
 }
 
 /* An engine may keep what was submitted until it is told that there is no more for now. */

@@ -25,6 +25,9 @@ void vublk_worker_free(struct vublk_worker *worker);
 /* Where tasks are posted. */
 struct vublk_loop *vublk_worker_loop(struct vublk_worker *worker);
 
+/* Of what its queues' drivers cause; the worker's thread's. */
+struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker);
+
 /* The worker's thread. */
 
 /* Begins to run a queue. */

@@ -80,8 +80,8 @@ static void on_config_changed(void *opaque)
 	if (note_if_opening(blk))
 		return;
 	if (refresh_info(blk, &resized, &error))
-		vublk_log(&blk->handlers.log, VUBLK_LOG_WARNING,
-			  "a change of the config was ignored: %s", error.text);
+		vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_WARNING,
+				  "a change of the config was ignored: %s", error.text);
 	else
 		tell(blk, resized ? VUBLK_BLK_RESIZED : VUBLK_BLK_CONFIG_CHANGED, NULL);
 }
@@ -127,7 +127,7 @@ static void tell_lost_writes(struct vublk_blk *blk)
 			"the back-end was lost with completed writes that no flush had made "
 			"stable, and if it kept them in its own memory they are lost; the next flush "
 			"fails (unflushed=trust if the back-end keeps them)");
-	vublk_log_limited(&blk->handlers.log, &blk->lost_writes_limit, VUBLK_LOG_WARNING, "%s",
+	vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_WARNING, "%s",
 			  error.text);
 	tell(blk, VUBLK_BLK_WRITES_LOST, &error);
 }
@@ -195,7 +195,6 @@ static void on_disconnected(void *opaque, const struct vublk_error *cause)
 
 void vublk_blk_report_broken(struct vublk_blk *blk, const struct vublk_error *error)
 {
-	vublk_log(&blk->handlers.log, VUBLK_LOG_ERROR, "%s", error->text);
 	vublk_inproc_fail(blk->bus, error);
 }
 
@@ -330,7 +329,6 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		return vublk_error_set(error, ENOMEM, "no memory for a disk");
 	memset(blk, 0, sizeof(*blk));
 	pthread_mutex_init(&blk->lock, NULL);
-	blk->lost_writes_limit = (struct vublk_log_limit){ .burst = 1, .interval_ms = 10000 };
 	if (handlers)
 		blk->handlers = *handlers;
 	bus_handlers.opaque = blk;

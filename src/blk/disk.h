@@ -27,7 +27,8 @@ struct vublk_blk {
 	unsigned queue_size;
 	uint64_t features;
 
-	struct vublk_log_limit lost_writes_limit; /* the disk's thread */
+	/* the disk's thread's */
+	struct vublk_log_limit limit;
 
 	/* under lock */
 	pthread_mutex_t lock;

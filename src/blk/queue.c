@@ -118,7 +118,6 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->capacity_bytes = setup->capacity_bytes;
 	queue->flushes = setup->flushes;
 	queue->log = setup->log;
-	queue->log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	queue->table_entries = table_entries(queue->size, queue->has_indirect);
 	vublk_blk_gate_init(&queue->gate, setup->bus->kick_fd);
 	vublk_blk_queue_bind(queue);
@@ -275,6 +274,8 @@ static VUBLK_COLD void break_queue(struct vublk_blk_queue *queue)
 {
 	vublk_error_prepend(&queue->failure, "queue %u", queue->index);
 	queue->state = VUBLK_BLK_QUEUE_BROKEN;
+	vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR, "%s",
+			  queue->failure.text);
 	vublk_blk_report_broken(queue->blk, &queue->failure);
 }
 

@@ -106,7 +106,7 @@ static void drop_piece(struct vublk_blk_queue *queue, uint16_t token, int result
 {
 	struct vublk_blk_request *request = queue->slots[token].request;
 
-	vublk_log(queue->log, VUBLK_LOG_ERROR,
+	vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
 		  "queue %u: a request of type %u at byte %llu cannot be made again for the new "
 		  "back-end (%s): its memory was unregistered while it was in flight",
 		  queue->index, request->type, (unsigned long long)queue->slots[token].offset,

@@ -183,8 +183,8 @@ static void retry(struct vublk_bus *bus, const struct vublk_error *error)
 {
 	bool known = bus->refusal.code == error->code && !strcmp(bus->refusal.text, error->text);
 
-	vublk_log(&bus->log, known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
-		  "there is no back-end yet: %s", error->text);
+	vublk_log_limited(&bus->log, &bus->limit, known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
+			  "there is no back-end yet: %s", error->text);
 	bus->refusal = *error;
 	vublk_loop_timer_arm(&bus->loop, &bus->retry_timer,
 			     vublk_now_ns() + bus->retry_ms * NS_A_MS);
@@ -245,8 +245,8 @@ void vublk_bus_on_disconnected(void *opaque, const struct vublk_error *error)
 	if (bus->let_go)
 		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "%s", error->text);
 	else
-		vublk_log(&bus->log, VUBLK_LOG_WARNING, "the disk waits for a back-end: %s",
-			  error->text);
+		vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_WARNING,
+				  "the disk waits for a back-end: %s", error->text);
 }
 
 void vublk_bus_on_reconnected(void *opaque)
@@ -254,8 +254,9 @@ void vublk_bus_on_reconnected(void *opaque)
 	struct vublk_bus *bus = opaque;
 
 	note_backend(bus);
-	vublk_log(&bus->log, bus->let_go ? VUBLK_LOG_DEBUG : VUBLK_LOG_INFO,
-		  "back-end %s is there again", bus->backend.chardev);
+	vublk_log_limited(&bus->log, &bus->limit,
+			  bus->let_go ? VUBLK_LOG_DEBUG : VUBLK_LOG_INFO,
+			  "back-end %s is there again", bus->backend.chardev);
 }
 
 void vublk_bus_on_gave_up(void *opaque, const struct vublk_error *error)
@@ -426,7 +427,6 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 		return vublk_error_set_errno(error, ENOMEM, "cannot make a bus");
 	bus->type = type;
 	bus->listen_fd = bus->stop_fd = -1;
-	bus->limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	if (log)
 		bus->log = *log;
 	bus->path = strdup(argument);

@@ -40,7 +40,7 @@ static void leave_back_end(struct vublk_inproc *bus, int queue)
 		return;
 	vublk_error_set(&error, EPROTO, "the back-end keeps the kick descriptor of queue %d full, "
 			"which blocks the threads that submit requests", queue);
-	vublk_log(&bus->handlers.log, VUBLK_LOG_ERROR, "%s", error.text);
+	vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_ERROR, "%s", error.text);
 	vublk_inproc_on_broken_ring(bus, &error);
 }
 

@@ -6,6 +6,7 @@
 
 #include "bus/inproc.h"
 #include "bus/inproc-memory.h"
+#include "util/log.h"
 #include "util/loop.h"
 
 #include <pthread.h>
@@ -66,6 +67,7 @@ struct vublk_inproc_call {
 struct vublk_inproc {
 	/* constant after open, the queues after set_up */
 	struct vublk_inproc_handlers handlers;
+	struct vublk_log_limit limit; /* the thread's */
 	pthread_t thread;
 	bool has_thread;
 	unsigned num_queues;

@@ -124,7 +124,7 @@ static void renew_rings(struct vublk_inproc *bus, const struct vublk_error *refu
 	if (!r)
 		return;
 	vublk_error_prepend(&error, "the rings cannot be set up for another back-end");
-	vublk_log(&bus->handlers.log, VUBLK_LOG_ERROR, "%s", error.text);
+	vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_ERROR, "%s", error.text);
 	vublk_inproc_end(bus, &error);
 }
 
@@ -151,7 +151,7 @@ void vublk_inproc_on_fail_timer(void *opaque)
 			"the back-end has been gone for %u ms (fail-after-ms), and nobody knows what "
 			"of the requests was executed; another is still looked for",
 			(unsigned)bus->fail_after_ms);
-	vublk_log(&bus->handlers.log, VUBLK_LOG_WARNING, "%s", error.text);
+	vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	renew_rings(bus, &error);
 }
 

@@ -161,8 +161,8 @@ static void on_device(void *opaque, uint32_t events)
 	int r = vublk_device_process(bus->device);
 
 	if (r < 0)
-		vublk_log(&bus->handlers.log, VUBLK_LOG_ERROR,
-			  "the device's event loop failed: %s", strerrordesc_np(-r));
+		vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_ERROR,
+				  "the device's event loop failed: %s", strerrordesc_np(-r));
 }
 
 static void *run(void *opaque)

@@ -100,7 +100,7 @@ static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 		lose_liar(bus, error);
 		return;
 	}
-	vublk_log_limited(bus->log, &bus->refusal_limit, VUBLK_LOG_DEBUG,
+	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_DEBUG,
 			  "a vfio-user command is refused: %s", error->text);
 }
 

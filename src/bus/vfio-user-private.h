@@ -87,7 +87,6 @@ struct vublk_vfio_user {
 	const struct vublk_log *log;
 	struct vublk_virtio_pci_options options;
 	struct vublk_log_limit log_limit;     /* of what a client can provoke */
-	struct vublk_log_limit refusal_limit; /* ... and of what it may ask and does not get */
 	struct vublk_virtio_pci *pci; /* NULL until the device is realized */
 
 	/* the client */

@@ -203,8 +203,6 @@ static int open_own(struct vublk_bus *opaque, struct vublk_error *error)
 	bus->loop = &opaque->loop;
 	bus->device = opaque->device;
 	bus->log = &opaque->log;
-	bus->log_limit = (struct vublk_log_limit){ .burst = 8, .interval_ms = 1000 };
-	bus->refusal_limit = bus->log_limit;
 	vublk_vfio_user_client_init(bus);
 	opaque->own = bus;
 	return 0;

@@ -291,7 +291,7 @@ void vublk_relay_memory_check_shared(struct vublk_relay *relay)
 				  lowest->region.size_bytes)))
 		return;
 	relay->said_unshared = true;
-	vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_WARNING, "%s%s",
+	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING, "%s%s",
 			  relay->memory.num_regions ? VUBLK_VU_PRIVATE_MEMORY :
 			  VUBLK_VU_NO_MEMORY, VUBLK_VU_SHARE_IT);
 }

@@ -333,7 +333,7 @@ static int get_vring_base(struct vublk_relay *relay, struct vublk_error *error)
 	if (r < 0)
 		return r;
 	if (queue->outstanding)
-		vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
 				  "queue %u is stopped without a back-end: %u requests are "
 				  "outstanding, which %s", queue->index, queue->outstanding,
 				  relay->area_is_vmms ? "the VMM's in-flight area has" :

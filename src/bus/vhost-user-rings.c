@@ -229,7 +229,7 @@ static void collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 	queue->undrained = 0;
 	if (vublk_device_queue_place(relay->device, queue->index, &place, &error) < 0) {
 		/* The ring is not in reach, and nobody knows anything of it. */
-		vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_WARNING, "%s",
+		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING, "%s",
 				  error.text);
 		queue->base = vublk_device_queue_base(relay->device, queue->index);
 		queue->is_uncertain = true;
@@ -380,7 +380,7 @@ static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queu
 		vublk_relay_begin_anew(queue);
 		return true;
 	}
-	vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
 			  "queue %u is not started: a back-end was lost with up to %u requests, and "
 			  "nobody knows which of them it had begun; the driver has to reset the "
 			  "device", queue->index, place.outstanding);

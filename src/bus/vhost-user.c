@@ -46,7 +46,7 @@ static void send_answer(struct vublk_relay *relay)
 
 	if (!vublk_channel_send(&relay->channel, &relay->reply, &error))
 		return;
-	vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_ERROR,
+	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_ERROR,
 			  "the connection to the VMM is closed: %s", error.text);
 	relay->wants_end = true;
 }
@@ -57,7 +57,7 @@ static void finish_message(struct vublk_relay *relay)
 					       relay->protocol_features, relay->result);
 
 	if (relay->result) {
-		vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_ERROR,
+		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_ERROR,
 				  "the VMM's %s is refused: %s%s", request_name(relay),
 				  relay->error.text,
 				  has_answer ? "" : "; the connection is closed");
@@ -84,7 +84,7 @@ static bool receive(struct vublk_relay *relay)
 	if (!r)
 		return false;
 	if (r < 0) {
-		vublk_log_limited(&relay->bus->log, &relay->limit,
+		vublk_log_limited(&relay->bus->log, &relay->bus->limit,
 				  r == -ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 				  "the connection to the VMM is closed: %s", error.text);
 		relay->wants_end = true;
@@ -115,7 +115,7 @@ static bool settle_unasked(struct vublk_relay *relay)
 	end_change(relay);
 	if (!relay->result)
 		return false;
-	vublk_log_limited(&relay->bus->log, &relay->limit, VUBLK_LOG_ERROR,
+	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_ERROR,
 			  "what the VMM set up is refused: %s; the connection is closed",
 			  relay->error.text);
 	relay->result = 0;
@@ -199,8 +199,8 @@ static void watch(struct vublk_relay *relay)
 	}
 	if (vublk_loop_add(&relay->bus->loop, &relay->source, relay->channel.fd, events,
 			   &error) < 0) {
-		vublk_log(&relay->bus->log, VUBLK_LOG_ERROR,
-			  "the connection to the VMM is closed: %s", error.text);
+		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_ERROR,
+				  "the connection to the VMM is closed: %s", error.text);
 		relay->wants_end = true;
 		vublk_loop_post(&relay->bus->loop, &relay->go_on_task);
 	}
@@ -444,13 +444,13 @@ static int serve(struct vublk_bus *bus, int fd, struct vublk_error *error)
 	relay->bus = bus;
 	relay->device = bus->device;
 	relay->reply_fd = relay->area.fd = relay->log.fd = -1;
-	relay->limit = (struct vublk_log_limit){ .burst = 10, .interval_ms = 10000 };
 	relay->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = relay };
 	relay->hold_timer = (struct vublk_loop_timer){ .fn = on_hold_timer, .opaque = relay };
 	relay->go_on_task = (struct vublk_loop_task){ .fn = go_on, .opaque = relay };
 	relay->end_task = (struct vublk_loop_task){ .fn = on_end, .opaque = bus };
 	vublk_channel_init(&relay->channel, fd);
-	vublk_back_channel_init(&relay->back_channel, &bus->loop, &bus->log);
+	vublk_back_channel_init(&relay->back_channel, &bus->loop, &bus->log,
+				&bus->limit);
 	bus->client = relay;
 	r = begin(relay, error);
 	if (r < 0)

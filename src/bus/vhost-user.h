@@ -87,7 +87,6 @@ struct vublk_relay {
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
 	struct vublk_back_channel back_channel;
-	struct vublk_log_limit limit;
 
 	/* as the VMM set it up */
 	uint64_t offered_features, offered_protocol_features;

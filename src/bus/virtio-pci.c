@@ -463,7 +463,6 @@ int vublk_virtio_pci_new(struct vublk_device *device, struct vublk_loop *loop,
 	pci->device = device;
 	pci->loop = loop;
 	pci->log = log;
-	pci->log_limit = (struct vublk_log_limit){ .burst = 8, .interval_ms = 1000 };
 	pci->ops = ops;
 	pci->opaque = opaque;
 	pci->transitional = options->transitional;

@@ -218,7 +218,7 @@ static void on_config(void *opaque, const uint8_t *config, unsigned bytes,
 		memcpy(whole, config, bytes);
 		tell = publish(device, whole, &error, &r);
 		if (r < 0)
-			vublk_log(&device->log, VUBLK_LOG_WARNING,
+			vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 				  "a changed config is not taken: %s", error.text);
 	}
 	device->config_read = VUBLK_DEVICE_READ_NONE;

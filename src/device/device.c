@@ -43,7 +43,7 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
 	vublk_device_listener_init(made);
 	vublk_device_dirty_log_init(made);
 	vublk_device_settings_init(&made->settings);
-	vublk_frontend_init(&made->frontend, &made->loop, &made->log, &vublk_device_frontend_ops,
+	vublk_frontend_init(&made->frontend, &made->loop, &made->log, &made->limit, &vublk_device_frontend_ops,
 			    made);
 	*device = made;
 	return 0;

@@ -80,9 +80,7 @@ struct vublk_device_reconnect {
 	struct vublk_error refusal; /* of the last try */
 	uint32_t said[4];           /* checksums of reasons that were logged; each is, once */
 	unsigned num_said;          /* counts on */
-	struct vublk_log_limit refusal_limit;
 	bool config_changed;        /* what the new back-end says differs */
-	struct vublk_log_limit unflushed_limit;
 	struct vublk_loop_source watch; /* of the socket's directory */
 	int watch_fd;                   /* inotify; -1: there was no outage yet */
 	int watch_descriptor;           /* of the directory */
@@ -93,7 +91,6 @@ struct vublk_device_listener {
 	int fd;     /* -1: none */
 	ino_t file; /* of the socket at chardev's path */
 	struct vublk_loop_source source; /* while a back-end is waited for */
-	struct vublk_log_limit log_limit; /* for what the peers do */
 };
 
 /* What of the rings a back-end that is lost or stopped leaves open, until they run again. */
@@ -141,6 +138,7 @@ struct vublk_device {
 	const struct vublk_device_bus_ops *ops;
 	void *bus;
 	struct vublk_log log;
+	struct vublk_log_limit limit; /* of what drivers and back-ends cause */
 	struct vublk_loop loop;
 	struct vublk_device_settings settings;
 
@@ -150,7 +148,6 @@ struct vublk_device {
 	struct vublk_device_reconnect reconnect;
 	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;
-	struct vublk_log_limit undrained_limit; /* for stops that leave requests outstanding */
 	struct vublk_frontend_inflight_area inflight; /* of the driver's session, until reset */
 	struct vublk_error failure; /* why rings that are being stopped will not run again */
 

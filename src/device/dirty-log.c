@@ -284,8 +284,9 @@ static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes
 
 static void say_not_marked(struct vublk_device *device, const struct vublk_error *error)
 {
-	vublk_log(&device->log, VUBLK_LOG_WARNING,
-		  "the rings that the lost back-end used are not in the dirty log: %s", error->text);
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
+			  "the rings that the lost back-end used are not in the dirty log: %s",
+			  error->text);
 }
 
 /*

@@ -40,7 +40,7 @@ static void refuse(struct vublk_device *device, const struct vublk_error *error)
 {
 	device->early_kick = VUBLK_DEVICE_KICK_REFUSED;
 	vublk_device_watch_kicks(device);
-	vublk_log(&device->log, VUBLK_LOG_WARNING, "%s", error->text);
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error->text);
 	if (device->ops->needs_reset)
 		device->ops->needs_reset(device->bus, error);
 }

@@ -20,7 +20,7 @@
 
 static void pause_listening(struct vublk_device *device, const struct vublk_error *error)
 {
-	vublk_log_limited(&device->log, &device->listener.log_limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 			  "no back-end can connect to '%s' at present: %s",
 			  device->settings.chardev, error->text);
 	vublk_device_unlisten(device);
@@ -63,7 +63,6 @@ void vublk_device_listener_init(struct vublk_device *device)
 	device->listener.fd = -1;
 	device->listener.source.fn = on_connection;
 	device->listener.source.opaque = device;
-	device->listener.log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 }
 
 int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error)

@@ -59,7 +59,7 @@ static bool may_mend_itself(int code)
 /* What peers do that connect on their own must not fill the log. */
 static void await_next(struct vublk_device *device, const struct vublk_error *error)
 {
-	vublk_log_limited(&device->log, &device->listener.log_limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 			  "a back-end cannot be used, and the device waits for another: %s",
 			  error->text);
 	undo(device);
@@ -77,8 +77,8 @@ static void on_failed_try(struct vublk_device *device, const struct vublk_error 
 		return;
 	}
 	/* The last one is the caller's to report: realized() has its sentence. */
-	vublk_log(&device->log, again ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
-		  "try %u of %u to realize the device failed%s: %s", device->tries, tries,
+	vublk_log_limited(&device->log, &device->limit, again ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
+			  "try %u of %u to realize the device failed%s: %s", device->tries, tries,
 		  again ? "" : ", and no other is made", error->text);
 	undo(device);
 	if (again) {

@@ -22,18 +22,13 @@
 
 #define NS_A_MS UINT64_C(1000000)
 #define SHORTEST_PAUSE_MS 1
-#define WARNING_PAUSE_MS (10 * 60 * 1000)
 
 void vublk_device_reconnect_init(struct vublk_device *device)
 {
 	device->reconnect.watch_fd = -1;
 	device->inflight.fd = device->made_inflight.fd = -1;
-	device->undrained_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	device->reconnect.watch.fn = vublk_device_on_watch;
 	device->reconnect.watch.opaque = device;
-	device->reconnect.refusal_limit = (struct vublk_log_limit){ .burst = 8, .interval_ms = 10000 };
-	device->reconnect.unflushed_limit =
-		(struct vublk_log_limit){ .burst = 1, .interval_ms = WARNING_PAUSE_MS };
 }
 
 bool vublk_device_reconnects(const struct vublk_device *device)
@@ -68,7 +63,7 @@ static void give_up(struct vublk_device *device, const struct vublk_error *cause
 	vublk_error_prepend(&error, "the device gave up reconnecting after %u ms",
 			    (unsigned)device->settings.reconnect_deadline_ms);
 	vublk_device_reconnect_end(device);
-	vublk_log(&device->log, VUBLK_LOG_WARNING, "%s", error.text);
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	if (device->ops->gave_up)
 		device->ops->gave_up(device->bus, &error);
 }
@@ -131,7 +126,7 @@ static void say(struct vublk_device *device, const struct vublk_error *error)
 	if (was_said(reconnect, error))
 		vublk_log(&device->log, VUBLK_LOG_DEBUG, "cannot reconnect yet: %s", error->text);
 	else
-		vublk_log_limited(&device->log, &reconnect->refusal_limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 				  "cannot reconnect yet: %s", error->text);
 	reconnect->refusal = *error;
 }
@@ -180,7 +175,7 @@ static void warn_of_unflushed_writes(struct vublk_device *device)
 	    vublk_device_uses_inflight(device) ||
 	    !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)))
 		return;
-	vublk_log_limited(&device->log, &device->reconnect.unflushed_limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 			  "the back-end at '%s' was lost and has no in-flight area: if it kept "
 			  "completed writes in its own memory, those that the driver had not "
 			  "flushed are lost, and the driver is not told; let such a back-end write "

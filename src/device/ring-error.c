@@ -35,7 +35,7 @@ static void on_signalled(void *opaque, uint32_t events)
 			"back-end '%s': queue %u: the back-end reports that it cannot go on with "
 			"the ring; the device needs a reset", device->settings.chardev,
 			watch->queue);
-	vublk_log(&device->log, VUBLK_LOG_WARNING, "%s", error.text);
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	if (device->ops->needs_reset)
 		device->ops->needs_reset(device->bus, &error);
 }

@@ -169,7 +169,7 @@ static bool recover(struct vublk_device *device)
 	if (device->resume != VUBLK_DEVICE_RESUME_NEVER &&
 	    vublk_device_recover(device, &error) < 0) {
 		device->resume = VUBLK_DEVICE_RESUME_NEVER;
-		vublk_log(&device->log, VUBLK_LOG_WARNING, "%s", error.text);
+		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
 		if (device->ops->needs_reset)
 			device->ops->needs_reset(device->bus, &error);
 		return false;

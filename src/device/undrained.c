@@ -46,7 +46,7 @@ void vublk_device_warn_undrained(struct vublk_device *device)
 
 		if (!count)
 			continue;
-		vublk_log_limited(&device->log, &device->undrained_limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 				  "back-end '%s': queue %u was given back at index %u with %u requests "
 				  "outstanding, which a stop has to wait for; if the back-end is lost "
 				  "before it completes them, %s", device->settings.chardev, i,

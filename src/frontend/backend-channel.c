@@ -22,9 +22,9 @@
 
 static void give_up(struct vublk_frontend *frontend, const char *why)
 {
-	vublk_log(frontend->log, VUBLK_LOG_WARNING,
-		  "the back-end channel is given up: %s; the back-end can no longer say that the "
-		  "disk's configuration changed", why);
+	vublk_log_limited(frontend->log, frontend->limit, VUBLK_LOG_WARNING,
+			  "the back-end channel is given up: %s; the back-end can no longer say that "
+			  "the disk's configuration changed", why);
 	vublk_frontend_close_backend_channel(frontend);
 	frontend->ops->config_untold(frontend->opaque);
 }
@@ -86,8 +86,7 @@ static void serve(struct vublk_frontend *frontend, const struct vublk_vu_message
 	int r = check_served(message, &error);
 
 	if (r < 0)
-		vublk_log_limited(frontend->log, &frontend->backend_channel.log_limit,
-				  VUBLK_LOG_WARNING, "back-end channel: %s", error.text);
+		vublk_log_limited(frontend->log, frontend->limit, VUBLK_LOG_WARNING, "back-end channel: %s", error.text);
 	answer(frontend, message, r < 0);
 	if (!r)
 		frontend->ops->config_changed(frontend->opaque);
@@ -166,7 +165,6 @@ void vublk_frontend_open_backend_channel(struct vublk_frontend *frontend)
 		return;
 	}
 	vublk_channel_init(&backend->channel, ends[0]);
-	backend->log_limit = (struct vublk_log_limit){ .burst = 5, .interval_ms = 10000 };
 	backend->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = frontend };
 	if (vublk_loop_add(frontend->loop, &backend->source, ends[0], EPOLLIN, &error) < 0) {
 		vublk_channel_deinit(&backend->channel);

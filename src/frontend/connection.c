@@ -365,8 +365,8 @@ static void on_deadline(void *opaque)
 /* --- the beginning ------------------------------------------------------------------ */
 
 void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
-			 const struct vublk_log *log, const struct vublk_frontend_ops *ops,
-			 void *opaque)
+			 const struct vublk_log *log, struct vublk_log_limit *limit,
+			 const struct vublk_frontend_ops *ops, void *opaque)
 {
 	*frontend = (struct vublk_frontend){
 		.state = VUBLK_FRONTEND_CLOSED,
@@ -374,6 +374,7 @@ void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loo
 		.opaque = opaque,
 		.loop = loop,
 		.log = log,
+		.limit = limit,
 	};
 	frontend->channel.fd = -1;
 	frontend->expected_end = &frontend->expected;

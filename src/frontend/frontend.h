@@ -191,7 +191,6 @@ struct vublk_frontend_config_read {
 struct vublk_frontend_backend_channel {
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
-	struct vublk_log_limit log_limit;
 };
 
 struct vublk_frontend {
@@ -200,6 +199,7 @@ struct vublk_frontend {
 	void *opaque;
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
+	struct vublk_log_limit *limit; /* the owner's; it outlives connections */
 	unsigned timeout_ms;
 	bool wants_inflight; /* set before it is opened: accept INFLIGHT_SHMFD */
 	bool wants_undrained_stops; /* ... and GET_VRING_BASE_INFLIGHT and _SKIP_DRAIN, which need it */
@@ -234,7 +234,8 @@ struct vublk_frontend {
 
 /* All but `frontend` is borrowed. */
 void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
-			 const struct vublk_log *log, const struct vublk_frontend_ops *ops,
+			 const struct vublk_log *log, struct vublk_log_limit *limit,
+			 const struct vublk_frontend_ops *ops,
 			 void *opaque);
 
 /*

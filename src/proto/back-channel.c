@@ -37,7 +37,7 @@ static void send_config_change(struct vublk_back_channel *back)
 	if (back->has_ack)
 		message.header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
 	if (vublk_channel_send(&back->channel, &message, &error)) {
-		vublk_log_limited(back->log, &back->limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(back->log, back->limit, VUBLK_LOG_WARNING,
 				  "the front-end could not be told of the disk's new "
 				  "configuration: %s", error.text);
 		return;
@@ -88,7 +88,7 @@ static int take_answers(struct vublk_back_channel *back, struct vublk_error *err
 						 sizeof(uint64_t), &reply, error) :
 			    vublk_error_set(error, EPROTO, "an answer to nothing");
 		if (!r && reply.payload.u64)
-			vublk_log_limited(back->log, &back->limit, VUBLK_LOG_WARNING,
+			vublk_log_limited(back->log, back->limit, VUBLK_LOG_WARNING,
 					  "the front-end could not take the disk's new "
 					  "configuration (it says %" PRIu64 ")", reply.payload.u64);
 		vublk_vu_message_deinit(&reply);
@@ -111,21 +111,21 @@ static void on_channel(void *opaque, uint32_t events)
 		watch(back);
 		return;
 	}
-	vublk_log_limited(back->log, &back->limit,
+	vublk_log_limited(back->log, back->limit,
 			  r == -ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
 			  "the back-end channel is closed: %s", error.text);
 	vublk_back_channel_close(back);
 }
 
 void vublk_back_channel_init(struct vublk_back_channel *back, struct vublk_loop *loop,
-			     const struct vublk_log *log)
+			     const struct vublk_log *log, struct vublk_log_limit *limit)
 {
 	*back = (struct vublk_back_channel){
 		.channel.fd = -1,
 		.source = { .fn = on_channel, .opaque = back },
 		.loop = loop,
 		.log = log,
-		.limit = { .burst = 10, .interval_ms = 10000 },
+		.limit = limit,
 		.is_suspended = true,
 	};
 }

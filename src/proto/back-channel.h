@@ -16,7 +16,7 @@ struct vublk_back_channel {
 	struct vublk_loop_source source;
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
-	struct vublk_log_limit limit;
+	struct vublk_log_limit *limit;
 	bool has_ack;        /* REPLY_ACK was negotiated */
 	bool is_unanswered;
 	bool once_more;      /* when that is answered */
@@ -26,7 +26,7 @@ struct vublk_back_channel {
 
 /* All but the channel itself is borrowed. */
 void vublk_back_channel_init(struct vublk_back_channel *back, struct vublk_loop *loop,
-			     const struct vublk_log *log);
+			     const struct vublk_log *log, struct vublk_log_limit *limit);
 /* Takes `fd`, also on failure, in the place of the one before it. */
 int vublk_back_channel_open(struct vublk_back_channel *back, int fd, struct vublk_error *error);
 /* Idempotent. */

@@ -4,6 +4,7 @@
 
 #include "util/loop.h"
 
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -27,30 +28,86 @@ void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const ch
 	log->fn(log->opaque, level, line);
 }
 
+/* --- limited lines ------------------------------------------------------------------ */
+
+static bool is_word(char c)
+{
+	return isalnum((unsigned char)c) || c == '_' || c == '-' || c == '.';
+}
+
+/* FNV-1a over the line without its words that have a digit. */
+static uint32_t hash_kind(const char *line)
+{
+	uint32_t hash = 2166136261u;
+
+	while (*line) {
+		size_t bytes = 0;
+		bool has_digit = false;
+
+		for (; is_word(line[bytes]); bytes++)
+			has_digit |= isdigit((unsigned char)line[bytes]);
+		if (!bytes)
+			bytes = 1;
+		for (size_t i = 0; i < bytes && !has_digit; i++)
+			hash = (hash ^ (unsigned char)line[i]) * 16777619u;
+		line += bytes;
+	}
+	return hash;
+}
+
+static bool is_over(const struct vublk_log_kind *kind, uint64_t now)
+{
+	return now - kind->window_start_ns >= VUBLK_LOG_INTERVAL_MS * UINT64_C(1000000);
+}
+
+/* The kind's row; else a free one, or one whose window is over; else the last. */
+static struct vublk_log_kind *find_kind(struct vublk_log_limit *limit, uint32_t hash, uint64_t now)
+{
+	struct vublk_log_kind *last = &limit->kinds[VUBLK_LOG_KINDS - 1];
+	struct vublk_log_kind *spare = last;
+
+	for (struct vublk_log_kind *kind = limit->kinds; kind < last; kind++) {
+		if (kind->said && kind->hash == hash)
+			return kind;
+		if (spare == last && (!kind->said || is_over(kind, now)))
+			spare = kind;
+	}
+	if (spare != last)
+		*spare = (struct vublk_log_kind){ .hash = hash, .window_start_ns = now };
+	return spare;
+}
+
 void vublk_log_limited(const struct vublk_log *log, struct vublk_log_limit *limit,
 		       enum vublk_log_level level, const char *format, ...)
 {
-	uint64_t now = vublk_now_ns();
+	struct vublk_log_kind *kind;
 	char line[LINE_BYTES];
+	uint64_t now;
 	va_list args;
 
 	if (!wanted(log, level))
 		return;
-	if (now - limit->window_start_ns >= limit->interval_ms * UINT64_C(1000000)) {
-		if (limit->left_out)
-			vublk_log(log, level, "%u lines like the next were left out",
-				  limit->left_out);
-		limit->window_start_ns = now;
-		limit->said = 0;
-		limit->left_out = 0;
-	}
-	if (limit->said >= limit->burst) {
-		limit->left_out++;
-		return;
-	}
-	limit->said++;
+	now = vublk_now_ns();
 	va_start(args, format);
 	vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
+	if (level == VUBLK_LOG_DEBUG) {
+		log->fn(log->opaque, level, line);
+		return;
+	}
+	kind = find_kind(limit, hash_kind(line), now);
+	if (is_over(kind, now)) {
+		if (kind->left_out)
+			vublk_log(log, level, "%u lines like the next were left out",
+				  kind->left_out);
+		kind->window_start_ns = now;
+		kind->said = 0;
+		kind->left_out = 0;
+	}
+	if (kind->said >= VUBLK_LOG_BURST) {
+		kind->left_out++;
+		return;
+	}
+	kind->said++;
 	log->fn(log->opaque, level, line);
 }

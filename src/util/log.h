@@ -12,16 +12,28 @@ void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const ch
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * Keeps what a peer can provoke from filling a log: at most `burst` lines in
- * each `interval_ms`; the first line after a pause says how many were left out.
- * Zero-initialised apart from the two limits; one thread.
+ * Keeps a peer from filling the log: of each kind of line at most VUBLK_LOG_BURST in
+ * VUBLK_LOG_INTERVAL_MS; the first line after a pause says how many were left out.
+ * Lines that differ only in words with a digit are of one kind, so that a flood of one
+ * kind does not hide the first line of another. Kinds beyond the table share its last row.
+ * Lines for debugging pass: a person asked for all of them.
+ *
+ * A limit belongs to an object that outlives the peer's connection. All zero is a limit
+ * that has seen no line; one thread.
  */
-struct vublk_log_limit {
-	unsigned burst;
-	unsigned interval_ms;
-	unsigned said;
-	unsigned left_out;
+#define VUBLK_LOG_BURST 5
+#define VUBLK_LOG_INTERVAL_MS 10000
+#define VUBLK_LOG_KINDS 48
+
+struct vublk_log_kind {
 	uint64_t window_start_ns;
+	uint32_t hash;
+	uint32_t said; /* in this window; 0: the row is free */
+	uint32_t left_out;
+};
+
+struct vublk_log_limit {
+	struct vublk_log_kind kinds[VUBLK_LOG_KINDS];
 };
 
 void vublk_log_limited(const struct vublk_log *log, struct vublk_log_limit *limit,

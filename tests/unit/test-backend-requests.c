@@ -283,7 +283,7 @@ static void test_broken_ring_stops_alone(void **state)
 	vublk_eventfd_signal(rig.queues[1].kick_fd);
 	wait = (struct pollfd){ .fd = rig.queues[1].err_fd, .events = POLLIN };
 	assert_int_equal(poll(&wait, 1, -1), 1);
-	assert_true(rig_log_has(&rig, "queue 1 is stopped, for its driver broke the ring"));
+	assert_true(rig_log_has(&rig, "queue 1 is stopped because its driver broke the ring"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
 	/* It starts anew like any other. */
 	rig_get_base(&rig, 1);

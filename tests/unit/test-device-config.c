@@ -6,6 +6,7 @@
 
 #include "util/checked.h"
 #include "util/fd.h"
+#include "util/log.h"
 
 #include <errno.h>
 #include <linux/virtio_blk.h>
@@ -332,6 +333,25 @@ static void test_absurd_change_is_not_taken(void **state)
 	mock_deinit(&mock);
 }
 
+/* Each differs from the one before it, so that saying a sentence once would not do. */
+static void test_absurd_changes_are_limited(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_realize(&rig);
+	for (unsigned i = 0; i < 100; i++) {
+		config_of(&mock)->blk_size = 3 + 2 * i;
+		mock_send_config_change(&mock, false);
+		rig_settle(&rig);
+	}
+	assert_in_range(rig.num_warnings, 1, VUBLK_LOG_BURST);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 /* However many messages: one read at a time, and each answered. */
 static void test_storm_of_changes(void **state)
 {
@@ -614,6 +634,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_resize),
 		VUBLK_TEST(test_resize_that_is_not_told),
 		VUBLK_TEST(test_absurd_change_is_not_taken),
+		VUBLK_TEST(test_absurd_changes_are_limited),
 		VUBLK_TEST(test_storm_of_changes),
 		VUBLK_TEST(test_garbage_on_the_channel),
 		VUBLK_TEST(test_unserved_requests_are_answered_and_limited),

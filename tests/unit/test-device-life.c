@@ -586,7 +586,7 @@ static void test_retries(void **state)
 	mock.close_first = 100;
 	rig_realize_fails(&rig, ENOTCONN);
 	assert_int_equal(mock.num_connections, 4);
-	assert_int_equal(rig.num_failed_tries, 7);
+	assert_in_range(rig.num_failed_tries, 4, 7); /* the log is limited */
 	rig_deinit(&rig);
 	mock_deinit(&mock);
 }

@@ -155,22 +155,48 @@ static void collect(void *opaque, enum vublk_log_level level, const char *text)
 	snprintf(lines->last, sizeof(lines->last), "%s", text);
 }
 
+/* As if the interval had passed. */
+static void forget_windows(struct vublk_log_limit *limit)
+{
+	for (unsigned i = 0; i < VUBLK_LOG_KINDS; i++)
+		limit->kinds[i].window_start_ns -= VUBLK_LOG_INTERVAL_MS * UINT64_C(1000000);
+}
+
 static void test_log_is_limited(void **state)
 {
 	struct lines lines = { 0 };
 	struct vublk_log log = { collect, &lines, VUBLK_LOG_WARNING };
-	struct vublk_log_limit limit = { .burst = 3, .interval_ms = 3600000 };
+	struct vublk_log_limit limit = { 0 };
 
 	vublk_log(&log, VUBLK_LOG_INFO, "not wanted");
+	vublk_log_limited(&log, &limit, VUBLK_LOG_INFO, "not wanted");
 	assert_int_equal(lines.count, 0);
 	for (int i = 0; i < 100; i++)
-		vublk_log_limited(&log, &limit, VUBLK_LOG_WARNING, "line %d", i);
-	assert_int_equal(lines.count, 3);
-	limit.window_start_ns = 0;
-	limit.interval_ms = 0;
-	vublk_log_limited(&log, &limit, VUBLK_LOG_WARNING, "after");
-	assert_int_equal(lines.count, 5);
-	assert_string_equal(lines.last, "after");
+		vublk_log_limited(&log, &limit, VUBLK_LOG_WARNING, "line %d at 0x%x", i, 1000 - i);
+	assert_int_equal(lines.count, VUBLK_LOG_BURST);
+	for (int i = 0; i < 100; i++)
+		vublk_log_limited(&log, &limit, VUBLK_LOG_WARNING, "another line %d", i);
+	assert_int_equal(lines.count, 2 * VUBLK_LOG_BURST);
+	forget_windows(&limit);
+	vublk_log_limited(&log, &limit, VUBLK_LOG_WARNING, "line 100 at 0x0");
+	assert_int_equal(lines.count, 2 * VUBLK_LOG_BURST + 2);
+	assert_string_equal(lines.last, "line 100 at 0x0");
+}
+
+/* A peer that finds many kinds of lines to cause has the last row; the bound stays. */
+static void test_log_has_many_kinds(void **state)
+{
+	struct lines lines = { 0 };
+	struct vublk_log log = { collect, &lines, VUBLK_LOG_WARNING };
+	struct vublk_log_limit limit = { 0 };
+
+	for (int i = 0; i < 10 * VUBLK_LOG_KINDS * 26; i++)
+		vublk_log_limited(&log, &limit, VUBLK_LOG_WARNING, "kind %c%c", 'a' + i % 26,
+				  'a' + i / 26 % 26);
+	assert_int_equal(lines.count, VUBLK_LOG_KINDS * VUBLK_LOG_BURST);
+	forget_windows(&limit);
+	vublk_log_limited(&log, &limit, VUBLK_LOG_WARNING, "something new");
+	assert_string_equal(lines.last, "something new");
 }
 
 struct counter {
@@ -293,6 +319,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_memfd_is_sealed),
 		VUBLK_TEST(test_word_of_a_peers_memory),
 		VUBLK_TEST(test_log_is_limited),
+		VUBLK_TEST(test_log_has_many_kinds),
 		VUBLK_TEST(test_loop_removal_inside_callback),
 		VUBLK_TEST(test_loop_timers),
 		VUBLK_TEST(test_loop_tasks),

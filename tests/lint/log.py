@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Checks that no peer can fill the log: a line that is not for debugging goes through
+vublk_log_limited(), and its limit lives in an object that outlives the peer's connection.
+
+    log.py [SOURCE-ROOT]    TAP on standard output
+"""
+import pathlib
+import re
+import sys
+
+# Lines that no peer can repeat. Each entry: file, a part of the line, the reason.
+UNLIMITED = [
+    ('src/backend/backend.c', 'listening on', 'once per start'),
+    ('src/backend/backend.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
+    ('src/backend/engine-file.c', 'io_uring cannot be had', 'once per start'),
+    ('src/backend/engine-file-lost.c', 'so data that was acknowledged', 'once per image'),
+    ('src/backend/session.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
+    ('src/backend/session.c', 'the disk has', 'once per call of vublk_backend_rescan()'),
+    ('src/bus/bus.c', 'listening on', 'once per start'),
+    ('src/device/listen.c', 'waiting for a back-end', 'once per realize'),
+]
+
+# Where limits live, each with what ends it.
+OWNERS = {
+    'src/backend/backend.h': 'the server',
+    'src/backend/engine-file.h': 'a queue of the engine, one per worker',
+    'src/backend/worker.c': 'the worker',
+    'src/blk/disk.h': 'the disk',
+    'src/blk/queue.h': 'the disk',
+    'src/bus/bus.h': 'the bus',
+    'src/bus/inproc-private.h': 'the disk',
+    'src/bus/vfio-user-private.h': 'the bus',
+    'src/bus/virtio-pci-private.h': 'the bus',
+    'src/device/device.h': 'the device',
+}
+
+FOLDERS = ('backend', 'bus', 'device', 'frontend', 'proto', 'virtio', 'blk')
+CALL = re.compile(r'\bvublk_log\((?:[^;"]|"(?:[^"\\]|\\.)*")*;')
+VISIBLE = re.compile(r'\bVUBLK_LOG_(ERROR|WARNING|INFO)\b')
+MEMBER = re.compile(r'^[^*\n]*\bstruct vublk_log_limit \w+\b[^(\n]*;', re.M)
+
+
+def sources(root):
+    for folder in FOLDERS:
+        for path in sorted((root / 'src' / folder).rglob('*.[ch]')):
+            yield str(path.relative_to(root)), path.read_text()
+
+
+def line_of(text, offset):
+    return text.count('\n', 0, offset) + 1
+
+
+def words_of(call):
+    """The literals of a call as one text, however they are cut into lines."""
+    return ''.join(re.findall(r'"((?:[^"\\]|\\.)*)"', call))
+
+
+def unlimited_calls(name, text):
+    for call in CALL.finditer(text):
+        if VISIBLE.search(call[0]):
+            yield line_of(text, call.start()), words_of(call[0])
+
+
+def line_faults(files):
+    used = set()
+    for name, text in files:
+        for number, words in unlimited_calls(name, text):
+            entries = [entry for entry in UNLIMITED if entry[0] == name and entry[1] in words]
+            used.update(entries)
+            if not entries:
+                yield f'{name}:{number}: not limited: "{words[:60]}"'
+    for entry in UNLIMITED:
+        if entry not in used:
+            yield f'{entry[0]}: no line has "{entry[1]}", which the list of exceptions names'
+
+
+def owner_faults(files):
+    found = set()
+    for name, text in files:
+        for member in MEMBER.finditer(text):
+            found.add(name)
+            if name not in OWNERS:
+                yield f'{name}:{line_of(text, member.start())}: a limit whose owner may be a connection'
+    for name in OWNERS:
+        if name not in found:
+            yield f'{name}: has no limit, which the list of owners names'
+
+
+CHECKS = {
+    'a line that a peer can cause is limited':
+        (line_faults, 'vublk_log(log, known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING, "a;"\n"b");'),
+    'a limit outlives the connection': (owner_faults, 'struct s {\n\tstruct vublk_log_limit limit;\n};'),
+}
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else '.').resolve()
+    files = list(sources(root))
+    print(f'1..{len(CHECKS)}')
+    failed = False
+    for number, (title, (check, bad)) in enumerate(CHECKS.items(), 1):
+        found = list(check(files))
+        if not any(fault.startswith('bad.c:') for fault in check([('bad.c', bad)])):
+            found.append('the check itself does not find a fault')
+        for fault in found:
+            print(f'# {fault}')
+        print(f'{"not ok" if found else "ok"} {number} - {title}')
+        failed |= bool(found)
+    return failed
+
+
+if __name__ == '__main__':
+    sys.exit(main())

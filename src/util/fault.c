@@ -115,7 +115,7 @@ static void record(const struct range *range, uintptr_t address)
 	__atomic_compare_exchange_n(&fault->address, &none, address, false, __ATOMIC_RELAXED,
 				    __ATOMIC_RELAXED);
 	if (!__atomic_fetch_or(&fault->kinds, range->kind, __ATOMIC_RELEASE) && fault->fd >= 0)
-		vublk_eventfd_signal(fault->fd);
+		vublk_eventfd_write(fault->fd);
 }
 
 /*

@@ -201,21 +201,54 @@ static void test_odd_descriptors(void **state)
 	relay_close(&relay);
 }
 
-/* All that the relay signals would block a writer: after an outage, and where it reports one. */
+struct filler {
+	struct rig_queue *queue;
+	bool stops; /* atomic */
+};
+
+/* Without making room, which would free a writer. */
+static void fill_up(int fd)
+{
+	uint64_t add = UINT64_MAX - 1;
+
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	for (unsigned i = 0; i < 8 && write(fd, &add, sizeof(add)) < 0; i++)
+		add--;
+	fcntl(fd, F_SETFL, 0);
+}
+
+static void *keep_full(void *opaque)
+{
+	struct filler *filler = opaque;
+
+	while (!vublk_load_relaxed(&filler->stops)) {
+		fill_up(filler->queue->kick_fd);
+		fill_up(filler->queue->call_fd);
+		fill_up(filler->queue->err_fd);
+	}
+	return NULL;
+}
+
+/* All that the relay signals after an outage would block a writer. */
 static void test_full_descriptors(void **state)
 {
+	struct filler filler = { 0 };
 	struct relay relay;
+	pthread_t thread;
 	struct rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
-	vublk_test_fill_eventfd(rig.queues[0].call_fd);
-	vublk_test_fill_eventfd(rig.queues[0].err_fd);
-	vublk_test_fill_eventfd(rig.queues[0].kick_fd);
-	relay_kill_backend(&relay);
-	vublk_test_fill_eventfd(rig.queues[0].kick_fd);
-	relay_start_backend(&relay, NULL);
-	assert_int_equal(rig_get_base(&rig, 0), 0);
+	filler.queue = &rig.queues[0];
+	assert_int_equal(pthread_create(&thread, NULL, keep_full, &filler), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		relay_kill_backend(&relay);
+		relay_wait(&relay, "the disk waits for a back-end");
+		relay_start_backend(&relay, NULL);
+		relay_wait(&relay, "starting, started -> running");
+	}
+	vublk_store_relaxed(&filler.stops, true);
+	pthread_join(thread, NULL);
 	relay_close_vmm(&relay, &rig);
 	relay_start_vmm(&relay, &rig, 1);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, BLOCK), VIRTIO_BLK_S_OK);

@@ -112,8 +112,9 @@ struct vublk_blk_handlers {
  * queues. Blocks no longer than request-timeout-ms for each answer.
  *
  * `options`: names and values ended by a NULL name, borrowed during the call; may
- * be NULL. They are the device's properties (vublk_device_properties(), save
- * chardev) and those of vublk_blk_options(). `handlers` (may be NULL) is copied.
+ * be NULL. They are the device's properties (vublk_device_properties(), except
+ * chardev) and those of vublk_blk_options(). Without num-queues the disk has as many
+ * queues as the back-end offers, at most 16 (num-queues-limit). `handlers` (may be NULL) is copied.
  *
  * EINVAL: a bad option, or a queue-size below 4 (a request has a header, data and a
  * status); ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no

@@ -80,7 +80,8 @@ static int set_features(struct vublk_session *session, struct vublk_error *error
 	session->features = features;
 	if (features & VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES))
 		return 0;
-	for (unsigned i = 0; i < session->owner->num_queues; i++)
+	session->enables_all = true;
+	for (unsigned i = 0; i < session->num_used; i++)
 		session->queues[i].setup.enabled = true;
 	return 0;
 }
@@ -123,7 +124,8 @@ static int do_nothing(struct vublk_session *session, struct vublk_error *error)
 
 static void reset_queues(struct vublk_session *session)
 {
-	for (unsigned i = 0; i < session->owner->num_queues; i++)
+	session->enables_all = false;
+	for (unsigned i = 0; i < session->num_used; i++)
 		vublk_queue_reset(&session->queues[i]);
 }
 
@@ -160,7 +162,8 @@ static void stop_if_status_is_zero(struct vublk_session *session)
  */
 static void rest_queues(struct vublk_session *session)
 {
-	for (unsigned i = 0; i < session->owner->num_queues; i++) {
+	session->enables_all = false;
+	for (unsigned i = 0; i < session->num_used; i++) {
 		uint16_t base = session->queues[i].setup.base;
 
 		vublk_queue_reset(&session->queues[i]);
@@ -525,7 +528,8 @@ static int check_queue(struct vublk_session *session, struct vublk_error *error)
 	int index;
 	int r = vublk_vu_check_queue(&session->request, session->owner->num_queues, &index, error);
 
-	session->concerned = r || index < 0 ? NULL : &session->queues[index];
+	session->concerned = r || index < 0 ? NULL :
+			     vublk_session_use_queue(session, (unsigned)index);
 	return r;
 }
 

@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define AUTO_MAX_QUEUES 16
+#define AUTO_MAX_THREADS 16
 
 struct option {
 	struct vublk_backend_option shown;
@@ -274,9 +274,10 @@ static const struct option options_table[] = {
 	{ { "read-only", "bool", "off", "Serve the disk without writing to it" },
 	  parse_read_only },
 	{ { "num-queues", "number", "auto",
-	    "Queues on offer, 1 to 256; auto: one a CPU, at most 16" }, parse_num_queues },
+	    "Queues on offer, 1 to 256; auto: 256, because those that are not used cost nothing" },
+	  parse_num_queues },
 	{ { "threads", "number", "auto",
-	    "Threads that serve the queues; auto: one a queue, at most one a CPU" },
+	    "Threads that serve the queues; auto: one per CPU, at most 16 and one per queue" },
 	  parse_threads },
 	{ { "seg-max", "number", "126",
 	    "Data segments of a request at most, 1 to 1024; for drivers without indirect "
@@ -359,9 +360,11 @@ static int check_together(struct vublk_backend_settings *settings, struct vublk_
 	if (settings->socket_path && settings->fd >= 0)
 		return vublk_error_set(error, EINVAL, "socket-path and fd exclude each other");
 	if (!settings->num_queues)
-		settings->num_queues = VUBLK_MIN(count_cpus(), (unsigned)AUTO_MAX_QUEUES);
-	if (!settings->num_threads)
-		settings->num_threads = VUBLK_MIN(count_cpus(), settings->num_queues);
+		settings->num_queues = VUBLK_BACKEND_MAX_QUEUES;
+	if (!settings->num_threads) {
+		settings->num_threads = VUBLK_MIN(count_cpus(), (unsigned)AUTO_MAX_THREADS);
+		settings->num_threads = VUBLK_MIN(settings->num_threads, settings->num_queues);
+	}
 	if (settings->num_threads > settings->num_queues)
 		return vublk_error_set(error, EINVAL, "threads is %u, more than the %u queues "
 				       "that they would serve", settings->num_threads,

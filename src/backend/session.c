@@ -37,6 +37,25 @@ static void go_on(struct vublk_session *session);
 
 /* --- queues ---------------------------------------------------------------- */
 
+static void on_queue_answered(struct vublk_queue *queue, void *opaque);
+
+struct vublk_queue *vublk_session_use_queue(struct vublk_session *session, unsigned index)
+{
+	const struct vublk_session_owner *owner = session->owner;
+
+	for (; session->num_used <= index; session->num_used++) {
+		struct vublk_queue *queue = &session->queues[session->num_used];
+
+		vublk_queue_init(queue, session->num_used,
+				 owner->workers[session->num_used % owner->num_workers], owner->log,
+				 owner->loop);
+		queue->answered = on_queue_answered;
+		queue->opaque = session;
+		queue->setup.enabled = session->enables_all;
+	}
+	return &session->queues[index];
+}
+
 bool vublk_session_runs(const struct vublk_queue *queue)
 {
 	return queue->state != VUBLK_QUEUE_STOPPED;
@@ -110,7 +129,7 @@ void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_que
 
 void vublk_session_stop_all(struct vublk_session *session)
 {
-	for (unsigned i = 0; i < session->owner->num_queues; i++)
+	for (unsigned i = 0; i < session->num_used; i++)
 		vublk_session_stop_queue(session, &session->queues[i]);
 }
 
@@ -124,7 +143,7 @@ static void note_resumption(struct vublk_session *session)
 {
 	bool had_doubts = vublk_session_doubts_write_cache(session);
 
-	for (unsigned i = 0; i < session->owner->num_queues; i++)
+	for (unsigned i = 0; i < session->num_used; i++)
 		if (vublk_queue_wants_to_run(&session->queues[i]) &&
 		    session->queues[i].setup.base)
 			session->resumes = true;
@@ -227,7 +246,7 @@ static void start_queues(struct vublk_session *session)
 
 	note_resumption(session);
 	fill_disk(session, &disk);
-	for (unsigned i = 0; i < session->owner->num_queues; i++) {
+	for (unsigned i = 0; i < session->num_used; i++) {
 		struct vublk_queue *queue = &session->queues[i];
 
 		if (vublk_session_runs(queue) || !vublk_queue_wants_to_run(queue) ||
@@ -307,7 +326,7 @@ static void run_operation(struct vublk_session *session)
 /* A ring is started from SET_VRING_KICK to GET_VRING_BASE, whether or not it is enabled. */
 static bool is_suspended(const struct vublk_session *session)
 {
-	for (unsigned i = 0; i < session->owner->num_queues; i++)
+	for (unsigned i = 0; i < session->num_used; i++)
 		if (session->queues[i].setup.has_kick)
 			return false;
 	return true;
@@ -524,6 +543,7 @@ static void on_channel(void *opaque, uint32_t events)
 
 /* --- life ------------------------------------------------------------------ */
 
+/* Many more are on offer than a front-end uses: each is initialised when it is. */
 static int make_queues(struct vublk_session *session, struct vublk_error *error)
 {
 	const struct vublk_session_owner *owner = session->owner;
@@ -533,12 +553,6 @@ static int make_queues(struct vublk_session *session, struct vublk_error *error)
 	if (!session->queues)
 		return vublk_error_set(error, ENOMEM, "no memory for %u queues",
 				       owner->num_queues);
-	for (unsigned i = 0; i < owner->num_queues; i++) {
-		vublk_queue_init(&session->queues[i], i, owner->workers[i % owner->num_workers],
-				 owner->log, owner->loop);
-		session->queues[i].answered = on_queue_answered;
-		session->queues[i].opaque = session;
-	}
 	return 0;
 }
 
@@ -585,7 +599,7 @@ void vublk_session_free(struct vublk_session *session)
 	vublk_channel_deinit(&session->channel);
 	vublk_vu_message_deinit(&session->request);
 	vublk_fd_close(&session->reply_fd);
-	for (unsigned i = 0; session->queues && i < session->owner->num_queues; i++)
+	for (unsigned i = 0; session->queues && i < session->num_used; i++)
 		vublk_queue_deinit(&session->queues[i]);
 	free(session->queues);
 	vublk_inflight_area_unmap(&session->inflight);

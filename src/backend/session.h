@@ -74,6 +74,8 @@ struct vublk_session {
 	struct vublk_inflight_area inflight;
 	struct vublk_backend_dirty_log dirty_log;
 	struct vublk_queue *queues;
+	unsigned num_used; /* queues that a message was about; memory of the others is untouched */
+	bool enables_all;  /* without protocol features queues begin enabled */
 
 	/* the operation */
 	enum vublk_session_phase phase;
@@ -109,6 +111,8 @@ void vublk_session_rescan(struct vublk_session *session);
 
 /* --- for messages.c -------------------------------------------------------- */
 
+/* A message is about the queue of this index, which is less than owner->num_queues. */
+struct vublk_queue *vublk_session_use_queue(struct vublk_session *session, unsigned index);
 /* Whether the queue is with its worker. */
 bool vublk_session_runs(const struct vublk_queue *queue);
 /* Has the queue stopped, if it runs, before the operation's run() is called. */

@@ -205,6 +205,24 @@ class OneQueue(Machine):
         self.end()
 
 
+class DefaultQueues(Machine):
+    """Nobody says how many queues there are: QEMU wants one per processor of its guest."""
+    queues = None
+    processors = 2 * len(os.sched_getaffinity(0))
+    cases = [('as many queues as the guest has processors, by default', 'look')]
+
+    @classmethod
+    def cases_for(cls, way):
+        return cls.cases if way.door.name == 'direct' and way.backend.name == 'vublk serve' else []
+
+    def boot(self, **options):
+        return linux.Guest(self.case, self.way.qemu, self.processors, [self.disk], self.load, **options)
+
+    def look(self):
+        check(self.guest.run('facts')['queues'] == [str(self.processors)], 'the guest has other queues')
+        self.end()
+
+
 class SmallQueue(Machine):
     """Long requests, where the queue has room for 14 segments."""
     queues = 1

@@ -110,7 +110,7 @@ class Direct:
         return {'path': str(path), **qemu.reconnect()}
 
     def device(self, path, chardev, queues):
-        return {'driver': 'vhost-user-blk-pci', 'chardev': chardev, 'num-queues': queues}
+        return {'driver': 'vhost-user-blk-pci', 'chardev': chardev, **({'num-queues': queues} if queues else {})}
 
 
 class Relay(Direct):

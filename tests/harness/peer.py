@@ -132,11 +132,11 @@ class VublkServe:
         self.program = program
 
     def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None):
-        """At `path`, it takes the place of one that has been killed."""
+        """At `path`, it takes the place of one that has been killed. Queues: None: as by default."""
         check(form == 'raw', 'vublk serve knows raw files only')
         path = path or case.path(f'socket-{len(case.children)}')
         command = [self.program, 'serve', '--socket-path', path, '--blk-file', image,
-                   '--num-queues', queues, *(['--read-only'] if read_only else []), *arguments]
+                   *(['--num-queues', queues] if queues else []), *(['--read-only'] if read_only else []), *arguments]
         child = case.start(command)
         wait_for_socket(case, child, path)
         return child, path

@@ -150,6 +150,17 @@ def killed_clients(case):
     server.stop(case, child)
 
 
+def many_queues(case):
+    """There are enough for any guest, and a program that asks for no number opens few of them."""
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case), queues=None)
+    told = info(case, path)
+    check(told['max_queues'] == 256, f"{told['max_queues']} queues are on offer")
+    check(told['num_queues'] == 16, f"{told['num_queues']} queues are used")
+    verify(case, path, '--numjobs', '20')
+    server.stop(case, child)
+
+
 def a_stale_socket(case):
     """What a killed back-end left behind does not keep the next one from starting."""
     server, image = peer.VublkServe(VUBLK), image_file(case)
@@ -196,8 +207,8 @@ def as_the_readme_says(case):
 
 
 CASES = [capabilities, a_listening_descriptor, memory_and_null, resized_by_signal, ends_cleanly,
-         drains_under_load, serials, clients_come_and_go, killed_clients, a_stale_socket, garbage_on_the_socket,
-         as_the_readme_says]
+         drains_under_load, serials, clients_come_and_go, killed_clients, many_queues, a_stale_socket,
+         garbage_on_the_socket, as_the_readme_says]
 
 if __name__ == '__main__':
     if len(sys.argv) < 2:

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -238,6 +239,60 @@ static void test_serial(void **state)
 	assert_string_equal(b, "mine");
 }
 
+/* --- queues that are not used ---------------------------------------------------------- */
+
+static unsigned long resident_kib(void)
+{
+	FILE *file = fopen("/proc/self/status", "re");
+	unsigned long kib = 0;
+	char line[256];
+
+	assert_non_null(file);
+	while (!kib && fgets(line, sizeof(line), file))
+		sscanf(line, "RssAnon: %lu", &kib);
+	fclose(file);
+	assert_true(kib);
+	return kib;
+}
+
+/* By default there are as many as there can be, and memory for one only when it is used. */
+static void test_unused_queues(void **state)
+{
+	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };
+	struct virtio_blk_config config;
+	unsigned long before;
+	struct rig rig;
+
+	mallopt(M_PERTURB, 0); /* meson's MALLOC_PERTURB_ writes to all memory that is allocated */
+	rig_open(&rig, options);
+	rig_start(&rig);
+	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_QUEUE_NUM), 256);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.num_queues, 256);
+	before = resident_kib();
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 255, RIG_SIZE), 0);
+	assert_true(resident_kib() - before > 500);
+	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 256, RIG_SIZE), 1);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), 0);
+	rig_close(&rig);
+}
+
+/* Without protocol features queues begin enabled, those as well that are first used later. */
+static void test_enabled_later(void **state)
+{
+	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };
+	struct rig rig;
+
+	rig_open(&rig, options);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features & ~VUBLK_BIT(30)), 0);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_make_ring(&rig, 3, RIG_SIZE, 0);
+	assert_int_equal(rig_describe_queue(&rig, 3, 0), 0);
+	assert_int_equal(rig_io(&rig, 3, VIRTIO_BLK_T_FLUSH, 0, 0, 0), 0);
+	rig_close(&rig);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -248,6 +303,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_refused_block_sizes),
 		VUBLK_TEST(test_block_size_of_a_new_size),
 		VUBLK_TEST(test_serial),
+		VUBLK_TEST(test_unused_queues),
+		VUBLK_TEST(test_enabled_later),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

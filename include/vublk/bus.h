@@ -87,6 +87,12 @@ int vublk_bus_process(struct vublk_bus *bus, struct vublk_error *error);
 void vublk_bus_stop(struct vublk_bus *bus);
 
 /*
+ * Reads the disk's configuration from the back-end again, and tells the VMM of a change;
+ * without a back-end that happens when there is one. Any thread; safe in a signal handler.
+ */
+void vublk_bus_refresh(struct vublk_bus *bus);
+
+/*
  * Frees everything and waits for nobody; not while run() or process() is being called. A
  * back-end that has rings may use them until it has seen the hang-up: a clean end is
  * vublk_bus_stop() and run() before. NULL is nothing.

@@ -230,6 +230,13 @@ void vublk_device_config_read(const struct vublk_device *device, unsigned offset
 uint32_t vublk_device_config_generation(const struct vublk_device *device);
 
 /*
+ * Reads the config from the back-end again; config_changed() tells of a change. One read at
+ * a time; without a back-end the next one is asked. Only needed where neither the back-end
+ * tells changes nor config-poll-ms finds them in time.
+ */
+void vublk_device_refresh_config(struct vublk_device *device);
+
+/*
  * The one writable field is `wce`: an unchanged value is nothing (0); a changed
  * one goes to the back-end and 1 is returned: config_written() tells the end.
  * EINVAL: another field; ENOTSUP: CONFIG_WCE was not negotiated; EBUSY: one is

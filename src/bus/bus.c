@@ -112,6 +112,21 @@ void vublk_bus_stop(struct vublk_bus *bus)
 	vublk_eventfd_write(bus->stop_fd);
 }
 
+static void on_refresh(void *opaque, uint32_t events)
+{
+	struct vublk_bus *bus = opaque;
+
+	vublk_eventfd_clear(bus->refresh_fd);
+	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_INFO,
+			  "the disk's configuration is read again");
+	vublk_device_refresh_config(bus->device);
+}
+
+void vublk_bus_refresh(struct vublk_bus *bus)
+{
+	vublk_eventfd_write(bus->refresh_fd);
+}
+
 /* --- clients --------------------------------------------------------------- */
 
 static void accept_again(struct vublk_bus *bus)
@@ -394,6 +409,16 @@ static int open_device(struct vublk_bus *bus, const struct vublk_option *propert
 	return r < 0 ? r : check_paths(bus, error);
 }
 
+static int watch_eventfd(struct vublk_bus *bus, int *fd, struct vublk_loop_source *source,
+			 void (*fn)(void *opaque, uint32_t events), struct vublk_error *error)
+{
+	*fd = vublk_eventfd_new();
+	if (*fd < 0)
+		return vublk_error_set_errno(error, -*fd, "cannot create an eventfd");
+	*source = (struct vublk_loop_source){ .fn = fn, .opaque = bus };
+	return vublk_loop_add(&bus->loop, source, *fd, EPOLLIN, error);
+}
+
 static int open_loop(struct vublk_bus *bus, struct vublk_error *error)
 {
 	int r = vublk_loop_init(&bus->loop, error);
@@ -401,14 +426,11 @@ static int open_loop(struct vublk_bus *bus, struct vublk_error *error)
 	if (r < 0)
 		return r;
 	bus->has_loop = true;
-	bus->stop_fd = vublk_eventfd_new();
-	if (bus->stop_fd < 0)
-		return vublk_error_set_errno(error, -bus->stop_fd, "cannot create an eventfd");
-	bus->stop_source = (struct vublk_loop_source){ .fn = on_stop, .opaque = bus };
 	bus->listen_source = (struct vublk_loop_source){ .fn = on_listen, .opaque = bus };
 	bus->listen_timer = (struct vublk_loop_timer){ .fn = on_listen_timer, .opaque = bus };
 	bus->retry_timer = (struct vublk_loop_timer){ .fn = on_retry_timer, .opaque = bus };
-	return vublk_loop_add(&bus->loop, &bus->stop_source, bus->stop_fd, EPOLLIN, error);
+	r = watch_eventfd(bus, &bus->stop_fd, &bus->stop_source, on_stop, error);
+	return r < 0 ? r : watch_eventfd(bus, &bus->refresh_fd, &bus->refresh_source, on_refresh, error);
 }
 
 int vublk_bus_open(const char *spec, const struct vublk_option *device_properties,
@@ -426,7 +448,7 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 	if (!bus)
 		return vublk_error_set_errno(error, ENOMEM, "cannot make a bus");
 	bus->type = type;
-	bus->listen_fd = bus->stop_fd = -1;
+	bus->listen_fd = bus->stop_fd = bus->refresh_fd = -1;
 	if (log)
 		bus->log = *log;
 	bus->path = strdup(argument);
@@ -501,6 +523,7 @@ void vublk_bus_free(struct vublk_bus *bus)
 	if (bus->has_loop) {
 		vublk_loop_remove(&bus->device_source);
 		vublk_loop_remove(&bus->stop_source);
+		vublk_loop_remove(&bus->refresh_source);
 		vublk_loop_remove(&bus->listen_source);
 		vublk_loop_timer_disarm(&bus->listen_timer);
 		vublk_loop_timer_disarm(&bus->retry_timer);
@@ -512,6 +535,7 @@ void vublk_bus_free(struct vublk_bus *bus)
 		vublk_socket_remove(bus->path, bus->socket_file);
 	vublk_fd_close(&bus->listen_fd);
 	vublk_fd_close(&bus->stop_fd);
+	vublk_fd_close(&bus->refresh_fd);
 	free(bus->path);
 	free(bus);
 }

@@ -67,7 +67,7 @@ struct vublk_bus {
 	const struct vublk_bus_type *type;
 	struct vublk_log log;
 	struct vublk_log_limit limit;
-	int stop_fd; /* any thread signals it */
+	int stop_fd, refresh_fd; /* any thread signals them */
 
 	/* the thread's */
 	enum vublk_bus_state state;
@@ -75,7 +75,7 @@ struct vublk_bus {
 	struct vublk_error error;
 	struct vublk_loop loop;
 	bool has_loop;
-	struct vublk_loop_source stop_source;
+	struct vublk_loop_source stop_source, refresh_source;
 	struct vublk_device *device;
 	struct vublk_loop_source device_source;
 	struct vublk_device_info backend; /* the last one that there was */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk device: the host device as a program, on a bus. It stays in the foreground, has
- * nothing to say on standard output, and logs to standard error; SIGTERM and SIGINT end it.
+ * nothing to say on standard output, and logs to standard error; SIGTERM and SIGINT end it,
+ * SIGHUP makes it read the disk's configuration again.
  *
  * What describes the way to the back-end is written as QEMU's -chardev is, and becomes
  * properties of the device as everything else.
@@ -169,14 +170,18 @@ static const struct argp argp = {
 	.parser = parse,
 	.doc = "Be the disk of a virtual machine whose back-end may go and come: the VMM is "
 	       "not told, its disk pauses and goes on.\v"
-	       "SIGTERM and SIGINT end it when the back-end has given the rings back.",
+	       "SIGTERM and SIGINT end it when the back-end has given the rings back; SIGHUP "
+	       "makes it read the disk's configuration from the back-end again.",
 };
 
 /* --- the command ----------------------------------------------------------- */
 
 static void on_signal(int number)
 {
-	vublk_bus_stop(served);
+	if (number == SIGHUP)
+		vublk_bus_refresh(served);
+	else
+		vublk_bus_stop(served);
 }
 
 int vublk_cmd_device(int argc, char **argv)
@@ -190,7 +195,7 @@ int vublk_cmd_device(int argc, char **argv)
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
 	/* A signal that comes while it opens is held until there is something to stop. */
-	vublk_cli_signals_init(&signals, 0);
+	vublk_cli_signals_init(&signals, SIGHUP);
 	r = vublk_bus_open(arguments.bus, arguments.properties, &log, &served, &error);
 	if (r < 0) {
 		vublk_cli_fail(COMMAND, "%s", error.text);

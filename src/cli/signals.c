@@ -4,6 +4,9 @@
  */
 #include "cli/signals.h"
 
+/* Without a handler each of these would end the program, and a guest's disk with it. */
+static const int ignored[] = { SIGPIPE, SIGUSR1, SIGUSR2 };
+
 void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
@@ -14,7 +17,8 @@ void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another)
 	if (another)
 		sigaddset(&signals->ours, another);
 	sigprocmask(SIG_BLOCK, &signals->ours, &signals->before);
-	sigaction(SIGPIPE, &ignore, NULL);
+	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+		sigaction(ignored[i], &ignore, NULL);
 }
 
 void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)(int number))

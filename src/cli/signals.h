@@ -14,7 +14,8 @@ struct vublk_cli_signals {
 	sigset_t before; /* the process's mask before ours was held */
 };
 
-/* Holds them: SIGTERM, SIGINT, and `another` (0 = none). SIGPIPE is ignored from now on. */
+/* Holds them: SIGTERM, SIGINT, and `another` (0 = none). SIGPIPE,
+ * SIGUSR1 and SIGUSR2 are ignored from now on. */
 void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another);
 
 /* Lets them come to `handler`; one that was held comes at once. System calls are restarted. */

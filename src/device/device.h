@@ -239,8 +239,6 @@ uint64_t vublk_device_session_features(const struct vublk_device *device);
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
-/* The back-end says that it changed. */
-void vublk_device_refresh_config(struct vublk_device *device);
 /* Reads it every now and then from here on, if the back-end cannot say that it changed. */
 void vublk_device_watch_config(struct vublk_device *device);
 void vublk_device_on_config_timer(void *opaque);

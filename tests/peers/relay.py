@@ -234,6 +234,29 @@ def signals(case):
     peer.VublkServe(VUBLK).stop(case, child)
 
 
+def signals_that_do_not_end_it(case):
+    """What may hit a relay or a server by mistake must not cost a guest its disk."""
+    image = image_file(case)
+    child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
+    relay, path = start_relay(case, socket, '-o', 'config-poll-ms=0')
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+        for process in (relay, child):
+            process.send_signal(number)
+            verify(case, path)
+            check(process.poll() is None, f'signal {number}: {case.output(process)}')
+    peer.wait_until(lambda: 'read again' in case.output(relay), 'SIGHUP does nothing')
+    # No ring is started, so the back-end tells no change of its size: the relay has to ask.
+    os.truncate(image, 64 * MIB)
+    child.send_signal(signal.SIGHUP)
+
+    def is_seen():
+        relay.send_signal(signal.SIGHUP)
+        return info(case, path)['capacity_bytes'] == 64 * MIB
+    peer.wait_until(is_seen, 'the relay does not ask for the size')
+    check(case.stop(relay) == 0, case.output(relay))
+    peer.VublkServe(VUBLK).stop(case, child)
+
+
 def bind(function, *arguments):
     return lambda case: function(case, *arguments)
 
@@ -250,6 +273,7 @@ def main():
               ('back-ends that connect', backends_connect),
               ('a back-end that is gone for good', gone_for_good),
               ('ended by signals', signals),
+              ('signals that do not end it', signals_that_do_not_end_it),
               ('many queues', many_queues),
               ('misuse', misuse)]
     return peer.main(cases, sys.argv[2:])

@@ -246,7 +246,8 @@ static bool take_completions(struct vublk_chaos_job *job)
 		job->error.code = -n;
 		return false;
 	}
-	job->verifier.life = __atomic_load_n(&job->load->life, __ATOMIC_RELAXED);
+	vublk_chaos_verify_set_life(&job->verifier,
+				    __atomic_load_n(&job->load->life, __ATOMIC_RELAXED));
 	for (int i = 0; i < n; i++)
 		complete(job, &job->completions[i]);
 	if (n)

@@ -77,6 +77,7 @@ static int init_job(struct vublk_chaos_load *load, unsigned number, uint64_t run
 	const struct vublk_chaos_config *config = load->config;
 	uint64_t share = blocks_of(config, &load->info) / config->num_queues;
 	struct vublk_chaos_job *job = &load->jobs[number];
+	int ret;
 
 	job->load = load;
 	job->queue = vublk_blk_queue(load->blk, number);
@@ -92,8 +93,10 @@ static int init_job(struct vublk_chaos_load *load, unsigned number, uint64_t run
 				       ((size_t)number * config->depth + i) * SLOT_BYTES;
 		job->free[job->num_free++] = &job->slots[i];
 	}
-	return vublk_chaos_verify_init(&job->verifier, run, (uint16_t)number, number * share, share,
-				       error);
+	ret = vublk_chaos_verify_init(&job->verifier, run, (uint16_t)number, number * share, share,
+				      error);
+	job->verifier.is_volatile = config->is_volatile;
+	return ret;
 }
 
 int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chaos_config *config,
@@ -210,6 +213,7 @@ static void count_job(const struct vublk_chaos_job *job, struct vublk_chaos_coun
 			strcpy(counts->sentences[counts->num_sentences++],
 			       verifier->sentences[i]);
 	counts->verified_blocks += verifier->verified;
+	counts->forgotten_blocks += verifier->forgotten;
 	counts->overlapping += verifier->overlapping;
 	counts->stuck += job->stuck;
 }

@@ -67,6 +67,9 @@ static void print_requests(FILE *out, const struct vublk_chaos_result *result)
 		"  overlapping  %" PRIu64 " blocks changed while another change was in flight\n"
 		"  verified     %" PRIu64 " blocks\n", result->in_flight, counts->overlapping,
 		counts->verified_blocks);
+	if (counts->forgotten_blocks)
+		fprintf(out, "  forgotten    %" PRIu64 " blocks fell back to an older content that was "
+			"not older than the flushed one\n", counts->forgotten_blocks);
 }
 
 static void print_outage(FILE *out, const struct vublk_histogram *outage)
@@ -158,6 +161,7 @@ void vublk_chaos_print_json(FILE *out, const struct vublk_chaos_config *config,
 	add_u64(root, "in_flight_at_losses", result->in_flight);
 	add_u64(root, "overlapping_blocks", counts->overlapping);
 	add_u64(root, "verified_blocks", counts->verified_blocks);
+	add_u64(root, "forgotten_blocks", counts->forgotten_blocks);
 	json_object_object_add(root, "reconnect_ns", outage_json(&result->outage_ns));
 	json_object_object_add(root, "found", found_json(counts));
 	for (unsigned i = 0; i < counts->num_sentences; i++)

@@ -24,6 +24,7 @@ struct past {
 	bool completed;
 	bool met;         /* the next one was begun before it was completed */
 	bool interrupted; /* it lived to see another back-end */
+	uint32_t flush;   /* the first that covers its completion; 0: none does */
 };
 
 struct vublk_chaos_block {
@@ -31,6 +32,10 @@ struct vublk_chaos_block {
 	uint32_t floor;       /* what a read begun now brings at least */
 	uint32_t newest_seen;
 	uint32_t newest_zero; /* write zeroes or discard; 0: the beginning */
+	/* of a volatile disk */
+	uint32_t stable;      /* flushed; newer ones may be in `past` */
+	uint32_t lost_floor;  /* the floor after the last loss ... */
+	uint32_t expected;    /* ... and before it, until the block was looked at; 0: it was */
 	uint32_t forgiven;    /* nothing is judged while the floor is not above; see condemn() */
 	bool condemned;
 	struct past past[VUBLK_CHAOS_HISTORY];
@@ -96,6 +101,48 @@ static struct past *past_of(struct vublk_chaos_block *block, uint32_t generation
 	return &block->past[generation % VUBLK_CHAOS_HISTORY];
 }
 
+/* --- a volatile cache --------------------------------------------------------- */
+
+/* Whether a flush of this life, or of one before it, has made it stable. */
+static bool is_stable(const struct vublk_chaos_verifier *verifier, const struct past *past)
+{
+	return past->completed && past->op != VUBLK_CHAOS_DISCARD && past->flush &&
+	       past->flush <= verifier->flushes_done;
+}
+
+static void keep_stable(const struct vublk_chaos_verifier *verifier,
+			struct vublk_chaos_block *block)
+{
+	for (uint32_t g = block->newest; g > block->stable; g--) {
+		const struct past *past = past_of(block, g);
+
+		if (!past)
+			return;
+		if (is_stable(verifier, past)) {
+			block->stable = g;
+			return;
+		}
+	}
+}
+
+static void fall_back(const struct vublk_chaos_verifier *verifier, struct vublk_chaos_block *block)
+{
+	keep_stable(verifier, block);
+	block->expected = VUBLK_CLI_MAX(block->expected, block->floor);
+	block->floor = block->lost_floor = block->stable;
+	block->newest_seen = VUBLK_CLI_MIN(block->newest_seen, block->stable);
+	for (unsigned i = 0; i < VUBLK_CHAOS_HISTORY; i++)
+		block->past[i].flush = 0; /* what was not stable then will not be */
+}
+
+void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life)
+{
+	if (verifier->is_volatile && life != verifier->life)
+		for (uint64_t i = 0; i < verifier->num_blocks; i++)
+			fall_back(verifier, &verifier->blocks[i]);
+	verifier->life = life;
+}
+
 /* --- beginning ---------------------------------------------------------------- */
 
 static uint32_t begin_change(struct vublk_chaos_verifier *verifier,
@@ -107,6 +154,8 @@ static uint32_t begin_change(struct vublk_chaos_verifier *verifier,
 		before->met = true;
 		verifier->overlapping++;
 	}
+	if (verifier->is_volatile)
+		keep_stable(verifier, block); /* the oldest is forgotten next */
 	block->newest++;
 	*past_of(block, block->newest) = (struct past){ .life = verifier->life, .op = (uint8_t)op };
 	if (op != VUBLK_CHAOS_WRITE)
@@ -117,6 +166,9 @@ static uint32_t begin_change(struct vublk_chaos_verifier *verifier,
 void vublk_chaos_verify_begin(struct vublk_chaos_verifier *verifier,
 			      struct vublk_chaos_request *request)
 {
+	request->life = verifier->life;
+	if (request->op == VUBLK_CHAOS_FLUSH)
+		request->flush = ++verifier->flushes_begun;
 	for (uint32_t i = 0; i < request->count; i++) {
 		struct vublk_chaos_block *block = block_of(verifier, request, i);
 
@@ -148,6 +200,7 @@ struct place {
 	uint64_t number;
 	struct vublk_chaos_block *block;
 	uint32_t floor;
+	bool survived; /* the request lived to see the loss of a volatile cache */
 };
 
 /* One fault is told once, though the same block may be read many more times. */
@@ -370,6 +423,14 @@ static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *ver
 		return whole ? condemn_old(verifier, place, found)
 			     : condemn_torn(verifier, place, found);
 	verifier->verified++;
+	if (place->survived)
+		return VUBLK_CHAOS_NONE; /* seen before the loss or after it: that is not known */
+	if (whole && place->block->expected) {
+		verifier->forgotten += found->content == VUBLK_CHAOS_ZERO ?
+				       place->block->newest_zero < place->block->expected :
+				       found->generation < place->block->expected;
+		place->block->expected = 0;
+	}
 	if (whole && found->content == VUBLK_CHAOS_ZERO)
 		set_seen_zero(place->block, place->floor);
 	else if (whole)
@@ -414,7 +475,10 @@ static void complete_change(const struct vublk_chaos_verifier *verifier,
 	if (past) {
 		past->completed = true;
 		past->interrupted = past->life != verifier->life;
+		past->flush = past->interrupted ? 0 : verifier->flushes_begun + 1;
 	}
+	if (verifier->is_volatile && (!past || past->interrupted))
+		return;
 	if (op != VUBLK_CHAOS_DISCARD)
 		block->floor = VUBLK_CLI_MAX(block->floor, generation);
 }
@@ -423,14 +487,20 @@ enum vublk_chaos_fault vublk_chaos_verify_complete(struct vublk_chaos_verifier *
 						   const struct vublk_chaos_request *request,
 						   const void *buffer)
 {
+	bool survived = verifier->is_volatile && request->life != verifier->life;
 	enum vublk_chaos_fault worst = VUBLK_CHAOS_NONE;
 
+	if (request->op == VUBLK_CHAOS_FLUSH && request->life == verifier->life)
+		verifier->flushes_done = VUBLK_CLI_MAX(verifier->flushes_done, request->flush);
 	for (uint32_t i = 0; i < request->count; i++) {
 		struct place place = {
 			request->block + i, block_of(verifier, request, i), request->generations[i],
+			survived,
 		};
 		const char *memory = (const char *)buffer + i * VUBLK_CHAOS_BLOCK_BYTES;
 
+		if (request->op == VUBLK_CHAOS_READ && survived)
+			place.floor = VUBLK_CLI_MIN(place.floor, place.block->lost_floor);
 		if (request->op == VUBLK_CHAOS_READ)
 			worst = VUBLK_CLI_MAX(worst, judge_block(verifier, &place, memory));
 		else

@@ -37,6 +37,13 @@
  *              still in flight when its successor was begun: they changed places
  *   lost       otherwise: what was completed has never been there
  *
+ * A back-end with a volatile cache (`is_volatile`) may lose with its life what it completed and no
+ * flush made stable. Stable is the newest generation that had been completed when a flush was
+ * begun which was completed in the same life of the back-end; a discard never is. When a life
+ * ends, each block's floor falls back to that, and what a request brings that lived to see the
+ * end raises no floor: whether the old back-end or the new one did it is not known. A block
+ * that fell back, as it may, is counted as forgotten.
+ *
  * Each block remembers its last VUBLK_CHAOS_HISTORY generations; one that is older
  * counts as of an earlier life. After a fault a block is judged again when a
  * generation has been completed that was begun after it: a fault is counted once.
@@ -85,6 +92,8 @@ struct vublk_chaos_request {
 	enum vublk_chaos_op op;
 	uint32_t count;      /* blocks, at most VUBLK_CHAOS_MAX_BLOCKS; of a flush 0 */
 	uint64_t block;      /* the first, counted from the beginning of the disk */
+	uint32_t life;       /* of the back-end, when it was begun */
+	uint32_t flush;      /* of a flush: its number */
 	/* Of a read the floors, else what it makes of each block. */
 	uint32_t generations[VUBLK_CHAOS_MAX_BLOCKS];
 };
@@ -97,8 +106,11 @@ struct vublk_chaos_verifier {
 	uint64_t num_blocks;
 	uint16_t queue;
 	uint32_t life;        /* of the back-end; each loss begins another */
+	bool is_volatile;     /* set after init */
+	uint32_t flushes_begun, flushes_done; /* done: the newest, in this life */
 	struct vublk_chaos_block *blocks;
 
+	uint64_t forgotten;   /* blocks of a volatile disk that fell back, as they may */
 	uint64_t verified;    /* blocks that were read and found right */
 	uint64_t overlapping; /* changes of a block begun while another was in flight */
 	uint64_t faults[VUBLK_CHAOS_NUM_FAULTS];
@@ -111,6 +123,9 @@ struct vublk_chaos_verifier {
 int vublk_chaos_verify_init(struct vublk_chaos_verifier *verifier, uint64_t run, uint16_t queue,
 			    uint64_t first_block, uint64_t num_blocks, struct vublk_error *error);
 void vublk_chaos_verify_deinit(struct vublk_chaos_verifier *verifier);
+
+/* The life of the back-end as it is when completions have been taken, before they are told. */
+void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life);
 
 /*
  * Before the request goes to the disk, in the order in which requests go; op, block

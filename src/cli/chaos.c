@@ -20,6 +20,7 @@ enum {
 	KEY_RUNTIME,
 	KEY_INTERVAL,
 	KEY_ENV,
+	KEY_VOLATILE,
 	KEY_QUEUES,
 	KEY_IODEPTH,
 	KEY_SIZE,
@@ -46,6 +47,8 @@ static const struct argp_option options[] = {
 	  "Milliseconds between two of them (default 50-250)" },
 	{ "env", KEY_ENV, "NAME=VALUE", 0,
 	  "Put this into COMMAND's environment, but for the last start" },
+	{ "volatile-cache", KEY_VOLATILE, NULL, 0,
+	  "A back-end that ends may lose what was completed and not flushed" },
 	{ "stuck-after", KEY_STUCK_AFTER, "TIME", 0,
 	  "How long a request may take while the back-end is up, or its start (default 30s)" },
 	{ NULL, 0, NULL, 0, "The load:", 2 },
@@ -155,6 +158,9 @@ static error_t parse_deeds(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_INTERVAL:
 		parse_interval(state, config, arg);
+		return 0;
+	case KEY_VOLATILE:
+		config->is_volatile = true;
 		return 0;
 	case KEY_ENV:
 		add_env(state, config, arg);

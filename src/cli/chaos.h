@@ -60,6 +60,7 @@ struct vublk_chaos_config {
 	uint64_t seed;
 	unsigned stuck_ms;        /* a request, or a start of the back-end */
 	bool verbose;
+	bool is_volatile;         /* the back-end may lose what was not flushed */
 };
 
 /* --- the back-end: chaos-backend.c ------------------------------------------------ */
@@ -128,6 +129,7 @@ struct vublk_chaos_load {
 struct vublk_chaos_counts {
 	uint64_t requests[VUBLK_CHAOS_NUM_OPS];
 	uint64_t verified_blocks;
+	uint64_t forgotten_blocks;
 	uint64_t overlapping;
 	uint64_t faults[VUBLK_CHAOS_NUM_FAULTS];
 	unsigned stuck;

@@ -152,6 +152,19 @@ def on_a_real_disk(vublk, vublk_kill, backend):
     return f'{backend.name}: on a real disk', case_function
 
 
+def volatile_cache(case, vublk):
+    """qcow2 keeps metadata in the daemon's memory: what was flushed is there, and nothing else is promised."""
+    peer.need('qemu-storage-daemon', 'qemu-img')
+    image, path = case.path('disk'), case.path('socket')
+    case.run(['qemu-img', 'create', '-q', '-f', 'qcow2', image, DISK])
+    command = ['qemu-storage-daemon', '--blockdev', f'driver=file,node-name=file,filename={image}',
+               '--blockdev', 'driver=qcow2,node-name=disk,file=file',
+               '--export', 'type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
+               f'addr.path={path},num-queues=2,writable=on']
+    report = run_chaos(case, vublk, path, command, 2, 32, ['--kills', 20, '--interval', INTERVAL, '--volatile-cache'])
+    print(f'# volatile cache: {report["forgotten_blocks"]} blocks fell back', flush=True)
+
+
 # --- the command itself ----------------------------------------------------------------------
 
 def start_chaos(case, vublk):
@@ -221,7 +234,8 @@ def use_memory():
 
 def cases(vublk, vublk_kill):
     listed = [(name, lambda case, function=function: function(case, vublk)) for name, function in (
-        ('interrupted', interrupted), ('killed', killed), ('refusals', refusals), ('in use', in_use))]
+        ('interrupted', interrupted), ('killed', killed), ('refusals', refusals), ('in use', in_use),
+        ('volatile cache', volatile_cache))]
     for backend in backends(vublk_kill):
         listed += [combination(vublk, vublk_kill, backend, queues, depth) for queues in QUEUES for depth in DEPTHS]
         listed += [all_faults(vublk, vublk_kill, backend), on_a_real_disk(vublk, vublk_kill, backend)]

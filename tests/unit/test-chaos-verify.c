@@ -625,6 +625,121 @@ static void test_a_repeated_write_is_always_found(void **state)
 	}
 }
 
+/* --- a volatile cache ------------------------------------------------------------- */
+
+#define SLOTS 6 /* each has blocks of its own, so that no two requests meet */
+#define SLOT_BLOCKS (BLOCKS / SLOTS)
+
+struct volatile_disk {
+	struct rig *rig;
+	struct request slots[SLOTS], flush;
+	bool in_flight[SLOTS], flushing;
+	unsigned char stable[BLOCKS][BLOCK];      /* what the next back-end has at least */
+	unsigned char flushed[BLOCKS][BLOCK];     /* at the beginning of the flush */
+	unsigned char older[BLOCKS][BLOCK];       /* before the last flush */
+	bool forgets_flushed;
+	uint32_t life;
+};
+
+static void step_slot(struct volatile_disk *disk, unsigned i)
+{
+	static const enum vublk_chaos_op ops[] = {
+		VUBLK_CHAOS_READ, VUBLK_CHAOS_READ, VUBLK_CHAOS_WRITE, VUBLK_CHAOS_WRITE,
+		VUBLK_CHAOS_ZEROES, VUBLK_CHAOS_DISCARD,
+	};
+	struct rig *rig = disk->rig;
+	unsigned first = (unsigned)pick(rig, SLOT_BLOCKS);
+
+	if (!disk->in_flight[i]) {
+		begin(rig, &disk->slots[i], ops[pick(rig, VUBLK_ARRAY_SIZE(ops))],
+		      i * SLOT_BLOCKS + first, 1 + (uint32_t)pick(rig, SLOT_BLOCKS - first));
+		disk->in_flight[i] = true;
+	} else if (pick(rig, 2)) {
+		execute(rig, &disk->slots[i]);
+	} else {
+		execute(rig, &disk->slots[i]);
+		vublk_chaos_verify_set_life(&rig->verifier, disk->life);
+		complete(rig, &disk->slots[i]);
+		disk->in_flight[i] = false;
+	}
+}
+
+static void step_flush(struct volatile_disk *disk)
+{
+	struct rig *rig = disk->rig;
+
+	if (!disk->flushing) {
+		begin(rig, &disk->flush, VUBLK_CHAOS_FLUSH, 0, 0);
+		memcpy(disk->flushed, rig->disk, sizeof(rig->disk));
+	} else {
+		memcpy(disk->older, disk->stable, sizeof(disk->older));
+		memcpy(disk->stable, disk->flushed, sizeof(disk->stable));
+		vublk_chaos_verify_set_life(&rig->verifier, disk->life);
+		complete(rig, &disk->flush);
+	}
+	disk->flushing = !disk->flushing;
+}
+
+/* Some blocks fall back; a request in flight is done again, or it was completed unseen. */
+static void lose_cache(struct volatile_disk *disk)
+{
+	struct rig *rig = disk->rig;
+
+	disk->life++;
+	for (unsigned b = 0; b < BLOCKS; b++)
+		if (pick(rig, 2))
+			memcpy(rig->disk[b], disk->forgets_flushed ? disk->older[b] : disk->stable[b],
+			       BLOCK);
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (disk->in_flight[i] && (disk->slots[i].done < sectors(&disk->slots[i]) ||
+					   pick(rig, 2)))
+			disk->slots[i].done = 0;
+	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* it was read from there */
+	memcpy(disk->older, rig->disk, sizeof(disk->older));
+	memcpy(disk->flushed, rig->disk, sizeof(disk->flushed));
+}
+
+/* Faults; `forgotten`: blocks that fell back. */
+static unsigned run_volatile(uint64_t seed, bool is_volatile, bool forgets_flushed,
+			     uint64_t *forgotten)
+{
+	struct volatile_disk disk = { .rig = rig_new(seed), .forgets_flushed = forgets_flushed };
+	struct rig *rig = disk.rig;
+	unsigned found = 0;
+
+	rig->verifier.is_volatile = is_volatile;
+	for (unsigned i = 0; i < 3000; i++) {
+		uint64_t dice = pick(rig, 100);
+
+		if (dice < 2)
+			lose_cache(&disk);
+		else if (dice < 8)
+			step_flush(&disk);
+		else
+			step_slot(&disk, (unsigned)pick(rig, SLOTS));
+	}
+	for (unsigned f = VUBLK_CHAOS_NONE + 1; f < VUBLK_CHAOS_NUM_FAULTS; f++)
+		found += (unsigned)rig->verifier.faults[f];
+	if (found && !forgets_flushed && is_volatile)
+		fail_msg("seed %u: %s", (unsigned)seed, rig->verifier.sentences[0]);
+	*forgotten += rig->verifier.forgotten;
+	rig_free(rig);
+	return found;
+}
+
+/* What was not flushed may be lost, what was flushed may not. */
+static void test_volatile_cache(void **state)
+{
+	uint64_t forgotten = 0, none = 0;
+
+	for (uint64_t seed = 1000; seed < 40000; seed += 1000) {
+		assert_int_equal(run_volatile(seed, true, false, &forgotten), 0);
+		assert_true(run_volatile(seed, true, true, &none) > 0);
+		assert_true(run_volatile(seed, false, false, &none) > 0);
+	}
+	assert_true(forgotten > 0);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -636,6 +751,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_good_disk_is_never_blamed),
 		VUBLK_TEST(test_a_lost_write_is_always_found),
 		VUBLK_TEST(test_a_repeated_write_is_always_found),
+		VUBLK_TEST(test_volatile_cache),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -64,7 +64,8 @@ const struct vublk_backend_option *vublk_backend_options(void);
  *
  * Returns 0 and the back-end in `backend`, freed with vublk_backend_free().
  * EINVAL: an option is unknown, missing, contradicts another, or has a bad value;
- * EADDRINUSE: somebody listens on the socket already; EBUSY: the image is in use; or what opening the image gave.
+ * EADDRINUSE: somebody listens on the socket already; EBUSY: the image is in use;
+ * EMEDIUMTYPE: its size is not that of a disk; ENOTBLK: it is neither a file nor a device; or what opening the image gave.
  */
 int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
 		       struct vublk_backend **backend, struct vublk_error *error);

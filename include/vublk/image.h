@@ -38,7 +38,7 @@ extern "C" {
  * qcow2, VMDK, VHD, VHDX or VDI image; the content is raw data in any case.
  *
  * Returns the descriptor, which the caller closes. EBUSY: in use, and the sentence
- * says how; EINVAL: `path` is something else; or what open(2) gave.
+ * says how; ENOTBLK: `path` is something else; or what open(2) gave.
  */
 int vublk_image_open(const char *path, unsigned flags, const struct vublk_log *log,
 		     struct vublk_error *error);

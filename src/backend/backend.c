@@ -22,6 +22,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 /* --- the state ------------------------------------------------------------- */
@@ -132,16 +133,12 @@ static void on_stop(void *opaque, uint32_t events)
 static void on_rescan(void *opaque, uint32_t events)
 {
 	struct vublk_backend *backend = opaque;
-	struct vublk_error error = { 0 };
 
 	vublk_eventfd_clear(backend->rescan_fd);
-	if (!backend->engine->ops->refresh)
-		return;
 	if (backend->session)
 		vublk_session_rescan(backend->session);
-	else if (backend->engine->ops->refresh(backend->engine, &error))
-		vublk_log(&backend->log, VUBLK_LOG_WARNING, "the disk keeps its size: %s",
-			  error.text);
+	else
+		vublk_engine_rescan(backend->engine);
 }
 
 void vublk_backend_stop(struct vublk_backend *backend)
@@ -212,16 +209,50 @@ static int listen_at(struct vublk_backend *backend, const char *path, struct vub
 	return listen_again(backend, "opened");
 }
 
+static int socket_option(int fd, int option)
+{
+	socklen_t bytes = sizeof(int);
+	int value = 0;
+
+	return getsockopt(fd, SOL_SOCKET, option, &value, &bytes) < 0 ? -errno : value;
+}
+
+/* Only a Unix stream socket carries the protocol's descriptors and its byte stream. */
+static int check_socket(int fd, bool *listening, struct vublk_error *error)
+{
+	int domain = socket_option(fd, SO_DOMAIN);
+	struct sockaddr_un peer;
+	socklen_t bytes = sizeof(peer);
+
+	if (domain < 0)
+		return vublk_error_set(error, EINVAL, "fd %d is not a socket (%s); give a listening or "
+				       "connected Unix stream socket", fd,
+				       strerrordesc_np(-domain));
+	if (domain != AF_UNIX)
+		return vublk_error_set(error, EINVAL, "fd %d is a socket of another family (%d) than "
+				       "AF_UNIX; descriptors are passed over Unix sockets only", fd,
+				       domain);
+	if (socket_option(fd, SO_TYPE) != SOCK_STREAM)
+		return vublk_error_set(error, EINVAL, "fd %d is a Unix socket, but not of type "
+				       "SOCK_STREAM; give a stream socket", fd);
+	*listening = socket_option(fd, SO_ACCEPTCONN) == 1;
+	if (!*listening && getpeername(fd, (struct sockaddr *)&peer, &bytes) < 0)
+		return vublk_error_set(error, EINVAL, "fd %d is a Unix stream socket that is neither "
+				       "listening nor connected; call listen() or connect() first",
+				       fd);
+	return 0;
+}
+
 /* A descriptor of the caller's, whose kind it says itself. */
 static int use_socket(struct vublk_backend *backend, int given, struct vublk_error *error)
 {
 	VUBLK_FD int fd = given;
-	socklen_t bytes = sizeof(int);
-	int listening = 0;
+	bool listening;
+	int r;
 
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &bytes) < 0)
-		return vublk_error_set_errno(error, errno, "the descriptor %d is not a socket",
-					     fd);
+	r = check_socket(fd, &listening, error);
+	if (r)
+		return r;
 	if (!listening)
 		return serve(backend, vublk_fd_steal(&fd), error);
 	/* Whoever gave it may take front-ends from it too: accepting never waits for one. */

@@ -17,8 +17,10 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/falloc.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define MAX_RETRIES 1000
 
@@ -51,17 +53,42 @@ static const char *op_name(enum vublk_engine_op op)
 	return names[op];
 }
 
-/* What to do about a failed request, where there is something to be done. */
+#define ADVICE_BYTES 128
+
+/* What more is known of a failed request, or what to do about it. */
 static const char *advice(const struct vublk_file *file, const struct vublk_engine_io *io,
-			  int result)
+			  int result, char text[ADVICE_BYTES])
 {
+	struct stat st;
+
 	if (result == -ENOSPC)
 		return "; free room on its file system";
 	if (result == -EINVAL && file->direct &&
 	    ((io->offset | io->bytes) & (file->offset_align - 1)))
 		return "; it is not in whole blocks of the disk, which O_DIRECT wants "
 		       "(cache=buffered serves it)";
+	if (result == -EIO && !file->block_device && !fstat(file->fd, &st) &&
+	    (uint64_t)st.st_size < io->offset + io->bytes) {
+		snprintf(text, ADVICE_BYTES, "; the image has only %" PRIu64 " bytes now",
+			 (uint64_t)st.st_size);
+		return text;
+	}
 	return "";
+}
+
+static void log_failure(struct vublk_file_queue *queue, const struct vublk_engine_io *io,
+			int result)
+{
+	const struct vublk_file *file = file_of(queue);
+	char range[64] = "", text[ADVICE_BYTES];
+
+	if (io->op != VUBLK_OP_FLUSH)
+		snprintf(range, sizeof(range), " of %" PRIu64 " bytes at offset %" PRIu64,
+			 io->bytes, io->offset);
+	vublk_log_limited(file->engine.log, &queue->limit, VUBLK_LOG_ERROR,
+			  "%s%s of %s failed: %s%s", op_name(io->op), range,
+			  file->engine.description, strerrordesc_np(-result),
+			  advice(file, io, result, text));
 }
 
 /* A lost write was logged when it was found; the requests that fail because of it are not. */
@@ -75,11 +102,7 @@ static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, in
 	io->stage = STAGE_DONE;
 	io->result = is_refused && !result ? -EIO : result;
 	if (result && !is_refused)
-		vublk_log_limited(file->engine.log, &queue->limit, VUBLK_LOG_ERROR,
-				  "%s of %" PRIu64 " bytes at offset %" PRIu64 " of %s failed: "
-				  "%s%s", op_name(io->op), io->bytes, io->offset,
-				  file->engine.description, strerrordesc_np(-result),
-				  advice(file, io, result));
+		log_failure(queue, io, result);
 	return 0;
 }
 

@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <liburing.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -96,6 +97,37 @@ int vublk_file_uring_probe(void)
 	return r;
 }
 
+static bool is_disabled(void)
+{
+	FILE *file = fopen("/proc/sys/kernel/io_uring_disabled", "re");
+	int value = 0;
+
+	if (!file)
+		return false;
+	if (fscanf(file, "%d", &value) != 1)
+		value = 0;
+	fclose(file);
+	return value != 0;
+}
+
+const char *vublk_file_uring_cause(int code)
+{
+	switch (code) {
+	case ENOMEM:
+		return "RLIMIT_MEMLOCK is probably too low, raise it (ulimit -l)";
+	case EPERM:
+	case EACCES:
+		return is_disabled() ? "the sysctl kernel.io_uring_disabled forbids it, set it to 0" :
+				       "a seccomp filter or a security module probably forbids it, "
+				       "permit it there";
+	case ENOSYS:
+		return "the kernel is too old or a seccomp filter hides it, use another kernel or "
+		       "filter";
+	default:
+		return "the cause is not known, see the kernel's log";
+	}
+}
+
 static int add_eventfd(struct uring_queue *uring)
 {
 	int fd = vublk_eventfd_new();
@@ -120,7 +152,8 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 	r = init_ring(&uring->ring);
 	if (r) {
 		free(uring);
-		return vublk_error_set_errno(error, -r, "cannot create an io_uring");
+		return vublk_error_set(error, -r, "cannot create an io_uring (%s): %s",
+				       strerrordesc_np(-r), vublk_file_uring_cause(-r));
 	}
 	r = add_eventfd(uring);
 	if (r) {

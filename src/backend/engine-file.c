@@ -86,9 +86,9 @@ static int check_size(const struct vublk_file *file, uint64_t bytes, struct vubl
 	if (bytes && !(bytes % 512))
 		return 0;
 	if (!bytes)
-		return vublk_error_set(error, EINVAL, "%s is empty; a disk has at least 512 bytes",
+		return vublk_error_set(error, EMEDIUMTYPE, "%s is empty; a disk has at least 512 bytes",
 				       file->engine.description);
-	return vublk_error_set(error, EINVAL,
+	return vublk_error_set(error, EMEDIUMTYPE,
 			       "%s has %" PRIu64 " bytes, which is no multiple of 512; make it %"
 			       PRIu64 " (truncate -s %%512 FILE rounds up)",
 			       file->engine.description, bytes, vublk_round_up(bytes, 512));
@@ -277,11 +277,12 @@ static int choose_method(struct vublk_file *file, const struct vublk_engine_opti
 	if (!r)
 		return 0;
 	if (options->method == VUBLK_IO_URING)
-		return vublk_error_set_errno(error, -r,
-					     "io=io_uring cannot be had here; use io=auto");
-	vublk_log(options->log, VUBLK_LOG_WARNING,
-		  "io_uring cannot be had here (%s); going on with blocking calls, which are "
-		  "slower", strerrordesc_np(-r));
+		return vublk_error_set(error, -r, "io=io_uring is not available (%s): %s, or use "
+				       "io=auto", strerrordesc_np(-r),
+				       vublk_file_uring_cause(-r));
+	vublk_log(options->log, VUBLK_LOG_WARNING, "io_uring is not available (%s): %s; blocking "
+		  "calls are used, which are slower", strerrordesc_np(-r),
+		  vublk_file_uring_cause(-r));
 	file->blocking = true;
 	return 0;
 }

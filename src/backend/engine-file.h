@@ -181,6 +181,8 @@ unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_en
 			       unsigned max);
 /* Whether this process may use io_uring; the errno that says why not, negative. */
 int vublk_file_uring_probe(void);
+/* What most likely made io_uring fail with this errno value, and what to do about it. */
+const char *vublk_file_uring_cause(int code);
 
 int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
 				  struct vublk_error *error);

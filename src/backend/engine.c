@@ -4,6 +4,7 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/log.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -82,6 +83,24 @@ void vublk_engine_close(struct vublk_engine *engine)
 {
 	if (engine)
 		engine->ops->close(engine);
+}
+
+bool vublk_engine_rescan(struct vublk_engine *engine)
+{
+	uint64_t before = engine->geometry.size_bytes;
+	struct vublk_error error = { 0 };
+
+	if (engine->ops->refresh && engine->ops->refresh(engine, &error)) {
+		vublk_log(engine->log, VUBLK_LOG_WARNING, "the disk keeps its size: %s", error.text);
+		return false;
+	}
+	if (engine->geometry.size_bytes == before)
+		vublk_log(engine->log, VUBLK_LOG_INFO, "the disk has %" PRIu64 " bytes, as before",
+			  before);
+	else
+		vublk_log(engine->log, VUBLK_LOG_INFO, "the disk has %" PRIu64 " bytes now, %" PRIu64
+			  " before", engine->geometry.size_bytes, before);
+	return engine->geometry.size_bytes != before;
 }
 
 unsigned vublk_engine_list_take_many(struct vublk_engine_list *list,

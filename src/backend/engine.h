@@ -179,6 +179,8 @@ const char *vublk_engine_names(void);
 int vublk_engine_open(const struct vublk_engine_ops *ops,
 		      const struct vublk_engine_options *options, struct vublk_engine **engine,
 		      struct vublk_error *error);
+/* Looks at the size again and logs the outcome; true: it has changed. */
+bool vublk_engine_rescan(struct vublk_engine *engine);
 /* NULL is nothing. */
 void vublk_engine_close(struct vublk_engine *engine);
 

@@ -401,21 +401,8 @@ static int watch_fault(struct vublk_session *session, struct vublk_error *error)
 
 static int run_rescan(struct vublk_session *session, struct vublk_error *error)
 {
-	struct vublk_engine *engine = session->owner->engine;
-	uint64_t before = engine->geometry.size_bytes;
-	struct vublk_error failure = { 0 };
-
-	if (engine->ops->refresh(engine, &failure)) {
-		vublk_log(session->owner->log, VUBLK_LOG_WARNING,
-			  "the disk keeps its size: %s", failure.text);
-		return 0;
-	}
-	if (engine->geometry.size_bytes == before)
-		return 0;
-	vublk_log(session->owner->log, VUBLK_LOG_INFO,
-		  "the disk has %" PRIu64 " bytes now, %" PRIu64 " before",
-		  engine->geometry.size_bytes, before);
-	vublk_back_channel_tell_config(&session->back_channel);
+	if (vublk_engine_rescan(session->owner->engine))
+		vublk_back_channel_tell_config(&session->back_channel);
 	return 0;
 }
 

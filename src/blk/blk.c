@@ -13,6 +13,7 @@
 #include "blk/disk.h"
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/option.h"
 #include "util/log.h"
 #include "util/loop.h"
 
@@ -250,11 +251,6 @@ static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 	blk->num_queues = vublk_inproc_num_queues(blk->bus);
 	blk->queue_size = vublk_inproc_queue_size(blk->bus);
 	blk->features = vublk_inproc_features(blk->bus) & VUBLK_BLK_DRIVER_FEATURES;
-	if (blk->queue_size < MIN_QUEUE_SIZE)
-		return vublk_error_set(error, EINVAL,
-				       "queue-size must be at least %u for a disk, not %u: a "
-				       "request has a header, data and a status", MIN_QUEUE_SIZE,
-				       blk->queue_size);
 	fill_constant_info(blk);
 	r = refresh_info(blk, &resized, error);
 	if (!r)
@@ -306,6 +302,19 @@ static void free_blk(struct vublk_blk *blk)
 	free(blk);
 }
 
+/* Said before a back-end is looked for, because it does not depend on any. */
+static int check_queue_size(const struct vublk_option *options, struct vublk_error *error)
+{
+	uint64_t size;
+	int r = 0;
+
+	for (; !r && options && options->name; options++)
+		if (!strcmp(options->name, "queue-size"))
+			r = vublk_parse_u64("queue-size", options->value, MIN_QUEUE_SIZE,
+					    VUBLK_MAX_QUEUE_SIZE, &size, error);
+	return r;
+}
+
 int vublk_blk_open(const char *path, const struct vublk_option *options,
 		   const struct vublk_blk_handlers *handlers, struct vublk_blk **out,
 		   struct vublk_error *error)
@@ -324,6 +333,9 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 	if (!path || !*path)
 		return vublk_error_set(error, EINVAL, "a disk is opened by the path of its socket, "
 				       "and none was given");
+	r = check_queue_size(options, error);
+	if (r)
+		return r;
 	blk = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*blk));
 	if (!blk)
 		return vublk_error_set(error, ENOMEM, "no memory for a disk");

@@ -388,7 +388,7 @@ int vublk_cmd_bench(int argc, char **argv)
 	vublk_disk_limit_queues(&arguments.disk, arguments.config.num_jobs);
 	if (vublk_disk_open("bench", arguments.socket, &arguments.disk, &handlers, &blk,
 			    &error))
-		return vublk_cli_fail("bench", "%s", error.text);
+		return vublk_cli_fail_open("bench", &error);
 	catch_signals();
 	status = run(&arguments, blk);
 	vublk_blk_close(blk, 0);

@@ -6,6 +6,7 @@
 #include "cli/disk.h"
 #include "cli/pattern.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,7 @@ struct arguments {
 	struct vublk_chaos_config config;
 	bool has_seed;
 	bool json;
+	bool misused; /* the disk's options are wrong in themselves */
 	char gone[VUBLK_ERROR_TEXT_BYTES]; /* why the back-end is so for good; the disk's thread's */
 };
 
@@ -234,10 +236,13 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 	}, .event = on_event, .opaque = arguments };
 
 	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "unflushed", "trust" } };
+	int ret;
 
 	/* Whether the disk keeps what it completed is found out here. */
 	memcpy(list + 1, arguments->disk.list, sizeof(arguments->disk.list));
-	return vublk_blk_open(arguments->config.socket, list, &handlers, blk, error);
+	ret = vublk_blk_open(arguments->config.socket, list, &handlers, blk, error);
+	arguments->misused = ret == -EINVAL;
+	return ret;
 }
 
 static int run(struct arguments *arguments, struct vublk_chaos_result *result)
@@ -250,6 +255,8 @@ static int run(struct arguments *arguments, struct vublk_chaos_result *result)
 	if (!ret || faults)
 		(arguments->json ? vublk_chaos_print_json
 				 : vublk_chaos_print_text)(stdout, &arguments->config, result);
+	if (arguments->misused)
+		return vublk_cli_misuse(COMMAND, "%s", error.text);
 	if (ret)
 		return vublk_cli_fail(COMMAND, "%s%s%s", error.text, arguments->gone[0] ? "; " : "",
 				      arguments->gone);

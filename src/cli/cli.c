@@ -38,6 +38,12 @@ int vublk_cli_fail(const char *command, const char *format, ...)
 	return VUBLK_EXIT_FAILED;
 }
 
+int vublk_cli_fail_open(const char *command, const struct vublk_error *error)
+{
+	vublk_cli_fail(command, "%s", error->text);
+	return error->code == EINVAL ? VUBLK_EXIT_MISUSED : VUBLK_EXIT_FAILED;
+}
+
 int vublk_cli_misuse(const char *command, const char *format, ...)
 {
 	va_list args;
@@ -167,25 +173,57 @@ int vublk_cli_parse_bytes(const char *option, const char *text, uint64_t min, ui
 	return 0;
 }
 
-int vublk_cli_parse_milliseconds(const char *option, const char *text, uint64_t *value,
-				 struct vublk_error *error)
+/* How many milliseconds a unit has; 0: there is no such unit. */
+static uint32_t unit_ms(const char *suffix)
 {
 	static const struct {
 		const char *suffix;
 		uint32_t ms;
 	} units[] = { { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 } };
-	const uint64_t max_ms = UINT64_C(365) * 24 * 3600 * 1000;
-	const char *end;
-	uint64_t number;
 
-	if (!parse_digits(text, &number, &end))
-		for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(units); i++)
-			if (!strcmp(end, units[i].suffix) && number <= max_ms / units[i].ms) {
-				*value = number * units[i].ms;
-				return 0;
-			}
-	return vublk_cli_error(error, EINVAL, "--%s must be a time of at most a year in seconds "
-			       "(ms, s, m, h allowed), not '%s'", option, text ? text : "");
+	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(units); i++)
+		if (!strcmp(suffix, units[i].suffix))
+			return units[i].ms;
+	return 0;
+}
+
+/* ".25" is 25 of 100 parts; without a point it is 0 of 1. */
+static int parse_decimals(const char **text, uint64_t *parts, uint64_t *of)
+{
+	const char *c = *text;
+
+	*parts = 0;
+	*of = 1;
+	if (*c != '.')
+		return 0;
+	for (c++; isdigit((unsigned char)*c); c++) {
+		if (*of >= UINT64_C(1000000000))
+			return -EINVAL;
+		*parts = *parts * 10 + (uint64_t)(*c - '0');
+		*of *= 10;
+	}
+	*text = c;
+	return *of > 1 ? 0 : -EINVAL;
+}
+
+int vublk_cli_parse_milliseconds(const char *option, const char *text, uint64_t *value,
+				 struct vublk_error *error)
+{
+	const uint64_t max_ms = UINT64_C(365) * 24 * 3600 * 1000;
+	uint64_t number, parts, of;
+	const char *end;
+	uint32_t ms;
+
+	if (!parse_digits(text, &number, &end) && !parse_decimals(&end, &parts, &of)) {
+		ms = unit_ms(end);
+		if (ms && number <= max_ms / ms && parts * ms % of == 0) {
+			*value = number * ms + parts * ms / of;
+			return 0;
+		}
+	}
+	return vublk_cli_error(error, EINVAL, "--%s must be a time of at most a year in seconds, in "
+			       "whole milliseconds (ms, s, m, h allowed), not '%s'", option,
+			       text ? text : "");
 }
 
 uint64_t vublk_cli_number(struct argp_state *state, const char *option, const char *text,

@@ -44,6 +44,12 @@ int vublk_cmd_demo(int argc, char **argv);
 int vublk_cli_fail(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/*
+ * The same for what could not be opened. EINVAL says that an option of the command
+ * line is wrong in itself: then VUBLK_EXIT_MISUSED.
+ */
+int vublk_cli_fail_open(const char *command, const struct vublk_error *error);
+
 /* The same; returns VUBLK_EXIT_MISUSED. */
 int vublk_cli_misuse(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -82,7 +88,7 @@ uint64_t vublk_cli_number(struct argp_state *state, const char *option, const ch
 /* k, M, G, T (powers of 1,024) may follow. */
 uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const char *text,
 			 uint64_t min, uint64_t max);
-/* Seconds, or with ms, s, m or h after the number. In milliseconds. */
+/* Seconds, or with ms, s, m or h after the number, which may have decimals. In milliseconds. */
 uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, const char *text);
 /* The same for how long to wait for something: not 0, and fit for poll(). */
 unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const char *text);

@@ -181,10 +181,7 @@ static int run(struct arguments *arguments, struct vublk_error *error)
 	struct vublk_error cause = { 0 };
 	int ret;
 
-	ret = vublk_copy_open(copy, arguments->from, arguments->to, arguments->size_bytes,
-			      &arguments->disk, error);
-	if (!ret)
-		ret = vublk_copy_begin(copy, error);
+	ret = vublk_copy_begin(copy, error);
 	if (ret)
 		return ret;
 	start_progress(arguments, &progress);
@@ -219,6 +216,12 @@ int vublk_cmd_copy(int argc, char **argv)
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	vublk_disk_limit_queues(&arguments.disk, MAX_QUEUES);
 	catch_signals();
+	ret = vublk_copy_open(&arguments.copy, arguments.from, arguments.to, arguments.size_bytes,
+			      &arguments.disk, &error);
+	if (ret) {
+		vublk_copy_close(&arguments.copy);
+		return vublk_cli_fail_open("copy", &error);
+	}
 	ret = run(&arguments, &error);
 	vublk_copy_close(&arguments.copy);
 	return ret ? vublk_cli_fail("copy", "%s", error.text) : VUBLK_EXIT_DONE;

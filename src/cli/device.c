@@ -197,10 +197,8 @@ int vublk_cmd_device(int argc, char **argv)
 	/* A signal that comes while it opens is held until there is something to stop. */
 	vublk_cli_signals_init(&signals, SIGHUP);
 	r = vublk_bus_open(arguments.bus, arguments.properties, &log, &served, &error);
-	if (r < 0) {
-		vublk_cli_fail(COMMAND, "%s", error.text);
-		return error.code == EINVAL ? VUBLK_EXIT_MISUSED : VUBLK_EXIT_FAILED;
-	}
+	if (r < 0)
+		return vublk_cli_fail_open(COMMAND, &error);
 	vublk_cli_signals_handle(&signals, on_signal);
 	r = vublk_bus_run(served, &error);
 	vublk_cli_signals_hold(&signals);

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define MIN_QUEUE_SIZE 4 /* the block API's */
+
 enum {
 	KEY_NUM_QUEUES = 0x200,
 	KEY_QUEUE_SIZE,
@@ -20,7 +22,7 @@ enum {
 static const struct argp_option disk_options[] = {
 	{ NULL, 0, NULL, 0, "The disk:", 10 },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Use N queues (default: as many as are needed)" },
-	{ "queue-size", KEY_QUEUE_SIZE, "N", 0, "Entries of a queue, a power of two (default 128)" },
+	{ "queue-size", KEY_QUEUE_SIZE, "N", 0, "Entries of a queue, a power of two from 4 to 1024 (default 128)" },
 	{ "timeout", KEY_TIMEOUT, "TIME", 0,
 	  "How long the back-end may take to answer a message (default 5s)" },
 	{ "option", 'o', "NAME=VALUE", 0,
@@ -83,6 +85,16 @@ static void list_properties(void)
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
+static void check_queue_size(struct argp_state *state, const char *text)
+{
+	uint64_t size = vublk_cli_number(state, "queue-size", text, MIN_QUEUE_SIZE,
+					 VUBLK_MAX_QUEUE_SIZE);
+
+	if (size & (size - 1))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "--queue-size must be a power of two, not %" PRIu64, size);
+}
+
 static error_t parse_disk(int key, char *arg, struct argp_state *state)
 {
 	struct vublk_disk_options *options = state->input;
@@ -94,13 +106,12 @@ static error_t parse_disk(int key, char *arg, struct argp_state *state)
 		add_option(state, "num-queues", arg);
 		return 0;
 	case KEY_QUEUE_SIZE:
-		vublk_cli_number(state, "queue-size", arg, VUBLK_MIN_QUEUE_SIZE,
-				 VUBLK_MAX_QUEUE_SIZE);
+		check_queue_size(state, arg);
 		add_option(state, "queue-size", arg);
 		return 0;
 	case KEY_TIMEOUT:
-		snprintf(options->timeout_ms, sizeof(options->timeout_ms), "%" PRIu64,
-			 vublk_cli_milliseconds(state, "timeout", arg));
+		snprintf(options->timeout_ms, sizeof(options->timeout_ms), "%u",
+			 vublk_cli_stall_ms(state, "timeout", arg));
 		add_option(state, "request-timeout-ms", options->timeout_ms);
 		return 0;
 	case 'o':

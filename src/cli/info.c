@@ -404,7 +404,7 @@ int vublk_cmd_info(int argc, char **argv)
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	disk.socket = arguments.socket;
 	if (vublk_disk_open("info", arguments.socket, &arguments.disk, NULL, &blk, &error))
-		return vublk_cli_fail("info", "%s", error.text);
+		return vublk_cli_fail_open("info", &error);
 	memset(&disk.info, 0, sizeof(disk.info));
 	vublk_blk_get_info(blk, &disk.info, sizeof(disk.info));
 	has_serial = read_serial(blk, disk.serial);

@@ -204,7 +204,7 @@ int vublk_cmd_serve(int argc, char **argv)
 	/* A signal that comes while it opens is held until there is something to stop. */
 	vublk_cli_signals_init(&signals, SIGHUP);
 	if (vublk_backend_open(arguments.options, &log, &served, &error))
-		return vublk_cli_fail(COMMAND, "%s", error.text);
+		return vublk_cli_fail_open(COMMAND, &error);
 	vublk_cli_signals_handle(&signals, on_signal);
 	r = vublk_backend_run(served, &error);
 	vublk_cli_signals_hold(&signals);

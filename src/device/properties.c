@@ -42,7 +42,7 @@ struct row {
 	X("num-queues-limit", NUMBER, "16", num_queues_limit,                               \
 	  "the most queues that auto takes")                                                \
 	X("queue-size", NUMBER, "128", queue_size,                                          \
-	  "entries of each queue: a power of two from 2 to 1024")                           \
+	  "entries of each queue: a power of two from 2 (4 for the block API) to 1024")                           \
 	X("config-wce", BOOL, "on", config_wce,                                             \
 	  "offer VIRTIO_BLK_F_CONFIG_WCE: the driver may switch the write cache")           \
 	X("discard", BOOL, "on", discard, "offer VIRTIO_BLK_F_DISCARD")                     \
@@ -85,6 +85,21 @@ struct row {
 	{ { name, TYPE_##kind, default_value, description }, KIND_##kind, \
 	  offsetof(struct vublk_device_settings, field) },
 
+/* What a number may be, where that is less than 32 bits have room for. */
+static const struct {
+	const char *name;
+	uint64_t min, max;
+} limits[] = {
+	{ "num-queues", 1, VUBLK_MAX_QUEUES },
+	{ "num-queues-limit", 1, VUBLK_MAX_QUEUES },
+	{ "queue-size", VUBLK_MIN_QUEUE_SIZE, VUBLK_MAX_QUEUE_SIZE },
+	{ "request-timeout-ms", 1, MAX_TIMEOUT_MS },
+	{ "config-poll-ms", 0, MAX_TIMEOUT_MS },
+	{ "keepalive-ms", 0, MAX_TIMEOUT_MS },
+	{ "reconnect-ms", 0, MAX_TIMEOUT_MS },
+	{ "realize-retries", 0, MAX_RETRIES },
+};
+
 static const struct vublk_device_property properties[] = { PROPERTIES(AS_PROPERTY) { NULL } };
 static const struct row rows[] = { PROPERTIES(AS_ROW) };
 
@@ -120,6 +135,18 @@ static int set_string(const struct row *row, char *field, const char *text,
 	return 0;
 }
 
+static int set_number(const struct row *row, uint64_t *field, const char *text,
+		      struct vublk_error *error)
+{
+	const char *name = row->property.name;
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(limits); i++)
+		if (!strcmp(limits[i].name, name))
+			return vublk_parse_u64(name, text, limits[i].min, limits[i].max, field,
+					       error);
+	return vublk_parse_u64(name, text, 0, UINT32_MAX, field, error);
+}
+
 static int set_value(struct vublk_device_settings *settings, const struct row *row,
 		     const char *text, struct vublk_error *error)
 {
@@ -133,9 +160,9 @@ static int set_value(struct vublk_device_settings *settings, const struct row *r
 			*(uint64_t *)field = VUBLK_DEVICE_AUTO;
 			return 0;
 		}
-		return vublk_parse_u64(row->property.name, text, 0, UINT32_MAX, field, error);
+		return set_number(row, field, text, error);
 	case KIND_NUMBER:
-		return vublk_parse_u64(row->property.name, text, 0, UINT32_MAX, field, error);
+		return set_number(row, field, text, error);
 	case KIND_BOOL:
 		return vublk_parse_bool(row->property.name, text, field, error);
 	}
@@ -202,24 +229,11 @@ int vublk_device_get_property(const struct vublk_device *device, const char *nam
 
 /* --- what belongs together ------------------------------------------------------------------ */
 
-static int check_range(const char *name, uint64_t value, uint64_t min, uint64_t max,
-		       struct vublk_error *error)
-{
-	if (value >= min && value <= max)
-		return 0;
-	return vublk_error_set(error, EINVAL,
-			       "%s must be from %" PRIu64 " to %" PRIu64 ", not %" PRIu64, name,
-			       min, max, value);
-}
-
 static int check_queue_size(const struct vublk_device_settings *settings,
 			    struct vublk_error *error)
 {
 	uint64_t size = settings->queue_size;
-	int r = check_range("queue-size", size, VUBLK_MIN_QUEUE_SIZE, VUBLK_MAX_QUEUE_SIZE, error);
 
-	if (r < 0)
-		return r;
 	if (!vublk_is_power_of_two(size))
 		return vublk_error_set(error, EINVAL,
 				       "queue-size must be a power of two, not %" PRIu64, size);
@@ -233,10 +247,6 @@ static int check_queue_size(const struct vublk_device_settings *settings,
 static int check_reconnection(const struct vublk_device_settings *settings,
 			      struct vublk_error *error)
 {
-	int r = check_range("reconnect-ms", settings->reconnect_ms, 0, MAX_TIMEOUT_MS, error);
-
-	if (r < 0)
-		return r;
 	if (settings->server && settings->reconnect_ms)
 		return vublk_error_set(error, EINVAL,
 				       "reconnect-ms is for a device that connects itself; with server "
@@ -257,21 +267,6 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 		return vublk_error_set(error, EINVAL,
 				       "chardev is missing: set it to the path of the back-end's "
 				       "socket");
-	r = check_range("num-queues-limit", settings->num_queues_limit, 1, VUBLK_MAX_QUEUES, error);
-	if (!r && settings->num_queues != VUBLK_DEVICE_AUTO)
-		r = check_range("num-queues", settings->num_queues, 1, VUBLK_MAX_QUEUES, error);
-	if (!r)
-		r = check_queue_size(settings, error);
-	if (!r)
-		r = check_range("request-timeout-ms", settings->request_timeout_ms, 1,
-				MAX_TIMEOUT_MS, error);
-	if (!r)
-		r = check_range("config-poll-ms", settings->config_poll_ms, 0, MAX_TIMEOUT_MS, error);
-	if (!r && settings->keepalive_ms != VUBLK_DEVICE_AUTO)
-		r = check_range("keepalive-ms", settings->keepalive_ms, 0, MAX_TIMEOUT_MS, error);
-	if (!r)
-		r = check_reconnection(settings, error);
-	if (!r)
-		r = check_range("realize-retries", settings->realize_retries, 0, MAX_RETRIES, error);
-	return r;
+	r = check_queue_size(settings, error);
+	return r ? r : check_reconnection(settings, error);
 }

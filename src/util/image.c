@@ -144,7 +144,7 @@ static int check_kind(const struct image *image, struct vublk_error *error)
 		return vublk_error_set_errno(error, errno, "cannot look at '%s'", image->path);
 	if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))
 		return 0;
-	return vublk_error_set(error, EINVAL, "'%s' is neither a file nor a block device",
+	return vublk_error_set(error, ENOTBLK, "'%s' is neither a file nor a block device",
 			       image->path);
 }
 

@@ -13,11 +13,10 @@ import sys
 # Lines that no peer can repeat. Each entry: file, a part of the line, the reason.
 UNLIMITED = [
     ('src/backend/backend.c', 'listening on', 'once per start'),
-    ('src/backend/backend.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
-    ('src/backend/engine-file.c', 'io_uring cannot be had', 'once per start'),
+    ('src/backend/engine.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
+    ('src/backend/engine.c', 'the disk has', 'once per call of vublk_backend_rescan()'),
+    ('src/backend/engine-file.c', 'io_uring is not available', 'once per start'),
     ('src/backend/engine-file-lost.c', 'so data that was acknowledged', 'once per image'),
-    ('src/backend/session.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
-    ('src/backend/session.c', 'the disk has', 'once per call of vublk_backend_rescan()'),
     ('src/bus/bus.c', 'listening on', 'once per start'),
     ('src/device/listen.c', 'waiting for a back-end', 'once per realize'),
 ]

@@ -290,6 +290,73 @@ def wrong_options(case):
         check(result.err and not result.out, f'a sentence on standard error was expected: {result}')
 
 
+def misuse_of_a_disk(case):
+    """What is wrong in itself is found by each command, and before it looks for a back-end."""
+    absent, image = case.path('absent'), image_file(case)
+    with socket.socket(socket.AF_UNIX) as listener:  # a socket without a listener from here on
+        listener.bind(str(absent))
+    wrong = [(['--queue-size', '3'], 'from 4 to 1024'), (['--queue-size', '12'], 'power of two'), (['--queue-size', '2'], 'from 4 to 1024'),
+             (['-o', 'queue-size=12'], 'power of two'), (['-o', 'queue-size=2'], 'from 4 to 1024'),
+             (['--queue-size', '2048'], 'from 4 to 1024'), (['--timeout', '0'], '--timeout'),
+             (['--timeout', '-1'], '--timeout'), (['-o', 'request-timeout-ms=0'], 'from 1 to 3600000'),
+             (['--num-queues', '0'], 'from 1 to 256'), (['-o', 'num-queues=0'], 'from 1 to 256'),
+             (['-o', 'keepalive-ms=-1'], 'from 0 to 3600000'), (['-o', 'steam=on'], 'steam')]
+    for arguments, words in wrong:
+        for command in (['info', absent], ['bench', absent], ['copy', absent, image]):
+            refuse(case, MISUSED, [*command, *arguments], words)
+        refuse(case, MISUSED, ['chaos', *arguments, case.path('socket'), '--', VUBLK, 'serve', '--socket-path',
+                               case.path('socket'), '--engine', 'memory', '--size', '8M', '-q'], words)
+
+
+def misuse_of_serve(case):
+    """Options that are wrong in themselves are misuse; an image that is wrong is a failure."""
+    image = image_file(case)
+    for arguments, words in (
+            (['--num-queues', '0'], 'from 1 to 256'), (['-o', 'num-queues=257'], 'from 1 to 256'),
+            (['-o', 'steam=on'], 'steam'), (['-o', 'steam'], 'NAME=VALUE'), (['--poll', 'perhaps'], 'adaptive'),
+            (['--fd', '3'], 'exclude each other'), (['--size', '1M'], 'size'), (['-o', 'threads=0'], 'threads'),
+            (['--num-queues', '2', '-o', 'threads=3'], 'threads'), (['--engine', 'steam'], 'null'),
+            (['--engine', 'memory', '--size', '1M'], 'no file')):
+        refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--blk-file', image, *arguments], words)
+    for size in ('-1', '0', '1000', 'large'):
+        refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--engine', 'null', '--size', size],
+               'size')
+    refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket')], 'blk-file')
+    for wrong in (image_file(case, 'empty', 0), image_file(case, 'odd', 1000), case.path('missing'), case.folder,
+                  '/dev/null'):
+        refuse(case, FAILED, ['serve', '--socket-path', case.path('socket'), '--blk-file', wrong], str(wrong))
+
+
+def misuse_of_device(case):
+    common = ['device', '--chardev', case.path('absent'), '--bus', f'vhost-user:{case.path("bus")}']
+    for arguments, words in ((['--num-queues', '0'], 'from 1 to 256'), (['-o', 'queue-size=3'], 'power of two'),
+                             (['-o', 'reconnect-ms=-1'], 'from 0 to 3600000'), (['-o', 'steam=on'], 'steam'),
+                             (['--bus', 'steam:x'], 'vhost-user')):
+        refuse(case, MISUSED, [*common, *arguments], words)
+
+
+def serve_a_wrong_descriptor(case):
+    """A descriptor that cannot carry the protocol, or on which no front-end can ever appear."""
+    image = image_file(case)
+    tcp, unbound, packets, datagrams = (socket.socket(*kind) for kind in (
+        (socket.AF_INET, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_STREAM),
+        (socket.AF_UNIX, socket.SOCK_SEQPACKET), (socket.AF_UNIX, socket.SOCK_DGRAM)))
+    tcp.bind(('127.0.0.1', 0))
+    tcp.listen()
+    packets.bind(str(case.path('packets')))
+    packets.listen()
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(case.path('bound')))
+    with tcp, unbound, packets, datagrams, pair[0], pair[1], bound, open(image, 'rb') as file:
+        for given, words in ((tcp, 'AF_UNIX'), (unbound, 'neither listening nor connected'), (packets, 'SOCK_STREAM'),
+                             (datagrams, 'SOCK_STREAM'), (pair[0], 'SOCK_STREAM'), (file, 'not a socket'),
+                             (bound, 'neither listening nor connected')):
+            refuse(case, MISUSED, ['serve', '--fd', str(given.fileno()), '--blk-file', image], words,
+                   pass_fds=[given.fileno()])
+    refuse(case, MISUSED, ['serve', '--fd', '99', '--blk-file', image], 'not a socket')
+
+
 def a_socket_in_use(case):
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case))
@@ -408,9 +475,9 @@ def a_new_back_end_that_does_not_suit(case):
 CASES = [no_such_socket, not_a_socket, nobody_listens, a_path_too_long, device_paths, device_properties,
          chardev_that_becomes_a_file, chaos_socket_that_is_a_file, never_answers, stops_answering,
          closes_at_once, answers_garbage, closes_after_every_byte_count, dies_in_the_middle,
-         no_multiple_of_512, images_that_are_none, wrong_options, a_socket_in_use, read_only_written,
-         copy_to_smaller, copy_of_nothing, a_new_back_end_that_does_not_suit, out_of_descriptors,
-         serve_out_of_descriptors]
+         no_multiple_of_512, images_that_are_none, wrong_options, misuse_of_a_disk, misuse_of_serve, misuse_of_device,
+         serve_a_wrong_descriptor, a_socket_in_use, read_only_written, copy_to_smaller, copy_of_nothing,
+         a_new_back_end_that_does_not_suit, out_of_descriptors, serve_out_of_descriptors]
 
 if __name__ == '__main__':
     if len(sys.argv) < 2:

@@ -108,6 +108,24 @@ def resized_by_signal(case):
     server.stop(case, child)
 
 
+def resized_without_a_client(case):
+    """The log answers each SIGHUP, whether or not a front-end is connected."""
+    server, image = peer.VublkServe(VUBLK), image_file(case)
+    child, _ = server.start(case, image)
+
+    def rescan(*words):
+        child.send_signal(signal.SIGHUP)
+        peer.wait_until(lambda: all(word in case.output(child).splitlines()[-1] for word in words),
+                        f'{words} is never told', 10)
+
+    rescan(f'the disk has {32 * MIB} bytes, as before')
+    os.truncate(image, 64 * MIB)
+    rescan(f'the disk has {64 * MIB} bytes now, {32 * MIB} before')
+    os.truncate(image, 1000)
+    rescan('the disk keeps its size', '1000 bytes')
+    server.stop(case, child)
+
+
 def ends_cleanly(case):
     for number in (signal.SIGTERM, signal.SIGINT):
         server = peer.VublkServe(VUBLK)
@@ -206,8 +224,8 @@ def as_the_readme_says(case):
     check(code == 0, f'serve ended with {code}: {case.output(served)}')
 
 
-CASES = [capabilities, a_listening_descriptor, memory_and_null, resized_by_signal, ends_cleanly,
-         drains_under_load, serials, clients_come_and_go, killed_clients, many_queues, a_stale_socket,
+CASES = [capabilities, a_listening_descriptor, memory_and_null, resized_by_signal, resized_without_a_client,
+         ends_cleanly, drains_under_load, serials, clients_come_and_go, killed_clients, many_queues, a_stale_socket,
          garbage_on_the_socket, as_the_readme_says]
 
 if __name__ == '__main__':

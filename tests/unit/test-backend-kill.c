@@ -492,7 +492,7 @@ static void check_refused(const char *point, const char *expected)
 	status = end_child(&child, words, sizeof(words));
 	vublk_fd_close(&child.socket_fd);
 	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 1);
+	assert_int_equal(WEXITSTATUS(status), 2);
 	if (!strstr(words, expected))
 		fail_msg("'%s' is refused with '%s', not '%s'", point, words, expected);
 }

@@ -639,9 +639,9 @@ static void test_copy_refuses(void **state)
 	check_copy_fails(file, none, 0, ENOTSOCK, none);
 	check_copy_fails(none, disk->path, 0, ENOENT, none);
 	check_copy_fails(disk->path, disk->path, 0, EINVAL, "are the same");
-	check_copy_fails(vublk_test_folder(), disk->path, 0, EINVAL, "neither a file");
+	check_copy_fails(vublk_test_folder(), disk->path, 0, ENOTBLK, "neither a file");
 	check_copy_fails(disk->path, vublk_test_folder(), 0, EISDIR, "cannot open");
-	check_copy_fails("/dev/null", disk->path, 0, EINVAL, "neither a file");
+	check_copy_fails("/dev/null", disk->path, 0, ENOTBLK, "neither a file");
 	disk->info.read_only = true;
 	check_copy_fails(other, disk->path, 0, EROFS, "is read-only");
 	assert_int_equal(disk->requests, 0);
@@ -705,7 +705,7 @@ static void test_copy_tells_failures(void **state)
 	check_copy_fails(disk->path, back, 0, EIO, "cannot read '");
 	check_copy_fails(disk->path, back, 0, EIO, "at offset 1048576: Input/output error");
 	disk->fail_offset = FAKE_NOWHERE;
-	check_copy_fails(disk->path, "/dev/full", 0, EINVAL, "neither a file");
+	check_copy_fails(disk->path, "/dev/full", 0, ENOTBLK, "neither a file");
 	disk->die_after = disk->requests + 10;
 	check_copy_fails(disk->path, back, 0, ENOTCONN, "is gone");
 	disk->die_after = 0;

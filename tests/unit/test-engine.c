@@ -442,17 +442,17 @@ static void test_refused_images(void **state)
 	struct vublk_error error = { 0 };
 
 	make_image(1000);
-	assert_int_equal(try_open(&options, &error), -EINVAL);
+	assert_int_equal(try_open(&options, &error), -EMEDIUMTYPE);
 	assert_non_null(strstr(error.text, "no multiple of 512; make it 1024"));
 	make_image(0);
-	assert_int_equal(try_open(&options, &error), -EINVAL);
+	assert_int_equal(try_open(&options, &error), -EMEDIUMTYPE);
 	assert_non_null(strstr(error.text, "is empty"));
 	options.path = "/dev/null";
-	assert_int_equal(try_open(&options, &error), -EINVAL);
+	assert_int_equal(try_open(&options, &error), -ENOTBLK);
 	assert_non_null(strstr(error.text, "neither a file nor a block device"));
 	options.path = vublk_test_folder();
 	options.read_only = true;
-	assert_int_equal(try_open(&options, &error), -EINVAL);
+	assert_int_equal(try_open(&options, &error), -ENOTBLK);
 	options.path = "/nonexistent/image";
 	assert_int_equal(try_open(&options, &error), -ENOENT);
 	options.path = NULL;
@@ -503,6 +503,27 @@ static void test_lock_of_qemu(void **state)
 	assert_int_equal(try_open(&options, &error), 0);
 }
 
+/* In each mode: the read fails, and the log says why. */
+static void test_truncated(void **state)
+{
+	char *data = aligned_alloc(4096, 4096);
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(modes); i++) {
+		struct iovec iov = { data, 4096 };
+		struct vublk_engine_queue *queue;
+		struct vublk_engine *engine;
+
+		if (modes[i].ops != &vublk_engine_file || open_mode(&modes[i], &engine, &queue))
+			continue;
+		assert_int_equal(truncate(image, 8192), 0);
+		assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, 4096, 4096, &iov, 1), 0);
+		assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, 8192, 4096, &iov, 1), -EIO);
+		assert_non_null(strstr(last.text, "; the image has only 8192 bytes now"));
+		close_mode(engine, queue);
+	}
+	free(data);
+}
+
 static void test_refresh(void **state)
 {
 	struct vublk_engine_options options = { .path = image, .log = &test_log };
@@ -515,7 +536,7 @@ static void test_refresh(void **state)
 	assert_int_equal(engine->ops->refresh(engine, &error), 0);
 	assert_int_equal(engine->geometry.size_bytes, IMAGE_BYTES * 2);
 	assert_int_equal(truncate(image, 1000), 0);
-	assert_int_equal(engine->ops->refresh(engine, &error), -EINVAL);
+	assert_int_equal(engine->ops->refresh(engine, &error), -EMEDIUMTYPE);
 	assert_int_equal(engine->geometry.size_bytes, IMAGE_BYTES * 2);
 	vublk_engine_close(engine);
 }
@@ -652,6 +673,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_refused_images),
 		VUBLK_TEST(test_locks),
 		VUBLK_TEST(test_lock_of_qemu),
+		VUBLK_TEST(test_truncated),
 		VUBLK_TEST(test_refresh),
 		VUBLK_TEST(test_memory_file),
 		VUBLK_TEST(test_memory_disk_room),

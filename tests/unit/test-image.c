@@ -185,12 +185,12 @@ static void test_what_may_be_opened(void **state)
 	int fd;
 
 	make_image("", 0, 0);
-	assert_int_equal(vublk_image_open("/dev/null", 0, NULL, &error), -EINVAL);
+	assert_int_equal(vublk_image_open("/dev/null", 0, NULL, &error), -ENOTBLK);
 	assert_non_null(strstr(error.text, "neither a file nor a block device"));
 	snprintf(path, sizeof(path), "%s/pipe", vublk_test_folder());
 	assert_int_equal(mkfifo(path, 0600), 0);
-	assert_int_equal(vublk_image_open(path, VUBLK_IMAGE_WRITE, NULL, &error), -EINVAL);
-	assert_int_equal(vublk_image_open(path, 0, NULL, NULL), -EINVAL);
+	assert_int_equal(vublk_image_open(path, VUBLK_IMAGE_WRITE, NULL, &error), -ENOTBLK);
+	assert_int_equal(vublk_image_open(path, 0, NULL, NULL), -ENOTBLK);
 	snprintf(path, sizeof(path), "%s/new", vublk_test_folder());
 	assert_int_equal(vublk_image_open(path, VUBLK_IMAGE_WRITE, NULL, &error), -ENOENT);
 	fd = vublk_image_open(path, VUBLK_IMAGE_REPLACE, NULL, &error);

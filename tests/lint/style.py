@@ -3,7 +3,7 @@
 """
 The part of the house style that a program can see: a licence line in every file,
 no file of over 800 lines, no function of over 100, no white space at line ends, no
-function that reads the error that it is to fill.
+function that reads the error that it is to fill, no write to an eventfd that may block.
 
     style.py [SOURCE-ROOT]    TAP on standard output
 """
@@ -19,6 +19,13 @@ SOURCE = re.compile(r'\.(c|h|in|py|sh|map)$|(^|/)(meson\.build|meson_options\.tx
 
 FUNCTION = re.compile(r'^(?P<head>\w[^;{}#]*?)\n\{\n(?P<body>.*?)^\}', re.S | re.M)
 ERROR_OUTPUT = re.compile(r'(?<!const )struct vublk_error \*(\w+)')
+
+
+# Those that write to an eventfd which no peer has, and the two whose writers are freed.
+EVENTFD_WRITERS = {
+    'src/util/eventfd.c', 'src/util/loop.c', 'src/util/fault.c', 'src/bus/bus.c', 'src/backend/backend.c',
+    'src/backend/queue-run.c', 'src/blk/queue.c',
+}
 
 
 def files(root):
@@ -72,6 +79,15 @@ def error_faults(name, lines):
                 yield f'{name}:{number}: reads {parameter}, which the caller may not have given'
 
 
+def eventfd_faults(name, lines):
+    """A write to an eventfd blocks as long as a peer wants, unless another thread helps."""
+    if name in EVENTFD_WRITERS or not name.endswith('.c') or name.startswith('tests/'):
+        return
+    for number, line in enumerate(lines, 1):
+        if 'vublk_eventfd_write(' in line:
+            yield f'{name}:{number}: vublk_eventfd_signal() never blocks; see src/util/fd.h'
+
+
 def space_faults(name, lines):
     for number, line in enumerate(lines, 1):
         if line != line.rstrip():
@@ -84,6 +100,7 @@ CHECKS = {
     'no function is too long': (function_faults, ['{'] + ['x'] * (FUNCTION_LINES + 1) + ['}']),
     'no function reads the error that it fills':
         (error_faults, ['int f(struct vublk_error *error)', '{', '\treturn -error->code;', '}']),
+    'no write to an eventfd may block': (eventfd_faults, ['\tvublk_eventfd_write(fd);']),
     'no white space at line ends': (space_faults, ['int x; ']),
 }
 

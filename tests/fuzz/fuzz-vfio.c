@@ -12,16 +12,14 @@
  * Whatever comes, each answer is a well-formed reply, at the end there is a next client
  * that is served, and (the sanitizers' part) it keeps within its memory.
  */
+#include "friendly-backend.h"
 #include "fuzz.h"
 
 #include "bus/bus.h"
-#include "proto/channel.h"
 #include "proto/vfio-user.h"
 #include "util/checked.h"
 #include "util/fd.h"
 
-#include <linux/virtio_blk.h>
-#include <linux/virtio_config.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <string.h>
@@ -41,10 +39,8 @@ enum kind {
 };
 
 struct world {
-	char backend_path[64], bus_path[64];
-	int listen_fd;
-	struct vublk_channel backend;
-	struct virtio_blk_config config;
+	char bus_path[64];
+	struct friendly_backend backend;
 	struct vublk_bus *bus;
 	int client;
 	int fds[NUM_KINDS];
@@ -80,72 +76,6 @@ static size_t take_bytes(struct world *world, void *to, size_t bytes)
 	return bytes;
 }
 
-/* --- the back-end ---------------------------------------------------------------------------------- */
-
-#define FEATURES \
-	(VUBLK_BIT(VIRTIO_F_VERSION_1) | VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES) | \
-	 VUBLK_BIT(VIRTIO_BLK_F_MQ) | VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE))
-#define PROTOCOL_FEATURES \
-	(VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) | \
-	 VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS))
-
-static uint64_t value_of(uint32_t request)
-{
-	switch (request) {
-	case VUBLK_VU_GET_FEATURES:
-		return FEATURES;
-	case VUBLK_VU_GET_PROTOCOL_FEATURES:
-		return PROTOCOL_FEATURES;
-	case VUBLK_VU_GET_QUEUE_NUM:
-		return 2;
-	case VUBLK_VU_GET_MAX_MEM_SLOTS:
-		return 8;
-	default:
-		return 0; /* yes */
-	}
-}
-
-static void answer(struct world *world, struct vublk_vu_message *message)
-{
-	struct vublk_vu_config *config = &message->payload.config;
-	uint32_t request = message->header.request;
-
-	if (request == VUBLK_VU_SET_CONFIG && config->offset == 32)
-		world->config.wce = config->data[0];
-	if (request == VUBLK_VU_GET_CONFIG) {
-		memcpy(config->data, &world->config,
-		       VUBLK_MIN((size_t)config->size_bytes, sizeof(world->config)));
-	} else if (request != VUBLK_VU_GET_VRING_BASE) {
-		message->header.size = sizeof(message->payload.u64);
-		message->payload.u64 = value_of(request);
-	}
-	vublk_vu_message_deinit(message);
-	message->header.flags = VUBLK_VU_VERSION | VUBLK_VU_FLAG_REPLY;
-	FUZZ_CHECK(!vublk_channel_send(&world->backend, message, NULL));
-}
-
-/* True: there was something to do. */
-static bool backend_works(struct world *world)
-{
-	const struct vublk_vu_request_info *info;
-	struct vublk_vu_message message;
-	int fd;
-
-	if (world->backend.fd < 0) {
-		fd = vublk_socket_accept(world->listen_fd, NULL);
-		if (fd >= 0)
-			vublk_channel_init(&world->backend, fd);
-		return fd >= 0;
-	}
-	if (vublk_channel_receive(&world->backend, &message, NULL) != 1)
-		return false;
-	info = vublk_vu_request_info(VUBLK_VU_TO_BACKEND, message.header.request);
-	if (info->has_reply || message.header.flags & VUBLK_VU_FLAG_NEED_REPLY)
-		answer(world, &message);
-	vublk_vu_message_deinit(&message);
-	return true;
-}
-
 /* --- the loop --------------------------------------------------------------------------------------- */
 
 /* Lets bus and back-end do what there is to do. */
@@ -153,7 +83,7 @@ static void work(struct world *world)
 {
 	struct pollfd fd = { vublk_bus_fd(world->bus), POLLIN, 0 };
 
-	while (backend_works(world) || poll(&fd, 1, 0) == 1) {
+	while (friendly_backend_work(&world->backend) || poll(&fd, 1, 0) == 1) {
 		FUZZ_CHECK(world->rounds++ < MAX_ROUNDS);
 		FUZZ_CHECK(vublk_bus_process(world->bus, NULL) == 1);
 	}
@@ -243,13 +173,6 @@ static void come(struct world *world)
 }
 
 /* --- the world ------------------------------------------------------------------------------------ */
-static void open_backend(struct world *world)
-{
-	world->config = (struct virtio_blk_config){ .capacity = 128, .num_queues = 2, .wce = 1 };
-	world->backend.fd = -1;
-	world->listen_fd = vublk_socket_listen(world->backend_path, NULL);
-	FUZZ_CHECK(world->listen_fd >= 0);
-}
 
 /* A timer that is due at once is a moment late, as any. */
 static void wait_for_bus(struct world *world)
@@ -265,7 +188,7 @@ static void wait_for_bus(struct world *world)
 static void open_bus(struct world *world)
 {
 	const struct vublk_option options[] = {
-		{ "chardev", world->backend_path }, { "transitional", "on" }, { NULL },
+		{ "chardev", world->backend.path }, { "transitional", "on" }, { NULL },
 	};
 	char spec[80];
 
@@ -280,9 +203,8 @@ static void open_world(struct world *world)
 	int sockets[2];
 
 	world->client = -1;
-	snprintf(world->backend_path, sizeof(world->backend_path), "/tmp/vublk-fuzz-%d-b", getpid());
 	snprintf(world->bus_path, sizeof(world->bus_path), "/tmp/vublk-fuzz-%d-v", getpid());
-	open_backend(world);
+	friendly_backend_open(&world->backend);
 	open_bus(world);
 	world->fds[KIND_MEMORY] = memfd_create("fuzz", MFD_CLOEXEC);
 	FUZZ_CHECK(!ftruncate(world->fds[KIND_MEMORY], MEMORY_BYTES));
@@ -310,9 +232,7 @@ static void close_world(struct world *world)
 {
 	vublk_fd_close(&world->client);
 	vublk_bus_free(world->bus);
-	vublk_channel_deinit(&world->backend);
-	vublk_fd_close(&world->listen_fd);
-	FUZZ_CHECK(!unlink(world->backend_path));
+	friendly_backend_close(&world->backend);
 	vublk_fd_close_all(world->fds, NUM_KINDS);
 }
 

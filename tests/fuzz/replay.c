@@ -13,7 +13,6 @@
 
 #define MAX_INPUTS 64
 #define MAX_INPUT_BYTES 4096
-#define NUM_MUTATIONS 20000
 
 struct input {
 	size_t bytes;

@@ -264,7 +264,7 @@ static void give_away(struct uring_queue *uring, struct vublk_engine_io *io,
 		vublk_engine_list_add(&uring->again, io);
 }
 
-/* What the kernel did not take is shown again by the next poll(), whatever happens. */
+/* What the kernel did not take is shown again by the next poll(), for which this asks. */
 static void note_refused(struct uring_queue *uring)
 {
 	uring->file_queue.queue.retry_ms = uring->prepared || uring->again.head ? RETRY_MS : 0;

@@ -136,7 +136,7 @@ static bool is_in_memory(const struct vublk_file *file)
 	       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
-/* The same for the same file, or device, as long as the host runs, whatever its name is. */
+/* It stays the same as long as the host runs, also when the file or device is renamed. */
 static uint64_t identity_of(const struct stat *st)
 {
 	bool is_device = S_ISBLK(st->st_mode);

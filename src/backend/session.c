@@ -198,7 +198,7 @@ static bool waits_for_memory(const struct vublk_session *session, struct vublk_q
 
 /*
  * Without indirect descriptors a request has no more segments than its ring has entries.
- * Linux does not look at that: it waits for ever to send a request that is too long. The size
+ * Linux does not check that: it waits without end to send a request that is too long. The size
  * of the rings was not known when the driver read seg_max, so all that is left is to say it.
  */
 static void check_seg_max(struct vublk_session *session, const struct vublk_queue *queue)

@@ -206,7 +206,7 @@ class OneQueue(Machine):
 
 
 class DefaultQueues(Machine):
-    """Nobody says how many queues there are: QEMU wants one per processor of its guest."""
+    """The number of queues is not given: QEMU wants one per processor of its guest."""
     queues = None
     processors = 2 * len(os.sched_getaffinity(0))
     cases = [('as many queues as the guest has processors, by default', 'look')]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A sync that fails: the kernel says so once, to whoever syncs next, and the engine must not
+ * A sync that fails: the kernel reports it once, to the next sync, and the engine must not
  * forget it. The calls of the blocking method and the completions of io_uring are made to fail.
  */
 #include "engine-rig.h"

@@ -305,7 +305,7 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * ECANCELED as its error, reconnected() follows. Without it, or with server, a back-end that
  * has memory slots is told: 1 is returned, and a start waits for memory_changed().
  *
- * EINVAL: empty, overlapping, wrapping, not aligned, past the end of its file, past the end of
+ * EINVAL: empty, overlapping, wrapping, past the end of its file, past the end of
  * the dirty log, or without a ring that runs; ENOSPC: more regions than the back-end has memory
  * slots; EBUSY: a change is on its way, or the device is starting or stopping. States STOPPED,
  * RUNNING, DISCONNECTED, RECONNECTING.

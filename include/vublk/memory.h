@@ -10,10 +10,14 @@
  */
 struct vublk_memory_region {
 	uint64_t guest_addr;  /* where the driver sees it; what descriptors hold */
-	uint64_t size_bytes;  /* a multiple of the page size, not 0 */
+	uint64_t size_bytes;  /* not 0 */
 	int fd;               /* memfd, hugetlbfs or shared file; see who owns it at each call */
-	uint64_t fd_offset;   /* where in the file it begins; a multiple of the page size */
+	uint64_t fd_offset;   /* where in the file it begins */
 };
+/*
+ * Neither the address nor the size nor the offset has to be a multiple of the page size: the
+ * protocol does not ask for it. There may be back-ends that do, and they refuse such a region.
+ */
 
 /* The most regions that a device keeps; a back-end may offer fewer. */
 #define VUBLK_MEMORY_MAX_REGIONS 509

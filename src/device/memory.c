@@ -31,15 +31,8 @@ void vublk_device_memory_deinit(struct vublk_frontend_memory *memory)
 static int check_region(const struct vublk_memory_region *region, unsigned index,
 			struct vublk_error *error)
 {
-	uint64_t page_mask = (uint64_t)sysconf(_SC_PAGESIZE) - 1;
-
 	if (!region->size_bytes)
 		return vublk_error_set(error, EINVAL, "memory region %u is empty", index);
-	if ((region->size_bytes | region->fd_offset | region->guest_addr) & page_mask)
-		return vublk_error_set(error, EINVAL,
-				       "memory region %u (0x%" PRIx64 ", %" PRIu64 " bytes, file offset %"
-				       PRIu64 ") is not aligned to pages", index,
-				       region->guest_addr, region->size_bytes, region->fd_offset);
 	if (!vublk_range_within(region->guest_addr, region->size_bytes, UINT64_MAX) ||
 	    !vublk_range_within(region->fd_offset, region->size_bytes, INT64_MAX))
 		return vublk_error_set(error, EINVAL,

@@ -296,6 +296,8 @@ static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *
 				    vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
 	if (request == VUBLK_VU_SET_INFLIGHT_FD)
 		vublk_frontend_explain_inflight(frontend, error);
+	if (request == VUBLK_VU_ADD_MEM_REG || request == VUBLK_VU_SET_MEM_TABLE)
+		vublk_frontend_explain_memory(frontend, error);
 	vublk_frontend_fail(frontend, error);
 }
 

@@ -318,6 +318,13 @@ void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 			       void *opaque);
 
 /*
+ * A back-end hung up on its memory: the first region that it may not accept is prepended to
+ * the error, if there is one (memory.c).
+ */
+void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
+				   struct vublk_error *error);
+
+/*
  * Tells what the driver accepted. It goes out whole and at once, so that the
  * memory may be set without waiting for done(). With a dirty log (NULL: none) what is
  * written is logged; it is borrowed until it is taken away, or the end of the

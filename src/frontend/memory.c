@@ -15,8 +15,11 @@
 #include "frontend/frontend.h"
 
 #include "util/checked.h"
+#include "util/error.h"
 
+#include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 unsigned vublk_frontend_memory_slots(const struct vublk_frontend *frontend)
 {
@@ -75,6 +78,39 @@ static void remove_from_shadow(struct vublk_frontend_memory_change *change,
 		}
 }
 
+/* --- refusals ----------------------------------------------------------------------- */
+
+/* The protocol does not ask for it, but there are back-ends that do. */
+static bool is_whole_pages(const struct vublk_memory_region *region)
+{
+	uint64_t page_mask = (uint64_t)sysconf(_SC_PAGESIZE) - 1;
+
+	return !((region->guest_addr | region->size_bytes | region->fd_offset) & page_mask);
+}
+
+/* Names the region: the one that was refused, or of a table the first that is unusual. */
+static void explain(const struct vublk_frontend_region *region, struct vublk_error *error)
+{
+	vublk_error_prepend(error, "the memory region of %" PRIu64 " bytes at guest address 0x%"
+			    PRIx64 " and offset %" PRIu64 " of its file%s", region->region.size_bytes,
+			    region->region.guest_addr, region->region.fd_offset,
+			    is_whole_pages(&region->region) ? "" :
+			    ", which is not made of whole pages and which this back-end may "
+			    "not accept for that reason");
+}
+
+void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
+				   struct vublk_error *error)
+{
+	const struct vublk_frontend_memory_change *change = &frontend->memory;
+
+	for (unsigned i = 0; i < change->num_additions; i++)
+		if (!is_whole_pages(&change->additions[i].region)) {
+			explain(&change->additions[i], error);
+			return;
+		}
+}
+
 /* --- region by region -------------------------------------------------------------- */
 
 static void send_removal(struct vublk_frontend_memory_change *change,
@@ -121,6 +157,8 @@ static void on_change_refused(void *owner, unsigned index, bool first)
 	struct vublk_frontend_memory_change *change = owner;
 	unsigned unsent = VUBLK_MAX(change->batch.next_piece, change->num_removals);
 
+	if (first && index >= change->num_removals)
+		explain(&change->additions[index - change->num_removals], &change->batch.refusal);
 	if (index >= change->num_removals)
 		remove_from_shadow(change, &change->additions[index - change->num_removals]);
 	for (; first && unsent < change->batch.num_pieces; unsent++)
@@ -163,6 +201,14 @@ static void send_table(void *owner, unsigned index)
 	vublk_frontend_batch_send_confirmed(&change->batch, &message);
 }
 
+static void on_table_refused(void *owner, unsigned index, bool first)
+{
+	struct vublk_frontend_memory_change *change = owner;
+
+	if (first)
+		vublk_frontend_explain_memory(change->batch.frontend, &change->batch.refusal);
+}
+
 static void begin_table(struct vublk_frontend *frontend,
 			const struct vublk_frontend_memory *memory)
 {
@@ -173,7 +219,7 @@ static void begin_table(struct vublk_frontend *frontend,
 	memcpy(change->additions, memory->regions,
 	       memory->num_regions * sizeof(change->additions[0]));
 	change->batch.send_piece = send_table;
-	change->batch.refused = NULL;
+	change->batch.refused = on_table_refused;
 }
 
 void vublk_frontend_set_memory(struct vublk_frontend *frontend,

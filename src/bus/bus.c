@@ -165,6 +165,7 @@ static void on_listen_timer(void *opaque)
 void vublk_bus_client_gone(struct vublk_bus *bus)
 {
 	change_state(bus, VUBLK_BUS_EVENT_CLIENT_GONE, "the VMM is gone");
+	bus->is_refused = false; /* the next one's rings may be taken */
 	if (bus->state == VUBLK_BUS_LISTENING)
 		accept_again(bus);
 }
@@ -248,6 +249,37 @@ void vublk_bus_on_realized(void *opaque, const struct vublk_error *refusal)
 	accept_again(bus);
 }
 
+/*
+ * A back-end that refuses the rings is lost like any other, and is found again. Its
+ * refusal is said once, and that it is there again when it has taken them.
+ */
+void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error)
+{
+	bus->is_refused |= error && !bus->runs;
+	bus->runs = false;
+}
+
+static void say_there_again(struct vublk_bus *bus, bool is_news)
+{
+	vublk_log_limited(&bus->log, &bus->limit, is_news ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
+			  "back-end %s is there again", bus->backend.chardev);
+}
+
+void vublk_bus_note_started(struct vublk_bus *bus)
+{
+	if (bus->is_refused)
+		say_there_again(bus, true);
+	bus->runs = true;
+	bus->is_refused = false;
+	bus->refusal.code = 0;
+}
+
+static bool is_known_refusal(const struct vublk_bus *bus, const struct vublk_error *error)
+{
+	return bus->is_refused && bus->refusal.code == error->code &&
+	       !strcmp(bus->refusal.text, error->text);
+}
+
 void vublk_bus_on_disconnected(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_bus *bus = opaque;
@@ -257,11 +289,16 @@ void vublk_bus_on_disconnected(void *opaque, const struct vublk_error *error)
 		fail(bus, error);
 		return;
 	}
-	if (bus->let_go)
+	if (bus->let_go) {
 		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "%s", error->text);
+		return;
+	}
+	if (is_known_refusal(bus, error))
+		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "the disk waits still: %s", error->text);
 	else
 		vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_WARNING,
 				  "the disk waits for a back-end: %s", error->text);
+	bus->refusal = *error;
 }
 
 void vublk_bus_on_reconnected(void *opaque)
@@ -269,9 +306,7 @@ void vublk_bus_on_reconnected(void *opaque)
 	struct vublk_bus *bus = opaque;
 
 	note_backend(bus);
-	vublk_log_limited(&bus->log, &bus->limit,
-			  bus->let_go ? VUBLK_LOG_DEBUG : VUBLK_LOG_INFO,
-			  "back-end %s is there again", bus->backend.chardev);
+	say_there_again(bus, !bus->let_go && !bus->is_refused);
 }
 
 void vublk_bus_on_gave_up(void *opaque, const struct vublk_error *error)

@@ -81,8 +81,10 @@ struct vublk_bus {
 	struct vublk_device_info backend; /* the last one that there was */
 	uint64_t retry_ms;                /* before the first one; 0: it is tried once */
 	struct vublk_loop_timer retry_timer;
-	struct vublk_error refusal;       /* of the last try, said once */
+	struct vublk_error refusal;       /* of the last back-end that refused; said once */
 	bool let_go;                      /* the last one was not lost, and nobody is told */
+	bool runs;                        /* it has the rings, and has taken them */
+	bool is_refused;                  /* since the rings ran, one did not take them */
 
 	char *path;
 	int listen_fd;
@@ -103,6 +105,9 @@ const char *vublk_bus_state_name(enum vublk_bus_state state);
 void vublk_bus_client_gone(struct vublk_bus *bus);
 
 void vublk_bus_on_realized(void *bus, const struct vublk_error *error);
+/* From the type's own started() and stopped(): whether a back-end took the rings. */
+void vublk_bus_note_started(struct vublk_bus *bus);
+void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error);
 void vublk_bus_on_disconnected(void *bus, const struct vublk_error *error);
 void vublk_bus_on_reconnected(void *bus);
 void vublk_bus_on_gave_up(void *bus, const struct vublk_error *error);

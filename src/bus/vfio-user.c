@@ -96,6 +96,7 @@ static struct vublk_vfio_user *of(void *bus)
 
 static void on_started(void *opaque)
 {
+	vublk_bus_note_started(opaque);
 	vublk_virtio_pci_on_started(of(opaque)->pci);
 }
 
@@ -103,6 +104,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_vfio_user *bus = of(opaque);
 
+	vublk_bus_note_stopped(opaque, error);
 	vublk_virtio_pci_on_stopped(bus->pci);
 	vublk_vfio_user_dma_on_stopped(bus);
 }

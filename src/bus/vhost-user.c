@@ -267,6 +267,7 @@ static void on_started(void *opaque)
 {
 	struct vublk_relay *relay = relay_of(opaque);
 
+	vublk_bus_note_started(opaque);
 	if (!relay)
 		return;
 	relay->needs_reset = false;
@@ -280,6 +281,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_relay *relay = relay_of(opaque);
 
+	vublk_bus_note_stopped(opaque, error);
 	if (!relay)
 		return;
 	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_NOTIFIERS;

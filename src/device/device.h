@@ -76,7 +76,8 @@ enum vublk_device_config_write {
 struct vublk_device_reconnect {
 	uint64_t lost_ns;  /* when the outage began; 0: there is none */
 	uint64_t tried_ns; /* the last try */
-	uint64_t pause_ms; /* before the next; doubled each time, up to reconnect-ms */
+	uint64_t pause_ms; /* before the next; doubled each time, up to a limit */
+	unsigned refusals; /* in this outage: back-ends that were reached, and did not start */
 	struct vublk_error refusal; /* of the last try */
 	uint32_t said[4];           /* checksums of reasons that were logged; each is, once */
 	unsigned num_said;          /* counts on */

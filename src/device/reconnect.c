@@ -9,6 +9,11 @@
  * back-end makes its socket a moment before it listens; each try that fails doubles
  * the pause, up to reconnect-ms. A device that listens itself waits for a connection
  * in place of the timer. Nothing blocks: unrealize ends it at any moment.
+ *
+ * An outage ends when the rings run, or when the handshake is done and no ring is to
+ * run; a connection alone is no success. A back-end that is reached and refuses,
+ * in the handshake or at the start, is likely to refuse again: each refusal doubles the
+ * limit of the pause, up to REFUSED_FACTOR times reconnect-ms, until a socket appears.
  */
 #include "device/device.h"
 
@@ -22,6 +27,8 @@
 
 #define NS_A_MS UINT64_C(1000000)
 #define SHORTEST_PAUSE_MS 1
+#define MAX_REFUSED_SHIFT 4
+#define REFUSED_FACTOR (1u << MAX_REFUSED_SHIFT)
 
 void vublk_device_reconnect_init(struct vublk_device *device)
 {
@@ -42,6 +49,7 @@ void vublk_device_reconnect_end(struct vublk_device *device)
 	vublk_device_unlisten(device);
 	vublk_loop_timer_disarm(&device->connect_timer);
 	device->reconnect.lost_ns = 0;
+	device->reconnect.refusals = 0;
 	device->reconnect.refusal.code = 0;
 	device->reconnect.num_said = 0;
 	device->reconnect.config_changed = false;
@@ -76,6 +84,20 @@ static void await_connection(struct vublk_device *device)
 	vublk_device_listen(device);
 }
 
+static uint64_t longest_pause_ms(const struct vublk_device *device)
+{
+	unsigned shift = VUBLK_MIN(device->reconnect.refusals, (unsigned)MAX_REFUSED_SHIFT);
+
+	return device->settings.reconnect_ms << shift;
+}
+
+static void lengthen_pause(struct vublk_device *device)
+{
+	struct vublk_device_reconnect *reconnect = &device->reconnect;
+
+	reconnect->pause_ms = VUBLK_MIN(2 * reconnect->pause_ms, longest_pause_ms(device));
+}
+
 /* May call the bus: nothing is done after it. */
 static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -93,12 +115,13 @@ static void plan_next_try(struct vublk_device *device, const struct vublk_error 
 	vublk_device_watch_socket(device);
 	vublk_loop_timer_arm(&device->loop, &device->connect_timer,
 			     VUBLK_MIN(now + reconnect->pause_ms * NS_A_MS, until));
-	reconnect->pause_ms = VUBLK_MIN(2 * reconnect->pause_ms, device->settings.reconnect_ms);
+	lengthen_pause(device);
 }
 
 void vublk_device_reconnect_wake(struct vublk_device *device)
 {
 	device->reconnect.pause_ms = SHORTEST_PAUSE_MS;
+	device->reconnect.refusals = 0;
 	if (device->state == VUBLK_DEVICE_DISCONNECTED)
 		vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns());
 }
@@ -134,8 +157,10 @@ static void say(struct vublk_device *device, const struct vublk_error *error)
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error)
 {
 	vublk_frontend_close(&device->frontend);
-	if (device->state == VUBLK_DEVICE_RECONNECTING)
+	if (device->state == VUBLK_DEVICE_RECONNECTING) {
+		device->reconnect.refusals++;
 		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
+	}
 	say(device, error);
 	plan_next_try(device, error);
 }
@@ -195,6 +220,8 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 		reconnect->lost_ns = now;
 		reconnect->pause_ms = SHORTEST_PAUSE_MS;
 		warn_of_unflushed_writes(device);
+	} else {
+		reconnect->refusals++;
 	}
 	if (device->settings.server) {
 		await_connection(device);
@@ -203,9 +230,9 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 	vublk_device_watch_socket(device);
 	/* One that comes and goes at once is not met again at once. */
 	vublk_loop_timer_arm(&device->loop, &device->connect_timer,
-			     now - reconnect->tried_ns >= pause_ms * NS_A_MS ?
+			     !reconnect->refusals && now - reconnect->tried_ns >= pause_ms * NS_A_MS ?
 			     now : now + reconnect->pause_ms * NS_A_MS);
-	reconnect->pause_ms = VUBLK_MIN(2 * reconnect->pause_ms, pause_ms);
+	lengthen_pause(device);
 }
 
 /* --- after the handshake --------------------------------------------------------------------------- */

@@ -276,15 +276,15 @@ static void on_get_vring_base(struct mock *mock, const struct vublk_vu_message *
 	answer(mock, &reply);
 }
 
-#define INFLIGHT_BYTES 8192
+#define INFLIGHT_BYTES 8192 /* at least, like a back-end that rounds up to pages */
 
 static uint64_t area_bytes(const struct mock *mock, const struct vublk_vu_inflight *asked)
 {
 	uint64_t region = 16 + UINT64_C(16) * asked->queue_size;
+	uint64_t bytes = asked->num_queues * (mock->has_tight_areas ? region :
+								       vublk_round_up(region, 64));
 
-	if (!mock->insists_on_area)
-		return INFLIGHT_BYTES;
-	return asked->num_queues * (mock->has_tight_areas ? region : vublk_round_up(region, 64));
+	return mock->insists_on_area ? bytes : VUBLK_MAX(bytes, (uint64_t)INFLIGHT_BYTES);
 }
 
 /* As some back-ends do, it leaves out the numbers that it was asked with. */
@@ -451,7 +451,8 @@ static void on_request(struct mock *mock, struct vublk_vu_message *request)
 		return;
 	if (request->header.flags & VUBLK_VU_FLAG_NEED_REPLY) {
 		assert_true(mock->accepted_protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK));
-		answer_u64(mock, request->header.request, 0);
+		answer_u64(mock, request->header.request,
+			   request->header.request == mock->refused_request);
 	}
 }
 

@@ -77,6 +77,7 @@ struct mock {
 	uint64_t dirty_log_inode;      /* 0: none was */
 	unsigned num_regions;
 
+	uint32_t refused_request; /* each time that it is to be confirmed; 0: none */
 	struct mock_fault fault;
 	bool silent; /* since MOCK_SILENCE */
 	unsigned answers[VUBLK_VU_REQUEST_END];

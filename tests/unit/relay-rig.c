@@ -18,20 +18,28 @@
 
 /* --- what it says ------------------------------------------------------------ */
 
+static void append(char *log, size_t *length, size_t room, const char *text)
+{
+	size_t bytes = strlen(text);
+
+	if (*length + bytes + 2 > room)
+		return;
+	memcpy(log + *length, text, bytes);
+	*length += bytes;
+	log[(*length)++] = '\n';
+	log[*length] = '\0';
+}
+
 static void hear(void *opaque, enum vublk_log_level level, const char *text)
 {
 	struct relay *relay = opaque;
-	size_t length = strlen(text);
 
 	if (getenv("RIG_VERBOSE"))
 		fprintf(stderr, "[%d] %s\n", level, text);
 	pthread_mutex_lock(&relay->lock);
-	if (relay->length + length + 2 < sizeof(relay->log)) {
-		memcpy(relay->log + relay->length, text, length);
-		relay->length += length;
-		relay->log[relay->length++] = '\n';
-		relay->log[relay->length] = '\0';
-	}
+	append(relay->log, &relay->length, sizeof(relay->log), text);
+	if (level != VUBLK_LOG_DEBUG)
+		append(relay->loud, &relay->loud_length, sizeof(relay->loud), text);
 	pthread_cond_broadcast(&relay->said);
 	pthread_mutex_unlock(&relay->lock);
 }

@@ -28,6 +28,8 @@ struct relay {
 	pthread_cond_t said;
 	char log[1 << 18];
 	size_t length, heard; /* what relay_wait() has gone past */
+	char loud[1 << 16];   /* what an operator sees of it: not the debug level */
+	size_t loud_length;
 };
 
 /* A disk and its back-end, and a relay in front of it that listens. `properties` may be NULL. */

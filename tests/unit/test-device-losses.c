@@ -652,6 +652,41 @@ static void test_truncated_memory(void **state)
 	end(&rig, &mock);
 }
 
+/* A connection is no success: the pause grows past reconnect-ms, up to its limit. */
+static void test_refusals_lengthen_the_pause(void **state)
+{
+	const struct vublk_device_reconnect *reconnect;
+	struct mock mock;
+	struct rig rig;
+	uint64_t before = 0;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "2");
+	rig.quiet = true;
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	reconnect = &rig.device->reconnect;
+	mock.refused_request = VUBLK_VU_SET_VRING_KICK;
+	mock_forget(&mock);
+	mock_hang_up(&mock);
+	for (unsigned refusals = 1; refusals < 9; refusals++) {
+		rig_wait(&rig, RIG_DISCONNECTED, 1 + refusals);
+		assert_int_equal(reconnect->refusals, refusals);
+		assert_true(reconnect->pause_ms >= before && reconnect->pause_ms <= 16 * 2);
+		before = reconnect->pause_ms;
+	}
+	assert_int_equal(before, 16 * 2);
+	mock_die(&mock);
+	mock_live_again(&mock); /* its socket appears: it is looked for at once */
+	mock.refused_request = 0;
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(reconnect->refusals, 0);
+	assert_int_equal(reconnect->lost_ns, 0);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -668,6 +703,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_resize_at_each_moment),
 		VUBLK_TEST(test_sealed_memory),
 		VUBLK_TEST(test_truncated_memory),
+		VUBLK_TEST(test_refusals_lengthen_the_pause),
 		VUBLK_TEST_LONG(test_ten_thousand_reconnects, 300),
 	};
 

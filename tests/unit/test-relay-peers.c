@@ -6,6 +6,7 @@
 
 #include <linux/virtio_config.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -222,6 +223,65 @@ static void test_an_area_of_another_layout(void **state)
 	relay_mock_close(&mock, &relay);
 }
 
+/* --- back-ends that refuse to start ---------------------------------------------------- */
+
+static unsigned count_said(struct relay *relay, const char *words)
+{
+	unsigned count = 0;
+
+	pthread_mutex_lock(&relay->lock);
+	for (const char *at = relay->loud; (at = strstr(at, words)); at++)
+		count++;
+	pthread_mutex_unlock(&relay->lock);
+	return count;
+}
+
+/* Waits until the back-end was reached so often. */
+static void wait_for_connections(struct relay_mock *mock, unsigned count)
+{
+	bool is_there = false;
+
+	while (!is_there) {
+		relay_mock_stop(mock);
+		is_there = mock->mock.num_connections >= count;
+		relay_mock_go_on(mock);
+		sched_yield();
+	}
+}
+
+/* Reached again and again, it refuses for two reasons, one after the other. */
+static void test_a_refusal_is_said_once(void **state)
+{
+	static const struct vublk_option quick[] = { { "reconnect-ms", "1" }, { NULL } };
+	const uint32_t refused[] = { VUBLK_VU_SET_VRING_KICK, VUBLK_VU_SET_VRING_CALL };
+	struct relay_mock mock;
+	struct relay relay;
+	struct rig rig;
+
+	relay_mock_init(&mock);
+	relay_mock_open(&mock, &relay, quick);
+	relay_start_vmm(&relay, &rig, 1);
+	relay_wait(&relay, "starting, started -> running");
+	relay_mock_stop(&mock);
+	mock_hang_up(&mock.mock);
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(refused); i++) {
+		mock.mock.refused_request = refused[i];
+		mock_forget(&mock.mock);
+		relay_mock_go_on(&mock);
+		wait_for_connections(&mock, 6);
+		relay_mock_stop(&mock);
+	}
+	mock.mock.refused_request = 0;
+	relay_mock_go_on(&mock);
+	relay_wait(&relay, "starting, started -> running");
+	relay_close_vmm(&relay, &rig);
+	assert_int_equal(count_said(&relay, "the back-end refused SET_VRING_KICK"), 1);
+	assert_int_equal(count_said(&relay, "the back-end refused SET_VRING_CALL"), 1);
+	assert_int_equal(count_said(&relay, "the disk waits for a back-end"), 3);
+	assert_int_equal(count_said(&relay, "is there again"), 2);
+	relay_mock_close(&mock, &relay);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -231,6 +291,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_an_area_of_the_back_end_s_layout),
 		VUBLK_TEST(test_an_area_without_a_back_end),
 		VUBLK_TEST(test_an_area_of_another_layout),
+		VUBLK_TEST(test_a_refusal_is_said_once),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -120,15 +120,12 @@ class Relay(Direct):
     has_process = True
     bus = 'vhost-user'
 
-    def start(self, case, backend, queues):
-        path = case.path(f'door-{len(case.children)}')
+    def start(self, case, backend, queues, path=None):
+        path = path or case.path(f'door-{len(case.children)}')
         child = case.start([self.program, 'device', '--chardev', f'path={backend},reconnect-ms=100',
                             '--num-queues', queues, '--bus', f'{self.bus}:{path}'])
         peer.wait_for_socket(case, child, path)
         return child, path
-
-    def chardev(self, path, qemu):
-        return {'path': str(path)}
 
 
 class VfioUser(Relay):
@@ -211,6 +208,14 @@ class Disk:
             code = self.case.stop(self.door)
             check(code == 0, f'vublk device ended with {code}: {self.case.output(self.door)}')
             self.door = None
+
+    def kill_door(self):
+        self.door.kill()
+        self.door.wait()
+        self.door = None
+
+    def start_door_again(self):
+        self.door, _ = self.way.door.start(self.case, self.socket, self.queues, self.path)
 
     def stop(self):
         self.stop_door()

@@ -27,7 +27,7 @@ GROUPS = [disk_cases.FourQueues, disk_cases.PluggedIn, disk_cases.OneQueue, disk
           disk_cases.ReadOnly,
           firmware_cases.SeaBios, firmware_cases.NotShared, firmware_cases.Ovmf,
           outage_cases.BackendKilled, outage_cases.HugePages, outage_cases.BackendKilledIdle,
-          outage_cases.BackendLost, outage_cases.QemuKilled, migration_cases.Moved]
+          outage_cases.BackendLost, outage_cases.RelayRestarted, outage_cases.QemuKilled, migration_cases.Moved]
 
 
 def parse():

@@ -128,6 +128,33 @@ class BackendLost(disk_cases.Machine):
         self.end()
 
 
+class RelayRestarted(disk_cases.Machine):
+    """QEMU connects to the next one, and gives it the in-flight area."""
+    restarts = 3
+    cases = [(f'the relay is stopped {restarts} times by SIGTERM under a verified load', 'terminate'),
+             (f'the relay is killed {restarts} times by SIGKILL under a verified load', 'kill')]
+
+    @classmethod
+    def cases_for(cls, way):
+        return cls.cases if way.door.name == 'relay' and way.backend.has_inflight else []
+
+    def terminate(self):
+        self.restart(self.disk.stop_door)
+
+    def kill(self):
+        self.restart(self.disk.kill_door)
+        self.end()
+
+    def restart(self, stop):
+        self.guest.start_load()
+        for _ in range(self.restarts):
+            stop()
+            self.disk.start_door_again()
+            self.guest.listen_for_more(100)
+        self.guest.stop_load()
+        self.files_survive()
+
+
 class QemuKilled(groups.Group):
     """Device and back-end stay, and take the next QEMU."""
     cases = [('QEMU is killed under load, and the next finds all in order', 'kill_qemu')]
@@ -153,7 +180,7 @@ class QemuKilled(groups.Group):
         self.disk.stop()
 
     def wait_for_descriptors(self, before):
-        """What a QEMU brought is gone with it, but for the in-flight area that waits for the next."""
+        """What a QEMU brought is gone with it; a device watches the directory of its socket from then on."""
         allowed = before + (1 if self.way.door.has_process else 0)
         try:
             peer.wait_until(lambda: len(self.disk.descriptors()) <= allowed, '')

@@ -79,8 +79,9 @@ struct vublk_device_reconnect {
 	uint64_t pause_ms; /* before the next; doubled each time, up to a limit */
 	unsigned refusals; /* in this outage: back-ends that were reached, and did not start */
 	struct vublk_error refusal; /* of the last try */
-	uint32_t said[4];           /* checksums of reasons that were logged; each is, once */
-	unsigned num_said;          /* counts on */
+	uint32_t said[16];          /* checksums of the reasons that were logged in this outage */
+	unsigned num_said;
+	bool warned_unflushed;
 	bool config_changed;        /* what the new back-end says differs */
 	struct vublk_loop_source watch; /* of the socket's directory */
 	int watch_fd;                   /* inotify; -1: there was no outage yet */

@@ -128,16 +128,18 @@ void vublk_device_reconnect_wake(struct vublk_device *device)
 
 /* --- the tries --------------------------------------------------------------------------------- */
 
-/* Of a few reasons that a back-end may alternate between. */
+/* When there is no room for another reason, the outage has had enough of them. */
 static bool was_said(struct vublk_device_reconnect *reconnect, const struct vublk_error *error)
 {
 	uint32_t sum = vublk_crc32c(error->text, strlen(error->text));
 	unsigned room = VUBLK_ARRAY_SIZE(reconnect->said);
 
-	for (unsigned i = 0; i < VUBLK_MIN(reconnect->num_said, room); i++)
+	for (unsigned i = 0; i < reconnect->num_said; i++)
 		if (reconnect->said[i] == sum)
 			return true;
-	reconnect->said[reconnect->num_said++ % room] = sum;
+	if (reconnect->num_said == room)
+		return true;
+	reconnect->said[reconnect->num_said++] = sum;
 	return false;
 }
 
@@ -197,9 +199,10 @@ void vublk_device_reconnect_on_timer(struct vublk_device *device)
 static void warn_of_unflushed_writes(struct vublk_device *device)
 {
 	if (device->resume != VUBLK_DEVICE_RESUME_RINGS || !device->settings.warn_unflushed ||
-	    vublk_device_uses_inflight(device) ||
+	    device->reconnect.warned_unflushed || vublk_device_uses_inflight(device) ||
 	    !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)))
 		return;
+	device->reconnect.warned_unflushed = true;
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 			  "the back-end at '%s' was lost and has no in-flight area: if it kept "
 			  "completed writes in its own memory, those that the driver had not "

@@ -7,7 +7,7 @@ BUILD ?= build
 SETUP ?= yes
 PREFIX ?= /usr/local
 
-.PHONY: all build demo check bench soak install clean help setup-build setup-check setup-bench
+.PHONY: all build build-all demo check bench soak install clean help setup-build setup-check setup-bench
 
 all: build
 
@@ -29,9 +29,13 @@ setup-build setup-check setup-bench: setup-%:
 	@test "$(SETUP)" = no || scripts/setup $*
 
 $(BUILD)/build.ninja: | setup-build
-	meson setup $(BUILD) --prefix=$(PREFIX)
+	meson setup $(BUILD) --prefix=$(abspath $(PREFIX))
 
+# What is installed, without the tests.
 build: setup-build $(BUILD)/build.ninja
+	@ninja -C $(BUILD) product
+
+build-all: setup-build $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
 
 demo: build
@@ -40,17 +44,19 @@ demo: build
 check: setup-check
 	@scripts/check $(LANES)
 
-bench: setup-bench build
+bench: setup-bench build-all
 	@scripts/bench $(BUILD)/src/cli/vublk $(BUILD)/tests/bench --json $(BUILD)/bench.json \
 		--markdown $(BUILD)/bench.md --plot $(BUILD)/bench.svg $(BENCH)
 
-soak: setup-check build
+soak: setup-check build-all
 	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill
 
-install: build
-	meson configure $(BUILD) -Dprefix=$(PREFIX)
-	meson install -C $(BUILD)
-	@test -n "$(DESTDIR)" || ldconfig # the loader finds a new library by its cache
+# The loader finds a library by its cache, which only root can renew.
+install: setup-build $(BUILD)/build.ninja
+	meson configure $(BUILD) -Dprefix=$(abspath $(PREFIX))
+	ninja -C $(BUILD) product
+	meson install -C $(BUILD) --no-rebuild
+	@test -n "$(DESTDIR)" || test "$$(id -u)" != 0 || ldconfig
 
 clean:
 	rm -rf $(BUILD) build-check

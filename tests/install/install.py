@@ -73,6 +73,43 @@ def programs_build(case):
     check(image.read_bytes() == b'a' * 4096 + b'\1' * 4096, 'embed wrote something else to the disk')
 
 
+def no_other_development_files(case):
+    """pkg-config wants no vublk dependency's .pc file for a shared link."""
+    root, _ = install(case)
+    folder = one(root, 'vublk.pc').parent
+    environment = {**os.environ, 'PKG_CONFIG_LIBDIR': str(folder), 'PKG_CONFIG_PATH': ''}
+    for wanted in ('--cflags', '--libs'):
+        flags = case.run(['pkg-config', wanted, 'vublk'], env=environment).split()
+        check('-lvublk' in flags or wanted == '--cflags', f'{wanted} gives {flags}')
+
+
+def examples(case):
+    root, _ = install(case)
+    for name in ('disk-sum.c', 'embed.c'):
+        check(one(root, f'examples/{name}').read_text() == pathlib.Path(EXAMPLES, name).read_text(), f'{name} differs')
+
+
+def the_program_finds_its_library(case):
+    """Wherever the two are, without the help of the environment."""
+    root, _ = install(case)
+    environment = {name: value for name, value in os.environ.items() if name != 'LD_LIBRARY_PATH'}
+    told = case.run([one(root, 'bin/vublk'), '--version'], env=environment)
+    check(told.startswith('vublk '), f'--version printed {told}')
+    needed = case.run(['readelf', '-d', one(root, 'bin/vublk')])
+    check('$ORIGIN/../lib' in needed, f'the library is not looked for beside the program: {needed}')
+
+
+def make_installs_the_product(case):
+    """`make install` builds no test, and needs no root for a folder of the user's."""
+    build, prefix = case.path('build'), case.path('prefix')
+    source = pathlib.Path(EXAMPLES).parent
+    result = case.call(['make', '-C', source, 'install', f'BUILD={build}', f'PREFIX={prefix}', 'SETUP=no'],
+                       limit_s=900)
+    check(result.code == 0, str(result))
+    check(not list((build / 'tests').rglob('*.o')), 'a test was compiled')
+    case.run([prefix / 'bin/vublk', '--version'])
+
+
 def manual_pages(case):
     peer.need('scdoc')
     root, _ = install(case)
@@ -80,7 +117,8 @@ def manual_pages(case):
         check(one(root, f'{page}.1').stat().st_size > 500, f'{page}.1 is empty')
 
 
-CASES = [headers_stand_alone, programs_build, manual_pages]
+CASES = [headers_stand_alone, programs_build, no_other_development_files, examples,
+         the_program_finds_its_library, make_installs_the_product, manual_pages]
 
 if __name__ == '__main__':
     if len(sys.argv) < 3:

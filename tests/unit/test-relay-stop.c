@@ -35,6 +35,7 @@ static void begin(struct relay_mock *mock, struct relay *relay, struct rig *rig,
 
 	relay_mock_init(mock);
 	mock->mock.base = BEGUN;
+	mock->mock.insists_on_area = true; /* else its area is for fewer entries than the rig has */
 	relay_mock_open(mock, relay, properties);
 	relay_connect(relay, rig);
 	rig_negotiate(rig);

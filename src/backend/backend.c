@@ -25,6 +25,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+/* When to say what a stop waits for. */
+#define STOP_SAYS_NS UINT64_C(1000000000)
+
 /* --- the state ------------------------------------------------------------- */
 
 static const char *state_name(enum vublk_backend_state state)
@@ -73,6 +76,7 @@ static void on_session_ended(void *opaque)
 	backend->owner.write_cache = backend->session->write_cache;
 	vublk_session_free(backend->session);
 	backend->session = NULL;
+	vublk_loop_timer_disarm(&backend->stop_timer);
 	if (backend->state == VUBLK_BACKEND_STOPPING)
 		set_state(backend, VUBLK_BACKEND_FINISHED, "the front-end's requests are done");
 	else
@@ -81,8 +85,10 @@ static void on_session_ended(void *opaque)
 
 static int serve(struct vublk_backend *backend, int fd, struct vublk_error *error)
 {
-	int r = vublk_session_new(&backend->owner, fd, &backend->session, error);
+	int r;
 
+	backend->owner.listen_fd = backend->listen_fd;
+	r = vublk_session_new(&backend->owner, fd, &backend->session, error);
 	if (!r)
 		set_state(backend, VUBLK_BACKEND_SERVING, "a front-end connected");
 	return r;
@@ -113,6 +119,17 @@ static void on_listen_timer(void *opaque)
 
 /* --- what other threads ask for -------------------------------------------- */
 
+/* Requests that the storage does not complete cannot be taken back. */
+static void on_stop_timer(void *opaque)
+{
+	struct vublk_backend *backend = opaque;
+
+	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_WARNING,
+		  "the end waits for the storage, which has not "
+		  "completed the requests of %u queues; a second SIGTERM ends vublk serve without "
+		  "them", backend->session->waiting);
+}
+
 static void on_stop(void *opaque, uint32_t events)
 {
 	struct vublk_backend *backend = opaque;
@@ -127,6 +144,7 @@ static void on_stop(void *opaque, uint32_t events)
 		return;
 	}
 	set_state(backend, VUBLK_BACKEND_STOPPING, "stopped");
+	vublk_loop_timer_arm(&backend->loop, &backend->stop_timer, vublk_now_ns() + STOP_SAYS_NS);
 	vublk_session_end(backend->session);
 }
 
@@ -293,6 +311,7 @@ static void fill_owner(struct vublk_backend *backend,
 		.seg_max = settings->seg_max,
 		.write_cache = settings->write_cache,
 		.inflight = settings->inflight,
+		.message_timeout_ms = settings->message_timeout_ms,
 		.serial = backend->serial,
 		.ended = on_session_ended,
 		.opaque = backend,
@@ -310,6 +329,7 @@ static int open_socket(struct vublk_backend *backend, struct vublk_backend_setti
 	backend->listen_timer = (struct vublk_loop_timer){
 		.fn = on_listen_timer, .opaque = backend,
 	};
+	backend->stop_timer = (struct vublk_loop_timer){ .fn = on_stop_timer, .opaque = backend };
 	if (settings->socket_path)
 		r = listen_at(backend, settings->socket_path, error);
 	else
@@ -439,6 +459,7 @@ void vublk_backend_free(struct vublk_backend *backend)
 	if (backend->has_loop) {
 		vublk_loop_remove(&backend->listen_source);
 		vublk_loop_timer_disarm(&backend->listen_timer);
+		vublk_loop_timer_disarm(&backend->stop_timer);
 		vublk_loop_remove(&backend->stop_source);
 		vublk_loop_remove(&backend->rescan_source);
 		vublk_loop_deinit(&backend->loop);

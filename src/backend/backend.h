@@ -45,6 +45,7 @@ struct vublk_backend {
 	int listen_fd; /* -1: none */
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
+	struct vublk_loop_timer stop_timer; /* while the last requests are awaited */
 	struct vublk_loop_source stop_source;
 	struct vublk_loop_source rescan_source;
 	struct vublk_session *session; /* NULL: nobody is connected */

@@ -6,6 +6,7 @@
  */
 #include "backend/options.h"
 
+#include "proto/message-timeout.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/option.h"
@@ -113,6 +114,14 @@ static int parse_threads(const char *name, const char *value,
 			 struct vublk_backend_settings *settings, struct vublk_error *error)
 {
 	return parse_count(name, value, VUBLK_BACKEND_MAX_QUEUES, &settings->num_threads, error);
+}
+
+static int parse_message_timeout(const char *name, const char *value,
+				 struct vublk_backend_settings *settings,
+				 struct vublk_error *error)
+{
+	return vublk_parse_u64(name, value, 0, VUBLK_MESSAGE_TIMEOUT_MAX_MS,
+			       &settings->message_timeout_ms, error);
 }
 
 static int parse_seg_max(const char *name, const char *value,
@@ -282,6 +291,8 @@ static const struct option options_table[] = {
 	{ { "seg-max", "number", "126",
 	    "Data segments of a request at most, 1 to 1024; for drivers without indirect "
 	    "descriptors no more than the queue size less 2" }, parse_seg_max },
+	{ { VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,
+	    VUBLK_MESSAGE_TIMEOUT_TEXT }, parse_message_timeout },
 	{ { "poll", "choice", "adaptive",
 	    "Look for work before sleeping: adaptive, off, busy (never sleep)" }, parse_poll },
 	{ { "cache", "choice", "auto",

@@ -20,6 +20,7 @@ struct vublk_backend_settings {
 	unsigned num_queues;
 	unsigned num_threads;
 	unsigned seg_max;
+	uint64_t message_timeout_ms;
 	enum vublk_poll_mode poll;
 	bool write_cache;
 	bool inflight;

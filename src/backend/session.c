@@ -434,6 +434,7 @@ static int receive(struct vublk_session *session)
 	struct vublk_error error = { 0 };
 	int r = vublk_channel_receive(&session->channel, &session->request, &error);
 
+	vublk_message_timeout_note(&session->message_timeout, r > 0, session->channel.in_bytes);
 	if (!r)
 		return 0;
 	if (r < 0) {
@@ -528,6 +529,15 @@ static void on_channel(void *opaque, uint32_t events)
 	go_on(session);
 }
 
+static void on_message_timeout(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_session *session = opaque;
+
+	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_WARNING,
+			  "the connection to a front-end is closed: %s", error->text);
+	vublk_session_end(session);
+}
+
 /* --- life ------------------------------------------------------------------ */
 
 /* Many more are on offer than a front-end uses: each is initialised when it is. */
@@ -572,6 +582,8 @@ int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 		vublk_session_free(session);
 		return r;
 	}
+	vublk_message_timeout_begin(&session->message_timeout, owner->loop, owner->listen_fd,
+				    owner->message_timeout_ms, on_message_timeout, session);
 	*result = session;
 	return 0;
 }
@@ -582,6 +594,7 @@ void vublk_session_free(struct vublk_session *session)
 		return;
 	vublk_loop_remove(&session->source);
 	vublk_loop_timer_disarm(&session->worker_timer);
+	vublk_message_timeout_end(&session->message_timeout);
 	vublk_back_channel_close(&session->back_channel);
 	vublk_channel_deinit(&session->channel);
 	vublk_vu_message_deinit(&session->request);

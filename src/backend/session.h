@@ -16,6 +16,7 @@
 #include "backend/queue.h"
 #include "proto/back-channel.h"
 #include "proto/channel.h"
+#include "proto/message-timeout.h"
 #include "util/log.h"
 #include "util/loop.h"
 
@@ -48,6 +49,8 @@ struct vublk_session_owner {
 	unsigned seg_max;
 	bool write_cache;
 	bool inflight; /* whether an in-flight area is on offer */
+	uint64_t message_timeout_ms;
+	int listen_fd; /* where the next front-end waits; -1: none can */
 	const char *serial; /* VUBLK_BLK_ID_BYTES of it */
 	/* The front-end is gone, the queues are stopped; the owner frees the session. */
 	void (*ended)(void *opaque);
@@ -58,6 +61,7 @@ struct vublk_session {
 	const struct vublk_session_owner *owner;
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
+	struct vublk_message_timeout message_timeout;
 	struct vublk_back_channel back_channel; /* requests of ours to the front-end */
 
 	/* what was negotiated */

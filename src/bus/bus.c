@@ -12,6 +12,7 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/option.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 
 #define NS_A_MS UINT64_C(1000000)
 #define LISTEN_AGAIN_MS 100
+#define STOP_SAYS_MS 1000 /* when to say what a stop waits for */
 #define SERVER_RETRY_MS 1000 /* any: a device that listens waits for back-ends by itself */
 
 /* --- the state ------------------------------------------------------------- */
@@ -77,6 +79,16 @@ static bool change_state(struct vublk_bus *bus, enum vublk_bus_event event, cons
 
 /* --- the end --------------------------------------------------------------- */
 
+static void on_stop_timer(void *opaque)
+{
+	struct vublk_bus *bus = opaque;
+
+	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_WARNING,
+		  "the end waits for the back-end '%s', which has not "
+		  "returned the rings; a second SIGTERM ends vublk device without them",
+		  bus->backend.chardev);
+}
+
 static void stop(struct vublk_bus *bus, const char *why)
 {
 	bool is_served = bus->state == VUBLK_BUS_SERVING;
@@ -86,8 +98,11 @@ static void stop(struct vublk_bus *bus, const char *why)
 	vublk_loop_remove(&bus->listen_source);
 	vublk_loop_timer_disarm(&bus->listen_timer);
 	vublk_loop_timer_disarm(&bus->retry_timer);
-	if (is_served)
-		bus->type->end(bus);
+	if (!is_served)
+		return;
+	vublk_loop_timer_arm(&bus->loop, &bus->stop_timer,
+			     vublk_now_ns() + STOP_SAYS_MS * NS_A_MS);
+	bus->type->end(bus);
 }
 
 static void fail(struct vublk_bus *bus, const struct vublk_error *error)
@@ -164,6 +179,7 @@ static void on_listen_timer(void *opaque)
 
 void vublk_bus_client_gone(struct vublk_bus *bus)
 {
+	vublk_loop_timer_disarm(&bus->stop_timer);
 	change_state(bus, VUBLK_BUS_EVENT_CLIENT_GONE, "the VMM is gone");
 	bus->is_refused = false; /* the next one's rings may be taken */
 	if (bus->state == VUBLK_BUS_LISTENING)
@@ -352,6 +368,7 @@ static int find_type(const char *spec, const struct vublk_bus_type **type, const
 static const struct vublk_option defaults[] = {
 	{ "num-queues-limit", "128" },
 	{ "realize-retries", "0" },
+	{ VUBLK_MESSAGE_TIMEOUT_NAME, VUBLK_MESSAGE_TIMEOUT_DEFAULT },
 	{ NULL },
 };
 #define DEFAULT_RECONNECT_MS "1000"
@@ -370,7 +387,11 @@ static int set_properties(struct vublk_bus *bus, const struct vublk_option *opti
 	int r = 0;
 
 	for (; options && options->name && !r; options++) {
-		if (is_own(bus->type, options->name))
+		if (!strcmp(options->name, VUBLK_MESSAGE_TIMEOUT_NAME))
+			r = vublk_parse_u64(options->name, options->value, 0,
+					    VUBLK_MESSAGE_TIMEOUT_MAX_MS,
+					    &bus->message_timeout_ms, error);
+		else if (is_own(bus->type, options->name))
 			r = bus->type->set_option(bus, options, error);
 		else
 			r = vublk_device_set_property(bus->device, options->name, options->value,
@@ -463,6 +484,7 @@ static int open_loop(struct vublk_bus *bus, struct vublk_error *error)
 	bus->has_loop = true;
 	bus->listen_source = (struct vublk_loop_source){ .fn = on_listen, .opaque = bus };
 	bus->listen_timer = (struct vublk_loop_timer){ .fn = on_listen_timer, .opaque = bus };
+	bus->stop_timer = (struct vublk_loop_timer){ .fn = on_stop_timer, .opaque = bus };
 	bus->retry_timer = (struct vublk_loop_timer){ .fn = on_retry_timer, .opaque = bus };
 	r = watch_eventfd(bus, &bus->stop_fd, &bus->stop_source, on_stop, error);
 	return r < 0 ? r : watch_eventfd(bus, &bus->refresh_fd, &bus->refresh_source, on_refresh, error);
@@ -561,6 +583,7 @@ void vublk_bus_free(struct vublk_bus *bus)
 		vublk_loop_remove(&bus->refresh_source);
 		vublk_loop_remove(&bus->listen_source);
 		vublk_loop_timer_disarm(&bus->listen_timer);
+		vublk_loop_timer_disarm(&bus->stop_timer);
 		vublk_loop_timer_disarm(&bus->retry_timer);
 	}
 	vublk_device_free(bus->device);

@@ -6,6 +6,7 @@
  * The object behind the public <vublk/bus.h>: the device, its loop, the socket, and one
  * client (a VMM) at a time. What a client may say is the matter of the bus's type.
  */
+#include "proto/message-timeout.h"
 #include "util/log.h"
 #include "util/loop.h"
 
@@ -33,6 +34,11 @@ enum vublk_bus_event {
 };
 
 struct vublk_bus;
+
+/* Every type has them, for bus.c. */
+#define VUBLK_BUS_OPTIONS                                                                     \
+	{ VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,                \
+	  VUBLK_MESSAGE_TIMEOUT_TEXT }
 
 struct vublk_bus_type {
 	const char *name;
@@ -88,9 +94,11 @@ struct vublk_bus {
 
 	char *path;
 	int listen_fd;
+	uint64_t message_timeout_ms;
 	ino_t socket_file;
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
+	struct vublk_loop_timer stop_timer; /* while the rings are awaited */
 	void *client; /* the type's; NULL: nobody is connected */
 	void *own;    /* the same, of no client; NULL: nothing */
 };

@@ -37,6 +37,7 @@ void vublk_vfio_user_client_deinit(struct vublk_vfio_user *bus)
 	vublk_loop_remove(&bus->source);
 	vublk_loop_cancel(bus->loop, &bus->serve_task);
 	vublk_loop_timer_disarm(&bus->patience);
+	vublk_message_timeout_end(&bus->message_timeout);
 	vublk_vfio_channel_deinit(&bus->channel);
 	bus->command = NULL;
 	bus->is_done = false;
@@ -138,6 +139,7 @@ static int take_command(struct vublk_vfio_user *bus)
 	int r = vublk_vfio_channel_receive(&bus->channel, &bus->command, &error);
 
 	bus->next_write = 0;
+	vublk_message_timeout_note(&bus->message_timeout, r > 0, bus->channel.in_bytes);
 	if (r < 0 && error.code == ENOTCONN)
 		vublk_vfio_user_client_lose(bus, &error);
 	else if (r < 0)
@@ -263,6 +265,11 @@ void vublk_vfio_user_client_init(struct vublk_vfio_user *bus)
 	bus->patience.opaque = bus;
 }
 
+static void on_message_timeout(void *opaque, const struct vublk_error *error)
+{
+	lose_liar(opaque, error);
+}
+
 int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_error *error)
 {
 	int r = vublk_loop_add(bus->loop, &bus->source, fd, EPOLLIN, error);
@@ -274,6 +281,8 @@ int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_err
 	vublk_vfio_channel_init(&bus->channel, fd);
 	bus->out_of_patience = false;
 	bus->num_commands = 0;
+	vublk_message_timeout_begin(&bus->message_timeout, bus->loop, bus->bus->listen_fd,
+				    bus->bus->message_timeout_ms, on_message_timeout, bus);
 	vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_CONNECT, NULL);
 	return 0;
 }

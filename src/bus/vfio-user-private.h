@@ -11,6 +11,7 @@
 
 #include "bus/bus.h"
 #include "bus/virtio-pci.h"
+#include "proto/message-timeout.h"
 #include "proto/vfio-channel.h"
 #include "util/checked.h"
 #include "util/loop.h"
@@ -99,6 +100,7 @@ struct vublk_vfio_user {
 	int result;            /* payload bytes of the reply, or a negative errno */
 	union vublk_vfio_payload reply;
 	struct vublk_loop_task serve_task;
+	struct vublk_message_timeout message_timeout;
 	struct vublk_loop_timer patience; /* with a driver that is kept waiting */
 	bool out_of_patience;             /* it is over, for what is under way */
 

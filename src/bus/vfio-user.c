@@ -171,6 +171,7 @@ static const struct vublk_device_property options[] = {
 		"MSI-X vectors; auto: one a queue and one for the config" },
 	[OPTION_TRANSITIONAL] = { "transitional", "bool", "off",
 		"be a device for legacy drivers, too (1af4:1001, with an I/O BAR)" },
+	VUBLK_BUS_OPTIONS,
 	{ NULL },
 };
 

@@ -81,6 +81,7 @@ static bool receive(struct vublk_relay *relay)
 	struct vublk_error error = { 0 };
 	int r = vublk_channel_receive(&relay->channel, &relay->request, &error);
 
+	vublk_message_timeout_note(&relay->message_timeout, r > 0, relay->channel.in_bytes);
 	if (!r)
 		return false;
 	if (r < 0) {
@@ -401,6 +402,7 @@ static void free_relay(struct vublk_bus *bus)
 
 	bus->client = NULL;
 	vublk_loop_remove(&relay->source);
+	vublk_message_timeout_end(&relay->message_timeout);
 	vublk_loop_timer_disarm(&relay->hold_timer);
 	vublk_loop_cancel(&bus->loop, &relay->go_on_task);
 	vublk_loop_cancel(&bus->loop, &relay->end_task);
@@ -423,6 +425,16 @@ static void on_end(void *opaque)
 	vublk_bus_client_gone(bus);
 }
 
+static void on_message_timeout(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_relay *relay = opaque;
+
+	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
+			  "the connection to a VMM is closed: %s", error->text);
+	relay->wants_end = true;
+	wake(relay);
+}
+
 static int begin(struct vublk_relay *relay, struct vublk_error *error)
 {
 	int r = vublk_relay_queues_init(relay, error);
@@ -430,6 +442,9 @@ static int begin(struct vublk_relay *relay, struct vublk_error *error)
 	if (r < 0)
 		return r;
 	vublk_relay_make_offer(relay);
+	vublk_message_timeout_begin(&relay->message_timeout, &relay->bus->loop,
+				    relay->bus->listen_fd, relay->bus->message_timeout_ms,
+				    on_message_timeout, relay);
 	return vublk_loop_add(&relay->bus->loop, &relay->source, relay->channel.fd, EPOLLIN,
 			      error);
 }
@@ -468,6 +483,8 @@ static void end_client(struct vublk_bus *bus)
 	wake(relay);
 }
 
+static const struct vublk_device_property options[] = { VUBLK_BUS_OPTIONS, { NULL } };
+
 /* The VMM decides, whatever its front-end's size is. */
 static const struct vublk_option defaults[] = {
 	{ "queue-size", "1024" },
@@ -476,6 +493,7 @@ static const struct vublk_option defaults[] = {
 
 const struct vublk_bus_type vublk_bus_vhost_user = {
 	.name = "vhost-user",
+	.options = options,
 	.defaults = defaults,
 	.device_ops = &device_ops,
 	.serve = serve,

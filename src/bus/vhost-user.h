@@ -15,6 +15,7 @@
 #include "bus/bus.h"
 #include "proto/back-channel.h"
 #include "proto/channel.h"
+#include "proto/message-timeout.h"
 #include "proto/vhost-user.h"
 #include "util/checked.h"
 
@@ -86,6 +87,7 @@ struct vublk_relay {
 	struct vublk_device *device; /* the bus's */
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
+	struct vublk_message_timeout message_timeout;
 	struct vublk_back_channel back_channel;
 
 	/* as the VMM set it up */

@@ -4,6 +4,8 @@
  */
 #include "cli/signals.h"
 
+#include <stdbool.h>
+
 /* Without a handler each of these would end the program, and a guest's disk with it. */
 static const int ignored[] = { SIGPIPE, SIGUSR1, SIGUSR2 };
 
@@ -23,12 +25,17 @@ void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another)
 
 void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)(int number))
 {
-	struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESTART };
+	struct sigaction action = { .sa_handler = handler };
 
 	sigfillset(&action.sa_mask);
-	for (int number = 1; number < NSIG; number++)
+	for (int number = 1; number < NSIG; number++) {
+		bool ends = number == SIGTERM || number == SIGINT;
+
+		/* The end may wait for storage that hangs: a second one kills, as without us. */
+		action.sa_flags = SA_RESTART | (ends ? SA_RESETHAND : 0);
 		if (sigismember(&signals->ours, number) == 1)
 			sigaction(number, &action, NULL);
+	}
 	sigprocmask(SIG_SETMASK, &signals->before, NULL);
 }
 

@@ -357,10 +357,12 @@ static void on_deadline(void *opaque)
 		return;
 	}
 	vublk_error_set(&error, ETIMEDOUT,
-			"the back-end did not answer %s within %u ms; see whether it hangs, "
-			"or raise request-timeout-ms",
+			"the back-end did not answer %s within %u ms; %s, or raise "
+			"request-timeout-ms",
 			vublk_vu_request_name(VUBLK_VU_TO_BACKEND, frontend->expected->request),
-			frontend->timeout_ms);
+			frontend->timeout_ms, frontend->num_answers ? "see whether it hangs" :
+			"see whether another front-end (a VM, for example) holds the disk, because a "
+			"back-end serves one at a time, or whether it hangs");
 	vublk_frontend_fail(frontend, &error);
 }
 
@@ -417,6 +419,7 @@ int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *
 		return r;
 	}
 	frontend->timeout_ms = timeout_ms;
+	frontend->num_answers = 0;
 	frontend->round_trips = 0;
 	frontend->info = (struct vublk_frontend_info){ 0 };
 	change_state(frontend, VUBLK_FRONTEND_EVENT_OPENED, path);

@@ -6,11 +6,13 @@ clients may do to it.
 
     serve.py VUBLK [-l] [-k] [WORD...]
 """
+import ctypes
 import json
 import os
 import pathlib
 import signal
 import socket
+import struct
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
@@ -210,6 +212,56 @@ def garbage_on_the_socket(case):
     server.stop(case, child)
 
 
+def a_busy_disk(case):
+    """One that another front-end holds looks like one that hangs: the error says so."""
+    child, path = start_serve(case)
+    with socket.socket(socket.AF_UNIX) as holder:
+        holder.connect(str(path))
+        holder.sendall(struct.pack('<III', 1, 1, 0))  # GET_FEATURES
+        holder.recv(4096)
+        result = case.call([VUBLK, 'info', path, '-o', 'request-timeout-ms=300'])
+        check(result.code == 1 and 'another front-end' in result.err, str(result))
+    info(case, path)
+    check(case.stop(child) == 0, case.output(child))
+
+
+def start_serve(case, *arguments):
+    path = case.path('socket')
+    child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image_file(case), *arguments])
+    peer.wait_for_socket(case, child, path)
+    return child, path
+
+
+class Frozen:
+    """A thread of a child that does nothing any more, as if its storage hung."""
+    SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+
+    def __init__(self, thread):
+        self.thread = thread
+        for request in self.SEIZE, self.INTERRUPT:
+            check(ctypes.CDLL(None, use_errno=True).ptrace(request, thread, None, None) == 0,
+                  f'ptrace: {os.strerror(ctypes.get_errno())}')
+        self.wait()
+
+    def wait(self):
+        os.waitpid(self.thread, self.WALL)
+
+
+def a_second_signal(case):
+    """The first waits for requests that never complete, and says so; the second does not wait."""
+    child, path = start_serve(case, '-o', 'threads=1')
+    worker, = (int(thread) for thread in os.listdir(f'/proc/{child.pid}/task') if int(thread) != child.pid)
+    case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
+    peer.wait_until(lambda: processor_ticks(child) > 20, 'the back-end is not used')
+    frozen = Frozen(worker)
+    child.send_signal(signal.SIGTERM)
+    peer.wait_until(lambda: 'the end waits for the storage' in case.output(child), 'serve does not say what it waits for')
+    check(child.poll() is None, 'serve ended while a request was under way')
+    child.send_signal(signal.SIGTERM)
+    frozen.wait()
+    check(child.wait(peer.LIMIT_S) == -signal.SIGTERM, case.output(child))
+
+
 def as_the_readme_says(case):
     """The commands of the README, in two terminals."""
     text = (pathlib.Path(__file__).parents[2] / 'README.md').read_text()
@@ -224,9 +276,9 @@ def as_the_readme_says(case):
     check(code == 0, f'serve ended with {code}: {case.output(served)}')
 
 
-CASES = [capabilities, a_listening_descriptor, memory_and_null, resized_by_signal, resized_without_a_client,
-         ends_cleanly, drains_under_load, serials, clients_come_and_go, killed_clients, many_queues, a_stale_socket,
-         garbage_on_the_socket, as_the_readme_says]
+CASES = [a_busy_disk, a_second_signal, capabilities, a_listening_descriptor, memory_and_null, resized_by_signal,
+         resized_without_a_client, ends_cleanly, drains_under_load, serials, clients_come_and_go, killed_clients,
+         many_queues, a_stale_socket, garbage_on_the_socket, as_the_readme_says]
 
 if __name__ == '__main__':
     if len(sys.argv) < 2:

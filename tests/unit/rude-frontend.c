@@ -191,3 +191,23 @@ void rude_flood(const char *path, unsigned count, uint64_t *seed)
 	settle(&channel, path);
 	vublk_fd_close(&memfd);
 }
+
+void rude_silent(const char *path)
+{
+	struct vublk_vu_message message;
+	const char *bytes = (const char *)&message.header;
+	const size_t whole = sizeof(message.header);
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_OWNER);
+	for (size_t sent = 0; sent < 2 * whole; sent += 5) {
+		int fd = rude_dial(path);
+
+		if (sent == whole) /* it has spoken */
+			continue;
+		rude_send(fd, bytes, sent < whole ? sent : whole);
+		if (sent > whole)
+			rude_send(fd, bytes, sent - whole);
+		rude_check_served(path);
+		rude_wait_for_end(fd);
+	}
+}

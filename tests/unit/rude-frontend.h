@@ -23,6 +23,8 @@ void rude_check_served(const char *path);
 void rude_bad_headers(const char *path);
 /* Goes after each byte of a message. */
 void rude_gone_at_each_byte(const char *path);
+/* Sends nothing, or half a message, or a message and a half, and stays. */
+void rude_silent(const char *path);
 /* So many messages of any bytes, with any descriptors. */
 void rude_flood(const char *path, unsigned count, uint64_t *seed);
 

@@ -38,7 +38,7 @@ static void serve(struct server *server)
 	struct vublk_error error = { 0 };
 	struct vublk_option options[] = {
 		{ "socket-path", server->path }, { "engine", "memory" }, { "size", "8M" },
-		{ "num-queues", "4" }, { 0 },
+		{ "num-queues", "4" }, { "message-timeout-ms", "20" }, { 0 },
 	};
 
 	snprintf(server->path, sizeof(server->path), "%s/socket", vublk_test_folder());
@@ -72,6 +72,37 @@ static void test_gone_at_each_byte(void **state)
 
 	serve(&server);
 	rude_gone_at_each_byte(server.path);
+	stop(&server);
+}
+
+/* They wait at the door and do not speak; the next one is served all the same. */
+static void test_silent(void **state)
+{
+	struct server server;
+
+	serve(&server);
+	rude_silent(server.path);
+	stop(&server);
+}
+
+/* One that has spoken may be silent as long as it likes. */
+static void test_idle_is_not_silent(void **state)
+{
+	struct pollfd nothing = { .fd = -1 };
+	struct server server;
+	struct rig rig;
+	int next;
+
+	serve(&server);
+	rig_attach(&rig, rude_dial(server.path));
+	rig_negotiate(&rig);
+	next = rude_dial(server.path);
+	assert_int_equal(poll(&nothing, 1, 100), 0); /* five times what a silent one has */
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	rig_close(&rig);
+	close(next);
 	stop(&server);
 }
 
@@ -356,6 +387,8 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_bad_headers),
 		VUBLK_TEST(test_gone_at_each_byte),
+		VUBLK_TEST(test_silent),
+		VUBLK_TEST(test_idle_is_not_silent),
 		VUBLK_TEST_LONG(test_flat_after_many, 300),
 		VUBLK_TEST(test_same_message_many_times),
 		VUBLK_TEST_LONG(test_descriptors_rewritten, 300),

@@ -248,6 +248,24 @@ static void test_messages_that_are_refused(void **state)
 	refuse_message(0, VUBLK_VU_GET_SHMEM_CONFIG, "in a draft of the protocol");
 }
 
+/* Asked to end while the storage hangs, a back-end says what it waits for. */
+static void test_end_waits_for_storage(void **state)
+{
+	struct rig_area area;
+	struct rig rig;
+
+	open_rig(&rig, &area);
+	add_request(&rig);
+	wait_until_begun();
+	vublk_backend_stop(rig.backend);
+	rig_wait_for_log(&rig, "the end waits for the storage, which has not completed the "
+			 "requests of 1 queues");
+	vublk_store_relaxed(&gate.is_open, true);
+	vublk_eventfd_signal(gate.go_fd);
+	rig_wait_for_end(&rig);
+	close_rig(&rig, &area);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -256,6 +274,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_without_skip_drain_the_plain_message_leaves_the_rest),
 		VUBLK_TEST(test_features_that_need_others),
 		VUBLK_TEST(test_messages_that_are_refused),
+		VUBLK_TEST(test_end_waits_for_storage),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

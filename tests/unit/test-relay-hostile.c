@@ -51,6 +51,17 @@ static void test_gone_at_each_byte(void **state)
 	relay_close(&relay);
 }
 
+static void test_silent(void **state)
+{
+	const struct vublk_option limit[] = { { "message-timeout-ms", "20" }, { 0 } };
+	struct relay relay;
+
+	relay_open(&relay, limit);
+	rude_silent(relay.socket);
+	check_whole(&relay);
+	relay_close(&relay);
+}
+
 static void test_flat_after_many(void **state)
 {
 	uint64_t seed = 88172645463325252u;
@@ -338,6 +349,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_bad_headers),
 		VUBLK_TEST(test_gone_at_each_byte),
+		VUBLK_TEST(test_silent),
 		VUBLK_TEST_LONG(test_flat_after_many, 240),
 		VUBLK_TEST(test_refused_and_served_on),
 		VUBLK_TEST(test_bad_rings),

@@ -616,6 +616,35 @@ static void test_starts_that_fail(void **state)
 	mock_deinit(&mock);
 }
 
+/* A client that does not speak, or sends half a command, makes room for the next. */
+static void test_silent(void **state)
+{
+	const struct vublk_option limit[] = { { "message-timeout-ms", "20" }, { 0 } };
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct vfio_rig rig;
+		int next;
+
+		vfio_init(&rig, NULL, limit, false);
+		if (i < 2) {
+			vfio_hang_up(&rig);
+			vfio_connect(&rig);
+		}
+		if (i)
+			assert_int_equal(send(rig.client, "abcde", 5, 0), 5);
+		vfio_settle(&rig);
+		next = vublk_socket_connect(rig.path, NULL);
+		assert_true(next >= 0);
+		while (!vfio_is_closed(&rig))
+			;
+		assert_non_null(strstr(rig.last_word, i == 2 ? "it has sent 5 bytes of a message" :
+				       "it has sent no message for 20 ms"));
+		rig.client = next;
+		vfio_say_version(&rig);
+		vfio_deinit(&rig);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -639,6 +668,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_back_end_that_comes_back),
 		VUBLK_TEST(test_a_back_end_that_does_not),
 		VUBLK_TEST(test_starts_that_fail),
+		VUBLK_TEST(test_silent),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Clients that connect and do not speak; see message-timeout.h. */
+#include "proto/message-timeout.h"
+
+#include "util/error.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sys/epoll.h>
+
+/* Another client waits. */
+static void on_next(void *opaque, uint32_t events)
+{
+	struct vublk_message_timeout *timeout = opaque;
+	struct vublk_error error;
+
+	vublk_message_timeout_end(timeout);
+	if (timeout->had_message)
+		vublk_error_set(&error, ETIMEDOUT, "it has sent %zu bytes of a message, and not the "
+				"rest for %" PRIu64 " ms (%s), and another one waits",
+				timeout->in_bytes, timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
+	else
+		vublk_error_set(&error, ETIMEDOUT, "it has sent no message for %" PRIu64 " ms (%s), "
+				"and another one waits", timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
+	timeout->expired(timeout->opaque, &error);
+}
+
+static void on_timer(void *opaque)
+{
+	struct vublk_message_timeout *timeout = opaque;
+
+	/* Without room for one more descriptor in the loop, it is tried again. */
+	if (vublk_loop_add(timeout->loop, &timeout->next_source, timeout->listen_fd, EPOLLIN, NULL))
+		vublk_loop_timer_arm(timeout->loop, &timeout->timer,
+				     vublk_now_ns() + timeout->ms * UINT64_C(1000000));
+}
+
+void vublk_message_timeout_begin(struct vublk_message_timeout *timeout, struct vublk_loop *loop,
+				 int listen_fd, uint64_t ms,
+				 void (*expired)(void *opaque, const struct vublk_error *error),
+				 void *opaque)
+{
+	*timeout = (struct vublk_message_timeout){
+		.loop = loop,
+		.listen_fd = listen_fd,
+		.ms = ms,
+		.timer = { .fn = on_timer, .opaque = timeout },
+		.next_source = { .fn = on_next, .opaque = timeout },
+		.expired = expired,
+		.opaque = opaque,
+	};
+	vublk_message_timeout_note(timeout, false, 0);
+}
+
+void vublk_message_timeout_note(struct vublk_message_timeout *timeout, bool is_complete,
+				size_t in_bytes)
+{
+	timeout->had_message |= is_complete;
+	timeout->in_bytes = is_complete ? 0 : in_bytes;
+	if (timeout->had_message && !timeout->in_bytes) {
+		vublk_message_timeout_end(timeout);
+		return;
+	}
+	if (!timeout->ms || timeout->listen_fd < 0 || timeout->timer.loop ||
+	    timeout->next_source.loop)
+		return;
+	vublk_loop_timer_arm(timeout->loop, &timeout->timer,
+			     vublk_now_ns() + timeout->ms * UINT64_C(1000000));
+}
+
+void vublk_message_timeout_end(struct vublk_message_timeout *timeout)
+{
+	vublk_loop_timer_disarm(&timeout->timer);
+	vublk_loop_remove(&timeout->next_source);
+}

@@ -235,9 +235,10 @@ static void refuse_message(uint64_t without, uint32_t request, const char *words
 	vublk_vu_message_init(&message, request);
 	message.header.size = sizeof(message.payload.state);
 	rig_send(&rig, &message);
+	rig_wait_for_end(&rig);
+	assert_true(rig_log_has(&rig, words));
 	rig_drop_area(&area);
 	rig_close_expecting_end(&rig);
-	assert_true(rig_log_has(&rig, words));
 	vublk_fd_close(&gate.begun_fd);
 	vublk_fd_close(&gate.go_fd);
 }

@@ -167,8 +167,12 @@ static void test_a_lost_write_is_found(void **state)
 	rig->config.size_bytes = MIB / 2;
 	rig->disk->lose_offset = 0;
 	rig->disk->lose_after = 1; /* the zeroes of the beginning are not */
-	assert_int_equal(run(rig), 0);
-	assert_true(rig->disk->lost > 1);
+	/* A busy machine may not get round to a second write there. */
+	do {
+		rig->disk->lost = 0;
+		rig->result = (struct vublk_chaos_result){ 0 };
+		assert_int_equal(run(rig), 0);
+	} while (rig->disk->lost <= 1);
 	assert_true(vublk_chaos_count_faults(&rig->result) > 0);
 	assert_int_equal(rig->result.counts.faults[VUBLK_CHAOS_CORRUPT], 0);
 	assert_true(rig->result.counts.num_sentences > 0);

@@ -131,6 +131,9 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
  */
 const struct vublk_device_property *vublk_blk_options(void);
 
+/* The default of a device's property for a disk; NULL: the device's own default. Static. */
+const char *vublk_blk_default(const char *name);
+
 /*
  * Ends it. No queue is being used any more. `wait_ms` says how long to wait for
  * what is still in flight: 0 not at all, -1 until it is complete or the back-end is gone

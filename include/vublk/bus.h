@@ -42,6 +42,13 @@ struct vublk_bus;
 const struct vublk_device_property *vublk_bus_options(const char *spec);
 
 /*
+ * The default of a device's property on the bus that `spec` names, or on every bus if it
+ * names none; NULL: the device's own default. Of reconnect-ms, it is the one without server.
+ * Static; any thread, any time.
+ */
+const char *vublk_bus_default(const char *spec, const char *name);
+
+/*
  * Makes the device and begins to look for its back-end; nothing is served yet.
  *
  * `spec` is NAME:ARGUMENT as above. `device_properties` is an array of names and values

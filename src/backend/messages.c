@@ -580,7 +580,8 @@ static void answer_message(struct vublk_session *session, int result,
 	if (result && !has_answer)
 		session->wants_end = true;
 	if (has_answer && vublk_channel_send(&session->channel, &session->reply, &failed)) {
-		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
+		vublk_log_limited(session->owner->log, session->owner->limit,
+				  failed.code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 				  "the connection is closed: %s", failed.text);
 		session->wants_end = true;
 	}

@@ -433,6 +433,11 @@ const struct vublk_device_property *vublk_blk_options(void)
 	return vublk_inproc_options();
 }
 
+const char *vublk_blk_default(const char *name)
+{
+	return vublk_inproc_default(name);
+}
+
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index)
 {
 	return index < blk->num_queues ? &blk->queues[index] : NULL;

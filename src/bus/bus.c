@@ -373,6 +373,28 @@ static const struct vublk_option defaults[] = {
 };
 #define DEFAULT_RECONNECT_MS "1000"
 
+static const char *find_default(const struct vublk_option *list, const char *name)
+{
+	for (; list && list->name; list++)
+		if (!strcmp(list->name, name))
+			return list->value;
+	return NULL;
+}
+
+const char *vublk_bus_default(const char *spec, const char *name)
+{
+	const struct vublk_bus_type *type = NULL;
+	const char *argument, *value = NULL;
+
+	if (!find_type(spec, &type, &argument, NULL))
+		value = find_default(type->defaults, name);
+	if (!value)
+		value = find_default(defaults, name);
+	if (!value && !strcmp(name, "reconnect-ms"))
+		value = DEFAULT_RECONNECT_MS;
+	return value;
+}
+
 static bool is_own(const struct vublk_bus_type *type, const char *name)
 {
 	for (const struct vublk_device_property *own = type->options; own && own->name; own++)

@@ -224,6 +224,11 @@ static const struct vublk_device_property own_options[] = {
 	{ NULL },
 };
 
+const char *vublk_inproc_default(const char *name)
+{
+	return !strcmp(name, "reconnect-ms") ? DEFAULT_RECONNECT_MS : NULL;
+}
+
 const struct vublk_device_property *vublk_inproc_options(void)
 {
 	return own_options;

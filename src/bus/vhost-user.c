@@ -46,7 +46,8 @@ static void send_answer(struct vublk_relay *relay)
 
 	if (!vublk_channel_send(&relay->channel, &relay->reply, &error))
 		return;
-	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_ERROR,
+	vublk_log_limited(&relay->bus->log, &relay->bus->limit,
+			  error.code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 			  "the connection to the VMM is closed: %s", error.text);
 	relay->wants_end = true;
 }

@@ -276,7 +276,7 @@ int vublk_cmd_chaos(int argc, char **argv)
 		"written and verified. What the disk holds is destroyed.",
 		children,
 	};
-	struct arguments arguments = { .config = {
+	struct arguments arguments = { .disk.reconnects = true, .config = {
 		.deeds = 1u << VUBLK_CHAOS_KILL, .min_interval_ms = 50, .max_interval_ms = 250,
 		.num_queues = 1, .depth = 32, .stuck_ms = 30000,
 	} };

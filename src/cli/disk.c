@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 
 #define MIN_QUEUE_SIZE 4 /* the block API's */
+/* A command ends with its back-end unless it was told to wait for another. */
+#define NO_RECONNECTION "0"
 
 enum {
 	KEY_NUM_QUEUES = 0x200,
@@ -70,18 +72,35 @@ static void add_pair(struct argp_state *state, char *text)
 	add_option(state, text, equals + 1);
 }
 
-void vublk_disk_print_properties(const struct vublk_device_property *properties)
+void vublk_disk_print_properties(const struct vublk_device_property *properties,
+				 const char *(*other)(const char *context, const char *name),
+				 const char *context)
 {
-	for (const struct vublk_device_property *p = properties; p->name; p++)
+	for (const struct vublk_device_property *p = properties; p->name; p++) {
+		const char *value = other ? other(context, p->name) : NULL;
+
+		if (!value)
+			value = p->default_value ? p->default_value : "-";
 		if (strcmp(p->name, "chardev"))
-			printf("%-38s %-7s %-7s %s\n", p->name, p->type,
-			       p->default_value ? p->default_value : "-", p->description);
+			printf("%-38s %-7s %-7s %s\n", p->name, p->type, value, p->description);
+	}
 }
 
-static void list_properties(void)
+static const char *default_of_library(const char *context, const char *name)
 {
-	vublk_disk_print_properties(vublk_device_properties());
-	vublk_disk_print_properties(vublk_blk_options());
+	return vublk_blk_default(name);
+}
+
+static const char *default_of_command(const char *context, const char *name)
+{
+	return strcmp(name, "reconnect-ms") ? vublk_blk_default(name) : NO_RECONNECTION;
+}
+
+static void list_properties(const struct vublk_disk_options *options)
+{
+	vublk_disk_print_properties(vublk_device_properties(), options->reconnects ?
+				    default_of_library : default_of_command, NULL);
+	vublk_disk_print_properties(vublk_blk_options(), NULL, NULL);
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
@@ -118,7 +137,7 @@ static error_t parse_disk(int key, char *arg, struct argp_state *state)
 		add_pair(state, arg);
 		return 0;
 	case KEY_LIST_PROPERTIES:
-		list_properties();
+		list_properties(options);
 		return 0;
 	case 'v':
 		options->verbose = true;
@@ -162,12 +181,11 @@ int vublk_disk_open(const char *command, const char *path,
 {
 	enum vublk_log_level level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR;
 	struct vublk_blk_handlers with_log = handlers ? *handlers : (struct vublk_blk_handlers){ 0 };
-	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "reconnect-ms", "0" } };
+	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "reconnect-ms", NO_RECONNECTION } };
 
 	/* Warnings say why a new back-end is refused. */
 	if (vublk_disk_reconnects(options) && level < VUBLK_LOG_WARNING)
 		level = VUBLK_LOG_WARNING;
-	/* A command ends with its back-end, unless it was told to wait for another. */
 	memcpy(list + 1, options->list, sizeof(options->list));
 	if (!with_log.event) {
 		with_log.event = vublk_disk_tell_event;

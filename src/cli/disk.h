@@ -19,6 +19,7 @@ struct vublk_disk_options {
 	unsigned count;
 	bool num_queues;  /* --num-queues was given */
 	bool verbose;
+	bool reconnects;  /* the command keeps the library's default of reconnect-ms */
 	char timeout_ms[24];
 	char queues_limit[24];
 };
@@ -47,8 +48,13 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options);
 /* Where --num-queues says nothing: no more queues than these. */
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues);
 
-/* One a line, with type, default and meaning; not the chardev, which has its own option. */
-void vublk_disk_print_properties(const struct vublk_device_property *properties);
+/*
+ * One per line, with type, default and meaning; not the chardev, which has its own option.
+ * `other` knows defaults that are not the table's: NULL for all others.
+ */
+void vublk_disk_print_properties(const struct vublk_device_property *properties,
+				 const char *(*other)(const char *context, const char *name),
+				 const char *context);
 
 /* Whether there is a socket at the path. */
 bool vublk_disk_is_socket(const char *path);

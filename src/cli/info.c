@@ -17,6 +17,7 @@
 
 #define BIT(n) (UINT64_C(1) << (n))
 #define NO_FEATURE 64
+#define ANSWER_MS 2000 /* to a request */
 
 struct arguments {
 	const char *socket;
@@ -29,6 +30,7 @@ struct disk {
 	const char *socket;
 	struct vublk_blk_info info;
 	char serial[VUBLK_BLK_ID_SIZE]; /* empty: it has none */
+	bool is_answering;
 };
 
 /* --- the configuration space -------------------------------------------------- */
@@ -144,6 +146,8 @@ static void print_disk(const struct disk *disk)
 	char text[VUBLK_CLI_TEXT_BYTES];
 
 	printf("disk %s\n", disk->socket);
+	if (!disk->is_answering)
+		printf("  %-18s%s\n", "requests", "not answered: the back-end is lost or hangs");
 	printf("  %-18s%" PRIu64 " bytes (%s)\n", "capacity", i->capacity_bytes,
 	       vublk_cli_format_bytes(text, i->capacity_bytes));
 	printf("  %-18s%" PRIu32 " bytes (physical %" PRIu32 ")\n", "block size",
@@ -283,6 +287,7 @@ static void add_disk(struct json_object *root, const struct disk *disk)
 	add_u64(root, "physical_block_bytes", i->physical_block_bytes);
 	add_u64(root, "optimal_io_bytes", i->optimal_io_bytes);
 	add_text(root, "serial", disk->serial);
+	add_bool(root, "is_answering", disk->is_answering);
 	add_bool(root, "read_only", i->read_only);
 	add_bool(root, "flush", i->flush);
 	add_bool(root, "write_cache", i->write_cache);
@@ -343,16 +348,21 @@ static void trim(char *text)
 }
 
 /*
- * Many back-ends have no serial: that is not a failure. `serial` belongs to the
- * disk until it is closed, as one that answers too late may do so until then.
+ * Many back-ends have no serial: that is not a failure. No answer at all is the only sign
+ * of an outage that the protocol has: a relay whose back-end is lost holds the requests and
+ * answers every message itself, because a VMM that connects must not notice. The text in
+ * `disk` must exist until the disk is closed, since a late answer is written there.
  */
-static bool read_serial(struct vublk_blk *blk, char serial[VUBLK_BLK_ID_SIZE])
+static bool read_serial(struct vublk_blk *blk, struct disk *disk)
 {
 	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
 	struct vublk_blk_completion completion = { .result = -EIO };
 
-	return !vublk_blk_get_id(queue, serial, NULL, NULL) &&
-	       vublk_blk_wait(queue, &completion, 1, 1, 2000, NULL) == 1 && !completion.result;
+	disk->is_answering = true;
+	if (vublk_blk_get_id(queue, disk->serial, NULL, NULL))
+		return false;
+	disk->is_answering = vublk_blk_wait(queue, &completion, 1, 1, ANSWER_MS, NULL) == 1;
+	return disk->is_answering && !completion.result;
 }
 
 static const struct argp_option options[] = {
@@ -407,7 +417,7 @@ int vublk_cmd_info(int argc, char **argv)
 		return vublk_cli_fail_open("info", &error);
 	memset(&disk.info, 0, sizeof(disk.info));
 	vublk_blk_get_info(blk, &disk.info, sizeof(disk.info));
-	has_serial = read_serial(blk, disk.serial);
+	has_serial = read_serial(blk, &disk);
 	vublk_blk_close(blk, 0);
 	disk.serial[has_serial ? sizeof(disk.serial) - 1 : 0] = '\0';
 	make_printable(disk.serial);

@@ -37,7 +37,8 @@ static void send_config_change(struct vublk_back_channel *back)
 	if (back->has_ack)
 		message.header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
 	if (vublk_channel_send(&back->channel, &message, &error)) {
-		vublk_log_limited(back->log, back->limit, VUBLK_LOG_WARNING,
+		vublk_log_limited(back->log, back->limit,
+				  error.code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
 				  "the front-end could not be told of the disk's new "
 				  "configuration: %s", error.text);
 		return;

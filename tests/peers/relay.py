@@ -257,6 +257,36 @@ def signals_that_do_not_end_it(case):
     peer.VublkServe(VUBLK).stop(case, child)
 
 
+def outage_is_shown(case):
+    """All messages are answered without a back-end, and info must not show a healthy disk."""
+    image = image_file(case)
+    child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
+    relay, path = start_relay(case, socket)
+    check(info(case, path)['is_answering'], 'the disk is there')
+    kill(child)
+    peer.wait_until(lambda: 'the disk waits for a back-end' in case.output(relay), 'no loss is told')
+    shown = info(case, path)
+    check(not shown['is_answering'] and shown['capacity_bytes'] == 32 * MIB, str(shown))
+    check('not answered' in case.run([VUBLK, 'info', path]), 'the text says nothing of an outage')
+    child = start_again(case, image, socket)
+    peer.wait_until(lambda: info(case, path)['is_answering'], 'the next back-end is not shown')
+    check('not answered' not in case.run([VUBLK, 'info', path]), 'the outage is over')
+    check(case.stop(relay) == 0, case.output(relay))
+    peer.VublkServe(VUBLK).stop(case, child)
+
+
+def listed_defaults(case):
+    """The defaults in the list are those that the command has."""
+    for words, defaults in ((['device'], {'reconnect-ms': '1000', 'queue-size': '128'}),
+                            (['device', '--bus', 'vhost-user:x'], {'reconnect-ms': '1000', 'queue-size': '1024'}),
+                            (['device', '--bus', 'vfio-user:x'], {'request-timeout-ms': '3000', 'queue-size': '128'}),
+                            (['info'], {'reconnect-ms': '0'}), (['chaos'], {'reconnect-ms': '1000'})):
+        lines = [line.split() for line in case.run([VUBLK, *words, '--list-properties']).splitlines()]
+        listed = {line[0]: line[2] for line in lines}
+        for name, value in defaults.items():
+            check(listed[name] == value, f'{words}: {name} is {listed[name]}, not {value}')
+
+
 def bind(function, *arguments):
     return lambda case: function(case, *arguments)
 
@@ -274,6 +304,8 @@ def main():
               ('a back-end that is gone for good', gone_for_good),
               ('ended by signals', signals),
               ('signals that do not end it', signals_that_do_not_end_it),
+              ('an outage is shown', outage_is_shown),
+              ('defaults in the list', listed_defaults),
               ('many queues', many_queues),
               ('misuse', misuse)]
     return peer.main(cases, sys.argv[2:])

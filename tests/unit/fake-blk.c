@@ -176,6 +176,11 @@ const struct vublk_device_property *vublk_blk_options(void)
 	return &none;
 }
 
+const char *vublk_blk_default(const char *name)
+{
+	return NULL;
+}
+
 const struct vublk_device_property *vublk_device_properties(void)
 {
 	static const struct vublk_device_property none[] = { { NULL } };

@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define TIMES 100
@@ -63,6 +64,15 @@ static void check_lines(struct lines *lines)
 {
 	pthread_mutex_lock(&lines->lock);
 	if (lines->count > KINDS * VUBLK_LOG_BURST)
+		fail_msg("%u lines:\n%s", lines->count, lines->text);
+	pthread_mutex_unlock(&lines->lock);
+}
+
+/* Nothing but what it says at its start. */
+static void check_silence(struct lines *lines, unsigned at_start)
+{
+	pthread_mutex_lock(&lines->lock);
+	if (lines->count > at_start)
 		fail_msg("%u lines:\n%s", lines->count, lines->text);
 	pthread_mutex_unlock(&lines->lock);
 }
@@ -242,6 +252,38 @@ static void test_back_ends_that_flap(void **state)
 	stop_relay(&programs);
 }
 
+/* --- clients that do not wait for the answer --------------------------------------------- */
+
+static void leave_early(const char *path)
+{
+	struct vublk_vu_header ask = { VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, 0 };
+	int fd = rude_dial(path);
+	struct pollfd wait = { .fd = fd, .events = 0 };
+
+	/* The answer fails as it does when the client is gone, and without a race. */
+	assert_int_equal(shutdown(fd, SHUT_RD), 0);
+	rude_send(fd, &ask, sizeof(ask));
+	assert_int_equal(poll(&wait, 1, -1), 1);
+	close(fd);
+}
+
+/* A probe of the socket is no fault. */
+static void test_clients_that_leave_early(void **state)
+{
+	struct programs programs;
+
+	start_backend(&programs);
+	start_relay(&programs);
+	leave_early(programs.relay_path);
+	rude_check_served(programs.relay_path);
+	check_silence(&programs.relay_lines, 1);
+	stop_relay(&programs);
+	leave_early(programs.backend_path);
+	rude_check_served(programs.backend_path);
+	check_silence(&programs.backend_lines, 1);
+	stop_backend(&programs);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -250,6 +292,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_vmms_that_reconnect),
 		VUBLK_TEST(test_vmms_with_broken_rings),
 		VUBLK_TEST(test_back_ends_that_flap),
+		VUBLK_TEST(test_clients_that_leave_early),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

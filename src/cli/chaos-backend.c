@@ -32,7 +32,15 @@ static const char *file_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-static int watch(const struct vublk_chaos_backend *backend, struct vublk_error *error)
+/* From here on the socket's file is checked by time. */
+static void close_watch(struct vublk_chaos_backend *backend)
+{
+	if (backend->watch_fd >= 0)
+		close(backend->watch_fd);
+	backend->watch_fd = -1;
+}
+
+static int watch(struct vublk_chaos_backend *backend, struct vublk_error *error)
 {
 	const char *path = backend->config->socket;
 	size_t bytes = (size_t)(file_name(path) - path);
@@ -41,9 +49,12 @@ static int watch(const struct vublk_chaos_backend *backend, struct vublk_error *
 
 	if (!directory)
 		return vublk_cli_error_errno(error, ENOMEM, "cannot watch for '%s'", path);
-	if (inotify_add_watch(backend->watch_fd, directory, APPEARS | IN_ONLYDIR) < 0)
+	if (access(directory, F_OK) < 0)
 		ret = vublk_cli_error_errno(error, errno, "cannot watch the directory '%s'",
 					    directory);
+	else if (backend->watch_fd >= 0 &&
+		 inotify_add_watch(backend->watch_fd, directory, APPEARS | IN_ONLYDIR) < 0)
+		close_watch(backend);
 	free(directory);
 	return ret;
 }
@@ -112,7 +123,7 @@ int vublk_chaos_backend_init(struct vublk_chaos_backend *backend,
 		.watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK),
 		.output_fd = -1,
 	};
-	if (backend->watch_fd < 0 || join_env(backend))
+	if (join_env(backend))
 		return vublk_cli_error_errno(error, errno, "cannot prepare the back-end");
 	ret = check_nobody_listens(config->socket, error);
 	return ret ? ret : watch(backend, error);
@@ -266,6 +277,20 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 
 /* --- what it shows ------------------------------------------------------------ */
 
+/* Without inotify: whether the file is new since the last call. Inode numbers are reused. */
+static bool is_another_file(struct vublk_chaos_backend *backend)
+{
+	struct stat before = backend->file;
+
+	if (stat(backend->config->socket, &backend->file) < 0) {
+		memset(&backend->file, 0, sizeof(backend->file));
+		return false;
+	}
+	return before.st_ino != backend->file.st_ino ||
+	       before.st_ctim.tv_sec != backend->file.st_ctim.tv_sec ||
+	       before.st_ctim.tv_nsec != backend->file.st_ctim.tv_nsec;
+}
+
 bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend)
 {
 	char buffer[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
@@ -273,6 +298,8 @@ bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend)
 	bool appeared = false;
 	ssize_t bytes;
 
+	if (backend->watch_fd < 0)
+		return is_another_file(backend);
 	while ((bytes = read(backend->watch_fd, buffer, sizeof(buffer))) > 0)
 		for (ssize_t at = 0; at < bytes;) {
 			const struct inotify_event *event = (const void *)(buffer + at);

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #define COMMAND "chaos"
+#define LOOK_MS 10         /* between two checks of the socket's file without inotify */
 #define OPEN_MS 20         /* between two tries to open the disk, if nothing else happens */
 #define TERM_MS 20000      /* for a back-end to end after SIGTERM */
 #define SPARE_ENDS 8       /* of its own, beyond those that were asked for */
@@ -89,15 +90,18 @@ static unsigned look(struct run *run, unsigned events, int timeout_ms)
 		{ events & LISTENS ? run->backend.watch_fd : -1, POLLIN, 0 },
 		{ events & LOAD_ENDED ? run->load.done_fd : -1, POLLIN, 0 },
 	};
+	bool by_time = events & LISTENS && run->backend.watch_fd < 0;
 	unsigned found = 0;
 
-	if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), timeout_ms) <= 0)
+	if (by_time && (timeout_ms < 0 || timeout_ms > LOOK_MS))
+		timeout_ms = LOOK_MS;
+	if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), timeout_ms) < 0)
 		return 0;
 	if (fds[0].revents)
 		take_signal(run);
 	if (fds[1].revents)
 		found |= ENDED;
-	if (fds[2].revents && vublk_chaos_backend_appeared(&run->backend))
+	if ((fds[2].revents || by_time) && vublk_chaos_backend_appeared(&run->backend))
 		found |= LISTENS;
 	if (fds[3].revents)
 		found |= LOAD_ENDED;
@@ -440,6 +444,10 @@ static int run_signalled(struct run *run, vublk_chaos_open_fn *open_disk_fn, voi
 	uint64_t start = vublk_cli_now_ns();
 	int ret = vublk_chaos_backend_init(&run->backend, run->config, error);
 
+	if (!ret && run->backend.watch_fd < 0)
+		fprintf(stderr, "vublk " COMMAND ": inotify is not available "
+			"(fs.inotify.max_user_instances limits it); the socket is checked every "
+			"%u ms instead\n", LOOK_MS);
 	if (!ret)
 		ret = start_backend(run, false, error);
 	if (!ret)

@@ -27,6 +27,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 /* What is done to the back-end. */
@@ -69,7 +70,8 @@ struct vublk_chaos_backend {
 	const struct vublk_chaos_config *config;
 	pid_t pid;          /* also its process group; 0: it does not run */
 	int pid_fd;         /* polls readable when it has ended */
-	int watch_fd;       /* inotify on the socket's directory */
+	int watch_fd;       /* inotify on the socket's directory; -1: not available */
+	struct stat file;   /* the socket's at the last check, without inotify */
 	int output_fd;      /* what it says; a file in memory, a new one each start */
 	char **env;         /* config->env, and of this process what that leaves */
 	unsigned starts;
@@ -90,7 +92,7 @@ void vublk_chaos_backend_signal(struct vublk_chaos_backend *backend, int number)
 /* Waits for its end, which has begun; its wait status. All that it started is killed. */
 int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend);
 
-/* Reads what watch_fd has: whether a socket of the name has appeared. */
+/* Whether a socket of the name has appeared since the last call. */
 bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend);
 
 /* The last line that it printed, for a sentence; "" if none. */

@@ -12,6 +12,7 @@
 #include "util/fault.h"
 #include "util/log.h"
 #include "util/loop.h"
+#include "util/watch.h"
 
 #include <vublk/device.h>
 
@@ -83,9 +84,8 @@ struct vublk_device_reconnect {
 	unsigned num_said;
 	bool warned_unflushed;
 	bool config_changed;        /* what the new back-end says differs */
-	struct vublk_loop_source watch; /* of the socket's directory */
-	int watch_fd;                   /* inotify; -1: there was no outage yet */
-	int watch_descriptor;           /* of the directory */
+	struct vublk_watch watch; /* of the socket's directory */
+	bool said_unwatched;      /* logged that there is no inotify */
 };
 
 /* The socket to which back-ends connect, with the property server (listen.c). */
@@ -283,7 +283,7 @@ void vublk_device_watch_socket(struct vublk_device *device);
 void vublk_device_unwatch_socket(struct vublk_device *device);
 /* There will be no outage any more. Idempotent. */
 void vublk_device_close_watch(struct vublk_device *device);
-void vublk_device_on_watch(void *opaque, uint32_t events);
+void vublk_device_on_watch(void *opaque, bool vanished);
 void vublk_device_reconnect_wake(struct vublk_device *device);
 
 /*

@@ -32,10 +32,8 @@
 
 void vublk_device_reconnect_init(struct vublk_device *device)
 {
-	device->reconnect.watch_fd = -1;
 	device->inflight.fd = device->made_inflight.fd = -1;
-	device->reconnect.watch.fn = vublk_device_on_watch;
-	device->reconnect.watch.opaque = device;
+	vublk_watch_init(&device->reconnect.watch, vublk_device_on_watch, device);
 }
 
 bool vublk_device_reconnects(const struct vublk_device *device)

@@ -43,6 +43,7 @@ struct rig {
 	unsigned num_failed_tries; /* to realize, as the log told them */
 	char last_failed_try[800];
 	unsigned num_warnings;
+	unsigned num_unwatched; /* lines at INFO or above about a lack of inotify */
 	unsigned round_trips; /* of the last handshake or start, as the log told them */
 	char last_word[800]; /* at INFO or above */
 

@@ -15,12 +15,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define MIB (UINT64_C(1) << 20)
 #define LISTEN "rm -f \"$0\"; : > \"$0\"; "
+
+static bool inotify_is_used_up;
+
+int __real_inotify_init1(int flags);
+int __wrap_inotify_init1(int flags);
+
+int __wrap_inotify_init1(int flags)
+{
+	if (!inotify_is_used_up)
+		return __real_inotify_init1(flags);
+	errno = EMFILE;
+	return -1;
+}
 
 struct rig {
 	struct fake_disk *disk;
@@ -255,6 +269,15 @@ static void test_back_ends_that_do_not_start(void **state)
 	rig_free(rig);
 }
 
+/* The socket's file is checked by time; one that was there before a start is not taken for new. */
+static void test_without_inotify(void **state)
+{
+	inotify_is_used_up = true;
+	test_a_good_disk(state);
+	test_all_that_is_done_to_it(state);
+	test_back_ends_that_do_not_start(state);
+}
+
 /* More than is kept of it: it is neither held up, nor does it take our memory. */
 static void test_a_back_end_that_talks_much(void **state)
 {
@@ -329,6 +352,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_a_good_disk),
 		VUBLK_TEST(test_a_full_queue_is_no_error),
+		VUBLK_TEST(test_without_inotify),
 		VUBLK_TEST(test_all_that_is_done_to_it),
 		VUBLK_TEST(test_a_back_end_that_ends_by_itself),
 		VUBLK_TEST(test_one_that_never_stays_is_given_up),

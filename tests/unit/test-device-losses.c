@@ -259,7 +259,7 @@ struct seen {
 static unsigned count_fds(const struct rig *rig)
 {
 	return vublk_test_count_fds() - rig->device->memory.num_regions -
-	       (rig->device->reconnect.watch_fd >= 0);
+	       rig->device->reconnect.watch.is_open;
 }
 
 static struct seen look(struct rig *rig, const struct mock *mock)

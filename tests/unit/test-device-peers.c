@@ -52,7 +52,10 @@ struct peer {
 	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: it would tell nobody */
 };
 
-/* The daemon listens before it writes its pid file, for which the folder is watched. */
+/*
+ * The daemon listens before it writes its pid file. Where inotify is used up (watch -1) the
+ * file is checked by time.
+ */
 static void wait_for_file(int watch, const char *path, pid_t pid)
 {
 	while (access(path, F_OK) < 0) {
@@ -60,9 +63,9 @@ static void wait_for_file(int watch, const char *path, pid_t pid)
 		char events[4096];
 
 		assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
-		if (poll(&fd, 1, 20000) <= 0)
+		if (poll(&fd, 1, watch < 0 ? 10 : 20000) <= 0 && watch >= 0)
 			fail_msg("the daemon does not listen");
-		assert_true(read(watch, events, sizeof(events)) > 0);
+		assert_true(watch < 0 || read(watch, events, sizeof(events)) > 0);
 	}
 }
 
@@ -81,7 +84,8 @@ static pid_t start_qsd(unsigned num_queues)
 		 "num-queues=%u", socket_path, num_queues);
 	snprintf(pidfile, sizeof(pidfile), "%s/pid", vublk_test_folder());
 	watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	inotify_add_watch(watch, vublk_test_folder(), IN_CREATE | IN_MOVED_TO);
+	if (watch >= 0)
+		inotify_add_watch(watch, vublk_test_folder(), IN_CREATE | IN_MOVED_TO);
 	pid = fork();
 	if (!pid) {
 		execlp("qemu-storage-daemon", "qemu-storage-daemon", "--blockdev", blockdev,
@@ -89,7 +93,8 @@ static pid_t start_qsd(unsigned num_queues)
 		_exit(127);
 	}
 	wait_for_file(watch, pidfile, pid);
-	close(watch);
+	if (watch >= 0)
+		close(watch);
 	return pid;
 }
 

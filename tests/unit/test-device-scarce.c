@@ -7,12 +7,14 @@
 
 #include "mock/device-rig.h"
 
+#include "device/device.h"
 #include "util/checked.h"
 
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -28,6 +30,19 @@ void *__wrap_calloc(size_t count, size_t bytes)
 	if (calloc_fails_at && !--calloc_fails_at)
 		return NULL;
 	return __real_calloc(count, bytes);
+}
+
+static bool inotify_is_used_up;
+
+int __real_inotify_init1(int flags);
+int __wrap_inotify_init1(int flags);
+
+int __wrap_inotify_init1(int flags)
+{
+	if (!inotify_is_used_up)
+		return __real_inotify_init1(flags);
+	errno = EMFILE;
+	return -1;
 }
 
 /* What is scarce, and how much of it there still is. */
@@ -184,6 +199,34 @@ static void test_without_descriptors(void **state)
 	mock_deinit(&mock);
 }
 
+/* Two outages, each with several tries: the timer finds the back-end, and one line says so. */
+static void test_without_inotify(void **state)
+{
+	struct mock mock;
+	struct rig rig;
+
+	inotify_is_used_up = true;
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "1");
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	assert_int_equal(rig.num_unwatched, 0);
+	for (unsigned i = 1; i <= 2; i++) {
+		mock_die(&mock);
+		rig_wait(&rig, RIG_DISCONNECTED, i);
+		for (unsigned turns = 0; turns < 5; turns++)
+			rig_turn(&rig, 1000);
+		mock_live_again(&mock);
+		rig_wait(&rig, RIG_STARTED, 1 + i);
+		assert_null(rig.device->reconnect.watch.loop);
+		assert_int_equal(rig.num_unwatched, 1);
+	}
+	rig_stop(&rig);
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 static void test_new_without_memory(void **state)
 {
 	struct vublk_device *device = NULL;
@@ -200,6 +243,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_without_memory),
 		VUBLK_TEST(test_without_descriptors),
+		VUBLK_TEST(test_without_inotify),
 		VUBLK_TEST(test_new_without_memory),
 	};
 

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_UTIL_WATCH_H
+#define VUBLK_UTIL_WATCH_H
+
+/*
+ * Watches for a file to appear at a path. All watches of a process share one inotify
+ * instance, because the kernel allows a user only a few (128 by default). A watch belongs to
+ * the thread of its loop; different watches may use different loops.
+ */
+#include "util/loop.h"
+
+#define VUBLK_WATCH_PATH_BYTES 256
+
+struct vublk_watch {
+	struct vublk_loop *loop; /* NULL: not watching */
+	/*
+	 * The file appeared. `vanished`: the directory was removed or renamed (or events were
+	 * lost); stop(), then start() to watch the one that the path leads to now.
+	 */
+	void (*fn)(void *opaque, bool vanished);
+	void *opaque;
+	bool is_open;            /* counts as a user of the instance */
+	unsigned generation;     /* of the instance; another one after fork() */
+	struct vublk_loop_source source; /* the instance */
+	struct vublk_loop_task task;
+
+	/* under the process's lock while it is watching */
+	struct vublk_watch *next;
+	int descriptor; /* of the directory */
+	char name[VUBLK_WATCH_PATH_BYTES];
+	bool appeared, vanished;
+};
+
+/* Zeroed before; calls `fn` from the watch's loop. */
+void vublk_watch_init(struct vublk_watch *watch, void (*fn)(void *opaque, bool vanished),
+		      void *opaque);
+/*
+ * Begins; a no-op for a watch that has begun. EMFILE (no instance is left), ENOSPC (no
+ * kernel watch is left), ENOENT, ...: `fn` is not called, and start() may be called again.
+ */
+int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const char *path,
+		      struct vublk_error *error);
+/* Ends; `fn` is not called after it. The instance stays open: closing it takes milliseconds. */
+void vublk_watch_stop(struct vublk_watch *watch);
+/* The same, and the last watch of the process closes the instance. Idempotent. */
+void vublk_watch_close(struct vublk_watch *watch);
+
+#endif

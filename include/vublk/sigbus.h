@@ -21,7 +21,6 @@
  * leave it unblocked.
  */
 
-#include <signal.h>
 #include <stdbool.h>
 
 #ifdef __cplusplus
@@ -33,11 +32,11 @@ extern "C" {
 void vublk_sigbus_manage_self(void);
 
 /*
- * For the application's handler (SA_SIGINFO): true when the fault was in memory that a
- * peer shares and is repaired, and the handler is to return; false when the fault is
- * not the library's. Async-signal-safe.
+ * For the application's handler (SA_SIGINFO): `code` and `address` are si_code and si_addr
+ * of its siginfo_t. True: the fault was in memory that a peer shares and is repaired, so
+ * the handler returns. False: the fault is not the library's. Async-signal-safe.
  */
-bool vublk_sigbus_repair(const siginfo_t *info);
+bool vublk_sigbus_repair(int code, const void *address);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -122,14 +122,14 @@ static void record(const struct range *range, uintptr_t address)
  * The record comes first, so that no thread reads the empty page without it. All of the
  * mapping is replaced where one page cannot be: a process has a limited number of mappings.
  */
-bool vublk_sigbus_repair(const siginfo_t *info)
+bool vublk_sigbus_repair(int code, const void *fault_address)
 {
-	uintptr_t address = (uintptr_t)info->si_addr;
+	uintptr_t address = (uintptr_t)fault_address;
 	int saved = errno;
 	struct range range;
 	bool repaired;
 
-	if (info->si_code <= 0 || !find(address, &range)) /* sent by a process, or not ours */
+	if (code <= 0 || !find(address, &range)) /* sent by a process, or not ours */
 		return false;
 	record(&range, address);
 	repaired = replace(address & ~(range.page_bytes - 1), range.page_bytes) ||
@@ -162,7 +162,7 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
 {
 	int saved = errno;
 
-	if (!vublk_sigbus_repair(info))
+	if (!vublk_sigbus_repair(info->si_code, info->si_addr))
 		pass_on(number, info, context);
 	errno = saved;
 }

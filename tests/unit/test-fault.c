@@ -246,7 +246,7 @@ static void test_application_without_a_handler(void **state)
 
 static void on_managed(int number, siginfo_t *info, void *context)
 {
-	if (!vublk_sigbus_repair(info))
+	if (!vublk_sigbus_repair(info->si_code, info->si_addr))
 		on_application(number, info, context);
 }
 

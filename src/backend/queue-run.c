@@ -179,6 +179,7 @@ static void on_quiet(void *opaque)
 
 	if (vublk_device_ring_base(&queue->ring) != queue->first || queue->outstanding ||
 	    queue->phase != VUBLK_QUEUE_GOING ||
+	    vublk_vu_is_no_vm(lowest->guest_addr, lowest->user_addr) ||
 	    !vublk_memory_is_blank(lowest->host, lowest->size_bytes))
 		return;
 	vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_WARNING,

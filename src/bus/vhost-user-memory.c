@@ -287,8 +287,9 @@ void vublk_relay_memory_check_shared(struct vublk_relay *relay)
 	}
 	if (!is_set_up || relay->said_unshared ||
 	    (relay->memory.num_regions &&
-	     !vublk_file_is_blank(lowest->region.fd, lowest->region.fd_offset,
-				  lowest->region.size_bytes)))
+	     (vublk_vu_is_no_vm(lowest->region.guest_addr, lowest->user_addr) ||
+	      !vublk_file_is_blank(lowest->region.fd, lowest->region.fd_offset,
+				   lowest->region.size_bytes))))
 		return;
 	relay->said_unshared = true;
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING, "%s%s",

@@ -16,6 +16,15 @@
 #define VUBLK_VU_SHARE_IT                                                                     \
 	"; start the VM with shared memory (QEMU: -object memory-backend-memfd,share=on,...)"
 
+/*
+ * Programs that use a disk by a library, such as libblkio, SPDK and vublk itself, give their
+ * own addresses as those of the guest. Their memory is empty until the first request.
+ */
+static inline bool vublk_vu_is_no_vm(uint64_t guest_addr, uint64_t user_addr)
+{
+	return guest_addr == user_addr;
+}
+
 _Static_assert(offsetof(struct vhost_vring_addr, index) == 0, "where a queue's index is");
 _Static_assert(offsetof(struct vhost_vring_state, index) == 0, "where a queue's index is");
 

@@ -53,6 +53,33 @@ static void test_no_memory(void **state)
 	rig_close(&rig);
 }
 
+/* A library's addresses are its program's, and its memory is empty until the first request. */
+static void start_library(struct rig *rig)
+{
+	rig_open_memory(rig);
+	use_private_memory(rig);
+	rig_negotiate(rig);
+	assert_int_equal(rig_add_mem_reg(rig, rig->memory_fd, RIG_USER, RIG_USER, RIG_MEMORY, 0), 0);
+	rig_start_queue(rig, 0, RIG_SIZE, 0);
+	vublk_eventfd_signal(rig->queues[0].kick_fd);
+	rig_set_state(rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1);
+}
+
+static void test_idle_library(void **state)
+{
+	struct rig library, private;
+
+	start_library(&library);
+	rig_open_memory(&private);
+	use_private_memory(&private);
+	rig_start(&private);
+	vublk_eventfd_signal(private.queues[0].kick_fd);
+	rig_wait_for_log(&private, "its ring has been empty");
+	assert_false(rig_log_has(&library, "its ring has been empty"));
+	rig_close(&private);
+	rig_close(&library);
+}
+
 /*
  * A kick without a request is legal. The next front-end's memory is a private copy: when
  * that has been noticed, the first one's ring had been looked at long before.
@@ -99,6 +126,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_private_copy),
 		VUBLK_TEST(test_no_memory),
 		VUBLK_TEST(test_idle_and_kicked),
+		VUBLK_TEST(test_idle_library),
 		VUBLK_TEST(test_blank),
 	};
 

@@ -344,6 +344,26 @@ static void test_memory_that_is_not_shared(void **state)
 	}
 }
 
+/* Not a VM, so its empty memory says nothing. */
+static void test_library_that_is_idle(void **state)
+{
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	relay_connect(&relay, &rig);
+	rig.memory_fd = vublk_memfd_new("rig", RIG_MEMORY, NULL);
+	rig.memory = mmap(NULL, RIG_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE, rig.memory_fd, 0);
+	assert_ptr_not_equal(rig.memory, MAP_FAILED);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_add_mem_reg(&rig, rig.memory_fd, RIG_USER, RIG_USER, RIG_MEMORY, 0), 0);
+	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	relay_driver_ok(&rig);
+	assert_false(relay_has_said(&relay, "not shared"));
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -359,6 +379,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_same_messages),
 		VUBLK_TEST(test_does_not_read),
 		VUBLK_TEST(test_memory_that_is_not_shared),
+		VUBLK_TEST(test_library_that_is_idle),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -79,6 +79,7 @@ struct vublk_device_reconnect {
 	uint64_t tried_ns; /* the last try */
 	uint64_t pause_ms; /* before the next; doubled each time, up to a limit */
 	unsigned refusals; /* in this outage: back-ends that were reached, and did not start */
+	unsigned short_runs; /* back-ends in a row that started and were lost within reconnect-ms */
 	struct vublk_error refusal; /* of the last try */
 	uint32_t said[16];          /* checksums of the reasons that were logged in this outage */
 	unsigned num_said;

@@ -14,6 +14,8 @@
  * run; a connection alone is no success. A back-end that is reached and refuses,
  * in the handshake or at the start, is likely to refuse again: each refusal doubles the
  * limit of the pause, up to REFUSED_FACTOR times reconnect-ms, until a socket appears.
+ * A back-end that starts and is lost again within reconnect-ms is no refusal, but each such
+ * loss in a row doubles the first pause, up to reconnect-ms.
  */
 #include "device/device.h"
 
@@ -29,6 +31,7 @@
 #define SHORTEST_PAUSE_MS 1
 #define MAX_REFUSED_SHIFT 4
 #define REFUSED_FACTOR (1u << MAX_REFUSED_SHIFT)
+#define MAX_SHORT_RUN_SHIFT 16
 
 void vublk_device_reconnect_init(struct vublk_device *device)
 {
@@ -208,6 +211,20 @@ static void warn_of_unflushed_writes(struct vublk_device *device)
 			  "through", device->settings.chardev);
 }
 
+static uint64_t first_pause_ms(struct vublk_device *device, uint64_t now)
+{
+	struct vublk_device_reconnect *reconnect = &device->reconnect;
+	uint64_t pause_ms = device->settings.reconnect_ms;
+	unsigned shift = VUBLK_MIN(reconnect->short_runs, (unsigned)MAX_SHORT_RUN_SHIFT);
+
+	if (now - reconnect->tried_ns >= pause_ms * NS_A_MS) {
+		reconnect->short_runs = 0;
+		return SHORTEST_PAUSE_MS;
+	}
+	reconnect->short_runs++;
+	return VUBLK_MIN((uint64_t)SHORTEST_PAUSE_MS << shift, pause_ms);
+}
+
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error)
 {
 	struct vublk_device_reconnect *reconnect = &device->reconnect;
@@ -219,7 +236,7 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 	vublk_loop_timer_disarm(&device->config_timer);
 	if (!reconnect->lost_ns) {
 		reconnect->lost_ns = now;
-		reconnect->pause_ms = SHORTEST_PAUSE_MS;
+		reconnect->pause_ms = first_pause_ms(device, now);
 		warn_of_unflushed_writes(device);
 	} else {
 		reconnect->refusals++;

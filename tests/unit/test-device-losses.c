@@ -687,6 +687,33 @@ static void test_refusals_lengthen_the_pause(void **state)
 	mock_deinit(&mock);
 }
 
+/* A back-end that starts and hangs up each time is not connected to without a pause. */
+static void test_short_runs_lengthen_the_pause(void **state)
+{
+	const struct vublk_device_reconnect *reconnect;
+	struct mock mock;
+	struct rig rig;
+
+	mock_init(&mock);
+	rig_init_with_mock(&rig, &mock);
+	rig_set(&rig, "reconnect-ms", "60000"); /* no run lasts that long here */
+	rig.quiet = true;
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	reconnect = &rig.device->reconnect;
+	for (unsigned losses = 1; losses < 9; losses++) {
+		mock_forget(&mock);
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_DISCONNECTED, losses);
+		/* The first loss follows the first connection, which was no try to reconnect. */
+		assert_int_equal(reconnect->short_runs, losses - 1);
+		assert_int_equal(reconnect->pause_ms, 2u << (losses > 1 ? losses - 2 : 0));
+		rig_wait(&rig, RIG_STARTED, 1 + losses);
+	}
+	rig_deinit(&rig);
+	mock_deinit(&mock);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -704,6 +731,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_sealed_memory),
 		VUBLK_TEST(test_truncated_memory),
 		VUBLK_TEST(test_refusals_lengthen_the_pause),
+		VUBLK_TEST(test_short_runs_lengthen_the_pause),
 		VUBLK_TEST_LONG(test_ten_thousand_reconnects, 300),
 	};
 

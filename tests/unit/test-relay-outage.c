@@ -58,6 +58,12 @@ static void lose_backend(struct relay *relay)
 	relay_wait(relay, "the disk waits for a back-end");
 }
 
+/* A request may be complete before the back-end has answered the last message of the start. */
+static void wait_for_start(struct relay *relay)
+{
+	relay_wait(relay, "starting, started -> running");
+}
+
 static bool is_signalled(int fd)
 {
 	struct pollfd wait = { .fd = fd, .events = POLLIN };
@@ -83,6 +89,7 @@ static void test_idle(void **state)
 	relay_start_vmm(&relay, &rig, 4);
 	for (unsigned i = 0; i < 5; i++) {
 		write_and_read(&rig, 0, 4, (char)('a' + i));
+		wait_for_start(&relay);
 		lose_backend(&relay);
 		relay_start_backend(&relay, NULL);
 	}
@@ -111,6 +118,7 @@ static void go_through_outages(bool with_area)
 	relay_driver_ok(&rig);
 	for (unsigned i = 0; i < 4; i++) {
 		write_and_read(&rig, 0, 2, (char)('a' + i));
+		wait_for_start(&relay);
 		relay_freeze_backend(&relay);
 		add_requests(&rig, 0);
 		lose_backend(&relay);
@@ -168,6 +176,7 @@ static void test_vmm_goes_meanwhile(void **state)
 	for (unsigned i = 0; i < 3; i++) {
 		relay_start_vmm(&relay, &rig, 2);
 		write_and_read(&rig, 0, 2, 'a');
+		wait_for_start(&relay);
 		relay_freeze_backend(&relay);
 		add_requests(&rig, 0);
 		lose_backend(&relay);
@@ -308,7 +317,7 @@ static void test_no_area(void **state)
 	write_and_read(&rig, 0, 1, 'a');
 	lose_backend(&relay);
 	relay_start_backend(&relay, "inflight=off");
-	relay_wait(&relay, "starting, started -> running");
+	wait_for_start(&relay);
 	write_and_read(&rig, 0, 1, 'b');
 	relay_freeze_backend(&relay);
 	add_requests(&rig, 0);

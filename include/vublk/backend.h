@@ -47,6 +47,10 @@ const struct vublk_backend_option *vublk_backend_options(void);
  *   socket-path  the Unix socket to listen on; or
  *   fd           a descriptor that is one already (listening or connected), which
  *                the back-end owns from then on, also when this call fails;
+ *   socket-mode  permissions of the file at socket-path, octal, 0 to 0777; default: 0777
+ *                less the umask
+ *   socket-group its group, a name or a number; default: the process's. No client can
+ *                connect before both are set. EPERM: not root and not in that group;
  *   engine       file (default), memory, null
  *   blk-file     the image or block device (engine file)
  *   size         bytes of a memory or null disk

@@ -53,7 +53,9 @@ const char *vublk_bus_default(const char *spec, const char *name);
  *
  * `spec` is NAME:ARGUMENT as above. `device_properties` is an array of names and values
  * ended by a NULL name: those of vublk_device_properties(), of which chardev is mandatory,
- * and of vublk_bus_options().
+ * and of vublk_bus_options(). Among these are, for every bus, socket-mode (octal, 0 to 0777)
+ * and socket-group (a name or a number) of the file at PATH; no VMM can connect before both
+ * are set. EPERM: the process is not root and not in that group.
  * Where a bus has another default than the device it is this:
  *   reconnect-ms     1000, without server; 0: the bus ends with its back-end
  *   queue-size       vhost-user: 1024: the VMM decides

@@ -215,9 +215,10 @@ static int open_workers(struct vublk_backend *backend,
 	return r;
 }
 
-static int listen_at(struct vublk_backend *backend, const char *path, struct vublk_error *error)
+static int listen_at(struct vublk_backend *backend, const char *path,
+		     const struct vublk_socket_access *access, struct vublk_error *error)
 {
-	backend->listen_fd = vublk_socket_listen(path, error);
+	backend->listen_fd = vublk_socket_listen_with(path, access, error);
 	if (backend->listen_fd < 0)
 		return backend->listen_fd;
 	backend->socket_path = strdup(path);
@@ -331,7 +332,7 @@ static int open_socket(struct vublk_backend *backend, struct vublk_backend_setti
 	};
 	backend->stop_timer = (struct vublk_loop_timer){ .fn = on_stop_timer, .opaque = backend };
 	if (settings->socket_path)
-		r = listen_at(backend, settings->socket_path, error);
+		r = listen_at(backend, settings->socket_path, &settings->access, error);
 	else
 		r = use_socket(backend, vublk_fd_steal(&settings->fd), error);
 	if (r)

@@ -58,6 +58,18 @@ static int parse_fd(const char *name, const char *value, struct vublk_backend_se
 	return r;
 }
 
+static int parse_socket_mode(const char *name, const char *value,
+			     struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return vublk_socket_access_parse_mode(value, &settings->access, error);
+}
+
+static int parse_socket_group(const char *name, const char *value,
+			      struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return vublk_socket_access_parse_group(value, &settings->access, error);
+}
+
 static int parse_engine(const char *name, const char *value,
 			struct vublk_backend_settings *settings, struct vublk_error *error)
 {
@@ -274,6 +286,9 @@ static int parse_physical_block_size(const char *name, const char *value,
 
 static const struct option options_table[] = {
 	{ { "socket-path", "string", NULL, "Unix socket to listen on" }, parse_socket_path },
+	{ { VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT }, parse_socket_mode },
+	{ { VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT },
+	  parse_socket_group },
 	{ { "fd", "number", NULL, "Descriptor of a socket, listening or connected" }, parse_fd },
 	{ { "engine", "choice", "file", "What stores the disk: file, memory, null" },
 	  parse_engine },
@@ -370,6 +385,11 @@ static int check_together(struct vublk_backend_settings *settings, struct vublk_
 				       "socket-path=PATH or fd=NUMBER");
 	if (settings->socket_path && settings->fd >= 0)
 		return vublk_error_set(error, EINVAL, "socket-path and fd exclude each other");
+	if (settings->fd >= 0 && (settings->access.has_mode || settings->access.has_group))
+		return vublk_error_set(error, EINVAL, "%s needs socket-path, because the program "
+				       "that created the socket of fd sets its permissions",
+				       settings->access.has_mode ? VUBLK_SOCKET_MODE_NAME :
+								   VUBLK_SOCKET_GROUP_NAME);
 	if (!settings->num_queues)
 		settings->num_queues = VUBLK_BACKEND_MAX_QUEUES;
 	if (!settings->num_threads) {

@@ -6,6 +6,7 @@
 #include "backend/config.h"
 #include "backend/engine.h"
 #include "backend/worker.h"
+#include "proto/socket-access.h"
 
 #include <vublk/backend.h>
 
@@ -15,6 +16,7 @@
 struct vublk_backend_settings {
 	const char *socket_path; /* NULL: not given */
 	int fd;                  /* -1: not given */
+	struct vublk_socket_access access;
 	const struct vublk_engine_ops *engine;
 	struct vublk_engine_options disk;
 	unsigned num_queues;

@@ -188,7 +188,7 @@ void vublk_bus_client_gone(struct vublk_bus *bus)
 
 static int listen_at_path(struct vublk_bus *bus, struct vublk_error *error)
 {
-	bus->listen_fd = vublk_socket_listen(bus->path, error);
+	bus->listen_fd = vublk_socket_listen_with(bus->path, &bus->access, error);
 	if (bus->listen_fd < 0)
 		return bus->listen_fd;
 	bus->socket_file = vublk_socket_file(bus->path);
@@ -403,19 +403,30 @@ static bool is_own(const struct vublk_bus_type *type, const char *name)
 	return false;
 }
 
+/* One of VUBLK_BUS_OPTIONS; 1: it is none of these. */
+static int set_common_option(struct vublk_bus *bus, const struct vublk_option *option,
+			     struct vublk_error *error)
+{
+	if (!strcmp(option->name, VUBLK_MESSAGE_TIMEOUT_NAME))
+		return vublk_parse_u64(option->name, option->value, 0, VUBLK_MESSAGE_TIMEOUT_MAX_MS,
+				       &bus->message_timeout_ms, error);
+	if (!strcmp(option->name, VUBLK_SOCKET_MODE_NAME))
+		return vublk_socket_access_parse_mode(option->value, &bus->access, error);
+	if (!strcmp(option->name, VUBLK_SOCKET_GROUP_NAME))
+		return vublk_socket_access_parse_group(option->value, &bus->access, error);
+	return 1;
+}
+
 static int set_properties(struct vublk_bus *bus, const struct vublk_option *options,
 			  bool *has_reconnect_ms, struct vublk_error *error)
 {
 	int r = 0;
 
 	for (; options && options->name && !r; options++) {
-		if (!strcmp(options->name, VUBLK_MESSAGE_TIMEOUT_NAME))
-			r = vublk_parse_u64(options->name, options->value, 0,
-					    VUBLK_MESSAGE_TIMEOUT_MAX_MS,
-					    &bus->message_timeout_ms, error);
-		else if (is_own(bus->type, options->name))
+		r = set_common_option(bus, options, error);
+		if (r > 0 && is_own(bus->type, options->name))
 			r = bus->type->set_option(bus, options, error);
-		else
+		else if (r > 0)
 			r = vublk_device_set_property(bus->device, options->name, options->value,
 						      error);
 		if (!strcmp(options->name, "reconnect-ms"))
@@ -453,6 +464,8 @@ static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 		return r;
 	}
 	r = vublk_socket_check_listen(bus->path, error);
+	if (!r)
+		r = vublk_socket_access_check(&bus->access, error);
 	if (r < 0)
 		vublk_error_prepend(error, "bus %s", bus->type->name);
 	return r;

@@ -7,6 +7,7 @@
  * client (a VMM) at a time. What a client may say is the matter of the bus's type.
  */
 #include "proto/message-timeout.h"
+#include "proto/socket-access.h"
 #include "util/log.h"
 #include "util/loop.h"
 
@@ -38,7 +39,9 @@ struct vublk_bus;
 /* Every type has them, for bus.c. */
 #define VUBLK_BUS_OPTIONS                                                                     \
 	{ VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,                \
-	  VUBLK_MESSAGE_TIMEOUT_TEXT }
+	  VUBLK_MESSAGE_TIMEOUT_TEXT },                                                       \
+	{ VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT },                    \
+	{ VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT }
 
 struct vublk_bus_type {
 	const char *name;
@@ -93,6 +96,7 @@ struct vublk_bus {
 	bool is_refused;                  /* since the rings ran, one did not take them */
 
 	char *path;
+	struct vublk_socket_access access; /* of its file */
 	int listen_fd;
 	uint64_t message_timeout_ms;
 	ino_t socket_file;

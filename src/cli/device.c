@@ -41,6 +41,8 @@ enum key {
 	KEY_CHARDEV = 256,
 	KEY_BUS,
 	KEY_NUM_QUEUES,
+	KEY_SOCKET_MODE,
+	KEY_SOCKET_GROUP,
 	KEY_LIST_PROPERTIES,
 };
 
@@ -52,6 +54,11 @@ static const struct argp_option argp_options[] = {
 	  "as a PCI device" },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0,
 	  "Have N queues, 1 to 256 (default: as many as the back-end, at most 128)" },
+	{ "socket-mode", KEY_SOCKET_MODE, "MODE", 0,
+	  "Give the file of the --bus socket these permissions, in octal (default: 0777 less the "
+	  "umask)" },
+	{ "socket-group", KEY_SOCKET_GROUP, "GROUP", 0,
+	  "Give the file of the --bus socket to this group, a name or a number" },
 	{ "option", 'o', "NAME=VALUE", 0, "Set any property of device and bus; see --list-properties" },
 	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0,
 	  "List the properties of -o, with those of --bus if that is given, and end" },
@@ -138,6 +145,12 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		break;
 	case KEY_NUM_QUEUES:
 		add_property(state, "num-queues", value);
+		break;
+	case KEY_SOCKET_MODE:
+		add_property(state, "socket-mode", value);
+		break;
+	case KEY_SOCKET_GROUP:
+		add_property(state, "socket-group", value);
 		break;
 	case 'o':
 		add_pair(state, "-o", value);

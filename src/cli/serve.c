@@ -32,6 +32,8 @@ static struct vublk_backend *served;
 
 enum key {
 	KEY_SOCKET_PATH = 256,
+	KEY_SOCKET_MODE,
+	KEY_SOCKET_GROUP,
 	KEY_FD,
 	KEY_PRINT_CAPABILITIES,
 	KEY_BLK_FILE,
@@ -45,6 +47,10 @@ enum key {
 
 static const struct argp_option argp_options[] = {
 	{ "socket-path", KEY_SOCKET_PATH, "PATH", 0, "Listen on this Unix socket" },
+	{ "socket-mode", KEY_SOCKET_MODE, "MODE", 0,
+	  "Give the socket's file these permissions, in octal (default: 0777 less the umask)" },
+	{ "socket-group", KEY_SOCKET_GROUP, "GROUP", 0,
+	  "Give the socket's file to this group, a name or a number" },
 	{ "fd", KEY_FD, "NUMBER", 0,
 	  "Use this descriptor: a listening socket, or one front-end's" },
 	{ "print-capabilities", KEY_PRINT_CAPABILITIES, NULL, 0,
@@ -119,6 +125,12 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	switch (key) {
 	case KEY_SOCKET_PATH:
 		add_option(state, "socket-path", value);
+		break;
+	case KEY_SOCKET_MODE:
+		add_option(state, "socket-mode", value);
+		break;
+	case KEY_SOCKET_GROUP:
+		add_option(state, "socket-group", value);
 		break;
 	case KEY_FD:
 		add_option(state, "fd", value);

@@ -2,6 +2,7 @@
 #ifndef VUBLK_PROTO_CHANNEL_H
 #define VUBLK_PROTO_CHANNEL_H
 
+#include "proto/socket-access.h"
 #include "proto/vhost-user.h"
 
 #include <sys/types.h>
@@ -80,6 +81,9 @@ int vublk_socket_connect(const char *path, struct vublk_error *error);
  * one that somebody listens on is EADDRINUSE, another kind of file is EEXIST.
  */
 int vublk_socket_listen(const char *path, struct vublk_error *error);
+/* The same; mode and group of the file hold before a client can connect. */
+int vublk_socket_listen_with(const char *path, const struct vublk_socket_access *access,
+			     struct vublk_error *error);
 
 /*
  * What can be said about a path before it is used; neither call changes anything. A path

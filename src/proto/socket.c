@@ -262,7 +262,27 @@ bool vublk_socket_is_same(const char *a, const char *b)
 	       !strcmp(names[0], names[1]);
 }
 
+/* Bound at `path`: a failure removes the file. */
+static int begin_to_listen(int fd, const char *path, const struct vublk_socket_access *access,
+			   struct vublk_error *error)
+{
+	ino_t file = vublk_socket_file(path);
+	int r = vublk_socket_access_apply(access, path, error);
+
+	if (!r && listen(fd, BACKLOG) < 0)
+		r = bind_failed(errno, path, error);
+	if (r < 0)
+		vublk_socket_remove(path, file);
+	return r;
+}
+
 int vublk_socket_listen(const char *path, struct vublk_error *error)
+{
+	return vublk_socket_listen_with(path, &(struct vublk_socket_access){ 0 }, error);
+}
+
+int vublk_socket_listen_with(const char *path, const struct vublk_socket_access *access,
+			     struct vublk_error *error)
 {
 	struct sockaddr_un address;
 	VUBLK_FD int fd = -1;
@@ -280,9 +300,10 @@ int vublk_socket_listen(const char *path, struct vublk_error *error)
 			return r;
 		r = bind(fd, (struct sockaddr *)&address, sizeof(address));
 	}
-	if (r < 0 || listen(fd, BACKLOG) < 0)
+	if (r < 0)
 		return bind_failed(errno, path, error);
-	return vublk_fd_steal(&fd);
+	r = begin_to_listen(fd, path, access, error);
+	return r < 0 ? r : vublk_fd_steal(&fd);
 }
 
 ino_t vublk_socket_file(const char *path)

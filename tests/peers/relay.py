@@ -287,6 +287,25 @@ def listed_defaults(case):
             check(listed[name] == value, f'{words}: {name} is {listed[name]}, not {value}')
 
 
+def mode_and_group(case, bus):
+    """The file of the bus has them; bad ones are refused at the start, without a back-end."""
+    backend, path = case.path('backend'), case.path('bus')
+    device = [VUBLK, 'device', '--chardev', backend, '--bus', f'{bus}:{path}']
+    group = os.getegid() or 12345  # root may give it to any
+    server = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--socket-path', backend])
+    before = os.umask(0o077)
+    try:
+        child = case.start([*device, '--socket-mode', '660', '--socket-group', group])
+    finally:
+        os.umask(before)
+    peer.wait_for_socket(case, child, path)
+    check((path.stat().st_mode & 0o7777, path.stat().st_gid) == (0o660, group), str(path.stat()))
+    check(case.stop(child) == 0 and case.stop(server) == 0, case.output(child))
+    for option in ('mode=8', 'mode=01000', 'mode=', 'group=', 'group=no-such-group', 'group=4294967295'):
+        result = case.call([*device, f'--socket-{option}'])
+        check(result.code == 2 and len(result.err.splitlines()) == 1, f'{option}: {result}')
+
+
 def bind(function, *arguments):
     return lambda case: function(case, *arguments)
 
@@ -307,6 +326,7 @@ def main():
               ('an outage is shown', outage_is_shown),
               ('defaults in the list', listed_defaults),
               ('many queues', many_queues),
+              *((f'mode and group of {bus}', bind(mode_and_group, bus)) for bus in ('vhost-user', 'vfio-user')),
               ('misuse', misuse)]
     return peer.main(cases, sys.argv[2:])
 

@@ -197,6 +197,32 @@ def a_stale_socket(case):
     server.stop(case, child)
 
 
+def mode_and_group(case):
+    """The socket's file has them whatever the umask is; bad ones are misuse, and no file is left."""
+    path = case.path('socket')
+    serve = [VUBLK, 'serve', '--engine', 'memory', '--size', '1M']
+    group = os.getegid() or 12345  # root may give it to any
+    before = os.umask(0o077)
+    try:
+        child = case.start([*serve, '--socket-path', path, '--socket-mode', '0660', '--socket-group', group])
+    finally:
+        os.umask(before)
+    peer.wait_for_socket(case, child, path)
+    check((path.stat().st_mode & 0o7777, path.stat().st_gid) == (0o660, group), str(path.stat()))
+    info(case, path)
+    check(case.stop(child) == 0, case.output(child))
+    for option in ('mode=8', 'mode=01000', 'mode=', 'mode=rw', 'group=', 'group=no-such-group', 'group=4294967295'):
+        result = case.call([*serve, '--socket-path', path, f'--socket-{option}'])
+        check(result.code == 2 and len(result.err.splitlines()) == 1, f'{option}: {result}')
+        check(not path.exists(), f'{option} leaves a file')
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    for option in 'mode=0660', f'group={group}':
+        result = case.call([*serve, '--fd', listener.fileno(), f'--socket-{option}'], pass_fds=[listener.fileno()])
+        check(result.code == 2 and 'socket-path' in result.err, f'{option}: {result}')
+
+
 def garbage_on_the_socket(case):
     """Clients that do not speak the protocol are dropped, and the next is served."""
     server = peer.VublkServe(VUBLK)
@@ -278,7 +304,7 @@ def as_the_readme_says(case):
 
 CASES = [a_busy_disk, a_second_signal, capabilities, a_listening_descriptor, memory_and_null, resized_by_signal,
          resized_without_a_client, ends_cleanly, drains_under_load, serials, clients_come_and_go, killed_clients,
-         many_queues, a_stale_socket, garbage_on_the_socket, as_the_readme_says]
+         many_queues, a_stale_socket, mode_and_group, garbage_on_the_socket, as_the_readme_says]
 
 if __name__ == '__main__':
     if len(sys.argv) < 2:

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PROTO_SOCKET_ACCESS_H
+#define VUBLK_PROTO_SOCKET_ACCESS_H
+
+/* Who may connect to a listening Unix socket: the permissions and the group of its file. */
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define VUBLK_SOCKET_MODE_NAME "socket-mode"
+#define VUBLK_SOCKET_MODE_TEXT                                                                \
+	"Permissions of the socket's file in octal, whatever the umask is, such as 0660"
+#define VUBLK_SOCKET_GROUP_NAME "socket-group"
+#define VUBLK_SOCKET_GROUP_TEXT "Group of the socket's file, a name or a number"
+
+/* All zero: what umask and directory make of a new file. */
+struct vublk_socket_access {
+	bool has_mode, has_group;
+	mode_t mode;
+	gid_t group;
+};
+
+/* EINVAL: not octal, above 0777; no such group. */
+int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access *access,
+				   struct vublk_error *error);
+int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access *access,
+				    struct vublk_error *error);
+
+/* Whether this process may give a file to the group, before there is a file. EPERM. */
+int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error);
+
+/*
+ * Sets mode and group of the socket that has been bound at `path`. Between bind() and listen():
+ * the kernel refuses every connection until listen(), so no client can use the file before.
+ */
+int vublk_socket_access_apply(const struct vublk_socket_access *access, const char *path,
+			      struct vublk_error *error);
+
+#endif

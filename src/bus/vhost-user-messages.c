@@ -404,6 +404,8 @@ static int get_config(struct vublk_relay *relay, struct vublk_error *error)
 	vublk_device_config_read(relay->device, asked->offset, config->data, asked->size_bytes);
 	relay->reply.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + asked->size_bytes;
 	vublk_back_channel_config_was_read(&relay->back_channel);
+	relay->knows_write_cache |= asked->offset <= VUBLK_BLK_WCE_OFFSET &&
+				    VUBLK_BLK_WCE_OFFSET - asked->offset < asked->size_bytes;
 	return 0;
 }
 
@@ -420,6 +422,7 @@ static int set_config(struct vublk_relay *relay, struct vublk_error *error)
 
 	if (r > 0)
 		relay->waits_on |= VUBLK_RELAY_ON_CONFIG;
+	relay->knows_write_cache |= r >= 0;
 	return r;
 }
 

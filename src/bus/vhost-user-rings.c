@@ -26,6 +26,7 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "virtio/blk-format.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -451,19 +452,58 @@ static bool drop_stale_area(struct vublk_relay *relay)
 	return true;
 }
 
+static unsigned count_wanted(const struct vublk_relay *relay, bool *resumes)
+{
+	struct vublk_device_queue ring;
+	unsigned count = 0;
+
+	*resumes = false;
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		if (is_wanted(relay, &relay->queues[i], &ring)) {
+			count++;
+			*resumes |= relay->queues[i].base != 0;
+		}
+	return count;
+}
+
+/*
+ * A driver that has turned the write cache off said so to an earlier session. The VMM does not
+ * repeat it, and the back-end's own doubts ended when the device read the config. So a session
+ * that begins with rings in use writes through, until the VMM reads the config or sets wce.
+ * True: the device has been asked.
+ */
+static bool write_through(struct vublk_relay *relay, bool resumes)
+{
+	const uint8_t wce = 0;
+	int r = 0;
+
+	if (resumes && !relay->knows_write_cache)
+		r = vublk_device_config_write(relay->device, VUBLK_BLK_WCE_OFFSET, &wce, sizeof(wce),
+					      NULL);
+	relay->knows_write_cache |= r != -ENOTCONN; /* asked at the next start */
+	if (r <= 0)
+		return false;
+	relay->sets_write_through = true;
+	relay->waits_on |= VUBLK_RELAY_ON_CONFIG;
+	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_INFO,
+			  "the VMM resumes a disk without having read its config, so every write is "
+			  "durable until it sets wce");
+	return true;
+}
+
 /* True: something was done. */
 static bool hand_over(struct vublk_relay *relay)
 {
-	struct vublk_device_queue ring;
 	struct vublk_error error;
-	unsigned wanted = 0, handed = 0;
+	unsigned handed = 0;
+	bool resumes;
 
 	if (drop_stale_area(relay))
 		return true;
-	for (unsigned i = 0; i < relay->num_queues; i++)
-		wanted += is_wanted(relay, &relay->queues[i], &ring);
-	if (!wanted || relay->is_held)
+	if (!count_wanted(relay, &resumes) || relay->is_held)
 		return false;
+	if (write_through(relay, resumes))
+		return true;
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		handed += hand_over_queue(relay, &relay->queues[i]);
 	if (!handed)

@@ -342,8 +342,13 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 	if (!relay)
 		return;
 	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_CONFIG;
-	if (error)
+	if (error && relay->sets_write_through)
+		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
+				  "the back-end does not write through for a VMM that resumes a disk: "
+				  "%s", error->text);
+	else if (error)
 		vublk_relay_fail(relay, error);
+	relay->sets_write_through = false;
 	wake(relay);
 }
 

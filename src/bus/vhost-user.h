@@ -110,6 +110,8 @@ struct vublk_relay {
 	bool is_held;      /* rings are not started before the timer, or what ends it */
 	bool is_logging;   /* the device was told to */
 	bool needs_reset;
+	bool knows_write_cache; /* the VMM has read config.wce or set it, or its rings began here */
+	bool sets_write_through; /* ... or the device was asked to write through for it */
 	bool said_unshared; /* that the VM's memory is not shared */
 	struct vublk_loop_timer hold_timer;
 	struct vublk_relay_memory memory_before; /* to go back to when a change is refused */

@@ -306,6 +306,50 @@ static void test_write_cache(void **state)
 	relay_close(&relay);
 }
 
+static uint8_t read_wce(struct rig *rig)
+{
+	struct virtio_blk_config config;
+
+	rig_get_config(rig, &config);
+	return config.wce;
+}
+
+/* A VMM resumes its rings after the relay and the back-end were both replaced. */
+static void test_write_cache_of_a_resumed_disk(void **state)
+{
+	const struct {
+		bool reads_config;
+		uint16_t base;
+		uint8_t wce;
+	} cases[] = {
+		{ .reads_config = false, .base = 0, .wce = 1 },
+		{ .reads_config = true, .base = 1, .wce = 1 },
+		{ .reads_config = false, .base = 1, .wce = 0 },
+	};
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
+		struct relay relay;
+		struct rig rig;
+
+		relay_open(&relay, NULL);
+		relay_connect(&relay, &rig);
+		rig_negotiate(&rig);
+		assert_int_equal(rig_set_mem_table(&rig), 0);
+		if (cases[i].reads_config)
+			assert_int_equal(read_wce(&rig), 1);
+		rig_make_ring(&rig, 0, RIG_SIZE, cases[i].base);
+		rig.queues[0].ring.avail->idx = rig.queues[0].ring.used->idx = cases[i].base;
+		assert_int_equal(rig_tell_queue(&rig, 0, cases[i].base), 0);
+		relay_driver_ok(&rig);
+		write_and_read(&rig, 0, 1, 'a');
+		assert_int_equal(read_wce(&rig), cases[i].wce);
+		assert_int_equal(rig_set_wce(&rig, 1), 0);
+		assert_int_equal(read_wce(&rig), 1);
+		relay_close_vmm(&relay, &rig);
+		relay_close(&relay);
+	}
+}
+
 static void expect_config_change(struct vublk_channel *back)
 {
 	struct pollfd wait = { .fd = back->fd, .events = POLLIN };
@@ -561,6 +605,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_memory_of_part_of_a_page),
 		VUBLK_TEST(test_memory_refused),
 		VUBLK_TEST(test_write_cache),
+		VUBLK_TEST(test_write_cache_of_a_resumed_disk),
 		VUBLK_TEST(test_resize),
 		VUBLK_TEST(test_many_vmms),
 		VUBLK_TEST(test_memory_is_given_back),

@@ -138,8 +138,12 @@ static void test_an_end_with_a_posted_event(void **state)
 	make_file(a.path);
 	assert_true(vublk_loop_process(&b.loop, 0) > 0);
 	assert_true(a.watch.task.queued);
-	end(&a);
+	vublk_watch_close(&a.watch);
+	assert_false(a.watch.task.queued); /* its memory may be freed now */
+	while (vublk_loop_process(&a.loop, 0) > 0)
+		;
 	assert_int_equal(a.appeared, 0);
+	end(&a);
 	/* The same while it starts anew: an event from before is not reported. */
 	make_file(b.path);
 	begin(&a, "c");

@@ -133,6 +133,7 @@ static void on_realized(void *bus, const struct vublk_error *failure)
 
 static void on_started(void *bus)
 {
+	(void)bus;
 	printf("the rings run\n");
 }
 

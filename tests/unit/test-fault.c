@@ -234,7 +234,8 @@ static void test_application_without_a_handler(void **state)
 			map(fd, &fault, VUBLK_FAULT_MEMORY);
 			if (i)
 				raise(SIGBUS);
-			ftruncate(fd, 0);
+			if (ftruncate(fd, 0))
+				_exit(1);
 			load(vublk_map_shared(fd, 0, PAGES * PAGE, NULL));
 			_exit(0);
 		}

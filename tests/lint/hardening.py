@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The library and the tool have the hardening that the build asked for.
+
+    hardening.py [--expect NAME,...] [--wraps MESON.BUILD]... BINARY...    TAP on standard output
+
+NAME is a case of the table EXPECTED. The cases of ALWAYS hold for every build. With --wraps, no
+library calls the checked variant of a function that a unit test replaces under its plain name.
+"""
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+
+# A large frame is touched page by page, by gcc with or, by clang with mov or, if it aligns the frame, xor.
+PROBE = re.compile(r'\bx?or[lq] +\$0x0,\(%rsp\)|sub +\$0x1000,%rsp\n.*\bmov[lq] +\$0x0,\(%rsp\)')
+
+
+def output(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+class Binary:
+    def __init__(self, path):
+        self.name = pathlib.Path(path).name
+        self.is_library = '.so' in self.name
+        self.segments = output('readelf', '-lW', path)
+        self.dynamic = output('readelf', '-dW', path)
+        self.calls = self.names('-u', path)
+        self.code = output('objdump', '-d', '--no-show-raw-insn', path)
+
+    def names(self, option, path):
+        listed = output('nm', '-D', option, path)
+        return {line.split()[-1].split('@')[0] for line in listed.splitlines()}
+
+    def has_flag(self, flag):
+        return bool(re.search(rf'\(FLAGS_1\).*\b{flag}\b', self.dynamic))
+
+
+ALWAYS = {
+    'relro': lambda binary: 'GNU_RELRO' in binary.segments and 'TEXTREL' not in binary.dynamic,
+    'bind-now': lambda binary: binary.has_flag('NOW'),
+    'no-executable-stack': lambda binary: bool(re.search(r'GNU_STACK .* RW ', binary.segments)),
+}
+EXPECTED = {
+    'pie': lambda binary: binary.is_library or binary.has_flag('PIE'),
+    'stack-protector': lambda binary: '__stack_chk_fail' in binary.calls,
+    'stack-clash': lambda binary: bool(PROBE.search(binary.code)),
+    'fortify': lambda binary: '__snprintf_chk' in binary.calls,
+}
+
+
+def missed_wraps(binaries, build_files):
+    """A test that replaces pread64() does not see the calls of __pread64_chk()."""
+    wrapped = {name for path in build_files
+               for name in re.findall(r'--wrap=(\w+)', pathlib.Path(path).read_text())}
+    return [f'{binary.name} calls __{name}_chk(), and a test replaces {name}() only'
+            for binary in binaries if binary.is_library for name in sorted(wrapped)
+            if f'__{name}_chk' in binary.calls - wrapped]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--expect', default='')
+    parser.add_argument('--wraps', action='append', default=[])
+    parser.add_argument('binaries', nargs='+')
+    options = parser.parse_args()
+    binaries = [Binary(path) for path in options.binaries]
+    checks = {**ALWAYS, **{name: EXPECTED[name] for name in options.expect.split(',') if name}}
+    cases = [(name, [f'{binary.name} lacks it' for binary in binaries if not has(binary)])
+             for name, has in checks.items()]
+    cases.append(('tests see fortified calls', missed_wraps(binaries, options.wraps)))
+    print(f'1..{len(cases)}')
+    for number, (name, faults) in enumerate(cases, 1):
+        for fault in faults:
+            print(f'# {fault}')
+        print(f'{"not ok" if faults else "ok"} {number} - {name}')
+    return any(faults for _, faults in cases)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

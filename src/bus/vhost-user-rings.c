@@ -470,9 +470,9 @@ static unsigned count_wanted(const struct vublk_relay *relay, bool *resumes)
  * A driver that has turned the write cache off said so to an earlier session. The VMM does not
  * repeat it, and the back-end's own doubts ended when the device read the config. So a session
  * that begins with rings in use writes through, until the VMM reads the config or sets wce.
- * True: the device has been asked.
+ * 1: the device has been asked. -ENOTCONN: there is no back-end, and the rings wait for one.
  */
-static bool write_through(struct vublk_relay *relay, bool resumes)
+static int write_through(struct vublk_relay *relay, bool resumes)
 {
 	const uint8_t wce = 0;
 	int r = 0;
@@ -480,15 +480,17 @@ static bool write_through(struct vublk_relay *relay, bool resumes)
 	if (resumes && !relay->knows_write_cache)
 		r = vublk_device_config_write(relay->device, VUBLK_BLK_WCE_OFFSET, &wce, sizeof(wce),
 					      NULL);
-	relay->knows_write_cache |= r != -ENOTCONN; /* asked at the next start */
+	if (r == -ENOTCONN)
+		return r;
+	relay->knows_write_cache = true;
 	if (r <= 0)
-		return false;
+		return 0;
 	relay->sets_write_through = true;
 	relay->waits_on |= VUBLK_RELAY_ON_CONFIG;
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_INFO,
 			  "the VMM resumes a disk without having read its config, so every write is "
 			  "durable until it sets wce");
-	return true;
+	return 1;
 }
 
 /* True: something was done. */
@@ -497,13 +499,15 @@ static bool hand_over(struct vublk_relay *relay)
 	struct vublk_error error;
 	unsigned handed = 0;
 	bool resumes;
+	int r;
 
 	if (drop_stale_area(relay))
 		return true;
 	if (!count_wanted(relay, &resumes) || relay->is_held)
 		return false;
-	if (write_through(relay, resumes))
-		return true;
+	r = write_through(relay, resumes);
+	if (r)
+		return r > 0;
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		handed += hand_over_queue(relay, &relay->queues[i]);
 	if (!handed)

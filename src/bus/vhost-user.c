@@ -301,6 +301,15 @@ static void on_disconnected(void *opaque, const struct vublk_error *error)
 	vublk_bus_on_disconnected(opaque, error);
 }
 
+static void on_reconnected(void *opaque)
+{
+	struct vublk_relay *relay = relay_of(opaque);
+
+	vublk_bus_on_reconnected(opaque);
+	if (relay)
+		wake(relay);
+}
+
 static void on_config_changed(void *opaque)
 {
 	struct vublk_relay *relay = relay_of(opaque);
@@ -389,7 +398,7 @@ static const struct vublk_device_bus_ops device_ops = {
 	.started = on_started,
 	.stopped = on_stopped,
 	.disconnected = on_disconnected,
-	.reconnected = vublk_bus_on_reconnected,
+	.reconnected = on_reconnected,
 	.gave_up = vublk_bus_on_gave_up,
 	.config_changed = on_config_changed,
 	.memory_changed = on_memory_changed,

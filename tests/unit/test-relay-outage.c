@@ -167,6 +167,31 @@ static void test_vmm_comes_meanwhile(void **state)
 	relay_close(&relay);
 }
 
+/* Its driver may have turned the write cache off, so the next back-end writes through for it. */
+static void test_vmm_resumes_meanwhile(void **state)
+{
+	struct virtio_blk_config config;
+	struct relay relay;
+	struct rig rig;
+
+	relay_open(&relay, NULL);
+	lose_backend(&relay);
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig_set_mem_table(&rig), 0);
+	rig_make_ring(&rig, 0, RIG_SIZE, 1);
+	rig.queues[0].ring.avail->idx = rig.queues[0].ring.used->idx = 1;
+	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
+	relay_driver_ok(&rig);
+	add_requests(&rig, 0);
+	relay_start_backend(&relay, NULL);
+	take_requests(&rig, 0);
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.wce, 0);
+	relay_close_vmm(&relay, &rig);
+	relay_close(&relay);
+}
+
 static void test_vmm_goes_meanwhile(void **state)
 {
 	struct relay relay;
@@ -433,6 +458,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_outstanding),
 		VUBLK_TEST(test_outstanding_with_the_vmms_area),
 		VUBLK_TEST(test_vmm_comes_meanwhile),
+		VUBLK_TEST(test_vmm_resumes_meanwhile),
 		VUBLK_TEST(test_vmm_goes_meanwhile),
 		VUBLK_TEST(test_stop_when_idle),
 		VUBLK_TEST(test_stop_with_the_vmms_area),

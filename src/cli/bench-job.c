@@ -247,6 +247,7 @@ static int collect(struct vublk_bench_job *job, unsigned *idle_polls)
 /* Takes what is completed. False: the back-end does not complete anything any more. */
 static bool take_completions(struct vublk_bench_job *job)
 {
+	char text[VUBLK_CLI_TEXT_BYTES];
 	unsigned idle_polls;
 	int n = collect(job, &idle_polls);
 	uint64_t now = vublk_cli_now_ns();
@@ -265,8 +266,8 @@ static bool take_completions(struct vublk_bench_job *job)
 		return true;
 	if (!job->error.code)
 		vublk_cli_error(&job->error, ETIMEDOUT, "the back-end has completed none of %u "
-				"requests in flight for %u s", vublk_blk_in_flight(job->queue),
-				job->config->stall_ms / 1000);
+				"requests in flight for %s", vublk_blk_in_flight(job->queue),
+				vublk_cli_format_ns(text, job->config->stall_ms * 1e6));
 	return false;
 }
 

@@ -213,6 +213,7 @@ int vublk_copy_flush(struct vublk_copy *copy, struct vublk_error *error)
 {
 	const struct vublk_copy_end *to = &copy->to;
 	struct vublk_blk_completion completion = { 0 };
+	char text[VUBLK_CLI_TEXT_BYTES];
 	int ret;
 
 	if (!to->blk) {
@@ -228,8 +229,8 @@ int vublk_copy_flush(struct vublk_copy *copy, struct vublk_error *error)
 	if (ret < 0)
 		return ret;
 	if (!ret)
-		return vublk_cli_error(error, ETIMEDOUT, "'%s' was not flushed within %u s",
-				       to->path, copy->stall_ms / 1000);
+		return vublk_cli_error(error, ETIMEDOUT, "'%s' was not flushed within %s",
+				       to->path, vublk_cli_format_ns(text, copy->stall_ms * 1e6));
 	if (completion.result)
 		return vublk_cli_error_errno(error, -completion.result, "cannot flush '%s'",
 					     to->path);

@@ -407,6 +407,7 @@ static void sleep_on_queues(struct vublk_copy_worker *worker)
 /* Waits for completions; false: there are none any more. */
 static bool take_completions(struct vublk_copy_worker *worker)
 {
+	char text[VUBLK_CLI_TEXT_BYTES];
 	const struct vublk_copy *copy = worker->run->copy;
 	uint64_t now;
 
@@ -422,8 +423,9 @@ static bool take_completions(struct vublk_copy_worker *worker)
 				return true;
 			if (!worker->error.code)
 				vublk_cli_error(&worker->error, ETIMEDOUT, "a back-end has "
-						"completed none of %u requests in flight for %u s",
-						in_flight(worker), copy->stall_ms / 1000);
+						"completed none of %u requests in flight for %s",
+						in_flight(worker),
+						vublk_cli_format_ns(text, copy->stall_ms * 1e6));
 			return false;
 		}
 	}

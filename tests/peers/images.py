@@ -161,7 +161,7 @@ class Mounted:
         self.device = device.read_text().strip()
 
     def inside(self, command):
-        return ['nsenter', f'--mount=/proc/{self.child.pid}/ns/mnt', *command]
+        return ['nsenter', f'--mount=/proc/{self.child.pid}/ns/mnt', f'--wd={os.getcwd()}', *command]
 
 
 def a_mounted_device(case):

@@ -115,6 +115,10 @@ const char *vublk_file_uring_cause(int code)
 	switch (code) {
 	case ENOMEM:
 		return "RLIMIT_MEMLOCK is probably too low, raise it (ulimit -l)";
+	case EMFILE:
+		return "RLIMIT_NOFILE is too low, raise it (ulimit -n)";
+	case ENFILE:
+		return "the sysctl fs.file-max is too low, raise it";
 	case EPERM:
 	case EACCES:
 		return is_disabled() ? "the sysctl kernel.io_uring_disabled forbids it, set it to 0" :

@@ -9,6 +9,7 @@
  * available, because a back-end takes chains in order. So
  *   - no more are in flight than are outstanding;
  *   - none of them is among the entries that were not taken;
+ *   - of the entries that were taken since the used index, each is in flight or was completed;
  *   - where the entry that made a chain available still stands in the avail ring, the used
  *     ring has no completion that must be a later one;
  *   - in a ring that was not yet filled once, the entry does stand there, and the chain was
@@ -38,6 +39,7 @@ struct history {
 		bool in_flight;
 		int available, completed; /* the last position of each; NEVER */
 		int balance;              /* how often available less how often completed */
+		int taken, completions;   /* how often: from the used index on, in the used ring */
 	} heads[VUBLK_RING_MAX_SIZE];
 };
 
@@ -56,7 +58,19 @@ static uint32_t completed_at(const struct history *history, int position)
 	return vublk_load_relaxed(&history->ring->used->ring[slot_of(history, position)].id);
 }
 
-/* The slots after the two indices are as the driver made them, which is zero. */
+/* The used ring was not filled yet: the slots after its index are as the driver made them. */
+static bool is_used_ring_fresh(const struct history *history)
+{
+	const struct vublk_split_ring *ring = history->ring;
+
+	for (unsigned i = history->used; i < history->size; i++)
+		if (vublk_load_relaxed(&ring->used->ring[i].id) ||
+		    vublk_load_relaxed(&ring->used->ring[i].len))
+			return false;
+	return history->used < history->size;
+}
+
+/* Neither ring was filled yet: both end in slots that are zero. */
 static bool is_first_round(const struct history *history, uint16_t avail)
 {
 	const struct vublk_split_ring *ring = history->ring;
@@ -66,11 +80,7 @@ static bool is_first_round(const struct history *history, uint16_t avail)
 	for (unsigned i = avail; i < history->size; i++)
 		if (vublk_load_relaxed(&ring->avail->ring[i]))
 			return false;
-	for (unsigned i = history->used; i < history->size; i++)
-		if (vublk_load_relaxed(&ring->used->ring[i].id) ||
-		    vublk_load_relaxed(&ring->used->ring[i].len))
-			return false;
-	return true;
+	return is_used_ring_fresh(history);
 }
 
 /* What both rings tell of the chains that were taken. */
@@ -78,7 +88,7 @@ static void read_history(struct history *history)
 {
 	int size = (int)history->size, before = -(int)history->used;
 	int first_available = history->is_first_round ? before : history->outstanding - size;
-	int first_completed = history->is_first_round ? before : -size;
+	int first_completed = is_used_ring_fresh(history) ? before : -size;
 
 	for (unsigned i = 0; i < history->size; i++)
 		history->heads[i].available = history->heads[i].completed = NEVER;
@@ -89,6 +99,7 @@ static void read_history(struct history *history)
 			continue;
 		history->heads[head].available = i;
 		history->heads[head].balance++;
+		history->heads[head].taken += i >= 0;
 	}
 	for (int i = first_completed; i < 0; i++) {
 		uint32_t head = completed_at(history, i);
@@ -97,6 +108,7 @@ static void read_history(struct history *history)
 			continue;
 		history->heads[head].completed = i;
 		history->heads[head].balance--;
+		history->heads[head].completions++;
 	}
 }
 
@@ -134,6 +146,24 @@ static int check_taken(const struct history *history, const struct vublk_infligh
 	return 0;
 }
 
+/*
+ * A chain that was taken since the used index and was completed stands in the used ring: at
+ * most `size` chains are outstanding, so its completion is one of the last `size`.
+ */
+static int check_complete(const struct history *history, struct vublk_error *error)
+{
+	for (unsigned head = 0; head < history->size; head++) {
+		int open = history->heads[head].taken - history->heads[head].completions;
+
+		if (open > history->heads[head].in_flight)
+			return vublk_error_set(error, EPROTO,
+					       "the in-flight area does not have the request at "
+					       "entry %u, which by its number of requests was taken "
+					       "and is not completed; it is not this ring's", head);
+	}
+	return 0;
+}
+
 int vublk_inflight_rest_check(const struct vublk_inflight_rest *rest,
 			      const struct vublk_split_ring *ring, unsigned size, uint16_t used,
 			      struct vublk_error *error)
@@ -156,7 +186,7 @@ int vublk_inflight_rest_check(const struct vublk_inflight_rest *rest,
 	read_history(&history);
 	for (unsigned i = 0; i < rest->count; i++)
 		history.heads[rest->heads[i]].in_flight = true;
-	if (check_not_taken(&history, error))
+	if (check_not_taken(&history, error) || check_taken(&history, rest, error))
 		return -EPROTO;
-	return check_taken(&history, rest, error);
+	return check_complete(&history, error);
 }

@@ -305,6 +305,13 @@ struct history {
 	const char *refused;               /* words; NULL: it is taken */
 };
 
+#define SIXTEEN_TIMES_A "aaaaaaaaaaaaaaaa"
+#define ALL_THE_SAME                                                                           \
+	SIXTEEN_TIMES_A SIXTEEN_TIMES_A SIXTEEN_TIMES_A SIXTEEN_TIMES_A SIXTEEN_TIMES_A         \
+	SIXTEEN_TIMES_A SIXTEEN_TIMES_A SIXTEEN_TIMES_A
+
+_Static_assert(sizeof(ALL_THE_SAME) - 1 == RIG_SIZE, "it fills the ring");
+
 static const struct history histories[] = {
 	{ "nothing available", 0, "", "", "b", "has 1 requests in flight, and the ring has 0" },
 	{ "all are completed", 0, "abc", "abc", "b", "has 1 requests in flight, and the ring has 0" },
@@ -320,6 +327,10 @@ static const struct history histories[] = {
 	{ "two of them were taken", 0, "abcd", "b", "ac", NULL },
 	{ "made available again", 0, "abab", "ba", "ba", NULL },
 	{ "over the end", 65534, "abcd", "dc", "ab", NULL },
+	{ "one chain fills the ring", 0, ALL_THE_SAME, "", "bcd", "does not have the request at entry 0" },
+	{ "it is among them", 0, ALL_THE_SAME, "", "abc", "was not taken yet" },
+	{ "another was taken", 1000, "abcd", "b", "ad", "was not taken yet" },
+	{ "another was taken, and made available before", 1000, "adbce", "d", "ad", "does not have" },
 	{ "over the end, not taken yet", 65534, "abcd", "b", "d", "was not taken yet" },
 };
 
@@ -391,7 +402,7 @@ static void test_area_of_another_ring(void **state)
 /* A request that takes long: its entry of the avail ring was overwritten since. */
 static void test_entry_overwritten(void **state)
 {
-	const struct history one = { "one", 1000, "b", "", "a", NULL };
+	const struct history one = { "one", 999, "cb", "b", "a", NULL };
 	const struct history fresh = { "fresh", 0, "b", "", "a", "never made available" };
 
 	check_history(&one);

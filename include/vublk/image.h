@@ -30,7 +30,8 @@ extern "C" {
  * `qemu-img info -U` does. A block device must also not be mounted, or claimed
  * within the kernel in another way. A writer keeps that claim. A reader only checks
  * it, so that several readers can share a device, which can therefore be mounted
- * while a reader has it open.
+ * while a reader has it open. A file that a loop device uses is refused: the kernel
+ * takes no lock on it. Readers share it with a read-only loop device.
  *
  * A process that was killed holds its locks until its last requests have ended; so
  * this call waits up to one second for a lock. Where the file system has no locks,

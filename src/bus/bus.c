@@ -127,13 +127,20 @@ void vublk_bus_stop(struct vublk_bus *bus)
 	vublk_eventfd_write(bus->stop_fd);
 }
 
+static bool has_backend(const struct vublk_bus *bus)
+{
+	return bus->state != VUBLK_BUS_REALIZING &&
+	       vublk_device_state(bus->device) != VUBLK_DEVICE_DISCONNECTED;
+}
+
 static void on_refresh(void *opaque, uint32_t events)
 {
 	struct vublk_bus *bus = opaque;
 
 	vublk_eventfd_clear(bus->refresh_fd);
-	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_INFO,
-			  "the disk's configuration is read again");
+	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_INFO, "%s",
+			  has_backend(bus) ? "the disk's configuration is read again" :
+			  "the disk's configuration is read when there is a back-end");
 	vublk_device_refresh_config(bus->device);
 }
 

@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,7 +49,7 @@ struct image {
 	const struct vublk_log *log;
 	int fd;
 	int claim; /* a reader's O_EXCL descriptor while the image is being opened, or -1 */
-	bool mounted; /* waiting does not help */
+	bool is_claimed; /* by the kernel: waiting does not help */
 };
 
 /* --- block devices ----------------------------------------------------------- */
@@ -90,8 +91,8 @@ static int device_is_busy(struct image *image, struct vublk_error *error)
 	char where[256];
 	struct stat st;
 
-	image->mounted = !stat(image->path, &st) && find_mount(st.st_rdev, where);
-	if (image->mounted)
+	image->is_claimed = !stat(image->path, &st) && find_mount(st.st_rdev, where);
+	if (image->is_claimed)
 		return vublk_error_set(error, EBUSY, "the block device '%s' is mounted on '%s'; "
 				       "unmount it first", image->path, where);
 	return vublk_error_set(error, EBUSY, "the block device '%s' is in use by another program, "
@@ -146,6 +147,61 @@ static int check_kind(const struct image *image, struct vublk_error *error)
 		return 0;
 	return vublk_error_set(error, ENOTBLK, "'%s' is neither a file nor a block device",
 			       image->path);
+}
+
+/* --- loop devices ----------------------------------------------------------------- */
+
+/* The first line of a file in sysfs. */
+static bool read_line(const char *path, char *line, size_t bytes)
+{
+	FILE *file = fopen(path, "re");
+	bool found = file && fgets(line, (int)bytes, file);
+
+	if (file)
+		fclose(file);
+	if (found)
+		line[strcspn(line, "\n")] = '\0';
+	return found;
+}
+
+/* Whether the loop device uses the image in a way that ours does not go with. */
+static bool is_loop_of(const char *backing_file, const struct stat *image, bool we_write)
+{
+	const size_t folder_bytes = strlen(backing_file) - strlen("loop/backing_file");
+	char path[4096], is_read_only[8];
+	struct stat st;
+
+	if (!read_line(backing_file, path, sizeof(path)) || stat(path, &st) < 0 ||
+	    st.st_dev != image->st_dev || st.st_ino != image->st_ino)
+		return false;
+	snprintf(path, sizeof(path), "%.*sro", (int)folder_bytes, backing_file);
+	return we_write || !read_line(path, is_read_only, sizeof(is_read_only)) ||
+	       is_read_only[0] != '1';
+}
+
+/* The kernel takes no lock on the file of a loop device, and a file system may be mounted on it. */
+static int check_loops(struct image *image, struct vublk_error *error)
+{
+	glob_t found = { 0 };
+	struct stat st;
+	int r = 0;
+
+	if (fstat(image->fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return 0;
+	glob("/sys/block/loop*/loop/backing_file", 0, NULL, &found);
+	for (size_t i = 0; i < found.gl_pathc && !r; i++) {
+		const char *name = found.gl_pathv[i] + strlen("/sys/block/");
+		int bytes = (int)strcspn(name, "/");
+
+		if (!is_loop_of(found.gl_pathv[i], &st, image->flags & VUBLK_IMAGE_WRITE))
+			continue;
+		image->is_claimed = true;
+		r = vublk_error_set(error, EBUSY, "'%s' is in use by the loop device /dev/%.*s; "
+				    "use that device instead, or detach it first (losetup -d "
+				    "/dev/%.*s)", image->path, bytes, name, bytes, name);
+	}
+	globfree(&found);
+	return r;
 }
 
 /* --- locks ---------------------------------------------------------------------- */
@@ -281,6 +337,8 @@ static int try_open(struct image *image, struct vublk_error *error)
 	if (!r)
 		r = check_kind(image, error);
 	if (!r && !(image->flags & VUBLK_IMAGE_UNLOCKED))
+		r = check_loops(image, error);
+	if (!r && !(image->flags & VUBLK_IMAGE_UNLOCKED))
 		r = lock_image(image, error);
 	vublk_fd_close(&image->claim);
 	if (r)
@@ -299,7 +357,7 @@ int vublk_image_open(const char *path, unsigned flags, const struct vublk_log *l
 	if (flags & VUBLK_IMAGE_REPLACE)
 		image.flags |= VUBLK_IMAGE_WRITE;
 	r = try_open(&image, &last);
-	for (int i = 0; i < LOCK_TRIES && r == -EBUSY && !image.mounted; i++) {
+	for (int i = 0; i < LOCK_TRIES && r == -EBUSY && !image.is_claimed; i++) {
 		nanosleep(&pause, NULL);
 		r = try_open(&image, &last);
 	}

@@ -176,6 +176,9 @@ def a_mounted_device(case):
     for command in commands:
         refused(case, mounted.inside(command), f"is mounted on '{mounted.folder}'", 'unmount it first')
         refused(case, command, mounted.device, 'is in use by another program, a mounted partition')
+    for command in [serve_command(case, mounted.image), serve_command(case, mounted.image, '--read-only'),
+                    [VUBLK, 'copy', socket, mounted.image], [VUBLK, 'copy', mounted.image, socket]]:
+        refused(case, command, str(mounted.image), f'is in use by the loop device {mounted.device}')
     server.stop(case, child)
     check(digest(mounted.image) == before, 'a mounted device was written to')
 

@@ -143,13 +143,14 @@ class FourQueues(Machine):
         if not self.way.backend.finishes_at_stop:
             raise peer.Skip('this back-end panics when it is stopped with requests under way')
         self.guest.start_load()
-        for _ in range(TIMES):
-            self.guest.qmp('stop')
-            self.guest.event('STOP')
-            self.guest.qmp('cont')
-            self.guest.event('RESUME')
-            self.guest.listen_for_more()
-        self.guest.stop_load()
+        with self.disk.stopped_under_load():
+            for _ in range(TIMES):
+                self.guest.qmp('stop')
+                self.guest.event('STOP')
+                self.guest.qmp('cont')
+                self.guest.event('RESUME')
+                self.guest.listen_for_more()
+            self.guest.stop_load()
 
     def reset(self):
         """In the middle of writes; the disk is of use afterwards."""

@@ -3,6 +3,7 @@
 The ways on which a guest gets its disk: which back-end serves it, and by which door of
 the device it reaches QEMU. A Disk is an image, its back-end, and the door's process.
 """
+import contextlib
 import json
 import os
 import signal
@@ -51,6 +52,7 @@ class Daemon(peer.StorageDaemon):
         self.tells_growth = qemu.version >= (8,)  # measured: 7.2 grows and says nothing
         # Measured, without a device between, too, one run in ten on a busy machine: 7.2 answers
         # GET_VRING_BASE with requests under way, and panics when they end ("Error writing eventfd").
+        # 11.1 does so more seldom: see Disk.stopped_under_load().
         self.finishes_at_stop = qemu.version >= (8,)
 
     def start(self, case, image, path=None, is_shared=False, **options):
@@ -195,6 +197,19 @@ class Disk:
     def start_again(self):
         self.child, _ = self.way.backend.start(self.case, self.image, queues=self.queues,
                                                path=self.socket, **self.options)
+
+    @contextlib.contextmanager
+    def stopped_under_load(self):
+        """
+        qemu-storage-daemon answers GET_VRING_BASE with requests under way, and panics when they end.
+        The relay tells the guest or refuses the stop, so that the case fails through no fault of ours.
+        """
+        try:
+            yield
+        except peer.Failure:
+            if 'Error writing eventfd' in self.case.output(self.child):
+                raise peer.Skip('this back-end panicked when it was stopped with requests under way') from None
+            raise
 
     def grow(self, bytes_):
         self.way.backend.grow(self.case, self.child, self.image, bytes_)

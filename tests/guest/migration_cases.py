@@ -29,10 +29,11 @@ class Moved(disk_cases.Machine):
 
     def move(self):
         self.guest.start_load()
-        for _ in range(MOVES):
-            self.move_once()
-            self.guest.listen_for_more()
-        self.guest.stop_load()
+        with self.disk.stopped_under_load():
+            for _ in range(MOVES):
+                self.move_once()
+                self.guest.listen_for_more()
+            self.guest.stop_load()
         self.disk.stop()
 
     def move_once(self):

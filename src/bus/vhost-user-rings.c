@@ -536,7 +536,8 @@ static void give_features(struct vublk_relay *relay)
 
 static bool wants_log(const struct vublk_relay *relay)
 {
-	return relay->has_features && relay->log.fd >= 0 && relay->memory.num_regions && relay->features & VUBLK_BIT(VHOST_F_LOG_ALL);
+	return relay->has_features && relay->log.fd >= 0 && relay->memory.num_regions &&
+	       relay->features & VUBLK_BIT(VHOST_F_LOG_ALL);
 }
 
 void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error *error)

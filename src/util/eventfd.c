@@ -139,7 +139,7 @@ static bool has_context(void)
 	return state == UNTRIED ? make_context() : state == READY;
 }
 
-/* Nobody looks at the completions; they only have to leave the ring. */
+/* The completions carry no information; they only have to leave the ring. */
 static void drop_completions(void)
 {
 	struct ring *ring = (struct ring *)asynchronous.context;

@@ -332,13 +332,14 @@ static void warn_of_format(const struct image *image)
 
 static int try_open(struct image *image, struct vublk_error *error)
 {
+	bool is_locked_here = !(image->flags & VUBLK_IMAGE_UNLOCKED);
 	int r = open_node(image, error);
 
 	if (!r)
 		r = check_kind(image, error);
-	if (!r && !(image->flags & VUBLK_IMAGE_UNLOCKED))
+	if (!r && is_locked_here)
 		r = check_loops(image, error);
-	if (!r && !(image->flags & VUBLK_IMAGE_UNLOCKED))
+	if (!r && is_locked_here)
 		r = lock_image(image, error);
 	vublk_fd_close(&image->claim);
 	if (r)

@@ -110,13 +110,14 @@ static void test_bench_ends(void **state)
 			 total->stats[VUBLK_BENCH_WRITE].requests, 1000);
 	assert_true(total->stats[VUBLK_BENCH_SYNC].requests >=
 		    total->stats[VUBLK_BENCH_WRITE].requests / 10 - 1);
-	memset(total, 0, sizeof(*total));
 	config.number_ios = 0;
 	config.ramp_ms = 30;
-	config.runtime_ms = 500;
+	config.runtime_ms = 100;
 	config.time_based = true;
-	assert_int_equal(run_bench(disk, &config, total, &e), 0);
-	assert_true(total->stats[VUBLK_BENCH_READ].requests > 0);
+	do { /* a busy machine may complete nothing in that time */
+		memset(total, 0, sizeof(*total));
+		assert_int_equal(run_bench(disk, &config, total, &e), 0);
+	} while (!total->stats[VUBLK_BENCH_READ].requests);
 	assert_true(total->runtime_ns > 0);
 	free(total);
 	fake_disk_free(disk);

@@ -6,7 +6,7 @@
  */
 #include "backend/config.h"
 
-#include "proto/vhost-user.h"
+#include "proto/vhost-user/codec.h"
 #include "util/checked.h"
 
 #include <linux/vhost_types.h>

@@ -3,7 +3,7 @@
 #define VUBLK_BACKEND_CONFIG_H
 
 /* What the disk looks like to the driver: features and configuration space. */
-#include "backend/engine.h"
+#include "backend/engine/engine.h"
 #include "virtio/blk-format.h"
 #include "virtio/ring.h"
 

@@ -6,7 +6,7 @@
  * The dirty log that the front-end shares, mapped. It changes only while no queue
  * runs. What is marked in it, and when, is in request.c and virtio/split-device.c.
  */
-#include "proto/vhost-user.h"
+#include "proto/vhost-user/codec.h"
 #include "util/fault.h"
 #include "virtio/dirty-log.h"
 

@@ -6,8 +6,8 @@
  * Noting in the shared area which requests were taken, so that the next back-end
  * can do again what this one did not complete.
  */
-#include "proto/inflight.h"
-#include "proto/vhost-user.h"
+#include "proto/vhost-user/inflight.h"
+#include "proto/vhost-user/codec.h"
 #include "util/fault.h"
 #include "virtio/ring.h"
 

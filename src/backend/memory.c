@@ -8,7 +8,7 @@
  */
 #include "backend/memory.h"
 
-#include "proto/serve.h"
+#include "proto/vhost-user/server.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/memfd.h"

@@ -6,7 +6,7 @@
  * The memory that the front-end shares: its regions, mapped, and the map that
  * rings translate by. It changes only while no queue runs.
  */
-#include "proto/vhost-user.h"
+#include "proto/vhost-user/codec.h"
 #include "util/fault.h"
 #include "virtio/memory-map.h"
 

@@ -4,7 +4,7 @@
 
 /* The options of vublk_backend_open(), parsed. */
 #include "backend/config.h"
-#include "backend/engine.h"
+#include "backend/engine/engine.h"
 #include "backend/worker.h"
 #include "proto/socket-access.h"
 

@@ -7,7 +7,7 @@
 #include "backend/queue.h"
 
 #include "backend/kill-point.h"
-#include "proto/serve.h"
+#include "proto/vhost-user/server.h"
 #include "util/fd.h"
 #include "util/memfd.h"
 

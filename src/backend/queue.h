@@ -8,7 +8,7 @@
  * of it while it is stopped, and only `setup` and `state` otherwise.
  */
 #include "backend/config.h"
-#include "backend/engine.h"
+#include "backend/engine/engine.h"
 #include "backend/inflight.h"
 #include "util/atomic.h"
 #include "util/log.h"

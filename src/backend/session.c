@@ -9,7 +9,7 @@
  */
 #include "backend/session.h"
 
-#include "proto/serve.h"
+#include "proto/vhost-user/server.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"

@@ -6,7 +6,7 @@
  * A thread that runs a group of queues. The control thread speaks to it only by
  * tasks posted to its loop.
  */
-#include "backend/engine.h"
+#include "backend/engine/engine.h"
 #include "backend/queue.h"
 #include "util/loop.h"
 

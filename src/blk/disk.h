@@ -5,7 +5,7 @@
 /* The disk itself: what its queues and its memory have in common. */
 
 #include "blk/queue.h"
-#include "bus/inproc.h"
+#include "inproc/inproc.h"
 
 #include <vublk/blk.h>
 

@@ -17,7 +17,7 @@
 #include "blk/overlap.h"
 #include "blk/split.h"
 #include "blk/unflushed.h"
-#include "bus/inproc.h"
+#include "inproc/inproc.h"
 #include "util/atomic.h"
 #include "util/log.h"
 #include "virtio/blk-format.h"

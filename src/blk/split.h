@@ -9,7 +9,7 @@
  * nothing of rings; reads no shared state but the table of regions.
  */
 
-#include "bus/inproc-regions.h"
+#include "inproc/regions.h"
 #include "virtio/ring.h"
 
 #include <stddef.h>

@@ -8,7 +8,7 @@
  */
 #include "bus/bus.h"
 
-#include "proto/channel.h"
+#include "proto/vhost-user/channel.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"

@@ -7,7 +7,7 @@
  * It leaves nothing behind: the scene below is struck on every way out, signals
  * included, and the back-end goes when this process does, whatever ends it.
  */
-#include "cli/bench.h"
+#include "cli/bench/bench.h"
 #include "cli/cli.h"
 #include "cli/disk.h"
 #include "cli/pattern.h"

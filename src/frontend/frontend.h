@@ -2,7 +2,7 @@
 #ifndef VUBLK_FRONTEND_FRONTEND_H
 #define VUBLK_FRONTEND_FRONTEND_H
 
-#include "proto/channel.h"
+#include "proto/vhost-user/channel.h"
 #include "util/log.h"
 #include "util/loop.h"
 #include "virtio/blk-format.h"

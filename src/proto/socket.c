@@ -4,7 +4,7 @@
  * a sentence that says what is wrong with the path, since that is what people get
  * wrong. What is said over them is not known here.
  */
-#include "proto/channel.h"
+#include "proto/vhost-user/channel.h"
 
 #include "util/error.h"
 #include "util/fd.h"

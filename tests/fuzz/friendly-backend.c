@@ -3,7 +3,7 @@
 
 #include "fuzz.h"
 
-#include "proto/inflight.h"
+#include "proto/vhost-user/inflight.h"
 #include "util/checked.h"
 #include "util/fd.h"
 #include "util/memfd.h"

@@ -6,7 +6,7 @@
  * A back-end that says yes to everything. It has no thread, so that each run is the same.
  * `replace`, if there is one, may change an answer before it is sent, or withhold it.
  */
-#include "proto/channel.h"
+#include "proto/vhost-user/channel.h"
 
 #include <linux/virtio_blk.h>
 #include <stdbool.h>

@@ -11,7 +11,7 @@
  */
 #include "fuzz.h"
 
-#include "proto/vhost-user.h"
+#include "proto/vhost-user/codec.h"
 #include "util/fd.h"
 
 #include <vublk/backend.h>

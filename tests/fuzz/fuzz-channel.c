@@ -10,7 +10,7 @@
  */
 #include "fuzz.h"
 
-#include "proto/channel.h"
+#include "proto/vhost-user/channel.h"
 #include "util/checked.h"
 #include "util/fd.h"
 

@@ -10,7 +10,7 @@
 #include "fuzz.h"
 
 #include "device/device.h"
-#include "device/save.h"
+#include "device/save/save.h"
 #include "util/checked.h"
 #include "util/crc32c.h"
 #include "util/fd.h"

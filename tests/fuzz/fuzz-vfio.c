@@ -16,7 +16,7 @@
 #include "fuzz.h"
 
 #include "bus/bus.h"
-#include "proto/vfio-user.h"
+#include "proto/vfio-user/codec.h"
 #include "util/checked.h"
 #include "util/fd.h"
 

@@ -3,10 +3,10 @@
 """
 The library and the tool have the hardening that the build asked for.
 
-    hardening.py [--expect NAME,...] [--wraps MESON.BUILD]... BINARY...    TAP on standard output
+    hardening.py [--expect NAME,...] [--wraps FOLDER] BINARY...    TAP on standard output
 
 NAME is a case of the table EXPECTED. The cases of ALWAYS hold for every build. With --wraps, no
-library calls the checked variant of a function that a unit test replaces under its plain name.
+library calls the checked variant of a function that a test in FOLDER replaces under its plain name.
 """
 import argparse
 import pathlib
@@ -52,10 +52,10 @@ EXPECTED = {
 }
 
 
-def missed_wraps(binaries, build_files):
+def missed_wraps(binaries, folder):
     """A test that replaces pread64() does not see the calls of __pread64_chk()."""
-    wrapped = {name for path in build_files
-               for name in re.findall(r'--wrap=(\w+)', pathlib.Path(path).read_text())}
+    wrapped = {name for path in pathlib.Path(folder).rglob('meson.build')
+               for name in re.findall(r'--wrap=(\w+)', path.read_text())}
     return [f'{binary.name} calls __{name}_chk(), and a test replaces {name}() only'
             for binary in binaries if binary.is_library for name in sorted(wrapped)
             if f'__{name}_chk' in binary.calls - wrapped]
@@ -64,7 +64,7 @@ def missed_wraps(binaries, build_files):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--expect', default='')
-    parser.add_argument('--wraps', action='append', default=[])
+    parser.add_argument('--wraps', required=True)
     parser.add_argument('binaries', nargs='+')
     options = parser.parse_args()
     binaries = [Binary(path) for path in options.binaries]

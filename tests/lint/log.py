@@ -13,29 +13,29 @@ import sys
 # Lines that no peer can repeat. Each entry: file, a part of the line, the reason.
 UNLIMITED = [
     ('src/backend/backend.c', 'listening on', 'once per start'),
-    ('src/backend/engine.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
-    ('src/backend/engine.c', 'the disk has', 'once per call of vublk_backend_rescan()'),
-    ('src/backend/engine-file.c', 'io_uring is not available', 'once per start'),
-    ('src/backend/engine-file-lost.c', 'so data that was acknowledged', 'once per image'),
+    ('src/backend/engine/engine.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
+    ('src/backend/engine/engine.c', 'the disk has', 'once per call of vublk_backend_rescan()'),
+    ('src/backend/engine/file/file.c', 'io_uring is not available', 'once per start'),
+    ('src/backend/engine/file/lost.c', 'so data that was acknowledged', 'once per image'),
     ('src/bus/bus.c', 'listening on', 'once per start'),
-    ('src/device/listen.c', 'waiting for a back-end', 'once per realize'),
+    ('src/device/link/listen.c', 'waiting for a back-end', 'once per realize'),
 ]
 
 # Where limits live, each with what ends it.
 OWNERS = {
     'src/backend/backend.h': 'the server',
-    'src/backend/engine-file.h': 'a queue of the engine, one per worker',
+    'src/backend/engine/file/file.h': 'a queue of the engine, one per worker',
     'src/backend/worker.c': 'the worker',
     'src/blk/disk.h': 'the disk',
     'src/blk/queue.h': 'the disk',
     'src/bus/bus.h': 'the bus',
-    'src/bus/inproc-private.h': 'the disk',
-    'src/bus/vfio-user-private.h': 'the bus',
-    'src/bus/virtio-pci-private.h': 'the bus',
+    'src/inproc/private.h': 'the disk',
+    'src/bus/vfio-user/private.h': 'the bus',
+    'src/virtio-pci/private.h': 'the bus',
     'src/device/device.h': 'the device',
 }
 
-FOLDERS = ('backend', 'bus', 'device', 'frontend', 'proto', 'virtio', 'blk')
+FOLDERS = ('backend', 'blk', 'bus', 'device', 'frontend', 'inproc', 'proto', 'virtio', 'virtio-pci')
 CALL = re.compile(r'\bvublk_log\((?:[^;"]|"(?:[^"\\]|\\.)*")*;')
 VISIBLE = re.compile(r'\bVUBLK_LOG_(ERROR|WARNING|INFO)\b')
 MEMBER = re.compile(r'^[^*\n]*\bstruct vublk_log_limit \w+\b[^(\n]*;', re.M)

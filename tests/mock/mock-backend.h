@@ -9,7 +9,7 @@
  * As it is made it behaves: four queues, every protocol feature, a good config.
  * A test changes the fields, and puts a fault on one answer.
  */
-#include "proto/channel.h"
+#include "proto/vhost-user/channel.h"
 
 #include <stdbool.h>
 #include <stdint.h>

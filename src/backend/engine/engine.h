@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_ENGINE_ENGINE_H
+#define VUBLK_BACKEND_ENGINE_ENGINE_H
+
+/*
+ * The seam between the request processor and what stores a disk's bytes. An
+ * engine knows nothing of virtio: it gets reads, writes, flushes, discards and
+ * zeroes that were checked against its size, and completes them in any order.
+ * engine-null.c is the example to copy.
+ *
+ * An engine is opened and closed by the control thread. Each worker thread makes
+ * a queue of its own in it, and only that thread uses the queue. A request is
+ * submitted, and is the engine's until poll() has given it back; what submit()
+ * got may be kept until commit(), so that a batch costs one system call.
+ */
+
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+enum vublk_engine_op {
+	VUBLK_OP_READ,
+	VUBLK_OP_WRITE,
+	VUBLK_OP_FLUSH,
+	VUBLK_OP_DISCARD,
+	VUBLK_OP_WRITE_ZEROES,
+};
+
+#define VUBLK_IO_DURABLE 0x1u   /* complete only when it would survive a power cut */
+#define VUBLK_IO_MAY_UNMAP 0x2u /* zeroes need not stay allocated */
+
+struct vublk_engine_io {
+	/* the caller's */
+	enum vublk_engine_op op;
+	unsigned flags;
+	uint64_t offset; /* bytes; within the size, a multiple of 512, as is `bytes` */
+	uint64_t bytes;
+	struct iovec *iov; /* of READ and WRITE, `bytes` in all; used up by the engine */
+	unsigned num_iov;
+
+	/* the outcome: 0 or a negative errno */
+	int result;
+
+	/* the engine's own while the request is submitted */
+	struct vublk_engine_io *next;
+	uint64_t done_bytes;
+	unsigned stage;
+	unsigned retries;
+	int durable_error; /* of a durable write that is repeated without its sync; 0: not so */
+	struct iovec own_iov;
+	void *bounce;
+};
+
+/* A singly linked list of requests, first in first out. */
+struct vublk_engine_list {
+	struct vublk_engine_io *head, *tail;
+};
+
+static inline void vublk_engine_list_add(struct vublk_engine_list *list,
+					 struct vublk_engine_io *io)
+{
+	io->next = NULL;
+	if (list->head)
+		list->tail->next = io;
+	else
+		list->head = io;
+	list->tail = io;
+}
+
+static inline struct vublk_engine_io *vublk_engine_list_take(struct vublk_engine_list *list)
+{
+	struct vublk_engine_io *io = list->head;
+
+	if (io)
+		list->head = io->next;
+	return io;
+}
+
+/* Up to `max` of a list, as an engine's poll() gives completions. */
+unsigned vublk_engine_list_take_many(struct vublk_engine_list *list,
+				     struct vublk_engine_io **ios, unsigned max);
+
+/* What a disk is like; every field is true of it, and shown to the guest. */
+struct vublk_engine_geometry {
+	uint64_t size_bytes;           /* a multiple of 512 */
+	uint32_t block_bytes;          /* the smallest unit that it writes without reading */
+	uint32_t min_block_bytes;      /* the smallest that requests may have; 0: 512 */
+	uint32_t physical_block_bytes; /* the unit it likes to write; a power of two of blocks */
+	uint32_t optimal_io_bytes;     /* 0: not known */
+	uint32_t discard_bytes;        /* granularity of a discard; 0: no discards */
+	bool zeroes_may_unmap;
+	bool read_only;
+};
+
+enum vublk_cache_mode {
+	VUBLK_CACHE_AUTO,     /* direct where it serves every request, else buffered */
+	VUBLK_CACHE_DIRECT,   /* O_DIRECT */
+	VUBLK_CACHE_BUFFERED, /* the page cache */
+};
+
+enum vublk_io_method {
+	VUBLK_IO_AUTO,     /* io_uring, save what does not wait; or blocking, with a warning */
+	VUBLK_IO_URING,    /* all of it */
+	VUBLK_IO_BLOCKING, /* system calls on the worker's thread */
+};
+
+/* What an engine is opened with; borrowed during the call, save `log`. */
+struct vublk_engine_options {
+	const char *path;
+	uint64_t size_bytes; /* 0: not given */
+	uint32_t block_bytes, physical_block_bytes; /* of the geometry; 0: as the engine finds */
+	bool read_only;
+	bool unlocked; /* whoever starts us sees to it that nobody else writes meanwhile */
+	enum vublk_cache_mode cache;
+	enum vublk_io_method method;
+	const struct vublk_log *log; /* outlives the engine */
+};
+
+struct vublk_engine_ops;
+
+/* Embedded first in each engine's own struct. */
+struct vublk_engine {
+	const struct vublk_engine_ops *ops;
+	const struct vublk_log *log;
+	struct vublk_engine_geometry geometry; /* the control thread's; copied for workers */
+	char description[256];                 /* "file '/x/disk.img', direct" */
+	uint64_t identity;                     /* of what stores the bytes; 0: it has none */
+};
+
+/* Embedded first in each engine's own struct. One thread's way into the engine. */
+struct vublk_engine_queue {
+	struct vublk_engine *engine;
+	/* Once poll() gave nothing, polls readable when it has something; -1: all is done in submit(). */
+	int fd;
+	/*
+	 * Not 0: the kernel refused something for the moment, and nothing will tell when it takes
+	 * it, so poll() is to be called again after so long.
+	 */
+	unsigned retry_ms;
+};
+
+struct vublk_engine_ops {
+	const char *name;
+
+	/* The control thread's. */
+	int (*open)(const struct vublk_engine_options *options, struct vublk_engine **engine,
+		    struct vublk_error *error);
+	void (*close)(struct vublk_engine *engine);
+	/* Looks at the size again, into geometry.size_bytes; NULL: it never changes. */
+	int (*refresh)(struct vublk_engine *engine, struct vublk_error *error);
+
+	/* A worker's. */
+	int (*queue_new)(struct vublk_engine *engine, struct vublk_engine_queue **queue,
+			 struct vublk_error *error);
+	void (*queue_free)(struct vublk_engine_queue *queue); /* nothing is submitted */
+	void (*submit)(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
+	void (*commit)(struct vublk_engine_queue *queue); /* NULL: nothing is ever kept */
+	void (*woken)(struct vublk_engine_queue *queue);  /* `fd` is readable; NULL: nothing to do */
+	unsigned (*poll)(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
+			 unsigned max);
+};
+
+extern const struct vublk_engine_ops vublk_engine_file;
+extern const struct vublk_engine_ops vublk_engine_memory;
+extern const struct vublk_engine_ops vublk_engine_null;
+
+/* A power of two from 512 to this. */
+#define VUBLK_ENGINE_MAX_BLOCK_BYTES (UINT32_C(2) << 20)
+
+/* The engine of this name, or NULL. */
+const struct vublk_engine_ops *vublk_engine_find(const char *name);
+/* "file, memory, null" */
+const char *vublk_engine_names(void);
+
+/* Opens `ops`' engine; the sentence of a failure names the engine. */
+int vublk_engine_open(const struct vublk_engine_ops *ops,
+		      const struct vublk_engine_options *options, struct vublk_engine **engine,
+		      struct vublk_error *error);
+/* Looks at the size again and logs the outcome; true: it has changed. */
+bool vublk_engine_rescan(struct vublk_engine *engine);
+/* NULL is nothing. */
+void vublk_engine_close(struct vublk_engine *engine);
+
+/* Whether an engine without a file was given a size that a disk can have. */
+int vublk_engine_check_size(const char *name, const struct vublk_engine_options *options,
+			    struct vublk_error *error);
+
+#endif

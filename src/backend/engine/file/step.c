@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A request to the file engine as a series of system calls.
+ *
+ * The idea to read it by: a request is in one stage; vublk_file_next() is told
+ * what the stage's last call returned and either asks for the same stage again
+ * (less was moved than asked), goes to the next stage, or ends the request. So
+ * the same few lines serve io_uring and blocking calls, short transfers, buffers
+ * that O_DIRECT cannot use, and file systems that cannot punch holes.
+ */
+#include "backend/engine/file/file.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define MAX_RETRIES 1000
+
+enum stage {
+	STAGE_DONE,
+	STAGE_TRANSFER,   /* read or write, from and to the request's own buffers */
+	STAGE_BOUNCE,     /* the same through an aligned buffer of ours */
+	STAGE_PUNCH,      /* a hole: discard, or zeroes that may be unmapped */
+	STAGE_ZERO_RANGE, /* zeroes that stay allocated */
+	STAGE_ZEROS,      /* zeroes written out */
+	STAGE_DISCARD,    /* of a block device */
+	STAGE_SYNC,
+};
+
+static struct vublk_file *file_of(const struct vublk_file_queue *queue)
+{
+	return (struct vublk_file *)queue->queue.engine;
+}
+
+static const char *op_name(enum vublk_engine_op op)
+{
+	static const char *const names[] = {
+		[VUBLK_OP_READ] = "read",
+		[VUBLK_OP_WRITE] = "write",
+		[VUBLK_OP_FLUSH] = "flush",
+		[VUBLK_OP_DISCARD] = "discard",
+		[VUBLK_OP_WRITE_ZEROES] = "write zeroes",
+	};
+
+	return names[op];
+}
+
+#define ADVICE_BYTES 128
+
+/* What more is known of a failed request, or what to do about it. */
+static const char *advice(const struct vublk_file *file, const struct vublk_engine_io *io,
+			  int result, char text[ADVICE_BYTES])
+{
+	struct stat st;
+
+	if (result == -ENOSPC)
+		return "; free room on its file system";
+	if (result == -EINVAL && file->direct &&
+	    ((io->offset | io->bytes) & (file->offset_align - 1)))
+		return "; it is not in whole blocks of the disk, which O_DIRECT wants "
+		       "(cache=buffered serves it)";
+	if (result == -EIO && !file->block_device && !fstat(file->fd, &st) &&
+	    (uint64_t)st.st_size < io->offset + io->bytes) {
+		snprintf(text, ADVICE_BYTES, "; the image has only %" PRIu64 " bytes now",
+			 (uint64_t)st.st_size);
+		return text;
+	}
+	return "";
+}
+
+static void log_failure(struct vublk_file_queue *queue, const struct vublk_engine_io *io,
+			int result)
+{
+	const struct vublk_file *file = file_of(queue);
+	char range[64] = "", text[ADVICE_BYTES];
+
+	if (io->op != VUBLK_OP_FLUSH)
+		snprintf(range, sizeof(range), " of %" PRIu64 " bytes at offset %" PRIu64,
+			 io->bytes, io->offset);
+	vublk_log_limited(file->engine.log, &queue->limit, VUBLK_LOG_ERROR,
+			  "%s%s of %s failed: %s%s", op_name(io->op), range,
+			  file->engine.description, strerrordesc_np(-result),
+			  advice(file, io, result, text));
+}
+
+/* A lost write was logged when it was found; the requests that fail because of it are not. */
+static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, int result)
+{
+	const struct vublk_file *file = file_of(queue);
+	bool is_refused = vublk_file_promises(io) && vublk_file_has_lost_writes(file);
+
+	free(io->bounce);
+	io->bounce = NULL;
+	io->stage = STAGE_DONE;
+	io->result = is_refused && !result ? -EIO : result;
+	if (result && !is_refused)
+		log_failure(queue, io, result);
+	return 0;
+}
+
+/* --- the call that a stage needs ------------------------------------------- */
+
+static bool is_durable(const struct vublk_engine_io *io)
+{
+	return io->flags & VUBLK_IO_DURABLE;
+}
+
+static int write_flags(const struct vublk_engine_io *io)
+{
+	return is_durable(io) && !io->durable_error ? RWF_DSYNC : 0;
+}
+
+static int step_transfer(struct vublk_engine_io *io, struct vublk_file_step *step)
+{
+	*step = (struct vublk_file_step){
+		.call = io->op == VUBLK_OP_READ ? VUBLK_FILE_READ : VUBLK_FILE_WRITE,
+		.flags = io->op == VUBLK_OP_WRITE ? write_flags(io) : 0,
+		.offset = io->offset + io->done_bytes,
+		.bytes = io->bytes - io->done_bytes,
+		.iov = io->iov,
+		.num_iov = io->num_iov,
+	};
+	return 1;
+}
+
+static void copy_from_iov(char *to, const struct iovec *iov, uint64_t bytes)
+{
+	for (; bytes; iov++) {
+		size_t n = VUBLK_MIN((uint64_t)iov->iov_len, bytes);
+
+		memcpy(to, iov->iov_base, n);
+		to += n;
+		bytes -= n;
+	}
+}
+
+static void copy_to_iov(const struct iovec *iov, const char *from, uint64_t bytes)
+{
+	for (; bytes; iov++) {
+		size_t n = VUBLK_MIN((uint64_t)iov->iov_len, bytes);
+
+		memcpy(iov->iov_base, from, n);
+		from += n;
+		bytes -= n;
+	}
+}
+
+static int step_bounce(struct vublk_engine_io *io, struct vublk_file_step *step)
+{
+	uint64_t piece = VUBLK_MIN(io->bytes - io->done_bytes, VUBLK_FILE_PIECE_BYTES);
+
+	step_transfer(io, step);
+	if (io->op == VUBLK_OP_WRITE)
+		copy_from_iov(io->bounce, io->iov, piece);
+	io->own_iov = (struct iovec){ .iov_base = io->bounce, .iov_len = piece };
+	step->iov = &io->own_iov;
+	step->num_iov = 1;
+	step->bytes = piece;
+	return 1;
+}
+
+static int step_zeros(const struct vublk_file *file, struct vublk_engine_io *io,
+		      struct vublk_file_step *step)
+{
+	uint64_t piece = VUBLK_MIN(io->bytes - io->done_bytes, VUBLK_FILE_PIECE_BYTES);
+
+	io->own_iov = (struct iovec){ .iov_base = file->zeros, .iov_len = piece };
+	*step = (struct vublk_file_step){
+		.call = VUBLK_FILE_WRITE,
+		.flags = write_flags(io),
+		.offset = io->offset + io->done_bytes,
+		.bytes = piece,
+		.iov = &io->own_iov,
+		.num_iov = 1,
+	};
+	return 1;
+}
+
+static int step_range(const struct vublk_engine_io *io, enum vublk_file_call call, int flags,
+		      struct vublk_file_step *step)
+{
+	*step = (struct vublk_file_step){
+		.call = call,
+		.flags = flags,
+		.offset = io->offset,
+		.bytes = io->bytes,
+	};
+	return 1;
+}
+
+int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+		    struct vublk_file_step *step)
+{
+	switch (io->stage) {
+	case STAGE_TRANSFER:
+		return step_transfer(io, step);
+	case STAGE_BOUNCE:
+		return step_bounce(io, step);
+	case STAGE_PUNCH:
+		return step_range(io, VUBLK_FILE_FALLOCATE,
+				  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, step);
+	case STAGE_ZERO_RANGE:
+		return step_range(io, VUBLK_FILE_FALLOCATE,
+				  FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, step);
+	case STAGE_ZEROS:
+		return step_zeros(file_of(queue), io, step);
+	case STAGE_DISCARD:
+		return step_range(io, VUBLK_FILE_DISCARD, 0, step);
+	case STAGE_SYNC:
+		return step_range(io, VUBLK_FILE_SYNC, 0, step);
+	default:
+		return finish(queue, io, 0);
+	}
+}
+
+/* --- from stage to stage --------------------------------------------------- */
+
+/* Whether O_DIRECT takes the request's own buffers. */
+static bool is_aligned(const struct vublk_file *file, const struct vublk_engine_io *io)
+{
+	uintptr_t addresses = 0, lengths = 0;
+
+	for (unsigned i = 0; i < io->num_iov; i++) {
+		addresses |= (uintptr_t)io->iov[i].iov_base;
+		lengths |= io->iov[i].iov_len;
+	}
+	return !(addresses & (file->memory_align - 1)) && !(lengths & (file->offset_align - 1));
+}
+
+static int begin_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io)
+{
+	const struct vublk_file *file = file_of(queue);
+	uint64_t piece = VUBLK_MIN(io->bytes, VUBLK_FILE_PIECE_BYTES);
+
+	if (!file->direct || is_aligned(file, io)) {
+		io->stage = STAGE_TRANSFER;
+		return 0;
+	}
+	io->stage = STAGE_BOUNCE;
+	return -posix_memalign(&io->bounce, VUBLK_MAX(file->memory_align, 4096u), piece);
+}
+
+static enum stage first_stage_of_zeroes(const struct vublk_file *file,
+					const struct vublk_engine_io *io)
+{
+	if ((io->flags & VUBLK_IO_MAY_UNMAP) && !vublk_load_relaxed(&file->no_punch))
+		return STAGE_PUNCH;
+	return vublk_load_relaxed(&file->no_zero_range) ? STAGE_ZEROS : STAGE_ZERO_RANGE;
+}
+
+static int begin_stage(struct vublk_file_queue *queue, struct vublk_engine_io *io)
+{
+	const struct vublk_file *file = file_of(queue);
+
+	switch (io->op) {
+	case VUBLK_OP_READ:
+	case VUBLK_OP_WRITE:
+		return begin_transfer(queue, io);
+	case VUBLK_OP_FLUSH:
+		io->stage = file->engine.geometry.read_only ? STAGE_DONE : STAGE_SYNC;
+		return 0;
+	case VUBLK_OP_DISCARD:
+		io->stage = file->block_device ? STAGE_DISCARD :
+			    vublk_load_relaxed(&file->no_punch) ? STAGE_DONE : STAGE_PUNCH;
+		return 0;
+	case VUBLK_OP_WRITE_ZEROES:
+		io->stage = first_stage_of_zeroes(file, io);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+		     struct vublk_file_step *step)
+{
+	int r;
+
+	io->done_bytes = 0;
+	io->retries = 0;
+	io->durable_error = 0;
+	io->bounce = NULL;
+	if (vublk_file_promises(io) && vublk_file_has_lost_writes(file_of(queue)))
+		return finish(queue, io, -EIO);
+	r = begin_stage(queue, io);
+	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
+}
+
+/* Drops the first `bytes` of the request's buffers. */
+static void advance(struct vublk_engine_io *io, uint64_t bytes)
+{
+	while (bytes && io->num_iov) {
+		size_t n = VUBLK_MIN((uint64_t)io->iov->iov_len, bytes);
+
+		io->iov->iov_base = (char *)io->iov->iov_base + n;
+		io->iov->iov_len -= n;
+		bytes -= n;
+		if (!io->iov->iov_len) {
+			io->iov++;
+			io->num_iov--;
+		}
+	}
+}
+
+/*
+ * O_DIRECT moves a part of what was asked only in whole blocks, save at the end
+ * of a file; should it happen all the same, the rest goes through the bounce.
+ */
+static int go_on_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+			  uint64_t moved)
+{
+	advance(io, moved);
+	io->done_bytes += moved;
+	if (io->done_bytes >= io->bytes) {
+		io->stage = STAGE_DONE;
+		return 0;
+	}
+	if (file_of(queue)->direct && !is_aligned(file_of(queue), io)) {
+		io->stage = STAGE_BOUNCE;
+		return -posix_memalign(&io->bounce, 4096, VUBLK_FILE_PIECE_BYTES);
+	}
+	return 0;
+}
+
+static void go_on_bounce(struct vublk_engine_io *io, uint64_t moved)
+{
+	if (io->op == VUBLK_OP_READ)
+		copy_to_iov(io->iov, io->bounce, moved);
+	advance(io, moved);
+	io->done_bytes += moved;
+	if (io->done_bytes >= io->bytes)
+		io->stage = STAGE_DONE;
+}
+
+static bool is_unsupported(int64_t result)
+{
+	return result == -EOPNOTSUPP || result == -ENOSYS || result == -ENOTTY;
+}
+
+/*
+ * What a range call failed with, or the stage that does the same in another way.
+ * EINVAL is said of this range (not in whole blocks), the others of all.
+ */
+static int other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
+{
+	struct vublk_file *file = file_of(queue);
+
+	if (!is_unsupported(result) && result != -EINVAL)
+		return (int)result;
+	if (io->stage == STAGE_PUNCH && result != -EINVAL)
+		vublk_store_relaxed(&file->no_punch, true);
+	if (io->stage == STAGE_ZERO_RANGE && result != -EINVAL)
+		vublk_store_relaxed(&file->no_zero_range, true);
+	if (io->op == VUBLK_OP_DISCARD)
+		io->stage = STAGE_DONE; /* a discard is advice */
+	else if (io->stage == STAGE_PUNCH && !vublk_load_relaxed(&file->no_zero_range))
+		io->stage = STAGE_ZERO_RANGE;
+	else
+		io->stage = STAGE_ZEROS;
+	return 0;
+}
+
+static bool is_range_stage(const struct vublk_engine_io *io)
+{
+	return io->stage == STAGE_PUNCH || io->stage == STAGE_ZERO_RANGE ||
+	       io->stage == STAGE_DISCARD;
+}
+
+static bool is_write_stage(const struct vublk_engine_io *io)
+{
+	return io->op != VUBLK_OP_READ && (io->stage == STAGE_TRANSFER ||
+					   io->stage == STAGE_BOUNCE || io->stage == STAGE_ZEROS);
+}
+
+static int go_on(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
+{
+	if (io->durable_error) {
+		vublk_file_lose_writes(file_of(queue), io->durable_error);
+		return io->durable_error;
+	}
+	switch (io->stage) {
+	case STAGE_TRANSFER:
+		return result > 0 ? go_on_transfer(queue, io, (uint64_t)result) : -EIO;
+	case STAGE_BOUNCE:
+		if (result <= 0)
+			return -EIO;
+		go_on_bounce(io, (uint64_t)result);
+		return 0;
+	case STAGE_ZEROS:
+		if (result <= 0)
+			return -EIO;
+		io->done_bytes += (uint64_t)result;
+		if (io->done_bytes >= io->bytes)
+			io->stage = STAGE_DONE;
+		return 0;
+	case STAGE_PUNCH:
+	case STAGE_ZERO_RANGE:
+	case STAGE_DISCARD:
+		io->stage = is_durable(io) ? STAGE_SYNC : STAGE_DONE;
+		return 0;
+	default:
+		io->stage = STAGE_DONE;
+		return 0;
+	}
+}
+
+/*
+ * What a call failed with, or 0: there is another. The failure of a durable write does not
+ * say whether the write failed or its sync. So it is repeated without the sync: if that
+ * succeeds, it was the sync.
+ */
+static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
+{
+	if (is_range_stage(io))
+		return other_way(queue, io, result);
+	if (io->stage == STAGE_SYNC)
+		vublk_file_lose_writes(file_of(queue), (int)result);
+	if (!is_write_stage(io) || !write_flags(io))
+		return (int)result;
+	io->durable_error = (int)result;
+	return 0;
+}
+
+/* An interrupted sync may have consumed the report of a lost write, so it counts as failed. */
+static bool is_repeated(const struct vublk_engine_io *io, int64_t result)
+{
+	return (result == -EINTR || result == -EAGAIN) && io->stage != STAGE_SYNC;
+}
+
+int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
+		    struct vublk_file_step *step)
+{
+	int r;
+
+	if (is_repeated(io, result) && io->retries++ < MAX_RETRIES)
+		return vublk_file_step(queue, io, step);
+	r = result < 0 ? fail(queue, io, result) : go_on(queue, io, result);
+	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A disk in this process's memory: gone when the process ends, so a flush has
+ * nothing to do. Pages that were never written, or were discarded, take no room.
+ *
+ * The idea to read it by: at random places a copy begins by waiting for memory, and more
+ * than half of that is finding out where the page is. So each request is done when the next
+ * one has come, whose memory is fetched meanwhile; and an extent of 2 MiB that a long write
+ * begins is one huge page, since the rest of it will probably be written, too. An extent that
+ * begins to be written in another way is made of small pages, of which a short write takes one.
+ */
+#include "backend/engine/engine.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define EXTENT_BYTES (UINT64_C(2) << 20)
+/* A write of so much at the beginning of an extent makes it a huge page. */
+#define HUGE_FROM_BYTES (UINT64_C(256) << 10)
+
+struct memory_engine {
+	struct vublk_engine engine;
+	char *bytes; /* at the beginning of an extent */
+	size_t page_bytes;
+	uint8_t *begun; /* any worker, relaxed: by extent: it is not all empty */
+	void *mapping;
+	size_t mapping_bytes;
+};
+
+struct memory_queue {
+	struct vublk_engine_queue queue;
+	struct vublk_engine_list done;
+	struct vublk_engine_io *last; /* submitted, to be done with the next or by commit() */
+};
+
+/* Whatever the system's policy is, huge pages are made where the engine wants them. */
+static int map(struct memory_engine *memory, uint64_t bytes)
+{
+	uint64_t begin;
+
+	if (__builtin_add_overflow(bytes, EXTENT_BYTES, &memory->mapping_bytes))
+		return -ENOMEM;
+	memory->mapping = mmap(NULL, memory->mapping_bytes, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (memory->mapping == MAP_FAILED)
+		return -errno;
+	madvise(memory->mapping, memory->mapping_bytes, MADV_NOHUGEPAGE);
+	begin = vublk_round_up((uintptr_t)memory->mapping, EXTENT_BYTES);
+	memory->bytes = (char *)memory->mapping + (begin - (uintptr_t)memory->mapping);
+	return 0;
+}
+
+static int memory_open(const struct vublk_engine_options *options, struct vublk_engine **engine,
+		       struct vublk_error *error)
+{
+	struct memory_engine *memory;
+	int r = vublk_engine_check_size("memory", options, error);
+
+	if (r)
+		return r;
+	memory = calloc(1, sizeof(*memory) + options->size_bytes / EXTENT_BYTES + 1);
+	if (!memory)
+		return vublk_error_set(error, ENOMEM, "no memory for the engine memory");
+	memory->begun = (uint8_t *)&memory[1];
+	r = map(memory, options->size_bytes);
+	if (r) {
+		free(memory);
+		return vublk_error_set_errno(error, -r,
+					     "cannot reserve %" PRIu64 " bytes for a memory disk",
+					     options->size_bytes);
+	}
+	memory->page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+	memory->engine.geometry = (struct vublk_engine_geometry){
+		.size_bytes = options->size_bytes,
+		.block_bytes = 512,
+		.physical_block_bytes = 512,
+		.discard_bytes = (uint32_t)memory->page_bytes,
+		.zeroes_may_unmap = true,
+		.read_only = options->read_only,
+	};
+	snprintf(memory->engine.description, sizeof(memory->engine.description),
+		 "a memory disk");
+	*engine = &memory->engine;
+	return 0;
+}
+
+static void memory_close(struct vublk_engine *engine)
+{
+	struct memory_engine *memory = (struct memory_engine *)engine;
+
+	munmap(memory->mapping, memory->mapping_bytes);
+	free(memory);
+}
+
+static int memory_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
+			    struct vublk_error *error)
+{
+	struct memory_queue *memory = calloc(1, sizeof(*memory));
+
+	if (!memory)
+		return vublk_error_set(error, ENOMEM,
+				       "no memory for a queue of the engine memory");
+	memory->queue.engine = engine;
+	memory->queue.fd = -1;
+	*queue = &memory->queue;
+	return 0;
+}
+
+static void memory_queue_free(struct vublk_engine_queue *queue)
+{
+	free(queue);
+}
+
+static void copy_out(char *from, const struct vublk_engine_io *io)
+{
+	for (unsigned i = 0; i < io->num_iov; i++) {
+		memcpy(io->iov[i].iov_base, from, io->iov[i].iov_len);
+		from += io->iov[i].iov_len;
+	}
+}
+
+/*
+ * The first byte is about to be written, whatever becomes of it before. The advice is taken
+ * back, for each stretch that differs from its neighbours is one more for the kernel to keep.
+ */
+static void make_huge(char *extent)
+{
+	if (madvise(extent, EXTENT_BYTES, MADV_HUGEPAGE) < 0)
+		return;
+	vublk_store_relaxed(extent, 0);
+	madvise(extent, EXTENT_BYTES, MADV_NOHUGEPAGE);
+}
+
+/* The extents that a write is the first to reach. */
+static void begin_extents(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
+{
+	uint64_t end = offset + bytes;
+	uint64_t size = memory->engine.geometry.size_bytes;
+
+	for (uint64_t i = offset / EXTENT_BYTES; i * EXTENT_BYTES < end; i++) {
+		uint64_t begin = i * EXTENT_BYTES;
+
+		if (vublk_load_relaxed(&memory->begun[i]))
+			continue;
+		vublk_store_relaxed(&memory->begun[i], 1);
+		if (begin >= offset && end - begin >= HUGE_FROM_BYTES &&
+		    size - begin >= EXTENT_BYTES)
+			make_huge(memory->bytes + begin);
+	}
+}
+
+static void copy_in(char *to, const struct vublk_engine_io *io)
+{
+	for (unsigned i = 0; i < io->num_iov; i++) {
+		memcpy(to, io->iov[i].iov_base, io->iov[i].iov_len);
+		to += io->iov[i].iov_len;
+	}
+}
+
+/* Whole pages are given back, which zeroes them; what is left at the ends is cleared. */
+static void clear(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
+{
+	uint64_t end = offset + bytes;
+	uint64_t first = vublk_round_up(offset, memory->page_bytes);
+	uint64_t last = end & ~(uint64_t)(memory->page_bytes - 1);
+
+	if (first >= last ||
+	    madvise(memory->bytes + first, last - first, MADV_DONTNEED) < 0) {
+		memset(memory->bytes + offset, 0, bytes);
+		return;
+	}
+	for (uint64_t i = vublk_round_up(first, EXTENT_BYTES) / EXTENT_BYTES;
+	     (i + 1) * EXTENT_BYTES <= last; i++)
+		vublk_store_relaxed(&memory->begun[i], 0);
+	memset(memory->bytes + offset, 0, first - offset);
+	memset(memory->bytes + last, 0, end - last);
+}
+
+static void serve(struct memory_engine *memory, struct vublk_engine_io *io)
+{
+	char *at = memory->bytes + io->offset;
+
+	switch (io->op) {
+	case VUBLK_OP_READ:
+		copy_out(at, io);
+		break;
+	case VUBLK_OP_WRITE:
+		begin_extents(memory, io->offset, io->bytes);
+		copy_in(at, io);
+		break;
+	case VUBLK_OP_DISCARD:
+	case VUBLK_OP_WRITE_ZEROES:
+		clear(memory, io->offset, io->bytes);
+		break;
+	case VUBLK_OP_FLUSH:
+		break;
+	}
+	io->result = 0;
+}
+
+static void memory_commit(struct vublk_engine_queue *queue)
+{
+	struct memory_queue *memory = (struct memory_queue *)queue;
+
+	if (!memory->last)
+		return;
+	serve((struct memory_engine *)queue->engine, memory->last);
+	vublk_engine_list_add(&memory->done, memory->last);
+	memory->last = NULL;
+}
+
+static void memory_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
+{
+	__builtin_prefetch(((const struct memory_engine *)queue->engine)->bytes + io->offset);
+	memory_commit(queue);
+	((struct memory_queue *)queue)->last = io;
+}
+
+static unsigned memory_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
+			    unsigned max)
+{
+	return vublk_engine_list_take_many(&((struct memory_queue *)queue)->done, ios, max);
+}
+
+const struct vublk_engine_ops vublk_engine_memory = {
+	.name = "memory",
+	.open = memory_open,
+	.close = memory_close,
+	.queue_new = memory_queue_new,
+	.queue_free = memory_queue_free,
+	.submit = memory_submit,
+	.commit = memory_commit,
+	.poll = memory_poll,
+};

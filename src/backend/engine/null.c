@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A disk that keeps nothing: writes are forgotten, reads leave the buffers as
+ * they are. For measuring everything but the storage, and the example to copy
+ * for a new engine.
+ */
+#include "backend/engine/engine.h"
+
+#include "util/error.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct null_queue {
+	struct vublk_engine_queue queue;
+	struct vublk_engine_list done;
+};
+
+static int null_open(const struct vublk_engine_options *options, struct vublk_engine **engine,
+		     struct vublk_error *error)
+{
+	struct vublk_engine *null;
+	int r = vublk_engine_check_size("null", options, error);
+
+	if (r)
+		return r;
+	null = calloc(1, sizeof(*null));
+	if (!null)
+		return vublk_error_set(error, ENOMEM, "no memory for the engine null");
+	null->geometry = (struct vublk_engine_geometry){
+		.size_bytes = options->size_bytes,
+		.block_bytes = 512,
+		.physical_block_bytes = 512,
+		.discard_bytes = 512,
+		.zeroes_may_unmap = true,
+		.read_only = options->read_only,
+	};
+	snprintf(null->description, sizeof(null->description), "a null disk");
+	*engine = null;
+	return 0;
+}
+
+static void null_close(struct vublk_engine *engine)
+{
+	free(engine);
+}
+
+static int null_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
+			  struct vublk_error *error)
+{
+	struct null_queue *null = calloc(1, sizeof(*null));
+
+	if (!null)
+		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine null");
+	null->queue.engine = engine;
+	null->queue.fd = -1;
+	*queue = &null->queue;
+	return 0;
+}
+
+static void null_queue_free(struct vublk_engine_queue *queue)
+{
+	free(queue);
+}
+
+static void null_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
+{
+	io->result = 0;
+	vublk_engine_list_add(&((struct null_queue *)queue)->done, io);
+}
+
+static unsigned null_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
+			  unsigned max)
+{
+	return vublk_engine_list_take_many(&((struct null_queue *)queue)->done, ios, max);
+}
+
+const struct vublk_engine_ops vublk_engine_null = {
+	.name = "null",
+	.open = null_open,
+	.close = null_close,
+	.queue_new = null_queue_new,
+	.queue_free = null_queue_free,
+	.submit = null_submit,
+	.poll = null_poll,
+};

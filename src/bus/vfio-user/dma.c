@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The guest's memory, as the client maps and unmaps it, and how the device gets it.
+ *
+ * The idea to read it by: the table of maps is the client's, and changes at once. What
+ * the device has is made from it only when somebody may be using it: when the driver is
+ * ready, and, while rings may be running, before the client is answered. So a storm of
+ * maps and unmaps before that costs one change, and one while they run as many as it has
+ * pauses: the answers are kept back until no more commands are there, and then all of
+ * them are done as one.
+ *
+ * Memory that is only added is told to the back-end while it works. For everything else
+ * the rings are held, so that nothing is in flight; they go on when their own memory is
+ * there again, which a VMM may take away and bring back in pieces.
+ *
+ * Specification: "VFIO_USER_DMA_MAP", "VFIO_USER_DMA_UNMAP".
+ */
+#include "bus/vfio-user/private.h"
+
+#include "proto/vhost-user/server.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define PAGE_BYTES UINT64_C(4096)
+#define READ_AND_WRITE (VUBLK_VFIO_DMA_READABLE | VUBLK_VFIO_DMA_WRITABLE)
+
+bool vublk_vfio_user_dma_is_command(const struct vublk_vfio_message *message)
+{
+	return message->header.command == VUBLK_VFIO_DMA_MAP ||
+	       message->header.command == VUBLK_VFIO_DMA_UNMAP;
+}
+
+/* --- the table ---------------------------------------------------------------------------------- */
+
+/* Where `address` is, or would be put. */
+static unsigned place_of(const struct vublk_vfio_user_dma *dma, uint64_t address)
+{
+	unsigned low = 0, high = dma->num_maps;
+
+	while (low < high) {
+		unsigned middle = (low + high) / 2;
+
+		if (dma->maps[middle].address < address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static bool overlaps(const struct vublk_vfio_user_dma *dma, unsigned place, uint64_t address,
+		     uint64_t bytes)
+{
+	const struct vublk_vfio_user_map *after = &dma->maps[place], *before = after - 1;
+
+	if (place < dma->num_maps &&
+	    vublk_ranges_overlap(address, bytes, after->address, after->size_bytes))
+		return true;
+	return place && vublk_ranges_overlap(address, bytes, before->address, before->size_bytes);
+}
+
+static void remove_map(struct vublk_vfio_user_dma *dma, unsigned place)
+{
+	vublk_fd_close(&dma->maps[place].fd);
+	dma->num_maps--;
+	memmove(&dma->maps[place], &dma->maps[place + 1],
+		(dma->num_maps - place) * sizeof(dma->maps[0]));
+}
+
+static void remove_all(struct vublk_vfio_user_dma *dma)
+{
+	for (unsigned i = 0; i < dma->num_maps; i++)
+		vublk_fd_close(&dma->maps[i].fd);
+	dma->num_maps = 0;
+}
+
+/* --- mapping ------------------------------------------------------------------------------------- */
+
+static int check_place(const struct vublk_vfio_dma_map *map, struct vublk_error *error)
+{
+	if (!map->size || (map->address | map->size) % PAGE_BYTES)
+		return vublk_error_set(error, EINVAL,
+				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes is empty or not "
+				       "aligned to pages", map->address, map->size);
+	if (!vublk_range_within(map->address, map->size, UINT64_MAX) ||
+	    map->flags & ~READ_AND_WRITE)
+		return vublk_error_set(error, EINVAL,
+				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes, flags 0x%x: it "
+				       "runs over the end of the address space, or the flags are none",
+				       map->address, map->size, map->flags);
+	return 0;
+}
+
+static int check_file(const struct vublk_vfio_dma_map *map, int fd, struct stat *st,
+		      struct vublk_error *error)
+{
+	if (fstat(fd, st) < 0)
+		return vublk_error_set_errno(error, errno, "the file of DMA_MAP cannot be used");
+	if (map->offset % PAGE_BYTES || !vublk_range_within(map->offset, map->size, INT64_MAX) ||
+	    (S_ISREG(st->st_mode) &&
+	     !vublk_range_within(map->offset, map->size, (uint64_t)st->st_size)))
+		return vublk_error_set(error, EINVAL,
+				       "DMA_MAP of 0x%" PRIx64 ": 0x%" PRIx64 " bytes at 0x%" PRIx64
+				       " of its file are not aligned to pages or not there (it has 0x%"
+				       PRIx64 ")", map->address, map->size, map->offset,
+				       (uint64_t)st->st_size);
+	return 0;
+}
+
+/* Memory that a back-end can map, or else only a place that is taken. */
+static bool is_usable(const struct vublk_vfio_dma_map *map, int fd)
+{
+	return fd >= 0 && map->flags == READ_AND_WRITE &&
+	       (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+}
+
+static int check_room(const struct vublk_vfio_user_dma *dma, const struct vublk_vfio_dma_map *map,
+		      unsigned place, struct vublk_error *error)
+{
+	if (overlaps(dma, place, map->address, map->size))
+		return vublk_error_set(error, EEXIST,
+				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes: something is "
+				       "mapped there already", map->address, map->size);
+	if (dma->num_maps >= VUBLK_VFIO_USER_MAX_MAPS)
+		return vublk_error_set(error, ENOSPC, "DMA_MAP: %d maps are there already, which is "
+				       "as many as there may be", VUBLK_VFIO_USER_MAX_MAPS);
+	return 0;
+}
+
+int vublk_vfio_user_dma_map(struct vublk_vfio_user *bus, struct vublk_vfio_message *message,
+			    struct vublk_error *error)
+{
+	const struct vublk_vfio_dma_map *map = &message->payload.map;
+	struct vublk_vfio_user_dma *dma = &bus->dma;
+	unsigned place = place_of(dma, map->address);
+	struct stat st = { 0 };
+	int r = check_place(map, error);
+
+	if (!r)
+		r = check_room(dma, map, place, error);
+	if (!r && message->num_fds)
+		r = check_file(map, message->fds[0], &st, error);
+	if (r < 0)
+		return r;
+	memmove(&dma->maps[place + 1], &dma->maps[place],
+		(dma->num_maps - place) * sizeof(dma->maps[0]));
+	dma->num_maps++;
+	dma->maps[place] = (struct vublk_vfio_user_map){
+		.address = map->address,
+		.size_bytes = map->size,
+		.offset = map->offset,
+		.fd = message->num_fds && is_usable(map, message->fds[0]) ?
+			vublk_vfio_message_take_fd(message, 0) : -1,
+		.file_device = st.st_dev,
+		.file_inode = st.st_ino,
+	};
+	return 0;
+}
+
+/* --- unmapping ------------------------------------------------------------------------------------ */
+
+static int unmap_one(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_dma_unmap *unmap,
+		     struct vublk_error *error)
+{
+	unsigned place = place_of(dma, unmap->address);
+
+	if (place >= dma->num_maps || dma->maps[place].address != unmap->address ||
+	    dma->maps[place].size_bytes != unmap->size)
+		return vublk_error_set(error, ENOENT,
+				       "DMA_UNMAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes, which were not "
+				       "mapped as such", unmap->address, unmap->size);
+	remove_map(dma, place);
+	return 0;
+}
+
+int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
+			      const struct vublk_vfio_message *message,
+			      struct vublk_error *error)
+{
+	const struct vublk_vfio_dma_unmap *unmap = &message->payload.unmap;
+	int r = 0;
+
+	if (unmap->flags == VFIO_DMA_UNMAP_FLAG_ALL && !unmap->address && !unmap->size)
+		remove_all(&bus->dma);
+	else if (unmap->flags)
+		r = vublk_error_set(error, EINVAL,
+				    "DMA_UNMAP came with flags 0x%x, where none are expected, or ALL "
+				    "without a place", unmap->flags);
+	else
+		r = unmap_one(&bus->dma, unmap, error);
+	if (r < 0)
+		return r;
+	bus->reply.unmap = *unmap;
+	return sizeof(bus->reply.unmap);
+}
+
+/* --- what the device gets ---------------------------------------------------------------------------- */
+
+/* Made of the maps: what the device is given, and what it is compared by. */
+struct table {
+	struct vublk_memory_region regions[VUBLK_VFIO_USER_MAX_MAPS];
+	struct vublk_vfio_user_region places[VUBLK_VFIO_USER_MAX_MAPS];
+	unsigned count;
+};
+
+static bool continues(const struct vublk_vfio_user_region *place,
+		      const struct vublk_vfio_user_map *map)
+{
+	return place->address + place->size_bytes == map->address &&
+	       place->offset + place->size_bytes == map->offset &&
+	       place->file_device == map->file_device && place->file_inode == map->file_inode;
+}
+
+static void append(struct table *table, const struct vublk_vfio_user_map *map)
+{
+	table->regions[table->count] = (struct vublk_memory_region){
+		map->address, map->size_bytes, map->fd, map->offset,
+	};
+	table->places[table->count++] = (struct vublk_vfio_user_region){
+		map->address, map->size_bytes, map->offset, map->file_device, map->file_inode,
+	};
+}
+
+/* Neighbours in one file are one region: back-ends have few slots, and buffers no borders. */
+static void make_table(const struct vublk_vfio_user_dma *dma, struct table *table)
+{
+	table->count = 0;
+	for (unsigned i = 0; i < dma->num_maps; i++) {
+		const struct vublk_vfio_user_map *map = &dma->maps[i];
+		unsigned last = table->count - 1;
+
+		if (map->fd < 0)
+			continue;
+		if (!table->count || !continues(&table->places[last], map)) {
+			append(table, map);
+			continue;
+		}
+		table->places[last].size_bytes += map->size_bytes;
+		table->regions[last].size_bytes += map->size_bytes;
+	}
+}
+
+static bool is_same(const struct vublk_vfio_user_region *a,
+		    const struct vublk_vfio_user_region *b)
+{
+	return a->address == b->address && a->size_bytes == b->size_bytes &&
+	       a->offset == b->offset && a->file_device == b->file_device &&
+	       a->file_inode == b->file_inode;
+}
+
+/* How many of what the device has are in the table; both are in the order of addresses. */
+static unsigned count_kept(const struct vublk_vfio_user_dma *dma, const struct table *table)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0, j = 0; i < dma->num_given && j < table->count;) {
+		const struct vublk_vfio_user_region *given = &dma->given[i];
+		const struct vublk_vfio_user_region *place = &table->places[j];
+
+		kept += is_same(given, place);
+		i += given->address <= place->address;
+		j += place->address <= given->address;
+	}
+	return kept;
+}
+
+static bool is_covered(void *opaque, uint64_t address, uint64_t bytes)
+{
+	const struct table *table = opaque;
+
+	for (unsigned i = 0; i < table->count; i++) {
+		const struct vublk_memory_region *region = &table->regions[i];
+
+		if (address >= region->guest_addr &&
+		    vublk_range_within(address - region->guest_addr, bytes, region->size_bytes))
+			return true;
+	}
+	return false;
+}
+
+/* 1: memory_changed() tells. */
+static int give(struct vublk_vfio_user *bus, const struct table *table, struct vublk_error *error)
+{
+	int r = vublk_device_set_memory(bus->device, table->regions, table->count, error);
+
+	if (r < 0)
+		return r;
+	memcpy(bus->dma.given, table->places, table->count * sizeof(table->places[0]));
+	bus->dma.num_given = table->count;
+	return r;
+}
+
+static void let_go_on(struct vublk_vfio_user *bus)
+{
+	if (bus->dma.held)
+		vublk_virtio_pci_release(bus->pci);
+	bus->dma.held = false;
+}
+
+static void check_shared(struct vublk_vfio_user *bus, const struct table *table)
+{
+	const struct vublk_memory_region *lowest = &table->regions[0];
+
+	if (vublk_file_is_blank(lowest->fd, lowest->fd_offset, lowest->size_bytes))
+		vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING, "%s%s",
+				  VUBLK_VU_PRIVATE_MEMORY, VUBLK_VU_SHARE_IT);
+}
+
+int vublk_vfio_user_dma_before_start(struct vublk_vfio_user *bus, struct vublk_error *error)
+{
+	struct table table;
+	int r;
+
+	make_table(&bus->dma, &table);
+	if (!table.count)
+		return vublk_error_set(error, EINVAL,
+				       "none of the guest's memory can be mapped%s", VUBLK_VU_SHARE_IT);
+	check_shared(bus, &table);
+	r = give(bus, &table, error);
+	if (!r)
+		let_go_on(bus);
+	return r;
+}
+
+/* --- answers ------------------------------------------------------------------------------------------ */
+
+bool vublk_vfio_user_dma_is_live(const struct vublk_vfio_user *bus)
+{
+	return vublk_device_has_rings_out(bus->device) || vublk_virtio_pci_is_driven(bus->pci);
+}
+
+void vublk_vfio_user_dma_owe(struct vublk_vfio_user *bus,
+			     const struct vublk_vfio_message *message)
+{
+	struct vublk_vfio_user_answer *answer = &bus->dma.answers[bus->dma.num_answers++];
+
+	answer->command = message->header;
+	answer->unmap = message->payload.unmap;
+	if (message->header.command == VUBLK_VFIO_DMA_MAP)
+		answer->unmap.address = message->payload.map.address;
+}
+
+/* A map that the device cannot have is none. */
+static void take_back(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_user_answer *answer)
+{
+	unsigned place = place_of(dma, answer->unmap.address);
+
+	if (place < dma->num_maps && dma->maps[place].address == answer->unmap.address)
+		remove_map(dma, place);
+}
+
+/* `error`: what was added could not be. */
+static void finish(struct vublk_vfio_user *bus, const struct vublk_error *error)
+{
+	struct vublk_vfio_user_dma *dma = &bus->dma;
+	unsigned count = dma->num_answers;
+
+	dma->phase = VUBLK_VFIO_USER_DMA_IDLE;
+	dma->num_answers = 0;
+	if (error)
+		vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
+				  "a change of the guest's memory failed: %s", error->text);
+	for (unsigned i = 0; i < count; i++) {
+		const struct vublk_vfio_user_answer *answer = &dma->answers[i];
+		bool is_map = answer->command.command == VUBLK_VFIO_DMA_MAP;
+
+		if (is_map && error)
+			take_back(dma, answer);
+		vublk_vfio_user_client_answer(bus, &answer->command,
+					      !is_map ? (int)sizeof(answer->unmap) :
+					      error ? -error->code : 0, &answer->unmap);
+	}
+	vublk_vfio_user_client_wake(bus);
+}
+
+/* --- while rings may run ---------------------------------------------------------------------------- */
+
+/* The rings are held: they go on if what they need is there, or else wait for it. */
+static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
+{
+	struct table table;
+	int r = 0;
+
+	make_table(&bus->dma, &table);
+	if (!vublk_virtio_pci_for_each_ring_part(bus->pci, is_covered, &table))
+		return 0;
+	r = give(bus, &table, error);
+	if (!r)
+		let_go_on(bus);
+	return r;
+}
+
+/* What cannot be added is taken back, and then the rest is tried. */
+static void finish_held(struct vublk_vfio_user *bus)
+{
+	struct vublk_error error;
+	int r = change_held(bus, &error);
+
+	finish(bus, r < 0 ? &error : NULL);
+	if (r < 0 && change_held(bus, &error) < 0)
+		vublk_virtio_pci_on_failure(bus->pci, &error);
+}
+
+static void hold(struct vublk_vfio_user *bus)
+{
+	int out = 0;
+
+	if (!bus->dma.held)
+		out = vublk_virtio_pci_hold(bus->pci);
+	bus->dma.held = true;
+	if (out)
+		bus->dma.phase = VUBLK_VFIO_USER_DMA_HOLDING;
+	else
+		finish_held(bus);
+}
+
+static void add(struct vublk_vfio_user *bus, const struct table *table)
+{
+	struct vublk_error error;
+	int r = give(bus, table, &error);
+
+	if (r > 0)
+		bus->dma.phase = VUBLK_VFIO_USER_DMA_CHANGING;
+	else
+		finish(bus, r < 0 ? &error : NULL);
+}
+
+void vublk_vfio_user_dma_commit(struct vublk_vfio_user *bus)
+{
+	struct vublk_vfio_user_dma *dma = &bus->dma;
+	struct table table;
+	unsigned kept;
+
+	make_table(dma, &table);
+	kept = count_kept(dma, &table);
+	if (!vublk_vfio_user_dma_is_live(bus) ||
+	    (!dma->held && kept == dma->num_given && kept == table.count))
+		finish(bus, NULL);
+	else if (!dma->held && kept == dma->num_given &&
+		 vublk_device_state(bus->device) == VUBLK_DEVICE_RUNNING)
+		add(bus, &table);
+	else
+		hold(bus);
+}
+
+void vublk_vfio_user_dma_on_stopped(struct vublk_vfio_user *bus)
+{
+	if (bus->dma.phase == VUBLK_VFIO_USER_DMA_HOLDING)
+		finish_held(bus);
+}
+
+/* A back-end that is gone gets what it was not told with its successor. */
+void vublk_vfio_user_dma_on_memory_changed(struct vublk_vfio_user *bus,
+					   const struct vublk_error *error)
+{
+	bool owes = bus->dma.num_answers;
+	bool refused = error && vublk_device_state(bus->device) == VUBLK_DEVICE_RUNNING;
+
+	if (bus->dma.phase != VUBLK_VFIO_USER_DMA_CHANGING)
+		return;
+	finish(bus, refused ? error : NULL);
+	if (refused && owes && bus->state == VUBLK_VFIO_USER_SERVING)
+		vublk_vfio_user_dma_commit(bus); /* without what was refused */
+}
+
+void vublk_vfio_user_dma_abandon(struct vublk_vfio_user *bus)
+{
+	bus->dma.num_answers = 0;
+	bus->dma.phase = VUBLK_VFIO_USER_DMA_IDLE;
+}
+
+void vublk_vfio_user_dma_clear(struct vublk_vfio_user *bus)
+{
+	vublk_vfio_user_dma_abandon(bus);
+	remove_all(&bus->dma);
+	vublk_device_set_memory(bus->device, NULL, 0, NULL);
+	bus->dma.num_given = 0;
+	let_go_on(bus);
+}

@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * vublk bench: measures the disk behind a socket, or writes and verifies it. The
+ * options are fio's where fio has them, and mean the same.
+ */
+#include "cli/bench/bench.h"
+
+#include "cli/cli.h"
+#include "cli/disk.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	KEY_RW = 0x100,
+	KEY_BS,
+	KEY_IODEPTH,
+	KEY_NUMJOBS,
+	KEY_RUNTIME,
+	KEY_TIME_BASED,
+	KEY_RAMP_TIME,
+	KEY_SIZE,
+	KEY_OFFSET,
+	KEY_RWMIXREAD,
+	KEY_NUMBER_IOS,
+	KEY_FSYNC,
+	KEY_SEED,
+	KEY_VERIFY,
+	KEY_MODE,
+	KEY_OUTPUT_FORMAT,
+	KEY_JSON,
+	KEY_GROUP_REPORTING,
+	KEY_STALL_TIME,
+};
+
+#define DEFAULT_SECONDS 10
+#define MAX_JOBS VUBLK_MAX_QUEUES
+#define MAX_BLOCK_BYTES (UINT64_C(64) << 20)
+#define LINE_NS 500000000
+
+struct arguments {
+	const char *socket;
+	bool json;
+	bool group_reporting;
+	struct vublk_bench_config config;
+	struct vublk_disk_options disk;
+};
+
+/* --- options ------------------------------------------------------------------ */
+
+static const struct argp_option options[] = {
+	{ NULL, 0, NULL, 0, "The load:", 1 },
+	{ "rw", KEY_RW, "PATTERN", 0, "read, write, randread, randwrite, rw, randrw, trim or "
+	  "randtrim (default randread); all but the reads destroy what the disk holds" },
+	{ "readwrite", KEY_RW, NULL, OPTION_ALIAS },
+	{ "bs", KEY_BS, "SIZE", 0, "Bytes of a request (default 4k)" },
+	{ "blocksize", KEY_BS, NULL, OPTION_ALIAS },
+	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests of a job in flight (default 32)" },
+	{ "numjobs", KEY_NUMJOBS, "N", 0,
+	  "Jobs, each with a thread, a queue and a part of the disk of its own (default 1)" },
+	{ "rwmixread", KEY_RWMIXREAD, "PERCENT", 0, "Reads of a mixed load (default 50)" },
+	{ "offset", KEY_OFFSET, "SIZE", 0, "Where the part of the disk that is used begins" },
+	{ "size", KEY_SIZE, "SIZE", 0, "How large it is (default: to the end)" },
+	{ "fsync", KEY_FSYNC, "N", 0, "Flush after each N writes" },
+	{ "mode", KEY_MODE, "MODE", 0,
+	  "How to wait: event sleeps (default), poll spins" },
+	{ "seed", KEY_SEED, "N", 0, "Choose another random order" },
+	{ "randseed", KEY_SEED, NULL, OPTION_ALIAS },
+	{ NULL, 0, NULL, 0, "Its end (default: after 10 s; with --size or --verify, when each "
+	  "block was visited):", 2 },
+	{ "runtime", KEY_RUNTIME, "TIME", 0, "After this time at the latest" },
+	{ "time_based", KEY_TIME_BASED, NULL, 0,
+	  "Not before --runtime is over, even if --size was visited" },
+	{ "number_ios", KEY_NUMBER_IOS, "N", 0, "After N requests of each job" },
+	{ "ramp_time", KEY_RAMP_TIME, "TIME", 0, "Run that long before it is measured" },
+	{ "stall-time", KEY_STALL_TIME, "TIME", 0,
+	  "Give up when no request is completed for so long (default 30s)" },
+	{ NULL, 0, NULL, 0, "The result:", 3 },
+	{ "verify", KEY_VERIFY, NULL, 0, "Let each block say where and when it was written, check "
+	  "it whenever it is read, and read back all at the end; with a load that only reads: "
+	  "check what an earlier run with --verify wrote" },
+	{ "output-format", KEY_OUTPUT_FORMAT, "FORMAT", 0, "normal (default) or json, as fio's" },
+	{ "json", KEY_JSON, NULL, 0, "The same as --output-format=json" },
+	{ "group_reporting", KEY_GROUP_REPORTING, NULL, 0, "JSON: one entry for all jobs" },
+	{ NULL },
+};
+
+static void set_rw(struct argp_state *state, const char *text, struct vublk_bench_config *config)
+{
+	static const struct {
+		const char *name;
+		enum vublk_bench_direction direction;
+		bool mixed;
+		bool random;
+	} patterns[] = {
+		{ "read", VUBLK_BENCH_READ, false, false },
+		{ "write", VUBLK_BENCH_WRITE, false, false },
+		{ "rw", VUBLK_BENCH_READ, true, false },
+		{ "readwrite", VUBLK_BENCH_READ, true, false },
+		{ "trim", VUBLK_BENCH_TRIM, false, false },
+		{ "randread", VUBLK_BENCH_READ, false, true },
+		{ "randwrite", VUBLK_BENCH_WRITE, false, true },
+		{ "randrw", VUBLK_BENCH_READ, true, true },
+		{ "randtrim", VUBLK_BENCH_TRIM, false, true },
+	};
+
+	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(patterns); i++)
+		if (!strcmp(text, patterns[i].name)) {
+			config->rw = patterns[i].name;
+			config->direction = patterns[i].direction;
+			config->mixed = patterns[i].mixed;
+			config->random = patterns[i].random;
+			return;
+		}
+	argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--rw must be read, write, randread, randwrite, "
+		     "rw, randrw, trim or randtrim, not '%s'", text);
+}
+
+/* One of two words; true: the second. */
+static bool second_word(struct argp_state *state, const char *option, const char *text,
+			const char *first, const char *second)
+{
+	if (strcmp(text, first) && strcmp(text, second))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--%s must be %s or %s, not '%s'", option,
+			     first, second, text);
+	return !strcmp(text, second);
+}
+
+static error_t parse_load(int key, char *arg, struct argp_state *state)
+{
+	struct vublk_bench_config *config = &((struct arguments *)state->input)->config;
+
+	switch (key) {
+	case KEY_RW:
+		set_rw(state, arg, config);
+		return 0;
+	case KEY_BS:
+		config->block_bytes = (uint32_t)vublk_cli_bytes(state, "bs", arg, 512,
+								MAX_BLOCK_BYTES);
+		return 0;
+	case KEY_IODEPTH:
+		config->depth = (unsigned)vublk_cli_number(state, "iodepth", arg, 1,
+							   VUBLK_MAX_QUEUE_SIZE);
+		return 0;
+	case KEY_NUMJOBS:
+		config->num_jobs = (unsigned)vublk_cli_number(state, "numjobs", arg, 1, MAX_JOBS);
+		return 0;
+	case KEY_RWMIXREAD:
+		config->read_percent = (unsigned)vublk_cli_number(state, "rwmixread", arg, 0, 100);
+		return 0;
+	case KEY_OFFSET:
+		config->offset_bytes = vublk_cli_bytes(state, "offset", arg, 0, INT64_MAX);
+		return 0;
+	case KEY_SIZE:
+		config->size_bytes = vublk_cli_bytes(state, "size", arg, 512, INT64_MAX);
+		return 0;
+	case KEY_FSYNC:
+		config->fsync_every = (unsigned)vublk_cli_number(state, "fsync", arg, 0, INT32_MAX);
+		return 0;
+	case KEY_MODE:
+		config->poll = second_word(state, "mode", arg, "event", "poll");
+		return 0;
+	case KEY_SEED:
+		config->seed = vublk_cli_number(state, "seed", arg, 0, UINT64_MAX);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static error_t parse_end(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *arguments = state->input;
+	struct vublk_bench_config *config = &arguments->config;
+
+	switch (key) {
+	case KEY_RUNTIME:
+		config->runtime_ms = vublk_cli_milliseconds(state, "runtime", arg);
+		return 0;
+	case KEY_TIME_BASED:
+		config->time_based = true;
+		return 0;
+	case KEY_NUMBER_IOS:
+		config->number_ios = vublk_cli_number(state, "number_ios", arg, 1, INT64_MAX);
+		return 0;
+	case KEY_RAMP_TIME:
+		config->ramp_ms = vublk_cli_milliseconds(state, "ramp_time", arg);
+		return 0;
+	case KEY_STALL_TIME:
+		config->stall_ms = vublk_cli_stall_ms(state, "stall-time", arg);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/*
+ * When it ends. Without an amount the time alone decides, for fio's "all of the
+ * disk" is over in no time on a small one; without a time, verifying has one: all.
+ */
+static void set_end(struct argp_state *state, struct arguments *arguments)
+{
+	struct vublk_bench_config *config = &arguments->config;
+	bool amount = config->size_bytes || config->number_ios;
+
+	if (config->time_based && !config->runtime_ms)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--time_based needs a --runtime");
+	if (!config->runtime_ms && !amount && !config->verify)
+		config->runtime_ms = DEFAULT_SECONDS * 1000;
+	if (config->runtime_ms && !amount)
+		config->time_based = true;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *arguments = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &arguments->disk;
+		return 0;
+	case KEY_VERIFY:
+		arguments->config.verify = true;
+		return 0;
+	case KEY_OUTPUT_FORMAT:
+		arguments->json = second_word(state, "output-format", arg, "normal", "json");
+		return 0;
+	case KEY_JSON:
+		arguments->json = true;
+		return 0;
+	case KEY_GROUP_REPORTING:
+		arguments->group_reporting = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		if (arguments->socket)
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+				     "there is an argument too many, '%s'", arg);
+		arguments->socket = arg;
+		return 0;
+	case ARGP_KEY_NO_ARGS:
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "the SOCKET of a back-end is missing, see --help");
+		return 0;
+	case ARGP_KEY_SUCCESS:
+		set_end(state, arguments);
+		return 0;
+	default:
+		return parse_load(key, arg, state) ? parse_end(key, arg, state) : 0;
+	}
+}
+
+/* --- while it runs ------------------------------------------------------------ */
+
+static volatile sig_atomic_t interrupted;
+
+/* The second signal ends the process. */
+static void interrupt(int number)
+{
+	interrupted = number;
+}
+
+static void catch_signals(void)
+{
+	struct sigaction action = { .sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND };
+
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
+struct line {
+	bool shown;
+	uint64_t last_ns;               /* when the line was written last */
+	struct vublk_bench_live last;
+};
+
+static void print_rates(const struct line *line, const struct vublk_bench_live *live,
+			double elapsed)
+{
+	char iops[VUBLK_CLI_TEXT_BYTES], speed[VUBLK_CLI_TEXT_BYTES];
+
+	for (unsigned d = VUBLK_BENCH_READ; d < VUBLK_BENCH_SYNC; d++) {
+		uint64_t requests = live->requests[d] - line->last.requests[d];
+		uint64_t bytes = live->bytes[d] - line->last.bytes[d];
+
+		if (live->requests[d] < line->last.requests[d] || !requests)
+			continue;
+		fprintf(stderr, "  %s %s IOPS %s/s", vublk_bench_direction_name(d),
+			vublk_cli_format_count(iops, (double)requests / elapsed),
+			vublk_cli_format_bytes(speed, (uint64_t)((double)bytes / elapsed)));
+	}
+}
+
+static bool tick(void *opaque, const struct vublk_bench_live *live)
+{
+	struct line *line = opaque;
+	uint64_t now = vublk_cli_now_ns();
+
+	if (interrupted)
+		return true;
+	if (!isatty(STDERR_FILENO) || now - line->last_ns < LINE_NS)
+		return false;
+	fprintf(stderr, "\r%-6s %5.1f s", live->phase, (double)live->elapsed_ns / 1e9);
+	print_rates(line, live, (double)(now - line->last_ns) / 1e9);
+	fputs("\033[K", stderr);
+	line->shown = true;
+	line->last_ns = now;
+	line->last = *live;
+	return false;
+}
+
+/* --- the command -------------------------------------------------------------- */
+
+static void report(const struct arguments *arguments, const struct vublk_bench_result *results,
+		   struct vublk_bench_result *total)
+{
+	const struct vublk_bench_config *config = &arguments->config;
+
+	for (unsigned i = 0; i < config->num_jobs; i++)
+		vublk_bench_add(total, &results[i]);
+	if (!arguments->json)
+		vublk_bench_print_text(stdout, arguments->socket, config, total);
+	else if (arguments->group_reporting)
+		vublk_bench_print_json(stdout, arguments->socket, config, total, 1);
+	else
+		vublk_bench_print_json(stdout, arguments->socket, config, results,
+				       config->num_jobs);
+}
+
+static unsigned writes_lost; /* the disk's thread tells the jobs */
+
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
+{
+	if (event == VUBLK_BLK_WRITES_LOST)
+		__atomic_store_n(&writes_lost, 1, __ATOMIC_RELEASE);
+	vublk_disk_tell_event(opaque, event, error);
+}
+
+static int run(const struct arguments *arguments, struct vublk_blk *blk)
+{
+	struct vublk_bench_result *results = calloc(arguments->config.num_jobs + 1,
+						    sizeof(*results));
+	struct line line = { .last_ns = vublk_cli_now_ns() };
+	struct vublk_error error = { 0 };
+	int ret;
+
+	if (!results)
+		return vublk_cli_fail("bench", "out of memory for the results of %u jobs",
+				      arguments->config.num_jobs);
+	ret = vublk_bench_run(blk, &arguments->config, tick, &line, results, &error);
+	if (line.shown)
+		fputs("\r\033[K", stderr);
+	if (!ret)
+		report(arguments, results, &results[arguments->config.num_jobs]);
+	free(results);
+	if (ret)
+		return vublk_cli_fail("bench", "%s", error.text);
+	if (interrupted)
+		return vublk_cli_fail("bench", "interrupted by signal %d before the end",
+				      (int)interrupted);
+	return VUBLK_EXIT_DONE;
+}
+
+int vublk_cmd_bench(int argc, char **argv)
+{
+	static const struct argp_child children[] = { { &vublk_disk_argp, 0, NULL, 0 }, { NULL } };
+	static const struct argp argp = {
+		options, parse, "SOCKET",
+		"Measure the disk behind a vhost-user-blk socket, or write and verify it. Options "
+		"are named as fio's and mean the same.",
+		children,
+	};
+	struct arguments arguments = { .config = {
+		.rw = "randread", .direction = VUBLK_BENCH_READ, .random = true,
+		.read_percent = 50, .block_bytes = 4096, .depth = 32, .num_jobs = 1,
+		.stall_ms = 30000, .writes_lost = &writes_lost,
+	} };
+	const struct vublk_blk_handlers handlers = {
+		.event = on_event, .opaque = (void *)(uintptr_t)"bench",
+	};
+	struct vublk_error error = { 0 };
+	struct vublk_blk *blk;
+	int status;
+
+	vublk_cli_parse(&argp, argc, argv, &arguments);
+	vublk_disk_limit_queues(&arguments.disk, arguments.config.num_jobs);
+	if (vublk_disk_open("bench", arguments.socket, &arguments.disk, &handlers, &blk,
+			    &error))
+		return vublk_cli_fail_open("bench", &error);
+	catch_signals();
+	status = run(&arguments, blk);
+	vublk_blk_close(blk, 0);
+	return status;
+}

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One job of a bench: a thread with a queue of its own that keeps `depth`
+ * requests in flight until it is told to stop or has done its share.
+ *
+ * This is the data path: nothing is allocated, a request costs one look at the
+ * clock when it begins, and what is completed together shares another. Whatever
+ * goes wrong is kept in job->error; then nothing more is begun, and what is in
+ * flight is waited for.
+ */
+#include "cli/bench/job.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#define WAIT_MS 200          /* how long not to look at the phase while nothing is completed */
+/*
+ * What a buffer holds before a verified read. It may have held the very block from
+ * when that was written, and then a read that brings nothing would look right.
+ */
+#define NOT_READ 0xa5
+#define POLLS_PER_LOOK 4096  /* the same for a job that spins */
+
+uint64_t vublk_bench_random(uint64_t *state)
+{
+	*state += UINT64_C(0x9e3779b97f4a7c15);
+	return vublk_mix(*state);
+}
+
+uint64_t vublk_bench_block_at(const struct vublk_bench_job *job, uint64_t index)
+{
+	return job->config->random ? vublk_shuffle_at(&job->shuffle, index) : index;
+}
+
+static unsigned current_phase(const struct vublk_bench_job *job)
+{
+	return __atomic_load_n(job->phase, __ATOMIC_RELAXED);
+}
+
+static uint64_t offset_of(const struct vublk_bench_job *job, const struct vublk_bench_slot *slot)
+{
+	return job->config->offset_bytes +
+	       (job->first_block + slot->block) * job->config->block_bytes;
+}
+
+/* --- the beginning of a request ----------------------------------------------- */
+
+static enum vublk_bench_direction choose_direction(struct vublk_bench_job *job)
+{
+	const struct vublk_bench_config *config = job->config;
+
+	if (!config->mixed)
+		return config->direction;
+	return vublk_bench_random(&job->random) % 100 < config->read_percent ? VUBLK_BENCH_READ
+									     : VUBLK_BENCH_WRITE;
+}
+
+/* What to do next; false: nothing before something is completed. */
+static bool prepare(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
+{
+	const struct vublk_bench_config *config = job->config;
+
+	if (config->fsync_every && job->unsynced >= config->fsync_every) {
+		slot->direction = VUBLK_BENCH_SYNC;
+		job->unsynced = 0;
+		return true;
+	}
+	slot->direction = choose_direction(job);
+	if (config->verify) {
+		if (!vublk_bench_verify_pick(job, slot))
+			return false;
+	} else {
+		slot->block = vublk_bench_block_at(job, job->next);
+		job->next = job->next + 1 == job->num_blocks ? 0 : job->next + 1;
+	}
+	job->unsynced += slot->direction == VUBLK_BENCH_WRITE;
+	job->begun++;
+	return true;
+}
+
+/* Whether the load goes on. What was prepared is begun in any case: it is counted on. */
+static bool wants_more(struct vublk_bench_job *job)
+{
+	const struct vublk_bench_config *config = job->config;
+	unsigned phase = current_phase(job);
+
+	if (job->held || phase == VUBLK_BENCH_RAMP)
+		return true;
+	if (phase >= VUBLK_BENCH_STOP)
+		return false;
+	if (config->number_ios && job->begun >= config->number_ios)
+		return false;
+	return config->time_based || config->number_ios || job->begun < job->num_blocks;
+}
+
+static bool wants_back(struct vublk_bench_job *job)
+{
+	return job->held || current_phase(job) != VUBLK_BENCH_ABORT;
+}
+
+static int add_request(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
+{
+	uint32_t bytes = job->config->block_bytes;
+	uint64_t offset = offset_of(job, slot);
+
+	switch (slot->direction) {
+	case VUBLK_BENCH_READ:
+		if (job->config->verify)
+			memset(slot->buffer, NOT_READ, bytes);
+		return vublk_blk_read(job->queue, offset, slot->buffer, bytes, slot, &job->error);
+	case VUBLK_BENCH_WRITE:
+		return vublk_blk_write(job->queue, offset, slot->buffer, bytes, slot, &job->error);
+	case VUBLK_BENCH_TRIM:
+		return vublk_blk_discard(job->queue, offset, bytes, slot, &job->error);
+	default:
+		return vublk_blk_flush(job->queue, slot, &job->error);
+	}
+}
+
+typedef bool prepare_fn(struct vublk_bench_job *job, struct vublk_bench_slot *slot);
+
+/* Begins one request; false: not now. */
+static bool begin(struct vublk_bench_job *job, prepare_fn *prepare_slot)
+{
+	struct vublk_bench_slot *slot = job->held;
+	int ret;
+
+	if (!slot) {
+		slot = job->free[job->num_free - 1];
+		if (!prepare_slot(job, slot))
+			return false;
+		job->num_free--;
+	}
+	slot->start_ns = vublk_cli_now_ns();
+	if (!vublk_blk_in_flight(job->queue))
+		job->moved_ns = slot->start_ns;
+	ret = add_request(job, slot);
+	job->held = ret == -EAGAIN ? slot : NULL;
+	if (ret == -EAGAIN && vublk_blk_in_flight(job->queue))
+		job->error.code = 0; /* full: not an error as long as it empties */
+	return !ret;
+}
+
+/* --- the end of a request ----------------------------------------------------- */
+
+static void count(struct vublk_bench_job *job, const struct vublk_bench_slot *slot, uint64_t now)
+{
+	enum vublk_bench_direction d = slot->direction;
+	struct vublk_bench_stats *stats = &job->result->stats[d];
+
+	stats->requests++;
+	if (d != VUBLK_BENCH_SYNC)
+		stats->bytes += job->config->block_bytes;
+	vublk_histogram_add(&stats->latency_ns, now - slot->start_ns);
+	__atomic_store_n(&job->live_requests[d], stats->requests, __ATOMIC_RELAXED);
+	__atomic_store_n(&job->live_bytes[d], stats->bytes, __ATOMIC_RELAXED);
+}
+
+static void fail_for_lost_writes(struct vublk_bench_job *job)
+{
+	vublk_cli_error(&job->error, EOWNERDEAD, "a back-end was lost that had completed writes, and "
+			"no flush had made them stable: they may be lost, and what was written cannot "
+			"be verified (-o unflushed=trust if the back-end keeps them)");
+}
+
+/* It is set before a read can find out. */
+static bool has_lost_writes(const struct vublk_bench_job *job)
+{
+	const unsigned *lost = job->config->writes_lost;
+
+	return lost && __atomic_load_n(lost, __ATOMIC_ACQUIRE);
+}
+
+static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_slot *slot,
+			 int result)
+{
+	const char *reason = strerrordesc_np(-result);
+
+	if (job->error.code)
+		return; /* the first one is what matters */
+	if (result == -ENOTCONN)
+		vublk_cli_error(&job->error, -result, "the back-end is gone, and with it what was "
+				"in flight");
+	else if (result == -EOWNERDEAD)
+		fail_for_lost_writes(job);
+	else if (slot->direction == VUBLK_BENCH_SYNC)
+		vublk_cli_error(&job->error, -result, "flush failed: %s", reason);
+	else
+		vublk_cli_error(&job->error, -result, "%s of %" PRIu32 " bytes at offset %" PRIu64
+				" failed: %s", vublk_bench_direction_name(slot->direction),
+				job->config->block_bytes, offset_of(job, slot), reason);
+}
+
+static void complete(struct vublk_bench_job *job, const struct vublk_blk_completion *completion,
+		     uint64_t now)
+{
+	struct vublk_bench_slot *slot = completion->user_data;
+
+	job->free[job->num_free++] = slot;
+	if (completion->result) {
+		fail_request(job, slot, completion->result);
+		return;
+	}
+	if (!job->verifying)
+		count(job, slot, now);
+	if (!job->config->verify || slot->direction == VUBLK_BENCH_SYNC || job->error.code)
+		return;
+	if (has_lost_writes(job))
+		fail_for_lost_writes(job);
+	else
+		vublk_bench_verify_complete(job, slot, &job->error);
+}
+
+/* The numbers of the time before the ramp was over are not the result's. */
+static void begin_run(struct vublk_bench_job *job, uint64_t now)
+{
+	job->seen_phase = VUBLK_BENCH_RUN;
+	job->start_ns = now;
+	job->begun = 0;
+	memset(job->result, 0, sizeof(*job->result));
+	for (unsigned d = 0; d < VUBLK_BENCH_NUM_DIRECTIONS; d++) {
+		__atomic_store_n(&job->live_requests[d], 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&job->live_bytes[d], 0, __ATOMIC_RELAXED);
+	}
+	getrusage(RUSAGE_THREAD, &job->usage);
+}
+
+static int collect(struct vublk_bench_job *job, unsigned *idle_polls)
+{
+	if (!job->config->poll)
+		return vublk_blk_wait(job->queue, job->completions, 1, job->config->depth, WAIT_MS,
+				      &job->error);
+	vublk_blk_submit(job->queue);
+	for (*idle_polls = 0; *idle_polls < POLLS_PER_LOOK; ++*idle_polls) {
+		int n = vublk_blk_poll(job->queue, job->completions, job->config->depth);
+
+		if (n)
+			return n;
+	}
+	return 0;
+}
+
+/* Takes what is completed. False: the back-end does not complete anything any more. */
+static bool take_completions(struct vublk_bench_job *job)
+{
+	char text[VUBLK_CLI_TEXT_BYTES];
+	unsigned idle_polls;
+	int n = collect(job, &idle_polls);
+	uint64_t now = vublk_cli_now_ns();
+
+	if (n < 0) {
+		job->error.code = -n;
+		return false;
+	}
+	if (job->seen_phase == VUBLK_BENCH_RAMP && current_phase(job) != VUBLK_BENCH_RAMP)
+		begin_run(job, now);
+	for (int i = 0; i < n; i++)
+		complete(job, &job->completions[i], now);
+	if (n)
+		job->moved_ns = now;
+	if (now - job->moved_ns <= (uint64_t)job->config->stall_ms * 1000000)
+		return true;
+	if (!job->error.code)
+		vublk_cli_error(&job->error, ETIMEDOUT, "the back-end has completed none of %u "
+				"requests in flight for %s", vublk_blk_in_flight(job->queue),
+				vublk_cli_format_ns(text, job->config->stall_ms * 1e6));
+	return false;
+}
+
+/* --- the life of a job -------------------------------------------------------- */
+
+/* Until nothing more is wanted, or something failed, and nothing is in flight. */
+static void run_load(struct vublk_bench_job *job, bool (*wants)(struct vublk_bench_job *job),
+		     prepare_fn *prepare_slot)
+{
+	for (;;) {
+		while (!job->error.code && (job->held || job->num_free) && wants(job))
+			if (!begin(job, prepare_slot))
+				break;
+		if (!vublk_blk_in_flight(job->queue) || !take_completions(job))
+			return;
+	}
+}
+
+static bool prepare_flush(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
+{
+	slot->direction = VUBLK_BENCH_SYNC;
+	job->unsynced = 0;
+	return true;
+}
+
+static bool wants_flush(struct vublk_bench_job *job)
+{
+	return job->unsynced || job->held;
+}
+
+/* Everything that was written has to be there, and be the newest. */
+static void verify_written(struct vublk_bench_job *job)
+{
+	__atomic_store_n(&job->verifying, 1, __ATOMIC_RELAXED);
+	job->unsynced = 1;
+	run_load(job, wants_flush, prepare_flush);
+	run_load(job, wants_back, vublk_bench_verify_pick_back);
+}
+
+static uint64_t microseconds(const struct timeval *after, const struct timeval *before)
+{
+	return (uint64_t)(after->tv_sec - before->tv_sec) * 1000000 +
+	       (uint64_t)after->tv_usec - (uint64_t)before->tv_usec;
+}
+
+static void end_run(struct vublk_bench_job *job)
+{
+	struct vublk_bench_result *result = job->result;
+	const struct rusage *before = &job->usage;
+	struct rusage after;
+
+	getrusage(RUSAGE_THREAD, &after);
+	result->runtime_ns = vublk_cli_now_ns() - job->start_ns;
+	result->user_us = microseconds(&after.ru_utime, &before->ru_utime);
+	result->system_us = microseconds(&after.ru_stime, &before->ru_stime);
+	result->context_switches = (uint64_t)(after.ru_nvcsw - before->ru_nvcsw +
+					      after.ru_nivcsw - before->ru_nivcsw);
+	result->major_faults = (uint64_t)(after.ru_majflt - before->ru_majflt);
+	result->minor_faults = (uint64_t)(after.ru_minflt - before->ru_minflt);
+}
+
+void vublk_bench_job_run(void *member)
+{
+	struct vublk_bench_job *job = member;
+	struct vublk_error cause;
+
+	begin_run(job, vublk_cli_now_ns());
+	if (current_phase(job) == VUBLK_BENCH_RAMP)
+		job->seen_phase = VUBLK_BENCH_RAMP; /* then it begins once more */
+	run_load(job, wants_more, prepare);
+	end_run(job);
+	if (!job->error.code && job->verify.generations)
+		verify_written(job);
+	if (!job->error.code)
+		return;
+	cause = job->error;
+	vublk_cli_error(&job->error, cause.code, "job %u: %s", job->number, cause.text);
+	__atomic_store_n(job->phase, VUBLK_BENCH_ABORT, __ATOMIC_RELAXED); /* for all jobs */
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which blocks a verifying job writes and reads, and what they must hold.
+ *
+ * Two requests that overlap while they are in flight may be executed in any
+ * order, so nothing could be said about the content: a block takes part in one
+ * request at a time. Its generation is counted here, and the block itself
+ * carries it, so a write that was lost is seen by the next read.
+ *
+ * A load that only reads finds what an earlier verified run left: then neither
+ * the run nor the generation is known, but place and checksum are.
+ */
+#include "cli/bench/job.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define IN_FLIGHT (UINT32_C(1) << 31)
+
+int vublk_bench_verify_init(struct vublk_bench_verify *verify, uint64_t num_blocks,
+			    struct vublk_error *error)
+{
+	*verify = (struct vublk_bench_verify){
+		.generations = calloc(num_blocks, sizeof(*verify->generations)),
+	};
+	if (!verify->generations)
+		return vublk_cli_error(error, ENOMEM, "cannot keep the generations of %" PRIu64
+				       " blocks in memory: use --size to verify a part of the disk",
+				       num_blocks);
+	return 0;
+}
+
+void vublk_bench_verify_deinit(struct vublk_bench_verify *verify)
+{
+	free(verify->generations);
+	verify->generations = NULL;
+}
+
+static uint64_t offset_of(const struct vublk_bench_job *job, const struct vublk_bench_slot *slot)
+{
+	return job->config->offset_bytes +
+	       (job->first_block + slot->block) * job->config->block_bytes;
+}
+
+static bool pick_write(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
+{
+	struct vublk_bench_verify *verify = &job->verify;
+	uint64_t block = vublk_bench_block_at(job, job->next);
+	struct vublk_pattern pattern;
+
+	if (verify->generations[block] & IN_FLIGHT)
+		return false;
+	slot->direction = VUBLK_BENCH_WRITE;
+	slot->block = block;
+	pattern = (struct vublk_pattern){
+		.run = job->run, .offset = offset_of(job, slot),
+		.generation = ++verify->generations[block],
+	};
+	vublk_pattern_fill(&pattern, slot->buffer, job->config->block_bytes);
+	verify->generations[block] |= IN_FLIGHT;
+	verify->written = VUBLK_CLI_MAX(verify->written, job->next + 1);
+	job->next = (job->next + 1) % job->num_blocks;
+	return true;
+}
+
+/*
+ * A block that was written: one of those that the order of writes has passed. The
+ * same order is used in each pass, so that stays true. As many tries as requests
+ * can be in flight, then it is time to wait.
+ */
+static bool pick_read(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
+{
+	struct vublk_bench_verify *verify = &job->verify;
+
+	for (unsigned i = 0; i <= job->config->depth && i < verify->written; i++) {
+		uint64_t index = job->config->random ? vublk_bench_random(&job->random)
+						     : verify->reads++;
+		uint64_t block = vublk_bench_block_at(job, index % verify->written);
+
+		if (verify->generations[block] & IN_FLIGHT)
+			continue;
+		slot->block = block;
+		verify->generations[block] |= IN_FLIGHT;
+		return true;
+	}
+	return false;
+}
+
+bool vublk_bench_verify_pick(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
+{
+	if (slot->direction == VUBLK_BENCH_WRITE)
+		return pick_write(job, slot);
+	if (job->verify.generations)
+		return job->verify.written ? pick_read(job, slot) : pick_write(job, slot);
+	slot->block = vublk_bench_block_at(job, job->next);
+	job->next = (job->next + 1) % job->num_blocks;
+	return true;
+}
+
+int vublk_bench_verify_complete(struct vublk_bench_job *job, struct vublk_bench_slot *slot,
+				struct vublk_error *error)
+{
+	uint32_t *generations = job->verify.generations;
+	struct vublk_pattern pattern = { .offset = offset_of(job, slot) };
+
+	if (generations) {
+		pattern.run = job->run;
+		pattern.generation = generations[slot->block] &= ~IN_FLIGHT;
+	}
+	if (slot->direction != VUBLK_BENCH_READ)
+		return 0;
+	job->result->verified_blocks++;
+	return vublk_pattern_check(&pattern, slot->buffer, job->config->block_bytes, error);
+}
+
+bool vublk_bench_verify_pick_back(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
+{
+	struct vublk_bench_verify *verify = &job->verify;
+
+	while (verify->next < job->num_blocks && !verify->generations[verify->next])
+		verify->next++;
+	if (verify->next == job->num_blocks)
+		return false;
+	slot->direction = VUBLK_BENCH_READ;
+	slot->block = verify->next++;
+	verify->generations[slot->block] |= IN_FLIGHT;
+	return true;
+}

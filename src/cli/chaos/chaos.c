@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* vublk chaos: the command, its options and their defaults. chaos.h has the files. */
+#include "cli/chaos/chaos.h"
+
+#include "cli/cli.h"
+#include "cli/disk.h"
+#include "cli/pattern.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COMMAND "chaos"
+#define DEFAULT_DEEDS 10 /* where neither --kills nor --runtime says when it is enough */
+
+enum {
+	KEY_FAULTS = 0x300,
+	KEY_KILLS,
+	KEY_RUNTIME,
+	KEY_INTERVAL,
+	KEY_ENV,
+	KEY_VOLATILE,
+	KEY_QUEUES,
+	KEY_IODEPTH,
+	KEY_SIZE,
+	KEY_SEED,
+	KEY_STUCK_AFTER,
+	KEY_JSON,
+};
+
+struct arguments {
+	struct vublk_disk_options disk;
+	struct vublk_chaos_config config;
+	bool has_seed;
+	bool json;
+	bool misused; /* the disk's options are wrong in themselves */
+	char gone[VUBLK_ERROR_TEXT_BYTES]; /* why the back-end is so for good; the disk's thread's */
+};
+
+static const struct argp_option options[] = {
+	{ NULL, 0, NULL, 0, "What happens to the back-end:", 1 },
+	{ "faults", KEY_FAULTS, "LIST", 0,
+	  "Any of kill,stop,term,replace, or none (default kill)" },
+	{ "kills", KEY_KILLS, "N", 0, "It is enough after N of them (default 10)" },
+	{ "runtime", KEY_RUNTIME, "TIME", 0, "It is enough after this time" },
+	{ "interval", KEY_INTERVAL, "MIN-MAX", 0,
+	  "Milliseconds between two of them (default 50-250)" },
+	{ "env", KEY_ENV, "NAME=VALUE", 0,
+	  "Put this into COMMAND's environment, but for the last start" },
+	{ "volatile-cache", KEY_VOLATILE, NULL, 0,
+	  "A back-end that ends may lose what was completed and not flushed" },
+	{ "stuck-after", KEY_STUCK_AFTER, "TIME", 0,
+	  "How long a request may take while the back-end is up, or its start (default 30s)" },
+	{ NULL, 0, NULL, 0, "The load:", 2 },
+	{ "queues", KEY_QUEUES, "N", 0, "Use N queues, with a thread each (default 1)" },
+	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests of a queue in flight (default 32)" },
+	{ "size", KEY_SIZE, "SIZE", 0,
+	  "Use so much from the disk's beginning (default: all, at most 64M)" },
+	{ "seed", KEY_SEED, "N", 0, "Choose another course of things (default: by chance)" },
+	{ NULL, 0, NULL, 0, "The result:", 3 },
+	{ "json", KEY_JSON, NULL, 0, "Print it as JSON" },
+	{ NULL },
+};
+
+/* --- values ------------------------------------------------------------------- */
+
+static void parse_faults(struct argp_state *state, struct vublk_chaos_config *config, char *list)
+{
+	char *word, *rest = list;
+
+	config->deeds = 0;
+	while ((word = strsep(&rest, ","))) {
+		unsigned d = 0;
+
+		if (!strcmp(word, "none"))
+			continue;
+		while (d < VUBLK_CHAOS_OWN && strcmp(word, vublk_chaos_deed_name(d)))
+			d++;
+		if (d == VUBLK_CHAOS_OWN)
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--faults must be a list of kill, "
+				     "stop, term and replace, or none, not '%s'", word);
+		config->deeds |= 1u << d;
+	}
+}
+
+static void parse_interval(struct argp_state *state, struct vublk_chaos_config *config, char *text)
+{
+	char *dash = strchr(text, '-');
+	const unsigned max_ms = 3600000;
+
+	if (dash)
+		*dash = '\0';
+	config->min_interval_ms = (unsigned)vublk_cli_number(state, "interval", text, 0, max_ms);
+	config->max_interval_ms = config->min_interval_ms;
+	if (dash)
+		config->max_interval_ms = (unsigned)vublk_cli_number(state, "interval", dash + 1,
+								     config->min_interval_ms,
+								     max_ms);
+}
+
+static void add_env(struct argp_state *state, struct vublk_chaos_config *config, const char *pair)
+{
+	if (!strchr(pair, '=') || pair[0] == '=')
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--env must be NAME=VALUE, not '%s'",
+			     pair);
+	if (config->num_env == VUBLK_CHAOS_MAX_ENV)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there are more than %d --env",
+			     VUBLK_CHAOS_MAX_ENV);
+	config->env[config->num_env++] = pair;
+}
+
+/* --- the parser ----------------------------------------------------------------- */
+
+static error_t parse_load(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *arguments = state->input;
+	struct vublk_chaos_config *config = &arguments->config;
+
+	switch (key) {
+	case KEY_QUEUES:
+		config->num_queues = (unsigned)vublk_cli_number(state, "queues", arg, 1,
+								VUBLK_MAX_QUEUES);
+		return 0;
+	case KEY_IODEPTH:
+		config->depth = (unsigned)vublk_cli_number(state, "iodepth", arg, 1,
+							   VUBLK_MAX_QUEUE_SIZE);
+		return 0;
+	case KEY_SIZE:
+		config->size_bytes = vublk_cli_bytes(state, "size", arg, VUBLK_CHAOS_BLOCK_BYTES,
+						     INT64_MAX);
+		return 0;
+	case KEY_SEED:
+		config->seed = vublk_cli_number(state, "seed", arg, 0, UINT64_MAX);
+		arguments->has_seed = true;
+		return 0;
+	case KEY_JSON:
+		arguments->json = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static error_t parse_deeds(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *arguments = state->input;
+	struct vublk_chaos_config *config = &arguments->config;
+
+	switch (key) {
+	case KEY_FAULTS:
+		parse_faults(state, config, arg);
+		return 0;
+	case KEY_KILLS:
+		config->num_deeds = (unsigned)vublk_cli_number(state, "kills", arg, 1, INT32_MAX);
+		return 0;
+	case KEY_RUNTIME:
+		config->runtime_ms = vublk_cli_milliseconds(state, "runtime", arg);
+		return 0;
+	case KEY_INTERVAL:
+		parse_interval(state, config, arg);
+		return 0;
+	case KEY_VOLATILE:
+		config->is_volatile = true;
+		return 0;
+	case KEY_ENV:
+		add_env(state, config, arg);
+		return 0;
+	case KEY_STUCK_AFTER:
+		config->stuck_ms = vublk_cli_stall_ms(state, "stuck-after", arg);
+		return 0;
+	default:
+		return parse_load(key, arg, state);
+	}
+}
+
+/* The SOCKET, and then all that is left of the line. */
+static void take_word(struct argp_state *state, struct vublk_chaos_config *config, char *arg)
+{
+	if (!config->socket) {
+		config->socket = arg;
+		return;
+	}
+	config->command = &state->argv[state->next - 1];
+	state->next = state->argc;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *arguments = state->input;
+	struct vublk_chaos_config *config = &arguments->config;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &arguments->disk;
+		return 0;
+	case ARGP_KEY_ARG:
+		take_word(state, config, arg);
+		return 0;
+	case ARGP_KEY_END:
+		if (!config->socket)
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+				     "the SOCKET of the back-end is missing, see --help");
+		else if (!config->command)
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the COMMAND that serves '%s' is "
+				     "missing; it comes after '--'", config->socket);
+		else if (!config->num_deeds && !config->runtime_ms)
+			config->num_deeds = DEFAULT_DEEDS;
+		if (!config->deeds && !config->num_env && !config->runtime_ms)
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+				     "--faults=none needs a --runtime");
+		return 0;
+	default:
+		return parse_deeds(key, arg, state);
+	}
+}
+
+/* --- the command -------------------------------------------------------------- */
+
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
+{
+	struct arguments *arguments = opaque;
+
+	if (event == VUBLK_BLK_DISCONNECTED && error)
+		snprintf(arguments->gone, sizeof(arguments->gone), "%s", error->text);
+}
+
+/* Other commands end with their back-end; this one wants the library's own way. */
+static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *error)
+{
+	struct arguments *arguments = opaque;
+	struct vublk_blk_handlers handlers = { .log = {
+		.fn = vublk_cli_log, .opaque = (void *)COMMAND,
+		.level = arguments->disk.verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
+	}, .event = on_event, .opaque = arguments };
+
+	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "unflushed", "trust" } };
+	int ret;
+
+	/* Whether the disk keeps what it completed is found out here. */
+	memcpy(list + 1, arguments->disk.list, sizeof(arguments->disk.list));
+	ret = vublk_blk_open(arguments->config.socket, list, &handlers, blk, error);
+	arguments->misused = ret == -EINVAL;
+	return ret;
+}
+
+static int run(struct arguments *arguments, struct vublk_chaos_result *result)
+{
+	struct vublk_error error = { 0 };
+	int ret = vublk_chaos_run(&arguments->config, open_disk, arguments, result, &error);
+	uint64_t faults = vublk_chaos_count_faults(result);
+
+	/* A run that did not come to its end may still have found something. */
+	if (!ret || faults)
+		(arguments->json ? vublk_chaos_print_json
+				 : vublk_chaos_print_text)(stdout, &arguments->config, result);
+	if (arguments->misused)
+		return vublk_cli_misuse(COMMAND, "%s", error.text);
+	if (ret)
+		return vublk_cli_fail(COMMAND, "%s%s%s", error.text, arguments->gone[0] ? "; " : "",
+				      arguments->gone);
+	if (faults)
+		return vublk_cli_fail(COMMAND, "the disk broke its promise %" PRIu64 " time%s; --seed=%"
+				      PRIu64 " begins the same way again", faults,
+				      faults == 1 ? "" : "s", arguments->config.seed);
+	return VUBLK_EXIT_DONE;
+}
+
+int vublk_cmd_chaos(int argc, char **argv)
+{
+	static const struct argp_child children[] = { { &vublk_disk_argp, 0, NULL, 0 }, { NULL } };
+	static const struct argp argp = {
+		options, parse, "SOCKET -- COMMAND [ARGUMENT...]",
+		"Kill, stop and replace the back-end COMMAND, which serves SOCKET, while the disk is "
+		"written and verified. What the disk holds is destroyed.",
+		children,
+	};
+	struct arguments arguments = { .disk.reconnects = true, .config = {
+		.deeds = 1u << VUBLK_CHAOS_KILL, .min_interval_ms = 50, .max_interval_ms = 250,
+		.num_queues = 1, .depth = 32, .stuck_ms = 30000,
+	} };
+	struct vublk_chaos_result *result;
+	int status;
+
+	vublk_cli_parse(&argp, argc, argv, &arguments);
+	vublk_disk_limit_queues(&arguments.disk, arguments.config.num_queues);
+	arguments.config.verbose = arguments.disk.verbose;
+	if (!arguments.has_seed)
+		arguments.config.seed = vublk_mix(vublk_cli_now_ns()) >> 32;
+	result = calloc(1, sizeof(*result));
+	if (!result)
+		return vublk_cli_fail(COMMAND, "out of memory for the result");
+	status = run(&arguments, result);
+	free(result);
+	return status;
+}

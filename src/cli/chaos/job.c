@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One job of a chaos run: a thread that keeps a queue of its own busy in its part of
+ * the disk. Most of its requests go to a few hot blocks, so that writes of the same
+ * place are in flight together whenever the back-end dies.
+ *
+ * A job does not know when that is. All that it sees is that completions are late;
+ * how late they may be counts from when the back-end was up again.
+ */
+#include "cli/chaos/load.h"
+
+#include "cli/cli.h"
+#include "cli/pattern.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WAIT_MS 100        /* how long not to look at the phase while nothing is completed */
+#define HOT_BLOCKS 32
+#define HOT_REQUESTS 500   /* then other blocks are */
+#define HOT_PERCENT 80     /* of all requests */
+
+static unsigned current_phase(const struct vublk_chaos_job *job)
+{
+	return __atomic_load_n(&job->load->phase, __ATOMIC_RELAXED);
+}
+
+static uint64_t random_below(struct vublk_chaos_job *job, uint64_t limit)
+{
+	job->random += UINT64_C(0x9e3779b97f4a7c15);
+	return vublk_mix(job->random) % limit;
+}
+
+/* --- what to do next ---------------------------------------------------------- */
+
+typedef bool choose_fn(struct vublk_chaos_job *job, struct vublk_chaos_request *request);
+
+static enum vublk_chaos_op choose_op(struct vublk_chaos_job *job)
+{
+	const struct vublk_blk_info *info = &job->load->info;
+	uint64_t dice = random_below(job, 100);
+
+	if (dice < 3)
+		return VUBLK_CHAOS_FLUSH;
+	if (dice < 38)
+		return VUBLK_CHAOS_READ;
+	if (dice < 45 && info->max_write_zeroes_bytes >= VUBLK_CHAOS_BLOCK_BYTES)
+		return VUBLK_CHAOS_ZEROES;
+	if (dice < 50 && info->max_discard_bytes >= VUBLK_CHAOS_BLOCK_BYTES &&
+	    info->discard_alignment_bytes <= VUBLK_CHAOS_BLOCK_BYTES)
+		return VUBLK_CHAOS_DISCARD;
+	return VUBLK_CHAOS_WRITE;
+}
+
+static void choose_hot_blocks(struct vublk_chaos_job *job)
+{
+	if (job->hot_left--)
+		return;
+	job->hot = random_below(job, job->verifier.num_blocks - HOT_BLOCKS + 1);
+	job->hot_left = HOT_REQUESTS;
+}
+
+static bool choose(struct vublk_chaos_job *job, struct vublk_chaos_request *request)
+{
+	uint64_t first = 0, blocks = job->verifier.num_blocks;
+
+	if (current_phase(job) != VUBLK_CHAOS_RUN)
+		return false;
+	request->op = choose_op(job);
+	request->count = 0;
+	if (request->op == VUBLK_CHAOS_FLUSH)
+		return true;
+	choose_hot_blocks(job);
+	if (random_below(job, 100) < HOT_PERCENT) {
+		first = job->hot;
+		blocks = HOT_BLOCKS;
+	}
+	request->count = 1 + (uint32_t)random_below(job, VUBLK_CHAOS_MAX_BLOCKS);
+	request->block = job->verifier.first_block + first +
+			 random_below(job, blocks - request->count + 1);
+	return true;
+}
+
+/* Pass after pass over the part, in order. */
+static bool choose_next(struct vublk_chaos_job *job, struct vublk_chaos_request *request,
+			enum vublk_chaos_op op)
+{
+	uint64_t left = job->verifier.num_blocks - job->next;
+
+	if (!left || current_phase(job) == VUBLK_CHAOS_ABORT)
+		return false;
+	request->op = op;
+	request->block = job->verifier.first_block + job->next;
+	request->count = (uint32_t)VUBLK_CLI_MIN(left, (uint64_t)VUBLK_CHAOS_MAX_BLOCKS);
+	job->next += request->count;
+	return true;
+}
+
+/* The verifier expects zeroes at the beginning. Written, for nobody has to offer more. */
+static bool choose_zeroes(struct vublk_chaos_job *job, struct vublk_chaos_request *request)
+{
+	return choose_next(job, request, VUBLK_CHAOS_ZEROES);
+}
+
+static bool choose_read(struct vublk_chaos_job *job, struct vublk_chaos_request *request)
+{
+	return choose_next(job, request, VUBLK_CHAOS_READ);
+}
+
+/* --- the beginning of a request ----------------------------------------------- */
+
+static int add_request(struct vublk_chaos_job *job, struct vublk_chaos_slot *slot, bool written)
+{
+	const struct vublk_chaos_request *request = &slot->request;
+	uint64_t offset = request->block * VUBLK_CHAOS_BLOCK_BYTES;
+	size_t bytes = request->count * VUBLK_CHAOS_BLOCK_BYTES;
+	bool unmap = request->generations[0] % 2; /* now so, now so */
+
+	switch (request->op) {
+	case VUBLK_CHAOS_READ:
+		return vublk_blk_read(job->queue, offset, slot->buffer, bytes, slot, &job->error);
+	case VUBLK_CHAOS_ZEROES:
+		if (!written)
+			return vublk_blk_write_zeroes(job->queue, offset, bytes, unmap, slot,
+						      &job->error);
+		/* fall through */
+	case VUBLK_CHAOS_WRITE:
+		return vublk_blk_write(job->queue, offset, slot->buffer, bytes, slot, &job->error);
+	case VUBLK_CHAOS_DISCARD:
+		return vublk_blk_discard(job->queue, offset, bytes, slot, &job->error);
+	default:
+		return vublk_blk_flush(job->queue, slot, &job->error);
+	}
+}
+
+/* The generations are given out in the order in which requests are added. */
+static void prepare(struct vublk_chaos_job *job, struct vublk_chaos_slot *slot, bool written)
+{
+	vublk_chaos_verify_begin(&job->verifier, &slot->request);
+	vublk_chaos_verify_fill(&job->verifier, &slot->request, slot->buffer);
+	if (written && slot->request.op == VUBLK_CHAOS_ZEROES)
+		memset(slot->buffer, 0, slot->request.count * VUBLK_CHAOS_BLOCK_BYTES);
+}
+
+/* Begins one request; false: not now. */
+static bool begin(struct vublk_chaos_job *job, choose_fn *choose_request)
+{
+	bool written = choose_request == choose_zeroes;
+	struct vublk_chaos_slot *slot = job->held;
+	int ret;
+
+	if (!slot) {
+		slot = job->free[job->num_free - 1];
+		if (!choose_request(job, &slot->request))
+			return false;
+		job->num_free--;
+		prepare(job, slot, written);
+	}
+	slot->start_ns = vublk_cli_now_ns();
+	ret = add_request(job, slot, written);
+	slot->in_flight = !ret;
+	job->held = ret == -EAGAIN ? slot : NULL;
+	if (ret == -EAGAIN && vublk_blk_in_flight(job->queue))
+		job->error.code = 0; /* full: not an error as long as it empties */
+	return !ret;
+}
+
+/* --- the end of a request ----------------------------------------------------- */
+
+static void fail_request(struct vublk_chaos_job *job, const struct vublk_chaos_request *request,
+			 int result)
+{
+	if (job->error.code)
+		return; /* the first one is what matters */
+	vublk_cli_error(&job->error, -result, "%s of %" PRIu32 " blocks at offset %" PRIu64
+			" failed: %s", vublk_chaos_op_name(request->op), request->count,
+			request->block * VUBLK_CHAOS_BLOCK_BYTES, strerrordesc_np(-result));
+}
+
+static void complete(struct vublk_chaos_job *job, const struct vublk_blk_completion *completion)
+{
+	struct vublk_chaos_slot *slot = completion->user_data;
+	uint64_t *count = &job->requests[slot->request.op];
+
+	slot->in_flight = false;
+	job->free[job->num_free++] = slot;
+	if (completion->result) {
+		fail_request(job, &slot->request, completion->result);
+		return;
+	}
+	vublk_chaos_verify_complete(&job->verifier, &slot->request, slot->buffer);
+	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
+}
+
+/* Of all jobs the first one to complete something after the new back-end's start. */
+static void note_first(struct vublk_chaos_load *load, uint64_t now)
+{
+	uint64_t none = 0;
+
+	if (!__atomic_load_n(&load->first_ns, __ATOMIC_RELAXED))
+		__atomic_compare_exchange_n(&load->first_ns, &none, now, false, __ATOMIC_RELAXED,
+					    __ATOMIC_RELAXED);
+}
+
+/* The oldest request in flight has to be completed in time, whatever the others are. */
+static bool is_stuck(struct vublk_chaos_job *job, uint64_t now)
+{
+	uint64_t limit_ns = (uint64_t)job->load->config->stuck_ms * 1000000;
+	uint64_t up_ns = __atomic_load_n(&job->load->up_since_ns, __ATOMIC_RELAXED);
+	const struct vublk_chaos_slot *oldest = NULL;
+
+	if (!up_ns || now - VUBLK_CLI_MIN(up_ns, now) <= limit_ns)
+		return false;
+	for (unsigned i = 0; i < job->load->config->depth; i++) {
+		const struct vublk_chaos_slot *slot = &job->slots[i];
+
+		if (!slot->in_flight || now - slot->start_ns <= limit_ns)
+			continue;
+		job->stuck++;
+		if (!oldest || slot->start_ns < oldest->start_ns)
+			oldest = slot;
+	}
+	if (oldest && !job->error.code)
+		vublk_cli_error(&job->error, ETIMEDOUT, "stuck: %u of %u requests in flight have not "
+				"been completed for %u ms though the back-end is up; the oldest is a "
+				"%s of %" PRIu32 " blocks at offset %" PRIu64, job->stuck,
+				vublk_blk_in_flight(job->queue), job->load->config->stuck_ms,
+				vublk_chaos_op_name(oldest->request.op), oldest->request.count,
+				oldest->request.block * VUBLK_CHAOS_BLOCK_BYTES);
+	return oldest;
+}
+
+/* Takes what is completed. False: there is no point in waiting any longer. */
+static bool take_completions(struct vublk_chaos_job *job)
+{
+	uint64_t now;
+	int n;
+
+	__atomic_store_n(&job->in_flight, vublk_blk_in_flight(job->queue), __ATOMIC_RELAXED);
+	n = vublk_blk_wait(job->queue, job->completions, 1, job->load->config->depth, WAIT_MS,
+			   &job->error);
+	now = vublk_cli_now_ns();
+	if (n < 0) {
+		job->error.code = -n;
+		return false;
+	}
+	vublk_chaos_verify_set_life(&job->verifier,
+				    __atomic_load_n(&job->load->life, __ATOMIC_RELAXED));
+	for (int i = 0; i < n; i++)
+		complete(job, &job->completions[i]);
+	if (n)
+		note_first(job->load, now);
+	return !is_stuck(job, now) && current_phase(job) != VUBLK_CHAOS_ABORT;
+}
+
+/* --- the life of a job -------------------------------------------------------- */
+
+/* Until nothing more is chosen, or something failed, and nothing is in flight. */
+static void run_requests(struct vublk_chaos_job *job, choose_fn *choose_request)
+{
+	for (;;) {
+		while (!job->error.code && (job->held || job->num_free))
+			if (!begin(job, choose_request))
+				break;
+		if (!vublk_blk_in_flight(job->queue) || !take_completions(job))
+			return;
+	}
+}
+
+void vublk_chaos_job_run(void *member)
+{
+	struct vublk_chaos_job *job = member;
+	struct vublk_chaos_load *load = job->load;
+	struct vublk_error cause;
+
+	job->next = 0;
+	if (!job->only_read_back) {
+		run_requests(job, choose_zeroes);
+		run_requests(job, choose);
+		job->next = 0;
+	}
+	if (!job->error.code)
+		run_requests(job, choose_read);
+	if (job->error.code) {
+		cause = job->error;
+		vublk_cli_error(&job->error, cause.code, "queue %u: %s", job->number, cause.text);
+		vublk_chaos_load_advance(load, VUBLK_CHAOS_ABORT);
+	}
+	if (!__atomic_sub_fetch(&load->working, 1, __ATOMIC_RELAXED) || job->error.code)
+		vublk_chaos_load_tell(load);
+}

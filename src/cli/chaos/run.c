@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A chaos run from its beginning to its end: starts the back-end, opens the disk,
+ * lets the load run, and does to the back-end what is wanted, at random times. Then
+ * all is read back, by the back-end that is there and by one more.
+ *
+ * One thread does this, and it waits in one place, wait_for(), for whatever comes
+ * first. The disk finds the new back-end by itself: nothing here helps it.
+ */
+#include "cli/chaos/chaos.h"
+
+#include "cli/cli.h"
+#include "cli/pattern.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define COMMAND "chaos"
+#define LOOK_MS 10         /* between two checks of the socket's file without inotify */
+#define OPEN_MS 20         /* between two tries to open the disk, if nothing else happens */
+#define TERM_MS 20000      /* for a back-end to end after SIGTERM */
+#define SPARE_ENDS 8       /* of its own, beyond those that were asked for */
+
+/* What came first; a set of bits. */
+enum {
+	LISTENS = 1,       /* the socket has appeared */
+	ENDED = 2,         /* the back-end */
+	LOAD_ENDED = 4,
+	SIGNALLED = 8,
+};
+
+struct run {
+	const struct vublk_chaos_config *config;
+	struct vublk_chaos_result *result;
+	struct vublk_chaos_backend backend;
+	struct vublk_chaos_load load;
+	int signal_fd;
+	int signal;               /* that ends it; 0: none */
+	uint64_t random;
+	uint64_t deadline_ns;     /* of the deeds; 0: none */
+	uint64_t listens_ns;      /* of the present back-end; 0: not yet, or it is counted */
+	unsigned num_deeds;
+};
+
+const char *vublk_chaos_deed_name(enum vublk_chaos_deed deed)
+{
+	static const char *const names[] = { "kill", "stop", "term", "replace", "own" };
+
+	return names[deed];
+}
+
+__attribute__((format(printf, 2, 3)))
+static void tell(const struct run *run, const char *format, ...)
+{
+	va_list args;
+
+	if (!run->config->verbose)
+		return;
+	va_start(args, format);
+	fprintf(stderr, "vublk " COMMAND ": ");
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+	va_end(args);
+}
+
+/* --- waiting ------------------------------------------------------------------ */
+
+static void take_signal(struct run *run)
+{
+	struct signalfd_siginfo info;
+
+	if (read(run->signal_fd, &info, sizeof(info)) == sizeof(info))
+		run->signal = (int)info.ssi_signo;
+}
+
+/* One look at what is waited for; that the socket appeared is forgotten with it. */
+static unsigned look(struct run *run, unsigned events, int timeout_ms)
+{
+	struct pollfd fds[] = { /* negative ones are skipped */
+		{ run->signal_fd, POLLIN, 0 },
+		{ events & ENDED ? run->backend.pid_fd : -1, POLLIN, 0 },
+		{ events & LISTENS ? run->backend.watch_fd : -1, POLLIN, 0 },
+		{ events & LOAD_ENDED ? run->load.done_fd : -1, POLLIN, 0 },
+	};
+	bool by_time = events & LISTENS && run->backend.watch_fd < 0;
+	unsigned found = 0;
+
+	if (by_time && (timeout_ms < 0 || timeout_ms > LOOK_MS))
+		timeout_ms = LOOK_MS;
+	if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), timeout_ms) < 0)
+		return 0;
+	if (fds[0].revents)
+		take_signal(run);
+	if (fds[1].revents)
+		found |= ENDED;
+	if ((fds[2].revents || by_time) && vublk_chaos_backend_appeared(&run->backend))
+		found |= LISTENS;
+	if (fds[3].revents)
+		found |= LOAD_ENDED;
+	return found;
+}
+
+/* Until one of `events` or a signal; 0: the time is over. */
+static unsigned wait_for(struct run *run, unsigned events, uint64_t ms)
+{
+	uint64_t now = vublk_cli_now_ns(), end = now + ms * 1000000;
+	unsigned found = 0;
+
+	for (;;) {
+		uint64_t left_ms = now < end ? (end - now + 999999) / 1000000 : 0;
+
+		found = look(run, events, (int)VUBLK_CLI_MIN(left_ms, (uint64_t)INT32_MAX));
+		if (run->signal)
+			return SIGNALLED;
+		now = vublk_cli_now_ns();
+		if (found || now >= end)
+			return found;
+	}
+}
+
+static int interrupted(const struct run *run, struct vublk_error *error)
+{
+	return vublk_cli_error(error, EINTR, "interrupted by signal %d before the end",
+			       run->signal);
+}
+
+static uint64_t random_ms(struct run *run)
+{
+	const struct vublk_chaos_config *config = run->config;
+
+	run->random += UINT64_C(0x9e3779b97f4a7c15);
+	return config->min_interval_ms + vublk_mix(run->random) %
+	       (config->max_interval_ms - config->min_interval_ms + 1);
+}
+
+/* --- the back-end comes ------------------------------------------------------- */
+
+static const char *describe_end(int status, char text[64])
+{
+	if (WIFSIGNALED(status))
+		snprintf(text, 64, "signal %d", WTERMSIG(status));
+	else
+		snprintf(text, 64, "exit status %d", WEXITSTATUS(status));
+	return text;
+}
+
+static int fail_start(struct run *run, unsigned events, struct vublk_error *error)
+{
+	const struct vublk_chaos_config *config = run->config;
+	char end[64], text[256];
+	const char *words;
+	int status;
+
+	if (events & SIGNALLED)
+		return interrupted(run, error);
+	words = vublk_chaos_backend_last_words(&run->backend, text, sizeof(text));
+	if (!(events & ENDED))
+		return vublk_cli_error(error, ETIMEDOUT, "'%s' made no socket at '%s' within %u ms%s%s",
+				       config->command[0], config->socket, config->stuck_ms,
+				       words[0] ? "; it says: " : "", words);
+	status = vublk_chaos_backend_reap(&run->backend);
+	return vublk_cli_error(error, ECHILD, "'%s' ended with %s before it listened at '%s'%s%s",
+			       config->command[0], describe_end(status, end), config->socket,
+			       words[0] ? "; it says: " : "", words);
+}
+
+static int start_backend(struct run *run, bool last, struct vublk_error *error)
+{
+	unsigned events;
+	int ret;
+
+	vublk_chaos_backend_appeared(&run->backend); /* what did so before is of no interest */
+	__atomic_store_n(&run->load.first_ns, 0, __ATOMIC_RELAXED);
+	ret = vublk_chaos_backend_start(&run->backend, last, error);
+	if (ret)
+		return ret;
+	events = wait_for(run, LISTENS | ENDED, run->config->stuck_ms);
+	if (!(events & LISTENS))
+		return fail_start(run, events, error);
+	run->listens_ns = vublk_cli_now_ns();
+	__atomic_store_n(&run->load.up_since_ns, run->listens_ns, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* --- the back-end goes -------------------------------------------------------- */
+
+static void set_down(struct run *run)
+{
+	__atomic_store_n(&run->load.up_since_ns, 0, __ATOMIC_RELAXED);
+}
+
+/* How long it took from its socket to the first completion, if it came to one. */
+static void count_outage(struct run *run)
+{
+	uint64_t first = __atomic_load_n(&run->load.first_ns, __ATOMIC_RELAXED);
+
+	/* What this thread saw late was there no later than what it saw first. */
+	if (run->listens_ns && first)
+		vublk_histogram_add(&run->result->outage_ns,
+				    first - VUBLK_CLI_MIN(run->listens_ns, first));
+	run->listens_ns = 0;
+}
+
+/* It is on its way out, or has gone; returns how. */
+static int bury(struct run *run)
+{
+	int status;
+
+	set_down(run);
+	run->result->in_flight += vublk_chaos_load_in_flight(&run->load);
+	status = vublk_chaos_backend_reap(&run->backend);
+	__atomic_add_fetch(&run->load.life, 1, __ATOMIC_RELAXED);
+	count_outage(run);
+	return status;
+}
+
+static bool is_last_start(const struct run *run)
+{
+	return run->config->num_deeds && run->num_deeds >= run->config->num_deeds;
+}
+
+static void end_by_term(struct run *run)
+{
+	set_down(run);
+	vublk_chaos_backend_signal(&run->backend, SIGTERM);
+	if (!(wait_for(run, ENDED, TERM_MS) & (ENDED | SIGNALLED)))
+		tell(run, "the back-end has not ended %d s after SIGTERM, and is killed",
+		     TERM_MS / 1000);
+	vublk_chaos_backend_signal(&run->backend, SIGKILL);
+}
+
+/* Whether it goes on after the stop. */
+static bool stop_for_a_while(struct run *run)
+{
+	unsigned events;
+
+	set_down(run);
+	vublk_chaos_backend_signal(&run->backend, SIGSTOP);
+	events = wait_for(run, ENDED | LOAD_ENDED, random_ms(run));
+	if (!events && random_ms(run) % 2) {
+		vublk_chaos_backend_signal(&run->backend, SIGCONT);
+		__atomic_store_n(&run->load.up_since_ns, vublk_cli_now_ns(), __ATOMIC_RELAXED);
+		return true;
+	}
+	vublk_chaos_backend_signal(&run->backend, SIGKILL);
+	return false;
+}
+
+static int do_deed(struct run *run, enum vublk_chaos_deed deed, struct vublk_error *error)
+{
+	run->result->deeds[deed]++;
+	run->num_deeds++;
+	tell(run, "%u: %s, with %u requests in flight", run->num_deeds,
+	     vublk_chaos_deed_name(deed), vublk_chaos_load_in_flight(&run->load));
+	switch (deed) {
+	case VUBLK_CHAOS_STOP:
+		if (stop_for_a_while(run))
+			return 0;
+		break;
+	case VUBLK_CHAOS_REPLACE:
+		unlink(run->config->socket);
+		wait_for(run, ENDED, random_ms(run));
+		end_by_term(run);
+		break;
+	case VUBLK_CHAOS_TERM:
+		end_by_term(run);
+		break;
+	default:
+		vublk_chaos_backend_signal(&run->backend, SIGKILL);
+		break;
+	}
+	bury(run);
+	return run->signal ? interrupted(run, error)
+			   : start_backend(run, is_last_start(run), error);
+}
+
+/* It ended by itself, at a place that was chosen for it, or because it is not well. */
+static int follow_own_end(struct run *run, bool last, struct vublk_error *error)
+{
+	int status = bury(run);
+
+	run->num_deeds++;
+	if (++run->result->deeds[VUBLK_CHAOS_OWN] > run->config->num_deeds + SPARE_ENDS && last)
+		return vublk_cli_error(error, ECHILD, "the back-end has ended by itself %u times, the "
+				       "last time with %s, and would not let the disk be read back",
+				       run->result->deeds[VUBLK_CHAOS_OWN],
+				       describe_end(status, run->result->own_end));
+	tell(run, "%u: the back-end ended by itself, with %s", run->num_deeds,
+	     describe_end(status, run->result->own_end));
+	return start_backend(run, last || is_last_start(run), error);
+}
+
+/* --- the course of it --------------------------------------------------------- */
+
+static enum vublk_chaos_deed choose_deed(struct run *run)
+{
+	for (;;) {
+		enum vublk_chaos_deed deed;
+
+		run->random += UINT64_C(0x9e3779b97f4a7c15);
+		deed = vublk_mix(run->random) % VUBLK_CHAOS_OWN;
+		if (run->config->deeds & 1u << deed)
+			return deed;
+	}
+}
+
+static uint64_t ms_left(const struct run *run)
+{
+	uint64_t now = vublk_cli_now_ns();
+
+	if (!run->deadline_ns)
+		return UINT64_MAX;
+	return now < run->deadline_ns ? (run->deadline_ns - now + 999999) / 1000000 : 0;
+}
+
+/* 0: it is enough, or the load has ended, which tells itself why. */
+static int make_chaos(struct run *run, struct vublk_error *error)
+{
+	const struct vublk_chaos_config *config = run->config;
+	int ret = 0;
+
+	while (!ret && ms_left(run) && (!config->num_deeds || run->num_deeds < config->num_deeds)) {
+		uint64_t ms = config->deeds ? random_ms(run) : UINT32_MAX;
+		unsigned events = wait_for(run, ENDED | LOAD_ENDED,
+					   VUBLK_CLI_MIN(ms, ms_left(run)));
+
+		if (events & SIGNALLED)
+			return interrupted(run, error);
+		if (events & LOAD_ENDED)
+			return 0;
+		if (events & ENDED)
+			ret = follow_own_end(run, false, error);
+		else if (config->deeds && ms_left(run))
+			ret = do_deed(run, choose_deed(run), error);
+	}
+	return ret;
+}
+
+/* The jobs' errors come first: what else happened came of them. */
+static int end_load(struct run *run, int ret, struct vublk_error *error)
+{
+	struct vublk_error found = { 0 };
+
+	if (ret)
+		vublk_chaos_load_advance(&run->load, VUBLK_CHAOS_ABORT);
+	if (!vublk_chaos_load_join(&run->load, &found))
+		return ret;
+	return vublk_cli_error(error, found.code, "%s", found.text);
+}
+
+/* While all is read back: nothing is done to the back-end any more. */
+static int wait_for_load(struct run *run, struct vublk_error *error)
+{
+	int ret = 0;
+
+	while (!ret) {
+		unsigned events = wait_for(run, ENDED | LOAD_ENDED, UINT32_MAX);
+
+		if (events & SIGNALLED)
+			return interrupted(run, error);
+		if (events & LOAD_ENDED)
+			return 0;
+		if (events & ENDED)
+			ret = follow_own_end(run, true, error);
+	}
+	return ret;
+}
+
+static int run_load(struct run *run, struct vublk_error *error)
+{
+	int ret = vublk_chaos_load_start(&run->load, VUBLK_CHAOS_RUN, error);
+
+	if (ret)
+		return ret;
+	if (run->config->runtime_ms)
+		run->deadline_ns = vublk_cli_now_ns() + run->config->runtime_ms * 1000000;
+	ret = make_chaos(run, error);
+	vublk_chaos_load_advance(&run->load, VUBLK_CHAOS_READ_BACK);
+	if (!ret)
+		ret = wait_for_load(run, error);
+	return end_load(run, ret, error);
+}
+
+/* What is there has to be there for another back-end, too. */
+static int read_back_again(struct run *run, struct vublk_error *error)
+{
+	int ret;
+
+	vublk_chaos_backend_signal(&run->backend, SIGKILL);
+	bury(run);
+	ret = start_backend(run, true, error);
+	if (!ret)
+		ret = vublk_chaos_load_start(&run->load, VUBLK_CHAOS_READ_BACK, error);
+	return ret ? ret : end_load(run, wait_for_load(run, error), error);
+}
+
+/* --- beginning and end -------------------------------------------------------- */
+
+/* Its socket appears a moment before it listens there. */
+static int open_disk(struct run *run, vublk_chaos_open_fn *open_disk_fn, void *opaque,
+		     struct vublk_blk **blk, struct vublk_error *error)
+{
+	uint64_t end = vublk_cli_now_ns() + (uint64_t)run->config->stuck_ms * 1000000;
+	unsigned events;
+	int ret;
+
+	for (;;) {
+		ret = open_disk_fn(opaque, blk, error);
+		if ((ret != -ECONNREFUSED && ret != -ENOENT) || vublk_cli_now_ns() > end)
+			return ret;
+		events = wait_for(run, ENDED, OPEN_MS);
+		if (events)
+			return fail_start(run, events, error);
+	}
+}
+
+static int run_all(struct run *run, struct vublk_blk *blk, struct vublk_error *error)
+{
+	int ret = vublk_chaos_load_init(&run->load, run->config, blk, error);
+
+	/* The back-end has been up before there was a load to know it. */
+	__atomic_store_n(&run->load.up_since_ns, run->listens_ns, __ATOMIC_RELAXED);
+	run->listens_ns = 0; /* nobody waited for it */
+	if (!ret)
+		ret = run_load(run, error);
+	if (!ret)
+		ret = read_back_again(run, error);
+	vublk_chaos_load_counts(&run->load, &run->result->counts);
+	return ret;
+}
+
+static int run_signalled(struct run *run, vublk_chaos_open_fn *open_disk_fn, void *opaque,
+			 struct vublk_error *error)
+{
+	struct vublk_blk *blk = NULL;
+	uint64_t start = vublk_cli_now_ns();
+	int ret = vublk_chaos_backend_init(&run->backend, run->config, error);
+
+	if (!ret && run->backend.watch_fd < 0)
+		fprintf(stderr, "vublk " COMMAND ": inotify is not available "
+			"(fs.inotify.max_user_instances limits it); the socket is checked every "
+			"%u ms instead\n", LOOK_MS);
+	if (!ret)
+		ret = start_backend(run, false, error);
+	if (!ret)
+		ret = open_disk(run, open_disk_fn, opaque, &blk, error);
+	if (!ret)
+		ret = run_all(run, blk, error);
+	/* A stopped one would not let go of the rings. */
+	vublk_chaos_backend_deinit(&run->backend);
+	vublk_blk_close(blk, 0);
+	vublk_chaos_load_deinit(&run->load);
+	run->result->starts = run->backend.starts;
+	run->result->runtime_ns = vublk_cli_now_ns() - start;
+	return ret;
+}
+
+int vublk_chaos_run(const struct vublk_chaos_config *config, vublk_chaos_open_fn *open_disk_fn,
+		    void *opaque, struct vublk_chaos_result *result, struct vublk_error *error)
+{
+	struct run run = {
+		.config = config, .result = result, .random = config->seed,
+		.load = { .config = config, .done_fd = -1 },
+	};
+	sigset_t signals, before;
+	int ret;
+
+	*result = (struct vublk_chaos_result){ 0 };
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGHUP);
+	run.signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (run.signal_fd < 0)
+		return vublk_cli_error_errno(error, errno, "cannot wait for signals");
+	pthread_sigmask(SIG_BLOCK, &signals, &before);
+	ret = run_signalled(&run, open_disk_fn, opaque, error);
+	close(run.signal_fd);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return ret;
+}

@@ -1,0 +1,510 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The verifier of a chaos run; chaos-verify.h says by which rule it judges. What is
+ * allowed follows from four numbers a block; the history is only asked for the name
+ * of what is not.
+ */
+#include "cli/chaos/verify.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WHAT_BYTES 160
+
+/* One generation of a block. */
+struct past {
+	uint32_t life;    /* of the back-end in which it was begun */
+	uint8_t op;
+	bool seen;        /* by a read */
+	bool completed;
+	bool met;         /* the next one was begun before it was completed */
+	bool interrupted; /* it lived to see another back-end */
+	uint32_t flush;   /* the first that covers its completion; 0: none does */
+};
+
+struct vublk_chaos_block {
+	uint32_t newest;      /* begun */
+	uint32_t floor;       /* what a read begun now brings at least */
+	uint32_t newest_seen;
+	uint32_t newest_zero; /* write zeroes or discard; 0: the beginning */
+	/* of a volatile disk */
+	uint32_t stable;      /* flushed; newer ones may be in `past` */
+	uint32_t lost_floor;  /* the floor after the last loss ... */
+	uint32_t expected;    /* ... and before it, until the block was looked at; 0: it was */
+	uint32_t forgiven;    /* nothing is judged while the floor is not above; see condemn() */
+	bool condemned;
+	struct past past[VUBLK_CHAOS_HISTORY];
+};
+
+const char *vublk_chaos_fault_name(enum vublk_chaos_fault fault)
+{
+	static const char *const names[VUBLK_CHAOS_NUM_FAULTS] = {
+		"none", "lost", "repeated", "torn", "stale", "reordered", "misplaced", "corrupt",
+	};
+
+	return names[fault];
+}
+
+const char *vublk_chaos_op_name(enum vublk_chaos_op op)
+{
+	static const char *const names[VUBLK_CHAOS_NUM_OPS] = {
+		"read", "write", "write-zeroes", "discard", "flush",
+	};
+
+	return names[op];
+}
+
+int vublk_chaos_verify_init(struct vublk_chaos_verifier *verifier, uint64_t run, uint16_t queue,
+			    uint64_t first_block, uint64_t num_blocks, struct vublk_error *error)
+{
+	*verifier = (struct vublk_chaos_verifier){
+		.run = run, .queue = queue, .first_block = first_block, .num_blocks = num_blocks,
+		.blocks = calloc(num_blocks, sizeof(*verifier->blocks)),
+	};
+	if (verifier->blocks)
+		return 0;
+	return vublk_cli_error_errno(error, ENOMEM, "cannot remember the generations of %" PRIu64
+				     " blocks; use a smaller --size", num_blocks);
+}
+
+void vublk_chaos_verify_deinit(struct vublk_chaos_verifier *verifier)
+{
+	free(verifier->blocks);
+	verifier->blocks = NULL;
+}
+
+bool vublk_chaos_verify_failed(const struct vublk_chaos_verifier *verifier)
+{
+	for (unsigned f = VUBLK_CHAOS_NONE + 1; f < VUBLK_CHAOS_NUM_FAULTS; f++)
+		if (verifier->faults[f])
+			return true;
+	return false;
+}
+
+static struct vublk_chaos_block *block_of(const struct vublk_chaos_verifier *verifier,
+					  const struct vublk_chaos_request *request, uint32_t index)
+{
+	return &verifier->blocks[request->block + index - verifier->first_block];
+}
+
+/* NULL: it is before all history, or too old to be remembered. */
+static struct past *past_of(struct vublk_chaos_block *block, uint32_t generation)
+{
+	if (!generation || generation > block->newest ||
+	    block->newest - generation >= VUBLK_CHAOS_HISTORY)
+		return NULL;
+	return &block->past[generation % VUBLK_CHAOS_HISTORY];
+}
+
+/* --- a volatile cache --------------------------------------------------------- */
+
+/* Whether a flush of this life, or of one before it, has made it stable. */
+static bool is_stable(const struct vublk_chaos_verifier *verifier, const struct past *past)
+{
+	return past->completed && past->op != VUBLK_CHAOS_DISCARD && past->flush &&
+	       past->flush <= verifier->flushes_done;
+}
+
+static void keep_stable(const struct vublk_chaos_verifier *verifier,
+			struct vublk_chaos_block *block)
+{
+	for (uint32_t g = block->newest; g > block->stable; g--) {
+		const struct past *past = past_of(block, g);
+
+		if (!past)
+			return;
+		if (is_stable(verifier, past)) {
+			block->stable = g;
+			return;
+		}
+	}
+}
+
+static void fall_back(const struct vublk_chaos_verifier *verifier, struct vublk_chaos_block *block)
+{
+	keep_stable(verifier, block);
+	block->expected = VUBLK_CLI_MAX(block->expected, block->floor);
+	block->floor = block->lost_floor = block->stable;
+	block->newest_seen = VUBLK_CLI_MIN(block->newest_seen, block->stable);
+	for (unsigned i = 0; i < VUBLK_CHAOS_HISTORY; i++)
+		block->past[i].flush = 0; /* what was not stable then will not be */
+}
+
+void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life)
+{
+	if (verifier->is_volatile && life != verifier->life)
+		for (uint64_t i = 0; i < verifier->num_blocks; i++)
+			fall_back(verifier, &verifier->blocks[i]);
+	verifier->life = life;
+}
+
+/* --- beginning ---------------------------------------------------------------- */
+
+static uint32_t begin_change(struct vublk_chaos_verifier *verifier,
+			     struct vublk_chaos_block *block, enum vublk_chaos_op op)
+{
+	struct past *before = past_of(block, block->newest);
+
+	if (before && !before->completed) {
+		before->met = true;
+		verifier->overlapping++;
+	}
+	if (verifier->is_volatile)
+		keep_stable(verifier, block); /* the oldest is forgotten next */
+	block->newest++;
+	*past_of(block, block->newest) = (struct past){ .life = verifier->life, .op = (uint8_t)op };
+	if (op != VUBLK_CHAOS_WRITE)
+		block->newest_zero = block->newest;
+	return block->newest;
+}
+
+void vublk_chaos_verify_begin(struct vublk_chaos_verifier *verifier,
+			      struct vublk_chaos_request *request)
+{
+	request->life = verifier->life;
+	if (request->op == VUBLK_CHAOS_FLUSH)
+		request->flush = ++verifier->flushes_begun;
+	for (uint32_t i = 0; i < request->count; i++) {
+		struct vublk_chaos_block *block = block_of(verifier, request, i);
+
+		request->generations[i] = request->op == VUBLK_CHAOS_READ
+						  ? block->floor
+						  : begin_change(verifier, block, request->op);
+	}
+}
+
+void vublk_chaos_verify_fill(const struct vublk_chaos_verifier *verifier,
+			     const struct vublk_chaos_request *request, void *buffer)
+{
+	if (request->op == VUBLK_CHAOS_READ)
+		vublk_chaos_stamp_clear(buffer, request->count * VUBLK_CHAOS_BLOCK_BYTES);
+	for (uint32_t i = 0; request->op == VUBLK_CHAOS_WRITE && i < request->count; i++) {
+		struct vublk_chaos_stamp stamp = {
+			.run = verifier->run, .block = request->block + i,
+			.generation = request->generations[i], .queue = verifier->queue,
+		};
+
+		vublk_chaos_stamp_fill((char *)buffer + i * VUBLK_CHAOS_BLOCK_BYTES, &stamp);
+	}
+}
+
+/* --- what is wrong ------------------------------------------------------------- */
+
+/* A block that was read. */
+struct place {
+	uint64_t number;
+	struct vublk_chaos_block *block;
+	uint32_t floor;
+	bool survived; /* the request lived to see the loss of a volatile cache */
+};
+
+/* One fault is told once, though the same block may be read many more times. */
+static enum vublk_chaos_fault condemn(struct vublk_chaos_verifier *verifier,
+				      const struct place *place, enum vublk_chaos_fault fault,
+				      const char *what)
+{
+	verifier->faults[fault]++;
+	place->block->condemned = true;
+	place->block->forgiven = place->block->newest;
+	if (verifier->num_sentences < VUBLK_CHAOS_MAX_SENTENCES)
+		snprintf(verifier->sentences[verifier->num_sentences++],
+			 sizeof(verifier->sentences[0]), "%s: block %" PRIu64 " (offset %" PRIu64
+			 ", queue %u): %s", vublk_chaos_fault_name(fault), place->number,
+			 place->number * VUBLK_CHAOS_BLOCK_BYTES, verifier->queue, what);
+	return fault;
+}
+
+/* What one sector is taken for. */
+struct found {
+	enum vublk_chaos_content content;
+	uint32_t generation; /* of zeroes: 0 */
+	bool mixed;          /* it has bytes of several generations, all of which may be */
+};
+
+static bool is_allowed(const struct place *place, const struct found *found)
+{
+	if (found->content == VUBLK_CHAOS_ZERO)
+		return place->block->newest_zero >= place->floor;
+	return found->mixed || found->generation >= place->floor;
+}
+
+/* The newest generation older than the floor that made zeroes; *past NULL: forgotten. */
+static uint32_t older_zero(struct vublk_chaos_block *block, uint32_t floor)
+{
+	if (!block->newest_zero)
+		return 0;
+	for (uint32_t g = floor; g-- > 1;) {
+		const struct past *past = past_of(block, g);
+
+		if (!past || past->op != VUBLK_CHAOS_WRITE)
+			return g;
+	}
+	return 0;
+}
+
+static enum vublk_chaos_fault name_old(const struct vublk_chaos_verifier *verifier,
+				       struct vublk_chaos_block *block, uint32_t generation)
+{
+	const struct past *past = past_of(block, generation);
+	bool newer_seen = block->newest_seen > generation;
+
+	if (!generation) /* nobody ever did it, so nobody can do it again */
+		return newer_seen ? VUBLK_CHAOS_STALE : VUBLK_CHAOS_LOST;
+	if (newer_seen && (!past || past->life != verifier->life))
+		return VUBLK_CHAOS_REPEATED;
+	if (newer_seen)
+		return past->seen ? VUBLK_CHAOS_STALE : VUBLK_CHAOS_REORDERED;
+	if (past && (past->interrupted || (!past->completed && past->life != verifier->life)))
+		return VUBLK_CHAOS_REPEATED;
+	return past && past->met ? VUBLK_CHAOS_REORDERED : VUBLK_CHAOS_LOST;
+}
+
+static enum vublk_chaos_fault condemn_old(struct vublk_chaos_verifier *verifier,
+					  const struct place *place, const struct found *found)
+{
+	struct vublk_chaos_block *block = place->block;
+	uint32_t floor = place->floor;
+	bool zero = found->content == VUBLK_CHAOS_ZERO;
+	uint32_t generation = zero ? older_zero(block, floor) : found->generation;
+	char what[WHAT_BYTES];
+
+	snprintf(what, sizeof(what), "expected generation %" PRIu32 "%s, which was %s, and found "
+		 "%s%" PRIu32, floor, block->newest > floor ? " or a newer one" : "",
+		 block->newest_seen >= floor ? "there before" : "completed",
+		 zero ? "zeroes, as of generation " : "generation ", generation);
+	return condemn(verifier, place, name_old(verifier, block, generation), what);
+}
+
+/* --- sectors ------------------------------------------------------------------ */
+
+/*
+ * A read meets a write that is in flight, and the store copies in smaller pieces than
+ * sectors: then each byte is that of one of the generations that may be.
+ */
+static bool is_mixture(const struct vublk_chaos_verifier *verifier,
+		       const struct vublk_chaos_block *block, uint32_t floor,
+		       struct vublk_chaos_stamp stamp, const unsigned char *sector)
+{
+	unsigned char possible[VUBLK_CHAOS_SECTOR_BYTES];
+	bool known[VUBLK_CHAOS_SECTOR_BYTES];
+	size_t missing = 0;
+
+	stamp.run = verifier->run;
+	stamp.queue = verifier->queue;
+	for (size_t i = 0; i < sizeof(known); i++)
+		known[i] = block->newest_zero >= floor && !sector[i];
+	for (stamp.generation = VUBLK_CLI_MAX(floor, 1u); stamp.generation <= block->newest;
+	     stamp.generation++) {
+		vublk_chaos_stamp_sector(possible, &stamp);
+		for (size_t i = 0; i < sizeof(known); i++)
+			known[i] |= sector[i] == possible[i];
+	}
+	for (size_t i = 0; i < sizeof(known); i++)
+		missing += !known[i];
+	return !missing;
+}
+
+/* What no sector of this run may be. */
+static enum vublk_chaos_fault judge_stamp(const struct vublk_chaos_verifier *verifier,
+					  const struct place *place, unsigned sector,
+					  const struct vublk_chaos_stamp *stamp,
+					  char what[WHAT_BYTES])
+{
+	if (stamp->block != place->number || stamp->sector != sector) {
+		snprintf(what, WHAT_BYTES, "sector %u holds sector %u of block %" PRIu64 ", generation %"
+			 PRIu32, sector, stamp->sector, stamp->block, stamp->generation);
+		return VUBLK_CHAOS_MISPLACED;
+	}
+	if (!stamp->generation || stamp->generation > place->block->newest ||
+	    stamp->queue != verifier->queue) {
+		snprintf(what, WHAT_BYTES, "sector %u holds generation %" PRIu32 " of queue %u, and nobody "
+			 "wrote that", sector, stamp->generation, stamp->queue);
+		return VUBLK_CHAOS_CORRUPT;
+	}
+	return VUBLK_CHAOS_NONE;
+}
+
+static enum vublk_chaos_fault judge_sector(const struct vublk_chaos_verifier *verifier,
+					   const struct place *place, unsigned sector,
+					   const char *memory, struct found *found,
+					   char what[WHAT_BYTES])
+{
+	struct vublk_chaos_stamp stamp = { 0 }, own = { .block = place->number, .sector = sector };
+	uint64_t word;
+
+	*found = (struct found){ vublk_chaos_stamp_read(memory, verifier->run, &stamp), 0, false };
+	switch (found->content) {
+	case VUBLK_CHAOS_STAMPED:
+		found->generation = stamp.generation;
+		return judge_stamp(verifier, place, sector, &stamp, what);
+	case VUBLK_CHAOS_ZERO:
+		return VUBLK_CHAOS_NONE;
+	case VUBLK_CHAOS_UNREAD:
+		snprintf(what, WHAT_BYTES, "the read succeeded and brought nothing for sector %u",
+			 sector);
+		return VUBLK_CHAOS_CORRUPT;
+	case VUBLK_CHAOS_FOREIGN:
+		snprintf(what, WHAT_BYTES, "sector %u is what another run (0x%016" PRIx64
+			 ") wrote to block %" PRIu64, sector, stamp.run, stamp.block);
+		return VUBLK_CHAOS_CORRUPT;
+	case VUBLK_CHAOS_GARBAGE:
+		break;
+	}
+	found->mixed = is_mixture(verifier, place->block, place->floor, own,
+				  (const unsigned char *)memory);
+	if (found->mixed)
+		return VUBLK_CHAOS_NONE;
+	memcpy(&word, memory, sizeof(word));
+	snprintf(what, WHAT_BYTES, "sector %u is damaged or was never written by anybody here; it "
+		 "begins with 0x%016" PRIx64, sector, word);
+	return VUBLK_CHAOS_CORRUPT;
+}
+
+/* --- blocks ------------------------------------------------------------------- */
+
+static void set_seen(struct vublk_chaos_block *block, uint32_t generation)
+{
+	struct past *past = past_of(block, generation);
+
+	block->newest_seen = VUBLK_CLI_MAX(block->newest_seen, generation);
+	if (past)
+		past->seen = true;
+	/* A discard that was seen to make zeroes need not be seen so again. */
+	if (!past || past->op != VUBLK_CHAOS_DISCARD)
+		block->floor = VUBLK_CLI_MAX(block->floor, generation);
+}
+
+/* Zeroes may be of several generations: of these the oldest is certain. */
+static void set_seen_zero(struct vublk_chaos_block *block, uint32_t floor)
+{
+	for (uint32_t g = floor; g <= block->newest_zero; g++) {
+		const struct past *past = past_of(block, g);
+
+		if (g && !past)
+			return;
+		if (g && past->op == VUBLK_CHAOS_WRITE)
+			continue;
+		set_seen(block, g);
+		return;
+	}
+}
+
+static enum vublk_chaos_fault condemn_torn(struct vublk_chaos_verifier *verifier,
+					   const struct place *place, const struct found *found)
+{
+	char what[WHAT_BYTES];
+	size_t used = (size_t)snprintf(what, sizeof(what), "expected generation %" PRIu32
+				       "%s, and found in its sectors", place->floor,
+				       place->block->newest > place->floor ? " or a newer one" : "");
+
+	for (unsigned s = 0; s < VUBLK_CHAOS_SECTORS; s++)
+		used += (size_t)snprintf(what + used, sizeof(what) - used,
+					 found[s].mixed ? " a mixture" : " %" PRIu32,
+					 found[s].generation);
+	return condemn(verifier, place, VUBLK_CHAOS_TORN, what);
+}
+
+static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *verifier,
+						const struct place *place,
+						const struct found *found)
+{
+	bool whole = true, allowed = true;
+
+	for (unsigned s = 0; s < VUBLK_CHAOS_SECTORS; s++) {
+		allowed &= is_allowed(place, &found[s]);
+		whole &= !found[s].mixed && found[s].generation == found[0].generation;
+	}
+	if (!allowed)
+		return whole ? condemn_old(verifier, place, found)
+			     : condemn_torn(verifier, place, found);
+	verifier->verified++;
+	if (place->survived)
+		return VUBLK_CHAOS_NONE; /* seen before the loss or after it: that is not known */
+	if (whole && place->block->expected) {
+		verifier->forgotten += found->content == VUBLK_CHAOS_ZERO ?
+				       place->block->newest_zero < place->block->expected :
+				       found->generation < place->block->expected;
+		place->block->expected = 0;
+	}
+	if (whole && found->content == VUBLK_CHAOS_ZERO)
+		set_seen_zero(place->block, place->floor);
+	else if (whole)
+		set_seen(place->block, found->generation);
+	return VUBLK_CHAOS_NONE;
+}
+
+/* A damaged sector says more than one in the wrong place, and that more than an old one. */
+static enum vublk_chaos_fault judge_block(struct vublk_chaos_verifier *verifier,
+					  const struct place *place, const char *memory)
+{
+	enum vublk_chaos_fault worst = VUBLK_CHAOS_NONE;
+	struct found found[VUBLK_CHAOS_SECTORS];
+	char what[WHAT_BYTES], worst_what[WHAT_BYTES] = "";
+
+	if (place->block->condemned && place->floor <= place->block->forgiven)
+		return VUBLK_CHAOS_NONE;
+	place->block->condemned = false;
+	for (unsigned s = 0; s < VUBLK_CHAOS_SECTORS; s++) {
+		enum vublk_chaos_fault fault =
+			judge_sector(verifier, place, s, memory + s * VUBLK_CHAOS_SECTOR_BYTES,
+				     &found[s], what);
+
+		if (fault <= worst)
+			continue;
+		worst = fault;
+		memcpy(worst_what, what, sizeof(what));
+	}
+	if (worst != VUBLK_CHAOS_NONE)
+		return condemn(verifier, place, worst, worst_what);
+	return judge_generations(verifier, place, found);
+}
+
+/* --- completion --------------------------------------------------------------- */
+
+static void complete_change(const struct vublk_chaos_verifier *verifier,
+			    struct vublk_chaos_block *block, uint32_t generation,
+			    enum vublk_chaos_op op)
+{
+	struct past *past = past_of(block, generation);
+
+	if (past) {
+		past->completed = true;
+		past->interrupted = past->life != verifier->life;
+		past->flush = past->interrupted ? 0 : verifier->flushes_begun + 1;
+	}
+	if (verifier->is_volatile && (!past || past->interrupted))
+		return;
+	if (op != VUBLK_CHAOS_DISCARD)
+		block->floor = VUBLK_CLI_MAX(block->floor, generation);
+}
+
+enum vublk_chaos_fault vublk_chaos_verify_complete(struct vublk_chaos_verifier *verifier,
+						   const struct vublk_chaos_request *request,
+						   const void *buffer)
+{
+	bool survived = verifier->is_volatile && request->life != verifier->life;
+	enum vublk_chaos_fault worst = VUBLK_CHAOS_NONE;
+
+	if (request->op == VUBLK_CHAOS_FLUSH && request->life == verifier->life)
+		verifier->flushes_done = VUBLK_CLI_MAX(verifier->flushes_done, request->flush);
+	for (uint32_t i = 0; i < request->count; i++) {
+		struct place place = {
+			request->block + i, block_of(verifier, request, i), request->generations[i],
+			survived,
+		};
+		const char *memory = (const char *)buffer + i * VUBLK_CHAOS_BLOCK_BYTES;
+
+		if (request->op == VUBLK_CHAOS_READ && survived)
+			place.floor = VUBLK_CLI_MIN(place.floor, place.block->lost_floor);
+		if (request->op == VUBLK_CHAOS_READ)
+			worst = VUBLK_CLI_MAX(worst, judge_block(verifier, &place, memory));
+		else
+			complete_change(verifier, place.block, place.floor, request->op);
+	}
+	return worst;
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A copy as a whole: gives each worker its queues, slots and buffers, and waits
+ * for them. The thread that calls it copies nothing; it tells how far it is.
+ */
+#include "cli/copy/worker.h"
+
+#include "cli/cli.h"
+#include "cli/crew.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define TICK_MS 100
+
+/* Memory that can be shared with a back-end: sealed, so that it cannot be cut under it. */
+static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *error)
+{
+	const struct vublk_copy *copy = run->copy;
+
+	run->buffer_bytes = (size_t)copy->num_queues * copy->num_requests * copy->request_bytes;
+	*fd = memfd_create("vublk-copy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (*fd < 0)
+		return vublk_cli_error_errno(error, errno, "cannot make shared memory");
+	if (ftruncate(*fd, (off_t)run->buffer_bytes) ||
+	    fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		return vublk_cli_error_errno(error, errno, "cannot make %zu bytes of shared memory",
+					     run->buffer_bytes);
+	run->buffers = mmap(NULL, run->buffer_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+	if (run->buffers == MAP_FAILED) {
+		run->buffers = NULL;
+		return vublk_cli_error_errno(error, errno, "cannot map %zu bytes of shared memory",
+					     run->buffer_bytes);
+	}
+	return 0;
+}
+
+static int share_buffers(struct vublk_copy_run *run, struct vublk_error *error)
+{
+	struct vublk_blk *disks[] = { run->copy->from.blk, run->copy->to.blk };
+	int fd = -1, ret;
+
+	ret = map_buffers(run, &fd, error);
+	for (unsigned i = 0; !ret && i < 2; i++)
+		if (disks[i])
+			ret = vublk_blk_register(disks[i], run->buffers, run->buffer_bytes, fd, 0,
+						 error);
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+static int init_run(struct vublk_copy_run *run, struct vublk_error *error)
+{
+	struct vublk_copy *copy = run->copy;
+	unsigned num_slots = copy->num_queues * copy->num_requests;
+	const struct vublk_copy_end *to = &copy->to;
+
+	pthread_mutex_init(&run->lock, NULL);
+	vublk_sparse_init(&run->pieces, copy->from.fd, copy->bytes,
+			  VUBLK_CLI_MAX(to->block_bytes, (uint32_t)VUBLK_COPY_ZERO_UNIT_BYTES));
+	vublk_copy_unflushed_init(&run->unflushed, copy->resumes && to->blk && to->info.flush,
+				  copy->flush_bytes);
+	run->zeroes = to->blk ? to->info.max_write_zeroes_bytes > 0 : !copy->allocated;
+	run->workers = calloc(copy->num_queues, sizeof(*run->workers));
+	run->slots = calloc(num_slots, sizeof(*run->slots));
+	if (!run->workers || !run->slots)
+		return vublk_cli_error_errno(error, ENOMEM, "cannot prepare %u requests", num_slots);
+	for (unsigned i = 0; i < copy->num_queues; i++)
+		run->workers[i] = (struct vublk_copy_worker){
+			.run = run, .slots = run->slots + i * copy->num_requests,
+			.from = copy->from.blk ? vublk_blk_queue(copy->from.blk, i) : NULL,
+			.to = to->blk ? vublk_blk_queue(to->blk, i) : NULL,
+		};
+	return share_buffers(run, error);
+}
+
+static void give_slots_their_buffers(struct vublk_copy_run *run)
+{
+	unsigned num_slots = run->copy->num_queues * run->copy->num_requests;
+
+	for (unsigned i = 0; i < num_slots; i++)
+		run->slots[i].buffer = run->buffers + (size_t)i * run->copy->request_bytes;
+}
+
+/* The disks are closed before the memory goes: requests may still be in flight. */
+static void deinit_run(struct vublk_copy_run *run)
+{
+	vublk_blk_close(run->copy->from.blk, 0);
+	vublk_blk_close(run->copy->to.blk, 0);
+	run->copy->from.blk = run->copy->to.blk = NULL;
+	if (run->buffers)
+		munmap(run->buffers, run->buffer_bytes);
+	vublk_copy_unflushed_deinit(&run->unflushed);
+	free(run->slots);
+	free(run->workers);
+	pthread_mutex_destroy(&run->lock);
+}
+
+static void stop_run(void *opaque)
+{
+	__atomic_store_n(&((struct vublk_copy_run *)opaque)->stop, 1, __ATOMIC_RELAXED);
+}
+
+static int first_error(const struct vublk_copy_run *run, struct vublk_error *error)
+{
+	for (unsigned i = 0; i < run->copy->num_queues; i++) {
+		const struct vublk_error *found = &run->workers[i].error;
+
+		if (found->code)
+			return vublk_cli_error(error, found->code, "%s", found->text);
+	}
+	if (run->stop)
+		return vublk_cli_error(error, ECANCELED, "it was interrupted");
+	return 0;
+}
+
+/* Until there are no more pieces. */
+static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
+		       struct vublk_error *error)
+{
+	const struct vublk_copy *copy = run->copy;
+	struct vublk_crew crew;
+	int ret = vublk_crew_start(&crew, copy->num_queues, vublk_copy_work, run->workers,
+				   sizeof(*run->workers), stop_run, run, error);
+
+	if (ret)
+		return ret;
+	while (!vublk_crew_wait(&crew, TICK_MS))
+		if (tick && tick(opaque, copy))
+			stop_run(run);
+	vublk_crew_finish(&crew);
+	return first_error(run, error);
+}
+
+/* What the last flush, or one before it, finds to be lost is copied again. */
+static int run_to_the_end(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
+			  struct vublk_error *error)
+{
+	int ret;
+
+	for (;;) {
+		ret = run_workers(run, tick, opaque, error);
+		if (ret)
+			return ret;
+		if (run->unflushed.again.count)
+			continue;
+		ret = vublk_copy_flush(run->copy, error);
+		if (ret != -EOWNERDEAD)
+			return ret;
+		ret = vublk_copy_lose(run, error);
+		if (ret)
+			return ret;
+	}
+}
+
+int vublk_copy_run(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaque,
+		   struct vublk_error *error)
+{
+	struct vublk_copy_run run = { .copy = copy };
+	int ret = init_run(&run, error);
+
+	if (!ret) {
+		give_slots_their_buffers(&run);
+		ret = run_to_the_end(&run, tick, opaque, error);
+	}
+	deinit_run(&run);
+	return ret;
+}

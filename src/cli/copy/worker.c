@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One worker of a copy: a thread with a queue of its own on each end that is a
+ * disk, and a number of slots; a slot carries one piece at a time from one end to
+ * the other. Pieces are handed out in order, under one lock, and copied in any
+ * order.
+ *
+ * What a slot needs a disk for is asynchronous, what it needs a file for is done at
+ * once. Buffers are shared memory that both disks know, so a piece that goes
+ * from disk to disk is never copied by us.
+ *
+ * The first worker also flushes a destination that may lose what it has completed.
+ *
+ * Holes: a destination file begins as one large hole, so zeroes are left out. On a
+ * disk the old content has to go: WRITE ZEROES with the permission to unmap does
+ * that and may free room; discard alone promises nothing about the content.
+ */
+#include "cli/copy/worker.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define WAIT_MS 500
+#define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* of one request, so that progress shows */
+
+static unsigned in_flight(const struct vublk_copy_worker *worker)
+{
+	return (worker->from ? vublk_blk_in_flight(worker->from) : 0) +
+	       (worker->to ? vublk_blk_in_flight(worker->to) : 0);
+}
+
+/* --- pieces ------------------------------------------------------------------- */
+
+static uint64_t round_up(uint64_t bytes, uint32_t unit)
+{
+	return (bytes + unit - 1) / unit * unit;
+}
+
+/* What a disk is asked for a piece: whole blocks, or up to the end of the disk. */
+static uint64_t whole_blocks(const struct vublk_copy_end *end, const struct vublk_extent *piece)
+{
+	uint64_t bytes = round_up(piece->bytes, end->block_bytes);
+
+	return VUBLK_CLI_MIN(bytes, end->bytes - piece->offset);
+}
+
+/* 1: a piece; 0: no more; negative: it failed. */
+static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
+{
+	struct vublk_copy_run *run = worker->run;
+	struct vublk_extent *piece = &slot->piece;
+	uint64_t request = run->copy->request_bytes;
+	int ret;
+
+	if (__atomic_load_n(&run->stop, __ATOMIC_RELAXED))
+		return 0;
+	pthread_mutex_lock(&run->lock);
+	slot->losses = run->unflushed.losses;
+	ret = vublk_copy_unflushed_take_again(&run->unflushed, piece) ? 1 :
+	      vublk_sparse_next(&run->pieces, request, run->zeroes ? MAX_HOLE_BYTES : request,
+				piece, &worker->error);
+	pthread_mutex_unlock(&run->lock);
+	return ret;
+}
+
+/* The piece is written; it may have to be copied again. */
+static int finish(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
+{
+	struct vublk_copy_run *run = worker->run;
+	int ret;
+
+	slot->state = VUBLK_COPY_SLOT_IDLE;
+	pthread_mutex_lock(&run->lock);
+	ret = vublk_copy_unflushed_add(&run->unflushed, &slot->piece, slot->losses);
+	pthread_mutex_unlock(&run->lock);
+	if (ret < 0)
+		return vublk_cli_error_errno(&worker->error, -ret, "cannot remember what is not "
+					     "flushed");
+	if (ret)
+		__atomic_fetch_add(&run->copy->done, slot->piece.bytes, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* --- reading ------------------------------------------------------------------ */
+
+static int read_file(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
+{
+	const struct vublk_copy_end *from = &worker->run->copy->from;
+	uint64_t done = 0;
+
+	while (done < slot->piece.bytes) {
+		ssize_t n = pread(from->fd, slot->buffer + done, slot->piece.bytes - done,
+				  (off_t)(slot->piece.offset + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return vublk_cli_error_errno(&worker->error, errno, "cannot read '%s' at "
+						     "offset %" PRIu64, from->path,
+						     slot->piece.offset + done);
+		if (!n)
+			return vublk_cli_error(&worker->error, EIO, "'%s' ends at offset %" PRIu64
+					       ": it became smaller while it was copied",
+					       from->path, slot->piece.offset + done);
+		done += (uint64_t)n;
+	}
+	slot->state = VUBLK_COPY_SLOT_WRITE;
+	return 0;
+}
+
+static int read_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
+{
+	const struct vublk_copy_end *from = &worker->run->copy->from;
+	int ret;
+
+	if (slot->piece.hole) {
+		slot->state = VUBLK_COPY_SLOT_WRITE;
+		if (!worker->run->zeroes)
+			memset(slot->buffer, 0, slot->piece.bytes);
+		return 0;
+	}
+	if (!worker->from)
+		return read_file(worker, slot);
+	ret = vublk_blk_read(worker->from, slot->piece.offset, slot->buffer,
+			     whole_blocks(from, &slot->piece), slot, &worker->error);
+	if (ret)
+		return ret;
+	slot->state = VUBLK_COPY_SLOT_READING;
+	if (!worker->to)
+		vublk_blk_submit(worker->from); /* the file takes its time meanwhile */
+	return 0;
+}
+
+/* --- writing ------------------------------------------------------------------ */
+
+static int write_all(struct vublk_copy_worker *worker, const unsigned char *data, uint64_t bytes,
+		     uint64_t offset)
+{
+	const struct vublk_copy_end *to = &worker->run->copy->to;
+
+	while (bytes) {
+		ssize_t n = pwrite(to->fd, data, bytes, (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return vublk_cli_error_errno(&worker->error, errno, "cannot write to '%s' "
+						     "at offset %" PRIu64, to->path, offset);
+		data += n;
+		bytes -= (uint64_t)n;
+		offset += (uint64_t)n;
+	}
+	return 0;
+}
+
+/*
+ * Zeroes of a file are there already; those of a block device are the kernel's to
+ * make, in whole sectors.
+ */
+static int zero_file(struct vublk_copy_worker *worker, uint64_t offset, uint64_t bytes)
+{
+	const struct vublk_copy_end *to = &worker->run->copy->to;
+	uint64_t range[2] = { offset, round_up(bytes, to->block_bytes) };
+
+	if (!to->block_device || !ioctl(to->fd, BLKZEROOUT, range))
+		return 0;
+	return vublk_cli_error_errno(&worker->error, errno, "cannot write %" PRIu64 " zeroes to "
+				     "'%s' at offset %" PRIu64, bytes, to->path, offset);
+}
+
+/* What is zero is left out, in the middle of a piece as well. */
+static int write_sparsely(struct vublk_copy_worker *worker, const unsigned char *data,
+			  uint64_t bytes, uint64_t offset)
+{
+	int ret = 0;
+
+	while (bytes && !ret) {
+		bool zero;
+		uint64_t n = vublk_zero_run(data, bytes, VUBLK_COPY_ZERO_UNIT_BYTES, &zero);
+
+		ret = zero ? zero_file(worker, offset, n) : write_all(worker, data, n, offset);
+		data += n;
+		offset += n;
+		bytes -= n;
+	}
+	return ret;
+}
+
+static int write_file(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
+{
+	const struct vublk_extent *piece = &slot->piece;
+	int ret;
+
+	if (!worker->run->zeroes)
+		ret = write_all(worker, slot->buffer, piece->bytes, piece->offset);
+	else if (piece->hole)
+		ret = zero_file(worker, piece->offset, piece->bytes);
+	else
+		ret = write_sparsely(worker, slot->buffer, piece->bytes, piece->offset);
+	return ret ? ret : finish(worker, slot);
+}
+
+/* The last block of a disk may be larger than what is left: zeroes fill it. */
+static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
+{
+	const struct vublk_copy *copy = worker->run->copy;
+	uint64_t bytes = whole_blocks(&copy->to, &slot->piece);
+	bool zero = worker->run->zeroes &&
+		    (slot->piece.hole || vublk_is_zero(slot->buffer, slot->piece.bytes));
+	int ret;
+
+	if (zero) {
+		ret = vublk_blk_write_zeroes(worker->to, slot->piece.offset, bytes,
+					     !copy->allocated, slot, &worker->error);
+	} else {
+		memset(slot->buffer + slot->piece.bytes, 0, bytes - slot->piece.bytes);
+		ret = vublk_blk_write(worker->to, slot->piece.offset, slot->buffer, bytes, slot,
+				      &worker->error);
+	}
+	if (ret)
+		return ret;
+	slot->state = VUBLK_COPY_SLOT_WRITING;
+	if (!worker->from)
+		vublk_blk_submit(worker->to); /* the file takes its time meanwhile */
+	return 0;
+}
+
+/* --- flushing ----------------------------------------------------------------- */
+
+int vublk_copy_lose(struct vublk_copy_run *run, struct vublk_error *error)
+{
+	int64_t bytes;
+
+	pthread_mutex_lock(&run->lock);
+	bytes = vublk_copy_unflushed_lose(&run->unflushed);
+	pthread_mutex_unlock(&run->lock);
+	if (bytes < 0)
+		return vublk_cli_error_errno(error, (int)-bytes, "cannot remember what is not "
+					     "flushed");
+	__atomic_fetch_sub(&run->copy->done, (uint64_t)bytes, __ATOMIC_RELAXED);
+	fprintf(stderr, "vublk copy: a back-end of '%s' was lost before all that it had written was "
+		"flushed; at least %" PRId64 " bytes are copied again\n", run->copy->to.path, bytes);
+	return 0;
+}
+
+/* Under the lock: what is written later is not covered. */
+static int begin_flush(struct vublk_copy_worker *worker)
+{
+	struct vublk_copy_run *run = worker->run;
+	int ret;
+
+	if (!vublk_copy_unflushed_wants_flush(&run->unflushed))
+		return 0;
+	ret = vublk_blk_flush(worker->to, &run->flush, &worker->error);
+	if (ret)
+		return ret;
+	run->flush.state = VUBLK_COPY_SLOT_FLUSHING;
+	vublk_copy_unflushed_begin(&run->unflushed);
+	return 0;
+}
+
+/* One worker does it, so that a loss is told once: each queue has its flush fail. */
+static void flush_now_and_then(struct vublk_copy_worker *worker)
+{
+	struct vublk_copy_run *run = worker->run;
+	int ret;
+
+	if (worker != run->workers || !worker->to || worker->error.code)
+		return;
+	pthread_mutex_lock(&run->lock);
+	ret = begin_flush(worker);
+	pthread_mutex_unlock(&run->lock);
+	if (ret == -EAGAIN && in_flight(worker))
+		worker->error.code = 0; /* full: later */
+	if (ret != -EOWNERDEAD)
+		return;
+	worker->error.code = 0;
+	vublk_copy_lose(run, &worker->error);
+}
+
+static void end_flush(struct vublk_copy_worker *worker, int result)
+{
+	struct vublk_copy_run *run = worker->run;
+
+	run->flush.state = VUBLK_COPY_SLOT_IDLE;
+	if (result == -EOWNERDEAD) {
+		vublk_copy_lose(run, &worker->error);
+		return;
+	}
+	if (result) {
+		vublk_cli_error_errno(&worker->error, -result, "cannot flush '%s'",
+				      run->copy->to.path);
+		return;
+	}
+	pthread_mutex_lock(&run->lock);
+	vublk_copy_unflushed_succeeded(&run->unflushed);
+	pthread_mutex_unlock(&run->lock);
+}
+
+/* --- slots -------------------------------------------------------------------- */
+
+/*
+ * As far as it goes without waiting. 1: the slot has a piece, or had one; 0: there
+ * is none for it; -EAGAIN: a queue is full; or what failed.
+ */
+static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
+{
+	int ret = 0;
+
+	if (slot->state == VUBLK_COPY_SLOT_IDLE) {
+		ret = next_piece(worker, slot);
+		if (ret <= 0)
+			return ret;
+		slot->state = VUBLK_COPY_SLOT_READ;
+		ret = 0;
+	}
+	if (slot->state == VUBLK_COPY_SLOT_READ)
+		ret = read_piece(worker, slot);
+	if (slot->state == VUBLK_COPY_SLOT_WRITE && !ret)
+		ret = worker->to ? write_disk(worker, slot) : write_file(worker, slot);
+	return ret ? ret : 1;
+}
+
+/* True: a slot wants its next piece at once. */
+static bool advance_all(struct vublk_copy_worker *worker)
+{
+	bool again = false;
+
+	for (unsigned i = 0; i < worker->run->copy->num_requests; i++) {
+		struct vublk_copy_slot *slot = &worker->slots[i];
+		int ret = advance(worker, slot);
+
+		if (ret == -EAGAIN && in_flight(worker))
+			worker->error.code = 0; /* full is no error as long as it empties */
+		if (ret < 0)
+			return false;
+		again |= ret && slot->state == VUBLK_COPY_SLOT_IDLE;
+	}
+	return again;
+}
+
+static void fail(struct vublk_copy_worker *worker, const struct vublk_copy_slot *slot, int result)
+{
+	const struct vublk_copy *copy = worker->run->copy;
+	bool reading = slot->state == VUBLK_COPY_SLOT_READING;
+	const struct vublk_copy_end *end = reading ? &copy->from : &copy->to;
+
+	if (worker->error.code)
+		return;
+	if (result == -ENOTCONN)
+		vublk_cli_error(&worker->error, -result, "the back-end of '%s' is gone",
+				end->path);
+	else
+		vublk_cli_error_errno(&worker->error, -result, "cannot %s '%s' at offset %" PRIu64,
+				      reading ? "read" : "write to", end->path,
+				      slot->piece.offset);
+}
+
+static unsigned poll_queue(struct vublk_copy_worker *worker, struct vublk_blk_queue *queue)
+{
+	struct vublk_blk_completion completions[32];
+	int n = queue ? vublk_blk_poll(queue, completions, VUBLK_CLI_ARRAY_SIZE(completions)) : 0;
+
+	for (int i = 0; i < n; i++) {
+		struct vublk_copy_slot *slot = completions[i].user_data;
+
+		if (slot->state == VUBLK_COPY_SLOT_FLUSHING && worker->error.code)
+			slot->state = VUBLK_COPY_SLOT_IDLE; /* the first error is what matters */
+		else if (slot->state == VUBLK_COPY_SLOT_FLUSHING)
+			end_flush(worker, completions[i].result);
+		else if (completions[i].result)
+			fail(worker, slot, completions[i].result);
+		else if (slot->state == VUBLK_COPY_SLOT_READING)
+			slot->state = VUBLK_COPY_SLOT_WRITE;
+		else
+			finish(worker, slot);
+	}
+	return n > 0 ? (unsigned)n : 0;
+}
+
+/* Sleeps until one of the two has something to say. */
+static void sleep_on_queues(struct vublk_copy_worker *worker)
+{
+	struct vublk_blk_queue *queues[] = { worker->from, worker->to };
+	struct pollfd fds[2];
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (!queues[i] || !vublk_blk_in_flight(queues[i]))
+			continue;
+		if (vublk_blk_arm(queues[i]))
+			return;
+		fds[count++] = (struct pollfd){ .fd = vublk_blk_queue_fd(queues[i]),
+						.events = POLLIN };
+	}
+	poll(fds, count, WAIT_MS);
+}
+
+/* Waits for completions; false: there are none any more. */
+static bool take_completions(struct vublk_copy_worker *worker)
+{
+	char text[VUBLK_CLI_TEXT_BYTES];
+	const struct vublk_copy *copy = worker->run->copy;
+	uint64_t now;
+
+	if (worker->from)
+		vublk_blk_submit(worker->from);
+	if (worker->to)
+		vublk_blk_submit(worker->to);
+	if (!poll_queue(worker, worker->from) && !poll_queue(worker, worker->to)) {
+		sleep_on_queues(worker);
+		if (!poll_queue(worker, worker->from) && !poll_queue(worker, worker->to)) {
+			now = vublk_cli_now_ns();
+			if (now - worker->moved_ns <= (uint64_t)copy->stall_ms * 1000000)
+				return true;
+			if (!worker->error.code)
+				vublk_cli_error(&worker->error, ETIMEDOUT, "a back-end has "
+						"completed none of %u requests in flight for %s",
+						in_flight(worker),
+						vublk_cli_format_ns(text, copy->stall_ms * 1e6));
+			return false;
+		}
+	}
+	worker->moved_ns = vublk_cli_now_ns();
+	return true;
+}
+
+void vublk_copy_work(void *member)
+{
+	struct vublk_copy_worker *worker = member;
+
+	worker->moved_ns = vublk_cli_now_ns();
+	for (;;) {
+		bool again = !worker->error.code && advance_all(worker);
+
+		flush_now_and_then(worker);
+		if (again && !worker->error.code)
+			continue;
+		if (!in_flight(worker) || !take_completions(worker))
+			break;
+	}
+	if (worker->error.code)
+		__atomic_store_n(&worker->run->stop, 1, __ATOMIC_RELAXED);
+}

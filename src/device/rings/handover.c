@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a bus carries over from one session of the driver's to the next: the in-flight
+ * area, and where each ring stands. A bus whose driver sets up its queues one by one, or
+ * brings an area of its own, takes the session back and begins another with both.
+ *
+ * The idea to read it by: an area that the bus gives is like one that was loaded. What it
+ * notes as begun has to be done by a back-end that reads it; if there is none by then,
+ * recover.c refuses to guess.
+ *
+ * Specification: "Inflight I/O tracking".
+ */
+#include "device/device.h"
+
+#include "proto/vhost-user/inflight.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* --- the area ------------------------------------------------------------------------- */
+
+static int check_area(const struct vublk_device *device, const struct vublk_device_inflight *area,
+		      struct vublk_error *error)
+{
+	uint64_t least = area->num_queues * vublk_inflight_split_least_bytes(area->queue_size);
+	struct stat st;
+
+	if (!area->num_queues || area->num_queues > device->num_queues || !area->queue_size ||
+	    area->queue_size > VUBLK_MAX_QUEUE_SIZE)
+		return vublk_error_set(error, EINVAL,
+				       "the in-flight area is for %u queues of %u entries; the device "
+				       "has %u, of up to %u", area->num_queues, area->queue_size,
+				       device->num_queues, VUBLK_MAX_QUEUE_SIZE);
+	if (area->size_bytes < least)
+		return vublk_error_set(error, EINVAL,
+				       "the in-flight area has %" PRIu64 " bytes; %u queues of %u "
+				       "entries need at least %" PRIu64, area->size_bytes,
+				       area->num_queues, area->queue_size, least);
+	if (fstat(area->fd, &st) < 0)
+		return vublk_error_set_errno(error, errno, "the in-flight area's descriptor %d",
+					     area->fd);
+	if (st.st_size < 0 ||
+	    !vublk_range_within(area->offset, area->size_bytes, (uint64_t)st.st_size))
+		return vublk_error_set(error, EINVAL,
+				       "the in-flight area has %" PRIu64 " bytes at offset %" PRIu64
+				       " of its file, which has %" PRId64, area->size_bytes,
+				       area->offset, (int64_t)st.st_size);
+	return 0;
+}
+
+/* -EIO: the file has become shorter meanwhile. */
+static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
+{
+	char *at = to;
+
+	while (bytes) {
+		ssize_t n = pread(fd, at, bytes, (off_t)offset);
+
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		at += n;
+		offset += (uint64_t)n;
+		bytes -= (uint64_t)n;
+	}
+	return 0;
+}
+
+/* By reading, not mapping: whoever holds the file may make it shorter at any time. */
+static int read_region(const struct vublk_device_inflight *area, unsigned index,
+		       struct vublk_inflight_split *region, struct vublk_error *error)
+{
+	uint64_t stride = vublk_inflight_split_stride(area->size_bytes, area->num_queues,
+						      area->queue_size);
+	int r = read_whole(area->fd, area->offset + index * stride, region,
+			   vublk_inflight_split_least_bytes(area->queue_size));
+
+	if (r < 0)
+		return vublk_error_set_errno(error, -r, "the in-flight area cannot be read");
+	if (!region->features)
+		return 0;
+	return vublk_error_set(error, ENOTSUP,
+			       "the in-flight area has the feature word 0x%" PRIx64 " for queue %u; "
+			       "only 0 is known (a split ring)", region->features, index);
+}
+
+static int count_begun(const struct vublk_device_inflight *area, unsigned *begun,
+		       struct vublk_error *error)
+{
+	struct vublk_inflight_split *region =
+		malloc(vublk_inflight_split_least_bytes(area->queue_size));
+	int r = 0;
+
+	if (!region)
+		return vublk_error_set_errno(error, ENOMEM, "no memory to look at the in-flight area");
+	*begun = 0;
+	for (unsigned i = 0; i < area->num_queues && !r; i++) {
+		r = read_region(area, i, region, error);
+		for (unsigned k = 0; k < area->queue_size && !r; k++)
+			*begun += region->desc[k].inflight != 0;
+	}
+	free(region);
+	return r;
+}
+
+int vublk_device_set_inflight(struct vublk_device *device,
+			      const struct vublk_device_inflight *area, struct vublk_error *error)
+{
+	int r = vublk_device_require_set_up(device, "setting the in-flight area", error);
+	unsigned begun = 0;
+	int fd;
+
+	if (!r)
+		r = check_area(device, area, error);
+	if (!r)
+		r = count_begun(area, &begun, error);
+	if (r < 0)
+		return r;
+	fd = fcntl(area->fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return vublk_error_set_errno(error, errno, "cannot keep the in-flight area");
+	vublk_device_drop_inflight(device);
+	device->inflight = (struct vublk_frontend_inflight_area){
+		.fd = fd,
+		.size_bytes = area->size_bytes,
+		.offset = area->offset,
+		.num_queues = area->num_queues,
+		.queue_size = area->queue_size,
+	};
+	device->resume = begun ? VUBLK_DEVICE_RESUME_INFLIGHT : VUBLK_DEVICE_RESUME_NOTHING;
+	return 0;
+}
+
+/* --- a new one ------------------------------------------------------------------------- */
+
+static void note_layout(struct vublk_device *device, const struct vublk_frontend_inflight_area *area)
+{
+	device->has_tight_areas = area->size_bytes ==
+		area->num_queues * vublk_inflight_split_least_bytes(area->queue_size);
+}
+
+void vublk_device_note_inflight_layout(struct vublk_device *device)
+{
+	note_layout(device, &device->inflight);
+}
+
+static void on_made(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_frontend_inflight_area made = device->made_inflight;
+	struct vublk_device_inflight area = {
+		.fd = made.fd,
+		.offset = made.offset,
+		.size_bytes = made.size_bytes,
+		.num_queues = made.num_queues,
+		.queue_size = made.queue_size,
+	};
+	uint64_t life = device->life;
+
+	device->made_inflight.fd = -1;
+	device->inflight_under_way = false;
+	if (!error)
+		note_layout(device, &made);
+	if (device->ops->inflight_made)
+		device->ops->inflight_made(device->bus, error ? NULL : &area, error);
+	vublk_fd_close(&made.fd);
+	if (device->life == life)
+		vublk_device_update(device);
+}
+
+/* As the last back-end that was asked would have made it. */
+static int make_here(const struct vublk_device *device, struct vublk_device_inflight *area,
+		     struct vublk_error *error)
+{
+	area->offset = 0;
+	area->size_bytes = device->has_tight_areas ?
+		area->num_queues * vublk_inflight_split_least_bytes(area->queue_size) :
+		vublk_inflight_split_area_bytes(area->num_queues, area->queue_size);
+	area->fd = vublk_memfd_new("vublk-inflight", area->size_bytes, error);
+	return area->fd < 0 ? area->fd : 0;
+}
+
+int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_inflight *area,
+			       struct vublk_error *error)
+{
+	if (!area->num_queues || area->num_queues > device->num_queues || !area->queue_size ||
+	    area->queue_size > VUBLK_MAX_QUEUE_SIZE)
+		return vublk_error_set(error, EINVAL,
+				       "the in-flight area is to be for %u queues of %u entries; the "
+				       "device has %u, of up to %u", area->num_queues,
+				       area->queue_size, device->num_queues, VUBLK_MAX_QUEUE_SIZE);
+	if (device->inflight_under_way)
+		return vublk_error_set(error, EBUSY, "an in-flight area is being made already");
+	if (device->state != VUBLK_DEVICE_STOPPED)
+		return make_here(device, area, error);
+	if (!vublk_device_uses_inflight(device))
+		return vublk_error_set(error, ENOTSUP,
+				       "the back-end does not offer INFLIGHT_SHMFD, or the device was "
+				       "told not to use it");
+	vublk_fd_close(&device->made_inflight.fd);
+	device->inflight_under_way = true;
+	device->made_inflight = (struct vublk_frontend_inflight_area){
+		.fd = -1,
+		.num_queues = area->num_queues,
+		.queue_size = area->queue_size,
+	};
+	vublk_frontend_get_inflight(&device->frontend, &device->made_inflight, on_made, device);
+	return 1;
+}
+
+int vublk_device_get_inflight(const struct vublk_device *device,
+			      struct vublk_device_inflight *area)
+{
+	if (device->inflight.fd < 0)
+		return -ENOENT;
+	*area = (struct vublk_device_inflight){
+		.fd = device->inflight.fd,
+		.offset = device->inflight.offset,
+		.size_bytes = device->inflight.size_bytes,
+		.num_queues = device->inflight.num_queues,
+		.queue_size = device->inflight.queue_size,
+	};
+	return 0;
+}
+
+/* --- the rings ------------------------------------------------------------------------- */
+
+int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
+			     struct vublk_device_place *place, struct vublk_error *error)
+{
+	uint16_t used, avail;
+	int r;
+
+	if (index >= device->num_queues || !device->queues[index].size)
+		return vublk_error_set(error, EINVAL, "queue %u is not set up", index);
+	r = vublk_device_read_indices(device, index, &used, &avail, error);
+	if (r < 0) {
+		vublk_error_prepend(error, "queue %u", index);
+		return r;
+	}
+	place->is_known = device->resume != VUBLK_DEVICE_RESUME_RINGS &&
+			  device->resume != VUBLK_DEVICE_RESUME_NEVER;
+	place->base = place->is_known ? device->bases[index] : used;
+	place->outstanding = vublk_device_count_outstanding(device, index, used, avail);
+	place->undrained = place->is_known ? vublk_device_count_undrained(device, index, used) : 0;
+	return 0;
+}

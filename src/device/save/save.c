@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A device is saved and loaded: what its driver sees and set up, and the in-flight area,
+ * so that another device, in another process and at another back-end, goes on.
+ *
+ * The idea to read it by: a load is like a reconnection with the promises of a stranger.
+ * All of it is held against what this device and its back-end offer before anything is
+ * changed; then the state is what it would be had the driver set it up here, in a VM
+ * that is paused, and run.c does the rest. What the queues run with (memory, descriptors)
+ * is of the old process, and comes from the bus.
+ *
+ * vhost-user: "Inflight I/O tracking"; virtio 1.3, section 2.1 (what a device's state is).
+ */
+#include "device/device.h"
+#include "device/save/save.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/virtio_blk.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* --- saving -------------------------------------------------------------------------------- */
+
+static enum vublk_save_rings rings_of(const struct vublk_device *device)
+{
+	switch (device->resume) {
+	case VUBLK_DEVICE_RESUME_INFLIGHT:
+		return VUBLK_SAVE_RINGS_INFLIGHT;
+	case VUBLK_DEVICE_RESUME_RINGS:
+		return VUBLK_SAVE_RINGS_LOST;
+	case VUBLK_DEVICE_RESUME_NEVER:
+		return VUBLK_SAVE_RINGS_NEVER;
+	default:
+		return VUBLK_SAVE_RINGS_KNOWN;
+	}
+}
+
+static void fill_state(const struct vublk_device *device, struct vublk_save_state *state)
+{
+	*state = (struct vublk_save_state){
+		.num_queues = (uint16_t)device->num_queues,
+		.queue_size = (uint16_t)device->settings.queue_size,
+		.status = device->status,
+		.rings = rings_of(device),
+		.has_features = device->has_acked_features,
+		.features = device->acked_features,
+		.early_kick = (uint8_t)device->early_kick,
+		.has_config = true,
+		.config_generation = device->config_generation,
+	};
+	memcpy(state->config, device->config, sizeof(state->config));
+	for (unsigned i = 0; i < device->num_queues; i++) {
+		state->queues[i] = device->queues[i];
+		state->queues[i].base = device->bases[i];
+	}
+}
+
+/* With pread(): a back-end that made the file may have made it shorter since. */
+static int read_area(const struct vublk_frontend_inflight_area *area, uint8_t *bytes,
+		     struct vublk_error *error)
+{
+	uint64_t done = 0;
+
+	while (done < area->size_bytes) {
+		ssize_t r = pread(area->fd, bytes + done, area->size_bytes - done,
+				  (off_t)(area->offset + done));
+
+		if (r <= 0)
+			return vublk_error_set_errno(error, r < 0 ? errno : EIO,
+						     "the in-flight area cannot be read after %" PRIu64
+						     " of its %" PRIu64 " bytes", done,
+						     area->size_bytes);
+		done += (uint64_t)r;
+	}
+	return 0;
+}
+
+/* `bytes` is the caller's to free, also after a failure; NULL: there is no area. */
+static int take_area(const struct vublk_device *device, struct vublk_save_state *state,
+		     uint8_t **bytes, struct vublk_error *error)
+{
+	const struct vublk_frontend_inflight_area *area = &device->inflight;
+	int r;
+
+	if (area->fd < 0)
+		return 0;
+	if (area->size_bytes > VUBLK_SAVE_MAX_AREA_BYTES)
+		return vublk_error_set(error, EPROTO,
+				       "the back-end made an in-flight area of %" PRIu64 " bytes; up to %"
+				       PRIu64 " are saved", area->size_bytes,
+				       VUBLK_SAVE_MAX_AREA_BYTES);
+	*bytes = malloc(area->size_bytes);
+	if (!*bytes)
+		return vublk_error_set_errno(error, ENOMEM, "no memory for the in-flight area");
+	r = read_area(area, *bytes, error);
+	if (r < 0)
+		return r;
+	state->area = *bytes;
+	state->area_bytes = area->size_bytes;
+	state->area_num_queues = area->num_queues;
+	state->area_queue_size = area->queue_size;
+	return 0;
+}
+
+static int check_save(const struct vublk_device *device, struct vublk_error *error)
+{
+	if (!device->num_queues)
+		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "saving", error);
+	if (vublk_device_has_rings_out(device))
+		return vublk_error_set(error, EBUSY,
+				       "the device cannot be saved while its rings are the back-end's "
+				       "(it is %s): pause the VM and wait for stopped()",
+				       vublk_device_state_name(device->state));
+	if (device->config_write != VUBLK_DEVICE_WRITE_NONE)
+		return vublk_error_set(error, EBUSY,
+				       "the device cannot be saved while a write to its config is under "
+				       "way: wait for config_written()");
+	return 0;
+}
+
+int vublk_device_save(const struct vublk_device *device, void **stream, size_t *stream_bytes,
+		      struct vublk_error *error)
+{
+	struct vublk_save_state state;
+	uint8_t *area = NULL;
+	int r = check_save(device, error);
+
+	if (r < 0)
+		return r;
+	fill_state(device, &state);
+	r = take_area(device, &state, &area, error);
+	if (!r)
+		r = vublk_save_encode(&state, stream, stream_bytes, error);
+	else
+		vublk_error_prepend(error, "the device cannot be saved");
+	free(area);
+	return r;
+}
+
+/* --- loading: checks --------------------------------------------------------------------------- */
+
+static int check_device(const struct vublk_device *device, struct vublk_error *error)
+{
+	if (!device->num_queues || vublk_device_has_rings_out(device))
+		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "loading", error);
+	if (device->vm_running)
+		return vublk_error_set(error, EBUSY,
+				       "a device is loaded while its VM is paused, so that its memory and "
+				       "its queues' descriptors can be set before it runs");
+	if (device->status || device->has_acked_features)
+		return vublk_error_set(error, EBUSY,
+				       "a device is loaded before a driver has begun with it, or after a "
+				       "reset; its status is 0x%x", device->status);
+	return 0;
+}
+
+static int check_counts(const struct vublk_device *device, const struct vublk_save_state *state,
+			struct vublk_error *error)
+{
+	if (state->num_queues != device->num_queues)
+		return vublk_error_set(error, EINVAL,
+				       "the saved device has %u queues, and this one has %u: set "
+				       "num-queues to %u", state->num_queues, device->num_queues,
+				       state->num_queues);
+	if (state->queue_size != device->settings.queue_size)
+		return vublk_error_set(error, EINVAL,
+				       "the saved device's queues have up to %u entries, and this one's "
+				       "%u: set queue-size to %u", state->queue_size,
+				       (unsigned)device->settings.queue_size, state->queue_size);
+	return 0;
+}
+
+static int check_queues(const struct vublk_device *device, const struct vublk_save_state *state,
+			struct vublk_error *error)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < state->num_queues && !r; i++)
+		if (state->queues[i].size)
+			r = vublk_device_queue_check(device, i, &state->queues[i], error);
+	return r;
+}
+
+/* Where there is no back-end now, the next one is asked when the rings are started. */
+static int check_inflight(const struct vublk_device *device, const struct vublk_save_state *state,
+			  struct vublk_error *error)
+{
+	bool needed = state->rings == VUBLK_SAVE_RINGS_INFLIGHT ||
+		      (state->rings == VUBLK_SAVE_RINGS_LOST && state->area);
+
+	if (!needed || !vublk_device_is_connected(device) || vublk_device_uses_inflight(device))
+		return 0;
+	return vublk_error_set(error, ENOTSUP,
+			       "requests are in flight in the saved device, and back-end '%s' does not "
+			       "take an in-flight area: it has to offer INFLIGHT_SHMFD, and inflight and "
+			       "inflight-migration have to be on", device->settings.chardev);
+}
+
+static int check_state(const struct vublk_device *device, const struct vublk_save_state *state,
+		       struct vublk_error *error)
+{
+	struct vublk_device_promise promise = {
+		.has_accepted = state->has_features,
+		.accepted = state->features,
+		.config = state->has_config ? state->config : NULL,
+	};
+	int r = check_counts(device, state, error);
+
+	if (!r)
+		r = check_queues(device, state, error);
+	if (!r) {
+		r = vublk_device_check_promise(device, &promise, error);
+		if (r < 0)
+			vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+	}
+	return r ? r : check_inflight(device, state, error);
+}
+
+/* --- loading: taking ------------------------------------------------------------------------------ */
+
+static int write_area(int fd, const uint8_t *bytes, uint64_t num_bytes, struct vublk_error *error)
+{
+	uint64_t done = 0;
+
+	while (done < num_bytes) {
+		ssize_t r = pwrite(fd, bytes + done, num_bytes - done, (off_t)done);
+
+		if (r <= 0)
+			return vublk_error_set_errno(error, r < 0 ? errno : EIO,
+						     "cannot write the in-flight area");
+		done += (uint64_t)r;
+	}
+	return 0;
+}
+
+/* A file of our own with the saved bytes: for the back-end it is as good as its own. */
+static int make_area(const struct vublk_save_state *state, int *made, struct vublk_error *error)
+{
+	VUBLK_FD int fd = -1;
+	int r;
+
+	if (!state->area)
+		return 0;
+	fd = vublk_memfd_new("vublk-inflight", state->area_bytes, error);
+	if (fd < 0)
+		return fd;
+	r = write_area(fd, state->area, state->area_bytes, error);
+	if (!r)
+		*made = vublk_fd_steal(&fd);
+	return r;
+}
+
+/* One that does not take it is of no more use: the driver relies on what it set. */
+static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_error error;
+
+	device->config_write = VUBLK_DEVICE_WRITE_NONE;
+	if (!refusal)
+		return;
+	error = *refusal;
+	vublk_error_prepend(&error, "the write cache cannot be set as the driver has it");
+	vublk_frontend_fail(&device->frontend, &error);
+}
+
+/* Without a connection the reconnection does it. */
+static void restore_wce(struct vublk_device *device, uint8_t wce)
+{
+	if (device->config[VUBLK_BLK_WCE_OFFSET] == wce)
+		return;
+	device->config[VUBLK_BLK_WCE_OFFSET] = wce;
+	if (!vublk_device_is_connected(device))
+		return;
+	if (device->config_read != VUBLK_DEVICE_READ_NONE) /* its answer may be older than this */
+		device->config_read_again = true;
+	device->config_write = VUBLK_DEVICE_WRITE_RESTORING;
+	vublk_frontend_write_wce(&device->frontend, wce, on_wce_restored, device);
+}
+
+/* True: the driver has read another config than there is. */
+static bool take_config(struct vublk_device *device, const struct vublk_save_state *state)
+{
+	bool changed;
+
+	if (!state->has_config)
+		return false;
+	if (state->features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE))
+		restore_wce(device, state->config[VUBLK_BLK_WCE_OFFSET]);
+	changed = memcmp(device->config, state->config, sizeof(device->config));
+	device->config_generation = state->config_generation + changed;
+	return changed;
+}
+
+static enum vublk_device_resume resume_of(const struct vublk_save_state *state)
+{
+	switch (state->rings) {
+	case VUBLK_SAVE_RINGS_INFLIGHT:
+		return VUBLK_DEVICE_RESUME_INFLIGHT;
+	case VUBLK_SAVE_RINGS_LOST:
+		return VUBLK_DEVICE_RESUME_RINGS;
+	case VUBLK_SAVE_RINGS_NEVER:
+		return VUBLK_DEVICE_RESUME_NEVER;
+	default:
+		return VUBLK_DEVICE_RESUME_NOTIFY;
+	}
+}
+
+static void take_rings(struct vublk_device *device, const struct vublk_save_state *state,
+		       int area_fd)
+{
+	for (unsigned i = 0; i < device->num_queues; i++) {
+		device->queues[i] = state->queues[i];
+		device->bases[i] = state->queues[i].base;
+	}
+	device->resume = resume_of(state);
+	vublk_device_drop_inflight(device);
+	device->inflight = (struct vublk_frontend_inflight_area){
+		.fd = area_fd,
+		.size_bytes = state->area_bytes,
+		.num_queues = state->area_num_queues,
+		.queue_size = state->area_queue_size,
+	};
+}
+
+int vublk_device_load(struct vublk_device *device, const void *stream, size_t stream_bytes,
+		      struct vublk_error *error)
+{
+	struct vublk_save_state state;
+	int area_fd = -1;
+	int r = check_device(device, error);
+
+	if (!r)
+		r = vublk_save_decode(stream, stream_bytes, &state, error);
+	if (!r)
+		r = check_state(device, &state, error);
+	if (!r)
+		r = make_area(&state, &area_fd, error);
+	if (r < 0)
+		return r;
+	device->status = state.status;
+	device->has_acked_features = state.has_features;
+	device->acked_features = state.features;
+	device->early_kick = state.early_kick;
+	take_rings(device, &state, area_fd);
+	return take_config(device, &state);
+}

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a driver does with its device, as calls on the in-process bus: set up, start,
+ * stop, config, memory. Each do_...() runs on the bus's thread, where the device
+ * lives; the function after it is the caller's side.
+ *
+ * The order of the start-up is virtio 1.3, section 3.1.1.
+ */
+#include "inproc/private.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "virtio/blk-format.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* --- queues, start and stop ------------------------------------------------------------ */
+
+/* The driver may lay out its own part by pages; the system's may be larger. */
+#define PAGE_BYTES 4096
+
+/* Where the parts of one queue lie in its piece of the shared memory. */
+struct layout {
+	uint64_t avail, used, extra, bytes;
+};
+
+static struct layout lay_out(unsigned queue_size, uint64_t extra_bytes)
+{
+	struct layout layout;
+
+	layout.avail = vublk_round_up(vublk_split_desc_bytes(queue_size), VUBLK_CACHE_LINE);
+	layout.used = vublk_round_up(layout.avail + vublk_split_avail_bytes(queue_size),
+				     VUBLK_CACHE_LINE);
+	layout.extra = vublk_round_up(layout.used + vublk_split_used_bytes(queue_size),
+				      PAGE_BYTES);
+	layout.bytes = vublk_round_up(layout.extra + extra_bytes, PAGE_BYTES);
+	return layout;
+}
+
+static int make_eventfds(struct vublk_inproc_queue *queue, unsigned index,
+			 struct vublk_error *error)
+{
+	queue->kick_fd = vublk_eventfd_new();
+	queue->call_fd = vublk_eventfd_new();
+	if (queue->kick_fd >= 0 && queue->call_fd >= 0)
+		return 0;
+	return vublk_error_set_errno(error, queue->kick_fd < 0 ? -queue->kick_fd : -queue->call_fd,
+				     "cannot create the eventfds of queue %u", index);
+}
+
+static int set_up_queue(struct vublk_inproc *bus, unsigned index, const struct layout *layout,
+			struct vublk_error *error)
+{
+	struct vublk_inproc_queue *queue = &bus->queues[index];
+	char *host = bus->memory.rings + index * layout->bytes;
+	uint64_t addr = bus->memory.rings_addr + index * layout->bytes;
+	struct vublk_device_queue for_device = {
+		.size = (uint16_t)bus->queue_size,
+		.desc_addr = addr,
+		.avail_addr = addr + layout->avail,
+		.used_addr = addr + layout->used,
+		.kick_fd = queue->kick_fd,
+		.call_fd = queue->call_fd,
+	};
+
+	queue->ring.desc = (struct vring_desc *)host;
+	queue->ring.avail = (struct vring_avail *)(host + layout->avail);
+	queue->ring.used = (struct vring_used *)(host + layout->used);
+	queue->extra = host + layout->extra;
+	queue->extra_addr = addr + layout->extra;
+	return vublk_device_set_queue(bus->device, index, &for_device, error);
+}
+
+int vublk_inproc_set_up_device(struct vublk_inproc *bus, struct vublk_error *error)
+{
+	struct layout layout = lay_out(bus->queue_size, bus->set_up.extra_bytes);
+	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+	int r;
+
+	r = vublk_device_set_status(bus->device, status, error);
+	if (!r)
+		r = vublk_device_ack_features(bus->device, bus->set_up.features, error);
+	if (!r)
+		r = vublk_device_set_status(bus->device, status | VIRTIO_CONFIG_S_FEATURES_OK,
+					    error);
+	if (!r)
+		r = vublk_device_set_memory(bus->device, bus->memory.regions,
+					    bus->memory.num_regions, error);
+	for (unsigned i = 0; !r && i < bus->num_queues; i++)
+		r = set_up_queue(bus, i, &layout, error);
+	return r;
+}
+
+static int do_set_up(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+{
+	struct layout layout = lay_out(bus->queue_size, bus->set_up.extra_bytes);
+	int r = vublk_inproc_memory_make_rings(&bus->memory, bus->num_queues * layout.bytes, error);
+
+	for (unsigned i = 0; !r && i < bus->num_queues; i++)
+		r = make_eventfds(&bus->queues[i], i, error);
+	return r ? r : vublk_inproc_set_up_device(bus, error);
+}
+
+int vublk_inproc_set_up(struct vublk_inproc *bus, uint64_t features, uint64_t extra_bytes,
+			struct vublk_error *error)
+{
+	bus->set_up = (struct vublk_inproc_set_up){ features, extra_bytes };
+	bus->queues = calloc(bus->num_queues, sizeof(*bus->queues));
+	if (!bus->queues)
+		return vublk_error_set(error, ENOMEM, "no memory for %u queues", bus->num_queues);
+	for (unsigned i = 0; i < bus->num_queues; i++)
+		bus->queues[i].kick_fd = bus->queues[i].call_fd = -1;
+	return vublk_inproc_make_call(bus, do_set_up, NULL, error);
+}
+
+static int do_start(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+{
+	enum vublk_device_state state = vublk_device_state(bus->device);
+	int r;
+
+	if (state != VUBLK_DEVICE_STOPPED)
+		return vublk_error_set(error, ENOTCONN,
+				       "the back-end went before the queues were started: "
+				       "the device is %s", vublk_device_state_name(state));
+	bus->await = VUBLK_INPROC_AWAIT_STARTED;
+	r = vublk_device_set_status(bus->device, vublk_device_status(bus->device) |
+				    VIRTIO_CONFIG_S_DRIVER_OK, error);
+	return r ? r : 1;
+}
+
+int vublk_inproc_start(struct vublk_inproc *bus, struct vublk_error *error)
+{
+	return vublk_inproc_make_call(bus, do_start, NULL, error);
+}
+
+static int do_stop(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+{
+	enum vublk_device_state state = vublk_device_state(bus->device);
+	int r;
+
+	if (state != VUBLK_DEVICE_RUNNING && state != VUBLK_DEVICE_STOPPING)
+		return 0;
+	bus->await = VUBLK_INPROC_AWAIT_STOPPED;
+	if (state == VUBLK_DEVICE_STOPPING)
+		return 1;
+	r = vublk_device_set_status(bus->device, 0, error);
+	return r ? r : 1;
+}
+
+int vublk_inproc_stop(struct vublk_inproc *bus, struct vublk_error *error)
+{
+	return vublk_inproc_make_call(bus, do_stop, NULL, error);
+}
+
+/* --- config ------------------------------------------------------------------------------ */
+
+struct config_args {
+	void *config;
+	unsigned bytes;
+	uint32_t *generation;
+};
+
+static int do_read_config(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
+{
+	const struct config_args *args = opaque;
+
+	vublk_device_config_read(bus->device, 0, args->config, args->bytes);
+	*args->generation = vublk_device_config_generation(bus->device);
+	return 0;
+}
+
+void vublk_inproc_read_config(struct vublk_inproc *bus, void *config, unsigned bytes,
+			      uint32_t *generation)
+{
+	struct config_args args = { config, bytes, generation };
+
+	if (vublk_inproc_is_own_thread(bus))
+		do_read_config(bus, &args, NULL);
+	else
+		vublk_inproc_make_call(bus, do_read_config, &args, NULL);
+}
+
+static int do_write_wce(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+{
+	uint8_t wce = *(const bool *)args;
+
+	bus->await = VUBLK_INPROC_AWAIT_CONFIG;
+	return vublk_device_config_write(bus->device, VUBLK_BLK_WCE_OFFSET, &wce, 1, error);
+}
+
+int vublk_inproc_write_wce(struct vublk_inproc *bus, bool on, struct vublk_error *error)
+{
+	return vublk_inproc_make_call(bus, do_write_wce, &on, error);
+}
+
+/* --- memory ------------------------------------------------------------------------------- */
+
+struct region_args {
+	void *address;
+	uint64_t bytes;
+	int fd;
+	uint64_t fd_offset;
+};
+
+/* The device takes no memory while rings are on their way: the call is made again then. */
+static bool has_to_settle(struct vublk_inproc *bus)
+{
+	enum vublk_device_state state = vublk_device_state(bus->device);
+
+	if (state != VUBLK_DEVICE_STARTING && state != VUBLK_DEVICE_STOPPING)
+		return false;
+	bus->await = VUBLK_INPROC_AWAIT_SETTLED;
+	return true;
+}
+
+/* The device has the new set, or is telling the back-end about it. */
+static int hand_over_memory(struct vublk_inproc *bus, struct vublk_error *error)
+{
+	int r;
+
+	bus->await = VUBLK_INPROC_AWAIT_MEMORY;
+	r = vublk_device_set_memory(bus->device, bus->memory.regions, bus->memory.num_regions,
+				    error);
+	if (r <= 0)
+		vublk_inproc_memory_changed(&bus->memory, !r);
+	return r;
+}
+
+static int do_add_region(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
+{
+	const struct region_args *args = opaque;
+	int r;
+
+	if (has_to_settle(bus))
+		return 1;
+	r = vublk_inproc_memory_add(&bus->memory, bus->info.backend_memory_slots,
+				    args->address, args->bytes, args->fd, args->fd_offset, error);
+	return r ? r : hand_over_memory(bus, error);
+}
+
+int vublk_inproc_add_region(struct vublk_inproc *bus, void *address, uint64_t bytes, int fd,
+			    uint64_t fd_offset, struct vublk_error *error)
+{
+	struct region_args args = { address, bytes, fd, fd_offset };
+
+	return vublk_inproc_make_call(bus, do_add_region, &args, error);
+}
+
+static int do_remove_region(struct vublk_inproc *bus, void *address, struct vublk_error *error)
+{
+	int r;
+
+	if (has_to_settle(bus))
+		return 1;
+	r = vublk_inproc_memory_remove(&bus->memory, address, error);
+	if (r)
+		return r;
+	r = hand_over_memory(bus, NULL);
+	return r < 0 ? 0 : r;
+}
+
+int vublk_inproc_remove_region(struct vublk_inproc *bus, void *address, struct vublk_error *error)
+{
+	return vublk_inproc_make_call(bus, do_remove_region, address, error);
+}

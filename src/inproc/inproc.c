@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The in-process bus: the thread that owns the device, and what the device says. Not
+ * the data path: that is in the driver (src/blk), on memory and eventfds that the bus
+ * made. How calls get onto the thread is in inproc-calls.c, what they do in
+ * inproc-driver.c, and what the loss of a back-end does in inproc-recover.c.
+ */
+#include "inproc/private.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/log.h"
+#include "util/option.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+/* A driver that keeps its requests loses nothing by waiting: unlike a device's, ours does. */
+#define DEFAULT_RECONNECT_MS "1000"
+
+/* --- what the device says --------------------------------------------------------- */
+
+static int result_of(const struct vublk_error *error)
+{
+	return error ? -error->code : 0;
+}
+
+static void on_realized(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_inproc *bus = opaque;
+
+	if (!error) {
+		bus->num_queues = vublk_device_num_queues(bus->device);
+		bus->queue_size = vublk_device_queue_size(bus->device);
+		bus->features = vublk_device_features(bus->device);
+		vublk_device_get_info(bus->device, &bus->info, sizeof(bus->info));
+	}
+	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_REALIZED, error);
+}
+
+static void on_started(void *opaque)
+{
+	struct vublk_inproc *bus = opaque;
+
+	vublk_inproc_on_started(bus);
+	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED, NULL);
+	vublk_inproc_settled(bus);
+}
+
+/* With an error the device is disconnected, and says so next. */
+static void on_stopped(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_inproc *bus = opaque;
+
+	if (!error && bus->failure.code)
+		vublk_inproc_end(bus, &bus->failure);
+	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED,
+				    error ? error : &bus->failure);
+	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STOPPED, error);
+	if (!error)
+		vublk_inproc_settled(bus);
+}
+
+/*
+ * A region that was not taken is dropped again. One that was to go has gone, as far
+ * as requests are concerned: if the back-end could not be told, it is gone itself.
+ * Where requests outlive the back-end, the next one is told of all that there is.
+ */
+static void on_memory_changed(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_inproc *bus = opaque;
+
+	if (bus->await != VUBLK_INPROC_AWAIT_MEMORY)
+		return;
+	if (!bus->memory.adding || (vublk_device_state(bus->device) != VUBLK_DEVICE_RUNNING &&
+				    vublk_inproc_goes_on(bus)))
+		error = NULL;
+	vublk_inproc_memory_changed(&bus->memory, !error);
+	vublk_inproc_finish_call(bus, result_of(error), error);
+}
+
+static void on_config_changed(void *opaque)
+{
+	struct vublk_inproc *bus = opaque;
+
+	if (bus->handlers.config_changed)
+		bus->handlers.config_changed(bus->handlers.opaque);
+}
+
+static void on_config_written(void *opaque, const struct vublk_error *error)
+{
+	if (!error)
+		on_config_changed(opaque);
+	vublk_inproc_finish_awaited(opaque, VUBLK_INPROC_AWAIT_CONFIG, error);
+}
+
+/* The driver hears of it first, then whoever waits for an answer that will not come. */
+static void on_disconnected(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_inproc *bus = opaque;
+
+	vublk_inproc_on_lost(bus, error);
+	on_memory_changed(bus, error);
+	if (bus->await == VUBLK_INPROC_AWAIT_SETTLED)
+		vublk_inproc_settled(bus);
+	else if (bus->await != VUBLK_INPROC_AWAIT_NOTHING &&
+		 bus->await != VUBLK_INPROC_AWAIT_REALIZED)
+		vublk_inproc_finish_call(bus, result_of(error), error);
+}
+
+static void on_gave_up(void *opaque, const struct vublk_error *error)
+{
+	vublk_inproc_end(opaque, error);
+}
+
+static void on_needs_reset(void *opaque, const struct vublk_error *error)
+{
+	vublk_inproc_on_needs_reset(opaque, error);
+}
+
+static void on_fail_task(void *opaque)
+{
+	struct vublk_inproc *bus = opaque;
+	struct vublk_error error;
+
+	pthread_mutex_lock(&bus->lock);
+	error = bus->asked_failure;
+	pthread_mutex_unlock(&bus->lock);
+	vublk_inproc_on_broken_ring(bus, &error);
+}
+
+void vublk_inproc_fail(struct vublk_inproc *bus, const struct vublk_error *error)
+{
+	pthread_mutex_lock(&bus->lock);
+	if (!bus->asked_failure.code)
+		bus->asked_failure = *error;
+	pthread_mutex_unlock(&bus->lock);
+	vublk_loop_post(&bus->loop, &bus->fail_task);
+}
+
+static const struct vublk_device_bus_ops device_ops = {
+	.realized = on_realized,
+	.started = on_started,
+	.stopped = on_stopped,
+	.disconnected = on_disconnected,
+	.gave_up = on_gave_up,
+	.config_changed = on_config_changed,
+	.memory_changed = on_memory_changed,
+	.config_written = on_config_written,
+	.needs_reset = on_needs_reset,
+};
+
+/* --- the thread --------------------------------------------------------------------- */
+
+static void on_device(void *opaque, uint32_t events)
+{
+	struct vublk_inproc *bus = opaque;
+	int r = vublk_device_process(bus->device);
+
+	if (r < 0)
+		vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_ERROR,
+				  "the device's event loop failed: %s", strerrordesc_np(-r));
+}
+
+static void *run(void *opaque)
+{
+	struct vublk_inproc *bus = opaque;
+
+	while (!bus->quit)
+		vublk_loop_process(&bus->loop, -1);
+	return NULL;
+}
+
+/* The application's signals are its own threads' business. */
+static int start_thread(struct vublk_inproc *bus, struct vublk_error *error)
+{
+	sigset_t all, before;
+	int r;
+
+	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* a fault while it is blocked ends the process */
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = pthread_create(&bus->thread, NULL, run, bus);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (r)
+		return vublk_error_set_errno(error, r, "cannot create the disk's thread");
+	bus->has_thread = true;
+	pthread_setname_np(bus->thread, "vublk-disk");
+	return 0;
+}
+
+static int do_quit(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+{
+	vublk_loop_remove(&bus->device_source);
+	vublk_loop_timer_disarm(&bus->fail_timer);
+	vublk_loop_timer_disarm(&bus->kick_timer);
+	vublk_device_unrealize(bus->device);
+	bus->quit = true;
+	return 0;
+}
+
+/* --- opening and freeing -------------------------------------------------------------- */
+
+static int do_realize(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+{
+	int r;
+
+	bus->await = VUBLK_INPROC_AWAIT_REALIZED;
+	r = vublk_device_realize(bus->device, error);
+	return r ? r : 1;
+}
+
+static const struct vublk_device_property own_options[] = {
+	{ "fail-after-ms", "number", "0",
+	  "how long after the loss of the back-end requests fail with ETIMEDOUT, until there is "
+	  "another; 0: they wait" },
+	{ "unflushed", "string", "auto",
+	  "what to think of writes that a lost back-end had completed and no flush had made stable: "
+	  "trust (it kept them), fail (they may be lost: the next flush fails), auto (trust a "
+	  "back-end with an in-flight area, which is made to survive)" },
+	{ NULL },
+};
+
+const char *vublk_inproc_default(const char *name)
+{
+	return !strcmp(name, "reconnect-ms") ? DEFAULT_RECONNECT_MS : NULL;
+}
+
+const struct vublk_device_property *vublk_inproc_options(void)
+{
+	return own_options;
+}
+
+static int set_unflushed(struct vublk_inproc *bus, const char *value, struct vublk_error *error)
+{
+	static const char *const words[VUBLK_INPROC_NUM_UNFLUSHED] = { "auto", "trust", "fail" };
+
+	for (unsigned i = 0; value && i < VUBLK_INPROC_NUM_UNFLUSHED; i++)
+		if (!strcmp(value, words[i])) {
+			bus->unflushed = i;
+			return 0;
+		}
+	return vublk_error_set(error, EINVAL, "unflushed must be auto, trust or fail, not '%s'",
+			       value ? value : "");
+}
+
+static int set_option(struct vublk_inproc *bus, const struct vublk_option *option,
+		      struct vublk_error *error)
+{
+	if (!strcmp(option->name, "chardev"))
+		return vublk_error_set(error, EINVAL,
+				       "chardev is no option here: the path names the socket");
+	if (!strcmp(option->name, own_options[0].name))
+		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
+				       &bus->fail_after_ms, error);
+	if (!strcmp(option->name, own_options[1].name))
+		return set_unflushed(bus, option->value, error);
+	return vublk_device_set_property(bus->device, option->name, option->value, error);
+}
+
+static bool has_option(const struct vublk_option *options, const char *name)
+{
+	for (; options && options->name; options++)
+		if (!strcmp(options->name, name))
+			return true;
+	return false;
+}
+
+static int set_properties(struct vublk_inproc *bus, const char *path,
+			  const struct vublk_option *options, struct vublk_error *error)
+{
+	int r = vublk_device_set_property(bus->device, "chardev", path, error);
+
+	if (!r) /* the driver here knows more about its writes than the device */
+		r = vublk_device_set_property(bus->device, "warn-unflushed", "off", error);
+	if (!r && !has_option(options, "server")) /* that reconnects in its own way */
+		r = vublk_device_set_property(bus->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
+					      error);
+	for (; !r && options && options->name; options++)
+		r = set_option(bus, options, error);
+	return r;
+}
+
+static int open_device(struct vublk_inproc *bus, const char *path,
+		       const struct vublk_option *options, struct vublk_error *error)
+{
+	int r;
+
+	r = vublk_device_new(&device_ops, bus, &bus->handlers.log, &bus->device, error);
+	if (!r)
+		r = set_properties(bus, path, options, error);
+	if (!r)
+		r = vublk_loop_add(&bus->loop, &bus->device_source,
+				   vublk_device_fd(bus->device), EPOLLIN, error);
+	if (!r)
+		r = start_thread(bus, error);
+	return r ? r : vublk_inproc_make_call(bus, do_realize, NULL, error);
+}
+
+int vublk_inproc_open(const char *path, const struct vublk_option *options,
+		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **out,
+		      struct vublk_error *error)
+{
+	struct vublk_inproc *bus = calloc(1, sizeof(*bus));
+	int r;
+
+	if (!bus)
+		return vublk_error_set(error, ENOMEM, "no memory for a disk");
+	r = vublk_loop_init(&bus->loop, error);
+	if (r) {
+		free(bus);
+		return r;
+	}
+	bus->handlers = *handlers;
+	bus->device_source.fn = on_device;
+	bus->device_source.opaque = bus;
+	bus->call_task.fn = vublk_inproc_on_call;
+	bus->call_task.opaque = bus;
+	bus->fail_task.fn = on_fail_task;
+	bus->fail_task.opaque = bus;
+	bus->fail_timer.fn = vublk_inproc_on_fail_timer;
+	bus->fail_timer.opaque = bus;
+	bus->kick_timer.fn = vublk_inproc_on_kick_timer;
+	bus->kick_timer.opaque = bus;
+	vublk_inproc_memory_init(&bus->memory);
+	pthread_mutex_init(&bus->call_lock, NULL);
+	pthread_mutex_init(&bus->lock, NULL);
+	pthread_cond_init(&bus->call_finished, NULL);
+	r = open_device(bus, path, options, error);
+	if (r) {
+		vublk_inproc_free(bus);
+		return r;
+	}
+	*out = bus;
+	return 0;
+}
+
+void vublk_inproc_free(struct vublk_inproc *bus)
+{
+	if (!bus)
+		return;
+	if (bus->has_thread) {
+		vublk_inproc_make_call(bus, do_quit, NULL, NULL);
+		pthread_join(bus->thread, NULL);
+	}
+	vublk_loop_remove(&bus->device_source);
+	vublk_loop_cancel(&bus->loop, &bus->fail_task);
+	vublk_device_free(bus->device);
+	for (unsigned i = 0; bus->queues && i < bus->num_queues; i++) {
+		vublk_fd_close(&bus->queues[i].kick_fd);
+		vublk_fd_close(&bus->queues[i].call_fd);
+	}
+	free(bus->queues);
+	vublk_inproc_memory_deinit(&bus->memory);
+	vublk_loop_deinit(&bus->loop);
+	pthread_cond_destroy(&bus->call_finished);
+	pthread_mutex_destroy(&bus->lock);
+	pthread_mutex_destroy(&bus->call_lock);
+	free(bus);
+}
+
+unsigned vublk_inproc_num_queues(const struct vublk_inproc *bus)
+{
+	return bus->num_queues;
+}
+
+unsigned vublk_inproc_queue_size(const struct vublk_inproc *bus)
+{
+	return bus->queue_size;
+}
+
+uint64_t vublk_inproc_features(const struct vublk_inproc *bus)
+{
+	return bus->features;
+}
+
+const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *bus)
+{
+	return &bus->info;
+}
+
+bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *bus)
+{
+	return bus->unflushed == VUBLK_INPROC_UNFLUSHED_TRUST ||
+	       (bus->unflushed == VUBLK_INPROC_UNFLUSHED_AUTO &&
+		vublk_device_is_tracked(bus->device));
+}
+
+const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *bus, unsigned index)
+{
+	return &bus->queues[index];
+}
+
+const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inproc *bus)
+{
+	return &bus->memory.table;
+}

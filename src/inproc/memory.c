@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The guest memory of the in-process bus: which pieces of this process the
+ * back-end sees, and at which guest addresses.
+ *
+ * The addresses are made up: they begin at 4 GiB and go up, with a gap after each
+ * region, and none is used twice. So the back-end learns nothing of where our
+ * memory lies, running past the end of a region is noticed, and a late access to
+ * a region that was removed never meets another one. The rings' memory is not in
+ * the table that buffers are looked up in: a request cannot name it.
+ */
+#include "inproc/memory.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <unistd.h>
+
+#define FIRST_ADDR (UINT64_C(4) << 30)
+#define LAST_ADDR (UINT64_C(1) << 62)
+#define ADDR_UNIT (UINT64_C(2) << 20)
+#define GAP_BYTES ADDR_UNIT
+
+void vublk_inproc_memory_init(struct vublk_inproc_memory *memory)
+{
+	memory->next_addr = FIRST_ADDR;
+}
+
+void vublk_inproc_memory_deinit(struct vublk_inproc_memory *memory)
+{
+	while (memory->num_regions)
+		vublk_fd_close(&memory->regions[--memory->num_regions].fd);
+	vublk_unmap(memory->rings, memory->rings_bytes);
+	memory->rings = NULL;
+}
+
+/* Takes the descriptor. */
+static uint64_t append(struct vublk_inproc_memory *memory, void *host, uint64_t bytes, int fd,
+		       uint64_t fd_offset)
+{
+	uint64_t addr = memory->next_addr;
+
+	memory->hosts[memory->num_regions] = host;
+	memory->regions[memory->num_regions++] = (struct vublk_memory_region){
+		.guest_addr = addr, .size_bytes = bytes, .fd = fd, .fd_offset = fd_offset,
+	};
+	memory->next_addr = vublk_round_up(addr + bytes + GAP_BYTES, ADDR_UNIT);
+	return addr;
+}
+
+/* A mapping of `bytes` and its file. */
+static int make_shared(uint64_t bytes, char **mapped, int *out_fd, struct vublk_error *error)
+{
+	VUBLK_FD int fd = vublk_memfd_new("vublk-rings", bytes, error);
+
+	if (fd < 0)
+		return fd;
+	*mapped = vublk_map_shared(fd, 0, bytes, error);
+	if (!*mapped)
+		return -ENOMEM;
+	*out_fd = vublk_fd_steal(&fd);
+	return 0;
+}
+
+int vublk_inproc_memory_make_rings(struct vublk_inproc_memory *memory, uint64_t bytes,
+				   struct vublk_error *error)
+{
+	int fd, r;
+
+	bytes = vublk_round_up(bytes, (uint64_t)sysconf(_SC_PAGESIZE));
+	r = make_shared(bytes, &memory->rings, &fd, error);
+	if (r)
+		return r;
+	memory->rings_bytes = bytes;
+	memory->rings_addr = append(memory, memory->rings, bytes, fd, 0);
+	return 0;
+}
+
+int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory, struct vublk_error *error)
+{
+	char *rings;
+	int fd, r;
+
+	r = make_shared(memory->rings_bytes, &rings, &fd, error);
+	if (r)
+		return r;
+	vublk_unmap(memory->rings, memory->rings_bytes);
+	memory->rings = rings;
+	vublk_fd_close(&memory->regions[0].fd);
+	memory->regions[0].fd = fd;
+	return 0;
+}
+
+static int check_region(const struct vublk_inproc_memory *memory, unsigned slots,
+			const void *address, uint64_t bytes, uint64_t fd_offset,
+			struct vublk_error *error)
+{
+	unsigned most = VUBLK_MIN(slots, (unsigned)VUBLK_MEMORY_MAX_REGIONS);
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+	if (!bytes || ((uintptr_t)address | bytes | fd_offset) & (page - 1))
+		return vublk_error_set(error, EINVAL,
+				       "cannot register %" PRIu64 " bytes at %p from offset %" PRIu64
+				       " of their file: all three must be multiples of the page "
+				       "size %" PRIu64 ", and the length not 0",
+				       bytes, address, fd_offset, page);
+	if (bytes > LAST_ADDR - memory->next_addr)
+		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64
+				       " bytes: there are no guest addresses for so many", bytes);
+	if (vublk_inproc_regions_check(&memory->table, address, bytes) == -EINVAL)
+		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes at %p: "
+				       "they overlap memory that is registered already",
+				       bytes, address);
+	if (memory->num_regions >= most)
+		return vublk_error_set(error, ENOSPC,
+				       "no memory slot is left: the back-end has %u, and all are "
+				       "in use; register fewer, larger pieces", most);
+	return 0;
+}
+
+/* The back-end gets the descriptor: it must not be able to take pages from the application. */
+static int check_seal(int fd, const void *address, struct vublk_error *error)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals >= 0 && seals & F_SEAL_SHRINK)
+		return 0;
+	return vublk_error_set(error, EINVAL,
+			       "the memory at %p can be truncated by the back-end, which would be a "
+			       "SIGBUS here: use a memfd that is sealed against shrinking "
+			       "(fcntl F_ADD_SEALS, F_SEAL_SHRINK)", address);
+}
+
+int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, void *address,
+			    uint64_t bytes, int fd, uint64_t fd_offset,
+			    struct vublk_error *error)
+{
+	int r = check_region(memory, slots, address, bytes, fd_offset, error);
+	int own_fd;
+
+	if (r)
+		return r;
+	own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (own_fd < 0)
+		return vublk_error_set_errno(error, errno,
+					     "cannot duplicate descriptor %d of the memory at %p",
+					     fd, address);
+	r = check_seal(own_fd, address, error);
+	if (r) {
+		vublk_fd_close(&own_fd);
+		return r;
+	}
+	append(memory, address, bytes, own_fd, fd_offset);
+	memory->adding = true;
+	return 0;
+}
+
+int vublk_inproc_memory_remove(struct vublk_inproc_memory *memory, void *address,
+			       struct vublk_error *error)
+{
+	unsigned i = 1;
+
+	while (i < memory->num_regions && memory->hosts[i] != address)
+		i++;
+	if (i >= memory->num_regions)
+		return vublk_error_set(error, EINVAL,
+				       "no memory is registered that begins at %p", address);
+	vublk_inproc_regions_remove(&memory->table, address);
+	vublk_fd_close(&memory->regions[i].fd);
+	memory->num_regions--;
+	for (; i < memory->num_regions; i++) {
+		memory->regions[i] = memory->regions[i + 1];
+		memory->hosts[i] = memory->hosts[i + 1];
+	}
+	return 0;
+}
+
+void vublk_inproc_memory_changed(struct vublk_inproc_memory *memory, bool known)
+{
+	unsigned last = memory->num_regions - 1;
+
+	if (!memory->adding)
+		return;
+	memory->adding = false;
+	if (known) {
+		vublk_inproc_regions_insert(&memory->table, memory->hosts[last],
+					    memory->regions[last].size_bytes,
+					    memory->regions[last].guest_addr);
+		return;
+	}
+	vublk_fd_close(&memory->regions[last].fd);
+	memory->num_regions = last;
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The in-process bus when a back-end is lost: the driver's requests wait, go to the
+ * next back-end, or fail; one of these, never two.
+ *
+ * The idea to read it by: the device finds the next back-end by itself. What the bus
+ * adds is what a driver does that owns its requests: where the rings do not tell what
+ * the lost back-end had begun (no in-flight area), it resets the device and sets it up
+ * anew, with rings in memory that no back-end has seen, and the driver puts on them
+ * what was not completed. From then on the old rings are nobody's: what a back-end
+ * that was only thought to be dead writes there is not read.
+ */
+#include "inproc/private.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/log.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+
+/* How often it is looked whether a start has ended that the time-out came in. */
+#define STARTING_PAUSE_MS 10
+
+static const char *const link_names[VUBLK_INPROC_NUM_LINKS] = {
+	[VUBLK_INPROC_OPENING] = "opening",
+	[VUBLK_INPROC_UP] = "up",
+	[VUBLK_INPROC_OUTAGE] = "outage",
+	[VUBLK_INPROC_FAILING] = "failing",
+	[VUBLK_INPROC_DEAD] = "dead",
+};
+
+static const char *const event_names[VUBLK_INPROC_NUM_EVENTS] = {
+	[VUBLK_INPROC_EVENT_STARTED] = "started",
+	[VUBLK_INPROC_EVENT_LOST] = "lost",
+	[VUBLK_INPROC_EVENT_TIMED_OUT] = "timed out",
+	[VUBLK_INPROC_EVENT_ENDED] = "ended",
+};
+
+#define ON(event, link) [VUBLK_INPROC_EVENT_##event] = VUBLK_INPROC_##link + 1
+
+/* An entry is the next link and one; 0: the event means nothing. */
+static const unsigned char transitions[VUBLK_INPROC_NUM_LINKS][VUBLK_INPROC_NUM_EVENTS] = {
+	[VUBLK_INPROC_OPENING] = {
+		ON(STARTED, UP),
+		ON(ENDED, DEAD),
+	},
+	[VUBLK_INPROC_UP] = {
+		ON(LOST, OUTAGE),
+		ON(ENDED, DEAD),
+	},
+	[VUBLK_INPROC_OUTAGE] = {
+		ON(STARTED, UP),
+		ON(TIMED_OUT, FAILING),
+		ON(ENDED, DEAD),
+	},
+	[VUBLK_INPROC_FAILING] = {
+		ON(STARTED, UP),
+		ON(ENDED, DEAD),
+	},
+};
+
+bool vublk_inproc_change_link(struct vublk_inproc *bus, enum vublk_inproc_link_event event,
+			      const char *why)
+{
+	int next = transitions[bus->link][event] - 1;
+
+	if (next < 0)
+		return false;
+	vublk_log(&bus->handlers.log, VUBLK_LOG_DEBUG, "disk: %s, %s -> %s%s%s",
+		  link_names[bus->link], event_names[event], link_names[next], why ? ": " : "",
+		  why ? why : "");
+	bus->link = next;
+	return true;
+}
+
+static void call(void (*handler)(void *opaque), void *opaque)
+{
+	if (handler)
+		handler(opaque);
+}
+
+static void call_with(void (*handler)(void *opaque, const struct vublk_error *error), void *opaque,
+		      const struct vublk_error *error)
+{
+	if (handler)
+		handler(opaque, error);
+}
+
+void vublk_inproc_end(struct vublk_inproc *bus, const struct vublk_error *error)
+{
+	if (!vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_ENDED, error->text))
+		return;
+	vublk_loop_timer_disarm(&bus->fail_timer);
+	call_with(bus->handlers.disconnected, bus->handlers.opaque, error);
+}
+
+/* --- rings anew ------------------------------------------------------------------------- */
+
+static int renew_device(struct vublk_inproc *bus, struct vublk_error *error)
+{
+	int r = vublk_device_set_status(bus->device, 0, error);
+
+	if (!r)
+		r = vublk_inproc_memory_renew_rings(&bus->memory, error);
+	return r ? r : vublk_inproc_set_up_device(bus, error);
+}
+
+/*
+ * `refusal`: what the driver's requests fail with; NULL: they go on the new rings, which
+ * the device hands to the next back-end, or to the one that it has just found.
+ */
+static void renew_rings(struct vublk_inproc *bus, const struct vublk_error *refusal)
+{
+	struct vublk_error error = { 0 };
+	int r;
+
+	call(bus->handlers.rings_leave, bus->handlers.opaque);
+	r = renew_device(bus, &error);
+	call_with(bus->handlers.rings_came, bus->handlers.opaque, r ? &error : refusal);
+	if (!r)
+		r = vublk_device_set_status(bus->device, vublk_device_status(bus->device) |
+					    VIRTIO_CONFIG_S_DRIVER_OK, &error);
+	if (!r)
+		return;
+	vublk_error_prepend(&error, "the rings cannot be set up for another back-end");
+	vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_ERROR, "%s", error.text);
+	vublk_inproc_end(bus, &error);
+}
+
+/* --- the course of an outage --------------------------------------------------------------- */
+
+static void arm_fail_timer(struct vublk_inproc *bus, uint64_t ms)
+{
+	vublk_loop_timer_arm(&bus->loop, &bus->fail_timer, vublk_now_ns() + ms * 1000000);
+}
+
+/* A start that is under way ends first, well or badly; its own deadline sees to that. */
+void vublk_inproc_on_fail_timer(void *opaque)
+{
+	struct vublk_inproc *bus = opaque;
+	struct vublk_error error;
+
+	if (vublk_device_has_rings_out(bus->device)) {
+		arm_fail_timer(bus, STARTING_PAUSE_MS);
+		return;
+	}
+	if (!vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_TIMED_OUT, NULL))
+		return;
+	vublk_error_set(&error, ETIMEDOUT,
+			"the back-end has been gone for %u ms (fail-after-ms), and nobody knows what "
+			"of the requests was executed; another is still looked for",
+			(unsigned)bus->fail_after_ms);
+	vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_WARNING, "%s", error.text);
+	renew_rings(bus, &error);
+}
+
+bool vublk_inproc_goes_on(const struct vublk_inproc *bus)
+{
+	return bus->link != VUBLK_INPROC_OPENING && bus->link != VUBLK_INPROC_DEAD &&
+	       !bus->failure.code && vublk_device_reconnects(bus->device);
+}
+
+/* One that is lost before its rings ran does not begin another outage. */
+void vublk_inproc_on_lost(struct vublk_inproc *bus, const struct vublk_error *error)
+{
+	bool begins;
+
+	if (!vublk_inproc_goes_on(bus)) {
+		vublk_inproc_end(bus, bus->failure.code ? &bus->failure : error);
+		return;
+	}
+	begins = vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_LOST, error->text);
+	if (begins && bus->fail_after_ms)
+		arm_fail_timer(bus, bus->fail_after_ms);
+	if (!vublk_device_is_tracked(bus->device))
+		renew_rings(bus, NULL);
+	if (begins && bus->link == VUBLK_INPROC_OUTAGE)
+		call_with(bus->handlers.lost, bus->handlers.opaque, error);
+}
+
+void vublk_inproc_on_started(struct vublk_inproc *bus)
+{
+	bool was_out = bus->link == VUBLK_INPROC_OUTAGE || bus->link == VUBLK_INPROC_FAILING;
+
+	vublk_loop_timer_disarm(&bus->fail_timer);
+	vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_STARTED, NULL);
+	vublk_inproc_watch_kicks(bus);
+	/* The call of a completion may have been lost with the back-end. */
+	for (unsigned i = 0; i < bus->num_queues && was_out; i++)
+		vublk_eventfd_signal(bus->queues[i].call_fd);
+	if (was_out)
+		call(bus->handlers.found, bus->handlers.opaque);
+}
+
+/*
+ * The rings are taken back before the driver is told: what it then gives up for lost, the
+ * back-end does not touch any more.
+ */
+void vublk_inproc_on_broken_ring(struct vublk_inproc *bus, const struct vublk_error *error)
+{
+	if (bus->failure.code)
+		return;
+	bus->failure = *error;
+	if (vublk_device_state(bus->device) != VUBLK_DEVICE_STOPPING)
+		vublk_device_set_status(bus->device, 0, NULL);
+	if (!vublk_device_has_rings_out(bus->device))
+		vublk_inproc_end(bus, error);
+}
+
+/*
+ * Either a back-end was found that cannot go on with the rings as they are, which the
+ * driver can; or one that works on them reports that it cannot.
+ */
+void vublk_inproc_on_needs_reset(struct vublk_inproc *bus, const struct vublk_error *error)
+{
+	if (!vublk_device_has_rings_out(bus->device) && vublk_inproc_goes_on(bus))
+		renew_rings(bus, NULL);
+	else
+		vublk_inproc_on_broken_ring(bus, error);
+}

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PROTO_VFIO_USER_CODEC_H
+#define VUBLK_PROTO_VFIO_USER_CODEC_H
+
+/*
+ * vfio-user on the wire: numbers, names and payloads, as in the specification
+ * (QEMU's docs/interop/vfio-user.rst) and, where that refers to it, <linux/vfio.h>.
+ * All numbers are in native byte order. A codec: no input or output here, and no
+ * meaning.
+ */
+
+#include <vublk/error.h>
+
+#include <linux/vfio.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Client to server, unless it says otherwise ("Commands"). */
+enum vublk_vfio_command {
+	VUBLK_VFIO_VERSION = 1,
+	VUBLK_VFIO_DMA_MAP = 2,
+	VUBLK_VFIO_DMA_UNMAP = 3,
+	VUBLK_VFIO_DEVICE_GET_INFO = 4,
+	VUBLK_VFIO_DEVICE_GET_REGION_INFO = 5,
+	VUBLK_VFIO_DEVICE_GET_REGION_IO_FDS = 6,
+	VUBLK_VFIO_DEVICE_GET_IRQ_INFO = 7,
+	VUBLK_VFIO_DEVICE_SET_IRQS = 8,
+	VUBLK_VFIO_REGION_READ = 9,
+	VUBLK_VFIO_REGION_WRITE = 10,
+	VUBLK_VFIO_DMA_READ = 11,  /* server to client */
+	VUBLK_VFIO_DMA_WRITE = 12, /* server to client */
+	VUBLK_VFIO_DEVICE_RESET = 13,
+	VUBLK_VFIO_DIRTY_PAGES = 14, /* of older versions */
+	VUBLK_VFIO_REGION_WRITE_MULTI = 15,
+	VUBLK_VFIO_DEVICE_FEATURE = 16,
+	VUBLK_VFIO_MIG_DATA_READ = 17,
+	VUBLK_VFIO_MIG_DATA_WRITE = 18,
+	VUBLK_VFIO_COMMAND_END,
+};
+
+/* The version that is spoken. */
+#define VUBLK_VFIO_MAJOR 0
+#define VUBLK_VFIO_MINOR 0
+
+/* Header flags. */
+#define VUBLK_VFIO_TYPE_MASK 0xfu
+#define VUBLK_VFIO_TYPE_COMMAND 0x0u
+#define VUBLK_VFIO_TYPE_REPLY 0x1u
+#define VUBLK_VFIO_FLAG_NO_REPLY 0x10u
+#define VUBLK_VFIO_FLAG_ERROR 0x20u
+
+/* DMA_MAP flags. */
+#define VUBLK_VFIO_DMA_READABLE 0x1u
+#define VUBLK_VFIO_DMA_WRITABLE 0x2u
+
+#define VUBLK_VFIO_MAX_FDS 16            /* clients send SET_IRQS in pieces of sixteen */
+#define VUBLK_VFIO_MAX_TRANSFER_BYTES 4096 /* of a region in one message */
+#define VUBLK_VFIO_MAX_PAYLOAD_BYTES 8192
+
+struct vublk_vfio_header {
+	uint16_t id;      /* the sender's; echoed in the reply */
+	uint16_t command;
+	uint32_t size;    /* of the whole message, this header included */
+	uint32_t flags;
+	uint32_t error;   /* an errno value, in a reply with the error flag */
+};
+
+#define VUBLK_VFIO_VERSION_BYTES 4 /* without the text */
+struct vublk_vfio_version {
+	uint16_t major;
+	uint16_t minor;
+	char text[VUBLK_VFIO_MAX_PAYLOAD_BYTES - VUBLK_VFIO_VERSION_BYTES]; /* JSON, with its NUL */
+};
+
+struct vublk_vfio_dma_map {
+	uint32_t argsz;
+	uint32_t flags;
+	uint64_t offset; /* in the file that comes with it */
+	uint64_t address;
+	uint64_t size;
+};
+
+struct vublk_vfio_dma_unmap {
+	uint32_t argsz;
+	uint32_t flags; /* VFIO_DMA_UNMAP_FLAG_ALL, or 0 */
+	uint64_t address;
+	uint64_t size;
+};
+
+/* As struct vfio_device_info began; newer kernels' has more. */
+struct vublk_vfio_device_info {
+	uint32_t argsz;
+	uint32_t flags;
+	uint32_t num_regions;
+	uint32_t num_irqs;
+};
+
+/* As struct vfio_irq_set is, whose end has no size. */
+#define VUBLK_VFIO_IRQ_SET_BYTES 20 /* without the data */
+struct vublk_vfio_irq_set {
+	uint32_t argsz;
+	uint32_t flags;
+	uint32_t index;
+	uint32_t start;
+	uint32_t count;
+	uint8_t data[VUBLK_VFIO_MAX_PAYLOAD_BYTES - VUBLK_VFIO_IRQ_SET_BYTES];
+};
+
+#define VUBLK_VFIO_REGION_ACCESS_BYTES 16 /* without the data */
+struct vublk_vfio_region_access {
+	uint64_t offset;
+	uint32_t region;
+	uint32_t count;
+	uint8_t data[VUBLK_VFIO_MAX_PAYLOAD_BYTES - VUBLK_VFIO_REGION_ACCESS_BYTES];
+};
+
+/* One of a REGION_WRITE_MULTI. */
+struct vublk_vfio_write {
+	uint64_t offset;
+	uint32_t region;
+	uint32_t count; /* of the eight bytes */
+	uint8_t data[8];
+};
+
+#define VUBLK_VFIO_WRITES_BYTES 8 /* without the writes */
+#define VUBLK_VFIO_MAX_WRITES \
+	((VUBLK_VFIO_MAX_PAYLOAD_BYTES - VUBLK_VFIO_WRITES_BYTES) / sizeof(struct vublk_vfio_write))
+struct vublk_vfio_writes {
+	uint64_t count;
+	struct vublk_vfio_write writes[VUBLK_VFIO_MAX_WRITES];
+};
+
+union vublk_vfio_payload {
+	struct vublk_vfio_version version;
+	struct vublk_vfio_dma_map map;
+	struct vublk_vfio_dma_unmap unmap;
+	struct vublk_vfio_device_info device_info;
+	struct vfio_region_info region_info;
+	struct vfio_irq_info irq_info;
+	struct vublk_vfio_irq_set irq_set;
+	struct vublk_vfio_region_access access;
+	struct vublk_vfio_writes writes;
+	uint8_t bytes[VUBLK_VFIO_MAX_PAYLOAD_BYTES];
+};
+
+/*
+ * A message that was received, and its descriptors, which it owns: whoever wants one
+ * takes it with vublk_vfio_message_take_fd(), the rest go with
+ * vublk_vfio_message_deinit(). The payload is valid as far as the header's size goes.
+ */
+struct vublk_vfio_message {
+	struct vublk_vfio_header header;
+	union vublk_vfio_payload payload;
+	int fds[VUBLK_VFIO_MAX_FDS];
+	unsigned num_fds;
+};
+
+/* What the specification says of a command: one table row each. */
+struct vublk_vfio_command_info {
+	const char *name;           /* "REGION_WRITE" */
+	uint32_t min_payload_bytes; /* of the command */
+	uint32_t max_payload_bytes;
+	uint8_t max_fds;
+	bool served; /* by a server as this one is; the rest is here for its name */
+};
+
+/* NULL for a number that the specification does not have. */
+const struct vublk_vfio_command_info *vublk_vfio_command_info(uint32_t command);
+
+/* The name, or "unknown command" for a number that is none. Static. */
+const char *vublk_vfio_command_name(uint32_t command);
+
+/* How many bytes follow the header; of a header that was checked. */
+uint32_t vublk_vfio_payload_bytes(const struct vublk_vfio_header *header);
+
+/*
+ * Whether a message can be received at all: EPROTO and a sentence for a size that no
+ * message has; where the next one begins is not known then.
+ */
+int vublk_vfio_check_header(const struct vublk_vfio_header *header, struct vublk_error *error);
+
+/*
+ * Whether a received message is a command with the size and the number of descriptors
+ * that the specification gives it. EPROTO: it is no command at all, or its flags are
+ * none; EINVAL: size or descriptors; ENOTSUP: a command that is not served.
+ */
+int vublk_vfio_check_command(const struct vublk_vfio_message *message,
+			     struct vublk_error *error);
+
+/* Whether the sender waits for an answer. */
+bool vublk_vfio_wants_reply(const struct vublk_vfio_header *command);
+
+/* The header of the answer to `command` with this much payload, or of a refusal. */
+struct vublk_vfio_header vublk_vfio_reply_header(const struct vublk_vfio_header *command,
+						 uint32_t payload_bytes);
+struct vublk_vfio_header vublk_vfio_error_header(const struct vublk_vfio_header *command,
+						 int code);
+
+/* Closes the descriptors that nobody took. Idempotent. */
+void vublk_vfio_message_deinit(struct vublk_vfio_message *message);
+
+/* The descriptor at `index`, now the caller's; -1 when there is none (left). */
+int vublk_vfio_message_take_fd(struct vublk_vfio_message *message, unsigned index);
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PROTO_VHOST_USER_INFLIGHT_H
+#define VUBLK_PROTO_VHOST_USER_INFLIGHT_H
+
+#include <stdint.h>
+
+/*
+ * The shared area in which a back-end notes which requests it has taken
+ * (specification: "Inflight I/O tracking"). One region per queue, one after the
+ * other.
+ *
+ * The specification leaves the distance between regions to the back-end. libvhost-user,
+ * SPDK and `vublk serve` align each region to VUBLK_INFLIGHT_ALIGN bytes;
+ * yc-libvhost-server does not, and accepts no other size than its own.
+ */
+#define VUBLK_INFLIGHT_ALIGN 64
+#define VUBLK_INFLIGHT_VERSION 1
+
+struct vublk_inflight_split_desc {
+	uint8_t inflight;
+	uint8_t padding[5];
+	uint16_t next;
+	uint64_t counter;
+};
+
+struct vublk_inflight_split {
+	uint64_t features;
+	uint16_t version;
+	uint16_t desc_num;
+	uint16_t last_batch_head;
+	uint16_t used_idx;
+	struct vublk_inflight_split_desc desc[];
+};
+
+_Static_assert(sizeof(struct vublk_inflight_split_desc) == 16, "wire size");
+_Static_assert(sizeof(struct vublk_inflight_split) == 16, "wire size");
+
+/* Bytes of one queue's region, and of the whole area. */
+uint64_t vublk_inflight_split_region_bytes(uint16_t queue_size);
+uint64_t vublk_inflight_split_area_bytes(uint16_t num_queues, uint16_t queue_size);
+
+/* One queue's region without any padding: the least that every layout needs. */
+uint64_t vublk_inflight_split_least_bytes(uint16_t queue_size);
+/*
+ * The distance between the regions of an area that some back-end made, found by the area's
+ * size; 0: it is too small for every layout.
+ */
+uint64_t vublk_inflight_split_stride(uint64_t area_bytes, uint16_t num_queues,
+				     uint16_t queue_size);
+
+#endif

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The queues as a driver has set them up, and how the device gets them: all at once
+ * when the driver is ready, or one by itself when it was reset alone.
+ *
+ * The idea to read it by: the device takes or drops a queue only while no ring runs. So
+ * to change one, the rings are held; when the back-end has given them back the change
+ * is made, and the others go on where they were.
+ *
+ * virtio 1.3, sections 2.6.1 and 4.1.4.3.
+ */
+#include "virtio-pci/private.h"
+
+#include "util/error.h"
+#include "util/fd.h"
+#include "virtio/ring.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <sys/epoll.h>
+
+/* --- life ----------------------------------------------------------------------------------- */
+
+static void reset_queue(struct vublk_virtio_pci_queue *queue)
+{
+	queue->size = (uint16_t)vublk_device_queue_size(queue->pci->device);
+	queue->enabled = false;
+	queue->resetting = false;
+	queue->is_set = false;
+	queue->direct = false;
+	queue->desc_addr = 0;
+	queue->avail_addr = 0;
+	queue->used_addr = 0;
+}
+
+void vublk_virtio_pci_queues_reset(struct vublk_virtio_pci *pci)
+{
+	for (unsigned i = 0; i < pci->num_queues; i++) {
+		reset_queue(&pci->queues[i]);
+		pci->queues[i].vector = VIRTIO_MSI_NO_VECTOR;
+		vublk_eventfd_clear(pci->queues[i].kick_fd);
+		vublk_eventfd_clear(pci->queues[i].call_fd);
+	}
+}
+
+static void on_call(void *opaque, uint32_t events)
+{
+	struct vublk_virtio_pci_queue *queue = opaque;
+
+	if (vublk_eventfd_clear(queue->call_fd) > 0)
+		vublk_virtio_pci_raise_queue(queue);
+}
+
+static int init_queue(struct vublk_virtio_pci_queue *queue, struct vublk_virtio_pci *pci,
+		      struct vublk_error *error)
+{
+	queue->pci = pci;
+	queue->vector = VIRTIO_MSI_NO_VECTOR;
+	queue->kick_fd = vublk_eventfd_new();
+	queue->call_fd = vublk_eventfd_new();
+	queue->call_source.fn = on_call;
+	queue->call_source.opaque = queue;
+	reset_queue(queue);
+	if (queue->kick_fd < 0)
+		return vublk_error_set_errno(error, -queue->kick_fd, "cannot create an eventfd");
+	if (queue->call_fd < 0)
+		return vublk_error_set_errno(error, -queue->call_fd, "cannot create an eventfd");
+	return vublk_loop_add(pci->loop, &queue->call_source, queue->call_fd, EPOLLIN, error);
+}
+
+int vublk_virtio_pci_queues_init(struct vublk_virtio_pci *pci, struct vublk_error *error)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < pci->num_queues; i++) {
+		pci->queues[i].kick_fd = -1;
+		pci->queues[i].call_fd = -1;
+	}
+	for (unsigned i = 0; i < pci->num_queues && !r; i++)
+		r = init_queue(&pci->queues[i], pci, error);
+	return r;
+}
+
+void vublk_virtio_pci_queues_deinit(struct vublk_virtio_pci *pci)
+{
+	for (unsigned i = 0; i < pci->num_queues; i++) {
+		vublk_loop_remove(&pci->queues[i].call_source);
+		vublk_fd_close(&pci->queues[i].kick_fd);
+		vublk_fd_close(&pci->queues[i].call_fd);
+	}
+}
+
+/* --- to the device --------------------------------------------------------------------------- */
+
+static unsigned index_of(const struct vublk_virtio_pci_queue *queue)
+{
+	return (unsigned)(queue - queue->pci->queues);
+}
+
+static int choose_call_fd(struct vublk_virtio_pci_queue *queue)
+{
+	int fd = vublk_virtio_pci_direct_fd(queue->pci, queue->vector);
+
+	queue->direct = fd >= 0;
+	return queue->direct ? fd : queue->call_fd;
+}
+
+static int hand_over(struct vublk_virtio_pci_queue *queue, struct vublk_error *error)
+{
+	struct vublk_device_queue set_up = {
+		.size = queue->size,
+		.desc_addr = queue->desc_addr,
+		.avail_addr = queue->avail_addr,
+		.used_addr = queue->used_addr,
+		.kick_fd = queue->kick_fd,
+		.call_fd = choose_call_fd(queue),
+	};
+	int r = vublk_device_set_queue(queue->pci->device, index_of(queue),
+				       queue->enabled ? &set_up : NULL, error);
+
+	queue->is_set = queue->enabled && !r;
+	return r;
+}
+
+int vublk_virtio_pci_queues_hand_over(struct vublk_virtio_pci *pci, struct vublk_error *error)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < pci->num_queues && !r; i++)
+		r = hand_over(&pci->queues[i], error);
+	return r;
+}
+
+bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
+{
+	for (unsigned i = 0; i < pci->num_queues; i++)
+		if (pci->queues[i].is_set)
+			return true;
+	return false;
+}
+
+/*
+ * Between two eventfds nothing gets lost: the device signals the new one once. The
+ * change is of a queue that it has, so that it cannot be refused.
+ */
+void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue)
+{
+	bool was_direct = queue->direct;
+	int fd;
+
+	if (!queue->is_set)
+		return;
+	fd = choose_call_fd(queue);
+	if (was_direct || queue->direct)
+		vublk_device_set_queue_call(queue->pci->device, index_of(queue), fd, NULL);
+}
+
+bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
+					 bool (*fn)(void *opaque, uint64_t addr, uint64_t bytes),
+					 void *opaque)
+{
+	for (unsigned i = 0; i < pci->num_queues; i++) {
+		const struct vublk_virtio_pci_queue *queue = &pci->queues[i];
+
+		if (queue->enabled &&
+		    (!fn(opaque, queue->desc_addr, vublk_split_desc_bytes(queue->size)) ||
+		     !fn(opaque, queue->avail_addr, vublk_split_avail_bytes(queue->size)) ||
+		     !fn(opaque, queue->used_addr, vublk_split_used_bytes(queue->size))))
+			return false;
+	}
+	return true;
+}
+
+/* --- one by itself ---------------------------------------------------------------------------- */
+
+static void begin_change(struct vublk_virtio_pci *pci)
+{
+	if (vublk_virtio_pci_set_busy(pci, VUBLK_VIRTIO_PCI_CHANGING_QUEUE) &&
+	    !vublk_virtio_pci_hold(pci))
+		vublk_virtio_pci_queues_change(pci);
+}
+
+static int change_queue(struct vublk_virtio_pci_queue *queue, struct vublk_error *error)
+{
+	if (queue->resetting) {
+		reset_queue(queue);
+		vublk_eventfd_clear(queue->kick_fd);
+	} else if (queue->enabled == queue->is_set) {
+		return 0;
+	}
+	return hand_over(queue, error);
+}
+
+void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci)
+{
+	struct vublk_error error;
+	int r = 0;
+
+	for (unsigned i = 0; i < pci->num_queues && !r; i++)
+		r = change_queue(&pci->queues[i], &error);
+	vublk_virtio_pci_release(pci);
+	vublk_virtio_pci_set_busy(pci, VUBLK_VIRTIO_PCI_IDLE);
+	if (r < 0)
+		vublk_virtio_pci_on_failure(pci, &error);
+}
+
+void vublk_virtio_pci_queue_enable(struct vublk_virtio_pci_queue *queue)
+{
+	queue->enabled = true;
+	if (vublk_virtio_pci_is_driven(queue->pci))
+		begin_change(queue->pci);
+}
+
+void vublk_virtio_pci_queue_reset(struct vublk_virtio_pci_queue *queue)
+{
+	if (!queue->enabled)
+		return;
+	if (!vublk_virtio_pci_is_driven(queue->pci)) {
+		reset_queue(queue);
+		return;
+	}
+	queue->resetting = true;
+	begin_change(queue->pci);
+}

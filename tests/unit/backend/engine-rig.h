@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_TESTS_ENGINE_RIG_H
+#define VUBLK_TESTS_ENGINE_RIG_H
+
+/* Requests to an engine's queue, without a back-end. */
+
+#include "backend/engine/engine.h"
+
+#include "util/log.h"
+
+/* Commits, and waits for `count` completions. */
+void engine_complete(struct vublk_engine_queue *queue, unsigned count);
+
+/* One request, to its end; the buffers' descriptions (64 at most) stay as they are. */
+int engine_io(struct vublk_engine_queue *queue, enum vublk_engine_op op, unsigned flags,
+	      uint64_t offset, uint64_t bytes, struct iovec *iov, unsigned num_iov);
+
+/* Bytes that differ from place to place and from seed to seed. */
+void engine_fill(char *p, size_t bytes, unsigned seed);
+
+/* A log that keeps the last warning or error. */
+struct engine_log {
+	char text[1024];
+};
+void engine_log_keep(void *opaque, enum vublk_log_level level, const char *text);
+
+#endif

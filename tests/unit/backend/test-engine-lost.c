@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A sync that fails: the kernel reports it once, to the next sync, and the engine must not
+ * forget it. The calls of the blocking method and the completions of io_uring are made to fail.
+ */
+#include "engine-rig.h"
+#include "harness.h"
+
+#include "backend/engine/file/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define IMAGE_BYTES (1 << 20)
+#define BYTES 4096
+
+/* The next of each that are made fail with this errno; 0: they are as they are. */
+static struct {
+	int sync, durable_write, plain_write;
+	unsigned syncs;
+} failing;
+
+ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+int __real_fdatasync(int fd);
+unsigned __real_io_uring_peek_batch_cqe(struct io_uring *ring, struct io_uring_cqe **cqes,
+					unsigned count);
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+int __wrap_fdatasync(int fd);
+unsigned __wrap_io_uring_peek_batch_cqe(struct io_uring *ring, struct io_uring_cqe **cqes,
+					unsigned count);
+
+/* The kernel reports a lost write once. */
+static int report_sync(void)
+{
+	int code = failing.sync;
+
+	failing.syncs++;
+	failing.sync = 0;
+	return code;
+}
+
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+	errno = flags & RWF_DSYNC ? failing.durable_write : failing.plain_write;
+	return errno ? -1 : __real_pwritev64v2(fd, iov, count, offset, flags);
+}
+
+int __wrap_fdatasync(int fd)
+{
+	errno = report_sync();
+	return errno ? -1 : __real_fdatasync(fd);
+}
+
+static int outcome(const struct vublk_engine_io *io, int result)
+{
+	int code = 0;
+
+	if (io->op == VUBLK_OP_FLUSH)
+		code = report_sync();
+	else if (io->op == VUBLK_OP_WRITE && io->flags & VUBLK_IO_DURABLE && !io->durable_error)
+		code = failing.durable_write;
+	else if (io->op == VUBLK_OP_WRITE)
+		code = failing.plain_write;
+	return code ? -code : result;
+}
+
+unsigned __wrap_io_uring_peek_batch_cqe(struct io_uring *ring, struct io_uring_cqe **cqes,
+					unsigned count)
+{
+	unsigned n = __real_io_uring_peek_batch_cqe(ring, cqes, count);
+
+	for (unsigned i = 0; i < n; i++)
+		cqes[i]->res = outcome(io_uring_cqe_get_data(cqes[i]), cqes[i]->res);
+	return n;
+}
+
+/* --- a disk with two queues ----------------------------------------------------- */
+
+static const struct mode {
+	const char *name;
+	enum vublk_cache_mode cache;
+	enum vublk_io_method method;
+} modes[] = {
+	{ "buffered, blocking", VUBLK_CACHE_BUFFERED, VUBLK_IO_BLOCKING },
+	{ "direct, blocking", VUBLK_CACHE_DIRECT, VUBLK_IO_BLOCKING },
+	{ "buffered, io_uring", VUBLK_CACHE_BUFFERED, VUBLK_IO_URING },
+	{ "direct, io_uring", VUBLK_CACHE_DIRECT, VUBLK_IO_URING },
+};
+
+struct disk {
+	struct vublk_engine *engine;
+	struct vublk_engine_queue *queues[2];
+};
+
+static struct {
+	unsigned errors; /* lines */
+	char text[1024];
+} logged;
+
+static void keep(void *opaque, enum vublk_log_level level, const char *text)
+{
+	if (level != VUBLK_LOG_ERROR)
+		return;
+	logged.errors++;
+	snprintf(logged.text, sizeof(logged.text), "%s", text);
+}
+
+static const struct vublk_log test_log = { keep, NULL, VUBLK_LOG_DEBUG };
+
+/* False: this system has no such mode. */
+static bool disk_open(struct disk *disk, const struct mode *mode)
+{
+	char path[128];
+	struct vublk_engine_options options = {
+		.path = path, .cache = mode->cache, .method = mode->method, .log = &test_log,
+	};
+	struct vublk_error error = { 0 };
+	int fd, r;
+
+	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, IMAGE_BYTES), 0);
+	close(fd);
+	memset(&logged, 0, sizeof(logged));
+	memset(&failing, 0, sizeof(failing));
+	r = vublk_engine_open(&vublk_engine_file, &options, &disk->engine, &error);
+	if (r == -ENOTSUP || r == -ENOSYS || r == -EPERM) {
+		print_message("%s: %s\n", mode->name, error.text);
+		return false;
+	}
+	if (r)
+		fail_msg("%s: %s", mode->name, error.text);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queues[i],
+							      &error), 0);
+	return true;
+}
+
+static void disk_close(struct disk *disk)
+{
+	for (unsigned i = 0; i < 2; i++)
+		disk->engine->ops->queue_free(disk->queues[i]);
+	vublk_engine_close(disk->engine);
+}
+
+static void for_each_mode(void (*fn)(struct disk *disk))
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(modes); i++) {
+		struct disk disk;
+
+		if (!disk_open(&disk, &modes[i]))
+			continue;
+		print_message("%s\n", modes[i].name);
+		fn(&disk);
+		disk_close(&disk);
+	}
+}
+
+static int disk_do(struct disk *disk, unsigned queue, enum vublk_engine_op op, unsigned flags)
+{
+	static char data[BYTES] __attribute__((aligned(BYTES)));
+	struct iovec iov = { data, sizeof(data) };
+	bool has_data = op == VUBLK_OP_READ || op == VUBLK_OP_WRITE;
+
+	return engine_io(disk->queues[queue], op, flags, 0, op == VUBLK_OP_FLUSH ? 0 : BYTES,
+			 &iov, has_data);
+}
+
+static int flush(struct disk *disk, unsigned queue)
+{
+	return disk_do(disk, queue, VUBLK_OP_FLUSH, 0);
+}
+
+/* Everything that promises that data is stable fails; the rest is served. */
+static void check_lost(struct disk *disk)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(flush(disk, i), -EIO);
+		assert_int_equal(disk_do(disk, i, VUBLK_OP_WRITE, VUBLK_IO_DURABLE), -EIO);
+		assert_int_equal(disk_do(disk, i, VUBLK_OP_WRITE_ZEROES, VUBLK_IO_DURABLE), -EIO);
+		assert_int_equal(disk_do(disk, i, VUBLK_OP_DISCARD, VUBLK_IO_DURABLE), -EIO);
+		assert_int_equal(disk_do(disk, i, VUBLK_OP_WRITE, 0), 0);
+		assert_int_equal(disk_do(disk, i, VUBLK_OP_READ, 0), 0);
+	}
+	assert_int_equal(logged.errors, 1);
+	assert_non_null(strstr(logged.text, "every flush and every durable write"));
+	assert_non_null(strstr(logged.text, "restart this program"));
+}
+
+static void check_healthy(struct disk *disk)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(flush(disk, i), 0);
+		assert_int_equal(disk_do(disk, i, VUBLK_OP_WRITE, VUBLK_IO_DURABLE), 0);
+	}
+}
+
+/* --- the cases ------------------------------------------------------------------- */
+
+static void check_flush(struct disk *disk)
+{
+	struct vublk_error error = { 0 };
+
+	check_healthy(disk);
+	failing.sync = EIO;
+	assert_int_equal(flush(disk, 0), -EIO);
+	failing.syncs = 0;
+	check_lost(disk);
+	assert_int_equal(failing.syncs, 0);
+	/* A queue that is made afterwards knows, too. */
+	disk->engine->ops->queue_free(disk->queues[1]);
+	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queues[1], &error), 0);
+	check_lost(disk);
+}
+
+static void test_flush(void **state)
+{
+	for_each_mode(check_flush);
+}
+
+/* Of two that run at the same time the one that fails may have had the other's report. */
+static void check_both_at_once(struct disk *disk)
+{
+	struct vublk_engine_io ios[2] = { { .op = VUBLK_OP_FLUSH }, { .op = VUBLK_OP_FLUSH } };
+
+	for (unsigned i = 0; i < 2; i++) {
+		failing.sync = EIO;
+		disk->engine->ops->submit(disk->queues[i], &ios[i]);
+		if (disk->engine->ops->commit)
+			disk->engine->ops->commit(disk->queues[i]);
+	}
+	engine_complete(disk->queues[0], 1);
+	failing.sync = 0;
+	engine_complete(disk->queues[1], 1);
+	assert_int_equal(ios[0].result, -EIO);
+	assert_int_equal(ios[1].result, -EIO);
+	check_lost(disk);
+}
+
+static void test_both_at_once(void **state)
+{
+	for_each_mode(check_both_at_once);
+}
+
+static void check_interrupted(struct disk *disk)
+{
+	failing.sync = EINTR;
+	assert_int_equal(flush(disk, 0), -EINTR);
+	check_lost(disk);
+}
+
+static void test_interrupted(void **state)
+{
+	for_each_mode(check_interrupted);
+}
+
+/* The write is made, and its sync fails. */
+static void check_durable_write(struct disk *disk)
+{
+	failing.durable_write = EIO;
+	assert_int_equal(disk_do(disk, 1, VUBLK_OP_WRITE, VUBLK_IO_DURABLE), -EIO);
+	failing.durable_write = 0;
+	check_lost(disk);
+}
+
+static void test_durable_write(void **state)
+{
+	for_each_mode(check_durable_write);
+}
+
+/* The write itself fails: its driver knows, and nothing else is lost. */
+static void check_failed_write(struct disk *disk)
+{
+	failing.durable_write = failing.plain_write = ENOSPC;
+	assert_int_equal(disk_do(disk, 0, VUBLK_OP_WRITE, VUBLK_IO_DURABLE), -ENOSPC);
+	assert_int_equal(disk_do(disk, 0, VUBLK_OP_WRITE, 0), -ENOSPC);
+	failing.durable_write = failing.plain_write = 0;
+	check_healthy(disk);
+}
+
+static void test_failed_write(void **state)
+{
+	for_each_mode(check_failed_write);
+}
+
+/* A range is made stable by a sync of its own. */
+static void check_durable_range(struct disk *disk)
+{
+	failing.sync = EIO;
+	assert_int_equal(disk_do(disk, 0, VUBLK_OP_WRITE_ZEROES,
+				 VUBLK_IO_DURABLE | VUBLK_IO_MAY_UNMAP), -EIO);
+	check_lost(disk);
+}
+
+static void test_durable_range(void **state)
+{
+	struct disk disk;
+
+	/* Only its calls tell apart a range and its sync. */
+	for (size_t i = 0; i < 2; i++) {
+		if (!disk_open(&disk, &modes[i]))
+			continue;
+		check_durable_range(&disk);
+		disk_close(&disk);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_flush),
+		VUBLK_TEST(test_both_at_once),
+		VUBLK_TEST(test_interrupted),
+		VUBLK_TEST(test_durable_write),
+		VUBLK_TEST(test_failed_write),
+		VUBLK_TEST(test_durable_range),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_TESTS_PCI_RIG_H
+#define VUBLK_TESTS_PCI_RIG_H
+
+/*
+ * The virtio-pci model on a device with a mock for a back-end, and a driver's accesses
+ * by hand: registers by BAR and offset, and what a driver does with them in order.
+ */
+#include "mock/device-rig.h"
+
+#include "virtio-pci/virtio-pci.h"
+
+#include <linux/virtio_pci.h>
+
+/* The model's layout, written down a second time. */
+#define MSIX_BAR 1
+#define MODERN_BAR 4
+#define LEGACY_BAR 0
+#define COMMON 0x0000
+#define ISR 0x1000
+#define DEVICE_CONFIG 0x2000
+#define NOTIFY 0x3000
+#define PBA 0x2000
+
+#define ACKNOWLEDGE 1
+#define DRIVER 2
+#define DRIVER_OK 4
+#define FEATURES_OK 8
+#define NEEDS_RESET 64
+
+#define QUEUE_RESET 58 /* of the common config; <linux/virtio_pci.h> may not know it */
+#define RING_RESET 40
+
+struct pci_rig {
+	struct rig rig; /* the first: its callbacks find the whole by it */
+	struct mock mock;
+	struct vublk_loop loop;
+	struct vublk_virtio_pci *pci;
+	struct vublk_log log;
+	unsigned num_idle; /* calls of idle() */
+	unsigned num_words;
+	char last_word[800];
+	bool no_memory; /* before_start() forgets it */
+};
+
+/* Realized, with a model; further properties and the mock's fields are set by `prepare`. */
+void pci_rig_init(struct pci_rig *rig, bool transitional, void (*prepare)(struct pci_rig *rig));
+void pci_rig_deinit(struct pci_rig *rig);
+
+/* Runs both loops until there is nothing to do. */
+void pci_settle(struct pci_rig *rig);
+/* Runs them until `condition`, which has to become true. */
+void pci_wait(struct pci_rig *rig, bool (*condition)(struct pci_rig *rig));
+
+uint64_t pci_read(struct pci_rig *rig, unsigned bar, uint64_t offset, unsigned bytes);
+void pci_write(struct pci_rig *rig, unsigned bar, uint64_t offset, unsigned bytes,
+	       uint64_t value);
+/* Of the common config, at its registers' own sizes. */
+uint32_t common_read(struct pci_rig *rig, unsigned offset);
+void common_write(struct pci_rig *rig, unsigned offset, uint32_t value);
+uint32_t config_read(struct pci_rig *rig, unsigned offset, unsigned bytes);
+void config_write(struct pci_rig *rig, unsigned offset, unsigned bytes, uint32_t value);
+
+/* Where the capability with this id, and of a vendor's with this type, is; 0: nowhere. */
+unsigned find_capability(struct pci_rig *rig, uint8_t id, uint8_t type);
+void enable_msix(struct pci_rig *rig, bool enabled);
+
+/* As a driver does it: features, queues of RIG_QUEUE_SIZE in the rig's memory, DRIVER_OK. */
+void accept_features(struct pci_rig *rig, uint64_t without);
+void set_up_queue(struct pci_rig *rig, unsigned queue);
+void drive(struct pci_rig *rig, unsigned num_queues);
+/* Waits until the device is in this state. */
+void expect_state(struct pci_rig *rig, enum vublk_device_state state);
+
+uint64_t ring_part(unsigned queue, unsigned part); /* 0 desc, 1 avail, 2 used */
+
+/* Whether an eventfd was signalled since it was asked last; it is cleared. */
+bool was_signalled(int fd);
+/* A new one for the model, and a duplicate of it for the test. */
+int new_eventfd(int *duplicate);
+
+#endif

@@ -252,7 +252,7 @@ void vublk_device_refresh_config(struct vublk_device *device)
 void vublk_device_watch_config(struct vublk_device *device)
 {
 	uint64_t interval_ns = device->settings.config_poll_ms * UINT64_C(1000000);
-	bool is_told = device->frontend.backend_channel.source.loop &&
+	bool is_told = vublk_frontend_reports_config(&device->frontend) &&
 		       device->state != VUBLK_DEVICE_STOPPED;
 
 	if (interval_ns && !is_told && vublk_device_is_connected(device))

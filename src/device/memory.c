@@ -189,7 +189,7 @@ static bool is_told_now(const struct vublk_device *device, unsigned num_regions)
 	if (device->state == VUBLK_DEVICE_RUNNING)
 		return true;
 	return device->state == VUBLK_DEVICE_STOPPED && !num_regions &&
-	       !device->memory_change_under_way && device->frontend.memory.num_shadow &&
+	       !device->memory_change_under_way && vublk_frontend_has_memory(&device->frontend) &&
 	       (hangs_up(device) ||
 		vublk_frontend_has(&device->frontend, VUBLK_VU_F_CONFIGURE_MEM_SLOTS));
 }

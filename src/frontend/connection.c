@@ -113,6 +113,12 @@ bool vublk_frontend_has(const struct vublk_frontend *frontend, unsigned protocol
 
 /* --- the end ------------------------------------------------------------------ */
 
+void vublk_frontend_close_back_channel(struct vublk_frontend *frontend)
+{
+	vublk_loop_remove(&frontend->back_channel.source);
+	vublk_channel_deinit(&frontend->back_channel.channel);
+}
+
 /* Nobody is told here: whoever waits is told by lost(), or closed it himself. */
 static void drop_everything(struct vublk_frontend *frontend)
 {
@@ -136,7 +142,7 @@ static void drop_everything(struct vublk_frontend *frontend)
 	frontend->dirty_log = NULL;
 	frontend->config_write.frontend = NULL;
 	frontend->config_read.done = NULL;
-	vublk_frontend_close_backend_channel(frontend);
+	vublk_frontend_close_back_channel(frontend);
 }
 
 void vublk_frontend_close(struct vublk_frontend *frontend)
@@ -294,10 +300,8 @@ static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *
 	else if (request)
 		vublk_error_prepend(error, "waiting for the answer to %s",
 				    vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
-	if (request == VUBLK_VU_SET_INFLIGHT_FD)
-		vublk_frontend_explain_inflight(frontend, error);
-	if (request == VUBLK_VU_ADD_MEM_REG || request == VUBLK_VU_SET_MEM_TABLE)
-		vublk_frontend_explain_memory(frontend, error);
+	if (request)
+		frontend->explain_loss(frontend, request, error);
 	vublk_frontend_fail(frontend, error);
 }
 
@@ -368,18 +372,9 @@ static void on_deadline(void *opaque)
 
 /* --- the beginning ------------------------------------------------------------------ */
 
-void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
-			 const struct vublk_log *log, struct vublk_log_limit *limit,
-			 const struct vublk_frontend_ops *ops, void *opaque)
+void vublk_frontend_init_connection(struct vublk_frontend *frontend)
 {
-	*frontend = (struct vublk_frontend){
-		.state = VUBLK_FRONTEND_CLOSED,
-		.ops = ops,
-		.opaque = opaque,
-		.loop = loop,
-		.log = log,
-		.limit = limit,
-	};
+	frontend->state = VUBLK_FRONTEND_CLOSED;
 	frontend->channel.fd = -1;
 	frontend->expected_end = &frontend->expected;
 	frontend->source.fn = on_socket;
@@ -390,25 +385,8 @@ void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loo
 	frontend->lost_task.opaque = frontend;
 }
 
-void vublk_frontend_set_negotiated(struct vublk_frontend *frontend)
-{
-	change_state(frontend, VUBLK_FRONTEND_EVENT_NEGOTIATED, NULL);
-	frontend->ops->negotiated(frontend->opaque);
-}
-
-int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsigned timeout_ms,
-			struct vublk_error *error)
-{
-	int fd;
-
-	if (frontend->state != VUBLK_FRONTEND_CLOSED)
-		return vublk_error_set(error, EBUSY, "the front-end is connected already");
-	fd = vublk_socket_connect(path, error);
-	return fd < 0 ? fd : vublk_frontend_open_fd(frontend, fd, path, timeout_ms, error);
-}
-
-int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *path,
-			   unsigned timeout_ms, struct vublk_error *error)
+int vublk_frontend_attach(struct vublk_frontend *frontend, int fd, const char *path,
+			  unsigned timeout_ms, struct vublk_error *error)
 {
 	int r;
 
@@ -423,6 +401,11 @@ int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *
 	frontend->round_trips = 0;
 	frontend->info = (struct vublk_frontend_info){ 0 };
 	change_state(frontend, VUBLK_FRONTEND_EVENT_OPENED, path);
-	vublk_frontend_negotiate(frontend);
 	return 0;
+}
+
+void vublk_frontend_set_negotiated(struct vublk_frontend *frontend)
+{
+	change_state(frontend, VUBLK_FRONTEND_EVENT_NEGOTIATED, NULL);
+	frontend->ops->negotiated(frontend->opaque);
 }

@@ -188,7 +188,7 @@ struct vublk_frontend_config_read {
 	void *opaque;
 };
 
-struct vublk_frontend_backend_channel {
+struct vublk_frontend_back_channel {
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
 };
@@ -201,6 +201,9 @@ struct vublk_frontend {
 	const struct vublk_log *log;
 	struct vublk_log_limit *limit; /* the owner's; it outlives connections */
 	unsigned timeout_ms;
+	/* Prepends to the error what may have made the back-end hang up on `request` (frontend.c). */
+	void (*explain_loss)(const struct vublk_frontend *frontend, uint32_t request,
+			     struct vublk_error *error);
 	bool wants_inflight; /* set before it is opened: accept INFLIGHT_SHMFD */
 	bool wants_undrained_stops; /* ... and GET_VRING_BASE_INFLIGHT and _SKIP_DRAIN, which need it */
 
@@ -227,10 +230,10 @@ struct vublk_frontend {
 	struct vublk_frontend_notifiers notifiers;
 	struct vublk_frontend_batch config_write;
 	uint8_t config_write_wce;
-	struct vublk_frontend_backend_channel backend_channel;
+	struct vublk_frontend_back_channel back_channel;
 };
 
-/* --- life (connection.c) ------------------------------------------------------ */
+/* --- life (frontend.c; close, fail and has: connection.c) ------------------------------------------------------ */
 
 /* All but `frontend` is borrowed. */
 void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
@@ -259,6 +262,35 @@ void vublk_frontend_close(struct vublk_frontend *frontend);
 void vublk_frontend_fail(struct vublk_frontend *frontend, const struct vublk_error *error);
 
 bool vublk_frontend_has(const struct vublk_frontend *frontend, unsigned protocol_feature);
+
+/* No answer is outstanding. */
+static inline bool vublk_frontend_is_idle(const struct vublk_frontend *frontend)
+{
+	return !frontend->expected;
+}
+
+/* The back-end can report that its config changed: the back channel is open. */
+static inline bool vublk_frontend_reports_config(const struct vublk_frontend *frontend)
+{
+	return frontend->back_channel.source.loop;
+}
+
+/* The back-end has, as far as is known, memory of this connection. */
+static inline bool vublk_frontend_has_memory(const struct vublk_frontend *frontend)
+{
+	return frontend->memory.num_shadow;
+}
+
+/* The last start has sent a kick descriptor: the back-end may have worked on a ring since. */
+static inline bool vublk_frontend_may_have_begun(const struct vublk_frontend *frontend)
+{
+	return frontend->start.any_kick;
+}
+
+/* Its parts of init and open: the fields of the connection, and a socket for it. */
+void vublk_frontend_init_connection(struct vublk_frontend *frontend);
+int vublk_frontend_attach(struct vublk_frontend *frontend, int fd, const char *path,
+			  unsigned timeout_ms, struct vublk_error *error);
 
 /* --- messages (connection.c) ---------------------------------------------------- */
 
@@ -381,10 +413,19 @@ void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
 				  unsigned num_queues,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
-/* Messages of more than one step; what they say of the log follows frontend->dirty_log. */
+/* --- messages of more than one step (messages.c) ----------------------------------- */
+
+/* A request that carries a number, and is confirmed. */
+void vublk_frontend_send_u64(struct vublk_frontend_batch *batch, uint32_t request, uint64_t value);
+/* A request that carries a number of a queue; ENABLE is confirmed. */
+void vublk_frontend_send_state(struct vublk_frontend_batch *batch, uint32_t request,
+			       unsigned index, unsigned num);
+/* What these two say of the dirty log follows frontend->dirty_log. */
 void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t features);
 void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 				   const struct vublk_frontend_queue *queue);
+
+/* Gives the back-end the bitmap (dirty-log.c). */
 void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 				  const struct vublk_frontend_dirty_log *dirty_log);
 /*
@@ -410,9 +451,9 @@ void vublk_frontend_write_wce(struct vublk_frontend *frontend, uint8_t wce,
 			      void (*done)(void *opaque, const struct vublk_error *error),
 			      void *opaque);
 
-/* A socket pair whose other end is handed to the back-end (backend-channel.c). */
-void vublk_frontend_open_backend_channel(struct vublk_frontend *frontend);
-void vublk_frontend_close_backend_channel(struct vublk_frontend *frontend);
+/* A socket pair whose other end is handed to the back-end (back-channel.c). */
+void vublk_frontend_open_back_channel(struct vublk_frontend *frontend);
+void vublk_frontend_close_back_channel(struct vublk_frontend *frontend);
 
 /* --- for tests and logs ------------------------------------------------------------- */
 

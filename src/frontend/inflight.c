@@ -34,17 +34,6 @@ static void fill_payload(struct vublk_vu_message *message, uint32_t request,
 
 /* --- handing it over ------------------------------------------------------------------ */
 
-static void send_num(struct vublk_frontend_batch *batch, const struct vublk_frontend_queue *queue)
-{
-	struct vublk_vu_message message;
-
-	vublk_vu_message_init(&message, VUBLK_VU_SET_VRING_NUM);
-	message.header.size = sizeof(message.payload.state);
-	message.payload.state.index = queue->index;
-	message.payload.state.num = queue->size;
-	vublk_frontend_batch_send(batch, &message);
-}
-
 static void send_area(struct vublk_frontend_inflight *inflight)
 {
 	struct vublk_vu_message message;
@@ -61,7 +50,9 @@ static void send_set_piece(void *owner, unsigned index)
 	struct vublk_frontend_inflight *inflight = owner;
 
 	if (index < inflight->num_queues)
-		send_num(&inflight->batch, &inflight->queues[index]);
+		vublk_frontend_send_state(&inflight->batch, VUBLK_VU_SET_VRING_NUM,
+					  inflight->queues[index].index,
+					  inflight->queues[index].size);
 	else
 		send_area(inflight);
 }

@@ -113,38 +113,33 @@ void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
 
 /* --- region by region -------------------------------------------------------------- */
 
-static void send_removal(struct vublk_frontend_memory_change *change,
-			 const struct vublk_frontend_region *region)
+/* `fd`: the file of a region that is added; -1 for one that is removed. */
+static void send_region(struct vublk_frontend_batch *batch, uint32_t request,
+			const struct vublk_memory_region *region, int fd)
 {
 	struct vublk_vu_message message;
 
-	vublk_vu_message_init(&message, VUBLK_VU_REM_MEM_REG);
+	vublk_vu_message_init(&message, request);
 	message.header.size = sizeof(message.payload.mem_reg);
-	message.payload.mem_reg.region = on_the_wire(&region->region);
-	vublk_frontend_batch_send_confirmed(&change->batch, &message);
-}
-
-static void send_addition(struct vublk_frontend_memory_change *change,
-			  const struct vublk_frontend_region *region)
-{
-	struct vublk_vu_message message;
-
-	vublk_vu_message_init(&message, VUBLK_VU_ADD_MEM_REG);
-	message.header.size = sizeof(message.payload.mem_reg);
-	message.payload.mem_reg.region = on_the_wire(&region->region);
-	message.fds[0] = region->region.fd;
-	message.num_fds = 1;
-	vublk_frontend_batch_send_confirmed(&change->batch, &message);
+	message.payload.mem_reg.region = on_the_wire(region);
+	message.fds[0] = fd;
+	message.num_fds = fd >= 0;
+	vublk_frontend_batch_send_confirmed(batch, &message);
 }
 
 static void send_change(void *owner, unsigned index)
 {
 	struct vublk_frontend_memory_change *change = owner;
 
-	if (index < change->num_removals)
-		send_removal(change, &change->removals[index]);
-	else
-		send_addition(change, &change->additions[index - change->num_removals]);
+	if (index < change->num_removals) {
+		send_region(&change->batch, VUBLK_VU_REM_MEM_REG, &change->removals[index].region,
+			    -1);
+	} else {
+		const struct vublk_memory_region *added =
+			&change->additions[index - change->num_removals].region;
+
+		send_region(&change->batch, VUBLK_VU_ADD_MEM_REG, added, added->fd);
+	}
 }
 
 /*

@@ -98,7 +98,7 @@ static void ask_for_everything(struct vublk_frontend *frontend)
 	if (vublk_frontend_has(frontend, VUBLK_VU_F_CONFIGURE_MEM_SLOTS))
 		ask(frontend, VUBLK_VU_GET_MAX_MEM_SLOTS, on_memory_slots);
 	if (vublk_frontend_has(frontend, VUBLK_VU_F_BACKEND_REQ))
-		vublk_frontend_open_backend_channel(frontend);
+		vublk_frontend_open_back_channel(frontend);
 	vublk_frontend_read_config(frontend, on_config, frontend);
 }
 

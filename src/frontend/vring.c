@@ -29,40 +29,6 @@
 
 /* --- messages ------------------------------------------------------------------- */
 
-static void send_state(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
-		       unsigned num)
-{
-	struct vublk_vu_message message;
-
-	vublk_vu_message_init(&message, request);
-	message.header.size = sizeof(message.payload.state);
-	message.payload.state.index = index;
-	message.payload.state.num = num;
-	if (request == VUBLK_VU_SET_VRING_ENABLE)
-		vublk_frontend_batch_send_confirmed(batch, &message);
-	else
-		vublk_frontend_batch_send(batch, &message);
-}
-
-/* Writes to the used ring are logged where the ring is: its user address is a guest address. */
-void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
-				   const struct vublk_frontend_queue *queue)
-{
-	struct vublk_vu_message message;
-
-	vublk_vu_message_init(&message, VUBLK_VU_SET_VRING_ADDR);
-	message.header.size = sizeof(message.payload.addr);
-	message.payload.addr.index = queue->index;
-	message.payload.addr.desc_user_addr = queue->desc_addr;
-	message.payload.addr.avail_user_addr = queue->avail_addr;
-	message.payload.addr.used_user_addr = queue->used_addr;
-	if (batch->frontend && batch->frontend->dirty_log) {
-		message.payload.addr.flags = 1u << VHOST_VRING_F_LOG;
-		message.payload.addr.log_guest_addr = queue->used_addr;
-	}
-	vublk_frontend_batch_send_confirmed(batch, &message);
-}
-
 /* Without a descriptor the back-end polls, or the driver does. */
 static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
 			 int fd)
@@ -79,29 +45,7 @@ static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, u
 	vublk_frontend_batch_send_confirmed(batch, &message);
 }
 
-void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t features)
-{
-	struct vublk_vu_message message;
-
-	vublk_vu_message_init(&message, VUBLK_VU_SET_FEATURES);
-	message.header.size = sizeof(message.payload.u64);
-	message.payload.u64 = features | VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES);
-	if (batch->frontend && batch->frontend->dirty_log)
-		message.payload.u64 |= VUBLK_BIT(VHOST_F_LOG_ALL);
-	vublk_frontend_batch_send_confirmed(batch, &message);
-}
-
 /* --- the device status, where the back-end wants to know --------------------------- */
-
-static void send_status(struct vublk_frontend_batch *batch, uint8_t status)
-{
-	struct vublk_vu_message message;
-
-	vublk_vu_message_init(&message, VUBLK_VU_SET_STATUS);
-	message.header.size = sizeof(message.payload.u64);
-	message.payload.u64 = status;
-	vublk_frontend_batch_send_confirmed(batch, &message);
-}
 
 static void on_features_status(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
@@ -121,7 +65,7 @@ static void send_features_ok(struct vublk_frontend_batch *batch)
 
 	if (!vublk_frontend_has(batch->frontend, VUBLK_VU_F_STATUS))
 		return;
-	send_status(batch, STATUS_FEATURES_OK);
+	vublk_frontend_send_u64(batch, VUBLK_VU_SET_STATUS, STATUS_FEATURES_OK);
 	vublk_vu_message_init(&message, VUBLK_VU_GET_STATUS);
 	vublk_frontend_batch_ask(batch, &message, sizeof(uint64_t), on_features_status);
 }
@@ -162,8 +106,8 @@ static void send_queue(struct vublk_frontend_rings *rings,
 {
 	struct vublk_frontend_batch *batch = &rings->batch;
 
-	send_state(batch, VUBLK_VU_SET_VRING_NUM, queue->index, queue->size);
-	send_state(batch, VUBLK_VU_SET_VRING_BASE, queue->index, queue->base);
+	vublk_frontend_send_state(batch, VUBLK_VU_SET_VRING_NUM, queue->index, queue->size);
+	vublk_frontend_send_state(batch, VUBLK_VU_SET_VRING_BASE, queue->index, queue->base);
 	vublk_frontend_send_addresses(batch, queue);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_ERR, queue->index, queue->err_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_CALL, queue->index, queue->call_fd);
@@ -180,10 +124,10 @@ static void send_start_piece(void *owner, unsigned index)
 	if (index < n)
 		send_queue(rings, &rings->queues[index]);
 	else if (index < 2 * n)
-		send_state(&rings->batch, VUBLK_VU_SET_VRING_ENABLE,
+		vublk_frontend_send_state(&rings->batch, VUBLK_VU_SET_VRING_ENABLE,
 			   rings->queues[index - n].index, 1);
 	else
-		send_status(&rings->batch, STATUS_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+		vublk_frontend_send_u64(&rings->batch, VUBLK_VU_SET_STATUS, STATUS_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
 static void on_start_refused(void *owner, unsigned index, bool first)
@@ -285,12 +229,12 @@ static void send_stop_piece(void *owner, unsigned index)
 	unsigned n = rings->num_queues;
 
 	if (index < n)
-		send_state(&rings->batch, VUBLK_VU_SET_VRING_ENABLE,
+		vublk_frontend_send_state(&rings->batch, VUBLK_VU_SET_VRING_ENABLE,
 			   rings->queues[index].index, 0);
 	else if (index < 2 * n)
 		ask_base(rings, &rings->queues[index - n]);
 	else
-		send_status(&rings->batch, 0);
+		vublk_frontend_send_u64(&rings->batch, VUBLK_VU_SET_STATUS, 0);
 }
 
 bool vublk_frontend_leaves_requests(const struct vublk_frontend *frontend, bool drains)

@@ -44,7 +44,7 @@ void mock_init(struct mock *mock)
 	mock->listen_fd = vublk_socket_listen(mock->path, NULL);
 	assert_true(mock->listen_fd >= 0);
 	mock->channel.fd = -1;
-	mock->backend_channel = -1;
+	mock->back_channel = -1;
 	mock->inflight_fd = -1;
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(mock->err_fds); i++)
 		mock->kick_fds[i] = mock->call_fds[i] = mock->err_fds[i] = -1;
@@ -60,7 +60,7 @@ void mock_hang_up(struct mock *mock)
 {
 	vublk_channel_deinit(&mock->channel);
 	mock->channel.fd = -1;
-	vublk_fd_close(&mock->backend_channel);
+	vublk_fd_close(&mock->back_channel);
 	vublk_fd_close_all(mock->kick_fds, VUBLK_ARRAY_SIZE(mock->kick_fds));
 	vublk_fd_close_all(mock->call_fds, VUBLK_ARRAY_SIZE(mock->call_fds));
 	vublk_fd_close_all(mock->err_fds, VUBLK_ARRAY_SIZE(mock->err_fds));
@@ -389,7 +389,7 @@ static void note_effect(struct mock *mock, struct vublk_vu_message *request)
 		mock->status = request->payload.u64;
 		break;
 	case VUBLK_VU_SET_BACKEND_REQ_FD:
-		mock->backend_channel = vublk_vu_message_take_fd(request, 0);
+		mock->back_channel = vublk_vu_message_take_fd(request, 0);
 		break;
 	case VUBLK_VU_SET_LOG_BASE:
 		take_dirty_log(mock, request);
@@ -532,17 +532,17 @@ bool mock_pump(void *opaque)
 
 /* --- the back-end channel ------------------------------------------------------------------ */
 
-void mock_send_on_backend_channel(struct mock *mock, const void *bytes, unsigned num_bytes)
+void mock_send_on_back_channel(struct mock *mock, const void *bytes, unsigned num_bytes)
 {
-	assert_true(mock->backend_channel >= 0);
-	send_raw(mock->backend_channel, bytes, num_bytes, 0, -1);
+	assert_true(mock->back_channel >= 0);
+	send_raw(mock->back_channel, bytes, num_bytes, 0, -1);
 }
 
-void mock_send_with_fds_on_backend_channel(struct mock *mock, const void *bytes,
+void mock_send_with_fds_on_back_channel(struct mock *mock, const void *bytes,
 					   unsigned num_bytes, unsigned num_fds)
 {
-	assert_true(mock->backend_channel >= 0);
-	send_raw(mock->backend_channel, bytes, num_bytes, num_fds, -1);
+	assert_true(mock->back_channel >= 0);
+	send_raw(mock->back_channel, bytes, num_bytes, num_fds, -1);
 }
 
 void mock_send_config_change(struct mock *mock, bool need_reply)
@@ -552,7 +552,7 @@ void mock_send_config_change(struct mock *mock, bool need_reply)
 		VUBLK_VU_VERSION | (need_reply ? VUBLK_VU_FLAG_NEED_REPLY : 0), 0,
 	};
 
-	mock_send_on_backend_channel(mock, &header, sizeof(header));
+	mock_send_on_back_channel(mock, &header, sizeof(header));
 }
 
 unsigned mock_take_backend_answers(struct mock *mock)
@@ -560,7 +560,7 @@ unsigned mock_take_backend_answers(struct mock *mock)
 	char bytes[20];
 	unsigned count = 0;
 
-	while (recv(mock->backend_channel, bytes, sizeof(bytes), MSG_DONTWAIT) == sizeof(bytes))
+	while (recv(mock->back_channel, bytes, sizeof(bytes), MSG_DONTWAIT) == sizeof(bytes))
 		count++;
 	return count;
 }

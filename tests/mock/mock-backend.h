@@ -49,7 +49,7 @@ struct mock {
 	unsigned close_first; /* connections that are closed as soon as they are made */
 	unsigned num_connections;
 	struct vublk_channel channel;
-	int backend_channel; /* -1: none was given */
+	int back_channel; /* -1: none was given */
 
 	int inflight_fd; /* the area that it makes; -1: none was asked for */
 	uint64_t inflight_inode; /* of the area that it was given last */
@@ -106,8 +106,8 @@ bool mock_is_answered(const struct mock *mock, uint32_t request);
 
 /* On the back-end channel: a request as it should be, and any bytes. */
 void mock_send_config_change(struct mock *mock, bool need_reply);
-void mock_send_on_backend_channel(struct mock *mock, const void *bytes, unsigned num_bytes);
-void mock_send_with_fds_on_backend_channel(struct mock *mock, const void *bytes,
+void mock_send_on_back_channel(struct mock *mock, const void *bytes, unsigned num_bytes);
+void mock_send_with_fds_on_back_channel(struct mock *mock, const void *bytes,
 					   unsigned num_bytes, unsigned num_fds);
 /* Takes the answers that came on it: how many. */
 unsigned mock_take_backend_answers(struct mock *mock);

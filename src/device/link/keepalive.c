@@ -33,7 +33,7 @@ void vublk_device_on_keepalive_timer(void *opaque)
 	if (device->state != VUBLK_DEVICE_RUNNING)
 		return;
 	/* What is under way has a deadline of its own. */
-	if (!device->frontend.expected)
+	if (vublk_frontend_is_idle(&device->frontend))
 		vublk_frontend_ping(&device->frontend);
 	vublk_device_keepalive_begin(device);
 }

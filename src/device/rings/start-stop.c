@@ -344,7 +344,7 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_notifiers_settle(device);
 	/* It may have worked on them, and did not say where it stopped. */
-	if (rings && device->num_rings && device->frontend.start.any_kick) {
+	if (rings && device->num_rings && vublk_frontend_may_have_begun(&device->frontend)) {
 		vublk_device_note_loss(device);
 		vublk_device_dirty_log_mark_rings(device);
 	} else {

@@ -416,7 +416,7 @@ static void test_garbage_on_the_channel(void **state)
 	rig_init_with_mock(&rig, &mock);
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
 		rig_realize(&rig);
-		mock_send_on_backend_channel(&mock, cases[i].bytes, cases[i].num_bytes);
+		mock_send_on_back_channel(&mock, cases[i].bytes, cases[i].num_bytes);
 		rig_settle(&rig);
 		if (!strstr(rig.last_word, cases[i].words))
 			fail_msg("no '%s' in: %s", cases[i].words, rig.last_word);
@@ -439,7 +439,7 @@ static void test_unserved_requests_are_answered_and_limited(void **state)
 	rig_init_with_mock(&rig, &mock);
 	rig_realize(&rig);
 	for (unsigned i = 0; i < 100; i++)
-		mock_send_on_backend_channel(&mock, &header, sizeof(header));
+		mock_send_on_back_channel(&mock, &header, sizeof(header));
 	rig_settle(&rig);
 	assert_int_equal(mock_take_backend_answers(&mock), 100);
 	assert_true(rig.num_warnings >= 1 && rig.num_warnings < 10);
@@ -501,7 +501,7 @@ static void test_end_of_the_channel(void **state)
 	rig_set(&rig, "config-poll-ms", "5");
 	rig_realize(&rig);
 	rig_set_up(&rig, 2);
-	vublk_fd_close(&mock.backend_channel);
+	vublk_fd_close(&mock.back_channel);
 	rig_settle(&rig);
 	assert_int_equal(rig.num_warnings, 0);
 	config_of(&mock)->capacity = 1; /* which is looked for from now on */

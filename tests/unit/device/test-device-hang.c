@@ -255,7 +255,7 @@ static void test_keepalive(void **state)
 		rig_turn(&rig, 100);
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
 	rig_stop(&rig);
-	assert_int_equal(rig.device->frontend.expected, NULL);
+	assert_true(vublk_frontend_is_idle(&rig.device->frontend));
 	rig_start(&rig, QUEUES);
 	rig.pump = NULL;
 	rig_wait(&rig, RIG_DISCONNECTED, 1);

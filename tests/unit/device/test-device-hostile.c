@@ -344,7 +344,7 @@ static void test_100000_bad_messages(void **state)
 	before = mallinfo2();
 	for (unsigned i = 0; i < 100000; i += 50) {
 		for (unsigned k = 0; k < 50; k++)
-			mock_send_with_fds_on_backend_channel(&mock, &message, sizeof(message),
+			mock_send_with_fds_on_back_channel(&mock, &message, sizeof(message),
 							      i % 3);
 		rig_settle(&rig);
 	}

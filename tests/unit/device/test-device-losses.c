@@ -291,7 +291,7 @@ static void expect_as_before(struct rig *rig, const struct mock *mock, const str
 		assert_int_equal(mock->given_bases[1], 7);
 	}
 	assert_int_equal(rig->calls[RIG_NEEDS_RESET], 0);
-	assert_null(rig->device->frontend.expected);
+	assert_true(vublk_frontend_is_idle(&rig->device->frontend));
 }
 
 static void lose(struct rig *rig, struct mock *mock, const struct phase *phase, uint32_t request,

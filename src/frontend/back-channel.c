@@ -25,7 +25,7 @@ static void give_up(struct vublk_frontend *frontend, const char *why)
 	vublk_log_limited(frontend->log, frontend->limit, VUBLK_LOG_WARNING,
 			  "the back-end channel is given up: %s; the back-end can no longer say that "
 			  "the disk's configuration changed", why);
-	vublk_frontend_close_backend_channel(frontend);
+	vublk_frontend_close_back_channel(frontend);
 	frontend->ops->config_untold(frontend->opaque);
 }
 
@@ -37,14 +37,8 @@ static void on_failed(struct vublk_frontend *frontend, const struct vublk_error 
 		return;
 	}
 	vublk_log(frontend->log, VUBLK_LOG_DEBUG, "the back-end channel is closed");
-	vublk_frontend_close_backend_channel(frontend);
+	vublk_frontend_close_back_channel(frontend);
 	frontend->ops->config_untold(frontend->opaque);
-}
-
-void vublk_frontend_close_backend_channel(struct vublk_frontend *frontend)
-{
-	vublk_loop_remove(&frontend->backend_channel.source);
-	vublk_channel_deinit(&frontend->backend_channel.channel);
 }
 
 /* --- requests ----------------------------------------------------------------------- */
@@ -52,7 +46,7 @@ void vublk_frontend_close_backend_channel(struct vublk_frontend *frontend)
 static void answer(struct vublk_frontend *frontend, const struct vublk_vu_message *request,
 		   uint64_t result)
 {
-	struct vublk_frontend_backend_channel *backend = &frontend->backend_channel;
+	struct vublk_frontend_back_channel *backend = &frontend->back_channel;
 	struct vublk_vu_message reply;
 	struct vublk_error error;
 
@@ -95,7 +89,7 @@ static void serve(struct vublk_frontend *frontend, const struct vublk_vu_message
 /* A callback may have closed the channel: the descriptor tells. */
 static void receive(struct vublk_frontend *frontend)
 {
-	struct vublk_frontend_backend_channel *backend = &frontend->backend_channel;
+	struct vublk_frontend_back_channel *backend = &frontend->back_channel;
 
 	for (unsigned i = 0; i < MESSAGES_A_TURN && backend->source.loop; i++) {
 		struct vublk_vu_message message;
@@ -114,7 +108,7 @@ static void receive(struct vublk_frontend *frontend)
 static void on_channel(void *opaque, uint32_t events)
 {
 	struct vublk_frontend *frontend = opaque;
-	struct vublk_frontend_backend_channel *backend = &frontend->backend_channel;
+	struct vublk_frontend_back_channel *backend = &frontend->back_channel;
 	struct vublk_error error;
 
 	if (events & EPOLLOUT) {
@@ -153,9 +147,9 @@ static void send_other_end(struct vublk_frontend *frontend, int fd)
 	vublk_frontend_ask(frontend, &message, sizeof(uint64_t), on_handed_over, frontend, 0);
 }
 
-void vublk_frontend_open_backend_channel(struct vublk_frontend *frontend)
+void vublk_frontend_open_back_channel(struct vublk_frontend *frontend)
 {
-	struct vublk_frontend_backend_channel *backend = &frontend->backend_channel;
+	struct vublk_frontend_back_channel *backend = &frontend->back_channel;
 	struct vublk_error error;
 	int ends[2];
 

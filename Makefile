@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
-# For newcomers: each target does its whole set-up first, then its job. Those who
-# know meson and ninja need none of this (see HACKING.md).
+# For newcomers: each target does its whole set-up first, then its job. With meson and
+# ninja you need none of this (see HACKING.md).
 
 BUILD ?= build
 SETUP ?= yes
 PREFIX ?= /usr/local
 
-.PHONY: all build build-all demo check bench soak install clean help setup-build setup-check setup-bench
+.PHONY: all build build-all demo check bench soak install clean help setup-demo setup-build setup-check setup-bench
 
 all: build
 
 help:
 	@echo "make          build the library and the tool into $(BUILD)/"
-	@echo "make demo     build, then show a disk being served, used and resized (10 seconds)"
+	@echo "make demo     build the tool only, then show a disk being served, used and resized (10 seconds)"
 	@echo "make check    run every test: sanitizers, real peers, guests (half an hour)"
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
-	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the doors to a guest (half an hour)"
+	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the ways to a guest (half an hour)"
 	@echo "make bench BENCH='--parts rates --rows null'   only these (scripts/bench --help)"
 	@echo "make soak     kill back-ends a thousand times under a verified load (docs/soak.md)"
 	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"
@@ -25,20 +25,27 @@ help:
 	@echo "Missing packages of the distribution are installed first (scripts/setup);"
 	@echo "SETUP=no leaves the system as it is."
 
-setup-build setup-check setup-bench: setup-%:
+setup-demo setup-build setup-check setup-bench: setup-%:
 	@test "$(SETUP)" = no || scripts/setup $*
 
-$(BUILD)/build.ninja: | setup-build
+$(BUILD)/build.ninja: | setup-demo
 	meson setup $(BUILD) --prefix=$(abspath $(PREFIX))
 
-# What is installed, without the tests.
-build: setup-build $(BUILD)/build.ninja
+# `make demo` may have configured before cmocka and scdoc were installed: look again, once.
+$(BUILD)/.complete: | setup-build $(BUILD)/build.ninja
+	meson setup --reconfigure $(BUILD) >/dev/null
+	@touch $@
+
+# The installed files, without the tests.
+build: setup-build $(BUILD)/.complete
 	@ninja -C $(BUILD) product
 
-build-all: setup-build $(BUILD)/build.ninja
+build-all: setup-build $(BUILD)/.complete
 	@ninja -C $(BUILD)
 
-demo: build
+# The tool and the library: no examples, no manual pages, no tests.
+demo: setup-demo $(BUILD)/build.ninja
+	@ninja -C $(BUILD) src/cli/vublk
 	@$(BUILD)/src/cli/vublk demo
 
 check: setup-check
@@ -52,7 +59,7 @@ soak: setup-check build-all
 	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill
 
 # The loader finds a library by its cache, which only root can renew.
-install: setup-build $(BUILD)/build.ninja
+install: setup-build $(BUILD)/.complete
 	meson configure $(BUILD) -Dprefix=$(abspath $(PREFIX))
 	ninja -C $(BUILD) product
 	meson install -C $(BUILD) --no-rebuild

@@ -110,6 +110,20 @@ def make_installs_the_product(case):
     case.run([prefix / 'bin/vublk', '--version'])
 
 
+def make_demo_builds_the_tool(case):
+    """`make demo` compiles neither examples nor tests, and a later `make` builds the rest."""
+    build, source = case.path('build'), pathlib.Path(EXAMPLES).parent
+    result = case.call(['make', '-C', source, 'demo', f'BUILD={build}', 'SETUP=no'], limit_s=900)
+    check(result.code == 0, str(result))
+    compiled = [str(path.relative_to(build)) for path in build.rglob('*.o')]
+    check(any(path.startswith('src/cli/') for path in compiled), f'nothing was compiled: {compiled}')
+    extra = [path for path in compiled if not path.startswith('src/')]
+    check(not extra, f'more than the tool was compiled: {extra}')
+    result = case.call(['make', '-C', source, f'BUILD={build}', 'SETUP=no'], limit_s=900)
+    check(result.code == 0, str(result))
+    check((build / 'examples/disk-sum').exists(), '`make` after `make demo` built no example')
+
+
 def manual_pages(case):
     peer.need('scdoc')
     root, _ = install(case)
@@ -118,7 +132,8 @@ def manual_pages(case):
 
 
 CASES = [headers_stand_alone, programs_build, no_other_development_files, examples,
-         the_program_finds_its_library, make_installs_the_product, manual_pages]
+         the_program_finds_its_library, make_installs_the_product,
+         make_demo_builds_the_tool, manual_pages]
 
 if __name__ == '__main__':
     if len(sys.argv) < 3:

@@ -28,7 +28,8 @@ EVENTFD_WRITERS = {
 }
 
 
-def files(root):
+def files(root, more=r'(?!)'):
+    """The sources of the tree, and those files whose name `more` finds: names and paths."""
     listed = subprocess.run(['git', '-C', root, 'ls-files', '-co', '--exclude-standard'],
                             capture_output=True, text=True)
     if listed.returncode == 0:
@@ -36,7 +37,7 @@ def files(root):
     else:  # a release archive has no repository
         names = [str(p.relative_to(root)) for p in root.rglob('*') if p.is_file()]
     return [(name, root / name) for name in sorted(names)
-            if SOURCE.search(name) and (root / name).is_file() and not name.startswith('build')]
+            if (SOURCE.search(name) or re.search(more, name)) and (root / name).is_file() and not name.startswith('build')]
 
 
 def licence_faults(name, lines):

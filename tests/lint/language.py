@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The part of the language rules that a program can find (HACKING.md, "Words"): phrases that
+a reader stumbles over, in comments, strings, documents and manual pages.
+
+    language.py [SOURCE-ROOT]            TAP on standard output
+    language.py SOURCE-ROOT PATH...      the faults in these files and folders only
+
+It is not a grammar checker: it knows a list of phrases, each with what to write instead.
+
+Key idea: a file becomes its prose, that is, everything a person reads. Code is replaced by
+a separator, so that no phrase matches across it, and a phrase may be wrapped over lines.
+"""
+import io
+import pathlib
+import re
+import sys
+import tokenize
+
+from style import files
+
+SEPARATOR = '\0'
+
+# Folders and files whose wording is not done yet, each with the reason. Remove an entry
+# as soon as it passes.
+PENDING = {
+    'docs/architecture.md': 'not reviewed yet',
+    'docs/benchmarks.md': 'not reviewed yet',
+    'docs/device-states.md': 'not reviewed yet',
+    'docs/guests.md': 'not reviewed yet',
+    'docs/performance.md': 'not reviewed yet',
+    'docs/relay.md': 'not reviewed yet',
+    'docs/sessions.md': 'not reviewed yet',
+    'docs/vfio-user.md': 'not reviewed yet',
+    'examples': 'not reviewed yet',
+    'include': 'not reviewed yet',
+    'man': 'not reviewed yet',
+    'src/backend': 'not reviewed yet',
+    'src/blk': 'not reviewed yet',
+    'src/bus': 'not reviewed yet',
+    'src/cli': 'not reviewed yet',
+    'src/device': 'not reviewed yet',
+    'src/frontend': 'not reviewed yet',
+    'src/inproc': 'not reviewed yet',
+    'src/libvublk.map': 'not reviewed yet',
+    'src/proto': 'not reviewed yet',
+    'src/util': 'not reviewed yet',
+    'src/virtio': 'not reviewed yet',
+    'src/virtio-pci': 'not reviewed yet',
+    'tests/bench': 'not reviewed yet',
+    'tests/fuzz': 'not reviewed yet',
+    'tests/guest': 'not reviewed yet',
+    'tests/harness': 'not reviewed yet',
+    'tests/install': 'not reviewed yet',
+    'tests/meson.build': 'not reviewed yet',
+    'tests/mock': 'not reviewed yet',
+    'tests/peers': 'not reviewed yet',
+    'tests/unit/backend': 'not reviewed yet',
+    'tests/unit/blk': 'not reviewed yet',
+    'tests/unit/cli': 'not reviewed yet',
+    'tests/unit/device': 'not reviewed yet',
+    'tests/unit/proto': 'not reviewed yet',
+    'tests/unit/relay': 'not reviewed yet',
+    'tests/unit/ring': 'not reviewed yet',
+    'tests/unit/util': 'not reviewed yet',
+    'tests/unit/vfio': 'not reviewed yet',
+}
+
+# Never read: they contain the phrases on purpose.
+SKIPPED = {'tests/lint/language.py'}
+
+PART = r'(?:back-end|front-end|driver|device|guest|VMM|VM|bus|relay|client|server|peer|worker|thread|' \
+       r'process|program|kernel|engine|caller|daemon|application|library|function|disk|queue|test)s?'
+COUNTED = r'(?:thread|message|kick|call|system call|eventfd|process|line|byte|instruction|switch|store|row|flag|' \
+          r'element|entry|descriptor|folder|wake-up|word|test|file|branch|vector|watch|server|connection|lookup)'
+PER = r'(?:request|queue|message|kick|ring|poll|batch|cycle|lane|case|call|core|processor|device|disk|chain|' \
+      r'connection|region|group|read|write|flush)'
+VERB = r"(?:is|are|was|were|has|have|had|does|do|may|can|cannot|could|would|will|must|needs?|takes?|costs?|" \
+       r"comes?|stays?|makes?|knows?|ends?)"
+
+# Phrase: (what to write instead, a line that it finds, a line that it must not find).
+RULES = {
+    r'\bin vain\b': ('without success', 'it looks in vain', 'it looks without success'),
+    r'\bbesides?\b': ('next to, in addition to', 'what it needs besides', 'next to it'),
+    r'\b(?:whoever|nobody|somebody|whom)\b':
+        ('the caller, the driver, no process', 'nobody listens', 'no process listens'),
+    rf'\b{PART},? who\b': ('that, which', 'the driver, who kicks', 'the driver, which kicks'),
+    r'(?:^|(?<=[.;:] )|(?<=\0))Who [a-z]+s\b(?![^.]*\?)':
+        ('name the actor: the caller, a program that', 'Who polls uses more.', 'Who calls this?'),
+    r'\bfor who\b|\bhe who\b|\bthose who\b': ('because the ..., programs that', 'for who looks longer', 'users that'),
+    r'(?<!there )\b(?:is|are|was) none\b(?! of)(?! other)': ('name what it lacks, or why it is invalid',
+                                            'an iovec of 3 elements is none', 'if there is none'),
+    r'(?<!there )\b(?:is|are|was) nothing\b(?! but| else| more| less)':
+        ('is a no-op, is allowed, has no effect', 'NULL is nothing', 'there is nothing to do'),
+    r'(?<!what )(?<!is )(?<!are )\b(?:go|goes|going|went|gone) on\b(?! (?:between|the|a|an|its|their|to|this|that|which|one|each|disk)\b)':
+        ('continues, resumes', 'the rings go on from there', 'the next one goes on the ring'),
+    r'\b(?:take|takes|taken|taking|took) back\b': ('reclaims, undoes', 'the rings are taken back', 'reclaims the rings'),
+    r'\b(?:is|are|was|were|be|been|being) given up\b|\b(?:give|gives|gave|giving) up (?:the|a|an|its|their|it)\b':
+        ('abandons, closes', 'the ring is given up', 'a Linux guest does not give up'),
+    r'\b(?:comes? and goes?|goes? and comes?)\b': ('disconnects and reconnects', 'it comes and goes', 'it comes first'),
+    r'\b(?:is|are|was|were) gone\b': ('disconnected, closed, freed', 'the back-end is gone', 'it has disconnected'),
+    r'\bsave (?:for|that|by|where|when)\b': ('except', 'all save that one', 'save the state'),
+    rf'\b(?:an?|one|two|three|no|\d+) (?:[a-z-]+ )?{COUNTED} an? {PER}\b(?! (?:has|needs|takes|is|of)\b)':
+        ('per: one thread per queue', 'a system call a request', 'gives a file to a queue'),
+    rf'\b(?:system calls|messages|threads|instructions|switches|bytes|entries|descriptors|wakes) an? {PER}\b'
+    r'(?=\s*(?:[.,;:)\0]|$|at\b|and\b|or\b|more\b|less\b))':
+        ('per: messages per request', '30 instructions a request', 'instructions of a request'),
+    r'\bonce an? (?:request|queue|message|ring|batch|poll)\b': ('once per', 'once a request', 'once per request'),
+    rf', for (?:it|they|there|he|we|then|neither|none) (?:\w+ ){{0,3}}?{VERB}\b':
+        ('because, since', 'it waits, for it has no ring', 'a list, for example'),
+    rf', for (?:the|an?|its|their|such|all|no|what|only|this|these) (?:(?!(?:that|which|whose|who|where|if|when|to|as)\b)'
+    rf'[\w-]+ ){{1,5}}?{VERB}\b': ('because, since', 'shared, for the back-end has it', 'a way, for a guest that is idle'),
+    r'\bWhat (?:is|was|are|were) [^.?!:;\0]{1,60} (?:is|are|was|were|has|belongs|goes)\b':
+        ('name the thing as the subject', 'What is shared is read once', 'What is shared?'),
+    r'\bonly the like\b|\bits like\b': ('a similar one', 'the kernel or its like', 'it is like that'),
+    r'\b(?:does|do|did) (?:it|so) yet\b': ('still does it', 'not dead and does it yet', 'has not done it yet'),
+}
+# "At once" is fine for things that happen together, and nothing else.
+AT_ONCE = re.compile(r'\bat once\b')
+TOGETHER = re.compile(r'\b(?:all|many|several|both|two|three|four|eight|every|threads|requests|queues|devices|disks|'
+                      r'more|most|few|them|\d+)\b[^.;\0]{0,40}$')
+
+COMPILED = [(re.compile(pattern, 0 if 'W' in pattern or ' none' in pattern else re.I), text)
+            for pattern, (text, _, _) in RULES.items()]
+
+C_TOKEN = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.S)
+
+
+class Prose:
+    """What a person reads of a file, and the line of each of its characters."""
+
+    def __init__(self):
+        self.pieces, self.lines = [], []
+
+    def add(self, text, line):
+        for part in text.split('\n'):
+            if part := part.strip():
+                self.pieces.append(part + ' ')
+                self.lines += [line] * (len(part) + 1)
+            line += 1
+
+    def cut(self):
+        self.pieces.append(SEPARATOR)
+        self.lines.append(self.lines[-1] if self.lines else 1)
+
+    def faults(self):
+        text = ''.join(self.pieces)
+        for pattern, instead in COMPILED:
+            for match in pattern.finditer(text):
+                yield self.lines[match.start()], match[0].strip(SEPARATOR), instead
+        for match in AT_ONCE.finditer(text):
+            if not TOGETHER.search(text[max(0, match.start() - 60):match.start()]):
+                yield self.lines[match.start()], match[0], 'immediately; at the same time'
+
+
+def c_prose(text):
+    """Comments, and string literals; those that only white space separates are one."""
+    prose, end = Prose(), 0
+    for token in C_TOKEN.finditer(text):
+        between, word = text[end:token.start()], token[0]
+        line, end = text.count('\n', 0, token.start()) + 1, token.end()
+        if between.strip() or word[0] != '"':
+            prose.cut()
+        if word[0] == '"':
+            prose.add(word[1:-1].replace('\\n', '. '), line)
+        elif word[0] == '/':
+            prose.add(re.sub(r'(?m)^\s*(?:/\*+|\*(?!\w)|//)', '', word.removesuffix('*/')), line)
+    return prose
+
+
+def python_prose(text):
+    prose, last = Prose(), 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            if token.start[0] != last + 1:
+                prose.cut()
+            prose.add(token.string.lstrip('#'), token.start[0])
+            last = token.start[0]
+        elif token.type == tokenize.STRING or tokenize.tok_name[token.type] == 'FSTRING_MIDDLE':
+            prose.cut()
+            prose.add(token.string, token.start[0])
+    return prose
+
+
+def text_prose(text):
+    """A document: without blocks of code and what is set as code; a blank line separates."""
+    prose, is_code = Prose(), False
+    for number, line in enumerate(text.split('\n'), 1):
+        if line.lstrip().startswith('```'):
+            is_code = not is_code
+        if is_code or not line.strip():
+            prose.cut()
+        else:
+            cells = re.split(r'`[^`]*`|(?<=\s)\|(?=\s)|^\|', line)
+            for cell in cells:
+                prose.add(cell, number)
+                if cell is not cells[-1]:
+                    prose.cut()
+    return prose
+
+
+def hash_prose(text):
+    """Shell and meson: comments and the strings of messages."""
+    prose, last = Prose(), 0
+    for number, line in enumerate(text.split('\n'), 1):
+        found = re.match(r'\s*#+(.*)', line)
+        if not found or last != number - 1:
+            prose.cut()
+        if found:
+            prose.add(found[1], number)
+            last = number
+        else:
+            for quoted in re.finditer(r'"([^"]*)"|\'([^\']*)\'', line):
+                prose.cut()
+                prose.add(quoted[1] or quoted[2] or '', number)
+    return prose
+
+
+def prose_of(name, text):
+    if re.search(r'\.(c|h|h\.in|S)$', name):
+        return c_prose(text)
+    if name.endswith('.py') or text.startswith('#!/usr/bin/env python3'):
+        return python_prose(text)
+    if name.endswith(('.md', '.scd')):
+        return text_prose(text)
+    return hash_prose(text)
+
+
+def faults(name, text):
+    for line, phrase, instead in sorted(prose_of(name, text).faults()):
+        yield f'{name}:{line}: "{phrase}"; write: {instead}'
+
+
+def is_below(name, folders):
+    return any(name == folder or name.startswith(folder.rstrip('/') + '/') for folder in folders)
+
+
+def scan(root, wanted=()):
+    """Pairs of a file's name and its faults."""
+    for name, path in files(root, r'\.(md|scd)$'):
+        if name not in SKIPPED and 'corpus/' not in name and (not wanted or is_below(name, wanted)):
+            yield name, list(faults(name, path.read_text()))
+
+
+def wrap_as(kind, line):
+    """The line as prose of such a file, broken at each space, so that it runs over lines."""
+    broken = line.split(' ')
+    return {'c': '/*\n * ' + '\n * '.join(broken) + '\n */\n',
+            'py': '# ' + '\n# '.join(broken) + '\n',
+            'md': '\n'.join(broken) + '\n',
+            'sh': '# ' + '\n# '.join(broken) + '\n'}[kind]
+
+
+def self_faults():
+    """Each rule finds its bad line in each kind of file, and does not find its good one."""
+    examples = [(bad, good) for _, bad, good in RULES.values()]
+    examples += [('it ends at once', 'different threads use them at once')]
+    for bad, good in examples:
+        for kind in ('c', 'py', 'md', 'sh'):
+            if not list(faults(f'x.{kind}', wrap_as(kind, bad))):
+                yield f'the check does not find in .{kind}: {bad}'
+            for fault in faults(f'x.{kind}', wrap_as(kind, good)):
+                yield f'the check finds in .{kind}, wrongly: {good}: {fault}'
+    for name, text in (('x.c', 'nobody = 1; f("x " y " in vain");'), ('x.md', 'the user `nobody` is\n\n```\nin vain\n```\n')):
+        for fault in list(faults(name, text))[1 if name == 'x.c' else 0:]:
+            yield f'the check reads code: {fault}'
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else '.').resolve()
+    if len(sys.argv) > 2:
+        found = [fault for _, some in scan(root, sys.argv[2:]) for fault in some]
+        print('\n'.join(found + [f'{len(found)} found']))
+        return bool(found)
+    results = dict(scan(root))
+    for folder in PENDING:
+        if not any(some for name, some in results.items() if is_below(name, [folder])):
+            print(f'# {folder} passes: remove its entry from PENDING')
+    found = [fault for name, some in results.items() if not is_below(name, PENDING) for fault in some]
+    print('1..2')
+    for number, (title, some) in enumerate((('each phrase is found, and only where it is prose', list(self_faults())),
+                                            ('comments, messages and documents are plain English', found)), 1):
+        for fault in some:
+            print(f'# {fault}')
+        print(f'{"not ok" if some else "ok"} {number} - {title}')
+        found = found or some
+    return bool(found)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -14,6 +14,8 @@ import re
 import subprocess
 import sys
 
+import tap
+
 # A large frame is touched page by page, by gcc with or, by clang with mov or, if it aligns the frame, xor.
 PROBE = re.compile(r'\bx?or[lq] +\$0x0,\(%rsp\)|sub +\$0x1000,%rsp\n.*\bmov[lq] +\$0x0,\(%rsp\)')
 
@@ -72,12 +74,7 @@ def main():
     cases = [(name, [f'{binary.name} lacks it' for binary in binaries if not has(binary)])
              for name, has in checks.items()]
     cases.append(('tests see fortified calls', missed_wraps(binaries, options.wraps)))
-    print(f'1..{len(cases)}')
-    for number, (name, faults) in enumerate(cases, 1):
-        for fault in faults:
-            print(f'# {fault}')
-        print(f'{"not ok" if faults else "ok"} {number} - {name}')
-    return any(faults for _, faults in cases)
+    return tap.report(cases)
 
 
 if __name__ == '__main__':

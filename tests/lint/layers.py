@@ -15,6 +15,8 @@ import re
 import sys
 import tempfile
 
+import tap
+
 ALLOWED = {
     'src/util': [],
     'src/proto': ['util'],
@@ -139,12 +141,7 @@ def main():
              for name, (path, text) in VIOLATIONS.items()]
     cases.append(('accepts what the table permits', faults_of(PERMITTED)))
     cases.append(('the tree keeps to its layers', faults(root)))
-    print(f'1..{len(cases)}')
-    for number, (name, found) in enumerate(cases, 1):
-        for fault in found:
-            print(f'# {fault}')
-        print(f'{"not ok" if found else "ok"} {number} - {name}')
-    return any(found for _, found in cases)
+    return tap.report(cases)
 
 
 if __name__ == '__main__':

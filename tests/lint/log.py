@@ -10,6 +10,8 @@ import pathlib
 import re
 import sys
 
+import tap
+
 # Lines that no peer can repeat. Each entry: file, a part of the line, the reason.
 UNLIMITED = [
     ('src/backend/backend.c', 'listening on', 'once per start'),
@@ -94,20 +96,18 @@ CHECKS = {
 }
 
 
+def faults_of(check, bad, files):
+    """What a check finds in the tree, and whether it finds the fault that is made for it."""
+    found = list(check(files))
+    if not any(fault.startswith('bad.c:') for fault in check([('bad.c', bad)])):
+        found.append('the check itself does not find a fault')
+    return found
+
+
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else '.').resolve()
     files = list(sources(root))
-    print(f'1..{len(CHECKS)}')
-    failed = False
-    for number, (title, (check, bad)) in enumerate(CHECKS.items(), 1):
-        found = list(check(files))
-        if not any(fault.startswith('bad.c:') for fault in check([('bad.c', bad)])):
-            found.append('the check itself does not find a fault')
-        for fault in found:
-            print(f'# {fault}')
-        print(f'{"not ok" if found else "ok"} {number} - {title}')
-        failed |= bool(found)
-    return failed
+    return tap.report((title, faults_of(check, bad, files)) for title, (check, bad) in CHECKS.items())
 
 
 if __name__ == '__main__':

@@ -11,6 +11,8 @@ import re
 import subprocess
 import sys
 
+import tap
+
 EVERYWHERE = {'--help', '--usage', '--version'}
 
 
@@ -47,11 +49,7 @@ def faults(root, vublk):
 
 def main():
     found = list(faults(pathlib.Path(sys.argv[1]), sys.argv[2]))
-    print('1..1')
-    for fault in found:
-        print(f'# {fault}')
-    print(f'{"not ok" if found else "ok"} 1 - man pages and --help agree')
-    return bool(found)
+    return tap.report([('man pages and --help agree', found)])
 
 
 if __name__ == '__main__':

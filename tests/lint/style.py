@@ -12,6 +12,8 @@ import re
 import subprocess
 import sys
 
+import tap
+
 FILE_LINES = 800
 FUNCTION_LINES = 100
 SOURCE = re.compile(r'\.(c|h|in|py|sh|map)$|(^|/)(meson\.build|meson_options\.txt|Makefile)$|^scripts/|^\.ci/')
@@ -106,20 +108,18 @@ CHECKS = {
 }
 
 
+def faults_of(check, bad, contents):
+    """What a check finds in the tree, and whether it finds the fault that is made for it."""
+    found = [fault for name, lines in contents for fault in check(name, lines)]
+    if not list(check('bad.c', bad)):
+        found.append('the check itself does not find a fault')
+    return found
+
+
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else '.').resolve()
     contents = [(name, path.read_text().splitlines()) for name, path in files(root)]
-    print(f'1..{len(CHECKS)}')
-    failed = False
-    for number, (title, (check, bad)) in enumerate(CHECKS.items(), 1):
-        found = [fault for name, lines in contents for fault in check(name, lines)]
-        if not list(check('bad.c', bad)):
-            found.append('the check itself does not find a fault')
-        for fault in found:
-            print(f'# {fault}')
-        print(f'{"not ok" if found else "ok"} {number} - {title}')
-        failed |= bool(found)
-    return failed
+    return tap.report((title, faults_of(check, bad, contents)) for title, (check, bad) in CHECKS.items())
 
 
 if __name__ == '__main__':

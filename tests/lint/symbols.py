@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 
+import tap
+
 # A name before a bracket on a line that begins a declaration, not a member or a comment.
 DECLARATION = re.compile(r'^(?!typedef|\s|#|\*|/).*?\b(vublk_\w+)\(', re.M)
 
@@ -33,15 +35,10 @@ def exported(library):
 def main():
     library, *folders = sys.argv[1:]
     inside, outside = declared(folders), exported(library)
-    cases = [('what the headers declare is exported', [f'{name} is declared only' for name in inside - outside]),
-             ('what is exported is declared', [f'{name} is in no header' for name in outside - inside]),
+    cases = [('what the headers declare is exported', [f'{name} is declared only' for name in sorted(inside - outside)]),
+             ('what is exported is declared', [f'{name} is in no header' for name in sorted(outside - inside)]),
              ('the headers were read', [] if 'vublk_version' in inside else ['vublk_version was not found'])]
-    print(f'1..{len(cases)}')
-    for number, (name, faults) in enumerate(cases, 1):
-        for fault in sorted(faults):
-            print(f'# {fault}')
-        print(f'{"not ok" if faults else "ok"} {number} - {name}')
-    return any(faults for _, faults in cases)
+    return tap.report(cases)
 
 
 if __name__ == '__main__':

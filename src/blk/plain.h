@@ -91,6 +91,7 @@ static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 	slot->table_addr = addr;
 	slot->table_bytes = bytes;
 	slot->table_writes = is_write;
+	/* The last descriptor has no successor; its number is what the general path writes. */
 	vublk_split_write_desc(&table[0],
 			       shared_addr + offsetof(struct vublk_blk_shared_slot, header),
 			       sizeof(struct virtio_blk_outhdr), VRING_DESC_F_NEXT, 1);
@@ -98,7 +99,7 @@ static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 			       VRING_DESC_F_NEXT | (is_write ? 0 : VRING_DESC_F_WRITE), 2);
 	vublk_split_write_desc(&table[2],
 			       shared_addr + offsetof(struct vublk_blk_shared_slot, status), 1,
-			       VRING_DESC_F_WRITE, 0);
+			       VRING_DESC_F_WRITE, 3);
 }
 
 static VUBLK_ALWAYS_INLINE void vublk_blk_plain_put_on_ring(

@@ -194,8 +194,10 @@ static void on_disconnected(void *opaque, const struct vublk_error *cause)
 	tell(blk, VUBLK_BLK_DISCONNECTED, cause);
 }
 
-void vublk_blk_report_broken(struct vublk_blk *blk, const struct vublk_error *error)
+static void on_broken_ring(void *opaque, const struct vublk_error *error)
 {
+	struct vublk_blk *blk = opaque;
+
 	vublk_inproc_fail(blk->bus, error);
 }
 
@@ -205,7 +207,8 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 		       struct vublk_error *error)
 {
 	struct vublk_blk_queue_setup setup = {
-		.blk = blk,
+		.on_broken_ring = on_broken_ring,
+		.opaque = blk,
 		.size = blk->queue_size,
 		.features = blk->features,
 		.may_unmap = blk->info.write_zeroes_may_unmap,

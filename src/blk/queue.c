@@ -103,7 +103,8 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 {
 	int r;
 
-	queue->blk = setup->blk;
+	queue->on_broken_ring = setup->on_broken_ring;
+	queue->opaque = setup->opaque;
 	queue->index = setup->index;
 	queue->size = setup->size;
 	queue->features = setup->features;
@@ -276,7 +277,7 @@ static VUBLK_COLD void break_queue(struct vublk_blk_queue *queue)
 	queue->state = VUBLK_BLK_QUEUE_BROKEN;
 	vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR, "%s",
 			  queue->failure.text);
-	vublk_blk_report_broken(queue->blk, &queue->failure);
+	queue->on_broken_ring(queue->opaque, &queue->failure);
 }
 
 /* The line in which the back-end wrote the status of the next completion, if it was seen. */

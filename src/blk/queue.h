@@ -114,7 +114,8 @@ enum vublk_blk_queue_state {
 
 struct vublk_blk_queue {
 	/* constant after init */
-	struct vublk_blk *blk;
+	void (*on_broken_ring)(void *opaque, const struct vublk_error *error);
+	void *opaque;
 	unsigned index;
 	unsigned size;
 	bool has_indirect;
@@ -164,7 +165,9 @@ uint64_t vublk_blk_queue_shared_bytes(unsigned size, bool has_indirect);
 
 /* What vublk_blk_queue_init() takes besides the queue's own. */
 struct vublk_blk_queue_setup {
-	struct vublk_blk *blk;
+	/* The back-end broke the ring. Called on the owner's thread. */
+	void (*on_broken_ring)(void *opaque, const struct vublk_error *error);
+	void *opaque;
 	unsigned index;
 	unsigned size;
 	uint64_t features;
@@ -230,9 +233,6 @@ void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_reque
 /* Completes it without the ring. */
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
-
-/* Of the disk (src/blk/blk.c), any thread: a queue has found its ring broken. */
-void vublk_blk_report_broken(struct vublk_blk *blk, const struct vublk_error *error);
 
 /* Any thread: whether a completion with this result was given up by us. */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);

@@ -45,9 +45,6 @@ KNOWN = [
     ('inproc',
      'kick.c outage.c',
      'a broken ring ends its kicks, and recovery watches them again'),
-    ('blk',
-     'blk.c queue.c recover.c',
-     'to be opened: a broken queue is reported to the disk'),
     ('device',
      'config.c device.c features.c link/compat.c link/keepalive.c link/listen.c link/realize.c '
      'link/reconnect.c link/socket-watch.c memory.c properties.c queue.c rings/dirty-log.c '

@@ -4,7 +4,7 @@
 
 /*
  * The object behind the public <vublk/bus.h>: the device, its loop, the socket, and one
- * client (a VMM) at a time. What a client may say is the matter of the bus's type.
+ * client (a VMM) at a time. The bus's type implements the client's protocol.
  */
 #include "proto/message-timeout.h"
 #include "proto/socket-access.h"
@@ -16,12 +16,12 @@
 
 #include <sys/types.h>
 
-/* docs/architecture.md tells of it; the table is in bus.c. */
+/* docs/architecture.md describes them; the table is in bus.c. */
 enum vublk_bus_state {
-	VUBLK_BUS_REALIZING, /* there has been no back-end yet, and no socket */
+	VUBLK_BUS_REALIZING, /* waits for its first back-end; has no socket yet */
 	VUBLK_BUS_LISTENING,
 	VUBLK_BUS_SERVING,
-	VUBLK_BUS_STOPPING,  /* the client has to go */
+	VUBLK_BUS_STOPPING,  /* disconnects the client, then waits for the rings */
 	VUBLK_BUS_FINISHED,
 	VUBLK_BUS_NUM_STATES,
 };
@@ -30,13 +30,13 @@ enum vublk_bus_event {
 	VUBLK_BUS_EVENT_REALIZED,
 	VUBLK_BUS_EVENT_CLIENT,
 	VUBLK_BUS_EVENT_CLIENT_GONE,
-	VUBLK_BUS_EVENT_STOP, /* asked for, or nothing can be served any more */
+	VUBLK_BUS_EVENT_STOP, /* requested, or the bus has failed for good */
 	VUBLK_BUS_NUM_EVENTS,
 };
 
 struct vublk_bus;
 
-/* Every type has them, for bus.c. */
+/* Options that every type has; open.c sets them. */
 #define VUBLK_BUS_OPTIONS                                                                     \
 	{ VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,                \
 	  VUBLK_MESSAGE_TIMEOUT_TEXT },                                                       \
@@ -45,30 +45,30 @@ struct vublk_bus;
 
 struct vublk_bus_type {
 	const char *name;
-	/* Its own, beside the device's properties, ended by a NULL name; NULL: none. */
+	/* Options in addition to the device's properties, up to a NULL name. May be NULL. */
 	const struct vublk_device_property *options;
 	int (*set_option)(struct vublk_bus *bus, const struct vublk_option *option,
 			  struct vublk_error *error);
-	/* What makes sense here and not for every device: properties, ended by a NULL name. */
+	/* Defaults of properties that differ on this bus, up to a NULL name. May be NULL. */
 	const struct vublk_option *defaults;
 	/*
-	 * What it keeps from one client to the next, in bus->own: open() before options are
-	 * set, ready() when the device is realized, free() when it is not any more. NULL:
-	 * nothing.
+	 * These manage bus->own, the state that outlives a client: open() runs before options
+	 * are set, ready() when the device is realized, free() after it has been unrealized.
+	 * Each may be NULL.
 	 */
 	int (*open)(struct vublk_bus *bus, struct vublk_error *error);
 	int (*ready)(struct vublk_bus *bus, struct vublk_error *error);
 	void (*free)(struct vublk_bus *bus);
 	/*
-	 * The device calls them with the bus as `bus`. Among them are realized,
-	 * disconnected, reconnected and gave_up, which are vublk_bus_on_...() below.
+	 * The device calls them with the bus as `bus`. The functions for realized,
+	 * disconnected, reconnected and gave_up are vublk_bus_on_...() below, or call them.
 	 */
 	const struct vublk_device_bus_ops *device_ops;
-	/* A client on `fd`, which is taken over, also on failure. Sets bus->client. */
+	/* Serves a client on `fd`, owns `fd` even on failure, and sets bus->client. */
 	int (*serve)(struct vublk_bus *bus, int fd, struct vublk_error *error);
-	/* The client has to go; vublk_bus_client_gone() follows, from the loop. */
+	/* Begins to disconnect the client; vublk_bus_client_gone() follows, from the loop. */
 	void (*end)(struct vublk_bus *bus);
-	/* At once. */
+	/* Frees the client immediately. */
 	void (*free_client)(struct vublk_bus *bus);
 };
 
@@ -76,48 +76,58 @@ struct vublk_bus {
 	const struct vublk_bus_type *type;
 	struct vublk_log log;
 	struct vublk_log_limit limit;
-	int stop_fd, refresh_fd; /* any thread signals them */
+	int stop_fd, refresh_fd; /* signalled by any thread */
 
-	/* the thread's */
+	/* owned by the thread that runs the loop */
 	enum vublk_bus_state state;
-	int result; /* why it is over, when it was not asked for */
+	int result; /* negative errno of the failure that ended the bus, or 0 */
 	struct vublk_error error;
 	struct vublk_loop loop;
 	bool has_loop;
 	struct vublk_loop_source stop_source, refresh_source;
 	struct vublk_device *device;
 	struct vublk_loop_source device_source;
-	struct vublk_device_info backend; /* the last one that there was */
-	uint64_t retry_ms;                /* before the first one; 0: it is tried once */
+	struct vublk_device_info backend; /* the latest one that connected */
+	uint64_t retry_ms;                /* until the first one connects; 0: try once */
 	struct vublk_loop_timer retry_timer;
-	struct vublk_error refusal;       /* of the last back-end that refused; said once */
-	bool let_go;                      /* the last one was not lost, and nobody is told */
-	bool runs;                        /* it has the rings, and has taken them */
-	bool is_refused;                  /* since the rings ran, one did not take them */
+	struct vublk_error refusal;       /* the latest reason for having no back-end; logged once */
+	bool is_expected_loss;            /* we closed the connection, so no one needs a warning */
+	bool runs;                        /* the back-end has accepted the rings */
+	bool is_refused;                  /* a back-end has refused the rings since they last ran */
 
 	char *path;
-	struct vublk_socket_access access; /* of its file */
+	struct vublk_socket_access access; /* mode and group of the socket's file */
 	int listen_fd;
 	uint64_t message_timeout_ms;
 	ino_t socket_file;
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
-	struct vublk_loop_timer stop_timer; /* while the rings are awaited */
-	void *client; /* the type's; NULL: nobody is connected */
-	void *own;    /* the same, of no client; NULL: nothing */
+	struct vublk_loop_timer stop_timer; /* while a stop waits for the rings */
+	void *client; /* owned by the type; NULL: no client is connected */
+	void *own;    /* owned by the type, outlives clients; may be NULL */
 };
 
 extern const struct vublk_bus_type vublk_bus_vhost_user, vublk_bus_vfio_user;
 
-/* What the table says; -1: the event does not occur in this state. */
+/* --- bus.c, for open.c ------------------------------------------------------ */
+
+int vublk_bus_open_loop(struct vublk_bus *bus, struct vublk_error *error);
+/* Makes the loop process bus->device. */
+int vublk_bus_watch_device(struct vublk_bus *bus, struct vublk_error *error);
+/* Whether the device listens at the back-end's path instead of connecting to it. */
+bool vublk_bus_is_server(const struct vublk_bus *bus);
+
+/* --- bus.c, for the types and tests ----------------------------------------- */
+
+/* The next state by the table; -1: the event cannot occur in this state. */
 int vublk_bus_next_state(enum vublk_bus_state state, enum vublk_bus_event event);
 const char *vublk_bus_state_name(enum vublk_bus_state state);
 
-/* The client is freed: the next one is let in, or the bus is finished. From the loop. */
+/* The client has been freed: accepts the next one or finishes the bus. Call it from the loop. */
 void vublk_bus_client_gone(struct vublk_bus *bus);
 
 void vublk_bus_on_realized(void *bus, const struct vublk_error *error);
-/* From the type's own started() and stopped(): whether a back-end took the rings. */
+/* The type's started() and stopped() call these: they note whether a back-end accepts the rings. */
 void vublk_bus_note_started(struct vublk_bus *bus);
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error);
 void vublk_bus_on_disconnected(void *bus, const struct vublk_error *error);

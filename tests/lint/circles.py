@@ -20,9 +20,11 @@ import tap
 # Layer, the files of the circle, why they may form one.
 KNOWN = [
     ('bus',
-     'bus.c relay/messages.c relay/reconcile.c relay/session.c vfio-user/bus.c '
-     'vfio-user/client.c vfio-user/commands.c vfio-user/dma.c',
-     'to be opened: the relay and vfio-user call bus.c, which has the table of both'),
+     'relay/messages.c relay/reconcile.c relay/session.c',
+     'to be opened: messages and rings end the session'),
+    ('bus',
+     'vfio-user/bus.c vfio-user/client.c vfio-user/commands.c vfio-user/dma.c',
+     'to be opened: states are changed at the top, answers are sent from below'),
     ('virtio-pci',
      'common-config.c config-space.c irq.c legacy-config.c queue.c virtio-pci.c',
      'to be opened: registers, queues and interrupts call each other'),

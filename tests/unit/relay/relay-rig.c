@@ -235,5 +235,5 @@ void relay_start_vmm(struct relay *relay, struct rig *rig, unsigned num_queues)
 void relay_close_vmm(struct relay *relay, struct rig *rig)
 {
 	rig_close(rig);
-	relay_wait(relay, "the VMM is gone");
+	relay_wait(relay, "the VMM disconnected");
 }

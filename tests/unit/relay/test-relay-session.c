@@ -108,7 +108,7 @@ static void test_the_next_vmm_begins_anew(void **state)
 	for (unsigned i = 0; i < 10; i++)
 		write_a_block(&first, 1024);
 	rig_close(&first);
-	relay_wait(&relay, "the VMM is gone");
+	relay_wait(&relay, "the VMM disconnected");
 	relay_start_vmm(&relay, &second, 1);
 	write_a_block(&second, 2048);
 	assert_false(relay_has_said(&relay, "in-flight area stands at"));

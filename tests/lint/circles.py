@@ -20,9 +20,6 @@ import tap
 # Layer, the files of the circle, why they may form one.
 KNOWN = [
     ('bus',
-     'relay/messages.c relay/reconcile.c relay/session.c',
-     'to be opened: messages and rings end the session'),
-    ('bus',
      'vfio-user/bus.c vfio-user/client.c vfio-user/commands.c vfio-user/dma.c',
      'to be opened: states are changed at the top, answers are sent from below'),
     ('virtio-pci',

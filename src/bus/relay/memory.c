@@ -283,7 +283,7 @@ void vublk_relay_memory_check_shared(struct vublk_relay *relay)
 	for (unsigned i = 0; i < relay->num_queues; i++) {
 		const struct vublk_relay_queue *queue = &relay->queues[i];
 
-		is_set_up |= queue->has_kick && queue->enabled && queue->has_addr;
+		is_set_up |= vublk_relay_is_started(queue) && queue->enabled && queue->has_addr;
 	}
 	if (!is_set_up || relay->said_unshared ||
 	    (relay->memory.num_regions &&

@@ -135,8 +135,7 @@ static int reset_device(struct vublk_relay *relay, struct vublk_error *error)
 
 static int get_status(struct vublk_relay *relay, struct vublk_error *error)
 {
-	vublk_vu_reply_u64(&relay->reply, relay->status |
-			   (relay->needs_reset ? VIRTIO_CONFIG_S_NEEDS_RESET : 0u));
+	vublk_vu_reply_u64(&relay->reply, relay->status | relay->device_status);
 	return 0;
 }
 
@@ -154,7 +153,7 @@ static int set_status(struct vublk_relay *relay, struct vublk_error *error)
 	relay->status = (uint8_t)status;
 	if (!status) {
 		vublk_relay_withdraw_all(relay);
-		relay->needs_reset = false;
+		relay->device_status = 0;
 	}
 	if (status & VIRTIO_CONFIG_S_DRIVER_OK)
 		vublk_relay_release(relay);
@@ -204,7 +203,7 @@ static int get_queue_num(struct vublk_relay *relay, struct vublk_error *error)
 static int refuse_running(const struct vublk_relay *relay, const char *name,
 			  struct vublk_error *error)
 {
-	if (!relay->concerned->is_handed || relay->changes & VUBLK_RELAY_RESET)
+	if (!vublk_relay_is_handed(relay->concerned) || relay->changes & VUBLK_RELAY_RESET)
 		return 0;
 	return vublk_error_set(error, EBUSY, "%s for queue %u, which runs; GET_VRING_BASE stops "
 			       "it", name, relay->concerned->index);
@@ -243,7 +242,7 @@ static int set_vring_addr(struct vublk_relay *relay, struct vublk_error *error)
 		return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has the unknown "
 				       "flags 0x%x", queue->index, addr->flags);
 	if (!is_same_place(addr, &queue->addr))
-		vublk_relay_begin_anew(queue);
+		vublk_relay_begin_anew(relay, queue);
 	queue->addr = *addr;
 	queue->has_addr = true;
 	return 0;
@@ -261,7 +260,7 @@ static int set_vring_base(struct vublk_relay *relay, struct vublk_error *error)
 		return vublk_error_set(error, EPROTO, "SET_VRING_BASE of queue %u is %u; a split "
 				       "ring's index has 16 bits", queue->index, base);
 	if (base != queue->base)
-		vublk_relay_begin_anew(queue);
+		vublk_relay_begin_anew(relay, queue);
 	queue->base = (uint16_t)base;
 	return 0;
 }
@@ -287,7 +286,7 @@ static int withdraw_vring(struct vublk_relay *relay, struct vublk_error *error)
 {
 	vublk_relay_hold(relay);
 	if (skips_drain(relay))
-		vublk_relay_withdraw_queue(relay->concerned);
+		vublk_relay_withdraw_queue(relay, relay->concerned);
 	else
 		vublk_relay_withdraw_drained(relay, relay->concerned);
 	return 0;
@@ -367,8 +366,8 @@ static int set_vring_kick(struct vublk_relay *relay, struct vublk_error *error)
 
 	if (r < 0)
 		return r;
-	queue->has_kick = true;
-	queue->kick_changed = queue->is_handed;
+	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_START);
+	queue->kick_changed = vublk_relay_is_handed(queue);
 	note_start(relay);
 	return 0;
 }
@@ -379,7 +378,7 @@ static int set_vring_call(struct vublk_relay *relay, struct vublk_error *error)
 	int r = vublk_vu_take_vring_fd(&relay->request, &queue->call_fd, error);
 
 	if (!r)
-		queue->call_changed = queue->is_handed;
+		queue->call_changed = vublk_relay_is_handed(queue);
 	return r;
 }
 
@@ -421,7 +420,7 @@ static int set_config(struct vublk_relay *relay, struct vublk_error *error)
 					  config->size_bytes, error);
 
 	if (r > 0)
-		relay->waits_on |= VUBLK_RELAY_ON_CONFIG;
+		relay->asked = VUBLK_RELAY_ASKED_CONFIG;
 	relay->knows_write_cache |= r >= 0;
 	return r;
 }
@@ -478,7 +477,7 @@ static int get_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
 	if (!r)
 		answer_area(relay, &area);
 	if (r > 0)
-		relay->waits_on |= VUBLK_RELAY_ON_AREA;
+		relay->asked = VUBLK_RELAY_ASKED_AREA;
 	return r;
 }
 

@@ -71,17 +71,16 @@ void vublk_relay_queues_deinit(struct vublk_relay *relay)
 	relay->queues = NULL;
 }
 
-void vublk_relay_withdraw_queue(struct vublk_relay_queue *queue)
+void vublk_relay_withdraw_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	vublk_fd_close(&queue->kick_fd);
-	queue->has_kick = false;
-	queue->must_drain = false;
+	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_WITHDRAW);
 }
 
 void vublk_relay_withdraw_all(struct vublk_relay *relay)
 {
 	for (unsigned i = 0; i < relay->num_queues; i++)
-		vublk_relay_withdraw_queue(&relay->queues[i]);
+		vublk_relay_withdraw_queue(relay, &relay->queues[i]);
 }
 
 /* Without the feature a VMM cannot ask for a drain that the back-end did not do by itself. */
@@ -97,28 +96,28 @@ bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_re
  */
 void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
-	if (!queue->is_handed && !vublk_relay_has_left(relay, queue)) {
-		vublk_relay_withdraw_queue(queue);
+	if (!vublk_relay_is_handed(queue) && !vublk_relay_has_left(relay, queue)) {
+		vublk_relay_withdraw_queue(relay, queue);
 		return;
 	}
-	queue->must_drain = true;
-	if (!queue->is_handed)
+	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_DRAIN);
+	if (!vublk_relay_is_handed(queue))
 		vublk_relay_release(relay);
 }
 
 bool vublk_relay_is_suspended(const struct vublk_relay *relay)
 {
 	for (unsigned i = 0; i < relay->num_queues; i++)
-		if (relay->queues[i].has_kick)
+		if (vublk_relay_is_started(&relay->queues[i]))
 			return false;
 	return true;
 }
 
-void vublk_relay_begin_anew(struct vublk_relay_queue *queue)
+void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	queue->outstanding = 0;
 	queue->undrained = 0;
-	queue->is_uncertain = false;
+	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_CERTAIN);
 }
 
 void vublk_relay_note_loss(struct vublk_relay *relay)
@@ -126,10 +125,11 @@ void vublk_relay_note_loss(struct vublk_relay *relay)
 	for (unsigned i = 0; i < relay->num_queues; i++) {
 		struct vublk_relay_queue *queue = &relay->queues[i];
 
-		if (queue->is_handed || !queue->undrained)
+		if (vublk_relay_is_handed(queue) || !queue->undrained)
 			continue;
 		queue->outstanding = queue->undrained;
-		queue->is_uncertain = relay->area.fd < 0;
+		vublk_relay_change_ring(relay, queue, relay->area.fd < 0 ?
+					VUBLK_RELAY_RING_DOUBT : VUBLK_RELAY_RING_CERTAIN);
 	}
 }
 
@@ -137,21 +137,19 @@ void vublk_relay_note_loss(struct vublk_relay *relay)
 static bool is_wanted(const struct vublk_relay *relay, const struct vublk_relay_queue *queue,
 		      struct vublk_device_queue *ring)
 {
-	return queue->has_kick && queue->size &&
-	       (queue->enabled || queue->must_drain) &&
+	return vublk_relay_is_started(queue) && queue->size &&
+	       (queue->enabled || vublk_relay_is_drained(queue)) &&
 	       queue->has_addr && relay->has_features &&
 	       vublk_relay_memory_find_ring(relay, queue, ring);
 }
 
 void vublk_relay_hold(struct vublk_relay *relay)
 {
-	relay->is_held = true;
 	vublk_loop_timer_arm(&relay->bus->loop, &relay->hold_timer, vublk_now_ns() + HOLD_NS);
 }
 
 void vublk_relay_release(struct vublk_relay *relay)
 {
-	relay->is_held = false;
 	vublk_loop_timer_disarm(&relay->hold_timer);
 	vublk_relay_memory_check_shared(relay);
 }
@@ -163,10 +161,10 @@ void vublk_relay_drop_area(struct vublk_relay *relay)
 }
 
 /* The device may still have the ring: what was handed over stays until it is taken back. */
-static void reset_queue(struct vublk_relay_queue *queue)
+static void reset_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
-	vublk_relay_withdraw_queue(queue);
-	vublk_relay_begin_anew(queue);
+	vublk_relay_withdraw_queue(relay, queue);
+	vublk_relay_begin_anew(relay, queue);
 	queue->size = 0;
 	queue->has_addr = false;
 	queue->base = 0;
@@ -176,11 +174,11 @@ static void reset_queue(struct vublk_relay_queue *queue)
 void vublk_relay_reset(struct vublk_relay *relay)
 {
 	for (unsigned i = 0; i < relay->num_queues; i++)
-		reset_queue(&relay->queues[i]);
+		reset_queue(relay, &relay->queues[i]);
 	vublk_relay_drop_area(relay);
 	relay->has_features = false;
 	relay->status = 0;
-	relay->needs_reset = false;
+	relay->device_status = 0;
 	relay->changes |= VUBLK_RELAY_RESET;
 }
 
@@ -188,7 +186,7 @@ void vublk_relay_reset(struct vublk_relay *relay)
 
 void vublk_relay_tell_needs_reset(struct vublk_relay *relay)
 {
-	relay->needs_reset = true;
+	relay->device_status = VIRTIO_CONFIG_S_NEEDS_RESET;
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		if (relay->queues[i].err_fd >= 0)
 			vublk_eventfd_signal(relay->queues[i].err_fd);
@@ -196,16 +194,22 @@ void vublk_relay_tell_needs_reset(struct vublk_relay *relay)
 
 /* --- taking back ----------------------------------------------------------------- */
 
+/* Whether starts wait for the timer, or for what disarms it. */
+static bool holds(const struct vublk_relay *relay)
+{
+	return relay->hold_timer.loop;
+}
+
 static bool differs(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
 {
 	struct vublk_device_queue wanted, given;
 
 	if (!is_wanted(relay, queue, &wanted))
-		return queue->is_handed;
-	if (queue->must_drain)
+		return vublk_relay_is_handed(queue);
+	if (vublk_relay_is_drained(queue))
 		return true;
-	if (!queue->is_handed)
-		return !relay->is_held;
+	if (!vublk_relay_is_handed(queue))
+		return !holds(relay);
 	return vublk_device_get_queue(relay->device, queue->index, &given) < 0 ||
 	       given.size != wanted.size || given.desc_addr != wanted.desc_addr ||
 	       given.avail_addr != wanted.avail_addr || given.used_addr != wanted.used_addr;
@@ -221,7 +225,8 @@ static bool must_take_back(const struct vublk_relay *relay)
 	return false;
 }
 
-static void collect_place(struct vublk_relay *relay, struct vublk_relay_queue *queue)
+/* Where the ring stands. False: unknown, because the ring is in no memory. */
+static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	struct vublk_device_place place;
 	struct vublk_error error;
@@ -229,30 +234,26 @@ static void collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 	queue->outstanding = 0;
 	queue->undrained = 0;
 	if (vublk_device_queue_place(relay->device, queue->index, &place, &error) < 0) {
-		/* The ring is not in reach, and nobody knows anything of it. */
 		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING, "%s",
 				  error.text);
 		queue->base = vublk_device_queue_base(relay->device, queue->index);
-		queue->is_uncertain = true;
-		return;
+		return false;
 	}
 	queue->base = place.base;
 	queue->undrained = place.undrained;
 	if (!place.is_known)
 		queue->outstanding = place.outstanding;
+	return true;
 }
 
-/* The device's own area is of use as long as the VMM has not taken all rings back. */
-static void collect_area(struct vublk_relay *relay)
+/* The device's own area is of use as long as a ring that it was for is wanted again. */
+static void collect_area(struct vublk_relay *relay, bool is_of_use)
 {
 	struct vublk_device_inflight area;
-	bool is_of_use = false;
 
 	if (relay->area_is_vmms)
 		return;
 	vublk_relay_drop_area(relay);
-	for (unsigned i = 0; i < relay->num_queues; i++)
-		is_of_use |= relay->queues[i].is_handed && relay->queues[i].has_kick;
 	if (!is_of_use || vublk_device_get_inflight(relay->device, &area) < 0)
 		return;
 	area.fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
@@ -266,9 +267,9 @@ static void mark_uncertain(struct vublk_relay *relay)
 		struct vublk_relay_queue *queue = &relay->queues[i];
 
 		if (relay->changes & VUBLK_RELAY_RESET)
-			vublk_relay_begin_anew(queue);
+			vublk_relay_begin_anew(relay, queue);
 		else if (queue->outstanding && relay->area.fd < 0)
-			queue->is_uncertain = true;
+			vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_DOUBT);
 	}
 }
 
@@ -282,37 +283,42 @@ static void end_session(struct vublk_relay *relay)
 
 static void forget_handed(struct vublk_relay_queue *queue)
 {
-	queue->is_handed = false;
 	queue->kick_changed = queue->call_changed = false;
 	vublk_fd_close(&queue->handed_kick_fd);
 	vublk_fd_close(&queue->handed_call_fd);
 }
 
+/* True: the VMM wants it to run again. */
+static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *queue)
+{
+	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun another */
+	bool is_known = is_over || collect_place(relay, queue);
+
+	if (vublk_relay_is_drained(queue)) {
+		vublk_fd_close(&queue->kick_fd);
+		vublk_relay_hold(relay);
+	}
+	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_RECLAIM);
+	if (!is_known)
+		vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_DOUBT);
+	return vublk_relay_is_started(queue);
+}
+
 /* The rings are at rest: notes where each stands, and ends the session with the device. */
 static void collect(struct vublk_relay *relay)
 {
-	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun another */
+	bool is_of_use = false;
 
-	for (unsigned i = 0; i < relay->num_queues; i++) {
-		struct vublk_relay_queue *queue = &relay->queues[i];
-
-		if (!queue->is_handed)
-			continue;
-		if (!is_over)
-			collect_place(relay, queue);
-		if (queue->must_drain) {
-			vublk_relay_withdraw_queue(queue);
-			vublk_relay_hold(relay);
-		}
-	}
-	collect_area(relay);
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		if (vublk_relay_is_handed(&relay->queues[i]))
+			is_of_use |= collect_ring(relay, &relay->queues[i]);
+	collect_area(relay, is_of_use);
 	mark_uncertain(relay);
 	end_session(relay);
 	vublk_device_set_vm_running(relay->device, true);
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		forget_handed(&relay->queues[i]);
-	relay->has_rings = false;
-	relay->is_pausing = false;
+	vublk_relay_change_set(relay, VUBLK_RELAY_SET_RECLAIM);
 }
 
 /*
@@ -324,18 +330,18 @@ static bool wants_drain(const struct vublk_relay *relay)
 	if (!(relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)))
 		return true;
 	for (unsigned i = 0; i < relay->num_queues; i++)
-		if (relay->queues[i].must_drain)
+		if (vublk_relay_is_drained(&relay->queues[i]))
 			return true;
 	return false;
 }
 
 static void take_back(struct vublk_relay *relay)
 {
-	if (relay->is_pausing) {
+	if (relay->set == VUBLK_RELAY_SET_PAUSING) {
 		collect(relay);
 		return;
 	}
-	relay->is_pausing = true;
+	vublk_relay_change_set(relay, VUBLK_RELAY_SET_PAUSE);
 	vublk_device_set_drains(relay->device, wants_drain(relay));
 	vublk_device_set_vm_running(relay->device, false);
 }
@@ -345,8 +351,9 @@ static void take_back(struct vublk_relay *relay)
 /* It waits for another kick descriptor. */
 static void leave_out(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
-	vublk_relay_withdraw_queue(queue);
+	vublk_relay_withdraw_queue(relay, queue);
 	vublk_device_set_queue(relay->device, queue->index, NULL, NULL);
+	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_RECLAIM);
 	forget_handed(queue);
 }
 
@@ -373,12 +380,12 @@ static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queu
 	struct vublk_device_place place = { 0 };
 
 	if (relay->area_is_vmms)
-		queue->is_uncertain = false;
-	if (!queue->is_uncertain)
+		vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_CERTAIN);
+	if (!vublk_relay_is_uncertain(queue))
 		return true;
 	if (!vublk_device_queue_place(relay->device, queue->index, &place, NULL) &&
 	    (!place.outstanding || (queue->undrained && !place.undrained))) {
-		vublk_relay_begin_anew(queue);
+		vublk_relay_begin_anew(relay, queue);
 		return true;
 	}
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
@@ -407,9 +414,7 @@ static int give_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue
 	    (queue->call_fd >= 0) != (ring->call_fd >= 0))
 		return vublk_error_set_errno(error, errno, "queue %u's descriptors cannot be kept",
 					     queue->index);
-	r = vublk_device_set_queue(relay->device, queue->index, ring, error);
-	queue->is_handed = r >= 0;
-	return r;
+	return vublk_device_set_queue(relay->device, queue->index, ring, error);
 }
 
 /* True: it is handed over. */
@@ -425,8 +430,10 @@ static bool hand_over_queue(struct vublk_relay *relay, struct vublk_relay_queue 
 		leave_out(relay, queue);
 	} else if (!is_certain(relay, queue)) {
 		leave_out(relay, queue);
+	} else {
+		vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_HAND_OVER);
 	}
-	return queue->is_handed;
+	return vublk_relay_is_handed(queue);
 }
 
 /* Somebody else's fault than a queue's: none of them is tried again by itself. */
@@ -434,7 +441,7 @@ static void refuse_all(struct vublk_relay *relay, const struct vublk_error *erro
 {
 	vublk_relay_fail(relay, error);
 	for (unsigned i = 0; i < relay->num_queues; i++)
-		if (relay->queues[i].is_handed)
+		if (vublk_relay_is_handed(&relay->queues[i]))
 			leave_out(relay, &relay->queues[i]);
 }
 
@@ -443,9 +450,8 @@ static bool drop_stale_area(struct vublk_relay *relay)
 {
 	if (relay->area.fd < 0 || relay->area_is_vmms)
 		return false;
-	for (unsigned i = 0; i < relay->num_queues; i++)
-		if (relay->queues[i].has_kick)
-			return false;
+	if (!vublk_relay_is_suspended(relay))
+		return false;
 	vublk_relay_drop_area(relay);
 	mark_uncertain(relay);
 	end_session(relay);
@@ -485,8 +491,7 @@ static int write_through(struct vublk_relay *relay, bool resumes)
 	relay->knows_write_cache = true;
 	if (r <= 0)
 		return 0;
-	relay->sets_write_through = true;
-	relay->waits_on |= VUBLK_RELAY_ON_CONFIG;
+	relay->asked = VUBLK_RELAY_ASKED_WRITE_THROUGH;
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_INFO,
 			  "the VMM resumes a disk without having read its config, so every write is "
 			  "durable until it sets wce");
@@ -503,7 +508,7 @@ static bool hand_over(struct vublk_relay *relay)
 
 	if (drop_stale_area(relay))
 		return true;
-	if (!count_wanted(relay, &resumes) || relay->is_held)
+	if (!count_wanted(relay, &resumes) || holds(relay))
 		return false;
 	r = write_through(relay, resumes);
 	if (r)
@@ -515,7 +520,7 @@ static bool hand_over(struct vublk_relay *relay)
 	if (vublk_device_set_status(relay->device, DRIVER_IS_READY, &error) < 0)
 		refuse_all(relay, &error);
 	else
-		relay->has_rings = true;
+		vublk_relay_change_set(relay, VUBLK_RELAY_SET_HAND_OVER);
 	return true;
 }
 
@@ -560,7 +565,7 @@ static void change_log(struct vublk_relay *relay)
 		r = vublk_device_dirty_log_start(relay->device, &relay->log, &error);
 	relay->is_logging = !relay->is_logging;
 	if (r > 0)
-		relay->waits_on |= VUBLK_RELAY_ON_LOG;
+		relay->asked = VUBLK_RELAY_ASKED_LOG;
 	if (r < 0)
 		vublk_relay_refuse_log(relay, &error);
 }
@@ -585,7 +590,7 @@ static void give_memory(struct vublk_relay *relay)
 	relay->changes &= ~(unsigned)VUBLK_RELAY_MEMORY;
 	r = vublk_relay_memory_give(relay, &error);
 	if (r > 0)
-		relay->waits_on |= VUBLK_RELAY_ON_MEMORY;
+		relay->asked = VUBLK_RELAY_ASKED_MEMORY;
 	if (r >= 0)
 		return;
 	vublk_relay_memory_roll_back(relay);
@@ -616,7 +621,7 @@ static void replace(struct vublk_relay *relay, struct vublk_relay_queue *queue, 
 	vublk_fd_close(handed);
 	*handed = fd;
 	if (r > 0)
-		relay->waits_on |= VUBLK_RELAY_ON_NOTIFIERS;
+		relay->asked = VUBLK_RELAY_ASKED_NOTIFIERS;
 }
 
 /* True: one has changed. */
@@ -642,7 +647,8 @@ static bool change_notifiers(struct vublk_relay *relay)
 /* The first thing that differs. False: nothing does. */
 static bool step(struct vublk_relay *relay)
 {
-	if (relay->has_rings && (relay->is_pausing || must_take_back(relay)))
+	if (relay->set == VUBLK_RELAY_SET_PAUSING ||
+	    (relay->set == VUBLK_RELAY_SET_OUT && must_take_back(relay)))
 		take_back(relay);
 	else if (relay->changes & VUBLK_RELAY_RESET)
 		end_session(relay);
@@ -657,7 +663,7 @@ static bool step(struct vublk_relay *relay)
 	else if (relay->changes & VUBLK_RELAY_AREA)
 		give_area(relay);
 	else
-		return relay->has_rings ? change_notifiers(relay) : hand_over(relay);
+		return relay->set == VUBLK_RELAY_SET_OUT ? change_notifiers(relay) : hand_over(relay);
 	return true;
 }
 
@@ -665,9 +671,9 @@ static bool is_under_way(const struct vublk_relay *relay)
 {
 	enum vublk_device_state state = vublk_device_state(relay->device);
 
-	return relay->waits_on || state == VUBLK_DEVICE_STARTING ||
+	return relay->asked || state == VUBLK_DEVICE_STARTING ||
 	       state == VUBLK_DEVICE_STOPPING ||
-	       (relay->is_pausing && state == VUBLK_DEVICE_RUNNING);
+	       (relay->set == VUBLK_RELAY_SET_PAUSING && state == VUBLK_DEVICE_RUNNING);
 }
 
 bool vublk_relay_settle(struct vublk_relay *relay)

@@ -13,6 +13,7 @@
  * done it, or that the device holds it until there is a back-end.
  */
 #include "bus/bus.h"
+#include "bus/relay/state.h"
 #include "proto/vhost-user/back-channel.h"
 #include "proto/vhost-user/channel.h"
 #include "proto/message-timeout.h"
@@ -25,26 +26,23 @@
 
 struct vublk_relay_queue {
 	unsigned index;
+	enum vublk_relay_ring_state state; /* vublk_relay_change_ring() */
 
 	/* as the VMM set it up */
 	uint32_t size;
 	struct vhost_vring_addr addr; /* user addresses */
 	bool has_addr;
 	uint16_t base;
-	bool has_kick; /* started: from SET_VRING_KICK to GET_VRING_BASE */
 	bool enabled;
 	int kick_fd, call_fd, err_fd; /* owned; -1: none */
 
 	/* as the device has it */
-	bool is_handed;
 	int handed_kick_fd, handed_call_fd; /* owned, borrowed by the device */
 	bool kick_changed, call_changed;    /* since it was handed over */
 
 	/* of a ring with which a back-end was lost, when it was taken back */
-	uint16_t outstanding; /* requests of which nobody but the area knows what was begun */
-	bool is_uncertain;    /* ... and there is no area: it goes on with none outstanding */
+	uint16_t outstanding; /* requests of which only the in-flight area says which were begun */
 	uint16_t undrained;   /* requests before `base` that a back-end gave back uncompleted */
-	bool must_drain;      /* the VMM wants it back with all requests complete */
 };
 
 struct vublk_relay_region {
@@ -66,20 +64,15 @@ enum {
 	VUBLK_RELAY_LOG = 16,  /* into another bitmap, with no write in between */
 };
 
-/* What the device was asked and calls back about. */
-enum {
-	VUBLK_RELAY_ON_MEMORY = 1,
-	VUBLK_RELAY_ON_NOTIFIERS = 2,
-	VUBLK_RELAY_ON_CONFIG = 4,
-	VUBLK_RELAY_ON_LOG = 8,
-	VUBLK_RELAY_ON_AREA = 16,
-};
-
-enum vublk_relay_phase {
-	VUBLK_RELAY_READING,  /* no message */
-	VUBLK_RELAY_SETTLING, /* a message waits for the device to be what was noted */
-	VUBLK_RELAY_ACTING,   /* ... and for the end of what it did then */
-	VUBLK_RELAY_ENDED,    /* to be freed */
+/* The request to the device whose answer is awaited; there is one at a time. */
+enum vublk_relay_request {
+	VUBLK_RELAY_ASKED_NOTHING,
+	VUBLK_RELAY_ASKED_MEMORY,
+	VUBLK_RELAY_ASKED_NOTIFIERS,
+	VUBLK_RELAY_ASKED_CONFIG,
+	VUBLK_RELAY_ASKED_WRITE_THROUGH, /* a write to the config, by the relay itself */
+	VUBLK_RELAY_ASKED_LOG,
+	VUBLK_RELAY_ASKED_AREA,
 };
 
 struct vublk_relay {
@@ -95,6 +88,7 @@ struct vublk_relay {
 	uint64_t features, protocol_features;
 	bool has_features;
 	uint8_t status;
+	uint8_t device_status; /* NEEDS_RESET, or 0: the bits that the device adds to it */
 	struct vublk_relay_memory memory;
 	struct vublk_device_inflight area; /* fd owned; -1: none */
 	struct vublk_device_dirty_log log; /* fd owned; -1: none; LOG_ALL says whether it is on */
@@ -104,21 +98,16 @@ struct vublk_relay {
 
 	/* towards the device */
 	unsigned changes;  /* VUBLK_RELAY_FEATURES, ... */
-	unsigned waits_on; /* VUBLK_RELAY_ON_... */
-	bool has_rings;    /* it has queues, and is to run them */
-	bool is_pausing;   /* the rings are being taken back */
-	bool is_held;      /* rings are not started before the timer, or what ends it */
+	enum vublk_relay_request asked;
+	enum vublk_relay_set_state set; /* vublk_relay_change_set() */
 	bool is_logging;   /* the device was told to */
-	bool needs_reset;
 	bool knows_write_cache; /* the VMM has read config.wce or set it, or its rings began here */
-	bool sets_write_through; /* ... or the device was asked to write through for it */
 	bool said_unshared; /* that the VM's memory is not shared */
-	struct vublk_loop_timer hold_timer;
+	struct vublk_loop_timer hold_timer; /* armed: no ring is started before it expires */
 	struct vublk_relay_memory memory_before; /* to go back to when a change is refused */
 
 	/* the message */
-	enum vublk_relay_phase phase;
-	bool wants_end, is_ending;
+	enum vublk_relay_session_state state; /* vublk_relay_change_session() */
 	struct vublk_vu_message request, reply;
 	int reply_fd; /* owned; sent with the reply */
 	struct vublk_relay_queue *concerned;
@@ -127,7 +116,22 @@ struct vublk_relay {
 	struct vublk_loop_task go_on_task, end_task;
 };
 
-/* --- vhost-user.c ------------------------------------------------------------ */
+/* --- state.c ----------------------------------------------------------------- */
+
+/* The only functions that change a state; an event without an entry changes nothing. */
+void vublk_relay_change_session(struct vublk_relay *relay, enum vublk_relay_session_event event);
+void vublk_relay_change_set(struct vublk_relay *relay, enum vublk_relay_set_event event);
+void vublk_relay_change_ring(struct vublk_relay *relay, struct vublk_relay_queue *queue,
+			     enum vublk_relay_ring_event event);
+
+/* Whether the VMM has started the ring: from SET_VRING_KICK to GET_VRING_BASE. */
+bool vublk_relay_is_started(const struct vublk_relay_queue *queue);
+/* Whether the device has it. */
+bool vublk_relay_is_handed(const struct vublk_relay_queue *queue);
+/* Whether the VMM wants it back with all requests complete. */
+bool vublk_relay_is_drained(const struct vublk_relay_queue *queue);
+/* Whether it is unknown which of its requests a lost back-end had begun. */
+bool vublk_relay_is_uncertain(const struct vublk_relay_queue *queue);
 
 /* What was to be done fails, with the first reason if there are more. */
 void vublk_relay_fail(struct vublk_relay *relay, const struct vublk_error *error);
@@ -155,7 +159,7 @@ void vublk_relay_queues_deinit(struct vublk_relay *relay);
  */
 bool vublk_relay_settle(struct vublk_relay *relay);
 /* The ring is the VMM's again, or not used any more. */
-void vublk_relay_withdraw_queue(struct vublk_relay_queue *queue);
+void vublk_relay_withdraw_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 void vublk_relay_withdraw_all(struct vublk_relay *relay);
 /*
  * The same, when the back-end has completed all that it had begun. A ring that was stopped
@@ -167,7 +171,7 @@ bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_re
 /* Whether no ring is started, as the VMM sees it. */
 bool vublk_relay_is_suspended(const struct vublk_relay *relay);
 /* What was left of it before is nobody's concern any more: it is another ring. */
-void vublk_relay_begin_anew(struct vublk_relay_queue *queue);
+void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 /* The back-end is lost: requests that it gave back uncompleted are outstanding for good. */
 void vublk_relay_note_loss(struct vublk_relay *relay);
 /* Rings are not started before the VMM has said nothing of the kind for a moment. */

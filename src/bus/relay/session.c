@@ -25,15 +25,13 @@
 /* Messages served before other descriptors of the loop have their turn. */
 #define MESSAGES_AT_ONCE 16
 
-void vublk_relay_fail(struct vublk_relay *relay, const struct vublk_error *error)
-{
-	if (relay->result)
-		return;
-	relay->result = -error->code;
-	relay->error = *error;
-}
-
 /* --- messages ---------------------------------------------------------------- */
+
+/* The message that is being served, if there is one, is the last. */
+static void close_session(struct vublk_relay *relay)
+{
+	vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_CLOSE);
+}
 
 static const char *request_name(const struct vublk_relay *relay)
 {
@@ -49,7 +47,7 @@ static void send_answer(struct vublk_relay *relay)
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit,
 			  error.code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 			  "the connection to the VMM is closed: %s", error.text);
-	relay->wants_end = true;
+	close_session(relay);
 }
 
 static void finish_message(struct vublk_relay *relay)
@@ -62,7 +60,8 @@ static void finish_message(struct vublk_relay *relay)
 				  "the VMM's %s is refused: %s%s", request_name(relay),
 				  relay->error.text,
 				  has_answer ? "" : "; the connection is closed");
-		relay->wants_end |= !has_answer;
+		if (!has_answer)
+			close_session(relay);
 	} else {
 		vublk_log(&relay->bus->log, VUBLK_LOG_DEBUG, "VMM: %s", request_name(relay));
 	}
@@ -73,7 +72,7 @@ static void finish_message(struct vublk_relay *relay)
 	vublk_vu_message_deinit(&relay->request);
 	relay->result = 0;
 	relay->concerned = NULL;
-	relay->phase = VUBLK_RELAY_READING;
+	vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_ANSWERED);
 }
 
 /* True: there was a message, or the end of them. */
@@ -89,13 +88,13 @@ static bool receive(struct vublk_relay *relay)
 		vublk_log_limited(&relay->bus->log, &relay->bus->limit,
 				  r == -ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 				  "the connection to the VMM is closed: %s", error.text);
-		relay->wants_end = true;
+		close_session(relay);
 		return true;
 	}
 	if (vublk_relay_note_message(relay, &error) < 0)
 		vublk_relay_fail(relay, &error);
 	if (relay->result || vublk_vu_is_answered(&relay->request, relay->protocol_features))
-		relay->phase = VUBLK_RELAY_SETTLING;
+		vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_MESSAGE);
 	else
 		finish_message(relay);
 	return true;
@@ -121,18 +120,12 @@ static bool settle_unasked(struct vublk_relay *relay)
 			  "what the VMM set up is refused: %s; the connection is closed",
 			  relay->error.text);
 	relay->result = 0;
-	relay->wants_end = true;
+	close_session(relay);
 	return true;
 }
 
 static bool go_on_reading(struct vublk_relay *relay, unsigned *budget)
 {
-	if (relay->wants_end) {
-		vublk_relay_reset(relay); /* the next VMM's driver is another one */
-		relay->is_ending = true;
-		relay->phase = VUBLK_RELAY_SETTLING;
-		return true;
-	}
 	if (*budget && receive(relay)) {
 		--*budget;
 		return true;
@@ -140,16 +133,26 @@ static bool go_on_reading(struct vublk_relay *relay, unsigned *budget)
 	return settle_unasked(relay);
 }
 
-/* The VMM's memory is given back with its rings, to whoever waits for it to be free. */
-static bool end(struct vublk_relay *relay)
+static bool go_on_closing(struct vublk_relay *relay)
 {
+	vublk_relay_reset(relay); /* the next VMM's driver is another one */
+	vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_RESET);
+	return true;
+}
+
+/* The VMM's memory is released with its rings, so that the VMM can free it. */
+static bool go_on_ending(struct vublk_relay *relay)
+{
+	if (!vublk_relay_settle(relay))
+		return false;
+	end_change(relay);
 	if (relay->memory.num_regions) {
 		vublk_relay_memory_clear(relay);
 		relay->changes |= VUBLK_RELAY_MEMORY;
 		return true;
 	}
 	vublk_loop_remove(&relay->source);
-	relay->phase = VUBLK_RELAY_ENDED;
+	vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_RECLAIMED);
 	vublk_loop_post(&relay->bus->loop, &relay->end_task);
 	return true;
 }
@@ -162,14 +165,12 @@ static bool go_on_settling(struct vublk_relay *relay)
 	if (!vublk_relay_settle(relay))
 		return false;
 	end_change(relay);
-	if (relay->is_ending)
-		return end(relay);
 	if (!relay->result)
 		r = vublk_relay_act_on_message(relay, &error);
 	if (r < 0)
 		vublk_relay_fail(relay, &error);
 	if (r > 0)
-		relay->phase = VUBLK_RELAY_ACTING;
+		vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_ASKED);
 	else
 		finish_message(relay);
 	return true;
@@ -177,7 +178,7 @@ static bool go_on_settling(struct vublk_relay *relay)
 
 static bool go_on_acting(struct vublk_relay *relay)
 {
-	if (relay->waits_on)
+	if (relay->asked)
 		return false;
 	finish_message(relay);
 	return true;
@@ -189,7 +190,7 @@ static void watch(struct vublk_relay *relay)
 	uint32_t events = EPOLLIN;
 	struct vublk_error error = { 0 };
 
-	if (relay->phase != VUBLK_RELAY_READING) {
+	if (relay->state != VUBLK_RELAY_READING) {
 		vublk_loop_remove(&relay->source);
 		return;
 	}
@@ -203,7 +204,7 @@ static void watch(struct vublk_relay *relay)
 			   &error) < 0) {
 		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_ERROR,
 				  "the connection to the VMM is closed: %s", error.text);
-		relay->wants_end = true;
+		close_session(relay);
 		vublk_loop_post(&relay->bus->loop, &relay->go_on_task);
 	}
 }
@@ -215,17 +216,25 @@ static void go_on(void *opaque)
 	bool more = true;
 
 	while (more) {
-		switch (relay->phase) {
+		switch (relay->state) {
 		case VUBLK_RELAY_READING:
 			more = go_on_reading(relay, &budget);
 			break;
 		case VUBLK_RELAY_SETTLING:
+		case VUBLK_RELAY_LAST_SETTLING:
 			more = go_on_settling(relay);
 			break;
 		case VUBLK_RELAY_ACTING:
+		case VUBLK_RELAY_LAST_ACTING:
 			more = go_on_acting(relay);
 			break;
-		case VUBLK_RELAY_ENDED:
+		case VUBLK_RELAY_CLOSING:
+			more = go_on_closing(relay);
+			break;
+		case VUBLK_RELAY_ENDING:
+			more = go_on_ending(relay);
+			break;
+		default: /* ENDED: it is freed by a task */
 			return;
 		}
 	}
@@ -240,7 +249,7 @@ static void on_channel(void *opaque, uint32_t events)
 	if ((events & EPOLLOUT) && vublk_channel_flush(&relay->channel, &error) < 0) {
 		vublk_log(&relay->bus->log, VUBLK_LOG_DEBUG,
 			  "the connection to the VMM is closed: %s", error.text);
-		relay->wants_end = true;
+		close_session(relay);
 	}
 	go_on(relay);
 }
@@ -260,6 +269,15 @@ static struct vublk_relay *relay_of(void *opaque)
 	return ((struct vublk_bus *)opaque)->client;
 }
 
+/* True: its answer was awaited. */
+static bool answered(struct vublk_relay *relay, enum vublk_relay_request request)
+{
+	if (relay->asked != request)
+		return false;
+	relay->asked = VUBLK_RELAY_ASKED_NOTHING;
+	return true;
+}
+
 static void wake(struct vublk_relay *relay)
 {
 	vublk_loop_post(&relay->bus->loop, &relay->go_on_task);
@@ -272,7 +290,7 @@ static void on_started(void *opaque)
 	vublk_bus_note_started(opaque);
 	if (!relay)
 		return;
-	relay->needs_reset = false;
+	relay->device_status = 0;
 	/* A config change is not told while no ring is started, so it is told now. */
 	vublk_back_channel_set_suspended(&relay->back_channel, vublk_relay_is_suspended(relay));
 	vublk_back_channel_remind(&relay->back_channel);
@@ -286,7 +304,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 	vublk_bus_note_stopped(opaque, error);
 	if (!relay)
 		return;
-	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_NOTIFIERS;
+	answered(relay, VUBLK_RELAY_ASKED_NOTIFIERS);
 	wake(relay);
 }
 
@@ -325,7 +343,7 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 
 	if (!relay)
 		return;
-	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_MEMORY;
+	answered(relay, VUBLK_RELAY_ASKED_MEMORY);
 	if (error && vublk_device_state(relay->device) != VUBLK_DEVICE_DISCONNECTED) {
 		vublk_relay_fail(relay, error);
 		if (vublk_relay_memory_roll_back(relay))
@@ -340,24 +358,25 @@ static void on_notifiers_changed(void *opaque)
 
 	if (!relay)
 		return;
-	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_NOTIFIERS;
+	answered(relay, VUBLK_RELAY_ASKED_NOTIFIERS);
 	wake(relay);
 }
 
 static void on_config_written(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_relay *relay = relay_of(opaque);
+	bool is_own;
 
 	if (!relay)
 		return;
-	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_CONFIG;
-	if (error && relay->sets_write_through)
+	is_own = answered(relay, VUBLK_RELAY_ASKED_WRITE_THROUGH);
+	answered(relay, VUBLK_RELAY_ASKED_CONFIG);
+	if (error && is_own)
 		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
 				  "the back-end does not write through for a VMM that resumes a disk: "
 				  "%s", error->text);
 	else if (error)
 		vublk_relay_fail(relay, error);
-	relay->sets_write_through = false;
 	wake(relay);
 }
 
@@ -367,7 +386,7 @@ static void on_dirty_log_changed(void *opaque, const struct vublk_error *error)
 
 	if (!relay)
 		return;
-	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_LOG;
+	answered(relay, VUBLK_RELAY_ASKED_LOG);
 	if (error && relay->is_logging)
 		vublk_relay_refuse_log(relay, error);
 	wake(relay);
@@ -388,7 +407,7 @@ static void on_inflight_made(void *opaque, const struct vublk_device_inflight *a
 
 	if (!relay)
 		return;
-	relay->waits_on &= ~(unsigned)VUBLK_RELAY_ON_AREA;
+	answered(relay, VUBLK_RELAY_ASKED_AREA);
 	vublk_relay_on_area_made(relay, area, error);
 	wake(relay);
 }
@@ -446,7 +465,7 @@ static void on_message_timeout(void *opaque, const struct vublk_error *error)
 
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
 			  "the connection to a VMM is closed: %s", error->text);
-	relay->wants_end = true;
+	close_session(relay);
 	wake(relay);
 }
 
@@ -494,7 +513,7 @@ static void end_client(struct vublk_bus *bus)
 {
 	struct vublk_relay *relay = bus->client;
 
-	relay->wants_end = true;
+	close_session(relay);
 	wake(relay);
 }
 

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BUS_RELAY_STATE_H
+#define VUBLK_BUS_RELAY_STATE_H
+
+/*
+ * The states of a VMM's session. Three things change independently: the session (which
+ * message is served), the rings as a set (the device starts and stops all of them
+ * together), and each ring (the VMM starts and stops each by itself).
+ *
+ * docs/relay-states.md has the drawings and says what each state and event means.
+ */
+
+enum vublk_relay_session_state {
+	VUBLK_RELAY_READING,       /* waits for a message */
+	VUBLK_RELAY_SETTLING,      /* a message waits until the device matches the set-up */
+	VUBLK_RELAY_ACTING,        /* ... and then for the device's answer to its own request */
+	VUBLK_RELAY_LAST_SETTLING, /* the same two; the session ends after this message */
+	VUBLK_RELAY_LAST_ACTING,
+	VUBLK_RELAY_CLOSING,       /* no message is read any more; the reset is due */
+	VUBLK_RELAY_ENDING,        /* rings and memory are being reclaimed from the back-end */
+	VUBLK_RELAY_ENDED,         /* to be freed */
+	VUBLK_RELAY_NUM_SESSION_STATES,
+};
+
+enum vublk_relay_session_event {
+	VUBLK_RELAY_SESSION_MESSAGE,
+	VUBLK_RELAY_SESSION_ASKED,
+	VUBLK_RELAY_SESSION_ANSWERED,
+	VUBLK_RELAY_SESSION_CLOSE,
+	VUBLK_RELAY_SESSION_RESET,
+	VUBLK_RELAY_SESSION_RECLAIMED,
+	VUBLK_RELAY_NUM_SESSION_EVENTS,
+};
+
+enum vublk_relay_set_state {
+	VUBLK_RELAY_SET_HERE,    /* the device has no rings */
+	VUBLK_RELAY_SET_OUT,     /* the device has those that are handed, and is to run them */
+	VUBLK_RELAY_SET_PAUSING, /* the device stops them, so that they can be reclaimed */
+	VUBLK_RELAY_NUM_SET_STATES,
+};
+
+enum vublk_relay_set_event {
+	VUBLK_RELAY_SET_HAND_OVER,
+	VUBLK_RELAY_SET_PAUSE,
+	VUBLK_RELAY_SET_RECLAIM,
+	VUBLK_RELAY_NUM_SET_EVENTS,
+};
+
+enum vublk_relay_ring_state {
+	VUBLK_RELAY_RING_WITHDRAWN, /* not started by the VMM; the device does not have it */
+	VUBLK_RELAY_RING_WANTED,    /* started; the device is to have it */
+	VUBLK_RELAY_RING_LEFT,      /* to run once more for the requests that a stop left */
+	VUBLK_RELAY_RING_HANDED,    /* started; the device has it */
+	VUBLK_RELAY_RING_DRAINING,  /* the device has it; it is reclaimed with no request left */
+	VUBLK_RELAY_RING_RETURNING, /* the device has it; it is to be reclaimed */
+	/* as WITHDRAWN, WANTED and LEFT, when it is unknown which requests were begun */
+	VUBLK_RELAY_RING_UNCERTAIN,
+	VUBLK_RELAY_RING_UNCERTAIN_WANTED,
+	VUBLK_RELAY_RING_UNCERTAIN_LEFT,
+	VUBLK_RELAY_NUM_RING_STATES,
+};
+
+enum vublk_relay_ring_event {
+	VUBLK_RELAY_RING_START,
+	VUBLK_RELAY_RING_DRAIN,
+	VUBLK_RELAY_RING_WITHDRAW,
+	VUBLK_RELAY_RING_HAND_OVER,
+	VUBLK_RELAY_RING_RECLAIM,
+	VUBLK_RELAY_RING_DOUBT,
+	VUBLK_RELAY_RING_CERTAIN,
+	VUBLK_RELAY_NUM_RING_EVENTS,
+};
+
+/* A table with the names of its states and events. State 0 is the first one. */
+struct vublk_relay_machine {
+	unsigned num_states, num_events;
+	const char *const *state_names, *const *event_names;
+	const unsigned char *transitions; /* [num_states][num_events]: the next state and one */
+};
+
+extern const struct vublk_relay_machine vublk_relay_session_machine, vublk_relay_set_machine,
+	vublk_relay_ring_machine;
+
+/* What the table says; -1: the event changes nothing in this state. */
+int vublk_relay_next_state(const struct vublk_relay_machine *machine, unsigned state,
+			   unsigned event);
+
+#endif

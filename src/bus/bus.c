@@ -128,8 +128,10 @@ void vublk_bus_stop(struct vublk_bus *bus)
 
 static bool has_backend(const struct vublk_bus *bus)
 {
-	return bus->state != VUBLK_BUS_REALIZING &&
-	       vublk_device_state(bus->device) != VUBLK_DEVICE_DISCONNECTED;
+	enum vublk_device_state state = vublk_device_state(bus->device);
+
+	return bus->state != VUBLK_BUS_REALIZING && state != VUBLK_DEVICE_DISCONNECTED &&
+	       state != VUBLK_DEVICE_RECONNECTING;
 }
 
 static void on_refresh(void *opaque, uint32_t events)

@@ -30,7 +30,7 @@ static int read_next(struct vublk_blk_queue *queue, const struct vublk_blk_info 
 	*bytes = left < CHUNK_BYTES ? (size_t)left : CHUNK_BYTES;
 	if (!*bytes)
 		return 0;
-	r = vublk_blk_read(queue, *next, buffer, *bytes, buffer, error);
+	r = vublk_blk_read(queue, *next, buffer, *bytes, 0, buffer, error);
 	*next += *bytes;
 	return r;
 }

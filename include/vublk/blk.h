@@ -9,7 +9,7 @@
  *   vublk_blk_open("/run/disk.sock", NULL, NULL, &blk, &error);
  *   struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
  *   void *buffer = vublk_blk_alloc(blk, 4096, &error);
- *   vublk_blk_read(queue, 0, buffer, 4096, NULL, &error);
+ *   vublk_blk_read(queue, 0, buffer, 4096, 0, NULL, &error);
  *   vublk_blk_submit(queue);
  *   vublk_blk_wait(queue, &completion, 1, 1, -1, &error);
  *
@@ -240,7 +240,7 @@ struct vublk_blk_completion {
  * than the device's limits is split; it completes once, when all of it has, with
  * the first error if there was one. Requests are not ordered among each other.
  *
- * EINVAL: not aligned, past the end, no such memory, empty, more than
+ * EINVAL: an unknown flag, not aligned, past the end, no such memory, empty, more than
  * VUBLK_BLK_MAX_REQUEST_BYTES, or one block scattered over more segments than the
  * device takes; EROFS: the disk is read-only; ENOTSUP: not
  * negotiated; EAGAIN: the queue has as many requests as its size, take
@@ -249,14 +249,31 @@ struct vublk_blk_completion {
  */
 #define VUBLK_BLK_MAX_REQUEST_BYTES (UINT64_C(1) << 30) /* of read and write */
 
+/*
+ * Flags of a request; 0: none. A flag that the call does not take is EINVAL.
+ *
+ * VUBLK_BLK_FUA, of write, writev, write_zeroes and discard: the change is stable when the
+ * request completes with 0. virtio-blk has no such request: where FLUSH was negotiated,
+ * the library sends a flush after the write; it is still one request with one completion.
+ * If the flush fails, so does the request, with the flush's error, and the change may have
+ * been made. A loss of the back-end between the two completes the request with -EOWNERDEAD
+ * where the back-end's completed writes are not trusted (see unflushed above). The request
+ * says nothing about other writes: only vublk_blk_flush() reports their loss.
+ *
+ * VUBLK_BLK_NO_UNMAP, of write_zeroes: the blocks stay allocated. Without it the back-end
+ * may deallocate them, if it says that it can.
+ */
+#define VUBLK_BLK_FUA UINT32_C(1)
+#define VUBLK_BLK_NO_UNMAP UINT32_C(2)
+
 int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer, size_t bytes,
-		   void *user_data, struct vublk_error *error);
+		   uint32_t flags, void *user_data, struct vublk_error *error);
 int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *buffer,
-		    size_t bytes, void *user_data, struct vublk_error *error);
+		    size_t bytes, uint32_t flags, void *user_data, struct vublk_error *error);
 int vublk_blk_readv(struct vublk_blk_queue *queue, uint64_t offset, const struct iovec *iov,
-		    int iovcnt, void *user_data, struct vublk_error *error);
+		    int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struct iovec *iov,
-		     int iovcnt, void *user_data, struct vublk_error *error);
+		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
  * What was completed before is stable afterwards. EOWNERDEAD: what was completed before a
@@ -264,20 +281,21 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
  * negotiated, whatever the config says of the write cache. Where FLUSH was not negotiated,
  * every write is stable when it completes, and this completes at once.
  */
-int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error);
+int vublk_blk_flush(struct vublk_blk_queue *queue, uint32_t flags, void *user_data,
+		    struct vublk_error *error);
 
 /* Any length within the disk. ENOTSUP: not negotiated. */
 int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
-		      void *user_data, struct vublk_error *error);
+		      uint32_t flags, void *user_data, struct vublk_error *error);
 
-/* `unmap`: the back-end may deallocate (ignored where it said that it cannot). */
+/* Any length within the disk. ENOTSUP: not negotiated. */
 int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
-			   bool unmap, void *user_data, struct vublk_error *error);
+			   uint32_t flags, void *user_data, struct vublk_error *error);
 
 /* The serial of the disk: 20 bytes and a NUL into `id`, an ordinary buffer, at completion. */
 #define VUBLK_BLK_ID_SIZE 21
-int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], void *user_data,
-		     struct vublk_error *error);
+int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], uint32_t flags,
+		     void *user_data, struct vublk_error *error);
 
 /* Hands over what was added: one notification for all, if the back-end wants one. */
 void vublk_blk_submit(struct vublk_blk_queue *queue);

@@ -16,6 +16,7 @@
  */
 #include "blk/queue.h"
 
+#include "blk/fua.h"
 #include "blk/piece.h"
 #include "util/checked.h"
 #include "util/compiler.h"
@@ -28,16 +29,6 @@
 #include <stdlib.h>
 
 /* --- lists ------------------------------------------------------------------------ */
-
-static void append(struct vublk_blk_list *list, struct vublk_blk_request *request)
-{
-	request->next = NULL;
-	if (list->last)
-		list->last->next = request;
-	else
-		list->first = request;
-	list->last = request;
-}
 
 static struct vublk_blk_request *take_first(struct vublk_blk_list *list)
 {
@@ -175,8 +166,9 @@ void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_requ
 			    int result)
 {
 	request->state = VUBLK_BLK_REQUEST_DONE;
+	request->fua = VUBLK_BLK_FUA_NONE;
 	request->result = result;
-	append(&queue->done, request);
+	vublk_blk_list_append(&queue->done, request);
 	queue->num_done++;
 }
 
@@ -194,7 +186,7 @@ static bool cut(struct vublk_blk_queue *queue, struct vublk_blk_request *request
 		else if (!request->left)
 			break;
 	}
-	request->state = VUBLK_BLK_REQUEST_ISSUED;
+	request->state = request->fua ? VUBLK_BLK_REQUEST_FUA_ISSUED : VUBLK_BLK_REQUEST_ISSUED;
 	return true;
 }
 
@@ -202,7 +194,7 @@ void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_reque
 {
 	request->state = VUBLK_BLK_REQUEST_CUTTING;
 	if (queue->cutting.first || !cut(queue, request))
-		append(&queue->cutting, request);
+		vublk_blk_list_append(&queue->cutting, request);
 	else if (!request->pieces)
 		vublk_blk_queue_finish(queue, request, request->result);
 }
@@ -241,12 +233,18 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 
 /* --- completions ------------------------------------------------------------------------- */
 
-/* A flush that fails because writes are lost says so, whatever happens to it later. */
+/* A request that fails because writes are lost says so, whatever happens to it later. */
 static int result_of_failure(const struct vublk_blk_queue *queue,
 			     const struct vublk_blk_request *request)
 {
-	return request->type == VIRTIO_BLK_T_FLUSH && request->result ? request->result :
-									-queue->failure.code;
+	return request->result == -EOWNERDEAD ? -EOWNERDEAD : -queue->failure.code;
+}
+
+bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request)
+{
+	return request->state == VUBLK_BLK_REQUEST_CUTTING ||
+	       request->state == VUBLK_BLK_REQUEST_ISSUED ||
+	       request->state == VUBLK_BLK_REQUEST_FUA_ISSUED;
 }
 
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state)
@@ -258,8 +256,7 @@ void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queu
 	for (unsigned i = 0; i < queue->size; i++) {
 		struct vublk_blk_request *request = &queue->requests[i];
 
-		if (request->state == VUBLK_BLK_REQUEST_CUTTING ||
-		    request->state == VUBLK_BLK_REQUEST_ISSUED)
+		if (vublk_blk_queue_is_in_flight(request))
 			vublk_blk_queue_finish(queue, request,
 					       result_of_failure(queue, request));
 	}
@@ -267,7 +264,8 @@ void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queu
 
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
-	if (!request->pieces && request->state == VUBLK_BLK_REQUEST_ISSUED)
+	if ((!request->pieces && request->state == VUBLK_BLK_REQUEST_ISSUED) ||
+	    (request->fua && vublk_blk_fua_has_ended(queue, request)))
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
@@ -303,6 +301,8 @@ static VUBLK_ALWAYS_INLINE struct vublk_blk_request *take_ended(struct vublk_blk
 		prefetch_next(queue);
 		request = vublk_blk_piece_complete(queue, token);
 		if (!request->pieces && request->state == VUBLK_BLK_REQUEST_ISSUED)
+			return request;
+		if (request->fua && vublk_blk_fua_piece_completed(queue, request))
 			return request;
 	}
 	if (r < 0)

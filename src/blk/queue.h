@@ -59,12 +59,22 @@ enum vublk_blk_request_state {
 	VUBLK_BLK_REQUEST_FREE,
 	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`: pieces are still to be made */
 	VUBLK_BLK_REQUEST_ISSUED,  /* all pieces were on the ring; some still are */
+	VUBLK_BLK_REQUEST_FUA_ISSUED, /* the same, of a request that has `fua` */
 	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`: the completion is to be taken */
+};
+
+/* How far a write that is followed by a flush has come; see fua.h. */
+enum vublk_blk_fua {
+	VUBLK_BLK_FUA_NONE, /* another request */
+	VUBLK_BLK_FUA_WRITE,
+	VUBLK_BLK_FUA_WRITE_PARTLY_DONE, /* at least one piece has completed */
+	VUBLK_BLK_FUA_FLUSH,
 };
 
 struct vublk_blk_request {
 	struct vublk_blk_request *next; /* of the list that it is in */
 	enum vublk_blk_request_state state;
+	enum vublk_blk_fua fua;         /* NONE when the request is free */
 	uint32_t type;                  /* VIRTIO_BLK_T_... */
 	int result;                     /* the first error of a piece */
 	unsigned pieces;                /* on the ring */
@@ -101,6 +111,17 @@ struct vublk_blk_list {
 	struct vublk_blk_request *first;
 	struct vublk_blk_request *last;
 };
+
+static inline void vublk_blk_list_append(struct vublk_blk_list *list,
+					 struct vublk_blk_request *request)
+{
+	request->next = NULL;
+	if (list->last)
+		list->last->next = request;
+	else
+		list->first = request;
+	list->last = request;
+}
 
 enum vublk_blk_queue_state {
 	/* Requests go on the ring, whether a back-end takes them now or there is none. */
@@ -216,6 +237,8 @@ void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
 void vublk_blk_queue_take_all(struct vublk_blk_queue *queue);
 /* Whatever is not done completes with queue->failure, and nothing is taken any more. */
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state);
+/* Whether the request is neither free nor done. */
+bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
 /* A piece is off the ring: its request is done, if it was the last. */
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 /* Goes on with the requests that had no room, and publishes what is on the ring. */

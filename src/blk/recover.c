@@ -17,6 +17,7 @@
  * What the lost back-end had completed may be lost with it, if no flush made it stable
  * (unflushed.h): then the next flush fails.
  */
+#include "blk/fua.h"
 #include "blk/piece.h"
 
 #include "util/error.h"
@@ -46,20 +47,23 @@ void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 	vublk_driver_ring_forget(&queue->ring);
 }
 
-/* Whether a flush was in flight, which tells the application. */
+/*
+ * Whether a flush was in flight, whose failure tells the application. A write with FUA speaks
+ * for itself only.
+ */
 static bool fail_flushes(struct vublk_blk_queue *queue)
 {
 	bool found = false;
 
 	for (unsigned i = 0; i < queue->size; i++) {
 		struct vublk_blk_request *request = &queue->requests[i];
+		bool is_flush = request->type == VIRTIO_BLK_T_FLUSH && !request->fua;
 
-		if (request->type != VIRTIO_BLK_T_FLUSH ||
-		    (request->state != VUBLK_BLK_REQUEST_CUTTING &&
-		     request->state != VUBLK_BLK_REQUEST_ISSUED))
+		if (!vublk_blk_queue_is_in_flight(request) ||
+		    (!is_flush && !vublk_blk_fua_is_unflushed(request)))
 			continue;
 		request->result = -EOWNERDEAD; /* stays, whatever the next back-end says */
-		found = true;
+		found = found || is_flush;
 	}
 	return found;
 }
@@ -70,6 +74,8 @@ void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost)
 		queue->flush_fails = !fail_flushes(queue);
 		queue->covering_flush = 0; /* what is lost is told once */
 	}
+	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
+		vublk_blk_queue_pump(queue); /* the flush of a write whose completion was taken */
 	wake_owner(queue);
 }
 

@@ -32,6 +32,33 @@ static const char *name_of(uint32_t type)
 	}
 }
 
+/*
+ * A flag that this library does not know may be a promise that it cannot keep, so it is
+ * refused rather than ignored.
+ */
+static int check_flags(uint32_t type, uint32_t flags, uint32_t allowed, struct vublk_error *error)
+{
+	uint32_t known = VUBLK_BLK_FUA | VUBLK_BLK_NO_UNMAP;
+
+	if (flags & ~known)
+		return vublk_error_set(error, EINVAL, "%s: this version of libvublk does not know "
+				       "flag 0x%x", name_of(type), flags & ~known);
+	if (flags & ~allowed)
+		return vublk_error_set(error, EINVAL, "%s does not take flag %s", name_of(type),
+				       flags & ~allowed & VUBLK_BLK_FUA ? "VUBLK_BLK_FUA" :
+									  "VUBLK_BLK_NO_UNMAP");
+	return 0;
+}
+
+/* Without FLUSH, every write is stable when it completes. */
+static enum vublk_blk_fua fua_of(const struct vublk_blk_queue *queue, uint32_t flags)
+{
+	bool needs_flush = flags & VUBLK_BLK_FUA &&
+			   queue->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
+
+	return needs_flush ? VUBLK_BLK_FUA_WRITE : VUBLK_BLK_FUA_NONE;
+}
+
 /* Whether the queue takes a request at all: it works and has room. */
 static int check_queue(const struct vublk_blk_queue *queue, uint32_t type,
 		       struct vublk_error *error)
@@ -134,11 +161,13 @@ static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const stru
 }
 
 static int check_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
-		      const struct iovec *iov, int iovcnt, uint64_t *bytes,
+		      const struct iovec *iov, int iovcnt, uint32_t flags, uint64_t *bytes,
 		      struct vublk_error *error)
 {
-	int r = check_queue(queue, type, error);
+	int r = check_flags(type, flags, type == VIRTIO_BLK_T_OUT ? VUBLK_BLK_FUA : 0, error);
 
+	if (!r)
+		r = check_queue(queue, type, error);
 	if (!r && type == VIRTIO_BLK_T_OUT)
 		r = check_writable(queue, type, error);
 	if (!r)
@@ -151,13 +180,14 @@ static int check_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t off
 /* `iov` NULL: the single buffer is the request's iovec. */
 static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
 		       uint64_t bytes, const struct iovec *iov, int iovcnt,
-		       const struct iovec *single, void *user_data)
+		       const struct iovec *single, uint32_t flags, void *user_data)
 {
 	struct vublk_blk_request *request = vublk_blk_queue_get_request(queue);
 
 	request->type = type;
 	request->offset = offset;
 	request->left = bytes;
+	request->fua = fua_of(queue, flags);
 	request->user_data = user_data;
 	if (single) {
 		request->single = *single;
@@ -169,127 +199,135 @@ static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t of
 }
 
 static VUBLK_COLD int transfer_any(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
-			void *buffer, size_t length, void *user_data, struct vublk_error *error)
+				   void *buffer, size_t length, uint32_t flags, void *user_data,
+				   struct vublk_error *error)
 {
 	const struct iovec single = { buffer, length };
 	uint64_t bytes;
-	int r = check_data(queue, type, offset, &single, 1, &bytes, error);
+	int r = check_data(queue, type, offset, &single, 1, flags, &bytes, error);
 
 	if (!r)
-		start_data(queue, type, offset, bytes, NULL, 0, &single, user_data);
+		start_data(queue, type, offset, bytes, NULL, 0, &single, flags, user_data);
 	return r;
 }
 
 static VUBLK_ALWAYS_INLINE int transfer(struct vublk_blk_queue *queue, uint32_t type,
 					uint64_t offset, void *buffer, size_t length,
-					void *user_data, struct vublk_error *error)
+					uint32_t flags, void *user_data,
+					struct vublk_error *error)
 {
 	int r = 0;
 
 	vublk_blk_gate_enter(&queue->gate);
-	if (VUBLK_UNLIKELY(!vublk_blk_plain_start(queue, type, offset, buffer, length, user_data)))
-		r = transfer_any(queue, type, offset, buffer, length, user_data, error);
+	if (VUBLK_UNLIKELY(flags || !vublk_blk_plain_start(queue, type, offset, buffer, length,
+							    user_data)))
+		r = transfer_any(queue, type, offset, buffer, length, flags, user_data, error);
 	vublk_blk_gate_leave(&queue->gate);
 	return r;
 }
 
 static int transferv(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
-		     const struct iovec *iov, int iovcnt, void *user_data,
+		     const struct iovec *iov, int iovcnt, uint32_t flags, void *user_data,
 		     struct vublk_error *error)
 {
 	uint64_t bytes;
 	int r;
 
 	vublk_blk_gate_enter(&queue->gate);
-	r = check_data(queue, type, offset, iov, iovcnt, &bytes, error);
+	r = check_data(queue, type, offset, iov, iovcnt, flags, &bytes, error);
 	if (!r)
-		start_data(queue, type, offset, bytes, iov, iovcnt, NULL, user_data);
+		start_data(queue, type, offset, bytes, iov, iovcnt, NULL, flags, user_data);
 	vublk_blk_gate_leave(&queue->gate);
 	return r;
 }
 
 int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer, size_t bytes,
-		   void *user_data, struct vublk_error *error)
+		   uint32_t flags, void *user_data, struct vublk_error *error)
 {
-	return transfer(queue, VIRTIO_BLK_T_IN, offset, buffer, bytes, user_data, error);
+	return transfer(queue, VIRTIO_BLK_T_IN, offset, buffer, bytes, flags, user_data, error);
 }
 
 int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *buffer,
-		    size_t bytes, void *user_data, struct vublk_error *error)
+		    size_t bytes, uint32_t flags, void *user_data, struct vublk_error *error)
 {
 	return transfer(queue, VIRTIO_BLK_T_OUT, offset, (void *)(uintptr_t)buffer, bytes,
-			user_data, error);
+			flags, user_data, error);
 }
 
 int vublk_blk_readv(struct vublk_blk_queue *queue, uint64_t offset, const struct iovec *iov,
-		    int iovcnt, void *user_data, struct vublk_error *error)
+		    int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error)
 {
-	return transferv(queue, VIRTIO_BLK_T_IN, offset, iov, iovcnt, user_data, error);
+	return transferv(queue, VIRTIO_BLK_T_IN, offset, iov, iovcnt, flags, user_data, error);
 }
 
 int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struct iovec *iov,
-		     int iovcnt, void *user_data, struct vublk_error *error)
+		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error)
 {
-	return transferv(queue, VIRTIO_BLK_T_OUT, offset, iov, iovcnt, user_data, error);
+	return transferv(queue, VIRTIO_BLK_T_OUT, offset, iov, iovcnt, flags, user_data, error);
 }
 
 /* --- the others ------------------------------------------------------------------------ */
 
-/* What an application asked for besides data. */
-struct wish {
+/* A request without data of the application: a flush, a range of the disk, or the serial. */
+struct command {
 	uint32_t type;
+	uint32_t allowed_flags;
 	uint64_t max_bytes; /* of a range: 0: not negotiated */
-	uint32_t flags;
+	uint32_t range_flags; /* on the ring */
 	uint64_t offset, bytes;
 	char *id;
 };
 
-static int check_wish(const struct vublk_blk_queue *queue, const struct wish *wish,
-		      struct vublk_error *error)
+static int check_command(const struct vublk_blk_queue *queue, const struct command *command,
+			 uint32_t flags, struct vublk_error *error)
 {
-	int r = check_queue(queue, wish->type, error);
+	int r = check_flags(command->type, flags, command->allowed_flags, error);
 
-	if (r || wish->type == VIRTIO_BLK_T_FLUSH || wish->type == VIRTIO_BLK_T_GET_ID)
+	if (!r)
+		r = check_queue(queue, command->type, error);
+	if (r || command->type == VIRTIO_BLK_T_FLUSH || command->type == VIRTIO_BLK_T_GET_ID)
 		return r;
-	r = check_writable(queue, wish->type, error);
-	if (!r && !wish->max_bytes)
+	r = check_writable(queue, command->type, error);
+	if (!r && !command->max_bytes)
 		r = vublk_error_set(error, ENOTSUP, "%s: the back-end does not offer it",
-				    name_of(wish->type));
-	return r ? r : check_range(queue, wish->type, wish->offset, wish->bytes, error);
+				    name_of(command->type));
+	return r ? r : check_range(queue, command->type, command->offset, command->bytes, error);
 }
 
 /*
  * A back-end that has FLUSH may hold data back whatever its config says of the
- * write cache (some say "write-through" and are not), so the flush always goes
- * out. One without FLUSH completes a write when it is stable: nothing to do.
+ * write cache (some say "write-through" and are not), so the flush is always sent.
+ * One without FLUSH completes a write when it is stable: nothing to do.
  */
-static bool is_done_already(const struct vublk_blk_queue *queue, const struct wish *wish)
+static bool is_done_already(const struct vublk_blk_queue *queue, const struct command *command)
 {
-	return wish->type == VIRTIO_BLK_T_FLUSH &&
+	return command->type == VIRTIO_BLK_T_FLUSH &&
 	       !(queue->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH));
 }
 
-static void start_wish(struct vublk_blk_queue *queue, const struct wish *wish, void *user_data)
+static void start_command(struct vublk_blk_queue *queue, const struct command *command,
+			  uint32_t flags, void *user_data)
 {
 	struct vublk_blk_request *request = vublk_blk_queue_get_request(queue);
 
-	request->type = wish->type;
-	request->flags = wish->flags;
-	request->offset = wish->offset;
-	request->left = wish->bytes;
-	request->id = wish->id;
+	request->type = command->type;
+	request->flags = command->range_flags;
+	request->fua = fua_of(queue, flags);
+	request->offset = command->offset;
+	request->left = command->bytes;
+	request->id = command->id;
 	request->user_data = user_data;
-	if (is_done_already(queue, wish))
+	if (is_done_already(queue, command))
 		vublk_blk_queue_finish(queue, request, 0);
 	else
 		vublk_blk_queue_start(queue, request);
 }
 
-/* Once: the application knows then, and what it writes from here on is another matter. */
-static int check_lost_writes(struct vublk_blk_queue *queue, const struct wish *wish,
+/* Once: then the application knows, and what it writes after that is not concerned. */
+static int check_lost_writes(struct vublk_blk_queue *queue, const struct command *command,
 			     struct vublk_error *error)
 {
-	if (wish->type != VIRTIO_BLK_T_FLUSH || !queue->flush_fails)
+	if (command->type != VIRTIO_BLK_T_FLUSH || !queue->flush_fails)
 		return 0;
 	queue->flush_fails = false;
 	return vublk_error_set(error, EOWNERDEAD,
@@ -298,59 +336,63 @@ static int check_lost_writes(struct vublk_blk_queue *queue, const struct wish *w
 			       "unflushed=trust if the back-end keeps them)");
 }
 
-static int ask(struct vublk_blk_queue *queue, const struct wish *wish, void *user_data,
-	       struct vublk_error *error)
+static int add_command(struct vublk_blk_queue *queue, const struct command *command,
+		       uint32_t flags, void *user_data, struct vublk_error *error)
 {
 	int r;
 
 	vublk_blk_gate_enter(&queue->gate);
-	r = check_wish(queue, wish, error);
+	r = check_command(queue, command, flags, error);
 	if (!r)
-		r = check_lost_writes(queue, wish, error);
+		r = check_lost_writes(queue, command, error);
 	if (!r)
-		start_wish(queue, wish, user_data);
+		start_command(queue, command, flags, user_data);
 	vublk_blk_gate_leave(&queue->gate);
 	return r;
 }
 
-int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error)
+int vublk_blk_flush(struct vublk_blk_queue *queue, uint32_t flags, void *user_data,
+		    struct vublk_error *error)
 {
-	const struct wish wish = { .type = VIRTIO_BLK_T_FLUSH };
+	const struct command command = { .type = VIRTIO_BLK_T_FLUSH };
 
-	return ask(queue, &wish, user_data, error);
+	return add_command(queue, &command, flags, user_data, error);
 }
 
 int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
-		      void *user_data, struct vublk_error *error)
+		      uint32_t flags, void *user_data, struct vublk_error *error)
 {
-	const struct wish wish = {
+	const struct command command = {
 		.type = VIRTIO_BLK_T_DISCARD,
+		.allowed_flags = VUBLK_BLK_FUA,
 		.max_bytes = queue->limits.max_discard_bytes,
 		.offset = offset,
 		.bytes = bytes,
 	};
 
-	return ask(queue, &wish, user_data, error);
+	return add_command(queue, &command, flags, user_data, error);
 }
 
 int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
-			   bool unmap, void *user_data, struct vublk_error *error)
+			   uint32_t flags, void *user_data, struct vublk_error *error)
 {
-	const struct wish wish = {
+	bool unmap = !(flags & VUBLK_BLK_NO_UNMAP) && queue->may_unmap;
+	const struct command command = {
 		.type = VIRTIO_BLK_T_WRITE_ZEROES,
+		.allowed_flags = VUBLK_BLK_FUA | VUBLK_BLK_NO_UNMAP,
 		.max_bytes = queue->limits.max_write_zeroes_bytes,
-		.flags = unmap && queue->may_unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0,
+		.range_flags = unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0,
 		.offset = offset,
 		.bytes = bytes,
 	};
 
-	return ask(queue, &wish, user_data, error);
+	return add_command(queue, &command, flags, user_data, error);
 }
 
-int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], void *user_data,
-		     struct vublk_error *error)
+int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], uint32_t flags,
+		     void *user_data, struct vublk_error *error)
 {
-	const struct wish wish = { .type = VIRTIO_BLK_T_GET_ID, .id = id };
+	const struct command command = { .type = VIRTIO_BLK_T_GET_ID, .id = id };
 
-	return ask(queue, &wish, user_data, error);
+	return add_command(queue, &command, flags, user_data, error);
 }

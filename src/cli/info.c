@@ -359,7 +359,7 @@ static bool read_serial(struct vublk_blk *blk, struct disk *disk)
 	struct vublk_blk_completion completion = { .result = -EIO };
 
 	disk->is_answering = true;
-	if (vublk_blk_get_id(queue, disk->serial, NULL, NULL))
+	if (vublk_blk_get_id(queue, disk->serial, 0, NULL, NULL))
 		return false;
 	disk->is_answering = vublk_blk_wait(queue, &completion, 1, 1, ANSWER_MS, NULL) == 1;
 	return disk->is_answering && !completion.result;

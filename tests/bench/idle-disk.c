@@ -40,7 +40,7 @@ int main(int argc, char **argv)
 	buffer = vublk_blk_alloc(disk, BLOCK_BYTES, &error);
 	check(buffer, "a buffer", &error);
 	for (unsigned i = 0; i < REQUESTS; i++) {
-		check(!vublk_blk_read(queue, 0, buffer, BLOCK_BYTES, NULL, &error), "a read", &error);
+		check(!vublk_blk_read(queue, 0, buffer, BLOCK_BYTES, 0, NULL, &error), "a read", &error);
 		vublk_blk_submit(queue);
 		while (!vublk_blk_poll(queue, &completion, 1))
 			;

@@ -56,7 +56,7 @@ static void begin_read(void *opaque, uint64_t offset, void *buffer, size_t bytes
 {
 	struct disk *disk = opaque;
 
-	if (vublk_blk_read(disk->queue, offset, buffer, bytes, request, &disk->error) < 0)
+	if (vublk_blk_read(disk->queue, offset, buffer, bytes, 0, request, &disk->error) < 0)
 		rate_fail("%s", disk->error.text);
 }
 
@@ -64,7 +64,7 @@ static void begin_write(void *opaque, uint64_t offset, void *buffer, size_t byte
 {
 	struct disk *disk = opaque;
 
-	if (vublk_blk_write(disk->queue, offset, buffer, bytes, request, &disk->error) < 0)
+	if (vublk_blk_write(disk->queue, offset, buffer, bytes, 0, request, &disk->error) < 0)
 		rate_fail("%s", disk->error.text);
 }
 

@@ -111,13 +111,13 @@ static int add_request(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 	case VUBLK_BENCH_READ:
 		if (job->config->verify)
 			memset(slot->buffer, NOT_READ, bytes);
-		return vublk_blk_read(job->queue, offset, slot->buffer, bytes, slot, &job->error);
+		return vublk_blk_read(job->queue, offset, slot->buffer, bytes, 0, slot, &job->error);
 	case VUBLK_BENCH_WRITE:
-		return vublk_blk_write(job->queue, offset, slot->buffer, bytes, slot, &job->error);
+		return vublk_blk_write(job->queue, offset, slot->buffer, bytes, 0, slot, &job->error);
 	case VUBLK_BENCH_TRIM:
-		return vublk_blk_discard(job->queue, offset, bytes, slot, &job->error);
+		return vublk_blk_discard(job->queue, offset, bytes, 0, slot, &job->error);
 	default:
-		return vublk_blk_flush(job->queue, slot, &job->error);
+		return vublk_blk_flush(job->queue, 0, slot, &job->error);
 	}
 }
 

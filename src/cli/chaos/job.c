@@ -116,22 +116,22 @@ static int add_request(struct vublk_chaos_job *job, struct vublk_chaos_slot *slo
 	const struct vublk_chaos_request *request = &slot->request;
 	uint64_t offset = request->block * VUBLK_CHAOS_BLOCK_BYTES;
 	size_t bytes = request->count * VUBLK_CHAOS_BLOCK_BYTES;
-	bool unmap = request->generations[0] % 2; /* now so, now so */
+	uint32_t flags = request->generations[0] % 2 ? 0 : VUBLK_BLK_NO_UNMAP; /* both get used */
 
 	switch (request->op) {
 	case VUBLK_CHAOS_READ:
-		return vublk_blk_read(job->queue, offset, slot->buffer, bytes, slot, &job->error);
+		return vublk_blk_read(job->queue, offset, slot->buffer, bytes, 0, slot, &job->error);
 	case VUBLK_CHAOS_ZEROES:
 		if (!written)
-			return vublk_blk_write_zeroes(job->queue, offset, bytes, unmap, slot,
+			return vublk_blk_write_zeroes(job->queue, offset, bytes, flags, slot,
 						      &job->error);
 		/* fall through */
 	case VUBLK_CHAOS_WRITE:
-		return vublk_blk_write(job->queue, offset, slot->buffer, bytes, slot, &job->error);
+		return vublk_blk_write(job->queue, offset, slot->buffer, bytes, 0, slot, &job->error);
 	case VUBLK_CHAOS_DISCARD:
-		return vublk_blk_discard(job->queue, offset, bytes, slot, &job->error);
+		return vublk_blk_discard(job->queue, offset, bytes, 0, slot, &job->error);
 	default:
-		return vublk_blk_flush(job->queue, slot, &job->error);
+		return vublk_blk_flush(job->queue, 0, slot, &job->error);
 	}
 }
 

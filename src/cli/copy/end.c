@@ -121,7 +121,7 @@ static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *
 
 	if (!buffer)
 		return -ENOMEM;
-	ret = vublk_blk_read(queue, end->bytes - bytes, buffer, bytes, NULL, error);
+	ret = vublk_blk_read(queue, end->bytes - bytes, buffer, bytes, 0, NULL, error);
 	if (!ret)
 		ret = vublk_blk_wait(queue, &completion, 1, 1, (int)copy->stall_ms, error);
 	if (ret < 0)
@@ -221,7 +221,7 @@ int vublk_copy_flush(struct vublk_copy *copy, struct vublk_error *error)
 			return 0;
 		return vublk_cli_error_errno(error, errno, "cannot flush '%s'", to->path);
 	}
-	ret = vublk_blk_flush(vublk_blk_queue(to->blk, 0), NULL, error);
+	ret = vublk_blk_flush(vublk_blk_queue(to->blk, 0), 0, NULL, error);
 	if (ret)
 		return ret;
 	ret = vublk_blk_wait(vublk_blk_queue(to->blk, 0), &completion, 1, 1, (int)copy->stall_ms,

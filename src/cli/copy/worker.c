@@ -130,7 +130,7 @@ static int read_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	if (!worker->from)
 		return read_file(worker, slot);
 	ret = vublk_blk_read(worker->from, slot->piece.offset, slot->buffer,
-			     whole_blocks(from, &slot->piece), slot, &worker->error);
+			     whole_blocks(from, &slot->piece), 0, slot, &worker->error);
 	if (ret)
 		return ret;
 	slot->state = VUBLK_COPY_SLOT_READING;
@@ -219,10 +219,11 @@ static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 
 	if (zero) {
 		ret = vublk_blk_write_zeroes(worker->to, slot->piece.offset, bytes,
-					     !copy->allocated, slot, &worker->error);
+					     copy->allocated ? VUBLK_BLK_NO_UNMAP : 0, slot,
+					     &worker->error);
 	} else {
 		memset(slot->buffer + slot->piece.bytes, 0, bytes - slot->piece.bytes);
-		ret = vublk_blk_write(worker->to, slot->piece.offset, slot->buffer, bytes, slot,
+		ret = vublk_blk_write(worker->to, slot->piece.offset, slot->buffer, bytes, 0, slot,
 				      &worker->error);
 	}
 	if (ret)
@@ -259,7 +260,7 @@ static int begin_flush(struct vublk_copy_worker *worker)
 
 	if (!vublk_copy_unflushed_wants_flush(&run->unflushed))
 		return 0;
-	ret = vublk_blk_flush(worker->to, &run->flush, &worker->error);
+	ret = vublk_blk_flush(worker->to, 0, &run->flush, &worker->error);
 	if (ret)
 		return ret;
 	run->flush.state = VUBLK_COPY_SLOT_FLUSHING;

@@ -96,7 +96,7 @@ void read_many(struct vublk_blk *blk, unsigned queue, unsigned count)
 	char *buffer = vublk_blk_alloc(blk, 4096, &error);
 
 	for (unsigned i = 0; i < count; i++)
-		assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, queue), 0, buffer, 4096,
+		assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, queue), 0, buffer, 4096, 0,
 						&told, &error), 0);
 	vublk_blk_submit(vublk_blk_queue(blk, queue));
 }

@@ -32,13 +32,13 @@ static void run_broken_ring(uint32_t id, bool stops)
 	assert_int_equal(c[0].result, 0);
 	assert_int_equal(c[1].result, -EPROTO);
 	assert_int_equal(c[2].result, -EPROTO);
-	assert_int_equal(vublk_blk_flush(queue, NULL, &error), -EPROTO);
+	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), -EPROTO);
 	assert_memory_equal(error.text, "flush: queue 0: ", 16);
 	assert_int_equal(vublk_blk_poll(queue, c, 8), 0);
 	/* The other queues lose their back-end by it. */
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 1), c, 2, 8, -1, &error), 2);
 	assert_int_equal(c[0].result, -ENOTCONN);
-	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), NULL, &error), -ENOTCONN);
+	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), 0, NULL, &error), -ENOTCONN);
 	assert_memory_equal(error.text, "flush: queue 0: ", 16);
 	wait_for_event(VUBLK_BLK_DISCONNECTED);
 	tear_down(blk);
@@ -77,16 +77,16 @@ static unsigned add_all_kinds(struct vublk_blk_queue *queue, char *buffer, unsig
 		completed[n] = 0;
 		switch (rand_r(seed) % 4) {
 		case 0:
-			r = vublk_blk_read(queue, 0, buffer, 64 * KIB, &completed[n], NULL);
+			r = vublk_blk_read(queue, 0, buffer, 64 * KIB, 0, &completed[n], NULL);
 			break;
 		case 1:
-			r = vublk_blk_write(queue, 4096, buffer, 512, &completed[n], NULL);
+			r = vublk_blk_write(queue, 4096, buffer, 512, 0, &completed[n], NULL);
 			break;
 		case 2:
-			r = vublk_blk_get_id(queue, id, &completed[n], NULL);
+			r = vublk_blk_get_id(queue, id, 0, &completed[n], NULL);
 			break;
 		case 3:
-			r = vublk_blk_discard(queue, 0, 512 * KIB, &completed[n], NULL);
+			r = vublk_blk_discard(queue, 0, 512 * KIB, 0, &completed[n], NULL);
 			break;
 		}
 		if (r)
@@ -168,7 +168,7 @@ static void test_memory_goes_under_a_request(void **state)
 	blk = open_disk();
 	queue = vublk_blk_queue(blk, 0);
 	buffer = vublk_blk_alloc(blk, 8 * KIB, &error);
-	assert_int_equal(vublk_blk_read(queue, 0, buffer, 8 * KIB, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 8 * KIB, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 4), 4);
 	vublk_blk_release(blk, buffer);
@@ -189,7 +189,7 @@ static void test_needs_reset(void **state)
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), c, 2, 4, -1, &error), 2);
 	assert_int_equal(c[1].result, -ENOTCONN);
 	assert_int_equal(fake_num_stops, 1);
-	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 0), NULL, &error), -ENOTCONN);
+	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 0), 0, NULL, &error), -ENOTCONN);
 	assert_string_equal(error.text, "flush: it reports an error of queue 0");
 	tear_down(blk);
 }

@@ -137,8 +137,8 @@ static void poll_without_system_calls(void)
 	fake_disable_kicks(0);
 	trap_system_calls();
 	while (done < 20000) {
-		vublk_blk_write(queue, 0, buffer, 512, NULL, &error);
-		vublk_blk_read(queue, 4096, buffer, 64 * KIB, NULL, &error); /* of many pieces */
+		vublk_blk_write(queue, 0, buffer, 512, 0, NULL, &error);
+		vublk_blk_read(queue, 4096, buffer, 64 * KIB, 0, NULL, &error); /* of many pieces */
 		vublk_blk_submit(queue);
 		fake_serve(0, 9);
 		for (int n = 1; n; done += (unsigned)n)
@@ -185,13 +185,13 @@ static void run_round(struct worker *w, char *buffer, uint64_t base, unsigned ro
 	unsigned n = 0;
 
 	memset(buffer, (int)(round + w->index), 4096);
-	assert_int_equal(vublk_blk_write(queue, offset, buffer, 4096, NULL, NULL), 0);
-	assert_int_equal(vublk_blk_write(queue, base + 65536, buffer + 8192, 512, NULL, NULL), 0);
+	assert_int_equal(vublk_blk_write(queue, offset, buffer, 4096, 0, NULL, NULL), 0);
+	assert_int_equal(vublk_blk_write(queue, base + 65536, buffer + 8192, 512, 0, NULL, NULL), 0);
 	vublk_blk_submit(queue);
 	while (n < 2)
 		n += (unsigned)(w->sleeps ? vublk_blk_wait(queue, c, 1, 4, -1, NULL) :
 				vublk_blk_poll(queue, c, 4));
-	assert_int_equal(vublk_blk_read(queue, offset, buffer + 4096, 4096, NULL, NULL), 0);
+	assert_int_equal(vublk_blk_read(queue, offset, buffer + 4096, 4096, 0, NULL, NULL), 0);
 	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, -1, NULL), 1);
 	assert_int_equal(c[0].result, 0);
 	assert_memory_equal(buffer, buffer + 4096, 4096);
@@ -262,7 +262,7 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 	}
 	assert_int_equal(vublk_blk_in_flight(queue), 0);
 	assert_int_equal(vublk_blk_wait(queue, c, 1, 8, -1, &error), 0);
-	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), -ENOTCONN);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), -ENOTCONN);
 	assert_string_equal(error.text, "read: the back-end hung up");
 	assert_false(vublk_blk_arm(queue));
 	vublk_blk_submit(queue);
@@ -320,7 +320,7 @@ static void test_disconnect_with_pieces_waiting(void **state)
 	queue = vublk_blk_queue(blk, 0);
 	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(vublk_blk_read(queue, 0, buffer, 64 * KIB, NULL, &error), 0);
+		assert_int_equal(vublk_blk_read(queue, 0, buffer, 64 * KIB, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 3), 3);
 	fake_disconnect("gone");
@@ -343,13 +343,13 @@ static void test_resize(void **state)
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	assert_int_equal(info.capacity_bytes, DISK_BYTES);
 	assert_int_equal(info.config_generation, 0);
-	assert_int_equal(vublk_blk_read(queue, DISK_BYTES, buffer, 512, NULL, &error), -EINVAL);
+	assert_int_equal(vublk_blk_read(queue, DISK_BYTES, buffer, 512, 0, NULL, &error), -EINVAL);
 	fake_resize(DISK_BYTES + 1024);
 	wait_for_event(VUBLK_BLK_RESIZED);
 	assert_int_equal(told.capacity_bytes, DISK_BYTES + 1024);
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	assert_int_equal(info.config_generation, 1);
-	assert_int_equal(vublk_blk_read(queue, DISK_BYTES, buffer, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, DISK_BYTES, buffer, 512, 0, NULL, &error), 0);
 	fake_resize(DISK_BYTES + 1024); /* the same again is not a resize */
 	wait_for_event(VUBLK_BLK_CONFIG_CHANGED);
 	assert_int_equal(told.events[VUBLK_BLK_RESIZED], 0);
@@ -545,10 +545,10 @@ static void test_random(void **state)
 		for (size_t i = 0; i < bytes; i++)
 			buffer[i] = (char)rand();
 		memcpy(model + offset, buffer, bytes);
-		assert_int_equal(vublk_blk_writev(queue, offset, iov, 9, NULL, &error), 0);
+		assert_int_equal(vublk_blk_writev(queue, offset, iov, 9, 0, NULL, &error), 0);
 		assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, &error), 1);
 		assert_int_equal(c.result, 0);
-		assert_int_equal(vublk_blk_read(queue, offset & ~4095u, back, 4096, NULL, &error), 0);
+		assert_int_equal(vublk_blk_read(queue, offset & ~4095u, back, 4096, 0, NULL, &error), 0);
 		assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, &error), 1);
 		assert_int_equal(c.result, 0);
 		assert_memory_equal(back, model + (offset & ~4095u), 4096);

@@ -197,12 +197,12 @@ static int transfer(struct run *run, unsigned i, bool is_write)
 
 	*iov = (struct iovec){ choose_buffer(run, bytes), bytes };
 	if (run->path == GENERAL)
-		r = is_write ? vublk_blk_writev(run->queue, offset, iov, 1, iov, &error) :
-			       vublk_blk_readv(run->queue, offset, iov, 1, iov, &error);
+		r = is_write ? vublk_blk_writev(run->queue, offset, iov, 1, 0, iov, &error) :
+			       vublk_blk_readv(run->queue, offset, iov, 1, 0, iov, &error);
 	else
-		r = is_write ? vublk_blk_write(run->queue, offset, iov->iov_base, bytes, iov,
+		r = is_write ? vublk_blk_write(run->queue, offset, iov->iov_base, bytes, 0, iov,
 					       &error) :
-			       vublk_blk_read(run->queue, offset, iov->iov_base, bytes, iov,
+			       vublk_blk_read(run->queue, offset, iov->iov_base, bytes, 0, iov,
 					      &error);
 	/* Only the fast path remembers the table that it left in a slot. */
 	for (unsigned s = 0; s < run->queue->size; s++)
@@ -219,13 +219,14 @@ static int ask(struct run *run, unsigned i)
 
 	switch (pick(run, 4)) {
 	case 0:
-		return vublk_blk_discard(run->queue, offset, 65536, tag, &error);
+		return vublk_blk_discard(run->queue, offset, 65536, 0, tag, &error);
 	case 1:
-		return vublk_blk_write_zeroes(run->queue, offset, 8192, pick(run, 2), tag, &error);
+		return vublk_blk_write_zeroes(run->queue, offset, 8192,
+					      pick(run, 2) ? 0 : VUBLK_BLK_NO_UNMAP, tag, &error);
 	case 2:
-		return vublk_blk_get_id(run->queue, run->ids[i], tag, &error);
+		return vublk_blk_get_id(run->queue, run->ids[i], 0, tag, &error);
 	default:
-		return vublk_blk_flush(run->queue, tag, &error);
+		return vublk_blk_flush(run->queue, 0, tag, &error);
 	}
 }
 

@@ -185,18 +185,18 @@ static void test_requests_of_each_kind(void **state)
 
 	memset(buffer, 0x5a, 64 * KIB);
 	memset(id, 1, sizeof(id));
-	assert_int_equal(vublk_blk_write(queue, MIB, buffer, 64 * KIB, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, MIB, buffer, 64 * KIB, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
-	assert_int_equal(vublk_blk_flush(queue, NULL, &error), 0);
+	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
-	assert_int_equal(vublk_blk_write_zeroes(queue, MIB + 4096, 8192, true, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, MIB + 4096, 8192, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
-	assert_int_equal(vublk_blk_discard(queue, 2 * MIB, 20 * MIB, NULL, &error), 0);
+	assert_int_equal(vublk_blk_discard(queue, 2 * MIB, 20 * MIB, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
-	assert_int_equal(vublk_blk_get_id(queue, id, NULL, &error), 0);
+	assert_int_equal(vublk_blk_get_id(queue, id, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
 	assert_null(memchr(id, 1, sizeof(id)));
-	assert_int_equal(vublk_blk_read(queue, MIB, buffer, 16 * KIB, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, MIB, buffer, 16 * KIB, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
 	for (int i = 0; i < 16 * KIB; i++)
 		assert_int_equal(buffer[i], i >= 4096 && i < 12288 ? 0 : 0x5a);
@@ -230,9 +230,9 @@ static void test_read_only(void **state)
 	buffer = alloc(blk, 4096);
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	assert_true(info.read_only);
-	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error),
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), 0, buffer, 4096, 0, NULL, &error),
 			 -EROFS);
-	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(vublk_blk_queue(blk, 0)), 0);
 	assert_int_equal(vublk_blk_close(blk, 0), 0);
 	end_peer();
@@ -262,14 +262,14 @@ static void test_resize(void **state)
 	}
 	assert_int_equal(vublk_blk_open(peer.socket, NULL, &handlers, &blk, &error), 0);
 	buffer = alloc(blk, 4096);
-	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), DISK_BYTES, buffer, 4096, NULL,
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), DISK_BYTES, buffer, 4096, 0, NULL,
 					 &error), -EINVAL);
 	assert_int_equal(truncate(peer.image, (off_t)DISK_BYTES + 4096), 0);
 	kill(peer.pid, SIGHUP);
 	assert_int_equal(eventfd_read(fd, &count), 0);
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	assert_int_equal(info.capacity_bytes, DISK_BYTES + 4096);
-	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), DISK_BYTES, buffer, 4096, NULL,
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), DISK_BYTES, buffer, 4096, 0, NULL,
 					 &error), 0);
 	assert_int_equal(wait_one(vublk_blk_queue(blk, 0)), 0);
 	assert_int_equal(vublk_blk_close(blk, 0), 0);
@@ -291,14 +291,14 @@ static void test_large_request(void **state)
 
 	for (size_t i = 0; i < bytes / 4; i++)
 		buffer[i] = (uint32_t)i * 2654435761u;
-	assert_int_equal(vublk_blk_write(queue, 512, buffer, bytes, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 512, buffer, bytes, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
-	assert_int_equal(vublk_blk_flush(queue, NULL, &error), 0);
+	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
 	assert_int_equal(pread(fd, file, bytes, 512), bytes);
 	assert_memory_equal(file, buffer, bytes);
 	memset(buffer, 0, bytes);
-	assert_int_equal(vublk_blk_read(queue, 512, buffer, bytes, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 512, buffer, bytes, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(queue), 0);
 	assert_memory_equal(file, buffer, bytes);
 	close(fd);
@@ -351,10 +351,10 @@ static void add_piece(struct worker *w, struct piece *piece, unsigned slot)
 			*(int *)(piece->buffer + i) = rand_r(&w->seed);
 		memcpy(w->model + piece->offset, piece->buffer, piece->bytes);
 		assert_int_equal(vublk_blk_writev(w->queue, w->base + piece->offset, piece->iov,
-						  5, piece, NULL), 0);
+						  5, 0, piece, NULL), 0);
 	} else {
 		memset(piece->buffer, 0xee, piece->bytes);
-		assert_int_equal(vublk_blk_readv(w->queue, w->base + piece->offset, piece->iov, 5,
+		assert_int_equal(vublk_blk_readv(w->queue, w->base + piece->offset, piece->iov, 5, 0,
 						 piece, NULL), 0);
 	}
 }
@@ -484,7 +484,7 @@ static void test_event_loop(void **state)
 
 	for (unsigned round = 0; round < 500; round++) {
 		for (int i = 0; i < 3; i++)
-			assert_int_equal(vublk_blk_read(queue, 0, buffer, 4096, NULL, &error), 0);
+			assert_int_equal(vublk_blk_read(queue, 0, buffer, 4096, 0, NULL, &error), 0);
 		vublk_blk_submit(queue);
 		while (vublk_blk_in_flight(queue)) {
 			int n = vublk_blk_poll(queue, c, 16);
@@ -506,7 +506,7 @@ static void fill_queues(struct vublk_blk *blk, void *buffer, unsigned count)
 	for (unsigned q = 0; q < NUM_QUEUES; q++) {
 		for (unsigned i = 0; i < count; i++)
 			assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, q), i * 4096, buffer,
-							4096, NULL, &error), 0);
+							4096, 0, NULL, &error), 0);
 		vublk_blk_submit(vublk_blk_queue(blk, q));
 	}
 }
@@ -526,7 +526,7 @@ static void test_killed_in_mid_flight(void **state)
 		assert_int_equal(vublk_blk_wait(queue, c, 64, 64, -1, &error), 64);
 		for (unsigned i = 0; i < 64; i++)
 			assert_true(c[i].result == -ENOTCONN || !c[i].result);
-		assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), -ENOTCONN);
+		assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), -ENOTCONN);
 		assert_non_null(strstr(error.text, peer.socket));
 	}
 	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), -ENOTCONN);
@@ -552,7 +552,7 @@ static void test_stalled(void **state)
 	char *buffer = alloc(blk, 4096);
 
 	stop_peer_running();
-	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, 0, NULL, &error), 0);
 	assert_null(vublk_blk_alloc(blk, 4096, &error));
 	assert_int_equal(error.code, ETIMEDOUT);
 	assert_true(wait_one(vublk_blk_queue(blk, 0)) == -ENOTCONN);
@@ -566,7 +566,7 @@ static void test_stalled_at_close(void **state)
 	char *buffer = alloc(blk, 4096);
 
 	stop_peer_running();
-	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, 0, NULL, &error), 0);
 	assert_int_equal(vublk_blk_close(blk, 10), -ETIMEDOUT);
 	end_peer();
 }

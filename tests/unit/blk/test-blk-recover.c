@@ -24,7 +24,7 @@ static void write_blocks(struct vublk_blk *blk, unsigned first, unsigned count, 
 
 	for (unsigned i = 0; i < count; i++) {
 		memset(buffer + i * 512, value + (int)i, 512);
-		assert_int_equal(vublk_blk_write(queue, (first + i) * 512, buffer + i * 512, 512,
+		assert_int_equal(vublk_blk_write(queue, (first + i) * 512, buffer + i * 512, 512, 0,
 						 buffer + i * 512, &error), 0);
 	}
 	vublk_blk_submit(queue);
@@ -103,7 +103,7 @@ static void test_requests_are_taken_meanwhile(void **state)
 
 	lose();
 	write_blocks(blk, 0, 16, buffer, 1); /* as many as the queue's size */
-	assert_int_equal(vublk_blk_flush(queue, NULL, &error), -EAGAIN);
+	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), -EAGAIN);
 	assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, 0, &error), 0);
 	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), 0); /* it is on */
 	find();
@@ -237,7 +237,7 @@ static void test_pieces(void **state)
 	buffer = vublk_blk_alloc(blk, 32 * 512, &error);
 	for (unsigned i = 0; i < 32 * 512; i++)
 		buffer[i] = (char)(i / 512 + 1);
-	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), 0, buffer, 32 * 512, NULL, &error),
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), 0, buffer, 32 * 512, 0, NULL, &error),
 			 0);
 	vublk_blk_submit(vublk_blk_queue(blk, 0));
 	for (unsigned i = 0; i < 10; i++) {
@@ -264,11 +264,11 @@ static void test_every_kind(void **state)
 	char id[VUBLK_BLK_ID_SIZE] = "";
 	struct fake_request request;
 
-	assert_int_equal(vublk_blk_read(queue, 4096, buffer, 4096, NULL, &error), 0);
-	assert_int_equal(vublk_blk_flush(queue, NULL, &error), 0);
-	assert_int_equal(vublk_blk_discard(queue, 8192, 4096, NULL, &error), 0);
-	assert_int_equal(vublk_blk_write_zeroes(queue, 16384, 512, true, NULL, &error), 0);
-	assert_int_equal(vublk_blk_get_id(queue, id, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 4096, buffer, 4096, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_discard(queue, 8192, 4096, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, 16384, 512, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_get_id(queue, id, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	memset(fake_disk() + 4096, 0x42, 4096);
 	lose();
@@ -322,12 +322,12 @@ static void test_overlapping_writes_wait(void **state)
 	char *buffer = vublk_blk_alloc(blk, 8192, &error);
 	struct fake_request request;
 
-	assert_int_equal(vublk_blk_write(queue, 0, buffer, 1024, NULL, &error), 0);
-	assert_int_equal(vublk_blk_read(queue, 512, buffer, 512, NULL, &error), 0); /* may */
-	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 512, NULL, &error), 0); /* beside it */
-	assert_int_equal(vublk_blk_discard(queue, 512, 2048, NULL, &error), 0); /* over both */
-	assert_int_equal(vublk_blk_write_zeroes(queue, 2048, 512, true, NULL, &error), 0);
-	assert_int_equal(vublk_blk_write(queue, 64 * KIB, buffer, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 0, buffer, 1024, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 512, buffer, 512, 0, NULL, &error), 0); /* may */
+	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 512, 0, NULL, &error), 0); /* beside it */
+	assert_int_equal(vublk_blk_discard(queue, 512, 2048, 0, NULL, &error), 0); /* over both */
+	assert_int_equal(vublk_blk_write_zeroes(queue, 2048, 512, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 64 * KIB, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 9), 3);
 	take(blk, 0, 3, 0);
@@ -359,7 +359,7 @@ static void test_no_two_overlap(void **state)
 			uint64_t bytes = 512 * (1 + (uint64_t)rand() % (rand() % 16 ? 12 : 200));
 			uint64_t offset = 512 * ((uint64_t)rand() % 900);
 
-			assert_int_equal(vublk_blk_write(queue, offset, buffer, bytes, NULL, &error), 0);
+			assert_int_equal(vublk_blk_write(queue, offset, buffer, bytes, 0, NULL, &error), 0);
 			in_flight++;
 		}
 		vublk_blk_submit(queue);
@@ -493,7 +493,7 @@ static void fail_after(bool tracked)
 	lose();
 	take(blk, 0, 1, 0);
 	take(blk, 0, 3, -ETIMEDOUT);
-	assert_int_equal(vublk_blk_write(queue, 0, buffer, 512, NULL, &error), -ETIMEDOUT);
+	assert_int_equal(vublk_blk_write(queue, 0, buffer, 512, 0, NULL, &error), -ETIMEDOUT);
 	assert_non_null(strstr(error.text, "write: the back-end has been gone for 20 ms"));
 	fake_plan.tracked = false;
 	find();
@@ -544,7 +544,7 @@ static void test_broken_ring(void **state)
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), c, 3, 4, -1, &error), 3);
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(c[i].result, -EPROTO);
-	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), NULL, &error), -ENOTCONN);
+	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), 0, NULL, &error), -ENOTCONN);
 	tear_down(blk);
 }
 
@@ -571,8 +571,8 @@ static void *work(void *opaque)
 
 		memset(buffer, (int)(round + w->index), 4096);
 		for (unsigned reads = 0; reads < 2; reads++) {
-			int r = reads ? vublk_blk_read(queue, offset, buffer + 4096, 4096, NULL, NULL) :
-					vublk_blk_write(queue, offset, buffer, 4096, NULL, NULL);
+			int r = reads ? vublk_blk_read(queue, offset, buffer + 4096, 4096, 0, NULL, NULL) :
+					vublk_blk_write(queue, offset, buffer, 4096, 0, NULL, NULL);
 
 			assert_int_equal(r, 0);
 			vublk_blk_submit(queue);

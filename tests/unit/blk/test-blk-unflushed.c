@@ -29,14 +29,14 @@ static struct vublk_blk *begin_unflushed(unsigned num_queues, const struct vublk
 
 static void add_write(struct vublk_blk *blk, unsigned queue)
 {
-	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, queue), 0, buffer, 512, NULL, &error),
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, queue), 0, buffer, 512, 0, NULL, &error),
 			 0);
 	vublk_blk_submit(vublk_blk_queue(blk, queue));
 }
 
 static int add_flush(struct vublk_blk *blk, unsigned queue)
 {
-	int r = vublk_blk_flush(vublk_blk_queue(blk, queue), NULL, &error);
+	int r = vublk_blk_flush(vublk_blk_queue(blk, queue), 0, NULL, &error);
 
 	vublk_blk_submit(vublk_blk_queue(blk, queue));
 	return r;
@@ -163,17 +163,17 @@ static void test_all_that_changes_the_disk_counts(void **state)
 	struct vublk_blk *blk = begin_unflushed(1, fails);
 	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
 
-	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(serve_one(blk, 0), 0);
 	outage();
 	assert_int_equal(times_told(), 0);
-	assert_int_equal(vublk_blk_discard(queue, 0, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_discard(queue, 0, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(serve_one(blk, 0), 0);
 	outage();
 	assert_int_equal(times_told(), 1);
-	assert_int_equal(vublk_blk_write_zeroes(queue, 0, 512, true, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, 0, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(serve_one(blk, 0), 0);
 	outage();
@@ -372,11 +372,11 @@ static void *work(void *opaque)
 	for (unsigned round = 0; round < 500; round++) {
 		int r;
 
-		assert_int_equal(vublk_blk_write(queue, w->index * 4096, buffer, 512, NULL, NULL), 0);
+		assert_int_equal(vublk_blk_write(queue, w->index * 4096, buffer, 512, 0, NULL, NULL), 0);
 		assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, NULL), 1);
 		assert_int_equal(c.result, 0);
 		do {
-			r = vublk_blk_flush(queue, NULL, NULL);
+			r = vublk_blk_flush(queue, 0, NULL, NULL);
 			if (!r) {
 				assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, NULL), 1);
 				r = c.result;

@@ -71,7 +71,7 @@ static void test_write_and_read(void **state)
 	int tag;
 
 	assert_null(vublk_blk_queue(blk, 1));
-	assert_int_equal(vublk_blk_write(queue, 512, buffer, 4 * KIB, &tag, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 512, buffer, 4 * KIB, 0, &tag, &error), 0);
 	assert_int_equal(vublk_blk_in_flight(queue), 1);
 	assert_int_equal(fake_serve(0, 1), 0);
 	vublk_blk_submit(queue);
@@ -79,7 +79,7 @@ static void test_write_and_read(void **state)
 	take_one(queue, &tag, 0);
 	assert_int_equal(vublk_blk_in_flight(queue), 0);
 	assert_memory_equal(fake_disk() + 512, buffer, 4 * KIB);
-	assert_int_equal(vublk_blk_read(queue, 512, buffer + 4 * KIB, 4 * KIB, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 512, buffer + 4 * KIB, 4 * KIB, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 1), 1);
 	take_one(queue, NULL, 0);
@@ -100,7 +100,7 @@ static void read_change(struct vublk_blk_queue *queue, char *buffer, unsigned bl
 	char *there = fake_disk() + block * 4 * KIB;
 
 	memset(there, buffer[0] + 1, bytes);
-	assert_int_equal(vublk_blk_read(queue, block * 4 * KIB, buffer, bytes, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, block * 4 * KIB, buffer, bytes, 0, NULL, &error), 0);
 	end_one(queue);
 	assert_int_equal(fake_last.data_bytes, bytes);
 	assert_memory_equal(there, buffer, bytes);
@@ -121,16 +121,16 @@ static void test_same_buffer(void **state)
 		size_t bytes = i == 6 ? 512 : 4 * KIB;
 
 		if (i % 4 == 0)
-			assert_int_equal(vublk_blk_flush(queue, NULL, &error), 0);
+			assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), 0);
 		else if (i == 2)
-			assert_int_equal(vublk_blk_get_id(queue, id, NULL, &error), 0);
+			assert_int_equal(vublk_blk_get_id(queue, id, 0, NULL, &error), 0);
 		else if (i == 3)
-			assert_int_equal(vublk_blk_discard(queue, 1 << 19, 4096, NULL, &error), 0);
+			assert_int_equal(vublk_blk_discard(queue, 1 << 19, 4096, 0, NULL, &error), 0);
 		if (vublk_blk_in_flight(queue))
 			end_one(queue);
 		read_change(queue, buffer, i, bytes);
 		memset(buffer, 2 * (int)i + 1, 4 * KIB);
-		assert_int_equal(vublk_blk_write(queue, i * 4 * KIB, buffer, bytes, NULL, &error), 0);
+		assert_int_equal(vublk_blk_write(queue, i * 4 * KIB, buffer, bytes, 0, NULL, &error), 0);
 		end_one(queue);
 		assert_int_equal(fake_last.data_bytes, bytes);
 		assert_memory_equal(fake_disk() + i * 4 * KIB, buffer, bytes);
@@ -147,9 +147,9 @@ static void test_other_requests(void **state)
 	int a, b, c;
 
 	memset(fake_disk(), 7, DISK_BYTES);
-	assert_int_equal(vublk_blk_flush(queue, &a, &error), 0);
-	assert_int_equal(vublk_blk_get_id(queue, id, &b, &error), 0);
-	assert_int_equal(vublk_blk_write_zeroes(queue, 4096, 1024, true, &c, &error), 0);
+	assert_int_equal(vublk_blk_flush(queue, 0, &a, &error), 0);
+	assert_int_equal(vublk_blk_get_id(queue, id, 0, &b, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, 4096, 1024, 0, &c, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 3), 3);
 	assert_int_equal(fake_last.range_flags, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
@@ -178,7 +178,7 @@ static void test_flush_not_negotiated(void **state)
 	blk = open_disk(NULL);
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	assert_false(info.flush);
-	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 0), &tag, &error), 0);
+	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 0), 0, &tag, &error), 0);
 	assert_true(vublk_blk_arm(vublk_blk_queue(blk, 0)));
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), &completion, 1, 1, -1, &error), 1);
 	assert_ptr_equal(completion.user_data, &tag);
@@ -199,17 +199,17 @@ static void test_statuses(void **state)
 	char *buffer = vublk_blk_alloc(blk, 512, &error);
 
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
-		assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), 0);
+		assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), 0);
 		vublk_blk_submit(queue);
 		assert_int_equal(fake_serve_with(0, 1, (uint8_t)cases[i].status), 1);
 		take_one(queue, NULL, cases[i].result);
 	}
 	/* The slot's last status is OK; an untouched byte must not look like it. */
-	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 1), 1);
 	take_one(queue, NULL, 0);
-	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve_without_status(0), 1);
 	take_one(queue, NULL, -EPROTO);
@@ -235,7 +235,7 @@ static void run_large(unsigned num_segments_max, uint64_t features)
 	blk = open_disk(NULL);
 	queue = vublk_blk_queue(blk, 0);
 	buffer = alloc_filled(blk, 256 * KIB, 3);
-	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 256 * KIB, &tag, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 256 * KIB, 0, &tag, &error), 0);
 	vublk_blk_submit(queue);
 	do {
 		struct vublk_blk_completion completion;
@@ -281,7 +281,7 @@ static void test_first_error_wins(void **state)
 	blk = open_disk(NULL);
 	queue = vublk_blk_queue(blk, 0);
 	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
-	assert_int_equal(vublk_blk_read(queue, 0, buffer, 64 * KIB, &tag, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 64 * KIB, 0, &tag, &error), 0);
 	vublk_blk_submit(queue);
 	/* Four of 128 pieces are on the ring; no more come after one has failed. */
 	assert_int_equal(fake_serve(0, 1), 1);
@@ -292,7 +292,7 @@ static void test_first_error_wins(void **state)
 	take_one(queue, &tag, -ENOTSUP);
 	assert_int_equal(fake_serve(0, 9), 0);
 	/* And the queue goes on. */
-	assert_int_equal(vublk_blk_flush(queue, &tag, &error), 0);
+	assert_int_equal(vublk_blk_flush(queue, 0, &tag, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 9), 1);
 	take_one(queue, &tag, 0);
@@ -316,9 +316,9 @@ static void test_waiting_requests_keep_their_order(void **state)
 	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
 	/* A read takes three of the eight descriptors, a flush two: the fourth would fit. */
 	for (int i = 0; i < 8; i++)
-		assert_int_equal(i == 3 ? vublk_blk_flush(queue, &tags[i], &error) :
-				 vublk_blk_read(queue, 0, buffer, 512, &tags[i], &error), 0);
-	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, NULL, &error), -EAGAIN);
+		assert_int_equal(i == 3 ? vublk_blk_flush(queue, 0, &tags[i], &error) :
+				 vublk_blk_read(queue, 0, buffer, 512, 0, &tags[i], &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), -EAGAIN);
 	assert_string_equal(error.text, "read: queue 0 has 8 requests in flight, as many as its "
 			    "size: take completions first");
 	vublk_blk_submit(queue);
@@ -338,7 +338,7 @@ static void test_ranges_are_split(void **state)
 	int n = 0;
 
 	/* 2,048 sectors by 64 and by 32. */
-	assert_int_equal(vublk_blk_discard(queue, 0, DISK_BYTES, NULL, &error), 0);
+	assert_int_equal(vublk_blk_discard(queue, 0, DISK_BYTES, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	while (!n) {
 		assert_int_equal(fake_serve(0, 1), 1);
@@ -346,7 +346,7 @@ static void test_ranges_are_split(void **state)
 	}
 	assert_int_equal(fake_num_discards, 32);
 	memset(fake_disk(), 1, DISK_BYTES);
-	assert_int_equal(vublk_blk_write_zeroes(queue, 512, DISK_BYTES - 1024, false, NULL,
+	assert_int_equal(vublk_blk_write_zeroes(queue, 512, DISK_BYTES - 1024, VUBLK_BLK_NO_UNMAP, NULL,
 						&error), 0);
 	vublk_blk_submit(queue);
 	for (n = 0; !n; n = vublk_blk_poll(queue, &completion, 1)) {
@@ -380,16 +380,16 @@ static void test_buffer_over_two_regions(void **state)
 	}
 	memset(memory, 1, 8192);
 	memset(memory + 8192, 2, 8192);
-	assert_int_equal(vublk_blk_write(queue, 0, memory + 4000, 8192, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 0, memory + 4000, 8192, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 2), 1);
 	assert_int_equal(fake_last.num_segments, 2);
 	take_one(queue, NULL, 0);
 	assert_memory_equal(fake_disk(), memory + 4000, 8192);
 	assert_int_equal(vublk_blk_unregister(blk, memory, &error), 0);
-	assert_int_equal(vublk_blk_write(queue, 0, memory + 4096, 8192, NULL, &error), -EINVAL);
+	assert_int_equal(vublk_blk_write(queue, 0, memory + 4096, 8192, 0, NULL, &error), -EINVAL);
 	assert_int_equal(vublk_blk_unregister(blk, memory, &error), -EINVAL);
-	assert_int_equal(vublk_blk_write(queue, 0, memory + 8192, 8192, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 0, memory + 8192, 8192, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 2), 1);
 	take_one(queue, NULL, 0);
@@ -479,7 +479,7 @@ static void test_memory_that_the_backend_refuses(void **state)
 	assert_int_equal(vublk_blk_unregister(blk, buffer, &error), -EINVAL);
 	fake_plan.memory_error = 0;
 	assert_non_null(buffer = vublk_blk_alloc(blk, 4096, &error));
-	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(vublk_blk_queue(blk, 0));
 	assert_int_equal(fake_serve(0, 1), 1);
 	take_one(vublk_blk_queue(blk, 0), NULL, 0);
@@ -526,31 +526,31 @@ static void test_capacity_that_ends_within_a_block(void **state)
 	queue = vublk_blk_queue(blk, 0);
 	b = vublk_blk_alloc(blk, 16 * KIB, &error);
 	memset(b, 7, 16 * KIB);
-	assert_int_equal(vublk_blk_write(queue, last, b, 512, NULL, &error), 0);
-	assert_int_equal(vublk_blk_write(queue, last - 8192, b, 8704, NULL, &error), 0);
-	assert_int_equal(vublk_blk_write_zeroes(queue, last, 512, true, NULL, &error), 0);
-	assert_int_equal(vublk_blk_write_zeroes(queue, last - 65536, 66048, true, NULL, &error), 0);
-	assert_int_equal(vublk_blk_discard(queue, last - 4096, 4608, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, last, b, 512, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, last - 8192, b, 8704, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, last, 512, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write_zeroes(queue, last - 65536, 66048, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_discard(queue, last - 4096, 4608, 0, NULL, &error), 0);
 	complete_all(queue, 5);
 	for (uint64_t i = last - 65536; i < bytes; i++)
 		assert_int_equal(fake_disk()[i], 0);
 	iov[0] = (struct iovec){ b, 100 };
 	iov[1] = (struct iovec){ b + 8192, 4508 };
-	assert_int_equal(vublk_blk_writev(queue, last - 4096, iov, 2, NULL, &error), 0);
+	assert_int_equal(vublk_blk_writev(queue, last - 4096, iov, 2, 0, NULL, &error), 0);
 	complete_all(queue, 1);
 	assert_int_equal(fake_disk()[last - 4096], 7);
 	assert_int_equal(fake_disk()[bytes - 1], 7);
 	fake_disk()[bytes - 1] = 9;
-	assert_int_equal(vublk_blk_read(queue, last, b, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, last, b, 512, 0, NULL, &error), 0);
 	complete_all(queue, 1);
 	assert_int_equal(b[511], 9);
-	refuses(vublk_blk_write(queue, last - 4096, b, 512, NULL, &error), EINVAL,
+	refuses(vublk_blk_write(queue, last - 4096, b, 512, 0, NULL, &error), EINVAL,
 		"write of 512 bytes at byte 1044480: both must be multiples of the block size 4096, "
 		"except for the bytes up to the end of the disk");
-	refuses(vublk_blk_read(queue, last - 512, b, 1024, NULL, &error), EINVAL,
+	refuses(vublk_blk_read(queue, last - 512, b, 1024, 0, NULL, &error), EINVAL,
 		"read of 1024 bytes at byte 1048064: both must be multiples of the block size 4096, "
 		"except for the bytes up to the end of the disk");
-	refuses(vublk_blk_read(queue, last, b, 4096, NULL, &error), EINVAL,
+	refuses(vublk_blk_read(queue, last, b, 4096, 0, NULL, &error), EINVAL,
 		"read of 4096 bytes at byte 1048576: the disk ends at byte 1049088");
 	tear_down(blk);
 }
@@ -563,33 +563,33 @@ static void test_bad_arguments(void **state)
 	struct iovec iov[6] = { { b, 512 }, { NULL, SIZE_MAX } };
 	char text[VUBLK_ERROR_TEXT_BYTES];
 
-	refuses(vublk_blk_read(queue, 1, b, 512, NULL, &error), EINVAL,
+	refuses(vublk_blk_read(queue, 1, b, 512, 0, NULL, &error), EINVAL,
 		"read of 512 bytes at byte 1: both must be multiples of the block size 512");
-	refuses(vublk_blk_write(queue, 512, b, 100, NULL, &error), EINVAL,
+	refuses(vublk_blk_write(queue, 512, b, 100, 0, NULL, &error), EINVAL,
 		"write of 100 bytes at byte 512: both must be multiples of the block size 512");
-	refuses(vublk_blk_read(queue, 0, b, 0, NULL, &error), EINVAL,
+	refuses(vublk_blk_read(queue, 0, b, 0, 0, NULL, &error), EINVAL,
 		"read of 0 bytes at byte 0: there is nothing to do");
-	refuses(vublk_blk_write(queue, DISK_BYTES, b, 512, NULL, &error), EINVAL,
+	refuses(vublk_blk_write(queue, DISK_BYTES, b, 512, 0, NULL, &error), EINVAL,
 		"write of 512 bytes at byte 1048576: the disk ends at byte 1048576");
-	refuses(vublk_blk_discard(queue, DISK_BYTES - 512, 1024, NULL, &error), EINVAL,
+	refuses(vublk_blk_discard(queue, DISK_BYTES - 512, 1024, 0, NULL, &error), EINVAL,
 		"discard of 1024 bytes at byte 1048064: the disk ends at byte 1048576");
-	refuses(vublk_blk_write_zeroes(queue, UINT64_MAX - 511, 1024, true, NULL, &error), EINVAL,
+	refuses(vublk_blk_write_zeroes(queue, UINT64_MAX - 511, 1024, 0, NULL, &error), EINVAL,
 		"write zeroes of 1024 bytes at byte 18446744073709551104: the disk ends at byte "
 		"1048576");
 	snprintf(text, sizeof(text), "write: the buffer at %p is not in memory from "
 		 "vublk_blk_alloc() or vublk_blk_register()", (void *)(b + 4096));
-	refuses(vublk_blk_write(queue, 0, b + 512, 4096, NULL, &error), EINVAL, text);
-	refuses(vublk_blk_readv(queue, 0, iov, 2, NULL, &error), EINVAL,
+	refuses(vublk_blk_write(queue, 0, b + 512, 4096, 0, NULL, &error), EINVAL, text);
+	refuses(vublk_blk_readv(queue, 0, iov, 2, 0, NULL, &error), EINVAL,
 		"read of more than 1073741824 bytes: make it several requests");
-	refuses(vublk_blk_readv(queue, 0, iov, -1, NULL, &error), EINVAL,
+	refuses(vublk_blk_readv(queue, 0, iov, -1, 0, NULL, &error), EINVAL,
 		"read: an iovec of -1 elements is none");
-	refuses(vublk_blk_writev(queue, 0, NULL, 1, NULL, &error), EINVAL,
+	refuses(vublk_blk_writev(queue, 0, NULL, 1, 0, NULL, &error), EINVAL,
 		"write: an iovec of 1 elements is none");
-	refuses(vublk_blk_writev(queue, 0, iov, 0, NULL, &error), EINVAL,
+	refuses(vublk_blk_writev(queue, 0, iov, 0, 0, NULL, &error), EINVAL,
 		"write of 0 bytes at byte 0: there is nothing to do");
 	for (int i = 0; i < 6; i++)
 		iov[i] = (struct iovec){ b + 200 * i, i == 5 ? 12 : 100 };
-	refuses(vublk_blk_writev(queue, 0, iov, 6, NULL, &error), EINVAL,
+	refuses(vublk_blk_writev(queue, 0, iov, 6, 0, NULL, &error), EINVAL,
 		"write: a block of 512 bytes is scattered over more than the 4 segments that the "
 		"device takes: use larger pieces");
 	assert_int_equal(vublk_blk_in_flight(queue), 0);
@@ -607,9 +607,9 @@ static void test_not_offered(void **state)
 				VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE));
 	blk = open_disk(NULL);
 	queue = vublk_blk_queue(blk, 0);
-	refuses(vublk_blk_discard(queue, 0, 512, NULL, &error), ENOTSUP,
+	refuses(vublk_blk_discard(queue, 0, 512, 0, NULL, &error), ENOTSUP,
 		"discard: the back-end does not offer it");
-	refuses(vublk_blk_write_zeroes(queue, 0, 512, true, NULL, &error), ENOTSUP,
+	refuses(vublk_blk_write_zeroes(queue, 0, 512, 0, NULL, &error), ENOTSUP,
 		"write zeroes: the back-end does not offer it");
 	refuses(vublk_blk_set_write_cache(blk, true, &error), ENOTSUP,
 		"the write cache cannot be turned on: the back-end does not offer CONFIG_WCE");
@@ -627,13 +627,13 @@ static void test_read_only(void **state)
 	blk = open_disk(NULL);
 	queue = vublk_blk_queue(blk, 0);
 	b = vublk_blk_alloc(blk, 4096, &error);
-	refuses(vublk_blk_write(queue, 0, b, 512, NULL, &error), EROFS,
+	refuses(vublk_blk_write(queue, 0, b, 512, 0, NULL, &error), EROFS,
 		"write: the disk is read-only");
-	refuses(vublk_blk_discard(queue, 0, 512, NULL, &error), EROFS,
+	refuses(vublk_blk_discard(queue, 0, 512, 0, NULL, &error), EROFS,
 		"discard: the disk is read-only");
-	refuses(vublk_blk_write_zeroes(queue, 0, 512, false, NULL, &error), EROFS,
+	refuses(vublk_blk_write_zeroes(queue, 0, 512, VUBLK_BLK_NO_UNMAP, NULL, &error), EROFS,
 		"write zeroes: the disk is read-only");
-	assert_int_equal(vublk_blk_read(queue, 0, b, 512, NULL, &error), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, b, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 1), 1);
 	take_one(queue, NULL, 0);

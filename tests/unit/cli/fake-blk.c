@@ -374,7 +374,7 @@ static int add(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes, v
 }
 
 int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer, size_t bytes,
-		   void *user_data, struct vublk_error *error)
+		   uint32_t flags, void *user_data, struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
 	int ret = in_memory(queue->blk, buffer, bytes) ? add(queue, offset, bytes, user_data, error)
@@ -395,7 +395,7 @@ int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer,
 }
 
 int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *buffer,
-		    size_t bytes, void *user_data, struct vublk_error *error)
+		    size_t bytes, uint32_t flags, void *user_data, struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
 	const struct pending request = {
@@ -416,7 +416,8 @@ int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *
 	return ret;
 }
 
-int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk_error *error)
+int vublk_blk_flush(struct vublk_blk_queue *queue, uint32_t flags, void *user_data,
+		    struct vublk_error *error)
 {
 	const struct pending request = { .flush = true };
 
@@ -425,14 +426,14 @@ int vublk_blk_flush(struct vublk_blk_queue *queue, void *user_data, struct vublk
 }
 
 int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
-		      void *user_data, struct vublk_error *error)
+		      uint32_t flags, void *user_data, struct vublk_error *error)
 {
 	queue->blk->disk->discards++;
 	return add(queue, offset, bytes, user_data, error);
 }
 
 int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
-			   bool unmap, void *user_data, struct vublk_error *error)
+			   uint32_t flags, void *user_data, struct vublk_error *error)
 {
 	struct fake_disk *disk = queue->blk->disk;
 	const struct pending request = { .offset = offset, .bytes = bytes, .write = true };
@@ -449,8 +450,8 @@ int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint6
 	return ret;
 }
 
-int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], void *user_data,
-		     struct vublk_error *error)
+int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], uint32_t flags,
+		     void *user_data, struct vublk_error *error)
 {
 	memcpy(id, "fake\033[2Jdisk", 13);
 	return add(queue, 0, 0, user_data, error);

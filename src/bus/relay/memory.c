@@ -10,7 +10,7 @@
  *
  * Specification: "Memory region description", "VHOST_USER_ADD_MEM_REG".
  */
-#include "bus/relay/relay.h"
+#include "bus/relay/messages.h"
 
 #include "proto/vhost-user/server.h"
 #include "util/checked.h"

@@ -6,7 +6,7 @@
  *
  * A note that fails has changed nothing.
  */
-#include "bus/relay/relay.h"
+#include "bus/relay/messages.h"
 
 #include "proto/vhost-user/server.h"
 #include "util/checked.h"
@@ -200,193 +200,6 @@ static int get_queue_num(struct vublk_relay *relay, struct vublk_error *error)
 	return 0;
 }
 
-static int refuse_running(const struct vublk_relay *relay, const char *name,
-			  struct vublk_error *error)
-{
-	if (!vublk_relay_is_handed(relay->concerned) || relay->changes & VUBLK_RELAY_RESET)
-		return 0;
-	return vublk_error_set(error, EBUSY, "%s for queue %u, which runs; GET_VRING_BASE stops "
-			       "it", name, relay->concerned->index);
-}
-
-static int set_vring_num(struct vublk_relay *relay, struct vublk_error *error)
-{
-	struct vublk_relay_queue *queue = relay->concerned;
-	unsigned max = vublk_device_queue_size(relay->device);
-	uint32_t size = relay->request.payload.state.num;
-	int r = refuse_running(relay, "SET_VRING_NUM", error);
-
-	if (r < 0)
-		return r;
-	if (!vublk_is_power_of_two(size) || size < VUBLK_MIN_QUEUE_SIZE || size > max)
-		return vublk_error_set(error, EPROTO, "SET_VRING_NUM gives queue %u %u entries; "
-				       "expected a power of two from %u to %u", queue->index, size,
-				       VUBLK_MIN_QUEUE_SIZE, max);
-	queue->size = size;
-	return 0;
-}
-
-static bool is_same_place(const struct vhost_vring_addr *a, const struct vhost_vring_addr *b)
-{
-	return a->desc_user_addr == b->desc_user_addr &&
-	       a->avail_user_addr == b->avail_user_addr && a->used_user_addr == b->used_user_addr;
-}
-
-static int set_vring_addr(struct vublk_relay *relay, struct vublk_error *error)
-{
-	const struct vhost_vring_addr *addr = &relay->request.payload.addr;
-	struct vublk_relay_queue *queue = relay->concerned;
-
-	/* With the log on, the device has the used rings logged in any case. */
-	if (addr->flags & ~(1u << VHOST_VRING_F_LOG))
-		return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has the unknown "
-				       "flags 0x%x", queue->index, addr->flags);
-	if (!is_same_place(addr, &queue->addr))
-		vublk_relay_begin_anew(relay, queue);
-	queue->addr = *addr;
-	queue->has_addr = true;
-	return 0;
-}
-
-static int set_vring_base(struct vublk_relay *relay, struct vublk_error *error)
-{
-	struct vublk_relay_queue *queue = relay->concerned;
-	uint32_t base = relay->request.payload.state.num;
-	int r = refuse_running(relay, "SET_VRING_BASE", error);
-
-	if (r < 0)
-		return r;
-	if (base > UINT16_MAX)
-		return vublk_error_set(error, EPROTO, "SET_VRING_BASE of queue %u is %u; a split "
-				       "ring's index has 16 bits", queue->index, base);
-	if (base != queue->base)
-		vublk_relay_begin_anew(relay, queue);
-	queue->base = (uint16_t)base;
-	return 0;
-}
-
-/* With STATUS rings are started together, when the driver is ready. */
-static void note_start(struct vublk_relay *relay)
-{
-	bool waits = relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_STATUS) &&
-		     !(relay->status & VIRTIO_CONFIG_S_DRIVER_OK);
-
-	if (waits)
-		vublk_relay_hold(relay);
-	else
-		vublk_relay_release(relay);
-}
-
-static bool skips_drain(const struct vublk_relay *relay)
-{
-	return vublk_vu_skips_drain(relay->request.header.request, relay->protocol_features);
-}
-
-static int withdraw_vring(struct vublk_relay *relay, struct vublk_error *error)
-{
-	vublk_relay_hold(relay);
-	if (skips_drain(relay))
-		vublk_relay_withdraw_queue(relay, relay->concerned);
-	else
-		vublk_relay_withdraw_drained(relay, relay->concerned);
-	return 0;
-}
-
-/*
- * A VM that is being moved would go on elsewhere from the used index, without the area that
- * has the rest: better that the move fails.
- */
-static int check_move(const struct vublk_relay *relay, struct vublk_error *error)
-{
-	const struct vublk_relay_queue *queue = relay->concerned;
-	unsigned count = queue->outstanding ? queue->outstanding : queue->undrained;
-
-	if (!count || !relay->is_logging || skips_drain(relay))
-		return 0;
-	return vublk_error_set(error, EIO, "queue %u cannot be stopped for a migration: its "
-			       "back-end %s %u requests outstanding, and the VMM does not take "
-			       "the in-flight area along; wait until they are completed",
-			       queue->index, queue->outstanding ? "was lost with" : "stopped with",
-			       count);
-}
-
-/* Requests that another back-end had left in the area, and for which there is none now. */
-static int check_drained(const struct vublk_relay *relay, struct vublk_error *error)
-{
-	const struct vublk_relay_queue *queue = relay->concerned;
-
-	if (!vublk_relay_has_left(relay, queue) || skips_drain(relay))
-		return 0;
-	return vublk_error_set(error, EIO, "queue %u cannot be stopped with its requests complete: "
-			       "%u of them are in the in-flight area, and no back-end executed "
-			       "them; wait until there is a back-end", queue->index, queue->undrained);
-}
-
-static int get_vring_base(struct vublk_relay *relay, struct vublk_error *error)
-{
-	struct vublk_relay_queue *queue = relay->concerned;
-	int r = check_move(relay, error);
-
-	if (!r)
-		r = check_drained(relay, error);
-	if (r < 0)
-		return r;
-	if (queue->outstanding)
-		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
-				  "queue %u is stopped without a back-end: %u requests are "
-				  "outstanding, which %s", queue->index, queue->outstanding,
-				  relay->area_is_vmms ? "the VMM's in-flight area has" :
-				  "the driver has to give up by a reset");
-	relay->reply.payload.state.index = queue->index;
-	relay->reply.payload.state.num = queue->base;
-	relay->reply.header.size = sizeof(relay->reply.payload.state);
-	return 0;
-}
-
-static int set_vring_enable(struct vublk_relay *relay, struct vublk_error *error)
-{
-	struct vublk_relay_queue *queue = relay->concerned;
-	uint32_t enable = relay->request.payload.state.num;
-
-	if (enable > 1)
-		return vublk_error_set(error, EPROTO, "SET_VRING_ENABLE of queue %u is %u; "
-				       "expected 0 or 1", queue->index, enable);
-	queue->enabled = enable;
-	if (enable)
-		note_start(relay);
-	else
-		vublk_relay_hold(relay);
-	return 0;
-}
-
-static int set_vring_kick(struct vublk_relay *relay, struct vublk_error *error)
-{
-	struct vublk_relay_queue *queue = relay->concerned;
-	int r = vublk_vu_take_vring_fd(&relay->request, &queue->kick_fd, error);
-
-	if (r < 0)
-		return r;
-	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_START);
-	queue->kick_changed = vublk_relay_is_handed(queue);
-	note_start(relay);
-	return 0;
-}
-
-static int set_vring_call(struct vublk_relay *relay, struct vublk_error *error)
-{
-	struct vublk_relay_queue *queue = relay->concerned;
-	int r = vublk_vu_take_vring_fd(&relay->request, &queue->call_fd, error);
-
-	if (!r)
-		queue->call_changed = vublk_relay_is_handed(queue);
-	return r;
-}
-
-static int set_vring_err(struct vublk_relay *relay, struct vublk_error *error)
-{
-	return vublk_vu_take_vring_fd(&relay->request, &relay->concerned->err_fd, error);
-}
-
 /* --- config -------------------------------------------------------------------- */
 
 static int get_config(struct vublk_relay *relay, struct vublk_error *error)
@@ -425,116 +238,7 @@ static int set_config(struct vublk_relay *relay, struct vublk_error *error)
 	return r;
 }
 
-/* --- in-flight area and back-end channel --------------------------------------- */
-
-static int check_inflight(const struct vublk_relay *relay, struct vublk_error *error)
-{
-	const struct vublk_vu_inflight *asked = &relay->request.payload.inflight;
-	unsigned max = vublk_device_queue_size(relay->device);
-
-	if (!(relay->offered_protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD)))
-		return vublk_error_set(error, ENOTSUP, "the in-flight area needs INFLIGHT_SHMFD, "
-				       "which the back-end does not offer");
-	if (asked->num_queues && asked->num_queues <= relay->num_queues && asked->queue_size &&
-	    asked->queue_size <= max)
-		return 0;
-	return vublk_error_set(error, EPROTO, "the in-flight area is to be for %u queues of %u "
-			       "entries; this disk has %u, of up to %u", asked->num_queues,
-			       asked->queue_size, relay->num_queues, max);
-}
-
-/* Front-ends differ in whether the padding is sent; the answer is as the question. */
-static void answer_area(struct vublk_relay *relay, const struct vublk_device_inflight *area)
-{
-	vublk_fd_close(&relay->reply_fd);
-	relay->reply_fd = area->fd;
-	relay->reply.payload.inflight = (struct vublk_vu_inflight){
-		.mmap_size = area->size_bytes,
-		.mmap_offset = area->offset,
-		.num_queues = area->num_queues,
-		.queue_size = area->queue_size,
-	};
-	relay->reply.header.size = relay->request.header.size;
-	relay->reply.fds[0] = relay->reply_fd;
-	relay->reply.num_fds = 1;
-}
-
-/*
- * The layout is the back-end's, so the area is, too: a back-end may accept no other. Without
- * one the device makes it, so that a VMM need not wait for a back-end.
- */
-static int get_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
-{
-	const struct vublk_vu_inflight *asked = &relay->request.payload.inflight;
-	struct vublk_device_inflight area = {
-		.num_queues = asked->num_queues,
-		.queue_size = asked->queue_size,
-	};
-	int r = check_inflight(relay, error);
-
-	if (!r)
-		r = vublk_device_make_inflight(relay->device, &area, error);
-	if (!r)
-		answer_area(relay, &area);
-	if (r > 0)
-		relay->asked = VUBLK_RELAY_ASKED_AREA;
-	return r;
-}
-
-void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_device_inflight *made,
-			      const struct vublk_error *refusal)
-{
-	struct vublk_device_inflight area;
-	struct vublk_error error;
-	int r;
-
-	if (!made && vublk_device_state(relay->device) == VUBLK_DEVICE_DISCONNECTED) {
-		r = get_inflight_fd(relay, &error);
-	} else if (!made) {
-		error = *refusal;
-		r = -error.code;
-	} else {
-		area = *made;
-		area.fd = r = fcntl(made->fd, F_DUPFD_CLOEXEC, 0);
-		if (r < 0)
-			vublk_error_set_errno(&error, errno, "cannot keep the in-flight area");
-		else
-			answer_area(relay, &area);
-	}
-	if (r < 0)
-		vublk_relay_fail(relay, &error);
-}
-
-static bool is_same_file(int a, int b)
-{
-	struct stat x, y;
-
-	return a >= 0 && !fstat(a, &x) && !fstat(b, &y) && x.st_dev == y.st_dev &&
-	       x.st_ino == y.st_ino;
-}
-
-static int set_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
-{
-	const struct vublk_vu_inflight *wire = &relay->request.payload.inflight;
-	int r = check_inflight(relay, error);
-
-	if (r < 0)
-		return r;
-	/* Another area says that it is another driver, whatever its rings are. */
-	if (!is_same_file(relay->area.fd, relay->request.fds[0]))
-		relay->changes |= VUBLK_RELAY_RESET;
-	vublk_relay_drop_area(relay);
-	relay->area = (struct vublk_device_inflight){
-		.fd = vublk_vu_message_take_fd(&relay->request, 0),
-		.offset = wire->mmap_offset,
-		.size_bytes = wire->mmap_size,
-		.num_queues = wire->num_queues,
-		.queue_size = wire->queue_size,
-	};
-	relay->area_is_vmms = true;
-	relay->changes |= VUBLK_RELAY_AREA;
-	return 0;
-}
+/* --- the back-end channel ----------------------------------------------------- */
 
 static int set_backend_req_fd(struct vublk_relay *relay, struct vublk_error *error)
 {
@@ -566,19 +270,19 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_SET_LOG_BASE] = { set_log_base },
 	[VUBLK_VU_SET_LOG_FD] = { note_nothing }, /* who wants to know looks at the log */
 	[VUBLK_VU_GET_QUEUE_NUM] = { note_nothing, get_queue_num },
-	[VUBLK_VU_SET_VRING_NUM] = { set_vring_num },
-	[VUBLK_VU_SET_VRING_ADDR] = { set_vring_addr },
-	[VUBLK_VU_SET_VRING_BASE] = { set_vring_base },
-	[VUBLK_VU_GET_VRING_BASE] = { withdraw_vring, get_vring_base },
-	[VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN] = { withdraw_vring, get_vring_base },
-	[VUBLK_VU_SET_VRING_ENABLE] = { set_vring_enable },
-	[VUBLK_VU_SET_VRING_KICK] = { set_vring_kick },
-	[VUBLK_VU_SET_VRING_CALL] = { set_vring_call },
-	[VUBLK_VU_SET_VRING_ERR] = { set_vring_err },
+	[VUBLK_VU_SET_VRING_NUM] = { vublk_relay_set_vring_num },
+	[VUBLK_VU_SET_VRING_ADDR] = { vublk_relay_set_vring_addr },
+	[VUBLK_VU_SET_VRING_BASE] = { vublk_relay_set_vring_base },
+	[VUBLK_VU_GET_VRING_BASE] = { vublk_relay_withdraw_vring, vublk_relay_get_vring_base },
+	[VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN] = { vublk_relay_withdraw_vring, vublk_relay_get_vring_base },
+	[VUBLK_VU_SET_VRING_ENABLE] = { vublk_relay_set_vring_enable },
+	[VUBLK_VU_SET_VRING_KICK] = { vublk_relay_set_vring_kick },
+	[VUBLK_VU_SET_VRING_CALL] = { vublk_relay_set_vring_call },
+	[VUBLK_VU_SET_VRING_ERR] = { vublk_relay_set_vring_err },
 	[VUBLK_VU_GET_CONFIG] = { note_nothing, get_config },
 	[VUBLK_VU_SET_CONFIG] = { note_config, set_config },
-	[VUBLK_VU_GET_INFLIGHT_FD] = { note_nothing, get_inflight_fd },
-	[VUBLK_VU_SET_INFLIGHT_FD] = { set_inflight_fd },
+	[VUBLK_VU_GET_INFLIGHT_FD] = { note_nothing, vublk_relay_get_inflight_fd },
+	[VUBLK_VU_SET_INFLIGHT_FD] = { vublk_relay_set_inflight_fd },
 	[VUBLK_VU_SET_BACKEND_REQ_FD] = { set_backend_req_fd },
 };
 

@@ -3,14 +3,13 @@
 #define VUBLK_BUS_RELAY_RELAY_H
 
 /*
- * The relay: a VMM's session. Towards the VMM it is a back-end; what the VMM sets up goes
- * to the device, which is the front-end of the real back-end.
+ * The relay: the session of one VMM. Towards the VMM it is a back-end. The set-up that the VMM
+ * sends goes to the device, which is the front-end of the real back-end.
  *
- * What the VMM says is noted (vhost-user-messages.c), and what it wants is held against
- * what the device has (vhost-user-rings.c). Messages without an answer are only noted;
- * before anything is answered, and when there is nothing more to read, the device is made
- * to be what the VMM wants: it is settled. So an acknowledgement says that the back-end has
- * done it, or that the device holds it until there is a back-end.
+ * Key idea: a message is noted (messages.c), and later the device is made to match the set-up
+ * (reconcile.c): the session is settled. That happens before a message is answered, and when
+ * there is no further message to read. So an acknowledgement says that the back-end has done
+ * it, or that the device holds it until there is a back-end.
  */
 #include "bus/bus.h"
 #include "bus/relay/state.h"
@@ -20,7 +19,7 @@
 #include "proto/vhost-user/codec.h"
 #include "util/checked.h"
 
-/* Bits of SET_FEATURES that are not the driver's, but ours and the VMM's. */
+/* Bits of SET_FEATURES that the VMM and the relay use, and not the driver. */
 #define VUBLK_RELAY_OWN_FEATURES                                                              \
 	(VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES) | VUBLK_BIT(VHOST_F_LOG_ALL))
 
@@ -36,11 +35,11 @@ struct vublk_relay_queue {
 	bool enabled;
 	int kick_fd, call_fd, err_fd; /* owned; -1: none */
 
-	/* as the device has it */
+	/* as the device has it, if it has it */
 	int handed_kick_fd, handed_call_fd; /* owned, borrowed by the device */
-	bool kick_changed, call_changed;    /* since it was handed over */
+	bool kick_changed, call_changed;    /* since the device was told */
 
-	/* of a ring with which a back-end was lost, when it was taken back */
+	/* when it was reclaimed */
 	uint16_t outstanding; /* requests of which only the in-flight area says which were begun */
 	uint16_t undrained;   /* requests before `base` that a back-end gave back uncompleted */
 };
@@ -55,13 +54,13 @@ struct vublk_relay_memory {
 	struct vublk_relay_region *regions;
 };
 
-/* What the device is to be told when the rings are back, or with them out (MEMORY). */
+/* Changes that the device is told of: MEMORY under running rings, the others between. */
 enum {
 	VUBLK_RELAY_FEATURES = 1,
 	VUBLK_RELAY_MEMORY = 2,
 	VUBLK_RELAY_AREA = 4,
 	VUBLK_RELAY_RESET = 8, /* the driver's session is over */
-	VUBLK_RELAY_LOG = 16,  /* into another bitmap, with no write in between */
+	VUBLK_RELAY_LOG = 16,  /* to another bitmap; no ring may write during the change */
 };
 
 /* The request to the device whose answer is awaited; there is one at a time. */
@@ -91,8 +90,8 @@ struct vublk_relay {
 	uint8_t device_status; /* NEEDS_RESET, or 0: the bits that the device adds to it */
 	struct vublk_relay_memory memory;
 	struct vublk_device_inflight area; /* fd owned; -1: none */
-	struct vublk_device_dirty_log log; /* fd owned; -1: none; LOG_ALL says whether it is on */
-	bool area_is_vmms; /* else the device's own, kept while rings are handed over anew */
+	struct vublk_device_dirty_log log; /* fd owned; -1: none; LOG_ALL turns it on */
+	bool area_is_vmms; /* else the device's own, kept until the rings are handed over again */
 	struct vublk_relay_queue *queues;
 	unsigned num_queues;
 
@@ -100,11 +99,11 @@ struct vublk_relay {
 	unsigned changes;  /* VUBLK_RELAY_FEATURES, ... */
 	enum vublk_relay_request asked;
 	enum vublk_relay_set_state set; /* vublk_relay_change_set() */
-	bool is_logging;   /* the device was told to */
-	bool knows_write_cache; /* the VMM has read config.wce or set it, or its rings began here */
-	bool said_unshared; /* that the VM's memory is not shared */
+	bool is_logging; /* the device was told to log */
+	bool knows_write_cache; /* the VMM has read or set config.wce, or its rings began here */
+	bool said_unshared; /* the warning that the VM's memory is not shared */
 	struct vublk_loop_timer hold_timer; /* armed: no ring is started before it expires */
-	struct vublk_relay_memory memory_before; /* to go back to when a change is refused */
+	struct vublk_relay_memory memory_before; /* restored when a change is refused */
 
 	/* the message */
 	enum vublk_relay_session_state state; /* vublk_relay_change_session() */
@@ -136,83 +135,112 @@ bool vublk_relay_is_uncertain(const struct vublk_relay_queue *queue);
 /* What was to be done fails, with the first reason if there are more. */
 void vublk_relay_fail(struct vublk_relay *relay, const struct vublk_error *error);
 
-/* --- vhost-user-messages.c ---------------------------------------------------- */
-
-/* Checks the message in relay->request, and notes what it says. */
-int vublk_relay_note_message(struct vublk_relay *relay, struct vublk_error *error);
-/* What it does when the device is settled. 1: relay->waits_on says what it waits for. */
-int vublk_relay_act_on_message(struct vublk_relay *relay, struct vublk_error *error);
-/* The device's answer to GET_INFLIGHT_FD; `area` NULL: it has none. */
-void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_device_inflight *area,
-			      const struct vublk_error *error);
-/* Notes what is on offer now. */
-void vublk_relay_make_offer(struct vublk_relay *relay);
-
-/* --- vhost-user-rings.c ------------------------------------------------------- */
+/* --- rings.c ----------------------------------------------------------------- */
 
 int vublk_relay_queues_init(struct vublk_relay *relay, struct vublk_error *error);
 void vublk_relay_queues_deinit(struct vublk_relay *relay);
 
 /*
- * Takes the device as far towards what the VMM wants as it gets without waiting. True: it
- * is there. What fails is given to vublk_relay_fail().
+ * Whether the device is to have the ring, with its guest addresses in `ring`. A ring that is in
+ * no memory region waits for one.
  */
-bool vublk_relay_settle(struct vublk_relay *relay);
-/* The ring is the VMM's again, or not used any more. */
+bool vublk_relay_is_wanted(const struct vublk_relay *relay, const struct vublk_relay_queue *queue,
+			   struct vublk_device_queue *ring);
+/* Whether no ring is started, as the VMM sees it. */
+bool vublk_relay_is_suspended(const struct vublk_relay *relay);
+/* The VMM has stopped the ring, or it is refused. */
 void vublk_relay_withdraw_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 void vublk_relay_withdraw_all(struct vublk_relay *relay);
 /*
- * The same, when the back-end has completed all that it had begun. A ring that was stopped
- * with requests left in the in-flight area runs once more for that.
+ * The same, after the back-end has completed all requests that it had begun. A ring that was
+ * stopped with requests left in the in-flight area runs once more for that.
  */
 void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue);
-/* Whether requests were left in the in-flight area that a drain has to complete first. */
+/* Whether requests are left in the in-flight area that a drain has to complete first. */
 bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue);
-/* Whether no ring is started, as the VMM sees it. */
-bool vublk_relay_is_suspended(const struct vublk_relay *relay);
-/* What was left of it before is nobody's concern any more: it is another ring. */
-void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue *queue);
-/* The back-end is lost: requests that it gave back uncompleted are outstanding for good. */
-void vublk_relay_note_loss(struct vublk_relay *relay);
-/* Rings are not started before the VMM has said nothing of the kind for a moment. */
+/* Delays the start of rings for a moment. */
 void vublk_relay_hold(struct vublk_relay *relay);
 void vublk_relay_release(struct vublk_relay *relay);
-/* The driver has to reset the device: the VMM is told by the queues' error descriptors. */
-void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
+static inline bool vublk_relay_holds(const struct vublk_relay *relay)
+{
+	return relay->hold_timer.loop;
+}
+/* Forgets which requests were left: the ring is another one. */
+void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue *queue);
+/* The back-end is lost: it will not complete the requests that it left. */
+void vublk_relay_note_loss(struct vublk_relay *relay);
 void vublk_relay_drop_area(struct vublk_relay *relay);
 /*
- * The driver's session is over: forgets everything that was set up in it, and has the
- * device do the same. Memory, call and error descriptors and the dirty log belong to the
- * VMM and stay.
+ * The driver's session is over: forgets everything that was set up in it, and has the device
+ * do the same. Memory, call and error descriptors and the dirty log belong to the VMM and stay.
  */
 void vublk_relay_reset(struct vublk_relay *relay);
+/* The driver has to reset the device: the queues' error descriptors tell the VMM. */
+void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
 
-/* The log is wanted no more: the device was told, and refused. */
-void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error *error);
+/* --- reclaim.c --------------------------------------------------------------- */
 
-/* --- vhost-user-memory.c ------------------------------------------------------- */
+/* Whether the rings that the device has are not those that are wanted. */
+bool vublk_relay_must_reclaim(const struct vublk_relay *relay);
+/* Pauses the rings, or, when they are paused, ends the device's session with them. */
+void vublk_relay_reclaim(struct vublk_relay *relay);
+/* Marks the rings whose outstanding requests no in-flight area describes. */
+void vublk_relay_mark_uncertain(struct vublk_relay *relay);
+void vublk_relay_end_device_session(struct vublk_relay *relay);
+/* Closes the descriptors that were duplicated for the device. */
+void vublk_relay_close_handed(struct vublk_relay_queue *queue);
+
+/* --- handover.c -------------------------------------------------------------- */
+
+/* Hands over the rings that are wanted. False: there was nothing to do. */
+bool vublk_relay_hand_over(struct vublk_relay *relay);
+
+/* --- reconcile.c ------------------------------------------------------------- */
 
 /*
- * SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG. The descriptors are taken, and what was there
- * before is kept until vublk_relay_memory_commit() or ..._roll_back().
+ * Takes the device as far towards what the VMM wants as it gets without waiting. True: it
+ * matches. Failures are given to vublk_relay_fail().
  */
-int vublk_relay_memory_set(struct vublk_relay *relay, struct vublk_error *error);
-int vublk_relay_memory_add(struct vublk_relay *relay, struct vublk_error *error);
-int vublk_relay_memory_remove(struct vublk_relay *relay, struct vublk_error *error);
+bool vublk_relay_settle(struct vublk_relay *relay);
+/* The device was told to log, and refused. */
+void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error *error);
+
+/* --- memory.c ---------------------------------------------------------------- */
+
 void vublk_relay_memory_commit(struct vublk_relay *relay);
-/* True: there was something to go back to. */
+/* True: there was an older table, which is the current one again. */
 bool vublk_relay_memory_roll_back(struct vublk_relay *relay);
 void vublk_relay_memory_clear(struct vublk_relay *relay);
-
-/* Gives it to the device. 1: memory_changed() tells the end. */
+/* Gives the table to the device. 1: memory_changed() follows. */
 int vublk_relay_memory_give(struct vublk_relay *relay, struct vublk_error *error);
-/* Whether the ring of `queue` is in it, with its guest addresses in `ring`. */
+/* Whether the ring is in the table, with its guest addresses in `ring`. */
 bool vublk_relay_memory_find_ring(const struct vublk_relay *relay,
 				  const struct vublk_relay_queue *queue,
 				  struct vublk_device_queue *ring);
-/* When rings are to start: says once if the VM's memory is not shared. */
+/* When rings are to start: warns once if the VM's memory is not shared. */
 void vublk_relay_memory_check_shared(struct vublk_relay *relay);
 /* How many regions the VMM may have. */
 unsigned vublk_relay_memory_slots(const struct vublk_relay *relay);
+
+/* --- area.c ------------------------------------------------------------------ */
+
+/* The device's answer to GET_INFLIGHT_FD; `area` is NULL if there is `error` instead. */
+void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_device_inflight *area,
+			      const struct vublk_error *error);
+
+/* --- messages.c -------------------------------------------------------------- */
+
+/* Checks relay->request and notes what it says. A note that fails has changed nothing. */
+int vublk_relay_note_message(struct vublk_relay *relay, struct vublk_error *error);
+/* Does the rest when the device matches the set-up. 1: relay->asked says what it waits for. */
+int vublk_relay_act_on_message(struct vublk_relay *relay, struct vublk_error *error);
+/* Notes which features are on offer now. */
+void vublk_relay_make_offer(struct vublk_relay *relay);
+
+/* --- device-events.c --------------------------------------------------------- */
+
+extern const struct vublk_device_bus_ops vublk_relay_device_ops;
+/* Has the loop continue with the session. */
+void vublk_relay_wake(struct vublk_relay *relay);
 
 #endif

@@ -262,172 +262,6 @@ static void on_hold_timer(void *opaque)
 	go_on(relay);
 }
 
-/* --- what the device says ------------------------------------------------------- */
-
-static struct vublk_relay *relay_of(void *opaque)
-{
-	return ((struct vublk_bus *)opaque)->client;
-}
-
-/* True: its answer was awaited. */
-static bool answered(struct vublk_relay *relay, enum vublk_relay_request request)
-{
-	if (relay->asked != request)
-		return false;
-	relay->asked = VUBLK_RELAY_ASKED_NOTHING;
-	return true;
-}
-
-static void wake(struct vublk_relay *relay)
-{
-	vublk_loop_post(&relay->bus->loop, &relay->go_on_task);
-}
-
-static void on_started(void *opaque)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	vublk_bus_note_started(opaque);
-	if (!relay)
-		return;
-	relay->device_status = 0;
-	/* A config change is not told while no ring is started, so it is told now. */
-	vublk_back_channel_set_suspended(&relay->back_channel, vublk_relay_is_suspended(relay));
-	vublk_back_channel_remind(&relay->back_channel);
-	wake(relay);
-}
-
-static void on_stopped(void *opaque, const struct vublk_error *error)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	vublk_bus_note_stopped(opaque, error);
-	if (!relay)
-		return;
-	answered(relay, VUBLK_RELAY_ASKED_NOTIFIERS);
-	wake(relay);
-}
-
-static void on_disconnected(void *opaque, const struct vublk_error *error)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	if (relay) {
-		vublk_relay_note_loss(relay);
-		wake(relay);
-	}
-	vublk_bus_on_disconnected(opaque, error);
-}
-
-static void on_reconnected(void *opaque)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	vublk_bus_on_reconnected(opaque);
-	if (relay)
-		wake(relay);
-}
-
-static void on_config_changed(void *opaque)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	if (relay)
-		vublk_back_channel_tell_config(&relay->back_channel);
-}
-
-/* A back-end that went is no refusal: the next one gets the memory with the rest. */
-static void on_memory_changed(void *opaque, const struct vublk_error *error)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	if (!relay)
-		return;
-	answered(relay, VUBLK_RELAY_ASKED_MEMORY);
-	if (error && vublk_device_state(relay->device) != VUBLK_DEVICE_DISCONNECTED) {
-		vublk_relay_fail(relay, error);
-		if (vublk_relay_memory_roll_back(relay))
-			relay->changes |= VUBLK_RELAY_MEMORY;
-	}
-	wake(relay);
-}
-
-static void on_notifiers_changed(void *opaque)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	if (!relay)
-		return;
-	answered(relay, VUBLK_RELAY_ASKED_NOTIFIERS);
-	wake(relay);
-}
-
-static void on_config_written(void *opaque, const struct vublk_error *error)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-	bool is_own;
-
-	if (!relay)
-		return;
-	is_own = answered(relay, VUBLK_RELAY_ASKED_WRITE_THROUGH);
-	answered(relay, VUBLK_RELAY_ASKED_CONFIG);
-	if (error && is_own)
-		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
-				  "the back-end does not write through for a VMM that resumes a disk: "
-				  "%s", error->text);
-	else if (error)
-		vublk_relay_fail(relay, error);
-	wake(relay);
-}
-
-static void on_dirty_log_changed(void *opaque, const struct vublk_error *error)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	if (!relay)
-		return;
-	answered(relay, VUBLK_RELAY_ASKED_LOG);
-	if (error && relay->is_logging)
-		vublk_relay_refuse_log(relay, error);
-	wake(relay);
-}
-
-static void on_needs_reset(void *opaque, const struct vublk_error *error)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	if (relay)
-		vublk_relay_tell_needs_reset(relay);
-}
-
-static void on_inflight_made(void *opaque, const struct vublk_device_inflight *area,
-			     const struct vublk_error *error)
-{
-	struct vublk_relay *relay = relay_of(opaque);
-
-	if (!relay)
-		return;
-	answered(relay, VUBLK_RELAY_ASKED_AREA);
-	vublk_relay_on_area_made(relay, area, error);
-	wake(relay);
-}
-
-static const struct vublk_device_bus_ops device_ops = {
-	.realized = vublk_bus_on_realized,
-	.started = on_started,
-	.stopped = on_stopped,
-	.disconnected = on_disconnected,
-	.reconnected = on_reconnected,
-	.gave_up = vublk_bus_on_gave_up,
-	.config_changed = on_config_changed,
-	.memory_changed = on_memory_changed,
-	.notifiers_changed = on_notifiers_changed,
-	.config_written = on_config_written,
-	.dirty_log_changed = on_dirty_log_changed,
-	.needs_reset = on_needs_reset,
-	.inflight_made = on_inflight_made,
-};
-
 /* --- life ------------------------------------------------------------------------ */
 
 static void free_relay(struct vublk_bus *bus)
@@ -466,7 +300,7 @@ static void on_message_timeout(void *opaque, const struct vublk_error *error)
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
 			  "the connection to a VMM is closed: %s", error->text);
 	close_session(relay);
-	wake(relay);
+	vublk_relay_wake(relay);
 }
 
 static int begin(struct vublk_relay *relay, struct vublk_error *error)
@@ -514,7 +348,7 @@ static void end_client(struct vublk_bus *bus)
 	struct vublk_relay *relay = bus->client;
 
 	close_session(relay);
-	wake(relay);
+	vublk_relay_wake(relay);
 }
 
 static const struct vublk_device_property options[] = { VUBLK_BUS_OPTIONS, { NULL } };
@@ -529,7 +363,7 @@ const struct vublk_bus_type vublk_bus_vhost_user = {
 	.name = "vhost-user",
 	.options = options,
 	.defaults = defaults,
-	.device_ops = &device_ops,
+	.device_ops = &vublk_relay_device_ops,
 	.serve = serve,
 	.end = end_client,
 	.free_client = free_relay,

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The in-flight area: GET_INFLIGHT_FD and SET_INFLIGHT_FD.
+ *
+ * Key idea: the layout of an area is the back-end's choice, and a back-end may accept no other.
+ * So the back-end makes the area, and the answer is passed on unchanged. Without a back-end the
+ * device makes one, so that a VMM need not wait.
+ */
+#include "bus/relay/messages.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+static int check_inflight(const struct vublk_relay *relay, struct vublk_error *error)
+{
+	const struct vublk_vu_inflight *asked = &relay->request.payload.inflight;
+	unsigned max = vublk_device_queue_size(relay->device);
+
+	if (!(relay->offered_protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD)))
+		return vublk_error_set(error, ENOTSUP, "the in-flight area needs INFLIGHT_SHMFD, "
+				       "which the back-end does not offer");
+	if (asked->num_queues && asked->num_queues <= relay->num_queues && asked->queue_size &&
+	    asked->queue_size <= max)
+		return 0;
+	return vublk_error_set(error, EPROTO, "the in-flight area is to be for %u queues of %u "
+			       "entries; this disk has %u, of up to %u", asked->num_queues,
+			       asked->queue_size, relay->num_queues, max);
+}
+
+/* Front-ends differ in whether they send the padding; the reply has the size of the request. */
+static void answer_area(struct vublk_relay *relay, const struct vublk_device_inflight *area)
+{
+	vublk_fd_close(&relay->reply_fd);
+	relay->reply_fd = area->fd;
+	relay->reply.payload.inflight = (struct vublk_vu_inflight){
+		.mmap_size = area->size_bytes,
+		.mmap_offset = area->offset,
+		.num_queues = area->num_queues,
+		.queue_size = area->queue_size,
+	};
+	relay->reply.header.size = relay->request.header.size;
+	relay->reply.fds[0] = relay->reply_fd;
+	relay->reply.num_fds = 1;
+}
+
+int vublk_relay_get_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
+{
+	const struct vublk_vu_inflight *asked = &relay->request.payload.inflight;
+	struct vublk_device_inflight area = {
+		.num_queues = asked->num_queues,
+		.queue_size = asked->queue_size,
+	};
+	int r = check_inflight(relay, error);
+
+	if (!r)
+		r = vublk_device_make_inflight(relay->device, &area, error);
+	if (!r)
+		answer_area(relay, &area);
+	if (r > 0)
+		relay->asked = VUBLK_RELAY_ASKED_AREA;
+	return r;
+}
+
+void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_device_inflight *made,
+			      const struct vublk_error *refusal)
+{
+	struct vublk_device_inflight area;
+	struct vublk_error error;
+	int r;
+
+	if (!made && vublk_device_state(relay->device) == VUBLK_DEVICE_DISCONNECTED) {
+		r = vublk_relay_get_inflight_fd(relay, &error);
+	} else if (!made) {
+		error = *refusal;
+		r = -error.code;
+	} else {
+		area = *made;
+		area.fd = r = fcntl(made->fd, F_DUPFD_CLOEXEC, 0);
+		if (r < 0)
+			vublk_error_set_errno(&error, errno, "cannot keep the in-flight area");
+		else
+			answer_area(relay, &area);
+	}
+	if (r < 0)
+		vublk_relay_fail(relay, &error);
+}
+
+static bool is_same_file(int a, int b)
+{
+	struct stat x, y;
+
+	return a >= 0 && !fstat(a, &x) && !fstat(b, &y) && x.st_dev == y.st_dev &&
+	       x.st_ino == y.st_ino;
+}
+
+int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
+{
+	const struct vublk_vu_inflight *wire = &relay->request.payload.inflight;
+	int r = check_inflight(relay, error);
+
+	if (r < 0)
+		return r;
+	/* Another area says that it is another driver, whatever its rings are. */
+	if (!is_same_file(relay->area.fd, relay->request.fds[0]))
+		relay->changes |= VUBLK_RELAY_RESET;
+	vublk_relay_drop_area(relay);
+	relay->area = (struct vublk_device_inflight){
+		.fd = vublk_vu_message_take_fd(&relay->request, 0),
+		.offset = wire->mmap_offset,
+		.size_bytes = wire->mmap_size,
+		.num_queues = wire->num_queues,
+		.queue_size = wire->queue_size,
+	};
+	relay->area_is_vmms = true;
+	relay->changes |= VUBLK_RELAY_AREA;
+	return 0;
+}

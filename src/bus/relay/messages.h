@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BUS_RELAY_MESSAGES_H
+#define VUBLK_BUS_RELAY_MESSAGES_H
+
+/*
+ * The functions in the table of messages (messages.c) that are in other files, each named
+ * after its message. Those that note what a message says come first; those that act on it when
+ * the device matches the set-up follow.
+ */
+#include "bus/relay/relay.h"
+
+/* --- ring-messages.c --------------------------------------------------------- */
+
+int vublk_relay_set_vring_num(struct vublk_relay *relay, struct vublk_error *error);
+int vublk_relay_set_vring_addr(struct vublk_relay *relay, struct vublk_error *error);
+int vublk_relay_set_vring_base(struct vublk_relay *relay, struct vublk_error *error);
+int vublk_relay_set_vring_enable(struct vublk_relay *relay, struct vublk_error *error);
+int vublk_relay_set_vring_kick(struct vublk_relay *relay, struct vublk_error *error);
+int vublk_relay_set_vring_call(struct vublk_relay *relay, struct vublk_error *error);
+int vublk_relay_set_vring_err(struct vublk_relay *relay, struct vublk_error *error);
+/* GET_VRING_BASE and GET_VRING_BASE_SKIP_DRAIN. */
+int vublk_relay_withdraw_vring(struct vublk_relay *relay, struct vublk_error *error);
+
+int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *error);
+
+/* --- area.c ------------------------------------------------------------------ */
+
+int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *error);
+
+int vublk_relay_get_inflight_fd(struct vublk_relay *relay, struct vublk_error *error);
+
+/* --- memory.c ---------------------------------------------------------------- */
+
+/*
+ * The descriptors are taken, and the table before is kept until vublk_relay_memory_commit()
+ * or vublk_relay_memory_roll_back().
+ */
+int vublk_relay_memory_set(struct vublk_relay *relay, struct vublk_error *error);
+int vublk_relay_memory_add(struct vublk_relay *relay, struct vublk_error *error);
+int vublk_relay_memory_remove(struct vublk_relay *relay, struct vublk_error *error);
+
+#endif

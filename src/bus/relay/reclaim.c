@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Rings on their way back from the device: when they have to come, where each one stopped,
+ * and which of its requests may have been begun.
+ *
+ * Key idea: the device stops all rings together. So they are reclaimed in two steps: a pause,
+ * after which every position is known, and the end of the device's session.
+ *
+ * The positions. Rings that a back-end returned continue where it stopped. Rings with which a
+ * back-end was lost continue at their used index, and the in-flight area says which of the
+ * following requests it had begun. The area is the VMM's, which sets it at each start, or else
+ * the device's own, which is kept only for rings that the VMM has not stopped. Without an area
+ * a ring with outstanding requests is uncertain: it can start again only when none of them is
+ * outstanding; else the driver has to reset the device.
+ */
+#include "bus/relay/relay.h"
+
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <fcntl.h>
+
+/* --- when ------------------------------------------------------------------ */
+
+static bool differs(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
+{
+	struct vublk_device_queue wanted, given;
+
+	if (!vublk_relay_is_wanted(relay, queue, &wanted))
+		return vublk_relay_is_handed(queue);
+	if (vublk_relay_is_drained(queue))
+		return true;
+	if (!vublk_relay_is_handed(queue))
+		return !vublk_relay_holds(relay);
+	return vublk_device_get_queue(relay->device, queue->index, &given) < 0 ||
+	       given.size != wanted.size || given.desc_addr != wanted.desc_addr ||
+	       given.avail_addr != wanted.avail_addr || given.used_addr != wanted.used_addr;
+}
+
+/* The memory alone can change under running rings. */
+bool vublk_relay_must_reclaim(const struct vublk_relay *relay)
+{
+	if (relay->changes & ~(unsigned)VUBLK_RELAY_MEMORY)
+		return true;
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		if (differs(relay, &relay->queues[i]))
+			return true;
+	return false;
+}
+
+/* --- how ------------------------------------------------------------------- */
+
+/* Notes where the ring stopped. False: unknown, because the ring is in no memory. */
+static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *queue)
+{
+	struct vublk_device_place place;
+	struct vublk_error error;
+
+	queue->outstanding = 0;
+	queue->undrained = 0;
+	if (vublk_device_queue_place(relay->device, queue->index, &place, &error) < 0) {
+		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING, "%s",
+				  error.text);
+		queue->base = vublk_device_queue_base(relay->device, queue->index);
+		return false;
+	}
+	queue->base = place.base;
+	queue->undrained = place.undrained;
+	if (!place.is_known)
+		queue->outstanding = place.outstanding;
+	return true;
+}
+
+/* Notes the position of a ring that is at rest. True: the VMM wants it to run again. */
+static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *queue)
+{
+	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun another */
+	bool is_known = is_over || collect_place(relay, queue);
+
+	if (vublk_relay_is_drained(queue)) {
+		vublk_fd_close(&queue->kick_fd);
+		vublk_relay_hold(relay);
+	}
+	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_RECLAIM);
+	if (!is_known)
+		vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_DOUBT);
+	return vublk_relay_is_started(queue);
+}
+
+/* Keeps the device's own area if a ring that it belongs to is to run again. */
+static void collect_area(struct vublk_relay *relay, bool is_of_use)
+{
+	struct vublk_device_inflight area;
+
+	if (relay->area_is_vmms)
+		return;
+	vublk_relay_drop_area(relay);
+	if (!is_of_use || vublk_device_get_inflight(relay->device, &area) < 0)
+		return;
+	area.fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
+	relay->area = area;
+}
+
+/* After a reset the requests of the session before are of no interest. */
+void vublk_relay_mark_uncertain(struct vublk_relay *relay)
+{
+	for (unsigned i = 0; i < relay->num_queues; i++) {
+		struct vublk_relay_queue *queue = &relay->queues[i];
+
+		if (relay->changes & VUBLK_RELAY_RESET)
+			vublk_relay_begin_anew(relay, queue);
+		else if (queue->outstanding && relay->area.fd < 0)
+			vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_DOUBT);
+	}
+}
+
+/* Features and area belong to the session, so the next one is given them again. */
+void vublk_relay_end_device_session(struct vublk_relay *relay)
+{
+	relay->changes &= ~(unsigned)VUBLK_RELAY_RESET;
+	relay->changes |= VUBLK_RELAY_FEATURES | VUBLK_RELAY_AREA;
+	vublk_device_set_status(relay->device, 0, NULL);
+}
+
+void vublk_relay_close_handed(struct vublk_relay_queue *queue)
+{
+	queue->kick_changed = queue->call_changed = false;
+	vublk_fd_close(&queue->handed_kick_fd);
+	vublk_fd_close(&queue->handed_call_fd);
+}
+
+/* The rings are at rest: notes their positions and ends the session with the device. */
+static void collect(struct vublk_relay *relay)
+{
+	bool is_of_use = false;
+
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		if (vublk_relay_is_handed(&relay->queues[i]))
+			is_of_use |= collect_ring(relay, &relay->queues[i]);
+	collect_area(relay, is_of_use);
+	vublk_relay_mark_uncertain(relay);
+	vublk_relay_end_device_session(relay);
+	vublk_device_set_vm_running(relay->device, true);
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		vublk_relay_close_handed(&relay->queues[i]);
+	vublk_relay_change_set(relay, VUBLK_RELAY_SET_RECLAIM);
+}
+
+/*
+ * Without GET_VRING_BASE_INFLIGHT a VMM takes all requests before the base for complete. With
+ * GET_VRING_BASE_SKIP_DRAIN it says for each ring whether they have to be.
+ */
+static bool wants_drain(const struct vublk_relay *relay)
+{
+	if (!(relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)))
+		return true;
+	for (unsigned i = 0; i < relay->num_queues; i++)
+		if (vublk_relay_is_drained(&relay->queues[i]))
+			return true;
+	return false;
+}
+
+void vublk_relay_reclaim(struct vublk_relay *relay)
+{
+	if (relay->set == VUBLK_RELAY_SET_PAUSING) {
+		collect(relay);
+		return;
+	}
+	vublk_relay_change_set(relay, VUBLK_RELAY_SET_PAUSE);
+	vublk_device_set_drains(relay->device, wants_drain(relay));
+	vublk_device_set_vm_running(relay->device, false);
+}

@@ -144,6 +144,11 @@ int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 	return 0;
 }
 
+void vublk_device_bump_config_generation(struct vublk_device *device)
+{
+	device->config_generation++;
+}
+
 /* --- reading it again ------------------------------------------------------------------ */
 
 static void begin_read(struct vublk_device *device);
@@ -194,7 +199,7 @@ static bool publish(struct vublk_device *device, const uint8_t *config,
 		return false;
 	changed = memcmp(before, device->config, sizeof(before));
 	if (changed)
-		device->config_generation++;
+		vublk_device_bump_config_generation(device);
 	if (device->config_write == VUBLK_DEVICE_WRITE_CONFIRMING)
 		return differs_beyond_wce(before, device->config);
 	return changed;

@@ -33,18 +33,16 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
 	made->vm_running = true;
 	if (log)
 		made->log = *log;
-	made->connect_timer.fn = vublk_device_on_connect_timer;
-	made->connect_timer.opaque = made;
+	made->inflight.fd = made->made_inflight.fd = -1;
+	made->update_task.fn = vublk_device_on_update_task;
+	made->update_task.opaque = made;
 	made->config_timer.fn = vublk_device_on_config_timer;
 	made->config_timer.opaque = made;
 	made->keepalive_timer.fn = vublk_device_on_keepalive_timer;
 	made->keepalive_timer.opaque = made;
-	vublk_device_reconnect_init(made);
-	vublk_device_listener_init(made);
 	vublk_device_dirty_log_init(made);
 	vublk_device_settings_init(&made->settings);
-	vublk_frontend_init(&made->frontend, &made->loop, &made->log, &made->limit, &vublk_device_frontend_ops,
-			    made);
+	vublk_device_connect_init(made);
 	*device = made;
 	return 0;
 }
@@ -68,16 +66,6 @@ int vublk_device_process(struct vublk_device *device)
 	int r = vublk_loop_process(&device->loop, 0);
 
 	return r < 0 ? r : 0;
-}
-
-unsigned vublk_device_num_queues(const struct vublk_device *device)
-{
-	return device->num_queues;
-}
-
-unsigned vublk_device_queue_size(const struct vublk_device *device)
-{
-	return device->num_queues ? (unsigned)device->settings.queue_size : 0;
 }
 
 void vublk_device_get_info(const struct vublk_device *device, struct vublk_device_info *info,

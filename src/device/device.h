@@ -3,10 +3,14 @@
 #define VUBLK_DEVICE_DEVICE_H
 
 /*
- * The inside of the device; what a bus sees of it is <vublk/device.h>.
+ * The device, for the files of this folder; its interface for a bus is <vublk/device.h>.
  *
- * A callback of the bus may unrealize the device. So a function that calls one
- * does it last, or looks at device->life afterwards: another number, another life.
+ * A callback of the bus may unrealize the device. So a function that calls one does so last,
+ * or checks afterwards that device->life still has the same value.
+ *
+ * No two files call each other, directly or through others (tests/lint checks). A file that
+ * finishes something for which a start or a stop may be waiting posts an update
+ * (vublk_device_post_update()) instead of calling start-stop.c.
  */
 #include "frontend/frontend.h"
 #include "util/fault.h"
@@ -16,36 +20,36 @@
 
 #include <vublk/device.h>
 
-/* What can happen to a device. A row of the table in state.c says what follows. */
+/* The events of a device. The table in state.c says which state follows. */
 enum vublk_device_event {
-	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus wants it to connect */
-	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, the config is good */
-	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try has failed */
+	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus calls vublk_device_realize() */
+	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, and the config is valid */
+	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try failed */
 	VUBLK_DEVICE_EVENT_START,          /* the driver is ready, and the VM runs */
-	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has everything */
-	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, or a start that cannot go on */
-	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has given the rings back */
+	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed everything */
+	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, or a start that cannot continue */
+	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has returned the rings */
 	VUBLK_DEVICE_EVENT_LOST,           /* the connection broke */
-	VUBLK_DEVICE_EVENT_RECONNECT,      /* there is a connection again */
-	VUBLK_DEVICE_EVENT_RECONNECTED,    /* the handshake is done, and what it said will do */
-	VUBLK_DEVICE_EVENT_UNREALIZE,      /* the bus gives it up */
+	VUBLK_DEVICE_EVENT_RECONNECT,      /* a new connection is open */
+	VUBLK_DEVICE_EVENT_RECONNECTED,    /* the handshake is done, and the back-end offers enough */
+	VUBLK_DEVICE_EVENT_UNREALIZE,      /* the bus calls vublk_device_unrealize() */
 	VUBLK_DEVICE_NUM_EVENTS,
 };
 
-/* The values of the properties; properties.c has their names and defaults. */
+/* The values of the properties. Their names and defaults are in properties.c. */
 struct vublk_device_settings {
 	char chardev[sizeof(((struct vublk_device_info *)0)->chardev)];
-	bool server; /* listen at chardev; else connect to it */
-	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: the back-end's */
+	bool server; /* listen at chardev; false: connect to it */
+	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: as many as the back-end has */
 	uint64_t num_queues_limit;
 	uint64_t queue_size;
 	uint64_t request_timeout_ms;
 	uint64_t realize_retries;
 	uint64_t config_poll_ms;
 	uint64_t keepalive_ms;          /* 0: never; VUBLK_DEVICE_AUTO */
-	uint64_t reconnect_ms;          /* 0: a loss is for good */
+	uint64_t reconnect_ms;          /* 0: a lost back-end is not looked for */
 	uint64_t reconnect_deadline_ms; /* 0: none */
-	bool inflight; /* counts only for a device that reconnects, or with inflight_migration */
+	bool inflight; /* effective if the device reconnects, or with inflight_migration */
 	bool inflight_migration;
 	bool warn_unflushed;
 	bool config_wce;
@@ -59,358 +63,213 @@ struct vublk_device_settings {
 
 #define VUBLK_DEVICE_AUTO UINT64_MAX
 
+/* Whether a device with these settings looks for another back-end, or waits for one. */
+static inline bool vublk_device_will_reconnect(const struct vublk_device_settings *settings)
+{
+	return settings->reconnect_ms || settings->server;
+}
+
 enum vublk_device_config_read {
 	VUBLK_DEVICE_READ_NONE,
 	VUBLK_DEVICE_READ_UNDER_WAY,
 };
 
-/* A write to the config has succeeded when it can be read. */
+/* A write to the config has succeeded when the new value has been read back. */
 enum vublk_device_config_write {
 	VUBLK_DEVICE_WRITE_NONE,
 	VUBLK_DEVICE_WRITE_SENT,
-	VUBLK_DEVICE_WRITE_ACCEPTED,   /* waits for a read that began after it */
+	VUBLK_DEVICE_WRITE_ACCEPTED,   /* waiting for a read that begins after the answer */
 	VUBLK_DEVICE_WRITE_CONFIRMING, /* that read is under way */
-	VUBLK_DEVICE_WRITE_RESTORING,  /* what was loaded, and nobody waits for it */
+	VUBLK_DEVICE_WRITE_RESTORING,  /* sets a loaded value again; the bus does not wait for it */
 };
 
-/* The way back to a back-end (reconnect.c). */
+/* An outage, and the search for another back-end (outage.c, reconnect.c). */
 struct vublk_device_reconnect {
-	uint64_t lost_ns;  /* when the outage began; 0: there is none */
-	uint64_t tried_ns; /* the last try */
-	uint64_t pause_ms; /* before the next; doubled each time, up to a limit */
-	unsigned refusals; /* in this outage: back-ends that were reached, and did not start */
-	unsigned short_runs; /* back-ends in a row that started and were lost within reconnect-ms */
-	struct vublk_error refusal; /* of the last try */
-	uint32_t said[16];          /* checksums of the reasons that were logged in this outage */
-	unsigned num_said;
+	uint64_t lost_ns;  /* when the outage began; 0: no outage */
+	uint64_t tried_ns; /* when the last try began */
+	uint64_t pause_ms; /* before the next try; doubled each time, up to a limit */
+	unsigned refusals; /* in this outage: tries that reached a back-end which did not start */
+	unsigned short_runs; /* in a row: back-ends that started and were lost within reconnect-ms */
+	struct vublk_error refusal;  /* why the last try failed */
+	uint32_t logged_reasons[16]; /* in this outage: checksums of their sentences */
+	unsigned num_logged_reasons;
 	bool warned_unflushed;
-	bool config_changed;        /* what the new back-end says differs */
-	struct vublk_watch watch; /* of the socket's directory */
-	bool said_unwatched;      /* logged that there is no inotify */
+	bool config_changed;        /* the new back-end's config differs from the lost one's */
+	struct vublk_watch watch; /* for a new file in the socket's directory */
+	bool logged_unwatched;    /* that inotify is not available */
 };
 
 /* The socket to which back-ends connect, with the property server (listen.c). */
 struct vublk_device_listener {
-	int fd;     /* -1: none */
-	ino_t file; /* of the socket at chardev's path */
-	struct vublk_loop_source source; /* while a back-end is waited for */
+	int fd;     /* -1: not listening */
+	ino_t file; /* inode of the socket at chardev's path */
+	struct vublk_loop_source source; /* in the loop while the device waits for a back-end */
 };
 
-/* What of the rings a back-end that is lost or stopped leaves open, until they run again. */
+/* What the last back-end left open about the rings, until they run again. */
 enum vublk_device_resume {
-	VUBLK_DEVICE_RESUME_NOTHING, /* each base is known */
-	VUBLK_DEVICE_RESUME_NOTIFY,  /* ... but a kick or a call may have been lost */
-	VUBLK_DEVICE_RESUME_INFLIGHT, /* ... and what the area has is still to be done */
-	VUBLK_DEVICE_RESUME_RINGS,   /* the rings were out: their used indices tell */
-	VUBLK_DEVICE_RESUME_NEVER,   /* ... and that was not enough: the driver has to reset */
+	VUBLK_DEVICE_RESUME_NOTHING, /* each ring's base is known */
+	VUBLK_DEVICE_RESUME_NOTIFY,  /* the same, but a kick or a call may have been lost */
+	VUBLK_DEVICE_RESUME_INFLIGHT, /* the same, and the requests in the in-flight area are to be executed */
+	VUBLK_DEVICE_RESUME_RINGS,   /* lost while the rings were out: the used indices have to tell */
+	VUBLK_DEVICE_RESUME_NEVER,   /* the used indices were not enough: the driver has to reset */
 };
 
 /*
- * A legacy driver may kick before it sets DRIVER_OK, and means the same (kick.c). The
- * numbers are in saved states.
+ * The kick of a legacy driver before DRIVER_OK, which starts the device (early-kick.c). The
+ * numbers are part of saved states.
  */
 enum vublk_device_early_kick {
 	VUBLK_DEVICE_KICK_NONE = 0,
 	VUBLK_DEVICE_KICK_STARTS = 1,
-	VUBLK_DEVICE_KICK_REFUSED = 2, /* what it has set up cannot be started */
+	VUBLK_DEVICE_KICK_REFUSED = 2, /* the queues that are set up cannot be started */
 	VUBLK_DEVICE_NUM_EARLY_KICKS,
 };
 
-/* The dirty log; dirty-log.c. */
+/* The phases of the dirty log (dirty-log.c). */
 enum vublk_device_dirty_phase {
 	VUBLK_DEVICE_DIRTY_OFF,
-	VUBLK_DEVICE_DIRTY_ON,       /* of rings that run, and of those that will */
-	VUBLK_DEVICE_DIRTY_TO_START, /* the bus wants it on; the rings are on their way */
-	VUBLK_DEVICE_DIRTY_STARTING, /* the back-end is being told */
-	VUBLK_DEVICE_DIRTY_UNDOING,  /* ... and refused: it is told to leave it */
-	VUBLK_DEVICE_DIRTY_TO_STOP,  /* the bus wants it off; the rings are on their way */
-	VUBLK_DEVICE_DIRTY_STOPPING, /* the back-end is being told */
+	VUBLK_DEVICE_DIRTY_ON,       /* running rings are logged, and so are rings that start */
+	VUBLK_DEVICE_DIRTY_TO_START, /* the bus wants it on; waits for the end of a start or stop */
+	VUBLK_DEVICE_DIRTY_STARTING, /* messages to switch it on are under way */
+	VUBLK_DEVICE_DIRTY_UNDOING,  /* refused: messages to switch it off are under way */
+	VUBLK_DEVICE_DIRTY_TO_STOP,  /* the bus wants it off; waits for the end of a start or stop */
+	VUBLK_DEVICE_DIRTY_STOPPING, /* messages to switch it off are under way */
 };
 
 struct vublk_device_dirty {
 	enum vublk_device_dirty_phase phase;
 	struct vublk_frontend_dirty_log log;
-	uint64_t *bitmap;           /* mapped when it is first read */
-	struct vublk_fault fault;   /* the pages of it that its owner removed */
-	struct vublk_error refusal; /* while it is being undone */
+	uint64_t *bitmap;           /* mapped by the first read; NULL before */
+	struct vublk_fault fault;   /* set when the owner of the file has truncated it */
+	struct vublk_error refusal; /* why the back-end refused it, in phase UNDOING */
 };
 
 struct vublk_device {
 	enum vublk_device_state state;
-	uint64_t life; /* counts realize and unrealize */
+	uint64_t life; /* changes with each realize and unrealize */
 	const struct vublk_device_bus_ops *ops;
 	void *bus;
 	struct vublk_log log;
-	struct vublk_log_limit limit; /* of what drivers and back-ends cause */
+	struct vublk_log_limit limit; /* for lines that drivers and back-ends can cause */
 	struct vublk_loop loop;
+	struct vublk_loop_task update_task; /* vublk_device_update() */
 	struct vublk_device_settings settings;
 
 	struct vublk_frontend frontend;
-	struct vublk_loop_timer connect_timer; /* the next try to realize, or to reconnect */
-	unsigned tries;
+	struct vublk_loop_timer connect_timer; /* the next try to realize or to reconnect */
+	unsigned tries; /* to realize */
 	struct vublk_device_reconnect reconnect;
 	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;
 	struct vublk_frontend_inflight_area inflight; /* of the driver's session, until reset */
-	struct vublk_error failure; /* why rings that are being stopped will not run again */
+	struct vublk_error failure; /* why rings are stopped for good; code 0: no failure */
 
-	/* what the driver sees */
+	/* what the driver sees and sets */
 	unsigned num_queues;
 	uint64_t features; /* offered */
 	uint64_t acked_features;
-	bool has_acked_features; /* by a legacy driver that may be none at all */
+	bool has_acked_features; /* a legacy driver may have accepted none */
 	uint8_t status;
 	enum vublk_device_early_kick early_kick;
-	bool is_shutting_down; /* by force: no back-end is looked for any more */
-	bool vm_running; /* what the bus says; it outlives realize and unrealize */
-	bool drains;     /* the same */
-	bool leaves_requests; /* the stop that has begun last: in the in-flight area */
+	bool is_shutting_down; /* forced shutdown: no other back-end is looked for */
+	bool vm_running; /* set by the bus; kept over realize and unrealize */
+	bool drains;     /* likewise */
+	bool leaves_requests; /* the last stop did not wait for requests in the in-flight area */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
 	uint32_t config_generation;
 
-	/* requests about the config that are under way */
+	/* config requests that are under way */
 	enum vublk_device_config_read config_read;
-	struct vublk_loop_timer config_timer; /* reads it anew, where changes are not told */
-	bool config_read_again; /* it changed once more meanwhile */
+	struct vublk_loop_timer config_timer; /* reads it again, where the back-end does not report changes */
+	bool config_read_again; /* it changed while it was being read */
 	enum vublk_device_config_write config_write;
 	uint8_t config_write_wce;
 
 	struct vublk_loop_timer keepalive_timer; /* while the rings run */
 
 	struct vublk_device_dirty dirty;
-	bool memory_change_under_way; /* asked for by the bus while the rings run */
-	bool inflight_under_way; /* the back-end is making an area for the bus: no start meanwhile */
+	bool memory_change_under_way; /* asked for by the bus; the back-end has not confirmed yet */
+	bool inflight_under_way; /* the back-end makes an area for the bus; no start meanwhile */
 	bool has_tight_areas;    /* the last area that a back-end made had no padding */
 	struct vublk_frontend_inflight_area made_inflight;
 	struct vublk_frontend_memory memory; /* the descriptors in it are the device's */
 
 	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
-	uint16_t *bases;                   /* num_queues: where each goes on */
-	int32_t *lost_avail;               /* num_queues: the avail index at the loss; -1: not known */
-	struct vublk_frontend_queue *rings; /* those that are handed over */
+	uint16_t *bases;                   /* num_queues: the avail index at which each resumes */
+	int32_t *lost_avail;               /* num_queues: the avail index at the loss; -1: unknown */
+	struct vublk_frontend_queue *rings; /* the rings that the back-end has or is given */
 	unsigned num_rings;
-	struct vublk_device_kick_watch *kick_watches; /* num_queues */
-	uint8_t *notifiers_changed; /* num_queues: what the back-end does not have yet (notify.c) */
-	struct vublk_frontend_notifier *notifiers; /* on their way to it */
+	struct vublk_loop_source *kick_sources; /* num_queues: watched for early kicks */
+	uint8_t *notifiers_changed; /* num_queues: what the back-end does not have yet (notifiers.c) */
+	struct vublk_frontend_notifier *notifiers; /* sent and not confirmed */
 	unsigned num_notifiers;
-	struct vublk_device_ring_error *ring_errors; /* one for each of them */
+	struct vublk_device_ring_error *ring_errors; /* one for each ring */
 	unsigned num_ring_errors;
 };
 
-/* --- state.c --------------------------------------------------------------------- */
+/* --- device.c, state.c ---------------------------------------------------------------- */
 
 const char *vublk_device_event_name(enum vublk_device_event event);
-/* What the table says; -1: the event does not occur in this state. */
+/* The state that the table has for the event; -1: the event does not occur in this state. */
 int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_event event);
-/* The only way to another state; false: the event means nothing in this one. */
+/* The only function that changes the state. False: the event has no meaning in this state. */
 bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
 			       const char *why);
 /* Connected: from STOPPED to STOPPING. */
 bool vublk_device_is_connected(const struct vublk_device *device);
-/* The driver has set DRIVER_OK, or it is a legacy one that has kicked before that. */
+/* The driver has set DRIVER_OK, or a legacy driver has kicked before that. */
 bool vublk_device_is_driver_ready(const struct vublk_device *device);
+/* The driver is ready and the VM runs: the rings should run as soon as there is a back-end. */
+bool vublk_device_should_run(const struct vublk_device *device);
 /*
- * EBUSY, and a sentence, unless what the driver sets up may change: the rings are not
- * out, and nothing that they are to go on with by themselves.
+ * EBUSY and a sentence unless the driver's set-up may be changed: the rings are not out, and
+ * no back-end will be given them as they are.
  */
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error);
-/* EBUSY, and a sentence with both states, unless the device is in `state`. */
+/* EBUSY and a sentence with both states unless the device is in `state`. */
 int vublk_device_require(const struct vublk_device *device, enum vublk_device_state state,
 			 const char *what, struct vublk_error *error);
 
 /* --- properties.c ------------------------------------------------------------------ */
 
 void vublk_device_settings_init(struct vublk_device_settings *settings);
-/* What one value alone cannot tell: ranges, and what belongs together. */
+/* Checks that need more than one value: combinations, and ranges that depend on others. */
 int vublk_device_settings_check(const struct vublk_device_settings *settings,
 				struct vublk_error *error);
 
 /* --- features.c -------------------------------------------------------------------- */
 
 uint64_t vublk_device_offer_features(const struct vublk_device *device);
-/* The driver has accepted features, and VERSION_1 is none of them. */
+/* The driver has accepted its features, and VERSION_1 is not among them. */
 bool vublk_device_has_legacy_driver(const struct vublk_device *device);
-/* What the back-end is told that the driver accepted. */
+/* The features that the back-end is told the driver has accepted. */
 uint64_t vublk_device_session_features(const struct vublk_device *device);
 
 /* --- config.c ---------------------------------------------------------------------- */
 
 /*
- * Checks a config as it came and makes it the device's own copy: queues and limits
- * as the device has them. EPROTO and a sentence if it is absurd.
+ * Checks a config from the back-end and stores it as the device's own, with the device's
+ * number of queues and limits. EPROTO and a sentence if it is absurd.
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
-/* Reads it every now and then from here on, if the back-end cannot say that it changed. */
+/* The driver is shown another config from here on. */
+void vublk_device_bump_config_generation(struct vublk_device *device);
+/* Polls the config from here on if the back-end cannot report changes. */
 void vublk_device_watch_config(struct vublk_device *device);
 void vublk_device_on_config_timer(void *opaque);
 
-/* --- realize.c --------------------------------------------------------------------- */
-
-extern const struct vublk_frontend_ops vublk_device_frontend_ops;
-void vublk_device_on_connect_timer(void *opaque);
-/* Begins the handshake: on `fd`, which is taken over, or connects first (-1). */
-int vublk_device_open_frontend(struct vublk_device *device, int fd, struct vublk_error *error);
-/* A back-end has connected to the device. */
-void vublk_device_on_connection(struct vublk_device *device, int fd);
-
-/* --- listen.c ---------------------------------------------------------------------- */
-
-void vublk_device_listener_init(struct vublk_device *device);
-int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error);
-/* Nobody connects any more, and the file is gone. Idempotent. */
-void vublk_device_listener_close(struct vublk_device *device);
-/* Takes one connection, as soon as there is one. Idempotent, and so is its end. */
-void vublk_device_listen(struct vublk_device *device);
-void vublk_device_unlisten(struct vublk_device *device);
-
-/* --- reconnect.c, watch.c and offer.c ---------------------------------------------- */
-
-void vublk_device_reconnect_init(struct vublk_device *device);
-/* The back-end has just been lost: looks for another, if the properties say so. */
-void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
-/* Everything is as before the loss. */
-void vublk_device_reconnect_end(struct vublk_device *device);
-/* The next try is due, or made; the handshake is done; the try failed. */
-void vublk_device_reconnect_on_timer(struct vublk_device *device);
-/* On `fd`, or connects (-1). */
-void vublk_device_reconnect_try(struct vublk_device *device, int fd);
-void vublk_device_reconnect_negotiated(struct vublk_device *device);
-void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
-
-/* Calls vublk_device_reconnect_wake() when the socket appears. Idempotent. */
-void vublk_device_watch_socket(struct vublk_device *device);
-void vublk_device_unwatch_socket(struct vublk_device *device);
-/* There will be no outage any more. Idempotent. */
-void vublk_device_close_watch(struct vublk_device *device);
-void vublk_device_on_watch(void *opaque, bool vanished);
-void vublk_device_reconnect_wake(struct vublk_device *device);
-
-/*
- * Takes over what the new back-end offers, if it is enough for what the driver
- * accepted; a sentence that names what is missing if not, and nothing is changed.
- */
-int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
-/* What a driver goes by: the features that it accepted, and the config that it read. */
-struct vublk_device_promise {
-	bool has_accepted;
-	uint64_t accepted;
-	const uint8_t *config; /* NULL: not known */
-};
-
-/* Whether what the device offers now keeps it; ENOTSUP or EROFS and a sentence if not. */
-int vublk_device_check_promise(const struct vublk_device *device,
-			       const struct vublk_device_promise *promise,
-			       struct vublk_error *error);
-
-/* --- recover.c ---------------------------------------------------------------------- */
-
-/* Whether the back-end notes what it has begun, in an area that the next one gets. */
-bool vublk_device_uses_inflight(const struct vublk_device *device);
-/* What the next handshake accepts of that. */
-void vublk_device_ask_for_inflight(struct vublk_device *device);
-/* Takes the places over of rings that were given back, and what that leaves open. */
-void vublk_device_rings_are_back(struct vublk_device *device);
-/* The session's area is of no more use. Idempotent. */
-void vublk_device_drop_inflight(struct vublk_device *device);
-/* The back-end that had the rings has just been lost: notes how far the driver was. */
-void vublk_device_note_loss(struct vublk_device *device);
-/*
- * How many requests at most a ring's indices leave open: those that are not completed,
- * and after a loss of these only what the lost back-end may have seen.
- */
-uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
-					uint16_t used, uint16_t avail);
-/*
- * Whether this back-end can go on with the rings as they were left, and where: EIO and a
- * sentence when requests may be lost.
- */
-int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
-/* The indices of a queue that is set up, from the memory that is set. */
-int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
-			      uint16_t *avail, struct vublk_error *error);
-/* The lost back-end may have died between a completion and its call: each ring gets one. */
-void vublk_device_call_rings(struct vublk_device *device);
-
-/* --- carry.c -------------------------------------------------------------------------- */
-
-/* A back-end has taken the area: others that are made without one are to be like it. */
-void vublk_device_note_inflight_layout(struct vublk_device *device);
-
-/* --- undrained.c ---------------------------------------------------------------------- */
-
-/* Requests that the back-end took and had not completed when it gave the ring back. */
-uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigned index,
-				      uint16_t used);
-/* The rings are back, and the back-end was to complete everything first: says so if not. */
-void vublk_device_warn_undrained(struct vublk_device *device);
-/* The back-end has just been lost with no ring in its hands. */
-void vublk_device_note_loss_at_rest(struct vublk_device *device);
-
-/* --- dirty-log.c ---------------------------------------------------------------------- */
-
-void vublk_device_dirty_log_init(struct vublk_device *device);
-/* Off at once; nobody is told. Idempotent. */
-void vublk_device_dirty_log_drop(struct vublk_device *device);
-/* What rings that are started log into; NULL: nothing. */
-const struct vublk_frontend_dirty_log *vublk_device_dirty_log_of_start(
-	const struct vublk_device *device);
-/* The rings run: what was asked for meanwhile is begun. */
-void vublk_device_dirty_log_started(struct vublk_device *device);
-/* They run no more, or the back-end is gone: what was asked for holds. May call the bus. */
-void vublk_device_dirty_log_stopped(struct vublk_device *device);
-/* The back-end is gone with the rings: what it may have written there last is dirty. */
-void vublk_device_dirty_log_mark_rings(struct vublk_device *device);
-/* The back-end is being told: the rings are not taken back meanwhile. */
-bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
-/* Whether the log that is on has a place for this memory; EINVAL and a sentence if not. */
-int vublk_device_dirty_log_check(const struct vublk_device *device,
-				 const struct vublk_frontend_memory *memory,
-				 struct vublk_error *error);
-/* Whether the back-end can; ENOTSUP and a sentence ("it cannot ...") if not. */
-int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
-					 struct vublk_error *error);
-
-/* --- run.c ------------------------------------------------------------------------- */
-
-/* Starts or stops, if what the driver wants is not what is. */
-void vublk_device_update(struct vublk_device *device);
-/* Whether what the driver has set up can be started; a sentence if not. */
-int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
-/* Forgets the driver's session: features, queues. */
-void vublk_device_end_session(struct vublk_device *device);
-/* The back-end is gone while the device was connected. */
-void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error);
-
-/* --- kick.c -------------------------------------------------------------------------- */
-
-int vublk_device_kick_watches_init(struct vublk_device *device);
-void vublk_device_kick_watches_deinit(struct vublk_device *device);
-/* Watches the kicks of a legacy driver, as long as one would start the device. Idempotent. */
-void vublk_device_watch_kicks(struct vublk_device *device);
-/* The rings have just been handed over: each gets a kick. */
-void vublk_device_kick_rings(struct vublk_device *device);
-
-/* --- keepalive.c ---------------------------------------------------------------------- */
-
-/* The rings run: from here on the back-end is asked, if the properties say so. */
-void vublk_device_keepalive_begin(struct vublk_device *device);
-void vublk_device_on_keepalive_timer(void *opaque);
-
-/* --- notify.c ------------------------------------------------------------------------ */
-
-/* The rings run now: descriptors that were changed meanwhile follow. */
-void vublk_device_notifiers_send(struct vublk_device *device);
-/* The rings are back, or lost: the next start hands over what there is then. */
-void vublk_device_notifiers_settle(struct vublk_device *device);
-
-/* --- memory.c and queue.c ------------------------------------------------------------ */
+/* --- memory.c ---------------------------------------------------------------------- */
 
 void vublk_device_memory_deinit(struct vublk_frontend_memory *memory);
+
+/* --- queue.c ----------------------------------------------------------------------- */
+
 int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_queues_deinit(struct vublk_device *device);
-/* Forgets what the driver set up; where each queue goes on stays readable. */
+/* Forgets what the driver set up. The bases stay readable. */
 void vublk_device_queues_reset(struct vublk_device *device);
 /* Whether a queue's size and alignment are possible; EINVAL and a sentence if not. */
 int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
@@ -419,15 +278,210 @@ int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
 int vublk_device_queues_check(const struct vublk_device *device,
 			      const struct vublk_frontend_memory *memory,
 			      struct vublk_error *error);
-/* Makes device->rings of the queues that are set up. */
+/* Whether the driver's set-up can be started; EINVAL, ENOTCONN and a sentence if not. */
+int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
+/* Fills device->rings with the queues that are set up. */
 void vublk_device_queues_collect(struct vublk_device *device);
+/* Stores the index at which each returned ring resumes; device->rings is empty afterwards. */
+void vublk_device_queues_store_bases(struct vublk_device *device);
+/* Before a kick descriptor is replaced. The next update watches again. Idempotent. */
+void vublk_device_unwatch_kicks(struct vublk_device *device);
+
+/* --- link/connect.c ---------------------------------------------------------------- */
+
+/* The connect timer, the listener, the socket watch and the front-end. */
+void vublk_device_connect_init(struct vublk_device *device);
+
+/* --- link/realize.c ---------------------------------------------------------------- */
+
+/* The handshake is done; the try failed. State REALIZING. */
+void vublk_device_realize_negotiated(struct vublk_device *device);
+void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error);
+
+/* --- link/disconnect.c ------------------------------------------------------------- */
+
+/* The back-end is lost while the device was connected. */
+void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error);
+
+/* --- link/reconnect.c -------------------------------------------------------------- */
+
+/* The back-end has just been lost. Looks for another if the properties say so. */
+void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
+/* No back-end has connected in time, with the property server. */
+void vublk_device_reconnect_overdue(struct vublk_device *device);
+/* The handshake is done; the try failed. */
+void vublk_device_reconnect_negotiated(struct vublk_device *device);
+void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
+/* The socket's directory has changed: the next try is due now. */
+void vublk_device_reconnect_wake(struct vublk_device *device);
+
+/* --- link/outage.c ----------------------------------------------------------------- */
+
+#define VUBLK_DEVICE_SHORTEST_PAUSE_MS 1
+
+void vublk_device_outage_begin(struct vublk_device *device, uint64_t now);
+/* Everything is as before the loss: no try is due any more. Idempotent. */
+void vublk_device_outage_end(struct vublk_device *device);
+/* When the device stops looking; UINT64_MAX: never. */
+uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device);
+/* The pause before the next try. The one after that is longer. */
+uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device);
+/* Logs why a try failed: each reason once per outage. */
+void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error);
+
+/* --- link/listen.c ----------------------------------------------------------------- */
+
+int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error);
+/* Removes the socket and its file. Idempotent. */
+void vublk_device_listener_close(struct vublk_device *device);
+/* Waits for one connection. Both calls are idempotent. */
+void vublk_device_listen(struct vublk_device *device);
+void vublk_device_unlisten(struct vublk_device *device);
+/* Takes the connection and stops listening; negative: there is no connection. */
+int vublk_device_listener_accept(struct vublk_device *device);
+
+/* --- link/socket-watch.c ----------------------------------------------------------- */
+
+/* Watches for a new socket at chardev's path. Idempotent. */
+void vublk_device_watch_socket(struct vublk_device *device);
+void vublk_device_unwatch_socket(struct vublk_device *device);
+/* Also frees the watch. Idempotent. */
+void vublk_device_close_watch(struct vublk_device *device);
+
+/* --- link/compat.c ----------------------------------------------------------------- */
+
 /*
- * Gives each ring an eventfd for its errors, and watches them (ring-error.c); undone
- * when the rings are back. Idempotent.
+ * Adopts what the new back-end offers if it is enough for what the driver has accepted. If it
+ * is not, nothing changes, and the sentence names what is missing.
  */
+int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
+
+/* What a driver relies on: the features that it accepted and the config that it has read. */
+struct vublk_device_reliance {
+	bool has_accepted;
+	uint64_t accepted;
+	const uint8_t *config; /* NULL: unknown */
+};
+
+/* Whether the device's present offer satisfies it; ENOTSUP or EROFS and a sentence if not. */
+int vublk_device_check_reliance(const struct vublk_device *device,
+				const struct vublk_device_reliance *reliance,
+				struct vublk_error *error);
+
+/* --- link/keepalive.c -------------------------------------------------------------- */
+
+/* The rings run: from here on the back-end is asked regularly, if the properties say so. */
+void vublk_device_keepalive_begin(struct vublk_device *device);
+void vublk_device_on_keepalive_timer(void *opaque);
+
+/* --- rings/start-stop.c ------------------------------------------------------------ */
+
+/* Starts or stops the rings if they are not as the driver and the VM want them. */
+void vublk_device_update(struct vublk_device *device);
+void vublk_device_on_update_task(void *opaque);
+/* The same from the loop, for callers below start-stop.c. Cancelled by unrealize. */
+static inline void vublk_device_post_update(struct vublk_device *device)
+{
+	vublk_loop_post(&device->loop, &device->update_task);
+}
+/* Forgets the driver's session: features, queues, in-flight area. */
+void vublk_device_end_session(struct vublk_device *device);
+
+/* --- rings/early-kick.c ------------------------------------------------------------ */
+
+/* Watches the kicks of a legacy driver while one would start the device. By updates only. */
+void vublk_device_watch_kicks(struct vublk_device *device);
+/* A kick has come. True: it makes the driver ready. Posts an update; may call the bus. */
+bool vublk_device_take_early_kick(struct vublk_device *device);
+
+/* --- rings/notifiers.c ------------------------------------------------------------- */
+
+/* The rings run: sends the descriptors that have been changed meanwhile. */
+void vublk_device_notifiers_send(struct vublk_device *device);
+/* The rings have been returned or lost: the next start hands over the present descriptors. */
+void vublk_device_notifiers_settle(struct vublk_device *device);
+/* Signals each ring's kick or call descriptor once, in case a notification was lost. */
+void vublk_device_kick_rings(struct vublk_device *device);
+void vublk_device_call_rings(struct vublk_device *device);
+
+/* --- rings/ring-error.c ------------------------------------------------------------ */
+
+/* Only a reset by the driver can help: logs the reason and tells the bus, which may unrealize. */
+void vublk_device_raise_needs_reset(struct vublk_device *device, const struct vublk_error *error);
+/* Gives each ring an eventfd for its errors and watches it, until unwatch. Idempotent. */
 int vublk_device_ring_errors_watch(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_ring_errors_unwatch(struct vublk_device *device);
-/* Takes over where each ring goes on. */
-void vublk_device_queues_store_bases(struct vublk_device *device);
+
+/* --- rings/inflight.c -------------------------------------------------------------- */
+
+/* Whether the back-end records the requests that it has begun in an area for the next one. */
+bool vublk_device_uses_inflight(const struct vublk_device *device);
+/* Tells the front-end which of these protocol features the next handshake accepts. */
+void vublk_device_ask_for_inflight(struct vublk_device *device);
+/* Closes the session's area. Idempotent. */
+void vublk_device_drop_inflight(struct vublk_device *device);
+
+/* --- rings/indices.c --------------------------------------------------------------- */
+
+/* The indices of a queue that is set up, from the memory that is set. */
+int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
+			      uint16_t *avail, struct vublk_error *error);
+/*
+ * An upper bound of the requests that a ring's indices leave open: those that are not
+ * completed; after a loss only those that the lost back-end may have seen.
+ */
+uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
+					uint16_t used, uint16_t avail);
+
+/* --- rings/resume.c ---------------------------------------------------------------- */
+
+/* The rings have been returned: stores their bases, and what the back-end left open. */
+void vublk_device_rings_are_back(struct vublk_device *device);
+/* The back-end that had the rings has just been lost: records how far the driver was. */
+void vublk_device_note_loss(struct vublk_device *device);
+/*
+ * Whether this back-end can continue the rings as they were left, and where. EIO and a
+ * sentence if requests could be lost or executed twice.
+ */
+int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
+
+/* --- rings/handover.c -------------------------------------------------------------- */
+
+/* A back-end has taken the area: areas that are made without a back-end get its layout. */
+void vublk_device_note_inflight_layout(struct vublk_device *device);
+
+/* --- rings/undrained.c ------------------------------------------------------------- */
+
+/* Requests that the back-end had taken and not completed when it returned the ring. */
+uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigned index,
+				      uint16_t used);
+/* The rings have been returned by a stop that waits for all requests: warns if it did not. */
+void vublk_device_warn_undrained(struct vublk_device *device);
+/* The back-end has just been lost while it had no rings. */
+void vublk_device_note_loss_at_rest(struct vublk_device *device);
+
+/* --- rings/dirty-log.c ------------------------------------------------------------- */
+
+void vublk_device_dirty_log_init(struct vublk_device *device);
+/* Switches it off without telling the back-end. Idempotent. */
+void vublk_device_dirty_log_drop(struct vublk_device *device);
+/* The log of rings that are started; NULL: they are not logged. */
+const struct vublk_frontend_dirty_log *vublk_device_dirty_log_of_start(
+	const struct vublk_device *device);
+/* The rings run: begins the change that was asked for meanwhile. */
+void vublk_device_dirty_log_started(struct vublk_device *device);
+/* The rings do not run any more: the change that was asked for is done. May call the bus. */
+void vublk_device_dirty_log_stopped(struct vublk_device *device);
+/* The back-end is lost with the rings: marks the pages that it may have written last. */
+void vublk_device_dirty_log_mark_rings(struct vublk_device *device);
+/* Messages about the log are under way: the rings are not stopped meanwhile. */
+bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
+/* Whether the log that is on covers this memory; EINVAL and a sentence if not. */
+int vublk_device_dirty_log_check(const struct vublk_device *device,
+				 const struct vublk_frontend_memory *memory,
+				 struct vublk_error *error);
+/* Whether the back-end can log; ENOTSUP and a sentence ("it cannot ...") if not. */
+int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
+					 struct vublk_error *error);
 
 #endif

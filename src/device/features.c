@@ -140,16 +140,6 @@ int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
 		return r;
 	device->acked_features = features;
 	device->has_acked_features = true;
-	vublk_device_watch_kicks(device);
+	vublk_device_post_update(device);
 	return 0;
-}
-
-const char *vublk_feature_name(unsigned bit)
-{
-	return vublk_virtio_blk_feature_name(bit);
-}
-
-const char *vublk_protocol_feature_name(unsigned bit)
-{
-	return vublk_vu_protocol_feature_name(bit);
 }

@@ -132,13 +132,11 @@ static int take_table(struct vublk_frontend_memory *memory,
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
-	uint64_t life = device->life;
 
 	device->memory_change_under_way = false;
+	vublk_device_post_update(device); /* a start or a stop may have waited for this */
 	if (device->ops->memory_changed)
 		device->ops->memory_changed(device->bus, error);
-	if (device->life == life)
-		vublk_device_update(device);
 }
 
 static int check_state(const struct vublk_device *device, struct vublk_error *error)
@@ -218,7 +216,7 @@ int vublk_device_set_memory(struct vublk_device *device,
 	}
 	vublk_device_memory_deinit(&device->memory);
 	device->memory = memory;
-	vublk_device_watch_kicks(device);
+	vublk_device_post_update(device);
 	if (!told)
 		return 0;
 	if (hangs_up(device)) {

@@ -227,6 +227,11 @@ int vublk_device_get_property(const struct vublk_device *device, const char *nam
 	return 0;
 }
 
+bool vublk_device_reconnects(const struct vublk_device *device)
+{
+	return vublk_device_will_reconnect(&device->settings);
+}
+
 /* --- what belongs together ------------------------------------------------------------------ */
 
 static int check_queue_size(const struct vublk_device_settings *settings,

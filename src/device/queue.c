@@ -13,6 +13,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+void vublk_device_unwatch_kicks(struct vublk_device *device)
+{
+	for (unsigned i = 0; i < device->num_queues; i++)
+		vublk_loop_remove(&device->kick_sources[i]);
+}
+
 int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *error)
 {
 	device->queues = calloc(device->num_queues, sizeof(*device->queues));
@@ -20,11 +26,12 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 	device->rings = calloc(device->num_queues, sizeof(*device->rings));
 	device->lost_avail = calloc(device->num_queues, sizeof(*device->lost_avail));
 	device->notifiers_changed = calloc(device->num_queues, 1);
+	device->kick_sources = calloc(device->num_queues, sizeof(*device->kick_sources));
 	device->notifiers = calloc(2 * device->num_queues, sizeof(*device->notifiers));
 	device->num_rings = 0;
 	device->num_notifiers = 0;
 	if (device->queues && device->bases && device->rings && device->lost_avail &&
-	    device->notifiers_changed && device->notifiers && !vublk_device_kick_watches_init(device))
+	    device->notifiers_changed && device->kick_sources && device->notifiers)
 		return 0;
 	vublk_device_queues_deinit(device);
 	return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", device->num_queues);
@@ -32,11 +39,13 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 
 void vublk_device_queues_deinit(struct vublk_device *device)
 {
+	if (device->kick_sources)
+		vublk_device_unwatch_kicks(device);
+	free(device->kick_sources);
 	free(device->queues);
 	free(device->bases);
 	free(device->rings);
 	free(device->lost_avail);
-	vublk_device_kick_watches_deinit(device);
 	free(device->notifiers_changed);
 	free(device->notifiers);
 	device->queues = NULL;
@@ -45,16 +54,28 @@ void vublk_device_queues_deinit(struct vublk_device *device)
 	device->lost_avail = NULL;
 	device->notifiers_changed = NULL;
 	device->notifiers = NULL;
+	device->kick_sources = NULL;
 	device->num_rings = 0;
 	device->num_notifiers = 0;
 	device->num_queues = 0;
+}
+
+unsigned vublk_device_num_queues(const struct vublk_device *device)
+{
+	return device->num_queues;
+}
+
+unsigned vublk_device_queue_size(const struct vublk_device *device)
+{
+	return device->num_queues ? (unsigned)device->settings.queue_size : 0;
 }
 
 void vublk_device_queues_reset(struct vublk_device *device)
 {
 	for (unsigned i = 0; i < device->num_queues; i++)
 		device->queues[i] = (struct vublk_device_queue){ .kick_fd = -1, .call_fd = -1 };
-	vublk_device_watch_kicks(device);
+	vublk_device_unwatch_kicks(device);
+	vublk_device_post_update(device);
 }
 
 /* --- set-up ----------------------------------------------------------------------------- */
@@ -104,7 +125,8 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 		device->queues[index] = before;
 	else
 		device->bases[index] = queue ? queue->base : 0;
-	vublk_device_watch_kicks(device);
+	vublk_device_unwatch_kicks(device);
+	vublk_device_post_update(device);
 	return r;
 }
 
@@ -157,6 +179,21 @@ int vublk_device_queues_check(const struct vublk_device *device,
 				       queue->desc_addr, queue->avail_addr, queue->used_addr);
 	}
 	return 0;
+}
+
+int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error)
+{
+	if (device->state == VUBLK_DEVICE_DISCONNECTED && !device->reconnect.lost_ns)
+		return vublk_error_set(error, ENOTCONN,
+				       "the device cannot start: the back-end is gone");
+	if (!device->has_acked_features)
+		return vublk_error_set(error, EINVAL,
+				       "the device cannot start: the driver has not accepted its "
+				       "features");
+	if (!device->memory.num_regions)
+		return vublk_error_set(error, EINVAL,
+				       "the device cannot start: no memory has been set");
+	return vublk_device_queues_check(device, &device->memory, error);
 }
 
 /* --- handing over ---------------------------------------------------------------------------- */

@@ -132,6 +132,11 @@ bool vublk_device_is_driver_ready(const struct vublk_device *device)
 	       device->early_kick == VUBLK_DEVICE_KICK_STARTS;
 }
 
+bool vublk_device_should_run(const struct vublk_device *device)
+{
+	return device->vm_running && vublk_device_is_driver_ready(device);
+}
+
 bool vublk_device_has_rings_out(const struct vublk_device *device)
 {
 	return device->state == VUBLK_DEVICE_STARTING ||
@@ -160,7 +165,7 @@ int vublk_device_require_set_up(const struct vublk_device *device, const char *w
 	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED &&
 	    device->state != VUBLK_DEVICE_RECONNECTING)
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
-	if (vublk_device_reconnects(device) && vublk_device_is_driver_ready(device) &&
+	if (vublk_device_will_reconnect(&device->settings) && vublk_device_is_driver_ready(device) &&
 	    !is_at_rest(device))
 		return vublk_error_set(error, EBUSY,
 				       "%s is possible after a reset: the rings go on when there is a "

@@ -4,6 +4,8 @@
 
 #include "util/checked.h"
 
+#include <vublk/device.h>
+
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <stddef.h>
@@ -45,7 +47,7 @@ static const char *const names[] = {
 	[VUBLK_VIRTIO_F_RING_RESET] = "VIRTIO_F_RING_RESET",
 };
 
-const char *vublk_virtio_blk_feature_name(unsigned bit)
+const char *vublk_feature_name(unsigned bit)
 {
 	return bit < VUBLK_ARRAY_SIZE(names) ? names[bit] : NULL;
 }

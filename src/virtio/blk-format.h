@@ -4,7 +4,7 @@
 
 /*
  * virtio-blk (virtio 1.3, section 5.2): what the kernel's <linux/virtio_blk.h>
- * does not have, and the names of feature bits.
+ * does not have. The names of the feature bits are vublk_feature_name() of <vublk/device.h>.
  */
 
 #include <linux/virtio_blk.h>
@@ -28,8 +28,5 @@
 
 #define VUBLK_BLK_WCE_OFFSET 32
 #define VUBLK_BLK_ID_BYTES 20
-
-/* "VIRTIO_BLK_F_FLUSH", "VIRTIO_F_VERSION_1", ...; NULL for a bit without a name. */
-const char *vublk_virtio_blk_feature_name(unsigned bit);
 
 #endif

@@ -44,12 +44,6 @@ KNOWN = [
     ('inproc',
      'kick.c outage.c',
      'a broken ring ends its kicks, and recovery watches them again'),
-    ('device',
-     'config.c device.c features.c link/compat.c link/keepalive.c link/listen.c link/realize.c '
-     'link/reconnect.c link/socket-watch.c memory.c properties.c queue.c rings/dirty-log.c '
-     'rings/early-kick.c rings/handover.c rings/notifiers.c rings/resume.c rings/start-stop.c '
-     'rings/undrained.c state.c',
-     'to be opened'),
 ]
 
 # Compiled for a test program only, so the build folder of src/ has no object file of it.

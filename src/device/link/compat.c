@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What a back-end offers that came in the place of a lost one, held against what the
- * driver was promised: the features that it accepted, the queues, and the limits
+ * driver was relianced: the features that it accepted, the queues, and the limits
  * that it reads in the config. More is fine; less is refused.
  *
- * Before the driver has accepted features nothing was promised but the queues.
+ * Before the driver has accepted features nothing was relianced but the queues.
  */
 #include "device/device.h"
 
@@ -33,14 +33,14 @@ static void list_features(uint64_t features, char *text, size_t bytes)
 }
 
 static int check_features(const struct vublk_device *device,
-			  const struct vublk_device_promise *promise, struct vublk_error *error)
+			  const struct vublk_device_reliance *reliance, struct vublk_error *error)
 {
-	uint64_t missing = promise->accepted & ~device->features;
+	uint64_t missing = reliance->accepted & ~device->features;
 	char names[400];
 
 	/* First, because a read-only back-end also lacks what only a writable one offers. */
-	if (promise->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
-	    !(promise->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
+	if (reliance->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
+	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
 		return vublk_error_set(error, EROFS,
 				       "it is read-only, and the back-end before it was not");
 	list_features(missing, names, sizeof(names));
@@ -81,13 +81,13 @@ static uint32_t read_limit(const uint8_t *config, unsigned offset)
 }
 
 static int check_limits(const struct vublk_device *device,
-			const struct vublk_device_promise *promise, struct vublk_error *error)
+			const struct vublk_device_reliance *reliance, struct vublk_error *error)
 {
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(limits); i++) {
-		uint32_t was = read_limit(promise->config, limits[i].offset);
+		uint32_t was = read_limit(reliance->config, limits[i].offset);
 		uint32_t is = read_limit(device->config, limits[i].offset);
 
-		if (!(promise->accepted & VUBLK_BIT(limits[i].feature)) || is == was ||
+		if (!(reliance->accepted & VUBLK_BIT(limits[i].feature)) || is == was ||
 		    (!limits[i].exact && is > was))
 			continue;
 		return vublk_error_set(error, ENOTSUP,
@@ -107,13 +107,13 @@ static int check_queues(const struct vublk_device *device, struct vublk_error *e
 
 /* --- both --------------------------------------------------------------------------------------- */
 
-int vublk_device_check_promise(const struct vublk_device *device,
-			       const struct vublk_device_promise *promise,
+int vublk_device_check_reliance(const struct vublk_device *device,
+			       const struct vublk_device_reliance *reliance,
 			       struct vublk_error *error)
 {
-	int r = check_features(device, promise, error);
+	int r = check_features(device, reliance, error);
 
-	return r || !promise->config ? r : check_limits(device, promise, error);
+	return r || !reliance->config ? r : check_limits(device, reliance, error);
 }
 
 /* The write cache is what the driver made it, whatever the new back-end begins with. */
@@ -124,7 +124,7 @@ static bool keeps_wce(const struct vublk_device *device)
 
 static int take(struct vublk_device *device, const uint8_t *before, struct vublk_error *error)
 {
-	struct vublk_device_promise promise = {
+	struct vublk_device_reliance reliance = {
 		.has_accepted = device->has_acked_features,
 		.accepted = device->acked_features,
 		.config = before,
@@ -134,7 +134,7 @@ static int take(struct vublk_device *device, const uint8_t *before, struct vublk
 	if (!r)
 		r = vublk_device_take_config(device, device->frontend.config, error);
 	if (!r)
-		r = vublk_device_check_promise(device, &promise, error);
+		r = vublk_device_check_reliance(device, &reliance, error);
 	if (!r && vublk_device_dirty_log_of_start(device))
 		r = vublk_device_dirty_log_check_backend(device, error);
 	return r;

@@ -15,7 +15,7 @@ static uint64_t interval_ms(const struct vublk_device *device)
 {
 	if (device->settings.keepalive_ms != VUBLK_DEVICE_AUTO)
 		return device->settings.keepalive_ms;
-	return vublk_device_reconnects(device) ? AUTO_MS : 0;
+	return vublk_device_will_reconnect(&device->settings) ? AUTO_MS : 0;
 }
 
 void vublk_device_keepalive_begin(struct vublk_device *device)

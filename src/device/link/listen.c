@@ -27,20 +27,16 @@ static void pause_listening(struct vublk_device *device, const struct vublk_erro
 	vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns() + PAUSE_NS);
 }
 
-static void on_connection(void *opaque, uint32_t events)
+int vublk_device_listener_accept(struct vublk_device *device)
 {
-	struct vublk_device *device = opaque;
 	struct vublk_error error;
 	int fd = vublk_socket_accept(device->listener.fd, &error);
 
-	if (fd == -EAGAIN)
-		return;
-	if (fd < 0) {
+	if (fd >= 0)
+		vublk_device_unlisten(device);
+	else if (fd != -EAGAIN)
 		pause_listening(device, &error);
-		return;
-	}
-	vublk_device_unlisten(device);
-	vublk_device_on_connection(device, fd);
+	return fd;
 }
 
 void vublk_device_listen(struct vublk_device *device)
@@ -56,13 +52,6 @@ void vublk_device_listen(struct vublk_device *device)
 void vublk_device_unlisten(struct vublk_device *device)
 {
 	vublk_loop_remove(&device->listener.source);
-}
-
-void vublk_device_listener_init(struct vublk_device *device)
-{
-	device->listener.fd = -1;
-	device->listener.source.fn = on_connection;
-	device->listener.source.opaque = device;
 }
 
 int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error)

@@ -27,7 +27,8 @@ static void undo(struct vublk_device *device)
 	vublk_loop_timer_disarm(&device->connect_timer);
 	vublk_loop_timer_disarm(&device->config_timer);
 	vublk_loop_timer_disarm(&device->keepalive_timer);
-	vublk_device_reconnect_end(device);
+	vublk_loop_cancel(&device->loop, &device->update_task);
+	vublk_device_outage_end(device);
 	vublk_device_close_watch(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
 	vublk_device_drop_inflight(device);
@@ -67,7 +68,7 @@ static void await_next(struct vublk_device *device, const struct vublk_error *er
 }
 
 /* `error` is the caller's, and no part of what is undone. */
-static void on_failed_try(struct vublk_device *device, const struct vublk_error *error)
+void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error)
 {
 	unsigned tries = (unsigned)device->settings.realize_retries + 1;
 	bool again = may_mend_itself(error->code) && device->tries < tries;
@@ -123,22 +124,17 @@ static int settle(struct vublk_device *device, struct vublk_error *error)
 	device->features = vublk_device_offer_features(device);
 	r = vublk_device_take_config(device, device->frontend.config, error);
 	if (!r)
-		device->config_generation++;
+		vublk_device_bump_config_generation(device);
 	return r;
 }
 
-static void on_negotiated(void *opaque)
+void vublk_device_realize_negotiated(struct vublk_device *device)
 {
-	struct vublk_device *device = opaque;
 	struct vublk_error error;
 
-	if (device->state == VUBLK_DEVICE_RECONNECTING) {
-		vublk_device_reconnect_negotiated(device);
-		return;
-	}
 	if (settle(device, &error) < 0) {
 		vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
-		on_failed_try(device, &error);
+		vublk_device_realize_failed(device, &error);
 		return;
 	}
 	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the handshake took %u round trips",
@@ -151,89 +147,7 @@ static void on_negotiated(void *opaque)
 		device->ops->realized(device->bus, NULL);
 }
 
-static void on_lost(void *opaque, const struct vublk_error *cause)
-{
-	struct vublk_device *device = opaque;
-	struct vublk_error error = *cause;
-
-	vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
-	if (device->state == VUBLK_DEVICE_REALIZING)
-		on_failed_try(device, &error);
-	else if (device->state == VUBLK_DEVICE_RECONNECTING)
-		vublk_device_reconnect_failed(device, &error);
-	else
-		vublk_device_on_disconnect(device, &error);
-}
-
-static void on_config_changed(void *opaque)
-{
-	vublk_device_refresh_config(opaque);
-}
-
-static void on_config_untold(void *opaque)
-{
-	vublk_device_watch_config(opaque);
-}
-
-const struct vublk_frontend_ops vublk_device_frontend_ops = {
-	.negotiated = on_negotiated,
-	.lost = on_lost,
-	.config_changed = on_config_changed,
-	.config_untold = on_config_untold,
-};
-
 /* --- the calls ----------------------------------------------------------------------------- */
-
-int vublk_device_open_frontend(struct vublk_device *device, int fd, struct vublk_error *error)
-{
-	const char *path = device->settings.chardev;
-	unsigned timeout_ms = (unsigned)device->settings.request_timeout_ms;
-
-	vublk_device_ask_for_inflight(device);
-	if (fd < 0)
-		return vublk_frontend_open(&device->frontend, path, timeout_ms, error);
-	return vublk_frontend_open_fd(&device->frontend, fd, path, timeout_ms, error);
-}
-
-static void try_to_realize(struct vublk_device *device, int fd)
-{
-	struct vublk_error error;
-
-	device->tries++;
-	if (vublk_device_open_frontend(device, fd, &error) < 0)
-		on_failed_try(device, &error);
-}
-
-static void begin_to_listen(struct vublk_device *device)
-{
-	struct vublk_error error;
-
-	if (device->listener.fd < 0 && vublk_device_listener_open(device, &error) < 0)
-		on_failed_try(device, &error);
-	else
-		vublk_device_listen(device);
-}
-
-void vublk_device_on_connection(struct vublk_device *device, int fd)
-{
-	vublk_loop_timer_disarm(&device->connect_timer);
-	if (device->state == VUBLK_DEVICE_DISCONNECTED)
-		vublk_device_reconnect_try(device, fd);
-	else
-		try_to_realize(device, fd);
-}
-
-void vublk_device_on_connect_timer(void *opaque)
-{
-	struct vublk_device *device = opaque;
-
-	if (device->state == VUBLK_DEVICE_DISCONNECTED)
-		vublk_device_reconnect_on_timer(device);
-	else if (device->settings.server)
-		begin_to_listen(device);
-	else
-		try_to_realize(device, -1);
-}
 
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error)
 {

@@ -20,50 +20,14 @@
 #include "device/device.h"
 
 #include "util/checked.h"
-#include "util/crc32c.h"
 #include "util/error.h"
 
 #include <errno.h>
 #include <linux/virtio_blk.h>
-#include <string.h>
 
-#define NS_A_MS UINT64_C(1000000)
-#define SHORTEST_PAUSE_MS 1
-#define MAX_REFUSED_SHIFT 4
-#define REFUSED_FACTOR (1u << MAX_REFUSED_SHIFT)
-#define MAX_SHORT_RUN_SHIFT 16
-
-void vublk_device_reconnect_init(struct vublk_device *device)
-{
-	device->inflight.fd = device->made_inflight.fd = -1;
-	vublk_watch_init(&device->reconnect.watch, vublk_device_on_watch, device);
-}
-
-bool vublk_device_reconnects(const struct vublk_device *device)
-{
-	return device->settings.reconnect_ms || device->settings.server;
-}
-
-void vublk_device_reconnect_end(struct vublk_device *device)
-{
-	vublk_device_unwatch_socket(device);
-	vublk_device_unlisten(device);
-	vublk_loop_timer_disarm(&device->connect_timer);
-	device->reconnect.lost_ns = 0;
-	device->reconnect.refusals = 0;
-	device->reconnect.refusal.code = 0;
-	device->reconnect.num_said = 0;
-	device->reconnect.config_changed = false;
-}
+#define NS_PER_MS UINT64_C(1000000)
 
 /* --- when ------------------------------------------------------------------------------------ */
-
-static uint64_t deadline_ns(const struct vublk_device *device)
-{
-	uint64_t ms = device->settings.reconnect_deadline_ms;
-
-	return ms ? device->reconnect.lost_ns + ms * NS_A_MS : UINT64_MAX;
-}
 
 static void give_up(struct vublk_device *device, const struct vublk_error *cause)
 {
@@ -71,7 +35,7 @@ static void give_up(struct vublk_device *device, const struct vublk_error *cause
 
 	vublk_error_prepend(&error, "the device gave up reconnecting after %u ms",
 			    (unsigned)device->settings.reconnect_deadline_ms);
-	vublk_device_reconnect_end(device);
+	vublk_device_outage_end(device);
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	if (device->ops->gave_up)
 		device->ops->gave_up(device->bus, &error);
@@ -80,30 +44,15 @@ static void give_up(struct vublk_device *device, const struct vublk_error *cause
 /* The timer is for the deadline. */
 static void await_connection(struct vublk_device *device)
 {
-	if (deadline_ns(device) != UINT64_MAX)
-		vublk_loop_timer_arm(&device->loop, &device->connect_timer, deadline_ns(device));
+	if (vublk_device_outage_deadline_ns(device) != UINT64_MAX)
+		vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_device_outage_deadline_ns(device));
 	vublk_device_listen(device);
-}
-
-static uint64_t longest_pause_ms(const struct vublk_device *device)
-{
-	unsigned shift = VUBLK_MIN(device->reconnect.refusals, (unsigned)MAX_REFUSED_SHIFT);
-
-	return device->settings.reconnect_ms << shift;
-}
-
-static void lengthen_pause(struct vublk_device *device)
-{
-	struct vublk_device_reconnect *reconnect = &device->reconnect;
-
-	reconnect->pause_ms = VUBLK_MIN(2 * reconnect->pause_ms, longest_pause_ms(device));
 }
 
 /* May call the bus: nothing is done after it. */
 static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
 {
-	struct vublk_device_reconnect *reconnect = &device->reconnect;
-	uint64_t now = vublk_now_ns(), until = deadline_ns(device);
+	uint64_t now = vublk_now_ns(), until = vublk_device_outage_deadline_ns(device);
 
 	if (now >= until) {
 		give_up(device, error);
@@ -114,48 +63,19 @@ static void plan_next_try(struct vublk_device *device, const struct vublk_error 
 		return;
 	}
 	vublk_device_watch_socket(device);
-	vublk_loop_timer_arm(&device->loop, &device->connect_timer,
-			     VUBLK_MIN(now + reconnect->pause_ms * NS_A_MS, until));
-	lengthen_pause(device);
+	now += vublk_device_outage_next_pause_ms(device) * NS_PER_MS;
+	vublk_loop_timer_arm(&device->loop, &device->connect_timer, VUBLK_MIN(now, until));
 }
 
 void vublk_device_reconnect_wake(struct vublk_device *device)
 {
-	device->reconnect.pause_ms = SHORTEST_PAUSE_MS;
+	device->reconnect.pause_ms = VUBLK_DEVICE_SHORTEST_PAUSE_MS;
 	device->reconnect.refusals = 0;
 	if (device->state == VUBLK_DEVICE_DISCONNECTED)
 		vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns());
 }
 
 /* --- the tries --------------------------------------------------------------------------------- */
-
-/* When there is no room for another reason, the outage has had enough of them. */
-static bool was_said(struct vublk_device_reconnect *reconnect, const struct vublk_error *error)
-{
-	uint32_t sum = vublk_crc32c(error->text, strlen(error->text));
-	unsigned room = VUBLK_ARRAY_SIZE(reconnect->said);
-
-	for (unsigned i = 0; i < reconnect->num_said; i++)
-		if (reconnect->said[i] == sum)
-			return true;
-	if (reconnect->num_said == room)
-		return true;
-	reconnect->said[reconnect->num_said++] = sum;
-	return false;
-}
-
-/* Each reason is logged once per outage, however often it is found. */
-static void say(struct vublk_device *device, const struct vublk_error *error)
-{
-	struct vublk_device_reconnect *reconnect = &device->reconnect;
-
-	if (was_said(reconnect, error))
-		vublk_log(&device->log, VUBLK_LOG_DEBUG, "cannot reconnect yet: %s", error->text);
-	else
-		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-				  "cannot reconnect yet: %s", error->text);
-	reconnect->refusal = *error;
-}
 
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -164,29 +84,14 @@ void vublk_device_reconnect_failed(struct vublk_device *device, const struct vub
 		device->reconnect.refusals++;
 		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	}
-	say(device, error);
+	vublk_device_outage_report(device, error);
 	plan_next_try(device, error);
 }
 
-void vublk_device_reconnect_try(struct vublk_device *device, int fd)
-{
-	struct vublk_error error;
-
-	device->reconnect.tried_ns = vublk_now_ns();
-	if (vublk_device_open_frontend(device, fd, &error) < 0)
-		vublk_device_reconnect_failed(device, &error);
-	else
-		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_RECONNECT, NULL);
-}
-
-void vublk_device_reconnect_on_timer(struct vublk_device *device)
+void vublk_device_reconnect_overdue(struct vublk_device *device)
 {
 	struct vublk_error error = device->reconnect.refusal;
 
-	if (!device->settings.server) {
-		vublk_device_reconnect_try(device, -1);
-		return;
-	}
 	if (!error.code)
 		vublk_error_set(&error, ENOTCONN, "no back-end has connected to '%s'",
 				device->settings.chardev);
@@ -211,32 +116,17 @@ static void warn_of_unflushed_writes(struct vublk_device *device)
 			  "through", device->settings.chardev);
 }
 
-static uint64_t first_pause_ms(struct vublk_device *device, uint64_t now)
-{
-	struct vublk_device_reconnect *reconnect = &device->reconnect;
-	uint64_t pause_ms = device->settings.reconnect_ms;
-	unsigned shift = VUBLK_MIN(reconnect->short_runs, (unsigned)MAX_SHORT_RUN_SHIFT);
-
-	if (now - reconnect->tried_ns >= pause_ms * NS_A_MS) {
-		reconnect->short_runs = 0;
-		return SHORTEST_PAUSE_MS;
-	}
-	reconnect->short_runs++;
-	return VUBLK_MIN((uint64_t)SHORTEST_PAUSE_MS << shift, pause_ms);
-}
-
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error)
 {
 	struct vublk_device_reconnect *reconnect = &device->reconnect;
-	uint64_t now = vublk_now_ns();
-	uint64_t pause_ms = device->settings.reconnect_ms;
+	uint64_t now = vublk_now_ns(), delay_ms;
+	uint64_t limit_ms = device->settings.reconnect_ms;
 
-	if (!vublk_device_reconnects(device) || device->is_shutting_down)
+	if (!vublk_device_will_reconnect(&device->settings) || device->is_shutting_down)
 		return;
 	vublk_loop_timer_disarm(&device->config_timer);
 	if (!reconnect->lost_ns) {
-		reconnect->lost_ns = now;
-		reconnect->pause_ms = first_pause_ms(device, now);
+		vublk_device_outage_begin(device, now);
 		warn_of_unflushed_writes(device);
 	} else {
 		reconnect->refusals++;
@@ -246,11 +136,11 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 		return;
 	}
 	vublk_device_watch_socket(device);
-	/* One that comes and goes at once is not met again at once. */
-	vublk_loop_timer_arm(&device->loop, &device->connect_timer,
-			     !reconnect->refusals && now - reconnect->tried_ns >= pause_ms * NS_A_MS ?
-			     now : now + reconnect->pause_ms * NS_A_MS);
-	lengthen_pause(device);
+	/* One that was lost right after it was found is not tried again immediately. */
+	delay_ms = vublk_device_outage_next_pause_ms(device);
+	if (!reconnect->refusals && now - reconnect->tried_ns >= limit_ms * NS_PER_MS)
+		delay_ms = 0;
+	vublk_loop_timer_arm(&device->loop, &device->connect_timer, now + delay_ms * NS_PER_MS);
 }
 
 /* --- after the handshake --------------------------------------------------------------------------- */
@@ -285,7 +175,7 @@ static void tell(struct vublk_device *device, bool config_changed)
 	if (device->life == life)
 		vublk_device_update(device);
 	if (device->life == life && device->state == VUBLK_DEVICE_STOPPED)
-		vublk_device_reconnect_end(device);
+		vublk_device_outage_end(device);
 }
 
 static void finish(struct vublk_device *device)
@@ -301,7 +191,7 @@ static void finish(struct vublk_device *device)
 	vublk_device_unwatch_socket(device);
 	device->reconnect.config_changed = false;
 	if (config_changed)
-		device->config_generation++;
+		vublk_device_bump_config_generation(device);
 	if (device->config_read_again)
 		vublk_device_refresh_config(device);
 	vublk_device_watch_config(device);

@@ -13,27 +13,18 @@
 
 #include <errno.h>
 
-void vublk_device_on_watch(void *opaque, bool vanished)
-{
-	struct vublk_device *device = opaque;
-
-	if (vanished)
-		vublk_device_unwatch_socket(device);
-	vublk_device_reconnect_wake(device);
-}
-
 /* A missing directory may appear later; a lack of inotify is logged once per device. */
-static void say_unwatched(struct vublk_device *device, const struct vublk_error *error)
+static void log_unwatched(struct vublk_device *device, const struct vublk_error *error)
 {
 	bool may_appear = error->code == ENOENT || error->code == ENOTDIR;
-	bool is_news = !may_appear && !device->reconnect.said_unwatched;
+	bool is_news = !may_appear && !device->reconnect.logged_unwatched;
 
 	vublk_log_limited(&device->log, &device->limit,
 			  is_news ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
 			  "%s; the device reconnects by a timer instead%s", error->text,
 			  error->code == EMFILE ?
 			  " (fs.inotify.max_user_instances limits inotify)" : "");
-	device->reconnect.said_unwatched |= is_news;
+	device->reconnect.logged_unwatched |= is_news;
 }
 
 void vublk_device_watch_socket(struct vublk_device *device)
@@ -42,7 +33,7 @@ void vublk_device_watch_socket(struct vublk_device *device)
 
 	if (vublk_watch_start(&device->reconnect.watch, &device->loop, device->settings.chardev,
 			      &error) < 0)
-		say_unwatched(device, &error);
+		log_unwatched(device, &error);
 }
 
 void vublk_device_unwatch_socket(struct vublk_device *device)

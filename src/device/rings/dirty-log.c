@@ -162,15 +162,15 @@ static void tell_backend(struct vublk_device *device, enum vublk_device_dirty_ph
 static void on_told(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
-	uint64_t life = device->life;
 
+	if (error && device->dirty.phase == VUBLK_DEVICE_DIRTY_STARTING) {
+		device->dirty.refusal = *error;
+		tell_backend(device, VUBLK_DEVICE_DIRTY_UNDOING);
+		return;
+	}
+	vublk_device_post_update(device); /* a stop may have waited for this */
 	switch (device->dirty.phase) {
 	case VUBLK_DEVICE_DIRTY_STARTING:
-		if (error) {
-			device->dirty.refusal = *error;
-			tell_backend(device, VUBLK_DEVICE_DIRTY_UNDOING);
-			return;
-		}
 		end_change(device, true, NULL);
 		break;
 	case VUBLK_DEVICE_DIRTY_UNDOING:
@@ -180,8 +180,6 @@ static void on_told(void *opaque, const struct vublk_error *error)
 		end_change(device, false, error);
 		break;
 	}
-	if (device->life == life)
-		vublk_device_update(device); /* a stop that waited for this */
 }
 
 static void tell_backend(struct vublk_device *device, enum vublk_device_dirty_phase phase)

@@ -162,17 +162,15 @@ static void on_made(void *opaque, const struct vublk_error *error)
 		.num_queues = made.num_queues,
 		.queue_size = made.queue_size,
 	};
-	uint64_t life = device->life;
 
 	device->made_inflight.fd = -1;
 	device->inflight_under_way = false;
 	if (!error)
 		note_layout(device, &made);
+	vublk_device_post_update(device); /* a start may have waited for this */
 	if (device->ops->inflight_made)
 		device->ops->inflight_made(device->bus, error ? NULL : &area, error);
 	vublk_fd_close(&made.fd);
-	if (device->life == life)
-		vublk_device_update(device);
 }
 
 /* As the last back-end that was asked would have made it. */

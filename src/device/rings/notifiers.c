@@ -68,7 +68,7 @@ static void on_sent(void *opaque, const struct vublk_error *error)
 	for (unsigned i = 0; i < count; i++)
 		signal_once(device, device->notifiers[i].queue,
 			    which_is(&device->notifiers[i]));
-	vublk_device_update(device); /* a stop that waited for this; then no more is sent */
+	vublk_device_post_update(device); /* a stop may have waited for this */
 	vublk_device_notifiers_send(device);
 	if (!device->num_notifiers && device->state == VUBLK_DEVICE_RUNNING &&
 	    device->ops->notifiers_changed)
@@ -77,7 +77,8 @@ static void on_sent(void *opaque, const struct vublk_error *error)
 
 void vublk_device_notifiers_send(struct vublk_device *device)
 {
-	if (device->state != VUBLK_DEVICE_RUNNING || device->num_notifiers)
+	if (device->state != VUBLK_DEVICE_RUNNING || device->num_notifiers ||
+	    !vublk_device_should_run(device)) /* else changes without end would delay the stop */
 		return;
 	for (unsigned i = 0; i < device->num_queues; i++) {
 		take_along(device, i, KICK);
@@ -95,6 +96,22 @@ void vublk_device_notifiers_settle(struct vublk_device *device)
 			signal_once(device, i, CALL);
 	memset(device->notifiers_changed, 0, device->num_queues);
 	device->num_notifiers = 0;
+}
+
+/* --- every ring at once ---------------------------------------------------------------- */
+
+void vublk_device_kick_rings(struct vublk_device *device)
+{
+	for (unsigned i = 0; i < device->num_rings; i++)
+		if (device->rings[i].kick_fd >= 0)
+			vublk_eventfd_signal(device->rings[i].kick_fd);
+}
+
+void vublk_device_call_rings(struct vublk_device *device)
+{
+	for (unsigned i = 0; i < device->num_rings; i++)
+		if (device->rings[i].call_fd >= 0)
+			vublk_eventfd_signal(device->rings[i].call_fd);
 }
 
 /* --- the calls ------------------------------------------------------------------------------- */
@@ -125,7 +142,8 @@ static int change(struct vublk_device *device, unsigned index, unsigned which, i
 				       index, which == KICK ? "kick" : "call");
 	queue = &device->queues[index];
 	*(which == KICK ? &queue->kick_fd : &queue->call_fd) = fd;
-	vublk_device_watch_kicks(device);
+	vublk_device_unwatch_kicks(device);
+	vublk_device_post_update(device);
 	if (!vublk_device_has_rings_out(device))
 		return 0;
 	replace(device, index);

@@ -13,99 +13,9 @@
  */
 #include "device/device.h"
 
-#include "util/atomic.h"
-#include "util/checked.h"
 #include "util/error.h"
-#include "util/fd.h"
-#include "util/memfd.h"
-#include "virtio/ring.h"
 
-#include <endian.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <stddef.h>
-
-/* --- the in-flight area -------------------------------------------------------------- */
-
-static bool wants_inflight(const struct vublk_device *device)
-{
-	const struct vublk_device_settings *settings = &device->settings;
-
-	return settings->inflight &&
-	       (vublk_device_reconnects(device) || settings->inflight_migration);
-}
-
-bool vublk_device_uses_inflight(const struct vublk_device *device)
-{
-	return wants_inflight(device) &&
-	       vublk_frontend_has(&device->frontend, VUBLK_VU_F_INFLIGHT_SHMFD);
-}
-
-void vublk_device_ask_for_inflight(struct vublk_device *device)
-{
-	device->frontend.wants_inflight = wants_inflight(device);
-	device->frontend.wants_undrained_stops = device->settings.inflight_migration;
-}
-
-void vublk_device_drop_inflight(struct vublk_device *device)
-{
-	vublk_fd_close(&device->inflight.fd);
-}
-
-/* Both back-ends: the lost one wrote into the area, and the new one will read it. */
-bool vublk_device_is_tracked(const struct vublk_device *device)
-{
-	return vublk_device_uses_inflight(device) && device->inflight.fd >= 0;
-}
-
-/* --- the rings ------------------------------------------------------------------------- */
-
-static const struct vublk_memory_region *find_region(const struct vublk_device *device,
-						     uint64_t addr)
-{
-	for (unsigned i = 0; i < device->memory.num_regions; i++) {
-		const struct vublk_memory_region *region = &device->memory.regions[i].region;
-
-		if (addr >= region->guest_addr && addr - region->guest_addr < region->size_bytes)
-			return region;
-	}
-	return NULL;
-}
-
-/* An aligned index in the guest's memory; pairs with A and B of virtio/split.h. */
-static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t *index,
-		      struct vublk_error *error)
-{
-	const struct vublk_memory_region *region = find_region(device, addr);
-	uint16_t raw;
-	int r;
-
-	if (!region)
-		return vublk_error_set(error, EINVAL,
-				       "the ring's index at 0x%" PRIx64 " is not in the memory that "
-				       "was set", addr);
-	r = vublk_read_shared_u16(region->fd, region->fd_offset, region->size_bytes,
-				  addr - region->guest_addr, &raw, error);
-	if (r < 0) {
-		vublk_error_prepend(error, "the ring's index at 0x%" PRIx64, addr);
-		return r;
-	}
-	*index = le16toh(raw); /* nothing else of the ring is read here */
-	return 0;
-}
-
-int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
-			      uint16_t *avail, struct vublk_error *error)
-{
-	const struct vublk_device_queue *queue = &device->queues[index];
-	int r = read_index(device, queue->used_addr + offsetof(struct vring_used, idx), used,
-			   error);
-
-	if (!r)
-		r = read_index(device, queue->avail_addr + offsetof(struct vring_avail, idx), avail,
-			       error);
-	return r;
-}
 
 void vublk_device_note_loss(struct vublk_device *device)
 {
@@ -118,21 +28,6 @@ void vublk_device_note_loss(struct vublk_device *device)
 		    !vublk_device_read_indices(device, i, &used, &avail, NULL))
 			device->lost_avail[i] = avail;
 	}
-}
-
-/*
- * A used index past the mark is of a back-end that was not dead: it may have seen all
- * that the driver has added since.
- */
-uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
-					uint16_t used, uint16_t avail)
-{
-	uint16_t now = (uint16_t)(avail - used), at_loss;
-
-	if (device->resume != VUBLK_DEVICE_RESUME_RINGS || device->lost_avail[index] < 0)
-		return now;
-	at_loss = (uint16_t)(device->lost_avail[index] - used);
-	return VUBLK_MIN(at_loss, now);
 }
 
 static int recover_base(struct vublk_device *device, unsigned index, struct vublk_error *error)
@@ -207,11 +102,4 @@ void vublk_device_rings_are_back(struct vublk_device *device)
 		device->resume = VUBLK_DEVICE_RESUME_INFLIGHT;
 	else if (!refused && device->resume != VUBLK_DEVICE_RESUME_NOTHING)
 		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
-}
-
-void vublk_device_call_rings(struct vublk_device *device)
-{
-	for (unsigned i = 0; i < device->num_rings; i++)
-		if (device->rings[i].call_fd >= 0)
-			vublk_eventfd_signal(device->rings[i].call_fd);
 }

@@ -24,6 +24,13 @@ struct vublk_device_ring_error {
 	struct vublk_loop_source source;
 };
 
+void vublk_device_raise_needs_reset(struct vublk_device *device, const struct vublk_error *error)
+{
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error->text);
+	if (device->ops->needs_reset)
+		device->ops->needs_reset(device->bus, error);
+}
+
 static void on_signalled(void *opaque, uint32_t events)
 {
 	struct vublk_device_ring_error *watch = opaque;
@@ -35,9 +42,7 @@ static void on_signalled(void *opaque, uint32_t events)
 			"back-end '%s': queue %u: the back-end reports that it cannot go on with "
 			"the ring; the device needs a reset", device->settings.chardev,
 			watch->queue);
-	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
-	if (device->ops->needs_reset)
-		device->ops->needs_reset(device->bus, &error);
+	vublk_device_raise_needs_reset(device, &error);
 }
 
 static int watch_queue(struct vublk_device *device, struct vublk_device_ring_error *watch,

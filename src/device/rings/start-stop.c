@@ -13,14 +13,10 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/fd.h"
 
 #include <errno.h>
 #include <linux/virtio_config.h>
-
-static bool should_run(const struct vublk_device *device)
-{
-	return device->vm_running && vublk_device_is_driver_ready(device);
-}
 
 /* --- stop ----------------------------------------------------------------------------- */
 
@@ -49,7 +45,7 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_notifiers_settle(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOPPED, NULL);
-	vublk_device_reconnect_end(device);
+	vublk_device_outage_end(device);
 	vublk_device_watch_config(device);
 	if (!device->status)
 		vublk_device_end_session(device);
@@ -77,7 +73,7 @@ static bool turn_back(struct vublk_device *device, const struct vublk_error *err
 {
 	if (error && !device->failure.code)
 		device->failure = *error;
-	if (!device->failure.code && should_run(device))
+	if (!device->failure.code && vublk_device_should_run(device))
 		return false;
 	begin_stop(device, device->failure.code ? device->failure.text :
 		   device->vm_running ? "reset meanwhile" : "paused meanwhile");
@@ -93,7 +89,7 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the start took %u round trips",
 		  device->frontend.round_trips);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STARTED, NULL);
-	vublk_device_reconnect_end(device);
+	vublk_device_outage_end(device);
 	/* There are back-ends that begin at the first kick, which the driver may have sent before. */
 	vublk_device_kick_rings(device);
 	if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
@@ -169,9 +165,7 @@ static bool recover(struct vublk_device *device)
 	if (device->resume != VUBLK_DEVICE_RESUME_NEVER &&
 	    vublk_device_recover(device, &error) < 0) {
 		device->resume = VUBLK_DEVICE_RESUME_NEVER;
-		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
-		if (device->ops->needs_reset)
-			device->ops->needs_reset(device->bus, &error);
+		vublk_device_raise_needs_reset(device, &error);
 		return false;
 	}
 	return device->resume != VUBLK_DEVICE_RESUME_NEVER;
@@ -201,14 +195,21 @@ static void begin_start(struct vublk_device *device)
 
 void vublk_device_update(struct vublk_device *device)
 {
-	if (device->state == VUBLK_DEVICE_STOPPED && should_run(device) &&
+	if (device->state == VUBLK_DEVICE_STOPPED && vublk_device_should_run(device) &&
 	    !device->memory_change_under_way && !device->inflight_under_way)
 		begin_start(device);
-	else if (device->state == VUBLK_DEVICE_RUNNING && !should_run(device) &&
+	else if (device->state == VUBLK_DEVICE_RUNNING && !vublk_device_should_run(device) &&
 		 !device->memory_change_under_way && !device->num_notifiers &&
 		 !vublk_device_dirty_log_is_changing(device))
 		begin_stop(device, NULL);
+	else
+		vublk_device_notifiers_send(device);
 	vublk_device_watch_kicks(device);
+}
+
+void vublk_device_on_update_task(void *opaque)
+{
+	vublk_device_update(opaque);
 }
 
 /* --- status ------------------------------------------------------------------------------- */
@@ -227,21 +228,6 @@ static int reset(struct vublk_device *device)
 	else
 		vublk_device_end_session(device);
 	return 0;
-}
-
-int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error)
-{
-	if (device->state == VUBLK_DEVICE_DISCONNECTED && !device->reconnect.lost_ns)
-		return vublk_error_set(error, ENOTCONN,
-				       "the device cannot start: the back-end is gone");
-	if (!device->has_acked_features)
-		return vublk_error_set(error, EINVAL,
-				       "the device cannot start: the driver has not accepted its "
-				       "features");
-	if (!device->memory.num_regions)
-		return vublk_error_set(error, EINVAL,
-				       "the device cannot start: no memory has been set");
-	return vublk_device_queues_check(device, &device->memory, error);
 }
 
 int vublk_device_set_status(struct vublk_device *device, uint8_t status,
@@ -268,6 +254,19 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 	return 0;
 }
 
+/* --- kick ---------------------------------------------------------------------------------- */
+
+int vublk_device_kick(struct vublk_device *device, unsigned index)
+{
+	if (index >= device->num_queues || !device->queues[index].size)
+		return -EINVAL;
+	if (device->queues[index].kick_fd >= 0)
+		vublk_eventfd_signal(device->queues[index].kick_fd);
+	if (vublk_device_take_early_kick(device))
+		vublk_device_update(device);
+	return 0;
+}
+
 /* --- pause -------------------------------------------------------------------------------- */
 
 int vublk_device_set_vm_running(struct vublk_device *device, bool running)
@@ -278,7 +277,7 @@ int vublk_device_set_vm_running(struct vublk_device *device, bool running)
 	if (changed)
 		vublk_device_update(device);
 	/* The rings are where they should be, or their way there ends with a callback. */
-	if (should_run(device))
+	if (vublk_device_should_run(device))
 		return device->state == VUBLK_DEVICE_STARTING ||
 		       device->state == VUBLK_DEVICE_STOPPING;
 	return vublk_device_has_rings_out(device);
@@ -307,56 +306,4 @@ int vublk_device_force_shutdown(struct vublk_device *device)
 	}
 	reset(device);
 	return rings;
-}
-
-/* --- the back-end is gone -------------------------------------------------------------------- */
-
-/* Tells whoever waits for the end of something. False: the bus gave the device up. */
-static bool fail_requests(struct vublk_device *device, const struct vublk_error *error)
-{
-	uint64_t life = device->life;
-	bool memory = device->memory_change_under_way, area = device->inflight_under_way;
-	bool write = device->config_write != VUBLK_DEVICE_WRITE_NONE &&
-		     device->config_write != VUBLK_DEVICE_WRITE_RESTORING;
-
-	device->memory_change_under_way = false;
-	device->inflight_under_way = false;
-	device->config_write = VUBLK_DEVICE_WRITE_NONE;
-	device->config_read = VUBLK_DEVICE_READ_NONE;
-	device->config_read_again = false;
-	if (memory && device->ops->memory_changed)
-		device->ops->memory_changed(device->bus, error);
-	if (write && device->life == life && device->ops->config_written)
-		device->ops->config_written(device->bus, error);
-	if (area && device->life == life && device->ops->inflight_made)
-		device->ops->inflight_made(device->bus, NULL, error);
-	if (device->life == life)
-		vublk_device_dirty_log_stopped(device);
-	return device->life == life;
-}
-
-void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error)
-{
-	bool rings = vublk_device_has_rings_out(device);
-	uint64_t life = device->life;
-
-	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
-	vublk_device_ring_errors_unwatch(device);
-	vublk_device_notifiers_settle(device);
-	/* It may have worked on them, and did not say where it stopped. */
-	if (rings && device->num_rings && vublk_frontend_may_have_begun(&device->frontend)) {
-		vublk_device_note_loss(device);
-		vublk_device_dirty_log_mark_rings(device);
-	} else {
-		vublk_device_note_loss_at_rest(device);
-	}
-	vublk_device_reconnect_begin(device, error);
-	if (rings && !device->status) /* the reset that was waiting for them */
-		vublk_device_end_session(device);
-	if (!fail_requests(device, error))
-		return;
-	if (rings && device->ops->stopped)
-		device->ops->stopped(device->bus, error);
-	if (device->life == life && device->ops->disconnected)
-		device->ops->disconnected(device->bus, error);
 }

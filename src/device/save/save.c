@@ -3,7 +3,7 @@
  * A device is saved and loaded: what its driver sees and set up, and the in-flight area,
  * so that another device, in another process and at another back-end, goes on.
  *
- * The idea to read it by: a load is like a reconnection with the promises of a stranger.
+ * The idea to read it by: a load is like a reconnection with the reliances of a stranger.
  * All of it is held against what this device and its back-end offer before anything is
  * changed; then the state is what it would be had the driver set it up here, in a VM
  * that is paused, and run.c does the rest. What the queues run with (memory, descriptors)
@@ -206,7 +206,7 @@ static int check_inflight(const struct vublk_device *device, const struct vublk_
 static int check_state(const struct vublk_device *device, const struct vublk_save_state *state,
 		       struct vublk_error *error)
 {
-	struct vublk_device_promise promise = {
+	struct vublk_device_reliance reliance = {
 		.has_accepted = state->has_features,
 		.accepted = state->features,
 		.config = state->has_config ? state->config : NULL,
@@ -216,7 +216,7 @@ static int check_state(const struct vublk_device *device, const struct vublk_sav
 	if (!r)
 		r = check_queues(device, state, error);
 	if (!r) {
-		r = vublk_device_check_promise(device, &promise, error);
+		r = vublk_device_check_reliance(device, &reliance, error);
 		if (r < 0)
 			vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
 	}

@@ -16,6 +16,8 @@
 #include "util/error.h"
 #include "util/fd.h"
 
+#include <vublk/device.h>
+
 #include <errno.h>
 #include <string.h>
 
@@ -201,7 +203,7 @@ const char *vublk_vu_request_name(enum vublk_vu_direction direction, uint32_t re
 	return info ? info->name : "unknown request";
 }
 
-const char *vublk_vu_protocol_feature_name(unsigned bit)
+const char *vublk_protocol_feature_name(unsigned bit)
 {
 	return bit < VUBLK_ARRAY_SIZE(protocol_features) ? protocol_features[bit] : NULL;
 }

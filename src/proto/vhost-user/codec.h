@@ -233,9 +233,6 @@ const struct vublk_vu_request_info *vublk_vu_request_info(enum vublk_vu_directio
 /* The name, or "unknown request" for a number that is none. Static. */
 const char *vublk_vu_request_name(enum vublk_vu_direction direction, uint32_t request);
 
-/* "REPLY_ACK"; NULL for a bit that has no name. Static. */
-const char *vublk_vu_protocol_feature_name(unsigned bit);
-
 /* An empty request of this number: version set, no payload, no descriptors. */
 void vublk_vu_message_init(struct vublk_vu_message *message, uint32_t request);
 

@@ -10,6 +10,8 @@
 #include "proto/vhost-user/codec.h"
 #include "util/fd.h"
 
+#include <vublk/device.h>
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -145,10 +147,10 @@ static void test_protocol_features(void **state)
 
 	assert_int_equal(VUBLK_ARRAY_SIZE(names), VUBLK_VU_F_END);
 	for (unsigned bit = 0; bit < VUBLK_ARRAY_SIZE(names); bit++)
-		assert_string_equal(vublk_vu_protocol_feature_name(bit), names[bit]);
-	assert_null(vublk_vu_protocol_feature_name(VUBLK_VU_F_END));
-	assert_null(vublk_vu_protocol_feature_name(63));
-	assert_null(vublk_vu_protocol_feature_name(UINT32_MAX));
+		assert_string_equal(vublk_protocol_feature_name(bit), names[bit]);
+	assert_null(vublk_protocol_feature_name(VUBLK_VU_F_END));
+	assert_null(vublk_protocol_feature_name(63));
+	assert_null(vublk_protocol_feature_name(UINT32_MAX));
 }
 
 static int check(enum vublk_vu_direction direction, uint32_t request, uint32_t bytes,

@@ -5,6 +5,8 @@
 #include "virtio/blk-format.h"
 #include "virtio/memory-map.h"
 
+#include <vublk/device.h>
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,13 +214,13 @@ static void test_no_regions(void **state)
 
 static void test_feature_names(void **state)
 {
-	assert_string_equal(vublk_virtio_blk_feature_name(9), "VIRTIO_BLK_F_FLUSH");
-	assert_string_equal(vublk_virtio_blk_feature_name(17), "VIRTIO_BLK_F_ZONED");
-	assert_string_equal(vublk_virtio_blk_feature_name(32), "VIRTIO_F_VERSION_1");
-	assert_string_equal(vublk_virtio_blk_feature_name(40), "VIRTIO_F_RING_RESET");
-	assert_null(vublk_virtio_blk_feature_name(3));
-	assert_null(vublk_virtio_blk_feature_name(63));
-	assert_null(vublk_virtio_blk_feature_name(UINT32_MAX));
+	assert_string_equal(vublk_feature_name(9), "VIRTIO_BLK_F_FLUSH");
+	assert_string_equal(vublk_feature_name(17), "VIRTIO_BLK_F_ZONED");
+	assert_string_equal(vublk_feature_name(32), "VIRTIO_F_VERSION_1");
+	assert_string_equal(vublk_feature_name(40), "VIRTIO_F_RING_RESET");
+	assert_null(vublk_feature_name(3));
+	assert_null(vublk_feature_name(63));
+	assert_null(vublk_feature_name(UINT32_MAX));
 }
 
 int main(int argc, char **argv)

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The way to a back-end: the connection is opened here, by a timer or because a back-end has
+ * connected, and its events are passed on. What follows from an event is in the file of the
+ * phase: realize.c before the device is realized, reconnect.c after a loss, disconnect.c while
+ * the device is connected.
+ *
+ * Key idea: those files never call this one. They arm the connect timer, or listen, and the
+ * next try begins here. So there is one place where a connection begins and one where it ends.
+ */
+#include "device/device.h"
+
+#include "util/error.h"
+
+/* --- opening ---------------------------------------------------------------------------- */
+
+static int open_frontend(struct vublk_device *device, int fd, struct vublk_error *error)
+{
+	const char *path = device->settings.chardev;
+	unsigned timeout_ms = (unsigned)device->settings.request_timeout_ms;
+
+	vublk_device_ask_for_inflight(device);
+	if (fd < 0)
+		return vublk_frontend_open(&device->frontend, path, timeout_ms, error);
+	return vublk_frontend_open_fd(&device->frontend, fd, path, timeout_ms, error);
+}
+
+static void fail_try(struct vublk_device *device, const struct vublk_error *error)
+{
+	if (device->state == VUBLK_DEVICE_REALIZING)
+		vublk_device_realize_failed(device, error);
+	else
+		vublk_device_reconnect_failed(device, error);
+}
+
+/* On `fd`, which is taken over; -1: on a new socket. */
+static void try_to_connect(struct vublk_device *device, int fd)
+{
+	struct vublk_error error;
+
+	if (device->state == VUBLK_DEVICE_REALIZING)
+		device->tries++;
+	else
+		device->reconnect.tried_ns = vublk_now_ns();
+	if (open_frontend(device, fd, &error) < 0)
+		fail_try(device, &error);
+	else if (device->state == VUBLK_DEVICE_DISCONNECTED)
+		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_RECONNECT, NULL);
+}
+
+static void begin_to_listen(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	if (device->listener.fd < 0 && vublk_device_listener_open(device, &error) < 0)
+		vublk_device_realize_failed(device, &error);
+	else
+		vublk_device_listen(device);
+}
+
+static void on_connect_timer(void *opaque)
+{
+	struct vublk_device *device = opaque;
+
+	if (!device->settings.server)
+		try_to_connect(device, -1);
+	else if (device->state == VUBLK_DEVICE_REALIZING)
+		begin_to_listen(device);
+	else
+		vublk_device_reconnect_overdue(device);
+}
+
+static void on_connection(void *opaque, uint32_t events)
+{
+	struct vublk_device *device = opaque;
+	int fd = vublk_device_listener_accept(device);
+
+	if (fd < 0)
+		return;
+	vublk_loop_timer_disarm(&device->connect_timer);
+	try_to_connect(device, fd);
+}
+
+static void on_socket_watch(void *opaque, bool vanished)
+{
+	struct vublk_device *device = opaque;
+
+	if (vanished)
+		vublk_device_unwatch_socket(device);
+	vublk_device_reconnect_wake(device);
+}
+
+/* --- events of the connection ------------------------------------------------------------ */
+
+static void on_negotiated(void *opaque)
+{
+	struct vublk_device *device = opaque;
+
+	if (device->state == VUBLK_DEVICE_REALIZING)
+		vublk_device_realize_negotiated(device);
+	else
+		vublk_device_reconnect_negotiated(device);
+}
+
+static void on_lost(void *opaque, const struct vublk_error *cause)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_error error = *cause;
+
+	vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
+	if (vublk_device_is_connected(device))
+		vublk_device_on_disconnect(device, &error);
+	else
+		fail_try(device, &error);
+}
+
+static void on_config_changed(void *opaque)
+{
+	vublk_device_refresh_config(opaque);
+}
+
+static void on_config_untold(void *opaque)
+{
+	vublk_device_watch_config(opaque);
+}
+
+static const struct vublk_frontend_ops frontend_ops = {
+	.negotiated = on_negotiated,
+	.lost = on_lost,
+	.config_changed = on_config_changed,
+	.config_untold = on_config_untold,
+};
+
+void vublk_device_connect_init(struct vublk_device *device)
+{
+	device->connect_timer.fn = on_connect_timer;
+	device->connect_timer.opaque = device;
+	device->listener.fd = -1;
+	device->listener.source.fn = on_connection;
+	device->listener.source.opaque = device;
+	vublk_watch_init(&device->reconnect.watch, on_socket_watch, device);
+	vublk_frontend_init(&device->frontend, &device->loop, &device->log, &device->limit,
+			    &frontend_ops, device);
+}

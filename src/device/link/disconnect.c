@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The back-end of a connected device is lost: what is recorded about its rings, and which
+ * callbacks of the bus end what was under way. The search for another is in reconnect.c.
+ *
+ * Key idea: first everything is recorded and cleared, then the bus is called. A callback may
+ * unrealize the device, so each one is the last thing done unless device->life is the same.
+ */
+#include "device/device.h"
+
+/* Tells whoever waits for the end of something. False: the bus gave the device up. */
+static bool fail_requests(struct vublk_device *device, const struct vublk_error *error)
+{
+	uint64_t life = device->life;
+	bool memory = device->memory_change_under_way, area = device->inflight_under_way;
+	bool write = device->config_write != VUBLK_DEVICE_WRITE_NONE &&
+		     device->config_write != VUBLK_DEVICE_WRITE_RESTORING;
+
+	device->memory_change_under_way = false;
+	device->inflight_under_way = false;
+	device->config_write = VUBLK_DEVICE_WRITE_NONE;
+	device->config_read = VUBLK_DEVICE_READ_NONE;
+	device->config_read_again = false;
+	if (memory && device->ops->memory_changed)
+		device->ops->memory_changed(device->bus, error);
+	if (write && device->life == life && device->ops->config_written)
+		device->ops->config_written(device->bus, error);
+	if (area && device->life == life && device->ops->inflight_made)
+		device->ops->inflight_made(device->bus, NULL, error);
+	if (device->life == life)
+		vublk_device_dirty_log_stopped(device);
+	return device->life == life;
+}
+
+void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error)
+{
+	bool rings = vublk_device_has_rings_out(device);
+	uint64_t life = device->life;
+
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
+	vublk_device_ring_errors_unwatch(device);
+	vublk_device_notifiers_settle(device);
+	/* It may have worked on them, and did not say where it stopped. */
+	if (rings && device->num_rings && vublk_frontend_may_have_begun(&device->frontend)) {
+		vublk_device_note_loss(device);
+		vublk_device_dirty_log_mark_rings(device);
+	} else {
+		vublk_device_note_loss_at_rest(device);
+	}
+	vublk_device_reconnect_begin(device, error);
+	if (rings && !device->status) /* the reset that was waiting for them */
+		vublk_device_end_session(device);
+	if (!fail_requests(device, error))
+		return;
+	if (rings && device->ops->stopped)
+		device->ops->stopped(device->bus, error);
+	if (device->life == life && device->ops->disconnected)
+		device->ops->disconnected(device->bus, error);
+}

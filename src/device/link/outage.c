@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The account of an outage: since when there is no back-end, how long the pause before the
+ * next try is, which reasons have been logged, and the end. What is tried is in reconnect.c.
+ *
+ * Key idea: each try that fails doubles the pause, up to reconnect-ms. A back-end that is
+ * reached and refuses is likely to refuse again, so each refusal doubles that limit, up to
+ * REFUSED_FACTOR times reconnect-ms, until a socket appears. A back-end that starts and is
+ * lost again within reconnect-ms has not refused, but each such loss in a row doubles the
+ * first pause, up to reconnect-ms.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/crc32c.h"
+
+#include <string.h>
+
+#define NS_PER_MS UINT64_C(1000000)
+#define MAX_REFUSED_SHIFT 4
+#define REFUSED_FACTOR (1u << MAX_REFUSED_SHIFT)
+#define MAX_SHORT_RUN_SHIFT 16
+
+uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device)
+{
+	uint64_t ms = device->settings.reconnect_deadline_ms;
+
+	return ms ? device->reconnect.lost_ns + ms * NS_PER_MS : UINT64_MAX;
+}
+
+/* --- pauses ------------------------------------------------------------------------------ */
+
+static uint64_t longest_pause_ms(const struct vublk_device *device)
+{
+	unsigned shift = VUBLK_MIN(device->reconnect.refusals, (unsigned)MAX_REFUSED_SHIFT);
+
+	return device->settings.reconnect_ms << shift;
+}
+
+uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device)
+{
+	struct vublk_device_reconnect *reconnect = &device->reconnect;
+	uint64_t pause_ms = reconnect->pause_ms;
+
+	reconnect->pause_ms = VUBLK_MIN(2 * pause_ms, longest_pause_ms(device));
+	return pause_ms;
+}
+
+static uint64_t first_pause_ms(struct vublk_device *device, uint64_t now)
+{
+	struct vublk_device_reconnect *reconnect = &device->reconnect;
+	uint64_t pause_ms = device->settings.reconnect_ms;
+	unsigned shift = VUBLK_MIN(reconnect->short_runs, (unsigned)MAX_SHORT_RUN_SHIFT);
+
+	if (now - reconnect->tried_ns >= pause_ms * NS_PER_MS) {
+		reconnect->short_runs = 0;
+		return VUBLK_DEVICE_SHORTEST_PAUSE_MS;
+	}
+	reconnect->short_runs++;
+	return VUBLK_MIN((uint64_t)VUBLK_DEVICE_SHORTEST_PAUSE_MS << shift, pause_ms);
+}
+
+void vublk_device_outage_begin(struct vublk_device *device, uint64_t now)
+{
+	device->reconnect.lost_ns = now;
+	device->reconnect.pause_ms = first_pause_ms(device, now);
+}
+
+/* --- reasons ----------------------------------------------------------------------------- */
+
+/* When there is no room for another reason, the outage has had enough of them. */
+static bool was_logged(struct vublk_device_reconnect *reconnect, const struct vublk_error *error)
+{
+	uint32_t sum = vublk_crc32c(error->text, strlen(error->text));
+	unsigned room = VUBLK_ARRAY_SIZE(reconnect->logged_reasons);
+
+	for (unsigned i = 0; i < reconnect->num_logged_reasons; i++)
+		if (reconnect->logged_reasons[i] == sum)
+			return true;
+	if (reconnect->num_logged_reasons == room)
+		return true;
+	reconnect->logged_reasons[reconnect->num_logged_reasons++] = sum;
+	return false;
+}
+
+/* Each reason is logged once per outage, however often it is found. */
+void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error)
+{
+	struct vublk_device_reconnect *reconnect = &device->reconnect;
+
+	if (was_logged(reconnect, error))
+		vublk_log(&device->log, VUBLK_LOG_DEBUG, "cannot reconnect yet: %s", error->text);
+	else
+		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
+				  "cannot reconnect yet: %s", error->text);
+	reconnect->refusal = *error;
+}
+
+/* --- the end ----------------------------------------------------------------------------- */
+
+void vublk_device_outage_end(struct vublk_device *device)
+{
+	vublk_device_unwatch_socket(device);
+	vublk_device_unlisten(device);
+	vublk_loop_timer_disarm(&device->connect_timer);
+	device->reconnect.lost_ns = 0;
+	device->reconnect.refusals = 0;
+	device->reconnect.refusal.code = 0;
+	device->reconnect.num_logged_reasons = 0;
+	device->reconnect.config_changed = false;
+}

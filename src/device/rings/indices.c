@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The avail and used index of a ring, read in the guest's memory. Nothing else of a ring is
+ * read by the device, and nothing is written.
+ *
+ * Key idea: the difference of the two indices bounds the requests that are outstanding. It
+ * does not say which requests they are, nor which of them a back-end has begun.
+ *
+ * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/memfd.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/virtio_ring.h>
+#include <stddef.h>
+
+static const struct vublk_memory_region *find_region(const struct vublk_device *device,
+						     uint64_t addr)
+{
+	for (unsigned i = 0; i < device->memory.num_regions; i++) {
+		const struct vublk_memory_region *region = &device->memory.regions[i].region;
+
+		if (addr >= region->guest_addr && addr - region->guest_addr < region->size_bytes)
+			return region;
+	}
+	return NULL;
+}
+
+/* An aligned index in the guest's memory; pairs with A and B of virtio/split.h. */
+static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t *index,
+		      struct vublk_error *error)
+{
+	const struct vublk_memory_region *region = find_region(device, addr);
+	uint16_t raw;
+	int r;
+
+	if (!region)
+		return vublk_error_set(error, EINVAL,
+				       "the ring's index at 0x%" PRIx64 " is not in the memory that "
+				       "was set", addr);
+	r = vublk_read_shared_u16(region->fd, region->fd_offset, region->size_bytes,
+				  addr - region->guest_addr, &raw, error);
+	if (r < 0) {
+		vublk_error_prepend(error, "the ring's index at 0x%" PRIx64, addr);
+		return r;
+	}
+	*index = le16toh(raw); /* nothing else of the ring is read here */
+	return 0;
+}
+
+int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
+			      uint16_t *avail, struct vublk_error *error)
+{
+	const struct vublk_device_queue *queue = &device->queues[index];
+	int r = read_index(device, queue->used_addr + offsetof(struct vring_used, idx), used,
+			   error);
+
+	if (!r)
+		r = read_index(device, queue->avail_addr + offsetof(struct vring_avail, idx), avail,
+			       error);
+	return r;
+}
+
+/*
+ * A used index past the mark is of a back-end that was not dead: it may have seen all
+ * that the driver has added since.
+ */
+uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
+					uint16_t used, uint16_t avail)
+{
+	uint16_t now = (uint16_t)(avail - used), at_loss;
+
+	if (device->resume != VUBLK_DEVICE_RESUME_RINGS || device->lost_avail[index] < 0)
+		return now;
+	at_loss = (uint16_t)(device->lost_avail[index] - used);
+	return VUBLK_MIN(at_loss, now);
+}

@@ -49,7 +49,8 @@ static void make_disk(void)
 struct peer {
 	const char *name;
 	pid_t (*start)(unsigned num_queues);
-	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: it would tell nobody */
+	void (*end)(pid_t pid);
+	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: it does not announce a new size */
 };
 
 /*
@@ -111,14 +112,34 @@ static void resize_serve(pid_t pid, uint64_t bytes)
 	kill(pid, SIGHUP);
 }
 
-static const struct peer qsd = { "qemu-storage-daemon", start_qsd, NULL };
-static const struct peer serve = { "vublk serve", start_serve, resize_serve };
-
-static void end_daemon(pid_t pid)
+/*
+ * The daemon's signal handler sets a flag and wakes nothing, so a SIGTERM that arrives between
+ * the check of the flag and poll() has no effect until the next event, which need not come.
+ */
+static void end_qsd(pid_t pid)
 {
-	kill(pid, SIGTERM);
-	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	pid_t ended;
+
+	do {
+		kill(pid, SIGTERM);
+		poll(NULL, 0, 10);
+		ended = waitpid(pid, NULL, WNOHANG);
+	} while (!ended);
+	assert_int_equal(ended, pid);
 }
+
+static void end_serve(pid_t pid)
+{
+	int status;
+
+	kill(pid, SIGTERM);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static const struct peer qsd = { "qemu-storage-daemon", start_qsd, end_qsd, NULL };
+static const struct peer serve = { "vublk serve", start_serve, end_serve, resize_serve };
 
 /* --- the cases ----------------------------------------------------------------------------- */
 
@@ -143,7 +164,7 @@ static void realize_and_look(const struct peer *peer)
 	assert_true(info.backend_config_bytes >= 60);
 	assert_true(info.backend_memory_slots > 8);
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 static void requests(const struct peer *peer)
@@ -170,7 +191,7 @@ static void requests(const struct peer *peer)
 	assert_int_equal(vublk_device_queue_base(rig.device, 0) +
 			 vublk_device_queue_base(rig.device, 1), 82);
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 static void start_again(const struct peer *peer)
@@ -192,7 +213,7 @@ static void start_again(const struct peer *peer)
 	rig_start(&rig, 1);
 	assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 7, data, 512), 0);
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 static void write_cache(const struct peer *peer)
@@ -216,7 +237,7 @@ static void write_cache(const struct peer *peer)
 	}
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 static void too_many_queues(const struct peer *peer)
@@ -230,7 +251,7 @@ static void too_many_queues(const struct peer *peer)
 	assert_non_null(strstr(rig.errors[RIG_REALIZED].text,
 			       "num-queues is 4, and the back-end has 2"));
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 static void daemon_dies(const struct peer *peer)
@@ -296,7 +317,7 @@ static void daemon_is_replaced(const struct peer *peer)
 	}
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 /* --- requests that are in flight when it is killed -------------------------------------- */
@@ -400,7 +421,7 @@ static void test_serve_requests_in_flight(void **state)
 	assert_int_equal(rig.calls[RIG_DISCONNECTED], 3 * (2 * DEPTH + 1));
 	rig_stop(&rig);
 	rig_deinit(&rig);
-	end_daemon(pid);
+	end_serve(pid);
 }
 
 /* What a back-end leaves that has begun both requests and completed the second alone. */
@@ -455,7 +476,7 @@ static void test_serve_out_of_order(void **state)
 	close(fd);
 	assert_memory_equal(data, expected, sizeof(data));
 	rig_deinit(&rig);
-	end_daemon(pid);
+	end_serve(pid);
 }
 
 /* It has no in-flight area: what it had begun nobody knows, and nobody guesses. */
@@ -482,7 +503,7 @@ static void test_qsd_requests_in_flight(void **state)
 		assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 0, data, 512), 0);
 	}
 	rig_deinit(&rig);
-	end_daemon(pid);
+	end_qsd(pid);
 }
 
 static void resize(const struct peer *peer)
@@ -507,7 +528,7 @@ static void resize(const struct peer *peer)
 		assert_int_equal(capacity, DISK_BYTES / 512 * (1 + i));
 	}
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 /* Memory comes and goes under rings that run. */
@@ -531,7 +552,7 @@ static void memory_changes(const struct peer *peer)
 		assert_memory_equal(data, "seven", 5);
 	}
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 /* The rings rest while the VM is paused, and go on where they were. */
@@ -554,7 +575,7 @@ static void pauses(const struct peer *peer)
 		rig_wait(&rig, RIG_STARTED, 1 + i);
 	}
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 /* Other eventfds under rings that run; the old ones are gone. */
@@ -582,7 +603,7 @@ static void notifiers_change(const struct peer *peer)
 		assert_memory_equal(data, "seven", 5);
 	}
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 /* It kicks before DRIVER_OK, and nobody reads the kick but the back-end. */
@@ -603,7 +624,7 @@ static void legacy_driver(const struct peer *peer)
 	assert_memory_equal(data, "seven", 5);
 	rig_stop(&rig);
 	rig_deinit(&rig);
-	end_daemon(pid);
+	peer->end(pid);
 }
 
 #define CASES(X) \

@@ -22,6 +22,10 @@
 
 #define MIB (UINT64_C(1) << 20)
 
+/* A disk that is only slow, because the machine is busy, must not count as one that hangs. */
+#define STALL_MS 30000
+#define SHORT_STALL_MS 100
+
 /* --- bench -------------------------------------------------------------------- */
 
 static struct vublk_bench_config load(const char *rw, enum vublk_bench_direction direction,
@@ -30,7 +34,7 @@ static struct vublk_bench_config load(const char *rw, enum vublk_bench_direction
 	return (struct vublk_bench_config){
 		.rw = rw, .direction = direction, .mixed = mixed, .random = random,
 		.read_percent = 50, .block_bytes = 4096, .depth = 16, .num_jobs = 1,
-		.stall_ms = 500,
+		.stall_ms = STALL_MS,
 	};
 }
 
@@ -233,6 +237,7 @@ static void test_bench_tells_failures(void **state)
 	disk->die_after = disk->requests + 100;
 	check_fails(disk, &config, ENOTCONN, "the back-end is gone");
 	disk->die_after = 0;
+	config.stall_ms = SHORT_STALL_MS;
 	disk->stall_after = disk->requests + 100;
 	check_fails(disk, &config, ETIMEDOUT, "the back-end has completed none of");
 	fake_disk_free(disk);
@@ -388,8 +393,8 @@ static void check_file(const char *path, const unsigned char *content, size_t by
 static struct vublk_copy new_copy(void)
 {
 	return (struct vublk_copy){
-		.request_bytes = 65536, .num_requests = 8, .num_queues = 3, .stall_ms = 500,
-		.flush_bytes = MIB,
+		.request_bytes = 65536, .num_requests = 8, .num_queues = 3,
+		.stall_ms = STALL_MS, .flush_bytes = MIB,
 	};
 }
 
@@ -417,14 +422,20 @@ static void run_copy(const char *from, const char *to, uint64_t size)
 		fail_msg("%s", e.text);
 }
 
-static void check_copy_fails(const char *from, const char *to, uint64_t size, int code,
-			     const char *words)
+static void check_copy_fails_as(struct vublk_copy copy, const char *from, const char *to,
+				uint64_t size, int code, const char *words)
 {
 	struct vublk_error e = { 0 };
 
-	assert_int_equal(run_copy_as(new_copy(), from, to, size, &e), -code);
+	assert_int_equal(run_copy_as(copy, from, to, size, &e), -code);
 	if (!strstr(e.text, words))
 		fail_msg("'%s' does not contain '%s'", e.text, words);
+}
+
+static void check_copy_fails(const char *from, const char *to, uint64_t size, int code,
+			     const char *words)
+{
+	check_copy_fails_as(new_copy(), from, to, size, code, words);
 }
 
 static void test_copy_round_trip(void **state)
@@ -453,8 +464,10 @@ static void test_copy_round_trip(void **state)
 				run_copy(disk->path, back, sizes[i]);
 				check_file(back, content, sizes[i]);
 			}
-			run_copy(disk->path, back, 0);
-			check_file(back, disk->content, 4 * MIB);
+			if (!i) { /* the whole disk, once per kind */
+				run_copy(disk->path, back, 0);
+				check_file(back, disk->content, 4 * MIB);
+			}
 			free(content);
 			fake_disk_free(disk);
 		}
@@ -504,19 +517,19 @@ static void copy_with_losses(struct fake_disk *disk, const char *from, struct vu
 
 static void test_copy_to_a_volatile_disk(void **state)
 {
-	const size_t bytes = 6 * MIB + 4096;
+	const size_t bytes = 3 * MIB / 2 + 4096;
 	const char *file = scratch_path("file");
 
 	for (unsigned every = 3; every < 64; every = every * 2 + 1)
 		for (unsigned queues = 1; queues <= 4; queues += 3)
 			for (unsigned zeroes = 0; zeroes < 2; zeroes++) {
-				struct fake_disk *disk = fake_disk_new("disk", 8 * MIB, queues);
+				struct fake_disk *disk = fake_disk_new("disk", 2 * MIB, queues);
 				unsigned char *content = make_file(file, bytes);
 				struct vublk_copy copy = new_copy();
 
-				copy.request_bytes = 32768;
+				copy.request_bytes = 8192; /* many requests, few bytes */
 				copy.num_queues = queues;
-				copy.flush_bytes = 512 << 10;
+				copy.flush_bytes = 128 << 10;
 				disk->info.max_write_zeroes_bytes = zeroes ? 1 << 20 : 0;
 				disk->forget_every = every;
 				disk->max_losses = 30;
@@ -698,6 +711,7 @@ static void test_copy_tells_failures(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 2);
 	const char *file = scratch_path("file"), *back = scratch_path("back");
+	struct vublk_copy impatient = new_copy();
 
 	free(make_file(file, 3 * MIB));
 	disk->fail_offset = MIB;
@@ -711,7 +725,8 @@ static void test_copy_tells_failures(void **state)
 	check_copy_fails(disk->path, back, 0, ENOTCONN, "is gone");
 	disk->die_after = 0;
 	disk->stall_after = disk->requests + 10;
-	check_copy_fails(file, disk->path, 0, ETIMEDOUT, "completed none of");
+	impatient.stall_ms = SHORT_STALL_MS;
+	check_copy_fails_as(impatient, file, disk->path, 0, ETIMEDOUT, "completed none of");
 	fake_disk_free(disk);
 }
 

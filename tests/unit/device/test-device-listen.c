@@ -271,7 +271,7 @@ static void test_deadline_during_a_handshake(void **state)
 	struct rig rig;
 
 	begin(&rig, &mock);
-	rig_set(&rig, "reconnect-deadline-ms", "1");
+	rig_set(&rig, "reconnect-deadline-ms", "50");
 	realize(&rig, &mock);
 	mock_connect(&mock, path);
 	vublk_device_process(rig.device);

@@ -433,7 +433,7 @@ static void test_deadline(void **state)
 /* A back-end that does not answer is lost when its time is over. */
 static void test_frozen_backend(void **state)
 {
-	const struct vublk_option options[] = { { "request-timeout-ms", "200" }, { NULL } };
+	const struct vublk_option options[] = { { "request-timeout-ms", "1000" }, { NULL } };
 	struct relay relay;
 	struct rig rig;
 

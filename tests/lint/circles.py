@@ -19,9 +19,6 @@ import tap
 
 # Layer, the files of the circle, why they may form one.
 KNOWN = [
-    ('bus',
-     'vfio-user/bus.c vfio-user/client.c vfio-user/commands.c vfio-user/dma.c',
-     'to be opened: states are changed at the top, answers are sent from below'),
     ('virtio-pci',
      'common-config.c config-space.c irq.c legacy-config.c queue.c virtio-pci.c',
      'to be opened: registers, queues and interrupts call each other'),

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vfio-user bus as bus.c sees it: the model of the PCI device, who is connected, and
- * what the device calls back. A client itself is in vfio-user-client.c.
+ * The vfio-user bus as src/bus/bus.c sees it: its options, the model of the PCI device, and
+ * the callbacks of the model and of the device. The connection to a client is in client.c.
  *
- * The idea to read it by: clients come and go, the device stays. When one goes the
- * device is reset, and the next is not let in before the back-end has given the rings
- * back: no guest ever meets what another one left.
+ * Key idea: the device outlives its clients. When a client disconnects, the device is reset,
+ * and the next client is accepted only after the back-end has returned the rings. So no
+ * guest ever sees state of another guest.
  */
 #include "bus/vfio-user/private.h"
 
@@ -16,58 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- states ------------------------------------------------------------------------------------------ */
-
-static const char *const state_names[VUBLK_VFIO_USER_NUM_STATES] = {
-	[VUBLK_VFIO_USER_ALONE] = "alone",
-	[VUBLK_VFIO_USER_NEGOTIATING] = "negotiating",
-	[VUBLK_VFIO_USER_SERVING] = "serving",
-	[VUBLK_VFIO_USER_CLEARING] = "clearing",
-};
-
-static const char *const event_names[VUBLK_VFIO_USER_NUM_EVENTS] = {
-	[VUBLK_VFIO_USER_EVENT_CONNECT] = "connect",
-	[VUBLK_VFIO_USER_EVENT_VERSION] = "version",
-	[VUBLK_VFIO_USER_EVENT_HANG_UP] = "hang-up",
-	[VUBLK_VFIO_USER_EVENT_CLEARED] = "cleared",
-};
-
-#define ON(event, state) [VUBLK_VFIO_USER_EVENT_##event] = VUBLK_VFIO_USER_##state + 1
-
-/* An entry is the next state and one; 0: the event does not occur. */
-static const unsigned char
-transitions[VUBLK_VFIO_USER_NUM_STATES][VUBLK_VFIO_USER_NUM_EVENTS] = {
-	[VUBLK_VFIO_USER_ALONE] = { ON(CONNECT, NEGOTIATING) },
-	[VUBLK_VFIO_USER_NEGOTIATING] = { ON(VERSION, SERVING), ON(HANG_UP, CLEARING) },
-	[VUBLK_VFIO_USER_SERVING] = { ON(HANG_UP, CLEARING) },
-	[VUBLK_VFIO_USER_CLEARING] = { ON(CLEARED, ALONE) },
-};
-
-bool vublk_vfio_user_change_state(struct vublk_vfio_user *bus, enum vublk_vfio_user_event event,
-				  const char *why)
-{
-	unsigned next = transitions[bus->state][event];
-
-	if (!next)
-		return false;
-	vublk_log(bus->log, VUBLK_LOG_DEBUG, "vfio-user: %s, %s -> %s%s%s",
-		  state_names[bus->state], event_names[event], state_names[next - 1],
-		  why ? ": " : "", why ? why : "");
-	bus->state = (enum vublk_vfio_user_state)(next - 1);
-	return true;
-}
-
-void vublk_vfio_user_clear(struct vublk_vfio_user *bus)
-{
-	if (bus->state != VUBLK_VFIO_USER_CLEARING || vublk_virtio_pci_is_busy(bus->pci))
-		return;
-	vublk_vfio_user_dma_clear(bus);
-	vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_CLEARED, NULL);
-	bus->bus->client = NULL;
-	vublk_bus_client_gone(bus->bus);
-}
-
-/* --- what the model asks for ------------------------------------------------------------------------------ */
+/* --- callbacks of the PCI model --------------------------------------------------------------- */
 
 static int before_start(void *opaque, struct vublk_error *error)
 {
@@ -79,7 +28,7 @@ static void on_idle(void *opaque)
 	struct vublk_vfio_user *bus = opaque;
 
 	vublk_vfio_user_clear(bus);
-	vublk_vfio_user_client_wake(bus);
+	vublk_vfio_user_wake(bus);
 }
 
 static const struct vublk_virtio_pci_ops pci_ops = {
@@ -87,7 +36,7 @@ static const struct vublk_virtio_pci_ops pci_ops = {
 	.idle = on_idle,
 };
 
-/* --- what the device says ----------------------------------------------------------------------------------- */
+/* --- callbacks of the device ------------------------------------------------------------------ */
 
 static struct vublk_vfio_user *of(void *bus)
 {
@@ -109,7 +58,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 	vublk_vfio_user_dma_on_stopped(bus);
 }
 
-/* A driver that has to wait is not told; one that would wait for ever is. */
+/* A driver learns of a lost back-end only if the device does not reconnect. */
 static void on_disconnected(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_vfio_user *bus = of(opaque);
@@ -162,15 +111,15 @@ static const struct vublk_device_bus_ops device_ops = {
 	.needs_reset = on_needs_reset,
 };
 
-/* --- what bus.c asks for -------------------------------------------------------------------------------------- */
+/* --- callbacks of src/bus/bus.c --------------------------------------------------------------- */
 
 enum { OPTION_VECTORS, OPTION_TRANSITIONAL };
 
 static const struct vublk_device_property options[] = {
 	[OPTION_VECTORS] = { "vectors", "auto", "auto",
-		"MSI-X vectors; auto: one a queue and one for the config" },
+		"MSI-X vectors; auto: one per queue and one for the config" },
 	[OPTION_TRANSITIONAL] = { "transitional", "bool", "off",
-		"be a device for legacy drivers, too (1af4:1001, with an I/O BAR)" },
+		"also support legacy drivers (1af4:1001, with an I/O BAR)" },
 	VUBLK_BUS_OPTIONS,
 	{ NULL },
 };
@@ -234,7 +183,7 @@ static void end_client(struct vublk_bus *opaque)
 	struct vublk_error error;
 
 	vublk_error_set(&error, ECANCELED, "the bus is being stopped");
-	vublk_vfio_user_client_lose(opaque->own, &error);
+	vublk_vfio_user_client_disconnect(opaque->own, &error);
 }
 
 static void free_client(struct vublk_bus *opaque)
@@ -256,7 +205,7 @@ static void free_own(struct vublk_bus *opaque)
 	free(bus);
 }
 
-/* A client waits five seconds for an answer: what the back-end holds up has to end before. */
+/* Clients wait five seconds for an answer, so the back-end has to answer earlier. */
 static const struct vublk_option defaults[] = {
 	{ "request-timeout-ms", "3000" },
 	{ NULL },

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A client of the vfio-user bus: its commands one after the other, and its answers.
+ * The connection to a client: receives commands, has them executed one by one, and sends
+ * the answers. The commands themselves are in commands.c.
  *
- * The idea to read it by: commands are done in their order, and an answer means that it
- * is done. So while something is under way that the next command could run into (a
- * reset, memory that the back-end has not let go of) no further one is taken; they
- * wait in the socket. A client's own time is limited, so patience with a driver that is
- * kept waiting is, too: when it is over the driver sees from its registers that it has
- * to wait.
+ * Key idea: commands are executed in order, and an answer means that the command has taken
+ * effect. So while an operation that the next command could interfere with is in progress
+ * (a reset, memory that the back-end still uses), further commands wait in the socket.
+ * Clients limit the time they wait for an answer, so after a timeout of our own the client
+ * is served although the device is still busy; the driver sees that in its registers.
  *
  * Specification: "Command Concurrency".
  */
@@ -20,31 +20,35 @@
 #include <inttypes.h>
 #include <sys/epoll.h>
 
-#define BATCH 64                               /* commands, before it is others' turn */
-#define PATIENCE_NS (UINT64_C(2) * 1000000000) /* clients give a server five seconds */
+#define BATCH 64 /* steps per turn, so that other sources of the loop get theirs */
+#define BUSY_TIMEOUT_NS (UINT64_C(2) * 1000000000) /* clients wait five seconds for an answer */
 
-static void serve(struct vublk_vfio_user *bus);
-
-static bool has_client(const struct vublk_vfio_user *bus)
-{
-	return bus->state == VUBLK_VFIO_USER_NEGOTIATING || bus->state == VUBLK_VFIO_USER_SERVING;
-}
-
-/* --- loss ------------------------------------------------------------------------------------------ */
+/* --- the end of a connection ------------------------------------------------------------------ */
 
 void vublk_vfio_user_client_deinit(struct vublk_vfio_user *bus)
 {
 	vublk_loop_remove(&bus->source);
 	vublk_loop_cancel(bus->loop, &bus->serve_task);
-	vublk_loop_timer_disarm(&bus->patience);
+	vublk_loop_timer_disarm(&bus->busy_timer);
 	vublk_message_timeout_end(&bus->message_timeout);
 	vublk_vfio_channel_deinit(&bus->channel);
 	bus->command = NULL;
 	bus->is_done = false;
+	bus->send_failure.code = 0;
 }
 
-/* What it leaves behind is reset, for its guest is gone: rings and memory are given back. */
-void vublk_vfio_user_client_lose(struct vublk_vfio_user *bus, const struct vublk_error *error)
+void vublk_vfio_user_clear(struct vublk_vfio_user *bus)
+{
+	if (bus->state != VUBLK_VFIO_USER_CLEARING || vublk_virtio_pci_is_busy(bus->pci))
+		return;
+	vublk_vfio_user_dma_clear(bus);
+	vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_CLEARED, NULL);
+	bus->bus->client = NULL;
+	vublk_bus_client_gone(bus->bus);
+}
+
+/* The guest has lost its disk, so the device is reset: rings and memory are returned. */
+void vublk_vfio_user_client_disconnect(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
 	if (!vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_HANG_UP, error->text))
 		return;
@@ -52,33 +56,19 @@ void vublk_vfio_user_client_lose(struct vublk_vfio_user *bus, const struct vublk
 		  bus->num_commands);
 	vublk_vfio_user_client_deinit(bus);
 	vublk_vfio_user_irqs_clear(bus);
-	vublk_vfio_user_dma_abandon(bus);
+	vublk_vfio_user_dma_cancel(bus);
 	vublk_virtio_pci_reset(bus->pci);
 	vublk_vfio_user_clear(bus);
 }
 
-static void lose_liar(struct vublk_vfio_user *bus, const struct vublk_error *error)
+static void disconnect_with_warning(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
 	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
 			  "a vfio-user client is disconnected: %s", error->text);
-	vublk_vfio_user_client_lose(bus, error);
+	vublk_vfio_user_client_disconnect(bus, error);
 }
 
-/* --- answers ----------------------------------------------------------------------------------------- */
-
-void vublk_vfio_user_client_answer(struct vublk_vfio_user *bus,
-				   const struct vublk_vfio_header *command, int result,
-				   const void *payload)
-{
-	struct vublk_vfio_header header = result < 0 ?
-		vublk_vfio_error_header(command, -result) :
-		vublk_vfio_reply_header(command, (uint32_t)result);
-	struct vublk_error error;
-
-	if (has_client(bus) && vublk_vfio_wants_reply(command) &&
-	    vublk_vfio_channel_send(&bus->channel, &header, payload, &error) < 0)
-		vublk_vfio_user_client_lose(bus, &error);
-}
+/* --- commands --------------------------------------------------------------------------------- */
 
 static void answer_command(struct vublk_vfio_user *bus)
 {
@@ -86,27 +76,25 @@ static void answer_command(struct vublk_vfio_user *bus)
 
 	bus->command = NULL;
 	bus->is_done = false;
-	vublk_vfio_user_client_answer(bus, &command, bus->result, &bus->reply);
+	vublk_vfio_user_answer(bus, &command, bus->result, &bus->reply);
 }
 
-/* --- commands ----------------------------------------------------------------------------------------- */
-
 /*
- * A client whose first word is no version that is spoken here, or who sends what is no
- * command, is not one; everything else it may try again.
+ * A client that has no version in common with this server, or sends something that is not a
+ * command, is disconnected. After any other refused command it may continue.
  */
 static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
 	if (error->code == EPROTO || bus->state == VUBLK_VFIO_USER_NEGOTIATING) {
-		lose_liar(bus, error);
+		disconnect_with_warning(bus, error);
 		return;
 	}
 	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_DEBUG,
 			  "a vfio-user command is refused: %s", error->text);
 }
 
-/* The model makes the driver wait; a memory change keeps its answer for itself. */
-static void do_command(struct vublk_vfio_user *bus)
+/* The answer follows when the model is idle, or, to a change of used memory, when it is applied. */
+static void execute_command(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;
 
@@ -115,24 +103,24 @@ static void do_command(struct vublk_vfio_user *bus)
 		vublk_error_set(&error, EPROTO, "its first message is %s (command %u), where VERSION is "
 				"expected", vublk_vfio_command_name(bus->command->header.command),
 				bus->command->header.command);
-		lose_liar(bus, &error);
+		disconnect_with_warning(bus, &error);
 		return;
 	}
-	bus->result = vublk_vfio_user_do(bus, &error);
+	bus->result = vublk_vfio_user_execute(bus, &error);
 	bus->is_done = true;
 	if (bus->result < 0)
 		refuse(bus, &error);
 	if (!bus->command)
 		return;
 	if (bus->result >= 0 && vublk_vfio_user_dma_is_command(bus->command) &&
-	    vublk_vfio_user_dma_is_live(bus)) {
-		vublk_vfio_user_dma_owe(bus, bus->command);
+	    vublk_vfio_user_dma_is_in_use(bus)) {
+		vublk_vfio_user_dma_defer_answer(bus, bus->command);
 		bus->command = NULL;
 		bus->is_done = false;
 	}
 }
 
-/* 1: there is a command to be done; 0: not now. */
+/* Returns 1 if there is a command to execute, else 0. */
 static int take_command(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;
@@ -141,15 +129,15 @@ static int take_command(struct vublk_vfio_user *bus)
 	bus->next_write = 0;
 	vublk_message_timeout_note(&bus->message_timeout, r > 0, bus->channel.in_bytes);
 	if (r < 0 && error.code == ENOTCONN)
-		vublk_vfio_user_client_lose(bus, &error);
+		vublk_vfio_user_client_disconnect(bus, &error);
 	else if (r < 0)
-		lose_liar(bus, &error);
+		disconnect_with_warning(bus, &error);
 	bus->num_commands += r > 0;
 	return r > 0;
 }
 
-/* What is owed for maps and unmaps comes before anything that is not one of them. */
-static bool owes_first(const struct vublk_vfio_user *bus)
+/* Whether deferred maps and unmaps have to be applied before the next command. */
+static bool has_to_apply(const struct vublk_vfio_user *bus)
 {
 	return bus->dma.num_answers &&
 	       (!bus->command || !vublk_vfio_user_dma_is_command(bus->command) ||
@@ -159,30 +147,30 @@ static bool owes_first(const struct vublk_vfio_user *bus)
 static bool is_waiting(const struct vublk_vfio_user *bus)
 {
 	return bus->dma.phase != VUBLK_VFIO_USER_DMA_IDLE ||
-	       (vublk_virtio_pci_is_busy(bus->pci) && !bus->out_of_patience);
+	       (vublk_virtio_pci_is_busy(bus->pci) && !bus->has_timed_out);
 }
 
-/* Does one thing; false: there is nothing to do now. */
+/* Does one step; false: there is nothing to do now. */
 static bool step(struct vublk_vfio_user *bus)
 {
 	if (is_waiting(bus) || vublk_vfio_channel_wants_write(&bus->channel))
 		return false;
 	if (bus->is_done && vublk_vfio_user_has_more(bus))
-		do_command(bus);
+		execute_command(bus);
 	else if (bus->is_done)
 		answer_command(bus);
 	else if (!bus->command && !take_command(bus) && !bus->dma.num_answers)
 		return false;
-	else if (!has_client(bus))
+	else if (!vublk_vfio_user_has_client(bus))
 		return false;
-	else if (owes_first(bus))
-		vublk_vfio_user_dma_commit(bus);
+	else if (has_to_apply(bus))
+		vublk_vfio_user_dma_apply(bus);
 	else
-		do_command(bus);
+		execute_command(bus);
 	return true;
 }
 
-/* --- the loop ------------------------------------------------------------------------------------------ */
+/* --- the loop --------------------------------------------------------------------------------- */
 
 static void watch(struct vublk_vfio_user *bus)
 {
@@ -194,18 +182,25 @@ static void watch(struct vublk_vfio_user *bus)
 		events = 0;
 	vublk_loop_modify(&bus->source, events);
 	if (!vublk_virtio_pci_is_busy(bus->pci))
-		vublk_loop_timer_disarm(&bus->patience);
-	else if (!bus->patience.loop && !bus->out_of_patience)
-		vublk_loop_timer_arm(bus->loop, &bus->patience, vublk_now_ns() + PATIENCE_NS);
+		vublk_loop_timer_disarm(&bus->busy_timer);
+	else if (!bus->busy_timer.loop && !bus->has_timed_out)
+		vublk_loop_timer_arm(bus->loop, &bus->busy_timer, vublk_now_ns() + BUSY_TIMEOUT_NS);
+}
+
+static bool can_serve(const struct vublk_vfio_user *bus)
+{
+	return vublk_vfio_user_has_client(bus) && !bus->send_failure.code;
 }
 
 static void serve(struct vublk_vfio_user *bus)
 {
 	unsigned done = 0;
 
-	while (has_client(bus) && done < BATCH && step(bus))
+	while (can_serve(bus) && done < BATCH && step(bus))
 		done++;
-	if (!has_client(bus))
+	if (bus->send_failure.code)
+		vublk_vfio_user_client_disconnect(bus, &bus->send_failure);
+	if (!vublk_vfio_user_has_client(bus))
 		return;
 	if (done == BATCH)
 		vublk_loop_post(bus->loop, &bus->serve_task);
@@ -217,38 +212,30 @@ static void on_task(void *opaque)
 	serve(opaque);
 }
 
-static void on_patience(void *opaque)
+static void on_busy_timer(void *opaque)
 {
 	struct vublk_vfio_user *bus = opaque;
 
 	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
-			  "the back-end keeps the driver waiting; its VMM is answered all the same");
-	bus->out_of_patience = true;
+			  "the back-end keeps the driver waiting; the VMM is answered without it");
+	bus->has_timed_out = true;
 	serve(bus);
 }
 
-void vublk_vfio_user_client_wake(struct vublk_vfio_user *bus)
-{
-	if (!vublk_virtio_pci_is_busy(bus->pci))
-		bus->out_of_patience = false;
-	if (has_client(bus))
-		vublk_loop_post(bus->loop, &bus->serve_task);
-}
-
-/* A hang-up is told even when nothing is asked for; what was sent before it is taken first. */
+/* epoll reports a hang-up even if no event is watched. Commands sent before it are executed first. */
 static void on_socket(void *opaque, uint32_t events)
 {
 	struct vublk_vfio_user *bus = opaque;
 	struct vublk_error error;
 
 	if (events & EPOLLOUT && vublk_vfio_channel_flush(&bus->channel, &error) < 0) {
-		vublk_vfio_user_client_lose(bus, &error);
+		vublk_vfio_user_client_disconnect(bus, &error);
 		return;
 	}
 	if (events & (EPOLLHUP | EPOLLERR) &&
 	    (is_waiting(bus) || vublk_vfio_channel_wants_write(&bus->channel))) {
 		vublk_error_set(&error, ENOTCONN, "the client closed the connection");
-		vublk_vfio_user_client_lose(bus, &error);
+		vublk_vfio_user_client_disconnect(bus, &error);
 		return;
 	}
 	serve(bus);
@@ -261,13 +248,13 @@ void vublk_vfio_user_client_init(struct vublk_vfio_user *bus)
 	bus->source.opaque = bus;
 	bus->serve_task.fn = on_task;
 	bus->serve_task.opaque = bus;
-	bus->patience.fn = on_patience;
-	bus->patience.opaque = bus;
+	bus->busy_timer.fn = on_busy_timer;
+	bus->busy_timer.opaque = bus;
 }
 
 static void on_message_timeout(void *opaque, const struct vublk_error *error)
 {
-	lose_liar(opaque, error);
+	disconnect_with_warning(opaque, error);
 }
 
 int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_error *error)
@@ -279,7 +266,7 @@ int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_err
 		return r;
 	}
 	vublk_vfio_channel_init(&bus->channel, fd);
-	bus->out_of_patience = false;
+	bus->has_timed_out = false;
 	bus->num_commands = 0;
 	vublk_message_timeout_begin(&bus->message_timeout, bus->loop, bus->bus->listen_fd,
 				    bus->bus->message_timeout_ms, on_message_timeout, bus);

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What each command does: a function and a row in the table.
+ * The commands of a client: one function and one row in the table per command. Receiving
+ * commands and sending answers is in client.c, memory in dma.c, interrupts in irqs.c.
  *
- * Specification: the section of each.
+ * Key idea: the codec has checked the sizes of a command; here its values are checked, and
+ * then it becomes a call of the PCI model.
+ *
+ * Specification: the section named after each command.
  */
 #include "bus/vfio-user/private.h"
 
@@ -12,11 +16,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* A place for every region that <linux/vfio.h> numbers, though most are empty. */
+/* <linux/vfio.h> numbers the regions; most of them are empty here. */
 #define NUM_REGIONS VFIO_PCI_NUM_REGIONS
-#define CONFIG_REGION_BYTES 4096 /* what is beyond the 256 of a conventional device reads as 0 */
+#define CONFIG_REGION_BYTES 4096 /* a conventional device has 256, and the rest reads as 0 */
 
-/* --- information ----------------------------------------------------------------------------------- */
+/* --- information ------------------------------------------------------------------------------ */
 
 static uint32_t region_bytes(const struct vublk_vfio_user *bus, uint32_t index)
 {
@@ -30,7 +34,7 @@ static int check_argsz(const char *name, uint32_t argsz, size_t needed, struct v
 	if (argsz >= needed)
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "%s came with room for an answer of %u bytes, where %zu are needed",
+			       "%s has room for an answer of %u bytes, and %zu are needed",
 			       name, argsz, needed);
 }
 
@@ -93,7 +97,7 @@ static int get_irq_info(struct vublk_vfio_user *bus, struct vublk_error *error)
 	return sizeof(*info);
 }
 
-/* --- regions -------------------------------------------------------------------------------------- */
+/* --- regions ---------------------------------------------------------------------------------- */
 
 static int check_access(const struct vublk_vfio_user *bus, const char *name, uint32_t region,
 			uint64_t offset, uint32_t count, struct vublk_error *error)
@@ -105,7 +109,7 @@ static int check_access(const struct vublk_vfio_user *bus, const char *name, uin
 		return 0;
 	return vublk_error_set(error, EINVAL,
 			       "%s of %u bytes at 0x%" PRIx64 " of region %u, which has %u; at most "
-			       "%u at once are possible", name, count, offset, region, bytes,
+			       "%u are possible per command", name, count, offset, region, bytes,
 			       VUBLK_VFIO_MAX_TRANSFER_BYTES);
 }
 
@@ -147,7 +151,7 @@ static int write_once(struct vublk_vfio_user *bus, struct vublk_error *error)
 	if (r < 0)
 		return r;
 	if (data_bytes != access->count)
-		return vublk_error_set(error, EINVAL, "REGION_WRITE of %u bytes came with %u",
+		return vublk_error_set(error, EINVAL, "REGION_WRITE of %u bytes has %u bytes of data",
 				       access->count, data_bytes);
 	write_region(bus, access->region, access->offset, access->data, access->count);
 	memcpy(&bus->reply.access, access, VUBLK_VFIO_REGION_ACCESS_BYTES);
@@ -163,7 +167,7 @@ static int check_writes(const struct vublk_vfio_user *bus, struct vublk_error *e
 	if (writes->count > VUBLK_VFIO_MAX_WRITES ||
 	    bytes != writes->count * sizeof(writes->writes[0]))
 		return vublk_error_set(error, EINVAL,
-				       "REGION_WRITE_MULTI of %" PRIu64 " writes came with %u bytes",
+				       "REGION_WRITE_MULTI of %" PRIu64 " writes has %u bytes of them",
 				       writes->count, bytes);
 	for (unsigned i = 0; i < writes->count && !r; i++) {
 		const struct vublk_vfio_write *write = &writes->writes[i];
@@ -172,13 +176,13 @@ static int check_writes(const struct vublk_vfio_user *bus, struct vublk_error *e
 				 write->count, error);
 		if (!r && write->count > sizeof(write->data))
 			r = vublk_error_set(error, EINVAL,
-					    "REGION_WRITE_MULTI has a write of %u bytes, where 8 at "
-					    "most are possible", write->count);
+					    "REGION_WRITE_MULTI has a write of %u bytes; at most 8 "
+					    "are possible", write->count);
 	}
 	return r;
 }
 
-/* One that keeps the driver waiting keeps the rest waiting, too. */
+/* A write that makes the model busy delays the writes that follow it. */
 static int write_many(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	const struct vublk_vfio_writes *writes = &bus->command->payload.writes;
@@ -203,7 +207,7 @@ bool vublk_vfio_user_has_more(const struct vublk_vfio_user *bus)
 	       bus->next_write < bus->command->payload.writes.count;
 }
 
-/* --- the rest ------------------------------------------------------------------------------------- */
+/* --- other commands --------------------------------------------------------------------------- */
 
 static int reset(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
@@ -211,12 +215,12 @@ static int reset(struct vublk_vfio_user *bus, struct vublk_error *error)
 	return 0;
 }
 
-static int say_version(struct vublk_vfio_user *bus, struct vublk_error *error)
+static int negotiate_version(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	int r;
 
 	if (bus->state != VUBLK_VFIO_USER_NEGOTIATING)
-		return vublk_error_set(error, EINVAL, "VERSION came a second time");
+		return vublk_error_set(error, EINVAL, "the client sent VERSION a second time");
 	r = vublk_vfio_user_negotiate(bus->command, &bus->reply.version, error);
 	if (r >= 0)
 		vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_VERSION, NULL);
@@ -239,7 +243,7 @@ static int set_irqs(struct vublk_vfio_user *bus, struct vublk_error *error)
 }
 
 static int (*const commands[])(struct vublk_vfio_user *bus, struct vublk_error *error) = {
-	[VUBLK_VFIO_VERSION] = say_version,
+	[VUBLK_VFIO_VERSION] = negotiate_version,
 	[VUBLK_VFIO_DMA_MAP] = map,
 	[VUBLK_VFIO_DMA_UNMAP] = unmap,
 	[VUBLK_VFIO_DEVICE_GET_INFO] = get_info,
@@ -252,8 +256,8 @@ static int (*const commands[])(struct vublk_vfio_user *bus, struct vublk_error *
 	[VUBLK_VFIO_REGION_WRITE_MULTI] = write_many,
 };
 
-/* The codec has checked the number: what it says is served has a row here. */
-int vublk_vfio_user_do(struct vublk_vfio_user *bus, struct vublk_error *error)
+/* The codec refuses a command that has no row here. */
+int vublk_vfio_user_execute(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	int r = vublk_vfio_check_command(bus->command, error);
 

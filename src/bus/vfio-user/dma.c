@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest's memory, as the client maps and unmaps it, and how the device gets it.
+ * The guest's memory: DMA_MAP and DMA_UNMAP, and how the device gets the result.
  *
- * The idea to read it by: the table of maps is the client's, and changes at once. What
- * the device has is made from it only when somebody may be using it: when the driver is
- * ready, and, while rings may be running, before the client is answered. So a storm of
- * maps and unmaps before that costs one change, and one while they run as many as it has
- * pauses: the answers are kept back until no more commands are there, and then all of
- * them are done as one.
+ * Key idea: a command changes the client's table of maps immediately. The device gets a table
+ * made from it only when it may use the memory: when the driver is ready, and, while rings
+ * may be running, before the client is answered. So any number of changes before the start
+ * costs one change of the device. Later changes are collected: their answers are deferred
+ * until no further command is waiting, then all of them are applied as one.
  *
- * Memory that is only added is told to the back-end while it works. For everything else
- * the rings are held, so that nothing is in flight; they go on when their own memory is
- * there again, which a VMM may take away and bring back in pieces.
+ * The back-end is told of added memory while the rings run. For every other change the rings
+ * are held, so that no request is in flight. They resume when the memory of the rings
+ * themselves is mapped, because a VMM may unmap it and map it again in pieces.
  *
  * Specification: "VFIO_USER_DMA_MAP", "VFIO_USER_DMA_UNMAP".
  */
@@ -36,9 +35,9 @@ bool vublk_vfio_user_dma_is_command(const struct vublk_vfio_message *message)
 	       message->header.command == VUBLK_VFIO_DMA_UNMAP;
 }
 
-/* --- the table ---------------------------------------------------------------------------------- */
+/* --- the table -------------------------------------------------------------------------------- */
 
-/* Where `address` is, or would be put. */
+/* The index of the map at `address`, or where to insert it. */
 static unsigned place_of(const struct vublk_vfio_user_dma *dma, uint64_t address)
 {
 	unsigned low = 0, high = dma->num_maps;
@@ -80,7 +79,7 @@ static void remove_all(struct vublk_vfio_user_dma *dma)
 	dma->num_maps = 0;
 }
 
-/* --- mapping ------------------------------------------------------------------------------------- */
+/* --- mapping ---------------------------------------------------------------------------------- */
 
 static int check_place(const struct vublk_vfio_dma_map *map, struct vublk_error *error)
 {
@@ -92,7 +91,7 @@ static int check_place(const struct vublk_vfio_dma_map *map, struct vublk_error 
 	    map->flags & ~READ_AND_WRITE)
 		return vublk_error_set(error, EINVAL,
 				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes, flags 0x%x: it "
-				       "runs over the end of the address space, or the flags are none",
+				       "exceeds the address space, or the flags are unknown",
 				       map->address, map->size, map->flags);
 	return 0;
 }
@@ -107,13 +106,13 @@ static int check_file(const struct vublk_vfio_dma_map *map, int fd, struct stat 
 	     !vublk_range_within(map->offset, map->size, (uint64_t)st->st_size)))
 		return vublk_error_set(error, EINVAL,
 				       "DMA_MAP of 0x%" PRIx64 ": 0x%" PRIx64 " bytes at 0x%" PRIx64
-				       " of its file are not aligned to pages or not there (it has 0x%"
+				       " of its file are not aligned to pages or exceed it (it has 0x%"
 				       PRIx64 ")", map->address, map->size, map->offset,
 				       (uint64_t)st->st_size);
 	return 0;
 }
 
-/* Memory that a back-end can map, or else only a place that is taken. */
+/* Whether a back-end can map the memory. If not, the map only occupies its addresses. */
 static bool is_usable(const struct vublk_vfio_dma_map *map, int fd)
 {
 	return fd >= 0 && map->flags == READ_AND_WRITE &&
@@ -128,8 +127,8 @@ static int check_room(const struct vublk_vfio_user_dma *dma, const struct vublk_
 				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes: something is "
 				       "mapped there already", map->address, map->size);
 	if (dma->num_maps >= VUBLK_VFIO_USER_MAX_MAPS)
-		return vublk_error_set(error, ENOSPC, "DMA_MAP: %d maps are there already, which is "
-				       "as many as there may be", VUBLK_VFIO_USER_MAX_MAPS);
+		return vublk_error_set(error, ENOSPC, "DMA_MAP: %d maps exist already, which is "
+				       "the maximum", VUBLK_VFIO_USER_MAX_MAPS);
 	return 0;
 }
 
@@ -163,7 +162,7 @@ int vublk_vfio_user_dma_map(struct vublk_vfio_user *bus, struct vublk_vfio_messa
 	return 0;
 }
 
-/* --- unmapping ------------------------------------------------------------------------------------ */
+/* --- unmapping -------------------------------------------------------------------------------- */
 
 static int unmap_one(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_dma_unmap *unmap,
 		     struct vublk_error *error)
@@ -173,8 +172,8 @@ static int unmap_one(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_dm
 	if (place >= dma->num_maps || dma->maps[place].address != unmap->address ||
 	    dma->maps[place].size_bytes != unmap->size)
 		return vublk_error_set(error, ENOENT,
-				       "DMA_UNMAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes, which were not "
-				       "mapped as such", unmap->address, unmap->size);
+				       "DMA_UNMAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes, which is not "
+				       "exactly one map", unmap->address, unmap->size);
 	remove_map(dma, place);
 	return 0;
 }
@@ -190,8 +189,8 @@ int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 		remove_all(&bus->dma);
 	else if (unmap->flags)
 		r = vublk_error_set(error, EINVAL,
-				    "DMA_UNMAP came with flags 0x%x, where none are expected, or ALL "
-				    "without a place", unmap->flags);
+				    "DMA_UNMAP has flags 0x%x; none are expected, or ALL with address "
+				    "and size 0", unmap->flags);
 	else
 		r = unmap_one(&bus->dma, unmap, error);
 	if (r < 0)
@@ -200,9 +199,9 @@ int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 	return sizeof(bus->reply.unmap);
 }
 
-/* --- what the device gets ---------------------------------------------------------------------------- */
+/* --- the device's table ----------------------------------------------------------------------- */
 
-/* Made of the maps: what the device is given, and what it is compared by. */
+/* Made from the maps: `regions` for the device, `places` to compare with what it has. */
 struct table {
 	struct vublk_memory_region regions[VUBLK_VFIO_USER_MAX_MAPS];
 	struct vublk_vfio_user_region places[VUBLK_VFIO_USER_MAX_MAPS];
@@ -227,7 +226,10 @@ static void append(struct table *table, const struct vublk_vfio_user_map *map)
 	};
 }
 
-/* Neighbours in one file are one region: back-ends have few slots, and buffers no borders. */
+/*
+ * Adjacent maps of one file become one region, because back-ends have few slots for regions,
+ * and a buffer may not cross from one region to the next.
+ */
 static void make_table(const struct vublk_vfio_user_dma *dma, struct table *table)
 {
 	table->count = 0;
@@ -254,18 +256,18 @@ static bool is_same(const struct vublk_vfio_user_region *a,
 	       a->file_inode == b->file_inode;
 }
 
-/* How many of what the device has are in the table; both are in the order of addresses. */
+/* How many of the device's regions are in the table; both are sorted by address. */
 static unsigned count_kept(const struct vublk_vfio_user_dma *dma, const struct table *table)
 {
 	unsigned kept = 0;
 
-	for (unsigned i = 0, j = 0; i < dma->num_given && j < table->count;) {
-		const struct vublk_vfio_user_region *given = &dma->given[i];
+	for (unsigned i = 0, j = 0; i < dma->num_regions && j < table->count;) {
+		const struct vublk_vfio_user_region *region = &dma->regions[i];
 		const struct vublk_vfio_user_region *place = &table->places[j];
 
-		kept += is_same(given, place);
-		i += given->address <= place->address;
-		j += place->address <= given->address;
+		kept += is_same(region, place);
+		i += region->address <= place->address;
+		j += place->address <= region->address;
 	}
 	return kept;
 }
@@ -284,19 +286,19 @@ static bool is_covered(void *opaque, uint64_t address, uint64_t bytes)
 	return false;
 }
 
-/* 1: memory_changed() tells. */
-static int give(struct vublk_vfio_user *bus, const struct table *table, struct vublk_error *error)
+/* Returns 1 if the device's memory_changed() callback reports the result. */
+static int set_memory(struct vublk_vfio_user *bus, const struct table *table, struct vublk_error *error)
 {
 	int r = vublk_device_set_memory(bus->device, table->regions, table->count, error);
 
 	if (r < 0)
 		return r;
-	memcpy(bus->dma.given, table->places, table->count * sizeof(table->places[0]));
-	bus->dma.num_given = table->count;
+	memcpy(bus->dma.regions, table->places, table->count * sizeof(table->places[0]));
+	bus->dma.num_regions = table->count;
 	return r;
 }
 
-static void let_go_on(struct vublk_vfio_user *bus)
+static void resume_rings(struct vublk_vfio_user *bus)
 {
 	if (bus->dma.held)
 		vublk_virtio_pci_release(bus->pci);
@@ -322,20 +324,20 @@ int vublk_vfio_user_dma_before_start(struct vublk_vfio_user *bus, struct vublk_e
 		return vublk_error_set(error, EINVAL,
 				       "none of the guest's memory can be mapped%s", VUBLK_VU_SHARE_IT);
 	check_shared(bus, &table);
-	r = give(bus, &table, error);
+	r = set_memory(bus, &table, error);
 	if (!r)
-		let_go_on(bus);
+		resume_rings(bus);
 	return r;
 }
 
-/* --- answers ------------------------------------------------------------------------------------------ */
+/* --- answers ---------------------------------------------------------------------------------- */
 
-bool vublk_vfio_user_dma_is_live(const struct vublk_vfio_user *bus)
+bool vublk_vfio_user_dma_is_in_use(const struct vublk_vfio_user *bus)
 {
 	return vublk_device_has_rings_out(bus->device) || vublk_virtio_pci_is_driven(bus->pci);
 }
 
-void vublk_vfio_user_dma_owe(struct vublk_vfio_user *bus,
+void vublk_vfio_user_dma_defer_answer(struct vublk_vfio_user *bus,
 			     const struct vublk_vfio_message *message)
 {
 	struct vublk_vfio_user_answer *answer = &bus->dma.answers[bus->dma.num_answers++];
@@ -346,8 +348,8 @@ void vublk_vfio_user_dma_owe(struct vublk_vfio_user *bus,
 		answer->unmap.address = message->payload.map.address;
 }
 
-/* A map that the device cannot have is none. */
-static void take_back(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_user_answer *answer)
+/* Removes the map of a DMA_MAP that fails. */
+static void undo_map(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_user_answer *answer)
 {
 	unsigned place = place_of(dma, answer->unmap.address);
 
@@ -355,8 +357,8 @@ static void take_back(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_u
 		remove_map(dma, place);
 }
 
-/* `error`: what was added could not be. */
-static void finish(struct vublk_vfio_user *bus, const struct vublk_error *error)
+/* Sends the deferred answers. `error`, if not NULL, is why memory could not be added. */
+static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
 	struct vublk_vfio_user_dma *dma = &bus->dma;
 	unsigned count = dma->num_answers;
@@ -371,17 +373,17 @@ static void finish(struct vublk_vfio_user *bus, const struct vublk_error *error)
 		bool is_map = answer->command.command == VUBLK_VFIO_DMA_MAP;
 
 		if (is_map && error)
-			take_back(dma, answer);
-		vublk_vfio_user_client_answer(bus, &answer->command,
+			undo_map(dma, answer);
+		vublk_vfio_user_answer(bus, &answer->command,
 					      !is_map ? (int)sizeof(answer->unmap) :
 					      error ? -error->code : 0, &answer->unmap);
 	}
-	vublk_vfio_user_client_wake(bus);
+	vublk_vfio_user_wake(bus);
 }
 
-/* --- while rings may run ---------------------------------------------------------------------------- */
+/* --- while rings may run ---------------------------------------------------------------------- */
 
-/* The rings are held: they go on if what they need is there, or else wait for it. */
+/* The rings are held. They resume if their own memory is mapped, else they wait for it. */
 static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	struct table table;
@@ -390,19 +392,19 @@ static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 	make_table(&bus->dma, &table);
 	if (!vublk_virtio_pci_for_each_ring_part(bus->pci, is_covered, &table))
 		return 0;
-	r = give(bus, &table, error);
+	r = set_memory(bus, &table, error);
 	if (!r)
-		let_go_on(bus);
+		resume_rings(bus);
 	return r;
 }
 
-/* What cannot be added is taken back, and then the rest is tried. */
+/* If memory cannot be added, tries again without it. */
 static void finish_held(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;
 	int r = change_held(bus, &error);
 
-	finish(bus, r < 0 ? &error : NULL);
+	send_answers(bus, r < 0 ? &error : NULL);
 	if (r < 0 && change_held(bus, &error) < 0)
 		vublk_virtio_pci_on_failure(bus->pci, &error);
 }
@@ -423,15 +425,15 @@ static void hold(struct vublk_vfio_user *bus)
 static void add(struct vublk_vfio_user *bus, const struct table *table)
 {
 	struct vublk_error error;
-	int r = give(bus, table, &error);
+	int r = set_memory(bus, table, &error);
 
 	if (r > 0)
 		bus->dma.phase = VUBLK_VFIO_USER_DMA_CHANGING;
 	else
-		finish(bus, r < 0 ? &error : NULL);
+		send_answers(bus, r < 0 ? &error : NULL);
 }
 
-void vublk_vfio_user_dma_commit(struct vublk_vfio_user *bus)
+void vublk_vfio_user_dma_apply(struct vublk_vfio_user *bus)
 {
 	struct vublk_vfio_user_dma *dma = &bus->dma;
 	struct table table;
@@ -439,10 +441,10 @@ void vublk_vfio_user_dma_commit(struct vublk_vfio_user *bus)
 
 	make_table(dma, &table);
 	kept = count_kept(dma, &table);
-	if (!vublk_vfio_user_dma_is_live(bus) ||
-	    (!dma->held && kept == dma->num_given && kept == table.count))
-		finish(bus, NULL);
-	else if (!dma->held && kept == dma->num_given &&
+	if (!vublk_vfio_user_dma_is_in_use(bus) ||
+	    (!dma->held && kept == dma->num_regions && kept == table.count))
+		send_answers(bus, NULL);
+	else if (!dma->held && kept == dma->num_regions &&
 		 vublk_device_state(bus->device) == VUBLK_DEVICE_RUNNING)
 		add(bus, &table);
 	else
@@ -455,21 +457,21 @@ void vublk_vfio_user_dma_on_stopped(struct vublk_vfio_user *bus)
 		finish_held(bus);
 }
 
-/* A back-end that is gone gets what it was not told with its successor. */
+/* If the back-end has disconnected, the next one gets the whole table when it connects. */
 void vublk_vfio_user_dma_on_memory_changed(struct vublk_vfio_user *bus,
 					   const struct vublk_error *error)
 {
-	bool owes = bus->dma.num_answers;
+	bool has_answers = bus->dma.num_answers;
 	bool refused = error && vublk_device_state(bus->device) == VUBLK_DEVICE_RUNNING;
 
 	if (bus->dma.phase != VUBLK_VFIO_USER_DMA_CHANGING)
 		return;
-	finish(bus, refused ? error : NULL);
-	if (refused && owes && bus->state == VUBLK_VFIO_USER_SERVING)
-		vublk_vfio_user_dma_commit(bus); /* without what was refused */
+	send_answers(bus, refused ? error : NULL);
+	if (refused && has_answers && bus->state == VUBLK_VFIO_USER_SERVING)
+		vublk_vfio_user_dma_apply(bus); /* without the memory that was refused */
 }
 
-void vublk_vfio_user_dma_abandon(struct vublk_vfio_user *bus)
+void vublk_vfio_user_dma_cancel(struct vublk_vfio_user *bus)
 {
 	bus->dma.num_answers = 0;
 	bus->dma.phase = VUBLK_VFIO_USER_DMA_IDLE;
@@ -477,9 +479,9 @@ void vublk_vfio_user_dma_abandon(struct vublk_vfio_user *bus)
 
 void vublk_vfio_user_dma_clear(struct vublk_vfio_user *bus)
 {
-	vublk_vfio_user_dma_abandon(bus);
+	vublk_vfio_user_dma_cancel(bus);
 	remove_all(&bus->dma);
 	vublk_device_set_memory(bus->device, NULL, 0, NULL);
-	bus->dma.num_given = 0;
-	let_go_on(bus);
+	bus->dma.num_regions = 0;
+	resume_rings(bus);
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * SET_IRQS: the client's eventfds and masks, checked as a whole before the first of
- * them is used.
+ * SET_IRQS: the client's eventfds and masks for the interrupts. The interrupts themselves are
+ * in src/virtio-pci/irq.c.
  *
- * An eventfd is written to here and in the back-end's process; a file of another kind is
- * refused, because writing to it may block. None is read from:
- * a client that gave the same one to be signalled and to unmask by would keep the loop
- * busy for nothing.
+ * Key idea: the whole command is checked before any part of it takes effect. Only eventfds
+ * are accepted, because writing to another file may block; this process and the back-end
+ * write to them. Neither reads them: if a client used one eventfd both as the signal and to
+ * unmask it, reading it would keep the loop busy for ever.
  *
  * Specification: "VFIO_USER_DEVICE_SET_IRQS"; struct vfio_irq_set in <linux/vfio.h>.
  */
@@ -18,13 +18,13 @@
 #include <errno.h>
 #include <inttypes.h>
 
-/* --- what there is ----------------------------------------------------------------------------- */
+/* --- the interrupts --------------------------------------------------------------------------- */
 
 unsigned vublk_vfio_user_num_irqs(const struct vublk_vfio_user *bus, unsigned index)
 {
 	switch (index) {
 	case VFIO_PCI_INTX_IRQ_INDEX:
-	case VFIO_PCI_ERR_IRQ_INDEX: /* these two are taken, and never come */
+	case VFIO_PCI_ERR_IRQ_INDEX: /* these two are accepted and never raised */
 	case VFIO_PCI_REQ_IRQ_INDEX:
 		return 1;
 	case VFIO_PCI_MSIX_IRQ_INDEX:
@@ -43,7 +43,7 @@ uint32_t vublk_vfio_user_irq_flags(unsigned index)
 	return VFIO_IRQ_INFO_EVENTFD;
 }
 
-/* --- checks -------------------------------------------------------------------------------------- */
+/* --- checks ----------------------------------------------------------------------------------- */
 
 static bool is_one_of(uint32_t flags, uint32_t mask)
 {
@@ -92,12 +92,12 @@ static int check_fds(const struct vublk_vfio_message *message, struct vublk_erro
 	for (unsigned i = 0; i < message->num_fds; i++) {
 		if (vublk_eventfd_check(message->fds[i], NULL) < 0)
 			return vublk_error_set(error, EINVAL,
-					       "file descriptor %u of SET_IRQS is no eventfd", i);
+					       "file descriptor %u of SET_IRQS is not an eventfd", i);
 	}
 	return 0;
 }
 
-/* --- actions -------------------------------------------------------------------------------------- */
+/* --- actions ---------------------------------------------------------------------------------- */
 
 static void trigger(struct vublk_vfio_user *bus, uint32_t index, unsigned irq)
 {
@@ -115,7 +115,7 @@ static void mask(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, bool
 		vublk_virtio_pci_mask_vector(bus->pci, irq, masked);
 }
 
-/* -1 takes the eventfd away. */
+/* Assigns an eventfd, which it owns; -1: none. */
 static void assign(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, int fd)
 {
 	switch (index) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The first message: a version, and capabilities as JSON text. Ours are a subset of
- * those that the client names, and the text is no longer than the client's, for there
- * are clients that have no more room than their own took.
+ * VERSION, the first message: a version number, and capabilities as JSON text.
+ *
+ * Key idea: the answer has those of our capabilities that the client also names, and its
+ * text is at most as long as the client's, because some clients have no room for more.
  *
  * Specification: "VFIO_USER_VERSION".
  */
@@ -16,7 +17,7 @@
 
 #define TEXT_OFFSET VUBLK_VFIO_VERSION_BYTES
 
-/* In the order of what a client can do without last. */
+/* The most important first: the last ones are omitted if the text gets too long. */
 static const struct {
 	const char *name;
 	int number; /* -1: true */
@@ -33,11 +34,11 @@ static int check_version(const struct vublk_vfio_version *version, struct vublk_
 	if (version->major == VUBLK_VFIO_MAJOR)
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "the client speaks vfio-user %u.%u, where version %u is expected",
+			       "the client has vfio-user %u.%u, and version %u is expected",
 			       version->major, version->minor, VUBLK_VFIO_MAJOR);
 }
 
-/* What the client says as JSON; NULL and a sentence if it is none. */
+/* Parses the client's text; NULL and an error if it is not a JSON object. */
 static struct json_object *parse(const char *text, uint32_t bytes, struct vublk_error *error)
 {
 	struct json_tokener *tokener = json_tokener_new();
@@ -49,11 +50,11 @@ static struct json_object *parse(const char *text, uint32_t bytes, struct vublk_
 	if (json_object_is_type(object, json_type_object))
 		return object;
 	json_object_put(object);
-	vublk_error_set(error, EPROTO, "the capabilities in the client's VERSION are no JSON object");
+	vublk_error_set(error, EPROTO, "the capabilities in the client's VERSION are not a JSON object");
 	return NULL;
 }
 
-/* The first `count` of our capabilities, as far as the client has them, too. */
+/* Those of our first `count` capabilities that the client also names. */
 static struct json_object *answer(struct json_object *client, size_t count)
 {
 	struct json_object *root = json_object_new_object(), *own, *of_client;
@@ -74,7 +75,7 @@ static struct json_object *answer(struct json_object *client, size_t count)
 	return root;
 }
 
-/* Writes as many as fit into `room` bytes: how long the text is, with its NUL. */
+/* Writes the capabilities that fit into `room` bytes. Returns the bytes of text and NUL. */
 static int write_answer(struct json_object *client, char *text, size_t room)
 {
 	size_t bytes = 0;

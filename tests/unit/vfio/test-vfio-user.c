@@ -86,11 +86,11 @@ static void test_versions(void **state)
 static void test_bad_versions(void **state)
 {
 	const struct { uint16_t major; const char *text; uint32_t bytes; const char *word; } cases[] = {
-		{ 1, "{}", 3, "speaks vfio-user 1.0" },
-		{ 0, "{}", 2, "no JSON object" },
-		{ 0, "{\"capabilities\":", 17, "no JSON object" },
-		{ 0, "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", 41, "no JSON object" },
-		{ 0, "null", 5, "no JSON object" },
+		{ 1, "{}", 3, "has vfio-user 1.0" },
+		{ 0, "{}", 2, "not a JSON object" },
+		{ 0, "{\"capabilities\":", 17, "not a JSON object" },
+		{ 0, "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", 41, "not a JSON object" },
+		{ 0, "null", 5, "not a JSON object" },
 	};
 	struct vfio_rig rig;
 
@@ -616,6 +616,24 @@ static void test_starts_that_fail(void **state)
 	mock_deinit(&mock);
 }
 
+/* Its commands arrive, and no answer can be sent: the bus closes the connection. */
+static void test_a_client_that_receives_nothing(void **state)
+{
+	const struct vublk_vfio_device_info info = { .argsz = sizeof(info) };
+	struct vfio_rig rig;
+
+	vfio_init(&rig, NULL, NULL, false);
+	assert_int_equal(shutdown(rig.client, SHUT_RD), 0);
+	for (unsigned i = 0; i < 2; i++)
+		vfio_send(&rig, VUBLK_VFIO_DEVICE_GET_INFO, 0, &info, sizeof(info), NULL, 0);
+	vfio_settle(&rig);
+	assert_int_equal(send(rig.client, "", 1, MSG_NOSIGNAL), -1);
+	assert_int_equal(errno, EPIPE);
+	vfio_hang_up(&rig);
+	expect_service(&rig);
+	vfio_deinit(&rig);
+}
+
 /* A client that does not speak, or sends half a command, makes room for the next. */
 static void test_silent(void **state)
 {
@@ -665,6 +683,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_clients_come_and_go),
 		VUBLK_TEST(test_one_client_at_a_time),
 		VUBLK_TEST(test_a_client_that_does_not_read),
+		VUBLK_TEST(test_a_client_that_receives_nothing),
 		VUBLK_TEST(test_a_back_end_that_comes_back),
 		VUBLK_TEST(test_a_back_end_that_does_not),
 		VUBLK_TEST(test_starts_that_fail),

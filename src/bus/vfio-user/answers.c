@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Answers to the client, and waking the task that serves it. Everything else about the
+ * connection is in client.c, which stands above the files that call these functions.
+ *
+ * Key idea: an answer that cannot be sent does not end the connection here, where a caller
+ * may be in the middle of its work. It notes the failure, and the task ends the connection.
+ */
+#include "bus/vfio-user/private.h"
+
+#include "util/error.h"
+
+void vublk_vfio_user_answer(struct vublk_vfio_user *bus, const struct vublk_vfio_header *command,
+			    int result, const void *payload)
+{
+	struct vublk_vfio_header header = result < 0 ?
+		vublk_vfio_error_header(command, -result) :
+		vublk_vfio_reply_header(command, (uint32_t)result);
+
+	if (!vublk_vfio_user_has_client(bus) || bus->send_failure.code ||
+	    !vublk_vfio_wants_reply(command))
+		return;
+	if (vublk_vfio_channel_send(&bus->channel, &header, payload, &bus->send_failure) < 0)
+		vublk_loop_post(bus->loop, &bus->serve_task);
+}
+
+void vublk_vfio_user_wake(struct vublk_vfio_user *bus)
+{
+	if (!vublk_virtio_pci_is_busy(bus->pci))
+		bus->has_timed_out = false;
+	if (vublk_vfio_user_has_client(bus))
+		vublk_loop_post(bus->loop, &bus->serve_task);
+}

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -231,6 +232,7 @@ static int fork_case(const struct vublk_test *test, unsigned number)
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		setpgid(0, 0);
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* a killed program leaves no case behind */
 		dup2(fileno(output), STDOUT_FILENO);
 		dup2(fileno(output), STDERR_FILENO);
 		fclose(output);

@@ -214,7 +214,10 @@ int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_erro
 
 /* --- requests ------------------------------------------------------------------------ */
 
-/* The queue `index`, or NULL past the last. It lives as long as the disk. */
+/*
+ * The queue `index`, which lives as long as the disk; NULL past the last, and where the
+ * blocking calls use the queue (vublk/blocking.h).
+ */
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
 
 struct vublk_blk_completion {

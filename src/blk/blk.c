@@ -301,6 +301,7 @@ static void free_blk(struct vublk_blk *blk)
 		vublk_blk_queue_deinit(&blk->queues[i]);
 	free(blk->queues);
 	vublk_blk_free_allocations(blk);
+	pthread_mutex_destroy(&blk->blocking.lock);
 	pthread_mutex_destroy(&blk->lock);
 	free(blk);
 }
@@ -344,6 +345,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		return vublk_error_set(error, ENOMEM, "no memory for a disk");
 	memset(blk, 0, sizeof(*blk));
 	pthread_mutex_init(&blk->lock, NULL);
+	pthread_mutex_init(&blk->blocking.lock, NULL);
 	if (handlers)
 		blk->handlers = *handlers;
 	bus_handlers.opaque = blk;
@@ -443,5 +445,10 @@ const char *vublk_blk_default(const char *name)
 
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index)
 {
-	return index < blk->num_queues ? &blk->queues[index] : NULL;
+	struct vublk_blk_queue *queue;
+
+	if (index >= blk->num_queues)
+		return NULL;
+	queue = &blk->queues[index];
+	return vublk_blk_queue_claim(queue, VUBLK_BLK_QUEUE_OF_APPLICATION) ? queue : NULL;
 }

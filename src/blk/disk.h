@@ -18,6 +18,27 @@ struct vublk_blk_allocation {
 	uint64_t bytes;
 };
 
+/* The bounce buffer of the blocking calls: what is in flight at most, and how much of it each. */
+#define VUBLK_BLK_BOUNCE_SLOTS 8
+#define VUBLK_BLK_BOUNCE_SLOT_BYTES (UINT32_C(128) << 10)
+
+struct vublk_blk_bounce_slot {
+	bool in_use;
+	uint64_t offset; /* of the piece on the disk */
+	uint64_t bytes;
+};
+
+/* What the blocking calls have to themselves, from the first of them on. */
+struct vublk_blk_blocking {
+	pthread_mutex_t lock; /* held for a whole call */
+	struct vublk_blk_queue *queue;
+	char *bounce;
+	uint32_t slot_bytes;
+	unsigned num_slots;
+	unsigned in_flight; /* slots in use; 0 between two calls */
+	struct vublk_blk_bounce_slot slots[VUBLK_BLK_BOUNCE_SLOTS];
+};
+
 struct vublk_blk {
 	/* constant after open */
 	struct vublk_blk_handlers handlers;
@@ -37,6 +58,9 @@ struct vublk_blk {
 	struct vublk_blk_info info;
 	struct vublk_error lost; /* code 0: the back-end is there */
 	struct vublk_blk_allocation *allocations;
+
+	/* under its own lock */
+	struct vublk_blk_blocking blocking;
 
 	/* stored by the disk's thread, loaded by the queues' owners; a number by itself */
 	uint64_t capacity_bytes __attribute__((aligned(VUBLK_CACHE_LINE)));

@@ -133,7 +133,17 @@ enum vublk_blk_queue_state {
 	VUBLK_BLK_QUEUE_DEAD, /* ... for good */
 };
 
+/* Who adds requests; the first that asks for the queue keeps it. */
+enum vublk_blk_queue_user {
+	VUBLK_BLK_QUEUE_UNUSED,
+	VUBLK_BLK_QUEUE_OF_APPLICATION,
+	VUBLK_BLK_QUEUE_OF_BLOCKING_CALLS,
+};
+
 struct vublk_blk_queue {
+	/* any thread, atomically */
+	enum vublk_blk_queue_user user;
+
 	/* constant after init */
 	void (*on_broken_ring)(void *opaque, const struct vublk_error *error);
 	void *opaque;
@@ -256,6 +266,16 @@ void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_reque
 /* Completes it without the ring. */
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
+
+/* Any thread: whether the queue is the user's, from now on or already. */
+static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
+					 enum vublk_blk_queue_user user)
+{
+	enum vublk_blk_queue_user before = VUBLK_BLK_QUEUE_UNUSED;
+
+	return __atomic_compare_exchange_n(&queue->user, &before, user, false, __ATOMIC_RELAXED,
+					   __ATOMIC_RELAXED) || before == user;
+}
 
 /* Any thread: whether a completion with this result was given up by us. */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);

@@ -3,6 +3,8 @@
 
 #include "util/checked.h"
 
+#include <vublk/blocking.h>
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -16,6 +18,7 @@ struct told told = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER };
 static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
 {
 	struct vublk_blk_info info;
+	char text[16];
 
 	pthread_mutex_lock(&told.lock);
 	vublk_blk_get_info(told.blk, &info, sizeof(info));
@@ -23,6 +26,7 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 	told.close_result = vublk_blk_close(told.blk, 0);
 	assert_int_equal(vublk_blk_set_write_cache(told.blk, false, NULL), -EBUSY);
 	assert_null(vublk_blk_alloc(told.blk, 4096, NULL));
+	assert_int_equal(vublk_blk_pread(told.blk, 0, text, sizeof(text), 0, NULL), -EBUSY);
 	if (why)
 		snprintf(told.text, sizeof(told.text), "%s", why->text);
 	told.events[event]++;

@@ -22,7 +22,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifdef VUBLK_TSAN
+#define STEPS 100 /* comparing the traces takes some ten times as long */
+#else
 #define STEPS 800
+#endif
 #define MEMORY_BYTES (256 * KIB) /* two regions side by side, and as much that is not registered */
 #define REGION_BYTES (MEMORY_BYTES / 2)
 #define MAX_QUEUE 32
@@ -391,10 +395,10 @@ static void compare(struct run *fast, struct run *general, unsigned seed)
 		const char *a = (const char *)&fast->steps[i], *b = (char *)&general->steps[i];
 		size_t at = 0;
 
-		while (at < sizeof(struct step) && a[at] == b[at])
-			at++;
-		if (at == sizeof(struct step))
+		if (!memcmp(a, b, sizeof(struct step)))
 			continue;
+		while (a[at] == b[at])
+			at++;
 		print_error("seed %u, step %u (operation %u): byte %zu of struct step differs, "
 			    "results %d and %d, errors '%s' and '%s'\n", seed, i,
 			    fast->steps[i].op, at, fast->steps[i].result,
@@ -431,7 +435,7 @@ static void test_fast_path_is_the_general_path(void **state)
 	munmap(memory, 2 * MEMORY_BYTES);
 	vublk_fd_close(&memory_fd);
 	/* Each run took the way that it was meant to take. */
-	assert_true(num_fast > 1000);
+	assert_true(num_fast > STEPS);
 	assert_int_equal(num_slow, 0);
 }
 

@@ -7,6 +7,7 @@
 #include "harness.h"
 
 #include <vublk/blk.h>
+#include <vublk/blocking.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -200,6 +201,28 @@ static void test_requests_of_each_kind(void **state)
 	assert_int_equal(wait_one(queue), 0);
 	for (int i = 0; i < 16 * KIB; i++)
 		assert_int_equal(buffer[i], i >= 4096 && i < 12288 ? 0 : 0x5a);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
+/* Unaligned reads of what was written, from ordinary memory, without a queue of our own. */
+static void test_blocking_calls(void **state)
+{
+	static char data[MIB], again[MIB];
+	struct vublk_blk *blk = open_disk();
+
+	for (unsigned i = 0; i < sizeof(data); i++)
+		data[i] = (char)(i / 512 + i % 7);
+	assert_int_equal(vublk_blk_pwrite(blk, MIB, data, MIB, 0, &error), 0);
+	assert_int_equal(vublk_blk_pflush(blk, 0, &error), 0);
+	assert_int_equal(vublk_blk_pread(blk, MIB + 777, again, MIB - 1000, 0, &error), 0);
+	assert_memory_equal(again, data + 777, MIB - 1000);
+	assert_int_equal(vublk_blk_pwrite_zeroes(blk, MIB + 4096, 8192, 0, &error), 0);
+	assert_int_equal(vublk_blk_pdiscard(blk, 2 * MIB - 4096, 4096, 0, &error), 0);
+	memset(data + 4096, 0, 8192);
+	assert_int_equal(vublk_blk_pread(blk, MIB, again, MIB - 4096, 0, &error), 0);
+	assert_memory_equal(again, data, MIB - 4096);
+	assert_null(vublk_blk_queue(blk, NUM_QUEUES - 1));
 	assert_int_equal(vublk_blk_close(blk, 0), 0);
 	end_peer();
 }
@@ -631,6 +654,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_info),
 		VUBLK_TEST(test_requests_of_each_kind),
+		VUBLK_TEST(test_blocking_calls),
 		VUBLK_TEST(test_write_cache),
 		VUBLK_TEST(test_read_only),
 		VUBLK_TEST(test_resize),

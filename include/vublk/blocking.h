@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BLOCKING_H
+#define VUBLK_BLOCKING_H
+
+/*
+ * A disk without queues: blocking reads and writes of ordinary memory, for tools and for
+ * bindings to other languages.
+ *
+ *   struct vublk_blk *blk;
+ *   vublk_blk_open("/run/disk.sock", NULL, NULL, &blk, &error);
+ *   vublk_blk_pread(blk, 510, signature, 2, 0, &error);
+ *   vublk_blk_close(blk, 0);
+ *
+ * Each call returns when it is done: 0, or a negative errno with a sentence in `error`. The
+ * loss of a back-end is treated as the options of the disk say (see vublk/blk.h), so a call
+ * may wait for the next back-end.
+ *
+ * Threads: any thread, several at the same time, except the disk's own (a handler gets
+ * EBUSY). The calls take turns: one lock covers a whole call. vublk_blk_close() is called
+ * when all of them have returned.
+ *
+ * Memory: data is copied through a buffer that the first call allocates: 8 pieces of 128 KiB,
+ * or of one block if that is larger. It takes one of the back-end's memory slots, and is
+ * freed with the disk. The pieces of a longer request are in flight together.
+ *
+ * The queue: the first call takes the last queue that the application has not asked for
+ * with vublk_blk_queue(), and keeps it; vublk_blk_queue() returns NULL for it from then on.
+ * EBUSY: the application has asked for all of them; it leaves one, or opens the disk with one
+ * more (num-queues). Requests on the application's queues are not ordered with these calls.
+ *
+ * A call that fails may have been executed in part.
+ */
+
+#include <vublk/blk.h>
+#include <vublk/error.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+/*
+ * Reads `bytes` at byte `offset` of the disk into `buffer`: any range within the disk, at any
+ * address. `flags` is 0.
+ *
+ * EINVAL: an unknown flag, empty, or past the end; EBUSY: see above; ENOMEM, ENOSPC: the
+ * buffer could not be allocated; others: the results of struct vublk_blk_completion, and those
+ * of vublk_blk_read().
+ */
+int vublk_blk_pread(struct vublk_blk *blk, uint64_t offset, void *buffer, size_t bytes,
+		    uint32_t flags, struct vublk_error *error);
+
+/*
+ * Writes `bytes` from `buffer`, at any address, to byte `offset` of the disk. Both numbers are
+ * multiples of block_size_bytes, except that a range may end where the disk does: a shorter
+ * write would be a read and a write of a block, and would undo what another writer changes
+ * in between. The caller that wants that reads the block, changes it, and writes it.
+ * With VUBLK_BLK_FUA in `flags` the data is stable when this returns 0: each piece is followed
+ * by a flush, so a long write is faster without it, and with one vublk_blk_pflush().
+ *
+ * Errors as vublk_blk_pread(); EINVAL: also not aligned; EROFS: the disk is read-only.
+ */
+int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer, size_t bytes,
+		     uint32_t flags, struct vublk_error *error);
+
+/*
+ * All writes that were completed before, on any queue, are stable when this returns 0.
+ * EOWNERDEAD: a back-end was lost that had completed writes, and they may be lost with it (see
+ * the option unflushed in vublk/blk.h).
+ */
+int vublk_blk_pflush(struct vublk_blk *blk, uint32_t flags, struct vublk_error *error);
+
+/*
+ * vublk_blk_discard() and vublk_blk_write_zeroes(), blocking; ranges, flags and errors are
+ * theirs.
+ */
+int vublk_blk_pdiscard(struct vublk_blk *blk, uint64_t offset, uint64_t bytes, uint32_t flags,
+		       struct vublk_error *error);
+int vublk_blk_pwrite_zeroes(struct vublk_blk *blk, uint64_t offset, uint64_t bytes,
+			    uint32_t flags, struct vublk_error *error);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
+#endif

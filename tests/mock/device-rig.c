@@ -18,7 +18,7 @@
 
 /* --- callbacks ---------------------------------------------------------------------- */
 
-static void note(struct rig *rig, enum rig_callback callback, const struct vublk_error *error)
+static void note(struct device_rig *rig, enum rig_callback callback, const struct vublk_error *error)
 {
 	rig->calls[callback]++;
 	rig->errors[callback] = error ? *error : (struct vublk_error){ 0 };
@@ -103,7 +103,7 @@ static const struct vublk_device_bus_ops rig_ops = {
 
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 {
-	struct rig *rig = opaque;
+	struct device_rig *rig = opaque;
 
 	if (!strncmp(text, "try ", 4)) {
 		rig->num_failed_tries++;
@@ -122,7 +122,7 @@ static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 
 /* --- life --------------------------------------------------------------------------- */
 
-void rig_set(struct rig *rig, const char *name, const char *value)
+void rig_set(struct device_rig *rig, const char *name, const char *value)
 {
 	struct vublk_error error;
 
@@ -130,7 +130,7 @@ void rig_set(struct rig *rig, const char *name, const char *value)
 		fail_msg("%s", error.text);
 }
 
-void rig_init(struct rig *rig, const char *chardev)
+void rig_init(struct device_rig *rig, const char *chardev)
 {
 	struct vublk_log log = { on_log, rig, VUBLK_LOG_DEBUG };
 
@@ -143,14 +143,14 @@ void rig_init(struct rig *rig, const char *chardev)
 	rig_set(rig, "realize-retries", "0");
 }
 
-void rig_init_with_mock(struct rig *rig, struct mock *mock)
+void rig_init_with_mock(struct device_rig *rig, struct mock *mock)
 {
 	rig_init(rig, mock->path);
 	rig->pump = mock_pump;
 	rig->pump_opaque = mock;
 }
 
-void rig_deinit(struct rig *rig)
+void rig_deinit(struct device_rig *rig)
 {
 	vublk_device_free(rig->device);
 	for (unsigned i = 0; i < rig->num_rings; i++) {
@@ -162,9 +162,29 @@ void rig_deinit(struct rig *rig)
 	vublk_fd_close(&rig->memfd);
 }
 
+void rig_prepare(struct device_rig *rig, struct mock *mock, const char *reconnect_ms)
+{
+	mock_init(mock);
+	rig_init_with_mock(rig, mock);
+	if (reconnect_ms)
+		rig_set(rig, "reconnect-ms", reconnect_ms);
+}
+
+void rig_begin(struct device_rig *rig, struct mock *mock, const char *reconnect_ms)
+{
+	rig_prepare(rig, mock, reconnect_ms);
+	rig_realize(rig);
+}
+
+void rig_end(struct device_rig *rig, struct mock *mock)
+{
+	rig_deinit(rig);
+	mock_deinit(mock);
+}
+
 /* --- waiting ------------------------------------------------------------------------ */
 
-bool rig_turn(struct rig *rig, int timeout_ms)
+bool rig_turn(struct device_rig *rig, int timeout_ms)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
 	bool busy = rig->pump && rig->pump(rig->pump_opaque);
@@ -175,7 +195,7 @@ bool rig_turn(struct rig *rig, int timeout_ms)
 	return true;
 }
 
-void rig_wait(struct rig *rig, enum rig_callback callback, unsigned calls)
+void rig_wait(struct device_rig *rig, enum rig_callback callback, unsigned calls)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
 
@@ -189,13 +209,13 @@ void rig_wait(struct rig *rig, enum rig_callback callback, unsigned calls)
 	assert_int_equal(rig->calls[callback], calls);
 }
 
-void rig_settle(struct rig *rig)
+void rig_settle(struct device_rig *rig)
 {
 	while (rig_turn(rig, 0))
 		;
 }
 
-void rig_realize(struct rig *rig)
+void rig_realize(struct device_rig *rig)
 {
 	struct vublk_error error;
 
@@ -207,7 +227,7 @@ void rig_realize(struct rig *rig)
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_STOPPED);
 }
 
-void rig_realize_fails(struct rig *rig, int code)
+void rig_realize_fails(struct device_rig *rig, int code)
 {
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 	rig_wait(rig, RIG_REALIZED, rig->calls[RIG_REALIZED] + 1);
@@ -217,7 +237,7 @@ void rig_realize_fails(struct rig *rig, int code)
 
 /* --- the driver ----------------------------------------------------------------------- */
 
-static void make_memory(struct rig *rig)
+static void make_memory(struct device_rig *rig)
 {
 	if (rig->memory)
 		return;
@@ -243,7 +263,7 @@ static uint64_t used_offset(unsigned index)
 	return desc_offset(index) + RIG_QUEUE_BYTES / 2;
 }
 
-static void make_ring(struct rig *rig, unsigned index)
+static void make_ring(struct device_rig *rig, unsigned index)
 {
 	struct vublk_split_ring memory = {
 		(void *)(rig->memory + desc_offset(index)),
@@ -263,13 +283,13 @@ static void make_ring(struct rig *rig, unsigned index)
 						vublk_device_features(rig->device), NULL), 0);
 }
 
-void rig_set_indices(struct rig *rig, unsigned queue, uint16_t used, uint16_t avail)
+void rig_set_indices(struct device_rig *rig, unsigned queue, uint16_t used, uint16_t avail)
 {
 	((struct vring_used *)(rig->memory + used_offset(queue)))->idx = used;
 	((struct vring_avail *)(rig->memory + avail_offset(queue)))->idx = avail;
 }
 
-static void set_queue(struct rig *rig, unsigned index)
+static void set_queue(struct device_rig *rig, unsigned index)
 {
 	struct vublk_device_queue queue = {
 		.size = RIG_QUEUE_SIZE,
@@ -285,7 +305,7 @@ static void set_queue(struct rig *rig, unsigned index)
 		fail_msg("%s", error.text);
 }
 
-void rig_set_up(struct rig *rig, unsigned num_queues)
+void rig_set_up(struct device_rig *rig, unsigned num_queues)
 {
 	struct vublk_memory_region region;
 	struct vublk_error error;
@@ -302,7 +322,7 @@ void rig_set_up(struct rig *rig, unsigned num_queues)
 	}
 }
 
-void rig_start(struct rig *rig, unsigned num_queues)
+void rig_start(struct device_rig *rig, unsigned num_queues)
 {
 	struct vublk_error error;
 
@@ -313,7 +333,7 @@ void rig_start(struct rig *rig, unsigned num_queues)
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
 }
 
-void rig_stop(struct rig *rig)
+void rig_stop(struct device_rig *rig)
 {
 	assert_int_equal(vublk_device_set_status(rig->device, 0, NULL), 0);
 	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
@@ -321,7 +341,7 @@ void rig_stop(struct rig *rig)
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_STOPPED);
 }
 
-static void wait_for_state(struct rig *rig, enum vublk_device_state from)
+static void wait_for_state(struct device_rig *rig, enum vublk_device_state from)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
 
@@ -331,7 +351,7 @@ static void wait_for_state(struct rig *rig, enum vublk_device_state from)
 	}
 }
 
-int rig_try_session(struct rig *rig, unsigned num_queues, struct vublk_error *error)
+int rig_try_session(struct device_rig *rig, unsigned num_queues, struct vublk_error *error)
 {
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 	wait_for_state(rig, VUBLK_DEVICE_REALIZING);
@@ -354,7 +374,7 @@ static bool is_read(uint32_t type)
 }
 
 /* In the data area: header, status, and a page further on the data. */
-void rig_submit(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
+void rig_submit(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
 		unsigned bytes)
 {
 	char *area = rig->memory + RIG_DATA_OFFSET;
@@ -378,7 +398,7 @@ void rig_submit(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector,
 	vublk_eventfd_signal(rig->kicks[queue]);
 }
 
-uint8_t rig_finish(struct rig *rig, unsigned queue)
+uint8_t rig_finish(struct device_rig *rig, unsigned queue)
 {
 	struct pollfd call = { rig->callfds[queue], POLLIN, 0 };
 	uint16_t token;
@@ -393,7 +413,7 @@ uint8_t rig_finish(struct rig *rig, unsigned queue)
 	return (uint8_t)rig->memory[RIG_DATA_OFFSET + 64];
 }
 
-uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
+uint8_t rig_request(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
 		    unsigned bytes)
 {
 	uint8_t status;

@@ -31,11 +31,11 @@ enum rig_callback {
 #define RIG_MEMORY_BYTES (1 << 20)
 #define RIG_GUEST_ADDR UINT64_C(0x100000000)
 
-struct rig {
+struct device_rig {
 	struct vublk_device *device;
 	unsigned calls[RIG_NUM_CALLBACKS];
 	struct vublk_error errors[RIG_NUM_CALLBACKS]; /* of the last call; code 0: none */
-	void (*hook)(struct rig *rig, enum rig_callback callback); /* called inside each */
+	void (*hook)(struct device_rig *rig, enum rig_callback callback); /* called inside each */
 	uint64_t refused_features; /* offered, and not accepted by rig_set_up() */
 	bool (*pump)(void *opaque); /* lets the other end work; true: it had something to do */
 	void *pump_opaque;
@@ -55,43 +55,52 @@ struct rig {
 };
 
 /* A device with chardev, queue-size 16, and no retries; further properties are the test's. */
-void rig_init(struct rig *rig, const char *chardev);
+void rig_init(struct device_rig *rig, const char *chardev);
 /* The same with a mock as the back-end. */
-void rig_init_with_mock(struct rig *rig, struct mock *mock);
-void rig_deinit(struct rig *rig);
-void rig_set(struct rig *rig, const char *name, const char *value);
+void rig_init_with_mock(struct device_rig *rig, struct mock *mock);
+void rig_deinit(struct device_rig *rig);
+
+/*
+ * What most tests begin and end with: a new mock and a device that has it as its back-end.
+ * `reconnect_ms` NULL: the default. rig_begin() also realizes the device.
+ */
+void rig_prepare(struct device_rig *rig, struct mock *mock, const char *reconnect_ms);
+void rig_begin(struct device_rig *rig, struct mock *mock, const char *reconnect_ms);
+void rig_end(struct device_rig *rig, struct mock *mock);
+
+void rig_set(struct device_rig *rig, const char *name, const char *value);
 
 /* Runs the loop until the callback has been called `calls` times; fails after 20 s. */
-void rig_wait(struct rig *rig, enum rig_callback callback, unsigned calls);
+void rig_wait(struct device_rig *rig, enum rig_callback callback, unsigned calls);
 /* Lets both ends work once, waiting up to `timeout_ms` for something. True: there was something. */
-bool rig_turn(struct rig *rig, int timeout_ms);
+bool rig_turn(struct device_rig *rig, int timeout_ms);
 /* Runs the loop until there is nothing to do. */
-void rig_settle(struct rig *rig);
+void rig_settle(struct device_rig *rig);
 
 /* Realizes and expects success, or a failure with this code. */
-void rig_realize(struct rig *rig);
-void rig_realize_fails(struct rig *rig, int code);
+void rig_realize(struct device_rig *rig);
+void rig_realize_fails(struct device_rig *rig, int code);
 
 /* Memory, rings, features, DRIVER_OK; waits for started(). */
-void rig_set_up(struct rig *rig, unsigned num_queues);
-void rig_start(struct rig *rig, unsigned num_queues);
-void rig_stop(struct rig *rig);
+void rig_set_up(struct device_rig *rig, unsigned num_queues);
+void rig_start(struct device_rig *rig, unsigned num_queues);
+void rig_stop(struct device_rig *rig);
 
 /*
  * Realize, start, stop: 0, or the code of the failure that ended it (RIG_REALIZED's or
  * RIG_STOPPED's), whose sentence is in *error.
  */
-int rig_try_session(struct rig *rig, unsigned num_queues, struct vublk_error *error);
+int rig_try_session(struct device_rig *rig, unsigned num_queues, struct vublk_error *error);
 
 /* As a back-end and a driver leave them: completed, and made available. */
-void rig_set_indices(struct rig *rig, unsigned queue, uint16_t used, uint16_t avail);
+void rig_set_indices(struct device_rig *rig, unsigned queue, uint16_t used, uint16_t avail);
 
 /* One request on a queue, by hand: the status byte that came. */
-uint8_t rig_request(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
+uint8_t rig_request(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
 		    unsigned bytes);
 /* The same in two steps: one request at a time. */
-void rig_submit(struct rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
+void rig_submit(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
 		unsigned bytes);
-uint8_t rig_finish(struct rig *rig, unsigned queue);
+uint8_t rig_finish(struct device_rig *rig, unsigned queue);
 
 #endif

@@ -19,7 +19,7 @@ static struct virtio_blk_config *config_of(struct mock *mock)
 	return (struct virtio_blk_config *)mock->config;
 }
 
-static struct virtio_blk_config read_config(struct rig *rig)
+static struct virtio_blk_config read_config(struct device_rig *rig)
 {
 	struct virtio_blk_config config;
 
@@ -33,10 +33,9 @@ static void test_reads(void **state)
 {
 	uint8_t bytes[100];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	vublk_device_config_read(rig.device, 0, bytes, sizeof(bytes));
 	assert_int_equal(bytes[1], 0);
 	rig_realize(&rig);
@@ -47,11 +46,10 @@ static void test_reads(void **state)
 	assert_memory_equal(bytes, "\0\0\0\xee", 4);
 	vublk_device_config_read(rig.device, UINT32_MAX, bytes, 3);
 	assert_memory_equal(bytes, "\0\0\0\xee", 4);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
-static void expect_refused(struct rig *rig, const char *words)
+static void expect_refused(struct device_rig *rig, const char *words)
 {
 	rig_realize_fails(rig, EPROTO);
 	if (!strstr(rig->errors[RIG_REALIZED].text, words))
@@ -64,10 +62,9 @@ static void test_absurd_configs_are_refused(void **state)
 	const uint32_t sizes[] = { 0, 1, 256, 513, 768, 4 << 20, 1u << 31, UINT32_MAX };
 	char words[100];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(sizes); i++) {
 		config_of(&mock)->blk_size = sizes[i];
 		snprintf(words, sizeof(words), "block size of %u bytes", sizes[i]);
@@ -80,8 +77,7 @@ static void test_absurd_configs_are_refused(void **state)
 	expect_refused(&rig, "capacity of 18446744073709551615 sectors");
 	config_of(&mock)->capacity = (UINT64_C(1) << 54) - 1;
 	rig_realize(&rig);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_senseless_limits_cost_their_feature(void **state)
@@ -89,7 +85,7 @@ static void test_senseless_limits_cost_their_feature(void **state)
 	uint64_t bits = VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX) | VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX) |
 			VUBLK_BIT(VIRTIO_BLK_F_TOPOLOGY);
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.features |= bits;
@@ -103,8 +99,7 @@ static void test_senseless_limits_cost_their_feature(void **state)
 	config_of(&mock)->physical_block_exp = 200;
 	rig_realize(&rig);
 	assert_int_equal(vublk_device_features(rig.device) & bits, 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A back-end with a short config: asked for less and less, and its features shrink with it. */
@@ -118,10 +113,9 @@ static void test_short_configs(void **state)
 	};
 	struct vublk_device_info info;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
 		mock.max_config_bytes = cases[i].max;
 		rig_realize(&rig);
@@ -134,8 +128,7 @@ static void test_short_configs(void **state)
 	}
 	mock.max_config_bytes = 7;
 	expect_refused(&rig, "answers GET_CONFIG with nothing");
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Fields beyond 60 bytes are asked for only where a feature says that there are some. */
@@ -143,7 +136,7 @@ static void test_long_config(void **state)
 {
 	struct vublk_device_info info;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.features |= VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE);
@@ -164,28 +157,24 @@ static void test_long_config(void **state)
 	mock.config[60] = 8;
 	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
 	assert_int_equal(read_config(&rig).max_secure_erase_sectors, 8);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_seg_max_adjust(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	assert_int_equal(read_config(&rig).seg_max, 126);
 	vublk_device_unrealize(rig.device);
 	rig_set(&rig, "seg-max-adjust", "on");
 	rig_realize(&rig);
 	assert_int_equal(read_config(&rig).seg_max, 14);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
-static uint32_t seg_max_after_accepting(struct rig *rig, uint64_t features)
+static uint32_t seg_max_after_accepting(struct device_rig *rig, uint64_t features)
 {
 	struct vublk_error error;
 
@@ -199,7 +188,7 @@ static void test_seg_max_without_indirect(void **state)
 {
 	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC), all;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.features |= indirect;
@@ -213,15 +202,14 @@ static void test_seg_max_without_indirect(void **state)
 	rig_set(&rig, "indirect_desc", "off");
 	rig_realize(&rig);
 	assert_int_equal(read_config(&rig).seg_max, 14);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A size for I/O of one block says nothing, and costs some guests their speed. */
 static void test_io_sizes(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	config_of(&mock)->min_io_size = 1;
@@ -236,8 +224,7 @@ static void test_io_sizes(void **state)
 	rig_realize(&rig);
 	assert_int_equal(read_config(&rig).min_io_size, 8);
 	assert_int_equal(read_config(&rig).opt_io_size, 16);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_features(void **state)
@@ -250,12 +237,10 @@ static void test_features(void **state)
 	};
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t all;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	all = vublk_device_features(rig.device);
 	assert_int_equal(all & ~mock.features, 0);
 	assert_false(all & VUBLK_BIT(VIRTIO_F_RING_PACKED));
@@ -275,8 +260,7 @@ static void test_features(void **state)
 	rig_set(&rig, "num-queues", "1");
 	rig_realize(&rig);
 	assert_int_equal(vublk_device_features(rig.device), all & ~VUBLK_BIT(VIRTIO_BLK_F_MQ));
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- changing ------------------------------------------------------------------------------- */
@@ -284,11 +268,9 @@ static void test_features(void **state)
 static void test_resize(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	for (unsigned i = 1; i <= 3; i++) {
 		uint32_t generation = vublk_device_config_generation(rig.device);
 
@@ -306,18 +288,15 @@ static void test_resize(void **state)
 	mock_send_config_change(&mock, true);
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 3);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_absurd_change_is_not_taken(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	config_of(&mock)->blk_size = 3;
 	config_of(&mock)->capacity = 1;
 	mock_send_config_change(&mock, false);
@@ -329,38 +308,32 @@ static void test_absurd_change_is_not_taken(void **state)
 	mock_send_config_change(&mock, false);
 	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
 	assert_int_equal(read_config(&rig).capacity, 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Each differs from the one before it, so that saying a sentence once would not do. */
 static void test_absurd_changes_are_limited(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	for (unsigned i = 0; i < 100; i++) {
 		config_of(&mock)->blk_size = 3 + 2 * i;
 		mock_send_config_change(&mock, false);
 		rig_settle(&rig);
 	}
 	assert_in_range(rig.num_warnings, 1, VUBLK_LOG_BURST);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* However many messages: one read at a time, and each answered. */
 static void test_storm_of_changes(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	mock_forget(&mock);
 	for (unsigned i = 0; i < 100; i++)
 		mock_send_config_change(&mock, true);
@@ -370,15 +343,14 @@ static void test_storm_of_changes(void **state)
 	assert_true(mock.received[VUBLK_VU_GET_CONFIG] >= 1 &&
 		    mock.received[VUBLK_VU_GET_CONFIG] < 20);
 	assert_int_equal(mock_take_backend_answers(&mock), 100);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Without a back-end channel the config is looked at every now and then. */
 static void test_resize_that_is_not_told(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ);
@@ -393,8 +365,7 @@ static void test_resize_that_is_not_told(void **state)
 	vublk_channel_deinit(&mock.channel);
 	mock.channel.fd = -1;
 	rig_wait(&rig, RIG_DISCONNECTED, 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- the back-end channel ---------------------------------------------------------------------- */
@@ -410,10 +381,9 @@ static void test_garbage_on_the_channel(void **state)
 		{ "\2\0\0\0\5\0\0\0\0\0\0\0", 12, "marked as a reply" },
 	};
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
 		rig_realize(&rig);
 		mock_send_on_back_channel(&mock, cases[i].bytes, cases[i].num_bytes);
@@ -425,19 +395,16 @@ static void test_garbage_on_the_channel(void **state)
 		vublk_device_unrealize(rig.device);
 		rig_settle(&rig);
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_unserved_requests_are_answered_and_limited(void **state)
 {
 	const struct vublk_vu_header header = { VUBLK_VU_BACKEND_SHMEM_UNMAP, 1 | 8, 0 };
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	for (unsigned i = 0; i < 100; i++)
 		mock_send_on_back_channel(&mock, &header, sizeof(header));
 	rig_settle(&rig);
@@ -446,19 +413,16 @@ static void test_unserved_requests_are_answered_and_limited(void **state)
 	config_of(&mock)->capacity = 1;
 	mock_send_config_change(&mock, false);
 	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Answers that nobody reads cost the channel, not memory without end. */
 static void test_answers_that_are_not_read(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	for (unsigned i = 0; i < 200 && !rig.num_warnings; i++) {
 		for (unsigned k = 0; k < 50; k++)
 			mock_send_config_change(&mock, true);
@@ -466,18 +430,16 @@ static void test_answers_that_are_not_read(void **state)
 	}
 	assert_non_null(strstr(rig.last_word, "back-end channel is given up"));
 	rig_start(&rig, 2);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A back-end must not tell it while no ring is started. */
 static void test_resize_while_stopped(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "config-poll-ms", "5");
 	rig_realize(&rig);
 	config_of(&mock)->capacity = 1;
@@ -487,17 +449,15 @@ static void test_resize_while_stopped(void **state)
 	config_of(&mock)->capacity = 2;
 	rig_wait(&rig, RIG_CONFIG_CHANGED, 2);
 	assert_int_equal(read_config(&rig).capacity, 2);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_end_of_the_channel(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "config-poll-ms", "5");
 	rig_realize(&rig);
 	rig_set_up(&rig, 2);
@@ -507,13 +467,12 @@ static void test_end_of_the_channel(void **state)
 	config_of(&mock)->capacity = 1; /* which is looked for from now on */
 	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
 	rig_start(&rig, 2);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- writing --------------------------------------------------------------------------------- */
 
-static int write_wce(struct rig *rig, uint8_t wce, struct vublk_error *error)
+static int write_wce(struct device_rig *rig, uint8_t wce, struct vublk_error *error)
 {
 	return vublk_device_config_write(rig->device, 32, &wce, 1, error);
 }
@@ -521,11 +480,9 @@ static int write_wce(struct rig *rig, uint8_t wce, struct vublk_error *error)
 static void test_wce(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_set_up(&rig, 1);
 	assert_int_equal(write_wce(&rig, 1, NULL), 0);
 	assert_int_equal(mock.received[VUBLK_VU_SET_CONFIG], 0);
@@ -541,18 +498,15 @@ static void test_wce(void **state)
 	assert_int_equal(write_wce(&rig, 1, NULL), 1);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 2);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_wce_that_is_not_taken(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_set_up(&rig, 1);
 	mock.fault = (struct mock_fault){ MOCK_REFUSE, VUBLK_VU_SET_CONFIG };
 	mock.ignore_set_config = true;
@@ -566,19 +520,16 @@ static void test_wce_that_is_not_taken(void **state)
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, EIO);
 	assert_non_null(strstr(rig.errors[RIG_CONFIG_WRITTEN].text, "did not take the write of 0"));
 	assert_int_equal(read_config(&rig).wce, 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A read that was on its way before the write says nothing about it. */
 static void test_wce_during_a_change(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_set_up(&rig, 1);
 	mock_send_config_change(&mock, false);
 	while (!mock_pump(&mock)) /* until the device has asked for the config */
@@ -587,8 +538,7 @@ static void test_wce_during_a_change(void **state)
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, 0);
 	assert_int_equal(read_config(&rig).wce, 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_bad_writes(void **state)
@@ -596,11 +546,9 @@ static void test_bad_writes(void **state)
 	struct vublk_error error;
 	uint32_t word = 0;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	assert_int_equal(write_wce(&rig, 0, &error), -ENOTSUP);
 	rig_set_up(&rig, 1);
 	assert_int_equal(vublk_device_config_write(rig.device, 0, &word, 4, &error), -EINVAL);
@@ -615,8 +563,7 @@ static void test_bad_writes(void **state)
 	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN], 1);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, ENOTCONN);
 	assert_int_equal(write_wce(&rig, 0, &error), -ENOTCONN);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

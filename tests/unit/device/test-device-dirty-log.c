@@ -26,7 +26,7 @@
 #define WORDS ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 64)
 #define FIRST_PAGE (RIG_GUEST_ADDR / VUBLK_DIRTY_PAGE_BYTES)
 
-static void begin(struct rig *rig, struct mock *mock)
+static void begin(struct device_rig *rig, struct mock *mock)
 {
 	mock_init(mock);
 	mock->features |= LOG_ALL;
@@ -35,7 +35,7 @@ static void begin(struct rig *rig, struct mock *mock)
 	rig_realize(rig);
 }
 
-static void begin_running(struct rig *rig, struct mock *mock)
+static void begin_running(struct device_rig *rig, struct mock *mock)
 {
 	begin(rig, mock);
 	rig_start(rig, QUEUES);
@@ -45,13 +45,7 @@ static void begin_running(struct rig *rig, struct mock *mock)
 	mock_forget(mock);
 }
 
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
-static uint64_t log_inode(const struct rig *rig)
+static uint64_t log_inode(const struct device_rig *rig)
 {
 	struct vublk_device_dirty_log log;
 	struct stat st;
@@ -63,7 +57,7 @@ static uint64_t log_inode(const struct rig *rig)
 }
 
 /* The back-end logs into the device's bitmap, or not at all. */
-static void expect_logging(const struct rig *rig, const struct mock *mock, bool on)
+static void expect_logging(const struct device_rig *rig, const struct mock *mock, bool on)
 {
 	assert_int_equal(!!(mock->accepted_features & LOG_ALL), on);
 	for (unsigned i = 0; i < QUEUES; i++) {
@@ -79,7 +73,7 @@ static void expect_logging(const struct rig *rig, const struct mock *mock, bool 
 		assert_int_equal(mock->dirty_log_inode, log_inode(rig));
 }
 
-static int start_log(struct rig *rig)
+static int start_log(struct device_rig *rig)
 {
 	struct vublk_error error;
 	int r = vublk_device_dirty_log_start(rig->device, NULL, &error);
@@ -102,7 +96,7 @@ static void expect_sentence(int r, int code, const struct vublk_error *error,
 static void test_on_and_off(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock);
 	for (unsigned i = 0; i < 3; i++) {
@@ -127,7 +121,7 @@ static void test_on_and_off(void **state)
 	}
 	assert_int_equal(vublk_device_dirty_log_stop(rig.device, NULL), 0);
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_a_bitmap_of_the_bus(void **state)
@@ -135,7 +129,7 @@ static void test_a_bitmap_of_the_bus(void **state)
 	uint64_t bits[4] = { 0 }, expected = 0x8000000000000001;
 	struct vublk_device_dirty_log log = { -1, 8192, WORDS * 8 };
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	struct stat st;
 
 	begin_running(&rig, &mock);
@@ -154,7 +148,7 @@ static void test_a_bitmap_of_the_bus(void **state)
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 64, bits, NULL), 0);
 	assert_int_equal(bits[0], 0);
 	vublk_fd_close(&log.fd);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* The VMM that gave it truncates it: the device survives and says so. */
@@ -164,7 +158,7 @@ static void test_a_bitmap_that_is_truncated(void **state)
 	struct vublk_error error;
 	struct mock mock;
 	uint64_t bits[4];
-	struct rig rig;
+	struct device_rig rig;
 
 	for (unsigned i = 0; i < 2; i++) {
 		begin_running(&rig, &mock);
@@ -185,7 +179,7 @@ static void test_a_bitmap_that_is_truncated(void **state)
 		assert_int_equal(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, NULL),
 				 0);
 		vublk_fd_close(&log.fd);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -206,7 +200,7 @@ static void test_bitmaps_that_do_not_fit(void **state)
 	};
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	int fd;
 
 	begin_running(&rig, &mock);
@@ -222,7 +216,7 @@ static void test_bitmaps_that_do_not_fit(void **state)
 						      { fd, 0, WORDS * 8 }, NULL), 1);
 	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 	vublk_fd_close(&fd);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_memory_beyond_the_log(void **state)
@@ -230,7 +224,7 @@ static void test_memory_beyond_the_log(void **state)
 	struct vublk_memory_region regions[2];
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock);
 	regions[0] = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig.memfd, 0 };
@@ -246,7 +240,7 @@ static void test_memory_beyond_the_log(void **state)
 	start_log(&rig);
 	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 3);
 	assert_true(mock.dirty_log.size_bytes > WORDS * 8 * 15);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- whatever happens to the device --------------------------------------------------------- */
@@ -255,7 +249,7 @@ static void test_before_the_rings_run(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.features |= LOG_ALL;
@@ -280,14 +274,14 @@ static void test_before_the_rings_run(void **state)
 	rig_start(&rig, QUEUES);
 	expect_logging(&rig, &mock, false);
 	assert_int_equal(rig.calls[RIG_DIRTY_LOG_CHANGED], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* In the middle of a start, of a stop, and of a pause that turns a start back. */
 static void test_while_the_rings_are_on_their_way(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	rig_set_up(&rig, QUEUES);
@@ -310,7 +304,7 @@ static void test_while_the_rings_are_on_their_way(void **state)
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_STARTED, 2);
 	expect_logging(&rig, &mock, true);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* A stop waits for the change, for no message of it may follow those of the stop. */
@@ -318,7 +312,7 @@ static void test_a_stop_during_a_change(void **state)
 {
 	for (unsigned reset = 0; reset < 2; reset++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		begin_running(&rig, &mock);
 		assert_int_equal(start_log(&rig), 1);
@@ -338,14 +332,14 @@ static void test_a_stop_during_a_change(void **state)
 			rig_wait(&rig, RIG_STARTED, 2);
 		}
 		expect_logging(&rig, &mock, true);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
 static void test_it_outlives_back_ends(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t inode;
 
 	begin_running(&rig, &mock);
@@ -369,7 +363,7 @@ static void test_it_outlives_back_ends(void **state)
 		assert_int_equal(bits[1] | bits[2] | bits[3], 0);
 	}
 	assert_int_equal(rig.calls[RIG_DIRTY_LOG_CHANGED], 1);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* At each message of the change; what comes after the loss is logged from the start. */
@@ -380,7 +374,7 @@ static void test_a_loss_during_a_change(void **state)
 
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(at); i++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		begin_running(&rig, &mock);
 		mock.fault = (struct mock_fault){ .kind = MOCK_CUT, .request = at[i], .bytes = 3 };
@@ -397,7 +391,7 @@ static void test_a_loss_during_a_change(void **state)
 		assert_int_equal(log_inode(&rig), 0);
 		rig_wait(&rig, RIG_STARTED, 3);
 		expect_logging(&rig, &mock, false);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -407,11 +401,9 @@ static void test_back_ends_that_cannot(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_start(&rig, QUEUES);
 	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, &error), ENOTSUP, &error,
 			"it does not offer VHOST_F_LOG_ALL (feature bit 26)");
@@ -424,14 +416,14 @@ static void test_back_ends_that_cannot(void **state)
 	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, &error), ENOTSUP, &error,
 			"LOG_SHMFD (bit 1) and VHOST_F_LOG_ALL");
 	assert_int_equal(log_inode(&rig), 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* One that cannot does not take the place of one that does; once the log is off it may. */
 static void test_a_new_back_end_that_cannot(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock);
 	start_log(&rig);
@@ -447,7 +439,7 @@ static void test_a_new_back_end_that_cannot(void **state)
 	assert_int_equal(vublk_device_dirty_log_stop(rig.device, NULL), 0);
 	rig_wait(&rig, RIG_STARTED, 2);
 	expect_logging(&rig, &mock, false);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_refusals(void **state)
@@ -463,7 +455,7 @@ static void test_refusals(void **state)
 
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(all); i++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		begin_running(&rig, &mock);
 		mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE, .request = all[i].request };
@@ -477,7 +469,7 @@ static void test_refusals(void **state)
 		start_log(&rig); /* the second time it takes it */
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 2);
 		expect_logging(&rig, &mock, true);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -485,7 +477,7 @@ static void test_refusals(void **state)
 static void test_an_empty_answer(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock);
 	mock.fault = (struct mock_fault){ .kind = MOCK_EMPTY, .request = VUBLK_VU_SET_LOG_BASE };
@@ -493,14 +485,14 @@ static void test_an_empty_answer(void **state)
 	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 	assert_int_equal(rig.errors[RIG_DIRTY_LOG_CHANGED].code, 0);
 	expect_logging(&rig, &mock, true);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* libvhost-user answers with the size that it was told. */
 static void test_an_echo(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock);
 	mock.echoes_log_size = true;
@@ -508,7 +500,7 @@ static void test_an_echo(void **state)
 	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 	assert_int_equal(rig.errors[RIG_DIRTY_LOG_CHANGED].code, 0);
 	expect_logging(&rig, &mock, true);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- taking ---------------------------------------------------------------------------------------- */
@@ -518,7 +510,7 @@ static void test_what_cannot_be_taken(void **state)
 	struct vublk_error error;
 	uint64_t bits[1];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t pages;
 
 	begin_running(&rig, &mock);
@@ -535,7 +527,7 @@ static void test_what_cannot_be_taken(void **state)
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 0, 63, bits, NULL), -EINVAL);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 64, UINT64_MAX - 63, bits, NULL),
 			 -EINVAL);
-	end(&rig, &mock); /* in the middle of a change, and with the bitmap mapped */
+	rig_end(&rig, &mock); /* in the middle of a change, and with the bitmap mapped */
 }
 
 int main(int argc, char **argv)

@@ -19,7 +19,7 @@
 #define QUEUES 2
 #define DRIVER (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER)
 
-static void set_status(struct rig *rig, uint8_t status)
+static void set_status(struct device_rig *rig, uint8_t status)
 {
 	struct vublk_error error;
 
@@ -27,31 +27,23 @@ static void set_status(struct rig *rig, uint8_t status)
 		fail_msg("%s", error.text);
 }
 
-static void begin(struct rig *rig, struct mock *mock, const char *reconnect_ms)
+static void begin(struct device_rig *rig, struct mock *mock, const char *reconnect_ms)
 {
-	mock_init(mock);
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", reconnect_ms);
+	rig_prepare(rig, mock, reconnect_ms);
 	rig->refused_features = VUBLK_BIT(VIRTIO_F_VERSION_1);
 	rig_realize(rig);
 	set_status(rig, DRIVER);
 }
 
-static void begin_set_up(struct rig *rig, struct mock *mock, const char *reconnect_ms)
+static void begin_set_up(struct device_rig *rig, struct mock *mock, const char *reconnect_ms)
 {
 	begin(rig, mock, reconnect_ms);
 	rig_set_up(rig, QUEUES);
 	mock_forget(mock);
 }
 
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
 /* A kick means nothing now, and costs nothing. */
-static void expect_idle(struct rig *rig, enum vublk_device_state state)
+static void expect_idle(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
 
@@ -61,7 +53,7 @@ static void expect_idle(struct rig *rig, enum vublk_device_state state)
 }
 
 /* Started, with a kick for each queue: one kick is one, the other was the device's. */
-static void expect_started(struct rig *rig, struct mock *mock, unsigned times)
+static void expect_started(struct device_rig *rig, struct mock *mock, unsigned times)
 {
 	rig_wait(rig, RIG_STARTED, times);
 	for (unsigned i = 0; i < QUEUES; i++)
@@ -75,7 +67,7 @@ static void test_kick_starts(void **state)
 {
 	for (unsigned by_call = 0; by_call < 2; by_call++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		begin_set_up(&rig, &mock, "0");
 		expect_idle(&rig, VUBLK_DEVICE_STOPPED);
@@ -90,7 +82,7 @@ static void test_kick_starts(void **state)
 		expect_idle(&rig, VUBLK_DEVICE_RUNNING);
 		assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], QUEUES);
 		rig_stop(&rig);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -98,7 +90,7 @@ static void test_kick_starts(void **state)
 static void test_driver_ok_starts(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_set_up(&rig, &mock, "0");
 	set_status(&rig, DRIVER | VIRTIO_CONFIG_S_DRIVER_OK);
@@ -109,7 +101,7 @@ static void test_driver_ok_starts(void **state)
 	assert_int_equal(vublk_eventfd_clear(mock.kick_fds[1]), 1);
 	assert_int_equal(vublk_device_kick(rig.device, 2), -EINVAL);
 	assert_int_equal(vublk_device_kick(rig.device, 99), -EINVAL);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Neither a modern driver's kick, nor one that comes before all is set up. */
@@ -117,7 +109,7 @@ static void test_kicks_that_start_nothing(void **state)
 {
 	struct vublk_memory_region region = { RIG_GUEST_ADDR, RIG_MEMORY_BYTES, -1, 0 };
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock, "0");
 	rig.refused_features = 0;
@@ -135,14 +127,14 @@ static void test_kicks_that_start_nothing(void **state)
 	expect_idle(&rig, VUBLK_DEVICE_STOPPED); /* a driver that has set no status */
 	set_status(&rig, DRIVER);
 	expect_started(&rig, &mock, 1);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Once started, a reset is the end: what is kicked afterwards waits for a new set-up. */
 static void test_reset(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_set_up(&rig, &mock, "0");
 	for (unsigned i = 1; i <= 3; i++) {
@@ -155,13 +147,13 @@ static void test_reset(void **state)
 		vublk_eventfd_clear(rig.kicks[0]);
 		rig_set_up(&rig, QUEUES);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_reset_while_starting(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_set_up(&rig, &mock, "0");
 	vublk_device_kick(rig.device, 0);
@@ -170,7 +162,7 @@ static void test_reset_while_starting(void **state)
 	rig_wait(&rig, RIG_STOPPED, 1);
 	expect_idle(&rig, VUBLK_DEVICE_STOPPED);
 	assert_int_equal(rig.calls[RIG_STARTED], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* What was set up is bad: said once, however often it is kicked, until the reset. */
@@ -181,7 +173,7 @@ static void test_a_kick_that_cannot_start(void **state)
 		.call_fd = -1,
 	};
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_set_up(&rig, &mock, "0");
 	queue.kick_fd = rig.kicks[1];
@@ -198,7 +190,7 @@ static void test_a_kick_that_cannot_start(void **state)
 	set_status(&rig, DRIVER);
 	rig_set_up(&rig, QUEUES);
 	expect_started(&rig, &mock, 1);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- other moments ------------------------------------------------------------------------------ */
@@ -207,7 +199,7 @@ static void test_a_kick_that_cannot_start(void **state)
 static void test_a_kick_that_waits(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_set_up(&rig, &mock, "1");
 	vublk_device_set_vm_running(rig.device, false);
@@ -228,14 +220,14 @@ static void test_a_kick_that_waits(void **state)
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
 	mock_live_again(&mock);
 	expect_started(&rig, &mock, 3);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Started by a kick, it goes on after a loss as it would after DRIVER_OK. */
 static void test_loss(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_set_up(&rig, &mock, "1");
 	vublk_eventfd_signal(rig.kicks[0]);
@@ -245,14 +237,14 @@ static void test_loss(void **state)
 		expect_started(&rig, &mock, i);
 	}
 	assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, NULL), -EBUSY);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_queues_that_share_a_descriptor(void **state)
 {
 	struct vublk_device_queue queue;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_set_up(&rig, &mock, "0");
 	assert_int_equal(vublk_device_get_queue(rig.device, 1, &queue), 0);
@@ -261,14 +253,14 @@ static void test_queues_that_share_a_descriptor(void **state)
 	vublk_eventfd_signal(rig.kicks[0]);
 	rig_wait(&rig, RIG_STARTED, 1);
 	expect_idle(&rig, VUBLK_DEVICE_RUNNING);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* The number is the same, the eventfd behind it is not. */
 static void test_another_descriptor_with_the_same_number(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	int before;
 
 	begin_set_up(&rig, &mock, "0");
@@ -279,10 +271,10 @@ static void test_another_descriptor_with_the_same_number(void **state)
 	assert_int_equal(vublk_device_set_queue_kick(rig.device, 0, rig.kicks[0], NULL), 0);
 	vublk_eventfd_signal(rig.kicks[0]);
 	expect_started(&rig, &mock, 1);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
-static void unrealize_hook(struct rig *rig, enum rig_callback callback)
+static void unrealize_hook(struct device_rig *rig, enum rig_callback callback)
 {
 	vublk_device_unrealize(rig->device);
 }
@@ -292,7 +284,7 @@ static void test_unrealize(void **state)
 	for (unsigned bad = 0; bad < 2; bad++) {
 		struct vublk_device_queue queue = { .size = 2, .kick_fd = -1, .call_fd = -1 };
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		begin_set_up(&rig, &mock, "0");
 		rig.hook = unrealize_hook;
@@ -302,7 +294,7 @@ static void test_unrealize(void **state)
 		rig_wait(&rig, bad ? RIG_NEEDS_RESET : RIG_STARTED, 1);
 		expect_idle(&rig, VUBLK_DEVICE_CREATED);
 		assert_int_equal(vublk_device_kick(rig.device, 0), -EINVAL);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 

@@ -20,20 +20,6 @@
 
 #define QUEUES 2
 
-static void begin(struct rig *rig, struct mock *mock)
-{
-	mock_init(mock);
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", "1");
-	rig_realize(rig);
-}
-
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
 /* An area in which the first queue has so many requests that were begun. */
 static struct vublk_device_inflight make_area(unsigned begun)
 {
@@ -63,7 +49,7 @@ static uint64_t inode_of(int fd)
 	return st.st_ino;
 }
 
-static void expect_refused(struct rig *rig, const struct vublk_device_inflight *area, int code,
+static void expect_refused(struct device_rig *rig, const struct vublk_device_inflight *area, int code,
 			   const char *words)
 {
 	struct vublk_error error;
@@ -78,9 +64,9 @@ static void test_a_given_area_is_handed_over(void **state)
 {
 	struct vublk_device_inflight area = make_area(0), got;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock);
+	rig_begin(&rig, &mock, "1");
 	assert_int_equal(vublk_device_get_inflight(rig.device, &got), -ENOENT);
 	assert_int_equal(vublk_device_set_inflight(rig.device, &area, NULL), 0);
 	mock_forget(&mock);
@@ -96,7 +82,7 @@ static void test_a_given_area_is_handed_over(void **state)
 	expect_refused(&rig, &area, EBUSY, "setting the in-flight area");
 	rig_stop(&rig);
 	assert_int_equal(vublk_device_get_inflight(rig.device, &got), -ENOENT);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	close(area.fd);
 }
 
@@ -105,10 +91,10 @@ static void test_the_device_s_own_goes_on(void **state)
 {
 	struct vublk_device_inflight area;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t inode;
 
-	begin(&rig, &mock);
+	rig_begin(&rig, &mock, "1");
 	rig_start(&rig, QUEUES);
 	inode = mock.inflight_inode;
 	assert_int_equal(vublk_device_get_inflight(rig.device, &area), 0);
@@ -119,7 +105,7 @@ static void test_the_device_s_own_goes_on(void **state)
 	assert_int_equal(vublk_device_set_inflight(rig.device, &area, NULL), 0);
 	rig_start(&rig, QUEUES);
 	assert_int_equal(mock.inflight_inode, inode);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	close(area.fd);
 }
 
@@ -144,9 +130,9 @@ static void test_layouts(void **state)
 		struct vublk_device_inflight area = make_area(0);
 		bool is_begun = i % 3;
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		begin(&rig, &mock);
+		rig_begin(&rig, &mock, "1");
 		area.size_bytes = layouts[i / 3].bytes;
 		write_at(&area, entry, is_begun);
 		assert_int_equal(vublk_device_set_inflight(rig.device, &area, NULL), 0);
@@ -157,7 +143,7 @@ static void test_layouts(void **state)
 		rig_set_indices(&rig, 0, 3, 5);
 		assert_int_equal(vublk_device_set_status(rig.device, 0xf, NULL), 0);
 		rig_wait(&rig, is_begun ? RIG_NEEDS_RESET : RIG_STARTED, 1);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 		close(area.fd);
 	}
 }
@@ -166,9 +152,9 @@ static void test_areas_that_are_refused(void **state)
 {
 	struct vublk_device_inflight area = make_area(0), bad;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock);
+	rig_begin(&rig, &mock, "1");
 	bad = area;
 	bad.num_queues = 5;
 	expect_refused(&rig, &bad, EINVAL, "is for 5 queues");
@@ -192,7 +178,7 @@ static void test_areas_that_are_refused(void **state)
 	expect_refused(&rig, &bad, EBADF, "descriptor -1");
 	write_at(&area, vublk_inflight_split_region_bytes(RIG_QUEUE_SIZE), 2);
 	expect_refused(&rig, &area, ENOTSUP, "the feature word 0x2 for queue 1");
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	close(area.fd);
 }
 
@@ -202,7 +188,7 @@ static void test_a_back_end_that_takes_no_area(void **state)
 	for (unsigned begun = 0; begun < 2; begun++) {
 		struct vublk_device_inflight area = make_area(begun);
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		mock_init(&mock);
 		mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
@@ -214,12 +200,12 @@ static void test_a_back_end_that_takes_no_area(void **state)
 		rig_set_indices(&rig, 0, 3, 5);
 		assert_int_equal(vublk_device_set_status(rig.device, 0xf, NULL), 0);
 		rig_wait(&rig, begun ? RIG_NEEDS_RESET : RIG_STARTED, 1);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 		close(area.fd);
 	}
 }
 
-static void check_place(struct rig *rig, bool is_known, unsigned base, unsigned outstanding)
+static void check_place(struct device_rig *rig, bool is_known, unsigned base, unsigned outstanding)
 {
 	struct vublk_device_place place;
 
@@ -234,9 +220,9 @@ static void test_places(void **state)
 	struct vublk_device_place place;
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock);
+	rig_begin(&rig, &mock, "1");
 	assert_int_equal(vublk_device_queue_place(rig.device, 0, &place, &error), -EINVAL);
 	rig_start(&rig, QUEUES);
 	assert_int_equal(vublk_device_queue_place(rig.device, QUEUES, &place, &error), -EINVAL);
@@ -251,7 +237,7 @@ static void test_places(void **state)
 	mock_die(&mock);
 	rig_wait(&rig, RIG_DISCONNECTED, 1);
 	check_place(&rig, false, 65535, 2); /* it did not say */
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

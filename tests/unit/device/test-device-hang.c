@@ -31,7 +31,7 @@
 #define QUEUES 2
 #define PATIENCE_NS (UINT64_C(20) * 1000000000)
 
-static void turn(struct rig *rig)
+static void turn(struct device_rig *rig)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
 
@@ -40,7 +40,7 @@ static void turn(struct rig *rig)
 }
 
 /* Runs the loop until this has been called back so often. */
-static void turn_until(struct rig *rig, enum rig_callback callback, unsigned calls)
+static void turn_until(struct device_rig *rig, enum rig_callback callback, unsigned calls)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
 
@@ -54,7 +54,7 @@ static void turn_until(struct rig *rig, enum rig_callback callback, unsigned cal
 
 /* --- a back-end that is stopped ------------------------------------------------------------------ */
 
-static pid_t begin(struct rig *rig, const char *keepalive_ms)
+static pid_t begin(struct device_rig *rig, const char *keepalive_ms)
 {
 	char path[256], disk[256];
 	int fd;
@@ -76,7 +76,7 @@ static pid_t begin(struct rig *rig, const char *keepalive_ms)
 	return pid;
 }
 
-static void end(struct rig *rig, pid_t pid)
+static void end(struct device_rig *rig, pid_t pid)
 {
 	rig_deinit(rig);
 	kill(pid, SIGTERM);
@@ -92,7 +92,7 @@ static void stop(pid_t pid)
 	assert_true(WIFSTOPPED(status));
 }
 
-static void expect_data(struct rig *rig, unsigned queue, uint64_t sector, char byte)
+static void expect_data(struct device_rig *rig, unsigned queue, uint64_t sector, char byte)
 {
 	char data[512];
 
@@ -102,7 +102,7 @@ static void expect_data(struct rig *rig, unsigned queue, uint64_t sector, char b
 }
 
 /* Every call that the device permits in this state. */
-static void make_calls(struct rig *rig)
+static void make_calls(struct device_rig *rig)
 {
 	struct vublk_memory_region regions[] = {
 		{ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 },
@@ -125,7 +125,7 @@ static void make_calls(struct rig *rig)
 static void test_a_short_hang(void **state)
 {
 	char data[512];
-	struct rig rig;
+	struct device_rig rig;
 	pid_t pid = begin(&rig, "1");
 
 	for (unsigned i = 1; i <= 3; i++) {
@@ -155,7 +155,7 @@ static void test_a_short_hang(void **state)
 static void hang_long(const char *keepalive_ms, bool ask)
 {
 	char data[512];
-	struct rig rig;
+	struct device_rig rig;
 	pid_t pid = begin(&rig, keepalive_ms);
 
 	for (unsigned i = 1; i <= 2; i++) {
@@ -197,7 +197,7 @@ static void test_a_hang_of_rings_only(void **state)
 static void test_keepalive(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	rig_init_with_mock(&rig, &mock);
@@ -217,8 +217,7 @@ static void test_keepalive(void **state)
 	assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ETIMEDOUT);
 	assert_non_null(strstr(rig.errors[RIG_DISCONNECTED].text,
 			       "the back-end did not answer GET_FEATURES within 30 ms"));
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* The keepalive timer runs only with the rings: "auto" follows reconnect-ms, 0 is never. */
@@ -231,7 +230,7 @@ static void test_keepalive_timer(void **state)
 
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		mock_init(&mock);
 		rig_init_with_mock(&rig, &mock);
@@ -241,8 +240,7 @@ static void test_keepalive_timer(void **state)
 		assert_null(rig.device->keepalive_timer.loop);
 		rig_start(&rig, QUEUES);
 		assert_int_equal(rig.device->keepalive_timer.loop != NULL, cases[i].is_asked);
-		rig_deinit(&rig);
-		mock_deinit(&mock);
+		rig_end(&rig, &mock);
 	}
 }
 

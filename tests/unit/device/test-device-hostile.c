@@ -52,7 +52,7 @@ static const char *name_of(uint32_t request)
 }
 
 /* A session with a fault on the first answer to `request`. */
-static int try_fault(struct rig *rig, struct mock *mock, enum mock_fault_kind kind,
+static int try_fault(struct device_rig *rig, struct mock *mock, enum mock_fault_kind kind,
 		     uint32_t request, unsigned bytes, struct vublk_error *error)
 {
 	int code;
@@ -78,10 +78,9 @@ static void test_the_list_is_complete(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	assert_int_equal(try_fault(&rig, &mock, MOCK_NO_FAULT, 0, 0, &error), 0);
 	for (uint32_t request = 0; request < VUBLK_VU_REQUEST_END; request++) {
 		bool listed = false;
@@ -91,19 +90,17 @@ static void test_the_list_is_complete(void **state)
 		if (listed != mock_is_answered(&mock, request))
 			fail_msg("%s is %s", name_of(request), listed ? "not answered" : "answered");
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_end_of_file_at_every_byte(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	unsigned fds;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	assert_int_equal(try_fault(&rig, &mock, MOCK_NO_FAULT, 0, 0, &error), 0);
 	fds = vublk_test_count_fds();
 	FOR_EACH_ANSWERED(a)
@@ -114,8 +111,7 @@ static void test_end_of_file_at_every_byte(void **state)
 				fail_msg("%s after %u bytes: %d", name_of(a->request), bytes, code);
 			assert_int_equal(vublk_test_count_fds(), fds);
 		}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_wrong_answers(void **state)
@@ -126,11 +122,10 @@ static void test_wrong_answers(void **state)
 	};
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	unsigned fds;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	assert_int_equal(try_fault(&rig, &mock, MOCK_NO_FAULT, 0, 0, &error), 0);
 	fds = vublk_test_count_fds();
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
@@ -142,8 +137,7 @@ static void test_wrong_answers(void **state)
 			expect_sentence(&error, a->request);
 			assert_int_equal(vublk_test_count_fds(), fds);
 		}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* One that goes silent altogether is what a deadline is for. */
@@ -151,10 +145,9 @@ static void test_silence_from_each_answer_on(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "request-timeout-ms", "50");
 	FOR_EACH_ANSWERED(a) {
 		int code = try_fault(&rig, &mock, MOCK_SILENCE, a->request, 0, &error);
@@ -164,18 +157,16 @@ static void test_silence_from_each_answer_on(void **state)
 		expect_sentence(&error, a->request);
 		assert_non_null(strstr(error.text, "within 50 ms"));
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_answers_that_nobody_asked_for(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	FOR_EACH_ANSWERED(a) {
 		int code = try_fault(&rig, &mock, MOCK_TWICE, a->request, 0, &error);
 
@@ -183,27 +174,24 @@ static void test_answers_that_nobody_asked_for(void **state)
 		if (code != EPROTO && !(a->request == VUBLK_VU_SET_STATUS && !code))
 			fail_msg("%s: %d", name_of(a->request), code);
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_descriptors_with_answers_are_closed(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	unsigned fds;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	assert_int_equal(try_fault(&rig, &mock, MOCK_NO_FAULT, 0, 0, &error), 0);
 	fds = vublk_test_count_fds();
 	FOR_EACH_ANSWERED(a) {
 		assert_int_equal(try_fault(&rig, &mock, MOCK_WITH_FDS, a->request, 0, &error), 0);
 		assert_int_equal(vublk_test_count_fds(), fds);
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* What a back-end refuses ends the start; the channel that it refuses is done without. */
@@ -217,10 +205,9 @@ static void test_refusals(void **state)
 	};
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
 		unsigned disconnected = rig.calls[RIG_DISCONNECTED];
 
@@ -233,8 +220,7 @@ static void test_refusals(void **state)
 		assert_int_equal(rig.calls[RIG_DISCONNECTED], disconnected + 1);
 	}
 	assert_int_equal(rig.calls[RIG_STARTED], 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Which queue it was is said, and what had been handed over is taken back first. */
@@ -242,18 +228,16 @@ static void test_refused_queue_is_named_and_undone(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	mock.fault = (struct mock_fault){ MOCK_REFUSE, VUBLK_VU_SET_VRING_KICK, .nth = 1 };
 	assert_int_equal(rig_try_session(&rig, NUM_QUEUES, &error), EIO);
 	assert_non_null(strstr(error.text,
 		"queue 1: the back-end refused SET_VRING_KICK (it answered 1)"));
 	assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], NUM_QUEUES);
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_wrong_values(void **state)
@@ -272,10 +256,9 @@ static void test_wrong_values(void **state)
 	};
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
 		mock_forget(&mock);
 		mock.fault = (struct mock_fault){ MOCK_VALUE, cases[i].request,
@@ -286,8 +269,7 @@ static void test_wrong_values(void **state)
 		vublk_device_unrealize(rig.device);
 		rig_settle(&rig);
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Answers with any bytes in them: a session that works, or an error of the vocabulary. */
@@ -295,10 +277,9 @@ static void test_random_answers(void **state)
 {
 	unsigned fds, failed = 0;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "request-timeout-ms", "5");
 	fds = vublk_test_count_fds() + 3; /* the memory and the eventfds of one ring */
 	for (uint64_t seed = 1; seed <= 1000; seed++) {
@@ -320,8 +301,7 @@ static void test_random_answers(void **state)
 		assert_in_range(vublk_test_count_fds(), fds - 3, fds);
 	}
 	assert_in_range(failed, 300, 999);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Nothing grows, however many messages a back-end sends that are none of its business. */
@@ -333,11 +313,9 @@ static void test_100000_bad_messages(void **state)
 	unsigned fds, mappings;
 	struct mallinfo2 before, after;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_start(&rig, 2);
 	fds = vublk_test_count_fds();
 	mappings = vublk_test_count_mappings();
@@ -353,18 +331,16 @@ static void test_100000_bad_messages(void **state)
 	assert_int_equal(vublk_test_count_mappings(), mappings);
 	assert_in_range(after.uordblks, 0, before.uordblks + 65536);
 	rig_stop(&rig);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A caller that comes late to its loop does not take the back-end for dead. */
 static void test_a_late_loop_is_no_timeout(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "request-timeout-ms", "1");
 	assert_int_equal(vublk_device_realize(rig.device, NULL), 0);
 	for (unsigned i = 0; i < 6; i++) {
@@ -376,8 +352,7 @@ static void test_a_late_loop_is_no_timeout(void **state)
 	}
 	rig_wait(&rig, RIG_REALIZED, 1);
 	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static int set_status(struct rig *rig, uint8_t status, struct vublk_error *error)
+static int set_status(struct device_rig *rig, uint8_t status, struct vublk_error *error)
 {
 	return vublk_device_set_status(rig->device, status, error);
 }
@@ -25,12 +25,6 @@ static void hang_up(struct mock *mock)
 {
 	vublk_channel_deinit(&mock->channel);
 	mock->channel.fd = -1;
-}
-
-static void end_rig(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
 }
 
 /* --- the order of messages ---------------------------------------------------------------- */
@@ -55,11 +49,9 @@ static void expect_log(const struct mock *mock, const uint32_t *expected, unsign
 static void test_order_of_messages(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	EXPECT_LOG(&mock, VUBLK_VU_SET_OWNER, VUBLK_VU_GET_FEATURES, VUBLK_VU_GET_PROTOCOL_FEATURES,
 		   VUBLK_VU_SET_PROTOCOL_FEATURES, VUBLK_VU_GET_QUEUE_NUM,
 		   VUBLK_VU_GET_MAX_MEM_SLOTS, VUBLK_VU_SET_BACKEND_REQ_FD, VUBLK_VU_GET_CONFIG);
@@ -85,8 +77,7 @@ static void test_order_of_messages(void **state)
 			   VUBLK_VU_GET_VRING_BASE, VUBLK_VU_GET_VRING_BASE, VUBLK_VU_SET_STATUS);
 		assert_int_equal(mock.status, 0);
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Only what is implemented is accepted, and bit 30 always. */
@@ -94,11 +85,9 @@ static void test_what_is_accepted(void **state)
 {
 	struct vublk_device_info info;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	assert_int_equal(mock.accepted_protocol_features,
 			 VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |
 			 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |
@@ -111,15 +100,14 @@ static void test_what_is_accepted(void **state)
 	rig_start(&rig, 1);
 	assert_int_equal(mock.accepted_features,
 			 vublk_device_features(rig.device) | VUBLK_BIT(30));
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* The least that a back-end can be: no confirmations, one queue, a table of memory. */
 static void test_a_simple_back_end(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.protocol_features = VUBLK_BIT(VUBLK_VU_F_CONFIG);
@@ -135,8 +123,7 @@ static void test_a_simple_back_end(void **state)
 	rig_stop(&rig);
 	EXPECT_LOG(&mock, VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_GET_VRING_BASE);
 	assert_int_equal(vublk_device_queue_base(rig.device, 0), 77);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- queues -------------------------------------------------------------------------------------- */
@@ -144,7 +131,7 @@ static void test_a_simple_back_end(void **state)
 static void test_number_of_queues(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.max_queues = 128;
@@ -164,8 +151,7 @@ static void test_number_of_queues(void **state)
 	mock.features &= ~VUBLK_BIT(VIRTIO_BLK_F_MQ);
 	rig_realize(&rig);
 	assert_int_equal(vublk_device_num_queues(rig.device), 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* 256 queues, with and without confirmations, in pieces that the socket takes. */
@@ -173,7 +159,7 @@ static void test_many_queues(void **state)
 {
 	for (unsigned blind = 0; blind < 2; blind++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		mock_init(&mock);
 		mock.max_queues = 256;
@@ -199,8 +185,7 @@ static void test_many_queues(void **state)
 		assert_int_equal(mock.received[VUBLK_VU_SET_VRING_ENABLE], 256);
 		rig_stop(&rig);
 		assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], 256);
-		rig_deinit(&rig);
-		mock_deinit(&mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -209,11 +194,9 @@ static void test_bad_queues(void **state)
 	struct vublk_device_queue queue;
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_set_up(&rig, 1);
 	queue = (struct vublk_device_queue){ .size = 8, .kick_fd = -1, .call_fd = -1 };
 	assert_int_equal(vublk_device_set_queue(rig.device, 4, &queue, &error), -EINVAL);
@@ -237,8 +220,7 @@ static void test_bad_queues(void **state)
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, &error), -EBUSY);
 	assert_string_equal(error.text,
 			    "setting up a queue is possible when the device is stopped; it is starting");
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- what comes in between ------------------------------------------------------------------------- */
@@ -247,10 +229,9 @@ static void test_start_needs_what_it_needs(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	assert_int_equal(set_status(&rig, 1, &error), -EBUSY);
 	rig_realize(&rig);
 	assert_int_equal(set_status(&rig, 3, &error), 0);
@@ -261,19 +242,16 @@ static void test_start_needs_what_it_needs(void **state)
 	assert_int_equal(set_status(&rig, 7, &error), -EINVAL);
 	assert_non_null(strstr(error.text, "no memory has been set"));
 	assert_int_equal(vublk_device_status(rig.device), 3);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A reset that overtakes the start: taken back when it is done, and started() never comes. */
 static void test_reset_while_starting(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	for (unsigned i = 1; i <= 2; i++) {
 		rig_set_up(&rig, 2);
 		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
@@ -289,8 +267,7 @@ static void test_reset_while_starting(void **state)
 		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
 	}
 	rig_start(&rig, 2);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A reset forgets the queues and the features; the memory and the connection stay. */
@@ -298,11 +275,9 @@ static void test_reset_forgets(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_start(&rig, 2);
 	mock.base = 5;
 	rig_stop(&rig);
@@ -314,8 +289,7 @@ static void test_reset_forgets(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_NUM], 0);
 	assert_int_equal(mock.num_connections, 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_loss_in_each_state(void **state)
@@ -323,11 +297,9 @@ static void test_loss_in_each_state(void **state)
 	for (unsigned stage = 0; stage < 4; stage++) {
 		struct vublk_error error;
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		mock_init(&mock);
-		rig_init_with_mock(&rig, &mock);
-		rig_realize(&rig);
+		rig_begin(&rig, &mock, NULL);
 		rig_set_up(&rig, 2);
 		if (stage >= 1)
 			set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
@@ -347,8 +319,7 @@ static void test_loss_in_each_state(void **state)
 		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -ENOTCONN);
 		vublk_device_unrealize(rig.device);
 		rig_realize(&rig);
-		rig_deinit(&rig);
-		mock_deinit(&mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -356,11 +327,9 @@ static void test_loss_in_each_state(void **state)
 static void test_ring_error(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	for (unsigned i = 1; i <= 2; i++) {
 		rig_start(&rig, 2);
 		vublk_eventfd_signal(mock.err_fds[1]);
@@ -371,8 +340,7 @@ static void test_ring_error(void **state)
 		assert_int_equal(rig.calls[RIG_NEEDS_RESET], i);
 		rig_stop(&rig);
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- forced shutdown -------------------------------------------------------------------------- */
@@ -382,10 +350,9 @@ static void test_forced_shutdown(void **state)
 {
 	for (unsigned moment = 0; moment < 3; moment++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		mock_init(&mock);
-		rig_init_with_mock(&rig, &mock);
+		rig_prepare(&rig, &mock, NULL);
 		rig_set(&rig, "skip-get-vring-base-on-force-shutdown", "on");
 		rig_set(&rig, "reconnect-ms", "1");
 		assert_int_equal(vublk_device_force_shutdown(rig.device), 0);
@@ -411,7 +378,7 @@ static void test_forced_shutdown(void **state)
 		vublk_device_unrealize(rig.device);
 		rig_realize(&rig);
 		rig_start(&rig, 2);
-		end_rig(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -420,10 +387,9 @@ static void test_forced_shutdown_that_asks(void **state)
 {
 	for (unsigned hangs = 0; hangs < 2; hangs++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		mock_init(&mock);
-		rig_init_with_mock(&rig, &mock);
+		rig_prepare(&rig, &mock, NULL);
 		rig_set(&rig, "request-timeout-ms", hangs ? "30" : "5000");
 		rig_set(&rig, "reconnect-ms", "1");
 		rig_realize(&rig);
@@ -439,7 +405,7 @@ static void test_forced_shutdown_that_asks(void **state)
 		assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], 2);
 		assert_int_equal(mock.num_connections, 0);
 		assert_int_equal(vublk_device_force_shutdown(rig.device), 0);
-		end_rig(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -448,7 +414,7 @@ static void test_forced_shutdown_that_asks(void **state)
 static enum rig_callback unrealize_in;
 static bool given_up; /* no callback may come any more */
 
-static void unrealize_hook(struct rig *rig, enum rig_callback callback)
+static void unrealize_hook(struct device_rig *rig, enum rig_callback callback)
 {
 	assert_false(given_up);
 	if (callback != unrealize_in)
@@ -457,7 +423,7 @@ static void unrealize_hook(struct rig *rig, enum rig_callback callback)
 	given_up = true;
 }
 
-static void unrealize_and_realize_hook(struct rig *rig, enum rig_callback callback)
+static void unrealize_and_realize_hook(struct device_rig *rig, enum rig_callback callback)
 {
 	if (callback != unrealize_in)
 		return;
@@ -467,7 +433,7 @@ static void unrealize_and_realize_hook(struct rig *rig, enum rig_callback callba
 }
 
 /* Provokes every callback there is, one after the other; ends when one unrealizes. */
-static void live(struct rig *rig, struct mock *mock)
+static void live(struct device_rig *rig, struct mock *mock)
 {
 	struct vublk_memory_region regions[2];
 	uint8_t wce = 0;
@@ -508,10 +474,9 @@ static void test_unrealize_in_each_callback(void **state)
 	for (unsigned again = 0; again < 2; again++)
 		for (unsigned callback = 0; callback <= RIG_NEEDS_RESET; callback++) {
 			struct mock mock;
-			struct rig rig;
+			struct device_rig rig;
 
-			mock_init(&mock);
-			rig_init_with_mock(&rig, &mock);
+			rig_prepare(&rig, &mock, NULL);
 			unrealize_in = callback;
 			given_up = false;
 			rig.hook = again ? unrealize_and_realize_hook : unrealize_hook;
@@ -524,8 +489,7 @@ static void test_unrealize_in_each_callback(void **state)
 			if (!again)
 				rig_realize(&rig);
 			rig_start(&rig, 2);
-			rig_deinit(&rig);
-			mock_deinit(&mock);
+			rig_end(&rig, &mock);
 		}
 }
 
@@ -538,10 +502,9 @@ static void test_free_after_each_step(void **state)
 
 	for (; !whole; steps++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		mock_init(&mock);
-		rig_init_with_mock(&rig, &mock);
+		rig_prepare(&rig, &mock, NULL);
 		assert_int_equal(vublk_device_realize(rig.device, NULL), 0);
 		for (unsigned i = 0; i < steps && !whole; i++) {
 			if (i % 2)
@@ -557,8 +520,7 @@ static void test_free_after_each_step(void **state)
 				set_status(&rig, 0, NULL);
 			whole = rig.calls[RIG_STOPPED];
 		}
-		rig_deinit(&rig);
-		mock_deinit(&mock);
+		rig_end(&rig, &mock);
 		assert_int_equal(vublk_test_count_fds(), fds);
 		assert_true(steps < 200);
 	}
@@ -570,10 +532,9 @@ static void test_free_after_each_step(void **state)
 static void test_retries(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "realize-retries", "3");
 	mock.close_first = 3;
 	rig_realize(&rig);
@@ -587,17 +548,15 @@ static void test_retries(void **state)
 	rig_realize_fails(&rig, ENOTCONN);
 	assert_int_equal(mock.num_connections, 4);
 	assert_in_range(rig.num_failed_tries, 4, 7); /* the log is limited */
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_unrealize_between_tries(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "realize-retries", "1000");
 	mock.close_first = 1;
 	assert_int_equal(vublk_device_realize(rig.device, NULL), 0);
@@ -608,14 +567,13 @@ static void test_unrealize_between_tries(void **state)
 	vublk_device_unrealize(rig.device);
 	assert_int_equal(rig.calls[RIG_REALIZED], 0);
 	rig_realize(&rig);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_bad_paths(void **state)
 {
 	char path[256];
-	struct rig rig;
+	struct device_rig rig;
 
 	snprintf(path, sizeof(path), "%s/nothing", vublk_test_folder());
 	rig_init(&rig, path);

@@ -28,7 +28,7 @@
 
 static char path[256];
 
-static void begin(struct rig *rig, struct mock *mock)
+static void begin(struct device_rig *rig, struct mock *mock)
 {
 	mock_init(mock);
 	snprintf(path, sizeof(path), "%s/device", vublk_test_folder());
@@ -38,14 +38,8 @@ static void begin(struct rig *rig, struct mock *mock)
 	rig_set(rig, "server", "on");
 }
 
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
 /* Nothing to do, and nothing that would wake it. */
-static void expect_waiting(struct rig *rig, enum vublk_device_state state)
+static void expect_waiting(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
 
@@ -54,13 +48,13 @@ static void expect_waiting(struct rig *rig, enum vublk_device_state state)
 	assert_int_equal(poll(&fd, 1, 0), 0);
 }
 
-static void begin_realize(struct rig *rig)
+static void begin_realize(struct device_rig *rig)
 {
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 	expect_waiting(rig, VUBLK_DEVICE_REALIZING);
 }
 
-static void realize(struct rig *rig, struct mock *mock)
+static void realize(struct device_rig *rig, struct mock *mock)
 {
 	begin_realize(rig);
 	mock_connect(mock, path);
@@ -73,7 +67,7 @@ static void realize(struct rig *rig, struct mock *mock)
 static void test_a_back_end_connects(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	for (unsigned i = 0; i < 3; i++) {
@@ -89,14 +83,14 @@ static void test_a_back_end_connects(void **state)
 		vublk_device_unrealize(rig.device);
 		assert_int_equal(access(path, F_OK), -1);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_unrealize_while_waiting(void **state)
 {
 	unsigned fds = vublk_test_count_fds();
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	for (unsigned i = 0; i < 3; i++) {
@@ -110,14 +104,14 @@ static void test_unrealize_while_waiting(void **state)
 		rig_settle(&rig);
 		assert_int_equal(rig.calls[RIG_REALIZED], 0);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	assert_int_equal(vublk_test_count_fds(), fds);
 }
 
 static void test_the_path(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	int fd;
 
 	begin(&rig, &mock);
@@ -138,7 +132,7 @@ static void test_the_path(void **state)
 	vublk_device_unrealize(rig.device);
 	assert_int_equal(access(path, F_OK), 0);
 	close(fd);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Whatever is wrong with one, the next may come; the log is not theirs to fill. */
@@ -151,7 +145,7 @@ static void test_wrong_back_ends(void **state)
 		{ .kind = MOCK_WRONG_VERSION, .request = VUBLK_VU_GET_QUEUE_NUM },
 	};
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	begin_realize(&rig);
@@ -167,7 +161,7 @@ static void test_wrong_back_ends(void **state)
 	mock_connect(&mock, path);
 	rig_wait(&rig, RIG_REALIZED, 1);
 	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- after a loss --------------------------------------------------------------------------------- */
@@ -175,7 +169,7 @@ static void test_wrong_back_ends(void **state)
 static void test_the_next_back_end(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t inode;
 
 	begin(&rig, &mock);
@@ -194,14 +188,14 @@ static void test_the_next_back_end(void **state)
 		assert_int_equal(mock.given_bases[1], 8);
 		assert_int_equal(mock.inflight_inode, inode);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* One that cannot take the place is sent away, and the next is asked. */
 static void test_a_smaller_offer(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t features;
 
 	begin(&rig, &mock);
@@ -216,14 +210,14 @@ static void test_a_smaller_offer(void **state)
 	mock.features = features;
 	mock_connect(&mock, path);
 	rig_wait(&rig, RIG_STARTED, 2);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* It waits in the backlog, unanswered, until there is a place for it. */
 static void test_a_second_back_end(void **state)
 {
 	struct mock first, second;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &first);
 	realize(&rig, &first);
@@ -241,13 +235,13 @@ static void test_a_second_back_end(void **state)
 	mock_hang_up(&second);
 	rig_wait(&rig, RIG_STARTED, 3);
 	mock_deinit(&second);
-	end(&rig, &first);
+	rig_end(&rig, &first);
 }
 
 static void test_giving_up(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	rig_set(&rig, "reconnect-deadline-ms", "30");
@@ -261,14 +255,14 @@ static void test_giving_up(void **state)
 	expect_waiting(&rig, VUBLK_DEVICE_DISCONNECTED);
 	vublk_device_unrealize(rig.device);
 	assert_int_equal(access(path, F_OK), -1);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* The deadline passes in the middle of a handshake: the handshake has its own. */
 static void test_deadline_during_a_handshake(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	rig_set(&rig, "reconnect-deadline-ms", "50");
@@ -279,7 +273,7 @@ static void test_deadline_during_a_handshake(void **state)
 		vublk_device_process(rig.device);
 	assert_null(rig.device->connect_timer.loop);
 	rig_wait(&rig, RIG_RECONNECTED, 1);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- what runs out -------------------------------------------------------------------------------- */
@@ -289,7 +283,7 @@ static void test_no_descriptors(void **state)
 {
 	struct rlimit limit, before;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	begin_realize(&rig);
@@ -305,7 +299,7 @@ static void test_no_descriptors(void **state)
 	assert_non_null(strstr(rig.last_word, "no back-end can connect to '"));
 	rig_wait(&rig, RIG_REALIZED, 1);
 	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- a real back-end ------------------------------------------------------------------------------- */
@@ -314,7 +308,7 @@ static void test_vublk_serve_connects(void **state)
 {
 	char data[512], disk[256];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	int fd;
 
 	begin(&rig, &mock);
@@ -343,7 +337,7 @@ static void test_vublk_serve_connects(void **state)
 		assert_int_equal(waitpid(pid, NULL, 0), pid);
 		rig_wait(&rig, RIG_DISCONNECTED, i);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

@@ -27,23 +27,15 @@
 
 #define QUEUES 2
 
-static void begin(struct rig *rig, struct mock *mock)
+static void begin(struct device_rig *rig, struct mock *mock)
 {
-	mock_init(mock);
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", "1");
+	rig_prepare(rig, mock, "1");
 	rig_set(rig, "request-timeout-ms", "25");
 	rig_realize(rig);
 	rig_start(rig, QUEUES);
 }
 
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
-static void set_status(struct rig *rig, uint8_t status)
+static void set_status(struct device_rig *rig, uint8_t status)
 {
 	struct vublk_error error;
 
@@ -54,7 +46,7 @@ static void set_status(struct rig *rig, uint8_t status)
 #define PATIENCE_NS (UINT64_C(20) * 1000000000)
 
 /* Runs the loop once more; what has not happened by `until` does not happen. */
-static void step(struct rig *rig, uint64_t until)
+static void step(struct device_rig *rig, uint64_t until)
 {
 	rig_turn(rig, 100);
 	if (vublk_now_ns() > until)
@@ -63,7 +55,7 @@ static void step(struct rig *rig, uint64_t until)
 }
 
 /* Runs the loop until the device is in this state. */
-static void reach(struct rig *rig, enum vublk_device_state state)
+static void reach(struct device_rig *rig, enum vublk_device_state state)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
 
@@ -76,8 +68,8 @@ static void reach(struct rig *rig, enum vublk_device_state state)
 /* How a running device comes to send what is lost, and how it comes to run again. */
 struct phase {
 	const char *name;
-	void (*enter)(struct rig *rig, struct mock *mock, uint32_t request);
-	void (*leave)(struct rig *rig, struct mock *mock);
+	void (*enter)(struct device_rig *rig, struct mock *mock, uint32_t request);
+	void (*leave)(struct device_rig *rig, struct mock *mock);
 	bool is_new_session; /* the in-flight area is another afterwards */
 	const uint32_t *requests;
 	unsigned num_requests;
@@ -97,19 +89,19 @@ struct phase {
 
 #define STOP VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_GET_VRING_BASE, VUBLK_VU_SET_STATUS
 
-static void enter_outage(struct rig *rig, struct mock *mock, uint32_t request)
+static void enter_outage(struct device_rig *rig, struct mock *mock, uint32_t request)
 {
 	mock_hang_up(mock);
 }
 
-static void enter_realize(struct rig *rig, struct mock *mock, uint32_t request)
+static void enter_realize(struct device_rig *rig, struct mock *mock, uint32_t request)
 {
 	vublk_device_unrealize(rig->device);
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 }
 
 /* Only a back-end that hangs ends the realize: it is for the bus to try again. */
-static void leave_realize(struct rig *rig, struct mock *mock)
+static void leave_realize(struct device_rig *rig, struct mock *mock)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
 
@@ -121,7 +113,7 @@ static void leave_realize(struct rig *rig, struct mock *mock)
 	rig_start(rig, QUEUES);
 }
 
-static void enter_first_start(struct rig *rig, struct mock *mock, uint32_t request)
+static void enter_first_start(struct device_rig *rig, struct mock *mock, uint32_t request)
 {
 	struct mock_fault fault = mock->fault;
 
@@ -133,7 +125,7 @@ static void enter_first_start(struct rig *rig, struct mock *mock, uint32_t reque
 	set_status(rig, VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
-static void change_memory(struct rig *rig)
+static void change_memory(struct device_rig *rig)
 {
 	struct vublk_memory_region regions[] = {
 		{ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 },
@@ -144,7 +136,7 @@ static void change_memory(struct rig *rig)
 	assert_int_equal(vublk_device_set_memory(rig->device, regions, count, NULL), 1);
 }
 
-static void enter_work(struct rig *rig, struct mock *mock, uint32_t request)
+static void enter_work(struct device_rig *rig, struct mock *mock, uint32_t request)
 {
 	uint8_t wce;
 
@@ -180,29 +172,29 @@ static void enter_work(struct rig *rig, struct mock *mock, uint32_t request)
 	}
 }
 
-static void enter_pause(struct rig *rig, struct mock *mock, uint32_t request)
+static void enter_pause(struct device_rig *rig, struct mock *mock, uint32_t request)
 {
 	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
 }
 
-static void leave_pause(struct rig *rig, struct mock *mock)
+static void leave_pause(struct device_rig *rig, struct mock *mock)
 {
 	reach(rig, VUBLK_DEVICE_STOPPED);
 	vublk_device_set_vm_running(rig->device, true);
 }
 
-static void enter_reset(struct rig *rig, struct mock *mock, uint32_t request)
+static void enter_reset(struct device_rig *rig, struct mock *mock, uint32_t request)
 {
 	set_status(rig, 0);
 }
 
-static void leave_reset(struct rig *rig, struct mock *mock)
+static void leave_reset(struct device_rig *rig, struct mock *mock)
 {
 	reach(rig, VUBLK_DEVICE_STOPPED);
 	rig_start(rig, QUEUES);
 }
 
-static void leave_by_itself(struct rig *rig, struct mock *mock)
+static void leave_by_itself(struct device_rig *rig, struct mock *mock)
 {
 }
 
@@ -242,7 +234,7 @@ static const struct mock_fault ways[] = {
 };
 
 /* The rings have completed all that there was, so that each loss can be gone on from. */
-static void complete_all(struct rig *rig, struct mock *mock)
+static void complete_all(struct device_rig *rig, struct mock *mock)
 {
 	mock->base = 7;
 	for (unsigned i = 0; i < QUEUES; i++)
@@ -256,13 +248,13 @@ struct seen {
 };
 
 /* Of the connection: neither the memory's, nor what is kept from outage to outage. */
-static unsigned count_fds(const struct rig *rig)
+static unsigned count_fds(const struct device_rig *rig)
 {
 	return vublk_test_count_fds() - rig->device->memory.num_regions -
 	       rig->device->reconnect.watch.is_open;
 }
 
-static struct seen look(struct rig *rig, const struct mock *mock)
+static struct seen look(struct device_rig *rig, const struct mock *mock)
 {
 	struct seen seen = {
 		.features = mock->accepted_features,
@@ -275,7 +267,7 @@ static struct seen look(struct rig *rig, const struct mock *mock)
 	return seen;
 }
 
-static void expect_as_before(struct rig *rig, const struct mock *mock, const struct seen *before,
+static void expect_as_before(struct device_rig *rig, const struct mock *mock, const struct seen *before,
 			     const struct phase *phase)
 {
 	struct seen now = look(rig, mock);
@@ -294,7 +286,7 @@ static void expect_as_before(struct rig *rig, const struct mock *mock, const str
 	assert_true(vublk_frontend_is_idle(&rig->device->frontend));
 }
 
-static void lose(struct rig *rig, struct mock *mock, const struct phase *phase, uint32_t request,
+static void lose(struct device_rig *rig, struct mock *mock, const struct phase *phase, uint32_t request,
 		 const struct mock_fault *way)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
@@ -328,7 +320,7 @@ static bool is_good_answer(uint32_t request, const struct mock_fault *way)
 static void lose_in_each_way(const struct phase *phase)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	rig_set_indices(&rig, 0, 0, 0);
@@ -340,7 +332,7 @@ static void lose_in_each_way(const struct phase *phase)
 			       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, phase->requests[i]), k);
 			lose(&rig, &mock, phase, phase->requests[i], &ways[k]);
 		}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 #define IN_PHASE(name, index)                                            \
@@ -363,7 +355,7 @@ static void test_connecting(void **state)
 {
 	const struct phase *phase = &phases[5];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	for (unsigned way = 0; way < 4; way++) {
@@ -397,7 +389,7 @@ static void test_connecting(void **state)
 		rig_settle(&rig);
 		expect_as_before(&rig, &mock, &before, phase);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- giving it up ----------------------------------------------------------------------------------- */
@@ -409,7 +401,7 @@ static void test_unrealize_during_each_wait(void **state)
 		for (unsigned i = 0; i < phases[p].num_requests; i++) {
 			unsigned fds = vublk_test_count_fds();
 			struct mock mock;
-			struct rig rig;
+			struct device_rig rig;
 
 			begin(&rig, &mock);
 			complete_all(&rig, &mock);
@@ -425,7 +417,7 @@ static void test_unrealize_during_each_wait(void **state)
 			rig_settle(&rig);
 			for (unsigned k = 0; k < RIG_NUM_CALLBACKS; k++)
 				assert_int_equal(rig.calls[k], 0);
-			end(&rig, &mock);
+			rig_end(&rig, &mock);
 			assert_int_equal(vublk_test_count_fds(), fds);
 		}
 }
@@ -436,12 +428,9 @@ static void test_unrealize_during_each_wait(void **state)
 static void test_some_queues(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_set(&rig, "reconnect-ms", "1");
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, "1");
 	rig_set_up(&rig, 3);
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, NULL), 0);
 	set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
@@ -462,12 +451,12 @@ static void test_some_queues(void **state)
 	}
 	rig_stop(&rig);
 	assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], 2);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- resize -------------------------------------------------------------------------------------------- */
 
-static void expect_capacity(struct rig *rig, uint64_t sectors)
+static void expect_capacity(struct device_rig *rig, uint64_t sectors)
 {
 	uint64_t capacity;
 
@@ -482,12 +471,9 @@ static void test_resize_at_each_moment(void **state)
 
 	for (unsigned moment = 0; moment < MOMENTS; moment++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		mock_init(&mock);
-		rig_init_with_mock(&rig, &mock);
-		rig_set(&rig, "reconnect-ms", "1");
-		rig_realize(&rig);
+		rig_begin(&rig, &mock, "1");
 		rig_set_up(&rig, QUEUES);
 		if (moment >= STARTING)
 			set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
@@ -509,7 +495,7 @@ static void test_resize_at_each_moment(void **state)
 		reach(&rig, VUBLK_DEVICE_RUNNING);
 		rig_settle(&rig);
 		assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 1);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -558,7 +544,7 @@ static struct holdings count_holdings(void)
 }
 
 /* A loss of one kind or another, in turn; some meet the next connection as well. */
-static void lose_somehow(struct rig *rig, struct mock *mock, unsigned turn)
+static void lose_somehow(struct device_rig *rig, struct mock *mock, unsigned turn)
 {
 	const struct mock_fault next[] = {
 		{ .kind = MOCK_NO_FAULT },
@@ -587,7 +573,7 @@ static void test_ten_thousand_reconnects(void **state)
 {
 	struct holdings settled = { 0 }, last;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	complete_all(&rig, &mock);
@@ -604,15 +590,14 @@ static void test_ten_thousand_reconnects(void **state)
 	assert_int_equal(last.mappings, settled.mappings);
 	assert_int_equal(last.threads, settled.threads);
 	assert_int_equal(last.heap_bytes, settled.heap_bytes);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- memory that its owner changed --------------------------------------------------------- */
 
-static void begin_with_open_memory(struct rig *rig, struct mock *mock)
+static void begin_with_open_memory(struct device_rig *rig, struct mock *mock)
 {
-	mock_init(mock);
-	rig_init_with_mock(rig, mock);
+	rig_prepare(rig, mock, NULL);
 	rig->memfd = memfd_create("open", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	assert_int_equal(ftruncate(rig->memfd, RIG_MEMORY_BYTES), 0);
 	rig->memory = vublk_map_shared(rig->memfd, 0, RIG_MEMORY_BYTES, NULL);
@@ -627,7 +612,7 @@ static void begin_with_open_memory(struct rig *rig, struct mock *mock)
 static void test_sealed_memory(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_with_open_memory(&rig, &mock);
 	assert_int_equal(fcntl(rig.memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);
@@ -635,21 +620,21 @@ static void test_sealed_memory(void **state)
 	reach(&rig, VUBLK_DEVICE_DISCONNECTED);
 	reach(&rig, VUBLK_DEVICE_RUNNING);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Nothing is known of rings that are no more, and the device survives that. */
 static void test_truncated_memory(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_with_open_memory(&rig, &mock);
 	assert_int_equal(ftruncate(rig.memfd, 0), 0);
 	mock_hang_up(&mock);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_int_equal(rig.errors[RIG_NEEDS_RESET].code, EIO);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* A connection is no success: the pause grows past reconnect-ms, up to its limit. */
@@ -657,12 +642,10 @@ static void test_refusals_lengthen_the_pause(void **state)
 {
 	const struct vublk_device_reconnect *reconnect;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t before = 0;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_set(&rig, "reconnect-ms", "2");
+	rig_prepare(&rig, &mock, "2");
 	rig.quiet = true;
 	rig_realize(&rig);
 	rig_start(&rig, 1);
@@ -683,8 +666,7 @@ static void test_refusals_lengthen_the_pause(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(reconnect->refusals, 0);
 	assert_int_equal(reconnect->lost_ns, 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A back-end that starts and hangs up each time is not connected to without a pause. */
@@ -692,10 +674,9 @@ static void test_short_runs_lengthen_the_pause(void **state)
 {
 	const struct vublk_device_reconnect *reconnect;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "reconnect-ms", "60000"); /* no run lasts that long here */
 	rig.quiet = true;
 	rig_realize(&rig);
@@ -710,8 +691,7 @@ static void test_short_runs_lengthen_the_pause(void **state)
 		assert_int_equal(reconnect->pause_ms, 2u << (losses > 1 ? losses - 2 : 0));
 		rig_wait(&rig, RIG_STARTED, 1 + losses);
 	}
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

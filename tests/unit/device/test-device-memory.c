@@ -16,23 +16,23 @@
 
 #define PAGE 4096
 
-static struct vublk_memory_region ring_region(const struct rig *rig)
+static struct vublk_memory_region ring_region(const struct device_rig *rig)
 {
 	return (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 };
 }
 
-static struct vublk_memory_region page(const struct rig *rig, uint64_t addr)
+static struct vublk_memory_region page(const struct device_rig *rig, uint64_t addr)
 {
 	return (struct vublk_memory_region){ addr, PAGE, rig->memfd, 0 };
 }
 
-static int set_memory(struct rig *rig, const struct vublk_memory_region *regions, unsigned count,
+static int set_memory(struct device_rig *rig, const struct vublk_memory_region *regions, unsigned count,
 		      struct vublk_error *error)
 {
 	return vublk_device_set_memory(rig->device, regions, count, error);
 }
 
-static void set_and_wait(struct rig *rig, const struct vublk_memory_region *regions,
+static void set_and_wait(struct device_rig *rig, const struct vublk_memory_region *regions,
 			 unsigned count)
 {
 	assert_int_equal(set_memory(rig, regions, count, NULL), 1);
@@ -53,12 +53,10 @@ static void test_what_is_refused(void **state)
 	struct vublk_memory_region regions[40];
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	unsigned fds;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_set_up(&rig, 1);
 	fds = vublk_test_count_fds();
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
@@ -76,8 +74,7 @@ static void test_what_is_refused(void **state)
 	assert_int_equal(set_memory(&rig, regions, 33, &error), -ENOSPC);
 	assert_non_null(strstr(error.text, "33 memory regions are more than the back-end takes (32)"));
 	assert_int_equal(set_memory(&rig, regions, 32, &error), 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* While the rings run only the difference is sent, removals first. */
@@ -86,11 +83,9 @@ static void test_changes_while_running(void **state)
 	struct vublk_memory_region regions[3];
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_start(&rig, 1);
 	mock_forget(&mock);
 	regions[0] = ring_region(&rig);
@@ -115,19 +110,16 @@ static void test_changes_while_running(void **state)
 	rig_stop(&rig);
 	rig_start(&rig, 1); /* which sets the one region again */
 	assert_int_equal(mock.num_regions, 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* At rest, too, all of it is given up at once, and a start waits for that. */
 static void test_all_is_given_up(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is none */
 	rig_start(&rig, 1);
 	rig_stop(&rig);
@@ -145,20 +137,16 @@ static void test_all_is_given_up(void **state)
 	assert_int_equal(rig.calls[RIG_MEMORY_CHANGED], 2);
 	assert_int_equal(mock.log[0], VUBLK_VU_REM_MEM_REG);
 	assert_int_equal(mock.num_regions, 1);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* With a way back the connection ends with the memory, whatever the back-end remembers of it. */
 static void test_all_is_given_up_by_hanging_up(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_set(&rig, "reconnect-ms", "1");
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, "1");
 	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is none */
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_DISCONNECTED], 0);
@@ -173,8 +161,7 @@ static void test_all_is_given_up_by_hanging_up(void **state)
 	rig_start(&rig, 1);
 	assert_int_equal(mock.num_regions, 1);
 	rig_stop(&rig);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* The same place in another file is another region. */
@@ -182,12 +169,10 @@ static void test_another_file(void **state)
 {
 	struct vublk_memory_region regions[2];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	int other = vublk_memfd_new("other", PAGE, NULL);
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_start(&rig, 1);
 	regions[0] = ring_region(&rig);
 	regions[1] = page(&rig, 0x1000);
@@ -203,8 +188,7 @@ static void test_another_file(void **state)
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 0);
 	close(regions[1].fd);
 	vublk_fd_close(&other);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* After a refusal the rest is not sent; the back-end must not be thought to have it. */
@@ -212,7 +196,7 @@ static void test_refused_region_of_many(void **state)
 {
 	struct vublk_memory_region regions[61];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.memory_slots = VUBLK_ARRAY_SIZE(regions);
@@ -234,19 +218,16 @@ static void test_refused_region_of_many(void **state)
 	/* Each once, and the refused one twice. */
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], VUBLK_ARRAY_SIZE(regions));
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_refused_region(void **state)
 {
 	struct vublk_memory_region regions[3];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_start(&rig, 1);
 	regions[0] = ring_region(&rig);
 	regions[1] = page(&rig, 0x1000);
@@ -261,8 +242,7 @@ static void test_refused_region(void **state)
 	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 1);
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Regions of any size and place are sent as they are; a back-end that refuses one is named. */
@@ -276,7 +256,7 @@ static void test_parts_of_pages(void **state)
 			struct vublk_memory_region regions[2];
 			struct vublk_error *error;
 			struct mock mock;
-			struct rig rig;
+			struct device_rig rig;
 
 			mock_init(&mock);
 			if (!slots)
@@ -298,8 +278,7 @@ static void test_parts_of_pages(void **state)
 						      "0x1010 and offset 48 of its file, which is not "
 						      "made of whole pages"))
 				fail_msg("%s", error->text);
-			rig_deinit(&rig);
-			mock_deinit(&mock);
+			rig_end(&rig, &mock);
 		}
 	}
 }
@@ -310,7 +289,7 @@ static void test_table(void **state)
 	struct vublk_memory_region regions[9];
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS);
@@ -328,8 +307,7 @@ static void test_table(void **state)
 	assert_int_equal(mock.num_regions, 2);
 	assert_int_equal(mock.received[VUBLK_VU_SET_MEM_TABLE], 2);
 	assert_int_equal(mock.num_log, 2);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* A reset that comes while a change is on its way waits for it. */
@@ -337,11 +315,9 @@ static void test_reset_during_a_change(void **state)
 {
 	struct vublk_memory_region regions[2];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, NULL);
 	rig_start(&rig, 1);
 	mock_forget(&mock);
 	regions[0] = ring_region(&rig);
@@ -352,8 +328,7 @@ static void test_reset_during_a_change(void **state)
 	assert_int_equal(rig.calls[RIG_MEMORY_CHANGED], 1);
 	assert_int_equal(mock.log[0], VUBLK_VU_ADD_MEM_REG);
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* As many regions as there can be: in pieces, and no descriptor too many. */
@@ -361,7 +336,7 @@ static void test_many_regions(void **state)
 {
 	static struct vublk_memory_region regions[VUBLK_MEMORY_MAX_REGIONS];
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	unsigned fds;
 
 	mock_init(&mock);
@@ -379,8 +354,7 @@ static void test_many_regions(void **state)
 	set_and_wait(&rig, regions, 1);
 	assert_int_equal(mock.num_regions, 1);
 	assert_int_equal(vublk_test_count_fds(), fds);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

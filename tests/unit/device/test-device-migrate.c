@@ -55,7 +55,7 @@ struct side {
 	char socket_path[300], disk_path[300];
 	pid_t serve;
 	const char *dies; /* where its back-end kills itself (kill-point.h); NULL: nowhere */
-	struct rig rig;
+	struct device_rig rig;
 	int memfd, calls[MIGRANT_QUEUES];
 	struct migrant guest;
 };

@@ -35,7 +35,7 @@ static int *theirs(struct mock *mock, const struct kind *kind, unsigned queue)
 }
 
 /* Takes the place of the rig's own, which goes at once: nobody may use it any more. */
-static int exchange(struct rig *rig, const struct kind *kind, unsigned queue)
+static int exchange(struct device_rig *rig, const struct kind *kind, unsigned queue)
 {
 	int *own = kind->is_kick ? &rig->kicks[queue] : &rig->callfds[queue];
 	int before = *own, r;
@@ -46,13 +46,13 @@ static int exchange(struct rig *rig, const struct kind *kind, unsigned queue)
 	return r;
 }
 
-static int own_fd(const struct rig *rig, const struct kind *kind, unsigned queue)
+static int own_fd(const struct device_rig *rig, const struct kind *kind, unsigned queue)
 {
 	return kind->is_kick ? rig->kicks[queue] : rig->callfds[queue];
 }
 
 /* Both ends have the same eventfd. */
-static void expect_same(struct rig *rig, struct mock *mock, const struct kind *kind,
+static void expect_same(struct device_rig *rig, struct mock *mock, const struct kind *kind,
 			unsigned queue)
 {
 	int fd = own_fd(rig, kind, queue);
@@ -62,20 +62,6 @@ static void expect_same(struct rig *rig, struct mock *mock, const struct kind *k
 	assert_int_equal(vublk_eventfd_clear(fd), 1);
 }
 
-static void begin(struct rig *rig, struct mock *mock, const char *reconnect_ms)
-{
-	mock_init(mock);
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", reconnect_ms);
-	rig_realize(rig);
-}
-
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
 /* --- one ------------------------------------------------------------------------------------ */
 
 static void test_while_running(void **state)
@@ -83,7 +69,7 @@ static void test_while_running(void **state)
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
 		for (unsigned blind = 0; blind < 2; blind++) {
 			struct mock mock;
-			struct rig rig;
+			struct device_rig rig;
 
 			mock_init(&mock);
 			if (blind)
@@ -102,7 +88,7 @@ static void test_while_running(void **state)
 			assert_int_equal(kinds[k].set(rig.device, 1, -1, NULL), 1);
 			rig_wait(&rig, RIG_NOTIFIERS_CHANGED, 2);
 			assert_int_equal(*theirs(&mock, &kinds[k], 1), -1);
-			end(&rig, &mock);
+			rig_end(&rig, &mock);
 		}
 }
 
@@ -111,9 +97,9 @@ static void test_while_stopped(void **state)
 	struct vublk_device_queue queue;
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock, "0");
+	rig_begin(&rig, &mock, "0");
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++) {
 		assert_int_equal(kinds[k].set(rig.device, 0, -1, &error), -EINVAL);
 		assert_int_equal(kinds[k].set(rig.device, 4, -1, &error), -EINVAL);
@@ -139,7 +125,7 @@ static void test_while_stopped(void **state)
 	assert_int_equal(vublk_device_get_queue(rig.device, 1, &queue), 0);
 	assert_int_equal(queue.base, 900);
 	assert_int_equal(vublk_device_get_queue(rig.device, 4, &queue), -EINVAL);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- in the middle of something --------------------------------------------------------------- */
@@ -150,9 +136,9 @@ static void test_at_each_step_of_a_start(void **state)
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
 		for (unsigned steps = 0; steps < 26; steps++) {
 			struct mock mock;
-			struct rig rig;
+			struct device_rig rig;
 
-			begin(&rig, &mock, "0");
+			rig_begin(&rig, &mock, "0");
 			rig_set_up(&rig, QUEUES);
 			vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
 			for (unsigned i = 0; i < steps; i++) {
@@ -164,7 +150,7 @@ static void test_at_each_step_of_a_start(void **state)
 			assert_int_equal(vublk_eventfd_clear(own_fd(&rig, &kinds[k], 1)), 1);
 			expect_same(&rig, &mock, &kinds[k], 1);
 			rig_stop(&rig);
-			end(&rig, &mock);
+			rig_end(&rig, &mock);
 		}
 }
 
@@ -172,9 +158,9 @@ static void test_at_each_step_of_a_start(void **state)
 static void test_during_a_stop(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock, "0");
+	rig_begin(&rig, &mock, "0");
 	rig_start(&rig, QUEUES);
 	vublk_device_set_vm_running(rig.device, false);
 	assert_int_equal(exchange(&rig, &kinds[1], 0), 1);
@@ -184,16 +170,16 @@ static void test_during_a_stop(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	expect_same(&rig, &mock, &kinds[1], 0);
 	assert_int_equal(rig.calls[RIG_NOTIFIERS_CHANGED], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* The stop waits for the change, for a descriptor that comes after it would start the ring. */
 static void test_stop_during_a_change(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock, "0");
+	rig_begin(&rig, &mock, "0");
 	rig_start(&rig, QUEUES);
 	mock_forget(&mock);
 	exchange(&rig, &kinds[0], 0);
@@ -209,16 +195,16 @@ static void test_stop_during_a_change(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	expect_same(&rig, &mock, &kinds[0], 0);
 	expect_same(&rig, &mock, &kinds[1], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* A thousand changes before the back-end reads one: it is told of the first and the last. */
 static void test_a_storm(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock, "0");
+	rig_begin(&rig, &mock, "0");
 	rig_start(&rig, QUEUES);
 	mock_forget(&mock);
 	for (unsigned i = 0; i < 1000; i++)
@@ -229,7 +215,7 @@ static void test_a_storm(void **state)
 		assert_int_equal(vublk_eventfd_clear(rig.callfds[i]), 1);
 		expect_same(&rig, &mock, &kinds[1], i);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- a back-end that will not, or that goes --------------------------------------------------- */
@@ -238,9 +224,9 @@ static void test_refused(void **state)
 {
 	for (unsigned reconnect = 0; reconnect < 2; reconnect++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		begin(&rig, &mock, reconnect ? "1" : "0");
+		rig_begin(&rig, &mock, reconnect ? "1" : "0");
 		rig_start(&rig, QUEUES);
 		mock_forget(&mock);
 		mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE,
@@ -255,16 +241,16 @@ static void test_refused(void **state)
 			expect_same(&rig, &mock, &kinds[0], 1);
 		}
 		assert_int_equal(rig.calls[RIG_NOTIFIERS_CHANGED], 0);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
 static void test_lost_on_the_way(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock, "1");
+	rig_begin(&rig, &mock, "1");
 	rig_start(&rig, QUEUES);
 	exchange(&rig, &kinds[1], 1);
 	mock_hang_up(&mock);
@@ -277,7 +263,7 @@ static void test_lost_on_the_way(void **state)
 	}
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_NOTIFIERS_CHANGED], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

@@ -19,31 +19,17 @@
 #define QUEUES 2
 #define OUT 1 /* the rings are on their way */
 
-static void begin(struct rig *rig, struct mock *mock, const char *reconnect_ms)
-{
-	mock_init(mock);
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", reconnect_ms);
-	rig_realize(rig);
-}
-
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
-static int pause_vm(struct rig *rig)
+static int pause_vm(struct device_rig *rig)
 {
 	return vublk_device_set_vm_running(rig->device, false);
 }
 
-static int resume_vm(struct rig *rig)
+static int resume_vm(struct device_rig *rig)
 {
 	return vublk_device_set_vm_running(rig->device, true);
 }
 
-static void expect_state(const struct rig *rig, enum vublk_device_state state)
+static void expect_state(const struct device_rig *rig, enum vublk_device_state state)
 {
 	if (vublk_device_state(rig->device) != state)
 		fail_msg("the device is %s, not %s",
@@ -56,10 +42,10 @@ static void expect_state(const struct rig *rig, enum vublk_device_state state)
 static void test_pause_and_resume(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t inode;
 
-	begin(&rig, &mock, "10");
+	rig_begin(&rig, &mock, "10");
 	rig_start(&rig, QUEUES);
 	inode = mock.inflight_inode;
 	assert_true(vublk_device_is_tracked(rig.device));
@@ -88,16 +74,16 @@ static void test_pause_and_resume(void **state)
 	}
 	rig_stop(&rig);
 	assert_false(vublk_device_is_tracked(rig.device));
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Both, before the back-end has answered a word: the end is what was said last. */
 static void test_a_short_pause(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock, "0");
+	rig_begin(&rig, &mock, "0");
 	rig_start(&rig, QUEUES);
 	assert_int_equal(pause_vm(&rig), OUT);
 	assert_int_equal(resume_vm(&rig), OUT);
@@ -111,16 +97,16 @@ static void test_a_short_pause(void **state)
 	rig_settle(&rig);
 	expect_state(&rig, VUBLK_DEVICE_STOPPED);
 	assert_int_equal(rig.calls[RIG_STARTED], 2);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_reset_while_paused(void **state)
 {
 	for (unsigned stopping = 0; stopping < 2; stopping++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		begin(&rig, &mock, "0");
+		rig_begin(&rig, &mock, "0");
 		rig_start(&rig, QUEUES);
 		pause_vm(&rig);
 		if (!stopping)
@@ -132,7 +118,7 @@ static void test_reset_while_paused(void **state)
 		expect_state(&rig, VUBLK_DEVICE_STOPPED);
 		assert_int_equal(rig.calls[RIG_STARTED], 1);
 		rig_start(&rig, QUEUES);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -142,10 +128,9 @@ static void test_reset_while_paused(void **state)
 static void test_start_while_paused(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	assert_int_equal(pause_vm(&rig), 0);
 	rig_realize(&rig);
 	rig_set_up(&rig, QUEUES);
@@ -155,7 +140,7 @@ static void test_start_while_paused(void **state)
 	assert_int_equal(mock.received[VUBLK_VU_SET_FEATURES], 0);
 	assert_int_equal(resume_vm(&rig), OUT);
 	rig_wait(&rig, RIG_STARTED, 1);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* After each number of steps of a start, and of the stop that follows a pause. */
@@ -165,9 +150,9 @@ static void test_pause_at_each_step(void **state)
 
 	for (unsigned steps = 0; steps < 30; steps++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		begin(&rig, &mock, "0");
+		rig_begin(&rig, &mock, "0");
 		rig_set_up(&rig, QUEUES);
 		vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
 		for (unsigned i = 0; i < steps; i++) {
@@ -184,7 +169,7 @@ static void test_pause_at_each_step(void **state)
 		assert_int_equal(mock.num_connections, 1);
 		resume_vm(&rig);
 		rig_wait(&rig, RIG_STARTED, rig.calls[RIG_STARTED] + 1);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 	assert_true(starting >= 5);
 }
@@ -196,9 +181,9 @@ static void test_pause_during_a_memory_change(void **state)
 		{ .guest_addr = 0x1000, .size_bytes = 4096 },
 	};
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock, "0");
+	rig_begin(&rig, &mock, "0");
 	rig_start(&rig, QUEUES);
 	regions[0].fd = regions[1].fd = rig.memfd;
 	assert_int_equal(vublk_device_set_memory(rig.device, regions, 2, NULL), 1);
@@ -208,7 +193,7 @@ static void test_pause_during_a_memory_change(void **state)
 	resume_vm(&rig);
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.num_regions, 2);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /*
@@ -221,9 +206,9 @@ static void test_loss_while_paused(void **state)
 
 	for (unsigned moment = 0; moment < MOMENTS; moment++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		begin(&rig, &mock, "1");
+		rig_begin(&rig, &mock, "1");
 		rig_start(&rig, QUEUES);
 		mock.base = 7;
 		rig_set_indices(&rig, 0, 7, 7);
@@ -249,7 +234,7 @@ static void test_loss_while_paused(void **state)
 		rig_wait(&rig, RIG_STARTED, 2);
 		assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
 		assert_int_equal(mock.given_bases[1], 7);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -257,11 +242,9 @@ static void test_loss_while_paused(void **state)
 static void test_outstanding_requests(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_set(&rig, "reconnect-ms", "1");
+	rig_prepare(&rig, &mock, "1");
 	rig_set(&rig, "inflight", "off");
 	rig_realize(&rig);
 	rig_start(&rig, QUEUES);
@@ -276,7 +259,7 @@ static void test_outstanding_requests(void **state)
 	assert_int_equal(resume_vm(&rig), 0);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 1);
 	expect_state(&rig, VUBLK_DEVICE_STOPPED);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- what may be set up meanwhile --------------------------------------------------------------- */
@@ -290,9 +273,9 @@ static void test_set_up_while_paused(void **state)
 	struct vublk_memory_region region = { RIG_GUEST_ADDR, RIG_MEMORY_BYTES, -1, 0 };
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	begin(&rig, &mock, "1");
+	rig_begin(&rig, &mock, "1");
 	rig_start(&rig, QUEUES);
 	pause_vm(&rig);
 	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, &error), -EBUSY);
@@ -310,7 +293,7 @@ static void test_set_up_while_paused(void **state)
 	resume_vm(&rig);
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.given_bases[1], 300);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

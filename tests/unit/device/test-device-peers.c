@@ -148,7 +148,7 @@ static void realize_and_look(const struct peer *peer)
 	pid_t pid = peer->start(4);
 	struct vublk_device_info info;
 	struct virtio_blk_config config;
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
@@ -171,7 +171,7 @@ static void requests(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
 	char data[512], got[512];
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
@@ -198,7 +198,7 @@ static void start_again(const struct peer *peer)
 {
 	pid_t pid = peer->start(4);
 	char data[512];
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
@@ -220,7 +220,7 @@ static void write_cache(const struct peer *peer)
 {
 	pid_t pid = peer->start(1);
 	uint8_t wce, other;
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
@@ -243,7 +243,7 @@ static void write_cache(const struct peer *peer)
 static void too_many_queues(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_set(&rig, "num-queues", "4");
@@ -257,7 +257,7 @@ static void too_many_queues(const struct peer *peer)
 static void daemon_dies(const struct peer *peer)
 {
 	pid_t pid = peer->start(1);
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
@@ -298,7 +298,7 @@ static void daemon_is_replaced(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
 	char data[512], got[512];
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_set(&rig, "reconnect-ms", "100");
@@ -326,13 +326,13 @@ static void daemon_is_replaced(const struct peer *peer)
 #define SLOT_BYTES 4096
 #define FIRST 20 /* sector: sector 7 is written whenever a back-end is started */
 
-static char *slot(const struct rig *rig, unsigned queue, unsigned i)
+static char *slot(const struct device_rig *rig, unsigned queue, unsigned i)
 {
 	return rig->memory + RIG_DATA_OFFSET + (1 + queue * DEPTH + i) * SLOT_BYTES;
 }
 
 /* A write of `value` to a sector of its own; the status byte says when it is done. */
-static void submit(struct rig *rig, unsigned queue, unsigned i, uint8_t value)
+static void submit(struct device_rig *rig, unsigned queue, unsigned i, uint8_t value)
 {
 	char *at = slot(rig, queue, i);
 	uint64_t addr = RIG_GUEST_ADDR + (uint64_t)(at - rig->memory);
@@ -351,7 +351,7 @@ static void submit(struct rig *rig, unsigned queue, unsigned i, uint8_t value)
 }
 
 /* Completions of both queues so far. A repeated one breaks the ring, and the test. */
-static unsigned collect(struct rig *rig, unsigned done)
+static unsigned collect(struct device_rig *rig, unsigned done)
 {
 	for (unsigned q = 0; q < 2; q++) {
 		struct vublk_error error;
@@ -369,7 +369,7 @@ static unsigned collect(struct rig *rig, unsigned done)
 	return done;
 }
 
-static void submit_all(struct rig *rig, uint8_t value)
+static void submit_all(struct device_rig *rig, uint8_t value)
 {
 	for (unsigned q = 0; q < 2; q++) {
 		for (unsigned i = 0; i < DEPTH; i++)
@@ -396,7 +396,7 @@ static void expect_on_disk(uint8_t value)
 static void test_serve_requests_in_flight(void **state)
 {
 	pid_t pid = serve.start(2);
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_set(&rig, "reconnect-ms", "100");
@@ -425,7 +425,7 @@ static void test_serve_requests_in_flight(void **state)
 }
 
 /* What a back-end leaves that has begun both requests and completed the second alone. */
-static void complete_second(struct rig *rig)
+static void complete_second(struct device_rig *rig)
 {
 	const struct vublk_frontend_inflight_area *area = &rig->device->inflight;
 	struct vublk_inflight_split *region = vublk_map_shared(area->fd, area->offset,
@@ -453,7 +453,7 @@ static void test_serve_out_of_order(void **state)
 	pid_t pid = serve.start(2);
 	uint8_t data[1024], expected[1024] = { 0 };
 	unsigned done = 0;
-	struct rig rig;
+	struct device_rig rig;
 	int fd;
 
 	rig_init(&rig, socket_path);
@@ -484,7 +484,7 @@ static void test_qsd_requests_in_flight(void **state)
 {
 	pid_t pid = qsd.start(2);
 	char data[512];
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_set(&rig, "reconnect-ms", "100");
@@ -509,7 +509,7 @@ static void test_qsd_requests_in_flight(void **state)
 static void resize(const struct peer *peer)
 {
 	uint64_t capacity;
-	struct rig rig;
+	struct device_rig rig;
 	pid_t pid;
 
 	if (!peer->resize)
@@ -537,7 +537,7 @@ static void memory_changes(const struct peer *peer)
 	pid_t pid = peer->start(1);
 	struct vublk_memory_region regions[2];
 	char data[512];
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
@@ -560,7 +560,7 @@ static void pauses(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
 	char data[512];
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
@@ -583,7 +583,7 @@ static void notifiers_change(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
 	char data[512];
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
@@ -611,7 +611,7 @@ static void legacy_driver(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
 	char data[512];
-	struct rig rig;
+	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig.refused_features = VUBLK_BIT(VIRTIO_F_VERSION_1);

@@ -20,21 +20,7 @@
 
 #define QUEUES 2
 
-static void begin(struct rig *rig, struct mock *mock, const char *reconnect_ms)
-{
-	mock_init(mock);
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", reconnect_ms);
-	rig_realize(rig);
-}
-
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
-static void clear_notifications(struct rig *rig)
+static void clear_notifications(struct device_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++) {
 		vublk_eventfd_clear(rig->kicks[i]);
@@ -43,9 +29,9 @@ static void clear_notifications(struct rig *rig)
 }
 
 /* Runs, and has completed some requests on each queue. */
-static void begin_running(struct rig *rig, struct mock *mock, const char *reconnect_ms)
+static void begin_running(struct device_rig *rig, struct mock *mock, const char *reconnect_ms)
 {
-	begin(rig, mock, reconnect_ms);
+	rig_begin(rig, mock, reconnect_ms);
 	rig_start(rig, QUEUES);
 	for (unsigned i = 0; i < QUEUES; i++)
 		rig_set_indices(rig, i, (uint16_t)(7 + i), (uint16_t)(7 + i));
@@ -54,7 +40,7 @@ static void begin_running(struct rig *rig, struct mock *mock, const char *reconn
 }
 
 /* The rings run again from where they were, and nobody waits for a lost notification. */
-static void expect_resumed(struct rig *rig, struct mock *mock)
+static void expect_resumed(struct device_rig *rig, struct mock *mock)
 {
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
 	for (unsigned i = 0; i < QUEUES; i++) {
@@ -71,9 +57,9 @@ static void test_loss_in_each_state(void **state)
 {
 	for (unsigned stage = 0; stage < 4; stage++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		begin(&rig, &mock, "10");
+		rig_begin(&rig, &mock, "10");
 		rig_set_up(&rig, QUEUES);
 		if (stage >= 1)
 			vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, NULL);
@@ -93,14 +79,14 @@ static void test_loss_in_each_state(void **state)
 		assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
 		if (stage == 3)
 			rig_start(&rig, QUEUES);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
 static void test_rings_go_on(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "10");
 	for (unsigned i = 1; i <= 3; i++) {
@@ -111,7 +97,7 @@ static void test_rings_go_on(void **state)
 	}
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
 	rig_stop(&rig);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* What the device asks while it comes back, in the order in which it asks. */
@@ -124,7 +110,7 @@ static const uint32_t asked[] = {
 };
 
 /* The first attempt meets the fault, the next none. */
-static void lose_again(struct rig *rig, struct mock *mock, enum mock_fault_kind kind,
+static void lose_again(struct device_rig *rig, struct mock *mock, enum mock_fault_kind kind,
 		       uint32_t request, unsigned bytes)
 {
 	unsigned started = rig->calls[RIG_STARTED];
@@ -144,7 +130,7 @@ static void test_loss_at_each_answer(void **state)
 	const enum mock_fault_kind kinds[] = { MOCK_CUT, MOCK_WRONG_REQUEST, MOCK_NO_REPLY_FLAG,
 					       MOCK_SHORT, MOCK_HUGE };
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "1");
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(asked); i++) {
@@ -154,14 +140,14 @@ static void test_loss_at_each_answer(void **state)
 			lose_again(&rig, &mock, MOCK_CUT, asked[i], bytes);
 	}
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* A start that is refused is no different: it is taken back, and tried again. */
 static void test_refused_starts(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "1");
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(asked); i++)
@@ -175,17 +161,15 @@ static void test_refused_starts(void **state)
 			rig_wait(&rig, RIG_STARTED, rig.calls[RIG_STARTED] + 1);
 			assert_true(mock.num_connections >= 2);
 		}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_silence_at_each_answer(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_set(&rig, "reconnect-ms", "1");
+	rig_prepare(&rig, &mock, "1");
 	rig_set(&rig, "request-timeout-ms", "30");
 	rig_realize(&rig);
 	rig_start(&rig, QUEUES);
@@ -193,13 +177,13 @@ static void test_silence_at_each_answer(void **state)
 		rig_set_indices(&rig, i, (uint16_t)(7 + i), (uint16_t)(7 + i));
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(asked); i++)
 		lose_again(&rig, &mock, MOCK_SILENCE, asked[i], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- what the new back-end offers ----------------------------------------------------------- */
 
 /* One connection more than were refused: the sentence about each of those has been said. */
-static void run_until_connections(struct rig *rig, struct mock *mock, unsigned count)
+static void run_until_connections(struct device_rig *rig, struct mock *mock, unsigned count)
 {
 	while (mock->num_connections < count) {
 		mock_pump(mock);
@@ -208,7 +192,7 @@ static void run_until_connections(struct rig *rig, struct mock *mock, unsigned c
 }
 
 /* Refused with this sentence; afterwards, as it was before, it is taken. */
-static void expect_refusal(struct rig *rig, struct mock *mock, const struct mock *good,
+static void expect_refusal(struct device_rig *rig, struct mock *mock, const struct mock *good,
 			   const char *sentence)
 {
 	unsigned started = rig->calls[RIG_STARTED];
@@ -233,7 +217,7 @@ static void test_smaller_offers(void **state)
 {
 	struct virtio_blk_config *config;
 	struct mock mock, good;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "1");
 	good = mock;
@@ -256,7 +240,7 @@ static void test_smaller_offers(void **state)
 	config->capacity = UINT64_MAX;
 	expect_refusal(&rig, &mock, &good, "a capacity of 18446744073709551615 sectors");
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Set while there was nobody to ask how many regions he takes. */
@@ -264,7 +248,7 @@ static void test_too_few_memory_slots(void **state)
 {
 	struct vublk_memory_region regions[9];
 	struct mock mock, good;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "1");
 	good = mock;
@@ -283,13 +267,13 @@ static void test_too_few_memory_slots(void **state)
 	mock.memory_slots = good.memory_slots;
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.num_regions, 9);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_a_resized_disk(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint32_t generation;
 	uint64_t capacity;
 
@@ -303,7 +287,7 @@ static void test_a_resized_disk(void **state)
 	vublk_device_config_read(rig.device, 0, &capacity, sizeof(capacity));
 	assert_int_equal(capacity, 4096);
 	expect_resumed(&rig, &mock);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* The driver relies on the write cache as it set it; a new back-end begins with its own. */
@@ -311,7 +295,7 @@ static void test_the_write_cache_is_kept(void **state)
 {
 	uint8_t wce = 0;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "1");
 	assert_int_equal(vublk_device_config_write(rig.device, 32, &wce, 1, NULL), 1);
@@ -330,7 +314,7 @@ static void test_the_write_cache_is_kept(void **state)
 		expect_resumed(&rig, &mock);
 	}
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- requests that were outstanding --------------------------------------------------------- */
@@ -338,7 +322,7 @@ static void test_the_write_cache_is_kept(void **state)
 static void test_outstanding_requests(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	mock_init(&mock);
 	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
@@ -361,19 +345,19 @@ static void test_outstanding_requests(void **state)
 	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 0);
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 	rig_start(&rig, QUEUES);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static unsigned late_used;
 
 /* The driver goes on while nobody is there; perhaps a back-end does that was not dead. */
-static void add_requests(struct rig *rig, enum rig_callback callback)
+static void add_requests(struct device_rig *rig, enum rig_callback callback)
 {
 	if (callback == RIG_DISCONNECTED)
 		rig_set_indices(rig, 1, (uint16_t)(8 + late_used), 11);
 }
 
-static void lose_without_area(struct rig *rig, struct mock *mock, unsigned used)
+static void lose_without_area(struct device_rig *rig, struct mock *mock, unsigned used)
 {
 	mock_init(mock);
 	mock->protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
@@ -390,25 +374,25 @@ static void lose_without_area(struct rig *rig, struct mock *mock, unsigned used)
 static void test_requests_that_came_after_the_loss(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	lose_without_area(&rig, &mock, 0);
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.given_bases[1], 8);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	/* Who completes one of these has seen them: nothing is certain any more. */
 	lose_without_area(&rig, &mock, 1);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "up to 2 requests"));
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* The warnings of two losses. */
 static unsigned count_warnings(uint64_t lacks_protocol, uint64_t lacks, const char *warn)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	unsigned count;
 
 	mock_init(&mock);
@@ -424,7 +408,7 @@ static unsigned count_warnings(uint64_t lacks_protocol, uint64_t lacks, const ch
 		rig_wait(&rig, RIG_STARTED, 2 + i);
 	}
 	count = rig.num_warnings;
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	return count;
 }
 
@@ -446,7 +430,7 @@ static void test_each_refusal_is_told_once(void **state)
 		VUBLK_BIT(VIRTIO_BLK_F_DISCARD), VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES),
 	};
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "1");
 	features = mock.features;
@@ -474,7 +458,7 @@ static void test_each_refusal_is_told_once(void **state)
 	assert_in_range(rig.num_warnings, 3, 16);
 	mock.features = features;
 	rig_wait(&rig, RIG_STARTED, 2);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- the in-flight area ------------------------------------------------------------------- */
@@ -502,10 +486,10 @@ static void expect_area(const struct mock *mock, uint64_t inode)
 static void test_the_area_outlives_back_ends(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t inode;
 
-	begin(&rig, &mock, "1");
+	rig_begin(&rig, &mock, "1");
 	mock_forget(&mock);
 	rig_start(&rig, QUEUES);
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
@@ -537,7 +521,7 @@ static void test_the_area_outlives_back_ends(void **state)
 	rig_start(&rig, QUEUES);
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
 	assert_int_not_equal(mock.inflight_inode, inode);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* What was noted before a back-end that notes nothing must not be believed after it. */
@@ -545,7 +529,7 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 {
 	uint64_t features, inode;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "1");
 	features = mock.protocol_features;
@@ -572,7 +556,7 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_wait(&rig, RIG_RECONNECTED, 4);
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_STARTED], 3);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* An answer without an area is no area: said, and asked for again. */
@@ -587,9 +571,9 @@ static void test_bad_areas(void **state)
 
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(faults); i++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		begin(&rig, &mock, "1");
+		rig_begin(&rig, &mock, "1");
 		mock.fault = faults[i];
 		mock.fault.request = VUBLK_VU_GET_INFLIGHT_FD;
 		rig_set_up(&rig, QUEUES);
@@ -599,7 +583,7 @@ static void test_bad_areas(void **state)
 		assert_int_equal(mock.num_connections, 2);
 		assert_int_equal(mock.inflight.mmap_size, 8192);
 		assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -609,7 +593,7 @@ static void test_the_driver_goes_on(void **state)
 	struct vublk_device_queue queue = { .size = RIG_QUEUE_SIZE };
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin_running(&rig, &mock, "1");
 	mock_die(&mock);
@@ -624,7 +608,7 @@ static void test_the_driver_goes_on(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 1);
 	assert_int_equal(mock.given_bases[0], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- when it is looked for -------------------------------------------------------------------- */
@@ -642,7 +626,7 @@ static bool has_inotify(void)
 static void test_a_new_socket_wakes(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	/* Where inotify is used up the timer has to do, which test-device-scarce covers. */
 	begin_running(&rig, &mock, has_inotify() ? "3600000" : "10");
@@ -658,18 +642,16 @@ static void test_a_new_socket_wakes(void **state)
 		expect_resumed(&rig, &mock);
 		assert_null(rig.device->reconnect.watch.loop);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_giving_up(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_set(&rig, "reconnect-ms", "5");
+	rig_prepare(&rig, &mock, "5");
 	rig_set(&rig, "reconnect-deadline-ms", "40");
 	rig_realize(&rig);
 	rig_start(&rig, QUEUES);
@@ -688,7 +670,7 @@ static void test_giving_up(void **state)
 	assert_int_equal(mock.num_connections, 1);
 	vublk_device_unrealize(rig.device);
 	rig_realize(&rig);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* An outage ends by unrealize wherever it has got to: after each number of steps. */
@@ -697,7 +679,7 @@ static void test_unrealize_at_each_step(void **state)
 	for (unsigned steps = 0; steps < 60; steps++) {
 		unsigned fds = vublk_test_count_fds();
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		begin_running(&rig, &mock, "1");
 		if (steps % 2)
@@ -714,14 +696,14 @@ static void test_unrealize_at_each_step(void **state)
 		rig_settle(&rig);
 		for (unsigned i = 0; i < RIG_NUM_CALLBACKS; i++)
 			assert_int_equal(rig.calls[i], 0);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 		assert_int_equal(vublk_test_count_fds(), fds);
 	}
 }
 
 static enum rig_callback unrealize_in;
 
-static void unrealize_hook(struct rig *rig, enum rig_callback callback)
+static void unrealize_hook(struct device_rig *rig, enum rig_callback callback)
 {
 	if (callback == unrealize_in)
 		vublk_device_unrealize(rig->device);
@@ -734,11 +716,9 @@ static void test_unrealize_in_callbacks(void **state)
 
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(callbacks); i++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
-		mock_init(&mock);
-		rig_init_with_mock(&rig, &mock);
-		rig_set(&rig, "reconnect-ms", "1");
+		rig_prepare(&rig, &mock, "1");
 		rig_set(&rig, "reconnect-deadline-ms", "20");
 		rig_set(&rig, "inflight", "off");
 		rig_realize(&rig);
@@ -757,7 +737,7 @@ static void test_unrealize_in_callbacks(void **state)
 		if (callbacks[i] == RIG_GAVE_UP)
 			mock_live_again(&mock);
 		rig_realize(&rig);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 

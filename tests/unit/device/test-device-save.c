@@ -22,34 +22,28 @@
 
 #define QUEUES 2
 
-static void set_up_rig(struct rig *rig, struct mock *mock)
+static void set_up_rig(struct device_rig *rig, struct mock *mock)
 {
 	rig_init_with_mock(rig, mock);
 	rig_set(rig, "reconnect-ms", "1");
 	rig_set(rig, "inflight-migration", "on");
 }
 
-static void begin(struct rig *rig, struct mock *mock)
+static void begin(struct device_rig *rig, struct mock *mock)
 {
 	mock_init(mock);
 	set_up_rig(rig, mock);
 	rig_realize(rig);
 }
 
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
-static void pause_rig(struct rig *rig)
+static void pause_rig(struct device_rig *rig)
 {
 	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
 	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
 	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
 }
 
-static void expect_notified_once(struct rig *rig)
+static void expect_notified_once(struct device_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++) {
 		assert_int_equal(vublk_eventfd_clear(rig->kicks[i]), 1);
@@ -66,14 +60,14 @@ struct saved {
 	uint64_t features;
 };
 
-static void read_area(struct rig *rig, uint8_t *area)
+static void read_area(struct device_rig *rig, uint8_t *area)
 {
 	assert_int_equal(rig->device->inflight.size_bytes, 8192);
 	assert_int_equal(pread(rig->device->inflight.fd, area, 8192,
 			       (off_t)rig->device->inflight.offset), 8192);
 }
 
-static void save(struct rig *rig, struct saved *saved)
+static void save(struct device_rig *rig, struct saved *saved)
 {
 	struct vublk_error error;
 
@@ -86,7 +80,7 @@ static void make_saved(struct saved *saved)
 {
 	uint8_t wce = 0;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	rig_start(&rig, QUEUES);
@@ -100,21 +94,21 @@ static void make_saved(struct saved *saved)
 	save(&rig, saved);
 	saved->features = rig.device->acked_features;
 	assert_int_equal(vublk_device_config_generation(rig.device), 2);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
-static void begin_paused(struct rig *rig, struct mock *mock)
+static void begin_paused(struct device_rig *rig, struct mock *mock)
 {
 	begin(rig, mock);
 	vublk_device_set_vm_running(rig->device, false);
 }
 
-static int load(struct rig *rig, const struct saved *saved, struct vublk_error *error)
+static int load(struct device_rig *rig, const struct saved *saved, struct vublk_error *error)
 {
 	return vublk_device_load(rig->device, saved->stream, saved->bytes, error);
 }
 
-static void load_well(struct rig *rig, const struct saved *saved, int expected)
+static void load_well(struct device_rig *rig, const struct saved *saved, int expected)
 {
 	struct vublk_error error;
 	int r = load(rig, saved, &error);
@@ -125,7 +119,7 @@ static void load_well(struct rig *rig, const struct saved *saved, int expected)
 }
 
 /* What the bus brings: the memory, and its own descriptors. */
-static void bring_memory(struct rig *rig)
+static void bring_memory(struct device_rig *rig)
 {
 	struct vublk_memory_region region;
 
@@ -135,7 +129,7 @@ static void bring_memory(struct rig *rig)
 	assert_int_equal(vublk_device_set_memory(rig->device, &region, 1, NULL), 0);
 }
 
-static void bring_descriptors(struct rig *rig)
+static void bring_descriptors(struct device_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++) {
 		rig->kicks[i] = vublk_eventfd_new();
@@ -146,13 +140,13 @@ static void bring_descriptors(struct rig *rig)
 	}
 }
 
-static void drop_descriptors(struct rig *rig)
+static void drop_descriptors(struct device_rig *rig)
 {
 	vublk_fd_close_all(rig->kicks, QUEUES);
 	vublk_fd_close_all(rig->callfds, QUEUES);
 }
 
-static void expect_session(const struct rig *rig, const struct saved *saved)
+static void expect_session(const struct device_rig *rig, const struct saved *saved)
 {
 	struct vublk_device_queue queue;
 	uint8_t wce = 99;
@@ -179,7 +173,7 @@ static void test_a_session_goes_on_elsewhere(void **state)
 	uint8_t area[8192];
 	struct saved saved;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_saved(&saved);
 	begin_paused(&rig, &mock);
@@ -205,7 +199,7 @@ static void test_a_session_goes_on_elsewhere(void **state)
 	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN] + rig.calls[RIG_CONFIG_CHANGED], 0);
 	expect_session(&rig, &saved);
 	drop_descriptors(&rig);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
@@ -214,7 +208,7 @@ static void test_saving_changes_nothing(void **state)
 {
 	struct saved saved, again;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_saved(&saved);
 	begin_paused(&rig, &mock);
@@ -229,7 +223,7 @@ static void test_saving_changes_nothing(void **state)
 	bring_memory(&rig);
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_STARTED, 1);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
@@ -237,7 +231,7 @@ static void test_a_disk_that_was_resized(void **state)
 {
 	struct saved saved;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t capacity;
 
 	make_saved(&saved);
@@ -250,12 +244,12 @@ static void test_a_disk_that_was_resized(void **state)
 	assert_int_equal(vublk_device_config_generation(rig.device), 3);
 	vublk_device_config_read(rig.device, 0, &capacity, sizeof(capacity));
 	assert_int_equal(capacity, 4096);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
 /* Whoever takes the other's place must have it all; and nothing has changed if not. */
-static void expect_refusal(struct rig *rig, const struct saved *saved, int code,
+static void expect_refusal(struct device_rig *rig, const struct saved *saved, int code,
 			   const char *sentence)
 {
 	struct saved before, after;
@@ -276,7 +270,7 @@ static void expect_refusal(struct rig *rig, const struct saved *saved, int code,
 static void expect_refusal_by(const struct saved *saved, struct mock *mock, const char *property,
 			      const char *value, int code, const char *sentence)
 {
-	struct rig rig;
+	struct device_rig rig;
 
 	set_up_rig(&rig, mock);
 	vublk_device_set_vm_running(rig.device, false);
@@ -335,7 +329,7 @@ static void test_when_it_is_saved(void **state)
 {
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	size_t bytes = 7;
 	void *stream = &bytes;
 	uint8_t wce = 0;
@@ -359,7 +353,7 @@ static void test_when_it_is_saved(void **state)
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
 	assert_int_equal(vublk_device_save(rig.device, &stream, &bytes, NULL), 0);
 	free(stream);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_when_it_is_loaded(void **state)
@@ -367,7 +361,7 @@ static void test_when_it_is_loaded(void **state)
 	struct vublk_error error;
 	struct saved saved;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_saved(&saved);
 	mock_init(&mock);
@@ -387,7 +381,7 @@ static void test_when_it_is_loaded(void **state)
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1); /* where its memory is nobody said */
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "not in the memory that was set"));
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
@@ -399,7 +393,7 @@ static void test_saved_without_a_back_end(void **state)
 	for (unsigned tracked = 0; tracked < 2; tracked++) {
 		struct saved saved;
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		begin(&rig, &mock);
 		if (!tracked) {
@@ -411,7 +405,7 @@ static void test_saved_without_a_back_end(void **state)
 		mock_die(&mock);
 		rig_wait(&rig, RIG_DISCONNECTED, 1);
 		save(&rig, &saved);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 		begin_paused(&rig, &mock);
 		load_well(&rig, &saved, 0);
 		bring_memory(&rig);
@@ -422,7 +416,7 @@ static void test_saved_without_a_back_end(void **state)
 			assert_int_equal(mock.given_bases[1], 11);
 		else
 			assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "up to 2 requests"));
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 		free(saved.stream);
 	}
 }
@@ -431,7 +425,7 @@ static void test_loaded_without_a_back_end(void **state)
 {
 	struct saved saved;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_saved(&saved);
 	begin_paused(&rig, &mock);
@@ -446,7 +440,7 @@ static void test_loaded_without_a_back_end(void **state)
 	assert_int_equal(mock.config[32], 0);
 	assert_int_equal(mock.given_bases[0], 41);
 	expect_session(&rig, &saved);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
@@ -455,7 +449,7 @@ static void test_a_write_cache_that_cannot_be_restored(void **state)
 {
 	struct saved saved;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_saved(&saved);
 	begin_paused(&rig, &mock);
@@ -467,7 +461,7 @@ static void test_a_write_cache_that_cannot_be_restored(void **state)
 	rig_wait(&rig, RIG_RECONNECTED, 1); /* at the second attempt it does */
 	assert_int_equal(mock.config[32], 0);
 	expect_session(&rig, &saved);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
@@ -477,7 +471,7 @@ static void test_a_legacy_driver(void **state)
 	uint64_t legacy = VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
 	struct saved saved;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	rig_set_up(&rig, QUEUES);
@@ -488,7 +482,7 @@ static void test_a_legacy_driver(void **state)
 	mock.base = 41;
 	pause_rig(&rig);
 	save(&rig, &saved);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	begin_paused(&rig, &mock);
 	load_well(&rig, &saved, 0);
 	assert_int_equal(vublk_device_status(rig.device), VIRTIO_CONFIG_S_DRIVER);
@@ -497,7 +491,7 @@ static void test_a_legacy_driver(void **state)
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_STARTED, 1);
 	assert_int_equal(mock.given_bases[1], 41);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 

@@ -76,7 +76,7 @@ static void end(struct scarcity *scarcity)
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
 }
 
-static void work(struct rig *rig, struct mock *mock, struct scarcity *scarcity)
+static void work(struct device_rig *rig, struct mock *mock, struct scarcity *scarcity)
 {
 	do {
 		begin(scarcity);
@@ -85,7 +85,7 @@ static void work(struct rig *rig, struct mock *mock, struct scarcity *scarcity)
 	} while (mock_pump(mock));
 }
 
-static void work_while(struct rig *rig, struct mock *mock, struct scarcity *scarcity,
+static void work_while(struct device_rig *rig, struct mock *mock, struct scarcity *scarcity,
 		       enum vublk_device_state state)
 {
 	while (vublk_device_state(rig->device) == state)
@@ -93,7 +93,7 @@ static void work_while(struct rig *rig, struct mock *mock, struct scarcity *scar
 }
 
 /* Realize, start, change the memory, stop: 0, or the error that ended it. */
-static int live(struct rig *rig, struct mock *mock, struct scarcity *scarcity,
+static int live(struct device_rig *rig, struct mock *mock, struct scarcity *scarcity,
 		struct vublk_error *error)
 {
 	struct vublk_memory_region regions[2];
@@ -129,7 +129,7 @@ static int live(struct rig *rig, struct mock *mock, struct scarcity *scarcity,
 	return error->code;
 }
 
-static void end_life(struct rig *rig, struct mock *mock)
+static void end_life(struct device_rig *rig, struct mock *mock)
 {
 	vublk_device_unrealize(rig->device);
 	memset(rig->errors, 0, sizeof(rig->errors));
@@ -144,11 +144,10 @@ static void test_without_memory(void **state)
 	struct scarcity none = { 0, -1 };
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	unsigned n = 1;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	assert_int_equal(live(&rig, &mock, &none, &error), 0);
 	end_life(&rig, &mock);
 	base_fds = vublk_test_count_fds();
@@ -166,8 +165,7 @@ static void test_without_memory(void **state)
 			fail_msg("allocation %u: %d: %s", n, code, error.text);
 	}
 	assert_true(n > 20);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_without_descriptors(void **state)
@@ -175,11 +173,10 @@ static void test_without_descriptors(void **state)
 	struct scarcity none = { 0, -1 };
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	int n = 0, code;
 
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
+	rig_prepare(&rig, &mock, NULL);
 	assert_int_equal(live(&rig, &mock, &none, &error), 0);
 	end_life(&rig, &mock);
 	base_fds = vublk_test_count_fds();
@@ -195,21 +192,17 @@ static void test_without_descriptors(void **state)
 	}
 	assert_true(n > 5);
 	assert_int_equal(live(&rig, &mock, &none, &error), 0);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 /* Two outages, each with several tries: the timer finds the back-end, and one line says so. */
 static void test_without_inotify(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	inotify_is_used_up = true;
-	mock_init(&mock);
-	rig_init_with_mock(&rig, &mock);
-	rig_set(&rig, "reconnect-ms", "1");
-	rig_realize(&rig);
+	rig_begin(&rig, &mock, "1");
 	rig_start(&rig, 1);
 	assert_int_equal(rig.num_unwatched, 0);
 	for (unsigned i = 1; i <= 2; i++) {
@@ -223,8 +216,7 @@ static void test_without_inotify(void **state)
 		assert_int_equal(rig.num_unwatched, 1);
 	}
 	rig_stop(&rig);
-	rig_deinit(&rig);
-	mock_deinit(&mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_new_without_memory(void **state)

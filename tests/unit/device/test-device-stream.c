@@ -31,20 +31,12 @@
 #define MAX_BYTES 20000
 
 /* A realized, paused device with four queues of sixteen entries, as no driver has seen it. */
-static void begin(struct rig *rig, struct mock *mock)
+static void begin(struct device_rig *rig, struct mock *mock)
 {
-	mock_init(mock);
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", "1");
+	rig_prepare(rig, mock, "1");
 	rig_set(rig, "inflight-migration", "on");
 	vublk_device_set_vm_running(rig->device, false);
 	rig_realize(rig);
-}
-
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
 }
 
 struct stream {
@@ -90,7 +82,7 @@ static void append_section(struct stream *stream, unsigned number, unsigned flag
 	finish(stream);
 }
 
-static void save(struct rig *rig, struct stream *stream)
+static void save(struct device_rig *rig, struct stream *stream)
 {
 	struct vublk_error error;
 	void *bytes;
@@ -106,7 +98,7 @@ static void save(struct rig *rig, struct stream *stream)
 static void make_stream(struct stream *stream, bool area)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	if (!area) {
@@ -120,10 +112,10 @@ static void make_stream(struct stream *stream, bool area)
 	vublk_device_set_vm_running(rig.device, false);
 	rig_wait(&rig, RIG_STOPPED, 1);
 	save(&rig, stream);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
-static int load(struct rig *rig, const struct stream *stream, struct vublk_error *error)
+static int load(struct device_rig *rig, const struct stream *stream, struct vublk_error *error)
 {
 	/* A copy of its own size, so that a byte too far is seen. */
 	uint8_t *exact = malloc(stream->num_bytes ? stream->num_bytes : 1);
@@ -135,7 +127,7 @@ static int load(struct rig *rig, const struct stream *stream, struct vublk_error
 	return r;
 }
 
-static void expect_refusal(struct rig *rig, const struct stream *stream, int code,
+static void expect_refusal(struct device_rig *rig, const struct stream *stream, int code,
 			   const char *sentence)
 {
 	struct stream before, after;
@@ -152,7 +144,7 @@ static void expect_refusal(struct rig *rig, const struct stream *stream, int cod
 }
 
 /* Taken, and given up by a reset, so that the next may be loaded. */
-static void load_and_reset(struct rig *rig, const struct stream *stream)
+static void load_and_reset(struct device_rig *rig, const struct stream *stream)
 {
 	struct vublk_error error;
 
@@ -191,7 +183,7 @@ static void test_version_1_0(void **state)
 	struct vublk_device_queue queue;
 	struct vublk_error error;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	int r;
 
 	begin(&rig, &mock);
@@ -208,14 +200,14 @@ static void test_version_1_0(void **state)
 	assert_int_equal(queue.avail_addr, 0x100001100);
 	assert_int_equal(queue.used_addr, 0x100001200);
 	assert_int_equal(vublk_device_config_generation(rig.device), 1); /* its own */
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_newer_versions(void **state)
 {
 	struct stream stream;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_stream(&stream, true);
 	begin(&rig, &mock);
@@ -232,7 +224,7 @@ static void test_newer_versions(void **state)
 	put16(&stream, MAJOR_OFFSET, 0);
 	finish(&stream);
 	expect_refusal(&rig, &stream, ENOTSUP, "it has the version 0.7");
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* A newer minor version may add fields at a section's end. */
@@ -240,7 +232,7 @@ static void test_a_longer_section(void **state)
 {
 	struct stream stream;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_stream(&stream, true);
 	begin(&rig, &mock);
@@ -251,13 +243,13 @@ static void test_a_longer_section(void **state)
 	stream.num_bytes += 5;
 	finish(&stream);
 	load_and_reset(&rig, &stream);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- damage ---------------------------------------------------------------------------------------- */
 
 /* `unchanged` is what the device saves when nothing has been loaded. */
-static void expect_damage(struct rig *rig, const struct stream *stream,
+static void expect_damage(struct device_rig *rig, const struct stream *stream,
 			  const struct stream *unchanged, size_t at)
 {
 	struct vublk_error error = { 0 };
@@ -281,7 +273,7 @@ static void test_every_bit_flipped(void **state)
 {
 	struct stream stream, unchanged;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	for (unsigned area = 0; area < 2; area++) {
 		make_stream(&stream, area);
@@ -296,7 +288,7 @@ static void test_every_bit_flipped(void **state)
 				stream.bytes[i] ^= mask;
 			}
 		load_and_reset(&rig, &stream);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -304,7 +296,7 @@ static void test_every_length(void **state)
 {
 	struct stream stream, unchanged;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	size_t whole;
 
 	make_stream(&stream, true);
@@ -317,7 +309,7 @@ static void test_every_length(void **state)
 			expect_damage(&rig, &stream, &unchanged, stream.num_bytes);
 	stream.num_bytes = whole;
 	load_and_reset(&rig, &stream);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* --- nonsense under a right checksum ------------------------------------------------------------ */
@@ -328,7 +320,7 @@ static void test_nonsense(void **state)
 	const uint8_t values[] = { 0, 1, 2, 3, 4, 5, 7, 0x20, 0x7f, 0x80, 0xff };
 	struct stream stream, cut;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_stream(&stream, true);
 	begin(&rig, &mock);
@@ -353,7 +345,7 @@ static void test_nonsense(void **state)
 	}
 	rig_settle(&rig);
 	load_and_reset(&rig, &stream);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static const struct {
@@ -383,7 +375,7 @@ static void test_sentences(void **state)
 {
 	struct stream good, stream;
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	make_stream(&good, true);
 	begin(&rig, &mock);
@@ -401,7 +393,7 @@ static void test_sentences(void **state)
 	expect_refusal(&rig, &stream, EINVAL, "it has no section device");
 	memset(stream.bytes, 'x', stream.num_bytes = 100);
 	expect_refusal(&rig, &stream, EINVAL, "these 100 bytes are no saved device");
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 int main(int argc, char **argv)

@@ -15,34 +15,28 @@
 
 #define QUEUES 2
 
-static void set_up_rig(struct rig *rig, struct mock *mock)
+static void set_up_rig(struct device_rig *rig, struct mock *mock)
 {
 	rig_init_with_mock(rig, mock);
 	rig_set(rig, "reconnect-ms", "1");
 	rig_set(rig, "inflight-migration", "on");
 }
 
-static void begin(struct rig *rig, struct mock *mock)
+static void begin(struct device_rig *rig, struct mock *mock)
 {
 	mock_init(mock);
 	set_up_rig(rig, mock);
 	rig_realize(rig);
 }
 
-static void end(struct rig *rig, struct mock *mock)
-{
-	rig_deinit(rig);
-	mock_deinit(mock);
-}
-
-static void pause_rig(struct rig *rig)
+static void pause_rig(struct device_rig *rig)
 {
 	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
 	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
 	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
 }
 
-static void clear_notifications(struct rig *rig)
+static void clear_notifications(struct device_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++) {
 		vublk_eventfd_clear(rig->kicks[i]);
@@ -50,7 +44,7 @@ static void clear_notifications(struct rig *rig)
 	}
 }
 
-static void expect_notified_once(struct rig *rig)
+static void expect_notified_once(struct device_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++) {
 		assert_int_equal(vublk_eventfd_clear(rig->kicks[i]), 1);
@@ -61,7 +55,7 @@ static void expect_notified_once(struct rig *rig)
 static uint64_t negotiate(bool wanted, bool inflight, uint64_t offered)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t accepted;
 
 	mock_init(&mock);
@@ -71,7 +65,7 @@ static uint64_t negotiate(bool wanted, bool inflight, uint64_t offered)
 	rig_set(&rig, "inflight-migration", wanted ? "on" : "off");
 	rig_realize(&rig);
 	accepted = mock.accepted_protocol_features & ~VUBLK_BIT(VUBLK_VU_F_CONFIG);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 	return accepted;
 }
 
@@ -95,7 +89,7 @@ static void test_undrained_stops_are_negotiated(void **state)
 static void test_an_undrained_stop(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 	uint64_t inode;
 
 	begin(&rig, &mock);
@@ -121,7 +115,7 @@ static void test_an_undrained_stop(void **state)
 	rig_start(&rig, QUEUES); /* after a reset nothing is in flight */
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
 	assert_int_equal(mock.given_bases[0], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* What the bus wants, what the back-end offers, and the message that follows from both. */
@@ -141,7 +135,7 @@ static void test_the_message_of_a_stop(void **state)
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(stops); i++) {
 		struct vublk_device_place place;
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		mock_init(&mock);
 		mock.protocol_features &= ~(stops[i].is_old ? skip : 0);
@@ -156,14 +150,14 @@ static void test_the_message_of_a_stop(void **state)
 		assert_int_equal(vublk_device_queue_place(rig.device, 0, &place, NULL), 0);
 		assert_int_equal(place.base, 8);
 		assert_int_equal(place.undrained, 3);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
 static void test_a_back_end_with_the_draft_number(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	rig_start(&rig, QUEUES);
@@ -172,14 +166,14 @@ static void test_a_back_end_with_the_draft_number(void **state)
 	vublk_device_set_vm_running(rig.device, false);
 	rig_wait(&rig, RIG_STOPPED, 1);
 	assert_non_null(strstr(rig.errors[RIG_STOPPED].text, "message 45 (for a back-end that takes 44"));
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Front-ends signal each kick once: a back-end may wait for it to start the ring. */
 static void test_each_start_kicks_once(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	begin(&rig, &mock);
 	clear_notifications(&rig);
@@ -188,7 +182,7 @@ static void test_each_start_kicks_once(void **state)
 		assert_int_equal(vublk_eventfd_clear(rig.kicks[i]), 1);
 		assert_int_equal(vublk_eventfd_clear(rig.callfds[i]), 0);
 	}
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* What it left in the area only a back-end can do that reads it. */
@@ -196,7 +190,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 {
 	for (unsigned outstanding = 0; outstanding < 3; outstanding += 2) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		begin(&rig, &mock);
 		rig_start(&rig, QUEUES);
@@ -221,7 +215,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 			rig_wait(&rig, RIG_STARTED, 2);
 			assert_int_equal(mock.given_bases[1], 5);
 		}
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 
@@ -230,7 +224,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 #define TAKEN 7 /* the avail index at which such a back-end stops */
 
 /* Paused, with two requests of queue 1 in the hands of the back-end. */
-static void pause_undrained(struct rig *rig, struct mock *mock, uint64_t without)
+static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t without)
 {
 	mock_init(mock);
 	mock->protocol_features &= ~without;
@@ -254,20 +248,20 @@ static const uint64_t no_area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 static void test_the_same_back_end_goes_on(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	pause_undrained(&rig, &mock, no_area);
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.given_bases[1], TAKEN);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 static void test_a_loss_with_requests_it_took(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	pause_undrained(&rig, &mock, no_area);
 	mock_hang_up(&mock);
@@ -278,14 +272,14 @@ static void test_a_loss_with_requests_it_took(void **state)
 			       "queue 1: the back-end went while up to 2 requests were outstanding"));
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 	rig_start(&rig, QUEUES);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* It completed them before it went: the driver's others are new to every back-end. */
 static void test_a_loss_after_they_were_completed(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	pause_undrained(&rig, &mock, no_area);
 	rig_set_indices(&rig, 1, TAKEN, TAKEN + 3);
@@ -295,14 +289,14 @@ static void test_a_loss_after_they_were_completed(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.given_bases[1], TAKEN);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* Lost in the middle of the next start, before it has a ring: the same. */
 static void test_a_loss_before_it_has_the_rings_again(void **state)
 {
 	struct mock mock;
-	struct rig rig;
+	struct device_rig rig;
 
 	pause_undrained(&rig, &mock, no_area);
 	mock_forget(&mock);
@@ -310,7 +304,7 @@ static void test_a_loss_before_it_has_the_rings_again(void **state)
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_int_equal(mock.received[VUBLK_VU_SET_VRING_KICK], 0);
-	end(&rig, &mock);
+	rig_end(&rig, &mock);
 }
 
 /* An area has them: for a back-end that reads it. */
@@ -318,7 +312,7 @@ static void test_a_loss_with_an_area(void **state)
 {
 	for (unsigned has_area = 0; has_area < 2; has_area++) {
 		struct mock mock;
-		struct rig rig;
+		struct device_rig rig;
 
 		pause_undrained(&rig, &mock, VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT));
 		if (!has_area)
@@ -330,7 +324,7 @@ static void test_a_loss_with_an_area(void **state)
 		if (has_area)
 			assert_int_equal(mock.given_bases[1], TAKEN);
 		assert_int_equal(rig.calls[RIG_NEEDS_RESET], !has_area);
-		end(&rig, &mock);
+		rig_end(&rig, &mock);
 	}
 }
 

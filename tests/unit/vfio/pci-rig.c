@@ -19,7 +19,7 @@
 
 /* --- what goes between the model and the device ------------------------------------------------ */
 
-static void on_callback(struct rig *base, enum rig_callback callback)
+static void on_callback(struct device_rig *base, enum rig_callback callback)
 {
 	struct pci_rig *rig = (struct pci_rig *)base;
 

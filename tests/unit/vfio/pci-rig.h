@@ -32,7 +32,7 @@
 #define RING_RESET 40
 
 struct pci_rig {
-	struct rig rig; /* the first: its callbacks find the whole by it */
+	struct device_rig rig; /* the first: its callbacks find the whole by it */
 	struct mock mock;
 	struct vublk_loop loop;
 	struct vublk_virtio_pci *pci;

@@ -266,6 +266,34 @@ static void test_lost_on_the_way(void **state)
 	rig_end(&rig, &mock);
 }
 
+/*
+ * The VM is paused while a change is under way, and runs again before the stop has begun: the
+ * change that waited for the first one is sent all the same.
+ */
+static void test_a_pause_that_ends_before_the_stop(void **state)
+{
+	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++) {
+		struct mock mock;
+		struct device_rig rig;
+
+		rig_begin(&rig, &mock, "0");
+		rig_start(&rig, QUEUES);
+		exchange(&rig, &kinds[k], 0);
+		exchange(&rig, &kinds[k], 1);
+		vublk_device_process(rig.device); /* the updates that were posted until here */
+		assert_int_equal(vublk_device_set_vm_running(rig.device, false), 1);
+		while (rig.device->num_notifiers)
+			rig_turn(&rig, 100);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
+		vublk_device_set_vm_running(rig.device, true);
+		rig_wait(&rig, RIG_NOTIFIERS_CHANGED, 1);
+		rig_settle(&rig);
+		expect_same(&rig, &mock, &kinds[k], 1);
+		assert_int_equal(rig.calls[RIG_STOPPED], 0);
+		rig_end(&rig, &mock);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -277,6 +305,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_storm),
 		VUBLK_TEST(test_refused),
 		VUBLK_TEST(test_lost_on_the_way),
+		VUBLK_TEST(test_a_pause_that_ends_before_the_stop),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

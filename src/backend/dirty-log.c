@@ -21,11 +21,6 @@ static int check_message(const struct vublk_vu_message *message, struct vublk_er
 	const struct vublk_vu_log *wire = &message->payload.log;
 	struct stat st;
 
-	if (message->header.size != sizeof(*wire) || message->num_fds != 1)
-		return vublk_error_set(error, EPROTO, "SET_LOG_BASE came with %u bytes and %u "
-				       "descriptors; expected %zu and 1, the log as a file "
-				       "(LOG_SHMFD)", message->header.size, message->num_fds,
-				       sizeof(*wire));
 	if (!wire->size_bytes)
 		return vublk_error_set(error, EPROTO, "SET_LOG_BASE gives a log of no bytes");
 	if (fstat(message->fds[0], &st) < 0 || !S_ISREG(st.st_mode) ||

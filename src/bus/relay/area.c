@@ -18,12 +18,9 @@
 
 static int check_inflight(const struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_inflight *asked = &relay->request.payload.inflight;
+	const struct vublk_vu_inflight *asked = &relay->server.request.payload.inflight;
 	unsigned max = vublk_device_queue_size(relay->device);
 
-	if (!(relay->offered_protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD)))
-		return vublk_error_set(error, ENOTSUP, "the in-flight area needs INFLIGHT_SHMFD, "
-				       "which the back-end does not offer");
 	if (asked->num_queues && asked->num_queues <= relay->num_queues && asked->queue_size &&
 	    asked->queue_size <= max)
 		return 0;
@@ -35,22 +32,22 @@ static int check_inflight(const struct vublk_relay *relay, struct vublk_error *e
 /* Front-ends differ in whether they send the padding; the reply has the size of the request. */
 static void answer_area(struct vublk_relay *relay, const struct vublk_device_inflight *area)
 {
-	vublk_fd_close(&relay->reply_fd);
-	relay->reply_fd = area->fd;
-	relay->reply.payload.inflight = (struct vublk_vu_inflight){
+	vublk_fd_close(&relay->server.reply_fd);
+	relay->server.reply_fd = area->fd;
+	relay->server.reply.payload.inflight = (struct vublk_vu_inflight){
 		.mmap_size = area->size_bytes,
 		.mmap_offset = area->offset,
 		.num_queues = area->num_queues,
 		.queue_size = area->queue_size,
 	};
-	relay->reply.header.size = relay->request.header.size;
-	relay->reply.fds[0] = relay->reply_fd;
-	relay->reply.num_fds = 1;
+	relay->server.reply.header.size = relay->server.request.header.size;
+	relay->server.reply.fds[0] = relay->server.reply_fd;
+	relay->server.reply.num_fds = 1;
 }
 
 int vublk_relay_get_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_inflight *asked = &relay->request.payload.inflight;
+	const struct vublk_vu_inflight *asked = &relay->server.request.payload.inflight;
 	struct vublk_device_inflight area = {
 		.num_queues = asked->num_queues,
 		.queue_size = asked->queue_size,
@@ -100,17 +97,17 @@ static bool is_same_file(int a, int b)
 
 int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_inflight *wire = &relay->request.payload.inflight;
+	const struct vublk_vu_inflight *wire = &relay->server.request.payload.inflight;
 	int r = check_inflight(relay, error);
 
 	if (r < 0)
 		return r;
 	/* Another area says that it is another driver, whatever its rings are. */
-	if (!is_same_file(relay->area.fd, relay->request.fds[0]))
+	if (!is_same_file(relay->area.fd, relay->server.request.fds[0]))
 		relay->changes |= VUBLK_RELAY_RESET;
 	vublk_relay_drop_area(relay);
 	relay->area = (struct vublk_device_inflight){
-		.fd = vublk_vu_message_take_fd(&relay->request, 0),
+		.fd = vublk_vu_message_take_fd(&relay->server.request, 0),
 		.offset = wire->mmap_offset,
 		.size_bytes = wire->mmap_size,
 		.num_queues = wire->num_queues,

@@ -25,7 +25,7 @@ static bool answered(struct vublk_relay *relay, enum vublk_relay_request request
 
 void vublk_relay_wake(struct vublk_relay *relay)
 {
-	vublk_loop_post(&relay->bus->loop, &relay->go_on_task);
+	vublk_loop_post(&relay->bus->loop, &relay->wake_task);
 }
 
 static void on_started(void *opaque)
@@ -37,8 +37,8 @@ static void on_started(void *opaque)
 		return;
 	relay->device_status = 0;
 	/* A config change is not told while no ring is started, so it is told now. */
-	vublk_back_channel_set_suspended(&relay->back_channel, vublk_relay_is_suspended(relay));
-	vublk_back_channel_remind(&relay->back_channel);
+	vublk_back_channel_set_suspended(&relay->server.back_channel, vublk_relay_is_suspended(relay));
+	vublk_back_channel_remind(&relay->server.back_channel);
 	vublk_relay_wake(relay);
 }
 
@@ -78,7 +78,7 @@ static void on_config_changed(void *opaque)
 	struct vublk_relay *relay = relay_of(opaque);
 
 	if (relay)
-		vublk_back_channel_tell_config(&relay->back_channel);
+		vublk_back_channel_tell_config(&relay->server.back_channel);
 }
 
 /* A lost back-end has not refused the memory: the next one gets it with the rest. */

@@ -176,15 +176,15 @@ static int finish_change(struct vublk_relay *relay, struct vublk_relay_memory *m
 
 int vublk_relay_memory_set(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_mem_table *table = &relay->request.payload.table;
+	const struct vublk_vu_mem_table *table = &relay->server.request.payload.table;
 	struct vublk_relay_memory memory = { 0 };
-	int r = vublk_vu_check_mem_table(&relay->request, error);
+	int r = vublk_vu_check_mem_table(&relay->server.request, error);
 
 	if (!r)
 		r = make_room(&memory, table->num_regions, error);
 	for (unsigned i = 0; !r && i < table->num_regions; i++)
 		r = add_region(&memory, &table->regions[i],
-			       vublk_vu_message_take_fd(&relay->request, i), error);
+			       vublk_vu_message_take_fd(&relay->server.request, i), error);
 	return finish_change(relay, &memory, r);
 }
 
@@ -198,14 +198,14 @@ int vublk_relay_memory_add(struct vublk_relay *relay, struct vublk_error *error)
 				       relay->memory.num_regions);
 	r = copy(relay, UINT_MAX, &memory, error);
 	if (!r)
-		r = add_region(&memory, &relay->request.payload.mem_reg.region,
-			       vublk_vu_message_take_fd(&relay->request, 0), error);
+		r = add_region(&memory, &relay->server.request.payload.mem_reg.region,
+			       vublk_vu_message_take_fd(&relay->server.request, 0), error);
 	return finish_change(relay, &memory, r);
 }
 
 int vublk_relay_memory_remove(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_region *wire = &relay->request.payload.mem_reg.region;
+	const struct vublk_vu_region *wire = &relay->server.request.payload.mem_reg.region;
 	struct vublk_relay_memory memory = { 0 };
 
 	for (unsigned i = 0; i < relay->memory.num_regions; i++) {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a VMM's messages mean ("Front-end message types" of the vhost-user specification).
- * A table has two functions a message: one notes what it says, at once; the other does what
- * can only be done, or known, when the device is settled, and fills relay->reply.
+ * The table of a VMM's messages, and the messages about features, status, log and config. Those
+ * about rings, memory and the in-flight area are in files of their own.
  *
- * A note that fails has changed nothing.
+ * Key idea: a message has two functions. One notes what it says, immediately; the other does
+ * what can only be done, or known, when the device matches the set-up, and fills the reply.
+ *
+ * Specification: "Front-end message types".
  */
 #include "bus/relay/messages.h"
 
@@ -27,7 +29,7 @@
 	 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |                   \
 	 VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) |     \
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
-/* Offered if the back-end has them, and the device took them. */
+/* Offered if the back-end offers them and the device accepted them. */
 #define PASSED_ON                                                                             \
 	(INFLIGHT_WITHOUT_DRAIN | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) |           \
 	 VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD))
@@ -36,7 +38,7 @@
 
 /* --- features and status ----------------------------------------------------- */
 
-/* What the VMM may accept is what it was told last, whoever is the back-end by then. */
+/* The VMM may accept the features that it was told last, even if the back-end has changed. */
 void vublk_relay_make_offer(struct vublk_relay *relay)
 {
 	const struct vublk_device_info *backend = &relay->bus->backend;
@@ -45,7 +47,7 @@ void vublk_relay_make_offer(struct vublk_relay *relay)
 
 	relay->offered_features = vublk_device_features(relay->device) |
 				  (VUBLK_RELAY_OWN_FEATURES & ~VUBLK_BIT(VHOST_F_LOG_ALL));
-	relay->offered_protocol_features =
+	relay->server.offered_protocol_features =
 		ALWAYS_OFFERED | (backend->protocol_features & PASSED_ON);
 	if (logs)
 		relay->offered_features |= VUBLK_BIT(VHOST_F_LOG_ALL);
@@ -54,14 +56,14 @@ void vublk_relay_make_offer(struct vublk_relay *relay)
 static int get_features(struct vublk_relay *relay, struct vublk_error *error)
 {
 	vublk_relay_make_offer(relay);
-	vublk_vu_reply_u64(&relay->reply, relay->offered_features);
+	vublk_vu_reply_u64(&relay->server.reply, relay->offered_features);
 	return 0;
 }
 
-/* LOG_ALL means something as soon as SET_LOG_BASE has said where to log. */
+/* LOG_ALL takes effect when SET_LOG_BASE has said where to log. */
 static int set_features(struct vublk_relay *relay, struct vublk_error *error)
 {
-	uint64_t features = relay->request.payload.u64;
+	uint64_t features = relay->server.request.payload.u64;
 	int r = vublk_vu_refuse_unknown_bits("SET_FEATURES", features, relay->offered_features,
 					     error);
 
@@ -81,18 +83,18 @@ static int set_features(struct vublk_relay *relay, struct vublk_error *error)
 static int get_protocol_features(struct vublk_relay *relay, struct vublk_error *error)
 {
 	vublk_relay_make_offer(relay);
-	vublk_vu_reply_u64(&relay->reply, relay->offered_protocol_features);
+	vublk_vu_reply_u64(&relay->server.reply, relay->server.offered_protocol_features);
 	return 0;
 }
 
 /*
- * Where the back-end leaves requests in the area at each stop, a VMM has to know: it would
- * take them for complete otherwise. With GET_VRING_BASE_SKIP_DRAIN the back-end can be told.
+ * If the back-end leaves requests in the area at each stop, the VMM has to know, because it
+ * would take them for complete. With GET_VRING_BASE_SKIP_DRAIN the back-end can be told.
  */
 static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 			   struct vublk_error *error)
 {
-	uint64_t offered = relay->offered_protocol_features;
+	uint64_t offered = relay->server.offered_protocol_features;
 
 	if (!(offered & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)) ||
 	    offered & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) ||
@@ -105,28 +107,22 @@ static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 
 static int set_protocol_features(struct vublk_relay *relay, struct vublk_error *error)
 {
-	uint64_t features = relay->request.payload.u64;
-	int r = vublk_vu_refuse_unknown_bits("SET_PROTOCOL_FEATURES", features,
-					     relay->offered_protocol_features, error);
+	int r = vublk_vu_server_check_features(&relay->server, error);
 
 	if (!r)
-		r = vublk_vu_check_skip_drain(features, error);
+		r = check_undrained(relay, relay->server.request.payload.u64, error);
 	if (!r)
-		r = check_undrained(relay, features, error);
-	if (r < 0)
-		return r;
-	relay->protocol_features = features;
-	relay->back_channel.has_ack = features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK);
-	return 0;
+		vublk_vu_server_accept_features(&relay->server);
+	return r;
 }
 
-/* A connection is a session already; RESET_OWNER is deprecated. */
+/* A connection is a session already; RESET_OWNER is deprecated; the VMM can look at the log. */
 static int note_nothing(struct vublk_relay *relay, struct vublk_error *error)
 {
 	return 0;
 }
 
-/* Memory and notifiers are the VMM's, and stay. */
+/* Memory and notifiers belong to the VMM and stay. */
 static int reset_device(struct vublk_relay *relay, struct vublk_error *error)
 {
 	vublk_relay_reset(relay);
@@ -135,7 +131,7 @@ static int reset_device(struct vublk_relay *relay, struct vublk_error *error)
 
 static int get_status(struct vublk_relay *relay, struct vublk_error *error)
 {
-	vublk_vu_reply_u64(&relay->reply, relay->status | relay->device_status);
+	vublk_vu_reply_u64(&relay->server.reply, relay->status | relay->device_status);
 	return 0;
 }
 
@@ -145,11 +141,11 @@ static int get_status(struct vublk_relay *relay, struct vublk_error *error)
  */
 static int set_status(struct vublk_relay *relay, struct vublk_error *error)
 {
-	uint64_t status = relay->request.payload.u64;
+	uint64_t status = relay->server.request.payload.u64;
+	int r = vublk_vu_check_status(&relay->server.request, error);
 
-	if (status > UINT8_MAX)
-		return vublk_error_set(error, EPROTO, "SET_STATUS has 0x%" PRIx64
-				       ", which is more than a byte", status);
+	if (r < 0)
+		return r;
 	relay->status = (uint8_t)status;
 	if (!status) {
 		vublk_relay_withdraw_all(relay);
@@ -164,26 +160,25 @@ static int set_status(struct vublk_relay *relay, struct vublk_error *error)
 
 static int get_max_mem_slots(struct vublk_relay *relay, struct vublk_error *error)
 {
-	vublk_vu_reply_u64(&relay->reply, vublk_relay_memory_slots(relay));
+	vublk_vu_reply_u64(&relay->server.reply, vublk_relay_memory_slots(relay));
 	return 0;
 }
 
 /* --- the dirty log --------------------------------------------------------------- */
 
-/* What is in it stays. Rings that log into another one stand still for the change. */
+/* The contents stay. Running rings are paused for a change to another log. */
 static int set_log_base(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_log *wire = &relay->request.payload.log;
+	const struct vublk_vu_log *wire = &relay->server.request.payload.log;
 
-	if (!(relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD)) ||
-	    relay->request.header.size != sizeof(*wire) || relay->request.num_fds != 1)
-		return vublk_error_set(error, EPROTO, "SET_LOG_BASE came with %u bytes and %u "
-				       "descriptors; expected %zu and one, and the protocol "
-				       "feature LOG_SHMFD", relay->request.header.size,
-				       relay->request.num_fds, sizeof(*wire));
+	int r = vublk_vu_check_log_base(&relay->server.request, relay->server.protocol_features,
+					error);
+
+	if (r < 0)
+		return r;
 	vublk_fd_close(&relay->log.fd);
 	relay->log = (struct vublk_device_dirty_log){
-		.fd = vublk_vu_message_take_fd(&relay->request, 0),
+		.fd = vublk_vu_message_take_fd(&relay->server.request, 0),
 		.offset = wire->offset,
 		.size_bytes = wire->size_bytes,
 	};
@@ -196,7 +191,7 @@ static int set_log_base(struct vublk_relay *relay, struct vublk_error *error)
 
 static int get_queue_num(struct vublk_relay *relay, struct vublk_error *error)
 {
-	vublk_vu_reply_u64(&relay->reply, relay->num_queues);
+	vublk_vu_reply_u64(&relay->server.reply, relay->num_queues);
 	return 0;
 }
 
@@ -204,9 +199,9 @@ static int get_queue_num(struct vublk_relay *relay, struct vublk_error *error)
 
 static int get_config(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_config *asked = &relay->request.payload.config;
-	struct vublk_vu_config *config = &relay->reply.payload.config;
-	int r = vublk_vu_check_get_config(&relay->request, error);
+	const struct vublk_vu_config *asked = &relay->server.request.payload.config;
+	struct vublk_vu_config *config = &relay->server.reply.payload.config;
+	int r = vublk_vu_check_get_config(&relay->server.request, error);
 
 	if (r < 0)
 		return r;
@@ -214,21 +209,21 @@ static int get_config(struct vublk_relay *relay, struct vublk_error *error)
 	config->size_bytes = asked->size_bytes;
 	config->flags = asked->flags;
 	vublk_device_config_read(relay->device, asked->offset, config->data, asked->size_bytes);
-	relay->reply.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + asked->size_bytes;
-	vublk_back_channel_config_was_read(&relay->back_channel);
-	relay->knows_write_cache |= asked->offset <= VUBLK_BLK_WCE_OFFSET &&
-				    VUBLK_BLK_WCE_OFFSET - asked->offset < asked->size_bytes;
+	relay->server.reply.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + asked->size_bytes;
+	vublk_back_channel_config_was_read(&relay->server.back_channel);
+	relay->knows_write_cache |= vublk_vu_config_includes(&relay->server.request,
+							     VUBLK_BLK_WCE_OFFSET);
 	return 0;
 }
 
 static int note_config(struct vublk_relay *relay, struct vublk_error *error)
 {
-	return vublk_vu_check_set_config(&relay->request, VUBLK_BLK_WCE_OFFSET, error);
+	return vublk_vu_check_set_config(&relay->server.request, VUBLK_BLK_WCE_OFFSET, error);
 }
 
 static int set_config(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_config *config = &relay->request.payload.config;
+	const struct vublk_vu_config *config = &relay->server.request.payload.config;
 	int r = vublk_device_config_write(relay->device, config->offset, config->data,
 					  config->size_bytes, error);
 
@@ -242,15 +237,15 @@ static int set_config(struct vublk_relay *relay, struct vublk_error *error)
 
 static int set_backend_req_fd(struct vublk_relay *relay, struct vublk_error *error)
 {
-	return vublk_back_channel_open(&relay->back_channel,
-				       vublk_vu_message_take_fd(&relay->request, 0), error);
+	return vublk_back_channel_open(&relay->server.back_channel,
+				       vublk_vu_message_take_fd(&relay->server.request, 0), error);
 }
 
 /* --- the table ----------------------------------------------------------------- */
 
 struct message {
 	int (*note)(struct vublk_relay *relay, struct vublk_error *error);
-	int (*act)(struct vublk_relay *relay, struct vublk_error *error); /* NULL: nothing */
+	int (*act)(struct vublk_relay *relay, struct vublk_error *error); /* may be NULL */
 };
 
 static const struct message messages[VUBLK_VU_REQUEST_END] = {
@@ -268,7 +263,7 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_REM_MEM_REG] = { vublk_relay_memory_remove },
 	[VUBLK_VU_GET_MAX_MEM_SLOTS] = { note_nothing, get_max_mem_slots },
 	[VUBLK_VU_SET_LOG_BASE] = { set_log_base },
-	[VUBLK_VU_SET_LOG_FD] = { note_nothing }, /* who wants to know looks at the log */
+	[VUBLK_VU_SET_LOG_FD] = { note_nothing },
 	[VUBLK_VU_GET_QUEUE_NUM] = { note_nothing, get_queue_num },
 	[VUBLK_VU_SET_VRING_NUM] = { vublk_relay_set_vring_num },
 	[VUBLK_VU_SET_VRING_ADDR] = { vublk_relay_set_vring_addr },
@@ -286,40 +281,21 @@ static const struct message messages[VUBLK_VU_REQUEST_END] = {
 	[VUBLK_VU_SET_BACKEND_REQ_FD] = { set_backend_req_fd },
 };
 
-/* NULL: nothing that is offered has such a message. */
-static const struct message *find_message(const struct vublk_relay *relay)
+bool vublk_relay_has_message(uint32_t request)
 {
-	uint32_t request = relay->request.header.request;
-
-	return request < VUBLK_VU_REQUEST_END && messages[request].note ? &messages[request] : NULL;
+	return request < VUBLK_VU_REQUEST_END && messages[request].note;
 }
 
 int vublk_relay_note_message(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct message *message;
-	int index, r;
+	int r = vublk_vu_server_check(&relay->server, error);
 
-	vublk_vu_reply_init(&relay->reply, &relay->request);
-	r = vublk_vu_check_request(VUBLK_VU_TO_BACKEND, &relay->request, error);
-	if (r < 0)
-		return r;
-	message = find_message(relay);
-	if (!message)
-		return vublk_error_set(error, ENOTSUP, "%s needs what this disk does not offer",
-				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
-							     relay->request.header.request));
-	r = vublk_vu_check_accepted(&relay->request, relay->protocol_features, error);
-	if (!r)
-		r = vublk_vu_check_queue(&relay->request, relay->num_queues, &index, error);
-	if (r < 0)
-		return r;
-	relay->concerned = index < 0 ? NULL : &relay->queues[index];
-	return message->note(relay, error);
+	return r < 0 ? r : messages[relay->server.request.header.request].note(relay, error);
 }
 
 int vublk_relay_act_on_message(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct message *message = find_message(relay);
+	const struct message *message = &messages[relay->server.request.header.request];
 
 	return message->act ? message->act(relay, error) : 0;
 }

@@ -152,7 +152,7 @@ static void collect(struct vublk_relay *relay)
  */
 static bool wants_drain(const struct vublk_relay *relay)
 {
-	if (!(relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)))
+	if (!(relay->server.protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)))
 		return true;
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		if (vublk_relay_is_drained(&relay->queues[i]))

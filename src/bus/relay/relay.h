@@ -13,10 +13,7 @@
  */
 #include "bus/bus.h"
 #include "bus/relay/state.h"
-#include "proto/vhost-user/back-channel.h"
-#include "proto/vhost-user/channel.h"
-#include "proto/message-timeout.h"
-#include "proto/vhost-user/codec.h"
+#include "proto/vhost-user/server.h"
 #include "util/checked.h"
 
 /* Bits of SET_FEATURES that the VMM and the relay use, and not the driver. */
@@ -77,14 +74,10 @@ enum vublk_relay_request {
 struct vublk_relay {
 	struct vublk_bus *bus;
 	struct vublk_device *device; /* the bus's */
-	struct vublk_channel channel;
-	struct vublk_loop_source source;
-	struct vublk_message_timeout message_timeout;
-	struct vublk_back_channel back_channel;
+	struct vublk_vu_server server; /* the connection, and the message that is served */
 
 	/* as the VMM set it up */
-	uint64_t offered_features, offered_protocol_features;
-	uint64_t features, protocol_features;
+	uint64_t offered_features, features;
 	bool has_features;
 	uint8_t status;
 	uint8_t device_status; /* NEEDS_RESET, or 0: the bits that the device adds to it */
@@ -107,12 +100,9 @@ struct vublk_relay {
 
 	/* the message */
 	enum vublk_relay_session_state state; /* vublk_relay_change_session() */
-	struct vublk_vu_message request, reply;
-	int reply_fd; /* owned; sent with the reply */
-	struct vublk_relay_queue *concerned;
-	int result;
+	int result; /* of the message, or of what was set up without an answer */
 	struct vublk_error error;
-	struct vublk_loop_task go_on_task, end_task;
+	struct vublk_loop_task wake_task, end_task;
 };
 
 /* --- state.c ----------------------------------------------------------------- */
@@ -132,7 +122,7 @@ bool vublk_relay_is_drained(const struct vublk_relay_queue *queue);
 /* Whether it is unknown which of its requests a lost back-end had begun. */
 bool vublk_relay_is_uncertain(const struct vublk_relay_queue *queue);
 
-/* What was to be done fails, with the first reason if there are more. */
+/* The set-up, or the message that is served, fails. The first reason is kept. */
 void vublk_relay_fail(struct vublk_relay *relay, const struct vublk_error *error);
 
 /* --- rings.c ----------------------------------------------------------------- */
@@ -230,7 +220,14 @@ void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_devi
 
 /* --- messages.c -------------------------------------------------------------- */
 
-/* Checks relay->request and notes what it says. A note that fails has changed nothing. */
+bool vublk_relay_has_message(uint32_t request);
+/* The queue that the message is about. */
+static inline struct vublk_relay_queue *vublk_relay_concerned(struct vublk_relay *relay)
+{
+	return &relay->queues[relay->server.queue_index];
+}
+
+/* Checks the request and notes what it says. A note that fails has changed nothing. */
 int vublk_relay_note_message(struct vublk_relay *relay, struct vublk_error *error);
 /* Does the rest when the device matches the set-up. 1: relay->asked says what it waits for. */
 int vublk_relay_act_on_message(struct vublk_relay *relay, struct vublk_error *error);

@@ -17,30 +17,24 @@
 
 /* --- set-up ---------------------------------------------------------------- */
 
-static int refuse_running(const struct vublk_relay *relay, const char *name,
-			  struct vublk_error *error)
+static int refuse_running(struct vublk_relay *relay, struct vublk_error *error)
 {
-	if (!vublk_relay_is_handed(relay->concerned) || relay->changes & VUBLK_RELAY_RESET)
-		return 0;
-	return vublk_error_set(error, EBUSY, "%s for queue %u, which runs; GET_VRING_BASE stops "
-			       "it", name, relay->concerned->index);
+	bool runs = vublk_relay_is_handed(vublk_relay_concerned(relay)) &&
+		    !(relay->changes & VUBLK_RELAY_RESET);
+
+	return vublk_vu_refuse_running(&relay->server.request, runs, error);
 }
 
 int vublk_relay_set_vring_num(struct vublk_relay *relay, struct vublk_error *error)
 {
-	struct vublk_relay_queue *queue = relay->concerned;
-	unsigned max = vublk_device_queue_size(relay->device);
-	uint32_t size = relay->request.payload.state.num;
-	int r = refuse_running(relay, "SET_VRING_NUM", error);
+	int r = refuse_running(relay, error);
 
-	if (r < 0)
-		return r;
-	if (!vublk_is_power_of_two(size) || size < VUBLK_MIN_QUEUE_SIZE || size > max)
-		return vublk_error_set(error, EPROTO, "SET_VRING_NUM gives queue %u %u entries; "
-				       "expected a power of two from %u to %u", queue->index, size,
-				       VUBLK_MIN_QUEUE_SIZE, max);
-	queue->size = size;
-	return 0;
+	if (!r)
+		r = vublk_vu_check_vring_num(&relay->server.request, VUBLK_MIN_QUEUE_SIZE,
+					     vublk_device_queue_size(relay->device), error);
+	if (!r)
+		vublk_relay_concerned(relay)->size = relay->server.request.payload.state.num;
+	return r;
 }
 
 static bool is_same_place(const struct vhost_vring_addr *a, const struct vhost_vring_addr *b)
@@ -51,13 +45,13 @@ static bool is_same_place(const struct vhost_vring_addr *a, const struct vhost_v
 
 int vublk_relay_set_vring_addr(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vhost_vring_addr *addr = &relay->request.payload.addr;
-	struct vublk_relay_queue *queue = relay->concerned;
+	const struct vhost_vring_addr *addr = &relay->server.request.payload.addr;
+	struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
+	int r = vublk_vu_check_vring_addr(&relay->server.request, error);
 
-	/* With the log on, the device has the used rings logged in any case. */
-	if (addr->flags & ~(1u << VHOST_VRING_F_LOG))
-		return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has the unknown "
-				       "flags 0x%x", queue->index, addr->flags);
+	if (r < 0)
+		return r;
+	/* The flag is not kept: with the log on, the device has all used rings logged. */
 	if (!is_same_place(addr, &queue->addr))
 		vublk_relay_begin_anew(relay, queue);
 	queue->addr = *addr;
@@ -67,15 +61,14 @@ int vublk_relay_set_vring_addr(struct vublk_relay *relay, struct vublk_error *er
 
 int vublk_relay_set_vring_base(struct vublk_relay *relay, struct vublk_error *error)
 {
-	struct vublk_relay_queue *queue = relay->concerned;
-	uint32_t base = relay->request.payload.state.num;
-	int r = refuse_running(relay, "SET_VRING_BASE", error);
+	struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
+	uint32_t base = relay->server.request.payload.state.num;
+	int r = refuse_running(relay, error);
 
+	if (!r)
+		r = vublk_vu_check_vring_base(&relay->server.request, error);
 	if (r < 0)
 		return r;
-	if (base > UINT16_MAX)
-		return vublk_error_set(error, EPROTO, "SET_VRING_BASE of queue %u is %u; a split "
-				       "ring's index has 16 bits", queue->index, base);
 	if (base != queue->base)
 		vublk_relay_begin_anew(relay, queue);
 	queue->base = (uint16_t)base;
@@ -84,8 +77,8 @@ int vublk_relay_set_vring_base(struct vublk_relay *relay, struct vublk_error *er
 
 int vublk_relay_set_vring_call(struct vublk_relay *relay, struct vublk_error *error)
 {
-	struct vublk_relay_queue *queue = relay->concerned;
-	int r = vublk_vu_take_vring_fd(&relay->request, &queue->call_fd, error);
+	struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
+	int r = vublk_vu_take_vring_fd(&relay->server.request, &queue->call_fd, error);
 
 	if (!r)
 		queue->call_changed = vublk_relay_is_handed(queue);
@@ -94,7 +87,7 @@ int vublk_relay_set_vring_call(struct vublk_relay *relay, struct vublk_error *er
 
 int vublk_relay_set_vring_err(struct vublk_relay *relay, struct vublk_error *error)
 {
-	return vublk_vu_take_vring_fd(&relay->request, &relay->concerned->err_fd, error);
+	return vublk_vu_take_vring_fd(&relay->server.request, &vublk_relay_concerned(relay)->err_fd, error);
 }
 
 /* --- start ----------------------------------------------------------------- */
@@ -102,7 +95,7 @@ int vublk_relay_set_vring_err(struct vublk_relay *relay, struct vublk_error *err
 /* With STATUS rings are started together, when the driver is ready. */
 static void note_start(struct vublk_relay *relay)
 {
-	bool waits = relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_STATUS) &&
+	bool waits = relay->server.protocol_features & VUBLK_BIT(VUBLK_VU_F_STATUS) &&
 		     !(relay->status & VIRTIO_CONFIG_S_DRIVER_OK);
 
 	if (waits)
@@ -113,8 +106,8 @@ static void note_start(struct vublk_relay *relay)
 
 int vublk_relay_set_vring_kick(struct vublk_relay *relay, struct vublk_error *error)
 {
-	struct vublk_relay_queue *queue = relay->concerned;
-	int r = vublk_vu_take_vring_fd(&relay->request, &queue->kick_fd, error);
+	struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
+	int r = vublk_vu_take_vring_fd(&relay->server.request, &queue->kick_fd, error);
 
 	if (r < 0)
 		return r;
@@ -126,14 +119,13 @@ int vublk_relay_set_vring_kick(struct vublk_relay *relay, struct vublk_error *er
 
 int vublk_relay_set_vring_enable(struct vublk_relay *relay, struct vublk_error *error)
 {
-	struct vublk_relay_queue *queue = relay->concerned;
-	uint32_t enable = relay->request.payload.state.num;
+	struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
+	int r = vublk_vu_check_vring_enable(&relay->server.request, error);
 
-	if (enable > 1)
-		return vublk_error_set(error, EPROTO, "SET_VRING_ENABLE of queue %u is %u; "
-				       "expected 0 or 1", queue->index, enable);
-	queue->enabled = enable;
-	if (enable)
+	if (r < 0)
+		return r;
+	queue->enabled = relay->server.request.payload.state.num;
+	if (queue->enabled)
 		note_start(relay);
 	else
 		vublk_relay_hold(relay);
@@ -144,16 +136,16 @@ int vublk_relay_set_vring_enable(struct vublk_relay *relay, struct vublk_error *
 
 static bool skips_drain(const struct vublk_relay *relay)
 {
-	return vublk_vu_skips_drain(relay->request.header.request, relay->protocol_features);
+	return vublk_vu_skips_drain(relay->server.request.header.request, relay->server.protocol_features);
 }
 
 int vublk_relay_withdraw_vring(struct vublk_relay *relay, struct vublk_error *error)
 {
 	vublk_relay_hold(relay);
 	if (skips_drain(relay))
-		vublk_relay_withdraw_queue(relay, relay->concerned);
+		vublk_relay_withdraw_queue(relay, vublk_relay_concerned(relay));
 	else
-		vublk_relay_withdraw_drained(relay, relay->concerned);
+		vublk_relay_withdraw_drained(relay, vublk_relay_concerned(relay));
 	return 0;
 }
 
@@ -161,9 +153,9 @@ int vublk_relay_withdraw_vring(struct vublk_relay *relay, struct vublk_error *er
  * After a migration the VM would resume from the used index, without the in-flight area, which
  * has the requests that were begun after it. It is better that the migration fails.
  */
-static int check_move(const struct vublk_relay *relay, struct vublk_error *error)
+static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_relay_queue *queue = relay->concerned;
+	const struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
 	unsigned count = queue->outstanding ? queue->outstanding : queue->undrained;
 
 	if (!count || !relay->is_logging || skips_drain(relay))
@@ -176,9 +168,9 @@ static int check_move(const struct vublk_relay *relay, struct vublk_error *error
 }
 
 /* Requests that a lost back-end left in the area, and that no other back-end can execute now. */
-static int check_drained(const struct vublk_relay *relay, struct vublk_error *error)
+static int check_drained(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_relay_queue *queue = relay->concerned;
+	const struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
 
 	if (!vublk_relay_has_left(relay, queue) || skips_drain(relay))
 		return 0;
@@ -189,7 +181,7 @@ static int check_drained(const struct vublk_relay *relay, struct vublk_error *er
 
 int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *error)
 {
-	struct vublk_relay_queue *queue = relay->concerned;
+	struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
 	int r = check_move(relay, error);
 
 	if (!r)
@@ -202,8 +194,8 @@ int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *er
 				  "outstanding, which %s", queue->index, queue->outstanding,
 				  relay->area_is_vmms ? "the VMM's in-flight area has" :
 				  "the driver has to give up by a reset");
-	relay->reply.payload.state.index = queue->index;
-	relay->reply.payload.state.num = queue->base;
-	relay->reply.header.size = sizeof(relay->reply.payload.state);
+	relay->server.reply.payload.state.index = queue->index;
+	relay->server.reply.payload.state.num = queue->base;
+	relay->server.reply.header.size = sizeof(relay->server.reply.payload.state);
 	return 0;
 }

@@ -22,6 +22,7 @@
 int vublk_relay_queues_init(struct vublk_relay *relay, struct vublk_error *error)
 {
 	relay->num_queues = vublk_device_num_queues(relay->device);
+	relay->server.num_queues = relay->num_queues;
 	relay->queues = calloc(relay->num_queues, sizeof(*relay->queues));
 	if (!relay->queues)
 		return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues",
@@ -84,7 +85,7 @@ void vublk_relay_withdraw_all(struct vublk_relay *relay)
 bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
 {
 	return queue->undrained &&
-	       relay->protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
+	       relay->server.protocol_features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
 }
 
 /*

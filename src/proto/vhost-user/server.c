@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * See serve.h. No input or output here, and no queue, no memory: only messages.
+ * The server's end of a connection; see server.h. It does not know what requests mean, nor
+ * queues, memory or a disk.
  *
- * Specification: "Communication" (what is answered), "Front-end message types".
+ * Key idea: vublk_vu_server_run() is called whenever something may have become possible. The
+ * socket is watched only while the owner is ready for a message, so a front-end that does not
+ * wait for its answers cannot fill our memory.
  */
 #include "proto/vhost-user/server.h"
 
@@ -11,214 +14,227 @@
 #include "util/fd.h"
 
 #include <errno.h>
-#include <inttypes.h>
+#include <sys/epoll.h>
 
-/* --- queues ---------------------------------------------------------------- */
+/* Messages served before other descriptors of the loop have their turn. */
+#define MESSAGES_PER_TURN 16
 
-/* The queue that a request is about; -1: none. It may be one that is not there. */
-static int64_t queue_of(const struct vublk_vu_message *request)
+/* --- the connection -------------------------------------------------------- */
+
+static void log_closed(struct vublk_vu_server *server, enum vublk_log_level level,
+		       const struct vublk_error *why)
 {
-	switch (request->header.request) {
-	case VUBLK_VU_SET_VRING_NUM:
-	case VUBLK_VU_SET_VRING_ADDR:
-	case VUBLK_VU_SET_VRING_BASE:
-	case VUBLK_VU_GET_VRING_BASE:
-	case VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN:
-	case VUBLK_VU_SET_VRING_ENABLE:
-		return request->payload.state.index; /* ADDR begins with it, too */
-	case VUBLK_VU_SET_VRING_KICK:
-	case VUBLK_VU_SET_VRING_CALL:
-	case VUBLK_VU_SET_VRING_ERR:
-		return request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK;
-	default:
-		return -1;
+	vublk_log_limited(server->log, server->limit, level, "the connection%s%s is closed: %s",
+			  server->peer ? " to the " : "", server->peer ? server->peer : "",
+			  why->text);
+}
+
+/* A front-end that disconnects is no error of ours. */
+static void lose(struct vublk_vu_server *server, const struct vublk_error *why)
+{
+	log_closed(server, why->code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR, why);
+	server->ops->close(server->opaque);
+}
+
+/* False: the socket cannot be watched, and ops->close() was called. */
+static bool watch(struct vublk_vu_server *server)
+{
+	uint32_t events = EPOLLIN;
+	struct vublk_error error = { 0 };
+
+	if (!server->ops->is_reading(server->opaque)) {
+		vublk_loop_remove(&server->source);
+		return true;
 	}
-}
-
-int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_queues, int *index,
-			 struct vublk_error *error)
-{
-	int64_t queue = queue_of(request);
-
-	if (queue >= (int64_t)num_queues)
-		return vublk_error_set(error, EPROTO, "%s names queue %" PRId64 "; this disk has %u",
-				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
-							     request->header.request),
-				       queue, num_queues);
-	*index = (int)queue;
-	return 0;
-}
-
-/* --- checks ---------------------------------------------------------------- */
-
-int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offered,
-				 struct vublk_error *error)
-{
-	if (!(bits & ~offered))
-		return 0;
-	return vublk_error_set(error, EPROTO, "%s has the bits 0x%" PRIx64
-			       ", which were not offered", name, bits & ~offered);
-}
-
-int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error)
-{
-	uint64_t inflight = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
-	uint64_t undrained = inflight | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
-	const char *name = NULL, *needs = "INFLIGHT_SHMFD";
-
-	if (features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) &&
-	    (features & undrained) != undrained) {
-		name = "GET_VRING_BASE_SKIP_DRAIN";
-		needs = "GET_VRING_BASE_INFLIGHT and INFLIGHT_SHMFD";
-	} else if ((features & undrained) == (undrained & ~inflight)) {
-		name = "GET_VRING_BASE_INFLIGHT";
+	if (vublk_channel_wants_write(&server->channel))
+		events |= EPOLLOUT;
+	if (server->source.loop) {
+		vublk_loop_modify(&server->source, events);
+		return true;
 	}
-	return name ? vublk_error_set(error, EPROTO, "SET_PROTOCOL_FEATURES has %s without %s, "
-				      "which it needs", name, needs) : 0;
+	if (!vublk_loop_add(server->loop, &server->source, server->channel.fd, events, &error))
+		return true;
+	lose(server, &error);
+	return false;
 }
 
-int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
-			    struct vublk_error *error)
+void vublk_vu_server_run(struct vublk_vu_server *server)
 {
-	if (request->header.request != VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN ||
-	    features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
-		return 0;
-	return vublk_error_set(error, EPROTO, "GET_VRING_BASE_SKIP_DRAIN needs the protocol feature "
-			       "of that name (bit %u), which the front-end did not accept",
-			       VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
+	server->budget = MESSAGES_PER_TURN;
+	do {
+		while (server->ops->step(server->opaque))
+			;
+	} while (!watch(server));
 }
 
-bool vublk_vu_skips_drain(uint32_t request, uint64_t features)
+static void on_channel(void *opaque, uint32_t events)
 {
-	if (features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
-		return request == VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN;
-	return features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+	struct vublk_vu_server *server = opaque;
+	struct vublk_error error = { 0 };
+
+	if ((events & EPOLLOUT) && vublk_channel_flush(&server->channel, &error) < 0) {
+		log_closed(server, VUBLK_LOG_DEBUG, &error);
+		server->ops->close(server->opaque);
+	}
+	vublk_vu_server_run(server);
 }
 
-/* What is waited for has to be an eventfd; a call is only written. */
-static int check_vring_fd(struct vublk_vu_message *request, struct vublk_error *error)
+static void on_message_timeout(void *opaque, const struct vublk_error *error)
 {
-	if (request->header.request == VUBLK_VU_SET_VRING_CALL)
-		return vublk_callfd_check(&request->fds[0], error);
-	return vublk_eventfd_check(request->fds[0], error);
+	struct vublk_vu_server *server = opaque;
+
+	log_closed(server, VUBLK_LOG_WARNING, error);
+	server->ops->close(server->opaque);
+	vublk_vu_server_run(server);
 }
 
-int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error)
-{
-	const char *name = vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request);
-	uint64_t known = VUBLK_VU_VRING_INDEX_MASK | VUBLK_VU_VRING_NO_FD;
-	bool has_fd = !(request->payload.u64 & VUBLK_VU_VRING_NO_FD);
-	int r = 0;
+/* --- life ------------------------------------------------------------------ */
 
-	if (request->payload.u64 & ~known)
-		return vublk_error_set(error, EPROTO, "%s has the unknown flags 0x%" PRIx64, name,
-				       request->payload.u64 & ~known);
-	if (request->num_fds != has_fd)
-		return vublk_error_set(error, EPROTO, "%s of queue %u came with %u descriptors; "
-				       "its flags say %u", name,
-				       (unsigned)(request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK),
-				       request->num_fds, has_fd);
-	if (has_fd)
-		r = check_vring_fd(request, error);
-	if (r) {
-		vublk_error_prepend(error, "%s of queue %u", name,
-				    (unsigned)(request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK));
+void vublk_vu_server_init(struct vublk_vu_server *server, const struct vublk_vu_server_ops *ops,
+			  void *opaque, int fd, struct vublk_loop *loop,
+			  const struct vublk_log *log, struct vublk_log_limit *limit)
+{
+	*server = (struct vublk_vu_server){
+		.ops = ops,
+		.opaque = opaque,
+		.loop = loop,
+		.log = log,
+		.limit = limit,
+		.source = { .fn = on_channel, .opaque = server },
+		.reply_fd = -1,
+		.queue_index = -1,
+	};
+	vublk_channel_init(&server->channel, fd);
+	vublk_back_channel_init(&server->back_channel, loop, log, limit);
+}
+
+int vublk_vu_server_start(struct vublk_vu_server *server, int listen_fd, uint64_t timeout_ms,
+			  struct vublk_error *error)
+{
+	int r = vublk_loop_add(server->loop, &server->source, server->channel.fd, EPOLLIN, error);
+
+	if (r < 0)
 		return r;
-	}
-	vublk_fd_close(fd);
-	*fd = vublk_vu_message_take_fd(request, 0);
+	vublk_message_timeout_begin(&server->message_timeout, server->loop, listen_fd, timeout_ms,
+				    on_message_timeout, server);
 	return 0;
 }
 
-int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vublk_error *error)
+void vublk_vu_server_stop(struct vublk_vu_server *server)
 {
-	const struct vublk_vu_mem_table *table = &request->payload.table;
-	uint32_t count = table->num_regions;
+	vublk_loop_remove(&server->source);
+}
 
-	if (count <= VUBLK_VU_MAX_TABLE_REGIONS && count == request->num_fds &&
-	    request->header.size >= offsetof(struct vublk_vu_mem_table, regions) +
-				    count * sizeof(table->regions[0]))
+void vublk_vu_server_deinit(struct vublk_vu_server *server)
+{
+	vublk_loop_remove(&server->source);
+	vublk_message_timeout_end(&server->message_timeout);
+	vublk_back_channel_close(&server->back_channel);
+	vublk_channel_deinit(&server->channel);
+	vublk_vu_message_deinit(&server->request);
+	vublk_fd_close(&server->reply_fd);
+}
+
+/* --- a request ------------------------------------------------------------- */
+
+int vublk_vu_server_receive(struct vublk_vu_server *server)
+{
+	struct vublk_error error = { 0 };
+	int r;
+
+	if (!server->budget)
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_MEM_TABLE says %u regions and has %u "
-			       "descriptors and %u bytes", count, request->num_fds,
-			       request->header.size);
+	server->budget--;
+	r = vublk_channel_receive(&server->channel, &server->request, &error);
+	vublk_message_timeout_note(&server->message_timeout, r > 0, server->channel.in_bytes);
+	if (r < 0)
+		lose(server, &error);
+	return r;
 }
 
-int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,
-			      struct vublk_error *error)
+const char *vublk_vu_server_request_name(const struct vublk_vu_server *server)
 {
-	const struct vublk_vu_config *config = &request->payload.config;
-
-	if (request->header.size != VUBLK_VU_CONFIG_HEADER_BYTES + (uint64_t)config->size_bytes)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG says %u bytes and has %u",
-				       config->size_bytes, request->header.size);
-	if (config->flags > VUBLK_VU_CONFIG_MIGRATION)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG has the unknown flags 0x%x",
-				       config->flags);
-	if (config->offset != writable_offset || config->size_bytes != 1 || config->data[0] > 1)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG writes %u bytes at offset %u; "
-				       "only the byte at %u may be written, with 0 or 1",
-				       config->size_bytes, config->offset, writable_offset);
-	return 0;
+	return vublk_vu_request_name(VUBLK_VU_TO_BACKEND, server->request.header.request);
 }
 
-int vublk_vu_check_get_config(const struct vublk_vu_message *request, struct vublk_error *error)
+static bool is_offered(const struct vublk_vu_server *server)
 {
-	const struct vublk_vu_config *config = &request->payload.config;
-
-	if (vublk_range_within(config->offset, config->size_bytes, VUBLK_VU_MAX_CONFIG_BYTES))
-		return 0;
-	return vublk_error_set(error, EPROTO, "GET_CONFIG asks for %u bytes at offset %u; the "
-			       "configuration has %u", config->size_bytes, config->offset,
-			       VUBLK_VU_MAX_CONFIG_BYTES);
-}
-
-/* --- answers --------------------------------------------------------------- */
-
-void vublk_vu_reply_init(struct vublk_vu_message *reply, const struct vublk_vu_message *request)
-{
-	vublk_vu_message_init(reply, request->header.request);
-	reply->header.flags |= VUBLK_VU_FLAG_REPLY;
-}
-
-void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value)
-{
-	reply->payload.u64 = value;
-	reply->header.size = sizeof(value);
-}
-
-static bool has_own_reply(const struct vublk_vu_message *request)
-{
+	uint32_t request = server->request.header.request;
 	const struct vublk_vu_request_info *info =
-		vublk_vu_request_info(VUBLK_VU_TO_BACKEND, request->header.request);
+		vublk_vu_request_info(VUBLK_VU_TO_BACKEND, request);
 
-	return info && info->has_reply;
+	return info && server->ops->has_message(request) &&
+	       (info->protocol_feature < 0 ||
+		server->offered_protocol_features & VUBLK_BIT(info->protocol_feature));
 }
 
-static bool wants_ack(const struct vublk_vu_message *request, uint64_t protocol_features)
+int vublk_vu_server_check(struct vublk_vu_server *server, struct vublk_error *error)
 {
-	return (request->header.flags & VUBLK_VU_FLAG_NEED_REPLY) &&
-	       (protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK));
+	int r;
+
+	server->queue_index = -1;
+	vublk_vu_reply_init(&server->reply, &server->request);
+	r = vublk_vu_check_request(VUBLK_VU_TO_BACKEND, &server->request, error);
+	if (r < 0)
+		return r;
+	if (!is_offered(server))
+		return vublk_error_set(error, ENOTSUP, "%s needs what this disk does not offer",
+				       vublk_vu_server_request_name(server));
+	r = vublk_vu_check_accepted(&server->request, server->protocol_features, error);
+	if (!r)
+		r = vublk_vu_check_queue(&server->request, server->num_queues,
+					 &server->queue_index, error);
+	return r;
 }
 
-bool vublk_vu_is_answered(const struct vublk_vu_message *request, uint64_t protocol_features)
+int vublk_vu_server_check_features(const struct vublk_vu_server *server,
+				   struct vublk_error *error)
 {
-	return has_own_reply(request) || wants_ack(request, protocol_features);
+	uint64_t features = server->request.payload.u64;
+	int r = vublk_vu_refuse_unknown_bits("SET_PROTOCOL_FEATURES", features,
+					     server->offered_protocol_features, error);
+
+	return r < 0 ? r : vublk_vu_check_skip_drain(features, error);
 }
 
-bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
-			  uint64_t protocol_features, int result)
+void vublk_vu_server_accept_features(struct vublk_vu_server *server)
 {
-	/* Whether it is to have a payload the text leaves open; front-ends take this one. */
-	if (request->header.request == VUBLK_VU_SET_LOG_BASE) {
-		vublk_vu_reply_u64(reply, result ? 1 : 0);
-		return !result || wants_ack(request, protocol_features);
-	}
-	/* An empty GET_CONFIG says that it was refused; no other reply can say that. */
-	if (has_own_reply(request))
-		return !result || request->header.request == VUBLK_VU_GET_CONFIG;
-	if (!wants_ack(request, protocol_features))
-		return false;
-	vublk_vu_reply_u64(reply, result ? 1 : 0);
-	return true;
+	server->protocol_features = server->request.payload.u64;
+	server->back_channel.has_ack =
+		server->protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK);
+}
+
+static void log_result(struct vublk_vu_server *server, int result, const struct vublk_error *why,
+		       bool has_answer)
+{
+	const char *name = vublk_vu_server_request_name(server);
+	const char *end = has_answer ? "" : "; the connection is closed";
+	const char *peer = server->peer;
+
+	if (!result)
+		vublk_log(server->log, VUBLK_LOG_DEBUG, "%s%s%s", peer ? peer : "",
+			  peer ? ": " : "", name);
+	else if (peer)
+		vublk_log_limited(server->log, server->limit, VUBLK_LOG_ERROR,
+				  "the %s's %s is refused: %s%s", peer, name, why->text, end);
+	else
+		vublk_log_limited(server->log, server->limit, VUBLK_LOG_ERROR, "%s%s", why->text,
+				  end);
+}
+
+void vublk_vu_server_answer(struct vublk_vu_server *server, int result,
+			    const struct vublk_error *why)
+{
+	bool has_answer = vublk_vu_make_answer(&server->reply, &server->request,
+					       server->protocol_features, result);
+	struct vublk_error error = { 0 };
+
+	log_result(server, result, why, has_answer);
+	if (result && !has_answer)
+		server->ops->close(server->opaque);
+	if (has_answer && vublk_channel_send(&server->channel, &server->reply, &error) < 0)
+		lose(server, &error);
+	vublk_fd_close(&server->reply_fd);
+	vublk_vu_message_deinit(&server->request);
+	server->queue_index = -1;
 }

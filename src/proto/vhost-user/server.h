@@ -3,90 +3,97 @@
 #define VUBLK_PROTO_VHOST_USER_SERVER_H
 
 /*
- * What everybody who serves a front-end checks and answers in the same way: the parts of
- * a request that the codec's table has no column for, and what an answer looks like.
+ * The server's end of a vhost-user connection: the channel, the back-end's own channel, one
+ * request at a time and its answer, and the time limit for messages. `vublk serve`
+ * (backend/session.c) and the relay (bus/relay/session.c) use it.
+ *
+ * Key idea: the owner has a state and a step() that does the next thing. The server calls
+ * step() until it can do no more without waiting, and then watches the socket, if the owner
+ * is ready for a message. What a request means is the owner's business; every check that does
+ * not depend on that is made here and in request.c. One thread.
  */
-#include "proto/vhost-user/codec.h"
+#include "proto/message-timeout.h"
+#include "proto/vhost-user/back-channel.h"
+#include "proto/vhost-user/channel.h"
+#include "proto/vhost-user/request.h"
 
-/* Of a VM whose memory is not shared: what is wrong, and what to do about it. */
-#define VUBLK_VU_NO_MEMORY "the front-end shares no memory with this process, so the disk waits for it"
-#define VUBLK_VU_PRIVATE_MEMORY                                                               \
-	"the VM's memory is probably not shared with this process, because a driver runs in it " \
-	"and it contains only zeros"
-#define VUBLK_VU_SHARE_IT                                                                     \
-	"; start the VM with shared memory (QEMU: -object memory-backend-memfd,share=on,...)"
+struct vublk_vu_server_ops {
+	/* Whether the owner's table has a row for this request. */
+	bool (*has_message)(uint32_t request);
+	/* Does the next thing. False: there is nothing to do but wait. */
+	bool (*step)(void *opaque);
+	/* Whether the owner is ready for a message; otherwise messages wait in the socket. */
+	bool (*is_reading)(const void *opaque);
+	/*
+	 * The connection is over; the reason has been logged. May be called during the calls
+	 * below and may be repeated, so the owner only notes it.
+	 */
+	void (*close)(void *opaque);
+};
 
+struct vublk_vu_server {
+	const struct vublk_vu_server_ops *ops;
+	void *opaque;
+	struct vublk_loop *loop;
+	const struct vublk_log *log;
+	struct vublk_log_limit *limit; /* outlives the connection */
+	const char *peer; /* name of the front-end in log lines; NULL: not named */
+
+	struct vublk_channel channel;
+	struct vublk_loop_source source;
+	struct vublk_message_timeout message_timeout;
+	struct vublk_back_channel back_channel;
+	unsigned budget; /* messages that may still be read in this turn of the loop */
+
+	/* set by the owner */
+	unsigned num_queues;
+	uint64_t offered_protocol_features, protocol_features;
+
+	/* the request that is being served */
+	struct vublk_vu_message request;
+	struct vublk_vu_message reply; /* header.size 0: an acknowledgement, if one is due */
+	int reply_fd;    /* owned; sent with the reply; -1: none */
+	int queue_index; /* of the queue that the request is about; -1: none */
+};
+
+/* Takes `fd`; nothing is read before vublk_vu_server_start(). */
+void vublk_vu_server_init(struct vublk_vu_server *server, const struct vublk_vu_server_ops *ops,
+			  void *opaque, int fd, struct vublk_loop *loop,
+			  const struct vublk_log *log, struct vublk_log_limit *limit);
 /*
- * Programs that use a disk by a library, such as libblkio, SPDK and vublk itself, give their
- * own addresses as those of the guest. Their memory is empty until the first request.
+ * `listen_fd` is where the next front-end waits (-1: nowhere), which limits the time for a
+ * message to `timeout_ms` (0: no limit).
  */
-static inline bool vublk_vu_is_no_vm(uint64_t guest_addr, uint64_t user_addr)
-{
-	return guest_addr == user_addr;
-}
+int vublk_vu_server_start(struct vublk_vu_server *server, int listen_fd, uint64_t timeout_ms,
+			  struct vublk_error *error);
+/* Stops reading for good; the connection stays open until vublk_vu_server_deinit(). */
+void vublk_vu_server_stop(struct vublk_vu_server *server);
+/* Idempotent. */
+void vublk_vu_server_deinit(struct vublk_vu_server *server);
 
-_Static_assert(offsetof(struct vhost_vring_addr, index) == 0, "where a queue's index is");
-_Static_assert(offsetof(struct vhost_vring_state, index) == 0, "where a queue's index is");
+/* Runs the owner's steps. From the loop only, and never from within a step. */
+void vublk_vu_server_run(struct vublk_vu_server *server);
 
+/* --- for step() -------------------------------------------------------------- */
+
+/* 1: server->request has a message. 0: not yet. Negative errno: ops->close() was called. */
+int vublk_vu_server_receive(struct vublk_vu_server *server);
 /*
- * The queue that a request of known size is about, -1 in *index if it is about none;
- * EPROTO when there are not so many.
+ * Begins the reply, and makes every check that is the same for all owners: the request is
+ * well-formed, is in the table, needs only what was offered or accepted, and names a queue
+ * that exists. EPROTO, ENOTSUP.
  */
-int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_queues, int *index,
-			 struct vublk_error *error);
-
-/* Bits that were not offered: EPROTO and a sentence; `name` is the message's. */
-int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offered,
-				 struct vublk_error *error);
-
-/* Whether the protocol features have what GET_VRING_BASE_SKIP_DRAIN needs: EPROTO if not. */
-int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error);
-
+int vublk_vu_server_check(struct vublk_vu_server *server, struct vublk_error *error);
+const char *vublk_vu_server_request_name(const struct vublk_vu_server *server);
+/* SET_PROTOCOL_FEATURES: checks its value; accept() puts it in force. */
+int vublk_vu_server_check_features(const struct vublk_vu_server *server,
+				   struct vublk_error *error);
+void vublk_vu_server_accept_features(struct vublk_vu_server *server);
 /*
- * Whether the protocol feature of a request was accepted, where it changes what the request
- * does: EPROTO if not. The others front-ends may send as soon as the feature is offered.
+ * Logs the result (0, or a negative errno with `why`), answers if an answer is due, and
+ * releases the request. ops->close() is called if a refusal cannot be answered.
  */
-int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
-			    struct vublk_error *error);
-
-/*
- * Whether a request for a queue's base may leave requests in the in-flight area. With
- * GET_VRING_BASE_SKIP_DRAIN each stop says so by its message. With GET_VRING_BASE_INFLIGHT
- * alone the plain message does: the specification had it so before there were two messages,
- * and QEMU 11.1 relies on it.
- */
-bool vublk_vu_skips_drain(uint32_t request, uint64_t features);
-
-/*
- * The descriptor of SET_VRING_KICK, _CALL or _ERR takes the place of *fd, which is closed;
- * -1 when the message says that there is none. It is made non-blocking: whoever holds the
- * other end could otherwise make us wait. EPROTO: flags and descriptors do not fit.
- */
-int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error);
-
-/* Whether SET_MEM_TABLE has what it says: EPROTO if not. */
-int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vublk_error *error);
-
-/* Whether SET_CONFIG writes the one byte that may be written, with 0 or 1: EPROTO if not. */
-int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,
-			      struct vublk_error *error);
-
-/* Whether GET_CONFIG asks within the configuration space: EPROTO if not. */
-int vublk_vu_check_get_config(const struct vublk_vu_message *request, struct vublk_error *error);
-
-/* An empty reply to it, and one with a number. */
-void vublk_vu_reply_init(struct vublk_vu_message *reply, const struct vublk_vu_message *request);
-void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value);
-
-/*
- * Whether the request is answered at all, with what was negotiated; `result` is 0 or a
- * negative errno. A reply of the message's own is in `reply` already; an acknowledgement
- * is put there. What was refused and is not answered ends the connection: the front-end
- * would go on as if all were well.
- */
-bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
-			  uint64_t protocol_features, int result);
-/* Whether an answer follows when it succeeds. */
-bool vublk_vu_is_answered(const struct vublk_vu_message *request, uint64_t protocol_features);
+void vublk_vu_server_answer(struct vublk_vu_server *server, int result,
+			    const struct vublk_error *why);
 
 #endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_BACKEND_MESSAGES_H
+#define VUBLK_BACKEND_MESSAGES_H
+
+/*
+ * The functions in the table of messages (messages.c) that are in ring-messages.c. Those about
+ * one queue find it in session->concerned.
+ */
+#include "backend/session.h"
+
+int vublk_session_set_vring_num(struct vublk_session *session, struct vublk_error *error);
+int vublk_session_set_vring_addr(struct vublk_session *session, struct vublk_error *error);
+int vublk_session_set_vring_base(struct vublk_session *session, struct vublk_error *error);
+int vublk_session_get_vring_base(struct vublk_session *session, struct vublk_error *error);
+int vublk_session_set_vring_enable(struct vublk_session *session, struct vublk_error *error);
+int vublk_session_set_vring_kick(struct vublk_session *session, struct vublk_error *error);
+int vublk_session_set_vring_call(struct vublk_session *session, struct vublk_error *error);
+int vublk_session_set_vring_err(struct vublk_session *session, struct vublk_error *error);
+
+/* Which queue must stand still: the one that the message is about, in each case or ... */
+void vublk_session_stop_concerned(struct vublk_session *session);
+/* ... when it is enabled or disabled, or ... */
+void vublk_session_stop_if_enable_changes(struct vublk_session *session);
+/* ... with or without a drain, as GET_VRING_BASE says. */
+void vublk_session_stop_for_base(struct vublk_session *session);
+
+#endif

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The queues of a session: stopping and starting them, and the warnings that a start causes.
+ *
+ * Key idea: a queue belongs to its worker while it runs. A stop or a start is a message to the
+ * worker, session->waiting counts those that are not answered, and the session continues when
+ * there is none.
+ */
+#include "backend/session.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+/*
+ * A front-end may be blocking a worker that does not answer for this long. After one was
+ * blocked it is looked at again sooner, and a few times in a row.
+ */
+#define WORKER_TIMEOUT_NS UINT64_C(100000000)
+#define UNBLOCK_AGAIN_NS UINT64_C(1000000)
+#define UNBLOCKS_IN_A_ROW 16
+
+static void on_queue_answered(struct vublk_queue *queue, void *opaque);
+
+struct vublk_queue *vublk_session_use_queue(struct vublk_session *session, unsigned index)
+{
+	const struct vublk_session_owner *owner = session->owner;
+
+	for (; session->num_used <= index; session->num_used++) {
+		struct vublk_queue *queue = &session->queues[session->num_used];
+
+		vublk_queue_init(queue, session->num_used,
+				 owner->workers[session->num_used % owner->num_workers], owner->log,
+				 owner->loop);
+		queue->answered = on_queue_answered;
+		queue->opaque = session;
+		queue->setup.enabled = session->enables_all;
+	}
+	return &session->queues[index];
+}
+
+bool vublk_session_runs(const struct vublk_queue *queue)
+{
+	return queue->state != VUBLK_QUEUE_STOPPED;
+}
+
+bool vublk_session_is_suspended(const struct vublk_session *session)
+{
+	for (unsigned i = 0; i < session->num_used; i++)
+		if (session->queues[i].setup.has_kick)
+			return false;
+	return true;
+}
+
+/* --- stopping -------------------------------------------------------------- */
+
+/*
+ * Whether a worker was blocked by a call descriptor that is full. An honest front-end never
+ * fills one, so its session ends.
+ */
+static bool unblock_workers(struct vublk_session *session)
+{
+	bool was_blocked = false;
+
+	for (unsigned i = 0; i < session->owner->num_queues; i++) {
+		struct vublk_queue *queue = &session->queues[i];
+		bool is_known = queue->is_muted;
+
+		if (!vublk_session_runs(queue) || !vublk_queue_unblock(queue))
+			continue;
+		was_blocked = true;
+		if (!is_known)
+			vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
+					  "the connection is closed: the front-end keeps the call "
+					  "descriptor of queue %u full, which blocks the thread "
+					  "that serves the queue", i);
+		session->wants_end = true;
+	}
+	return was_blocked;
+}
+
+/* A worker that does not answer is busy with slow requests, or a peer blocks it. */
+static void on_worker_timer(void *opaque)
+{
+	struct vublk_session *session = opaque;
+	bool was_blocked = false;
+
+	if (!session->waiting)
+		return;
+	for (unsigned i = 0; i < UNBLOCKS_IN_A_ROW && unblock_workers(session); i++) {
+		was_blocked = true;
+		sched_yield();
+	}
+	vublk_loop_timer_arm(session->owner->loop, &session->worker_timer, vublk_now_ns() +
+			     (was_blocked ? UNBLOCK_AGAIN_NS : WORKER_TIMEOUT_NS));
+}
+
+/* The timer is not disarmed when the answer arrives, because that costs a system call. */
+static void wait_for_worker(struct vublk_session *session)
+{
+	if (!session->worker_timer.loop)
+		vublk_loop_timer_arm(session->owner->loop, &session->worker_timer,
+				     vublk_now_ns() + WORKER_TIMEOUT_NS);
+	session->waiting++;
+}
+
+void vublk_session_queues_init(struct vublk_session *session)
+{
+	session->worker_timer = (struct vublk_loop_timer){ .fn = on_worker_timer, .opaque = session };
+}
+
+void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue *queue)
+{
+	if (queue->state != VUBLK_QUEUE_RUNNING)
+		return;
+	wait_for_worker(session);
+	vublk_queue_stop(queue);
+}
+
+void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_queue *queue)
+{
+	if (queue->state != VUBLK_QUEUE_RUNNING)
+		return;
+	wait_for_worker(session);
+	vublk_queue_suspend(queue);
+}
+
+void vublk_session_stop_all(struct vublk_session *session)
+{
+	for (unsigned i = 0; i < session->num_used; i++)
+		vublk_session_stop_queue(session, &session->queues[i]);
+}
+
+/* --- starting -------------------------------------------------------------- */
+
+bool vublk_session_doubts_write_cache(const struct vublk_session *session)
+{
+	return session->resumes && !session->knows_write_cache && session->write_cache;
+}
+
+/* A ring that does not begin at 0 began in an earlier session, or before a pause in this one. */
+static void note_resumption(struct vublk_session *session)
+{
+	bool had_doubts = vublk_session_doubts_write_cache(session);
+
+	for (unsigned i = 0; i < session->num_used; i++)
+		if (vublk_queue_wants_to_run(&session->queues[i]) &&
+		    session->queues[i].setup.base)
+			session->resumes = true;
+	if (vublk_session_doubts_write_cache(session) && !had_doubts)
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_INFO,
+				  "the front-end resumes a disk without having read its config, so "
+				  "every write is durable until it reads the config or sets wce");
+}
+
+static void fill_disk(const struct vublk_session *session, struct vublk_disk *disk)
+{
+	const struct vublk_engine_geometry *geometry = &session->owner->engine->geometry;
+
+	*disk = (struct vublk_disk){
+		.capacity_sectors = geometry->size_bytes / VUBLK_SECTOR_BYTES,
+		.features = session->features,
+		.read_only = geometry->read_only,
+		/* 5.2.5: a driver without FLUSH relies on writes that are stable. */
+		.write_through = !session->write_cache ||
+				 vublk_session_doubts_write_cache(session) ||
+				 !(session->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)),
+	};
+	memcpy(disk->serial, session->owner->serial, sizeof(disk->serial));
+}
+
+/* The operation fails with the reason of the first queue, which waits for another kick descriptor. */
+static void start_failed(struct vublk_session *session, struct vublk_queue *queue, int result,
+			 const struct vublk_error *error)
+{
+	vublk_fd_close(&queue->setup.kick_fd);
+	queue->setup.has_kick = false;
+	if (session->result)
+		return;
+	session->result = result;
+	session->error = *error;
+}
+
+/*
+ * A VMM whose memory map changes sends one message per region that it removes or adds. In
+ * between, a ring may be in no region, so its queue waits for the region that has it. Only a
+ * message about the queue itself is refused then.
+ */
+static bool waits_for_memory(const struct vublk_session *session, struct vublk_queue *queue,
+			     int result, const struct vublk_error *error)
+{
+	if (result != -EFAULT || queue == session->concerned)
+		return false;
+	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_INFO,
+			  "%s; it waits for that memory", error->text);
+	return true;
+}
+
+/*
+ * Without indirect descriptors a request has no more segments than its ring has entries. Linux
+ * does not check that, and waits forever to send a request that is too long. The driver read
+ * seg_max before the size of the rings was known, so all that is left is to warn.
+ */
+static void check_seg_max(struct vublk_session *session, const struct vublk_queue *queue)
+{
+	unsigned size = queue->setup.size, overhead = VUBLK_BACKEND_CHAIN_OVERHEAD;
+
+	if (session->warned_of_seg_max || session->owner->seg_max + overhead <= size ||
+	    session->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC))
+		return;
+	session->warned_of_seg_max = true;
+	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_WARNING,
+			  "queue %u has %u entries, and its driver does not use indirect "
+			  "descriptors; a request of the %u segments that this disk allows does "
+			  "not fit, and a Linux guest hangs with it; use larger queues, or serve "
+			  "with -o seg-max=%u", queue->index, size, session->owner->seg_max,
+			  size > overhead ? size - overhead : 1);
+}
+
+/*
+ * Between two memory maps a VMM may share no memory. But when it has just set up a queue, it
+ * has sent its memory map already.
+ */
+static bool has_no_memory(struct vublk_session *session, const struct vublk_queue *queue)
+{
+	if (session->memory.map.num_regions)
+		return false;
+	if (queue == session->concerned && !session->said_no_memory)
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_WARNING,
+				  "queue %u does not start: " VUBLK_VU_NO_MEMORY "%s",
+				  queue->index, VUBLK_VU_SHARE_IT);
+	session->said_no_memory |= queue == session->concerned;
+	return true;
+}
+
+void vublk_session_start_queues(struct vublk_session *session)
+{
+	const struct vublk_queue_loan loan = {
+		&session->memory.map, &session->inflight, &session->dirty_log.dirty,
+		&session->fault, session->server.channel.fd, session->owner->limit,
+	};
+	struct vublk_error error = { 0 };
+	struct vublk_disk disk;
+	int r;
+
+	note_resumption(session);
+	fill_disk(session, &disk);
+	for (unsigned i = 0; i < session->num_used; i++) {
+		struct vublk_queue *queue = &session->queues[i];
+
+		if (vublk_session_runs(queue) || !vublk_queue_wants_to_run(queue) ||
+		    has_no_memory(session, queue))
+			continue;
+		check_seg_max(session, queue);
+		r = vublk_queue_start(queue, &disk, &loan, &error);
+		if (!r)
+			wait_for_worker(session);
+		else if (!waits_for_memory(session, queue, r, &error))
+			start_failed(session, queue, r, &error);
+	}
+}
+
+static void on_queue_answered(struct vublk_queue *queue, void *opaque)
+{
+	struct vublk_session *session = opaque;
+
+	session->waiting--;
+	/* A config change is not told while no ring is started, so it is told now. */
+	if (queue->state == VUBLK_QUEUE_RUNNING && session->operation->is_message) {
+		vublk_back_channel_set_suspended(&session->server.back_channel, false);
+		vublk_back_channel_remind(&session->server.back_channel);
+	}
+	if (queue->result)
+		start_failed(session, queue, queue->result, &queue->error);
+	if (!session->waiting)
+		vublk_vu_server_run(&session->server);
+}

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The checks of a front-end's requests, and the form of the answers. There is no input or
+ * output here, no queue and no memory, only messages.
+ *
+ * Key idea: every value that a front-end sends is checked here or in the codec, and nowhere
+ * else. The callers know the limits of their disk and pass them.
+ *
+ * Specification: "Communication" (which requests are answered), "Front-end message types".
+ */
+#include "proto/vhost-user/request.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/vhost_types.h>
+
+/* --- queues ---------------------------------------------------------------- */
+
+/* The queue that a request is about; -1: none. The index is not checked. */
+static int64_t queue_of(const struct vublk_vu_message *request)
+{
+	switch (request->header.request) {
+	case VUBLK_VU_SET_VRING_NUM:
+	case VUBLK_VU_SET_VRING_ADDR:
+	case VUBLK_VU_SET_VRING_BASE:
+	case VUBLK_VU_GET_VRING_BASE:
+	case VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN:
+	case VUBLK_VU_SET_VRING_ENABLE:
+		return request->payload.state.index; /* ADDR begins with the index, too */
+	case VUBLK_VU_SET_VRING_KICK:
+	case VUBLK_VU_SET_VRING_CALL:
+	case VUBLK_VU_SET_VRING_ERR:
+		return request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK;
+	default:
+		return -1;
+	}
+}
+
+int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_queues, int *index,
+			 struct vublk_error *error)
+{
+	int64_t queue = queue_of(request);
+
+	if (queue >= (int64_t)num_queues)
+		return vublk_error_set(error, EPROTO, "%s names queue %" PRId64 "; this disk has %u",
+				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
+							     request->header.request),
+				       queue, num_queues);
+	*index = (int)queue;
+	return 0;
+}
+
+/* --- features and status --------------------------------------------------- */
+
+int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offered,
+				 struct vublk_error *error)
+{
+	if (!(bits & ~offered))
+		return 0;
+	return vublk_error_set(error, EPROTO, "%s has the bits 0x%" PRIx64
+			       ", which were not offered", name, bits & ~offered);
+}
+
+int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error)
+{
+	uint64_t inflight = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	uint64_t undrained = inflight | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+	const char *name = NULL, *needs = "INFLIGHT_SHMFD";
+
+	if (features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) &&
+	    (features & undrained) != undrained) {
+		name = "GET_VRING_BASE_SKIP_DRAIN";
+		needs = "GET_VRING_BASE_INFLIGHT and INFLIGHT_SHMFD";
+	} else if ((features & undrained) == (undrained & ~inflight)) {
+		name = "GET_VRING_BASE_INFLIGHT";
+	}
+	return name ? vublk_error_set(error, EPROTO, "SET_PROTOCOL_FEATURES has %s without %s, "
+				      "which it needs", name, needs) : 0;
+}
+
+int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
+			    struct vublk_error *error)
+{
+	if (request->header.request != VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN ||
+	    features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
+		return 0;
+	return vublk_error_set(error, EPROTO, "GET_VRING_BASE_SKIP_DRAIN needs the protocol feature "
+			       "of that name (bit %u), which the front-end did not accept",
+			       VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
+}
+
+bool vublk_vu_skips_drain(uint32_t request, uint64_t features)
+{
+	if (features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
+		return request == VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN;
+	return features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
+}
+
+int vublk_vu_check_status(const struct vublk_vu_message *request, struct vublk_error *error)
+{
+	if (request->payload.u64 <= UINT8_MAX)
+		return 0;
+	return vublk_error_set(error, EPROTO, "SET_STATUS has 0x%" PRIx64 ", which is more than a "
+			       "byte", request->payload.u64);
+}
+
+/* --- rings ----------------------------------------------------------------- */
+
+int vublk_vu_refuse_running(const struct vublk_vu_message *request, bool is_running,
+			    struct vublk_error *error)
+{
+	if (!is_running)
+		return 0;
+	return vublk_error_set(error, EBUSY, "%s for queue %u, which runs; GET_VRING_BASE stops it",
+			       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request),
+			       request->payload.state.index);
+}
+
+int vublk_vu_check_vring_num(const struct vublk_vu_message *request, unsigned min, unsigned max,
+			     struct vublk_error *error)
+{
+	const struct vhost_vring_state *state = &request->payload.state;
+
+	if (vublk_is_power_of_two(state->num) && state->num >= min && state->num <= max)
+		return 0;
+	return vublk_error_set(error, EPROTO, "SET_VRING_NUM gives queue %u %u entries; expected a "
+			       "power of two from %u to %u", state->index, state->num, min, max);
+}
+
+int vublk_vu_check_vring_addr(const struct vublk_vu_message *request, struct vublk_error *error)
+{
+	const struct vhost_vring_addr *addr = &request->payload.addr;
+
+	if (!(addr->flags & ~(1u << VHOST_VRING_F_LOG)))
+		return 0;
+	return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has the unknown flags "
+			       "0x%x", addr->index, addr->flags);
+}
+
+int vublk_vu_check_vring_base(const struct vublk_vu_message *request, struct vublk_error *error)
+{
+	const struct vhost_vring_state *state = &request->payload.state;
+
+	if (state->num <= UINT16_MAX)
+		return 0;
+	return vublk_error_set(error, EPROTO, "SET_VRING_BASE of queue %u is %u; a split ring's "
+			       "index has 16 bits", state->index, state->num);
+}
+
+int vublk_vu_check_vring_enable(const struct vublk_vu_message *request, struct vublk_error *error)
+{
+	const struct vhost_vring_state *state = &request->payload.state;
+
+	if (state->num <= 1)
+		return 0;
+	return vublk_error_set(error, EPROTO, "SET_VRING_ENABLE of queue %u is %u; expected 0 or 1",
+			       state->index, state->num);
+}
+
+/* A kick or error descriptor has to be an eventfd; a call descriptor is only written. */
+static int check_vring_fd(struct vublk_vu_message *request, struct vublk_error *error)
+{
+	if (request->header.request == VUBLK_VU_SET_VRING_CALL)
+		return vublk_callfd_check(&request->fds[0], error);
+	return vublk_eventfd_check(request->fds[0], error);
+}
+
+int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error)
+{
+	const char *name = vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request);
+	uint64_t known = VUBLK_VU_VRING_INDEX_MASK | VUBLK_VU_VRING_NO_FD;
+	bool has_fd = !(request->payload.u64 & VUBLK_VU_VRING_NO_FD);
+	int r = 0;
+
+	if (request->payload.u64 & ~known)
+		return vublk_error_set(error, EPROTO, "%s has the unknown flags 0x%" PRIx64, name,
+				       request->payload.u64 & ~known);
+	if (request->num_fds != has_fd)
+		return vublk_error_set(error, EPROTO, "%s of queue %u came with %u descriptors; "
+				       "its flags say %u", name,
+				       (unsigned)(request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK),
+				       request->num_fds, has_fd);
+	if (has_fd)
+		r = check_vring_fd(request, error);
+	if (r) {
+		vublk_error_prepend(error, "%s of queue %u", name,
+				    (unsigned)(request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK));
+		return r;
+	}
+	vublk_fd_close(fd);
+	*fd = vublk_vu_message_take_fd(request, 0);
+	return 0;
+}
+
+/* --- memory, log and config ------------------------------------------------ */
+
+int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vublk_error *error)
+{
+	const struct vublk_vu_mem_table *table = &request->payload.table;
+	uint32_t count = table->num_regions;
+
+	if (count <= VUBLK_VU_MAX_TABLE_REGIONS && count == request->num_fds &&
+	    request->header.size >= offsetof(struct vublk_vu_mem_table, regions) +
+				    count * sizeof(table->regions[0]))
+		return 0;
+	return vublk_error_set(error, EPROTO, "SET_MEM_TABLE says %u regions and has %u "
+			       "descriptors and %u bytes", count, request->num_fds,
+			       request->header.size);
+}
+
+int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t features,
+			    struct vublk_error *error)
+{
+	if (!(features & VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD)))
+		return vublk_error_set(error, EPROTO, "SET_LOG_BASE needs the protocol feature "
+				       "LOG_SHMFD, which was not accepted");
+	if (request->header.size == sizeof(request->payload.log) && request->num_fds == 1)
+		return 0;
+	return vublk_error_set(error, EPROTO, "SET_LOG_BASE came with %u bytes and %u descriptors; "
+			       "expected %zu and 1, the log as a file (LOG_SHMFD)",
+			       request->header.size, request->num_fds,
+			       sizeof(request->payload.log));
+}
+
+int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,
+			      struct vublk_error *error)
+{
+	const struct vublk_vu_config *config = &request->payload.config;
+
+	if (request->header.size != VUBLK_VU_CONFIG_HEADER_BYTES + (uint64_t)config->size_bytes)
+		return vublk_error_set(error, EPROTO, "SET_CONFIG says %u bytes and has %u",
+				       config->size_bytes, request->header.size);
+	if (config->flags > VUBLK_VU_CONFIG_MIGRATION)
+		return vublk_error_set(error, EPROTO, "SET_CONFIG has the unknown flags 0x%x",
+				       config->flags);
+	if (config->offset != writable_offset || config->size_bytes != 1 || config->data[0] > 1)
+		return vublk_error_set(error, EPROTO, "SET_CONFIG writes %u bytes at offset %u; "
+				       "only the byte at %u may be written, with 0 or 1",
+				       config->size_bytes, config->offset, writable_offset);
+	return 0;
+}
+
+int vublk_vu_check_get_config(const struct vublk_vu_message *request, struct vublk_error *error)
+{
+	const struct vublk_vu_config *config = &request->payload.config;
+
+	if (vublk_range_within(config->offset, config->size_bytes, VUBLK_VU_MAX_CONFIG_BYTES))
+		return 0;
+	return vublk_error_set(error, EPROTO, "GET_CONFIG asks for %u bytes at offset %u; the "
+			       "configuration has %u", config->size_bytes, config->offset,
+			       VUBLK_VU_MAX_CONFIG_BYTES);
+}
+
+bool vublk_vu_config_includes(const struct vublk_vu_message *request, unsigned offset)
+{
+	const struct vublk_vu_config *config = &request->payload.config;
+
+	return config->offset <= offset && offset - config->offset < config->size_bytes;
+}
+
+/* --- answers --------------------------------------------------------------- */
+
+void vublk_vu_reply_init(struct vublk_vu_message *reply, const struct vublk_vu_message *request)
+{
+	vublk_vu_message_init(reply, request->header.request);
+	reply->header.flags |= VUBLK_VU_FLAG_REPLY;
+}
+
+void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value)
+{
+	reply->payload.u64 = value;
+	reply->header.size = sizeof(value);
+}
+
+static bool has_own_reply(const struct vublk_vu_message *request)
+{
+	const struct vublk_vu_request_info *info =
+		vublk_vu_request_info(VUBLK_VU_TO_BACKEND, request->header.request);
+
+	return info && info->has_reply;
+}
+
+static bool wants_ack(const struct vublk_vu_message *request, uint64_t protocol_features)
+{
+	return (request->header.flags & VUBLK_VU_FLAG_NEED_REPLY) &&
+	       (protocol_features & VUBLK_BIT(VUBLK_VU_F_REPLY_ACK));
+}
+
+bool vublk_vu_is_answered(const struct vublk_vu_message *request, uint64_t protocol_features)
+{
+	return has_own_reply(request) || wants_ack(request, protocol_features);
+}
+
+bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
+			  uint64_t protocol_features, int result)
+{
+	/* The specification does not say whether this reply has a payload; front-ends accept one. */
+	if (request->header.request == VUBLK_VU_SET_LOG_BASE) {
+		vublk_vu_reply_u64(reply, result ? 1 : 0);
+		return !result || wants_ack(request, protocol_features);
+	}
+	/* An empty reply to GET_CONFIG means a refusal. No other reply can express one. */
+	if (has_own_reply(request))
+		return !result || request->header.request == VUBLK_VU_GET_CONFIG;
+	if (!wants_ack(request, protocol_features))
+		return false;
+	vublk_vu_reply_u64(reply, result ? 1 : 0);
+	return true;
+}

@@ -92,6 +92,30 @@ class Daemon(peer.StorageDaemon):
         """The daemon goes on."""
 
 
+class Own(Serve):
+    """Any other back-end: `script SOCKET IMAGE QUEUES` becomes it. `has` are words of WORDS."""
+    WORDS = {'inflight': 'has_inflight', 'legacy': 'has_legacy', 'growth': 'tells_growth', 'drains': 'finishes_at_stop',
+             'unshared': 'says_unshared'}
+
+    def __init__(self, script, has):
+        self.script, self.name = script, str(script)
+        for word, attribute in self.WORDS.items():
+            setattr(self, attribute, word in has)
+
+    def __call__(self, program, qemu):
+        """As the classes above, which are called when the QEMU is known."""
+        return self
+
+    def start(self, case, image, queues=1, path=None, **options):
+        path = path or case.path(f'socket-{len(case.children)}')
+        child = case.start([self.script, path, image, queues or 1])
+        peer.wait_for_socket(case, child, path)
+        return child, path
+
+    def stop(self, case, child):
+        case.stop(child)
+
+
 class Direct:
     """QEMU's own front-end at the back-end: what the others are compared with."""
     name = 'direct'
@@ -258,12 +282,12 @@ class Disk:
 
 
 class Way:
-    """A door, a back-end and a QEMU."""
+    """A door, a back-end (its name in BACKENDS, or an Own) and a QEMU."""
 
     def __init__(self, program, door, backend, which):
         self.program, self.qemu = program, which
         self.door = DOORS[door](program)
-        self.backend = BACKENDS[backend]
+        self.backend = BACKENDS[backend] if isinstance(backend, str) else backend
 
     def prepare(self):
         """Raises peer.Skip where there is no such QEMU."""

@@ -4,7 +4,7 @@
 Guests in QEMU use a disk of a vhost-user-blk back-end, by one of the device's doors.
 QEMU emulates the processor, so that no /dev/kvm is needed; a boot is a few seconds.
 
-    guest.py --load LOAD [--door D] [--backend B] [--qemu Q] VUBLK [-l] [WORD...]
+    guest.py --load LOAD [--door D] [--backend B|--start SCRIPT] [--qemu Q] VUBLK [-l] [WORD...]
 
 Words select the cases that have one of them, -l lists them. To tell whose fault a
 failure is, take another door, back-end or QEMU.
@@ -37,6 +37,10 @@ def parse():
     parser.add_argument('--load', required=True, help="the guest's load, such as build/tests/guest/guest-load")
     parser.add_argument('--door', choices=doors.DOORS, default='direct', help='how the disk reaches QEMU (direct)')
     parser.add_argument('--backend', choices=doors.BACKENDS, default='vublk-serve', help='(vublk-serve)')
+    parser.add_argument('--start', metavar='SCRIPT',
+                        help='a back-end of your own: SCRIPT SOCKET IMAGE QUEUES becomes it')
+    parser.add_argument('--has', nargs='+', choices=doors.Own.WORDS, default=[], metavar='WORD',
+                        help=f'what that back-end can do ({", ".join(doors.Own.WORDS)}): adds cases')
     parser.add_argument('--qemu', choices=qemu.QEMUS, default='system',
                         help="the distribution's, or that which scripts/setup fetched (system)")
     parser.add_argument('-l', '--list', action='store_true', help='list the cases')
@@ -45,7 +49,8 @@ def parse():
 
 def main():
     options = parse()
-    way = doors.Way(options.vublk, options.door, options.backend, qemu.QEMUS[options.qemu]())
+    backend = doors.Own(pathlib.Path(options.start).absolute(), options.has) if options.start else options.backend
+    way = doors.Way(options.vublk, options.door, backend, qemu.QEMUS[options.qemu]())
     return groups.main(GROUPS, way, options.load, options.words, options.list)
 
 

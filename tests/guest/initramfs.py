@@ -62,15 +62,16 @@ def copy(source, tree, target):
     shutil.copy(source, path)
 
 
-def make(folder, load):
+def make(folder, load=None, init='init'):
     """Returns the path of the memory disk, made in the folder; the load is a program's path."""
     peer.need('busybox', 'cpio', *PROGRAMS)
     tree = folder / 'tree'
     search = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
-    copy(HERE / 'init', tree, 'init')
+    copy(HERE / init, tree, 'init')
     (tree / 'init').chmod(0o755)
     copy(shutil.which('busybox', path=search), tree, 'bin/busybox')
-    copy(load, tree, 'bin/load')
+    if load:
+        copy(load, tree, 'bin/load')
     for name in PROGRAMS:
         program = shutil.which(name, path=search)
         copy(program, tree, f'bin/{name}')

@@ -5,13 +5,17 @@ What `meson install` leaves is enough for an application.
 
     install.py BUILD-FOLDER EXAMPLES-FOLDER [-l] [-k] [WORD...]
 """
+import json
 import os
 import pathlib
+import re
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT / 'tests' / folder) for folder in ('harness', 'guest')]
 
 import peer  # noqa: E402
+import qemu  # noqa: E402
 from peer import check  # noqa: E402
 
 BUILD, EXAMPLES = sys.argv[1:3] if len(sys.argv) > 2 else ('build', 'examples')
@@ -73,6 +77,60 @@ def programs_build(case):
     check(image.read_bytes() == b'a' * 4096 + b'\1' * 4096, 'embed wrote something else to the disk')
 
 
+def readme_program(case):
+    """The C program in README.md compiles as printed, in both ways that README gives, and reads a disk."""
+    root, _ = install(case)
+    text = (ROOT / 'README.md').read_text()
+    program, = re.findall(r'^```c\n(.*?)^```', text, re.M | re.S)
+    check(len(program.splitlines()) <= 32, f'it has {len(program.splitlines())} lines')
+    case.path('read.c').write_text(program)
+    uninstalled, = re.findall(r'^cc read\.c .*-Lbuild.*$', text, re.M)
+    installed, = re.findall(r'`(cc read\.c .*pkg-config.*?)`', text)
+    environment = {**os.environ, 'PKG_CONFIG_PATH': str(one(root, 'vublk.pc').parent), 'PKG_CONFIG_SYSROOT_DIR': str(root),
+                   'LD_LIBRARY_PATH': str(one(root, 'libvublk.so.0').parent)}
+    for name, folder in (('build', pathlib.Path(BUILD).resolve()), ('include', ROOT / 'include')):
+        case.path(name).symlink_to(folder)
+    image = case.path('image')
+    image.write_bytes(bytes(range(256)) * 32)
+    child = case.start([one(root, 'bin/vublk'), 'serve', '--socket-path', case.path('back.sock'), '--blk-file', image],
+                       env=environment)
+    peer.wait_for_socket(case, child, case.path('back.sock'))
+    for command in (uninstalled, installed):
+        told = case.run(['sh', '-ec', f'cd {case.path("read.c").parent}; {command} -Wall -Wextra -Werror; ./read back.sock'],
+                        env=environment)
+        check(told == ' '.join(f'{value:02x}' for value in range(16)) + '\n', f'it printed {told}')
+
+
+def readme_doors(case):
+    """Each QEMU of the table of doors in README.md starts with its disk, as written."""
+    peer.need('qemu-system-x86_64')
+    text = (ROOT / 'README.md').read_text()
+    memory, = re.findall(r'^MEMORY=.*$', text, re.M)
+    table = re.findall(r'^\| [^|]* \| (?:`(vublk device [^`]*)`)? *\| `(qemu-system-x86_64 [^`]*)` \|$', text, re.M)
+    check(len(table) == 3, f'{len(table)} doors have a QEMU')
+    folder, tool = case.path('read.c').parent, pathlib.Path(BUILD).resolve() / 'src/cli/vublk'
+    case.path('image').write_bytes(bytes(1 << 20))
+    serve = case.start([tool, 'serve', '--socket-path', case.path('back.sock'), '--blk-file', case.path('image')])
+    peer.wait_for_socket(case, serve, case.path('back.sock'))
+    for device, line in table:
+        relay = None
+        if device:
+            relay = case.start(['sh', '-c', f'cd {folder}; exec {device.replace("vublk", str(tool), 1)}'])
+            peer.wait_for_socket(case, relay, case.path(device.rpartition(':')[2]))
+        start_qemu(case, folder, f'{memory}\n{line}', qemu.NewerQemu() if 'vfio-user' in line else qemu.Qemu())
+        if relay:
+            check(case.stop(relay) == 0, case.output(relay))
+
+
+def start_qemu(case, folder, script, which):
+    """It realizes its devices before it reads the monitor, and ends with 1 if it cannot."""
+    program = ' '.join(map(str, [*which.program(), *which.firmware]))
+    quit_now = ''.join(json.dumps({'execute': word}) for word in ('qmp_capabilities', 'quit'))
+    result = case.call(['sh', '-c', f"""cd {folder}; qemu() {{ echo '{quit_now}' | {program} "$@" -display none -S -qmp stdio; }}
+{script.replace('qemu-system-x86_64', 'qemu', 1)}"""], env={**os.environ, **which.environment})
+    check(result.code == 0 and '"SHUTDOWN"' in str(result), f'{script}: {result}')
+
+
 def no_other_development_files(case):
     """pkg-config wants no vublk dependency's .pc file for a shared link."""
     root, _ = install(case)
@@ -131,7 +189,7 @@ def manual_pages(case):
         check(one(root, f'{page}.1').stat().st_size > 500, f'{page}.1 is empty')
 
 
-CASES = [headers_stand_alone, programs_build, no_other_development_files, examples,
+CASES = [headers_stand_alone, programs_build, readme_program, readme_doors, no_other_development_files, examples,
          the_program_finds_its_library, make_installs_the_product,
          make_demo_builds_the_tool, manual_pages]
 

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Documents agree with the tree: generated parts are up to date, links lead somewhere,
+every source file that a document or a comment names exists, and C programs compile.
+
+    docs.py [SOURCE-ROOT [BUILD-INCLUDES COMPILER...]]    TAP on standard output
+
+Wording is the matter of language.py, manual pages against --help that of man.py.
+"""
+import importlib.machinery
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import tap
+from language import C_TOKEN, PENDING, is_below
+from style import files
+
+LINK = re.compile(r'(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)')
+HEADING = re.compile(r'^#+ (.*)$', re.M)
+# A name such as `ring.h`, src/virtio/ring.h or src/virtio/*.c; not a glob of build results.
+NAMED = re.compile(r'(?<![\w/.<$*~-])((?:[\w*-][\w.*-]*/)*[\w*-]+\.(?:c|h|py|md|scd))\b(?![(\w-])')
+
+# Names that are not in the tree, and why.
+ELSEWHERE = {
+    'version.h': 'the build makes it', 'bench.md': '`make bench` writes it into the build folder',
+    'fs/aio.c': 'Linux', 'block/file-posix.c': 'QEMU',
+    'program.c': 'an example in a document', 'read.c': 'the same',
+}
+
+
+def scripts_docs(root):
+    loader = importlib.machinery.SourceFileLoader('scripts_docs', str(root / 'scripts/docs'))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    sys.dont_write_bytecode = True  # or the folder scripts/ gets one more entry
+    loader.exec_module(module)
+    return module
+
+
+def generated_faults(root, texts):
+    for name, text in scripts_docs(root).generated(root).items():
+        if texts.get(name) != text:
+            yield f'{name} is not what scripts/docs writes now: run scripts/docs'
+
+
+def where_faults(root, texts):
+    for _, term, path, symbol, _ in scripts_docs(root).rows(texts['docs/where.table']):
+        if path not in texts:
+            yield f'docs/where.table: "{term}": there is no file {path}: name the file that has it now'
+        elif symbol not in texts[path]:
+            yield f'docs/where.table: "{term}": {path} does not contain "{symbol}": name what does'
+
+
+def program_faults(root, texts, includes, compiler):
+    """Whole programs in documents, against the headers of the tree and those that the build makes."""
+    for name, text in texts.items():
+        for program in re.findall(r'^```c\n(.*?)^```', text, re.M | re.S) if name.endswith('.md') else []:
+            if 'int main(' in program:
+                done = subprocess.run([*compiler, '-xc', '-fsyntax-only', '-Wall', '-Wextra', '-Werror', f'-I{root}/include',
+                                       f'-I{includes}', '-'], input=program, capture_output=True, text=True)
+                yield from (f'{name}: its C program: {line}' for line in done.stderr.splitlines() if 'error' in line)
+
+
+def anchors(text):
+    """As GitHub makes them."""
+    for heading in HEADING.findall(text):
+        yield re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
+
+
+def link_faults(root, texts):
+    for name, text in texts.items():
+        if not name.endswith('.md'):
+            continue
+        for match in LINK.finditer(text):
+            target = match[1] or match[2]
+            if re.match(r'[a-z]+:', target):
+                continue
+            path, _, anchor = target.partition('#')
+            file = pathlib.PurePosixPath(name).parent / path if path else pathlib.PurePosixPath(name)
+            file = str(pathlib.PurePosixPath(*normal(file.parts)))
+            if file not in texts and not any(other.startswith(file + '/') for other in texts):
+                yield f'{name}: the link to {target} leads nowhere'
+            elif anchor and anchor not in anchors(texts.get(file, '')):
+                yield f'{name}: {file} has no heading for #{anchor}'
+
+
+def normal(parts):
+    kept = []
+    for part in parts:
+        if part == '..' and kept:
+            kept.pop()
+        elif part != '.':
+            kept.append(part)
+    return kept
+
+
+def comments(text):
+    """The comments only, each at its line."""
+    return C_TOKEN.sub(lambda token: token[0] if token[0][0] == '/' else '""', text)
+
+
+def is_there(word, name, texts):
+    if word in ELSEWHERE:
+        return True
+    if '/' in word:
+        candidates = [other for other in texts if other == word or other.endswith('/' + word)]
+        candidates += [other for other in texts if '*' in word and pathlib.PurePosixPath(other).match(word)]
+    else:
+        candidates = [other for other in texts if pathlib.PurePosixPath(other).match(word)]
+    # A manual page names a page, whose source has another ending.
+    return bool(candidates)
+
+
+def name_faults(root, texts):
+    for name, text in texts.items():
+        is_source = name.endswith(('.c', '.h'))
+        if not (is_source or name.endswith(('.md', '.scd', '.table'))) or is_below(name, PENDING):
+            continue
+        for number, line in enumerate((comments(text) if is_source else text).split('\n'), 1):
+            if re.match(r'\s*#\s*include', line):
+                continue
+            for word in NAMED.findall(re.sub(r'\]\([^)]*\)', ']', line)):  # links have their own check
+                if not is_there(word, name, texts):
+                    yield f'{name}:{number}: there is no file {word}'
+
+
+GOOD = {'docs/a.md': '# One thing\n', 'src/x/ring.c': 'int ring;', 'docs/where.table': ''}
+CHECKS = {
+    'the generated documents are up to date': (generated_faults, None),
+    'each file and name of docs/where.table exists':
+        (where_faults, {**GOOD, 'docs/where.table': '== G\nterm | src/x/ring.c | chain | sentence'}),
+    'each link leads to a file or a heading': (link_faults, {**GOOD, 'docs/b.md': '[x](a.md#another-thing)'}),
+    'each file that a document or a comment names exists':
+        (name_faults, {**GOOD, 'src/x/chain.c': '/* See gone.c. */'}),
+}
+
+
+def self_faults(check, bad, root):
+    if bad is None:
+        return
+    if not list(check(root, bad)):
+        yield 'the check itself does not find a fault'
+    good = {**GOOD, 'docs/where.table': '== G\nterm | src/x/ring.c | ring | sentence',
+            'docs/b.md': '[x](a.md#one-thing) [y](../src/x/ring.c)', 'src/x/chain.c': '/* See ring.c, x/ring.c. */ f("gone.c")'}
+    yield from (f'the check itself finds what is right: {fault}' for fault in check(root, good))
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else '.').resolve()
+    texts = {name: path.read_text(errors='replace') for name, path in files(root, r'\.(md|scd|table|svg|service)$|^COPYING$')
+             if 'corpus/' not in name}
+    cases = [(title, [*check(root, texts), *self_faults(check, bad, root)]) for title, (check, bad) in CHECKS.items()]
+    if sys.argv[2:]:
+        cases.append(('each C program in a document compiles', list(program_faults(root, texts, sys.argv[2], sys.argv[3:]))))
+    return tap.report(cases)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

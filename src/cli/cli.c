@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the sub-commands have in common: one way to fail, one way to read the
- * value of an option, one way to print a number. Nothing here knows a disk.
+ * Helpers that all sub-commands share. Nothing here knows a disk.
+ *
+ * Key idea: numbers, sizes and times are one syntax (digits, perhaps decimals, a suffix)
+ * with three tables of suffixes, so there is one parser.
  */
 #include "cli/cli.h"
 
@@ -15,17 +17,17 @@
 #include <strings.h>
 #include <time.h>
 
-/* --- what goes wrong ---------------------------------------------------------- */
+/* --- messages ------------------------------------------------------------------- */
 
-/* One write for the line, so that lines of two processes on a terminal stay whole. */
-__attribute__((format(printf, 2, 0)))
-static void complain(const char *command, const char *format, va_list args)
+/* One write per line, so that the lines of two processes on a terminal do not mix. */
+__attribute__((format(printf, 3, 0)))
+static void print_line(const char *command, const char *prefix, const char *format, va_list args)
 {
 	char text[VUBLK_ERROR_TEXT_BYTES + 256];
 
 	vsnprintf(text, sizeof(text), format, args);
 	fflush(stdout);
-	fprintf(stderr, "vublk %s: %s\n", command, text);
+	fprintf(stderr, "vublk %s: %s%s\n", command, prefix, text);
 }
 
 int vublk_cli_fail(const char *command, const char *format, ...)
@@ -33,9 +35,19 @@ int vublk_cli_fail(const char *command, const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	complain(command, format, args);
+	print_line(command, "", format, args);
 	va_end(args);
 	return VUBLK_EXIT_FAILED;
+}
+
+int vublk_cli_misuse(const char *command, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	print_line(command, "", format, args);
+	va_end(args);
+	return VUBLK_EXIT_MISUSED;
 }
 
 int vublk_cli_fail_open(const char *command, const struct vublk_error *error)
@@ -44,45 +56,69 @@ int vublk_cli_fail_open(const char *command, const struct vublk_error *error)
 	return error->code == EINVAL ? VUBLK_EXIT_MISUSED : VUBLK_EXIT_FAILED;
 }
 
-int vublk_cli_misuse(const char *command, const char *format, ...)
+void vublk_cli_warn(const char *command, const char *format, ...)
 {
 	va_list args;
 
 	va_start(args, format);
-	complain(command, format, args);
+	print_line(command, "warning: ", format, args);
 	va_end(args);
-	return VUBLK_EXIT_MISUSED;
+}
+
+static void begin_window(const char *command, struct vublk_cli_limit *limit, uint64_t now)
+{
+	if (limit->left_out)
+		fprintf(stderr, "vublk %s: %u lines like the next were left out\n", command,
+			limit->left_out);
+	*limit = (struct vublk_cli_limit){ .window_start_ns = now };
+}
+
+void vublk_cli_say_limited(const char *command, struct vublk_cli_limit *limit,
+			   const char *format, ...)
+{
+	uint64_t now = vublk_cli_now_ns();
+	va_list args;
+
+	if (now - limit->window_start_ns >= VUBLK_CLI_LIMIT_MS * UINT64_C(1000000))
+		begin_window(command, limit, now);
+	if (limit->lines == VUBLK_CLI_LIMIT_LINES) {
+		limit->left_out++;
+		return;
+	}
+	limit->lines++;
+	va_start(args, format);
+	print_line(command, "", format, args);
+	va_end(args);
+}
+
+__attribute__((format(printf, 3, 0)))
+static void set_error(struct vublk_error *error, int code, const char *format, va_list args)
+{
+	if (!error)
+		return;
+	error->code = code;
+	vsnprintf(error->text, sizeof(error->text), format, args);
 }
 
 int vublk_cli_error(struct vublk_error *error, int code, const char *format, ...)
 {
 	va_list args;
 
-	if (!error)
-		return -code;
 	va_start(args, format);
-	vsnprintf(error->text, sizeof(error->text), format, args);
+	set_error(error, code, format, args);
 	va_end(args);
-	error->code = code;
 	return -code;
 }
 
 int vublk_cli_error_errno(struct vublk_error *error, int code, const char *format, ...)
 {
-	const char *reason = strerrordesc_np(code);
+	char what[VUBLK_ERROR_TEXT_BYTES];
 	va_list args;
-	size_t used;
 
-	if (!error)
-		return -code;
 	va_start(args, format);
-	vsnprintf(error->text, sizeof(error->text), format, args);
+	vsnprintf(what, sizeof(what), format, args);
 	va_end(args);
-	used = strlen(error->text);
-	snprintf(error->text + used, sizeof(error->text) - used, ": %s",
-		 reason ? reason : "unknown error");
-	error->code = code;
-	return -code;
+	return vublk_cli_error(error, code, "%s: %s", what, strerror(code));
 }
 
 void vublk_cli_log(void *command, enum vublk_log_level level, const char *text)
@@ -100,94 +136,27 @@ enum vublk_log_level vublk_cli_log_level(bool verbose, bool quiet)
 	return quiet ? VUBLK_LOG_WARNING : VUBLK_LOG_INFO;
 }
 
-/* --- options ------------------------------------------------------------------ */
+/* --- values --------------------------------------------------------------------- */
 
-void vublk_cli_parse(const struct argp *argp, int argc, char **argv, void *input)
-{
-	int ret;
+struct unit {
+	const char *suffix; /* compared without regard to case, except in a time */
+	uint64_t factor;
+};
 
-	argp_err_exit_status = VUBLK_EXIT_MISUSED;
-	ret = argp_parse(argp, argc, argv, 0, NULL, input);
-	if (ret) {
-		fprintf(stderr, "%s: %s\n", argv[0], strerror(ret));
-		exit(VUBLK_EXIT_FAILED);
-	}
-}
+static const struct unit no_units[] = { { "", 1 }, { NULL, 0 } };
+static const struct unit size_units[] = {
+	{ "", 1 },
+	{ "k", 1 << 10 }, { "kb", 1 << 10 }, { "kib", 1 << 10 },
+	{ "m", 1 << 20 }, { "mb", 1 << 20 }, { "mib", 1 << 20 },
+	{ "g", 1 << 30 }, { "gb", 1 << 30 }, { "gib", 1 << 30 },
+	{ "t", UINT64_C(1) << 40 }, { "tb", UINT64_C(1) << 40 }, { "tib", UINT64_C(1) << 40 },
+	{ NULL, 0 },
+};
+static const struct unit time_units[] = { /* in milliseconds */
+	{ "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { NULL, 0 },
+};
 
-/* Digits only: strtoull alone would take a sign and leading blanks. */
-static int parse_digits(const char *text, uint64_t *value, const char **end)
-{
-	char *stop;
-
-	if (!text || !isdigit((unsigned char)text[0]))
-		return -EINVAL;
-	errno = 0;
-	*value = strtoull(text, &stop, strncasecmp(text, "0x", 2) ? 10 : 16);
-	*end = stop;
-	return errno ? -errno : 0;
-}
-
-int vublk_cli_parse_number(const char *option, const char *text, uint64_t min, uint64_t max,
-			   uint64_t *value, struct vublk_error *error)
-{
-	const char *end;
-	uint64_t number;
-
-	if (parse_digits(text, &number, &end) || *end || number < min || number > max)
-		return vublk_cli_error(error, EINVAL, "--%s must be a whole number from %" PRIu64
-				       " to %" PRIu64 ", not '%s'", option, min, max,
-				       text ? text : "");
-	*value = number;
-	return 0;
-}
-
-/* What a number is multiplied with: a power of two, as its exponent; -1: no such suffix. */
-static int suffix_shift(const char *suffix)
-{
-	static const char units[] = "kmgt";
-	const char *unit;
-
-	if (!*suffix)
-		return 0;
-	unit = strchr(units, tolower((unsigned char)*suffix));
-	if (!unit || (suffix[1] && strcasecmp(suffix + 1, "ib") && strcasecmp(suffix + 1, "b")))
-		return -1;
-	return 10 * (int)(unit - units + 1);
-}
-
-int vublk_cli_parse_bytes(const char *option, const char *text, uint64_t min, uint64_t max,
-			  uint64_t *value, struct vublk_error *error)
-{
-	const char *end = "";
-	uint64_t number = 0;
-	int shift = -1;
-
-	if (!parse_digits(text, &number, &end))
-		shift = suffix_shift(end);
-	if (shift < 0 || number > UINT64_MAX >> shift || number << shift < min ||
-	    number << shift > max)
-		return vublk_cli_error(error, EINVAL, "--%s must be a size from %" PRIu64 " to %"
-				       PRIu64 " bytes (k, M, G, T allowed), not '%s'", option, min,
-				       max, text ? text : "");
-	*value = number << shift;
-	return 0;
-}
-
-/* How many milliseconds a unit has; 0: there is no such unit. */
-static uint32_t unit_ms(const char *suffix)
-{
-	static const struct {
-		const char *suffix;
-		uint32_t ms;
-	} units[] = { { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 } };
-
-	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(units); i++)
-		if (!strcmp(suffix, units[i].suffix))
-			return units[i].ms;
-	return 0;
-}
-
-/* ".25" is 25 of 100 parts; without a point it is 0 of 1. */
+/* ".25" is 25 of 100 parts; no decimals are 0 of 1. */
 static int parse_decimals(const char **text, uint64_t *parts, uint64_t *of)
 {
 	const char *c = *text;
@@ -206,24 +175,92 @@ static int parse_decimals(const char **text, uint64_t *parts, uint64_t *of)
 	return *of > 1 ? 0 : -EINVAL;
 }
 
+/* The value in the smallest unit, which is exact: "0.0001s" is not a number of milliseconds. */
+static int parse_value(const char *text, const struct unit *units, uint64_t *value)
+{
+	bool is_time = units == time_units;
+	uint64_t number, parts = 0, of = 1;
+	const char *end;
+	char *stop;
+
+	/* strtoull() alone would take a sign and leading blanks. */
+	if (!text || !isdigit((unsigned char)text[0]))
+		return -EINVAL;
+	errno = 0;
+	number = strtoull(text, &stop, strncasecmp(text, "0x", 2) ? 10 : 16);
+	end = stop;
+	if (errno || (is_time && parse_decimals(&end, &parts, &of)))
+		return -EINVAL;
+	for (; units->suffix; units++) {
+		if (is_time ? strcmp(end, units->suffix) : strcasecmp(end, units->suffix))
+			continue;
+		if (__builtin_mul_overflow(number, units->factor, value) ||
+		    parts * units->factor % of)
+			return -EINVAL;
+		return __builtin_add_overflow(*value, parts * units->factor / of, value) ? -EINVAL
+											  : 0;
+	}
+	return -EINVAL;
+}
+
+int vublk_cli_parse_number(const char *option, const char *text, uint64_t min, uint64_t max,
+			   uint64_t *value, struct vublk_error *error)
+{
+	uint64_t number;
+
+	if (parse_value(text, no_units, &number) || number < min || number > max)
+		return vublk_cli_error(error, EINVAL, "--%s must be a whole number from %" PRIu64
+				       " to %" PRIu64 ", not '%s'", option, min, max,
+				       text ? text : "");
+	*value = number;
+	return 0;
+}
+
+int vublk_cli_parse_bytes(const char *option, const char *text, uint64_t min, uint64_t max,
+			  uint64_t *value, struct vublk_error *error)
+{
+	uint64_t bytes;
+
+	if (parse_value(text, size_units, &bytes) || bytes < min || bytes > max)
+		return vublk_cli_error(error, EINVAL, "--%s must be a size from %" PRIu64 " to %"
+				       PRIu64 " bytes (k, M, G, T allowed), not '%s'", option, min,
+				       max, text ? text : "");
+	*value = bytes;
+	return 0;
+}
+
 int vublk_cli_parse_milliseconds(const char *option, const char *text, uint64_t *value,
 				 struct vublk_error *error)
 {
 	const uint64_t max_ms = UINT64_C(365) * 24 * 3600 * 1000;
-	uint64_t number, parts, of;
-	const char *end;
-	uint32_t ms;
+	uint64_t ms;
 
-	if (!parse_digits(text, &number, &end) && !parse_decimals(&end, &parts, &of)) {
-		ms = unit_ms(end);
-		if (ms && number <= max_ms / ms && parts * ms % of == 0) {
-			*value = number * ms + parts * ms / of;
-			return 0;
-		}
+	if (parse_value(text, time_units, &ms) || ms > max_ms)
+		return vublk_cli_error(error, EINVAL, "--%s must be a time of at most a year, such "
+				       "as 5, 0.5, 250ms, 2m or 1h (seconds without a suffix), in "
+				       "whole milliseconds, not '%s'", option, text ? text : "");
+	*value = ms;
+	return 0;
+}
+
+/* --- the command line ------------------------------------------------------------ */
+
+void vublk_cli_parse(const struct argp *argp, int argc, char **argv, void *input)
+{
+	int ret;
+
+	argp_err_exit_status = VUBLK_EXIT_MISUSED;
+	ret = argp_parse(argp, argc, argv, 0, NULL, input);
+	if (ret) {
+		fprintf(stderr, "%s: %s\n", argv[0], strerror(ret));
+		exit(VUBLK_EXIT_FAILED);
 	}
-	return vublk_cli_error(error, EINVAL, "--%s must be a time of at most a year in seconds, in "
-			       "whole milliseconds (ms, s, m, h allowed), not '%s'", option,
-			       text ? text : "");
+}
+
+static void exit_if_misused(struct argp_state *state, int ret, const struct vublk_error *error)
+{
+	if (ret)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "%s", error->text);
 }
 
 uint64_t vublk_cli_number(struct argp_state *state, const char *option, const char *text,
@@ -232,8 +269,8 @@ uint64_t vublk_cli_number(struct argp_state *state, const char *option, const ch
 	struct vublk_error error = { 0 };
 	uint64_t value = 0;
 
-	if (vublk_cli_parse_number(option, text, min, max, &value, &error))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "%s", error.text);
+	exit_if_misused(state, vublk_cli_parse_number(option, text, min, max, &value, &error),
+			&error);
 	return value;
 }
 
@@ -243,8 +280,8 @@ uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const cha
 	struct vublk_error error = { 0 };
 	uint64_t value = 0;
 
-	if (vublk_cli_parse_bytes(option, text, min, max, &value, &error))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "%s", error.text);
+	exit_if_misused(state, vublk_cli_parse_bytes(option, text, min, max, &value, &error),
+			&error);
 	return value;
 }
 
@@ -253,8 +290,7 @@ uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, co
 	struct vublk_error error = { 0 };
 	uint64_t value = 0;
 
-	if (vublk_cli_parse_milliseconds(option, text, &value, &error))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "%s", error.text);
+	exit_if_misused(state, vublk_cli_parse_milliseconds(option, text, &value, &error), &error);
 	return value;
 }
 
@@ -267,9 +303,26 @@ unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const 
 	return (unsigned)VUBLK_CLI_MIN(ms, (uint64_t)INT32_MAX);
 }
 
+void vublk_cli_refuse_argument(struct argp_state *state, const char *text)
+{
+	argp_failure(state, VUBLK_EXIT_MISUSED, 0, "unexpected argument '%s', see --help", text);
+}
+
+void vublk_cli_take_argument(struct argp_state *state, const char **argument, const char *text)
+{
+	if (*argument)
+		vublk_cli_refuse_argument(state, text);
+	*argument = text;
+}
+
+void vublk_cli_refuse_no_socket(struct argp_state *state)
+{
+	argp_failure(state, VUBLK_EXIT_MISUSED, 0, "give the SOCKET of a back-end, see --help");
+}
+
 /* --- printing ----------------------------------------------------------------- */
 
-/* Three digits of a value that is already in its unit. */
+/* A value that is already in its unit, rounded to three digits. */
 static const char *format_digits(char text[VUBLK_CLI_TEXT_BYTES], double value, const char *unit)
 {
 	int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;

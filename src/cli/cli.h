@@ -3,9 +3,14 @@
 #define VUBLK_CLI_CLI_H
 
 /*
- * What the sub-commands of the tool have in common. The tool sees no more of
- * the library than any application does, so the few helpers that it needs are
- * its own.
+ * Helpers that all sub-commands share: failing, reading the values of options, printing
+ * numbers.
+ *
+ * The tool is an application of the library: it includes <vublk/...> only, so that an
+ * application can do whatever the tool can. The price is that a few lines which read
+ * numbers exist here and in src/util/option.c. They are not exported instead, because
+ * reading a command line is not the library's business, and an exported function stays
+ * for ever.
  */
 
 #include <vublk/error.h>
@@ -19,7 +24,7 @@
 #define VUBLK_CLI_MIN(a, b) ({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); a_ < b_ ? a_ : b_; })
 #define VUBLK_CLI_MAX(a, b) ({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); a_ > b_ ? a_ : b_; })
 
-/* What the tool's process ends with. */
+/* The exit status of the tool. */
 enum vublk_cli_exit {
 	VUBLK_EXIT_DONE = 0,
 	VUBLK_EXIT_FAILED = 1,
@@ -27,8 +32,8 @@ enum vublk_cli_exit {
 };
 
 /*
- * The sub-commands. Each gets the words after "vublk", with argv[0] made
- * "vublk COMMAND" for argp's messages, and returns an enum vublk_cli_exit.
+ * The sub-commands. Each gets the words after "vublk"; argv[0] is "vublk COMMAND", which
+ * argp prints in its messages. Each returns an enum vublk_cli_exit.
  */
 int vublk_cmd_serve(int argc, char **argv);
 int vublk_cmd_device(int argc, char **argv);
@@ -38,62 +43,91 @@ int vublk_cmd_copy(int argc, char **argv);
 int vublk_cmd_chaos(int argc, char **argv);
 int vublk_cmd_demo(int argc, char **argv);
 
-/* --- what goes wrong ---------------------------------------------------------- */
+/* --- messages ------------------------------------------------------------------- */
 
 /* Prints "vublk COMMAND: sentence" to standard error; returns VUBLK_EXIT_FAILED. */
 int vublk_cli_fail(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/* The same for a wrong command line; returns VUBLK_EXIT_MISUSED. */
+int vublk_cli_misuse(const char *command, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
 /*
- * The same for what could not be opened. EINVAL says that an option of the command
- * line is wrong in itself: then VUBLK_EXIT_MISUSED.
+ * The same for an object that could not be opened. The code EINVAL means that an option
+ * of the command line is wrong in itself: VUBLK_EXIT_MISUSED. Otherwise VUBLK_EXIT_FAILED.
  */
 int vublk_cli_fail_open(const char *command, const struct vublk_error *error);
 
-/* The same; returns VUBLK_EXIT_MISUSED. */
-int vublk_cli_misuse(const char *command, const char *format, ...)
+/* Prints "vublk COMMAND: warning: sentence" to standard error. */
+void vublk_cli_warn(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
+
+/*
+ * Prints "vublk COMMAND: sentence" to standard error, but at most VUBLK_CLI_LIMIT_LINES
+ * in VUBLK_CLI_LIMIT_MS; the next line says how many were left out. One limit per kind of
+ * line; a zeroed one has seen no line. Used by one thread at a time.
+ */
+#define VUBLK_CLI_LIMIT_LINES 5
+#define VUBLK_CLI_LIMIT_MS 10000
+
+struct vublk_cli_limit {
+	uint64_t window_start_ns;
+	unsigned lines; /* in this window */
+	unsigned left_out;
+};
+
+void vublk_cli_say_limited(const char *command, struct vublk_cli_limit *limit,
+			   const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* Fills `error` (may be NULL) with a code and one sentence; returns -code. */
 int vublk_cli_error(struct vublk_error *error, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* The same for a failed system call: ": <what errno value `code` means>" is appended. */
+/* The same for a failed system call: ": <description of errno value `code`>" is appended. */
 int vublk_cli_error_errno(struct vublk_error *error, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * A log of warnings and errors on standard error, one line each with the
- * command's name in front; for struct vublk_log, whose opaque is that name.
+ * The log callback of the commands: one line on standard error, with the command's name
+ * in front, which is the opaque pointer of struct vublk_log.
  */
 void vublk_cli_log(void *command, enum vublk_log_level level, const char *text);
 
-/* What --verbose and --quiet ask for; --verbose wins. */
+/* The level that --verbose and --quiet select; --verbose wins. */
 enum vublk_log_level vublk_cli_log_level(bool verbose, bool quiet);
 
-/* --- options ------------------------------------------------------------------ */
+/* --- the command line ------------------------------------------------------------ */
 
 /*
- * argp_parse() with the tool's conventions. What it refuses ends the process with
+ * argp_parse() with the tool's conventions. A wrong command line ends the process with
  * VUBLK_EXIT_MISUSED; --help and --version end it with VUBLK_EXIT_DONE.
  */
 void vublk_cli_parse(const struct argp *argp, int argc, char **argv, void *input);
 
 /*
- * The value of an option, for use in an argp parser: what is not permitted ends
- * the process with one sentence that names the option.
+ * The following are called by argp parsers. A wrong value ends the process with
+ * VUBLK_EXIT_MISUSED and one sentence that names the option.
  */
 uint64_t vublk_cli_number(struct argp_state *state, const char *option, const char *text,
 			  uint64_t min, uint64_t max);
-/* k, M, G, T (powers of 1,024) may follow. */
+/* A suffix k, M, G, T (powers of 1,024) is permitted. */
 uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const char *text,
 			 uint64_t min, uint64_t max);
-/* Seconds, or with ms, s, m or h after the number, which may have decimals. In milliseconds. */
+/* Seconds, or a number with the suffix ms, s, m or h; decimals are permitted. In milliseconds. */
 uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, const char *text);
-/* The same for how long to wait for something: not 0, and fit for poll(). */
+/* The same for a time limit: more than 0, and at most what poll() takes. */
 unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const char *text);
 
-/* The same without argp: 0, or -EINVAL and the sentence. */
+/* Stores the only argument of a command. A second one ends the process. */
+void vublk_cli_take_argument(struct argp_state *state, const char **argument, const char *text);
+/* Ends the process because of an argument that the command does not take. */
+void vublk_cli_refuse_argument(struct argp_state *state, const char *text);
+/* Ends the process because SOCKET, an argument of the command, was not given. */
+void vublk_cli_refuse_no_socket(struct argp_state *state);
+
+/* The values without argp: 0, or -EINVAL and the sentence. */
 int vublk_cli_parse_number(const char *option, const char *text, uint64_t min, uint64_t max,
 			   uint64_t *value, struct vublk_error *error);
 int vublk_cli_parse_bytes(const char *option, const char *text, uint64_t min, uint64_t max,
@@ -105,9 +139,9 @@ int vublk_cli_parse_milliseconds(const char *option, const char *text, uint64_t 
 
 #define VUBLK_CLI_TEXT_BYTES 32
 
-/* "64 MiB", "1.5 GiB", "1000003 B": exact, or to three digits. Returns `text`. */
+/* "64 MiB", "1.50 GiB", "977 KiB": exact, or rounded to three digits. Returns `text`. */
 const char *vublk_cli_format_bytes(char text[VUBLK_CLI_TEXT_BYTES], uint64_t bytes);
-/* "12.3k", "1.25M": a count to three digits, powers of 1,000. */
+/* "12.3k", "1.25M": a count rounded to three digits, powers of 1,000. */
 const char *vublk_cli_format_count(char text[VUBLK_CLI_TEXT_BYTES], double count);
 /* "830 ns", "12.4 us", "3.10 ms", "2.00 s". */
 const char *vublk_cli_format_ns(char text[VUBLK_CLI_TEXT_BYTES], double ns);

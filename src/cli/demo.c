@@ -439,7 +439,7 @@ static int refuse_arguments(int key, char *arg, struct argp_state *state)
 {
 	if (key != ARGP_KEY_ARG)
 		return ARGP_ERR_UNKNOWN;
-	argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is an argument too many, '%s'", arg);
+	vublk_cli_refuse_argument(state, arg);
 	return 0;
 }
 

@@ -1,32 +1,30 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk device: the host device as a program, on a bus. It stays in the foreground, has
- * nothing to say on standard output, and logs to standard error; SIGTERM and SIGINT end it,
- * SIGHUP makes it read the disk's configuration again.
+ * vublk device: the host device as a program, on a bus. It stays in the foreground, prints
+ * nothing on standard output, and logs to standard error. SIGTERM and SIGINT end it, SIGHUP
+ * makes it read the disk's configuration again.
  *
- * What describes the way to the back-end is written as QEMU's -chardev is, and becomes
- * properties of the device as everything else.
+ * Key idea: --chardev has the syntax of QEMU's -chardev, but all that it says, and every
+ * other option, is a property of the device or of the bus.
  */
 #include "cli/cli.h"
 #include "cli/disk.h"
+#include "cli/options.h"
 #include "cli/signals.h"
 
 #include <vublk/bus.h>
 #include <vublk/device.h>
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define COMMAND "device"
-#define MAX_PROPERTIES 64
 
 struct arguments {
 	const char *bus;
-	struct vublk_option properties[MAX_PROPERTIES + 1];
-	unsigned num_properties;
+	struct vublk_cli_options properties;
 	bool list_properties;
 	bool verbose;
 	bool quiet;
@@ -50,67 +48,62 @@ static const struct argp_option argp_options[] = {
 	{ "chardev", KEY_CHARDEV, "SOCKET|path=SOCKET,NAME=VALUE...", 0,
 	  "The back-end's Unix socket; NAME is server, reconnect-ms or another property" },
 	{ "bus", KEY_BUS, "vhost-user:SOCKET|vfio-user:SOCKET", 0,
-	  "Present the device to a VMM there: as a back-end of its own vhost-user-blk device, or "
-	  "as a PCI device" },
+	  "Present the device to a VMM at this socket: as a vhost-user-blk back-end, or as a PCI "
+	  "device" },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0,
 	  "Have N queues, 1 to 256 (default: as many as the back-end, at most 128)" },
 	{ "socket-mode", KEY_SOCKET_MODE, "MODE", 0,
-	  "Give the file of the --bus socket these permissions, in octal (default: 0777 less the "
-	  "umask)" },
+	  "Permissions of the --bus socket's file, in octal (default: 0777 less the umask)" },
 	{ "socket-group", KEY_SOCKET_GROUP, "GROUP", 0,
-	  "Give the file of the --bus socket to this group, a name or a number" },
-	{ "option", 'o', "NAME=VALUE", 0, "Set any property of device and bus; see --list-properties" },
+	  "Group of the --bus socket's file, a name or a number" },
+	{ "option", 'o', "NAME=VALUE", 0,
+	  "Set any property of the device or the bus; see --list-properties" },
 	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0,
-	  "List the properties of -o, with those of --bus if that is given, and end" },
-	{ "verbose", 'v', NULL, 0, "Log messages and state changes as well" },
+	  "List the properties for -o, with those of --bus if that is given, and exit" },
+	{ "verbose", 'v', NULL, 0, "Log messages and state changes, too" },
 	{ "quiet", 'q', NULL, 0, "Log only warnings and errors" },
 	{ 0 },
 };
 
-static void add_property(struct argp_state *state, const char *name, const char *value)
-{
-	struct arguments *arguments = state->input;
+/* Names in the library's sentences, and the options that set them. */
+static const struct vublk_cli_alias aliases[] = {
+	{ "num-queues", "--num-queues", false },
+	{ "socket-mode", "--socket-mode", false },
+	{ "socket-group", "--socket-group", false },
+	{ "chardev", "--chardev", true },
+	{ NULL },
+};
 
-	if (arguments->num_properties == MAX_PROPERTIES)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there are more than %d properties",
-			     MAX_PROPERTIES);
+/* Cuts one NAME=VALUE of --chardev; `path` is the only name that is not a property's. */
+static void add_chardev_pair(struct argp_state *state, struct vublk_cli_options *properties,
+			     char *pair)
+{
+	if (!strchr(pair, '='))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--chardev with properties must be "
+			     "path=SOCKET,NAME=VALUE,..., and '%s' is not NAME=VALUE; if it is the "
+			     "socket, write path=%s", pair, pair);
+	if (!strncmp(pair, "path=", 5))
+		vublk_cli_options_add(state, properties, "chardev", pair + 5);
 	else
-		arguments->properties[arguments->num_properties++] =
-			(struct vublk_option){ name, value };
+		vublk_cli_options_add_pair(state, properties, "--chardev", pair);
 }
 
-/* "NAME=VALUE" in argv, cut in two there. */
-static void add_pair(struct argp_state *state, const char *option, char *pair)
-{
-	char *equals = strchr(pair, '=');
-
-	if (!equals || equals == pair) {
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "%s wants NAME=VALUE, not '%s'", option,
-			     pair);
-		return;
-	}
-	*equals = '\0';
-	add_property(state, strcmp(pair, "path") ? pair : "chardev", equals + 1);
-}
-
-/* A path may have an equals sign, a name has no slash before it. */
+/* A path may contain '=', but a property's name contains no slash. */
 static bool is_list(const char *text)
 {
-	size_t length = strcspn(text, "=/");
-
-	return text[length] == '=';
+	return text[strcspn(text, "=/")] == '=';
 }
 
-static void add_chardev(struct argp_state *state, char *text)
+static void add_chardev(struct argp_state *state, struct vublk_cli_options *properties, char *text)
 {
 	char *rest = NULL;
 
 	if (!is_list(text)) {
-		add_property(state, "chardev", text);
+		vublk_cli_options_add(state, properties, "chardev", text);
 		return;
 	}
 	for (char *pair = strtok_r(text, ",", &rest); pair; pair = strtok_r(NULL, ",", &rest))
-		add_pair(state, "--chardev", pair);
+		add_chardev_pair(state, properties, pair);
 }
 
 static void list_properties(const char *bus)
@@ -120,16 +113,31 @@ static void list_properties(const char *bus)
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
-static void check(struct argp_state *state)
+/* A bus that the library does not know has no options; vublk_bus_open() refuses it. */
+static void check_names(struct argp_state *state, const struct vublk_cli_options *properties,
+			const struct vublk_device_property *bus_options)
 {
-	const struct arguments *arguments = state->input;
-	bool has_chardev = false;
+	for (unsigned i = 0; bus_options->name && i < properties->count; i++) {
+		const char *name = properties->list[i].name;
 
-	for (unsigned i = 0; i < arguments->num_properties; i++)
-		has_chardev |= !strcmp(arguments->properties[i].name, "chardev");
-	if (!has_chardev || !arguments->bus)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "a %s is missing, see --help",
-			     has_chardev ? "--bus" : "--chardev with the back-end's socket");
+		if (properties->is_pair[i] && strcmp(name, "chardev") &&
+		    !vublk_disk_has_property(vublk_device_properties(), name) &&
+		    !vublk_disk_has_property(bus_options, name))
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no property '%s'; "
+				     "--list-properties lists them, with --bus also those of the "
+				     "bus", name);
+	}
+}
+
+static void check(struct argp_state *state, const struct arguments *arguments)
+{
+	if (!vublk_cli_options_get(&arguments->properties, "chardev"))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "give --chardev=SOCKET, the socket of the back-end, see --help");
+	if (!arguments->bus)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "give --bus, where a VMM finds the device, see --help");
+	check_names(state, &arguments->properties, vublk_bus_options(arguments->bus));
 }
 
 static error_t parse(int key, char *value, struct argp_state *state)
@@ -138,22 +146,22 @@ static error_t parse(int key, char *value, struct argp_state *state)
 
 	switch (key) {
 	case KEY_CHARDEV:
-		add_chardev(state, value);
+		add_chardev(state, &arguments->properties, value);
 		break;
 	case KEY_BUS:
 		arguments->bus = value;
 		break;
 	case KEY_NUM_QUEUES:
-		add_property(state, "num-queues", value);
+		vublk_cli_options_add(state, &arguments->properties, "num-queues", value);
 		break;
 	case KEY_SOCKET_MODE:
-		add_property(state, "socket-mode", value);
+		vublk_cli_options_add(state, &arguments->properties, "socket-mode", value);
 		break;
 	case KEY_SOCKET_GROUP:
-		add_property(state, "socket-group", value);
+		vublk_cli_options_add(state, &arguments->properties, "socket-group", value);
 		break;
 	case 'o':
-		add_pair(state, "-o", value);
+		vublk_cli_options_add_pair(state, &arguments->properties, "--option", value);
 		break;
 	case KEY_LIST_PROPERTIES:
 		arguments->list_properties = true;
@@ -167,10 +175,10 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (arguments->list_properties)
 			list_properties(arguments->bus);
-		check(state);
+		check(state, arguments);
 		break;
 	case ARGP_KEY_ARG:
-		argp_error(state, "there is an argument too many, '%s'", value);
+		vublk_cli_refuse_argument(state, value);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -181,10 +189,11 @@ static error_t parse(int key, char *value, struct argp_state *state)
 static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse,
-	.doc = "Be the disk of a virtual machine whose back-end may go and come: the VMM is "
-	       "not told, its disk pauses and goes on.\v"
-	       "SIGTERM and SIGINT end it when the back-end has given the rings back; SIGHUP "
-	       "makes it read the disk's configuration from the back-end again.",
+	.doc = "Present a disk to a virtual machine that survives the loss of its back-end: the "
+	       "VMM is not disconnected, requests wait and continue with the next back-end.\v"
+	       "SIGTERM and SIGINT end the program when the back-end has returned the rings; a "
+	       "second one ends it immediately. SIGHUP makes it read the disk's configuration "
+	       "from the back-end again.",
 };
 
 /* --- the command ----------------------------------------------------------- */
@@ -207,11 +216,13 @@ int vublk_cmd_device(int argc, char **argv)
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
-	/* A signal that comes while it opens is held until there is something to stop. */
+	/* A signal that arrives during the start stays pending until there is a device to stop. */
 	vublk_cli_signals_init(&signals, SIGHUP);
-	r = vublk_bus_open(arguments.bus, arguments.properties, &log, &served, &error);
-	if (r < 0)
+	r = vublk_bus_open(arguments.bus, arguments.properties.list, &log, &served, &error);
+	if (r < 0) {
+		vublk_cli_options_rename(&arguments.properties, aliases, &error);
 		return vublk_cli_fail_open(COMMAND, &error);
+	}
 	vublk_cli_signals_handle(&signals, on_signal);
 	r = vublk_bus_run(served, &error);
 	vublk_cli_signals_hold(&signals);

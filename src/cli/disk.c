@@ -1,16 +1,24 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Opening a disk from the command line: options that are properties of the device. */
+/*
+ * Opening a disk from the command line; see disk.h. What happens to the disk afterwards is
+ * watched by disk-watch.c.
+ *
+ * Key idea: the options of a disk are properties of the device with shorter names, so they
+ * are checked here only as far as their own syntax goes.
+ */
 #include "cli/disk.h"
 
 #include "cli/cli.h"
+#include "cli/vfio-probe.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#define MIN_QUEUE_SIZE 4 /* the block API's */
+#define MIN_QUEUE_SIZE 4 /* of the block API */
 /* A command ends with its back-end unless it was told to wait for another. */
 #define NO_RECONNECTION "0"
 
@@ -24,27 +32,28 @@ enum {
 static const struct argp_option disk_options[] = {
 	{ NULL, 0, NULL, 0, "The disk:", 10 },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Use N queues (default: as many as are needed)" },
-	{ "queue-size", KEY_QUEUE_SIZE, "N", 0, "Entries of a queue, a power of two from 4 to 1024 (default 128)" },
+	{ "queue-size", KEY_QUEUE_SIZE, "N", 0,
+	  "Entries per queue, a power of two from 4 to 1024 (default 128)" },
 	{ "timeout", KEY_TIMEOUT, "TIME", 0,
-	  "How long the back-end may take to answer a message (default 5s)" },
+	  "Time limit for the back-end's answer to a message (default 5s)" },
 	{ "option", 'o', "NAME=VALUE", 0,
 	  "Set any property of the device; see --list-properties" },
-	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0, "List the properties of -o, and end" },
-	{ "verbose", 'v', NULL, 0, "Tell what goes on between device and back-end" },
+	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0, "List the properties for -o and exit" },
+	{ "verbose", 'v', NULL, 0, "Log messages and state changes of the device" },
 	{ NULL },
 };
 
-static void add_option(struct argp_state *state, const char *name, const char *value)
-{
-	struct vublk_disk_options *options = state->input;
+/* Names in the library's sentences, and the options that set them. */
+static const struct vublk_cli_alias aliases[] = {
+	{ "request-timeout-ms", "--timeout", false },
+	{ "num-queues", "--num-queues", false },
+	{ "queue-size", "--queue-size", false },
+	{ NULL },
+};
 
-	if (options->count == VUBLK_DISK_MAX_OPTIONS - 1)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there are more than %d options of the "
-			     "disk", VUBLK_DISK_MAX_OPTIONS - 1);
-	options->list[options->count++] = (struct vublk_option){ name, value };
-}
+/* --- properties ------------------------------------------------------------------ */
 
-static bool is_one_of(const struct vublk_device_property *properties, const char *name)
+bool vublk_disk_has_property(const struct vublk_device_property *properties, const char *name)
 {
 	for (const struct vublk_device_property *p = properties; p->name; p++)
 		if (strcmp(p->name, "chardev") && !strcmp(p->name, name))
@@ -52,24 +61,13 @@ static bool is_one_of(const struct vublk_device_property *properties, const char
 	return false;
 }
 
-static bool is_property(const char *name)
+static void add_pair(struct argp_state *state, struct vublk_disk_options *options, char *pair)
 {
-	return is_one_of(vublk_device_properties(), name) || is_one_of(vublk_blk_options(), name);
-}
-
-/* The text is argv's and may be cut in two. */
-static void add_pair(struct argp_state *state, char *text)
-{
-	char *equals = strchr(text, '=');
-
-	if (!equals || equals == text)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "--option must be NAME=VALUE, not '%s'", text);
-	*equals = '\0';
-	if (!is_property(text))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no property '%s', see "
-			     "--list-properties", text);
-	add_option(state, text, equals + 1);
+	vublk_cli_options_add_pair(state, &options->list, "--option", pair);
+	if (!vublk_disk_has_property(vublk_device_properties(), pair) &&
+	    !vublk_disk_has_property(vublk_blk_options(), pair))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no property '%s'; "
+			     "--list-properties lists them", pair);
 }
 
 void vublk_disk_print_properties(const struct vublk_device_property *properties,
@@ -122,19 +120,20 @@ static error_t parse_disk(int key, char *arg, struct argp_state *state)
 	case KEY_NUM_QUEUES:
 		vublk_cli_number(state, "num-queues", arg, 1, VUBLK_MAX_QUEUES);
 		options->num_queues = true;
-		add_option(state, "num-queues", arg);
+		vublk_cli_options_add(state, &options->list, "num-queues", arg);
 		return 0;
 	case KEY_QUEUE_SIZE:
 		check_queue_size(state, arg);
-		add_option(state, "queue-size", arg);
+		vublk_cli_options_add(state, &options->list, "queue-size", arg);
 		return 0;
 	case KEY_TIMEOUT:
 		snprintf(options->timeout_ms, sizeof(options->timeout_ms), "%u",
 			 vublk_cli_stall_ms(state, "timeout", arg));
-		add_option(state, "request-timeout-ms", options->timeout_ms);
+		vublk_cli_options_add(state, &options->list, "request-timeout-ms",
+				      options->timeout_ms);
 		return 0;
 	case 'o':
-		add_pair(state, arg);
+		add_pair(state, options, arg);
 		return 0;
 	case KEY_LIST_PROPERTIES:
 		list_properties(options);
@@ -149,29 +148,29 @@ static error_t parse_disk(int key, char *arg, struct argp_state *state)
 
 const struct argp vublk_disk_argp = { disk_options, parse_disk, NULL, NULL };
 
-void vublk_disk_tell_event(void *command, enum vublk_blk_event event,
-			   const struct vublk_error *error)
-{
-	if (event == VUBLK_BLK_OUTAGE)
-		fprintf(stderr, "vublk %s: %s; waiting for another\n", (const char *)command,
-			error->text);
-	else if (event == VUBLK_BLK_RECONNECTED)
-		fprintf(stderr, "vublk %s: there is a back-end again\n", (const char *)command);
-}
+/* --- the disk -------------------------------------------------------------------- */
 
 bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 {
-	bool reconnects = false, server = false;
+	const char *reconnect_ms = vublk_cli_options_get(&options->list, "reconnect-ms");
+	const char *server = vublk_cli_options_get(&options->list, "server");
 
-	for (unsigned i = 0; i < options->count; i++) {
-		const struct vublk_option *option = &options->list[i];
+	return (reconnect_ms && strtoull(reconnect_ms, NULL, 0)) ||
+	       (server && strcmp(server, "off"));
+}
 
-		if (!strcmp(option->name, "reconnect-ms"))
-			reconnects = strtoull(option->value, NULL, 0);
-		else if (!strcmp(option->name, "server"))
-			server = strcmp(option->value, "off");
-	}
-	return reconnects || server;
+/* Another protocol at the socket ends in one of these, depending on the program there. */
+static void explain_failure(const char *command, const char *path, struct vublk_error *error)
+{
+	if (!error)
+		return;
+	if (error->code != ENOTCONN && error->code != ECONNRESET && error->code != EPROTO &&
+	    error->code != ETIMEDOUT)
+		return;
+	if (vublk_vfio_probe(path))
+		vublk_cli_error(error, error->code, "a vfio-user device listens at '%s', and %s "
+				"needs the socket of a vhost-user-blk back-end, such as the one "
+				"that is --chardev of the device", path, command);
 }
 
 int vublk_disk_open(const char *command, const char *path,
@@ -179,23 +178,25 @@ int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
 		    struct vublk_error *error)
 {
-	enum vublk_log_level level = options->verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR;
-	struct vublk_blk_handlers with_log = handlers ? *handlers : (struct vublk_blk_handlers){ 0 };
-	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "reconnect-ms", NO_RECONNECTION } };
+	enum vublk_log_level level = VUBLK_LOG_ERROR;
+	struct vublk_blk_handlers with_log = *handlers;
+	struct vublk_cli_options list = options->list;
+	int ret;
 
-	/* Warnings say why a new back-end is refused. */
-	if (vublk_disk_reconnects(options) && level < VUBLK_LOG_WARNING)
+	if (vublk_disk_reconnects(options))
 		level = VUBLK_LOG_WARNING;
-	memcpy(list + 1, options->list, sizeof(options->list));
-	if (!with_log.event) {
-		with_log.event = vublk_disk_tell_event;
-		with_log.opaque = (void *)(uintptr_t)command;
-	}
+	if (options->verbose)
+		level = VUBLK_LOG_DEBUG;
+	vublk_cli_options_add_default(&list, "reconnect-ms", NO_RECONNECTION);
 	with_log.log = (struct vublk_log){
-		.fn = vublk_cli_log, .opaque = (void *)command,
-		.level = level,
+		.fn = vublk_cli_log, .opaque = (void *)(uintptr_t)command, .level = level,
 	};
-	return vublk_blk_open(path, list, &with_log, blk, error);
+	ret = vublk_blk_open(path, list.list, &with_log, blk, error);
+	if (ret) {
+		vublk_cli_options_rename(&options->list, aliases, error);
+		explain_failure(command, path, error);
+	}
+	return ret;
 }
 
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues)
@@ -203,8 +204,7 @@ void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_qu
 	if (options->num_queues)
 		return;
 	snprintf(options->queues_limit, sizeof(options->queues_limit), "%u", num_queues);
-	options->list[options->count++] =
-		(struct vublk_option){ "num-queues-limit", options->queues_limit };
+	vublk_cli_options_add_default(&options->list, "num-queues-limit", options->queues_limit);
 }
 
 bool vublk_disk_is_socket(const char *path)
@@ -212,4 +212,20 @@ bool vublk_disk_is_socket(const char *path)
 	struct stat st;
 
 	return !stat(path, &st) && S_ISSOCK(st.st_mode);
+}
+
+void vublk_disk_clean_serial(char serial[VUBLK_BLK_ID_SIZE])
+{
+	size_t leading, length;
+
+	serial[VUBLK_BLK_ID_SIZE - 1] = '\0';
+	for (char *c = serial; *c; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
+	leading = strspn(serial, " ");
+	length = strlen(serial);
+	while (length > leading && serial[length - 1] == ' ')
+		length--;
+	memmove(serial, serial + leading, length - leading);
+	serial[length - leading] = '\0';
 }

@@ -5,6 +5,7 @@
  */
 #include "cli/cli.h"
 #include "cli/disk.h"
+#include "cli/disk-watch.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -328,25 +329,6 @@ static void print_json(const struct disk *disk)
 
 /* --- the command -------------------------------------------------------------- */
 
-/* What is no printable text could do things to a terminal. */
-static void make_printable(char *text)
-{
-	for (; *text; text++)
-		if (*text < ' ' || *text > '~')
-			*text = '?';
-}
-
-/* Some back-ends fill the field up with spaces. */
-static void trim(char *text)
-{
-	size_t leading = strspn(text, " "), length = strlen(text);
-
-	while (length > leading && text[length - 1] == ' ')
-		length--;
-	memmove(text, text + leading, length - leading);
-	text[length - leading] = '\0';
-}
-
 /*
  * Many back-ends have no serial: that is not a failure. No answer at all is the only sign
  * of an outage that the protocol has: a relay whose back-end is lost holds the requests and
@@ -382,14 +364,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		arguments->json = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (arguments->socket)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "there is an argument too many, '%s'", arg);
-		arguments->socket = arg;
+		vublk_cli_take_argument(state, &arguments->socket, arg);
 		return 0;
 	case ARGP_KEY_NO_ARGS:
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "the SOCKET of a back-end is missing, see --help");
+		vublk_cli_refuse_no_socket(state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -406,6 +384,10 @@ int vublk_cmd_info(int argc, char **argv)
 		children,
 	};
 	struct arguments arguments = { 0 };
+	struct vublk_disk_watch watch;
+	const struct vublk_blk_handlers handlers = {
+		.event = vublk_disk_watch_event, .opaque = &watch,
+	};
 	struct vublk_error error = { 0 };
 	struct vublk_blk *blk;
 	struct disk disk;
@@ -413,15 +395,16 @@ int vublk_cmd_info(int argc, char **argv)
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	disk.socket = arguments.socket;
-	if (vublk_disk_open("info", arguments.socket, &arguments.disk, NULL, &blk, &error))
+	vublk_disk_watch_init(&watch, "info", arguments.socket);
+	if (vublk_disk_open("info", arguments.socket, &arguments.disk, &handlers, &blk, &error))
 		return vublk_cli_fail_open("info", &error);
 	memset(&disk.info, 0, sizeof(disk.info));
 	vublk_blk_get_info(blk, &disk.info, sizeof(disk.info));
 	has_serial = read_serial(blk, &disk);
 	vublk_blk_close(blk, 0);
-	disk.serial[has_serial ? sizeof(disk.serial) - 1 : 0] = '\0';
-	make_printable(disk.serial);
-	trim(disk.serial);
+	if (!has_serial)
+		disk.serial[0] = '\0';
+	vublk_disk_clean_serial(disk.serial);
 
 	if (arguments.json)
 		print_json(&disk);

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk serve: a back-end as a program, by the conventions for vhost-user
- * back-end programs (--socket-path, --fd, --print-capabilities, --blk-file,
- * --read-only; nothing on standard output, the log on standard error, SIGTERM
- * ends it). Every option of the library can be given by -o NAME=VALUE.
+ * vublk serve: a back-end as a program that follows the conventions for vhost-user
+ * back-end programs: --socket-path, --fd, --print-capabilities, --blk-file, --read-only;
+ * nothing on standard output, the log on standard error, SIGTERM ends it.
+ *
+ * Key idea: most options have the name of the library's option that they set, so one line
+ * of the parser handles them all.
  */
 #include "cli/cli.h"
+#include "cli/options.h"
 #include "cli/signals.h"
 
 #include <vublk/backend.h>
@@ -16,11 +19,9 @@
 #include <string.h>
 
 #define COMMAND "serve"
-#define MAX_OPTIONS 64
 
 struct arguments {
-	struct vublk_option options[MAX_OPTIONS + 1];
-	unsigned num_options;
+	struct vublk_cli_options options;
 	bool verbose;
 	bool quiet;
 };
@@ -48,59 +49,64 @@ enum key {
 static const struct argp_option argp_options[] = {
 	{ "socket-path", KEY_SOCKET_PATH, "PATH", 0, "Listen on this Unix socket" },
 	{ "socket-mode", KEY_SOCKET_MODE, "MODE", 0,
-	  "Give the socket's file these permissions, in octal (default: 0777 less the umask)" },
+	  "Permissions of the socket's file, in octal (default: 0777 less the umask)" },
 	{ "socket-group", KEY_SOCKET_GROUP, "GROUP", 0,
-	  "Give the socket's file to this group, a name or a number" },
+	  "Group of the socket's file, a name or a number" },
 	{ "fd", KEY_FD, "NUMBER", 0,
-	  "Use this descriptor: a listening socket, or one front-end's" },
+	  "Use this descriptor: a listening socket, or a connection to one front-end" },
 	{ "print-capabilities", KEY_PRINT_CAPABILITIES, NULL, 0,
-	  "Print what this program can do as JSON, and end" },
+	  "Print what this program can do as JSON and exit" },
 	{ "blk-file", KEY_BLK_FILE, "FILE", 0, "Serve this image or block device" },
 	{ "read-only", KEY_READ_ONLY, NULL, 0, "Do not write to it" },
-	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Offer this many queues" },
+	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Offer N queues" },
 	{ "engine", KEY_ENGINE, "NAME", 0, "What stores the disk: file, memory or null" },
 	{ "size", KEY_SIZE, "BYTES", 0, "Size of a memory or null disk (k, M, G, T allowed)" },
 	{ "poll", KEY_POLL, "MODE", 0,
-	  "Look for work before sleeping: adaptive, off or busy" },
+	  "Look for requests before sleeping: adaptive, off or busy" },
 	{ "option", 'o', "NAME=VALUE", 0, "Any other option; see --list-options" },
-	{ "list-options", KEY_LIST_OPTIONS, NULL, 0, "List the options of -o, and end" },
-	{ "verbose", 'v', NULL, 0, "Log messages and state changes as well" },
+	{ "list-options", KEY_LIST_OPTIONS, NULL, 0, "List the options for -o and exit" },
+	{ "verbose", 'v', NULL, 0, "Log messages and state changes, too" },
 	{ "quiet", 'q', NULL, 0, "Log only warnings and errors" },
 	{ 0 },
 };
 
-static void add_option(struct argp_state *state, const char *name, const char *value)
-{
-	struct arguments *arguments = state->input;
+/* Names in the library's sentences, and the options that set them. */
+static const struct vublk_cli_alias aliases[] = {
+	{ "socket-path", "--socket-path", false },
+	{ "socket-mode", "--socket-mode", false },
+	{ "socket-group", "--socket-group", false },
+	{ "fd", "--fd", false },
+	{ "blk-file", "--blk-file", false },
+	{ "read-only", "--read-only", true },
+	{ "num-queues", "--num-queues", false },
+	{ "engine", "--engine", true },
+	{ "size", "--size", true },
+	{ "poll", "--poll", true },
+	{ NULL },
+};
 
-	if (arguments->num_options == MAX_OPTIONS)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there are more than %d options",
-			     MAX_OPTIONS);
-	else
-		arguments->options[arguments->num_options++] =
-			(struct vublk_option){ name, value };
+static const char *name_of(int key)
+{
+	for (const struct argp_option *o = argp_options; o->name; o++)
+		if (o->key == key)
+			return o->name;
+	return NULL;
 }
 
-/* "NAME=VALUE" in argv, cut in two there. */
-static void add_pair(struct argp_state *state, char *pair)
+static bool is_option(const char *name)
 {
-	char *equals = strchr(pair, '=');
-
-	if (!equals) {
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "-o wants NAME=VALUE, not '%s'; see --list-options", pair);
-		return;
-	}
-	*equals = '\0';
-	add_option(state, pair, equals + 1);
-}
-
-static bool has_option(const struct arguments *arguments, const char *name)
-{
-	for (unsigned i = 0; i < arguments->num_options; i++)
-		if (!strcmp(arguments->options[i].name, name))
+	for (const struct vublk_backend_option *o = vublk_backend_options(); o->name; o++)
+		if (!strcmp(o->name, name))
 			return true;
 	return false;
+}
+
+static void add_pair(struct argp_state *state, struct vublk_cli_options *options, char *pair)
+{
+	vublk_cli_options_add_pair(state, options, "--option", pair);
+	if (!is_option(pair))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no option '%s'; "
+			     "--list-options lists them", pair);
 }
 
 static void print_capabilities(void)
@@ -124,40 +130,23 @@ static error_t parse(int key, char *value, struct argp_state *state)
 
 	switch (key) {
 	case KEY_SOCKET_PATH:
-		add_option(state, "socket-path", value);
-		break;
 	case KEY_SOCKET_MODE:
-		add_option(state, "socket-mode", value);
-		break;
 	case KEY_SOCKET_GROUP:
-		add_option(state, "socket-group", value);
-		break;
 	case KEY_FD:
-		add_option(state, "fd", value);
+	case KEY_BLK_FILE:
+	case KEY_READ_ONLY:
+	case KEY_NUM_QUEUES:
+	case KEY_ENGINE:
+	case KEY_SIZE:
+	case KEY_POLL:
+		vublk_cli_options_add(state, &arguments->options, name_of(key),
+				      value ? value : "on");
+		break;
+	case 'o':
+		add_pair(state, &arguments->options, value);
 		break;
 	case KEY_PRINT_CAPABILITIES:
 		print_capabilities();
-		break;
-	case KEY_BLK_FILE:
-		add_option(state, "blk-file", value);
-		break;
-	case KEY_READ_ONLY:
-		add_option(state, "read-only", "on");
-		break;
-	case KEY_NUM_QUEUES:
-		add_option(state, "num-queues", value);
-		break;
-	case KEY_ENGINE:
-		add_option(state, "engine", value);
-		break;
-	case KEY_SIZE:
-		add_option(state, "size", value);
-		break;
-	case KEY_POLL:
-		add_option(state, "poll", value);
-		break;
-	case 'o':
-		add_pair(state, value);
 		break;
 	case KEY_LIST_OPTIONS:
 		list_options();
@@ -169,12 +158,13 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		arguments->quiet = true;
 		break;
 	case ARGP_KEY_END:
-		if (!has_option(arguments, "socket-path") && !has_option(arguments, "fd"))
+		if (!vublk_cli_options_get(&arguments->options, "socket-path") &&
+		    !vublk_cli_options_get(&arguments->options, "fd"))
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "a --socket-path or an --fd is missing, see --help");
+				     "give --socket-path or --fd, see --help");
 		break;
 	case ARGP_KEY_ARG:
-		argp_error(state, "there is an argument too many, '%s'", value);
+		vublk_cli_refuse_argument(state, value);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -185,10 +175,10 @@ static error_t parse(int key, char *value, struct argp_state *state)
 static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse,
-	.doc = "Serve a file, a block device or a piece of memory as a disk on a vhost-user "
-	       "socket.\v"
-	       "SIGTERM and SIGINT end it when the requests that were taken are complete; "
-	       "SIGHUP makes it look at the size of the image again.",
+	.doc = "Serve a file, a block device or memory as a disk on a vhost-user socket.\v"
+	       "SIGTERM and SIGINT end the program when all requests that it has taken are "
+	       "complete; a second one ends it immediately. SIGHUP makes it read the size of the "
+	       "image again.",
 };
 
 /* --- signals --------------------------------------------------------------- */
@@ -213,10 +203,12 @@ int vublk_cmd_serve(int argc, char **argv)
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
-	/* A signal that comes while it opens is held until there is something to stop. */
+	/* A signal that arrives during the start stays pending until there is a back-end to stop. */
 	vublk_cli_signals_init(&signals, SIGHUP);
-	if (vublk_backend_open(arguments.options, &log, &served, &error))
+	if (vublk_backend_open(arguments.options.list, &log, &served, &error)) {
+		vublk_cli_options_rename(&arguments.options, aliases, &error);
 		return vublk_cli_fail_open(COMMAND, &error);
+	}
 	vublk_cli_signals_handle(&signals, on_signal);
 	r = vublk_backend_run(served, &error);
 	vublk_cli_signals_hold(&signals);

@@ -1,13 +1,44 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How the commands that run until they are told to stop take their signals.
+ * SIGTERM and SIGINT for the commands that keep running; see signals.h. The demo and
+ * chaos have other needs and other handlers.
+ *
+ * Key idea: the handler of the first signal restores the default action of both, so the
+ * second one kills the process even if its storage or its back-end hangs.
  */
 #include "cli/signals.h"
 
-#include <stdbool.h>
+#include <stddef.h>
 
-/* Without a handler each of these would end the program, and a guest's disk with it. */
-static const int ignored[] = { SIGPIPE, SIGUSR1, SIGUSR2 };
+/*
+ * The default action of each of these would end the program, and with it a guest's disk.
+ * SIGXFSZ reports a write past the file size limit, which also fails with EFBIG: an I/O
+ * error of one request.
+ */
+static const int ignored[] = { SIGPIPE, SIGUSR1, SIGUSR2, SIGXFSZ };
+
+static void (*handler_of_command)(int number);
+static volatile sig_atomic_t caught;
+
+static void on_signal(int number)
+{
+	if (number == SIGTERM || number == SIGINT) {
+		signal(SIGTERM, SIG_DFL);
+		signal(SIGINT, SIG_DFL);
+	}
+	handler_of_command(number);
+}
+
+static void install(const sigset_t *numbers, void (*handler)(int number))
+{
+	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+
+	handler_of_command = handler;
+	sigfillset(&action.sa_mask);
+	for (int number = 1; number < NSIG; number++)
+		if (sigismember(numbers, number) == 1)
+			sigaction(number, &action, NULL);
+}
 
 void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another)
 {
@@ -25,21 +56,31 @@ void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another)
 
 void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)(int number))
 {
-	struct sigaction action = { .sa_handler = handler };
-
-	sigfillset(&action.sa_mask);
-	for (int number = 1; number < NSIG; number++) {
-		bool ends = number == SIGTERM || number == SIGINT;
-
-		/* The end may wait for storage that hangs: a second one kills, as without us. */
-		action.sa_flags = SA_RESTART | (ends ? SA_RESETHAND : 0);
-		if (sigismember(&signals->ours, number) == 1)
-			sigaction(number, &action, NULL);
-	}
+	install(&signals->ours, handler);
 	sigprocmask(SIG_SETMASK, &signals->before, NULL);
 }
 
 void vublk_cli_signals_hold(struct vublk_cli_signals *signals)
 {
 	sigprocmask(SIG_BLOCK, &signals->ours, NULL);
+}
+
+static void set_caught(int number)
+{
+	caught = number;
+}
+
+void vublk_cli_signals_catch(void)
+{
+	sigset_t ends;
+
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGTERM);
+	sigaddset(&ends, SIGINT);
+	install(&ends, set_caught);
+}
+
+int vublk_cli_signals_caught(void)
+{
+	return caught;
 }

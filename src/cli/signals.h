@@ -3,25 +3,41 @@
 #define VUBLK_CLI_SIGNALS_H
 
 /*
- * The signals of a command that runs until it is told to stop. They are held
- * while there is nothing yet, or nothing any more, that a handler could stop.
+ * The signals of commands that run until they are done or told to stop. In all of them
+ * the first SIGTERM or SIGINT asks for an orderly end, and the second one, of either
+ * kind, ends the process immediately.
  */
 
 #include <signal.h>
 
+/* --- serve, device: a handler that stops an object ------------------------------ */
+
 struct vublk_cli_signals {
 	sigset_t ours;
-	sigset_t before; /* the process's mask before ours was held */
+	sigset_t before; /* the process's mask before `ours` was blocked */
 };
 
-/* Holds them: SIGTERM, SIGINT, and `another` (0 = none). SIGPIPE,
- * SIGUSR1 and SIGUSR2 are ignored from now on. */
+/*
+ * Blocks SIGTERM, SIGINT and `another` (0: none), so that they stay pending until there
+ * is an object that a handler can stop. Ignores SIGPIPE, SIGUSR1, SIGUSR2 and SIGXFSZ.
+ */
 void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another);
 
-/* Lets them come to `handler`; one that was held comes at once. System calls are restarted. */
+/*
+ * Installs `handler` and unblocks the signals; a pending one is delivered immediately.
+ * Interrupted system calls are restarted.
+ */
 void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)(int number));
 
-/* Holds them again. */
+/* Blocks them again, before the object is freed. */
 void vublk_cli_signals_hold(struct vublk_cli_signals *signals);
+
+/* --- bench, copy: a flag that is looked at ----------------------------------------- */
+
+/* From now on SIGTERM and SIGINT only set the flag. */
+void vublk_cli_signals_catch(void);
+
+/* The number of the signal that was caught; 0: none. */
+int vublk_cli_signals_caught(void);
 
 #endif

@@ -187,7 +187,7 @@ def stops_answering(case):
             pass
     with Fake(case, swallow) as fake:
         for command in uses_of(case, fake.path):
-            refuse(case, FAILED, [*command, '--timeout', '300ms'])
+            refuse(case, FAILED, [*command, '--timeout', '300ms'], 'raise --timeout')
 
 
 def closes_at_once(case):
@@ -255,6 +255,18 @@ def busy(child):
     return int(fields[11]) + int(fields[12]) > 20
 
 
+def a_vfio_user_socket(case):
+    """Another protocol: the sentence says which one listens there, and what is needed."""
+    child, path = peer.VublkServe(VUBLK).start(case, image_file(case))
+    door = case.path('door')
+    device = case.start([VUBLK, 'device', '--chardev', path, '--bus', f'vfio-user:{door}'])
+    peer.wait_for_socket(case, device, door)
+    for command in uses_of(case, door):
+        refuse(case, FAILED, command, 'a vfio-user device listens', str(door), 'vhost-user-blk', command[0])
+    check(case.stop(device) == 0, case.output(device))
+    check(case.stop(child) == 0, case.output(child))
+
+
 # --- images and disks ------------------------------------------------------------------------
 
 def serve_refuses(case, arguments, *words):
@@ -300,7 +312,8 @@ def misuse_of_a_disk(case):
              (['--queue-size', '2048'], 'from 4 to 1024'), (['--timeout', '0'], '--timeout'),
              (['--timeout', '-1'], '--timeout'), (['-o', 'request-timeout-ms=0'], 'from 1 to 3600000'),
              (['--num-queues', '0'], 'from 1 to 256'), (['-o', 'num-queues=0'], 'from 1 to 256'),
-             (['-o', 'keepalive-ms=-1'], 'from 0 to 3600000'), (['-o', 'steam=on'], 'steam')]
+             (['-o', 'keepalive-ms=-1'], 'from 0 to 3600000'), (['-o', 'steam=on'], 'steam'),
+             (['-o', 'steam=on'], '--list-properties'), (['-o', 'request-timeout-ms=0'], ' request-timeout-ms must')]
     for arguments, words in wrong:
         for command in (['info', absent], ['bench', absent], ['copy', absent, image]):
             refuse(case, MISUSED, [*command, *arguments], words)
@@ -316,12 +329,16 @@ def misuse_of_serve(case):
             (['-o', 'steam=on'], 'steam'), (['-o', 'steam'], 'NAME=VALUE'), (['--poll', 'perhaps'], 'adaptive'),
             (['--fd', '3'], 'exclude each other'), (['--size', '1M'], 'size'), (['-o', 'threads=0'], 'threads'),
             (['--num-queues', '2', '-o', 'threads=3'], 'threads'), (['--engine', 'steam'], 'null'),
-            (['--engine', 'memory', '--size', '1M'], 'no file')):
+            (['--engine', 'memory', '--size', '1M'], 'no file'),
+            (['--engine', 'memory', '--size', '1M'], 'leave out --blk-file'), (['--fd', '3'], '--socket-path and --fd'),
+            (['--num-queues', '0'], '--num-queues must'), (['-o', 'num-queues=0'], ' num-queues must'),
+            (['-o', 'steam=on'], '--list-options')):
         refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--blk-file', image, *arguments], words)
     for size in ('-1', '0', '1000', 'large'):
         refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--engine', 'null', '--size', size],
-               'size')
-    refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket')], 'blk-file')
+               '--size must')
+    refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--engine', 'null'], 'give --size=')
+    refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket')], 'give --blk-file=')
     for wrong in (image_file(case, 'empty', 0), image_file(case, 'odd', 1000), case.path('missing'), case.folder,
                   '/dev/null'):
         refuse(case, FAILED, ['serve', '--socket-path', case.path('socket'), '--blk-file', wrong], str(wrong))
@@ -474,7 +491,7 @@ def a_new_back_end_that_does_not_suit(case):
 
 CASES = [no_such_socket, not_a_socket, nobody_listens, a_path_too_long, device_paths, device_properties,
          chardev_that_becomes_a_file, chaos_socket_that_is_a_file, never_answers, stops_answering,
-         closes_at_once, answers_garbage, closes_after_every_byte_count, dies_in_the_middle,
+         closes_at_once, answers_garbage, a_vfio_user_socket, closes_after_every_byte_count, dies_in_the_middle,
          no_multiple_of_512, images_that_are_none, wrong_options, misuse_of_a_disk, misuse_of_serve, misuse_of_device,
          serve_a_wrong_descriptor, a_socket_in_use, read_only_written, copy_to_smaller, copy_of_nothing,
          a_new_back_end_that_does_not_suit, out_of_descriptors, serve_out_of_descriptors]

@@ -195,15 +195,17 @@ def backends_connect(case):
 
 
 def misuse(case):
-    for words, sentence in (([], 'is missing'),
-                            (['--chardev', 'x'], 'a --bus is missing'),
-                            (['--bus', 'vhost-user:x'], 'a --chardev'),
+    for words, sentence in (([], '--chardev=SOCKET'),
+                            (['--chardev', 'x'], 'give --bus'),
+                            (['--bus', 'vhost-user:x'], 'give --chardev'),
                             (['--chardev', 'x', '--bus', 'pci:x'], "there is no bus 'pci:x'"),
-                            (['--chardev', 'path=x,colour=red', '--bus', 'vhost-user:y'], "no property 'colour'"),
+                            (['--chardev', 'path=x,colour=red', '--bus', 'vhost-user:y'], "no property 'colour'; --list-properties"),
+                            (['--chardev', 'x,colour=red', '--bus', 'vhost-user:y'], 'write path=x'),
+                            (['--chardev', 'x', '--bus', 'vhost-user:y', '-o', 'colour=red'], '--list-properties'),
                             (['--chardev', 'path=x,,reconnect-ms=a', '--bus', 'vhost-user:y'], 'reconnect-ms'),
                             (['--chardev', 'x', '--bus', 'vhost-user:y', '-o', 'queue-size'], 'NAME=VALUE'),
-                            (['--chardev', 'x', '--bus', 'vhost-user:y', 'z'], 'an argument too many'),
-                            (['--chardev', 'x', '--bus', 'vhost-user:y', '--num-queues', '0'], 'num-queues')):
+                            (['--chardev', 'x', '--bus', 'vhost-user:y', 'z'], "unexpected argument 'z'"),
+                            (['--chardev', 'x', '--bus', 'vhost-user:y', '--num-queues', '0'], '--num-queues must be')):
         result = case.call([VUBLK, 'device', *words])
         check(result.code == 2 and sentence in result.err, str(result))
 

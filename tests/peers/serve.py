@@ -7,6 +7,7 @@ clients may do to it.
     serve.py VUBLK [-l] [-k] [WORD...]
 """
 import ctypes
+import functools
 import json
 import os
 import pathlib
@@ -273,8 +274,8 @@ class Frozen:
         os.waitpid(self.thread, self.WALL)
 
 
-def a_second_signal(case):
-    """The first waits for requests that never complete, and says so; the second does not wait."""
+def a_second_signal(case, second):
+    """The first waits for requests that never complete, and says so; the second, of either kind, does not wait."""
     child, path = start_serve(case, '-o', 'threads=1')
     worker, = (int(thread) for thread in os.listdir(f'/proc/{child.pid}/task') if int(thread) != child.pid)
     case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
@@ -283,9 +284,9 @@ def a_second_signal(case):
     child.send_signal(signal.SIGTERM)
     peer.wait_until(lambda: 'the end waits for the storage' in case.output(child), 'serve does not say what it waits for')
     check(child.poll() is None, 'serve ended while a request was under way')
-    child.send_signal(signal.SIGTERM)
+    child.send_signal(second)
     frozen.wait()
-    check(child.wait(peer.LIMIT_S) == -signal.SIGTERM, case.output(child))
+    check(child.wait(peer.LIMIT_S) == -second, case.output(child))
 
 
 def as_the_readme_says(case):
@@ -302,7 +303,23 @@ def as_the_readme_says(case):
     check(code == 0, f'serve ended with {code}: {case.output(served)}')
 
 
-CASES = [a_busy_disk, a_second_signal, capabilities, a_listening_descriptor, memory_and_null, resized_by_signal,
+def a_file_size_limit(case):
+    """A write past it is an I/O error of that request, not the end of the back-end."""
+    path, image = case.path('socket'), image_file(case)
+    child = case.start(['sh', '-c', 'ulimit -f 2048; exec "$@"', 'sh', VUBLK, 'serve', '--socket-path', path,
+                        '--blk-file', image])
+    peer.wait_for_socket(case, child, path)
+    verify(case, path, '--size', '1M')
+    for arguments in (['--offset', '16M'], ['--offset', '16M', '--bs', '1M']):
+        result = case.call([VUBLK, 'bench', path, '--rw', 'write', '--number_ios', '100', *arguments])
+        check(result.code == 1 and 'Input/output error' in result.err, str(result))
+    verify(case, path, '--size', '1M')
+    code = case.stop(child)
+    check(code == 0, f'serve ended with {code}: {case.output(child)}')
+
+
+CASES = [a_busy_disk, *((f'a_second_signal ({number.name})', functools.partial(a_second_signal, second=number))
+                        for number in (signal.SIGTERM, signal.SIGINT)), a_file_size_limit, capabilities, a_listening_descriptor, memory_and_null, resized_by_signal,
          resized_without_a_client, ends_cleanly, drains_under_load, serials, clients_come_and_go, killed_clients,
          many_queues, a_stale_socket, mode_and_group, garbage_on_the_socket, as_the_readme_says]
 

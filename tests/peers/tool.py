@@ -178,6 +178,59 @@ def a_stopped_backend(case):
     case.stop(server)
 
 
+def interrupted_without_a_backend(case):
+    """The first signal ends both immediately, though they would wait for an hour."""
+    waits = ['-o', 'reconnect-ms=1000', '--stall-time', '1h']
+    image = image_file(case, 1024 * MIB)
+    for command in (['bench', '--runtime', '1h'], ['bench', '--runtime', '1h', '--verify', '--rw', 'randrw'],
+                    ['bench', '--runtime', '1h', '--mode', 'poll'],
+                    ['copy', '--requests', '1', '--request-size', '4k', '--num-queues', '1']):
+        server, path = peer.VublkServe(VUBLK).start(case, image)
+        before = processor_ticks(server)
+        target = [case.path('back')] if command[0] == 'copy' else []
+        child = case.start([VUBLK, *command, *waits, path, *target])
+        peer.wait_until(lambda: processor_ticks(server) > before + 10 or child.poll() is not None,
+                        'the back-end is not used')
+        case.stop(server, signal.SIGKILL)
+        peer.wait_until(lambda: 'requests wait for the next back-end' in case.output(child),
+                        'the outage is not reported')
+        code = case.stop(child, signal.SIGTERM)
+        check(code == 1, f'{command} ended with {code}: {case.output(child)}')
+        check('interrupted' in case.output(child), case.output(child))
+        path.unlink(missing_ok=True)
+
+
+def bench_keeps_to_its_time_without_a_backend(case):
+    """Repeated until the back-end was lost before the time was over, which a busy machine may prevent."""
+    image, text = image_file(case, 16 * MIB), ''
+    while 'the time was over during an outage' not in text:
+        server, path = peer.VublkServe(VUBLK).start(case, image)
+        child = case.start([VUBLK, 'bench', path, '--runtime', '3', '-o', 'reconnect-ms=1000', '--stall-time', '1h'])
+        peer.wait_until(lambda: processor_ticks(server) > 5 or child.poll() is not None, 'the back-end is not used')
+        case.stop(server, signal.SIGKILL)
+        code = case.stop(child, 0)
+        text = case.output(child)
+        check(code == 0, f'bench ended with {code}: {text}')
+        path.unlink(missing_ok=True)
+
+
+def another_disk(case):
+    """The back-end is replaced by one with another, smaller image: bench goes on and says so."""
+    server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB))
+    child = case.start([VUBLK, 'bench', path, '--runtime', '1h', '--time_based', '--size', '1M',
+                        '-o', 'reconnect-ms=10'])
+    peer.wait_until(lambda: processor_ticks(server) > 10 or child.poll() is not None, 'the back-end is not used')
+    case.stop(server, signal.SIGKILL)
+    path.unlink(missing_ok=True)
+    server, _ = peer.VublkServe(VUBLK).start(case, image_file(case, 8 * MIB, 'other'), path=path)
+    for words in ('the capacity of the disk at', f'changed from {16 * MIB} to {8 * MIB} bytes',
+                  'the serial of the disk at'):
+        peer.wait_until(lambda: words in case.output(child) or child.poll() is not None, f'{words}: is not said')
+        check(case.output(child).count(words) == 1, case.output(child))
+    check(case.stop(child) == 1, case.output(child))
+    case.stop(server)
+
+
 def copy_loses_its_backend(case):
     server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 1024 * MIB))
     copy = start_slow_copy(case, path)
@@ -215,7 +268,9 @@ def cases():
     for number, step in interruptions:
         yield (f'demo_is_interrupted ({number.name} in step {step})',
                functools.partial(demo_is_interrupted, number=number, step=step))
-    yield from [bench_is_interrupted, copy_is_interrupted, a_stopped_backend, copy_loses_its_backend,
+    yield from [bench_is_interrupted, copy_is_interrupted, a_stopped_backend,
+                interrupted_without_a_backend, bench_keeps_to_its_time_without_a_backend, another_disk,
+                copy_loses_its_backend,
                 copy_to_a_file_that_may_not_grow, without_standard_descriptors]
 
 

@@ -7,9 +7,9 @@
 
 #include "cli/cli.h"
 #include "cli/disk.h"
+#include "cli/signals.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -235,14 +235,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		arguments->group_reporting = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (arguments->socket)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "there is an argument too many, '%s'", arg);
-		arguments->socket = arg;
+		vublk_cli_take_argument(state, &arguments->socket, arg);
 		return 0;
 	case ARGP_KEY_NO_ARGS:
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "the SOCKET of a back-end is missing, see --help");
+		vublk_cli_refuse_no_socket(state);
 		return 0;
 	case ARGP_KEY_SUCCESS:
 		set_end(state, arguments);
@@ -253,22 +249,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 /* --- while it runs ------------------------------------------------------------ */
-
-static volatile sig_atomic_t interrupted;
-
-/* The second signal ends the process. */
-static void interrupt(int number)
-{
-	interrupted = number;
-}
-
-static void catch_signals(void)
-{
-	struct sigaction action = { .sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND };
-
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-}
 
 struct line {
 	bool shown;
@@ -298,7 +278,7 @@ static bool tick(void *opaque, const struct vublk_bench_live *live)
 	struct line *line = opaque;
 	uint64_t now = vublk_cli_now_ns();
 
-	if (interrupted)
+	if (vublk_cli_signals_caught())
 		return true;
 	if (!isatty(STDERR_FILENO) || now - line->last_ns < LINE_NS)
 		return false;
@@ -329,20 +309,12 @@ static void report(const struct arguments *arguments, const struct vublk_bench_r
 				       config->num_jobs);
 }
 
-static unsigned writes_lost; /* the disk's thread tells the jobs */
-
-static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
-{
-	if (event == VUBLK_BLK_WRITES_LOST)
-		__atomic_store_n(&writes_lost, 1, __ATOMIC_RELEASE);
-	vublk_disk_tell_event(opaque, event, error);
-}
-
 static int run(const struct arguments *arguments, struct vublk_blk *blk)
 {
 	struct vublk_bench_result *results = calloc(arguments->config.num_jobs + 1,
 						    sizeof(*results));
 	struct line line = { .last_ns = vublk_cli_now_ns() };
+	struct vublk_bench_result *total;
 	struct vublk_error error = { 0 };
 	int ret;
 
@@ -352,14 +324,18 @@ static int run(const struct arguments *arguments, struct vublk_blk *blk)
 	ret = vublk_bench_run(blk, &arguments->config, tick, &line, results, &error);
 	if (line.shown)
 		fputs("\r\033[K", stderr);
+	total = &results[arguments->config.num_jobs];
 	if (!ret)
-		report(arguments, results, &results[arguments->config.num_jobs]);
+		report(arguments, results, total);
+	if (!ret && total->abandoned)
+		vublk_cli_warn("bench", "the time was over during an outage; %u requests in flight "
+			       "were not waited for and are not counted", total->abandoned);
 	free(results);
 	if (ret)
 		return vublk_cli_fail("bench", "%s", error.text);
-	if (interrupted)
+	if (vublk_cli_signals_caught())
 		return vublk_cli_fail("bench", "interrupted by signal %d before the end",
-				      (int)interrupted);
+				      vublk_cli_signals_caught());
 	return VUBLK_EXIT_DONE;
 }
 
@@ -375,10 +351,11 @@ int vublk_cmd_bench(int argc, char **argv)
 	struct arguments arguments = { .config = {
 		.rw = "randread", .direction = VUBLK_BENCH_READ, .random = true,
 		.read_percent = 50, .block_bytes = 4096, .depth = 32, .num_jobs = 1,
-		.stall_ms = 30000, .writes_lost = &writes_lost,
+		.stall_ms = 30000,
 	} };
+	struct vublk_disk_watch watch;
 	const struct vublk_blk_handlers handlers = {
-		.event = on_event, .opaque = (void *)(uintptr_t)"bench",
+		.event = vublk_disk_watch_event, .opaque = &watch,
 	};
 	struct vublk_error error = { 0 };
 	struct vublk_blk *blk;
@@ -386,10 +363,13 @@ int vublk_cmd_bench(int argc, char **argv)
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	vublk_disk_limit_queues(&arguments.disk, arguments.config.num_jobs);
+	vublk_disk_watch_init(&watch, "bench", arguments.socket);
 	if (vublk_disk_open("bench", arguments.socket, &arguments.disk, &handlers, &blk,
 			    &error))
 		return vublk_cli_fail_open("bench", &error);
-	catch_signals();
+	vublk_disk_watch_start(&watch, blk, vublk_disk_reconnects(&arguments.disk));
+	arguments.config.watch = &watch;
+	vublk_cli_signals_catch();
 	status = run(&arguments, blk);
 	vublk_blk_close(blk, 0);
 	return status;

@@ -12,6 +12,7 @@
  *   bench-report.c  the result as text and as JSON
  */
 
+#include "cli/disk-watch.h"
 #include "cli/histogram.h"
 
 #include <vublk/blk.h>
@@ -51,8 +52,8 @@ struct vublk_bench_config {
 	bool poll;
 	bool verify;
 	uint64_t seed;
-	const unsigned *writes_lost; /* not 0: VUBLK_BLK_WRITES_LOST was told; atomic; or NULL */
-	unsigned stall_ms;        /* without a completion, after which the back-end is given up */
+	struct vublk_disk_watch *watch; /* of the disk, or NULL */
+	unsigned stall_ms;        /* the run fails after so long without a completion */
 };
 
 /* One direction of one job, or of several together. */
@@ -71,6 +72,7 @@ struct vublk_bench_result {
 	uint64_t major_faults;
 	uint64_t minor_faults;
 	uint64_t verified_blocks; /* that were read and found right */
+	unsigned abandoned;       /* requests in flight when the time was over during an outage */
 };
 
 /* While it runs. */

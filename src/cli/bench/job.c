@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define WAIT_MS 200          /* how long not to look at the phase while nothing is completed */
+#define WAIT_MS 100          /* between two looks at the phase while nothing is completed */
 /*
  * What a buffer holds before a verified read. It may have held the very block from
  * when that was written, and then a read that brings nothing would look right.
@@ -167,14 +167,6 @@ static void fail_for_lost_writes(struct vublk_bench_job *job)
 			"be verified (-o unflushed=trust if the back-end keeps them)");
 }
 
-/* It is set before a read can find out. */
-static bool has_lost_writes(const struct vublk_bench_job *job)
-{
-	const unsigned *lost = job->config->writes_lost;
-
-	return lost && __atomic_load_n(lost, __ATOMIC_ACQUIRE);
-}
-
 static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_slot *slot,
 			 int result)
 {
@@ -200,6 +192,10 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 {
 	struct vublk_bench_slot *slot = completion->user_data;
 
+	if (completion->user_data == job->watch) {
+		vublk_disk_watch_take(job->watch, completion);
+		return;
+	}
 	job->free[job->num_free++] = slot;
 	if (completion->result) {
 		fail_request(job, slot, completion->result);
@@ -209,7 +205,8 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 		count(job, slot, now);
 	if (!job->config->verify || slot->direction == VUBLK_BENCH_SYNC || job->error.code)
 		return;
-	if (has_lost_writes(job))
+	/* The flag is set before a read can find out. */
+	if (vublk_disk_watch_has_lost_writes(job->config->watch))
 		fail_for_lost_writes(job);
 	else
 		vublk_bench_verify_complete(job, slot, &job->error);
@@ -244,7 +241,22 @@ static int collect(struct vublk_bench_job *job, unsigned *idle_polls)
 	return 0;
 }
 
-/* Takes what is completed. False: the back-end does not complete anything any more. */
+/*
+ * Whether to leave requests in flight behind. They would delay the end of a run that was
+ * told to stop for as long as an outage lasts. Verification cannot do without them.
+ */
+static bool abandons(struct vublk_bench_job *job)
+{
+	unsigned phase = current_phase(job);
+
+	if (phase != VUBLK_BENCH_STOP || job->config->verify ||
+	    !vublk_disk_watch_has_outage(job->config->watch))
+		return phase == VUBLK_BENCH_ABORT;
+	job->result->abandoned = vublk_blk_in_flight(job->queue);
+	return true;
+}
+
+/* Takes completions. False: do not wait for more. */
 static bool take_completions(struct vublk_bench_job *job)
 {
 	char text[VUBLK_CLI_TEXT_BYTES];
@@ -262,6 +274,9 @@ static bool take_completions(struct vublk_bench_job *job)
 		complete(job, &job->completions[i], now);
 	if (n)
 		job->moved_ns = now;
+	vublk_disk_watch_poll(job->watch, job->queue);
+	if (abandons(job))
+		return false;
 	if (now - job->moved_ns <= (uint64_t)job->config->stall_ms * 1000000)
 		return true;
 	if (!job->error.code)

@@ -39,6 +39,7 @@ struct vublk_bench_job {
 	struct vublk_blk_queue *queue;
 	unsigned *phase;        /* an enum vublk_bench_phase, of all jobs; atomic */
 	unsigned number;
+	struct vublk_disk_watch *watch; /* of the job that asks for the serial; else NULL */
 	uint64_t first_block;   /* the job's part, in blocks of config->block_bytes */
 	uint64_t num_blocks;
 	uint64_t run;           /* what its blocks carry */

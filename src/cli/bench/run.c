@@ -152,6 +152,7 @@ static int init_job(struct run *run, unsigned number, uint64_t blocks, uint64_t 
 	job->queue = vublk_blk_queue(run->blk, number);
 	job->phase = &run->phase;
 	job->number = number;
+	job->watch = number ? NULL : config->watch;
 	job->first_block = number * share;
 	job->num_blocks = number + 1 == config->num_jobs ? blocks - job->first_block : share;
 	job->run = run_id;
@@ -334,4 +335,5 @@ void vublk_bench_add(struct vublk_bench_result *into, const struct vublk_bench_r
 	into->major_faults += from->major_faults;
 	into->minor_faults += from->minor_faults;
 	into->verified_blocks += from->verified_blocks;
+	into->abandoned += from->abandoned;
 }

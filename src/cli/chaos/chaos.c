@@ -235,12 +235,12 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 		.level = arguments->disk.verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
 	}, .event = on_event, .opaque = arguments };
 
-	struct vublk_option list[VUBLK_DISK_MAX_OPTIONS + 2] = { { "unflushed", "trust" } };
+	struct vublk_cli_options list = arguments->disk.list;
 	int ret;
 
-	/* Whether the disk keeps what it completed is found out here. */
-	memcpy(list + 1, arguments->disk.list, sizeof(arguments->disk.list));
-	ret = vublk_blk_open(arguments->config.socket, list, &handlers, blk, error);
+	/* The verifier finds out whether the disk keeps what it completed. */
+	vublk_cli_options_add_default(&list, "unflushed", "trust");
+	ret = vublk_blk_open(arguments->config.socket, list.list, &handlers, blk, error);
 	arguments->misused = ret == -EINVAL;
 	return ret;
 }

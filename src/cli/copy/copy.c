@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/progress.h"
+#include "cli/signals.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -87,8 +88,7 @@ static error_t parse_path(char *arg, struct argp_state *state, struct arguments 
 	else if (!arguments->to)
 		arguments->to = arg;
 	else
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is an argument too many, '%s'",
-			     arg);
+		vublk_cli_refuse_argument(state, arg);
 	return 0;
 }
 
@@ -139,28 +139,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 /* --- while it runs ------------------------------------------------------------ */
 
-static volatile sig_atomic_t interrupted;
-
-/* The second signal ends the process. */
-static void interrupt(int number)
+/* A closed progress pipe does not end the copy; a file size limit is an I/O error. */
+static void ignore_signals(void)
 {
-	interrupted = number;
-}
-
-static void catch_signals(void)
-{
-	struct sigaction action = { .sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND };
-
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-	signal(SIGPIPE, SIG_IGN); /* whoever read the progress may go: the copy goes on */
-	signal(SIGXFSZ, SIG_IGN); /* a file that may not be so large: an error like any other */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 }
 
 static bool tick(void *opaque, const struct vublk_copy *copy)
 {
 	vublk_progress_tell(opaque, __atomic_load_n(&copy->done, __ATOMIC_RELAXED));
-	return interrupted;
+	return vublk_cli_signals_caught();
 }
 
 static void start_progress(const struct arguments *arguments, struct vublk_progress *progress)
@@ -215,13 +204,15 @@ int vublk_cmd_copy(int argc, char **argv)
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	vublk_disk_limit_queues(&arguments.disk, MAX_QUEUES);
-	catch_signals();
+	ignore_signals();
 	ret = vublk_copy_open(&arguments.copy, arguments.from, arguments.to, arguments.size_bytes,
 			      &arguments.disk, &error);
 	if (ret) {
 		vublk_copy_close(&arguments.copy);
 		return vublk_cli_fail_open("copy", &error);
 	}
+	/* Until here the default action of a signal ends the process: nothing was written. */
+	vublk_cli_signals_catch();
 	ret = run(&arguments, &error);
 	vublk_copy_close(&arguments.copy);
 	return ret ? vublk_cli_fail("copy", "%s", error.text) : VUBLK_EXIT_DONE;

@@ -13,6 +13,7 @@
  */
 
 #include "cli/disk.h"
+#include "cli/disk-watch.h"
 
 #include <vublk/blk.h>
 
@@ -23,6 +24,7 @@
 struct vublk_copy_end {
 	const char *path;
 	struct vublk_blk *blk;       /* NULL: it is a file */
+	struct vublk_disk_watch watch; /* of the disk */
 	struct vublk_blk_info info;  /* of a disk */
 	int fd;                      /* of a file; -1: it is a disk */
 	bool block_device;
@@ -45,6 +47,10 @@ struct vublk_copy {
 	uint64_t done;               /* bytes that are there; atomic, read while it runs */
 };
 
+/* Called every VUBLK_COPY_TICK_MS on the thread that called vublk_copy_run(); true: stop. */
+typedef bool vublk_copy_tick_fn(void *opaque, const struct vublk_copy *copy);
+#define VUBLK_COPY_TICK_MS 100
+
 /* --- copy-end.c --------------------------------------------------------------- */
 
 /*
@@ -58,15 +64,13 @@ int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, u
 /* Gives a file that is written its size, all of it a hole. */
 int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error);
 
-/* What was written is stable afterwards. */
-int vublk_copy_flush(struct vublk_copy *copy, struct vublk_error *error);
+/* Makes what was written stable. `tick` may be NULL. -ECANCELED: it said stop. */
+int vublk_copy_flush(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaque,
+		     struct vublk_error *error);
 
 void vublk_copy_close(struct vublk_copy *copy);
 
 /* --- copy-run.c --------------------------------------------------------------- */
-
-/* Called now and then on the thread that called vublk_copy_run(); true: stop. */
-typedef bool vublk_copy_tick_fn(void *opaque, const struct vublk_copy *copy);
 
 int vublk_copy_run(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaque,
 		   struct vublk_error *error);

@@ -29,10 +29,16 @@ static const char *kind_of(const struct vublk_copy_end *end)
 static int open_disk(struct vublk_copy_end *end, const struct vublk_disk_options *options,
 		     struct vublk_error *error)
 {
-	int ret = vublk_disk_open("copy", end->path, options, NULL, &end->blk, error);
+	const struct vublk_blk_handlers handlers = {
+		.event = vublk_disk_watch_event, .opaque = &end->watch,
+	};
+	int ret;
 
+	vublk_disk_watch_init(&end->watch, "copy", end->path);
+	ret = vublk_disk_open("copy", end->path, options, &handlers, &end->blk, error);
 	if (ret)
 		return ret;
+	vublk_disk_watch_start(&end->watch, end->blk, vublk_disk_reconnects(options));
 	vublk_blk_get_info(end->blk, &end->info, sizeof(end->info));
 	end->bytes = end->info.capacity_bytes;
 	end->block_bytes = end->info.block_size_bytes;
@@ -209,7 +215,24 @@ int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error)
 	return 0;
 }
 
-int vublk_copy_flush(struct vublk_copy *copy, struct vublk_error *error)
+/* Waits for the only request on the queue. 1: it is completed; 0: the time is over. */
+static int wait_for_flush(struct vublk_copy *copy, struct vublk_blk_queue *queue,
+			  struct vublk_blk_completion *completion, vublk_copy_tick_fn *tick,
+			  void *opaque, struct vublk_error *error)
+{
+	uint64_t end = vublk_cli_now_ns() + (uint64_t)copy->stall_ms * 1000000;
+	int ret;
+
+	do {
+		ret = vublk_blk_wait(queue, completion, 1, 1, VUBLK_COPY_TICK_MS, error);
+		if (!ret && tick && tick(opaque, copy))
+			return vublk_cli_error(error, ECANCELED, "it was interrupted");
+	} while (!ret && vublk_cli_now_ns() < end);
+	return ret;
+}
+
+int vublk_copy_flush(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaque,
+		     struct vublk_error *error)
 {
 	const struct vublk_copy_end *to = &copy->to;
 	struct vublk_blk_completion completion = { 0 };
@@ -224,8 +247,7 @@ int vublk_copy_flush(struct vublk_copy *copy, struct vublk_error *error)
 	ret = vublk_blk_flush(vublk_blk_queue(to->blk, 0), 0, NULL, error);
 	if (ret)
 		return ret;
-	ret = vublk_blk_wait(vublk_blk_queue(to->blk, 0), &completion, 1, 1, (int)copy->stall_ms,
-			     error);
+	ret = wait_for_flush(copy, vublk_blk_queue(to->blk, 0), &completion, tick, opaque, error);
 	if (ret < 0)
 		return ret;
 	if (!ret)

@@ -14,8 +14,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define TICK_MS 100
-
 /* Memory that can be shared with a back-end: sealed, so that it cannot be cut under it. */
 static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *error)
 {
@@ -129,7 +127,7 @@ static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, voi
 
 	if (ret)
 		return ret;
-	while (!vublk_crew_wait(&crew, TICK_MS))
+	while (!vublk_crew_wait(&crew, VUBLK_COPY_TICK_MS))
 		if (tick && tick(opaque, copy))
 			stop_run(run);
 	vublk_crew_finish(&crew);
@@ -148,7 +146,7 @@ static int run_to_the_end(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, 
 			return ret;
 		if (run->unflushed.again.count)
 			continue;
-		ret = vublk_copy_flush(run->copy, error);
+		ret = vublk_copy_flush(run->copy, tick, opaque, error);
 		if (ret != -EOWNERDEAD)
 			return ret;
 		ret = vublk_copy_lose(run, error);

@@ -23,13 +23,17 @@
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <poll.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define WAIT_MS 500
+#define WAIT_MS 100
 #define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* of one request, so that progress shows */
+
+static bool is_stopped(const struct vublk_copy_run *run)
+{
+	return __atomic_load_n(&run->stop, __ATOMIC_RELAXED);
+}
 
 static unsigned in_flight(const struct vublk_copy_worker *worker)
 {
@@ -60,7 +64,7 @@ static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	uint64_t request = run->copy->request_bytes;
 	int ret;
 
-	if (__atomic_load_n(&run->stop, __ATOMIC_RELAXED))
+	if (is_stopped(run))
 		return 0;
 	pthread_mutex_lock(&run->lock);
 	slot->losses = run->unflushed.losses;
@@ -247,8 +251,9 @@ int vublk_copy_lose(struct vublk_copy_run *run, struct vublk_error *error)
 		return vublk_cli_error_errno(error, (int)-bytes, "cannot remember what is not "
 					     "flushed");
 	__atomic_fetch_sub(&run->copy->done, (uint64_t)bytes, __ATOMIC_RELAXED);
-	fprintf(stderr, "vublk copy: a back-end of '%s' was lost before all that it had written was "
-		"flushed; at least %" PRId64 " bytes are copied again\n", run->copy->to.path, bytes);
+	vublk_cli_say_limited("copy", &run->loss_limit, "a back-end of '%s' was lost with writes "
+			      "that were not flushed; at least %" PRId64 " bytes are copied again",
+			      run->copy->to.path, bytes);
 	return 0;
 }
 
@@ -367,12 +372,16 @@ static void fail(struct vublk_copy_worker *worker, const struct vublk_copy_slot 
 
 static unsigned poll_queue(struct vublk_copy_worker *worker, struct vublk_blk_queue *queue)
 {
+	struct vublk_copy *copy = worker->run->copy;
 	struct vublk_blk_completion completions[32];
 	int n = queue ? vublk_blk_poll(queue, completions, VUBLK_CLI_ARRAY_SIZE(completions)) : 0;
 
 	for (int i = 0; i < n; i++) {
 		struct vublk_copy_slot *slot = completions[i].user_data;
 
+		if (vublk_disk_watch_take(&copy->from.watch, &completions[i]) ||
+		    vublk_disk_watch_take(&copy->to.watch, &completions[i]))
+			continue;
 		if (slot->state == VUBLK_COPY_SLOT_FLUSHING && worker->error.code)
 			slot->state = VUBLK_COPY_SLOT_IDLE; /* the first error is what matters */
 		else if (slot->state == VUBLK_COPY_SLOT_FLUSHING)
@@ -385,6 +394,19 @@ static unsigned poll_queue(struct vublk_copy_worker *worker, struct vublk_blk_qu
 			finish(worker, slot);
 	}
 	return n > 0 ? (unsigned)n : 0;
+}
+
+/* One worker does it, because a disk has one serial. */
+static void ask_for_serials(struct vublk_copy_worker *worker)
+{
+	struct vublk_copy_run *run = worker->run;
+
+	if (worker != run->workers)
+		return;
+	if (worker->from)
+		vublk_disk_watch_poll(&run->copy->from.watch, worker->from);
+	if (worker->to)
+		vublk_disk_watch_poll(&run->copy->to.watch, worker->to);
 }
 
 /* Sleeps until one of the two has something to say. */
@@ -431,6 +453,7 @@ static bool take_completions(struct vublk_copy_worker *worker)
 		}
 	}
 	worker->moved_ns = vublk_cli_now_ns();
+	ask_for_serials(worker);
 	return true;
 }
 
@@ -445,7 +468,8 @@ void vublk_copy_work(void *member)
 		flush_now_and_then(worker);
 		if (again && !worker->error.code)
 			continue;
-		if (!in_flight(worker) || !take_completions(worker))
+		/* A copy that was stopped has failed: what is in flight does not matter. */
+		if (!in_flight(worker) || is_stopped(worker->run) || !take_completions(worker))
 			break;
 	}
 	if (worker->error.code)

@@ -45,6 +45,7 @@ struct vublk_copy_run {
 	struct vublk_sparse pieces;  /* under the lock */
 	struct vublk_copy_unflushed unflushed; /* under the lock */
 	struct vublk_copy_slot flush; /* of the worker that flushes, the first */
+	struct vublk_cli_limit loss_limit;
 	bool zeroes;                 /* the destination can be told that a piece is zero */
 	unsigned stop;               /* hand out no more pieces; atomic */
 	unsigned char *buffers;

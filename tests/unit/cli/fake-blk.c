@@ -89,6 +89,7 @@ struct fake_disk *fake_disk_new(const char *name, uint64_t bytes, unsigned num_q
 		.max_write_zeroes_bytes = 1 << 30, .flush = true, .write_cache = true,
 		.num_queues = num_queues, .queue_size = VUBLK_DEFAULT_QUEUE_SIZE,
 	};
+	disk->serial = "fake\033[2Jdisk";
 	disk->stable = malloc(bytes);
 	disk->flushing = malloc(bytes);
 	assert_true(disk->stable && disk->flushing);
@@ -314,6 +315,19 @@ static void lose_now_and_then(struct fake_disk *disk, unsigned number)
 		lose(disk);
 }
 
+static void replace(struct fake_disk *disk)
+{
+	const struct vublk_blk_handlers *handlers = &disk->blk->handlers;
+	struct vublk_error error = { .code = ENOTCONN, .text = "the fake has lost its back-end" };
+
+	handlers->event(handlers->opaque, VUBLK_BLK_OUTAGE, &error);
+	if (disk->next_capacity_bytes)
+		disk->info.capacity_bytes = disk->next_capacity_bytes;
+	if (disk->next_serial)
+		disk->serial = disk->next_serial;
+	handlers->event(handlers->opaque, VUBLK_BLK_RECONNECTED, NULL);
+}
+
 /* Checks a request as the library does, and takes a place for it. */
 static int add_as(struct vublk_blk_queue *queue, const struct pending *request, void *user_data,
 		  struct vublk_error *error)
@@ -336,6 +350,8 @@ static int add_as(struct vublk_blk_queue *queue, const struct pending *request, 
 	if (disk->no_overlap)
 		check_overlap(queue, offset, bytes, request->write);
 	lose_now_and_then(disk, number);
+	if (disk->replace_after && number == disk->replace_after)
+		replace(disk);
 	if (request->flush && queue->flush_fails) {
 		queue->flush_fails = false;
 		return refuse(error, EOWNERDEAD, "writes may be lost");
@@ -453,7 +469,7 @@ int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint6
 int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], uint32_t flags,
 		     void *user_data, struct vublk_error *error)
 {
-	memcpy(id, "fake\033[2Jdisk", 13);
+	snprintf(id, VUBLK_BLK_ID_SIZE, "%s", queue->blk->disk->serial);
 	return add(queue, 0, 0, user_data, error);
 }
 

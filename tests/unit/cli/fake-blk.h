@@ -22,6 +22,7 @@ struct fake_disk {
 	/* what it is */
 	char path[128];
 	struct vublk_blk_info info;
+	const char *serial;
 	unsigned char *content;
 
 	/* what it does wrong */
@@ -42,6 +43,13 @@ struct fake_disk {
 	 */
 	unsigned forget_every;
 	unsigned max_losses;        /* 0: no limit */
+	/*
+	 * After so many requests an outage is reported; 0: never. Then the next back-end
+	 * connects, with another serial and another capacity if they are set.
+	 */
+	unsigned replace_after;
+	uint64_t next_capacity_bytes;
+	const char *next_serial;
 
 	/* what it does not stand: a write that overlaps another request of its queue */
 	bool no_overlap;

@@ -305,19 +305,13 @@ static void test_bench_json_is_fios(void **state)
 	fake_disk_free(disk);
 }
 
-static unsigned writes_lost;
-
-static void note_lost_writes(void *opaque, enum vublk_blk_event event,
-			     const struct vublk_error *error)
-{
-	if (event == VUBLK_BLK_WRITES_LOST)
-		__atomic_store_n(&writes_lost, 1, __ATOMIC_RELEASE);
-}
-
 /* What is not there then is no fault of the disk's: the truth is told, whatever reads find. */
 static void test_bench_on_a_volatile_disk(void **state)
 {
-	const struct vublk_blk_handlers handlers = { .event = note_lost_writes };
+	struct vublk_disk_watch watch;
+	const struct vublk_blk_handlers handlers = {
+		.event = vublk_disk_watch_event, .opaque = &watch,
+	};
 
 	for (unsigned i = 0; i < 20; i++) {
 		struct fake_disk *disk = fake_disk_new("disk", 1 * MIB, 1);
@@ -330,8 +324,8 @@ static void test_bench_on_a_volatile_disk(void **state)
 		config.number_ios = 2000;
 		config.seed = i;
 		config.fsync_every = i % 2 ? 20 : 0;
-		config.writes_lost = &writes_lost;
-		writes_lost = 0;
+		config.watch = &watch;
+		vublk_disk_watch_init(&watch, "bench", disk->path);
 		disk->forget_every = 300 + i;
 		assert_int_equal(vublk_blk_open(disk->path, NULL, &handlers, &blk, &e), 0);
 		assert_int_equal(vublk_bench_run(blk, &config, NULL, NULL, &result, &e), -EOWNERDEAD);
@@ -501,7 +495,9 @@ static void test_copy_disk_to_disk(void **state)
 static void copy_with_losses(struct fake_disk *disk, const char *from, struct vublk_copy copy,
 			     const unsigned char *content, size_t bytes)
 {
-	struct vublk_disk_options reconnects = { { { "reconnect-ms", "10" } }, .count = 1 };
+	struct vublk_disk_options reconnects = { .list = {
+		.list = { { "reconnect-ms", "10" } }, .count = 1,
+	} };
 	struct vublk_error e = { 0 };
 	int ret = vublk_copy_open(&copy, from, disk->path, 0, &reconnects, &e);
 

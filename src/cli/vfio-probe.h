@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_CLI_VFIO_PROBE_H
+#define VUBLK_CLI_VFIO_PROBE_H
+
+#include <stdbool.h>
+
+/*
+ * Whether a vfio-user server listens at the socket. It is asked for its version and gets
+ * VUBLK_VFIO_PROBE_MS to answer. Used after vhost-user has failed there, to say why.
+ */
+#define VUBLK_VFIO_PROBE_MS 500
+
+bool vublk_vfio_probe(const char *path);
+
+#endif

@@ -404,14 +404,6 @@ void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint
 
 /* --- what the device says --------------------------------------------------------------------------- */
 
-/* What the driver made available before the back-end had the rings is announced now. */
-void vublk_virtio_pci_on_started(struct vublk_virtio_pci *pci)
-{
-	for (unsigned i = 0; i < pci->num_queues; i++)
-		if (pci->queues[i].enabled)
-			vublk_eventfd_signal(pci->queues[i].kick_fd);
-}
-
 void vublk_virtio_pci_on_stopped(struct vublk_virtio_pci *pci)
 {
 	if (pci->busy == VUBLK_VIRTIO_PCI_CHANGING_QUEUE)

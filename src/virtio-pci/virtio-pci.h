@@ -111,7 +111,6 @@ void vublk_virtio_pci_raise_intx(struct vublk_virtio_pci *pci);
 
 /* --- what the device said, passed on by the owner of its callbacks -------------------------- */
 
-void vublk_virtio_pci_on_started(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_stopped(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_config_changed(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_config_written(struct vublk_virtio_pci *pci);

@@ -46,7 +46,6 @@ static struct vublk_vfio_user *of(void *bus)
 static void on_started(void *opaque)
 {
 	vublk_bus_note_started(opaque);
-	vublk_virtio_pci_on_started(of(opaque)->pci);
 }
 
 static void on_stopped(void *opaque, const struct vublk_error *error)

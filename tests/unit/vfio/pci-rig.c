@@ -26,9 +26,6 @@ static void on_callback(struct device_rig *base, enum rig_callback callback)
 	if (!rig->pci)
 		return;
 	switch (callback) {
-	case RIG_STARTED:
-		vublk_virtio_pci_on_started(rig->pci);
-		break;
 	case RIG_STOPPED:
 		vublk_virtio_pci_on_stopped(rig->pci);
 		break;
@@ -263,6 +260,13 @@ void drive(struct pci_rig *rig, unsigned num_queues)
 bool was_signalled(int fd)
 {
 	return vublk_eventfd_clear(fd) > 0;
+}
+
+uint64_t num_signals(int fd)
+{
+	uint64_t count = 0;
+
+	return read(fd, &count, sizeof(count)) == sizeof(count) ? count : 0;
 }
 
 int new_eventfd(int *duplicate)

@@ -76,6 +76,8 @@ uint64_t ring_part(unsigned queue, unsigned part); /* 0 desc, 1 avail, 2 used */
 
 /* Whether an eventfd was signalled since it was asked last; it is cleared. */
 bool was_signalled(int fd);
+/* How often it was, also clearing it. */
+uint64_t num_signals(int fd);
 /* A new one for the model, and a duplicate of it for the test. */
 int new_eventfd(int *duplicate);
 

@@ -215,7 +215,8 @@ static void test_a_start_and_a_reset(void **state)
 		assert_int_equal(queue.used_addr, ring_part(1, 2));
 		assert_int_equal(vublk_device_get_queue(rig.rig.device, 2, &queue), 0);
 		assert_int_equal(queue.size, 0);
-		assert_true(was_signalled(rig.mock.kick_fds[0])); /* at the start */
+		assert_int_equal(num_signals(rig.mock.kick_fds[0]), 1); /* by the start */
+		assert_int_equal(num_signals(rig.mock.kick_fds[1]), 1);
 		pci_write(&rig, MODERN_BAR, NOTIFY + 4, 2, 1);
 		assert_true(was_signalled(rig.mock.kick_fds[1]));
 		pci_write(&rig, MODERN_BAR, NOTIFY + 8, 2, 2); /* not set up */

@@ -5,6 +5,7 @@
  *
  *     test-device --write-drawing    makes the drawing anew
  */
+#include "drawing.h"
 #include "harness.h"
 
 #include "device/device.h"
@@ -274,31 +275,7 @@ static void draw(FILE *out)
 
 static void test_drawing(void **state)
 {
-	static char file[16384];
-	char *drawn = NULL;
-	size_t drawn_bytes, file_bytes;
-	FILE *out = open_memstream(&drawn, &drawn_bytes), *in = fopen(DRAWING, "re");
-
-	draw(out);
-	fclose(out);
-	assert_non_null(in);
-	file_bytes = fread(file, 1, sizeof(file) - 1, in);
-	fclose(in);
-	if (file_bytes != drawn_bytes || memcmp(file, drawn, drawn_bytes))
-		fail_msg("docs/device-states.md is not the table's: test-device --write-drawing");
-	free(drawn);
-}
-
-static int write_drawing(void)
-{
-	FILE *out = fopen(DRAWING, "we");
-
-	if (!out) {
-		perror(DRAWING);
-		return 1;
-	}
-	draw(out);
-	return fclose(out) ? 1 : 0;
+	vublk_test_compare_drawing(DRAWING, draw);
 }
 
 int main(int argc, char **argv)
@@ -315,6 +292,6 @@ int main(int argc, char **argv)
 	};
 
 	if (argc == 2 && !strcmp(argv[1], "--write-drawing"))
-		return write_drawing();
+		return vublk_test_write_drawing(DRAWING, draw);
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
 }

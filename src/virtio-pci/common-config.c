@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The common configuration: the registers by which a driver negotiates features and
- * sets up queues.
+ * The common configuration: the registers with which a modern driver negotiates features and
+ * sets up queues. Those of a legacy driver are in legacy-config.c.
  *
- * The idea to read it by: a read has no effect, so it is a copy out of a structure that
- * is made for it. A write is of one register, and the table says what it does.
+ * Key idea: a read has no effect, so it copies from a structure that is filled for it. A
+ * write addresses one register, and the table has the function of each register.
  *
  * virtio 1.3, section 4.1.4.3.
  */
@@ -29,7 +29,7 @@ static bool has(const struct vublk_virtio_pci *pci, unsigned feature)
 	return pci->driver_features & VUBLK_BIT(feature);
 }
 
-/* The half of `features` that a selector shows; there are but two. */
+/* The 32 bits of `features` that a selector shows. There are only two such halves. */
 static uint32_t window(uint64_t features, uint32_t select)
 {
 	return select < 2 ? (uint32_t)(features >> (32 * select)) : 0;
@@ -46,7 +46,7 @@ static void show_queue(struct vublk_virtio_pci *pci, struct common_config *commo
 		return;
 	common->base.queue_size = queue->size;
 	common->base.queue_msix_vector = queue->vector;
-	common->base.queue_enable = queue->enabled;
+	common->base.queue_enable = vublk_virtio_pci_queue_is_enabled(queue);
 	common->base.queue_notify_off = pci->queue_select;
 	common->base.queue_desc_lo = (uint32_t)queue->desc_addr;
 	common->base.queue_desc_hi = (uint32_t)(queue->desc_addr >> 32);
@@ -55,7 +55,7 @@ static void show_queue(struct vublk_virtio_pci *pci, struct common_config *commo
 	common->base.queue_used_lo = (uint32_t)queue->used_addr;
 	common->base.queue_used_hi = (uint32_t)(queue->used_addr >> 32);
 	common->queue_notify_data = pci->queue_select;
-	common->queue_reset = queue->resetting;
+	common->queue_reset = vublk_virtio_pci_queue_is_resetting(queue);
 }
 
 void vublk_virtio_pci_common_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
@@ -90,7 +90,7 @@ static void write_driver_feature_select(struct vublk_virtio_pci *pci, uint32_t v
 	pci->driver_feature_select = value;
 }
 
-/* Bits that are not offered read back as zero; after FEATURES_OK nothing changes any more. */
+/* Bits that are not offered read back as zero. After FEATURES_OK, writes are ignored. */
 static void write_driver_feature(struct vublk_virtio_pci *pci, uint32_t value)
 {
 	unsigned shift = 32 * (pci->driver_feature_select & 1);
@@ -126,12 +126,12 @@ static void write_queue_vector(struct vublk_virtio_pci *pci, uint32_t value)
 	vublk_virtio_pci_queue_route(queue);
 }
 
-/* The queue, if the rest of its registers may change. */
+/* The selected queue if it is disabled, because its other registers are writable only then. */
 static struct vublk_virtio_pci_queue *disabled_queue(struct vublk_virtio_pci *pci)
 {
 	struct vublk_virtio_pci_queue *queue = vublk_virtio_pci_selected(pci);
 
-	return queue && !queue->enabled ? queue : NULL;
+	return queue && !vublk_virtio_pci_queue_is_enabled(queue) ? queue : NULL;
 }
 
 static void write_queue_size(struct vublk_virtio_pci *pci, uint32_t value)

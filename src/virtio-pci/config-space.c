@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The PCI configuration space: a conventional header, the five virtio capabilities
- * and MSI-X.
+ * The PCI configuration space: a conventional header, the five virtio capabilities, and
+ * MSI-X. The registers in the BARs are in the other files.
  *
- * The idea to read it by: two arrays, what is there and which bits of it may be
- * written. A base address whose low bits cannot be written is how a driver learns the
- * size of a BAR. Three things are more than that: the bit in the status register that
- * shows INTx, the registers that mask interrupts, and the window through which firmware
- * reaches a BAR without mapping it.
+ * Key idea: it is two arrays, the contents and which bits of them are writable. A driver
+ * learns the size of a BAR from the low bits of its address, which are not writable. Three
+ * parts need code: the bit in the status register that shows INTx, the registers that mask
+ * interrupts, and the window through which firmware accesses a BAR without mapping it.
  *
  * PCI 3.0, section 6; virtio 1.3, section 4.1.4.
  */
@@ -20,7 +19,7 @@
 #define DEVICE_MODERN (0x1040 + VIRTIO_ID_BLOCK)
 #define DEVICE_TRANSITIONAL 0x1001
 #define SUBSYSTEM_MODERN 0x1100
-#define CLASS_STORAGE_SCSI 0x0100 /* base class and subclass; what virtio disks say they are */
+#define CLASS_STORAGE_SCSI 0x0100 /* base class and subclass, as on other virtio disks */
 #define FIRST_CAPABILITY 0x40
 
 #define MSIX_BYTES PCI_CAP_MSIX_SIZEOF
@@ -47,7 +46,7 @@ static uint32_t get(const struct vublk_virtio_pci *pci, unsigned offset, unsigne
 	return value;
 }
 
-/* --- what it is made of -------------------------------------------------------------------- */
+/* --- the contents -------------------------------------------------------------------- */
 
 static void put_header(struct vublk_virtio_pci *pci)
 {
@@ -89,7 +88,7 @@ static void put_bars(struct vublk_virtio_pci *pci)
 		PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH);
 }
 
-/* Links a capability into the list: where the next one has room. */
+/* Links a capability into the list. Returns the offset for the next one. */
 static unsigned put_capability(struct vublk_virtio_pci *pci, unsigned offset, uint8_t id,
 			       unsigned bytes)
 {
@@ -112,7 +111,7 @@ static unsigned put_virtio_capability(struct vublk_virtio_pci *pci, unsigned off
 	return put_capability(pci, offset, PCI_CAP_ID_VNDR, bytes);
 }
 
-/* The window has no place of its own: which it shows, the driver writes. */
+/* The driver writes which BAR, offset and length the window shows. */
 static unsigned put_window(struct vublk_virtio_pci *pci, unsigned offset)
 {
 	unsigned end = put_virtio_capability(pci, offset, VIRTIO_PCI_CAP_PCI_CFG, 0,
@@ -174,7 +173,7 @@ void vublk_virtio_pci_config_reset(struct vublk_virtio_pci *pci)
 		    PCI_MSIX_ENTRY_CTRL_MASKBIT);
 }
 
-/* --- what others need of it ----------------------------------------------------------------- */
+/* --- queries of the other files ----------------------------------------------------------------- */
 
 bool vublk_virtio_pci_msix_is_enabled(const struct vublk_virtio_pci *pci)
 {
@@ -198,7 +197,7 @@ struct window {
 	uint32_t offset, bytes;
 };
 
-/* False: what the driver wrote shows nothing. */
+/* False: the driver has selected no valid part of a BAR. */
 static bool find_window(const struct vublk_virtio_pci *pci, struct window *window)
 {
 	unsigned cap = pci->pci_cfg_cap;
@@ -212,7 +211,10 @@ static bool find_window(const struct vublk_virtio_pci *pci, struct window *windo
 				  vublk_virtio_pci_bar_bytes(pci, window->bar));
 }
 
-/* Only an access to the data alone is one to the BAR: who reads all there is means nothing by it. */
+/*
+ * Only an access to nothing but the data field reaches the BAR. A program that dumps the
+ * configuration space reads the field, too, and must not have an effect on the device.
+ */
 static bool is_window_access(const struct vublk_virtio_pci *pci, uint64_t offset, unsigned bytes)
 {
 	return offset >= pci->pci_cfg_cap + PCI_CFG_DATA &&

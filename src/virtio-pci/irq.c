@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Interrupts: which event has which vector, what is pending, and INTx for drivers
- * without MSI-X.
+ * Interrupts: the vector of each event, pending interrupts, and INTx for drivers without
+ * MSI-X. The registers that mask all interrupts are in config-space.c.
  *
- * The idea to read it by: a queue's calls are the back-end's signals to an eventfd. As
- * long as the vector of the queue has an eventfd and nothing masks it, that is the one
- * which the back-end signals, and nobody is between. Otherwise it is the queue's own,
- * which the loop watches: its signal becomes a pending bit, or a bit in the ISR.
+ * Key idea: the back-end signals an eventfd for each call of a queue. While the queue's
+ * vector has an eventfd and is not masked, the back-end signals that one directly. Otherwise
+ * it signals the queue's own eventfd, which the loop turns into a pending bit, or a bit in
+ * the ISR.
  *
- * The table and its mask bits are the client's: those that emulate MSI-X themselves
- * never write them, so they mask nothing here, and what is to be masked comes as an
- * eventfd that is taken away. The bits for the function as a whole do mask.
+ * The mask bits in the MSI-X table have no effect here, because a client that emulates MSI-X
+ * itself never writes them: it masks a vector by removing its eventfd. The bits that mask the
+ * whole function do have an effect.
  *
  * virtio 1.3, sections 4.1.4.5 and 4.1.5; PCI 3.0, section 6.8.
  */
@@ -92,7 +92,7 @@ void vublk_virtio_pci_raise_vector(struct vublk_virtio_pci *pci, unsigned vector
 	deliver(pci, &pci->vectors[vector]);
 }
 
-/* Of all queues whose calls come by this vector. */
+/* Reroutes the calls of all queues that have this vector. */
 static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
 {
 	for (unsigned i = 0; i < pci->num_queues; i++)
@@ -100,7 +100,7 @@ static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
 			vublk_virtio_pci_queue_route(&pci->queues[i]);
 }
 
-/* The old one is closed when no queue has it any more. */
+/* Closes the old eventfd after the queues have been rerouted from it. */
 void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd)
 {
 	int before;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The registers of a legacy driver, in the I/O BAR of a transitional device.
+ * The registers of a legacy driver, in the I/O BAR of a transitional device. Those of a
+ * modern driver are in common-config.c.
  *
- * A legacy driver knows 32 feature bits and no FEATURES_OK, gives a ring by the number
- * of its page, and may kick before it says DRIVER_OK. With MSI-X the device's own
- * config begins four bytes later.
+ * Key idea: a legacy driver uses the same queues and status through an older set of
+ * registers. It knows 32 feature bits and no FEATURES_OK, gives a ring as a page number, and
+ * may kick before DRIVER_OK. If MSI-X is enabled, the device's own config begins four bytes
+ * later.
  *
  * virtio 1.3, section 4.1.4.10.
  */
@@ -85,7 +87,10 @@ static void write_features(struct vublk_virtio_pci *pci, uint32_t value)
 		pci->driver_features = value & vublk_device_features(pci->device);
 }
 
-/* The parts follow each other, the used ring in a page of its own; page 0 is a reset. */
+/*
+ * The three parts of the ring follow each other, the used ring on the next page boundary.
+ * Writing page 0 resets the device.
+ */
 static void write_queue_pfn(struct vublk_virtio_pci *pci, uint32_t value)
 {
 	struct vublk_virtio_pci_queue *queue = vublk_virtio_pci_selected(pci);
@@ -94,7 +99,7 @@ static void write_queue_pfn(struct vublk_virtio_pci *pci, uint32_t value)
 		vublk_virtio_pci_write_status(pci, 0);
 		return;
 	}
-	if (!queue || queue->enabled)
+	if (!queue || vublk_virtio_pci_queue_is_enabled(queue))
 		return;
 	queue->desc_addr = (uint64_t)value << VIRTIO_PCI_QUEUE_ADDR_SHIFT;
 	queue->avail_addr = queue->desc_addr + vublk_split_desc_bytes(queue->size);
@@ -139,7 +144,7 @@ static const struct vublk_virtio_pci_register registers[] = {
 	{ VIRTIO_PCI_QUEUE_SEL, 2, write_queue_select },
 	{ VIRTIO_PCI_QUEUE_NOTIFY, 2, write_queue_notify },
 	{ VIRTIO_PCI_STATUS, 1, write_status },
-	{ VIRTIO_MSI_CONFIG_VECTOR, 2, write_config_vector }, /* from here on with MSI-X only */
+	{ VIRTIO_MSI_CONFIG_VECTOR, 2, write_config_vector }, /* this and the next: with MSI-X only */
 	{ VIRTIO_MSI_QUEUE_VECTOR, 2, write_queue_vector },
 };
 #define NUM_MSIX_REGISTERS 2

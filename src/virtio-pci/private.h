@@ -2,7 +2,7 @@
 #ifndef VUBLK_VIRTIO_PCI_PRIVATE_H
 #define VUBLK_VIRTIO_PCI_PRIVATE_H
 
-/* Of the virtio-pci model's own files. */
+/* Shared by the files of the virtio-pci model; not for its owner. */
 
 #include "virtio-pci/virtio-pci.h"
 #include "util/checked.h"
@@ -16,13 +16,13 @@ enum {
 	VUBLK_VIRTIO_PCI_BAR_MODERN = 4, /* 64 bits: 5 is its upper half */
 };
 
-/* Of BAR1. */
+/* BAR1 */
 #define VUBLK_VIRTIO_PCI_PBA_OFFSET 0x2000
 #define VUBLK_VIRTIO_PCI_TABLE_BYTES (VUBLK_VIRTIO_PCI_MAX_VECTORS * PCI_MSIX_ENTRY_SIZE)
 #define VUBLK_VIRTIO_PCI_PBA_BYTES ((VUBLK_VIRTIO_PCI_MAX_VECTORS + 63) / 64 * 8)
 _Static_assert(VUBLK_VIRTIO_PCI_TABLE_BYTES <= VUBLK_VIRTIO_PCI_PBA_OFFSET, "layout");
 
-/* Of BAR4: a page each. */
+/* BAR4: one page per kind of register */
 #define VUBLK_VIRTIO_PCI_PAGE_BYTES 0x1000
 enum vublk_virtio_pci_page {
 	VUBLK_VIRTIO_PCI_PAGE_COMMON,
@@ -33,13 +33,13 @@ enum vublk_virtio_pci_page {
 };
 #define VUBLK_VIRTIO_PCI_NOTIFY_MULTIPLIER 4
 
-/* Why the driver has to wait. */
+/* The operation in progress, which the driver has to wait for. */
 enum vublk_virtio_pci_busy {
 	VUBLK_VIRTIO_PCI_IDLE,
-	VUBLK_VIRTIO_PCI_RESETTING,      /* the rings are on their way back */
-	VUBLK_VIRTIO_PCI_RESETTING_BUS,  /* ... and what belongs to PCI goes with them */
-	VUBLK_VIRTIO_PCI_WRITING_CONFIG, /* the back-end has the new value */
-	VUBLK_VIRTIO_PCI_CHANGING_QUEUE, /* the rings are held to reset queues, or to set them up */
+	VUBLK_VIRTIO_PCI_RESETTING,      /* the back-end returns the rings */
+	VUBLK_VIRTIO_PCI_RESETTING_BUS,  /* the same, and the PCI registers are reset, too */
+	VUBLK_VIRTIO_PCI_WRITING_CONFIG, /* the back-end processes the new value */
+	VUBLK_VIRTIO_PCI_CHANGING_QUEUE, /* the rings are held to reset queues or to set them up */
 	VUBLK_VIRTIO_PCI_NUM_BUSY,
 };
 
@@ -49,16 +49,31 @@ struct vublk_virtio_pci_vector {
 	bool pending;
 };
 
+enum vublk_virtio_pci_queue_state {
+	VUBLK_VIRTIO_PCI_QUEUE_DISABLED,
+	VUBLK_VIRTIO_PCI_QUEUE_ENABLED,    /* by the driver; the device does not have it yet */
+	VUBLK_VIRTIO_PCI_QUEUE_ACTIVE,     /* the device has it */
+	VUBLK_VIRTIO_PCI_QUEUE_CANCELLING, /* reset before the device got it */
+	VUBLK_VIRTIO_PCI_QUEUE_RESETTING,  /* reset; the device still has it */
+	VUBLK_VIRTIO_PCI_QUEUE_NUM_STATES,
+};
+
+enum vublk_virtio_pci_queue_event {
+	VUBLK_VIRTIO_PCI_QUEUE_EVENT_ENABLE,
+	VUBLK_VIRTIO_PCI_QUEUE_EVENT_ACCEPTED,
+	VUBLK_VIRTIO_PCI_QUEUE_EVENT_BEGIN_RESET,
+	VUBLK_VIRTIO_PCI_QUEUE_EVENT_RESET,
+	VUBLK_VIRTIO_PCI_QUEUE_NUM_EVENTS,
+};
+
 struct vublk_virtio_pci_queue {
 	struct vublk_virtio_pci *pci;
 	uint16_t size;
 	uint16_t vector; /* VIRTIO_MSI_NO_VECTOR: unmapped */
-	bool enabled;
-	bool resetting; /* as queue_reset shows it */
-	bool is_set;    /* the device has it */
+	enum vublk_virtio_pci_queue_state state;
 	uint64_t desc_addr, avail_addr, used_addr;
 	int kick_fd;
-	int call_fd;  /* where calls come while they cannot go to the driver directly */
+	int call_fd;  /* for calls while they cannot go to the driver directly */
 	struct vublk_loop_source call_source;
 	bool direct;  /* the device has the vector's eventfd */
 };
@@ -67,18 +82,18 @@ struct vublk_virtio_pci {
 	struct vublk_device *device;
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
-	struct vublk_log_limit log_limit; /* of what a driver can provoke */
+	struct vublk_log_limit log_limit; /* for lines that a driver can cause */
 	const struct vublk_virtio_pci_ops *ops;
 	void *opaque;
 	bool transitional;
 	enum vublk_virtio_pci_busy busy;
-	bool writes_config; /* also while it is being reset: the reset waits for the write */
+	bool writes_config; /* also during a reset, which waits for the write */
 	unsigned holds;
 
 	/* PCI */
 	uint8_t config[VUBLK_VIRTIO_PCI_CONFIG_BYTES];
-	uint8_t writable[VUBLK_VIRTIO_PCI_CONFIG_BYTES]; /* a bit each */
-	unsigned msix_cap, pci_cfg_cap; /* where these capabilities are */
+	uint8_t writable[VUBLK_VIRTIO_PCI_CONFIG_BYTES]; /* one mask bit per bit of `config` */
+	unsigned msix_cap, pci_cfg_cap; /* offsets of these capabilities */
 	uint8_t table[VUBLK_VIRTIO_PCI_TABLE_BYTES];
 
 	/* interrupts */
@@ -95,76 +110,91 @@ struct vublk_virtio_pci {
 	uint64_t driver_features;
 	uint16_t queue_select;
 	uint8_t generation;        /* as the driver sees it */
-	uint32_t known_generation; /* the device's, when its config was last read */
+	uint32_t known_generation; /* the device's, at the last read of its config */
 	unsigned num_queues;
 	struct vublk_virtio_pci_queue queues[]; /* num_queues */
 };
 
 /* --- virtio-pci.c ------------------------------------------------------------------------- */
 
-/* The only way to change it; false: it is busy with what cannot be overtaken. */
+/* The only function that changes `busy`. False: the operation in progress cannot be overridden. */
 bool vublk_virtio_pci_set_busy(struct vublk_virtio_pci *pci, enum vublk_virtio_pci_busy busy);
 
-/* NULL when the selector says one that there is not. */
+/* The queue of queue_select, or NULL if the device has no such queue. */
 struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci *pci);
-/* What the driver is offered: the device's features, and the transport's own. */
+/* The features offered to the driver: the device's and the transport's own. */
 uint64_t vublk_virtio_pci_features(const struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint8_t status);
-/* A doorbell. */
+/* The driver has written to the notification register of `queue`. */
 void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue);
 void vublk_virtio_pci_read_device_config(struct vublk_virtio_pci *pci, uint64_t offset,
 					 void *data, unsigned bytes);
 void vublk_virtio_pci_write_device_config(struct vublk_virtio_pci *pci, uint64_t offset,
 					  const void *data, unsigned bytes);
 
-/* --- virtio-pci-queue.c -------------------------------------------------------------------- */
+/* --- queue-state.c ----------------------------------------------------------------------------- */
+
+/* The only function that changes a queue's state. False: the event does nothing in this state. */
+bool vublk_virtio_pci_queue_change_state(struct vublk_virtio_pci_queue *queue,
+					 enum vublk_virtio_pci_queue_event event);
+/* The next state by the table; -1: the event does nothing in this state. */
+int vublk_virtio_pci_queue_next_state(enum vublk_virtio_pci_queue_state state,
+				      enum vublk_virtio_pci_queue_event event);
+const char *vublk_virtio_pci_queue_state_name(enum vublk_virtio_pci_queue_state state);
+const char *vublk_virtio_pci_queue_event_name(enum vublk_virtio_pci_queue_event event);
+/* What the registers queue_enable and queue_reset show. */
+bool vublk_virtio_pci_queue_is_enabled(const struct vublk_virtio_pci_queue *queue);
+bool vublk_virtio_pci_queue_is_resetting(const struct vublk_virtio_pci_queue *queue);
+bool vublk_virtio_pci_queue_is_in_device(const struct vublk_virtio_pci_queue *queue);
+
+/* --- queue.c -------------------------------------------------------------------- */
 
 int vublk_virtio_pci_queues_init(struct vublk_virtio_pci *pci, struct vublk_error *error);
 void vublk_virtio_pci_queues_deinit(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_queues_reset(struct vublk_virtio_pci *pci);
-/* Gives the device all queues that are enabled. */
+/* Gives the device all enabled queues. */
 int vublk_virtio_pci_queues_hand_over(struct vublk_virtio_pci *pci, struct vublk_error *error);
 bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci);
-/* queue_enable and queue_reset. */
+/* The driver has written 1 to queue_enable or queue_reset. */
 void vublk_virtio_pci_queue_enable(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_queue_reset(struct vublk_virtio_pci_queue *queue);
-/* The rings have been taken back for the queues that are to be changed. */
+/* The rings are stopped: hands over or resets the queues that wait for that. */
 void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci);
-/* Lets the queue's calls go where its vector leads now. */
+/* Sends the queue's calls to the eventfd of its current vector. */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue);
 
-/* --- virtio-pci-irq.c ---------------------------------------------------------------------- */
+/* --- irq.c ---------------------------------------------------------------------- */
 
 void vublk_virtio_pci_irqs_init(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_irqs_deinit(struct vublk_virtio_pci *pci);
-/* Nothing is pending any more and no event has a vector; the eventfds stay. */
+/* Forgets pending interrupts and the vector of each event; keeps the eventfds. */
 void vublk_virtio_pci_irqs_reset(struct vublk_virtio_pci *pci);
-/* The eventfd to which a queue's calls can go without anybody between; -1: none now. */
+/* The eventfd for calls that go to the driver directly; -1: not possible now. */
 int vublk_virtio_pci_direct_fd(const struct vublk_virtio_pci *pci, uint16_t vector);
-/* The back-end called on a queue whose calls do not go to the driver directly. */
+/* The back-end has called on a queue whose calls do not go to the driver directly. */
 void vublk_virtio_pci_raise_queue(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_raise_config(struct vublk_virtio_pci *pci);
-/* What masks interrupts as a whole has changed: command register, MSI-X control. */
+/* A register that masks all interrupts has changed: command, MSI-X control. */
 void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_intx_level(const struct vublk_virtio_pci *pci);
 /* Reads the ISR, which clears it. */
 uint8_t vublk_virtio_pci_take_isr(struct vublk_virtio_pci *pci);
-/* The vector as it is taken: VIRTIO_MSI_NO_VECTOR for one that there is not. */
+/* `vector`, or VIRTIO_MSI_NO_VECTOR if the device has no such vector. */
 uint16_t vublk_virtio_pci_accept_vector(const struct vublk_virtio_pci *pci, uint32_t vector);
 void vublk_virtio_pci_msix_read(const struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				unsigned bytes);
 void vublk_virtio_pci_msix_write(struct vublk_virtio_pci *pci, uint64_t offset,
 				 const void *data, unsigned bytes);
 
-/* --- virtio-pci-config.c ------------------------------------------------------------------- */
+/* --- config-space.c ------------------------------------------------------------------- */
 
-/* As after power-on. */
+/* Restores the contents after power-on. */
 void vublk_virtio_pci_config_reset(struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_msix_is_enabled(const struct vublk_virtio_pci *pci);
-bool vublk_virtio_pci_msix_is_masked(const struct vublk_virtio_pci *pci); /* as a whole */
+bool vublk_virtio_pci_msix_is_masked(const struct vublk_virtio_pci *pci); /* the whole function */
 bool vublk_virtio_pci_intx_is_disabled(const struct vublk_virtio_pci *pci);
 
-/* --- virtio-pci-common.c and virtio-pci-legacy.c ---------------------------------------------- */
+/* --- common-config.c and legacy-config.c ---------------------------------------------- */
 
 void vublk_virtio_pci_common_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				  unsigned bytes);
@@ -176,8 +206,8 @@ void vublk_virtio_pci_legacy_write(struct vublk_virtio_pci *pci, uint64_t offset
 				   const void *data, unsigned bytes);
 
 /*
- * Registers are written whole or not at all, as the specification wants it of drivers:
- * an access that is none of a register's is ignored. One of eight bytes is two of four.
+ * The specification requires drivers to write whole registers, so an access that does not
+ * match a register is ignored. An access of eight bytes is two accesses of four.
  */
 struct vublk_virtio_pci_register {
 	uint8_t offset;
@@ -189,7 +219,7 @@ void vublk_virtio_pci_registers_write(struct vublk_virtio_pci *pci,
 				      unsigned num_registers, uint64_t offset, const void *data,
 				      unsigned bytes);
 
-/* Copies of `from`, of which there are `from_bytes`, what an access wants; the rest is zero. */
+/* Copies `bytes` at `offset` of `from`, which has `from_bytes`, to `data`; pads with zeroes. */
 void vublk_virtio_pci_copy(void *data, unsigned bytes, uint64_t offset, const void *from,
 			   unsigned from_bytes);
 

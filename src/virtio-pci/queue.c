@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queues as a driver has set them up, and how the device gets them: all at once
- * when the driver is ready, or one by itself when it was reset alone.
+ * The queues as a driver has set them up, and handing them over to the device: all together
+ * when the driver is ready, or a single one after its own reset. Their registers are in
+ * common-config.c and legacy-config.c, their states in queue-state.c.
  *
- * The idea to read it by: the device takes or drops a queue only while no ring runs. So
- * to change one, the rings are held; when the back-end has given them back the change
- * is made, and the others go on where they were.
+ * Key idea: the device accepts or drops a queue only while no ring runs. So to change a
+ * single queue, the rings are held. When the back-end has returned them, the change is made,
+ * and the other rings resume where they were.
  *
  * virtio 1.3, sections 2.6.1 and 4.1.4.3.
  */
@@ -19,14 +20,12 @@
 #include <linux/virtio_config.h>
 #include <sys/epoll.h>
 
-/* --- life ----------------------------------------------------------------------------------- */
+/* --- life cycle ----------------------------------------------------------------------------------- */
 
 static void reset_queue(struct vublk_virtio_pci_queue *queue)
 {
+	vublk_virtio_pci_queue_change_state(queue, VUBLK_VIRTIO_PCI_QUEUE_EVENT_RESET);
 	queue->size = (uint16_t)vublk_device_queue_size(queue->pci->device);
-	queue->enabled = false;
-	queue->resetting = false;
-	queue->is_set = false;
 	queue->direct = false;
 	queue->desc_addr = 0;
 	queue->avail_addr = 0;
@@ -115,10 +114,12 @@ static int hand_over(struct vublk_virtio_pci_queue *queue, struct vublk_error *e
 		.kick_fd = queue->kick_fd,
 		.call_fd = choose_call_fd(queue),
 	};
+	bool is_enabled = vublk_virtio_pci_queue_is_enabled(queue);
 	int r = vublk_device_set_queue(queue->pci->device, index_of(queue),
-				       queue->enabled ? &set_up : NULL, error);
+				       is_enabled ? &set_up : NULL, error);
 
-	queue->is_set = queue->enabled && !r;
+	if (!r && is_enabled)
+		vublk_virtio_pci_queue_change_state(queue, VUBLK_VIRTIO_PCI_QUEUE_EVENT_ACCEPTED);
 	return r;
 }
 
@@ -134,21 +135,21 @@ int vublk_virtio_pci_queues_hand_over(struct vublk_virtio_pci *pci, struct vublk
 bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
 {
 	for (unsigned i = 0; i < pci->num_queues; i++)
-		if (pci->queues[i].is_set)
+		if (vublk_virtio_pci_queue_is_in_device(&pci->queues[i]))
 			return true;
 	return false;
 }
 
 /*
- * Between two eventfds nothing gets lost: the device signals the new one once. The
- * change is of a queue that it has, so that it cannot be refused.
+ * No call is lost between two eventfds, because the device signals the new one once. The
+ * device has the queue, so it cannot refuse the change.
  */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue)
 {
 	bool was_direct = queue->direct;
 	int fd;
 
-	if (!queue->is_set)
+	if (!vublk_virtio_pci_queue_is_in_device(queue))
 		return;
 	fd = choose_call_fd(queue);
 	if (was_direct || queue->direct)
@@ -162,7 +163,7 @@ bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
 	for (unsigned i = 0; i < pci->num_queues; i++) {
 		const struct vublk_virtio_pci_queue *queue = &pci->queues[i];
 
-		if (queue->enabled &&
+		if (vublk_virtio_pci_queue_is_enabled(queue) &&
 		    (!fn(opaque, queue->desc_addr, vublk_split_desc_bytes(queue->size)) ||
 		     !fn(opaque, queue->avail_addr, vublk_split_avail_bytes(queue->size)) ||
 		     !fn(opaque, queue->used_addr, vublk_split_used_bytes(queue->size))))
@@ -171,7 +172,7 @@ bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
 	return true;
 }
 
-/* --- one by itself ---------------------------------------------------------------------------- */
+/* --- changing a single queue ---------------------------------------------------------------------------- */
 
 static void begin_change(struct vublk_virtio_pci *pci)
 {
@@ -182,13 +183,17 @@ static void begin_change(struct vublk_virtio_pci *pci)
 
 static int change_queue(struct vublk_virtio_pci_queue *queue, struct vublk_error *error)
 {
-	if (queue->resetting) {
+	switch (queue->state) {
+	case VUBLK_VIRTIO_PCI_QUEUE_CANCELLING:
+	case VUBLK_VIRTIO_PCI_QUEUE_RESETTING:
 		reset_queue(queue);
 		vublk_eventfd_clear(queue->kick_fd);
-	} else if (queue->enabled == queue->is_set) {
+		return hand_over(queue, error);
+	case VUBLK_VIRTIO_PCI_QUEUE_ENABLED:
+		return hand_over(queue, error);
+	default:
 		return 0;
 	}
-	return hand_over(queue, error);
 }
 
 void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci)
@@ -206,19 +211,20 @@ void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci)
 
 void vublk_virtio_pci_queue_enable(struct vublk_virtio_pci_queue *queue)
 {
-	queue->enabled = true;
+	if (!vublk_virtio_pci_queue_change_state(queue, VUBLK_VIRTIO_PCI_QUEUE_EVENT_ENABLE))
+		return;
 	if (vublk_virtio_pci_is_driven(queue->pci))
 		begin_change(queue->pci);
 }
 
 void vublk_virtio_pci_queue_reset(struct vublk_virtio_pci_queue *queue)
 {
-	if (!queue->enabled)
+	if (!vublk_virtio_pci_queue_is_enabled(queue))
 		return;
 	if (!vublk_virtio_pci_is_driven(queue->pci)) {
 		reset_queue(queue);
 		return;
 	}
-	queue->resetting = true;
+	vublk_virtio_pci_queue_change_state(queue, VUBLK_VIRTIO_PCI_QUEUE_EVENT_BEGIN_RESET);
 	begin_change(queue->pci);
 }

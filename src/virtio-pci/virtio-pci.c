@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The model's middle: which register file an access goes to, the driver's status, and
- * what the device calls back.
+ * The centre of the PCI model: the driver's status, resets, and the callbacks of the device.
+ * It also dispatches an access to the file that has the register.
  *
- * The idea to read it by: the status register is the driver's side of a conversation of
- * which the device's state is the other. It shows a reset when the back-end has given
- * the rings back, and until then the model is busy.
+ * Key idea: a reset takes as long as the back-end needs to return the rings. Until then the
+ * model is busy, and the status register shows the old status.
  *
  * virtio 1.3, sections 2.1, 3.1 and 4.1.4.
  */
@@ -23,16 +22,16 @@
 #define MSIX_BAR_BYTES (4 * VUBLK_VIRTIO_PCI_PAGE_BYTES)
 #define MODERN_BAR_BYTES (VUBLK_VIRTIO_PCI_NUM_PAGES * VUBLK_VIRTIO_PCI_PAGE_BYTES)
 
-/* What only a legacy driver can make something of. */
+/* Features that only a legacy driver can use. */
 #define LEGACY_FEATURES (VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) | VUBLK_BIT(VIRTIO_F_ANY_LAYOUT))
-/* What the transport does by itself; the device knows nothing of it. */
+/* Features that this transport implements itself, without the device. */
 #define TRANSPORT_FEATURES VUBLK_BIT(VIRTIO_F_RING_RESET)
 
 /* --- being busy ------------------------------------------------------------------------------ */
 
 #define MAY(to) (1u << VUBLK_VIRTIO_PCI_##to)
 
-/* What may follow what: a reset overtakes everything, and is overtaken by a larger one only. */
+/* The permitted transitions: a reset overrides everything, and only a larger reset overrides a reset. */
 static const unsigned char busy_transitions[VUBLK_VIRTIO_PCI_NUM_BUSY] = {
 	[VUBLK_VIRTIO_PCI_IDLE] = MAY(RESETTING) | MAY(RESETTING_BUS) | MAY(WRITING_CONFIG) |
 				  MAY(CHANGING_QUEUE),
@@ -100,7 +99,10 @@ static bool is_resetting(const struct vublk_virtio_pci *pci)
 	return pci->busy == VUBLK_VIRTIO_PCI_RESETTING || pci->busy == VUBLK_VIRTIO_PCI_RESETTING_BUS;
 }
 
-/* A driver that reads the config after its reset must not read what the write then changes. */
+/*
+ * The reset waits for a write to the config, so that a driver that reads the config after
+ * its reset cannot see the write change it.
+ */
 static void try_finish_reset(struct vublk_virtio_pci *pci)
 {
 	if (is_resetting(pci) && !vublk_device_has_rings_out(pci->device) && !pci->writes_config)
@@ -153,8 +155,8 @@ static bool knows_no_features_ok(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * What the device needs of a driver that is ready, unless the first kick of a legacy one
- * has brought it already.
+ * Gives the device features, queues and memory when the driver is ready. Does nothing if the
+ * first kick of a legacy driver has done so before.
  */
 static int prepare_start(struct vublk_virtio_pci *pci, struct vublk_error *error)
 {
@@ -179,7 +181,7 @@ static int check_features_ok(struct vublk_virtio_pci *pci, struct vublk_error *e
 	if (pci->driver_features & VUBLK_BIT(VIRTIO_F_VERSION_1))
 		return accept_features(pci, error);
 	return vublk_error_set(error, EPROTO,
-			       "it has no VIRTIO_F_VERSION_1, and a legacy driver knows no FEATURES_OK");
+			       "it has no VIRTIO_F_VERSION_1, and a legacy driver has no FEATURES_OK");
 }
 
 static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
@@ -191,7 +193,7 @@ static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
 	if (bits & ~pci->status & VIRTIO_CONFIG_S_FEATURES_OK &&
 	    check_features_ok(pci, &error) < 0) {
 		vublk_log_limited(pci->log, &pci->log_limit, VUBLK_LOG_WARNING,
-				  "the driver's choice of features is not taken: %s", error.text);
+				  "the driver's choice of features is refused: %s", error.text);
 		bits &= (uint8_t)~VIRTIO_CONFIG_S_FEATURES_OK;
 	}
 	pci->status |= bits;
@@ -204,8 +206,8 @@ static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
 }
 
 /*
- * A driver sets bits and clears none but all. What it writes while a reset is under way
- * it writes too early, and is lost.
+ * A driver sets bits, and clears all of them by writing 0, which is a reset. A write during a
+ * reset comes too early and is ignored.
  */
 void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint8_t status)
 {
@@ -215,7 +217,7 @@ void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint8_t status)
 		write_bits(pci, status & (uint8_t)~VIRTIO_CONFIG_S_NEEDS_RESET);
 }
 
-/* A legacy driver that kicks before it is ready expects to be served. */
+/* A legacy driver may kick before DRIVER_OK and expects its requests to be served. */
 static void start_on_kick(struct vublk_virtio_pci *pci, unsigned queue)
 {
 	struct vublk_error error;
@@ -229,10 +231,10 @@ static void start_on_kick(struct vublk_virtio_pci *pci, unsigned queue)
 		vublk_device_kick(pci->device, queue);
 }
 
-/* A kick that comes before the rings run is not lost: the counter stays until they do. */
+/* A kick before the rings run is not lost, because the eventfd keeps it. */
 void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue)
 {
-	if (queue >= pci->num_queues || !pci->queues[queue].enabled)
+	if (queue >= pci->num_queues || !vublk_virtio_pci_queue_is_enabled(&pci->queues[queue]))
 		return;
 	if (!vublk_virtio_pci_is_driven(pci) && knows_no_features_ok(pci) &&
 	    !(pci->status & VIRTIO_CONFIG_S_NEEDS_RESET))
@@ -248,7 +250,10 @@ struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci
 
 /* --- the device's own config ------------------------------------------------------------------------ */
 
-/* A change counts from the first read on that shows it, so that no driver sees half of one. */
+/*
+ * The generation changes with the first read that shows a new config, so that a driver
+ * notices when its reads mix two of them.
+ */
 void vublk_virtio_pci_read_device_config(struct vublk_virtio_pci *pci, uint64_t offset,
 					 void *data, unsigned bytes)
 {
@@ -351,7 +356,7 @@ static void read_modern(struct vublk_virtio_pci *pci, uint64_t offset, void *dat
 	case VUBLK_VIRTIO_PCI_PAGE_DEVICE:
 		vublk_virtio_pci_read_device_config(pci, within, data, bytes);
 		break;
-	default: /* notifications are written only */
+	default: /* notification registers are write-only */
 		memset(data, 0, bytes);
 	}
 }
@@ -368,7 +373,7 @@ static void write_modern(struct vublk_virtio_pci *pci, uint64_t offset, const vo
 	case VUBLK_VIRTIO_PCI_PAGE_DEVICE:
 		vublk_virtio_pci_write_device_config(pci, within, data, bytes);
 		break;
-	case VUBLK_VIRTIO_PCI_PAGE_NOTIFY: /* the place says which queue, the value says it again */
+	case VUBLK_VIRTIO_PCI_PAGE_NOTIFY: /* the offset and the value both name the queue */
 		vublk_virtio_pci_notify(pci, (unsigned)(within / VUBLK_VIRTIO_PCI_NOTIFY_MULTIPLIER));
 		break;
 	default:
@@ -402,7 +407,7 @@ void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint
 		write_modern(pci, offset, data, bytes);
 }
 
-/* --- what the device says --------------------------------------------------------------------------- */
+/* --- callbacks of the device --------------------------------------------------------------------------- */
 
 void vublk_virtio_pci_on_stopped(struct vublk_virtio_pci *pci)
 {
@@ -427,7 +432,7 @@ void vublk_virtio_pci_on_config_written(struct vublk_virtio_pci *pci)
 		try_finish_reset(pci);
 }
 
-/* --- life -------------------------------------------------------------------------------------------- */
+/* --- life cycle -------------------------------------------------------------------------------------------- */
 
 static int check_vectors(unsigned num_vectors, struct vublk_error *error)
 {

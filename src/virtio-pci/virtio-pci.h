@@ -3,18 +3,19 @@
 #define VUBLK_VIRTIO_PCI_VIRTIO_PCI_H
 
 /*
- * A virtio-blk device as a PCI function: its configuration space and its BARs, and
- * what a driver's accesses to them do to a vublk_device. It knows no socket and no
- * protocol: whoever presents it reads and writes here, gives it eventfds for the
- * interrupts, and passes on what the device calls back.
+ * A model of a virtio-blk device as a PCI function: its configuration space, its BARs, and
+ * the effect of a driver's accesses on a vublk_device. It has no socket and no protocol.
+ *
+ * Key idea: its owner is a bus that presents the function to a VMM. The owner passes the
+ * driver's accesses, eventfds for the interrupts, and the device's callbacks to the model.
  *
  * Layout (virtio 1.3, section 4.1):
  *   BAR1  16 KiB memory    MSI-X table at 0, pending bits at 0x2000
  *   BAR4  16 KiB memory    common config at 0, ISR at 0x1000, device config at 0x2000,
- *                          notifications at 0x3000, four bytes a queue
+ *                          notifications at 0x3000, four bytes per queue
  *   BAR0  128 bytes I/O    the registers of a legacy driver; transitional devices only
  *
- * One thread: the device's.
+ * All calls come from the device's thread.
  */
 
 #include "util/log.h"
@@ -34,17 +35,17 @@ struct vublk_virtio_pci;
 
 struct vublk_virtio_pci_options {
 	bool transitional;    /* 1af4:1001 with BAR0, for legacy drivers too; else 1af4:1042 */
-	unsigned num_vectors; /* MSI-X; 0: one a queue and one for the config, as far as they go */
+	unsigned num_vectors; /* MSI-X; 0: one per queue and one for the config, up to the maximum */
 };
 
-/* What it asks of whoever presents it. */
+/* Callbacks of the owner. */
 struct vublk_virtio_pci_ops {
 	/*
-	 * The driver is ready: the device is to be given the guest's memory now, unless it
-	 * has it. A failure is the driver's to reset.
+	 * The driver is ready: the owner gives the device the guest's memory, unless the
+	 * device has it. After a failure the driver has to reset the device.
 	 */
 	int (*before_start)(void *opaque, struct vublk_error *error);
-	/* vublk_virtio_pci_is_busy() has ended. */
+	/* vublk_virtio_pci_is_busy() has become false. */
 	void (*idle)(void *opaque);
 };
 
@@ -57,18 +58,18 @@ int vublk_virtio_pci_new(struct vublk_device *device, struct vublk_loop *loop,
 			 const struct vublk_virtio_pci_options *options,
 			 const struct vublk_virtio_pci_ops *ops, void *opaque,
 			 struct vublk_virtio_pci **pci, struct vublk_error *error);
-/* NULL is nothing. The rings are stopped, or the device unrealized. */
+/* NULL is a no-op. The rings are stopped, or the device is unrealized. */
 void vublk_virtio_pci_free(struct vublk_virtio_pci *pci);
 
-/* --- what a driver does ---------------------------------------------------------------- */
+/* --- accesses of a driver ---------------------------------------------------------------- */
 
-/* 0: there is no such BAR. */
+/* 0: the device has no such BAR. */
 uint32_t vublk_virtio_pci_bar_bytes(const struct vublk_virtio_pci *pci, unsigned bar);
 
 /*
- * Any offset and size: what is not there reads as zero, and what cannot be written, or
- * not in this way, stays as it is. That an access lies within the BAR is the caller's
- * to check, if it wants to tell somebody that it does not.
+ * Any offset and size is permitted: bytes without a register read as zero, and a write that
+ * a register does not accept is ignored. A caller that wants to report an access beyond the
+ * BAR checks that itself.
  */
 void vublk_virtio_pci_config_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				  unsigned bytes);
@@ -79,22 +80,22 @@ void vublk_virtio_pci_bar_read(struct vublk_virtio_pci *pci, unsigned bar, uint6
 void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint64_t offset,
 				const void *data, unsigned bytes);
 
-/* As after power-on. Busy until the back-end has given the rings back. */
+/* Resets to the state after power-on. Busy until the back-end has returned the rings. */
 void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci);
 
 /*
- * Whether something that the driver did has not ended yet which it may take for ended
- * with its next access: a reset, a write to the config. Whoever can keep the driver
- * waiting does; the idle callback tells the end.
+ * Whether an operation of the driver is still in progress that the driver expects to be
+ * complete at its next access: a reset, a write to the config. An owner that can delay the
+ * driver's next access does so until the idle callback.
  */
 bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 
 /* --- interrupts ------------------------------------------------------------------------ */
 
 /*
- * An interrupt is a signal to an eventfd. One that is raised while there is none, or
- * while it is masked, is pending and comes when there is. The eventfds become the
- * model's; -1: none. They are non-blocking eventfds, which the caller has seen to.
+ * An interrupt is a signal to an eventfd. An interrupt that is raised while its vector has no
+ * eventfd, or is masked, stays pending until it has one. The model owns the eventfds, which
+ * have to be non-blocking; -1: none.
  */
 unsigned vublk_virtio_pci_num_vectors(const struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd);
@@ -102,36 +103,36 @@ void vublk_virtio_pci_mask_vector(struct vublk_virtio_pci *pci, unsigned vector,
 void vublk_virtio_pci_raise_vector(struct vublk_virtio_pci *pci, unsigned vector);
 
 /*
- * INTx is a level, and an eventfd carries edges: after each signal it is masked, and
+ * INTx is a level, and an eventfd carries edges. So each signal also masks INTx, and
  * unmasking it signals again if the level is still high.
  */
 void vublk_virtio_pci_set_intx_fd(struct vublk_virtio_pci *pci, int fd);
 void vublk_virtio_pci_mask_intx(struct vublk_virtio_pci *pci, bool masked);
 void vublk_virtio_pci_raise_intx(struct vublk_virtio_pci *pci);
 
-/* --- what the device said, passed on by the owner of its callbacks -------------------------- */
+/* --- callbacks of the device, which the owner passes on -------------------------- */
 
 void vublk_virtio_pci_on_stopped(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_config_changed(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_config_written(struct vublk_virtio_pci *pci);
-/* Of DEVICE_NEEDS_RESET and of a back-end that will not come back. */
+/* The device needs a reset, or has lost its back-end for good. */
 void vublk_virtio_pci_on_failure(struct vublk_virtio_pci *pci, const struct vublk_error *error);
 
-/* Whether the driver has set DRIVER_OK, and for how many queues it did. */
+/* Whether the driver has set DRIVER_OK. */
 bool vublk_virtio_pci_is_driven(const struct vublk_virtio_pci *pci);
 
 /*
- * The places in guest memory that the driver's rings need: calls `fn` for each, until
- * it returns false, which is then the result.
+ * Calls `fn` for each part of guest memory that holds a ring, until it returns false.
+ * Returns the last result of `fn`, or true if there is no ring.
  */
 bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
 					 bool (*fn)(void *opaque, uint64_t addr, uint64_t bytes),
 					 void *opaque);
 
 /*
- * Takes the rings back for as long as the owner has something to do with memory that
- * they may be using, or lets them go on; holds of several owners count. Returns 0: the
- * rings do not run; 1: the device's stopped() tells.
+ * Stops the rings while the owner changes memory that they may be using, and lets them
+ * resume. Each hold needs one release. vublk_virtio_pci_hold() returns 0 if the rings are
+ * stopped, and 1 if the device's stopped() callback reports it.
  */
 int vublk_virtio_pci_hold(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_release(struct vublk_virtio_pci *pci);

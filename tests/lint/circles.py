@@ -21,7 +21,7 @@ import tap
 KNOWN = [
     ('virtio-pci',
      'common-config.c config-space.c irq.c legacy-config.c queue.c virtio-pci.c',
-     'to be opened: registers, queues and interrupts call each other'),
+     'the registers, queues and interrupts of one PCI function act on each other'),
     ('backend',
      'engine/engine.c engine/file/blocking.c engine/file/file.c engine/file/page-cache.c '
      'engine/file/uring.c engine/memory.c engine/null.c',

@@ -230,7 +230,7 @@ static void test_a_stuck_request_is_found(void **state)
 	rig->config.deeds = 0;
 	rig->config.num_deeds = 0;
 	rig->config.runtime_ms = 10;
-	rig->config.stuck_ms = 200;
+	rig->config.stuck_ms = 3000; /* the back-end has to make its socket in this time, too */
 	rig->disk->stall_after = 200;
 	check_fails(rig, ETIMEDOUT, "stuck: ");
 	assert_true(rig->result.counts.stuck > 0);

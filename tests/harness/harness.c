@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* One process a case; what a case leaves behind fails it. */
+/*
+ * The runner of the test programs; see the header.
+ *
+ * Key idea: each case runs in a process group of its own, and its descriptors, mappings,
+ * threads and children are counted before and after it.
+ */
 #include "harness.h"
 
 #include "util/atomic.h"
@@ -19,6 +24,17 @@
 #include <unistd.h>
 
 #define EXIT_SKIPPED 77
+
+#if defined(VUBLK_TSAN) || defined(__SANITIZE_ADDRESS__)
+#define LIMIT_FACTOR 3u
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LIMIT_FACTOR 3u
+#endif
+#endif
+#ifndef LIMIT_FACTOR
+#define LIMIT_FACTOR 1u
+#endif
 
 static char folder[64];
 
@@ -80,7 +96,7 @@ static struct resources count_resources(void)
 	};
 }
 
-/* A joined thread may stand in /proc for a moment; it is given that moment. */
+/* A joined thread may still be listed in /proc for a moment. */
 static struct resources settled_resources(const struct resources *before)
 {
 	struct resources now = count_resources();
@@ -146,7 +162,7 @@ static void *do_nothing(void *opaque)
 	return opaque;
 }
 
-/* The sanitizer starts a thread of its own with the program's first; not a leak. */
+/* The sanitizer starts its own thread with the program's first one; that is no leak. */
 static void start_sanitizer_thread(void)
 {
 	pthread_t thread;
@@ -195,7 +211,7 @@ static void skip_reason(FILE *output, char *reason, size_t bytes)
 		}
 }
 
-/* Kills the whole group of the case, so that its children go as well. */
+/* Kills the whole process group, so that the children of the case end, too. */
 static int wait_for_case(pid_t pid, unsigned seconds)
 {
 	sigset_t child;
@@ -239,7 +255,8 @@ static int fork_case(const struct vublk_test *test, unsigned number)
 		exit(run_case(test));
 	}
 	setpgid(pid, pid);
-	status = wait_for_case(pid, test->seconds ? test->seconds : VUBLK_TEST_SECONDS);
+	status = wait_for_case(pid, LIMIT_FACTOR *
+			       (test->seconds ? test->seconds : VUBLK_TEST_SECONDS));
 	remove_folder();
 	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIPPED) {
 		skip_reason(output, reason, sizeof(reason));

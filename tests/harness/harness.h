@@ -3,10 +3,10 @@
 #define VUBLK_TESTS_HARNESS_H
 
 /*
- * The runner of the test programs: cmocka's assertions, each case in a process
- * of its own with a time limit, in an empty scratch folder that is removed
- * afterwards. A case that ends with one descriptor, mapped file, thread or child
- * more than it began with has failed. The output is TAP.
+ * The runner of the test programs: cmocka's assertions, and each case in a process of its
+ * own with a time limit and an empty scratch folder, which is removed afterwards. A case
+ * that ends with one descriptor, mapped file, thread or child more than it began with has
+ * failed. The output is TAP.
  *
  *   static void test_something(void **state) { assert_int_equal(1, 1); }
  *   int main(int argc, char **argv)
@@ -28,7 +28,11 @@
 
 #include "util/checked.h"
 
-#define VUBLK_TEST_SECONDS 60
+/*
+ * The limit only ends a deadlock, so it has room for a machine that does other work, too; an
+ * instrumented build has three times as long.
+ */
+#define VUBLK_TEST_SECONDS 120
 
 struct vublk_test {
 	const char *name;
@@ -52,7 +56,7 @@ unsigned vublk_test_count_fds(void);
 /* Mappings of this process that have a file behind them, memfds included. */
 unsigned vublk_test_count_mappings(void);
 
-/* As a peer may do it: the next write(2) to the eventfd blocks, whatever its flags were. */
+/* Does what a peer may do: the next write(2) to the eventfd blocks, whatever its flags were. */
 void vublk_test_fill_eventfd(int fd);
 
 #endif

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The runner of the tests that start whole programs: each case is a function with a
-scratch folder and processes of its own, which end with it. The output is TAP.
+The runner of the tests that start whole programs: each case is a function with its own
+scratch folder and its own processes, which end with it. The output is TAP.
 
     def test_something(case): case.run(['true'])
     sys.exit(peer.main([test_something]))
@@ -20,19 +20,19 @@ import tempfile
 import time
 import traceback
 
-# Instrumented builds and busy machines are slow; nothing below measures time.
-LIMIT_S = 60
+# Only ends a deadlock, so it has room for instrumented builds and busy machines.
+LIMIT_S = 120
 
 libc = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
 
 class Skip(Exception):
-    """The reason why a case cannot run here."""
+    """Says why a case cannot run here."""
 
 
 class Failure(Exception):
-    """What was expected and what came."""
+    """Says what was expected and what happened instead."""
 
 
 def tie_to_parent():
@@ -51,7 +51,7 @@ def need(*programs):
 
 
 def wait_until(condition, sentence, limit_s=LIMIT_S):
-    """For what no process announces, such as a socket that appears."""
+    """Waits for an event that no process announces, such as a socket that appears."""
     end = time.monotonic() + limit_s
     while not condition():
         check(time.monotonic() < end, sentence)
@@ -76,7 +76,7 @@ class Case:
         return self.folder / name
 
     def start(self, command, **options):
-        """A process that goes on beside the case; its output is in a file of its name."""
+        """Starts a process that runs next to the case; its output goes to a file."""
         number = len(self.children)
         log = open(self.folder / f'output-{number}', 'w+b')
         options.setdefault('stdout', log)
@@ -97,10 +97,10 @@ class Case:
         try:
             return child.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
-            raise Failure(f'{child.args[0]} goes on after signal {number}') from None
+            raise Failure(f'{child.args[0]} still runs after signal {number}') from None
 
     def call(self, command, limit_s=LIMIT_S, **options):
-        """Runs a program to its end, whatever that is."""
+        """Runs a program and returns its Result, whatever its exit code is."""
         try:
             done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
                                   capture_output=True, text=True, errors='replace', timeout=limit_s,
@@ -110,7 +110,7 @@ class Case:
         return Result(command, done)
 
     def run(self, command, **options):
-        """Runs a program that has to succeed; returns what it printed."""
+        """Runs a program that has to succeed, and returns its output."""
         result = self.call(command, **options)
         check(result.code == 0, str(result))
         return result.out
@@ -124,7 +124,7 @@ class Case:
 
 
 class VublkServe:
-    """Our own back-end. Its end has to be clean."""
+    """Our own back-end. It has to exit with 0."""
     name = 'vublk serve'
     write_back = True
 
@@ -132,7 +132,7 @@ class VublkServe:
         self.program = program
 
     def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None):
-        """At `path`, it takes the place of one that has been killed. Queues: None: as by default."""
+        """With `path` it replaces a back-end that was killed. Queues: None: the default."""
         check(form == 'raw', 'vublk serve knows raw files only')
         path = path or case.path(f'socket-{len(case.children)}')
         command = [self.program, 'serve', '--socket-path', path, '--blk-file', image,
@@ -148,7 +148,7 @@ class VublkServe:
 
 class StorageDaemon:
     name = 'qemu-storage-daemon'
-    write_back = False  # so it says, see wce in its config
+    write_back = False  # according to wce in its config
     program, environment = ['qemu-storage-daemon'], {}
 
     def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None,
@@ -185,7 +185,7 @@ def wait_for_socket(case, child, path):
 
 
 def outcome_of(function):
-    """Calls it; returns ok, skip or not ok, and what a person has to know of that."""
+    """Calls the function; returns ok, skip or not ok, and the reason."""
     try:
         function()
         return 'ok', ''
@@ -195,7 +195,7 @@ def outcome_of(function):
         place = [frame for frame in traceback.extract_tb(failure.__traceback__)
                  if frame.filename != __file__][-1]
         return 'not ok', f'{place.name}, line {place.lineno}: {failure}'
-    except Exception:  # a mistake of the test's own
+    except Exception:  # a mistake in the test itself
         return 'not ok', traceback.format_exc()
 
 
@@ -213,7 +213,7 @@ def run_case(function, keep):
 
 
 def report(number, name, outcome, text):
-    """A case's line of TAP, after its remarks."""
+    """Prints the case's TAP line, after its remarks."""
     for line in text.splitlines() if outcome == 'not ok' else []:
         print(f'# {line}')
     suffix = f' # SKIP {text}' if outcome == 'skip' else ''
@@ -230,7 +230,7 @@ def main(cases, words=()):
     if '-l' in options:
         print('\n'.join(name for name, _ in named))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a time limit: cases still clean up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # sent at a time limit; cases still clean up
     print(f'1..{len(wanted)}')
     failed = False
     for number, (name, function) in enumerate(wanted, 1):

@@ -36,7 +36,7 @@ static void collect(void *opaque, enum vublk_log_level level, const char *text)
 	pthread_mutex_unlock(&log->lock);
 }
 
-bool rig_log_has(struct rig *rig, const char *words)
+bool rig_log_has(struct backend_rig *rig, const char *words)
 {
 	bool has;
 
@@ -48,7 +48,7 @@ bool rig_log_has(struct rig *rig, const char *words)
 	return has;
 }
 
-void rig_wait_for_log(struct rig *rig, const char *words)
+void rig_wait_for_log(struct backend_rig *rig, const char *words)
 {
 	pthread_mutex_lock(&rig->log.lock);
 	while (!strstr(rig->log.last, words))
@@ -56,7 +56,7 @@ void rig_wait_for_log(struct rig *rig, const char *words)
 	pthread_mutex_unlock(&rig->log.lock);
 }
 
-unsigned rig_log_lines(struct rig *rig)
+unsigned rig_log_lines(struct backend_rig *rig)
 {
 	unsigned lines;
 
@@ -68,13 +68,13 @@ unsigned rig_log_lines(struct rig *rig)
 
 static void *run(void *opaque)
 {
-	struct rig *rig = opaque;
+	struct backend_rig *rig = opaque;
 
 	rig->result = vublk_backend_run(rig->backend, NULL);
 	return NULL;
 }
 
-static void init(struct rig *rig)
+static void init(struct backend_rig *rig)
 {
 	memset(rig, 0, sizeof(*rig));
 	pthread_mutex_init(&rig->log.lock, NULL);
@@ -84,7 +84,7 @@ static void init(struct rig *rig)
 		rig->queues[i].kick_fd = rig->queues[i].call_fd = rig->queues[i].err_fd = -1;
 }
 
-void rig_open(struct rig *rig, const struct vublk_option *options)
+void rig_open(struct backend_rig *rig, const struct vublk_option *options)
 {
 	struct vublk_option all[MAX_OPTIONS + 1] = { 0 };
 	struct vublk_error error = { 0 };
@@ -105,7 +105,7 @@ void rig_open(struct rig *rig, const struct vublk_option *options)
 	assert_int_equal(pthread_create(&rig->thread, NULL, run, rig), 0);
 }
 
-void rig_open_memory(struct rig *rig)
+void rig_open_memory(struct backend_rig *rig)
 {
 	const struct vublk_option options[] = {
 		{ "engine", "memory" }, { "size", "8M" }, { "num-queues", "4" }, { 0 },
@@ -114,19 +114,19 @@ void rig_open_memory(struct rig *rig)
 	rig_open(rig, options);
 }
 
-void rig_attach(struct rig *rig, int fd)
+void rig_attach(struct backend_rig *rig, int fd)
 {
 	init(rig);
 	vublk_channel_init(&rig->channel, fd);
 }
 
-void rig_attach_again(struct rig *rig, int fd)
+void rig_attach_again(struct backend_rig *rig, int fd)
 {
 	vublk_channel_deinit(&rig->channel);
 	vublk_channel_init(&rig->channel, fd);
 }
 
-static void free_all(struct rig *rig)
+static void free_all(struct backend_rig *rig)
 {
 	if (rig->backend)
 		assert_int_equal(pthread_join(rig->thread, NULL), 0);
@@ -147,13 +147,13 @@ static void free_all(struct rig *rig)
 	pthread_cond_destroy(&rig->log.said);
 }
 
-void rig_close(struct rig *rig)
+void rig_close(struct backend_rig *rig)
 {
 	shutdown(rig->channel.fd, SHUT_RDWR);
 	free_all(rig);
 }
 
-void rig_wait_for_end(struct rig *rig)
+void rig_wait_for_end(struct backend_rig *rig)
 {
 	struct pollfd wait = { .fd = rig->channel.fd, .events = POLLIN };
 	struct vublk_vu_message message;
@@ -168,7 +168,7 @@ void rig_wait_for_end(struct rig *rig)
 	assert_int_equal(r, -ENOTCONN);
 }
 
-void rig_close_expecting_end(struct rig *rig)
+void rig_close_expecting_end(struct backend_rig *rig)
 {
 	rig_wait_for_end(rig);
 	free_all(rig);
@@ -176,7 +176,7 @@ void rig_close_expecting_end(struct rig *rig)
 
 /* --- messages ---------------------------------------------------------------- */
 
-void rig_send(struct rig *rig, const struct vublk_vu_message *message)
+void rig_send(struct backend_rig *rig, const struct vublk_vu_message *message)
 {
 	struct vublk_error error = { 0 };
 
@@ -190,7 +190,7 @@ void rig_send(struct rig *rig, const struct vublk_vu_message *message)
 	}
 }
 
-void rig_receive(struct rig *rig, struct vublk_vu_message *reply)
+void rig_receive(struct backend_rig *rig, struct vublk_vu_message *reply)
 {
 	struct pollfd wait = { .fd = rig->channel.fd, .events = POLLIN };
 	struct vublk_error error = { 0 };
@@ -202,7 +202,8 @@ void rig_receive(struct rig *rig, struct vublk_vu_message *reply)
 		fail_msg("%s", error.text);
 }
 
-void rig_ask(struct rig *rig, struct vublk_vu_message *message, struct vublk_vu_message *reply)
+void rig_ask(struct backend_rig *rig, struct vublk_vu_message *message,
+	     struct vublk_vu_message *reply)
 {
 	rig_send(rig, message);
 	rig_receive(rig, reply);
@@ -210,7 +211,7 @@ void rig_ask(struct rig *rig, struct vublk_vu_message *message, struct vublk_vu_
 	assert_int_equal(reply->header.flags, VUBLK_VU_VERSION | VUBLK_VU_FLAG_REPLY);
 }
 
-uint64_t rig_send_acked(struct rig *rig, struct vublk_vu_message *message)
+uint64_t rig_send_acked(struct backend_rig *rig, struct vublk_vu_message *message)
 {
 	struct vublk_vu_message reply;
 
@@ -221,7 +222,7 @@ uint64_t rig_send_acked(struct rig *rig, struct vublk_vu_message *message)
 	return reply.payload.u64;
 }
 
-uint64_t rig_get_u64(struct rig *rig, uint32_t request)
+uint64_t rig_get_u64(struct backend_rig *rig, uint32_t request)
 {
 	struct vublk_vu_message message, reply;
 
@@ -231,7 +232,7 @@ uint64_t rig_get_u64(struct rig *rig, uint32_t request)
 	return reply.payload.u64;
 }
 
-uint64_t rig_set_u64(struct rig *rig, uint32_t request, uint64_t value)
+uint64_t rig_set_u64(struct backend_rig *rig, uint32_t request, uint64_t value)
 {
 	struct vublk_vu_message message;
 
@@ -241,7 +242,7 @@ uint64_t rig_set_u64(struct rig *rig, uint32_t request, uint64_t value)
 	return rig_send_acked(rig, &message);
 }
 
-uint64_t rig_set_state(struct rig *rig, uint32_t request, unsigned index, unsigned num)
+uint64_t rig_set_state(struct backend_rig *rig, uint32_t request, unsigned index, unsigned num)
 {
 	struct vublk_vu_message message;
 
@@ -252,7 +253,7 @@ uint64_t rig_set_state(struct rig *rig, uint32_t request, unsigned index, unsign
 	return rig_send_acked(rig, &message);
 }
 
-uint64_t rig_set_vring_fd(struct rig *rig, uint32_t request, unsigned index, int fd)
+uint64_t rig_set_vring_fd(struct backend_rig *rig, uint32_t request, unsigned index, int fd)
 {
 	struct vublk_vu_message message;
 
@@ -264,7 +265,7 @@ uint64_t rig_set_vring_fd(struct rig *rig, uint32_t request, unsigned index, int
 	return rig_send_acked(rig, &message);
 }
 
-uint64_t rig_set_addr(struct rig *rig, unsigned index, uint64_t desc, uint64_t avail,
+uint64_t rig_set_addr(struct backend_rig *rig, unsigned index, uint64_t desc, uint64_t avail,
 		      uint64_t used)
 {
 	struct vublk_vu_message message;
@@ -280,7 +281,7 @@ uint64_t rig_set_addr(struct rig *rig, unsigned index, uint64_t desc, uint64_t a
 	return rig_send_acked(rig, &message);
 }
 
-unsigned rig_get_base(struct rig *rig, unsigned index)
+unsigned rig_get_base(struct backend_rig *rig, unsigned index)
 {
 	struct vublk_vu_message message, reply;
 
@@ -293,7 +294,7 @@ unsigned rig_get_base(struct rig *rig, unsigned index)
 	return reply.payload.state.num;
 }
 
-void rig_get_config(struct rig *rig, struct virtio_blk_config *config)
+void rig_get_config(struct backend_rig *rig, struct virtio_blk_config *config)
 {
 	struct vublk_vu_message message, reply;
 
@@ -305,7 +306,7 @@ void rig_get_config(struct rig *rig, struct virtio_blk_config *config)
 	memcpy(config, reply.payload.config.data, sizeof(*config));
 }
 
-uint64_t rig_set_wce(struct rig *rig, uint8_t value)
+uint64_t rig_set_wce(struct backend_rig *rig, uint8_t value)
 {
 	struct vublk_vu_message message;
 
@@ -319,7 +320,7 @@ uint64_t rig_set_wce(struct rig *rig, uint8_t value)
 
 /* --- the whole sequence ------------------------------------------------------ */
 
-void rig_negotiate(struct rig *rig)
+void rig_negotiate(struct backend_rig *rig)
 {
 	struct vublk_vu_message message;
 
@@ -334,7 +335,7 @@ void rig_negotiate(struct rig *rig)
 	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_FEATURES, rig->features), 0);
 }
 
-static void make_memory(struct rig *rig)
+static void make_memory(struct backend_rig *rig)
 {
 	if (rig->memory)
 		return;
@@ -344,7 +345,7 @@ static void make_memory(struct rig *rig)
 	assert_non_null(rig->memory);
 }
 
-uint64_t rig_set_mem_table(struct rig *rig)
+uint64_t rig_set_mem_table(struct backend_rig *rig)
 {
 	struct vublk_vu_message message;
 
@@ -360,8 +361,8 @@ uint64_t rig_set_mem_table(struct rig *rig)
 	return rig_send_acked(rig, &message);
 }
 
-uint64_t rig_add_mem_reg(struct rig *rig, int fd, uint64_t guest, uint64_t user, uint64_t bytes,
-			 uint64_t offset)
+uint64_t rig_add_mem_reg(struct backend_rig *rig, int fd, uint64_t guest, uint64_t user,
+			 uint64_t bytes, uint64_t offset)
 {
 	struct vublk_vu_message message;
 
@@ -384,7 +385,7 @@ static int fresh_eventfd(int *fd)
 	return *fd;
 }
 
-void rig_make_ring(struct rig *rig, unsigned index, unsigned size, uint16_t base)
+void rig_make_ring(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base)
 {
 	struct rig_queue *queue = &rig->queues[index];
 	uint64_t offset = index * RIG_QUEUE_BYTES;
@@ -400,12 +401,12 @@ void rig_make_ring(struct rig *rig, unsigned index, unsigned size, uint16_t base
 						rig->features, NULL), 0);
 }
 
-static uint64_t user_address(const struct rig *rig, const void *pointer)
+static uint64_t user_address(const struct backend_rig *rig, const void *pointer)
 {
 	return RIG_USER + (uint64_t)((const char *)pointer - rig->memory);
 }
 
-uint64_t rig_describe_queue(struct rig *rig, unsigned index, uint16_t base)
+uint64_t rig_describe_queue(struct backend_rig *rig, unsigned index, uint16_t base)
 {
 	struct rig_queue *queue = &rig->queues[index];
 
@@ -422,19 +423,19 @@ uint64_t rig_describe_queue(struct rig *rig, unsigned index, uint16_t base)
 				fresh_eventfd(&queue->kick_fd));
 }
 
-uint64_t rig_tell_queue(struct rig *rig, unsigned index, uint16_t base)
+uint64_t rig_tell_queue(struct backend_rig *rig, unsigned index, uint16_t base)
 {
 	return rig_describe_queue(rig, index, base) |
 	       rig_set_state(rig, VUBLK_VU_SET_VRING_ENABLE, index, 1);
 }
 
-void rig_start_queue(struct rig *rig, unsigned index, unsigned size, uint16_t base)
+void rig_start_queue(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base)
 {
 	rig_make_ring(rig, index, size, base);
 	assert_int_equal(rig_tell_queue(rig, index, base), 0);
 }
 
-void rig_start(struct rig *rig)
+void rig_start(struct backend_rig *rig)
 {
 	rig_negotiate(rig);
 	assert_int_equal(rig_set_mem_table(rig), 0);
@@ -443,7 +444,7 @@ void rig_start(struct rig *rig)
 
 /* --- the in-flight area ------------------------------------------------------ */
 
-void rig_get_area(struct rig *rig, struct rig_area *area)
+void rig_get_area(struct backend_rig *rig, struct rig_area *area)
 {
 	struct vublk_vu_message message, reply;
 
@@ -464,7 +465,7 @@ void rig_get_area(struct rig *rig, struct rig_area *area)
 	assert_non_null(area->region);
 }
 
-uint64_t rig_set_area_as(struct rig *rig, const struct rig_area *area, uint64_t size,
+uint64_t rig_set_area_as(struct backend_rig *rig, const struct rig_area *area, uint64_t size,
 			 uint64_t offset, unsigned num_queues, unsigned queue_size)
 {
 	struct vublk_vu_message message;
@@ -480,7 +481,7 @@ uint64_t rig_set_area_as(struct rig *rig, const struct rig_area *area, uint64_t 
 	return rig_send_acked(rig, &message);
 }
 
-uint64_t rig_set_area(struct rig *rig, const struct rig_area *area)
+uint64_t rig_set_area(struct backend_rig *rig, const struct rig_area *area)
 {
 	return rig_set_area_as(rig, area, area->bytes, 0, RIG_QUEUES, RIG_SIZE);
 }
@@ -510,7 +511,7 @@ unsigned rig_count_inflight(const struct rig_area *area, unsigned index)
 
 /* --- requests ----------------------------------------------------------------- */
 
-char *rig_data(struct rig *rig, unsigned index)
+char *rig_data(struct backend_rig *rig, unsigned index)
 {
 	return rig->memory + index * RIG_QUEUE_BYTES + RIG_DATA_OFFSET;
 }
@@ -531,8 +532,8 @@ static bool reads_data(uint32_t type)
 	       type == VIRTIO_BLK_T_WRITE_ZEROES;
 }
 
-void rig_add(struct rig *rig, unsigned index, uint16_t token, uint32_t type, uint64_t sector,
-	     uint64_t data_offset, uint32_t bytes)
+void rig_add(struct backend_rig *rig, unsigned index, uint16_t token, uint32_t type,
+	     uint64_t sector, uint64_t data_offset, uint32_t bytes)
 {
 	uint64_t slot = slot_offset(index, token);
 	struct virtio_blk_outhdr header = { .type = type, .sector = sector };
@@ -554,13 +555,13 @@ void rig_add(struct rig *rig, unsigned index, uint16_t token, uint32_t type, uin
 						       n - 1, NULL, token), 0);
 }
 
-void rig_kick(struct rig *rig, unsigned index)
+void rig_kick(struct backend_rig *rig, unsigned index)
 {
 	if (vublk_driver_ring_publish(&rig->queues[index].driver))
 		vublk_eventfd_signal(rig->queues[index].kick_fd);
 }
 
-uint16_t rig_take(struct rig *rig, unsigned index, uint32_t *bytes)
+uint16_t rig_take(struct backend_rig *rig, unsigned index, uint32_t *bytes)
 {
 	struct rig_queue *queue = &rig->queues[index];
 	struct pollfd wait = { .fd = queue->call_fd, .events = POLLIN };
@@ -582,12 +583,12 @@ uint16_t rig_take(struct rig *rig, unsigned index, uint32_t *bytes)
 	return token;
 }
 
-uint8_t rig_status(struct rig *rig, unsigned index, uint16_t token)
+uint8_t rig_status(struct backend_rig *rig, unsigned index, uint16_t token)
 {
 	return (uint8_t)rig->memory[slot_offset(index, token) + STATUS_OFFSET];
 }
 
-uint8_t rig_io(struct rig *rig, unsigned index, uint32_t type, uint64_t sector,
+uint8_t rig_io(struct backend_rig *rig, unsigned index, uint32_t type, uint64_t sector,
 	       uint64_t data_offset, uint32_t bytes)
 {
 	rig_add(rig, index, 0, type, sector, data_offset, bytes);

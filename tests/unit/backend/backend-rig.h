@@ -40,7 +40,7 @@ struct rig_log {
 	char last[VUBLK_ERROR_TEXT_BYTES + 256]; /* warning or error */
 };
 
-struct rig {
+struct backend_rig {
 	struct vublk_backend *backend; /* NULL: it is in another process */
 	pthread_t thread;
 	int result;
@@ -55,63 +55,64 @@ struct rig {
 /* --- the back-end ----------------------------------------------------------- */
 
 /* Opens and runs one; `options` end with a NULL name, and name no socket. */
-void rig_open(struct rig *rig, const struct vublk_option *options);
+void rig_open(struct backend_rig *rig, const struct vublk_option *options);
 /* A memory disk of 8 MiB with RIG_QUEUES queues. */
-void rig_open_memory(struct rig *rig);
+void rig_open_memory(struct backend_rig *rig);
 /* A front-end only, whose back-end has the other end of the socket `fd`, which is taken over. */
-void rig_attach(struct rig *rig, int fd);
+void rig_attach(struct backend_rig *rig, int fd);
 /* The same for the back-end after it; memory, rings and notifiers stay. */
-void rig_attach_again(struct rig *rig, int fd);
+void rig_attach_again(struct backend_rig *rig, int fd);
 /* The front-end goes; the back-end's thread ends and everything is freed. */
-void rig_close(struct rig *rig);
+void rig_close(struct backend_rig *rig);
 /* The same, for a back-end that must have ended the connection itself. */
-void rig_close_expecting_end(struct rig *rig);
+void rig_close_expecting_end(struct backend_rig *rig);
 /* Waits until the back-end has closed the connection. */
-void rig_wait_for_end(struct rig *rig);
+void rig_wait_for_end(struct backend_rig *rig);
 /* Whether the last warning or error of the log has these words. */
-bool rig_log_has(struct rig *rig, const char *words);
+bool rig_log_has(struct backend_rig *rig, const char *words);
 /* Waits until it has. */
-void rig_wait_for_log(struct rig *rig, const char *words);
+void rig_wait_for_log(struct backend_rig *rig, const char *words);
 /* How many lines it has, of every level. */
-unsigned rig_log_lines(struct rig *rig);
+unsigned rig_log_lines(struct backend_rig *rig);
 
 /* --- messages ---------------------------------------------------------------- */
 
-void rig_send(struct rig *rig, const struct vublk_vu_message *message);
+void rig_send(struct backend_rig *rig, const struct vublk_vu_message *message);
 /* Waits for a message; the caller deinits it. */
-void rig_receive(struct rig *rig, struct vublk_vu_message *reply);
+void rig_receive(struct backend_rig *rig, struct vublk_vu_message *reply);
 /* Sends and waits for the reply of its own; the caller deinits it. */
-void rig_ask(struct rig *rig, struct vublk_vu_message *message, struct vublk_vu_message *reply);
+void rig_ask(struct backend_rig *rig, struct vublk_vu_message *message,
+	     struct vublk_vu_message *reply);
 /* Sends with NEED_REPLY and returns what the acknowledgement says. */
-uint64_t rig_send_acked(struct rig *rig, struct vublk_vu_message *message);
-uint64_t rig_get_u64(struct rig *rig, uint32_t request);
-uint64_t rig_set_u64(struct rig *rig, uint32_t request, uint64_t value);
-uint64_t rig_set_state(struct rig *rig, uint32_t request, unsigned index, unsigned num);
+uint64_t rig_send_acked(struct backend_rig *rig, struct vublk_vu_message *message);
+uint64_t rig_get_u64(struct backend_rig *rig, uint32_t request);
+uint64_t rig_set_u64(struct backend_rig *rig, uint32_t request, uint64_t value);
+uint64_t rig_set_state(struct backend_rig *rig, uint32_t request, unsigned index, unsigned num);
 /* KICK, CALL, ERR; fd -1: the flag that says that there is none. */
-uint64_t rig_set_vring_fd(struct rig *rig, uint32_t request, unsigned index, int fd);
-uint64_t rig_set_addr(struct rig *rig, unsigned index, uint64_t desc, uint64_t avail,
+uint64_t rig_set_vring_fd(struct backend_rig *rig, uint32_t request, unsigned index, int fd);
+uint64_t rig_set_addr(struct backend_rig *rig, unsigned index, uint64_t desc, uint64_t avail,
 		      uint64_t used);
-unsigned rig_get_base(struct rig *rig, unsigned index);
-void rig_get_config(struct rig *rig, struct virtio_blk_config *config);
-uint64_t rig_set_wce(struct rig *rig, uint8_t value);
+unsigned rig_get_base(struct backend_rig *rig, unsigned index);
+void rig_get_config(struct backend_rig *rig, struct virtio_blk_config *config);
+uint64_t rig_set_wce(struct backend_rig *rig, uint8_t value);
 
 /* --- the whole sequence ------------------------------------------------------ */
 
 /* Owner, all features on offer, all protocol features on offer. */
-void rig_negotiate(struct rig *rig);
-uint64_t rig_set_mem_table(struct rig *rig);
-uint64_t rig_add_mem_reg(struct rig *rig, int fd, uint64_t guest, uint64_t user, uint64_t bytes,
-			 uint64_t offset);
+void rig_negotiate(struct backend_rig *rig);
+uint64_t rig_set_mem_table(struct backend_rig *rig);
+uint64_t rig_add_mem_reg(struct backend_rig *rig, int fd, uint64_t guest, uint64_t user,
+			 uint64_t bytes, uint64_t offset);
 /* The driver's end of a ring, which goes on at `base`; the back-end is told nothing. */
-void rig_make_ring(struct rig *rig, unsigned index, unsigned size, uint16_t base);
+void rig_make_ring(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base);
 /* NUM, BASE, ADDR, CALL, ERR, KICK; what KICK was answered. */
-uint64_t rig_describe_queue(struct rig *rig, unsigned index, uint16_t base);
+uint64_t rig_describe_queue(struct backend_rig *rig, unsigned index, uint16_t base);
 /* The same and ENABLE; 0 when the queue runs. */
-uint64_t rig_tell_queue(struct rig *rig, unsigned index, uint16_t base);
+uint64_t rig_tell_queue(struct backend_rig *rig, unsigned index, uint16_t base);
 /* Both, without a refusal. */
-void rig_start_queue(struct rig *rig, unsigned index, unsigned size, uint16_t base);
+void rig_start_queue(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base);
 /* negotiate, memory table, queue 0. */
-void rig_start(struct rig *rig);
+void rig_start(struct backend_rig *rig);
 
 /* --- the in-flight area ------------------------------------------------------ */
 
@@ -122,10 +123,10 @@ struct rig_area {
 };
 
 /* GET_INFLIGHT_FD for RIG_QUEUES queues of RIG_SIZE entries; mapped here, too. */
-void rig_get_area(struct rig *rig, struct rig_area *area);
+void rig_get_area(struct backend_rig *rig, struct rig_area *area);
 /* SET_INFLIGHT_FD with the same, or with other numbers. */
-uint64_t rig_set_area(struct rig *rig, const struct rig_area *area);
-uint64_t rig_set_area_as(struct rig *rig, const struct rig_area *area, uint64_t size,
+uint64_t rig_set_area(struct backend_rig *rig, const struct rig_area *area);
+uint64_t rig_set_area_as(struct backend_rig *rig, const struct rig_area *area, uint64_t size,
 			 uint64_t offset, unsigned num_queues, unsigned queue_size);
 void rig_drop_area(struct rig_area *area);
 struct vublk_inflight_split *rig_area_region(const struct rig_area *area, unsigned index);
@@ -135,19 +136,19 @@ unsigned rig_count_inflight(const struct rig_area *area, unsigned index);
 /* --- requests ----------------------------------------------------------------- */
 
 /* The queue's data area: host pointer and guest address. */
-char *rig_data(struct rig *rig, unsigned index);
+char *rig_data(struct backend_rig *rig, unsigned index);
 uint64_t rig_data_addr(unsigned index);
 /* Adds a request whose data is at `data_offset` of the queue's data area; not kicked. */
-void rig_add(struct rig *rig, unsigned index, uint16_t token, uint32_t type, uint64_t sector,
-	     uint64_t data_offset, uint32_t bytes);
+void rig_add(struct backend_rig *rig, unsigned index, uint16_t token, uint32_t type,
+	     uint64_t sector, uint64_t data_offset, uint32_t bytes);
 /* Publishes and kicks if the device wants it. */
-void rig_kick(struct rig *rig, unsigned index);
+void rig_kick(struct backend_rig *rig, unsigned index);
 /* Waits for one completion. */
-uint16_t rig_take(struct rig *rig, unsigned index, uint32_t *bytes);
+uint16_t rig_take(struct backend_rig *rig, unsigned index, uint32_t *bytes);
 /* The status byte of the request with this token. */
-uint8_t rig_status(struct rig *rig, unsigned index, uint16_t token);
+uint8_t rig_status(struct backend_rig *rig, unsigned index, uint16_t token);
 /* One request from beginning to end; returns its status. */
-uint8_t rig_io(struct rig *rig, unsigned index, uint32_t type, uint64_t sector,
+uint8_t rig_io(struct backend_rig *rig, unsigned index, uint32_t type, uint64_t sector,
 	       uint64_t data_offset, uint32_t bytes);
 
 #endif

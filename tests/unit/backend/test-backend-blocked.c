@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 /* Queue 0's worker signals a call that blocks, and stays there until it is freed. */
-static void block_worker(struct rig *rig)
+static void block_worker(struct backend_rig *rig)
 {
 	vublk_test_fill_eventfd(rig->queues[0].call_fd);
 	rig_add(rig, 0, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
@@ -29,7 +29,7 @@ static void block_worker(struct rig *rig)
 /* The queue stops, as asked for, and the session ends. */
 static void test_call(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -42,7 +42,7 @@ static void test_call(void **state)
 
 static void test_call_and_the_front_end_goes(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -53,7 +53,7 @@ static void test_call_and_the_front_end_goes(void **state)
 /* What SIGTERM does. */
 static void test_call_and_the_back_end_stops(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -85,7 +85,7 @@ static void test_the_next_is_served(void **state)
 		fail_msg("%s", error.text);
 	assert_int_equal(pthread_create(&thread, NULL, run, backend), 0);
 	for (unsigned i = 0; i < 5; i++) {
-		struct rig rig;
+		struct backend_rig rig;
 		int kept;
 
 		rig_attach(&rig, rude_dial(path));
@@ -104,7 +104,7 @@ static void test_the_next_is_served(void **state)
 /* The worker tells of a broken ring, and answers all the same. */
 static void test_error(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -136,7 +136,7 @@ static void test_stolen_kicks(void **state)
 {
 	struct thief thief = { 0 };
 	pthread_t thread;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -158,7 +158,7 @@ static void test_kinds(void **state)
 		VUBLK_VU_SET_VRING_KICK, VUBLK_VU_SET_VRING_CALL, VUBLK_VU_SET_VRING_ERR,
 	};
 	int pair[2], pipes[2], file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	struct rig rig;
+	struct backend_rig rig;
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);

@@ -52,7 +52,7 @@ static void test_io_sizes(void **state)
 
 /* --- segments ----------------------------------------------------------------------- */
 
-static void open_with_seg_max(struct rig *rig, const char *seg_max)
+static void open_with_seg_max(struct backend_rig *rig, const char *seg_max)
 {
 	const struct vublk_option options[] = {
 		{ "engine", "memory" }, { "size", "8M" }, { "num-queues", "4" },
@@ -65,7 +65,7 @@ static void open_with_seg_max(struct rig *rig, const char *seg_max)
 }
 
 /* The ring's size comes after the config: a limit that does not fit can only be said. */
-static void start_small(struct rig *rig, const char *seg_max, bool has_indirect)
+static void start_small(struct backend_rig *rig, const char *seg_max, bool has_indirect)
 {
 	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
 
@@ -79,7 +79,7 @@ static void start_small(struct rig *rig, const char *seg_max, bool has_indirect)
 
 static void test_seg_max_of_a_small_ring(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	start_small(&rig, "126", false);
 	assert_true(rig_log_has(&rig, "queue 0 has 16 entries"));
@@ -96,7 +96,7 @@ static void test_seg_max_of_a_small_ring(void **state)
 static void test_seg_max(void **state)
 {
 	struct virtio_blk_config config;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_with_seg_max(&rig, "1024");
 	rig_get_config(&rig, &config);
@@ -138,7 +138,7 @@ static void test_block_sizes(void **state)
 			{ "physical-block-size", cases[i].physical }, { 0 },
 		};
 		struct virtio_blk_config config;
-		struct rig rig;
+		struct backend_rig rig;
 
 		rig_open(&rig, options);
 		rig_negotiate(&rig);
@@ -206,7 +206,7 @@ static void get_serial(const char *path, const char *serial, char id[VUBLK_BLK_I
 		{ "blk-file", path }, { "num-queues", "4" }, { serial ? "serial" : NULL, serial },
 		{ 0 },
 	};
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open(&rig, options);
 	rig_start(&rig);
@@ -261,7 +261,7 @@ static void test_unused_queues(void **state)
 	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };
 	struct virtio_blk_config config;
 	unsigned long before;
-	struct rig rig;
+	struct backend_rig rig;
 
 	mallopt(M_PERTURB, 0); /* meson's MALLOC_PERTURB_ writes to all memory that is allocated */
 	rig_open(&rig, options);
@@ -281,7 +281,7 @@ static void test_unused_queues(void **state)
 static void test_enabled_later(void **state)
 {
 	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open(&rig, options);
 	rig_negotiate(&rig);

@@ -53,7 +53,7 @@ static void fill_log_base(struct vublk_vu_message *message, int fd, uint64_t siz
 	message->num_fds = fd >= 0;
 }
 
-static uint64_t set_log_base(struct rig *rig, int fd, uint64_t size, uint64_t offset)
+static uint64_t set_log_base(struct backend_rig *rig, int fd, uint64_t size, uint64_t offset)
 {
 	struct vublk_vu_message message;
 
@@ -61,7 +61,7 @@ static uint64_t set_log_base(struct rig *rig, int fd, uint64_t size, uint64_t of
 	return rig_send_acked(rig, &message);
 }
 
-static uint64_t log_ring(struct rig *rig, unsigned index, unsigned flags, uint64_t log_addr)
+static uint64_t log_ring(struct backend_rig *rig, unsigned index, unsigned flags, uint64_t log_addr)
 {
 	const struct vublk_split_ring *ring = &rig->queues[index].ring;
 	struct vublk_vu_message message;
@@ -79,7 +79,7 @@ static uint64_t log_ring(struct rig *rig, unsigned index, unsigned flags, uint64
 	return rig_send_acked(rig, &message);
 }
 
-static void log_all(struct rig *rig, bool on)
+static void log_all(struct backend_rig *rig, bool on)
 {
 	uint64_t bit = VUBLK_BIT(VHOST_F_LOG_ALL);
 
@@ -88,7 +88,7 @@ static void log_all(struct rig *rig, bool on)
 }
 
 /* A back-end whose queue 0 runs, not logging. */
-static void open_rig(struct rig *rig)
+static void open_rig(struct backend_rig *rig)
 {
 	rig_open_memory(rig);
 	rig_negotiate(rig);
@@ -98,7 +98,7 @@ static void open_rig(struct rig *rig)
 }
 
 /* As front-ends do it while a VM runs. */
-static void begin_logging(struct rig *rig, struct log *log)
+static void begin_logging(struct backend_rig *rig, struct log *log)
 {
 	make_log(log, LOG_BYTES);
 	assert_int_equal(set_log_base(rig, log->fd, log->bytes, 0), 0);
@@ -140,7 +140,7 @@ static void clear_log(struct log *log)
 }
 
 /* One request; exactly `count` pages of data from `offset` on and its status are marked. */
-static void check_request(struct rig *rig, struct log *log, uint32_t type, uint64_t offset,
+static void check_request(struct backend_rig *rig, struct log *log, uint32_t type, uint64_t offset,
 			  uint32_t bytes, unsigned count)
 {
 	clear_log(log);
@@ -162,7 +162,7 @@ static void check_request(struct rig *rig, struct log *log, uint32_t type, uint6
 static void test_marks_what_is_written(void **state)
 {
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	begin_logging(&rig, &log);
@@ -191,7 +191,7 @@ static void test_marks_the_used_ring(void **state)
 	const uint64_t log_addr = USED_ADDR - 4;
 	unsigned done = 0;
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	begin_logging(&rig, &log);
@@ -223,7 +223,7 @@ static void test_marks_the_used_ring(void **state)
 static void test_offset(void **state)
 {
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	make_log(&log, LOG_BYTES + 5000);
@@ -261,14 +261,14 @@ struct copy {
 	char used[PAGE];
 };
 
-static void copy_all(struct rig *rig, struct log *log, struct copy *copy)
+static void copy_all(struct backend_rig *rig, struct log *log, struct copy *copy)
 {
 	copy_dirty(log, rig_data_addr(0), rig_data(rig, 0), copy->data, sizeof(copy->data));
 	copy_dirty(log, USED_ADDR, (char *)rig->queues[0].ring.used, copy->used, PAGE);
 }
 
 /* Reads of blocks that differ, to places that overlap; the copy is made meanwhile. */
-static void run_round(struct rig *rig, struct log *log, struct copy *copy)
+static void run_round(struct backend_rig *rig, struct log *log, struct copy *copy)
 {
 	for (uint16_t i = 0; i < COPY_REQUESTS; i++) {
 		uint32_t bytes = (uint32_t)(1 + rand() % 200) * 512;
@@ -286,7 +286,7 @@ static void run_round(struct rig *rig, struct log *log, struct copy *copy)
 }
 
 /* A disk whose sectors differ from each other. */
-static void fill_disk(struct rig *rig)
+static void fill_disk(struct backend_rig *rig)
 {
 	uint32_t bytes = 1024 * 512;
 	uint32_t *data = (uint32_t *)(rig_data(rig, 0) + 2 * COPY_BYTES);
@@ -300,7 +300,7 @@ static void test_copy_is_complete(void **state)
 {
 	struct copy *copy = calloc(1, sizeof(*copy));
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	assert_non_null(copy);
 	open_rig(&rig);
@@ -321,7 +321,7 @@ static void test_copy_is_complete(void **state)
 static void test_switched_under_load(void **state)
 {
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	begin_logging(&rig, &log);
@@ -348,7 +348,7 @@ static void test_bad_logs(void **state)
 {
 	struct vublk_vu_message message;
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	make_log(&log, LOG_BYTES);
@@ -378,7 +378,7 @@ static void test_bad_logs(void **state)
 /* A file that is smaller than its front-end believes. */
 static void test_shrunk_log(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	int fd = memfd_create("log", MFD_CLOEXEC);
 
 	assert_int_equal(ftruncate(fd, LOG_BYTES), 0);
@@ -394,7 +394,7 @@ static void test_shrunk_log(void **state)
 static void test_too_small(void **state)
 {
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	make_log(&log, LOG_BYTES);
@@ -420,7 +420,7 @@ static void test_too_small(void **state)
 static void test_without_log_shmfd(void **state)
 {
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	make_log(&log, LOG_BYTES);
@@ -437,7 +437,7 @@ static void test_answers(void **state)
 {
 	struct vublk_vu_message message, reply;
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	make_log(&log, LOG_BYTES);
@@ -457,7 +457,7 @@ static void test_answers(void **state)
 static void test_again_and_again(void **state)
 {
 	unsigned fds = 0, mappings = 0;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig);
 	for (unsigned i = 0; i < 500; i++) {

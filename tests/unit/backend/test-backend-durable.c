@@ -85,7 +85,7 @@ int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned
 	return -EPERM;
 }
 
-static void open_image(struct rig *rig, const char *io, const char *write_cache)
+static void open_image(struct backend_rig *rig, const char *io, const char *write_cache)
 {
 	char path[128];
 	const struct vublk_option options[] = {
@@ -103,14 +103,14 @@ static void open_image(struct rig *rig, const char *io, const char *write_cache)
 	rig_open(rig, options);
 }
 
-static void write_once(struct rig *rig)
+static void write_once(struct backend_rig *rig)
 {
 	calls.syncs = calls.durable_writes = calls.plain_writes = 0;
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
 	assert_int_equal(calls.durable_writes + calls.plain_writes, 1);
 }
 
-static void write_zeroes_once(struct rig *rig)
+static void write_zeroes_once(struct backend_rig *rig)
 {
 	struct virtio_blk_discard_write_zeroes range = { 8, 8, 0 };
 
@@ -122,7 +122,7 @@ static void write_zeroes_once(struct rig *rig)
 
 static void test_write_back(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_image(&rig, "blocking", "on");
 	rig_start(&rig);
@@ -148,7 +148,7 @@ static void test_write_back(void **state)
 static void test_write_cache_off(void **state)
 {
 	struct virtio_blk_config config;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_image(&rig, "blocking", "off");
 	rig_start(&rig);
@@ -167,7 +167,7 @@ static void test_write_cache_stays_off(void **state)
 {
 	struct vublk_vu_message message;
 	struct virtio_blk_config config;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_image(&rig, "blocking", "on");
 	rig_start(&rig);
@@ -186,7 +186,7 @@ static void test_write_cache_stays_off(void **state)
 /* --- a setting that another process was told ---------------------------------- */
 
 /* The disk is resumed by a back-end that knows nothing of the driver's choice. */
-static void resume(struct rig *rig, struct rig_area *area, bool has_area, uint16_t base)
+static void resume(struct backend_rig *rig, struct rig_area *area, bool has_area, uint16_t base)
 {
 	open_image(rig, "blocking", "on");
 	rig_negotiate(rig);
@@ -203,7 +203,7 @@ static void resume(struct rig *rig, struct rig_area *area, bool has_area, uint16
 	assert_int_equal(calls.durable_writes, 1);
 }
 
-static void end_resumed(struct rig *rig, struct rig_area *area)
+static void end_resumed(struct backend_rig *rig, struct rig_area *area)
 {
 	write_once(rig);
 	assert_int_equal(calls.plain_writes, 1);
@@ -217,7 +217,7 @@ static void test_resumed_and_config_read(void **state)
 	struct virtio_blk_config config;
 	struct vublk_vu_message message, reply;
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	resume(&rig, &area, true, 0);
 	/* A part without wce tells nothing of it. */
@@ -235,7 +235,7 @@ static void test_resumed_and_config_read(void **state)
 static void test_resumed_and_set(void **state)
 {
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	resume(&rig, &area, true, 0);
 	assert_int_equal(rig_set_wce(&rig, 1), 0);
@@ -245,7 +245,7 @@ static void test_resumed_and_set(void **state)
 /* The same without an in-flight area: the ring does not begin at 0. */
 static void test_resumed_ring(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	resume(&rig, NULL, false, 7);
 	assert_int_equal(rig_set_wce(&rig, 1), 0);
@@ -257,7 +257,7 @@ static void test_resumed_and_reset(void **state)
 {
 	struct vublk_vu_message message;
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	resume(&rig, &area, true, 0);
 	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
@@ -275,7 +275,7 @@ static void test_paused(void **state)
 {
 	struct virtio_blk_config config;
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_image(&rig, "blocking", "on");
 	rig_negotiate(&rig);
@@ -294,7 +294,7 @@ static void test_paused(void **state)
 /* A driver that cannot flush. */
 static void test_without_flush(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_image(&rig, "blocking", "on");
 	rig_negotiate(&rig);
@@ -309,7 +309,7 @@ static void test_without_flush(void **state)
 
 static void test_short_and_interrupted(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	char *data;
 
 	open_image(&rig, "blocking", "on");
@@ -335,7 +335,7 @@ static void test_short_and_interrupted(void **state)
 
 static void test_errors_have_words(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_image(&rig, "blocking", "on");
 	rig_start(&rig);
@@ -361,7 +361,7 @@ static void test_errors_have_words(void **state)
 
 static void test_errors_do_not_fill_the_log(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	unsigned lines;
 
 	open_image(&rig, "blocking", "on");
@@ -382,7 +382,7 @@ static void test_without_io_uring(void **state)
 	struct vublk_error error = { 0 };
 	struct vublk_backend *backend;
 	char path[128];
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_image(&rig, "auto", "on");
 	assert_true(rig_log_has(&rig, "io_uring is not available (Operation not permitted): "

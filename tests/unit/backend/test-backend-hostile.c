@@ -90,7 +90,7 @@ static void test_idle_is_not_silent(void **state)
 {
 	struct pollfd nothing = { .fd = -1 };
 	struct server server;
-	struct rig rig;
+	struct backend_rig rig;
 	int next;
 
 	serve(&server);
@@ -128,7 +128,7 @@ static void test_flat_after_many(void **state)
 static void test_same_message_many_times(void **state)
 {
 	unsigned fds = 0, mappings = 0;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -155,7 +155,7 @@ static void test_same_message_many_times(void **state)
 /* --- a driver that rewrites what it gave --------------------------------------- */
 
 struct scribbler {
-	struct rig *rig;
+	struct backend_rig *rig;
 	bool stop; /* atomic */
 };
 
@@ -180,7 +180,7 @@ static void test_descriptors_rewritten(void **state)
 {
 	struct scribbler scribbler;
 	pthread_t thread;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -299,7 +299,7 @@ static void test_given_listener(void **state)
 
 static void test_stop_with_a_front_end(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);

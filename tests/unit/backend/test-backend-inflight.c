@@ -18,7 +18,7 @@
 static void test_noted_and_cleared(void **state)
 {
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -50,7 +50,8 @@ static void test_noted_and_cleared(void **state)
  */
 struct scene {
 	const char *name;
-	void (*died)(struct rig *rig, struct vublk_inflight_split *region, const uint16_t *heads);
+	void (*died)(struct backend_rig *rig, struct vublk_inflight_split *region,
+		     const uint16_t *heads);
 	unsigned base;     /* what SET_VRING_BASE says */
 	unsigned executed; /* which of them are to be executed now: bits */
 	unsigned last;     /* which of them is executed last */
@@ -62,7 +63,8 @@ static void take(struct vublk_inflight_split *region, uint16_t head, uint64_t co
 	region->desc[head].inflight = 1;
 }
 
-static void push(struct rig *rig, struct vublk_inflight_split *region, uint16_t head, unsigned at)
+static void push(struct backend_rig *rig, struct vublk_inflight_split *region, uint16_t head,
+		 unsigned at)
 {
 	rig->queues[0].ring.used->ring[at].id = head;
 	rig->queues[0].ring.used->ring[at].len = 1;
@@ -70,33 +72,33 @@ static void push(struct rig *rig, struct vublk_inflight_split *region, uint16_t 
 	region->last_batch_head = head;
 }
 
-static void before_all(struct rig *rig, struct vublk_inflight_split *region,
+static void before_all(struct backend_rig *rig, struct vublk_inflight_split *region,
 		       const uint16_t *heads)
 {
 }
 
-static void after_taking(struct rig *rig, struct vublk_inflight_split *region,
+static void after_taking(struct backend_rig *rig, struct vublk_inflight_split *region,
 			 const uint16_t *heads)
 {
 	for (unsigned i = 0; i < REQUESTS; i++)
 		take(region, heads[i], 100 + i);
 }
 
-static void after_taking_in_other_order(struct rig *rig, struct vublk_inflight_split *region,
-					const uint16_t *heads)
+static void after_taking_in_other_order(struct backend_rig *rig,
+					struct vublk_inflight_split *region, const uint16_t *heads)
 {
 	for (unsigned i = 0; i < REQUESTS; i++)
 		take(region, heads[i], 100 - i);
 }
 
-static void after_taking_two(struct rig *rig, struct vublk_inflight_split *region,
+static void after_taking_two(struct backend_rig *rig, struct vublk_inflight_split *region,
 			     const uint16_t *heads)
 {
 	take(region, heads[0], 0);
 	take(region, heads[1], 1);
 }
 
-static void after_pushing(struct rig *rig, struct vublk_inflight_split *region,
+static void after_pushing(struct backend_rig *rig, struct vublk_inflight_split *region,
 			  const uint16_t *heads)
 {
 	after_taking(rig, region, heads);
@@ -104,28 +106,28 @@ static void after_pushing(struct rig *rig, struct vublk_inflight_split *region,
 	push(rig, region, heads[1], 1);
 }
 
-static void after_publishing(struct rig *rig, struct vublk_inflight_split *region,
+static void after_publishing(struct backend_rig *rig, struct vublk_inflight_split *region,
 			     const uint16_t *heads)
 {
 	after_pushing(rig, region, heads);
 	rig->queues[0].ring.used->idx = 2;
 }
 
-static void after_clearing_one(struct rig *rig, struct vublk_inflight_split *region,
+static void after_clearing_one(struct backend_rig *rig, struct vublk_inflight_split *region,
 			       const uint16_t *heads)
 {
 	after_publishing(rig, region, heads);
 	region->desc[heads[2]].inflight = 0;
 }
 
-static void after_clearing_all(struct rig *rig, struct vublk_inflight_split *region,
+static void after_clearing_all(struct backend_rig *rig, struct vublk_inflight_split *region,
 			       const uint16_t *heads)
 {
 	after_clearing_one(rig, region, heads);
 	region->desc[heads[1]].inflight = 0;
 }
 
-static void after_everything(struct rig *rig, struct vublk_inflight_split *region,
+static void after_everything(struct backend_rig *rig, struct vublk_inflight_split *region,
 			     const uint16_t *heads)
 {
 	after_clearing_all(rig, region, heads);
@@ -145,7 +147,7 @@ static const struct scene scenes[] = {
 	{ "after everything", after_everything, 2, 1, 0 },
 };
 
-static void prepare(struct rig *rig, struct rig_area *area, const struct scene *scene)
+static void prepare(struct backend_rig *rig, struct rig_area *area, const struct scene *scene)
 {
 	uint16_t heads[REQUESTS];
 
@@ -162,7 +164,7 @@ static void prepare(struct rig *rig, struct rig_area *area, const struct scene *
 	scene->died(rig, area->region, heads);
 }
 
-static void check(struct rig *rig, const struct rig_area *area, const struct scene *scene)
+static void check(struct backend_rig *rig, const struct rig_area *area, const struct scene *scene)
 {
 	unsigned executed = 0;
 
@@ -185,7 +187,7 @@ static void test_died_at_each_step(void **state)
 {
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(scenes); i++) {
 		struct rig_area area;
-		struct rig rig;
+		struct backend_rig rig;
 
 		rig_open_memory(&rig);
 		rig_negotiate(&rig);
@@ -205,7 +207,7 @@ static void test_died_at_each_step(void **state)
 static void test_died_after_the_last(void **state)
 {
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -229,7 +231,7 @@ static void test_died_after_the_last(void **state)
 static void test_refused_areas(void **state)
 {
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -261,7 +263,7 @@ static void test_refused_areas(void **state)
 static void test_scribbled_areas(void **state)
 {
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -339,7 +341,8 @@ static uint16_t head_of(char letter)
 	return (uint16_t)(3 * (letter - 'a'));
 }
 
-static void set_history(struct rig *rig, struct rig_area *area, const struct history *history)
+static void set_history(struct backend_rig *rig, struct rig_area *area,
+			const struct history *history)
 {
 	const struct vublk_split_ring *ring = &rig->queues[0].ring;
 	size_t num_available = strlen(history->available);
@@ -371,7 +374,7 @@ static void set_history(struct rig *rig, struct rig_area *area, const struct his
 static void check_history(const struct history *history)
 {
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 	uint64_t r;
 
 	rig_open_memory(&rig);
@@ -410,7 +413,7 @@ static void test_entry_overwritten(void **state)
 }
 
 /* A message's descriptors may outlive its answer, but not the next message's. */
-static void finish_last_message(struct rig *rig)
+static void finish_last_message(struct backend_rig *rig)
 {
 	rig_get_u64(rig, VUBLK_VU_GET_FEATURES);
 }
@@ -418,7 +421,7 @@ static void finish_last_message(struct rig *rig)
 static void test_asked_again_and_again(void **state)
 {
 	unsigned fds = 0, mappings = 0;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -450,7 +453,7 @@ static void test_not_offered(void **state)
 		{ "inflight", "off" }, { 0 },
 	};
 	struct vublk_vu_message message;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open(&rig, options);
 	rig_start(&rig);

@@ -119,7 +119,7 @@ static void expect_killed(struct child *child, const char *point)
 struct scene {
 	const char *io;
 	unsigned num_queues;
-	struct rig rig;
+	struct backend_rig rig;
 	struct rig_area area;
 	int image_fd;
 	bool published[REQUESTS]; /* at the last death */
@@ -150,7 +150,7 @@ static void open_scene(struct scene *scene, const char *io, unsigned num_queues)
 }
 
 /* Neither acknowledged nor certain to arrive: the back-end may be gone already. */
-static void enable_queue(struct rig *rig, unsigned index)
+static void enable_queue(struct backend_rig *rig, unsigned index)
 {
 	struct vublk_vu_message message;
 
@@ -164,7 +164,7 @@ static void enable_queue(struct rig *rig, unsigned index)
 /* The first back-end: its queues run, and the driver gives it all requests at once. */
 static void give_requests(struct scene *scene, const struct child *child)
 {
-	struct rig *rig = &scene->rig;
+	struct backend_rig *rig = &scene->rig;
 
 	rig_attach(rig, child->socket_fd);
 	rig_negotiate(rig);
@@ -188,7 +188,7 @@ static void give_requests(struct scene *scene, const struct child *child)
 /* A back-end after it, which finds memory, rings and area as they were left. */
 static void hand_over(struct scene *scene, const struct child *child)
 {
-	struct rig *rig = &scene->rig;
+	struct backend_rig *rig = &scene->rig;
 
 	rig_attach_again(rig, child->socket_fd);
 	rig_negotiate(rig);
@@ -251,7 +251,7 @@ static unsigned write_over(struct scene *scene, const char *point)
 /* The last back-end, which lives, completes what is left, each request once. */
 static void check_recovery(struct scene *scene, const char *point)
 {
-	struct rig *rig = &scene->rig;
+	struct backend_rig *rig = &scene->rig;
 	unsigned taken[REQUESTS] = { 0 };
 
 	for (unsigned i = 0; i < REQUESTS; i++) {
@@ -428,7 +428,7 @@ static bool sleeps(pid_t pid)
 }
 
 /* The last kick is taken, so a worker that sleeps has nothing to wake up for. */
-static void wait_until_asleep(const struct rig *rig, const struct child *child)
+static void wait_until_asleep(const struct backend_rig *rig, const struct child *child)
 {
 	struct pollfd kick = { .fd = rig->queues[0].kick_fd, .events = POLLIN };
 

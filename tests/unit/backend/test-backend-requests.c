@@ -31,7 +31,7 @@ static bool is_zero(const char *p, size_t bytes)
 
 static void test_write_and_read_back(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	char *data;
 
 	rig_open_memory(&rig);
@@ -47,7 +47,7 @@ static void test_write_and_read_back(void **state)
 
 static void test_lengths_and_id(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	uint32_t bytes;
 
 	rig_open_memory(&rig);
@@ -96,7 +96,7 @@ static void test_refused(void **state)
 		{ VIRTIO_BLK_T_DISCARD, 0, 33 * 16, VIRTIO_BLK_S_IOERR },
 		{ VIRTIO_BLK_T_WRITE_ZEROES, 0, 0, VIRTIO_BLK_S_IOERR },
 	};
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -111,7 +111,7 @@ static void test_refused(void **state)
 	rig_close(&rig);
 }
 
-static uint8_t do_range(struct rig *rig, uint32_t type, uint64_t sector, uint32_t sectors,
+static uint8_t do_range(struct backend_rig *rig, uint32_t type, uint64_t sector, uint32_t sectors,
 			uint32_t flags)
 {
 	struct virtio_blk_discard_write_zeroes range = { sector, sectors, flags };
@@ -124,7 +124,7 @@ static void test_ranges(void **state)
 {
 	struct virtio_blk_discard_write_zeroes ranges[3] = { { 0, 8, 0 }, { 100, 0, 0 },
 							     { 16, 8, 1 } };
-	struct rig rig;
+	struct backend_rig rig;
 	char *data;
 
 	rig_open_memory(&rig);
@@ -155,7 +155,7 @@ static void test_ranges(void **state)
 
 static void test_ranges_not_negotiated(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -175,7 +175,7 @@ static void test_read_only(void **state)
 		{ "read-only", "on" }, { 0 },
 	};
 	struct virtio_blk_config config;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open(&rig, options);
 	rig_start(&rig);
@@ -202,7 +202,7 @@ static void test_any_framing(void **state)
 	struct vublk_ring_buffer in[] = {
 		{ addr + 8192, 16 }, { addr + 12288, 100 }, { addr + 12388, 413 },
 	};
-	struct rig rig;
+	struct backend_rig rig;
 	char *data;
 
 	rig_open_memory(&rig);
@@ -226,7 +226,7 @@ static void test_any_framing(void **state)
 	rig_close(&rig);
 }
 
-static uint32_t raw_chain(struct rig *rig, const struct vublk_ring_buffer *buffers,
+static uint32_t raw_chain(struct backend_rig *rig, const struct vublk_ring_buffer *buffers,
 			  unsigned num_out, unsigned num_in)
 {
 	uint32_t bytes;
@@ -249,7 +249,7 @@ static void test_malformed_chains(void **state)
 	struct vublk_ring_buffer wraps[] = { { addr, 16 }, { UINT64_MAX - 255, 512 },
 					     { addr + 4096, 1 } };
 	struct vublk_ring_buffer no_header[] = { { addr + 4096, 1 } };
-	struct rig rig;
+	struct backend_rig rig;
 	char *data;
 
 	rig_open_memory(&rig);
@@ -274,7 +274,7 @@ static void test_malformed_chains(void **state)
 static void test_broken_ring_stops_alone(void **state)
 {
 	struct pollfd wait;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -297,7 +297,7 @@ static void test_broken_ring_stops_alone(void **state)
 
 static void test_full_rings(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -339,7 +339,7 @@ static void test_base_waits_for_requests(void **state)
 	const struct vublk_option options[] = {
 		{ "blk-file", make_image(path, 8 << 20) }, { "num-queues", "4" }, { 0 },
 	};
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open(&rig, options);
 	rig_start(&rig);
@@ -368,7 +368,7 @@ static void test_no_room(void **state)
 	const struct vublk_option options[] = {
 		{ "blk-file", make_image(path, 8 << 20) }, { "num-queues", "4" }, { 0 },
 	};
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open(&rig, options);
 	rig_start(&rig);
@@ -391,7 +391,7 @@ static void test_resize(void **state)
 	struct vublk_channel back;
 	struct pollfd wait;
 	int sockets[2];
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open(&rig, options);
 	rig_start(&rig);
@@ -431,7 +431,7 @@ static void test_resize(void **state)
 }
 
 /* A channel for the back-end's requests; its other end. */
-static void open_back_channel(struct rig *rig, struct vublk_channel *back)
+static void open_back_channel(struct backend_rig *rig, struct vublk_channel *back)
 {
 	struct vublk_vu_message message;
 	int sockets[2];
@@ -459,7 +459,7 @@ static void answer_config_change(struct vublk_channel *back)
 	assert_int_equal(vublk_channel_send(back, &message, NULL), 0);
 }
 
-static void rescan(struct rig *rig, const char *path, uint64_t bytes)
+static void rescan(struct backend_rig *rig, const char *path, uint64_t bytes)
 {
 	unsigned lines = rig_log_lines(rig);
 
@@ -484,7 +484,7 @@ static void test_silence_while_suspended(void **state)
 	struct vublk_vu_message message;
 	struct vublk_channel back;
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open(&rig, options);
 	rig_negotiate(&rig);
@@ -533,7 +533,7 @@ static void test_garbage_on_back_channel(void **state)
 {
 	struct vublk_vu_message message;
 	int sockets[2];
-	struct rig rig;
+	struct backend_rig rig;
 	char byte;
 
 	rig_open_memory(&rig);

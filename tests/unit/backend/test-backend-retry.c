@@ -36,7 +36,7 @@ static void check_poll(const char *poll)
 		{ "blk-file", path }, { "num-queues", "1" }, { "io", "io_uring" },
 		{ "poll", poll }, { 0 },
 	};
-	struct rig rig;
+	struct backend_rig rig;
 	int fd;
 
 	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());

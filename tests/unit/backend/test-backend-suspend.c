@@ -44,7 +44,7 @@ int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes)
 	return 0;
 }
 
-static void open_rig(struct rig *rig, struct rig_area *area)
+static void open_rig(struct backend_rig *rig, struct rig_area *area)
 {
 	char path[128];
 	const struct vublk_option options[] = {
@@ -68,7 +68,7 @@ static void open_rig(struct rig *rig, struct rig_area *area)
 	rig_start_queue(rig, 0, RIG_SIZE, 0);
 }
 
-static void close_rig(struct rig *rig, struct rig_area *area)
+static void close_rig(struct backend_rig *rig, struct rig_area *area)
 {
 	rig_drop_area(area);
 	rig_close(rig);
@@ -76,7 +76,7 @@ static void close_rig(struct rig *rig, struct rig_area *area)
 	vublk_fd_close(&gate.go_fd);
 }
 
-static void add_request(struct rig *rig)
+static void add_request(struct backend_rig *rig)
 {
 	struct virtio_blk_discard_write_zeroes *ranges = (void *)rig_data(rig, 0);
 
@@ -113,7 +113,7 @@ static void wait_until_begun(void)
 }
 
 /* `request` comes while the engine has the first range; the base. */
-static unsigned stop_amid(struct rig *rig, uint32_t request)
+static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 {
 	struct vublk_vu_message message, reply;
 	unsigned lines;
@@ -133,7 +133,7 @@ static unsigned stop_amid(struct rig *rig, uint32_t request)
 }
 
 /* The next start does all of it, and completes it once. */
-static void check_start(struct rig *rig, unsigned base, unsigned left)
+static void check_start(struct backend_rig *rig, unsigned base, unsigned left)
 {
 	vublk_store_relaxed(&gate.calls, 0);
 	vublk_store_relaxed(&gate.is_open, true);
@@ -146,7 +146,8 @@ static void check_start(struct rig *rig, unsigned base, unsigned left)
 }
 
 /* How many requests a stop left; whatever it is, ring and area say the same. */
-static unsigned stop_and_start(struct rig *rig, const struct rig_area *area, uint32_t request)
+static unsigned stop_and_start(struct backend_rig *rig, const struct rig_area *area,
+			       uint32_t request)
 {
 	unsigned base = stop_amid(rig, request);
 	unsigned left = rig_count_inflight(area, 0);
@@ -165,7 +166,7 @@ static unsigned stop_and_start(struct rig *rig, const struct rig_area *area, uin
 #define UNDRAINED VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT)
 #define SKIP_DRAIN VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN)
 
-static uint64_t accept_without(struct rig *rig, uint64_t bits)
+static uint64_t accept_without(struct backend_rig *rig, uint64_t bits)
 {
 	return rig_set_u64(rig, VUBLK_VU_SET_PROTOCOL_FEATURES, rig->protocol_features & ~bits);
 }
@@ -178,7 +179,7 @@ static unsigned count_left(uint64_t without, uint32_t request)
 {
 	unsigned left = 0;
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig, &area);
 	assert_int_equal(accept_without(&rig, without), 0);
@@ -212,7 +213,7 @@ static void test_features_that_need_others(void **state)
 {
 	uint64_t area_bit = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig, &area);
 	assert_int_equal(accept_without(&rig, area_bit | SKIP_DRAIN), 1);
@@ -228,7 +229,7 @@ static void refuse_message(uint64_t without, uint32_t request, const char *words
 {
 	struct vublk_vu_message message;
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig, &area);
 	assert_int_equal(accept_without(&rig, without), 0);
@@ -253,7 +254,7 @@ static void test_messages_that_are_refused(void **state)
 static void test_end_waits_for_storage(void **state)
 {
 	struct rig_area area;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig, &area);
 	add_request(&rig);

@@ -31,7 +31,7 @@ static int unsealed(uint64_t bytes)
 	return fd;
 }
 
-static void use_unsealed_memory(struct rig *rig)
+static void use_unsealed_memory(struct backend_rig *rig)
 {
 	rig->memory_fd = unsealed(RIG_MEMORY);
 	rig->memory = vublk_map_shared(rig->memory_fd, 0, RIG_MEMORY, NULL);
@@ -39,7 +39,7 @@ static void use_unsealed_memory(struct rig *rig)
 }
 
 /* Queue 0 runs; its memory is not sealed. */
-static void open_rig(struct rig *rig, const struct vublk_option *options)
+static void open_rig(struct backend_rig *rig, const struct vublk_option *options)
 {
 	if (options)
 		rig_open(rig, options);
@@ -50,7 +50,7 @@ static void open_rig(struct rig *rig, const struct vublk_option *options)
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_IN, 0, 0, 4096), VIRTIO_BLK_S_OK);
 }
 
-static void close_expecting(struct rig *rig, const char *words)
+static void close_expecting(struct backend_rig *rig, const char *words)
 {
 	rig_wait_for_end(rig);
 	assert_true(rig_log_has(rig, words));
@@ -61,7 +61,7 @@ static void close_expecting(struct rig *rig, const char *words)
 
 static void test_ring(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_rig(&rig, NULL);
 	assert_int_equal(ftruncate(rig.memory_fd, 0), 0);
@@ -73,7 +73,7 @@ static void test_ring(void **state)
 static void test_ring_before_the_start(void **state)
 {
 	struct vublk_vu_message message;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	use_unsealed_memory(&rig);
@@ -112,7 +112,7 @@ static void test_the_next_is_served(void **state)
 		fail_msg("%s", error.text);
 	assert_int_equal(pthread_create(&thread, NULL, run, backend), 0);
 	for (unsigned i = 0; i < 20; i++) {
-		struct rig rig;
+		struct backend_rig rig;
 
 		rig_attach(&rig, rude_dial(path));
 		use_unsealed_memory(&rig);
@@ -129,7 +129,7 @@ static void test_the_next_is_served(void **state)
 
 /* --- buffers -------------------------------------------------------------------- */
 
-static int add_extra(struct rig *rig)
+static int add_extra(struct backend_rig *rig)
 {
 	int fd = unsealed(EXTRA_BYTES);
 
@@ -144,7 +144,7 @@ static void test_buffer_of_a_copy(void **state)
 	static const uint32_t types[] = { VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_IN };
 
 	for (unsigned i = 0; i < 2; i++) {
-		struct rig rig;
+		struct backend_rig rig;
 		int fd;
 
 		open_rig(&rig, NULL);
@@ -162,7 +162,7 @@ static void test_buffer_of_a_copy(void **state)
 /* A list of ranges is copied by the back-end whatever the engine is. */
 static void test_buffer_of_ranges(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	int fd;
 
 	open_rig(&rig, NULL);
@@ -183,7 +183,7 @@ static void check_file(const char *io, const char *cache)
 	const struct vublk_option options[] = {
 		{ "blk-file", path }, { "num-queues", "1" }, { "io", io }, { "cache", cache }, { 0 },
 	};
-	struct rig rig;
+	struct backend_rig rig;
 	int image, fd;
 
 	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
@@ -225,7 +225,7 @@ static void test_header(void **state)
 	const struct vublk_option options[] = {
 		{ "blk-file", path }, { "num-queues", "1" }, { 0 },
 	};
-	struct rig rig;
+	struct backend_rig rig;
 	int image;
 
 	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
@@ -252,7 +252,7 @@ static void test_header(void **state)
 static void test_inflight_area(void **state)
 {
 	struct rig_area area = { .fd = -1 };
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	use_unsealed_memory(&rig);
@@ -273,7 +273,7 @@ static void test_inflight_area(void **state)
 static void test_dirty_log(void **state)
 {
 	struct vublk_vu_message message;
-	struct rig rig;
+	struct backend_rig rig;
 	int fd;
 
 #ifdef VUBLK_TSAN

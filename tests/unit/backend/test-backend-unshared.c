@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 /* What the driver writes, the back-end does not see. */
-static void use_private_memory(struct rig *rig)
+static void use_private_memory(struct backend_rig *rig)
 {
 	rig->memory_fd = vublk_memfd_new("rig", RIG_MEMORY, NULL);
 	assert_true(rig->memory_fd >= 0);
@@ -22,7 +22,7 @@ static void use_private_memory(struct rig *rig)
 
 static void test_private_copy(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	use_private_memory(&rig);
@@ -37,7 +37,7 @@ static void test_private_copy(void **state)
 /* The queue is to run, and there is no memory: a message of the queue says so, once. */
 static void test_no_memory(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	unsigned lines;
 
 	rig_open_memory(&rig);
@@ -54,7 +54,7 @@ static void test_no_memory(void **state)
 }
 
 /* A library's addresses are its program's, and its memory is empty until the first request. */
-static void start_library(struct rig *rig)
+static void start_library(struct backend_rig *rig)
 {
 	rig_open_memory(rig);
 	use_private_memory(rig);
@@ -67,7 +67,7 @@ static void start_library(struct rig *rig)
 
 static void test_idle_library(void **state)
 {
-	struct rig library, private;
+	struct backend_rig library, private;
 
 	start_library(&library);
 	rig_open_memory(&private);
@@ -86,7 +86,7 @@ static void test_idle_library(void **state)
  */
 static void test_idle_and_kicked(void **state)
 {
-	struct rig idle, private;
+	struct backend_rig idle, private;
 
 	rig_open_memory(&idle);
 	rig_start(&idle);

@@ -15,7 +15,7 @@
 
 static void test_features(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -40,7 +40,7 @@ static void test_features(void **state)
 
 static void test_status(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -61,7 +61,7 @@ static void test_status(void **state)
 static void test_config(void **state)
 {
 	struct virtio_blk_config config;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -82,7 +82,7 @@ static void test_config(void **state)
 	rig_close(&rig);
 }
 
-static unsigned ask_config(struct rig *rig, unsigned offset, unsigned bytes,
+static unsigned ask_config(struct backend_rig *rig, unsigned offset, unsigned bytes,
 			   struct vublk_vu_message *reply)
 {
 	struct vublk_vu_message message;
@@ -99,7 +99,7 @@ static void test_config_offset(void **state)
 {
 	struct vublk_vu_message reply;
 	uint16_t num_queues;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -118,7 +118,7 @@ static void test_write_cache(void **state)
 {
 	struct virtio_blk_config config;
 	struct vublk_vu_message message;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -137,7 +137,7 @@ static void test_write_cache(void **state)
 
 static void test_bad_vrings(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -159,7 +159,7 @@ static void test_bad_vrings(void **state)
 
 static void test_ring_outside_memory(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -181,7 +181,7 @@ static void test_ring_outside_memory(void **state)
 
 static void test_kick_that_is_no_kick(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	int fd;
 
 	rig_open_memory(&rig);
@@ -199,7 +199,7 @@ static void test_kick_that_is_no_kick(void **state)
 /* The queue starts with the last of what it needs, whatever that is. */
 static void test_enable_before_kick(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -210,7 +210,7 @@ static void test_enable_before_kick(void **state)
 	rig_close(&rig);
 }
 
-static uint64_t set_kick(struct rig *rig)
+static uint64_t set_kick(struct backend_rig *rig)
 {
 	return rig_set_vring_fd(rig, VUBLK_VU_SET_VRING_KICK, 0, rig->queues[0].kick_fd);
 }
@@ -221,7 +221,7 @@ static uint64_t set_kick(struct rig *rig)
  */
 static void test_enable_is_remembered(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -248,7 +248,7 @@ static void test_enable_is_remembered(void **state)
 /* A driver that never kicks, as SPDK's: it is served slowly, and that is said once. */
 static void test_a_driver_without_kicks(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -264,7 +264,7 @@ static void test_a_driver_without_kicks(void **state)
 
 static void test_disabled_queue_rests(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -283,7 +283,7 @@ static void test_disabled_queue_rests(void **state)
 /* A front-end that does not know bit 30: rings are enabled from the start. */
 static void test_without_protocol_features(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_negotiate(&rig);
@@ -297,7 +297,7 @@ static void test_without_protocol_features(void **state)
 
 static void test_base_and_restart(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -316,7 +316,7 @@ static void test_base_and_restart(void **state)
 /* A front-end that looked at the used index before the last completions. */
 static void test_base_behind_used(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -332,7 +332,7 @@ static void test_base_behind_used(void **state)
 
 static void test_polled_queue(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -346,7 +346,7 @@ static void test_polled_queue(void **state)
 
 static void test_call_changes_while_running(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	int old;
 
 	rig_open_memory(&rig);
@@ -368,7 +368,7 @@ static void test_call_changes_while_running(void **state)
 static void test_unknown_requests(void **state)
 {
 	struct vublk_vu_message message;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -387,7 +387,8 @@ static void test_unknown_requests(void **state)
 
 /* --- memory ----------------------------------------------------------------- */
 
-static uint64_t remove_region(struct rig *rig, uint64_t guest, uint64_t user, uint64_t bytes)
+static uint64_t remove_region(struct backend_rig *rig, uint64_t guest, uint64_t user,
+			      uint64_t bytes)
 {
 	struct vublk_vu_message message;
 
@@ -404,7 +405,7 @@ static uint64_t remove_region(struct rig *rig, uint64_t guest, uint64_t user, ui
 
 static void test_memory_slots(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	int fd = vublk_memfd_new("slots", 1 << 20, NULL);
 
 	rig_open_memory(&rig);
@@ -435,7 +436,7 @@ static void test_memory_slots(void **state)
  */
 static void test_ring_waits_for_its_memory(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	int fd = vublk_memfd_new("other", 4096, NULL);
 
 	rig_open_memory(&rig);
@@ -466,7 +467,7 @@ static void test_ring_waits_for_its_memory(void **state)
 
 static void test_all_slots(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	int fd = vublk_memfd_new("slots", 1 << 20, NULL);
 
 	rig_open_memory(&rig);
@@ -484,7 +485,7 @@ static void test_all_slots(void **state)
 static void test_bad_mem_tables(void **state)
 {
 	struct vublk_vu_message message;
-	struct rig rig;
+	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
@@ -507,7 +508,7 @@ static void test_bad_mem_tables(void **state)
 
 static void test_memory_grows_under_load(void **state)
 {
-	struct rig rig;
+	struct backend_rig rig;
 	int fd = vublk_memfd_new("more", 1 << 20, NULL);
 
 	rig_open_memory(&rig);

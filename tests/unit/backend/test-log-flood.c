@@ -146,7 +146,7 @@ static void stop_relay(struct programs *programs)
 }
 
 /* A front-end with a ring, which is connected to `path`. */
-static void connect_with_ring(struct rig *rig, const char *path)
+static void connect_with_ring(struct backend_rig *rig, const char *path)
 {
 	rig_attach(rig, rude_dial(path));
 	rig_negotiate(rig);
@@ -175,7 +175,7 @@ static void test_rings_that_break(void **state)
 	start_backend(&programs);
 	for (unsigned i = 0; i < TIMES; i++) {
 		struct pollfd wait;
-		struct rig rig;
+		struct backend_rig rig;
 
 		connect_with_ring(&rig, programs.backend_path);
 		rig.queues[0].ring.avail->idx = 1000;
@@ -217,7 +217,7 @@ static void test_vmms_with_broken_rings(void **state)
 	start_relay(&programs);
 	for (unsigned i = 0; i < TIMES; i++) {
 		struct pollfd wait;
-		struct rig rig;
+		struct backend_rig rig;
 
 		connect_with_ring(&rig, programs.relay_path);
 		rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 15);

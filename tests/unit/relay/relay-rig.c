@@ -207,7 +207,7 @@ void relay_close(struct relay *relay)
 
 /* --- the VMM ----------------------------------------------------------------- */
 
-void relay_connect(struct relay *relay, struct rig *rig)
+void relay_connect(struct relay *relay, struct backend_rig *rig)
 {
 	struct vublk_error error;
 	int fd = vublk_socket_connect(relay->socket, &error);
@@ -217,12 +217,12 @@ void relay_connect(struct relay *relay, struct rig *rig)
 	rig_attach(rig, fd);
 }
 
-void relay_driver_ok(struct rig *rig)
+void relay_driver_ok(struct backend_rig *rig)
 {
 	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_STATUS, 0xf), 0);
 }
 
-void relay_start_vmm(struct relay *relay, struct rig *rig, unsigned num_queues)
+void relay_start_vmm(struct relay *relay, struct backend_rig *rig, unsigned num_queues)
 {
 	relay_connect(relay, rig);
 	rig_negotiate(rig);
@@ -232,7 +232,7 @@ void relay_start_vmm(struct relay *relay, struct rig *rig, unsigned num_queues)
 	relay_driver_ok(rig);
 }
 
-void relay_close_vmm(struct relay *relay, struct rig *rig)
+void relay_close_vmm(struct relay *relay, struct backend_rig *rig)
 {
 	rig_close(rig);
 	relay_wait(relay, "the VMM disconnected");

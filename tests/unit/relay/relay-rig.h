@@ -56,12 +56,12 @@ void relay_wait(struct relay *relay, const char *words);
 bool relay_has_said(struct relay *relay, const char *words);
 
 /* A VMM connects. */
-void relay_connect(struct relay *relay, struct rig *rig);
+void relay_connect(struct relay *relay, struct backend_rig *rig);
 /* ... negotiates, and starts the queues up to this one; waits until they run. */
-void relay_start_vmm(struct relay *relay, struct rig *rig, unsigned num_queues);
+void relay_start_vmm(struct relay *relay, struct backend_rig *rig, unsigned num_queues);
 /* DRIVER_OK: what is held starts. */
-void relay_driver_ok(struct rig *rig);
+void relay_driver_ok(struct backend_rig *rig);
 /* The VMM goes, and the relay has seen it. */
-void relay_close_vmm(struct relay *relay, struct rig *rig);
+void relay_close_vmm(struct relay *relay, struct backend_rig *rig);
 
 #endif

@@ -21,7 +21,7 @@
 
 static void check_whole(struct relay *relay)
 {
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_start_vmm(relay, &rig, 2);
 	for (unsigned q = 0; q < 2; q++)
@@ -84,7 +84,7 @@ static void test_flat_after_many(void **state)
 
 /* --- one wrong message each, in a session that goes on --------------------------------- */
 
-static uint64_t set_inflight(struct rig *rig, const struct rig_area *area, uint64_t size,
+static uint64_t set_inflight(struct backend_rig *rig, const struct rig_area *area, uint64_t size,
 			     uint64_t offset, unsigned queues, unsigned entries)
 {
 	return rig_set_area_as(rig, area, size, offset, queues, entries);
@@ -94,7 +94,7 @@ static void test_refused_and_served_on(void **state)
 {
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -135,7 +135,7 @@ static void test_refused_and_served_on(void **state)
 static void test_bad_rings(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);
@@ -165,7 +165,7 @@ static void test_bad_rings(void **state)
 static void test_any_order(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);
@@ -191,7 +191,7 @@ static void test_odd_descriptors(void **state)
 {
 	char page[4096] = { 0 };
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 	int pipes[2];
 
 	relay_open(&relay, NULL);
@@ -246,7 +246,7 @@ static void test_full_descriptors(void **state)
 	struct filler filler = { 0 };
 	struct relay relay;
 	pthread_t thread;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -273,7 +273,7 @@ static void test_same_messages(void **state)
 	unsigned fds = 0, mappings = 0;
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -323,7 +323,7 @@ static void test_memory_that_is_not_shared(void **state)
 {
 	for (unsigned i = 0; i < 2; i++) {
 		struct relay relay;
-		struct rig rig;
+		struct backend_rig rig;
 
 		relay_open(&relay, NULL);
 		relay_connect(&relay, &rig);
@@ -348,7 +348,7 @@ static void test_memory_that_is_not_shared(void **state)
 static void test_library_that_is_idle(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);

@@ -31,7 +31,7 @@ static void drop_log(struct log *log)
 	vublk_fd_close(&log->fd);
 }
 
-static uint64_t set_log_base(struct rig *rig, int fd, uint64_t size, uint64_t offset)
+static uint64_t set_log_base(struct backend_rig *rig, int fd, uint64_t size, uint64_t offset)
 {
 	struct vublk_vu_message message;
 
@@ -44,7 +44,7 @@ static uint64_t set_log_base(struct rig *rig, int fd, uint64_t size, uint64_t of
 	return rig_send_acked(rig, &message);
 }
 
-static uint64_t log_all(struct rig *rig, bool on)
+static uint64_t log_all(struct backend_rig *rig, bool on)
 {
 	uint64_t bit = VUBLK_BIT(VHOST_F_LOG_ALL);
 
@@ -60,18 +60,18 @@ static bool take_page(struct log *log, uint64_t addr)
 	       bit;
 }
 
-static uint64_t used_addr(const struct rig *rig)
+static uint64_t used_addr(const struct backend_rig *rig)
 {
 	return RIG_GUEST + (uint64_t)((const char *)rig->queues[0].ring.used - rig->memory);
 }
 
 /* A read writes to the guest's memory. */
-static void read_block(struct rig *rig)
+static void read_block(struct backend_rig *rig)
 {
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_IN, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
 }
 
-static void open_both(struct relay *relay, struct rig *rig)
+static void open_both(struct relay *relay, struct backend_rig *rig)
 {
 	relay_open(relay, NULL);
 	relay_start_vmm(relay, rig, 1);
@@ -84,7 +84,7 @@ static void test_on_and_off(void **state)
 {
 	struct relay relay;
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	make_log(&log);
 	open_both(&relay, &rig);
@@ -113,7 +113,7 @@ static void test_another_bitmap(void **state)
 {
 	struct log first, second;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	make_log(&first);
 	make_log(&second);
@@ -138,7 +138,7 @@ static void test_over_an_outage(void **state)
 {
 	struct relay relay;
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	make_log(&log);
 	open_both(&relay, &rig);
@@ -159,7 +159,7 @@ static void test_refused(void **state)
 {
 	struct relay relay;
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	make_log(&log);
 	open_both(&relay, &rig);
@@ -186,7 +186,7 @@ static void test_a_move_that_is_refused(void **state)
 	struct vublk_vu_message message;
 	struct relay relay;
 	struct log log;
-	struct rig rig;
+	struct backend_rig rig;
 
 	make_log(&log);
 	open_both(&relay, &rig);

@@ -17,7 +17,7 @@
 #define BLOCK 4096
 #define REQUESTS 16
 
-static void write_and_read(struct rig *rig, unsigned first, unsigned num_queues, char salt)
+static void write_and_read(struct backend_rig *rig, unsigned first, unsigned num_queues, char salt)
 {
 	for (unsigned q = first; q < first + num_queues; q++) {
 		uint64_t sector = 1024 + q * 100;
@@ -31,14 +31,14 @@ static void write_and_read(struct rig *rig, unsigned first, unsigned num_queues,
 	}
 }
 
-static void add_requests(struct rig *rig, unsigned q)
+static void add_requests(struct backend_rig *rig, unsigned q)
 {
 	for (uint16_t token = 0; token < REQUESTS; token++)
 		rig_add(rig, q, token, VIRTIO_BLK_T_OUT, q * 256 + token * 8u, token * BLOCK, BLOCK);
 	rig_kick(rig, q);
 }
 
-static void take_requests(struct rig *rig, unsigned q)
+static void take_requests(struct backend_rig *rig, unsigned q)
 {
 	bool taken[REQUESTS] = { false };
 
@@ -83,7 +83,7 @@ static void expect_signal(int fd)
 static void test_idle(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 4);
@@ -103,7 +103,7 @@ static void go_through_outages(bool with_area)
 {
 	struct rig_area area = { .fd = -1 };
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);
@@ -149,7 +149,7 @@ static void test_vmm_comes_meanwhile(void **state)
 {
 	struct virtio_blk_config config;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	lose_backend(&relay);
@@ -172,7 +172,7 @@ static void test_vmm_resumes_meanwhile(void **state)
 {
 	struct virtio_blk_config config;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	lose_backend(&relay);
@@ -195,7 +195,7 @@ static void test_vmm_resumes_meanwhile(void **state)
 static void test_vmm_goes_meanwhile(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	for (unsigned i = 0; i < 3; i++) {
@@ -216,7 +216,7 @@ static void test_vmm_goes_meanwhile(void **state)
 
 /* --- stops in an outage ---------------------------------------------------------------- */
 
-static void go_on_from(struct rig *rig, unsigned q, unsigned base)
+static void go_on_from(struct backend_rig *rig, unsigned q, unsigned base)
 {
 	assert_int_equal(rig_tell_queue(rig, q, (uint16_t)base), 0);
 	relay_driver_ok(rig);
@@ -226,7 +226,7 @@ static void go_on_from(struct rig *rig, unsigned q, unsigned base)
 static void test_stop_when_idle(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -246,7 +246,7 @@ static void test_stop_with_the_vmms_area(void **state)
 {
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);
@@ -276,7 +276,7 @@ static void test_stop_with_the_vmms_area(void **state)
 static void test_stop_without_an_area(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -305,7 +305,7 @@ static void test_stop_without_an_area(void **state)
 static void test_stop_one_of_two(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 2);
@@ -334,7 +334,7 @@ static void test_no_area(void **state)
 {
 	struct vublk_vu_message message;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_without_inflight(&relay);
 	relay_start_vmm(&relay, &rig, 1);
@@ -369,7 +369,7 @@ static void test_another_relay(void **state)
 {
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 	int fd;
 
 	relay_open(&relay, NULL);
@@ -404,7 +404,7 @@ static void test_reconnect_off(void **state)
 {
 	const struct vublk_option options[] = { { "reconnect-ms", "0" }, { NULL } };
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, options);
 	relay_start_vmm(&relay, &rig, 1);
@@ -435,7 +435,7 @@ static void test_frozen_backend(void **state)
 {
 	const struct vublk_option options[] = { { "request-timeout-ms", "1000" }, { NULL } };
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, options);
 	relay_start_vmm(&relay, &rig, 2);

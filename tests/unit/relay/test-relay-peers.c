@@ -20,7 +20,7 @@ static void expect_signal(int fd)
 }
 
 /* Of four requests the back-end took three and completed one when the VMM stopped the queue. */
-static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct rig *rig)
+static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig)
 {
 	relay_mock_init(mock);
 	mock->mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
@@ -36,7 +36,7 @@ static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct 
 	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_STATUS, 0), 0);
 }
 
-static void start_again(struct rig *rig)
+static void start_again(struct backend_rig *rig)
 {
 	assert_int_equal(rig_tell_queue(rig, 0, 3), 0);
 	relay_driver_ok(rig);
@@ -54,7 +54,7 @@ static void test_undrained_and_still_there(void **state)
 {
 	struct relay_mock mock;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	stop_undrained(&mock, &relay, &rig);
 	start_again(&rig);
@@ -71,7 +71,7 @@ static void test_undrained_and_lost(void **state)
 {
 	struct relay_mock mock;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	stop_undrained(&mock, &relay, &rig);
 	lose(&mock, &relay);
@@ -88,7 +88,7 @@ static void test_undrained_and_completed_before_the_loss(void **state)
 {
 	struct relay_mock mock;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	stop_undrained(&mock, &relay, &rig);
 	rig.queues[0].ring.used->idx = 3;
@@ -115,7 +115,7 @@ static void open_insisting(struct relay_mock *mock, struct relay *relay, bool is
 	relay_mock_open(mock, relay, NULL);
 }
 
-static void start_with_area(struct relay *relay, struct rig *rig, struct rig_area *area)
+static void start_with_area(struct relay *relay, struct backend_rig *rig, struct rig_area *area)
 {
 	relay_connect(relay, rig);
 	rig_negotiate(rig);
@@ -151,7 +151,7 @@ static void test_an_area_of_the_back_end_s_layout(void **state)
 		struct relay_mock mock;
 		struct rig_area area;
 		struct relay relay;
-		struct rig rig;
+		struct backend_rig rig;
 
 		open_insisting(&mock, &relay, is_tight);
 		start_with_area(&relay, &rig, &area);
@@ -173,7 +173,7 @@ static void test_an_area_without_a_back_end(void **state)
 	struct relay_mock mock;
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_insisting(&mock, &relay, true);
 	start_with_area(&relay, &rig, &area);
@@ -203,7 +203,7 @@ static void test_an_area_of_another_layout(void **state)
 	struct relay_mock mock;
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	open_insisting(&mock, &relay, false);
 	start_with_area(&relay, &rig, &area);
@@ -256,7 +256,7 @@ static void test_a_refusal_is_said_once(void **state)
 	const uint32_t refused[] = { VUBLK_VU_SET_VRING_KICK, VUBLK_VU_SET_VRING_CALL };
 	struct relay_mock mock;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_mock_init(&mock);
 	relay_mock_open(&mock, &relay, quick);

@@ -15,20 +15,20 @@
 #define BLOCK 4096
 #define REQUESTS 16
 
-static void add_writes(struct rig *rig, unsigned queue)
+static void add_writes(struct backend_rig *rig, unsigned queue)
 {
 	for (uint16_t token = 0; token < REQUESTS; token++)
 		rig_add(rig, queue, token, VIRTIO_BLK_T_OUT, token * 8u, token * BLOCK, BLOCK);
 }
 
-static void write_a_block(struct rig *rig, uint64_t sector)
+static void write_a_block(struct backend_rig *rig, uint64_t sector)
 {
 	memset(rig_data(rig, 0), 'w', BLOCK);
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_OUT, sector, 0, BLOCK), VIRTIO_BLK_S_OK);
 }
 
 /* A VMM that takes the in-flight area, and whose rings run. */
-static void start_with_area(struct relay *relay, struct rig *rig, struct rig_area *area)
+static void start_with_area(struct relay *relay, struct backend_rig *rig, struct rig_area *area)
 {
 	relay_connect(relay, rig);
 	rig_negotiate(rig);
@@ -40,7 +40,8 @@ static void start_with_area(struct relay *relay, struct rig *rig, struct rig_are
 }
 
 /* Its back-end has begun requests that are not completed, and is lost with them. */
-static void lose_backend_with_requests(struct relay *relay, struct rig *rig, struct rig_area *area)
+static void lose_backend_with_requests(struct relay *relay, struct backend_rig *rig,
+				       struct rig_area *area)
 {
 	relay_freeze_backend(relay);
 	add_writes(rig, 0);
@@ -76,7 +77,7 @@ static void test_requests_that_the_next_vmm_never_made(void **state)
 {
 	struct rig_area area;
 	struct relay relay;
-	struct rig first, second;
+	struct backend_rig first, second;
 
 	relay_open(&relay, NULL);
 	start_with_area(&relay, &first, &area);
@@ -101,7 +102,7 @@ static void test_the_next_vmm_begins_anew(void **state)
 {
 	struct rig_area area;
 	struct relay relay;
-	struct rig first, second;
+	struct backend_rig first, second;
 
 	relay_open(&relay, NULL);
 	start_with_area(&relay, &first, &area);
@@ -123,7 +124,7 @@ static void test_an_area_without_rings(void **state)
 {
 	struct rig_area area;
 	struct relay relay;
-	struct rig first, second;
+	struct backend_rig first, second;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &first);
@@ -153,7 +154,7 @@ static void test_features_end_with_the_vmm(void **state)
 {
 	struct virtio_blk_config config;
 	struct relay relay;
-	struct rig first, second;
+	struct backend_rig first, second;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &first, 1);
@@ -179,7 +180,7 @@ static void test_a_reset_forgets_the_rings(void **state)
 {
 	struct vublk_vu_message message;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);

@@ -28,7 +28,7 @@ static unsigned received(struct relay_mock *mock, uint32_t request)
 }
 
 /* Begins a VM whose front-end accepts all but `without`, with its in-flight area. */
-static void begin(struct relay_mock *mock, struct relay *relay, struct rig *rig,
+static void begin(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig,
 		  struct rig_area *area, uint64_t without)
 {
 	const struct vublk_option properties[] = { { "inflight-migration", "on" }, { 0 } };
@@ -58,12 +58,12 @@ static void end(struct relay_mock *mock, struct relay *relay, struct rig_area *a
 	relay_mock_close(mock, relay);
 }
 
-static void complete(struct rig *rig, unsigned index, uint16_t used)
+static void complete(struct backend_rig *rig, unsigned index, uint16_t used)
 {
 	vublk_store_release(&rig->queues[index].ring.used->idx, used);
 }
 
-static void ask_base(struct rig *rig, uint32_t request, unsigned index)
+static void ask_base(struct backend_rig *rig, uint32_t request, unsigned index)
 {
 	struct vublk_vu_message message;
 
@@ -73,7 +73,7 @@ static void ask_base(struct rig *rig, uint32_t request, unsigned index)
 	rig_send(rig, &message);
 }
 
-static void expect_base(struct rig *rig, uint32_t request, unsigned base)
+static void expect_base(struct backend_rig *rig, uint32_t request, unsigned base)
 {
 	struct vublk_vu_message reply;
 
@@ -83,7 +83,7 @@ static void expect_base(struct rig *rig, uint32_t request, unsigned base)
 }
 
 /* As QEMU does: disable, then ask. */
-static void disable(struct rig *rig)
+static void disable(struct backend_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++)
 		assert_int_equal(rig_set_state(rig, VUBLK_VU_SET_VRING_ENABLE, i, 0), 0);
@@ -95,7 +95,7 @@ static void test_skip_drain(void **state)
 		struct relay_mock mock;
 		struct rig_area area;
 		struct relay relay;
-		struct rig rig;
+		struct backend_rig rig;
 
 		begin(&mock, &relay, &rig, &area, 0);
 		if (disables)
@@ -115,7 +115,7 @@ static void test_a_drain_after_a_disable(void **state)
 	struct relay_mock mock;
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	begin(&mock, &relay, &rig, &area, 0);
 	complete(&rig, 1, BEGUN);
@@ -136,7 +136,7 @@ static void test_a_drain_of_rings_that_run(void **state)
 	struct relay_mock mock;
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	begin(&mock, &relay, &rig, &area, 0);
 	complete(&rig, 0, BEGUN);
@@ -157,7 +157,7 @@ static void test_a_drain_that_is_none(void **state)
 	struct relay_mock mock;
 	struct rig_area area;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	begin(&mock, &relay, &rig, &area, 0);
 	disable(&rig);
@@ -183,7 +183,7 @@ static void test_vmms_that_know_less(void **state)
 		struct relay_mock mock;
 		struct rig_area area;
 		struct relay relay;
-		struct rig rig;
+		struct backend_rig rig;
 
 		begin(&mock, &relay, &rig, &area, vmms[i].without);
 		if (vmms[i].without & UNDRAINED)
@@ -211,7 +211,7 @@ static void test_messages_that_are_refused(void **state)
 		struct relay_mock mock;
 		struct rig_area area;
 		struct relay relay;
-		struct rig rig;
+		struct backend_rig rig;
 
 		begin(&mock, &relay, &rig, &area, refusals[i].without);
 		ask_base(&rig, refusals[i].request, 0);

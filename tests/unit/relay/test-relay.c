@@ -19,7 +19,7 @@
 #define BLOCK 4096
 
 /* A block on each of the queues, each to a place of its own, written and read. */
-static void write_and_read(struct rig *rig, unsigned first, unsigned num_queues, char salt)
+static void write_and_read(struct backend_rig *rig, unsigned first, unsigned num_queues, char salt)
 {
 	for (unsigned q = first; q < first + num_queues; q++) {
 		uint64_t sector = q * 100;
@@ -39,7 +39,7 @@ static void test_negotiation(void **state)
 {
 	struct virtio_blk_config config;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);
@@ -60,7 +60,7 @@ static void test_negotiation(void **state)
 static void test_requests_on_four_queues(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 4);
@@ -75,7 +75,7 @@ static void test_requests_on_four_queues(void **state)
 static void test_stop_and_go_on(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 2);
@@ -95,7 +95,7 @@ static void test_stop_and_go_on(void **state)
 static void test_reset_and_begin_anew(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -120,7 +120,7 @@ static void test_reset_and_begin_anew(void **state)
 static void test_queue_by_queue(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 2);
@@ -146,7 +146,7 @@ static void test_queue_by_queue(void **state)
 static void test_without_status(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);
@@ -167,7 +167,7 @@ static void test_without_status(void **state)
 static void test_without_driver_ok(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);
@@ -182,7 +182,7 @@ static void test_without_driver_ok(void **state)
 static void test_other_notifiers(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -203,7 +203,8 @@ static void test_other_notifiers(void **state)
 
 /* --- memory ---------------------------------------------------------------------- */
 
-static uint64_t remove_region(struct rig *rig, uint64_t guest, uint64_t user, uint64_t bytes)
+static uint64_t remove_region(struct backend_rig *rig, uint64_t guest, uint64_t user,
+			      uint64_t bytes)
 {
 	struct vublk_vu_message message;
 
@@ -219,7 +220,7 @@ static void test_memory_changes_under_rings(void **state)
 {
 	int fd = vublk_memfd_new("more", 1 << 20, NULL);
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 2);
@@ -245,7 +246,7 @@ static void test_memory_of_part_of_a_page(void **state)
 {
 	int fd = vublk_memfd_new("small", 15120, NULL);
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_connect(&relay, &rig);
@@ -266,7 +267,7 @@ static void test_memory_refused(void **state)
 {
 	int fd = vublk_memfd_new("more", 1 << 20, NULL);
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -292,7 +293,7 @@ static void test_write_cache(void **state)
 {
 	struct virtio_blk_config config;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 1);
@@ -306,7 +307,7 @@ static void test_write_cache(void **state)
 	relay_close(&relay);
 }
 
-static uint8_t read_wce(struct rig *rig)
+static uint8_t read_wce(struct backend_rig *rig)
 {
 	struct virtio_blk_config config;
 
@@ -329,7 +330,7 @@ static void test_write_cache_of_a_resumed_disk(void **state)
 
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
 		struct relay relay;
-		struct rig rig;
+		struct backend_rig rig;
 
 		relay_open(&relay, NULL);
 		relay_connect(&relay, &rig);
@@ -371,7 +372,7 @@ static void test_resize(void **state)
 	struct vublk_vu_message message;
 	struct vublk_channel back;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 	int sockets[2];
 
 	relay_open(&relay, NULL);
@@ -401,7 +402,7 @@ static void test_many_vmms(void **state)
 {
 	unsigned fds = 0, mappings = 0;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	for (unsigned i = 0; i < 20; i++) {
@@ -438,7 +439,7 @@ static bool backend_maps(const struct relay *relay, const char *words)
 static void test_memory_is_given_back(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	for (unsigned i = 0; i < 3; i++) {
@@ -455,7 +456,7 @@ static void test_memory_is_given_back(void **state)
 static void test_vmm_dies_with_requests(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	for (unsigned i = 0; i < 5; i++) {
@@ -542,7 +543,7 @@ static void test_stop_before_a_backend(void **state)
 static void test_stop_while_serving(void **state)
 {
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
 	relay_start_vmm(&relay, &rig, 4);
@@ -565,7 +566,7 @@ static void test_free_while_serving(void **state)
 	struct vublk_bus *bus;
 	struct pollfd wait;
 	struct relay relay;
-	struct rig rig;
+	struct backend_rig rig;
 
 	relay_open(&relay, NULL); /* for its back-end */
 	vublk_bus_stop(relay.bus);

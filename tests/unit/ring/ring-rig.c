@@ -19,7 +19,7 @@ static void *part_new(size_t alignment, uint64_t bytes)
 	return part;
 }
 
-static char *map_region(struct rig *rig, uint64_t at, uint64_t bytes)
+static char *map_region(struct ring_rig *rig, uint64_t at, uint64_t bytes)
 {
 	char *host = rig->config.one_mapping ? rig->data + at
 					     : vublk_map_shared(rig->fd, at, bytes, NULL);
@@ -29,7 +29,7 @@ static char *map_region(struct rig *rig, uint64_t at, uint64_t bytes)
 }
 
 /* Cuts the memory into regions of whole pages, each with a mapping of its own. */
-static void map_regions(struct rig *rig)
+static void map_regions(struct ring_rig *rig)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), pages = rig->data_bytes / page;
 	unsigned n = rig->config.num_regions;
@@ -51,11 +51,11 @@ static void map_regions(struct rig *rig)
 	assert_int_equal(vublk_memory_map_check(&rig->map, NULL), 0);
 }
 
-void rig_init(struct rig *rig, const struct rig_config *config)
+void rig_init(struct ring_rig *rig, const struct rig_config *config)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 
-	*rig = (struct rig){ .config = *config };
+	*rig = (struct ring_rig){ .config = *config };
 	rig->memory.desc = part_new(VRING_DESC_ALIGN_SIZE, vublk_split_desc_bytes(config->size));
 	rig->memory.avail = part_new(VRING_AVAIL_ALIGN_SIZE,
 				     vublk_split_avail_bytes(config->size));
@@ -72,7 +72,7 @@ void rig_init(struct rig *rig, const struct rig_config *config)
 						config->base, config->features, NULL), 0);
 }
 
-void rig_deinit(struct rig *rig)
+void rig_deinit(struct ring_rig *rig)
 {
 	vublk_driver_ring_deinit(&rig->driver);
 	vublk_device_ring_deinit(&rig->device);
@@ -83,7 +83,7 @@ void rig_deinit(struct rig *rig)
 	free(rig->memory.desc);
 	free(rig->memory.avail);
 	free(rig->memory.used);
-	*rig = (struct rig){ .fd = -1 };
+	*rig = (struct ring_rig){ .fd = -1 };
 }
 
 uint64_t rig_random(struct rig_random *random)

@@ -31,7 +31,7 @@ struct rig_config {
 	bool one_mapping;
 };
 
-struct rig {
+struct ring_rig {
 	struct rig_config config;
 	struct vublk_split_ring memory;
 	struct vublk_driver_ring driver;
@@ -44,11 +44,11 @@ struct rig {
 };
 
 /* Asserts that it succeeds. */
-void rig_init(struct rig *rig, const struct rig_config *config);
-void rig_deinit(struct rig *rig);
+void rig_init(struct ring_rig *rig, const struct rig_config *config);
+void rig_deinit(struct ring_rig *rig);
 
 /* Where the driver sees a guest address. */
-static inline void *rig_data(struct rig *rig, uint64_t addr)
+static inline void *rig_data(struct ring_rig *rig, uint64_t addr)
 {
 	return rig->data + (addr - RIG_GUEST_BASE);
 }

@@ -141,7 +141,7 @@ static const struct chain_case chain_cases[] = {
 	  .table = { { PAGE(0), 1, 0, 0 } }, .words = "after one to write" },
 };
 
-static struct rig rig;
+static struct ring_rig rig;
 static struct iovec iov[64];
 
 static void set_up(unsigned size, uint64_t features)

@@ -55,7 +55,7 @@ struct wish {
 };
 
 struct model {
-	struct rig rig;
+	struct ring_rig rig;
 	struct rig_random random;
 	struct request requests[VUBLK_RING_MAX_SIZE];
 	struct fifo idle, added, published, taken, pushed, done;
@@ -384,7 +384,7 @@ static void device_dies(void)
 
 static void check_state(void)
 {
-	const struct rig *rig = &model.rig;
+	const struct ring_rig *rig = &model.rig;
 	unsigned outstanding = model.added.count + model.published.count + model.taken.count +
 			       model.pushed.count + model.done.count;
 

@@ -33,7 +33,7 @@
 #define MAX_IOV 24
 
 struct scribbler {
-	struct rig rig;
+	struct ring_rig rig;
 	struct rig_random random;
 	pthread_t thread;
 	bool stop;
@@ -140,7 +140,7 @@ static void stop(void)
 
 static void check_segment(const struct iovec *segment)
 {
-	const struct rig *rig = &scribbler.rig;
+	const struct ring_rig *rig = &scribbler.rig;
 	uint64_t offset = (uint64_t)((char *)segment->iov_base - rig->data);
 
 	assert_true(segment->iov_len > 0);
@@ -165,7 +165,7 @@ static void check_chain(const struct vublk_chain *chain)
 /* Begins anew where the driver is, as after a reset. */
 static void restart_device(uint64_t features)
 {
-	struct rig *rig = &scribbler.rig;
+	struct ring_rig *rig = &scribbler.rig;
 	uint16_t base = vublk_load_relaxed(&rig->memory.avail->idx);
 
 	vublk_device_ring_deinit(&rig->device);
@@ -226,7 +226,7 @@ struct tokens {
 static void add_some(struct tokens *tokens)
 {
 	const struct vublk_ring_buffer buffers[2] = { { RIG_GUEST_BASE, 16 }, { RIG_GUEST_BASE, 16 } };
-	struct rig *rig = &scribbler.rig;
+	struct ring_rig *rig = &scribbler.rig;
 
 	for (uint16_t token = 0; token < SIZE; token++) {
 		int ret;
@@ -247,7 +247,7 @@ static void add_some(struct tokens *tokens)
 
 static void restart_driver(struct tokens *tokens)
 {
-	struct rig *rig = &scribbler.rig;
+	struct ring_rig *rig = &scribbler.rig;
 
 	*tokens = (struct tokens){ 0 };
 	vublk_driver_ring_deinit(&rig->driver);

@@ -33,7 +33,7 @@
 enum waiting { SLEEPING, POLLING };
 
 struct pair {
-	struct rig rig;
+	struct ring_rig rig;
 	enum waiting waiting;
 	unsigned transfers, depth;
 	int kick, call;
@@ -70,7 +70,7 @@ struct submitter {
 
 static bool submit(struct submitter *s)
 {
-	struct rig *rig = &s->pair->rig;
+	struct ring_rig *rig = &s->pair->rig;
 	uint16_t token = s->idle[s->num_idle - 1];
 	uint64_t area = RIG_GUEST_BASE + (uint64_t)token * AREA_BYTES;
 	const struct vublk_ring_buffer buffers[2] = { { area + 32, 8 }, { area + 40, 8 } };
@@ -103,7 +103,7 @@ static void submit_some(struct submitter *s)
 /* How many completions were taken, or -1 for one that is wrong. */
 static int reap(struct submitter *s)
 {
-	struct rig *rig = &s->pair->rig;
+	struct ring_rig *rig = &s->pair->rig;
 	uint16_t token;
 	uint32_t bytes;
 	int n = 0, ret;
@@ -298,7 +298,7 @@ static void test_poll(void **state)
  * The two meet before each try, for the window is some nanoseconds.
  */
 struct race {
-	struct rig rig;
+	struct ring_rig rig;
 	unsigned rounds;
 	unsigned arrived; /* by both threads, twice a round */
 	bool told, slept;

@@ -13,7 +13,7 @@
 #define INDIRECT VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC)
 #define ON_EMPTY VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY)
 
-static struct rig rig;
+static struct ring_rig rig;
 
 static void set_up(unsigned size, uint16_t base, uint64_t features)
 {

@@ -47,9 +47,9 @@ enum vublk_blk_event {
 	 * over), or broke a ring and was made to give all of them back: what was in
 	 * flight fails, and nothing more is taken.
 	 */
-	VUBLK_BLK_DISCONNECTED,
+	VUBLK_BLK_GAVE_UP,
 	/* The back-end is gone, and another is looked for; requests wait meanwhile. */
-	VUBLK_BLK_OUTAGE,
+	VUBLK_BLK_LOST,
 	/* There is one again, and it has what was in flight. */
 	VUBLK_BLK_RECONNECTED,
 	/*
@@ -74,7 +74,7 @@ enum vublk_blk_event {
  * Options decide how long that goes on; a request either waits or fails, never both:
  *   reconnect-ms           how often a back-end is looked for, besides when the socket
  *                          appears; default 1000; 0: the loss is for good at once
- *   reconnect-deadline-ms  after that long it is for good: DISCONNECTED; default 0: never
+ *   reconnect-deadline-ms  after that long it is for good: GAVE_UP; default 0: never
  *   fail-after-ms          after that long requests fail with ETIMEDOUT, those in
  *                          flight and those that come, until there is a back-end again;
  *                          default 0: they wait. Whether a write that failed so was

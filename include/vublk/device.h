@@ -21,7 +21,7 @@
  * can be used, however long that takes, and the next one takes the place of one that was lost.
  *
  * With server or reconnect-ms the device outlives its back-end: after
- * disconnected() it keeps what the driver sees and set up, and tries to find a
+ * lost() it keeps what the driver sees and set up, and tries to find a
  * back-end again (woken when a socket appears at the path), or listens. reconnected() tells that
  * it has one, and if DRIVER_OK is set started() follows: the rings go on where
  * they were. Meanwhile the driver's calls are accepted as in STOPPED.
@@ -62,7 +62,7 @@ enum vublk_device_state {
 	VUBLK_DEVICE_STARTING,     /* the rings are being handed to the back-end */
 	VUBLK_DEVICE_RUNNING,      /* the back-end works on the rings */
 	VUBLK_DEVICE_STOPPING,     /* the rings are being taken back */
-	VUBLK_DEVICE_DISCONNECTED, /* the back-end is gone; the device is not */
+	VUBLK_DEVICE_LOST, /* the back-end is gone; the device is not */
 	VUBLK_DEVICE_RECONNECTING, /* negotiating anew, with reconnect-ms */
 	VUBLK_DEVICE_NUM_STATES,
 };
@@ -88,19 +88,19 @@ struct vublk_device_bus_ops {
 	/*
 	 * The rings run no more, and vublk_device_queue_base() says where each goes
 	 * on. `error` NULL: it was asked for (reset, pause); else the start failed or the back-end
-	 * went, the state is DISCONNECTED, and where the queues are nobody knows.
+	 * went, the state is LOST, and where the queues are nobody knows.
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/*
 	 * The back-end is gone. When rings ran, stopped() comes first. ECANCELED: the
 	 * device itself let it go.
 	 */
-	void (*disconnected)(void *bus, const struct vublk_error *error);
+	void (*lost)(void *bus, const struct vublk_error *error);
 	/* There is a back-end again, as good as the one before; the state is STOPPED. */
 	void (*reconnected)(void *bus);
 	/*
 	 * reconnect-deadline-ms is over: nothing more is tried, the state stays
-	 * DISCONNECTED. `error` says what the last try found.
+	 * LOST. `error` says what the last try found.
 	 */
 	void (*gave_up)(void *bus, const struct vublk_error *error);
 	/* Raise a configuration interrupt: the config and its generation changed. */
@@ -124,7 +124,7 @@ struct vublk_device_bus_ops {
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
 	/*
 	 * The end of vublk_device_make_inflight(). The descriptor is the device's, and valid
-	 * during the call; `area` NULL: the back-end refused, or is gone (DISCONNECTED).
+	 * during the call; `area` NULL: the back-end refused, or is gone (LOST).
 	 */
 	void (*inflight_made)(void *bus, const struct vublk_device_inflight *area,
 			      const struct vublk_error *error);
@@ -190,7 +190,7 @@ bool vublk_device_has_rings_out(const struct vublk_device *device);
 /*
  * Validates the properties (EINVAL and one sentence when one is bad), then begins
  * to connect and to negotiate; realized() tells the end. State CREATED, else EBUSY:
- * a device that is DISCONNECTED is unrealized first.
+ * a device that is LOST is unrealized first.
  */
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error);
 
@@ -284,7 +284,7 @@ void vublk_device_set_drains(struct vublk_device *device, bool drains);
  * vublk_device_unrealize() makes sense. A back-end that hangs on a request would hold
  * up the shutdown until the deadline of the stop (request-timeout-ms). With the property
  * skip-get-vring-base-on-force-shutdown it does not: nothing is asked of it, the
- * connection is closed, and stopped() and disconnected() have ECANCELED as their error;
+ * connection is closed, and stopped() and lost() have ECANCELED as their error;
  * what the back-end had begun may be done or not, and it may touch the memory until it
  * has seen the hang-up. In both cases no other back-end is looked for.
  * Returns 1: stopped() follows; 0: no rings were out. Any state.
@@ -301,14 +301,14 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * which it does not have then).
  *
  * No region at all is given up at once, by a back-end that runs no rings, too. With
- * reconnect-ms the connection is closed and made anew: 0 is returned, disconnected() has
+ * reconnect-ms the connection is closed and made anew: 0 is returned, lost() has
  * ECANCELED as its error, reconnected() follows. Without it, or with server, a back-end that
  * has memory slots is told: 1 is returned, and a start waits for memory_changed().
  *
  * EINVAL: empty, overlapping, wrapping, past the end of its file, past the end of
  * the dirty log, or without a ring that runs; ENOSPC: more regions than the back-end has memory
  * slots; EBUSY: a change is on its way, or the device is starting or stopping. States STOPPED,
- * RUNNING, DISCONNECTED, RECONNECTING.
+ * RUNNING, LOST, RECONNECTING.
  */
 int vublk_device_set_memory(struct vublk_device *device,
 			    const struct vublk_memory_region *regions, unsigned num_regions,
@@ -326,7 +326,7 @@ struct vublk_device_queue {
 
 /*
  * Sets up a queue, whose size, addresses and base are checked: EINVAL; EBUSY while rings
- * run. `queue` NULL: not used by the driver. States STOPPED, DISCONNECTED, RECONNECTING.
+ * run. `queue` NULL: not used by the driver. States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 			   const struct vublk_device_queue *queue, struct vublk_error *error);
@@ -371,7 +371,7 @@ uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned ind
 /*
  * Whether another back-end can go on with the rings as they are, requests that are
  * outstanding included: the in-flight area is there, and the back-end writes into it.
- * True from the first start on where that was negotiated, until reset. DISCONNECTED: it
+ * True from the first start on where that was negotiated, until reset. LOST: it
  * tells of the back-end that was lost; RECONNECTING: false, for nobody knows yet. Any state.
  */
 bool vublk_device_is_tracked(const struct vublk_device *device);
@@ -461,7 +461,7 @@ struct vublk_device_inflight {
  * it notes as begun are done by the next back-end; if that takes no area, the rings start
  * only with nothing outstanding, and else needs_reset() comes. A reset drops it.
  * EINVAL: more queues than the device has, or too short for any layout; ENOTSUP: of rings that
- * are not split; EBUSY: the driver has begun, or rings run; EIO and others: it cannot be read. States STOPPED, DISCONNECTED, RECONNECTING.
+ * are not split; EBUSY: the driver has begun, or rings run; EIO and others: it cannot be read. States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_set_inflight(struct vublk_device *device,
 			      const struct vublk_device_inflight *area,
@@ -500,7 +500,7 @@ int vublk_device_get_inflight(const struct vublk_device *device,
  *
  * EBUSY: rings are out, a write to the config is under way, or the device is not realized;
  * EPROTO, EIO: the back-end's in-flight area is too large, or cannot be read; ENOMEM.
- * States STOPPED, DISCONNECTED, RECONNECTING.
+ * States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_save(const struct vublk_device *device, void **stream, size_t *stream_bytes,
 		      struct vublk_error *error);
@@ -519,7 +519,7 @@ int vublk_device_save(const struct vublk_device *device, void **stream, size_t *
  * newer version, or the back-end lacks what the driver accepted or the in-flight requests
  * need; EROFS: the back-end is read-only, and the saved one was not; EBUSY: the state;
  * ENOMEM and others: the in-flight area cannot be made.
- * States STOPPED, DISCONNECTED, RECONNECTING.
+ * States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_load(struct vublk_device *device, const void *stream, size_t stream_bytes,
 		      struct vublk_error *error);

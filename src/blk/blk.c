@@ -46,7 +46,7 @@ static int refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error
 	uint32_t generation;
 	int r;
 
-	vublk_inproc_read_config(blk->bus, config, sizeof(config), &generation);
+	vublk_inproc_read_config(blk->inproc, config, sizeof(config), &generation);
 	pthread_mutex_lock(&blk->lock);
 	info = blk->info;
 	r = vublk_blk_config_describe(config, blk->features, blk->queue_size, &info, error);
@@ -143,10 +143,10 @@ static void on_lost(void *opaque, const struct vublk_error *error)
 		return;
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_lost(&blk->queues[i]);
-	writes_lost = !vublk_inproc_trusts_unflushed(blk->bus) && has_unflushed_writes(blk);
+	writes_lost = !vublk_inproc_trusts_unflushed(blk->inproc) && has_unflushed_writes(blk);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_after_loss(&blk->queues[i], writes_lost);
-	tell(blk, VUBLK_BLK_OUTAGE, error);
+	tell(blk, VUBLK_BLK_LOST, error);
 	if (writes_lost)
 		tell_lost_writes(blk);
 }
@@ -167,7 +167,7 @@ static void on_rings_came(void *opaque, const struct vublk_error *error)
 		vublk_blk_queue_resume(&blk->queues[i], error);
 }
 
-static void on_found(void *opaque)
+static void on_reconnected(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
 
@@ -176,7 +176,7 @@ static void on_found(void *opaque)
 	tell_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
 }
 
-static void on_disconnected(void *opaque, const struct vublk_error *cause)
+static void on_gave_up(void *opaque, const struct vublk_error *cause)
 {
 	struct vublk_blk *blk = opaque;
 	struct vublk_error error = *cause;
@@ -191,14 +191,14 @@ static void on_disconnected(void *opaque, const struct vublk_error *cause)
 		return;
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_give_up(&blk->queues[i], &error);
-	tell(blk, VUBLK_BLK_DISCONNECTED, cause);
+	tell(blk, VUBLK_BLK_GAVE_UP, cause);
 }
 
 static void on_broken_ring(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_blk *blk = opaque;
 
-	vublk_inproc_fail(blk->bus, error);
+	vublk_inproc_fail(blk->inproc, error);
 }
 
 /* --- open -------------------------------------------------------------------------------- */
@@ -213,7 +213,7 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 		.features = blk->features,
 		.may_unmap = blk->info.write_zeroes_may_unmap,
 		.limits = *limits,
-		.regions = vublk_inproc_regions(blk->bus),
+		.regions = vublk_inproc_regions(blk->inproc),
 		.capacity_bytes = &blk->capacity_bytes,
 		.flushes = &blk->flushes,
 		.log = &blk->handlers.log,
@@ -227,7 +227,7 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 	memset(blk->queues, 0, bytes);
 	for (unsigned i = 0; !r && i < blk->num_queues; i++) {
 		setup.index = i;
-		setup.bus = vublk_inproc_queue(blk->bus, i);
+		setup.inproc = vublk_inproc_queue(blk->inproc, i);
 		r = vublk_blk_queue_init(&blk->queues[i], &setup, error);
 	}
 	return r;
@@ -235,7 +235,7 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 
 static void fill_constant_info(struct vublk_blk *blk)
 {
-	const struct vublk_device_info *device = vublk_inproc_info(blk->bus);
+	const struct vublk_device_info *device = vublk_inproc_info(blk->inproc);
 
 	blk->info.num_queues = blk->num_queues;
 	blk->info.queue_size = blk->queue_size;
@@ -251,9 +251,9 @@ static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 	bool has_indirect, resized;
 	int r;
 
-	blk->num_queues = vublk_inproc_num_queues(blk->bus);
-	blk->queue_size = vublk_inproc_queue_size(blk->bus);
-	blk->features = vublk_inproc_features(blk->bus) & VUBLK_BLK_DRIVER_FEATURES;
+	blk->num_queues = vublk_inproc_num_queues(blk->inproc);
+	blk->queue_size = vublk_inproc_queue_size(blk->inproc);
+	blk->features = vublk_inproc_features(blk->inproc) & VUBLK_BLK_DRIVER_FEATURES;
 	fill_constant_info(blk);
 	r = refresh_info(blk, &resized, error);
 	if (!r)
@@ -261,12 +261,12 @@ static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 	if (r)
 		return r;
 	has_indirect = blk->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
-	r = vublk_inproc_set_up(blk->bus, blk->features,
+	r = vublk_inproc_set_up(blk->inproc, blk->features,
 				vublk_blk_queue_shared_bytes(blk->queue_size, has_indirect),
 				error);
 	if (!r)
 		r = init_queues(blk, &limits, error);
-	return r ? r : vublk_inproc_start(blk->bus, error);
+	return r ? r : vublk_inproc_start(blk->inproc, error);
 }
 
 /*
@@ -296,7 +296,7 @@ static int begin_running(struct vublk_blk *blk, struct vublk_error *error)
 
 static void free_blk(struct vublk_blk *blk)
 {
-	vublk_inproc_free(blk->bus);
+	vublk_inproc_free(blk->inproc);
 	for (unsigned i = 0; blk->queues && i < blk->num_queues; i++)
 		vublk_blk_queue_deinit(&blk->queues[i]);
 	free(blk->queues);
@@ -323,13 +323,13 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		   const struct vublk_blk_handlers *handlers, struct vublk_blk **out,
 		   struct vublk_error *error)
 {
-	struct vublk_inproc_handlers bus_handlers = {
+	struct vublk_inproc_handlers inproc_handlers = {
 		.config_changed = on_config_changed,
 		.lost = on_lost,
 		.rings_leave = on_rings_leave,
 		.rings_came = on_rings_came,
-		.found = on_found,
-		.disconnected = on_disconnected,
+		.reconnected = on_reconnected,
+		.gave_up = on_gave_up,
 	};
 	struct vublk_blk *blk;
 	int r;
@@ -348,9 +348,9 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 	pthread_mutex_init(&blk->blocking.lock, NULL);
 	if (handlers)
 		blk->handlers = *handlers;
-	bus_handlers.opaque = blk;
-	bus_handlers.log = blk->handlers.log;
-	r = vublk_inproc_open(path, options, &bus_handlers, &blk->bus, error);
+	inproc_handlers.opaque = blk;
+	inproc_handlers.log = blk->handlers.log;
+	r = vublk_inproc_open(path, options, &inproc_handlers, &blk->inproc, error);
 	if (!r)
 		r = set_up(blk, error);
 	if (!r)
@@ -395,7 +395,7 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
 
 	if (!blk)
 		return 0;
-	if (vublk_inproc_is_own_thread(blk->bus))
+	if (vublk_inproc_is_own_thread(blk->inproc))
 		return -EBUSY;
 	if (wait_ms >= 0)
 		deadline_ns = vublk_now_ns() + (uint64_t)wait_ms * 1000000;
@@ -407,7 +407,7 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
 	pthread_mutex_lock(&blk->lock);
 	blk->running = false;
 	pthread_mutex_unlock(&blk->lock);
-	vublk_inproc_stop(blk->bus, NULL);
+	vublk_inproc_stop(blk->inproc, NULL);
 	free_blk(blk);
 	return r;
 }
@@ -430,7 +430,7 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
 		return vublk_error_set(error, ENOTSUP,
 				       "the write cache cannot be turned %s: the back-end does not "
 				       "offer CONFIG_WCE", on ? "on" : "off");
-	return vublk_inproc_write_wce(blk->bus, on, error);
+	return vublk_inproc_write_wce(blk->inproc, on, error);
 }
 
 const struct vublk_device_property *vublk_blk_options(void)

@@ -223,7 +223,7 @@ static int run(struct vublk_blk *blk, struct job *job, struct vublk_error *error
 	struct vublk_blk_blocking *blocking = &blk->blocking;
 	int r;
 
-	if (vublk_inproc_is_own_thread(blk->bus))
+	if (vublk_inproc_is_own_thread(blk->inproc))
 		return vublk_error_set(error, EBUSY, "%s: a handler must not block the disk's own "
 				       "thread", job->name);
 	pthread_mutex_lock(&blocking->lock);

@@ -42,7 +42,7 @@ struct vublk_blk_blocking {
 struct vublk_blk {
 	/* constant after open */
 	struct vublk_blk_handlers handlers;
-	struct vublk_inproc *bus;
+	struct vublk_inproc *inproc;
 	struct vublk_blk_queue *queues;
 	unsigned num_queues;
 	unsigned queue_size;

@@ -25,7 +25,7 @@ static int map_and_register(struct vublk_blk *blk, struct vublk_blk_allocation *
 	allocation->address = vublk_map_shared(fd, 0, allocation->bytes, error);
 	if (!allocation->address)
 		return -ENOMEM;
-	r = vublk_inproc_add_region(blk->bus, allocation->address, allocation->bytes, fd, 0,
+	r = vublk_inproc_add_region(blk->inproc, allocation->address, allocation->bytes, fd, 0,
 				    error);
 	if (r)
 		vublk_unmap(allocation->address, allocation->bytes);
@@ -81,12 +81,12 @@ void vublk_blk_release(struct vublk_blk *blk, void *address)
 {
 	struct vublk_blk_allocation *allocation;
 
-	if (!address || vublk_inproc_is_own_thread(blk->bus))
+	if (!address || vublk_inproc_is_own_thread(blk->inproc))
 		return;
 	allocation = take_allocation(blk, address);
 	if (!allocation)
 		return;
-	vublk_inproc_remove_region(blk->bus, address, NULL);
+	vublk_inproc_remove_region(blk->inproc, address, NULL);
 	vublk_unmap(allocation->address, allocation->bytes);
 	free(allocation);
 }
@@ -105,10 +105,10 @@ void vublk_blk_free_allocations(struct vublk_blk *blk)
 int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
 		       uint64_t fd_offset, struct vublk_error *error)
 {
-	return vublk_inproc_add_region(blk->bus, address, bytes, fd, fd_offset, error);
+	return vublk_inproc_add_region(blk->inproc, address, bytes, fd, fd_offset, error);
 }
 
 int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error)
 {
-	return vublk_inproc_remove_region(blk->bus, address, error);
+	return vublk_inproc_remove_region(blk->inproc, address, error);
 }

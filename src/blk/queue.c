@@ -83,8 +83,8 @@ static int allocate(struct vublk_blk_queue *queue, struct vublk_error *error)
 
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue)
 {
-	queue->shared = (struct vublk_blk_shared_slot *)queue->bus->extra;
-	queue->shared_addr = queue->bus->extra_addr;
+	queue->shared = (struct vublk_blk_shared_slot *)queue->inproc->extra;
+	queue->shared_addr = queue->inproc->extra_addr;
 	queue->tables = (struct vring_desc *)&queue->shared[queue->size];
 	queue->tables_addr = queue->shared_addr + queue->size * sizeof(*queue->shared);
 }
@@ -105,15 +105,15 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 				 VUBLK_MIN(setup->limits.max_segment_bytes,
 					   setup->limits.max_piece_bytes);
 	queue->may_unmap = setup->may_unmap;
-	queue->bus = setup->bus;
+	queue->inproc = setup->inproc;
 	queue->regions = setup->regions;
 	queue->capacity_bytes = setup->capacity_bytes;
 	queue->flushes = setup->flushes;
 	queue->log = setup->log;
 	queue->table_entries = table_entries(queue->size, queue->has_indirect);
-	vublk_blk_gate_init(&queue->gate, setup->bus->kick_fd);
+	vublk_blk_gate_init(&queue->gate, setup->inproc->kick_fd);
 	vublk_blk_queue_bind(queue);
-	r = vublk_driver_ring_init(&queue->ring, &setup->bus->ring, queue->size, 0,
+	r = vublk_driver_ring_init(&queue->ring, &setup->inproc->ring, queue->size, 0,
 				   setup->features, error);
 	if (!r) {
 		vublk_driver_ring_disable_calls(&queue->ring);
@@ -126,9 +126,9 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue)
 {
-	if (queue->bus)
+	if (queue->inproc)
 		vublk_blk_gate_deinit(&queue->gate);
-	queue->bus = NULL;
+	queue->inproc = NULL;
 	vublk_driver_ring_deinit(&queue->ring);
 	free(queue->buffers);
 	free(queue->slots);
@@ -205,7 +205,7 @@ static void kick(struct vublk_blk_queue *queue)
 		return;
 	queue->unpublished = false;
 	if (vublk_driver_ring_publish(&queue->ring))
-		vublk_eventfd_write(queue->bus->kick_fd); /* the disk's thread frees it */
+		vublk_eventfd_write(queue->inproc->kick_fd); /* the disk's thread frees it */
 }
 
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue)
@@ -380,7 +380,7 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
 {
-	return queue->bus->call_fd;
+	return queue->inproc->call_fd;
 }
 
 /*
@@ -391,7 +391,7 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue)
 {
 	bool ready;
 
-	vublk_eventfd_clear(queue->bus->call_fd);
+	vublk_eventfd_clear(queue->inproc->call_fd);
 	vublk_blk_gate_enter(&queue->gate);
 	ready = queue->num_done;
 	if (!ready && queue->state == VUBLK_BLK_QUEUE_WORKS) {
@@ -426,7 +426,7 @@ int vublk_blk_left_ms(uint64_t deadline_ns)
 static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
 			  struct vublk_error *error)
 {
-	struct pollfd pollfd = { .fd = queue->bus->call_fd, .events = POLLIN };
+	struct pollfd pollfd = { .fd = queue->inproc->call_fd, .events = POLLIN };
 	int left = vublk_blk_left_ms(deadline_ns);
 	int r;
 

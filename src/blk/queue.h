@@ -154,7 +154,7 @@ struct vublk_blk_queue {
 	struct vublk_blk_limits limits;
 	uint32_t max_plain_bytes; /* of a request that plain.c takes */
 	uint64_t features;
-	const struct vublk_inproc_queue *bus; /* its places in memory change with the rings */
+	const struct vublk_inproc_queue *inproc; /* its places in memory change with the rings */
 	const struct vublk_inproc_regions *regions;
 	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
 	struct vublk_blk_flushes *flushes; /* of the disk */
@@ -204,7 +204,7 @@ struct vublk_blk_queue_setup {
 	uint64_t features;
 	bool may_unmap; /* write zeroes may deallocate */
 	struct vublk_blk_limits limits;
-	const struct vublk_inproc_queue *bus;
+	const struct vublk_inproc_queue *inproc;
 	const struct vublk_inproc_regions *regions;
 	const uint64_t *capacity_bytes;
 	struct vublk_blk_flushes *flushes;

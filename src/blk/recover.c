@@ -30,7 +30,7 @@
 static void wake_owner(struct vublk_blk_queue *queue)
 {
 	vublk_blk_gate_open(&queue->gate);
-	vublk_eventfd_signal(queue->bus->call_fd);
+	vublk_eventfd_signal(queue->inproc->call_fd);
 }
 
 static void forget_tables(struct vublk_blk_queue *queue)
@@ -145,7 +145,7 @@ static void issue_again(struct vublk_blk_queue *queue)
 static void empty_ring(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_bind(queue);
-	vublk_driver_ring_reset(&queue->ring, &queue->bus->ring);
+	vublk_driver_ring_reset(&queue->ring, &queue->inproc->ring);
 	forget_tables(queue); /* they were in other memory */
 	if (!queue->calls_enabled)
 		vublk_driver_ring_disable_calls(&queue->ring);

@@ -130,7 +130,7 @@ static bool has_backend(const struct vublk_bus *bus)
 {
 	enum vublk_device_state state = vublk_device_state(bus->device);
 
-	return bus->state != VUBLK_BUS_REALIZING && state != VUBLK_DEVICE_DISCONNECTED &&
+	return bus->state != VUBLK_BUS_REALIZING && state != VUBLK_DEVICE_LOST &&
 	       state != VUBLK_DEVICE_RECONNECTING;
 }
 
@@ -306,7 +306,7 @@ static bool is_known_refusal(const struct vublk_bus *bus, const struct vublk_err
 	       !strcmp(bus->refusal.text, error->text);
 }
 
-void vublk_bus_on_disconnected(void *opaque, const struct vublk_error *error)
+void vublk_bus_on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_bus *bus = opaque;
 

@@ -61,7 +61,7 @@ struct vublk_bus_type {
 	void (*free)(struct vublk_bus *bus);
 	/*
 	 * The device calls them with the bus as `bus`. The functions for realized,
-	 * disconnected, reconnected and gave_up are vublk_bus_on_...() below, or call them.
+	 * lost, reconnected and gave_up are vublk_bus_on_...() below, or call them.
 	 */
 	const struct vublk_device_bus_ops *device_ops;
 	/* Serves a client on `fd`, owns `fd` even on failure, and sets bus->client. */
@@ -130,7 +130,7 @@ void vublk_bus_on_realized(void *bus, const struct vublk_error *error);
 /* The type's started() and stopped() call these: they note whether a back-end accepts the rings. */
 void vublk_bus_note_started(struct vublk_bus *bus);
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error);
-void vublk_bus_on_disconnected(void *bus, const struct vublk_error *error);
+void vublk_bus_on_lost(void *bus, const struct vublk_error *error);
 void vublk_bus_on_reconnected(void *bus);
 void vublk_bus_on_gave_up(void *bus, const struct vublk_error *error);
 

@@ -77,7 +77,7 @@ void vublk_disk_watch_event(void *opaque, enum vublk_blk_event event,
 	struct vublk_disk_watch *watch = opaque;
 
 	switch (event) {
-	case VUBLK_BLK_OUTAGE:
+	case VUBLK_BLK_LOST:
 		__atomic_store_n(&watch->outage, 1, __ATOMIC_RELAXED);
 		vublk_cli_say_limited(watch->command, &watch->outage_limit,
 				      "%s; requests wait for the next back-end", error->text);

@@ -147,7 +147,7 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 	switch (device->state) {
 	case VUBLK_DEVICE_STOPPED:
 	case VUBLK_DEVICE_RUNNING:
-	case VUBLK_DEVICE_DISCONNECTED:
+	case VUBLK_DEVICE_LOST:
 	case VUBLK_DEVICE_RECONNECTING:
 		return 0;
 	default:

@@ -183,7 +183,7 @@ int vublk_device_queues_check(const struct vublk_device *device,
 
 int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error)
 {
-	if (device->state == VUBLK_DEVICE_DISCONNECTED && !device->reconnect.lost_ns)
+	if (device->state == VUBLK_DEVICE_LOST && !device->reconnect.lost_ns)
 		return vublk_error_set(error, ENOTCONN,
 				       "the device cannot start: the back-end is gone");
 	if (!device->has_acked_features)

@@ -21,7 +21,7 @@ static const char *const state_names[VUBLK_DEVICE_NUM_STATES] = {
 	[VUBLK_DEVICE_STARTING] = "starting",
 	[VUBLK_DEVICE_RUNNING] = "running",
 	[VUBLK_DEVICE_STOPPING] = "stopping",
-	[VUBLK_DEVICE_DISCONNECTED] = "disconnected",
+	[VUBLK_DEVICE_LOST] = "lost",
 	[VUBLK_DEVICE_RECONNECTING] = "reconnecting",
 };
 
@@ -57,32 +57,32 @@ static const unsigned char transitions[VUBLK_DEVICE_NUM_STATES][VUBLK_DEVICE_NUM
 	},
 	[VUBLK_DEVICE_STOPPED] = {
 		ON(START, STARTING),
-		ON(LOST, DISCONNECTED),
+		ON(LOST, LOST),
 		ON(UNREALIZE, CREATED),
 	},
 	[VUBLK_DEVICE_STARTING] = {
 		ON(STARTED, RUNNING),
 		ON(STOP, STOPPING),
-		ON(LOST, DISCONNECTED),
+		ON(LOST, LOST),
 		ON(UNREALIZE, CREATED),
 	},
 	[VUBLK_DEVICE_RUNNING] = {
 		ON(STOP, STOPPING),
-		ON(LOST, DISCONNECTED),
+		ON(LOST, LOST),
 		ON(UNREALIZE, CREATED),
 	},
 	[VUBLK_DEVICE_STOPPING] = {
 		ON(STOPPED, STOPPED),
-		ON(LOST, DISCONNECTED),
+		ON(LOST, LOST),
 		ON(UNREALIZE, CREATED),
 	},
-	[VUBLK_DEVICE_DISCONNECTED] = {
+	[VUBLK_DEVICE_LOST] = {
 		ON(RECONNECT, RECONNECTING),
 		ON(UNREALIZE, CREATED),
 	},
 	[VUBLK_DEVICE_RECONNECTING] = {
 		ON(RECONNECTED, STOPPED),
-		ON(LOST, DISCONNECTED),
+		ON(LOST, LOST),
 		ON(UNREALIZE, CREATED),
 	},
 };
@@ -162,7 +162,7 @@ static bool is_at_rest(const struct vublk_device *device)
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error)
 {
-	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_DISCONNECTED &&
+	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_LOST &&
 	    device->state != VUBLK_DEVICE_RECONNECTING)
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
 	if (vublk_device_will_reconnect(&device->settings) && vublk_device_is_driver_ready(device) &&

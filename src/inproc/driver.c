@@ -51,14 +51,14 @@ static int make_eventfds(struct vublk_inproc_queue *queue, unsigned index,
 				     "cannot create the eventfds of queue %u", index);
 }
 
-static int set_up_queue(struct vublk_inproc *bus, unsigned index, const struct layout *layout,
+static int set_up_queue(struct vublk_inproc *inproc, unsigned index, const struct layout *layout,
 			struct vublk_error *error)
 {
-	struct vublk_inproc_queue *queue = &bus->queues[index];
-	char *host = bus->memory.rings + index * layout->bytes;
-	uint64_t addr = bus->memory.rings_addr + index * layout->bytes;
+	struct vublk_inproc_queue *queue = &inproc->queues[index];
+	char *host = inproc->memory.rings + index * layout->bytes;
+	uint64_t addr = inproc->memory.rings_addr + index * layout->bytes;
 	struct vublk_device_queue for_device = {
-		.size = (uint16_t)bus->queue_size,
+		.size = (uint16_t)inproc->queue_size,
 		.desc_addr = addr,
 		.avail_addr = addr + layout->avail,
 		.used_addr = addr + layout->used,
@@ -71,88 +71,88 @@ static int set_up_queue(struct vublk_inproc *bus, unsigned index, const struct l
 	queue->ring.used = (struct vring_used *)(host + layout->used);
 	queue->extra = host + layout->extra;
 	queue->extra_addr = addr + layout->extra;
-	return vublk_device_set_queue(bus->device, index, &for_device, error);
+	return vublk_device_set_queue(inproc->device, index, &for_device, error);
 }
 
-int vublk_inproc_set_up_device(struct vublk_inproc *bus, struct vublk_error *error)
+int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error)
 {
-	struct layout layout = lay_out(bus->queue_size, bus->set_up.extra_bytes);
+	struct layout layout = lay_out(inproc->queue_size, inproc->set_up.extra_bytes);
 	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 	int r;
 
-	r = vublk_device_set_status(bus->device, status, error);
+	r = vublk_device_set_status(inproc->device, status, error);
 	if (!r)
-		r = vublk_device_ack_features(bus->device, bus->set_up.features, error);
+		r = vublk_device_ack_features(inproc->device, inproc->set_up.features, error);
 	if (!r)
-		r = vublk_device_set_status(bus->device, status | VIRTIO_CONFIG_S_FEATURES_OK,
+		r = vublk_device_set_status(inproc->device, status | VIRTIO_CONFIG_S_FEATURES_OK,
 					    error);
 	if (!r)
-		r = vublk_device_set_memory(bus->device, bus->memory.regions,
-					    bus->memory.num_regions, error);
-	for (unsigned i = 0; !r && i < bus->num_queues; i++)
-		r = set_up_queue(bus, i, &layout, error);
+		r = vublk_device_set_memory(inproc->device, inproc->memory.regions,
+					    inproc->memory.num_regions, error);
+	for (unsigned i = 0; !r && i < inproc->num_queues; i++)
+		r = set_up_queue(inproc, i, &layout, error);
 	return r;
 }
 
-static int do_set_up(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+static int do_set_up(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
 {
-	struct layout layout = lay_out(bus->queue_size, bus->set_up.extra_bytes);
-	int r = vublk_inproc_memory_make_rings(&bus->memory, bus->num_queues * layout.bytes, error);
+	struct layout layout = lay_out(inproc->queue_size, inproc->set_up.extra_bytes);
+	int r = vublk_inproc_memory_make_rings(&inproc->memory, inproc->num_queues * layout.bytes, error);
 
-	for (unsigned i = 0; !r && i < bus->num_queues; i++)
-		r = make_eventfds(&bus->queues[i], i, error);
-	return r ? r : vublk_inproc_set_up_device(bus, error);
+	for (unsigned i = 0; !r && i < inproc->num_queues; i++)
+		r = make_eventfds(&inproc->queues[i], i, error);
+	return r ? r : vublk_inproc_set_up_device(inproc, error);
 }
 
-int vublk_inproc_set_up(struct vublk_inproc *bus, uint64_t features, uint64_t extra_bytes,
+int vublk_inproc_set_up(struct vublk_inproc *inproc, uint64_t features, uint64_t extra_bytes,
 			struct vublk_error *error)
 {
-	bus->set_up = (struct vublk_inproc_set_up){ features, extra_bytes };
-	bus->queues = calloc(bus->num_queues, sizeof(*bus->queues));
-	if (!bus->queues)
-		return vublk_error_set(error, ENOMEM, "no memory for %u queues", bus->num_queues);
-	for (unsigned i = 0; i < bus->num_queues; i++)
-		bus->queues[i].kick_fd = bus->queues[i].call_fd = -1;
-	return vublk_inproc_make_call(bus, do_set_up, NULL, error);
+	inproc->set_up = (struct vublk_inproc_set_up){ features, extra_bytes };
+	inproc->queues = calloc(inproc->num_queues, sizeof(*inproc->queues));
+	if (!inproc->queues)
+		return vublk_error_set(error, ENOMEM, "no memory for %u queues", inproc->num_queues);
+	for (unsigned i = 0; i < inproc->num_queues; i++)
+		inproc->queues[i].kick_fd = inproc->queues[i].call_fd = -1;
+	return vublk_inproc_make_call(inproc, do_set_up, NULL, error);
 }
 
-static int do_start(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+static int do_start(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
 {
-	enum vublk_device_state state = vublk_device_state(bus->device);
+	enum vublk_device_state state = vublk_device_state(inproc->device);
 	int r;
 
 	if (state != VUBLK_DEVICE_STOPPED)
 		return vublk_error_set(error, ENOTCONN,
 				       "the back-end went before the queues were started: "
 				       "the device is %s", vublk_device_state_name(state));
-	bus->await = VUBLK_INPROC_AWAIT_STARTED;
-	r = vublk_device_set_status(bus->device, vublk_device_status(bus->device) |
+	inproc->await = VUBLK_INPROC_AWAIT_STARTED;
+	r = vublk_device_set_status(inproc->device, vublk_device_status(inproc->device) |
 				    VIRTIO_CONFIG_S_DRIVER_OK, error);
 	return r ? r : 1;
 }
 
-int vublk_inproc_start(struct vublk_inproc *bus, struct vublk_error *error)
+int vublk_inproc_start(struct vublk_inproc *inproc, struct vublk_error *error)
 {
-	return vublk_inproc_make_call(bus, do_start, NULL, error);
+	return vublk_inproc_make_call(inproc, do_start, NULL, error);
 }
 
-static int do_stop(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+static int do_stop(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
 {
-	enum vublk_device_state state = vublk_device_state(bus->device);
+	enum vublk_device_state state = vublk_device_state(inproc->device);
 	int r;
 
 	if (state != VUBLK_DEVICE_RUNNING && state != VUBLK_DEVICE_STOPPING)
 		return 0;
-	bus->await = VUBLK_INPROC_AWAIT_STOPPED;
+	inproc->await = VUBLK_INPROC_AWAIT_STOPPED;
 	if (state == VUBLK_DEVICE_STOPPING)
 		return 1;
-	r = vublk_device_set_status(bus->device, 0, error);
+	r = vublk_device_set_status(inproc->device, 0, error);
 	return r ? r : 1;
 }
 
-int vublk_inproc_stop(struct vublk_inproc *bus, struct vublk_error *error)
+int vublk_inproc_stop(struct vublk_inproc *inproc, struct vublk_error *error)
 {
-	return vublk_inproc_make_call(bus, do_stop, NULL, error);
+	return vublk_inproc_make_call(inproc, do_stop, NULL, error);
 }
 
 /* --- config ------------------------------------------------------------------------------ */
@@ -163,37 +163,37 @@ struct config_args {
 	uint32_t *generation;
 };
 
-static int do_read_config(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
+static int do_read_config(struct vublk_inproc *inproc, void *opaque, struct vublk_error *error)
 {
 	const struct config_args *args = opaque;
 
-	vublk_device_config_read(bus->device, 0, args->config, args->bytes);
-	*args->generation = vublk_device_config_generation(bus->device);
+	vublk_device_config_read(inproc->device, 0, args->config, args->bytes);
+	*args->generation = vublk_device_config_generation(inproc->device);
 	return 0;
 }
 
-void vublk_inproc_read_config(struct vublk_inproc *bus, void *config, unsigned bytes,
+void vublk_inproc_read_config(struct vublk_inproc *inproc, void *config, unsigned bytes,
 			      uint32_t *generation)
 {
 	struct config_args args = { config, bytes, generation };
 
-	if (vublk_inproc_is_own_thread(bus))
-		do_read_config(bus, &args, NULL);
+	if (vublk_inproc_is_own_thread(inproc))
+		do_read_config(inproc, &args, NULL);
 	else
-		vublk_inproc_make_call(bus, do_read_config, &args, NULL);
+		vublk_inproc_make_call(inproc, do_read_config, &args, NULL);
 }
 
-static int do_write_wce(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+static int do_write_wce(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
 {
 	uint8_t wce = *(const bool *)args;
 
-	bus->await = VUBLK_INPROC_AWAIT_CONFIG;
-	return vublk_device_config_write(bus->device, VUBLK_BLK_WCE_OFFSET, &wce, 1, error);
+	inproc->await = VUBLK_INPROC_AWAIT_CONFIG;
+	return vublk_device_config_write(inproc->device, VUBLK_BLK_WCE_OFFSET, &wce, 1, error);
 }
 
-int vublk_inproc_write_wce(struct vublk_inproc *bus, bool on, struct vublk_error *error)
+int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_error *error)
 {
-	return vublk_inproc_make_call(bus, do_write_wce, &on, error);
+	return vublk_inproc_make_call(inproc, do_write_wce, &on, error);
 }
 
 /* --- memory ------------------------------------------------------------------------------- */
@@ -206,63 +206,63 @@ struct region_args {
 };
 
 /* The device takes no memory while rings are on their way: the call is made again then. */
-static bool has_to_settle(struct vublk_inproc *bus)
+static bool has_to_settle(struct vublk_inproc *inproc)
 {
-	enum vublk_device_state state = vublk_device_state(bus->device);
+	enum vublk_device_state state = vublk_device_state(inproc->device);
 
 	if (state != VUBLK_DEVICE_STARTING && state != VUBLK_DEVICE_STOPPING)
 		return false;
-	bus->await = VUBLK_INPROC_AWAIT_SETTLED;
+	inproc->await = VUBLK_INPROC_AWAIT_SETTLED;
 	return true;
 }
 
 /* The device has the new set, or is telling the back-end about it. */
-static int hand_over_memory(struct vublk_inproc *bus, struct vublk_error *error)
+static int hand_over_memory(struct vublk_inproc *inproc, struct vublk_error *error)
 {
 	int r;
 
-	bus->await = VUBLK_INPROC_AWAIT_MEMORY;
-	r = vublk_device_set_memory(bus->device, bus->memory.regions, bus->memory.num_regions,
+	inproc->await = VUBLK_INPROC_AWAIT_MEMORY;
+	r = vublk_device_set_memory(inproc->device, inproc->memory.regions, inproc->memory.num_regions,
 				    error);
 	if (r <= 0)
-		vublk_inproc_memory_changed(&bus->memory, !r);
+		vublk_inproc_memory_changed(&inproc->memory, !r);
 	return r;
 }
 
-static int do_add_region(struct vublk_inproc *bus, void *opaque, struct vublk_error *error)
+static int do_add_region(struct vublk_inproc *inproc, void *opaque, struct vublk_error *error)
 {
 	const struct region_args *args = opaque;
 	int r;
 
-	if (has_to_settle(bus))
+	if (has_to_settle(inproc))
 		return 1;
-	r = vublk_inproc_memory_add(&bus->memory, bus->info.backend_memory_slots,
+	r = vublk_inproc_memory_add(&inproc->memory, inproc->info.backend_memory_slots,
 				    args->address, args->bytes, args->fd, args->fd_offset, error);
-	return r ? r : hand_over_memory(bus, error);
+	return r ? r : hand_over_memory(inproc, error);
 }
 
-int vublk_inproc_add_region(struct vublk_inproc *bus, void *address, uint64_t bytes, int fd,
+int vublk_inproc_add_region(struct vublk_inproc *inproc, void *address, uint64_t bytes, int fd,
 			    uint64_t fd_offset, struct vublk_error *error)
 {
 	struct region_args args = { address, bytes, fd, fd_offset };
 
-	return vublk_inproc_make_call(bus, do_add_region, &args, error);
+	return vublk_inproc_make_call(inproc, do_add_region, &args, error);
 }
 
-static int do_remove_region(struct vublk_inproc *bus, void *address, struct vublk_error *error)
+static int do_remove_region(struct vublk_inproc *inproc, void *address, struct vublk_error *error)
 {
 	int r;
 
-	if (has_to_settle(bus))
+	if (has_to_settle(inproc))
 		return 1;
-	r = vublk_inproc_memory_remove(&bus->memory, address, error);
+	r = vublk_inproc_memory_remove(&inproc->memory, address, error);
 	if (r)
 		return r;
-	r = hand_over_memory(bus, NULL);
+	r = hand_over_memory(inproc, NULL);
 	return r < 0 ? 0 : r;
 }
 
-int vublk_inproc_remove_region(struct vublk_inproc *bus, void *address, struct vublk_error *error)
+int vublk_inproc_remove_region(struct vublk_inproc *inproc, void *address, struct vublk_error *error)
 {
-	return vublk_inproc_make_call(bus, do_remove_region, address, error);
+	return vublk_inproc_make_call(inproc, do_remove_region, address, error);
 }

@@ -30,38 +30,38 @@ static int result_of(const struct vublk_error *error)
 
 static void on_realized(void *opaque, const struct vublk_error *error)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 
 	if (!error) {
-		bus->num_queues = vublk_device_num_queues(bus->device);
-		bus->queue_size = vublk_device_queue_size(bus->device);
-		bus->features = vublk_device_features(bus->device);
-		vublk_device_get_info(bus->device, &bus->info, sizeof(bus->info));
+		inproc->num_queues = vublk_device_num_queues(inproc->device);
+		inproc->queue_size = vublk_device_queue_size(inproc->device);
+		inproc->features = vublk_device_features(inproc->device);
+		vublk_device_get_info(inproc->device, &inproc->info, sizeof(inproc->info));
 	}
-	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_REALIZED, error);
+	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_REALIZED, error);
 }
 
 static void on_started(void *opaque)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 
-	vublk_inproc_on_started(bus);
-	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED, NULL);
-	vublk_inproc_settled(bus);
+	vublk_inproc_on_started(inproc);
+	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STARTED, NULL);
+	vublk_inproc_settled(inproc);
 }
 
-/* With an error the device is disconnected, and says so next. */
+/* With an error the device calls lost() next. */
 static void on_stopped(void *opaque, const struct vublk_error *error)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 
-	if (!error && bus->failure.code)
-		vublk_inproc_end(bus, &bus->failure);
-	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STARTED,
-				    error ? error : &bus->failure);
-	vublk_inproc_finish_awaited(bus, VUBLK_INPROC_AWAIT_STOPPED, error);
+	if (!error && inproc->failure.code)
+		vublk_inproc_end(inproc, &inproc->failure);
+	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STARTED,
+				    error ? error : &inproc->failure);
+	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STOPPED, error);
 	if (!error)
-		vublk_inproc_settled(bus);
+		vublk_inproc_settled(inproc);
 }
 
 /*
@@ -71,23 +71,23 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 
-	if (bus->await != VUBLK_INPROC_AWAIT_MEMORY)
+	if (inproc->await != VUBLK_INPROC_AWAIT_MEMORY)
 		return;
-	if (!bus->memory.adding || (vublk_device_state(bus->device) != VUBLK_DEVICE_RUNNING &&
-				    vublk_inproc_goes_on(bus)))
+	if (!inproc->memory.adding || (vublk_device_state(inproc->device) != VUBLK_DEVICE_RUNNING &&
+				    vublk_inproc_goes_on(inproc)))
 		error = NULL;
-	vublk_inproc_memory_changed(&bus->memory, !error);
-	vublk_inproc_finish_call(bus, result_of(error), error);
+	vublk_inproc_memory_changed(&inproc->memory, !error);
+	vublk_inproc_finish_call(inproc, result_of(error), error);
 }
 
 static void on_config_changed(void *opaque)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 
-	if (bus->handlers.config_changed)
-		bus->handlers.config_changed(bus->handlers.opaque);
+	if (inproc->handlers.config_changed)
+		inproc->handlers.config_changed(inproc->handlers.opaque);
 }
 
 static void on_config_written(void *opaque, const struct vublk_error *error)
@@ -98,17 +98,17 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 }
 
 /* The driver hears of it first, then whoever waits for an answer that will not come. */
-static void on_disconnected(void *opaque, const struct vublk_error *error)
+static void on_lost(void *opaque, const struct vublk_error *error)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 
-	vublk_inproc_on_lost(bus, error);
-	on_memory_changed(bus, error);
-	if (bus->await == VUBLK_INPROC_AWAIT_SETTLED)
-		vublk_inproc_settled(bus);
-	else if (bus->await != VUBLK_INPROC_AWAIT_NOTHING &&
-		 bus->await != VUBLK_INPROC_AWAIT_REALIZED)
-		vublk_inproc_finish_call(bus, result_of(error), error);
+	vublk_inproc_on_lost(inproc, error);
+	on_memory_changed(inproc, error);
+	if (inproc->await == VUBLK_INPROC_AWAIT_SETTLED)
+		vublk_inproc_settled(inproc);
+	else if (inproc->await != VUBLK_INPROC_AWAIT_NOTHING &&
+		 inproc->await != VUBLK_INPROC_AWAIT_REALIZED)
+		vublk_inproc_finish_call(inproc, result_of(error), error);
 }
 
 static void on_gave_up(void *opaque, const struct vublk_error *error)
@@ -123,29 +123,29 @@ static void on_needs_reset(void *opaque, const struct vublk_error *error)
 
 static void on_fail_task(void *opaque)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 	struct vublk_error error;
 
-	pthread_mutex_lock(&bus->lock);
-	error = bus->asked_failure;
-	pthread_mutex_unlock(&bus->lock);
-	vublk_inproc_on_broken_ring(bus, &error);
+	pthread_mutex_lock(&inproc->lock);
+	error = inproc->asked_failure;
+	pthread_mutex_unlock(&inproc->lock);
+	vublk_inproc_on_broken_ring(inproc, &error);
 }
 
-void vublk_inproc_fail(struct vublk_inproc *bus, const struct vublk_error *error)
+void vublk_inproc_fail(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
-	pthread_mutex_lock(&bus->lock);
-	if (!bus->asked_failure.code)
-		bus->asked_failure = *error;
-	pthread_mutex_unlock(&bus->lock);
-	vublk_loop_post(&bus->loop, &bus->fail_task);
+	pthread_mutex_lock(&inproc->lock);
+	if (!inproc->asked_failure.code)
+		inproc->asked_failure = *error;
+	pthread_mutex_unlock(&inproc->lock);
+	vublk_loop_post(&inproc->loop, &inproc->fail_task);
 }
 
 static const struct vublk_device_bus_ops device_ops = {
 	.realized = on_realized,
 	.started = on_started,
 	.stopped = on_stopped,
-	.disconnected = on_disconnected,
+	.lost = on_lost,
 	.gave_up = on_gave_up,
 	.config_changed = on_config_changed,
 	.memory_changed = on_memory_changed,
@@ -157,25 +157,25 @@ static const struct vublk_device_bus_ops device_ops = {
 
 static void on_device(void *opaque, uint32_t events)
 {
-	struct vublk_inproc *bus = opaque;
-	int r = vublk_device_process(bus->device);
+	struct vublk_inproc *inproc = opaque;
+	int r = vublk_device_process(inproc->device);
 
 	if (r < 0)
-		vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_ERROR,
+		vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_ERROR,
 				  "the device's event loop failed: %s", strerrordesc_np(-r));
 }
 
 static void *run(void *opaque)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 
-	while (!bus->quit)
-		vublk_loop_process(&bus->loop, -1);
+	while (!inproc->quit)
+		vublk_loop_process(&inproc->loop, -1);
 	return NULL;
 }
 
 /* The application's signals are its own threads' business. */
-static int start_thread(struct vublk_inproc *bus, struct vublk_error *error)
+static int start_thread(struct vublk_inproc *inproc, struct vublk_error *error)
 {
 	sigset_t all, before;
 	int r;
@@ -183,33 +183,33 @@ static int start_thread(struct vublk_inproc *bus, struct vublk_error *error)
 	sigfillset(&all);
 	sigdelset(&all, SIGBUS); /* a fault while it is blocked ends the process */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&bus->thread, NULL, run, bus);
+	r = pthread_create(&inproc->thread, NULL, run, inproc);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (r)
 		return vublk_error_set_errno(error, r, "cannot create the disk's thread");
-	bus->has_thread = true;
-	pthread_setname_np(bus->thread, "vublk-disk");
+	inproc->has_thread = true;
+	pthread_setname_np(inproc->thread, "vublk-disk");
 	return 0;
 }
 
-static int do_quit(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+static int do_quit(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
 {
-	vublk_loop_remove(&bus->device_source);
-	vublk_loop_timer_disarm(&bus->fail_timer);
-	vublk_loop_timer_disarm(&bus->kick_timer);
-	vublk_device_unrealize(bus->device);
-	bus->quit = true;
+	vublk_loop_remove(&inproc->device_source);
+	vublk_loop_timer_disarm(&inproc->fail_timer);
+	vublk_loop_timer_disarm(&inproc->kick_timer);
+	vublk_device_unrealize(inproc->device);
+	inproc->quit = true;
 	return 0;
 }
 
 /* --- opening and freeing -------------------------------------------------------------- */
 
-static int do_realize(struct vublk_inproc *bus, void *args, struct vublk_error *error)
+static int do_realize(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
 {
 	int r;
 
-	bus->await = VUBLK_INPROC_AWAIT_REALIZED;
-	r = vublk_device_realize(bus->device, error);
+	inproc->await = VUBLK_INPROC_AWAIT_REALIZED;
+	r = vublk_device_realize(inproc->device, error);
 	return r ? r : 1;
 }
 
@@ -234,20 +234,20 @@ const struct vublk_device_property *vublk_inproc_options(void)
 	return own_options;
 }
 
-static int set_unflushed(struct vublk_inproc *bus, const char *value, struct vublk_error *error)
+static int set_unflushed(struct vublk_inproc *inproc, const char *value, struct vublk_error *error)
 {
 	static const char *const words[VUBLK_INPROC_NUM_UNFLUSHED] = { "auto", "trust", "fail" };
 
 	for (unsigned i = 0; value && i < VUBLK_INPROC_NUM_UNFLUSHED; i++)
 		if (!strcmp(value, words[i])) {
-			bus->unflushed = i;
+			inproc->unflushed = i;
 			return 0;
 		}
 	return vublk_error_set(error, EINVAL, "unflushed must be auto, trust or fail, not '%s'",
 			       value ? value : "");
 }
 
-static int set_option(struct vublk_inproc *bus, const struct vublk_option *option,
+static int set_option(struct vublk_inproc *inproc, const struct vublk_option *option,
 		      struct vublk_error *error)
 {
 	if (!strcmp(option->name, "chardev"))
@@ -255,10 +255,10 @@ static int set_option(struct vublk_inproc *bus, const struct vublk_option *optio
 				       "chardev is no option here: the path names the socket");
 	if (!strcmp(option->name, own_options[0].name))
 		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
-				       &bus->fail_after_ms, error);
+				       &inproc->fail_after_ms, error);
 	if (!strcmp(option->name, own_options[1].name))
-		return set_unflushed(bus, option->value, error);
-	return vublk_device_set_property(bus->device, option->name, option->value, error);
+		return set_unflushed(inproc, option->value, error);
+	return vublk_device_set_property(inproc->device, option->name, option->value, error);
 }
 
 static bool has_option(const struct vublk_option *options, const char *name)
@@ -269,132 +269,132 @@ static bool has_option(const struct vublk_option *options, const char *name)
 	return false;
 }
 
-static int set_properties(struct vublk_inproc *bus, const char *path,
+static int set_properties(struct vublk_inproc *inproc, const char *path,
 			  const struct vublk_option *options, struct vublk_error *error)
 {
-	int r = vublk_device_set_property(bus->device, "chardev", path, error);
+	int r = vublk_device_set_property(inproc->device, "chardev", path, error);
 
 	if (!r) /* the driver here knows more about its writes than the device */
-		r = vublk_device_set_property(bus->device, "warn-unflushed", "off", error);
+		r = vublk_device_set_property(inproc->device, "warn-unflushed", "off", error);
 	if (!r && !has_option(options, "server")) /* that reconnects in its own way */
-		r = vublk_device_set_property(bus->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
+		r = vublk_device_set_property(inproc->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
 					      error);
 	for (; !r && options && options->name; options++)
-		r = set_option(bus, options, error);
+		r = set_option(inproc, options, error);
 	return r;
 }
 
-static int open_device(struct vublk_inproc *bus, const char *path,
+static int open_device(struct vublk_inproc *inproc, const char *path,
 		       const struct vublk_option *options, struct vublk_error *error)
 {
 	int r;
 
-	r = vublk_device_new(&device_ops, bus, &bus->handlers.log, &bus->device, error);
+	r = vublk_device_new(&device_ops, inproc, &inproc->handlers.log, &inproc->device, error);
 	if (!r)
-		r = set_properties(bus, path, options, error);
+		r = set_properties(inproc, path, options, error);
 	if (!r)
-		r = vublk_loop_add(&bus->loop, &bus->device_source,
-				   vublk_device_fd(bus->device), EPOLLIN, error);
+		r = vublk_loop_add(&inproc->loop, &inproc->device_source,
+				   vublk_device_fd(inproc->device), EPOLLIN, error);
 	if (!r)
-		r = start_thread(bus, error);
-	return r ? r : vublk_inproc_make_call(bus, do_realize, NULL, error);
+		r = start_thread(inproc, error);
+	return r ? r : vublk_inproc_make_call(inproc, do_realize, NULL, error);
 }
 
 int vublk_inproc_open(const char *path, const struct vublk_option *options,
 		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **out,
 		      struct vublk_error *error)
 {
-	struct vublk_inproc *bus = calloc(1, sizeof(*bus));
+	struct vublk_inproc *inproc = calloc(1, sizeof(*inproc));
 	int r;
 
-	if (!bus)
+	if (!inproc)
 		return vublk_error_set(error, ENOMEM, "no memory for a disk");
-	r = vublk_loop_init(&bus->loop, error);
+	r = vublk_loop_init(&inproc->loop, error);
 	if (r) {
-		free(bus);
+		free(inproc);
 		return r;
 	}
-	bus->handlers = *handlers;
-	bus->device_source.fn = on_device;
-	bus->device_source.opaque = bus;
-	bus->call_task.fn = vublk_inproc_on_call;
-	bus->call_task.opaque = bus;
-	bus->fail_task.fn = on_fail_task;
-	bus->fail_task.opaque = bus;
-	bus->fail_timer.fn = vublk_inproc_on_fail_timer;
-	bus->fail_timer.opaque = bus;
-	bus->kick_timer.fn = vublk_inproc_on_kick_timer;
-	bus->kick_timer.opaque = bus;
-	vublk_inproc_memory_init(&bus->memory);
-	pthread_mutex_init(&bus->call_lock, NULL);
-	pthread_mutex_init(&bus->lock, NULL);
-	pthread_cond_init(&bus->call_finished, NULL);
-	r = open_device(bus, path, options, error);
+	inproc->handlers = *handlers;
+	inproc->device_source.fn = on_device;
+	inproc->device_source.opaque = inproc;
+	inproc->call_task.fn = vublk_inproc_on_call;
+	inproc->call_task.opaque = inproc;
+	inproc->fail_task.fn = on_fail_task;
+	inproc->fail_task.opaque = inproc;
+	inproc->fail_timer.fn = vublk_inproc_on_fail_timer;
+	inproc->fail_timer.opaque = inproc;
+	inproc->kick_timer.fn = vublk_inproc_on_kick_timer;
+	inproc->kick_timer.opaque = inproc;
+	vublk_inproc_memory_init(&inproc->memory);
+	pthread_mutex_init(&inproc->call_lock, NULL);
+	pthread_mutex_init(&inproc->lock, NULL);
+	pthread_cond_init(&inproc->call_finished, NULL);
+	r = open_device(inproc, path, options, error);
 	if (r) {
-		vublk_inproc_free(bus);
+		vublk_inproc_free(inproc);
 		return r;
 	}
-	*out = bus;
+	*out = inproc;
 	return 0;
 }
 
-void vublk_inproc_free(struct vublk_inproc *bus)
+void vublk_inproc_free(struct vublk_inproc *inproc)
 {
-	if (!bus)
+	if (!inproc)
 		return;
-	if (bus->has_thread) {
-		vublk_inproc_make_call(bus, do_quit, NULL, NULL);
-		pthread_join(bus->thread, NULL);
+	if (inproc->has_thread) {
+		vublk_inproc_make_call(inproc, do_quit, NULL, NULL);
+		pthread_join(inproc->thread, NULL);
 	}
-	vublk_loop_remove(&bus->device_source);
-	vublk_loop_cancel(&bus->loop, &bus->fail_task);
-	vublk_device_free(bus->device);
-	for (unsigned i = 0; bus->queues && i < bus->num_queues; i++) {
-		vublk_fd_close(&bus->queues[i].kick_fd);
-		vublk_fd_close(&bus->queues[i].call_fd);
+	vublk_loop_remove(&inproc->device_source);
+	vublk_loop_cancel(&inproc->loop, &inproc->fail_task);
+	vublk_device_free(inproc->device);
+	for (unsigned i = 0; inproc->queues && i < inproc->num_queues; i++) {
+		vublk_fd_close(&inproc->queues[i].kick_fd);
+		vublk_fd_close(&inproc->queues[i].call_fd);
 	}
-	free(bus->queues);
-	vublk_inproc_memory_deinit(&bus->memory);
-	vublk_loop_deinit(&bus->loop);
-	pthread_cond_destroy(&bus->call_finished);
-	pthread_mutex_destroy(&bus->lock);
-	pthread_mutex_destroy(&bus->call_lock);
-	free(bus);
+	free(inproc->queues);
+	vublk_inproc_memory_deinit(&inproc->memory);
+	vublk_loop_deinit(&inproc->loop);
+	pthread_cond_destroy(&inproc->call_finished);
+	pthread_mutex_destroy(&inproc->lock);
+	pthread_mutex_destroy(&inproc->call_lock);
+	free(inproc);
 }
 
-unsigned vublk_inproc_num_queues(const struct vublk_inproc *bus)
+unsigned vublk_inproc_num_queues(const struct vublk_inproc *inproc)
 {
-	return bus->num_queues;
+	return inproc->num_queues;
 }
 
-unsigned vublk_inproc_queue_size(const struct vublk_inproc *bus)
+unsigned vublk_inproc_queue_size(const struct vublk_inproc *inproc)
 {
-	return bus->queue_size;
+	return inproc->queue_size;
 }
 
-uint64_t vublk_inproc_features(const struct vublk_inproc *bus)
+uint64_t vublk_inproc_features(const struct vublk_inproc *inproc)
 {
-	return bus->features;
+	return inproc->features;
 }
 
-const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *bus)
+const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *inproc)
 {
-	return &bus->info;
+	return &inproc->info;
 }
 
-bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *bus)
+bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc)
 {
-	return bus->unflushed == VUBLK_INPROC_UNFLUSHED_TRUST ||
-	       (bus->unflushed == VUBLK_INPROC_UNFLUSHED_AUTO &&
-		vublk_device_is_tracked(bus->device));
+	return inproc->unflushed == VUBLK_INPROC_UNFLUSHED_TRUST ||
+	       (inproc->unflushed == VUBLK_INPROC_UNFLUSHED_AUTO &&
+		vublk_device_is_tracked(inproc->device));
 }
 
-const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *bus, unsigned index)
+const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *inproc, unsigned index)
 {
-	return &bus->queues[index];
+	return &inproc->queues[index];
 }
 
-const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inproc *bus)
+const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inproc *inproc)
 {
-	return &bus->memory.table;
+	return &inproc->memory.table;
 }

@@ -40,17 +40,17 @@ struct vublk_inproc_handlers {
 	 * keeps its hands off; after it rings_came(): the rings of
 	 * vublk_inproc_queue() are others, zeroed, and no back-end knows them. `error`
 	 * NULL: the driver puts on them what is not completed; else fail-after-ms has
-	 * passed, or memory is short: it fails what is not, and what comes, until found().
+	 * passed, or memory is short: it fails what is not, and what comes, until reconnected().
 	 */
 	void (*rings_leave)(void *opaque);
 	void (*rings_came)(void *opaque, const struct vublk_error *error);
 	/* The outage is over: the rings run again. */
-	void (*found)(void *opaque);
+	void (*reconnected)(void *opaque);
 	/*
 	 * The back-end is gone for good, or has given the rings back after one of them
 	 * was found broken: nothing more is completed, and no buffer is touched.
 	 */
-	void (*disconnected)(void *opaque, const struct vublk_error *error);
+	void (*gave_up)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	struct vublk_log log;
 };
@@ -77,70 +77,70 @@ const char *vublk_inproc_default(const char *name);
  * unless it is given, and the bus's own; may be NULL), realized. `handlers` is copied. Errors as vublk_blk_open() lists them.
  */
 int vublk_inproc_open(const char *path, const struct vublk_option *options,
-		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **bus,
+		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **inproc,
 		      struct vublk_error *error);
 
 /* In any state; the driver uses none of it any more. NULL is nothing. */
-void vublk_inproc_free(struct vublk_inproc *bus);
+void vublk_inproc_free(struct vublk_inproc *inproc);
 
 /* Constant after open. */
-unsigned vublk_inproc_num_queues(const struct vublk_inproc *bus);
-unsigned vublk_inproc_queue_size(const struct vublk_inproc *bus);
-uint64_t vublk_inproc_features(const struct vublk_inproc *bus);
-const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *bus);
+unsigned vublk_inproc_num_queues(const struct vublk_inproc *inproc);
+unsigned vublk_inproc_queue_size(const struct vublk_inproc *inproc);
+uint64_t vublk_inproc_features(const struct vublk_inproc *inproc);
+const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *inproc);
 
 /*
  * The config space and its generation. Any thread, the bus's included.
  */
-void vublk_inproc_read_config(struct vublk_inproc *bus, void *config, unsigned bytes,
+void vublk_inproc_read_config(struct vublk_inproc *inproc, void *config, unsigned bytes,
 			      uint32_t *generation);
 
 /*
  * Accepts `features` and gives the device memory and queues: one shared memory
  * for all rings and `extra_bytes` a queue of whatever else the driver shares.
  */
-int vublk_inproc_set_up(struct vublk_inproc *bus, uint64_t features, uint64_t extra_bytes,
+int vublk_inproc_set_up(struct vublk_inproc *inproc, uint64_t features, uint64_t extra_bytes,
 			struct vublk_error *error);
-const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *bus,
+const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *inproc,
 						    unsigned index);
 
 /* DRIVER_OK; returns when the rings run. */
-int vublk_inproc_start(struct vublk_inproc *bus, struct vublk_error *error);
+int vublk_inproc_start(struct vublk_inproc *inproc, struct vublk_error *error);
 /*
  * Resets; returns when the back-end has given the rings back, so that it touches
  * no buffer any more. Nothing if they do not run.
  */
-int vublk_inproc_stop(struct vublk_inproc *bus, struct vublk_error *error);
+int vublk_inproc_stop(struct vublk_inproc *inproc, struct vublk_error *error);
 
 /*
  * The driver has found that a ring cannot be gone on with: the device is reset and
- * disconnected() told when the rings are back. Any thread; does not wait.
+ * gave_up() told when the rings are back. Any thread; does not wait.
  */
-void vublk_inproc_fail(struct vublk_inproc *bus, const struct vublk_error *error);
+void vublk_inproc_fail(struct vublk_inproc *inproc, const struct vublk_error *error);
 
 /*
  * Whether the back-end that has just been lost is trusted to have kept the writes that it
  * completed and that no flush made stable. For the handler lost().
  */
-bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *bus);
+bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc);
 
 /* Writes config field wce. 0: done; EIO and others: the back-end did not take it. */
-int vublk_inproc_write_wce(struct vublk_inproc *bus, bool on, struct vublk_error *error);
+int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_error *error);
 
 /*
  * Makes a piece of this process's memory, a shared mapping of `fd` at
  * `fd_offset`, known to the back-end. The descriptor is duplicated. EINVAL: not
  * aligned or overlapping; ENOSPC: no memory slot left.
  */
-int vublk_inproc_add_region(struct vublk_inproc *bus, void *address, uint64_t bytes, int fd,
+int vublk_inproc_add_region(struct vublk_inproc *inproc, void *address, uint64_t bytes, int fd,
 			    uint64_t fd_offset, struct vublk_error *error);
 /* EINVAL: there is none; everything else is the back-end's loss. */
-int vublk_inproc_remove_region(struct vublk_inproc *bus, void *address,
+int vublk_inproc_remove_region(struct vublk_inproc *inproc, void *address,
 			       struct vublk_error *error);
 /* The regions that were added, for the queues to look up. */
-const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inproc *bus);
+const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inproc *inproc);
 
 /* Whether the caller is on the bus's own thread, where no call may wait. */
-bool vublk_inproc_is_own_thread(const struct vublk_inproc *bus);
+bool vublk_inproc_is_own_thread(const struct vublk_inproc *inproc);
 
 #endif

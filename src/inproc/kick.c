@@ -22,43 +22,43 @@
 #define UNBLOCKS_AT_ONCE 16
 
 /* The first queue whose kicks were blocked; -1: none. */
-static int unblock_kicks(const struct vublk_inproc *bus)
+static int unblock_kicks(const struct vublk_inproc *inproc)
 {
 	int found = -1;
 
-	for (unsigned i = 0; i < bus->num_queues; i++)
-		if (vublk_eventfd_unblock(bus->queues[i].kick_fd) && found < 0)
+	for (unsigned i = 0; i < inproc->num_queues; i++)
+		if (vublk_eventfd_unblock(inproc->queues[i].kick_fd) && found < 0)
 			found = (int)i;
 	return found;
 }
 
-static void leave_back_end(struct vublk_inproc *bus, int queue)
+static void leave_back_end(struct vublk_inproc *inproc, int queue)
 {
 	struct vublk_error error;
 
-	if (bus->failure.code)
+	if (inproc->failure.code)
 		return;
 	vublk_error_set(&error, EPROTO, "the back-end keeps the kick descriptor of queue %d full, "
 			"which blocks the threads that submit requests", queue);
-	vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_ERROR, "%s", error.text);
-	vublk_inproc_on_broken_ring(bus, &error);
+	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_ERROR, "%s", error.text);
+	vublk_inproc_on_broken_ring(inproc, &error);
 }
 
 void vublk_inproc_on_kick_timer(void *opaque)
 {
-	struct vublk_inproc *bus = opaque;
-	int queue = unblock_kicks(bus);
+	struct vublk_inproc *inproc = opaque;
+	int queue = unblock_kicks(inproc);
 
-	for (unsigned i = 1; i < UNBLOCKS_AT_ONCE && queue >= 0 && unblock_kicks(bus) >= 0; i++)
+	for (unsigned i = 1; i < UNBLOCKS_AT_ONCE && queue >= 0 && unblock_kicks(inproc) >= 0; i++)
 		sched_yield();
-	if (queue >= 0 && bus->link == VUBLK_INPROC_UP)
-		leave_back_end(bus, queue);
-	vublk_loop_timer_arm(&bus->loop, &bus->kick_timer,
+	if (queue >= 0 && inproc->link == VUBLK_INPROC_UP)
+		leave_back_end(inproc, queue);
+	vublk_loop_timer_arm(&inproc->loop, &inproc->kick_timer,
 			     vublk_now_ns() + (queue >= 0 ? LOOK_AGAIN_NS : LOOK_NS));
 }
 
-void vublk_inproc_watch_kicks(struct vublk_inproc *bus)
+void vublk_inproc_watch_kicks(struct vublk_inproc *inproc)
 {
-	if (!bus->kick_timer.loop)
-		vublk_loop_timer_arm(&bus->loop, &bus->kick_timer, vublk_now_ns() + LOOK_NS);
+	if (!inproc->kick_timer.loop)
+		vublk_loop_timer_arm(&inproc->loop, &inproc->kick_timer, vublk_now_ns() + LOOK_NS);
 }

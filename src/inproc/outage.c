@@ -60,17 +60,17 @@ static const unsigned char transitions[VUBLK_INPROC_NUM_LINKS][VUBLK_INPROC_NUM_
 	},
 };
 
-bool vublk_inproc_change_link(struct vublk_inproc *bus, enum vublk_inproc_link_event event,
+bool vublk_inproc_change_link(struct vublk_inproc *inproc, enum vublk_inproc_link_event event,
 			      const char *why)
 {
-	int next = transitions[bus->link][event] - 1;
+	int next = transitions[inproc->link][event] - 1;
 
 	if (next < 0)
 		return false;
-	vublk_log(&bus->handlers.log, VUBLK_LOG_DEBUG, "disk: %s, %s -> %s%s%s",
-		  link_names[bus->link], event_names[event], link_names[next], why ? ": " : "",
+	vublk_log(&inproc->handlers.log, VUBLK_LOG_DEBUG, "disk: %s, %s -> %s%s%s",
+		  link_names[inproc->link], event_names[event], link_names[next], why ? ": " : "",
 		  why ? why : "");
-	bus->link = next;
+	inproc->link = next;
 	return true;
 }
 
@@ -87,135 +87,135 @@ static void call_with(void (*handler)(void *opaque, const struct vublk_error *er
 		handler(opaque, error);
 }
 
-void vublk_inproc_end(struct vublk_inproc *bus, const struct vublk_error *error)
+void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
-	if (!vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_ENDED, error->text))
+	if (!vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_ENDED, error->text))
 		return;
-	vublk_loop_timer_disarm(&bus->fail_timer);
-	call_with(bus->handlers.disconnected, bus->handlers.opaque, error);
+	vublk_loop_timer_disarm(&inproc->fail_timer);
+	call_with(inproc->handlers.gave_up, inproc->handlers.opaque, error);
 }
 
 /* --- rings anew ------------------------------------------------------------------------- */
 
-static int renew_device(struct vublk_inproc *bus, struct vublk_error *error)
+static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 {
-	int r = vublk_device_set_status(bus->device, 0, error);
+	int r = vublk_device_set_status(inproc->device, 0, error);
 
 	if (!r)
-		r = vublk_inproc_memory_renew_rings(&bus->memory, error);
-	return r ? r : vublk_inproc_set_up_device(bus, error);
+		r = vublk_inproc_memory_renew_rings(&inproc->memory, error);
+	return r ? r : vublk_inproc_set_up_device(inproc, error);
 }
 
 /*
  * `refusal`: what the driver's requests fail with; NULL: they go on the new rings, which
  * the device hands to the next back-end, or to the one that it has just found.
  */
-static void renew_rings(struct vublk_inproc *bus, const struct vublk_error *refusal)
+static void renew_rings(struct vublk_inproc *inproc, const struct vublk_error *refusal)
 {
 	struct vublk_error error = { 0 };
 	int r;
 
-	call(bus->handlers.rings_leave, bus->handlers.opaque);
-	r = renew_device(bus, &error);
-	call_with(bus->handlers.rings_came, bus->handlers.opaque, r ? &error : refusal);
+	call(inproc->handlers.rings_leave, inproc->handlers.opaque);
+	r = renew_device(inproc, &error);
+	call_with(inproc->handlers.rings_came, inproc->handlers.opaque, r ? &error : refusal);
 	if (!r)
-		r = vublk_device_set_status(bus->device, vublk_device_status(bus->device) |
+		r = vublk_device_set_status(inproc->device, vublk_device_status(inproc->device) |
 					    VIRTIO_CONFIG_S_DRIVER_OK, &error);
 	if (!r)
 		return;
 	vublk_error_prepend(&error, "the rings cannot be set up for another back-end");
-	vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_ERROR, "%s", error.text);
-	vublk_inproc_end(bus, &error);
+	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_ERROR, "%s", error.text);
+	vublk_inproc_end(inproc, &error);
 }
 
 /* --- the course of an outage --------------------------------------------------------------- */
 
-static void arm_fail_timer(struct vublk_inproc *bus, uint64_t ms)
+static void arm_fail_timer(struct vublk_inproc *inproc, uint64_t ms)
 {
-	vublk_loop_timer_arm(&bus->loop, &bus->fail_timer, vublk_now_ns() + ms * 1000000);
+	vublk_loop_timer_arm(&inproc->loop, &inproc->fail_timer, vublk_now_ns() + ms * 1000000);
 }
 
 /* A start that is under way ends first, well or badly; its own deadline sees to that. */
 void vublk_inproc_on_fail_timer(void *opaque)
 {
-	struct vublk_inproc *bus = opaque;
+	struct vublk_inproc *inproc = opaque;
 	struct vublk_error error;
 
-	if (vublk_device_has_rings_out(bus->device)) {
-		arm_fail_timer(bus, STARTING_PAUSE_MS);
+	if (vublk_device_has_rings_out(inproc->device)) {
+		arm_fail_timer(inproc, STARTING_PAUSE_MS);
 		return;
 	}
-	if (!vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_TIMED_OUT, NULL))
+	if (!vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_TIMED_OUT, NULL))
 		return;
 	vublk_error_set(&error, ETIMEDOUT,
 			"the back-end has been gone for %u ms (fail-after-ms), and nobody knows what "
 			"of the requests was executed; another is still looked for",
-			(unsigned)bus->fail_after_ms);
-	vublk_log_limited(&bus->handlers.log, &bus->limit, VUBLK_LOG_WARNING, "%s", error.text);
-	renew_rings(bus, &error);
+			(unsigned)inproc->fail_after_ms);
+	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_WARNING, "%s", error.text);
+	renew_rings(inproc, &error);
 }
 
-bool vublk_inproc_goes_on(const struct vublk_inproc *bus)
+bool vublk_inproc_goes_on(const struct vublk_inproc *inproc)
 {
-	return bus->link != VUBLK_INPROC_OPENING && bus->link != VUBLK_INPROC_DEAD &&
-	       !bus->failure.code && vublk_device_reconnects(bus->device);
+	return inproc->link != VUBLK_INPROC_OPENING && inproc->link != VUBLK_INPROC_DEAD &&
+	       !inproc->failure.code && vublk_device_reconnects(inproc->device);
 }
 
 /* One that is lost before its rings ran does not begin another outage. */
-void vublk_inproc_on_lost(struct vublk_inproc *bus, const struct vublk_error *error)
+void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
 	bool begins;
 
-	if (!vublk_inproc_goes_on(bus)) {
-		vublk_inproc_end(bus, bus->failure.code ? &bus->failure : error);
+	if (!vublk_inproc_goes_on(inproc)) {
+		vublk_inproc_end(inproc, inproc->failure.code ? &inproc->failure : error);
 		return;
 	}
-	begins = vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_LOST, error->text);
-	if (begins && bus->fail_after_ms)
-		arm_fail_timer(bus, bus->fail_after_ms);
-	if (!vublk_device_is_tracked(bus->device))
-		renew_rings(bus, NULL);
-	if (begins && bus->link == VUBLK_INPROC_OUTAGE)
-		call_with(bus->handlers.lost, bus->handlers.opaque, error);
+	begins = vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_LOST, error->text);
+	if (begins && inproc->fail_after_ms)
+		arm_fail_timer(inproc, inproc->fail_after_ms);
+	if (!vublk_device_is_tracked(inproc->device))
+		renew_rings(inproc, NULL);
+	if (begins && inproc->link == VUBLK_INPROC_OUTAGE)
+		call_with(inproc->handlers.lost, inproc->handlers.opaque, error);
 }
 
-void vublk_inproc_on_started(struct vublk_inproc *bus)
+void vublk_inproc_on_started(struct vublk_inproc *inproc)
 {
-	bool was_out = bus->link == VUBLK_INPROC_OUTAGE || bus->link == VUBLK_INPROC_FAILING;
+	bool was_out = inproc->link == VUBLK_INPROC_OUTAGE || inproc->link == VUBLK_INPROC_FAILING;
 
-	vublk_loop_timer_disarm(&bus->fail_timer);
-	vublk_inproc_change_link(bus, VUBLK_INPROC_EVENT_STARTED, NULL);
-	vublk_inproc_watch_kicks(bus);
+	vublk_loop_timer_disarm(&inproc->fail_timer);
+	vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_STARTED, NULL);
+	vublk_inproc_watch_kicks(inproc);
 	/* The call of a completion may have been lost with the back-end. */
-	for (unsigned i = 0; i < bus->num_queues && was_out; i++)
-		vublk_eventfd_signal(bus->queues[i].call_fd);
+	for (unsigned i = 0; i < inproc->num_queues && was_out; i++)
+		vublk_eventfd_signal(inproc->queues[i].call_fd);
 	if (was_out)
-		call(bus->handlers.found, bus->handlers.opaque);
+		call(inproc->handlers.reconnected, inproc->handlers.opaque);
 }
 
 /*
  * The rings are taken back before the driver is told: what it then gives up for lost, the
  * back-end does not touch any more.
  */
-void vublk_inproc_on_broken_ring(struct vublk_inproc *bus, const struct vublk_error *error)
+void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
-	if (bus->failure.code)
+	if (inproc->failure.code)
 		return;
-	bus->failure = *error;
-	if (vublk_device_state(bus->device) != VUBLK_DEVICE_STOPPING)
-		vublk_device_set_status(bus->device, 0, NULL);
-	if (!vublk_device_has_rings_out(bus->device))
-		vublk_inproc_end(bus, error);
+	inproc->failure = *error;
+	if (vublk_device_state(inproc->device) != VUBLK_DEVICE_STOPPING)
+		vublk_device_set_status(inproc->device, 0, NULL);
+	if (!vublk_device_has_rings_out(inproc->device))
+		vublk_inproc_end(inproc, error);
 }
 
 /*
  * Either a back-end was found that cannot go on with the rings as they are, which the
  * driver can; or one that works on them reports that it cannot.
  */
-void vublk_inproc_on_needs_reset(struct vublk_inproc *bus, const struct vublk_error *error)
+void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
-	if (!vublk_device_has_rings_out(bus->device) && vublk_inproc_goes_on(bus))
-		renew_rings(bus, NULL);
+	if (!vublk_device_has_rings_out(inproc->device) && vublk_inproc_goes_on(inproc))
+		renew_rings(inproc, NULL);
 	else
-		vublk_inproc_on_broken_ring(bus, error);
+		vublk_inproc_on_broken_ring(inproc, error);
 }

@@ -54,7 +54,7 @@ struct vublk_inproc_set_up {
 };
 
 /* On the bus's thread. 0: done; 1: the device ends it, see bus->await; or a negative errno. */
-typedef int vublk_inproc_call_fn(struct vublk_inproc *bus, void *args, struct vublk_error *error);
+typedef int vublk_inproc_call_fn(struct vublk_inproc *inproc, void *args, struct vublk_error *error);
 
 struct vublk_inproc_call {
 	vublk_inproc_call_fn *fn;
@@ -104,47 +104,47 @@ struct vublk_inproc {
 };
 
 /* Has `fn` called on the bus's thread and waits for its end. EBUSY: on that thread itself. */
-int vublk_inproc_make_call(struct vublk_inproc *bus, vublk_inproc_call_fn *fn, void *args,
+int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error);
 
 /* --- inproc-calls.c ---------------------------------------------------------------- */
 
 /* The bus's thread: the end of the call under way. `error` NULL: it has its own, or none. */
-void vublk_inproc_finish_call(struct vublk_inproc *bus, int result,
+void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error);
 /* ... if it awaits this. */
-void vublk_inproc_finish_awaited(struct vublk_inproc *bus, enum vublk_inproc_await await,
+void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
 /* The device is neither starting nor stopping any more: a call that waited is made again. */
-void vublk_inproc_settled(struct vublk_inproc *bus);
+void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 
 /* --- inproc-driver.c ---------------------------------------------------------------- */
 
 /* A driver's way from a device that was reset to one that may start. */
-int vublk_inproc_set_up_device(struct vublk_inproc *bus, struct vublk_error *error);
+int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error);
 
 /* --- inproc-recover.c ---------------------------------------------------------------- */
 
 /* The only way to another link; false: the event means nothing in this one. */
-bool vublk_inproc_change_link(struct vublk_inproc *bus, enum vublk_inproc_link_event event,
+bool vublk_inproc_change_link(struct vublk_inproc *inproc, enum vublk_inproc_link_event event,
 			      const char *why);
 /* Whether requests outlive the back-end that is there, or was. */
-bool vublk_inproc_goes_on(const struct vublk_inproc *bus);
+bool vublk_inproc_goes_on(const struct vublk_inproc *inproc);
 /* What the device says. */
-void vublk_inproc_on_started(struct vublk_inproc *bus);
-void vublk_inproc_on_lost(struct vublk_inproc *bus, const struct vublk_error *error);
-void vublk_inproc_on_needs_reset(struct vublk_inproc *bus, const struct vublk_error *error);
+void vublk_inproc_on_started(struct vublk_inproc *inproc);
+void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error);
+void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error);
 /* ... or the driver: the back-end broke a ring. */
-void vublk_inproc_on_broken_ring(struct vublk_inproc *bus, const struct vublk_error *error);
+void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
 /* Nothing is completed any more; the driver is told once. */
-void vublk_inproc_end(struct vublk_inproc *bus, const struct vublk_error *error);
+void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_fail_timer(void *opaque);
 
 /* --- inproc-kick.c ---------------------------------------------------------------- */
 
 /* From now on a driver that the back-end blocks in a kick is freed within a second. */
-void vublk_inproc_watch_kicks(struct vublk_inproc *bus);
+void vublk_inproc_watch_kicks(struct vublk_inproc *inproc);
 void vublk_inproc_on_kick_timer(void *opaque);
 
 #endif

@@ -41,9 +41,9 @@ static void on_stopped(void *bus, const struct vublk_error *error)
 	note(bus, RIG_STOPPED, error);
 }
 
-static void on_disconnected(void *bus, const struct vublk_error *error)
+static void on_lost(void *bus, const struct vublk_error *error)
 {
-	note(bus, RIG_DISCONNECTED, error);
+	note(bus, RIG_LOST, error);
 }
 
 static void on_config_changed(void *bus)
@@ -90,7 +90,7 @@ static const struct vublk_device_bus_ops rig_ops = {
 	.realized = on_realized,
 	.started = on_started,
 	.stopped = on_stopped,
-	.disconnected = on_disconnected,
+	.lost = on_lost,
 	.config_changed = on_config_changed,
 	.memory_changed = on_memory_changed,
 	.config_written = on_config_written,

@@ -70,7 +70,7 @@ void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_devi
 	struct vublk_error error;
 	int r;
 
-	if (!made && vublk_device_state(relay->device) == VUBLK_DEVICE_DISCONNECTED) {
+	if (!made && vublk_device_state(relay->device) == VUBLK_DEVICE_LOST) {
 		r = vublk_relay_get_inflight_fd(relay, &error);
 	} else if (!made) {
 		error = *refusal;

@@ -53,7 +53,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 	vublk_relay_wake(relay);
 }
 
-static void on_disconnected(void *opaque, const struct vublk_error *error)
+static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_relay *relay = relay_of(opaque);
 
@@ -61,7 +61,7 @@ static void on_disconnected(void *opaque, const struct vublk_error *error)
 		vublk_relay_note_loss(relay);
 		vublk_relay_wake(relay);
 	}
-	vublk_bus_on_disconnected(opaque, error);
+	vublk_bus_on_lost(opaque, error);
 }
 
 static void on_reconnected(void *opaque)
@@ -89,7 +89,7 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 	if (!relay)
 		return;
 	answered(relay, VUBLK_RELAY_ASKED_MEMORY);
-	if (error && vublk_device_state(relay->device) != VUBLK_DEVICE_DISCONNECTED) {
+	if (error && vublk_device_state(relay->device) != VUBLK_DEVICE_LOST) {
 		vublk_relay_fail(relay, error);
 		if (vublk_relay_memory_roll_back(relay))
 			relay->changes |= VUBLK_RELAY_MEMORY;
@@ -161,7 +161,7 @@ const struct vublk_device_bus_ops vublk_relay_device_ops = {
 	.realized = vublk_bus_on_realized,
 	.started = on_started,
 	.stopped = on_stopped,
-	.disconnected = on_disconnected,
+	.lost = on_lost,
 	.reconnected = on_reconnected,
 	.gave_up = vublk_bus_on_gave_up,
 	.config_changed = on_config_changed,

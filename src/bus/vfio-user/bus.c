@@ -58,13 +58,13 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 }
 
 /* A driver learns of a lost back-end only if the device does not reconnect. */
-static void on_disconnected(void *opaque, const struct vublk_error *error)
+static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_vfio_user *bus = of(opaque);
 
 	if (!vublk_device_reconnects(bus->device))
 		vublk_virtio_pci_on_failure(bus->pci, error);
-	vublk_bus_on_disconnected(opaque, error);
+	vublk_bus_on_lost(opaque, error);
 }
 
 static void on_gave_up(void *opaque, const struct vublk_error *error)
@@ -101,7 +101,7 @@ static const struct vublk_device_bus_ops device_ops = {
 	.realized = vublk_bus_on_realized,
 	.started = on_started,
 	.stopped = on_stopped,
-	.disconnected = on_disconnected,
+	.lost = on_lost,
 	.reconnected = vublk_bus_on_reconnected,
 	.gave_up = on_gave_up,
 	.config_changed = on_config_changed,

@@ -222,7 +222,7 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 {
 	struct arguments *arguments = opaque;
 
-	if (event == VUBLK_BLK_DISCONNECTED && error)
+	if (event == VUBLK_BLK_GAVE_UP && error)
 		snprintf(arguments->gone, sizeof(arguments->gone), "%s", error->text);
 }
 

@@ -44,7 +44,7 @@ static void try_to_connect(struct vublk_device *device, int fd)
 		device->reconnect.tried_ns = vublk_now_ns();
 	if (open_frontend(device, fd, &error) < 0)
 		fail_try(device, &error);
-	else if (device->state == VUBLK_DEVICE_DISCONNECTED)
+	else if (device->state == VUBLK_DEVICE_LOST)
 		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_RECONNECT, NULL);
 }
 

@@ -54,6 +54,6 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 		return;
 	if (rings && device->ops->stopped)
 		device->ops->stopped(device->bus, error);
-	if (device->life == life && device->ops->disconnected)
-		device->ops->disconnected(device->bus, error);
+	if (device->life == life && device->ops->lost)
+		device->ops->lost(device->bus, error);
 }

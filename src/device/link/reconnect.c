@@ -4,7 +4,7 @@
  * hold before the device takes it.
  *
  * The idea to read it by: every way to lose a back-end, before or after the
- * handshake, leads to DISCONNECTED, and from there one timer leads to the next try.
+ * handshake, leads to LOST, and from there one timer leads to the next try.
  * A change in the socket's directory makes it run at once, and soon again, for a
  * back-end makes its socket a moment before it listens; each try that fails doubles
  * the pause, up to reconnect-ms. A device that listens itself waits for a connection
@@ -71,7 +71,7 @@ void vublk_device_reconnect_wake(struct vublk_device *device)
 {
 	device->reconnect.pause_ms = VUBLK_DEVICE_SHORTEST_PAUSE_MS;
 	device->reconnect.refusals = 0;
-	if (device->state == VUBLK_DEVICE_DISCONNECTED)
+	if (device->state == VUBLK_DEVICE_LOST)
 		vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns());
 }
 

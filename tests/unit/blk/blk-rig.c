@@ -85,7 +85,7 @@ struct vublk_blk *begin(unsigned num_queues, const struct vublk_option *options)
 void lose(void)
 {
 	fake_disconnect("the back-end hung up");
-	wait_for_event(VUBLK_BLK_OUTAGE);
+	wait_for_event(VUBLK_BLK_LOST);
 }
 
 void find(void)

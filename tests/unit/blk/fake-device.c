@@ -206,7 +206,7 @@ static void process_start(struct vublk_device *d)
 	struct vublk_error error;
 
 	if (fake_plan.start_error) {
-		d->state = VUBLK_DEVICE_DISCONNECTED;
+		d->state = VUBLK_DEVICE_LOST;
 		d->ops->stopped(d->bus, error_or_null(&error, fake_plan.start_error, "no start"));
 		return;
 	}
@@ -225,9 +225,9 @@ static void process_stop(struct vublk_device *d)
 		return;
 	}
 	vublk_error_set(&error, ETIMEDOUT, "no stop");
-	d->state = VUBLK_DEVICE_DISCONNECTED;
+	d->state = VUBLK_DEVICE_LOST;
 	d->ops->stopped(d->bus, &error);
-	d->ops->disconnected(d->bus, &error);
+	d->ops->lost(d->bus, &error);
 }
 
 static void process_lost(struct vublk_device *d)
@@ -236,11 +236,11 @@ static void process_lost(struct vublk_device *d)
 	struct vublk_error error;
 
 	vublk_error_set(&error, ENOTCONN, "%s", lost_text);
-	d->state = VUBLK_DEVICE_DISCONNECTED;
+	d->state = VUBLK_DEVICE_LOST;
 	set_backend(false);
 	if (ran)
 		d->ops->stopped(d->bus, &error);
-	d->ops->disconnected(d->bus, &error);
+	d->ops->lost(d->bus, &error);
 }
 
 static void process_found(struct vublk_device *d)
@@ -347,7 +347,7 @@ bool vublk_device_has_rings_out(const struct vublk_device *d)
 
 const char *vublk_device_state_name(enum vublk_device_state state)
 {
-	return state == VUBLK_DEVICE_DISCONNECTED ? "disconnected" : "another";
+	return state == VUBLK_DEVICE_LOST ? "lost" : "another";
 }
 
 int vublk_device_set_property(struct vublk_device *d, const char *name, const char *value,

@@ -40,7 +40,7 @@ static void run_broken_ring(uint32_t id, bool stops)
 	assert_int_equal(c[0].result, -ENOTCONN);
 	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), 0, NULL, &error), -ENOTCONN);
 	assert_memory_equal(error.text, "flush: queue 0: ", 16);
-	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	wait_for_event(VUBLK_BLK_GAVE_UP);
 	tear_down(blk);
 }
 
@@ -206,7 +206,7 @@ static void expect_failed_read(struct vublk_blk *blk)
 {
 	struct vublk_blk_completion c;
 
-	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	wait_for_event(VUBLK_BLK_GAVE_UP);
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), &c, 1, 1, -1, &error), 1);
 	assert_int_equal(c.result, -ENOTCONN);
 }

@@ -251,7 +251,7 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 	read_many(blk, 0, 5);
 	assert_int_equal(fake_serve(0, 2), 2);
 	fake_disconnect("the back-end hung up");
-	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	wait_for_event(VUBLK_BLK_GAVE_UP);
 	assert_string_equal(told.text, "the back-end hung up");
 	assert_int_equal(told.close_result, -EBUSY);
 	/* First what it had completed, then the failures, in batches as small as asked for. */
@@ -324,7 +324,7 @@ static void test_disconnect_with_pieces_waiting(void **state)
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 3), 3);
 	fake_disconnect("gone");
-	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	wait_for_event(VUBLK_BLK_GAVE_UP);
 	assert_int_equal(vublk_blk_wait(queue, c, 4, 4, -1, &error), 3);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(c[i].result, -ENOTCONN);
@@ -498,7 +498,7 @@ static void test_close_without_a_backend(void **state)
 
 	read_many(blk, 0, 3);
 	fake_disconnect("gone");
-	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	wait_for_event(VUBLK_BLK_GAVE_UP);
 	assert_int_equal(vublk_blk_close(blk, -1), -ENOTCONN);
 	fake_deinit();
 }

@@ -104,7 +104,7 @@ static void append(struct step *step, const volatile void *data, size_t bytes)
 
 static void record_shared(const struct vublk_blk_queue *queue, struct step *step)
 {
-	const struct vublk_split_ring *ring = &queue->bus->ring;
+	const struct vublk_split_ring *ring = &queue->inproc->ring;
 
 	append(step, ring->desc, vublk_split_desc_bytes(queue->size));
 	append(step, ring->avail, vublk_split_avail_bytes(queue->size));

@@ -524,7 +524,7 @@ static void test_given_up(void **state)
 	assert_int_equal(fake_serve(0, 1), 1);
 	lose();
 	fake_give_up();
-	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	wait_for_event(VUBLK_BLK_GAVE_UP);
 	take(blk, 0, 1, 0);
 	take(blk, 0, 3, -ENOTCONN);
 	tear_down(blk);
@@ -540,7 +540,7 @@ static void test_broken_ring(void **state)
 	write_blocks(blk, 0, 3, buffer, 1);
 	fake_push_id(0, 99);
 	lose();
-	wait_for_event(VUBLK_BLK_DISCONNECTED);
+	wait_for_event(VUBLK_BLK_GAVE_UP);
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), c, 3, 4, -1, &error), 3);
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(c[i].result, -EPROTO);

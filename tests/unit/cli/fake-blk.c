@@ -320,7 +320,7 @@ static void replace(struct fake_disk *disk)
 	const struct vublk_blk_handlers *handlers = &disk->blk->handlers;
 	struct vublk_error error = { .code = ENOTCONN, .text = "the fake has lost its back-end" };
 
-	handlers->event(handlers->opaque, VUBLK_BLK_OUTAGE, &error);
+	handlers->event(handlers->opaque, VUBLK_BLK_LOST, &error);
 	if (disk->next_capacity_bytes)
 		disk->info.capacity_bytes = disk->next_capacity_bytes;
 	if (disk->next_serial)

@@ -124,7 +124,7 @@ static void test_bench_keeps_to_its_time_during_an_outage(void **state)
 	config.runtime_ms = 1;
 	disk->stall_after = 100;
 	capture();
-	vublk_disk_watch_event(&watch, VUBLK_BLK_OUTAGE, &lost);
+	vublk_disk_watch_event(&watch, VUBLK_BLK_LOST, &lost);
 	assert_once(captured(), "vublk bench: lost; requests wait for the next back-end\n");
 	assert_int_equal(vublk_bench_run(blk, &config, NULL, NULL, results, &e), 0);
 	assert_true(results[0].abandoned + results[1].abandoned > 0);
@@ -195,14 +195,14 @@ static void test_outages_are_limited(void **state)
 	vublk_disk_watch_init(&watch, "bench", "disk.sock");
 	capture();
 	for (unsigned i = 0; i < 100; i++) {
-		vublk_disk_watch_event(&watch, VUBLK_BLK_OUTAGE, &lost);
+		vublk_disk_watch_event(&watch, VUBLK_BLK_LOST, &lost);
 		assert_true(vublk_disk_watch_has_outage(&watch));
 		vublk_disk_watch_event(&watch, VUBLK_BLK_RECONNECTED, NULL);
 		assert_false(vublk_disk_watch_has_outage(&watch));
 	}
 	/* A minute later, as far as the limit knows. */
 	watch.outage_limit.window_start_ns -= UINT64_C(60000000000);
-	vublk_disk_watch_event(&watch, VUBLK_BLK_OUTAGE, &lost);
+	vublk_disk_watch_event(&watch, VUBLK_BLK_LOST, &lost);
 	text = captured();
 	assert_int_equal(count(text, "lost; requests wait"), VUBLK_CLI_LIMIT_LINES + 1);
 	assert_int_equal(count(text, "is connected again"), VUBLK_CLI_LIMIT_LINES);

@@ -364,7 +364,7 @@ static void test_resize_that_is_not_told(void **state)
 	assert_int_equal(read_config(&rig).capacity, 2);
 	vublk_channel_deinit(&mock.channel);
 	mock.channel.fd = -1;
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	rig_end(&rig, &mock);
 }
 
@@ -559,7 +559,7 @@ static void test_bad_writes(void **state)
 	assert_int_equal(write_wce(&rig, 0, &error), 1);
 	vublk_channel_deinit(&mock.channel);
 	mock.channel.fd = -1;
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN], 1);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, ENOTCONN);
 	assert_int_equal(write_wce(&rig, 0, &error), -ENOTCONN);

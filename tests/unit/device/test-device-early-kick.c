@@ -213,11 +213,11 @@ static void test_a_kick_that_waits(void **state)
 	expect_started(&rig, &mock, 2);
 	rig_stop(&rig);
 	mock_die(&mock);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	set_status(&rig, DRIVER);
 	rig_set_up(&rig, QUEUES);
 	vublk_device_kick(rig.device, 1);
-	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 	mock_live_again(&mock);
 	expect_started(&rig, &mock, 3);
 	rig_end(&rig, &mock);

@@ -235,7 +235,7 @@ static void test_places(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	rig_set_indices(&rig, 0, 65535, 1);
 	mock_die(&mock);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	check_place(&rig, false, 65535, 2); /* it did not say */
 	rig_end(&rig, &mock);
 }

@@ -144,7 +144,7 @@ static void test_a_short_hang(void **state)
 	turn_until(&rig, RIG_CONFIG_WRITTEN, 1);
 	turn_until(&rig, RIG_MEMORY_CHANGED, 1);
 	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
-	assert_int_equal(rig.calls[RIG_DISCONNECTED], 0);
+	assert_int_equal(rig.calls[RIG_LOST], 0);
 	end(&rig, pid);
 }
 
@@ -159,7 +159,7 @@ static void hang_long(const char *keepalive_ms, bool ask)
 	pid_t pid = begin(&rig, keepalive_ms);
 
 	for (unsigned i = 1; i <= 2; i++) {
-		unsigned started, disconnected = rig.calls[RIG_DISCONNECTED];
+		unsigned started, disconnected = rig.calls[RIG_LOST];
 
 		stop(pid);
 		rig.device->frontend.timeout_ms = 300; /* of this connection only */
@@ -167,8 +167,8 @@ static void hang_long(const char *keepalive_ms, bool ask)
 		rig_submit(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512);
 		if (ask)
 			vublk_device_refresh_config(rig.device);
-		turn_until(&rig, RIG_DISCONNECTED, disconnected + 1);
-		assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ETIMEDOUT);
+		turn_until(&rig, RIG_LOST, disconnected + 1);
+		assert_int_equal(rig.errors[RIG_LOST].code, ETIMEDOUT);
 		started = rig.calls[RIG_STARTED];
 		for (unsigned k = 0; k < 20; k++)
 			turn(&rig);
@@ -213,9 +213,9 @@ static void test_keepalive(void **state)
 	assert_true(vublk_frontend_is_idle(&rig.device->frontend));
 	rig_start(&rig, QUEUES);
 	rig.pump = NULL;
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
-	assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ETIMEDOUT);
-	assert_non_null(strstr(rig.errors[RIG_DISCONNECTED].text,
+	rig_wait(&rig, RIG_LOST, 1);
+	assert_int_equal(rig.errors[RIG_LOST].code, ETIMEDOUT);
+	assert_non_null(strstr(rig.errors[RIG_LOST].text,
 			       "the back-end did not answer GET_FEATURES within 30 ms"));
 	rig_end(&rig, &mock);
 }

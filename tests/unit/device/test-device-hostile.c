@@ -209,7 +209,7 @@ static void test_refusals(void **state)
 
 	rig_prepare(&rig, &mock, NULL);
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
-		unsigned disconnected = rig.calls[RIG_DISCONNECTED];
+		unsigned disconnected = rig.calls[RIG_LOST];
 
 		assert_int_equal(try_fault(&rig, &mock, MOCK_REFUSE, cases[i].request, 0, &error),
 				 cases[i].code);
@@ -217,7 +217,7 @@ static void test_refusals(void **state)
 			continue;
 		expect_sentence(&error, cases[i].request);
 		assert_non_null(strstr(error.text, "refused"));
-		assert_int_equal(rig.calls[RIG_DISCONNECTED], disconnected + 1);
+		assert_int_equal(rig.calls[RIG_LOST], disconnected + 1);
 	}
 	assert_int_equal(rig.calls[RIG_STARTED], 1);
 	rig_end(&rig, &mock);
@@ -236,7 +236,7 @@ static void test_refused_queue_is_named_and_undone(void **state)
 	assert_non_null(strstr(error.text,
 		"queue 1: the back-end refused SET_VRING_KICK (it answered 1)"));
 	assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], NUM_QUEUES);
-	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 	rig_end(&rig, &mock);
 }
 

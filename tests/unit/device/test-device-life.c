@@ -308,13 +308,13 @@ static void test_loss_in_each_state(void **state)
 		if (stage >= 3)
 			set_status(&rig, 0, NULL);
 		hang_up(&mock);
-		rig_wait(&rig, RIG_DISCONNECTED, 1);
-		assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ENOTCONN);
+		rig_wait(&rig, RIG_LOST, 1);
+		assert_int_equal(rig.errors[RIG_LOST].code, ENOTCONN);
 		assert_int_equal(rig.calls[RIG_STOPPED], stage ? 1 : 0);
-		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 		assert_int_equal(vublk_device_realize(rig.device, &error), -EBUSY);
 		assert_string_equal(error.text,
-				    "realizing is possible when the device is created; it is disconnected");
+				    "realizing is possible when the device is created; it is lost");
 		set_status(&rig, 0, NULL);
 		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -ENOTCONN);
 		vublk_device_unrealize(rig.device);
@@ -366,12 +366,12 @@ static void test_forced_shutdown(void **state)
 		mock_forget(&mock);
 		rig.pump = NULL; /* nothing is answered from here on */
 		assert_int_equal(vublk_device_force_shutdown(rig.device), 1);
-		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		rig_wait(&rig, RIG_LOST, 1);
 		assert_int_equal(rig.errors[RIG_STOPPED].code, ECANCELED);
-		assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ECANCELED);
+		assert_int_equal(rig.errors[RIG_LOST].code, ECANCELED);
 		rig.pump = mock_pump;
 		rig_settle(&rig);
-		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 		assert_int_equal(mock.num_connections, 0);
 		if (moment < 2)
 			assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], 0);

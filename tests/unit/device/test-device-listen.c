@@ -180,8 +180,8 @@ static void test_the_next_back_end(void **state)
 		rig_set_indices(&rig, i, (uint16_t)(7 + i), (uint16_t)(10 + i));
 	for (unsigned i = 1; i <= 3; i++) {
 		mock_hang_up(&mock);
-		rig_wait(&rig, RIG_DISCONNECTED, i);
-		expect_waiting(&rig, VUBLK_DEVICE_DISCONNECTED);
+		rig_wait(&rig, RIG_LOST, i);
+		expect_waiting(&rig, VUBLK_DEVICE_LOST);
 		mock_connect(&mock, path);
 		rig_wait(&rig, RIG_STARTED, 1 + i);
 		assert_int_equal(rig.calls[RIG_RECONNECTED], i);
@@ -204,8 +204,8 @@ static void test_a_smaller_offer(void **state)
 	features = mock.features;
 	mock.features &= ~VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
 	mock_connect(&mock, path); /* which is a hang-up first */
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
-	expect_waiting(&rig, VUBLK_DEVICE_DISCONNECTED);
+	rig_wait(&rig, RIG_LOST, 1);
+	expect_waiting(&rig, VUBLK_DEVICE_LOST);
 	assert_non_null(strstr(rig.last_word, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9)"));
 	mock.features = features;
 	mock_connect(&mock, path);
@@ -252,7 +252,7 @@ static void test_giving_up(void **state)
 	assert_non_null(strstr(rig.errors[RIG_GAVE_UP].text,
 			       "the device gave up reconnecting after 30 ms: no back-end has connected"));
 	mock_connect(&mock, path);
-	expect_waiting(&rig, VUBLK_DEVICE_DISCONNECTED);
+	expect_waiting(&rig, VUBLK_DEVICE_LOST);
 	vublk_device_unrealize(rig.device);
 	assert_int_equal(access(path, F_OK), -1);
 	rig_end(&rig, &mock);
@@ -335,7 +335,7 @@ static void test_vublk_serve_connects(void **state)
 		assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512), 0);
 		kill(pid, SIGKILL);
 		assert_int_equal(waitpid(pid, NULL, 0), pid);
-		rig_wait(&rig, RIG_DISCONNECTED, i);
+		rig_wait(&rig, RIG_LOST, i);
 	}
 	rig_end(&rig, &mock);
 }

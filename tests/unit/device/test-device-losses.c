@@ -290,7 +290,7 @@ static void lose(struct device_rig *rig, struct mock *mock, const struct phase *
 		 const struct mock_fault *way)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
-	unsigned disconnected = rig->calls[RIG_DISCONNECTED];
+	unsigned disconnected = rig->calls[RIG_LOST];
 	struct seen before;
 
 	complete_all(rig, mock);
@@ -305,7 +305,7 @@ static void lose(struct device_rig *rig, struct mock *mock, const struct phase *
 		step(rig, until);
 	mock->fault.kind = MOCK_NO_FAULT;
 	rig_settle(rig);
-	if (phase->enter != enter_realize && rig->calls[RIG_DISCONNECTED] == disconnected)
+	if (phase->enter != enter_realize && rig->calls[RIG_LOST] == disconnected)
 		fail_msg("the fault %d in %s was not met", way->kind,
 			 vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
 	expect_as_before(rig, mock, &before, phase);
@@ -378,7 +378,7 @@ static void test_connecting(void **state)
 			file = fopen(mock.path, "we");
 			fclose(file);
 		}
-		rig_wait(&rig, RIG_DISCONNECTED, 1 + way);
+		rig_wait(&rig, RIG_LOST, 1 + way);
 		for (unsigned i = 0; i < 20; i++)
 			step(&rig, UINT64_MAX);
 		if (way == 2)
@@ -558,11 +558,11 @@ static void lose_somehow(struct device_rig *rig, struct mock *mock, unsigned tur
 	mock->fault = next[turn % VUBLK_ARRAY_SIZE(next)];
 	if (turn % 7 == 0) {
 		mock_die(mock);
-		reach(rig, VUBLK_DEVICE_DISCONNECTED);
+		reach(rig, VUBLK_DEVICE_LOST);
 		mock_live_again(mock);
 	} else {
 		mock_hang_up(mock);
-		reach(rig, VUBLK_DEVICE_DISCONNECTED);
+		reach(rig, VUBLK_DEVICE_LOST);
 	}
 }
 
@@ -617,7 +617,7 @@ static void test_sealed_memory(void **state)
 	begin_with_open_memory(&rig, &mock);
 	assert_int_equal(fcntl(rig.memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);
 	mock_hang_up(&mock);
-	reach(&rig, VUBLK_DEVICE_DISCONNECTED);
+	reach(&rig, VUBLK_DEVICE_LOST);
 	reach(&rig, VUBLK_DEVICE_RUNNING);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
 	rig_end(&rig, &mock);
@@ -654,7 +654,7 @@ static void test_refusals_lengthen_the_pause(void **state)
 	mock_forget(&mock);
 	mock_hang_up(&mock);
 	for (unsigned refusals = 1; refusals < 9; refusals++) {
-		rig_wait(&rig, RIG_DISCONNECTED, 1 + refusals);
+		rig_wait(&rig, RIG_LOST, 1 + refusals);
 		assert_int_equal(reconnect->refusals, refusals);
 		assert_true(reconnect->pause_ms >= before && reconnect->pause_ms <= 16 * 2);
 		before = reconnect->pause_ms;
@@ -685,7 +685,7 @@ static void test_short_runs_lengthen_the_pause(void **state)
 	for (unsigned losses = 1; losses < 9; losses++) {
 		mock_forget(&mock);
 		mock_hang_up(&mock);
-		rig_wait(&rig, RIG_DISCONNECTED, losses);
+		rig_wait(&rig, RIG_LOST, losses);
 		/* The first loss follows the first connection, which was no try to reconnect. */
 		assert_int_equal(reconnect->short_runs, losses - 1);
 		assert_int_equal(reconnect->pause_ms, 2u << (losses > 1 ? losses - 2 : 0));

@@ -149,13 +149,13 @@ static void test_all_is_given_up_by_hanging_up(void **state)
 	rig_begin(&rig, &mock, "1");
 	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is none */
 	rig_settle(&rig);
-	assert_int_equal(rig.calls[RIG_DISCONNECTED], 0);
+	assert_int_equal(rig.calls[RIG_LOST], 0);
 	rig_start(&rig, 1);
 	rig_stop(&rig);
 	mock_forget(&mock);
 	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0);
 	rig_wait(&rig, RIG_RECONNECTED, 1);
-	assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ECANCELED);
+	assert_int_equal(rig.errors[RIG_LOST].code, ECANCELED);
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);
 	assert_int_equal(rig.calls[RIG_MEMORY_CHANGED], 0);
 	rig_start(&rig, 1);

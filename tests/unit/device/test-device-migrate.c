@@ -174,7 +174,7 @@ static void run_guest(struct side *side, unsigned requests)
 /* ... and until its disk is gone. */
 static void run_guest_until_lost(struct side *side)
 {
-	while (!side->rig.calls[RIG_DISCONNECTED]) {
+	while (!side->rig.calls[RIG_LOST]) {
 		migrant_submit(&side->guest);
 		if (!migrant_collect(&side->guest))
 			wait_for_news(side);
@@ -307,7 +307,7 @@ static void stop_guest(struct side *side, enum way way)
 		migrant_submit(&side->guest);
 	if (way == KILLED || way == DIED) {
 		end_serve(side, SIGKILL);
-		rig_wait(&side->rig, RIG_DISCONNECTED, 1);
+		rig_wait(&side->rig, RIG_LOST, 1);
 		wait_for_lock(side); /* what it had given to the kernel is done */
 		vublk_device_set_vm_running(side->rig.device, false);
 		return;

@@ -232,8 +232,8 @@ static void test_refused(void **state)
 		mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE,
 						  .request = VUBLK_VU_SET_VRING_KICK };
 		exchange(&rig, &kinds[0], 1);
-		rig_wait(&rig, RIG_DISCONNECTED, 1);
-		assert_non_null(strstr(rig.errors[RIG_DISCONNECTED].text,
+		rig_wait(&rig, RIG_LOST, 1);
+		assert_non_null(strstr(rig.errors[RIG_LOST].text,
 				       "queue 1, whose ring runs, cannot have another descriptor: the "
 				       "back-end refused SET_VRING_KICK (it answered 1)"));
 		if (reconnect) {
@@ -254,7 +254,7 @@ static void test_lost_on_the_way(void **state)
 	rig_start(&rig, QUEUES);
 	exchange(&rig, &kinds[1], 1);
 	mock_hang_up(&mock);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	assert_int_equal(exchange(&rig, &kinds[0], 1), 0);
 	rig_wait(&rig, RIG_STARTED, 2);
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++) {

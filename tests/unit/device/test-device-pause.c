@@ -202,7 +202,7 @@ static void test_pause_during_a_memory_change(void **state)
  */
 static void test_loss_while_paused(void **state)
 {
-	enum { STOPPED, STOPPING, DISCONNECTED, RECONNECTING, MOMENTS };
+	enum { STOPPED, STOPPING, LOST, RECONNECTING, MOMENTS };
 
 	for (unsigned moment = 0; moment < MOMENTS; moment++) {
 		struct mock mock;
@@ -218,11 +218,11 @@ static void test_loss_while_paused(void **state)
 		if (moment == STOPPED)
 			rig_wait(&rig, RIG_STOPPED, 1);
 		mock_hang_up(&mock);
-		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		rig_wait(&rig, RIG_LOST, 1);
 		while (moment == RECONNECTING &&
 		       vublk_device_state(rig.device) != VUBLK_DEVICE_RECONNECTING)
 			vublk_device_process(rig.device);
-		if (moment >= DISCONNECTED)
+		if (moment >= LOST)
 			assert_int_equal(pause_vm(&rig), 0);
 		rig_wait(&rig, RIG_RECONNECTED, 1);
 		rig_settle(&rig);
@@ -251,7 +251,7 @@ static void test_outstanding_requests(void **state)
 	assert_false(vublk_device_is_tracked(rig.device));
 	rig_set_indices(&rig, 1, 7, 9);
 	mock_hang_up(&mock);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	pause_vm(&rig);
 	rig_wait(&rig, RIG_RECONNECTED, 1);
 	rig_settle(&rig);

@@ -263,11 +263,11 @@ static void daemon_dies(const struct peer *peer)
 	rig_realize(&rig);
 	rig_start(&rig, 1);
 	kill(pid, SIGKILL);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	assert_int_equal(rig.calls[RIG_STOPPED], 1);
 	assert_int_equal(rig.errors[RIG_STOPPED].code, ENOTCONN);
-	assert_int_equal(rig.errors[RIG_DISCONNECTED].code, ENOTCONN);
-	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+	assert_int_equal(rig.errors[RIG_LOST].code, ENOTCONN);
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 	rig_deinit(&rig);
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
@@ -418,7 +418,7 @@ static void test_serve_requests_in_flight(void **state)
 		expect_on_disk((uint8_t)i);
 	}
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
-	assert_int_equal(rig.calls[RIG_DISCONNECTED], 3 * (2 * DEPTH + 1));
+	assert_int_equal(rig.calls[RIG_LOST], 3 * (2 * DEPTH + 1));
 	rig_stop(&rig);
 	rig_deinit(&rig);
 	end_serve(pid);

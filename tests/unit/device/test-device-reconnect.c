@@ -68,7 +68,7 @@ static void test_loss_in_each_state(void **state)
 		if (stage >= 3)
 			vublk_device_set_status(rig.device, 0, NULL);
 		mock_hang_up(&mock);
-		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		rig_wait(&rig, RIG_LOST, 1);
 		assert_int_equal(rig.calls[RIG_STOPPED], stage ? 1 : 0);
 		rig_wait(&rig, RIG_RECONNECTED, 1);
 		if (stage == 1 || stage == 2)
@@ -253,7 +253,7 @@ static void test_too_few_memory_slots(void **state)
 	begin_running(&rig, &mock, "1");
 	good = mock;
 	mock_die(&mock);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	regions[0] = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig.memfd, 0 };
 	for (unsigned i = 1; i < VUBLK_ARRAY_SIZE(regions); i++)
 		regions[i] = (struct vublk_memory_region){ i * 4096, 4096, rig.memfd, 0 };
@@ -353,7 +353,7 @@ static unsigned late_used;
 /* The driver goes on while nobody is there; perhaps a back-end does that was not dead. */
 static void add_requests(struct device_rig *rig, enum rig_callback callback)
 {
-	if (callback == RIG_DISCONNECTED)
+	if (callback == RIG_LOST)
 		rig_set_indices(rig, 1, (uint16_t)(8 + late_used), 11);
 }
 
@@ -597,7 +597,7 @@ static void test_the_driver_goes_on(void **state)
 
 	begin_running(&rig, &mock, "1");
 	mock_die(&mock);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, &error), -EBUSY);
 	assert_string_equal(error.text, "setting up a queue is possible after a reset: the rings go "
 					"on when there is a back-end again");
@@ -632,7 +632,7 @@ static void test_a_new_socket_wakes(void **state)
 	begin_running(&rig, &mock, has_inotify() ? "3600000" : "10");
 	for (unsigned i = 1; i <= 3; i++) {
 		mock_die(&mock);
-		rig_wait(&rig, RIG_DISCONNECTED, i);
+		rig_wait(&rig, RIG_LOST, i);
 		if (rig.device->reconnect.watch.loop) {
 			rig_settle(&rig);
 			vublk_loop_timer_disarm(&rig.device->connect_timer);
@@ -660,7 +660,7 @@ static void test_giving_up(void **state)
 	assert_int_equal(rig.errors[RIG_GAVE_UP].code, ENOENT);
 	assert_non_null(strstr(rig.errors[RIG_GAVE_UP].text,
 			       "the device gave up reconnecting after 40 ms: there is no socket"));
-	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_DISCONNECTED);
+	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 	vublk_device_set_status(rig.device, 0, NULL);
 	rig_set_up(&rig, 1);
 	assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, &error),
@@ -711,7 +711,7 @@ static void unrealize_hook(struct device_rig *rig, enum rig_callback callback)
 
 static void test_unrealize_in_callbacks(void **state)
 {
-	const enum rig_callback callbacks[] = { RIG_STOPPED, RIG_DISCONNECTED, RIG_RECONNECTED,
+	const enum rig_callback callbacks[] = { RIG_STOPPED, RIG_LOST, RIG_RECONNECTED,
 						RIG_CONFIG_CHANGED, RIG_NEEDS_RESET, RIG_GAVE_UP };
 
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(callbacks); i++) {

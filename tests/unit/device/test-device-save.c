@@ -403,7 +403,7 @@ static void test_saved_without_a_back_end(void **state)
 		}
 		rig_start(&rig, QUEUES);
 		mock_die(&mock);
-		rig_wait(&rig, RIG_DISCONNECTED, 1);
+		rig_wait(&rig, RIG_LOST, 1);
 		save(&rig, &saved);
 		rig_end(&rig, &mock);
 		begin_paused(&rig, &mock);
@@ -430,7 +430,7 @@ static void test_loaded_without_a_back_end(void **state)
 	make_saved(&saved);
 	begin_paused(&rig, &mock);
 	mock_die(&mock);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
+	rig_wait(&rig, RIG_LOST, 1);
 	load_well(&rig, &saved, 0);
 	bring_memory(&rig);
 	vublk_device_set_vm_running(rig.device, true);
@@ -455,8 +455,8 @@ static void test_a_write_cache_that_cannot_be_restored(void **state)
 	begin_paused(&rig, &mock);
 	mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE, .request = VUBLK_VU_SET_CONFIG };
 	load_well(&rig, &saved, 0);
-	rig_wait(&rig, RIG_DISCONNECTED, 1);
-	assert_non_null(strstr(rig.errors[RIG_DISCONNECTED].text, "the write cache cannot be set"));
+	rig_wait(&rig, RIG_LOST, 1);
+	assert_non_null(strstr(rig.errors[RIG_LOST].text, "the write cache cannot be set"));
 	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN], 0);
 	rig_wait(&rig, RIG_RECONNECTED, 1); /* at the second attempt it does */
 	assert_int_equal(mock.config[32], 0);

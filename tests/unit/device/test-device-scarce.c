@@ -108,7 +108,7 @@ static int live(struct device_rig *rig, struct mock *mock, struct scarcity *scar
 	assert_int_equal(vublk_device_set_status(rig->device, VIRTIO_CONFIG_S_DRIVER_OK, error), 0);
 	work_while(rig, mock, scarcity, VUBLK_DEVICE_STARTING);
 	work_while(rig, mock, scarcity, VUBLK_DEVICE_STOPPING);
-	*error = rig->errors[RIG_DISCONNECTED];
+	*error = rig->errors[RIG_LOST];
 	if (vublk_device_state(rig->device) != VUBLK_DEVICE_RUNNING)
 		return error->code;
 	regions[0] = (struct vublk_memory_region){ RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig->memfd, 0 };
@@ -119,7 +119,7 @@ static int live(struct device_rig *rig, struct mock *mock, struct scarcity *scar
 	if (r < 0)
 		return -r;
 	work(rig, mock, scarcity);
-	*error = rig->errors[RIG_DISCONNECTED];
+	*error = rig->errors[RIG_LOST];
 	if (vublk_device_state(rig->device) != VUBLK_DEVICE_RUNNING)
 		return error->code;
 	assert_int_equal(vublk_device_set_status(rig->device, 0, NULL), 0);
@@ -207,7 +207,7 @@ static void test_without_inotify(void **state)
 	assert_int_equal(rig.num_unwatched, 0);
 	for (unsigned i = 1; i <= 2; i++) {
 		mock_die(&mock);
-		rig_wait(&rig, RIG_DISCONNECTED, i);
+		rig_wait(&rig, RIG_LOST, i);
 		for (unsigned turns = 0; turns < 5; turns++)
 			rig_turn(&rig, 1000);
 		mock_live_again(&mock);

@@ -221,7 +221,7 @@ static const char *const state_sentences[VUBLK_DEVICE_NUM_STATES] = {
 	[VUBLK_DEVICE_RUNNING] = "The back-end works on the rings.",
 	[VUBLK_DEVICE_STOPPING] = "The rings are being taken back; requests that had begun are "
 				  "completed.",
-	[VUBLK_DEVICE_DISCONNECTED] = "The back-end is gone; what the driver set up is kept until "
+	[VUBLK_DEVICE_LOST] = "The connection to the back-end ended; what the driver set up is kept until "
 				      "unrealize. With `reconnect-ms` another is looked for, with "
 				      "`server` it is waited for.",
 	[VUBLK_DEVICE_RECONNECTING] = "Negotiating with the back-end that was found, and holding "

@@ -450,7 +450,7 @@ static void test_a_reset_that_takes_long(void **state)
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	assert_int_not_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 0);
 	assert_non_null(strstr(rig.last_word, "keeps the driver waiting"));
-	vfio_expect_state(&rig, VUBLK_DEVICE_DISCONNECTED);
+	vfio_expect_state(&rig, VUBLK_DEVICE_LOST);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1) & 0xf, 0);
 	vfio_deinit(&rig);
 }
@@ -543,7 +543,7 @@ static void test_a_back_end_that_comes_back(void **state)
 	vfio_map_guest(&rig);
 	vfio_drive(&rig, 1);
 	mock_hang_up(&rig.mock);
-	vfio_expect_state(&rig, VUBLK_DEVICE_DISCONNECTED);
+	vfio_expect_state(&rig, VUBLK_DEVICE_LOST);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 15);
 	vfio_expect_state(&rig, VUBLK_DEVICE_RUNNING);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 15);

@@ -263,7 +263,7 @@ static void test_a_reset_without_a_back_end(void **state)
 	common_write(&rig, VIRTIO_PCI_COMMON_STATUS, 0);
 	assert_true(vublk_virtio_pci_is_busy(rig.pci));
 	mock_hang_up(&rig.mock);
-	expect_state(&rig, VUBLK_DEVICE_DISCONNECTED);
+	expect_state(&rig, VUBLK_DEVICE_LOST);
 	assert_false(vublk_virtio_pci_is_busy(rig.pci));
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_STATUS), 0);
 	pci_rig_deinit(&rig);

@@ -26,7 +26,6 @@ SEPARATOR = '\0'
 # Folders and files whose wording is not done yet, each with the reason. Remove an entry
 # as soon as it passes.
 PENDING = {
-    'docs/benchmarks.md': 'not reviewed yet',
     'docs/device-states.md': 'not reviewed yet',
     'docs/relay.md': 'not reviewed yet',
     'docs/vfio-user.md': 'not reviewed yet',

@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* See the header. */
+/*
+ * Sending and receiving on a stream socket; see the header. What a channel keeps for a slow
+ * peer is in the channel of each protocol.
+ *
+ * Key idea: the kernel may deliver a message in pieces of any size, and descriptors arrive
+ * with a byte of their message. So a receive never asks for bytes beyond the current message.
+ */
 #include "proto/stream.h"
 
+#include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/uio.h>
 
@@ -27,72 +33,114 @@ ssize_t vublk_stream_send(int fd, const struct msghdr *msg)
 	return n < 0 ? -errno : n;
 }
 
-/* --- receiving -------------------------------------------------------------- */
+/* --- descriptors ----------------------------------------------------------------------------- */
 
-static int receive_failed(int code, const char *peer, struct vublk_error *error)
+/* Stores the received descriptors, closes those without room, and returns how many arrived. */
+static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, struct msghdr *msg)
 {
-	if (code && code != ECONNRESET && code != EPIPE && code != ENOTCONN)
-		return vublk_error_set_errno(error, code, "cannot receive from the %s", peer);
-	return vublk_error_set(error, ENOTCONN, "the %s %s the connection", peer,
-			       code ? "reset" : "closed");
-}
-
-/* Puts what came where it belongs; returns how many came, closing the surplus. */
-static unsigned take_fds(const struct vublk_stream_fds *fds, struct msghdr *msg)
-{
-	unsigned came = 0;
+	unsigned arrived = 0;
 
 	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
 		size_t count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
 		if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
 			continue;
-		for (size_t i = 0; i < count; i++, came++) {
+		for (size_t i = 0; i < count; i++, arrived++) {
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(fd), sizeof(fd));
-			if (*fds->num_fds < fds->max)
-				fds->fds[(*fds->num_fds)++] = fd;
+			if (*place->num_fds < max)
+				place->fds[(*place->num_fds)++] = fd;
 			else
 				vublk_fd_close(&fd);
 		}
 	}
-	return came;
+	return arrived;
 }
 
 /*
- * The kernel drops descriptors for want of room in the control buffer or in this
- * process's table. In the first case the buffer is full of those that came.
+ * The kernel drops descriptors if the control buffer or this process's table is full. In the
+ * first case `max` of them have arrived, because the buffer has room for so many.
  */
-static int check_fds(unsigned before, unsigned came, unsigned max, bool truncated,
-		     const char *peer, struct vublk_error *error)
+static int check_fds(unsigned before, unsigned arrived, bool is_truncated,
+		     const struct vublk_stream_format *format, struct vublk_error *error)
 {
-	if (truncated && came < max)
+	if (is_truncated && arrived < format->max_fds)
 		return vublk_error_set(error, EMFILE,
 				       "file descriptors that the %s sent were lost, probably "
 				       "because this process has too many open; "
-				       "raise its limit (ulimit -n)", peer);
-	if (truncated || before + came > max)
+				       "raise its limit (ulimit -n)", format->peer);
+	if (is_truncated || before + arrived > format->max_fds)
 		return vublk_error_set(error, EPROTO,
-				       "a message came with more than %u file descriptors", max);
+				       "a message came with more than %u file descriptors",
+				       format->max_fds);
 	return 0;
 }
 
-ssize_t vublk_stream_receive(int fd, struct iovec part, const struct vublk_stream_fds *fds,
-			     const char *peer, struct vublk_error *error)
+/* --- receiving -------------------------------------------------------------------------------- */
+
+/* Adds to the end of a connection where in a message it was. */
+static int connection_ended(const char *what, const struct vublk_stream_format *format,
+			    const struct vublk_stream_reader *reader, const void *header,
+			    struct vublk_error *error)
+{
+	char name[80];
+
+	if (!reader->header_bytes)
+		return vublk_error_set(error, ENOTCONN, "the %s %s the connection", format->peer,
+				       what);
+	if (reader->header_bytes < format->header_bytes)
+		return vublk_error_set(error, ENOTCONN,
+				       "the %s %s the connection inside a message, after %zu of the "
+				       "%zu bytes of its header", format->peer, what,
+				       reader->header_bytes, format->header_bytes);
+	format->name(header, name, sizeof(name));
+	return vublk_error_set(error, ENOTCONN,
+			       "the %s %s the connection inside %s, after %zu of the %zu bytes of "
+			       "its payload", format->peer, what, name, reader->payload_bytes,
+			       reader->expected_bytes);
+}
+
+static int receive_failed(int code, const struct vublk_stream_format *format,
+			  const struct vublk_stream_reader *reader, const void *header,
+			  struct vublk_error *error)
+{
+	if (code && code != ECONNRESET && code != EPIPE && code != ENOTCONN)
+		return vublk_error_set_errno(error, code, "cannot receive from the %s",
+					     format->peer);
+	return connection_ended(code ? "reset" : "closed", format, reader, header, error);
+}
+
+/* The missing rest of the header, or else of the payload. */
+static struct iovec missing_part(const struct vublk_stream_format *format,
+				 const struct vublk_stream_reader *reader,
+				 const struct vublk_stream_place *place)
+{
+	if (reader->header_bytes < format->header_bytes)
+		return (struct iovec){ (char *)place->header + reader->header_bytes,
+				       format->header_bytes - reader->header_bytes };
+	return (struct iovec){ (char *)place->payload + reader->payload_bytes,
+			       reader->expected_bytes - reader->payload_bytes };
+}
+
+/* Receives bytes of that part and their descriptors. Returns the bytes; 0: none have arrived. */
+static ssize_t receive(int fd, const struct vublk_stream_format *format,
+		       const struct vublk_stream_reader *reader,
+		       const struct vublk_stream_place *place, struct vublk_error *error)
 {
 	union {
 		struct cmsghdr align;
 		char bytes[CMSG_SPACE(sizeof(int) * VUBLK_STREAM_MAX_FDS)];
 	} control;
-	/* Room for exactly the descriptors that there may be: what does not fit is surplus. */
+	struct iovec part = missing_part(format, reader, place);
+	/* The room is for exactly max_fds descriptors, so that the kernel reports a surplus. */
 	struct msghdr msg = {
 		.msg_iov = &part,
 		.msg_iovlen = 1,
 		.msg_control = &control,
-		.msg_controllen = CMSG_SPACE(sizeof(int) * fds->max),
+		.msg_controllen = CMSG_SPACE(sizeof(int) * format->max_fds),
 	};
-	unsigned before = *fds->num_fds, came;
+	unsigned before = *place->num_fds, arrived;
 	ssize_t n;
 	int r;
 
@@ -102,8 +150,81 @@ ssize_t vublk_stream_receive(int fd, struct iovec part, const struct vublk_strea
 	if (n < 0 && errno == EAGAIN)
 		return 0;
 	if (n <= 0)
-		return receive_failed(n < 0 ? errno : 0, peer, error);
-	came = take_fds(fds, &msg);
-	r = check_fds(before, came, fds->max, msg.msg_flags & MSG_CTRUNC, peer, error);
+		return receive_failed(n < 0 ? errno : 0, format, reader, place->header, error);
+	arrived = store_fds(place, format->max_fds, &msg);
+	r = check_fds(before, arrived, msg.msg_flags & MSG_CTRUNC, format, error);
 	return r < 0 ? r : n;
+}
+
+/* The header is complete: takes the size of the payload from it. */
+static int begin_payload(const struct vublk_stream_format *format,
+			 struct vublk_stream_reader *reader, const void *header,
+			 struct vublk_error *error)
+{
+	ssize_t bytes = format->payload_bytes(header, error);
+
+	if (bytes < 0)
+		return (int)bytes;
+	if ((size_t)bytes > format->max_payload_bytes)
+		return vublk_error_set(error, EPROTO, "a payload of %zd bytes; at most %zu are possible",
+				       bytes, format->max_payload_bytes);
+	reader->expected_bytes = (size_t)bytes;
+	return 0;
+}
+
+static bool is_complete(const struct vublk_stream_format *format,
+			const struct vublk_stream_reader *reader)
+{
+	return reader->header_bytes == format->header_bytes &&
+	       reader->payload_bytes == reader->expected_bytes;
+}
+
+/* Returns 1 if bytes have arrived, else 0. */
+static int advance(int fd, const struct vublk_stream_format *format,
+		   struct vublk_stream_reader *reader, const struct vublk_stream_place *place,
+		   struct vublk_error *error)
+{
+	ssize_t n = receive(fd, format, reader, place, error);
+	int r = 0;
+
+	if (n <= 0)
+		return (int)n;
+	if (reader->header_bytes == format->header_bytes) {
+		reader->payload_bytes += (size_t)n;
+		return 1;
+	}
+	reader->header_bytes += (size_t)n;
+	if (reader->header_bytes == format->header_bytes)
+		r = begin_payload(format, reader, place->header, error);
+	return r < 0 ? r : 1;
+}
+
+int vublk_stream_read(int fd, const struct vublk_stream_format *format,
+		      struct vublk_stream_reader *reader, const struct vublk_stream_place *place,
+		      struct vublk_error *error)
+{
+	int r;
+
+	if (fd < 0)
+		return vublk_error_set(error, ENOTCONN, "the connection is closed");
+	if (reader->failure)
+		return vublk_error_set(error, reader->failure,
+				       "nothing more is received after an earlier failure");
+	do {
+		r = advance(fd, format, reader, place, error);
+		if (r < 0) {
+			reader->failure = -r;
+			vublk_fd_close_all(place->fds, *place->num_fds);
+			*place->num_fds = 0;
+		}
+		if (r <= 0)
+			return r;
+	} while (!is_complete(format, reader));
+	*reader = (struct vublk_stream_reader){ 0 };
+	return 1;
+}
+
+size_t vublk_stream_reader_bytes(const struct vublk_stream_reader *reader)
+{
+	return reader->header_bytes + reader->payload_bytes;
 }

@@ -3,39 +3,72 @@
 #define VUBLK_PROTO_STREAM_H
 
 /*
- * Bytes and descriptors over a stream socket, whatever protocol they are of: what a
- * channel of each protocol does with the kernel. Never blocks.
+ * Messages and descriptors on a stream socket, for the channel of each protocol. A message is
+ * a header of fixed size, which gives its length, and a payload. The meaning of a message
+ * is not known here.
+ *
+ * Key idea: all bytes of a peer are received in one place, vublk_stream_read(). The format of
+ * a protocol supplies the sizes and the check of the header. No call blocks.
  */
 
 #include <vublk/error.h>
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
 #define VUBLK_STREAM_MAX_FDS 16 /* the most that any protocol here sends with a message */
 
-/* Where a message's descriptors go; one that has no room is closed. */
-struct vublk_stream_fds {
-	int *fds;
-	unsigned *num_fds; /* that are there already */
-	unsigned max;      /* at most VUBLK_STREAM_MAX_FDS */
+/* The messages of a protocol. */
+struct vublk_stream_format {
+	const char *peer; /* the other end's name in errors */
+	size_t header_bytes;
+	size_t max_payload_bytes;
+	unsigned max_fds; /* per message; at most VUBLK_STREAM_MAX_FDS */
+	/* The payload's bytes by a complete header, or a negative errno: no such message exists. */
+	ssize_t (*payload_bytes)(const void *header, struct vublk_error *error);
+	/* Writes the message's name to `text`, as in "the peer disconnected inside NAME". */
+	void (*name)(const void *header, char *text, size_t text_bytes);
+};
+
+/* Where a message is received; borrowed. */
+struct vublk_stream_place {
+	void *header;
+	void *payload; /* of max_payload_bytes */
+	int *fds;      /* of max_fds */
+	unsigned *num_fds;
+};
+
+/* How much of a message has been received. Zeroed: nothing yet. */
+struct vublk_stream_reader {
+	size_t header_bytes, payload_bytes; /* received so far */
+	size_t expected_bytes;              /* of the payload, once the header is complete */
+	int failure;                        /* errno value that ended receiving; 0: none */
 };
 
 /* Makes the socket non-blocking and CLOEXEC. */
 void vublk_stream_init(int fd);
 
-/* How many bytes the socket took, or a negative errno; -EAGAIN: none. */
+/* Returns the number of bytes sent, or a negative errno; -EAGAIN: the socket is full. */
 ssize_t vublk_stream_send(int fd, const struct msghdr *msg);
 
 /*
- * Receives up to `part`, never more, for the descriptors of what follows would come with
- * it. `peer` is what the sentences call the other end. How many bytes came; 0: none yet;
- * -ENOTCONN: it closed or reset the connection, and the sentence says which, and no more;
- * -EPROTO: more descriptors than there may be; -EMFILE: descriptors were lost, for this
- * process has no room for them; or what the kernel says. The descriptors that came with
- * an error are in `fds`, too.
+ * Receives the next part of a message, and never more than one message, because the
+ * descriptors of the next one would arrive with its first byte. Returns 1 when the message is
+ * complete, and the reader is ready for the next one; 0 if the rest has not arrived.
+ *
+ * ENOTCONN: the socket is closed (`fd` -1), or the peer closed or reset the connection;
+ * EPROTO: a header without a message, or too many descriptors; EMFILE: descriptors were lost
+ * because this process has no room for them; or another errno of the kernel. After a failure
+ * the descriptors are closed, and every further call fails, because the position of the next
+ * message is unknown.
  */
-ssize_t vublk_stream_receive(int fd, struct iovec part, const struct vublk_stream_fds *fds,
-			     const char *peer, struct vublk_error *error);
+int vublk_stream_read(int fd, const struct vublk_stream_format *format,
+		      struct vublk_stream_reader *reader, const struct vublk_stream_place *place,
+		      struct vublk_error *error);
+
+/* The bytes of the incomplete message that have been received. */
+size_t vublk_stream_reader_bytes(const struct vublk_stream_reader *reader);
 
 #endif

@@ -127,7 +127,7 @@ static int take_command(struct vublk_vfio_user *bus)
 	int r = vublk_vfio_channel_receive(&bus->channel, &bus->command, &error);
 
 	bus->next_write = 0;
-	vublk_message_timeout_note(&bus->message_timeout, r > 0, bus->channel.in_bytes);
+	vublk_message_timeout_note(&bus->message_timeout, r > 0, vublk_stream_reader_bytes(&bus->channel.reader));
 	if (r < 0 && error.code == ENOTCONN)
 		vublk_vfio_user_client_disconnect(bus, &error);
 	else if (r < 0)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A server's vfio-user channel: whole messages over a stream socket that may give and
- * take them in pieces of any size. It knows the header and no more of a message.
+ * A server's vfio-user channel: receives whole commands and sends replies on a stream socket.
+ * It knows the header of a message and nothing of its meaning. Receiving pieces is in
+ * src/proto/stream.c.
  *
- * The idea to read it by: a descriptor travels with a byte of its message, so a
- * receiver never reads beyond the end of a message, for the descriptors of the next
- * would come with it. Replies carry no descriptors: what waits of them is bytes.
+ * Key idea: replies carry no descriptors, so the replies that wait for a slow client are a
+ * buffer of bytes, and nothing is allocated.
  *
  * Specification: "Header".
  */
@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -33,8 +34,7 @@ void vublk_vfio_channel_init(struct vublk_vfio_channel *channel, int fd)
 {
 	channel->fd = fd;
 	channel->in.num_fds = 0;
-	channel->in_bytes = 0;
-	channel->in_error = 0;
+	channel->reader = (struct vublk_stream_reader){ 0 };
 	channel->out_begin = 0;
 	channel->out_end = 0;
 	vublk_stream_init(fd);
@@ -59,11 +59,11 @@ static int send_failed(int code, struct vublk_error *error)
 {
 	if (code == EPIPE || code == ECONNRESET || code == ENOTCONN)
 		return vublk_error_set(error, ENOTCONN,
-				       "the client closed the connection while it was sent a reply");
+				       "the client closed the connection while a reply was sent to it");
 	return vublk_error_set_errno(error, code, "cannot send a reply to the client");
 }
 
-/* How many bytes the socket took, 0 if none, or -errno. */
+/* Returns how many bytes the socket accepted, or a negative errno. */
 static ssize_t send_bytes(int fd, struct iovec *iov, size_t num_iov)
 {
 	const struct msghdr msg = { .msg_iov = iov, .msg_iovlen = num_iov };
@@ -99,7 +99,7 @@ static void keep(struct vublk_vfio_channel *channel, const void *bytes, size_t c
 	channel->out_end += count;
 }
 
-/* Keeps the bytes of a reply from `sent` on. */
+/* Keeps the bytes of a reply after the first `sent`. */
 static int keep_rest(struct vublk_vfio_channel *channel, const struct vublk_vfio_header *header,
 		     const void *payload, size_t sent, struct vublk_error *error)
 {
@@ -138,84 +138,41 @@ int vublk_vfio_channel_send(struct vublk_vfio_channel *channel,
 
 /* --- receiving ------------------------------------------------------------------------ */
 
-/* To the end of a connection it is added where in a message that was. */
-static int receive_failed(const struct vublk_vfio_channel *channel, const struct vublk_error *what,
-			  struct vublk_error *error)
+static ssize_t payload_bytes(const void *header, struct vublk_error *error)
 {
-	const struct vublk_vfio_header *header = &channel->in.header;
+	int r = vublk_vfio_check_header(header, error);
 
-	if (what->code != ENOTCONN || !channel->in_bytes)
-		return vublk_error_set(error, what->code, "%s", what->text);
-	if (channel->in_bytes < HEADER_BYTES)
-		return vublk_error_set(error, ENOTCONN,
-				       "%s inside a message, after %zu of the %zu bytes of its header",
-				       what->text, channel->in_bytes, HEADER_BYTES);
-	return vublk_error_set(error, ENOTCONN,
-			       "%s inside %s (command %u), after %zu of its %u bytes", what->text,
-			       vublk_vfio_command_name(header->command), header->command,
-			       channel->in_bytes, header->size);
+	return r < 0 ? r : (ssize_t)vublk_vfio_payload_bytes(header);
 }
 
-/* What is still missing of the header, or else of the payload. */
-static struct iovec missing_part(struct vublk_vfio_channel *channel)
+static void name(const void *opaque, char *text, size_t text_bytes)
 {
-	size_t have = channel->in_bytes;
+	const struct vublk_vfio_header *header = opaque;
 
-	if (have < HEADER_BYTES)
-		return (struct iovec){ (char *)&channel->in.header + have, HEADER_BYTES - have };
-	return (struct iovec){ channel->in.payload.bytes + have - HEADER_BYTES,
-			       channel->in.header.size - have };
+	snprintf(text, text_bytes, "%s (command %u)", vublk_vfio_command_name(header->command),
+		 header->command);
 }
 
-/* 1: some bytes came; 0: not yet. */
-static int receive_bytes(struct vublk_vfio_channel *channel, struct vublk_error *error)
-{
-	const struct vublk_stream_fds fds = { channel->in.fds, &channel->in.num_fds,
-					      VUBLK_VFIO_MAX_FDS };
-	struct vublk_error what;
-	ssize_t n = vublk_stream_receive(channel->fd, missing_part(channel), &fds, "client",
-					 &what);
-	int r = 0;
-
-	if (n < 0)
-		return receive_failed(channel, &what, error);
-	if (!n)
-		return 0;
-	channel->in_bytes += (size_t)n;
-	if (channel->in_bytes == HEADER_BYTES)
-		r = vublk_vfio_check_header(&channel->in.header, error);
-	return r < 0 ? r : 1;
-}
-
-static bool is_whole(const struct vublk_vfio_channel *channel)
-{
-	return channel->in_bytes >= HEADER_BYTES && channel->in_bytes == channel->in.header.size;
-}
+static const struct vublk_stream_format format = {
+	.peer = "client",
+	.header_bytes = HEADER_BYTES,
+	.max_payload_bytes = VUBLK_VFIO_MAX_PAYLOAD_BYTES,
+	.max_fds = VUBLK_VFIO_MAX_FDS,
+	.payload_bytes = payload_bytes,
+	.name = name,
+};
 
 int vublk_vfio_channel_receive(struct vublk_vfio_channel *channel,
 			       struct vublk_vfio_message **message, struct vublk_error *error)
 {
+	const struct vublk_stream_place place = { &channel->in.header, &channel->in.payload,
+						  channel->in.fds, &channel->in.num_fds };
 	int r;
 
-	if (channel->fd < 0)
-		return vublk_error_set(error, ENOTCONN, "the connection is closed");
-	if (channel->in_error)
-		return vublk_error_set(error, channel->in_error,
-				       "nothing more is received after an earlier failure");
-	if (is_whole(channel)) { /* the last one; it has been dealt with */
+	if (!vublk_stream_reader_bytes(&channel->reader)) /* `in` is still the previous message */
 		vublk_vfio_message_deinit(&channel->in);
-		channel->in_bytes = 0;
-	}
-	do {
-		r = receive_bytes(channel, error);
-		if (r < 0) {
-			channel->in_error = -r;
-			channel->in_bytes = 0;
-			vublk_vfio_message_deinit(&channel->in);
-		}
-		if (r <= 0)
-			return r;
-	} while (!is_whole(channel));
-	*message = &channel->in;
-	return 1;
+	r = vublk_stream_read(channel->fd, &format, &channel->reader, &place, error);
+	if (r > 0)
+		*message = &channel->in;
+	return r;
 }

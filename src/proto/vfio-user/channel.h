@@ -2,63 +2,60 @@
 #ifndef VUBLK_PROTO_VFIO_USER_CHANNEL_H
 #define VUBLK_PROTO_VFIO_USER_CHANNEL_H
 
+#include "proto/stream.h"
 #include "proto/vfio-user/codec.h"
 
 /*
- * The server's end of a vfio-user socket: whole commands in, whole replies out,
- * whatever pieces the socket makes of them. Never blocks. One thread. Nothing is
- * allocated: a message is received into the channel, and the replies that a client
- * does not read wait in it, up to a limit that the server keeps within by taking no
- * further command meanwhile.
+ * The server's end of a vfio-user socket, which receives whole commands and sends replies.
+ * No call blocks; all calls come from one thread. Nothing is allocated: commands are received
+ * into the channel, and replies wait in it for a client that does not read. Their buffer
+ * never overflows if the server takes no further command while a reply waits.
  */
 
-/* Room for the largest reply and for many small ones. */
+/* Room for the largest reply, or for many small ones. */
 #define VUBLK_VFIO_CHANNEL_OUT_BYTES 16384
 
 struct vublk_vfio_channel {
 	int fd; /* owned; -1: closed */
 
-	/* the message that is being received, or was received last */
+	/* the message that is being received, or the latest one */
 	struct vublk_vfio_message in;
-	size_t in_bytes; /* of header and payload, so far */
-	int in_error;    /* errno value that ended receiving; 0: none */
+	struct vublk_stream_reader reader;
 
-	/* replies that the socket did not take yet */
+	/* replies that wait to be sent */
 	size_t out_begin, out_end;
 	uint8_t out[VUBLK_VFIO_CHANNEL_OUT_BYTES];
 };
 
-/* Takes the socket `fd` (made non-blocking and CLOEXEC). */
+/* Owns the socket `fd` from now on, and makes it non-blocking and CLOEXEC. */
 void vublk_vfio_channel_init(struct vublk_vfio_channel *channel, int fd);
 
-/* Closes the socket and every descriptor in transit. Idempotent; NULL: nothing. */
+/* Closes the socket and all descriptors of the channel. Idempotent; NULL is a no-op. */
 void vublk_vfio_channel_deinit(struct vublk_vfio_channel *channel);
 
 /*
- * Takes one message off the socket: 1: `*message` is it, the channel's own, valid
- * until the next call, as are the descriptors in it that were not taken; 0: not yet;
- * ENOTCONN: end of file or reset (the sentence says whether inside a message); EPROTO:
- * a header that cannot be one, or more than VUBLK_VFIO_MAX_FDS descriptors. EMFILE:
- * descriptors were lost because there was no room for them in this process. After an
- * error nothing more is received: where the next message begins, nobody knows.
+ * Receives one message. 1: `*message` points into the channel, and is valid until the next
+ * call, like the descriptors that were not taken from it; 0: it has not arrived completely.
+ * Errors are those of vublk_stream_read(); EPROTO is a wrong size, or more than
+ * VUBLK_VFIO_MAX_FDS descriptors.
  */
 int vublk_vfio_channel_receive(struct vublk_vfio_channel *channel,
 			       struct vublk_vfio_message **message, struct vublk_error *error);
 
 /*
- * Sends a header and `header->size` less its own bytes of payload, or keeps what the
- * socket did not take; then the loop waits for EPOLLOUT and calls
- * vublk_vfio_channel_flush(). ENOTCONN: the peer is gone; ENOBUFS: it does not read.
- * After an error the connection is of no more use.
+ * Sends a header and its payload, together header->size bytes, or keeps what the socket did
+ * not accept; then the caller waits for EPOLLOUT and calls vublk_vfio_channel_flush().
+ * ENOTCONN: the client has disconnected; ENOBUFS: it does not read. After an error the
+ * connection is unusable.
  */
 int vublk_vfio_channel_send(struct vublk_vfio_channel *channel,
 			    const struct vublk_vfio_header *header, const void *payload,
 			    struct vublk_error *error);
 
-/* 0: nothing waits any more; 1: something still does; errors as above. */
+/* Sends waiting replies. 0: all are sent; 1: some still wait; errors as above. */
 int vublk_vfio_channel_flush(struct vublk_vfio_channel *channel, struct vublk_error *error);
 
-/* Whether something waits for EPOLLOUT. */
+/* Whether replies wait for EPOLLOUT. */
 bool vublk_vfio_channel_wants_write(const struct vublk_vfio_channel *channel);
 
 #endif

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A channel: whole vhost-user messages over a stream socket that may give and
- * take them in pieces of any size. It knows the header and no more of a message.
+ * A vhost-user channel: sends and receives whole messages on a stream socket. It knows the
+ * header of a message and nothing of its meaning. Receiving pieces is in src/proto/stream.c.
  *
- * The idea to read it by: a descriptor travels with the first byte that it was
- * sent with. So a message is sent with its descriptors beside its first byte, and
- * never again when the rest follows; and a receiver never reads beyond the end of
- * a message, for the descriptors of the next would come with it.
+ * Key idea: a descriptor arrives with the byte that it was sent with. So the descriptors of a
+ * message are sent with its first byte, and not again when the rest follows.
  *
  * Specification: "Message Specification", "Communication".
  */
@@ -19,6 +17,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -33,7 +32,7 @@ union control {
 
 _Static_assert(VUBLK_VU_MAX_FDS <= VUBLK_STREAM_MAX_FDS, "a message's descriptors have room");
 
-/* A message that waits; its descriptors are duplicates, until they are sent. */
+/* A message that waits to be sent; until then it owns duplicates of its descriptors. */
 struct vublk_channel_out {
 	struct vublk_channel_out *next;
 	struct vublk_vu_message message;
@@ -45,18 +44,12 @@ static size_t message_bytes(const struct vublk_vu_message *message)
 	return HEADER_BYTES + message->header.size;
 }
 
-static void start_message(struct vublk_channel *channel)
-{
-	vublk_vu_message_init(&channel->in, 0);
-	channel->in_bytes = 0;
-}
-
 void vublk_channel_init(struct vublk_channel *channel, int fd)
 {
 	memset(channel, 0, sizeof(*channel));
 	channel->fd = fd;
 	channel->out_end = &channel->out;
-	start_message(channel);
+	vublk_vu_message_init(&channel->in, 0);
 	vublk_stream_init(fd);
 }
 
@@ -88,7 +81,7 @@ bool vublk_channel_wants_write(const struct vublk_channel *channel)
 	return channel->out != NULL;
 }
 
-/* --- sending --------------------------------------------------------------- */
+/* --- sending ------------------------------------------------------------------------------------ */
 
 static void attach_fds(struct msghdr *msg, union control *control, const int *fds,
 		       unsigned num_fds)
@@ -105,7 +98,7 @@ static void attach_fds(struct msghdr *msg, union control *control, const int *fd
 	memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * num_fds);
 }
 
-/* Sends what the socket takes of the bytes from `offset` on: how many, or -errno. */
+/* Sends bytes from `offset` on. Returns how many the socket accepted, or a negative errno. */
 static ssize_t send_bytes(int fd, const struct vublk_vu_message *message, size_t offset)
 {
 	size_t header_left = HEADER_BYTES - VUBLK_MIN(offset, HEADER_BYTES);
@@ -130,11 +123,11 @@ static int send_failed(int code, struct vublk_error *error)
 	case ECONNRESET:
 	case ENOTCONN:
 		return vublk_error_set(error, ENOTCONN,
-				       "the peer closed the connection while it was sent a message");
+				       "the peer closed the connection while a message was sent to it");
 	case ETOOMANYREFS:
 		return vublk_error_set(error, code,
-				       "too many file descriptors are on their way to peers that do "
-				       "not take them; raise the limit of open files (ulimit -n)");
+				       "too many file descriptors are in transit to peers that do "
+				       "not receive them; raise the limit of open files (ulimit -n)");
 	default:
 		return vublk_error_set_errno(error, code, "cannot send a message to the peer");
 	}
@@ -155,7 +148,7 @@ static int duplicate_fds(struct vublk_vu_message *copy, const struct vublk_vu_me
 	return 0;
 }
 
-/* Keeps `message`, of which `sent_bytes` are gone, and its descriptors if none are. */
+/* Keeps the rest of `message` after `sent_bytes`; if none are sent, also its descriptors. */
 static int keep_message(struct vublk_channel *channel, const struct vublk_vu_message *message,
 			size_t sent_bytes, struct vublk_error *error)
 {
@@ -216,7 +209,7 @@ int vublk_channel_send(struct vublk_channel *channel, const struct vublk_vu_mess
 	if ((size_t)n == message_bytes(message))
 		return 0;
 	r = keep_message(channel, message, (size_t)n, error);
-	if (r < 0 && n > 0) /* what follows would be taken for the rest of this one */
+	if (r < 0 && n > 0) /* the peer would mistake the next message for the rest of this one */
 		shutdown(channel->fd, SHUT_WR);
 	return r;
 }
@@ -241,26 +234,12 @@ int vublk_channel_flush(struct vublk_channel *channel, struct vublk_error *error
 	return 0;
 }
 
-/* --- receiving ------------------------------------------------------------- */
+/* --- receiving --------------------------------------------------------------------------------- */
 
-/* To the end of a connection it is added where in a message that was. */
-static int receive_failed(const struct vublk_channel *channel, const struct vublk_error *what,
-			  struct vublk_error *error)
+static ssize_t payload_bytes(const void *opaque, struct vublk_error *error)
 {
-	if (what->code != ENOTCONN || !channel->in_bytes)
-		return vublk_error_set(error, what->code, "%s", what->text);
-	if (channel->in_bytes < HEADER_BYTES)
-		return vublk_error_set(error, ENOTCONN,
-				       "%s inside a message, after %zu of the %zu bytes of its header",
-				       what->text, channel->in_bytes, HEADER_BYTES);
-	return vublk_error_set(error, ENOTCONN,
-			       "%s inside a message (number %u), after %zu of the %u bytes of its "
-			       "payload", what->text, channel->in.header.request,
-			       channel->in_bytes - HEADER_BYTES, channel->in.header.size);
-}
+	const struct vublk_vu_header *header = opaque;
 
-static int check_header(const struct vublk_vu_header *header, struct vublk_error *error)
-{
 	if ((header->flags & VUBLK_VU_VERSION_MASK) != VUBLK_VU_VERSION)
 		return vublk_error_set(error, EPROTO,
 				       "a message (number %u) came with protocol version %u, "
@@ -271,65 +250,36 @@ static int check_header(const struct vublk_vu_header *header, struct vublk_error
 				       "a message (number %u) announces a payload of %u bytes, "
 				       "where at most %d are expected", header->request,
 				       header->size, VUBLK_VU_MAX_PAYLOAD_BYTES);
-	return 0;
+	return header->size;
 }
 
-/* What is still missing of the header, or else of the payload. */
-static struct iovec missing_part(struct vublk_channel *channel)
+/* A number alone, because its name depends on the direction, which a channel does not know. */
+static void name(const void *opaque, char *text, size_t text_bytes)
 {
-	size_t have = channel->in_bytes;
+	const struct vublk_vu_header *header = opaque;
 
-	if (have < HEADER_BYTES)
-		return (struct iovec){ (char *)&channel->in.header + have, HEADER_BYTES - have };
-	return (struct iovec){ (char *)&channel->in.payload + have - HEADER_BYTES,
-			       message_bytes(&channel->in) - have };
+	snprintf(text, text_bytes, "a message (number %u)", header->request);
 }
 
-/* 1: some bytes came; 0: not yet. */
-static int receive_bytes(struct vublk_channel *channel, struct vublk_error *error)
-{
-	const struct vublk_stream_fds fds = { channel->in.fds, &channel->in.num_fds,
-					      VUBLK_VU_MAX_FDS };
-	struct vublk_error what;
-	ssize_t n = vublk_stream_receive(channel->fd, missing_part(channel), &fds, "peer", &what);
-	int r = 0;
-
-	if (n < 0)
-		return receive_failed(channel, &what, error);
-	if (!n)
-		return 0;
-	channel->in_bytes += (size_t)n;
-	if (channel->in_bytes == HEADER_BYTES)
-		r = check_header(&channel->in.header, error);
-	return r < 0 ? r : 1;
-}
-
-static bool is_whole(const struct vublk_channel *channel)
-{
-	return channel->in_bytes >= HEADER_BYTES &&
-	       channel->in_bytes == message_bytes(&channel->in);
-}
+static const struct vublk_stream_format format = {
+	.peer = "peer",
+	.header_bytes = HEADER_BYTES,
+	.max_payload_bytes = VUBLK_VU_MAX_PAYLOAD_BYTES,
+	.max_fds = VUBLK_VU_MAX_FDS,
+	.payload_bytes = payload_bytes,
+	.name = name,
+};
 
 int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message *message,
 			  struct vublk_error *error)
 {
-	int r;
+	const struct vublk_stream_place place = { &channel->in.header, &channel->in.payload,
+						  channel->in.fds, &channel->in.num_fds };
+	int r = vublk_stream_read(channel->fd, &format, &channel->reader, &place, error);
 
-	if (channel->fd < 0)
-		return vublk_error_set(error, ENOTCONN, "the connection is closed");
-	if (channel->in_error)
-		return vublk_error_set(error, channel->in_error,
-				       "nothing more is received after an earlier failure");
-	do {
-		r = receive_bytes(channel, error);
-		if (r < 0) {
-			channel->in_error = -r;
-			vublk_vu_message_deinit(&channel->in);
-		}
-		if (r <= 0)
-			return r;
-	} while (!is_whole(channel));
+	if (r <= 0)
+		return r;
 	*message = channel->in;
-	start_message(channel);
+	vublk_vu_message_init(&channel->in, 0);
 	return 1;
 }

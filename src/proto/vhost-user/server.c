@@ -146,7 +146,7 @@ int vublk_vu_server_receive(struct vublk_vu_server *server)
 		return 0;
 	server->budget--;
 	r = vublk_channel_receive(&server->channel, &server->request, &error);
-	vublk_message_timeout_note(&server->message_timeout, r > 0, server->channel.in_bytes);
+	vublk_message_timeout_note(&server->message_timeout, r > 0, vublk_stream_reader_bytes(&server->channel.reader));
 	if (r < 0)
 		lose(server, &error);
 	return r;

@@ -189,7 +189,7 @@ static void test_sending_to_a_closed_peer(void **state)
 	vublk_fd_close(&pair.peer);
 	assert_int_equal(vublk_channel_flush(&pair.channel, &pair.error), -ENOTCONN);
 	assert_string_equal(pair.error.text,
-			    "the peer closed the connection while it was sent a message");
+			    "the peer closed the connection while a message was sent to it");
 	vublk_channel_deinit(&pair.channel);
 	assert_int_equal(vublk_channel_send(&pair.channel, &sent, &pair.error), -ENOTCONN);
 	assert_string_equal(pair.error.text, "the connection is closed");
@@ -244,8 +244,8 @@ static void test_errors_of_sending(void **state)
 	kernel.send_error = ETOOMANYREFS;
 	assert_int_equal(vublk_channel_send(&pair.channel, &sent, &pair.error), -ETOOMANYREFS);
 	assert_string_equal(pair.error.text,
-			    "too many file descriptors are on their way to peers that do not "
-			    "take them; raise the limit of open files (ulimit -n)");
+			    "too many file descriptors are in transit to peers that do not "
+			    "receive them; raise the limit of open files (ulimit -n)");
 	kernel.send_error = ENOMEM;
 	assert_int_equal(vublk_channel_send(&pair.channel, &sent, &pair.error), -ENOMEM);
 	assert_string_equal(pair.error.text,

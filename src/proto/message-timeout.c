@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Clients that connect and do not speak; see message-timeout.h. */
+/* Clients that connect and send nothing, or half a message; see message-timeout.h. */
 #include "proto/message-timeout.h"
 
 #include "util/error.h"
@@ -8,7 +8,7 @@
 #include <inttypes.h>
 #include <sys/epoll.h>
 
-/* Another client waits. */
+/* The time limit is over, and another client waits. */
 static void on_next(void *opaque, uint32_t events)
 {
 	struct vublk_message_timeout *timeout = opaque;
@@ -29,7 +29,7 @@ static void on_timer(void *opaque)
 {
 	struct vublk_message_timeout *timeout = opaque;
 
-	/* Without room for one more descriptor in the loop, it is tried again. */
+	/* If the loop has no room for one more descriptor, try again later. */
 	if (vublk_loop_add(timeout->loop, &timeout->next_source, timeout->listen_fd, EPOLLIN, NULL))
 		vublk_loop_timer_arm(timeout->loop, &timeout->timer,
 				     vublk_now_ns() + timeout->ms * UINT64_C(1000000));

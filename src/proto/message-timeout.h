@@ -3,12 +3,12 @@
 #define VUBLK_PROTO_MESSAGE_TIMEOUT_H
 
 /*
- * The time that a client has for its first message, and for the rest of a message that it
- * has begun. A server that has one client at a time would otherwise be locked by one that
- * connects and sends nothing.
+ * A time limit for a client's first message, and for the rest of an incomplete message.
+ * Without it, a client that connects and sends nothing would block a server that serves one
+ * client at a time.
  *
- * A client that takes longer is disconnected when another one waits, not before: a VMM may
- * connect minutes before its device exists, and that harms nobody else.
+ * Key idea: a client that exceeds the limit is disconnected only if another client waits. A
+ * VMM may connect minutes before its device exists, and does no harm then.
  */
 #include "util/loop.h"
 
@@ -22,26 +22,26 @@
 
 struct vublk_message_timeout {
 	struct vublk_loop *loop;
-	int listen_fd;    /* borrowed; where the next client waits; -1: none can */
+	int listen_fd;    /* borrowed; the next client waits there; -1: no socket */
 	uint64_t ms;      /* 0: no limit */
 	bool had_message;
-	size_t in_bytes;  /* of the message that has begun */
+	size_t in_bytes;  /* received of an incomplete message */
 	struct vublk_loop_timer timer;
-	struct vublk_loop_source next_source; /* in the loop when the time is over */
-	/* Told once; it ends the connection. */
+	struct vublk_loop_source next_source; /* in the loop after the time limit */
+	/* Called once; ends the connection. */
 	void (*expired)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 };
 
-/* A client has connected. Nothing else in the loop watches `listen_fd` meanwhile. */
+/* A client has connected. Until the end, nothing else in the loop may watch `listen_fd`. */
 void vublk_message_timeout_begin(struct vublk_message_timeout *timeout, struct vublk_loop *loop,
 				 int listen_fd, uint64_t ms,
 				 void (*expired)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
-/* After each attempt to receive: a message is complete, or so much of one is there. */
+/* Call it after each attempt to receive: a message is complete, or has `in_bytes` so far. */
 void vublk_message_timeout_note(struct vublk_message_timeout *timeout, bool is_complete,
 				size_t in_bytes);
-/* The connection is closed. Idempotent; zeroed: nothing. */
+/* The connection is closed. Idempotent; zeroed is a no-op. */
 void vublk_message_timeout_end(struct vublk_message_timeout *timeout);
 
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Permissions and group of a socket's file.
+ * Permissions and group of a socket's file. Creating the socket is in socket.c.
  *
  * Key idea: connect(2) needs write permission for the file and a listener behind it. Both
- * attributes are set while there is no listener yet, on an O_PATH descriptor, so that a
- * symbolic link or another kind of file that appears at the path meanwhile is not changed.
+ * attributes are set before the socket listens. They are set on an O_PATH descriptor, so that
+ * a symbolic link or another file that replaces the socket meanwhile is not changed.
  */
 #include "proto/socket-access.h"
 
@@ -25,7 +25,7 @@
 #define MAX_MODE 0777
 #define MAX_GROUP (UINT32_MAX - 1) /* -1 means "no change" to chown() */
 #define FIRST_GROUP_BYTES 1024
-#define MAX_GROUP_BYTES (4u << 20) /* of a group with very many members */
+#define MAX_GROUP_BYTES (4u << 20) /* for a group with very many members */
 
 /* --- values -------------------------------------------------------------------------- */
 
@@ -44,7 +44,7 @@ int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access 
 	return 0;
 }
 
-/* 0 and the group, -ENOENT if there is none of that name, or why it cannot be looked up. */
+/* Returns 0, -ENOENT if no group has that name, or why it cannot be looked up. */
 static int find_group(const char *name, gid_t *group)
 {
 	struct group entry, *found = NULL;
@@ -110,7 +110,7 @@ int vublk_socket_access_check(const struct vublk_socket_access *access, struct v
 		return 0;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return vublk_error_set_errno(error, errno, "cannot make a socket");
+		return vublk_error_set_errno(error, errno, "cannot create a socket");
 	return fchown(fd, (uid_t)-1, access->group) < 0 ? group_failed(access, errno, error) : 0;
 }
 

@@ -2,7 +2,7 @@
 #ifndef VUBLK_PROTO_SOCKET_ACCESS_H
 #define VUBLK_PROTO_SOCKET_ACCESS_H
 
-/* Who may connect to a listening Unix socket: the permissions and the group of its file. */
+/* The permissions and the group of a listening socket's file, which decide who may connect. */
 #include <vublk/error.h>
 
 #include <stdbool.h>
@@ -14,7 +14,7 @@
 #define VUBLK_SOCKET_GROUP_NAME "socket-group"
 #define VUBLK_SOCKET_GROUP_TEXT "Group of the socket's file, a name or a number"
 
-/* All zero: what umask and directory make of a new file. */
+/* All zero: umask and directory decide, as for any new file. */
 struct vublk_socket_access {
 	bool has_mode, has_group;
 	mode_t mode;
@@ -27,12 +27,12 @@ int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access 
 int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access *access,
 				    struct vublk_error *error);
 
-/* Whether this process may give a file to the group, before there is a file. EPERM. */
+/* Checks, before the file exists, that this process may give it to the group; else EPERM. */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error);
 
 /*
- * Sets mode and group of the socket that has been bound at `path`. Between bind() and listen():
- * the kernel refuses every connection until listen(), so no client can use the file before.
+ * Sets mode and group of the socket that is bound at `path`. Call it between bind() and
+ * listen(), because the kernel refuses every connection until listen().
  */
 int vublk_socket_access_apply(const struct vublk_socket_access *access, const char *path,
 			      struct vublk_error *error);

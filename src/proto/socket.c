@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Unix sockets found by path: connect, listen, accept, without waiting, and with
- * a sentence that says what is wrong with the path, since that is what people get
- * wrong. What is said over them is not known here.
+ * Unix sockets by path: connect, listen and accept without blocking. Sending and receiving
+ * is in stream.c and the channels.
+ *
+ * Key idea: most failures come from a wrong path, so each errno value that a path can cause
+ * has an error of its own, which says what to do.
  */
 #include "proto/vhost-user/channel.h"
 
@@ -40,10 +42,10 @@ static int new_socket(struct vublk_error *error)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	return fd < 0 ? vublk_error_set_errno(error, errno, "cannot make a socket") : fd;
+	return fd < 0 ? vublk_error_set_errno(error, errno, "cannot create a socket") : fd;
 }
 
-/* 0, or the errno value: EAGAIN is a listener whose backlog is full. */
+/* Returns 0 or an errno value. EAGAIN: the listener's backlog is full. */
 static int try_connect(int fd, const struct sockaddr_un *address)
 {
 	return connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ? errno : 0;
@@ -58,7 +60,7 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 				       "back-end has been started", path);
 	case ECONNREFUSED:
 		return vublk_error_set(error, code,
-				       "nobody listens at the socket '%s'; start the back-end",
+				       "no process listens at the socket '%s'; start the back-end",
 				       path);
 	case ENOTSOCK:
 		return vublk_error_set(error, code, "'%s' is not a socket", path);
@@ -66,15 +68,15 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 		return vublk_error_set(error, code, "'%s' is not a stream socket", path);
 	case EAGAIN:
 		return vublk_error_set(error, code,
-				       "too many clients wait already for whoever listens at "
-				       "the socket '%s'; try again later", path);
+				       "too many clients already wait at the socket '%s'; "
+				       "try again later", path);
 	default:
 		return vublk_error_set_errno(error, code, "cannot connect to the socket '%s'",
 					     path);
 	}
 }
 
-/* connect() fails in the same way for every other type of file, so the file is asked. */
+/* connect() fails in the same way for every other type of file, so this asks for the type. */
 static int check_is_socket(const char *path, struct vublk_error *error)
 {
 	struct stat st;
@@ -145,7 +147,7 @@ static int bind_failed(int code, const char *path, struct vublk_error *error)
 				       "another path", path);
 	case EADDRINUSE:
 		return vublk_error_set(error, code,
-				       "somebody listens at the socket '%s' already; stop them or "
+				       "a process already listens at the socket '%s'; stop it or "
 				       "choose another path", path);
 	case ENOENT:
 		return vublk_error_set(error, code,
@@ -162,7 +164,7 @@ static int bind_failed(int code, const char *path, struct vublk_error *error)
 	}
 }
 
-/* Whether a socket file is left over: only a refused connection proves that. */
+/* Whether a socket file is a leftover without a listener, which only ECONNREFUSED proves. */
 static int probe(const struct sockaddr_un *address, const char *path, struct vublk_error *error)
 {
 	VUBLK_FD int fd = new_socket(error);
@@ -173,7 +175,7 @@ static int probe(const struct sockaddr_un *address, const char *path, struct vub
 	code = try_connect(fd, address);
 	switch (code) {
 	case ECONNREFUSED:
-	case ENOENT: /* gone by now */
+	case ENOENT: /* removed meanwhile */
 		return 0;
 	case 0:
 	case EAGAIN:
@@ -184,7 +186,7 @@ static int probe(const struct sockaddr_un *address, const char *path, struct vub
 	}
 }
 
-/* Whether nothing is at the path, or only a socket file that has no listener. */
+/* Whether the path is free, or has only a socket file without a listener. */
 static int check_unused(const struct sockaddr_un *address, const char *path,
 			struct vublk_error *error)
 {
@@ -197,7 +199,7 @@ static int check_unused(const struct sockaddr_un *address, const char *path,
 	return probe(address, path, error);
 }
 
-/* Removes a socket file that a process which was killed left behind. */
+/* Removes a socket file that a killed process has left behind. */
 static int remove_stale(const struct sockaddr_un *address, const char *path,
 			struct vublk_error *error)
 {
@@ -208,7 +210,7 @@ static int remove_stale(const struct sockaddr_un *address, const char *path,
 	return r;
 }
 
-/* The directory of `path`, and in `name` the last part of it. */
+/* Splits the path into its directory and, in `name`, its last part. */
 static void split_path(const struct sockaddr_un *address, char *directory, const char **name)
 {
 	const char *slash = strrchr(address->sun_path, '/');
@@ -262,7 +264,7 @@ bool vublk_socket_is_same(const char *a, const char *b)
 	       !strcmp(names[0], names[1]);
 }
 
-/* Bound at `path`: a failure removes the file. */
+/* `fd` is bound at `path`. A failure removes the file. */
 static int begin_to_listen(int fd, const char *path, const struct vublk_socket_access *access,
 			   struct vublk_error *error)
 {
@@ -330,5 +332,5 @@ int vublk_socket_accept(int listen_fd, struct vublk_error *error)
 		return fd;
 	if (errno == EAGAIN || errno == ECONNABORTED)
 		return -EAGAIN;
-	return vublk_error_set_errno(error, errno, "cannot take a connection");
+	return vublk_error_set_errno(error, errno, "cannot accept a connection");
 }

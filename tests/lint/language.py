@@ -39,7 +39,6 @@ PENDING = {
     'src/frontend': 'not reviewed yet',
     'src/inproc': 'not reviewed yet',
     'src/libvublk.map': 'not reviewed yet',
-    'src/proto': 'not reviewed yet',
     'src/util': 'not reviewed yet',
     'src/virtio': 'not reviewed yet',
     'tests/bench': 'not reviewed yet',

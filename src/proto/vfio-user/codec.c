@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vfio-user codec: what each command looks like, and whether one that came looks
- * like that. No input or output, and no meaning: that a region or an interrupt is
- * there, or an offset within it, is for those who act on it.
+ * The vfio-user codec: the format of each command, and the check of a received one. It does
+ * no input or output and knows no meaning: the receiver checks that a region or an interrupt
+ * exists.
  *
- * All of it is one table with a row a command. A row gives the sizes that are
- * accepted, which is wider than the text where clients send larger structures than
- * it has.
+ * Key idea: one table has one row per command. A row has the accepted sizes, which are larger
+ * than in the specification's text where clients send larger structures.
  *
  * Specification: "Commands", "Header", and each command's section.
  */
@@ -55,10 +54,10 @@ _Static_assert(sizeof(union vublk_vfio_payload) == VUBLK_VFIO_MAX_PAYLOAD_BYTES,
 	[VUBLK_VFIO_##name] = { #name, min, max, max_fds, served }
 
 /*
- * Where a row is wider than the text:
- * the INFO commands may ask with the larger structures of newer kernels;
- * DMA_MAP without a descriptor is memory that cannot be mapped. DMA_UNMAP should have none;
- * one that comes is closed, because there are clients that send it.
+ * These rows accept more than the specification's text:
+ * the INFO commands may have the larger structures of newer kernels. DMA_UNMAP should have no
+ * descriptor; some clients send one, which is closed. A DMA_MAP without a descriptor is
+ * memory that cannot be mapped.
  */
 static const struct vublk_vfio_command_info commands[] = {
 	ROW(VERSION, VERSION, ANY, 0, SERVED),
@@ -81,7 +80,7 @@ static const struct vublk_vfio_command_info commands[] = {
 	ROW(MIG_DATA_WRITE, 0, ANY, 0, NOT_SERVED),
 };
 
-_Static_assert(VUBLK_ARRAY_SIZE(commands) == VUBLK_VFIO_COMMAND_END, "a row each");
+_Static_assert(VUBLK_ARRAY_SIZE(commands) == VUBLK_VFIO_COMMAND_END, "one row per command");
 
 const struct vublk_vfio_command_info *vublk_vfio_command_info(uint32_t command)
 {
@@ -158,10 +157,10 @@ int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 		return r;
 	if (!info)
 		return vublk_error_set(error, ENOTSUP,
-				       "the command number %u is none of the protocol's",
+				       "the command number %u is not in the protocol",
 				       header->command);
 	if (!info->served)
-		return vublk_error_set(error, ENOTSUP, "%s is not served here", info->name);
+		return vublk_error_set(error, ENOTSUP, "%s is not supported", info->name);
 	r = check_size(info, vublk_vfio_payload_bytes(header), error);
 	if (r < 0)
 		return r;

@@ -5,7 +5,7 @@
 /*
  * vfio-user on the wire: numbers, names and payloads, as in the specification
  * (QEMU's docs/interop/vfio-user.rst) and, where that refers to it, <linux/vfio.h>.
- * All numbers are in native byte order. A codec: no input or output here, and no
+ * All numbers are in native byte order. The codec does no input or output and knows no
  * meaning.
  */
 
@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Client to server, unless it says otherwise ("Commands"). */
+/* Client to server, except where noted ("Commands"). */
 enum vublk_vfio_command {
 	VUBLK_VFIO_VERSION = 1,
 	VUBLK_VFIO_DMA_MAP = 2,
@@ -31,7 +31,7 @@ enum vublk_vfio_command {
 	VUBLK_VFIO_DMA_READ = 11,  /* server to client */
 	VUBLK_VFIO_DMA_WRITE = 12, /* server to client */
 	VUBLK_VFIO_DEVICE_RESET = 13,
-	VUBLK_VFIO_DIRTY_PAGES = 14, /* of older versions */
+	VUBLK_VFIO_DIRTY_PAGES = 14, /* in older versions */
 	VUBLK_VFIO_REGION_WRITE_MULTI = 15,
 	VUBLK_VFIO_DEVICE_FEATURE = 16,
 	VUBLK_VFIO_MIG_DATA_READ = 17,
@@ -39,7 +39,7 @@ enum vublk_vfio_command {
 	VUBLK_VFIO_COMMAND_END,
 };
 
-/* The version that is spoken. */
+/* The supported version. */
 #define VUBLK_VFIO_MAJOR 0
 #define VUBLK_VFIO_MINOR 0
 
@@ -54,14 +54,14 @@ enum vublk_vfio_command {
 #define VUBLK_VFIO_DMA_READABLE 0x1u
 #define VUBLK_VFIO_DMA_WRITABLE 0x2u
 
-#define VUBLK_VFIO_MAX_FDS 16            /* clients send SET_IRQS in pieces of sixteen */
+#define VUBLK_VFIO_MAX_FDS 16            /* clients send SET_IRQS with up to sixteen */
 #define VUBLK_VFIO_MAX_TRANSFER_BYTES 4096 /* of a region in one message */
 #define VUBLK_VFIO_MAX_PAYLOAD_BYTES 8192
 
 struct vublk_vfio_header {
-	uint16_t id;      /* the sender's; echoed in the reply */
+	uint16_t id;      /* chosen by the sender; echoed in the reply */
 	uint16_t command;
-	uint32_t size;    /* of the whole message, this header included */
+	uint32_t size;    /* of the whole message, including this header */
 	uint32_t flags;
 	uint32_t error;   /* an errno value, in a reply with the error flag */
 };
@@ -76,7 +76,7 @@ struct vublk_vfio_version {
 struct vublk_vfio_dma_map {
 	uint32_t argsz;
 	uint32_t flags;
-	uint64_t offset; /* in the file that comes with it */
+	uint64_t offset; /* in the file whose descriptor comes with it */
 	uint64_t address;
 	uint64_t size;
 };
@@ -88,7 +88,7 @@ struct vublk_vfio_dma_unmap {
 	uint64_t size;
 };
 
-/* As struct vfio_device_info began; newer kernels' has more. */
+/* The first version of struct vfio_device_info; newer kernels have more fields. */
 struct vublk_vfio_device_info {
 	uint32_t argsz;
 	uint32_t flags;
@@ -96,7 +96,7 @@ struct vublk_vfio_device_info {
 	uint32_t num_irqs;
 };
 
-/* As struct vfio_irq_set is, whose end has no size. */
+/* struct vfio_irq_set with a size for its data. */
 #define VUBLK_VFIO_IRQ_SET_BYTES 20 /* without the data */
 struct vublk_vfio_irq_set {
 	uint32_t argsz;
@@ -145,9 +145,9 @@ union vublk_vfio_payload {
 };
 
 /*
- * A message that was received, and its descriptors, which it owns: whoever wants one
- * takes it with vublk_vfio_message_take_fd(), the rest go with
- * vublk_vfio_message_deinit(). The payload is valid as far as the header's size goes.
+ * A received message. It owns its descriptors: vublk_vfio_message_take_fd() takes one, and
+ * vublk_vfio_message_deinit() closes the others. The payload is valid up to the size in the
+ * header.
  */
 struct vublk_vfio_message {
 	struct vublk_vfio_header header;
@@ -156,51 +156,48 @@ struct vublk_vfio_message {
 	unsigned num_fds;
 };
 
-/* What the specification says of a command: one table row each. */
+/* The format of a command by the specification; one table row per command. */
 struct vublk_vfio_command_info {
 	const char *name;           /* "REGION_WRITE" */
 	uint32_t min_payload_bytes; /* of the command */
 	uint32_t max_payload_bytes;
 	uint8_t max_fds;
-	bool served; /* by a server as this one is; the rest is here for its name */
+	bool served; /* implemented here; the other rows only have the name */
 };
 
-/* NULL for a number that the specification does not have. */
+/* NULL for a number that is not in the specification. */
 const struct vublk_vfio_command_info *vublk_vfio_command_info(uint32_t command);
 
-/* The name, or "unknown command" for a number that is none. Static. */
+/* The name, or "unknown command". Static. */
 const char *vublk_vfio_command_name(uint32_t command);
 
-/* How many bytes follow the header; of a header that was checked. */
+/* The number of bytes after the header, which has been checked. */
 uint32_t vublk_vfio_payload_bytes(const struct vublk_vfio_header *header);
 
-/*
- * Whether a message can be received at all: EPROTO and a sentence for a size that no
- * message has; where the next one begins is not known then.
- */
+/* EPROTO: no message has this size, so the position of the next one is unknown. */
 int vublk_vfio_check_header(const struct vublk_vfio_header *header, struct vublk_error *error);
 
 /*
- * Whether a received message is a command with the size and the number of descriptors
- * that the specification gives it. EPROTO: it is no command at all, or its flags are
- * none; EINVAL: size or descriptors; ENOTSUP: a command that is not served.
+ * Checks a received message against the specification. EPROTO: it is not a command, or has
+ * unknown flags; EINVAL: wrong size or number of descriptors; ENOTSUP: the command is not
+ * implemented.
  */
 int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 			     struct vublk_error *error);
 
-/* Whether the sender waits for an answer. */
+/* Whether the sender expects an answer. */
 bool vublk_vfio_wants_reply(const struct vublk_vfio_header *command);
 
-/* The header of the answer to `command` with this much payload, or of a refusal. */
+/* The header of an answer with `payload_bytes`, and of a refusal. */
 struct vublk_vfio_header vublk_vfio_reply_header(const struct vublk_vfio_header *command,
 						 uint32_t payload_bytes);
 struct vublk_vfio_header vublk_vfio_error_header(const struct vublk_vfio_header *command,
 						 int code);
 
-/* Closes the descriptors that nobody took. Idempotent. */
+/* Closes the descriptors that were not taken. Idempotent. */
 void vublk_vfio_message_deinit(struct vublk_vfio_message *message);
 
-/* The descriptor at `index`, now the caller's; -1 when there is none (left). */
+/* Takes the descriptor at `index`, which the caller owns then; -1: no descriptor, or taken before. */
 int vublk_vfio_message_take_fd(struct vublk_vfio_message *message, unsigned index);
 
 #endif

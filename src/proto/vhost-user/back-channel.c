@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * CONFIG_CHANGE_MSG and its answers; see back-channel.h. What else a back-end may ask of a
- * front-end is not asked here, so whatever comes unasked ends the channel, and nothing but
- * the channel.
+ * CONFIG_CHANGE_MSG and its answers; see the header. No other request of a back-end is sent.
+ *
+ * Key idea: the only messages that a front-end may send here are answers. Any other message
+ * closes this channel, and leaves the connection itself open.
  *
  * Specification: "Back-end message types".
  */
@@ -39,7 +40,7 @@ static void send_config_change(struct vublk_back_channel *back)
 	if (vublk_channel_send(&back->channel, &message, &error)) {
 		vublk_log_limited(back->log, back->limit,
 				  error.code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
-				  "the front-end could not be told of the disk's new "
+				  "cannot tell the front-end of the disk's new "
 				  "configuration: %s", error.text);
 		return;
 	}
@@ -87,11 +88,11 @@ static int take_answers(struct vublk_back_channel *back, struct vublk_error *err
 		r = back->is_unanswered ?
 			    vublk_vu_check_reply(VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG,
 						 sizeof(uint64_t), &reply, error) :
-			    vublk_error_set(error, EPROTO, "an answer to nothing");
+			    vublk_error_set(error, EPROTO, "an answer without a request");
 		if (!r && reply.payload.u64)
 			vublk_log_limited(back->log, back->limit, VUBLK_LOG_WARNING,
-					  "the front-end could not take the disk's new "
-					  "configuration (it says %" PRIu64 ")", reply.payload.u64);
+					  "the front-end has refused the disk's new "
+					  "configuration (error %" PRIu64 ")", reply.payload.u64);
 		vublk_vu_message_deinit(&reply);
 		if (r)
 			return r;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vhost-user codec: what each message looks like, and whether one that came
- * looks like that. No input or output, and no meaning: that a queue index is in
- * range or that there is a descriptor for each region is for those who act on it.
+ * The vhost-user codec: the format of each message, and the check of a received one. It does
+ * no input or output and knows no meaning: the receiver checks that a queue index is in range
+ * or that each region has a descriptor.
  *
- * All of it is two tables, one a direction, with one row a request. A row gives
- * the sizes that are on the wire, which is not always what the text says: every
- * implementation sends its C structures, padding included.
+ * Key idea: there is one table per direction with one row per request. A row has the sizes on
+ * the wire, which may differ from the specification's text, because all implementations send
+ * their C structures, including the padding.
  *
  * Specification: "Front-end message types", "Back-end message types".
  */
@@ -37,10 +37,10 @@
 #define AREA sizeof(struct vublk_vu_vring_area)
 #define UUID 16
 #define STATE_TRANSFER 8 /* u32 direction, u32 phase */
-#define SHMEM_HEADER 8   /* u32 number of regions, u32 padding; then a u64 each */
+#define SHMEM_HEADER 8   /* u32 number of regions, u32 padding; then one u64 per region */
 #define SHMEM_MAP_BYTES 40
 
-/* Without and with the padding at the end: the text has none, the structs do. */
+/* Without and with the padding at the end, which the structs have and the text does not. */
 #define INFLIGHT_FIELDS offsetof(struct vublk_vu_inflight, padding)
 #define INFLIGHT sizeof(struct vublk_vu_inflight)
 #define IOTLB_FIELDS 26
@@ -63,7 +63,7 @@ _Static_assert(IOTLB == 32, "wire size");
 _Static_assert(offsetof(struct vhost_iotlb_msg, type) == IOTLB_FIELDS - 1, "wire size");
 _Static_assert(sizeof(union vublk_vu_payload) == VUBLK_VU_MAX_PAYLOAD_BYTES, "wire size");
 
-/* Short for the columns "with a reply of its own" and "needs no feature". */
+/* Short names for columns: it has a reply of its own, it needs no feature. */
 #define REPLY true
 #define NO_REPLY false
 #define ALWAYS (-1)
@@ -75,13 +75,13 @@ _Static_assert(sizeof(union vublk_vu_payload) == VUBLK_VU_MAX_PAYLOAD_BYTES, "wi
 #define TO_FRONTEND(...) ROW(VUBLK_VU_BACKEND_, __VA_ARGS__)
 
 /*
- * Where a row is wider than the text:
- * SET_LOG_BASE has a u64 without LOG_SHMFD and the log description with it, and
- *   only then a reply, which has a u64 or nothing.
- * GET_CONFIG is answered with nothing at all by a back-end that refuses.
- * REM_MEM_REG comes with a descriptor from older front-ends, to be closed.
- * CREATE_CRYPTO_SESSION is larger than any message that a channel takes: it is
- *   here for its name.
+ * These rows accept more than the specification's text:
+ * SET_LOG_BASE has a u64 without LOG_SHMFD. With it, it has the log description and a reply,
+ *   whose payload is a u64 or empty.
+ * GET_CONFIG: a back-end that refuses it sends an empty payload.
+ * REM_MEM_REG: older front-ends send a descriptor, which is closed.
+ * CREATE_CRYPTO_SESSION is larger than any message that a channel accepts; the row only
+ *   names it.
  */
 static const struct vublk_vu_request_info to_backend[] = {
 	TO_BACKEND(GET_FEATURES, 0, 0, U64, 0, 0, REPLY, ALWAYS),
@@ -149,8 +149,8 @@ static const struct vublk_vu_request_info to_frontend[] = {
 	TO_FRONTEND(SHMEM_UNMAP, SHMEM_MAP_BYTES, SHMEM_MAP_BYTES, 0, 0, 0, NO_REPLY, F(SHMEM)),
 };
 
-_Static_assert(VUBLK_ARRAY_SIZE(to_backend) == VUBLK_VU_REQUEST_END, "a row each");
-_Static_assert(VUBLK_ARRAY_SIZE(to_frontend) == VUBLK_VU_BACKEND_REQUEST_END, "a row each");
+_Static_assert(VUBLK_ARRAY_SIZE(to_backend) == VUBLK_VU_REQUEST_END, "one row per request");
+_Static_assert(VUBLK_ARRAY_SIZE(to_frontend) == VUBLK_VU_BACKEND_REQUEST_END, "one row per request");
 
 #define FEATURE(name) [VUBLK_VU_F_##name] = #name
 
@@ -247,10 +247,7 @@ static int check_request_flags(const char *name, uint32_t flags, struct vublk_er
 	return 0;
 }
 
-/*
- * A draft of GET_VRING_BASE_SKIP_DRAIN had the number 44, and there are front-ends that still
- * use it.
- */
+/* Some front-ends still use number 44, which GET_VRING_BASE_SKIP_DRAIN had in a draft. */
 static bool is_draft_skip_drain(const struct vublk_vu_message *message)
 {
 	return message->header.request == VUBLK_VU_GET_SHMEM_CONFIG &&
@@ -296,7 +293,7 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 	info = vublk_vu_request_info(direction, header->request);
 	if (!info)
 		return vublk_error_set(error, ENOTSUP,
-				       "the request number %u is none of the protocol's",
+				       "the request number %u is not in the protocol",
 				       header->request);
 	if (direction == VUBLK_VU_TO_BACKEND && is_draft_skip_drain(message))
 		return vublk_error_set(error, EPROTO, "GET_SHMEM_CONFIG came with a payload of 8 bytes, "
@@ -312,8 +309,8 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 }
 
 /*
- * Only what a reply must have: there are back-ends that leave NEED_REPLY set in
- * it, and replies that are longer than the request's row says.
+ * Checks only what a reply needs, because some back-ends leave NEED_REPLY set in it, and some
+ * replies are longer than the row of the request says.
  */
 int vublk_vu_check_reply(uint32_t request, uint32_t min_payload_bytes,
 			 const struct vublk_vu_message *reply, struct vublk_error *error)

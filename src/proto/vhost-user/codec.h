@@ -3,9 +3,9 @@
 #define VUBLK_PROTO_VHOST_USER_CODEC_H
 
 /*
- * vhost-user on the wire: numbers, names and payloads, as in the specification
- * (QEMU's docs/interop/vhost-user.rst). All numbers are in native byte order.
- * A codec: no input or output here, and no meaning.
+ * vhost-user on the wire: numbers, names and payloads, as in the specification (QEMU's
+ * docs/interop/vhost-user.rst). All numbers are in native byte order. The codec does no input
+ * or output and knows no meaning.
  */
 
 #include <vublk/error.h>
@@ -109,7 +109,7 @@ enum vublk_vu_protocol_feature {
 	VUBLK_VU_F_END,
 };
 
-/* The virtio feature bit that says that protocol features may be asked for. */
+/* The virtio feature bit that permits GET_PROTOCOL_FEATURES. */
 #define VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES 30
 
 /* Header flags. */
@@ -118,7 +118,7 @@ enum vublk_vu_protocol_feature {
 #define VUBLK_VU_FLAG_REPLY 0x4u
 #define VUBLK_VU_FLAG_NEED_REPLY 0x8u
 
-/* KICK, CALL, ERR: a u64 of queue index and this flag. */
+/* KICK, CALL, ERR: a u64 with the queue index and this flag. */
 #define VUBLK_VU_VRING_INDEX_MASK 0xffu
 #define VUBLK_VU_VRING_NO_FD 0x100u
 
@@ -126,7 +126,7 @@ enum vublk_vu_protocol_feature {
 #define VUBLK_VU_CONFIG_WRITABLE 0u
 #define VUBLK_VU_CONFIG_MIGRATION 1u
 
-#define VUBLK_VU_MAX_FDS 8          /* a SET_MEM_TABLE of 8 regions has the most */
+#define VUBLK_VU_MAX_FDS 8          /* the maximum, of a SET_MEM_TABLE with 8 regions */
 #define VUBLK_VU_MAX_TABLE_REGIONS 8
 #define VUBLK_VU_MAX_CONFIG_BYTES 256
 #define VUBLK_VU_MAX_PAYLOAD_BYTES 512
@@ -174,7 +174,7 @@ struct vublk_vu_vring_area {
 	uint64_t offset;
 };
 
-/* 24 bytes on the wire, padding included: every implementation sends its struct. */
+/* 24 bytes on the wire, including padding, because all implementations send their struct. */
 struct vublk_vu_inflight {
 	uint64_t mmap_size;
 	uint64_t mmap_offset;
@@ -198,9 +198,9 @@ union vublk_vu_payload {
 };
 
 /*
- * A message and its descriptors. It owns them when it was received: whoever
- * wants one takes it with vublk_vu_message_take_fd(), the rest go with
- * vublk_vu_message_deinit(). In one to be sent they are borrowed.
+ * A message and its descriptors. A received message owns them:
+ * vublk_vu_message_take_fd() takes one, and vublk_vu_message_deinit() closes the others.
+ * A message to be sent borrows them.
  */
 struct vublk_vu_message {
 	struct vublk_vu_header header;
@@ -209,50 +209,49 @@ struct vublk_vu_message {
 	unsigned num_fds;
 };
 
-/* Which way a message goes; the same numbers mean different things. */
+/* The direction of a message; a number has a different meaning in each. */
 enum vublk_vu_direction {
 	VUBLK_VU_TO_BACKEND,  /* a request on the main channel */
 	VUBLK_VU_TO_FRONTEND, /* a request on the back-end channel */
 };
 
-/* What the specification says of a request: one table row each. */
+/* The format of a request by the specification; one table row per request. */
 struct vublk_vu_request_info {
 	const char *name;           /* "SET_VRING_NUM" */
 	uint32_t min_payload_bytes; /* of the request */
 	uint32_t max_payload_bytes;
-	uint32_t reply_bytes;       /* smallest reply payload; 0: none of its own */
+	uint32_t reply_bytes;       /* minimum payload of its reply; 0: it has no reply of its own */
 	uint8_t min_fds, max_fds;   /* with the request */
-	bool has_reply;             /* answered even without NEED_REPLY */
-	int protocol_feature;       /* bit that must be negotiated, -1: none */
+	bool has_reply;             /* has a reply even without NEED_REPLY */
+	int protocol_feature;       /* bit that has to be negotiated, -1: none */
 };
 
-/* NULL for a number that the specification does not have. */
+/* NULL for a number that is not in the specification. */
 const struct vublk_vu_request_info *vublk_vu_request_info(enum vublk_vu_direction direction,
 							  uint32_t request);
 
-/* The name, or "unknown request" for a number that is none. Static. */
+/* The name, or "unknown request". Static. */
 const char *vublk_vu_request_name(enum vublk_vu_direction direction, uint32_t request);
 
-/* An empty request of this number: version set, no payload, no descriptors. */
+/* Makes an empty request: it has number and version, no payload and no descriptors. */
 void vublk_vu_message_init(struct vublk_vu_message *message, uint32_t request);
 
-/* Closes the descriptors that nobody took. Idempotent. */
+/* Closes the descriptors that were not taken. Idempotent. */
 void vublk_vu_message_deinit(struct vublk_vu_message *message);
 
-/* The descriptor at `index`, now the caller's; -1 when there is none (left). */
+/* Takes the descriptor at `index`, which the caller owns then; -1: no descriptor, or taken before. */
 int vublk_vu_message_take_fd(struct vublk_vu_message *message, unsigned index);
 
 /*
- * Whether a received request has the size, number of descriptors and flags that
- * the specification gives it. EPROTO and a sentence naming the message if not;
- * ENOTSUP for a number that it does not have.
+ * Checks size, number of descriptors and flags of a received request against the
+ * specification. EPROTO: they differ; ENOTSUP: the number is not in the specification.
  */
 int vublk_vu_check_request(enum vublk_vu_direction direction,
 			   const struct vublk_vu_message *message, struct vublk_error *error);
 
 /*
- * Whether `reply` answers the request `request`: number, reply flag, version,
- * size at least `min_payload_bytes`. EPROTO and a sentence if not.
+ * Checks that `reply` answers the request `request`: number, reply flag, version, and a size
+ * of at least `min_payload_bytes`. EPROTO if not.
  */
 int vublk_vu_check_reply(uint32_t request, uint32_t min_payload_bytes,
 			 const struct vublk_vu_message *reply, struct vublk_error *error);

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The size of the in-flight area: who makes it (either end may) and who checks
- * it must agree on it to the byte. No overflow: both factors have 16 bits.
+ * The size of the in-flight area. Creating and checking its contents is in src/frontend/ and
+ * src/backend/.
+ *
+ * Key idea: either end may create the area, so both have to compute the same size. The
+ * products cannot overflow, because both factors have 16 bits.
+ *
  * Specification: "Inflight I/O tracking".
  */
 #include "proto/vhost-user/inflight.h"
@@ -24,7 +28,7 @@ uint64_t vublk_inflight_split_area_bytes(uint16_t num_queues, uint16_t queue_siz
 	return num_queues * vublk_inflight_split_region_bytes(queue_size);
 }
 
-/* An area that is larger than both layouts is one whose end is rounded up, to pages say. */
+/* An area may be larger than its layout, because some ends round its size up to pages. */
 uint64_t vublk_inflight_split_stride(uint64_t area_bytes, uint16_t num_queues,
 				     uint16_t queue_size)
 {

@@ -5,13 +5,12 @@
 #include <stdint.h>
 
 /*
- * The shared area in which a back-end notes which requests it has taken
- * (specification: "Inflight I/O tracking"). One region per queue, one after the
- * other.
+ * The shared area in which a back-end records the requests in flight (specification:
+ * "Inflight I/O tracking"). It has one region per queue, one after the other.
  *
  * The specification leaves the distance between regions to the back-end. libvhost-user,
  * SPDK and `vublk serve` align each region to VUBLK_INFLIGHT_ALIGN bytes;
- * yc-libvhost-server does not, and accepts no other size than its own.
+ * yc-libvhost-server does not, and accepts only the size that it computes itself.
  */
 #define VUBLK_INFLIGHT_ALIGN 64
 #define VUBLK_INFLIGHT_VERSION 1
@@ -35,15 +34,15 @@ struct vublk_inflight_split {
 _Static_assert(sizeof(struct vublk_inflight_split_desc) == 16, "wire size");
 _Static_assert(sizeof(struct vublk_inflight_split) == 16, "wire size");
 
-/* Bytes of one queue's region, and of the whole area. */
+/* The bytes of one queue's region, aligned, and of the whole area. */
 uint64_t vublk_inflight_split_region_bytes(uint16_t queue_size);
 uint64_t vublk_inflight_split_area_bytes(uint16_t num_queues, uint16_t queue_size);
 
-/* One queue's region without any padding: the least that every layout needs. */
+/* The bytes of one queue's region without padding, which is the minimum of every layout. */
 uint64_t vublk_inflight_split_least_bytes(uint16_t queue_size);
 /*
- * The distance between the regions of an area that some back-end made, found by the area's
- * size; 0: it is too small for every layout.
+ * The distance between the regions of an area, derived from the size of the area; 0: it is too
+ * small for every layout.
  */
 uint64_t vublk_inflight_split_stride(uint64_t area_bytes, uint16_t num_queues,
 				     uint16_t queue_size);

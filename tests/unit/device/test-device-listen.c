@@ -117,7 +117,7 @@ static void test_the_path(void **state)
 	begin(&rig, &mock);
 	fd = vublk_socket_listen(path, NULL);
 	rig_realize_fails(&rig, EADDRINUSE);
-	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "somebody listens at the socket"));
+	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "a process already listens at the socket"));
 	assert_int_equal(access(path, F_OK), 0);
 	close(fd); /* which leaves the file behind */
 	realize(&rig, &mock);

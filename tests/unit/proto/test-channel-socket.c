@@ -109,7 +109,7 @@ static void test_connect_to_a_socket_of_nobody(void **state)
 {
 	make_stale("stale", SOCK_STREAM);
 	assert_int_equal(vublk_socket_connect(in_folder("stale"), &error), -ECONNREFUSED);
-	assert_text("nobody listens at the socket '%s'; start the back-end", path);
+	assert_text("no process listens at the socket '%s'; start the back-end", path);
 }
 
 static void test_connect_to_a_datagram_socket(void **state)
@@ -163,7 +163,7 @@ static void test_backlog_is_full(void **state)
 	}
 	assert_in_range(count, 1, VUBLK_ARRAY_SIZE(clients) - 1);
 	assert_int_equal(error.code, EAGAIN);
-	assert_text("too many clients wait already for whoever listens at the socket '%s'; "
+	assert_text("too many clients already wait at the socket '%s'; "
 		    "try again later", path);
 	assert_int_equal(vublk_socket_listen(path, &error), -EADDRINUSE); /* is not stale */
 	vublk_fd_close_all(clients, count);
@@ -190,7 +190,7 @@ static void test_listen_where_somebody_does(void **state)
 
 	assert_true(listener >= 0);
 	assert_int_equal(vublk_socket_listen(in_folder("s"), &error), -EADDRINUSE);
-	assert_text("somebody listens at the socket '%s' already; stop them or choose another "
+	assert_text("a process already listens at the socket '%s'; stop it or choose another "
 		    "path", path);
 	client = vublk_socket_connect(in_folder("s"), &error); /* it still works */
 	assert_true(client >= 0);
@@ -293,7 +293,7 @@ static void test_out_of_descriptors(void **state)
 	listened = vublk_socket_listen(path, NULL);
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
 	assert_int_equal(accepted, -EMFILE);
-	assert_text("cannot take a connection: Too many open files", NULL);
+	assert_text("cannot accept a connection: Too many open files", NULL);
 	assert_int_equal(connected, -EMFILE);
 	assert_int_equal(listened, -EMFILE);
 	close(client);

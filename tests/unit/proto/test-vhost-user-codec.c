@@ -130,7 +130,7 @@ static void test_numbers_that_are_none(void **state)
 	assert_null(vublk_vu_request_info(VUBLK_VU_TO_FRONTEND, VUBLK_VU_BACKEND_REQUEST_END));
 	vublk_vu_message_init(&message, 1000);
 	assert_int_equal(vublk_vu_check_request(VUBLK_VU_TO_BACKEND, &message, &e), -ENOTSUP);
-	assert_string_equal(e.text, "the request number 1000 is none of the protocol's");
+	assert_string_equal(e.text, "the request number 1000 is not in the protocol");
 	assert_int_equal(vublk_vu_check_request(VUBLK_VU_TO_BACKEND, &message, NULL), -ENOTSUP);
 }
 

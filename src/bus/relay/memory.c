@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The VMM's memory table, and what its user addresses are in the guest.
+ * The VMM's memory table, and the translation of its user addresses to guest addresses.
  *
- * The device checks regions and files again when it gets them; what is checked here is
- * what it does not know of, user addresses, and what a table of one's own needs.
+ * The device checks guest addresses and files when it gets a table. The checks here are those
+ * that it cannot make, because it does not know user addresses.
  *
- * A message whose change the back-end refuses must leave everything as it was: so a change
- * is a new table, and the old one stays until the message is done.
+ * Key idea: a message whose change the back-end refuses must leave everything as it was. So a
+ * change is a new table, and the old one stays until the message is done.
  *
  * Specification: "Memory region description", "VHOST_USER_ADD_MEM_REG".
  */
@@ -45,7 +45,7 @@ static int make_room(struct vublk_relay_memory *memory, unsigned count,
 							   "cannot keep a memory table");
 }
 
-/* Takes the place of what there is, which is kept unless something older is kept already. */
+/* Puts `memory` in force. The table before is kept, unless an older one is kept already. */
 static void change(struct vublk_relay *relay, const struct vublk_relay_memory *memory)
 {
 	if (relay->memory_before.regions)
@@ -112,7 +112,7 @@ static int check_region(const struct vublk_relay_memory *memory, const struct vu
 	return 0;
 }
 
-/* Takes the descriptor, also on failure. */
+/* Takes the descriptor, even if this fails. */
 static int add_region(struct vublk_relay_memory *memory, const struct vublk_vu_region *wire,
 		      int given, struct vublk_error *error)
 {
@@ -145,7 +145,7 @@ static int copy_region(struct vublk_relay_memory *memory, const struct vublk_rel
 	return 0;
 }
 
-/* A copy of what there is, without the region `except` (or with all), and with room for one. */
+/* A copy of the table without the region `except` (UINT_MAX: with all), and with room for one. */
 static int copy(const struct vublk_relay *relay, unsigned except,
 		struct vublk_relay_memory *memory, struct vublk_error *error)
 {
@@ -217,7 +217,7 @@ int vublk_relay_memory_remove(struct vublk_relay *relay, struct vublk_error *err
 			return finish_change(relay, &memory, copy(relay, i, &memory, error));
 	}
 	return vublk_error_set(error, EPROTO, "REM_MEM_REG names 0x%" PRIx64 " bytes at 0x%" PRIx64
-			       ", which is no region that was added", wire->size_bytes,
+			       ", but no such region was added", wire->size_bytes,
 			       wire->guest_addr);
 }
 

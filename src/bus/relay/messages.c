@@ -29,12 +29,13 @@
 	 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |                   \
 	 VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) |     \
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
+/* A VMM has to accept both if stops leave requests in the in-flight area. */
+#define INFLIGHT_WITHOUT_DRAIN                                                                \
+	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
 /* Offered if the back-end offers them and the device accepted them. */
 #define PASSED_ON                                                                             \
 	(INFLIGHT_WITHOUT_DRAIN | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) |           \
 	 VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD))
-#define INFLIGHT_WITHOUT_DRAIN                                                                \
-	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
 
 /* --- features and status ----------------------------------------------------- */
 
@@ -116,7 +117,10 @@ static int set_protocol_features(struct vublk_relay *relay, struct vublk_error *
 	return r;
 }
 
-/* A connection is a session already; RESET_OWNER is deprecated; the VMM can look at the log. */
+/*
+ * SET_OWNER begins a session, which a connection is already; RESET_OWNER is deprecated. The
+ * descriptor of SET_LOG_FD could signal changes of the log, which the VMM can look for itself.
+ */
 static int note_nothing(struct vublk_relay *relay, struct vublk_error *error)
 {
 	return 0;
@@ -136,7 +140,7 @@ static int get_status(struct vublk_relay *relay, struct vublk_error *error)
 }
 
 /*
- * Status 0 comes when a driver resets the device and when a VM is merely paused. In both
+ * SET_STATUS 0 is sent when a driver resets the device, and when a VM is merely paused. In both
  * cases the rings are set up again before they run.
  */
 static int set_status(struct vublk_relay *relay, struct vublk_error *error)
@@ -170,7 +174,6 @@ static int get_max_mem_slots(struct vublk_relay *relay, struct vublk_error *erro
 static int set_log_base(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_vu_log *wire = &relay->server.request.payload.log;
-
 	int r = vublk_vu_check_log_base(&relay->server.request, relay->server.protocol_features,
 					error);
 

@@ -43,6 +43,7 @@ static bool is_same_place(const struct vhost_vring_addr *a, const struct vhost_v
 	       a->avail_user_addr == b->avail_user_addr && a->used_user_addr == b->used_user_addr;
 }
 
+/* VHOST_VRING_F_LOG has no effect: with the log on, the device has all used rings logged. */
 int vublk_relay_set_vring_addr(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vhost_vring_addr *addr = &relay->server.request.payload.addr;
@@ -51,7 +52,6 @@ int vublk_relay_set_vring_addr(struct vublk_relay *relay, struct vublk_error *er
 
 	if (r < 0)
 		return r;
-	/* The flag is not kept: with the log on, the device has all used rings logged. */
 	if (!is_same_place(addr, &queue->addr))
 		vublk_relay_begin_anew(relay, queue);
 	queue->addr = *addr;
@@ -87,12 +87,13 @@ int vublk_relay_set_vring_call(struct vublk_relay *relay, struct vublk_error *er
 
 int vublk_relay_set_vring_err(struct vublk_relay *relay, struct vublk_error *error)
 {
-	return vublk_vu_take_vring_fd(&relay->server.request, &vublk_relay_concerned(relay)->err_fd, error);
+	return vublk_vu_take_vring_fd(&relay->server.request,
+				      &vublk_relay_concerned(relay)->err_fd, error);
 }
 
 /* --- start ----------------------------------------------------------------- */
 
-/* With STATUS rings are started together, when the driver is ready. */
+/* With STATUS all rings start together, when the driver is ready. */
 static void note_start(struct vublk_relay *relay)
 {
 	bool waits = relay->server.protocol_features & VUBLK_BIT(VUBLK_VU_F_STATUS) &&
@@ -136,7 +137,8 @@ int vublk_relay_set_vring_enable(struct vublk_relay *relay, struct vublk_error *
 
 static bool skips_drain(const struct vublk_relay *relay)
 {
-	return vublk_vu_skips_drain(relay->server.request.header.request, relay->server.protocol_features);
+	return vublk_vu_skips_drain(relay->server.request.header.request,
+				    relay->server.protocol_features);
 }
 
 int vublk_relay_withdraw_vring(struct vublk_relay *relay, struct vublk_error *error)
@@ -193,7 +195,7 @@ int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *er
 				  "queue %u is stopped without a back-end: %u requests are "
 				  "outstanding, which %s", queue->index, queue->outstanding,
 				  relay->area_is_vmms ? "the VMM's in-flight area has" :
-				  "the driver has to give up by a reset");
+				  "the driver has to abandon by a reset");
 	relay->server.reply.payload.state.index = queue->index;
 	relay->server.reply.payload.state.num = queue->base;
 	relay->server.reply.header.size = sizeof(relay->server.reply.payload.state);

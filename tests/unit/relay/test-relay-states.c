@@ -52,15 +52,16 @@ static const char *const session_event_sentences[VUBLK_RELAY_NUM_SESSION_EVENTS]
 
 static const char *const set_sentences[VUBLK_RELAY_NUM_SET_STATES] = {
 	[VUBLK_RELAY_SET_HERE] = "The device has no ring.",
-	[VUBLK_RELAY_SET_OUT] = "The device has the rings that are handed, and runs them whenever "
-				"there is a back-end.",
+	/* In parentheses, because clang suspects a missing comma where one of few is in pieces. */
+	[VUBLK_RELAY_SET_OUT] = ("The device has the rings that are handed, and runs them whenever "
+				 "there is a back-end."),
 	[VUBLK_RELAY_SET_PAUSING] = "The device stops all rings; after that each position is known.",
 };
 
 static const char *const set_event_sentences[VUBLK_RELAY_NUM_SET_EVENTS] = {
 	[VUBLK_RELAY_SET_HAND_OVER] = "the device has accepted at least one ring and DRIVER_OK",
-	[VUBLK_RELAY_SET_PAUSE] = "another set of rings is wanted, or one at another address, or a "
-				  "change is due that cannot be made under running rings",
+	[VUBLK_RELAY_SET_PAUSE] = ("another set of rings is wanted, or one at another address, or a "
+				   "change is due that cannot be made under running rings"),
 	[VUBLK_RELAY_SET_RECLAIM] = "the rings have stopped, or their back-end is lost",
 };
 

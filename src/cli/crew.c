@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Threads that are started together, watched while they work, and joined. */
+/*
+ * Starts threads together, waits for them and joins them; see crew.h.
+ *
+ * Key idea: the number of working threads and a condition variable are enough, because the
+ * waiting thread needs to know only when all are done.
+ */
 #include "cli/crew.h"
 
 #include "cli/cli.h"

@@ -9,8 +9,8 @@
 #include <stddef.h>
 
 /*
- * A few threads that do the same work, and one that waits for them and looks in
- * between: the jobs of a bench, the workers of a copy.
+ * Threads that run the same function, and one thread that waits for them: the jobs of a
+ * bench, the workers of a copy.
  */
 struct vublk_crew {
 	pthread_mutex_t lock;
@@ -21,18 +21,18 @@ struct vublk_crew {
 };
 
 /*
- * Starts `count` threads that call work(members + i * member_bytes). On failure
- * those that run already are told by `stop` (called once), and have ended when
- * this returns.
+ * Starts `count` threads; thread i calls work(members + i * member_bytes). If a thread cannot
+ * be started, `stop` is called once and must make the others end; they have ended when this
+ * returns.
  */
 int vublk_crew_start(struct vublk_crew *crew, unsigned count, void (*work)(void *member),
 		     void *members, size_t member_bytes, void (*stop)(void *opaque), void *opaque,
 		     struct vublk_error *error);
 
-/* Waits until all are done, or for `ms`. True: all are done. */
+/* Waits until all threads are done, but at most `ms`. True: all are done. */
 bool vublk_crew_wait(struct vublk_crew *crew, unsigned ms);
 
-/* Waits for the end of all and gives everything back. */
+/* Joins all threads and frees the crew. */
 void vublk_crew_finish(struct vublk_crew *crew);
 
 #endif

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk demo: the whole way once, on a scratch disk, in words for newcomers. A
- * back-end in a process of its own, a device in this one, data written and
- * verified through several queues, a resize, and how fast it is.
+ * vublk demo: shows a disk in use, step by step, for newcomers. A back-end runs in a process
+ * of its own, the device in this one; data is written and verified through several queues,
+ * the disk is resized, and its speed is measured.
  *
- * It leaves nothing behind: the scene below is struck on every way out, signals
- * included, and the back-end goes when this process does, whatever ends it.
+ * Key idea: the demo leaves nothing behind. Everything to be removed is in `scratch`, which
+ * is cleaned up on every way out, signals included; and the back-end dies with this process
+ * (PR_SET_PDEATHSIG).
  */
 #include "cli/bench/bench.h"
 #include "cli/cli.h"
@@ -33,51 +34,51 @@
 #define NUM_QUEUES 4
 #define VERIFY_BLOCK_BYTES (64 << 10)
 #define SPEED_MS 1000
-#define PATIENCE_MS 5000 /* with the back-end's end, and the news of a resize */
+#define LIMIT_MS 5000 /* for the end of the back-end, and for the notice of a resize */
 #define LINE_COLUMNS 76
 
-/* --- the scene: what has to be struck ----------------------------------------- */
+/* --- cleaning up ----------------------------------------------------------------- */
 
 static struct {
 	char folder[64];
 	char image[96];
 	char socket[96];
-	pid_t backend;         /* 0: it does not run */
-	sigset_t child_signal; /* SIGCHLD, which is waited for */
-} scene;
+	pid_t backend;         /* 0: not running */
+	sigset_t child_signal; /* SIGCHLD; blocked, and waited for */
+} scratch;
 
-/* Only what a signal handler may call. */
-static void strike(void)
+/* Called by a signal handler, too: async-signal-safe functions only. */
+static void clean_up(void)
 {
-	if (scene.backend)
-		kill(scene.backend, SIGTERM);
-	if (scene.folder[0]) {
-		unlink(scene.socket);
-		unlink(scene.image);
-		rmdir(scene.folder);
+	if (scratch.backend)
+		kill(scratch.backend, SIGTERM);
+	if (scratch.folder[0]) {
+		unlink(scratch.socket);
+		unlink(scratch.image);
+		rmdir(scratch.folder);
 	}
 }
 
-static void strike_and_die(int number)
+static void clean_up_and_die(int number)
 {
-	strike();
-	raise(number); /* its handler was reset: this is the end once it returns */
+	clean_up();
+	raise(number); /* the default action ends the process when this handler returns */
 }
 
 static void catch_signals(void)
 {
 	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGQUIT, SIGSEGV,
 				       SIGBUS, SIGABRT };
-	struct sigaction action = { .sa_handler = strike_and_die, .sa_flags = (int)SA_RESETHAND };
+	struct sigaction action = { .sa_handler = clean_up_and_die, .sa_flags = (int)SA_RESETHAND };
 
 	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(numbers); i++)
 		sigaction(numbers[i], &action, NULL);
-	sigemptyset(&scene.child_signal);
-	sigaddset(&scene.child_signal, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &scene.child_signal, NULL);
+	sigemptyset(&scratch.child_signal);
+	sigaddset(&scratch.child_signal, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &scratch.child_signal, NULL);
 }
 
-/* --- talking ------------------------------------------------------------------ */
+/* --- printing ----------------------------------------------------------------- */
 
 __attribute__((format(printf, 1, 2)))
 static void say(const char *format, ...)
@@ -90,7 +91,7 @@ static void say(const char *format, ...)
 	fflush(stdout);
 }
 
-/* The names of the bits, without the prefix that all of them have, in lines. */
+/* Prints the names of the bits, without their common prefix, wrapped into lines. */
 static void say_features(const char *title, const char *prefix, const char *(*name)(unsigned bit),
 			 uint64_t bits)
 {
@@ -117,32 +118,32 @@ static int make_disk(struct vublk_error *error)
 	const char *where = getenv("TMPDIR");
 	int fd;
 
-	snprintf(scene.folder, sizeof(scene.folder), "%s/vublk-demo-XXXXXX",
+	snprintf(scratch.folder, sizeof(scratch.folder), "%s/vublk-demo-XXXXXX",
 		 where && where[0] && strlen(where) < 32 ? where : "/tmp");
-	if (!mkdtemp(scene.folder)) {
+	if (!mkdtemp(scratch.folder)) {
 		fd = errno;
-		scene.folder[0] = '\0';
+		scratch.folder[0] = '\0';
 		return vublk_cli_error_errno(error, fd, "cannot make a scratch folder");
 	}
-	snprintf(scene.image, sizeof(scene.image), "%s/disk.img", scene.folder);
-	snprintf(scene.socket, sizeof(scene.socket), "%s/disk.sock", scene.folder);
-	fd = open(scene.image, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	snprintf(scratch.image, sizeof(scratch.image), "%s/disk.img", scratch.folder);
+	snprintf(scratch.socket, sizeof(scratch.socket), "%s/disk.sock", scratch.folder);
+	fd = open(scratch.image, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0 || ftruncate(fd, (off_t)DISK_BYTES))
-		return vublk_cli_error_errno(error, errno, "cannot make '%s'", scene.image);
+		return vublk_cli_error_errno(error, errno, "cannot make '%s'", scratch.image);
 	close(fd);
-	say("1. A disk to play with: the file %s, 64 MiB.\n\n", scene.image);
+	say("1. An image for a scratch disk: the file %s, 64 MiB.\n\n", scratch.image);
 	return 0;
 }
 
-/* Listening before the back-end runs: nobody has to wait for its socket to appear. */
+/* The socket listens before the back-end runs, so there is no need to wait for it. */
 static int listen_for_backend(int *fd, struct vublk_error *error)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
-	memcpy(address.sun_path, scene.socket, strlen(scene.socket) + 1);
+	memcpy(address.sun_path, scratch.socket, strlen(scratch.socket) + 1);
 	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (*fd < 0 || bind(*fd, (struct sockaddr *)&address, sizeof(address)) || listen(*fd, 1))
-		return vublk_cli_error_errno(error, errno, "cannot listen at '%s'", scene.socket);
+		return vublk_cli_error_errno(error, errno, "cannot listen at '%s'", scratch.socket);
 	return 0;
 }
 
@@ -157,10 +158,10 @@ static void become_backend(const char *program, int fd, pid_t parent)
 		_exit(VUBLK_EXIT_FAILED);
 	for (int number = 1; number < NSIG; number++)
 		signal(number, SIG_DFL);
-	sigprocmask(SIG_UNBLOCK, &scene.child_signal, NULL);
+	sigprocmask(SIG_UNBLOCK, &scratch.child_signal, NULL);
 	fcntl(fd, F_SETFD, 0);
 	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
-	snprintf(image_option, sizeof(image_option), "--blk-file=%s", scene.image);
+	snprintf(image_option, sizeof(image_option), "--blk-file=%s", scratch.image);
 	snprintf(queues_option, sizeof(queues_option), "--num-queues=%d", NUM_QUEUES);
 	execl(program, "vublk", "serve", "--quiet", fd_option, image_option, queues_option,
 	      (char *)NULL);
@@ -179,43 +180,43 @@ static int start_backend(struct vublk_error *error)
 	program[length] = '\0';
 	ret = listen_for_backend(&fd, error);
 	if (!ret) {
-		scene.backend = fork();
-		if (!scene.backend)
+		scratch.backend = fork();
+		if (!scratch.backend)
 			become_backend(program, fd, parent);
-		if (scene.backend < 0) {
+		if (scratch.backend < 0) {
 			ret = vublk_cli_error_errno(error, errno, "cannot start the back-end");
-			scene.backend = 0;
+			scratch.backend = 0;
 		}
 	}
 	if (fd >= 0)
 		close(fd);
 	if (ret)
 		return ret;
-	say("2. A back-end: another process (pid %d), which turns the file into a disk.\n"
+	say("2. A back-end: another process (pid %d), which serves the file as a disk.\n"
 	    "     vublk serve --socket-path %s \\\n"
 	    "                 --blk-file %s --num-queues %d\n"
-	    "   All that it shares with this process is the socket, and the memory that\n"
-	    "   it is handed there.\n\n",
-	    (int)scene.backend, scene.socket, scene.image, NUM_QUEUES);
+	    "   It shares nothing with this process but the socket, and the memory that\n"
+	    "   this process passes over it.\n\n",
+	    (int)scratch.backend, scratch.socket, scratch.image, NUM_QUEUES);
 	return 0;
 }
 
-/* Asks it to go and waits for that; it is killed when it takes too long. */
+/* Ends the back-end with SIGTERM; kills it if that takes too long. */
 static int end_backend(struct vublk_error *error)
 {
-	const struct timespec patience = { .tv_sec = PATIENCE_MS / 1000 };
+	const struct timespec limit = { .tv_sec = LIMIT_MS / 1000 };
 	bool killed;
 	int status = 0;
 
-	kill(scene.backend, SIGTERM);
-	killed = sigtimedwait(&scene.child_signal, NULL, &patience) < 0;
+	kill(scratch.backend, SIGTERM);
+	killed = sigtimedwait(&scratch.child_signal, NULL, &limit) < 0;
 	if (killed)
-		kill(scene.backend, SIGKILL);
-	waitpid(scene.backend, &status, 0);
-	scene.backend = 0;
+		kill(scratch.backend, SIGKILL);
+	waitpid(scratch.backend, &status, 0);
+	scratch.backend = 0;
 	if (killed)
 		return vublk_cli_error(error, ETIMEDOUT, "the back-end did not end within %d s of "
-				       "SIGTERM", PATIENCE_MS / 1000);
+				       "SIGTERM", LIMIT_MS / 1000);
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
 		return vublk_cli_error(error, EIO, "the back-end ended with %s %d",
 				       WIFEXITED(status) ? "status" : "signal",
@@ -226,64 +227,65 @@ static int end_backend(struct vublk_error *error)
 
 /* --- the device --------------------------------------------------------------- */
 
-/* What the disk's own thread tells. */
-struct news {
+/* Set by the disk's own thread. */
+struct resize_notice {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool resized;
 };
 
-static void hear(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
 {
-	struct news *news = opaque;
+	struct resize_notice *notice = opaque;
 
 	if (event != VUBLK_BLK_RESIZED)
 		return;
-	pthread_mutex_lock(&news->lock);
-	news->resized = true;
-	pthread_cond_signal(&news->changed);
-	pthread_mutex_unlock(&news->lock);
+	pthread_mutex_lock(&notice->lock);
+	notice->resized = true;
+	pthread_cond_signal(&notice->changed);
+	pthread_mutex_unlock(&notice->lock);
 }
 
-static bool wait_for_resize(struct news *news)
+static bool wait_for_resize(struct resize_notice *notice)
 {
 	struct timespec deadline;
 	bool resized;
 	int ret = 0;
 
 	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec += PATIENCE_MS / 1000;
-	pthread_mutex_lock(&news->lock);
-	while (!news->resized && !ret)
-		ret = pthread_cond_timedwait(&news->changed, &news->lock, &deadline);
-	resized = news->resized;
-	pthread_mutex_unlock(&news->lock);
+	deadline.tv_sec += LIMIT_MS / 1000;
+	pthread_mutex_lock(&notice->lock);
+	while (!notice->resized && !ret)
+		ret = pthread_cond_timedwait(&notice->changed, &notice->lock, &deadline);
+	resized = notice->resized;
+	pthread_mutex_unlock(&notice->lock);
 	return resized;
 }
 
-static int open_disk(struct news *news, struct vublk_blk **blk, struct vublk_error *error)
+static int open_disk(struct resize_notice *notice, struct vublk_blk **blk,
+		     struct vublk_error *error)
 {
 	struct vublk_disk_options options = { 0 };
-	struct vublk_blk_handlers handlers = { .event = hear, .opaque = news };
+	struct vublk_blk_handlers handlers = { .event = on_event, .opaque = notice };
 	struct vublk_blk_info info = { 0 };
-	int ret = vublk_disk_open("demo", scene.socket, &options, &handlers, blk, error);
+	int ret = vublk_disk_open("demo", scratch.socket, &options, &handlers, blk, error);
 
 	if (ret)
 		return ret;
 	vublk_blk_get_info(*blk, &info, sizeof(info));
-	say("3. The device, in this process: it connects as that of a virtual machine would,\n"
-	    "   and the two sides agree on what they will use:\n");
+	say("3. The device, in this process: it connects as a virtual machine would, and both\n"
+	    "   sides agree on the features to use:\n");
 	say_features("protocol", "", vublk_protocol_feature_name, info.device.protocol_features);
 	say_features("disk", "VIRTIO_", vublk_feature_name, info.features);
 	say("     %-10s %u, each a ring of %u entries in shared memory\n\n", "queues",
 	    info.num_queues, info.queue_size);
 	if (info.num_queues < NUM_QUEUES)
-		return vublk_cli_error(error, ENOTSUP, "there are only %u queues of %d",
+		return vublk_cli_error(error, ENOTSUP, "the disk has %u queues instead of %d",
 				       info.num_queues, NUM_QUEUES);
 	return 0;
 }
 
-/* --- what is shown ------------------------------------------------------------ */
+/* --- the steps -------------------------------------------------------------- */
 
 static int run_load(struct vublk_blk *blk, const struct vublk_bench_config *config,
 		    struct vublk_bench_result *total, struct vublk_error *error)
@@ -307,25 +309,25 @@ static int write_and_verify(struct vublk_blk *blk, uint64_t offset, uint64_t byt
 	const struct vublk_bench_config config = {
 		.rw = "randwrite", .direction = VUBLK_BENCH_WRITE, .random = true,
 		.block_bytes = VERIFY_BLOCK_BYTES, .offset_bytes = offset, .size_bytes = bytes,
-		.depth = 16, .num_jobs = NUM_QUEUES, .verify = true, .stall_ms = PATIENCE_MS,
+		.depth = 16, .num_jobs = NUM_QUEUES, .verify = true, .stall_ms = LIMIT_MS,
 	};
 
 	return run_load(blk, &config, total, error);
 }
 
-/* The same blocks, seen by whoever looks at the file and knows nothing of disks. */
+/* Checks the blocks in the image file, without the disk. */
 static int verify_file(uint64_t bytes, struct vublk_error *error)
 {
 	static uint64_t block[VERIFY_BLOCK_BYTES / 8];
-	int fd = open(scene.image, O_RDONLY | O_CLOEXEC), ret = 0;
+	int fd = open(scratch.image, O_RDONLY | O_CLOEXEC), ret = 0;
 
 	if (fd < 0)
-		return vublk_cli_error_errno(error, errno, "cannot open '%s'", scene.image);
+		return vublk_cli_error_errno(error, errno, "cannot open '%s'", scratch.image);
 	for (uint64_t offset = 0; offset < bytes && !ret; offset += sizeof(block)) {
 		struct vublk_pattern pattern = { .offset = offset };
 
 		if (pread(fd, block, sizeof(block), (off_t)offset) != sizeof(block))
-			ret = vublk_cli_error(error, EIO, "cannot read '%s'", scene.image);
+			ret = vublk_cli_error(error, EIO, "cannot read '%s'", scratch.image);
 		else
 			ret = vublk_pattern_check(&pattern, block, sizeof(block), error);
 	}
@@ -339,45 +341,45 @@ static int show_data(struct vublk_blk *blk, struct vublk_bench_result *total,
 	int ret;
 
 	say("4. Data: %d threads, each with a queue of its own, write 64 MiB in random order\n"
-	    "   and read all of it back. Each block says where and when it was written.\n",
+	    "   and read all of it back. Each block contains its place and generation.\n",
 	    NUM_QUEUES);
 	ret = write_and_verify(blk, 0, DISK_BYTES, total, error);
 	if (ret)
 		return ret;
-	say("     %" PRIu64 " blocks of 64 KiB: all as they should be\n", total->verified_blocks);
+	say("     %" PRIu64 " blocks of 64 KiB: all correct\n", total->verified_blocks);
 	ret = verify_file(DISK_BYTES, error);
 	if (ret)
 		return ret;
-	say("     the same in the file, read as any program reads it: all there\n\n");
+	say("     the same blocks in the image file: all correct\n\n");
 	return 0;
 }
 
-static int show_resize(struct vublk_blk *blk, struct news *news, struct vublk_bench_result *total,
-		       struct vublk_error *error)
+static int show_resize(struct vublk_blk *blk, struct resize_notice *notice,
+		       struct vublk_bench_result *total, struct vublk_error *error)
 {
 	struct vublk_blk_info info = { 0 };
 	char text[VUBLK_CLI_TEXT_BYTES];
 	uint64_t start;
 	int ret;
 
-	say("5. A resize under way: the file grows to 96 MiB, the back-end is told to look\n"
-	    "   (SIGHUP), and tells the device.\n");
-	if (truncate(scene.image, (off_t)GROWN_BYTES))
-		return vublk_cli_error_errno(error, errno, "cannot resize '%s'", scene.image);
+	say("5. A resize while the disk is in use: the file grows to 96 MiB; SIGHUP makes the\n"
+	    "   back-end read its size again and notify the device.\n");
+	if (truncate(scratch.image, (off_t)GROWN_BYTES))
+		return vublk_cli_error_errno(error, errno, "cannot resize '%s'", scratch.image);
 	start = vublk_cli_now_ns();
-	kill(scene.backend, SIGHUP);
-	if (!wait_for_resize(news))
-		return vublk_cli_error(error, ETIMEDOUT, "the device did not hear of the resize "
-				       "within %d s", PATIENCE_MS / 1000);
+	kill(scratch.backend, SIGHUP);
+	if (!wait_for_resize(notice))
+		return vublk_cli_error(error, ETIMEDOUT, "the device was not notified of the resize "
+				       "within %d s", LIMIT_MS / 1000);
 	vublk_cli_format_ns(text, (double)(vublk_cli_now_ns() - start));
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	if (info.capacity_bytes != GROWN_BYTES)
 		return vublk_cli_error(error, EIO, "after the resize the disk has %" PRIu64
 				       " bytes, not %" PRIu64, info.capacity_bytes, GROWN_BYTES);
-	say("     the disk has 96 MiB, %s later\n", text);
+	say("     the disk has 96 MiB after %s\n", text);
 	ret = write_and_verify(blk, DISK_BYTES, GROWN_BYTES - DISK_BYTES, total, error);
 	if (!ret)
-		say("     what is new is written and verified as well: %" PRIu64 " blocks\n\n",
+		say("     the new part is written and verified: %" PRIu64 " blocks\n\n",
 		    total->verified_blocks);
 	return ret;
 }
@@ -387,12 +389,12 @@ static int show_speed(struct vublk_blk *blk, struct vublk_bench_result *total,
 {
 	struct vublk_bench_config config = {
 		.random = true, .block_bytes = 4096, .depth = 16, .num_jobs = NUM_QUEUES,
-		.runtime_ms = SPEED_MS, .time_based = true, .stall_ms = PATIENCE_MS,
+		.runtime_ms = SPEED_MS, .time_based = true, .stall_ms = LIMIT_MS,
 	};
 	char iops[VUBLK_CLI_TEXT_BYTES], speed[VUBLK_CLI_TEXT_BYTES], time[VUBLK_CLI_TEXT_BYTES];
 
-	say("6. Speed: 4 KiB at a time, at random, %d threads with %u requests each in flight,\n"
-	    "   for a second. (`vublk bench` measures properly.)\n", NUM_QUEUES, config.depth);
+	say("6. Speed: random requests of 4 KiB, %d threads with %u requests in flight each, for\n"
+	    "   one second. (`vublk bench` measures properly.)\n", NUM_QUEUES, config.depth);
 	for (unsigned d = VUBLK_BENCH_READ; d <= VUBLK_BENCH_WRITE; d++) {
 		const struct vublk_bench_stats *stats = &total->stats[d];
 		double seconds;
@@ -404,7 +406,7 @@ static int show_speed(struct vublk_blk *blk, struct vublk_bench_result *total,
 		if (ret)
 			return ret;
 		seconds = (double)total->runtime_ns / 1e9;
-		say("     %-6s %s a second, %s/s; 99 %% of them within %s\n",
+		say("     %-6s %s per second, %s/s; 99 %% of them within %s\n",
 		    d == VUBLK_BENCH_READ ? "reads" : "writes",
 		    vublk_cli_format_count(iops, (double)stats->requests / seconds),
 		    vublk_cli_format_bytes(speed, (uint64_t)((double)stats->bytes / seconds)),
@@ -417,19 +419,19 @@ static int show_speed(struct vublk_blk *blk, struct vublk_bench_result *total,
 
 /* --- the command -------------------------------------------------------------- */
 
-static int play(struct news *news, struct vublk_blk **blk, struct vublk_bench_result *total,
-		struct vublk_error *error)
+static int run_steps(struct resize_notice *notice, struct vublk_blk **blk,
+		     struct vublk_bench_result *total, struct vublk_error *error)
 {
 	int ret = make_disk(error);
 
 	if (!ret)
 		ret = start_backend(error);
 	if (!ret)
-		ret = open_disk(news, blk, error);
+		ret = open_disk(notice, blk, error);
 	if (!ret)
 		ret = show_data(*blk, total, error);
 	if (!ret)
-		ret = show_resize(*blk, news, total, error);
+		ret = show_resize(*blk, notice, total, error);
 	if (!ret)
 		ret = show_speed(*blk, total, error);
 	return ret;
@@ -447,10 +449,10 @@ int vublk_cmd_demo(int argc, char **argv)
 {
 	static const struct argp argp = {
 		NULL, refuse_arguments, NULL,
-		"Show a disk being served, used, verified, resized and measured, on a scratch file "
-		"that is removed at the end. It takes some seconds.",
+		"Serve, use, verify, resize and measure a disk on a scratch file, which is removed at "
+		"the end. It takes a few seconds.",
 	};
-	struct news news = { .lock = PTHREAD_MUTEX_INITIALIZER,
+	struct resize_notice notice = { .lock = PTHREAD_MUTEX_INITIALIZER,
 			     .changed = PTHREAD_COND_INITIALIZER };
 	struct vublk_bench_result *total;
 	struct vublk_blk *blk = NULL;
@@ -462,17 +464,17 @@ int vublk_cmd_demo(int argc, char **argv)
 	if (!total)
 		return vublk_cli_fail("demo", "out of memory");
 	catch_signals();
-	ret = play(&news, &blk, total, &error);
-	vublk_blk_close(blk, ret ? 0 : PATIENCE_MS);
-	if (scene.backend && end_backend(&end_error) && !ret) {
+	ret = run_steps(&notice, &blk, total, &error);
+	vublk_blk_close(blk, ret ? 0 : LIMIT_MS);
+	if (scratch.backend && end_backend(&end_error) && !ret) {
 		ret = -end_error.code;
 		error = end_error;
 	}
-	strike();
+	clean_up();
 	free(total);
 	if (ret)
 		return vublk_cli_fail("demo", "%s", error.text);
-	say("7. The end: the device has let go, the back-end was asked to go (SIGTERM) and went,\n"
-	    "   and nothing of it is left in %s.\n", scene.folder);
+	say("7. The end: the device has disconnected, the back-end has ended on SIGTERM, and the\n"
+	    "   scratch folder %s is removed.\n", scratch.folder);
 	return VUBLK_EXIT_DONE;
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk info: what the disk behind a socket is, what its back-end offers, and
- * what of that is in use. For people, and with --json for programs.
+ * vublk info: shows the properties of a disk, the features that its back-end offers and
+ * those that are in use; as text, or with --json for programs.
+ *
+ * Key idea: one table describes the fields of the configuration space for both forms.
  */
 #include "cli/cli.h"
 #include "cli/disk.h"
@@ -18,7 +20,7 @@
 
 #define BIT(n) (UINT64_C(1) << (n))
 #define NO_FEATURE 64
-#define ANSWER_MS 2000 /* to a request */
+#define ANSWER_MS 2000 /* time limit for a request */
 
 struct arguments {
 	const char *socket;
@@ -26,28 +28,28 @@ struct arguments {
 	struct vublk_disk_options disk;
 };
 
-/* What is shown of one disk. */
+/* Everything that is shown of a disk. */
 struct disk {
 	const char *socket;
 	struct vublk_blk_info info;
-	char serial[VUBLK_BLK_ID_SIZE]; /* empty: it has none */
+	char serial[VUBLK_BLK_ID_SIZE]; /* empty: the disk has no serial */
 	bool is_answering;
 };
 
 /* --- the configuration space -------------------------------------------------- */
 
 struct config_field {
-	const char *name;  /* the kernel's; what is before a dot is a group */
+	const char *name;  /* the kernel's; the part before a dot is a group */
 	unsigned offset;
 	unsigned bytes;
-	unsigned feature;  /* that gives it a meaning; NO_FEATURE: it always has one */
+	unsigned feature;  /* without which the field is undefined; NO_FEATURE: it never is */
 };
 
 #define FIELD(name, member, feature) \
 	{ name, offsetof(struct virtio_blk_config, member), \
 	  sizeof(((struct virtio_blk_config *)0)->member), feature }
 
-/* VIRTIO_BLK_F_ZONED and its fields are younger than the kernel headers in use. */
+/* VIRTIO_BLK_F_ZONED and its fields are newer than the kernel headers in use. */
 #define ZONED_FEATURE 17
 #define ZONED_OFFSET 72
 
@@ -83,7 +85,7 @@ static const struct config_field config_fields[] = {
 	{ "zoned.model", ZONED_OFFSET + 20, 1, ZONED_FEATURE },
 };
 
-/* Whether the back-end's config goes as far as this field. */
+/* Whether the back-end's configuration is long enough for this field. */
 static bool has_field(const struct vublk_blk_info *info, const struct config_field *field)
 {
 	return field->offset + field->bytes <= info->config_bytes &&
@@ -104,7 +106,7 @@ static bool field_has_meaning(const struct vublk_blk_info *info, const struct co
 	       info->device.backend_features & BIT(field->feature);
 }
 
-/* --- for people --------------------------------------------------------------- */
+/* --- text --------------------------------------------------------------------- */
 
 /* The name of a bit, or its number in `text`. */
 static const char *bit_name(const char *(*name)(unsigned bit), unsigned bit, char text[16])
@@ -135,7 +137,7 @@ static void print_range_command(const char *name, uint64_t max_bytes, const char
 	char text[VUBLK_CLI_TEXT_BYTES];
 
 	if (max_bytes)
-		printf("  %-18s%s a segment%s\n", name, vublk_cli_format_bytes(text, max_bytes),
+		printf("  %-18s%s per segment%s\n", name, vublk_cli_format_bytes(text, max_bytes),
 		       more);
 	else
 		printf("  %-18snot offered\n", name);
@@ -203,7 +205,7 @@ static void print_text(const struct disk *disk)
 	print_config(i);
 }
 
-/* --- for programs ------------------------------------------------------------- */
+/* --- JSON --------------------------------------------------------------------- */
 
 static void add_u64(struct json_object *object, const char *name, uint64_t value)
 {
@@ -242,7 +244,7 @@ static struct json_object *features_json(const char *in_use_word,
 	return array;
 }
 
-/* The object of a field's group, made when the group is met for the first time. */
+/* The object of a field's group, created for the first field of the group. */
 static struct json_object *group_of(struct json_object *config, const char **name)
 {
 	const char *dot = strchr(*name, '.');
@@ -260,7 +262,7 @@ static struct json_object *group_of(struct json_object *config, const char **nam
 	return group;
 }
 
-/* A field that the back-end's config is too short for is null. */
+/* A field past the end of the back-end's configuration is null. */
 static struct json_object *config_json(const struct vublk_blk_info *info)
 {
 	struct json_object *config = json_object_new_object();
@@ -330,10 +332,10 @@ static void print_json(const struct disk *disk)
 /* --- the command -------------------------------------------------------------- */
 
 /*
- * Many back-ends have no serial: that is not a failure. No answer at all is the only sign
- * of an outage that the protocol has: a relay whose back-end is lost holds the requests and
- * answers every message itself, because a VMM that connects must not notice. The text in
- * `disk` must exist until the disk is closed, since a late answer is written there.
+ * Returns whether there is a serial; many back-ends have none, which is not a failure. A
+ * missing answer is the only sign of an outage behind a relay: a relay whose back-end is lost
+ * holds requests back but answers every message itself, so that a VMM which connects does not
+ * notice. A late answer is written into `disk`, which must exist until the disk is closed.
  */
 static bool read_serial(struct vublk_blk *blk, struct disk *disk)
 {
@@ -379,8 +381,8 @@ int vublk_cmd_info(int argc, char **argv)
 	static const struct argp_child children[] = { { &vublk_disk_argp, 0, NULL, 0 }, { NULL } };
 	static const struct argp argp = {
 		options, parse, "SOCKET",
-		"Show what the disk behind a vhost-user-blk socket is, what its back-end offers, "
-		"and what of that is in use.",
+		"Show the properties of the disk behind a vhost-user-blk socket, the features that "
+		"its back-end offers, and those that are in use.",
 		children,
 	};
 	struct arguments arguments = { 0 };

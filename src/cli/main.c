@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk: the tool. One table names the sub-commands; it dispatches to them and
- * it is the help. What a sub-command does is in its own file.
+ * vublk: the tool's main(). Each sub-command is in a file or a folder of its own.
+ *
+ * Key idea: one table of sub-commands both dispatches to them and prints the help.
  */
 #include "cli/cli.h"
 
@@ -25,21 +26,21 @@ static const struct command commands[] = {
 	{ "serve", vublk_cmd_serve, "--socket-path=SOCKET --blk-file=FILE",
 	  "Serve a file or a block device as a disk on a vhost-user socket" },
 	{ "device", vublk_cmd_device, "--chardev=SOCKET --bus=vhost-user:SOCKET",
-	  "Be a VM's disk that outlives its back-end" },
-	{ "info", vublk_cmd_info, "SOCKET", "Show what the disk behind a socket is and offers" },
+	  "Present a disk to a VM that survives the loss of its back-end" },
+	{ "info", vublk_cmd_info, "SOCKET", "Show the properties of a disk and its back-end" },
 	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },
 	{ "chaos", vublk_cmd_chaos, "SOCKET -- COMMAND [ARGUMENT...]",
-	  "Kill a back-end again and again under a verified load" },
+	  "Kill a back-end repeatedly under a verified load" },
 	{ "demo", vublk_cmd_demo, "",
-	  "Show a disk being served, used and resized, in some seconds" },
+	  "Serve, use and resize a scratch disk, in a few seconds" },
 	{ NULL },
 };
 
 static void print_help(FILE *out)
 {
 	fputs("Usage: vublk COMMAND [OPTION...] [ARGUMENT...]\n"
-	      "A vhost-user-blk disk from both ends: serves one, and uses one without a VMM.\n\n",
+	      "Serves a vhost-user-blk disk, and uses one without a VMM.\n\n",
 	      out);
 	for (const struct command *c = commands; c->name; c++)
 		fprintf(out, "  %-6s  %s\n          vublk %s%s%s\n", c->name, c->summary, c->name,
@@ -65,7 +66,7 @@ static const struct command *find_command(const char *name)
 	return NULL;
 }
 
-/* argp names the program by argv[0] in usage and errors: "vublk COMMAND". */
+/* argp takes the program's name in usage and errors from argv[0]: "vublk COMMAND". */
 static int run_command(const struct command *command, int argc, char **argv)
 {
 	static char name[32];
@@ -97,7 +98,7 @@ static int dispatch(int argc, char **argv)
 		return print_version();
 	command = find_command(strcmp(argv[1], "help") ? argv[1] : argv[2]);
 	if (!command) {
-		fprintf(stderr, "vublk: there is no command '%s', see vublk --help\n",
+		fprintf(stderr, "vublk: there is no command '%s'; vublk --help lists them\n",
 			strcmp(argv[1], "help") ? argv[1] : argv[2]);
 		return VUBLK_EXIT_MISUSED;
 	}
@@ -107,9 +108,9 @@ static int dispatch(int argc, char **argv)
 }
 
 /*
- * A process may be started without standard descriptors; then a disk's socket or
- * the file of a copy would get their numbers, and an error would be printed into
- * it. They are opened the wrong way round, so that using them still fails.
+ * A process may be started without standard descriptors. Then a disk's socket or the file of
+ * a copy would get their numbers, and an error message would be printed into it. Input is
+ * opened for writing and output for reading, so that using them still fails.
  */
 static void occupy_standard_descriptors(void)
 {
@@ -126,7 +127,7 @@ int main(int argc, char **argv)
 	occupy_standard_descriptors();
 	status = dispatch(argc, argv);
 
-	/* A full disk or a closed pipe behind `>` is a failure like any other. */
+	/* A full disk or a closed pipe as standard output is a failure, too. */
 	if (fflush(stdout) || ferror(stdout)) {
 		fprintf(stderr, "vublk: cannot write to standard output: %s\n", strerror(errno));
 		return status ? status : VUBLK_EXIT_FAILED;

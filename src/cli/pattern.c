@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What `bench --verify` writes and how it recognizes it again.
+ * The blocks that `bench --verify` writes and checks; see pattern.h. It does no I/O.
  *
- * A block is a header (who wrote it, where, which generation) and words that
- * follow from the header alone; the header's checksum covers all of it. Checking
- * is one pass over the words. Only a block that fails is looked at closely, to say
- * in a sentence what it is instead.
+ * Key idea: a block is a header (run, place, generation) followed by words that are computed
+ * from the header; the header's checksum covers both. A check is one pass over the words.
+ * Only a block that fails is examined, to say in a sentence what it contains.
  */
 #include "cli/pattern.h"
 
@@ -16,7 +15,7 @@
 #include <string.h>
 
 #define MAGIC UINT64_C(0x6b6c62752d763176)
-#define GOLDEN UINT64_C(0x9e3779b97f4a7c15)
+#define GOLDEN UINT64_C(0x9e3779b97f4a7c15) /* 2^64 divided by the golden ratio */
 
 struct header {
 	uint64_t magic;
@@ -24,7 +23,7 @@ struct header {
 	uint64_t offset;
 	uint32_t generation;
 	uint32_t bytes;
-	uint64_t checksum; /* of the header with 0 here, and of all words behind it */
+	uint64_t checksum; /* of the header with 0 here, and of all words that follow */
 };
 
 #define HEADER_WORDS (sizeof(struct header) / 8)
@@ -36,7 +35,13 @@ uint64_t vublk_mix(uint64_t value)
 	return value ^ (value >> 31);
 }
 
-/* Each step loses nothing, so any single changed word changes the sum. */
+uint64_t vublk_random_next(uint64_t *state)
+{
+	*state += GOLDEN;
+	return vublk_mix(*state);
+}
+
+/* Each step is reversible, so any single changed word changes the sum. */
 static uint64_t checksum_add(uint64_t sum, uint64_t word)
 {
 	sum = (sum ^ word) * UINT64_C(0xff51afd7ed558ccd);
@@ -51,7 +56,7 @@ static uint64_t checksum_header(const struct header *header)
 	return checksum_add(sum, (uint64_t)header->generation << 32 | header->bytes);
 }
 
-/* The word `index` of a block that begins with this header. */
+/* Word `index` of a block whose header has this seed. */
 static uint64_t word_at(uint64_t seed, size_t index)
 {
 	return vublk_mix(seed + index * GOLDEN);
@@ -94,7 +99,7 @@ static int fail_foreign(const struct vublk_pattern *pattern, const uint64_t *wor
 			       ", which no verified run wrote", pattern->offset, MAGIC, words[0]);
 }
 
-/* The header is right and the sum is not: says where the first wrong byte is. */
+/* The header is right and the sum is not: finds the first wrong byte. */
 static int fail_damaged(const struct header *header, const uint64_t *words, uint32_t bytes,
 			struct vublk_error *error)
 {
@@ -154,10 +159,9 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 /* --- a random order ----------------------------------------------------------- */
 
 /*
- * A Feistel network is a permutation of the numbers with 2 * half_bits bits,
- * whatever its round function is. What lies past the count is sent through
- * again until it does not: that is still a permutation, and takes fewer than
- * four turns on average.
+ * A Feistel network is a permutation of the numbers with 2 * half_bits bits, whatever its
+ * round function is. A result past the count goes through the network again until it is
+ * below the count: that is still a permutation, and takes fewer than four rounds on average.
  */
 void vublk_shuffle_init(struct vublk_shuffle *shuffle, uint64_t count, uint64_t seed)
 {

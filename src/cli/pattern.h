@@ -7,16 +7,16 @@
 #include <stdint.h>
 
 /*
- * Blocks that say where and when they were written, so that whatever a disk
- * returns instead of them can be told: another block, an older one, a torn one,
- * none at all. And the order in which a random job visits its blocks.
+ * Blocks that contain their own place and generation, so that a check can name what a disk
+ * returned instead: another block, an older one, a torn one, or none. Also the random
+ * numbers and the random order of blocks that the loads use.
  */
 
 #define VUBLK_PATTERN_MIN_BYTES 512
 
-/* What a block should be. */
+/* The expected content of a block. */
 struct vublk_pattern {
-	uint64_t run;        /* of one bench; 0 when checking: any */
+	uint64_t run;        /* identifies one bench; 0 when checking: any */
 	uint64_t offset;     /* in bytes on the disk */
 	uint32_t generation; /* of this block, from 1; 0 when checking: any */
 };
@@ -24,20 +24,17 @@ struct vublk_pattern {
 /* Fills `bytes` (a multiple of 8, at least VUBLK_PATTERN_MIN_BYTES) at `block`. */
 void vublk_pattern_fill(const struct vublk_pattern *pattern, void *block, uint32_t bytes);
 
-/*
- * 0, or -EILSEQ and a sentence that names the block, what was expected and what
- * was found.
- */
+/* 0, or -EILSEQ and a sentence with the block, the expected and the actual content. */
 int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, uint32_t bytes,
 			struct vublk_error *error);
 
-/* A good scrambling of 64 bits; equal for equal input. */
+/* Mixes 64 bits well; a function of `value` only. */
 uint64_t vublk_mix(uint64_t value);
 
-/*
- * A random order of the numbers below `count` that needs no memory: each comes
- * exactly once.
- */
+/* The next number of a generator that is good enough to choose blocks with. */
+uint64_t vublk_random_next(uint64_t *state);
+
+/* A random order of the numbers below `count` that needs no memory: each occurs once. */
 struct vublk_shuffle {
 	uint64_t count;
 	uint64_t seed;
@@ -45,7 +42,7 @@ struct vublk_shuffle {
 };
 
 void vublk_shuffle_init(struct vublk_shuffle *shuffle, uint64_t count, uint64_t seed);
-/* The number at `index` (below count) of the order. */
+/* The number at `index` (below count) in the order. */
 uint64_t vublk_shuffle_at(const struct vublk_shuffle *shuffle, uint64_t index);
 
 #endif

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* How far a copy is, told to a terminal or to a program that reads lines. */
+/*
+ * The progress of a copy on a terminal or for a program that reads lines; see progress.h.
+ *
+ * Key idea: a reader that has closed its end stops the progress, never the copy.
+ */
 #include "cli/progress.h"
 
 #include "cli/cli.h"
@@ -13,14 +17,13 @@
 void vublk_progress_start(struct vublk_progress *progress, int fd, bool bar, uint64_t total)
 {
 	*progress = (struct vublk_progress){
-		.fd = fd, .bar = bar, .total = total, .told = UINT_MAX,
+		.fd = fd, .bar = bar, .total = total, .percent = UINT_MAX,
 		.start_ns = vublk_cli_now_ns(),
 	};
-	vublk_progress_tell(progress, 0);
+	vublk_progress_update(progress, 0);
 }
 
-/* Whoever does not read any more is not told any more: that does not stop the copy. */
-static void say(struct vublk_progress *progress, const char *text, size_t bytes)
+static void print(struct vublk_progress *progress, const char *text, size_t bytes)
 {
 	if (write(progress->fd, text, bytes) != (ssize_t)bytes)
 		progress->fd = -1;
@@ -50,7 +53,7 @@ int vublk_progress_bar(char *line, unsigned line_bytes, unsigned columns, uint64
 			numbers);
 }
 
-static void tell_bar(struct vublk_progress *progress, uint64_t done)
+static void print_bar(struct vublk_progress *progress, uint64_t done)
 {
 	struct winsize window = { 0 };
 	char line[256];
@@ -61,40 +64,40 @@ static void tell_bar(struct vublk_progress *progress, uint64_t done)
 	length = vublk_progress_bar(line + 1, sizeof(line) - 8, window.ws_col, done,
 				    progress->total, vublk_cli_now_ns() - progress->start_ns);
 	line[0] = '\r';
-	memcpy(line + 1 + length, "\033[K", 3); /* clears what a longer line left */
-	say(progress, line, (size_t)length + 4);
+	memcpy(line + 1 + length, "\033[K", 3); /* erases the rest of a longer line */
+	print(progress, line, (size_t)length + 4);
 }
 
-static void tell_percent(struct vublk_progress *progress, unsigned percent)
+static void print_percent(struct vublk_progress *progress, unsigned percent)
 {
 	char line[16];
 
-	if (percent == progress->told)
+	if (percent == progress->percent)
 		return;
-	progress->told = percent;
+	progress->percent = percent;
 	snprintf(line, sizeof(line), "%u/100\n", percent);
-	say(progress, line, strlen(line));
+	print(progress, line, strlen(line));
 }
 
-/* 100 is for the end alone: what is copied may still have to be flushed. */
-void vublk_progress_tell(struct vublk_progress *progress, uint64_t done)
+/* 100 is printed at the end only, because the last bytes still have to be flushed. */
+void vublk_progress_update(struct vublk_progress *progress, uint64_t done)
 {
 	double part;
 
 	done = progress->most = VUBLK_CLI_MAX(progress->most, done);
 	part = progress->total ? (double)done / (double)progress->total : 0;
 	if (progress->fd >= 0 && progress->bar)
-		tell_bar(progress, done);
+		print_bar(progress, done);
 	else if (progress->fd >= 0)
-		tell_percent(progress, VUBLK_CLI_MIN((unsigned)(part * 100), 99u));
+		print_percent(progress, VUBLK_CLI_MIN((unsigned)(part * 100), 99u));
 }
 
 void vublk_progress_end(struct vublk_progress *progress, uint64_t done, bool finished)
 {
-	vublk_progress_tell(progress, done);
+	vublk_progress_update(progress, done);
 	if (progress->fd >= 0 && !progress->bar && finished)
-		tell_percent(progress, 100);
+		print_percent(progress, 100);
 	if (progress->fd >= 0 && progress->bar)
-		say(progress, "\n", 1);
+		print(progress, "\n", 1);
 	progress->fd = -1;
 }

@@ -172,7 +172,7 @@ def start_chaos(case, vublk):
     image, path = image_file(case), case.path('socket')
     child = case.start([vublk, 'chaos', path, '--runtime', '10m', '--interval', INTERVAL, '--faults',
                         'kill,stop', '--verbose', '--', *serve(vublk, path, image, 2, 'on')])
-    peer.wait_until(lambda: 'chaos: 3: ' in case.output(child) or child.poll() is not None, 'it kills nobody')
+    peer.wait_until(lambda: 'chaos: 3: ' in case.output(child) or child.poll() is not None, 'it kills no back-end')
     check(child.poll() is None, case.output(child))
     return child
 
@@ -219,10 +219,10 @@ def refusals(case, vublk):
 
 
 def in_use(case, vublk):
-    """The disk of somebody else is left alone."""
+    """A disk that another process serves is not touched."""
     child, path = peer.VublkServe(vublk).start(case, image_file(case))
     result = case.call([vublk, 'chaos', path, '--', 'sleep', '100'])
-    check(result.code == 1 and 'somebody listens' in result.err, str(result))
+    check(result.code == 1 and 'is already listening' in result.err, str(result))
     case.stop(child)
 
 

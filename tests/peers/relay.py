@@ -113,7 +113,7 @@ def killed(case, queues):
         child = start_again(case, image, socket)
     code = bench.wait(peer.LIMIT_S)
     check(code == 0, f'the bench ended with {code}: {case.output(bench)}')
-    check('all as they should be' in case.output(bench), case.output(bench))
+    check('all correct' in case.output(bench), case.output(bench))
     stop_relay(case, relay, path)
     case.stop(child)
 

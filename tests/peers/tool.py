@@ -71,7 +71,7 @@ def demo_shows_all(case):
     code = case.stop(child, 0)
     text = case.output(child)
     check(code == 0, f'the demo ended with {code}: {text}')
-    for words in ('1. ', '7. ', 'all as they should be', 'the disk has 96 MiB', 'reads', 'writes'):
+    for words in ('1. ', '7. ', 'all correct', 'the disk has 96 MiB after', 'reads', 'writes'):
         check(words in text, f'the demo does not say {words!r}: {text}')
     check('vublk serve:' not in text and 'vublk demo:' not in text, f'it complains: {text}')
     check(ended(backend_of(case, child)), 'the back-end goes on')
@@ -237,7 +237,7 @@ def copy_loses_its_backend(case):
     server.kill()
     code = case.stop(copy, 0)
     check(code == 1, f'copy ended with {code}: {case.output(copy)}')
-    check_sentence(case.output(copy), 'copy', 'is gone', 'incomplete')
+    check_sentence(case.output(copy), 'copy', 'disconnected', 'incomplete')
 
 
 def copy_to_a_file_that_may_not_grow(case):

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk bench: measures the disk behind a socket, or writes and verifies it. The
- * options are fio's where fio has them, and mean the same.
+ * vublk bench: measures the disk behind a socket, or writes and verifies it. This file is
+ * the command line; the load is in run.c.
+ *
+ * Key idea: an option that fio has, too, has fio's name and meaning.
  */
 #include "cli/bench/bench.h"
 
@@ -54,36 +56,36 @@ struct arguments {
 static const struct argp_option options[] = {
 	{ NULL, 0, NULL, 0, "The load:", 1 },
 	{ "rw", KEY_RW, "PATTERN", 0, "read, write, randread, randwrite, rw, randrw, trim or "
-	  "randtrim (default randread); all but the reads destroy what the disk holds" },
+	  "randtrim (default randread); all except read and randread overwrite the disk" },
 	{ "readwrite", KEY_RW, NULL, OPTION_ALIAS },
-	{ "bs", KEY_BS, "SIZE", 0, "Bytes of a request (default 4k)" },
+	{ "bs", KEY_BS, "SIZE", 0, "Bytes per request (default 4k)" },
 	{ "blocksize", KEY_BS, NULL, OPTION_ALIAS },
-	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests of a job in flight (default 32)" },
+	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per job (default 32)" },
 	{ "numjobs", KEY_NUMJOBS, "N", 0,
-	  "Jobs, each with a thread, a queue and a part of the disk of its own (default 1)" },
-	{ "rwmixread", KEY_RWMIXREAD, "PERCENT", 0, "Reads of a mixed load (default 50)" },
-	{ "offset", KEY_OFFSET, "SIZE", 0, "Where the part of the disk that is used begins" },
-	{ "size", KEY_SIZE, "SIZE", 0, "How large it is (default: to the end)" },
+	  "Run N jobs, each with its own thread, queue and part of the disk (default 1)" },
+	{ "rwmixread", KEY_RWMIXREAD, "PERCENT", 0, "Percentage of reads in a mixed load (default 50)" },
+	{ "offset", KEY_OFFSET, "SIZE", 0, "Start of the part of the disk that is used (default 0)" },
+	{ "size", KEY_SIZE, "SIZE", 0, "Size of that part (default: to the end of the disk)" },
 	{ "fsync", KEY_FSYNC, "N", 0, "Flush after each N writes" },
 	{ "mode", KEY_MODE, "MODE", 0,
-	  "How to wait: event sleeps (default), poll spins" },
+	  "How to wait for completions: event sleeps (default), poll spins" },
 	{ "seed", KEY_SEED, "N", 0, "Choose another random order" },
 	{ "randseed", KEY_SEED, NULL, OPTION_ALIAS },
-	{ NULL, 0, NULL, 0, "Its end (default: after 10 s; with --size or --verify, when each "
+	{ NULL, 0, NULL, 0, "The end (default: after 10 s; with --size or --verify, when each "
 	  "block was visited):", 2 },
-	{ "runtime", KEY_RUNTIME, "TIME", 0, "After this time at the latest" },
+	{ "runtime", KEY_RUNTIME, "TIME", 0, "End after this time at the latest" },
 	{ "time_based", KEY_TIME_BASED, NULL, 0,
-	  "Not before --runtime is over, even if --size was visited" },
-	{ "number_ios", KEY_NUMBER_IOS, "N", 0, "After N requests of each job" },
-	{ "ramp_time", KEY_RAMP_TIME, "TIME", 0, "Run that long before it is measured" },
+	  "Do not end before --runtime is over, even if each block was visited" },
+	{ "number_ios", KEY_NUMBER_IOS, "N", 0, "End after N requests per job" },
+	{ "ramp_time", KEY_RAMP_TIME, "TIME", 0, "Run for this time before the measurement begins" },
 	{ "stall-time", KEY_STALL_TIME, "TIME", 0,
-	  "Give up when no request is completed for so long (default 30s)" },
+	  "Fail when no request is completed for this time (default 30s)" },
 	{ NULL, 0, NULL, 0, "The result:", 3 },
-	{ "verify", KEY_VERIFY, NULL, 0, "Let each block say where and when it was written, check "
-	  "it whenever it is read, and read back all at the end; with a load that only reads: "
-	  "check what an earlier run with --verify wrote" },
+	{ "verify", KEY_VERIFY, NULL, 0, "Write blocks that contain their place and generation, "
+	  "check each block that is read, and read all blocks back at the end; a load that only "
+	  "reads checks what an earlier run with --verify wrote" },
 	{ "output-format", KEY_OUTPUT_FORMAT, "FORMAT", 0, "normal (default) or json, as fio's" },
-	{ "json", KEY_JSON, NULL, 0, "The same as --output-format=json" },
+	{ "json", KEY_JSON, NULL, 0, "Same as --output-format=json" },
 	{ "group_reporting", KEY_GROUP_REPORTING, NULL, 0, "JSON: one entry for all jobs" },
 	{ NULL },
 };
@@ -119,7 +121,7 @@ static void set_rw(struct argp_state *state, const char *text, struct vublk_benc
 		     "rw, randrw, trim or randtrim, not '%s'", text);
 }
 
-/* One of two words; true: the second. */
+/* Whether the text is the second of two words; another word is misuse. */
 static bool second_word(struct argp_state *state, const char *option, const char *text,
 			const char *first, const char *second)
 {
@@ -198,8 +200,9 @@ static error_t parse_end(int key, char *arg, struct argp_state *state)
 }
 
 /*
- * When it ends. Without an amount the time alone decides, for fio's "all of the
- * disk" is over in no time on a small one; without a time, verifying has one: all.
+ * Decides when the run ends. Without an amount only the time does, because fio's default,
+ * the whole disk, is over too soon on a small one. Without a time, --verify has an amount:
+ * each block once.
  */
 static void set_end(struct argp_state *state, struct arguments *arguments)
 {
@@ -250,13 +253,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 /* --- while it runs ------------------------------------------------------------ */
 
-struct line {
+struct progress_line {
 	bool shown;
-	uint64_t last_ns;               /* when the line was written last */
+	uint64_t last_ns;               /* when the line was last printed */
 	struct vublk_bench_live last;
 };
 
-static void print_rates(const struct line *line, const struct vublk_bench_live *live,
+static void print_rates(const struct progress_line *line, const struct vublk_bench_live *live,
 			double elapsed)
 {
 	char iops[VUBLK_CLI_TEXT_BYTES], speed[VUBLK_CLI_TEXT_BYTES];
@@ -275,7 +278,7 @@ static void print_rates(const struct line *line, const struct vublk_bench_live *
 
 static bool tick(void *opaque, const struct vublk_bench_live *live)
 {
-	struct line *line = opaque;
+	struct progress_line *line = opaque;
 	uint64_t now = vublk_cli_now_ns();
 
 	if (vublk_cli_signals_caught())
@@ -313,7 +316,7 @@ static int run(const struct arguments *arguments, struct vublk_blk *blk)
 {
 	struct vublk_bench_result *results = calloc(arguments->config.num_jobs + 1,
 						    sizeof(*results));
-	struct line line = { .last_ns = vublk_cli_now_ns() };
+	struct progress_line line = { .last_ns = vublk_cli_now_ns() };
 	struct vublk_bench_result *total;
 	struct vublk_error error = { 0 };
 	int ret;

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One job of a bench: a thread with a queue of its own that keeps `depth`
- * requests in flight until it is told to stop or has done its share.
+ * One job of a bench: a thread with its own queue that keeps `depth` requests in flight until
+ * the load is complete or the phase changes. Buffers and phases belong to run.c.
  *
- * This is the data path: nothing is allocated, a request costs one look at the
- * clock when it begins, and what is completed together shares another. Whatever
- * goes wrong is kept in job->error; then nothing more is begun, and what is in
- * flight is waited for.
+ * Key idea: this is the data path. Nothing is allocated; a request reads the clock once when
+ * it starts, and all completions of a batch share one more reading. The first error is stored
+ * in job->error; then the job starts no more requests and waits for those in flight.
  */
 #include "cli/bench/job.h"
 
@@ -19,35 +18,18 @@
 
 #define WAIT_MS 100          /* between two looks at the phase while nothing is completed */
 /*
- * What a buffer holds before a verified read. It may have held the very block from
- * when that was written, and then a read that brings nothing would look right.
+ * Fills a buffer before a verified read. Otherwise the buffer may still contain the block
+ * that is read, and a read that transfers nothing would pass.
  */
 #define NOT_READ 0xa5
-#define POLLS_PER_LOOK 4096  /* the same for a job that spins */
-
-uint64_t vublk_bench_random(uint64_t *state)
-{
-	*state += UINT64_C(0x9e3779b97f4a7c15);
-	return vublk_mix(*state);
-}
-
-uint64_t vublk_bench_block_at(const struct vublk_bench_job *job, uint64_t index)
-{
-	return job->config->random ? vublk_shuffle_at(&job->shuffle, index) : index;
-}
+#define POLLS_PER_LOOK 4096  /* the same for a job that polls */
 
 static unsigned current_phase(const struct vublk_bench_job *job)
 {
 	return __atomic_load_n(job->phase, __ATOMIC_RELAXED);
 }
 
-static uint64_t offset_of(const struct vublk_bench_job *job, const struct vublk_bench_slot *slot)
-{
-	return job->config->offset_bytes +
-	       (job->first_block + slot->block) * job->config->block_bytes;
-}
-
-/* --- the beginning of a request ----------------------------------------------- */
+/* --- starting requests ----------------------------------------------------------- */
 
 static enum vublk_bench_direction choose_direction(struct vublk_bench_job *job)
 {
@@ -55,11 +37,11 @@ static enum vublk_bench_direction choose_direction(struct vublk_bench_job *job)
 
 	if (!config->mixed)
 		return config->direction;
-	return vublk_bench_random(&job->random) % 100 < config->read_percent ? VUBLK_BENCH_READ
+	return vublk_random_next(&job->random) % 100 < config->read_percent ? VUBLK_BENCH_READ
 									     : VUBLK_BENCH_WRITE;
 }
 
-/* What to do next; false: nothing before something is completed. */
+/* Chooses the next request; false: there is none before another one is completed. */
 static bool prepare(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {
 	const struct vublk_bench_config *config = job->config;
@@ -78,11 +60,11 @@ static bool prepare(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 		job->next = job->next + 1 == job->num_blocks ? 0 : job->next + 1;
 	}
 	job->unsynced += slot->direction == VUBLK_BENCH_WRITE;
-	job->begun++;
+	job->started++;
 	return true;
 }
 
-/* Whether the load goes on. What was prepared is begun in any case: it is counted on. */
+/* Whether to start another request. A prepared one is always started: it was counted. */
 static bool wants_more(struct vublk_bench_job *job)
 {
 	const struct vublk_bench_config *config = job->config;
@@ -92,12 +74,12 @@ static bool wants_more(struct vublk_bench_job *job)
 		return true;
 	if (phase >= VUBLK_BENCH_STOP)
 		return false;
-	if (config->number_ios && job->begun >= config->number_ios)
+	if (config->number_ios && job->started >= config->number_ios)
 		return false;
-	return config->time_based || config->number_ios || job->begun < job->num_blocks;
+	return config->time_based || config->number_ios || job->started < job->num_blocks;
 }
 
-static bool wants_back(struct vublk_bench_job *job)
+static bool wants_read_back(struct vublk_bench_job *job)
 {
 	return job->held || current_phase(job) != VUBLK_BENCH_ABORT;
 }
@@ -105,7 +87,7 @@ static bool wants_back(struct vublk_bench_job *job)
 static int add_request(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {
 	uint32_t bytes = job->config->block_bytes;
-	uint64_t offset = offset_of(job, slot);
+	uint64_t offset = vublk_bench_offset_of(job, slot);
 
 	switch (slot->direction) {
 	case VUBLK_BENCH_READ:
@@ -123,8 +105,8 @@ static int add_request(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 
 typedef bool prepare_fn(struct vublk_bench_job *job, struct vublk_bench_slot *slot);
 
-/* Begins one request; false: not now. */
-static bool begin(struct vublk_bench_job *job, prepare_fn *prepare_slot)
+/* Starts one request; false: not now. */
+static bool start(struct vublk_bench_job *job, prepare_fn *prepare_slot)
 {
 	struct vublk_bench_slot *slot = job->held;
 	int ret;
@@ -141,11 +123,11 @@ static bool begin(struct vublk_bench_job *job, prepare_fn *prepare_slot)
 	ret = add_request(job, slot);
 	job->held = ret == -EAGAIN ? slot : NULL;
 	if (ret == -EAGAIN && vublk_blk_in_flight(job->queue))
-		job->error.code = 0; /* full: not an error as long as it empties */
+		job->error.code = 0; /* a full queue is no error while requests are in flight */
 	return !ret;
 }
 
-/* --- the end of a request ----------------------------------------------------- */
+/* --- completions ------------------------------------------------------------------ */
 
 static void count(struct vublk_bench_job *job, const struct vublk_bench_slot *slot, uint64_t now)
 {
@@ -162,9 +144,9 @@ static void count(struct vublk_bench_job *job, const struct vublk_bench_slot *sl
 
 static void fail_for_lost_writes(struct vublk_bench_job *job)
 {
-	vublk_cli_error(&job->error, EOWNERDEAD, "a back-end was lost that had completed writes, and "
-			"no flush had made them stable: they may be lost, and what was written cannot "
-			"be verified (-o unflushed=trust if the back-end keeps them)");
+	vublk_cli_error(&job->error, EOWNERDEAD, "the back-end was lost with completed writes that no "
+			"flush had made stable; they may be lost, so the load cannot be verified "
+			"(-o unflushed=trust if the back-end keeps them)");
 }
 
 static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_slot *slot,
@@ -173,10 +155,10 @@ static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_s
 	const char *reason = strerrordesc_np(-result);
 
 	if (job->error.code)
-		return; /* the first one is what matters */
+		return; /* only the first error is reported */
 	if (result == -ENOTCONN)
-		vublk_cli_error(&job->error, -result, "the back-end is gone, and with it what was "
-				"in flight");
+		vublk_cli_error(&job->error, -result, "the back-end disconnected with requests in "
+				"flight");
 	else if (result == -EOWNERDEAD)
 		fail_for_lost_writes(job);
 	else if (slot->direction == VUBLK_BENCH_SYNC)
@@ -184,7 +166,7 @@ static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_s
 	else
 		vublk_cli_error(&job->error, -result, "%s of %" PRIu32 " bytes at offset %" PRIu64
 				" failed: %s", vublk_bench_direction_name(slot->direction),
-				job->config->block_bytes, offset_of(job, slot), reason);
+				job->config->block_bytes, vublk_bench_offset_of(job, slot), reason);
 }
 
 static void complete(struct vublk_bench_job *job, const struct vublk_blk_completion *completion,
@@ -212,12 +194,12 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 		vublk_bench_verify_complete(job, slot, &job->error);
 }
 
-/* The numbers of the time before the ramp was over are not the result's. */
+/* Discards everything that was counted during the ramp time. */
 static void begin_run(struct vublk_bench_job *job, uint64_t now)
 {
 	job->seen_phase = VUBLK_BENCH_RUN;
 	job->start_ns = now;
-	job->begun = 0;
+	job->started = 0;
 	memset(job->result, 0, sizeof(*job->result));
 	for (unsigned d = 0; d < VUBLK_BENCH_NUM_DIRECTIONS; d++) {
 		__atomic_store_n(&job->live_requests[d], 0, __ATOMIC_RELAXED);
@@ -286,15 +268,15 @@ static bool take_completions(struct vublk_bench_job *job)
 	return false;
 }
 
-/* --- the life of a job -------------------------------------------------------- */
+/* --- the job ---------------------------------------------------------------------- */
 
-/* Until nothing more is wanted, or something failed, and nothing is in flight. */
+/* Keeps requests in flight until `wants` says no or one fails, then waits for the rest. */
 static void run_load(struct vublk_bench_job *job, bool (*wants)(struct vublk_bench_job *job),
 		     prepare_fn *prepare_slot)
 {
 	for (;;) {
 		while (!job->error.code && (job->held || job->num_free) && wants(job))
-			if (!begin(job, prepare_slot))
+			if (!start(job, prepare_slot))
 				break;
 		if (!vublk_blk_in_flight(job->queue) || !take_completions(job))
 			return;
@@ -313,13 +295,13 @@ static bool wants_flush(struct vublk_bench_job *job)
 	return job->unsynced || job->held;
 }
 
-/* Everything that was written has to be there, and be the newest. */
+/* Flushes, then reads back every block that was written. */
 static void verify_written(struct vublk_bench_job *job)
 {
 	__atomic_store_n(&job->verifying, 1, __ATOMIC_RELAXED);
 	job->unsynced = 1;
 	run_load(job, wants_flush, prepare_flush);
-	run_load(job, wants_back, vublk_bench_verify_pick_back);
+	run_load(job, wants_read_back, vublk_bench_verify_pick_back);
 }
 
 static uint64_t microseconds(const struct timeval *after, const struct timeval *before)
@@ -351,7 +333,7 @@ void vublk_bench_job_run(void *member)
 
 	begin_run(job, vublk_cli_now_ns());
 	if (current_phase(job) == VUBLK_BENCH_RAMP)
-		job->seen_phase = VUBLK_BENCH_RAMP; /* then it begins once more */
+		job->seen_phase = VUBLK_BENCH_RAMP; /* begin_run() follows when the ramp time is over */
 	run_load(job, wants_more, prepare);
 	end_run(job);
 	if (!job->error.code && job->verify.generations)
@@ -360,5 +342,5 @@ void vublk_bench_job_run(void *member)
 		return;
 	cause = job->error;
 	vublk_cli_error(&job->error, cause.code, "job %u: %s", job->number, cause.text);
-	__atomic_store_n(job->phase, VUBLK_BENCH_ABORT, __ATOMIC_RELAXED); /* for all jobs */
+	__atomic_store_n(job->phase, VUBLK_BENCH_ABORT, __ATOMIC_RELAXED); /* of all jobs */
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The result of a bench, for people and, with the field names and units of fio's
- * JSON, for the programs that read those. What is not measured has no field.
+ * The result of a bench, as text and as JSON.
+ *
+ * Key idea: the JSON has the field names and units of fio's, so that programs which read
+ * fio's output can read it. A value that is not measured has no field.
  */
 #include "cli/bench/bench.h"
 
@@ -18,6 +20,13 @@ static const double percentiles[] = {
 	1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.5, 99.9, 99.95, 99.99,
 };
 
+const char *vublk_bench_direction_name(enum vublk_bench_direction direction)
+{
+	static const char *const names[] = { "read", "write", "trim", "sync" };
+
+	return names[direction];
+}
+
 static double seconds(const struct vublk_bench_result *result)
 {
 	return (double)result->runtime_ns / 1e9;
@@ -28,7 +37,7 @@ static double per_second(const struct vublk_bench_result *result, uint64_t count
 	return result->runtime_ns ? (double)count / seconds(result) : 0;
 }
 
-/* --- for people --------------------------------------------------------------- */
+/* --- text --------------------------------------------------------------------- */
 
 static void print_percentiles(FILE *out, const struct vublk_histogram *latency)
 {
@@ -79,7 +88,7 @@ void vublk_bench_print_text(FILE *out, const char *socket, const struct vublk_be
 {
 	double cpu_us = (double)total->runtime_ns / 1e3 * config->num_jobs;
 
-	fprintf(out, "%s: %s, %" PRIu32 " bytes a block, iodepth %u, %u job%s, %s mode\n", socket,
+	fprintf(out, "%s: %s, %" PRIu32 " bytes per block, iodepth %u, %u job%s, %s mode\n", socket,
 		config->rw, config->block_bytes, config->depth, config->num_jobs,
 		config->num_jobs == 1 ? "" : "s", config->poll ? "poll" : "event");
 	for (unsigned d = 0; d < VUBLK_BENCH_NUM_DIRECTIONS; d++)
@@ -89,11 +98,11 @@ void vublk_bench_print_text(FILE *out, const char *socket, const struct vublk_be
 			" context switches\n", (double)total->user_us * 100 / cpu_us,
 			(double)total->system_us * 100 / cpu_us, total->context_switches);
 	if (config->verify)
-		fprintf(out, "  verified %" PRIu64 " block%s, all as they should be\n",
+		fprintf(out, "  verified %" PRIu64 " block%s, all correct\n",
 			total->verified_blocks, total->verified_blocks == 1 ? "" : "s");
 }
 
-/* --- for programs ------------------------------------------------------------- */
+/* --- JSON --------------------------------------------------------------------- */
 
 static void add_u64(struct json_object *object, const char *name, uint64_t value)
 {
@@ -168,7 +177,7 @@ static struct json_object *options_json(const struct vublk_bench_config *config)
 	struct json_object *object = json_object_new_object();
 	char text[32];
 
-	/* fio has them all as text. */
+	/* All of them are strings, as in fio's. */
 	add_text(object, "ioengine", "vublk");
 	add_text(object, "rw", config->rw);
 	add_text(object, "mode", config->poll ? "poll" : "event");
@@ -181,7 +190,7 @@ static struct json_object *options_json(const struct vublk_bench_config *config)
 	return object;
 }
 
-/* `threads` of them share the result's times. */
+/* The result is the sum of `threads` jobs. */
 static struct json_object *job_json(const struct vublk_bench_config *config,
 				    const struct vublk_bench_result *result, unsigned threads)
 {

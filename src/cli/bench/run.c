@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A bench as a whole: checks what is asked against the disk, gives each job its
- * part of the region, its queue and its buffers, and leads all of them through
- * the phases. The thread that calls it does no I/O; it keeps the time.
+ * A bench as a whole: checks the configuration against the disk, gives each job its part of
+ * the region, its queue and its buffers, and switches the phases of all jobs. Requests are in
+ * job.c.
+ *
+ * Key idea: the calling thread does no I/O. It sleeps, keeps the time and sets one shared
+ * phase, which the jobs look at.
  */
 #include "cli/bench/bench.h"
 
@@ -31,21 +34,14 @@ struct run {
 	unsigned phase;
 };
 
-const char *vublk_bench_direction_name(enum vublk_bench_direction direction)
-{
-	static const char *const names[] = { "read", "write", "trim", "sync" };
-
-	return names[direction];
-}
-
 static bool has_writes(const struct vublk_bench_config *config)
 {
 	return config->mixed || config->direction == VUBLK_BENCH_WRITE;
 }
 
-/* --- what is asked, against what there is ------------------------------------- */
+/* --- checks ----------------------------------------------------------------------- */
 
-/* The bytes that all jobs have together, from config->offset_bytes on. */
+/* The size of the region of all jobs, which begins at config->offset_bytes. */
 static uint64_t region_bytes(const struct vublk_bench_config *config,
 			     const struct vublk_blk_info *info)
 {
@@ -57,14 +53,13 @@ static int check_access(const struct vublk_bench_config *config,
 			const struct vublk_blk_info *info, struct vublk_error *error)
 {
 	if ((has_writes(config) || config->direction == VUBLK_BENCH_TRIM) && info->read_only)
-		return vublk_cli_error(error, EROFS, "--rw=%s changes the disk, and the disk is "
-				       "read-only", config->rw);
+		return vublk_cli_error(error, EROFS, "--rw=%s writes, and the disk is read-only", config->rw);
 	if (config->direction == VUBLK_BENCH_TRIM && !info->max_discard_bytes)
 		return vublk_cli_error(error, ENOTSUP, "--rw=%s discards, and the disk does not "
 				       "offer discard", config->rw);
 	if (config->direction == VUBLK_BENCH_TRIM && config->verify)
-		return vublk_cli_error(error, EINVAL, "--verify and --rw=%s exclude each other: "
-				       "what was discarded has no content", config->rw);
+		return vublk_cli_error(error, EINVAL, "--verify does not work with --rw=%s, "
+				       "because discarded blocks have no content", config->rw);
 	return 0;
 }
 
@@ -74,23 +69,23 @@ static int check_region(const struct vublk_bench_config *config,
 	uint64_t bytes;
 
 	if (config->block_bytes % info->block_size_bytes)
-		return vublk_cli_error(error, EINVAL, "--bs=%" PRIu32 " is no multiple of the "
-				       "disk's block size, %" PRIu32 " bytes", config->block_bytes,
+		return vublk_cli_error(error, EINVAL, "--bs=%" PRIu32 " is not a multiple of "
+				       "the disk's block size, %" PRIu32 " bytes", config->block_bytes,
 				       info->block_size_bytes);
 	if (config->offset_bytes % info->block_size_bytes)
-		return vublk_cli_error(error, EINVAL, "--offset=%" PRIu64 " is no multiple of the "
-				       "disk's block size, %" PRIu32 " bytes",
+		return vublk_cli_error(error, EINVAL, "--offset=%" PRIu64 " is not a multiple of "
+				       "the disk's block size, %" PRIu32 " bytes",
 				       config->offset_bytes, info->block_size_bytes);
 	if (config->offset_bytes > info->capacity_bytes ||
 	    config->size_bytes > info->capacity_bytes - config->offset_bytes)
 		return vublk_cli_error(error, EINVAL, "--offset=%" PRIu64 " and --size=%" PRIu64
-				       " lead past the end of the disk, which has %" PRIu64
+				       " end past the end of the disk, which has %" PRIu64
 				       " bytes", config->offset_bytes, config->size_bytes,
 				       info->capacity_bytes);
 	bytes = region_bytes(config, info);
 	if (bytes / config->block_bytes < config->num_jobs)
-		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are too few for %u jobs "
-				       "with blocks of %" PRIu32 " bytes", bytes, config->num_jobs,
+		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are not enough for %u "
+				       "jobs with blocks of %" PRIu32 " bytes", bytes, config->num_jobs,
 				       config->block_bytes);
 	return 0;
 }
@@ -101,11 +96,11 @@ int vublk_bench_check(const struct vublk_bench_config *config, const struct vubl
 	int ret;
 
 	if (config->num_jobs > info->num_queues)
-		return vublk_cli_error(error, EINVAL, "%u jobs need a queue each, and the disk has "
-				       "%u", config->num_jobs, info->num_queues);
+		return vublk_cli_error(error, EINVAL, "--numjobs=%u needs one queue per job, and "
+				       "the disk has %u", config->num_jobs, info->num_queues);
 	if (config->depth > info->queue_size)
 		return vublk_cli_error(error, EINVAL, "--iodepth=%u is more than the %u entries of "
-				       "a queue, see --queue-size", config->depth,
+				       "a queue; raise --queue-size", config->depth,
 				       info->queue_size);
 	ret = check_access(config, info, error);
 	return ret ? ret : check_region(config, info, error);
@@ -135,9 +130,9 @@ static int init_buffers(struct run *run, struct vublk_error *error)
 		return -ENOMEM;
 	for (unsigned i = 0; i < run->num_slots; i++)
 		run->slots[i].buffer = run->buffers + i * stride;
-	/* What is compressed or looks like zeroes would be too fast in some back-ends. */
+	/* Some back-ends compress, or store zeroes as holes, which would be too fast. */
 	for (size_t i = 0; has_writes(config) && i < run->num_slots * stride / 8; i++)
-		((uint64_t *)(void *)run->buffers)[i] = vublk_bench_random(&random);
+		((uint64_t *)(void *)run->buffers)[i] = vublk_random_next(&random);
 	return 0;
 }
 
@@ -192,7 +187,7 @@ static int init_run(struct run *run, const struct vublk_blk_info *info,
 	return ret;
 }
 
-/* The buffers of requests that are still in flight go with the disk. */
+/* Buffers of requests that are still in flight are freed with the disk. */
 static void deinit_run(struct run *run)
 {
 	unsigned in_flight = 0;
@@ -210,9 +205,9 @@ static void deinit_run(struct run *run)
 	free(run->jobs);
 }
 
-/* --- the time ----------------------------------------------------------------- */
+/* --- phases ----------------------------------------------------------------------- */
 
-/* From one phase to the next, unless a job has ended all by failing. */
+/* From one phase to the next, unless a job has failed and set VUBLK_BENCH_ABORT. */
 static void advance(struct run *run, unsigned from, unsigned to)
 {
 	__atomic_compare_exchange_n(&run->phase, &from, to, false, __ATOMIC_RELAXED,
@@ -226,7 +221,7 @@ static void abort_run(void *opaque)
 	__atomic_store_n(&run->phase, VUBLK_BENCH_ABORT, __ATOMIC_RELAXED);
 }
 
-static void look(const struct run *run, struct vublk_bench_live *live)
+static void take_snapshot(const struct run *run, struct vublk_bench_live *live)
 {
 	live->phase = __atomic_load_n(&run->phase, __ATOMIC_RELAXED) == VUBLK_BENCH_RAMP ? "ramp"
 											  : "run";
@@ -253,7 +248,7 @@ static unsigned ms_until(uint64_t deadline_ns, uint64_t now)
 	return (unsigned)VUBLK_CLI_MIN(ms, (uint64_t)TICK_MS);
 }
 
-/* A phase lasts from when it was begun, however late that was. */
+/* The time of a phase counts from its actual start, however late that was. */
 static void watch(struct run *run, struct vublk_crew *crew, vublk_bench_tick_fn *tick,
 		  void *opaque)
 {
@@ -274,14 +269,14 @@ static void watch(struct run *run, struct vublk_crew *crew, vublk_bench_tick_fn 
 		} else if (now >= end && config->runtime_ms) {
 			advance(run, VUBLK_BENCH_RUN, VUBLK_BENCH_STOP);
 		}
-		look(run, &live);
+		take_snapshot(run, &live);
 		live.elapsed_ns = now - start;
 		if (tick && tick(opaque, &live))
 			abort_run(run);
 	}
 }
 
-/* The first job's that failed; the others only stopped for it. */
+/* The error of the first job that failed; the others only stopped because of it. */
 static int first_error(const struct run *run, struct vublk_error *error)
 {
 	for (unsigned i = 0; i < run->config->num_jobs; i++) {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which blocks a verifying job writes and reads, and what they must hold.
+ * Chooses the blocks that a verifying job writes and reads, and checks their content. It does
+ * no I/O.
  *
- * Two requests that overlap while they are in flight may be executed in any
- * order, so nothing could be said about the content: a block takes part in one
- * request at a time. Its generation is counted here, and the block itself
- * carries it, so a write that was lost is seen by the next read.
+ * Key idea: requests in flight may be executed in any order, so each block takes part in one
+ * request at a time. Its generation is counted here and written into the block, so that the
+ * next read notices a lost write.
  *
- * A load that only reads finds what an earlier verified run left: then neither
- * the run nor the generation is known, but place and checksum are.
+ * A load that only reads checks blocks of an earlier run. Then the run and the generations
+ * are unknown, but places and checksums are not.
  */
 #include "cli/bench/job.h"
 
@@ -39,12 +39,6 @@ void vublk_bench_verify_deinit(struct vublk_bench_verify *verify)
 	verify->generations = NULL;
 }
 
-static uint64_t offset_of(const struct vublk_bench_job *job, const struct vublk_bench_slot *slot)
-{
-	return job->config->offset_bytes +
-	       (job->first_block + slot->block) * job->config->block_bytes;
-}
-
 static bool pick_write(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {
 	struct vublk_bench_verify *verify = &job->verify;
@@ -56,7 +50,7 @@ static bool pick_write(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 	slot->direction = VUBLK_BENCH_WRITE;
 	slot->block = block;
 	pattern = (struct vublk_pattern){
-		.run = job->run, .offset = offset_of(job, slot),
+		.run = job->run, .offset = vublk_bench_offset_of(job, slot),
 		.generation = ++verify->generations[block],
 	};
 	vublk_pattern_fill(&pattern, slot->buffer, job->config->block_bytes);
@@ -67,16 +61,16 @@ static bool pick_write(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 }
 
 /*
- * A block that was written: one of those that the order of writes has passed. The
- * same order is used in each pass, so that stays true. As many tries as requests
- * can be in flight, then it is time to wait.
+ * Chooses a block that was written: one that the first pass of writes has reached, because
+ * every pass has the same order. After as many tries as requests can be in flight the job
+ * has to wait for a completion.
  */
 static bool pick_read(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {
 	struct vublk_bench_verify *verify = &job->verify;
 
 	for (unsigned i = 0; i <= job->config->depth && i < verify->written; i++) {
-		uint64_t index = job->config->random ? vublk_bench_random(&job->random)
+		uint64_t index = job->config->random ? vublk_random_next(&job->random)
 						     : verify->reads++;
 		uint64_t block = vublk_bench_block_at(job, index % verify->written);
 
@@ -104,7 +98,7 @@ int vublk_bench_verify_complete(struct vublk_bench_job *job, struct vublk_bench_
 				struct vublk_error *error)
 {
 	uint32_t *generations = job->verify.generations;
-	struct vublk_pattern pattern = { .offset = offset_of(job, slot) };
+	struct vublk_pattern pattern = { .offset = vublk_bench_offset_of(job, slot) };
 
 	if (generations) {
 		pattern.run = job->run;

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back-end of a chaos run: a process, and all that it may start, in a process
- * group of its own. It ends with the thread that started it, whatever ends that.
+ * The back-end of a chaos run: starts it, ends it, and watches for its socket. When to do so
+ * is decided in run.c.
+ *
+ * Key idea: the back-end and all its children are one process group, which can be signalled
+ * as a whole. The kernel kills the back-end when the thread that started it ends for any
+ * reason (PR_SET_PDEATHSIG).
  */
 #include "cli/chaos/chaos.h"
 
@@ -32,7 +36,7 @@ static const char *file_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-/* From here on the socket's file is checked by time. */
+/* From now on the socket's file is checked periodically. */
 static void close_watch(struct vublk_chaos_backend *backend)
 {
 	if (backend->watch_fd >= 0)
@@ -59,7 +63,7 @@ static int watch(struct vublk_chaos_backend *backend, struct vublk_error *error)
 	return ret;
 }
 
-static bool is_set_again(const struct vublk_chaos_config *config, const char *pair)
+static bool is_in_config(const struct vublk_chaos_config *config, const char *pair)
 {
 	for (unsigned i = 0; i < config->num_env; i++)
 		if (!strncmp(config->env[i], pair, (size_t)(strchr(config->env[i], '=') + 1 -
@@ -68,7 +72,7 @@ static bool is_set_again(const struct vublk_chaos_config *config, const char *pa
 	return false;
 }
 
-/* Ours come first, and the same names do not come again: programs differ in which counts. */
+/* No name occurs twice, because programs differ in which of two values they use. */
 static int join_env(struct vublk_chaos_backend *backend)
 {
 	const struct vublk_chaos_config *config = backend->config;
@@ -81,13 +85,13 @@ static int join_env(struct vublk_chaos_backend *backend)
 		return -ENOMEM;
 	memcpy(backend->env, config->env, config->num_env * sizeof(*backend->env));
 	for (size_t i = 0; i < count; i++)
-		if (!is_set_again(config, environ[i]))
+		if (!is_in_config(config, environ[i]))
 			backend->env[used++] = environ[i];
 	return 0;
 }
 
-/* Whoever listens there has a disk that is not this run's to destroy. */
-static int check_nobody_listens(const char *path, struct vublk_error *error)
+/* A process that listens there serves a disk that this run must not destroy. */
+static int check_is_free(const char *path, struct vublk_error *error)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct stat st;
@@ -95,20 +99,21 @@ static int check_nobody_listens(const char *path, struct vublk_error *error)
 
 	if (strlen(path) >= sizeof(address.sun_path))
 		return vublk_cli_error(error, ENAMETOOLONG, "the path of the socket '%s' has more "
-				       "than %zu characters", path, sizeof(address.sun_path) - 1);
+				       "than %zu characters; use a shorter or a relative one", path,
+				       sizeof(address.sun_path) - 1);
 	if (!lstat(path, &st) && !S_ISSOCK(st.st_mode))
 		return vublk_cli_error(error, EEXIST, "'%s' exists and is not a socket; remove it or "
 				       "choose another path", path);
 	strcpy(address.sun_path, path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
-		return vublk_cli_error_errno(error, errno, "cannot make a socket");
+		return vublk_cli_error_errno(error, errno, "cannot create a socket");
 	ret = connect(fd, (struct sockaddr *)&address, sizeof(address));
 	if (ret && errno != EAGAIN)
 		ret = 0;
 	else
-		ret = vublk_cli_error(error, EADDRINUSE, "somebody listens at '%s' already; stop them "
-				      "or choose another path", path);
+		ret = vublk_cli_error(error, EADDRINUSE, "a process is already listening at '%s'; stop "
+				      "it or choose another path", path);
 	close(fd);
 	return ret;
 }
@@ -125,7 +130,7 @@ int vublk_chaos_backend_init(struct vublk_chaos_backend *backend,
 	};
 	if (join_env(backend))
 		return vublk_cli_error_errno(error, errno, "cannot prepare the back-end");
-	ret = check_nobody_listens(config->socket, error);
+	ret = check_is_free(config->socket, error);
 	return ret ? ret : watch(backend, error);
 }
 
@@ -144,9 +149,9 @@ void vublk_chaos_backend_deinit(struct vublk_chaos_backend *backend)
 	backend->env = NULL;
 }
 
-/* --- its beginning ------------------------------------------------------------ */
+/* --- start ----------------------------------------------------------------- */
 
-/* In the new process, which has one thread: what fails goes through `fd` as an errno. */
+/* Runs in the new process, which has one thread. Reports a failure as an errno through `fd`. */
 __attribute__((noreturn))
 static void become_backend(const struct vublk_chaos_backend *backend, bool last, int fd,
 			   pid_t parent)
@@ -167,7 +172,7 @@ static void become_backend(const struct vublk_chaos_backend *backend, bool last,
 		dup2(backend->output_fd, STDOUT_FILENO);
 		dup2(backend->output_fd, STDERR_FILENO);
 	} else {
-		dup2(STDERR_FILENO, STDOUT_FILENO); /* the report's */
+		dup2(STDERR_FILENO, STDOUT_FILENO); /* standard output is for the report */
 	}
 	execvpe(config->command[0], config->command, last ? environ : backend->env);
 	code = errno;
@@ -176,7 +181,7 @@ static void become_backend(const struct vublk_chaos_backend *backend, bool last,
 	_exit(VUBLK_EXIT_FAILED);
 }
 
-/* The pipe closes when the program has been found and is being loaded. */
+/* The pipe is closed when the program has been found and is being loaded. */
 static int wait_for_program(int fd)
 {
 	int code = 0;
@@ -206,7 +211,7 @@ static int fork_backend(struct vublk_chaos_backend *backend, bool last)
 		close(fds[0]);
 		return code;
 	}
-	setpgid(backend->pid, backend->pid); /* whoever of the two comes first */
+	setpgid(backend->pid, backend->pid); /* parent and child both do it, because either may be first */
 	backend->pid_fd = (int)syscall(SYS_pidfd_open, backend->pid, 0);
 	if (backend->pid_fd < 0)
 		code = errno;
@@ -215,7 +220,7 @@ static int fork_backend(struct vublk_chaos_backend *backend, bool last)
 	return code ? (close(fds[0]), code) : wait_for_program(fds[0]);
 }
 
-/* It may say what it likes, and no more of it is kept than there is room for. */
+/* A sealed file in memory, so that the output cannot grow without limit. */
 static int open_output(struct vublk_chaos_backend *backend)
 {
 	if (backend->output_fd >= 0)
@@ -246,7 +251,7 @@ int vublk_chaos_backend_start(struct vublk_chaos_backend *backend, bool last,
 	return vublk_cli_error_errno(error, code, "cannot start the back-end '%s'", program);
 }
 
-/* --- its end ------------------------------------------------------------------ */
+/* --- end ---------------------------------------------------------------------- */
 
 void vublk_chaos_backend_signal(struct vublk_chaos_backend *backend, int number)
 {
@@ -258,7 +263,7 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 {
 	int status = 0;
 
-	/* What it started must not hold its files; the group is there until it is reaped. */
+	/* Kills its children, which could keep its files open; the group exists until it is reaped. */
 	if (backend->pid_fd >= 0) {
 		siginfo_t info;
 
@@ -275,9 +280,9 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 	return status;
 }
 
-/* --- what it shows ------------------------------------------------------------ */
+/* --- socket and output--------------------------------------------------------- */
 
-/* Without inotify: whether the file is new since the last call. Inode numbers are reused. */
+/* Without inotify: whether the file is new. Inode numbers are reused, so times count, too. */
 static bool is_another_file(struct vublk_chaos_backend *backend)
 {
 	struct stat before = backend->file;
@@ -312,10 +317,10 @@ bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend)
 	return appeared;
 }
 
-const char *vublk_chaos_backend_last_words(const struct vublk_chaos_backend *backend,
+const char *vublk_chaos_backend_last_line(const struct vublk_chaos_backend *backend,
 					   char *text, size_t bytes)
 {
-	/* It writes where this descriptor stands, which is its own, too. */
+	/* The back-end shares this descriptor, so the offset is the end of its output. */
 	off_t size = lseek(backend->output_fd, 0, SEEK_CUR);
 	off_t from = VUBLK_CLI_MAX(size - (off_t)bytes + 1, 0);
 	ssize_t got = size > from ? pread(backend->output_fd, text, (size_t)(size - from), from) : 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* vublk chaos: the command, its options and their defaults. chaos.h has the files. */
+/* vublk chaos: the command line, its options and their defaults. chaos.h lists the files. */
 #include "cli/chaos/chaos.h"
 
 #include "cli/cli.h"
@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define COMMAND "chaos"
-#define DEFAULT_DEEDS 10 /* where neither --kills nor --runtime says when it is enough */
+#define DEFAULT_ACTIONS 10 /* without --kills and --runtime */
 
 enum {
 	KEY_FAULTS = 0x300,
@@ -35,30 +35,30 @@ struct arguments {
 	struct vublk_chaos_config config;
 	bool has_seed;
 	bool json;
-	bool misused; /* the disk's options are wrong in themselves */
-	char gone[VUBLK_ERROR_TEXT_BYTES]; /* why the back-end is so for good; the disk's thread's */
+	bool misused; /* an option of the disk is wrong */
+	char gave_up[VUBLK_ERROR_TEXT_BYTES]; /* the reason; set by the disk's thread */
 };
 
 static const struct argp_option options[] = {
-	{ NULL, 0, NULL, 0, "What happens to the back-end:", 1 },
+	{ NULL, 0, NULL, 0, "Actions on the back-end:", 1 },
 	{ "faults", KEY_FAULTS, "LIST", 0,
-	  "Any of kill,stop,term,replace, or none (default kill)" },
-	{ "kills", KEY_KILLS, "N", 0, "It is enough after N of them (default 10)" },
-	{ "runtime", KEY_RUNTIME, "TIME", 0, "It is enough after this time" },
+	  "Actions: any of kill,stop,term,replace, or none (default kill)" },
+	{ "kills", KEY_KILLS, "N", 0, "End after N actions (default 10)" },
+	{ "runtime", KEY_RUNTIME, "TIME", 0, "End after this time" },
 	{ "interval", KEY_INTERVAL, "MIN-MAX", 0,
-	  "Milliseconds between two of them (default 50-250)" },
+	  "Milliseconds between two actions (default 50-250)" },
 	{ "env", KEY_ENV, "NAME=VALUE", 0,
-	  "Put this into COMMAND's environment, but for the last start" },
+	  "Set this in COMMAND's environment, except for the last start" },
 	{ "volatile-cache", KEY_VOLATILE, NULL, 0,
-	  "A back-end that ends may lose what was completed and not flushed" },
+	  "The back-end may lose completed writes that were not flushed" },
 	{ "stuck-after", KEY_STUCK_AFTER, "TIME", 0,
-	  "How long a request may take while the back-end is up, or its start (default 30s)" },
+	  "Time limit for a request while the back-end is up, and for its start (default 30s)" },
 	{ NULL, 0, NULL, 0, "The load:", 2 },
-	{ "queues", KEY_QUEUES, "N", 0, "Use N queues, with a thread each (default 1)" },
-	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests of a queue in flight (default 32)" },
+	{ "queues", KEY_QUEUES, "N", 0, "Use N queues, each with its own thread (default 1)" },
+	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per queue (default 32)" },
 	{ "size", KEY_SIZE, "SIZE", 0,
-	  "Use so much from the disk's beginning (default: all, at most 64M)" },
-	{ "seed", KEY_SEED, "N", 0, "Choose another course of things (default: by chance)" },
+	  "Use the first SIZE bytes of the disk (default: all, at most 64M)" },
+	{ "seed", KEY_SEED, "N", 0, "Seed of the random load and actions (default: random)" },
 	{ NULL, 0, NULL, 0, "The result:", 3 },
 	{ "json", KEY_JSON, NULL, 0, "Print it as JSON" },
 	{ NULL },
@@ -70,18 +70,18 @@ static void parse_faults(struct argp_state *state, struct vublk_chaos_config *co
 {
 	char *word, *rest = list;
 
-	config->deeds = 0;
+	config->actions = 0;
 	while ((word = strsep(&rest, ","))) {
 		unsigned d = 0;
 
 		if (!strcmp(word, "none"))
 			continue;
-		while (d < VUBLK_CHAOS_OWN && strcmp(word, vublk_chaos_deed_name(d)))
+		while (d < VUBLK_CHAOS_OWN && strcmp(word, vublk_chaos_action_name(d)))
 			d++;
 		if (d == VUBLK_CHAOS_OWN)
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--faults must be a list of kill, "
 				     "stop, term and replace, or none, not '%s'", word);
-		config->deeds |= 1u << d;
+		config->actions |= 1u << d;
 	}
 }
 
@@ -106,7 +106,7 @@ static void add_env(struct argp_state *state, struct vublk_chaos_config *config,
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--env must be NAME=VALUE, not '%s'",
 			     pair);
 	if (config->num_env == VUBLK_CHAOS_MAX_ENV)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there are more than %d --env",
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than %d --env were given",
 			     VUBLK_CHAOS_MAX_ENV);
 	config->env[config->num_env++] = pair;
 }
@@ -143,7 +143,7 @@ static error_t parse_load(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static error_t parse_deeds(int key, char *arg, struct argp_state *state)
+static error_t parse_actions(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *arguments = state->input;
 	struct vublk_chaos_config *config = &arguments->config;
@@ -153,7 +153,7 @@ static error_t parse_deeds(int key, char *arg, struct argp_state *state)
 		parse_faults(state, config, arg);
 		return 0;
 	case KEY_KILLS:
-		config->num_deeds = (unsigned)vublk_cli_number(state, "kills", arg, 1, INT32_MAX);
+		config->num_actions = (unsigned)vublk_cli_number(state, "kills", arg, 1, INT32_MAX);
 		return 0;
 	case KEY_RUNTIME:
 		config->runtime_ms = vublk_cli_milliseconds(state, "runtime", arg);
@@ -175,7 +175,7 @@ static error_t parse_deeds(int key, char *arg, struct argp_state *state)
 	}
 }
 
-/* The SOCKET, and then all that is left of the line. */
+/* The SOCKET, then the rest of the command line. */
 static void take_word(struct argp_state *state, struct vublk_chaos_config *config, char *arg)
 {
 	if (!config->socket) {
@@ -201,18 +201,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!config->socket)
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "the SOCKET of the back-end is missing, see --help");
+				     "give the SOCKET of the back-end, see --help");
 		else if (!config->command)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the COMMAND that serves '%s' is "
-				     "missing; it comes after '--'", config->socket);
-		else if (!config->num_deeds && !config->runtime_ms)
-			config->num_deeds = DEFAULT_DEEDS;
-		if (!config->deeds && !config->num_env && !config->runtime_ms)
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "give the COMMAND that serves '%s' "
+				     "after '--'", config->socket);
+		else if (!config->num_actions && !config->runtime_ms)
+			config->num_actions = DEFAULT_ACTIONS;
+		if (!config->actions && !config->num_env && !config->runtime_ms)
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
 				     "--faults=none needs a --runtime");
 		return 0;
 	default:
-		return parse_deeds(key, arg, state);
+		return parse_actions(key, arg, state);
 	}
 }
 
@@ -223,10 +223,10 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 	struct arguments *arguments = opaque;
 
 	if (event == VUBLK_BLK_GAVE_UP && error)
-		snprintf(arguments->gone, sizeof(arguments->gone), "%s", error->text);
+		snprintf(arguments->gave_up, sizeof(arguments->gave_up), "%s", error->text);
 }
 
-/* Other commands end with their back-end; this one wants the library's own way. */
+/* Other commands end with their back-end; this one keeps the library's default. */
 static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *error)
 {
 	struct arguments *arguments = opaque;
@@ -251,18 +251,18 @@ static int run(struct arguments *arguments, struct vublk_chaos_result *result)
 	int ret = vublk_chaos_run(&arguments->config, open_disk, arguments, result, &error);
 	uint64_t faults = vublk_chaos_count_faults(result);
 
-	/* A run that did not come to its end may still have found something. */
+	/* A run that ended early may still have found faults. */
 	if (!ret || faults)
 		(arguments->json ? vublk_chaos_print_json
 				 : vublk_chaos_print_text)(stdout, &arguments->config, result);
 	if (arguments->misused)
 		return vublk_cli_misuse(COMMAND, "%s", error.text);
 	if (ret)
-		return vublk_cli_fail(COMMAND, "%s%s%s", error.text, arguments->gone[0] ? "; " : "",
-				      arguments->gone);
+		return vublk_cli_fail(COMMAND, "%s%s%s", error.text, arguments->gave_up[0] ? "; " : "",
+				      arguments->gave_up);
 	if (faults)
-		return vublk_cli_fail(COMMAND, "the disk broke its promise %" PRIu64 " time%s; --seed=%"
-				      PRIu64 " begins the same way again", faults,
+		return vublk_cli_fail(COMMAND, "%" PRIu64 " fault%s found; --seed=%" PRIu64
+				      " repeats the load and the actions", faults,
 				      faults == 1 ? "" : "s", arguments->config.seed);
 	return VUBLK_EXIT_DONE;
 }
@@ -272,12 +272,12 @@ int vublk_cmd_chaos(int argc, char **argv)
 	static const struct argp_child children[] = { { &vublk_disk_argp, 0, NULL, 0 }, { NULL } };
 	static const struct argp argp = {
 		options, parse, "SOCKET -- COMMAND [ARGUMENT...]",
-		"Kill, stop and replace the back-end COMMAND, which serves SOCKET, while the disk is "
-		"written and verified. What the disk holds is destroyed.",
+		"Kill, stop and replace the back-end COMMAND, which serves SOCKET, while its disk is "
+		"written and verified. The content of the disk is destroyed.",
 		children,
 	};
 	struct arguments arguments = { .disk.reconnects = true, .config = {
-		.deeds = 1u << VUBLK_CHAOS_KILL, .min_interval_ms = 50, .max_interval_ms = 250,
+		.actions = 1u << VUBLK_CHAOS_KILL, .min_interval_ms = 50, .max_interval_ms = 250,
 		.num_queues = 1, .depth = 32, .stuck_ms = 30000,
 	} };
 	struct vublk_chaos_result *result;

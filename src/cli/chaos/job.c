@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One job of a chaos run: a thread that keeps a queue of its own busy in its part of
- * the disk. Most of its requests go to a few hot blocks, so that writes of the same
- * place are in flight together whenever the back-end dies.
+ * One job of a chaos run: a thread that keeps its own queue busy in its part of the disk. The
+ * content is checked by verify.c.
  *
- * A job does not know when that is. All that it sees is that completions are late;
- * how late they may be counts from when the back-end was up again.
+ * Key idea: most requests go to a few hot blocks, so that several writes of the same block
+ * are in flight whenever the back-end dies. A job does not know about outages: it only sees
+ * that completions are late. The time limit of a request counts from when the back-end was
+ * last up.
  */
 #include "cli/chaos/load.h"
 
@@ -17,9 +18,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WAIT_MS 100        /* how long not to look at the phase while nothing is completed */
+#define WAIT_MS 100        /* between two looks at the phase while nothing is completed */
 #define HOT_BLOCKS 32
-#define HOT_REQUESTS 500   /* then other blocks are */
+#define HOT_REQUESTS 500   /* then other blocks become hot */
 #define HOT_PERCENT 80     /* of all requests */
 
 static unsigned current_phase(const struct vublk_chaos_job *job)
@@ -33,7 +34,7 @@ static uint64_t random_below(struct vublk_chaos_job *job, uint64_t limit)
 	return vublk_mix(job->random) % limit;
 }
 
-/* --- what to do next ---------------------------------------------------------- */
+/* --- choosing requests --------------------------------------------------------- */
 
 typedef bool choose_fn(struct vublk_chaos_job *job, struct vublk_chaos_request *request);
 
@@ -83,7 +84,7 @@ static bool choose(struct vublk_chaos_job *job, struct vublk_chaos_request *requ
 	return true;
 }
 
-/* Pass after pass over the part, in order. */
+/* A pass over the part of the disk, in order. */
 static bool choose_next(struct vublk_chaos_job *job, struct vublk_chaos_request *request,
 			enum vublk_chaos_op op)
 {
@@ -98,7 +99,7 @@ static bool choose_next(struct vublk_chaos_job *job, struct vublk_chaos_request 
 	return true;
 }
 
-/* The verifier expects zeroes at the beginning. Written, for nobody has to offer more. */
+/* The initial content is zeroes, which are written because not every disk has WRITE ZEROES. */
 static bool choose_zeroes(struct vublk_chaos_job *job, struct vublk_chaos_request *request)
 {
 	return choose_next(job, request, VUBLK_CHAOS_ZEROES);
@@ -109,7 +110,7 @@ static bool choose_read(struct vublk_chaos_job *job, struct vublk_chaos_request 
 	return choose_next(job, request, VUBLK_CHAOS_READ);
 }
 
-/* --- the beginning of a request ----------------------------------------------- */
+/* --- starting requests -------------------------------------------------------- */
 
 static int add_request(struct vublk_chaos_job *job, struct vublk_chaos_slot *slot, bool written)
 {
@@ -135,7 +136,7 @@ static int add_request(struct vublk_chaos_job *job, struct vublk_chaos_slot *slo
 	}
 }
 
-/* The generations are given out in the order in which requests are added. */
+/* Generations are numbered in the order in which requests are added. */
 static void prepare(struct vublk_chaos_job *job, struct vublk_chaos_slot *slot, bool written)
 {
 	vublk_chaos_verify_begin(&job->verifier, &slot->request);
@@ -144,8 +145,8 @@ static void prepare(struct vublk_chaos_job *job, struct vublk_chaos_slot *slot, 
 		memset(slot->buffer, 0, slot->request.count * VUBLK_CHAOS_BLOCK_BYTES);
 }
 
-/* Begins one request; false: not now. */
-static bool begin(struct vublk_chaos_job *job, choose_fn *choose_request)
+/* Starts one request; false: not now. */
+static bool start(struct vublk_chaos_job *job, choose_fn *choose_request)
 {
 	bool written = choose_request == choose_zeroes;
 	struct vublk_chaos_slot *slot = job->held;
@@ -163,17 +164,17 @@ static bool begin(struct vublk_chaos_job *job, choose_fn *choose_request)
 	slot->in_flight = !ret;
 	job->held = ret == -EAGAIN ? slot : NULL;
 	if (ret == -EAGAIN && vublk_blk_in_flight(job->queue))
-		job->error.code = 0; /* full: not an error as long as it empties */
+		job->error.code = 0; /* a full queue is no error while requests are in flight */
 	return !ret;
 }
 
-/* --- the end of a request ----------------------------------------------------- */
+/* --- completions -------------------------------------------------------------- */
 
 static void fail_request(struct vublk_chaos_job *job, const struct vublk_chaos_request *request,
 			 int result)
 {
 	if (job->error.code)
-		return; /* the first one is what matters */
+		return; /* only the first error is reported */
 	vublk_cli_error(&job->error, -result, "%s of %" PRIu32 " blocks at offset %" PRIu64
 			" failed: %s", vublk_chaos_op_name(request->op), request->count,
 			request->block * VUBLK_CHAOS_BLOCK_BYTES, strerrordesc_np(-result));
@@ -194,7 +195,7 @@ static void complete(struct vublk_chaos_job *job, const struct vublk_blk_complet
 	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
 }
 
-/* Of all jobs the first one to complete something after the new back-end's start. */
+/* Records the first completion of any job after the start of the new back-end. */
 static void note_first(struct vublk_chaos_load *load, uint64_t now)
 {
 	uint64_t none = 0;
@@ -204,7 +205,7 @@ static void note_first(struct vublk_chaos_load *load, uint64_t now)
 					    __ATOMIC_RELAXED);
 }
 
-/* The oldest request in flight has to be completed in time, whatever the others are. */
+/* Whether a request exceeds the time limit. The oldest one is reported. */
 static bool is_stuck(struct vublk_chaos_job *job, uint64_t now)
 {
 	uint64_t limit_ns = (uint64_t)job->load->config->stuck_ms * 1000000;
@@ -224,7 +225,7 @@ static bool is_stuck(struct vublk_chaos_job *job, uint64_t now)
 	}
 	if (oldest && !job->error.code)
 		vublk_cli_error(&job->error, ETIMEDOUT, "stuck: %u of %u requests in flight have not "
-				"been completed for %u ms though the back-end is up; the oldest is a "
+				"been completed for %u ms although the back-end is up; the oldest is a "
 				"%s of %" PRIu32 " blocks at offset %" PRIu64, job->stuck,
 				vublk_blk_in_flight(job->queue), job->load->config->stuck_ms,
 				vublk_chaos_op_name(oldest->request.op), oldest->request.count,
@@ -232,7 +233,7 @@ static bool is_stuck(struct vublk_chaos_job *job, uint64_t now)
 	return oldest;
 }
 
-/* Takes what is completed. False: there is no point in waiting any longer. */
+/* Takes completions. False: do not wait for more. */
 static bool take_completions(struct vublk_chaos_job *job)
 {
 	uint64_t now;
@@ -255,14 +256,14 @@ static bool take_completions(struct vublk_chaos_job *job)
 	return !is_stuck(job, now) && current_phase(job) != VUBLK_CHAOS_ABORT;
 }
 
-/* --- the life of a job -------------------------------------------------------- */
+/* --- the job ------------------------------------------------------------------ */
 
-/* Until nothing more is chosen, or something failed, and nothing is in flight. */
+/* Keeps requests in flight until none is chosen or one fails, then waits for the rest. */
 static void run_requests(struct vublk_chaos_job *job, choose_fn *choose_request)
 {
 	for (;;) {
 		while (!job->error.code && (job->held || job->num_free))
-			if (!begin(job, choose_request))
+			if (!start(job, choose_request))
 				break;
 		if (!vublk_blk_in_flight(job->queue) || !take_completions(job))
 			return;
@@ -289,5 +290,5 @@ void vublk_chaos_job_run(void *member)
 		vublk_chaos_load_advance(load, VUBLK_CHAOS_ABORT);
 	}
 	if (!__atomic_sub_fetch(&load->working, 1, __ATOMIC_RELAXED) || job->error.code)
-		vublk_chaos_load_tell(load);
+		vublk_chaos_load_signal_done(load);
 }

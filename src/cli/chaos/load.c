@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The load of a chaos run as a whole: whether the disk suits, what each job has of it,
- * and their common beginning and end. What a job does is in chaos-job.c.
+ * The load of a chaos run as a whole: checks the disk, gives each job its part, and starts and
+ * joins the jobs. Requests are in job.c.
  */
 #include "cli/chaos/load.h"
 
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define DEFAULT_BYTES (UINT64_C(64) << 20)
-#define MIN_BLOCKS 64 /* of a job: more than it makes hot at once */
+#define MIN_BLOCKS 64 /* of a job; more than its hot blocks */
 #define SLOT_BYTES (VUBLK_CHAOS_MAX_BLOCKS * VUBLK_CHAOS_BLOCK_BYTES)
 
 /* --- the disk ----------------------------------------------------------------- */
@@ -35,26 +35,26 @@ static int check_disk(const struct vublk_chaos_config *config, const struct vubl
 		      struct vublk_error *error)
 {
 	if (info->read_only)
-		return vublk_cli_error(error, EROFS, "the disk is read-only, and the load has to "
-				       "write");
+		return vublk_cli_error(error, EROFS, "the disk is read-only, and the load "
+				       "writes");
 	if (VUBLK_CHAOS_BLOCK_BYTES % info->block_size_bytes)
-		return vublk_cli_error(error, EINVAL, "the disk's blocks have %" PRIu32 " bytes, and "
-				       "those of the load %d", info->block_size_bytes,
+		return vublk_cli_error(error, EINVAL, "the disk has blocks of %" PRIu32 " bytes, "
+				       "and the load needs at most %d", info->block_size_bytes,
 				       VUBLK_CHAOS_BLOCK_BYTES);
 	if (config->num_queues > info->num_queues)
-		return vublk_cli_error(error, EINVAL, "--queues=%u is more than the %u that the disk "
-				       "has", config->num_queues, info->num_queues);
+		return vublk_cli_error(error, EINVAL, "--queues=%u is more than the %u queues of "
+				       "the disk", config->num_queues, info->num_queues);
 	if (config->depth > info->queue_size)
 		return vublk_cli_error(error, EINVAL, "--iodepth=%u is more than the %u entries of "
-				       "a queue, see --queue-size", config->depth,
+				       "a queue; raise --queue-size", config->depth,
 				       info->queue_size);
 	if (config->size_bytes > info->capacity_bytes)
-		return vublk_cli_error(error, EINVAL, "--size=%" PRIu64 " is more than the disk has, "
-				       "%" PRIu64 " bytes", config->size_bytes,
+		return vublk_cli_error(error, EINVAL, "--size=%" PRIu64 " is more than the %" PRIu64
+				       " bytes of the disk", config->size_bytes,
 				       info->capacity_bytes);
 	if (blocks_of(config, info) / config->num_queues < MIN_BLOCKS)
-		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are too few for %u queues; "
-				       "each needs %d", blocks_of(config, info) *
+		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are not enough for %u "
+				       "queues; each needs %d", blocks_of(config, info) *
 				       VUBLK_CHAOS_BLOCK_BYTES, config->num_queues,
 				       MIN_BLOCKS * VUBLK_CHAOS_BLOCK_BYTES);
 	return 0;
@@ -124,7 +124,7 @@ int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chao
 	return ret;
 }
 
-/* The buffers may still be in flight; they go with the disk. */
+/* Buffers may still be in flight; they are freed with the disk. */
 void vublk_chaos_load_deinit(struct vublk_chaos_load *load)
 {
 	for (unsigned i = 0; load->jobs && i < load->config->num_queues; i++) {
@@ -140,7 +140,7 @@ void vublk_chaos_load_deinit(struct vublk_chaos_load *load)
 	load->done_fd = -1;
 }
 
-/* --- together ----------------------------------------------------------------- */
+/* --- all jobs ----------------------------------------------------------------- */
 
 static void abort_load(void *opaque)
 {
@@ -169,17 +169,17 @@ void vublk_chaos_load_advance(struct vublk_chaos_load *load, enum vublk_chaos_ph
 		;
 }
 
-void vublk_chaos_load_tell(struct vublk_chaos_load *load)
+void vublk_chaos_load_signal_done(struct vublk_chaos_load *load)
 {
 	eventfd_write(load->done_fd, 1);
 }
 
 int vublk_chaos_load_join(struct vublk_chaos_load *load, struct vublk_error *error)
 {
-	eventfd_t told;
+	eventfd_t count;
 
 	vublk_crew_finish(&load->crew);
-	eventfd_read(load->done_fd, &told);
+	eventfd_read(load->done_fd, &count);
 	for (unsigned i = 0; i < load->config->num_queues; i++) {
 		const struct vublk_error *found = &load->jobs[i].error;
 
@@ -198,7 +198,7 @@ unsigned vublk_chaos_load_in_flight(const struct vublk_chaos_load *load)
 	return sum;
 }
 
-/* --- what came of it ---------------------------------------------------------- */
+/* --- results ------------------------------------------------------------------ */
 
 static void count_job(const struct vublk_chaos_job *job, struct vublk_chaos_counts *counts)
 {

@@ -2,7 +2,7 @@
 #ifndef VUBLK_CLI_CHAOS_LOAD_H
 #define VUBLK_CLI_CHAOS_LOAD_H
 
-/* The jobs of a chaos run: what chaos-load.c prepares, chaos-job.c runs on threads. */
+/* The jobs of a chaos run, which load.c prepares and job.c runs on threads. */
 
 #include "cli/chaos/chaos.h"
 
@@ -23,24 +23,24 @@ struct vublk_chaos_job {
 	struct vublk_chaos_slot *slots;
 	struct vublk_blk_completion *completions;
 
-	/* the thread's, and between the runs of threads everybody's */
-	struct vublk_chaos_verifier verifier; /* of the job's part of the disk */
+	/* used by the thread; by any thread while no job runs */
+	struct vublk_chaos_verifier verifier; /* for the job's part of the disk */
 	struct vublk_chaos_slot **free;
 	unsigned num_free;
-	struct vublk_chaos_slot *held; /* begun, and the queue was full */
+	struct vublk_chaos_slot *held; /* prepared when the queue was full */
 	uint64_t random;
-	uint64_t next;          /* block of a pass over the part; counted within it */
-	uint64_t hot;           /* where the hot blocks begin */
-	uint64_t hot_left;      /* requests, then they are others */
+	uint64_t next;          /* block of a pass, counted from the start of the part */
+	uint64_t hot;           /* first hot block */
+	uint64_t hot_left;      /* requests until others become hot */
 	unsigned stuck;
 	struct vublk_error error; /* code 0: none */
 
-	/* the thread's, read by others while it runs */
+	/* written by the thread, read by others while it runs */
 	uint64_t requests[VUBLK_CHAOS_NUM_OPS]; /* completed */
 	unsigned in_flight;
 };
 
-/* The thread's function; its member is a struct vublk_chaos_job. */
+/* The thread's function; `member` is a struct vublk_chaos_job. */
 void vublk_chaos_job_run(void *member);
 
 #endif

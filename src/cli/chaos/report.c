@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What became of a chaos run, for people and for programs. */
+/* The result of a chaos run, as text and as JSON. */
 #include "cli/chaos/chaos.h"
 
 #include "cli/cli.h"
@@ -18,12 +18,12 @@ uint64_t vublk_chaos_count_faults(const struct vublk_chaos_result *result)
 	return count;
 }
 
-static unsigned count_deeds(const struct vublk_chaos_result *result)
+static unsigned count_actions(const struct vublk_chaos_result *result)
 {
 	unsigned count = 0;
 
-	for (unsigned d = 0; d < VUBLK_CHAOS_NUM_DEEDS; d++)
-		count += result->deeds[d];
+	for (unsigned d = 0; d < VUBLK_CHAOS_NUM_ACTIONS; d++)
+		count += result->actions[d];
 	return count;
 }
 
@@ -36,18 +36,18 @@ static uint64_t count_requests(const struct vublk_chaos_result *result)
 	return count;
 }
 
-/* --- for people --------------------------------------------------------------- */
+/* --- text --------------------------------------------------------------------- */
 
-static void print_deeds(FILE *out, const struct vublk_chaos_result *result)
+static void print_actions(FILE *out, const struct vublk_chaos_result *result)
 {
 	const char *separator = ": ";
 
-	fprintf(out, "  faults       %u", count_deeds(result));
-	for (unsigned d = 0; d < VUBLK_CHAOS_NUM_DEEDS; d++) {
-		if (!result->deeds[d])
+	fprintf(out, "  faults       %u", count_actions(result));
+	for (unsigned d = 0; d < VUBLK_CHAOS_NUM_ACTIONS; d++) {
+		if (!result->actions[d])
 			continue;
-		fprintf(out, "%s%u %s", separator, result->deeds[d],
-			d == VUBLK_CHAOS_OWN ? "of the back-end's own" : vublk_chaos_deed_name(d));
+		fprintf(out, "%s%u %s", separator, result->actions[d],
+			d == VUBLK_CHAOS_OWN ? "by the back-end itself" : vublk_chaos_action_name(d));
 		separator = ", ";
 	}
 	if (result->own_end[0])
@@ -68,8 +68,8 @@ static void print_requests(FILE *out, const struct vublk_chaos_result *result)
 		"  verified     %" PRIu64 " blocks\n", result->in_flight, counts->overlapping,
 		counts->verified_blocks);
 	if (counts->forgotten_blocks)
-		fprintf(out, "  forgotten    %" PRIu64 " blocks fell back to an older content that was "
-			"not older than the flushed one\n", counts->forgotten_blocks);
+		fprintf(out, "  forgotten    %" PRIu64 " blocks fell back to older content, none older than "
+			"the last flush\n", counts->forgotten_blocks);
 }
 
 static void print_outage(FILE *out, const struct vublk_histogram *outage)
@@ -92,7 +92,7 @@ void vublk_chaos_print_text(FILE *out, const struct vublk_chaos_config *config,
 	fprintf(out, "%s: %u queue%s, iodepth %u, seed %" PRIu64 ", %.2f s\n", config->socket,
 		config->num_queues, config->num_queues == 1 ? "" : "s", config->depth, config->seed,
 		(double)result->runtime_ns / 1e9);
-	print_deeds(out, result);
+	print_actions(out, result);
 	print_requests(out, result);
 	print_outage(out, &result->outage_ns);
 	fputs("  found       ", out);
@@ -103,7 +103,7 @@ void vublk_chaos_print_text(FILE *out, const struct vublk_chaos_config *config,
 		fprintf(out, "    %s\n", counts->sentences[i]);
 }
 
-/* --- for programs ------------------------------------------------------------- */
+/* --- JSON --------------------------------------------------------------------- */
 
 static void add_u64(struct json_object *object, const char *name, uint64_t value)
 {
@@ -130,16 +130,16 @@ static struct json_object *outage_json(const struct vublk_histogram *outage)
 	return object;
 }
 
-static void add_deeds_and_requests(struct json_object *root,
+static void add_actions_and_requests(struct json_object *root,
 				   const struct vublk_chaos_result *result)
 {
-	struct json_object *deeds = json_object_new_object(), *requests = json_object_new_object();
+	struct json_object *actions = json_object_new_object(), *requests = json_object_new_object();
 
-	for (unsigned d = 0; d < VUBLK_CHAOS_NUM_DEEDS; d++)
-		add_u64(deeds, vublk_chaos_deed_name(d), result->deeds[d]);
+	for (unsigned d = 0; d < VUBLK_CHAOS_NUM_ACTIONS; d++)
+		add_u64(actions, vublk_chaos_action_name(d), result->actions[d]);
 	for (unsigned op = 0; op < VUBLK_CHAOS_NUM_OPS; op++)
 		add_u64(requests, vublk_chaos_op_name(op), result->counts.requests[op]);
-	json_object_object_add(root, "faults", deeds);
+	json_object_object_add(root, "faults", actions);
 	json_object_object_add(root, "requests", requests);
 }
 
@@ -157,7 +157,7 @@ void vublk_chaos_print_json(FILE *out, const struct vublk_chaos_config *config,
 	add_u64(root, "seed", config->seed);
 	add_u64(root, "runtime_ms", result->runtime_ns / 1000000);
 	add_u64(root, "starts", result->starts);
-	add_deeds_and_requests(root, result);
+	add_actions_and_requests(root, result);
 	add_u64(root, "in_flight_at_losses", result->in_flight);
 	add_u64(root, "overlapping_blocks", counts->overlapping);
 	add_u64(root, "verified_blocks", counts->verified_blocks);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A chaos run from its beginning to its end: starts the back-end, opens the disk,
- * lets the load run, and does to the back-end what is wanted, at random times. Then
- * all is read back, by the back-end that is there and by one more.
+ * The course of a chaos run: starts the back-end, opens the disk, runs the load, and kills,
+ * stops or replaces the back-end at random times. At the end everything is read back twice,
+ * through the present back-end and through a new one.
  *
- * One thread does this, and it waits in one place, wait_for(), for whatever comes
- * first. The disk finds the new back-end by itself: nothing here helps it.
+ * Key idea: one thread does all this and waits in one function, wait_for(), for the first of
+ * several events. The disk finds the new back-end by itself, without help from here.
  */
 #include "cli/chaos/chaos.h"
 
@@ -25,14 +25,14 @@
 
 #define COMMAND "chaos"
 #define LOOK_MS 10         /* between two checks of the socket's file without inotify */
-#define OPEN_MS 20         /* between two tries to open the disk, if nothing else happens */
-#define TERM_MS 20000      /* for a back-end to end after SIGTERM */
-#define SPARE_ENDS 8       /* of its own, beyond those that were asked for */
+#define OPEN_MS 20         /* between two attempts to open the disk */
+#define TERM_MS 20000      /* time limit for a back-end to end after SIGTERM */
+#define MAX_EXTRA_ENDS 8   /* by themselves, in addition to config->num_actions */
 
-/* What came first; a set of bits. */
+/* Events; a set of bits. */
 enum {
 	LISTENS = 1,       /* the socket has appeared */
-	ENDED = 2,         /* the back-end */
+	ENDED = 2,         /* the back-end has ended */
 	LOAD_ENDED = 4,
 	SIGNALLED = 8,
 };
@@ -43,22 +43,22 @@ struct run {
 	struct vublk_chaos_backend backend;
 	struct vublk_chaos_load load;
 	int signal_fd;
-	int signal;               /* that ends it; 0: none */
+	int signal;               /* that ends the run; 0: none */
 	uint64_t random;
-	uint64_t deadline_ns;     /* of the deeds; 0: none */
-	uint64_t listens_ns;      /* of the present back-end; 0: not yet, or it is counted */
-	unsigned num_deeds;
+	uint64_t deadline_ns;     /* for actions; 0: none */
+	uint64_t listens_ns;      /* since when the back-end listens; 0: it does not, or was counted */
+	unsigned num_actions;
 };
 
-const char *vublk_chaos_deed_name(enum vublk_chaos_deed deed)
+const char *vublk_chaos_action_name(enum vublk_chaos_action action)
 {
 	static const char *const names[] = { "kill", "stop", "term", "replace", "own" };
 
-	return names[deed];
+	return names[action];
 }
 
 __attribute__((format(printf, 2, 3)))
-static void tell(const struct run *run, const char *format, ...)
+static void log_verbose(const struct run *run, const char *format, ...)
 {
 	va_list args;
 
@@ -81,8 +81,8 @@ static void take_signal(struct run *run)
 		run->signal = (int)info.ssi_signo;
 }
 
-/* One look at what is waited for; that the socket appeared is forgotten with it. */
-static unsigned look(struct run *run, unsigned events, int timeout_ms)
+/* Polls for events once. The appearance of the socket is reported once. */
+static unsigned poll_events(struct run *run, unsigned events, int timeout_ms)
 {
 	struct pollfd fds[] = { /* negative ones are skipped */
 		{ run->signal_fd, POLLIN, 0 },
@@ -90,10 +90,10 @@ static unsigned look(struct run *run, unsigned events, int timeout_ms)
 		{ events & LISTENS ? run->backend.watch_fd : -1, POLLIN, 0 },
 		{ events & LOAD_ENDED ? run->load.done_fd : -1, POLLIN, 0 },
 	};
-	bool by_time = events & LISTENS && run->backend.watch_fd < 0;
+	bool checks_file = events & LISTENS && run->backend.watch_fd < 0;
 	unsigned found = 0;
 
-	if (by_time && (timeout_ms < 0 || timeout_ms > LOOK_MS))
+	if (checks_file && (timeout_ms < 0 || timeout_ms > LOOK_MS))
 		timeout_ms = LOOK_MS;
 	if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), timeout_ms) < 0)
 		return 0;
@@ -101,14 +101,14 @@ static unsigned look(struct run *run, unsigned events, int timeout_ms)
 		take_signal(run);
 	if (fds[1].revents)
 		found |= ENDED;
-	if ((fds[2].revents || by_time) && vublk_chaos_backend_appeared(&run->backend))
+	if ((fds[2].revents || checks_file) && vublk_chaos_backend_appeared(&run->backend))
 		found |= LISTENS;
 	if (fds[3].revents)
 		found |= LOAD_ENDED;
 	return found;
 }
 
-/* Until one of `events` or a signal; 0: the time is over. */
+/* Waits for one of `events`, or a signal; 0: the time is over. */
 static unsigned wait_for(struct run *run, unsigned events, uint64_t ms)
 {
 	uint64_t now = vublk_cli_now_ns(), end = now + ms * 1000000;
@@ -117,7 +117,7 @@ static unsigned wait_for(struct run *run, unsigned events, uint64_t ms)
 	for (;;) {
 		uint64_t left_ms = now < end ? (end - now + 999999) / 1000000 : 0;
 
-		found = look(run, events, (int)VUBLK_CLI_MIN(left_ms, (uint64_t)INT32_MAX));
+		found = poll_events(run, events, (int)VUBLK_CLI_MIN(left_ms, (uint64_t)INT32_MAX));
 		if (run->signal)
 			return SIGNALLED;
 		now = vublk_cli_now_ns();
@@ -141,7 +141,7 @@ static uint64_t random_ms(struct run *run)
 	       (config->max_interval_ms - config->min_interval_ms + 1);
 }
 
-/* --- the back-end comes ------------------------------------------------------- */
+/* --- starting the back-end ----------------------------------------------------- */
 
 static const char *describe_end(int status, char text[64])
 {
@@ -161,9 +161,9 @@ static int fail_start(struct run *run, unsigned events, struct vublk_error *erro
 
 	if (events & SIGNALLED)
 		return interrupted(run, error);
-	words = vublk_chaos_backend_last_words(&run->backend, text, sizeof(text));
+	words = vublk_chaos_backend_last_line(&run->backend, text, sizeof(text));
 	if (!(events & ENDED))
-		return vublk_cli_error(error, ETIMEDOUT, "'%s' made no socket at '%s' within %u ms%s%s",
+		return vublk_cli_error(error, ETIMEDOUT, "'%s' created no socket at '%s' within %u ms%s%s",
 				       config->command[0], config->socket, config->stuck_ms,
 				       words[0] ? "; it says: " : "", words);
 	status = vublk_chaos_backend_reap(&run->backend);
@@ -177,7 +177,7 @@ static int start_backend(struct run *run, bool last, struct vublk_error *error)
 	unsigned events;
 	int ret;
 
-	vublk_chaos_backend_appeared(&run->backend); /* what did so before is of no interest */
+	vublk_chaos_backend_appeared(&run->backend); /* discards earlier events */
 	__atomic_store_n(&run->load.first_ns, 0, __ATOMIC_RELAXED);
 	ret = vublk_chaos_backend_start(&run->backend, last, error);
 	if (ret)
@@ -190,27 +190,27 @@ static int start_backend(struct run *run, bool last, struct vublk_error *error)
 	return 0;
 }
 
-/* --- the back-end goes -------------------------------------------------------- */
+/* --- ending the back-end ------------------------------------------------------- */
 
 static void set_down(struct run *run)
 {
 	__atomic_store_n(&run->load.up_since_ns, 0, __ATOMIC_RELAXED);
 }
 
-/* How long it took from its socket to the first completion, if it came to one. */
+/* Records the time from the appearance of the socket to the first completion, if any. */
 static void count_outage(struct run *run)
 {
 	uint64_t first = __atomic_load_n(&run->load.first_ns, __ATOMIC_RELAXED);
 
-	/* What this thread saw late was there no later than what it saw first. */
+	/* This thread may notice the socket after a job has noticed the completion. */
 	if (run->listens_ns && first)
 		vublk_histogram_add(&run->result->outage_ns,
 				    first - VUBLK_CLI_MIN(run->listens_ns, first));
 	run->listens_ns = 0;
 }
 
-/* It is on its way out, or has gone; returns how. */
-static int bury(struct run *run)
+/* The back-end has ended or is about to; returns its wait status. */
+static int reap_backend(struct run *run)
 {
 	int status;
 
@@ -224,7 +224,7 @@ static int bury(struct run *run)
 
 static bool is_last_start(const struct run *run)
 {
-	return run->config->num_deeds && run->num_deeds >= run->config->num_deeds;
+	return run->config->num_actions && run->num_actions >= run->config->num_actions;
 }
 
 static void end_by_term(struct run *run)
@@ -232,12 +232,12 @@ static void end_by_term(struct run *run)
 	set_down(run);
 	vublk_chaos_backend_signal(&run->backend, SIGTERM);
 	if (!(wait_for(run, ENDED, TERM_MS) & (ENDED | SIGNALLED)))
-		tell(run, "the back-end has not ended %d s after SIGTERM, and is killed",
+		log_verbose(run, "the back-end has not ended %d s after SIGTERM and is killed",
 		     TERM_MS / 1000);
 	vublk_chaos_backend_signal(&run->backend, SIGKILL);
 }
 
-/* Whether it goes on after the stop. */
+/* Returns whether the back-end continues after the stop. */
 static bool stop_for_a_while(struct run *run)
 {
 	unsigned events;
@@ -254,13 +254,13 @@ static bool stop_for_a_while(struct run *run)
 	return false;
 }
 
-static int do_deed(struct run *run, enum vublk_chaos_deed deed, struct vublk_error *error)
+static int do_action(struct run *run, enum vublk_chaos_action action, struct vublk_error *error)
 {
-	run->result->deeds[deed]++;
-	run->num_deeds++;
-	tell(run, "%u: %s, with %u requests in flight", run->num_deeds,
-	     vublk_chaos_deed_name(deed), vublk_chaos_load_in_flight(&run->load));
-	switch (deed) {
+	run->result->actions[action]++;
+	run->num_actions++;
+	log_verbose(run, "%u: %s, with %u requests in flight", run->num_actions,
+	     vublk_chaos_action_name(action), vublk_chaos_load_in_flight(&run->load));
+	switch (action) {
 	case VUBLK_CHAOS_STOP:
 		if (stop_for_a_while(run))
 			return 0;
@@ -277,38 +277,38 @@ static int do_deed(struct run *run, enum vublk_chaos_deed deed, struct vublk_err
 		vublk_chaos_backend_signal(&run->backend, SIGKILL);
 		break;
 	}
-	bury(run);
+	reap_backend(run);
 	return run->signal ? interrupted(run, error)
 			   : start_backend(run, is_last_start(run), error);
 }
 
-/* It ended by itself, at a place that was chosen for it, or because it is not well. */
-static int follow_own_end(struct run *run, bool last, struct vublk_error *error)
+/* The back-end ended by itself: at a kill point, or because of an error of its own. */
+static int handle_own_end(struct run *run, bool last, struct vublk_error *error)
 {
-	int status = bury(run);
+	int status = reap_backend(run);
 
-	run->num_deeds++;
-	if (++run->result->deeds[VUBLK_CHAOS_OWN] > run->config->num_deeds + SPARE_ENDS && last)
+	run->num_actions++;
+	if (++run->result->actions[VUBLK_CHAOS_OWN] > run->config->num_actions + MAX_EXTRA_ENDS && last)
 		return vublk_cli_error(error, ECHILD, "the back-end has ended by itself %u times, the "
-				       "last time with %s, and would not let the disk be read back",
-				       run->result->deeds[VUBLK_CHAOS_OWN],
+				       "last time with %s, so the disk cannot be read back",
+				       run->result->actions[VUBLK_CHAOS_OWN],
 				       describe_end(status, run->result->own_end));
-	tell(run, "%u: the back-end ended by itself, with %s", run->num_deeds,
+	log_verbose(run, "%u: the back-end ended by itself, with %s", run->num_actions,
 	     describe_end(status, run->result->own_end));
 	return start_backend(run, last || is_last_start(run), error);
 }
 
-/* --- the course of it --------------------------------------------------------- */
+/* --- the run ------------------------------------------------------------------ */
 
-static enum vublk_chaos_deed choose_deed(struct run *run)
+static enum vublk_chaos_action choose_action(struct run *run)
 {
 	for (;;) {
-		enum vublk_chaos_deed deed;
+		enum vublk_chaos_action action;
 
 		run->random += UINT64_C(0x9e3779b97f4a7c15);
-		deed = vublk_mix(run->random) % VUBLK_CHAOS_OWN;
-		if (run->config->deeds & 1u << deed)
-			return deed;
+		action = vublk_mix(run->random) % VUBLK_CHAOS_OWN;
+		if (run->config->actions & 1u << action)
+			return action;
 	}
 }
 
@@ -321,14 +321,14 @@ static uint64_t ms_left(const struct run *run)
 	return now < run->deadline_ns ? (run->deadline_ns - now + 999999) / 1000000 : 0;
 }
 
-/* 0: it is enough, or the load has ended, which tells itself why. */
-static int make_chaos(struct run *run, struct vublk_error *error)
+/* 0: all actions are done, or the load has ended, which has its own error. */
+static int disturb_backend(struct run *run, struct vublk_error *error)
 {
 	const struct vublk_chaos_config *config = run->config;
 	int ret = 0;
 
-	while (!ret && ms_left(run) && (!config->num_deeds || run->num_deeds < config->num_deeds)) {
-		uint64_t ms = config->deeds ? random_ms(run) : UINT32_MAX;
+	while (!ret && ms_left(run) && (!config->num_actions || run->num_actions < config->num_actions)) {
+		uint64_t ms = config->actions ? random_ms(run) : UINT32_MAX;
 		unsigned events = wait_for(run, ENDED | LOAD_ENDED,
 					   VUBLK_CLI_MIN(ms, ms_left(run)));
 
@@ -337,14 +337,14 @@ static int make_chaos(struct run *run, struct vublk_error *error)
 		if (events & LOAD_ENDED)
 			return 0;
 		if (events & ENDED)
-			ret = follow_own_end(run, false, error);
-		else if (config->deeds && ms_left(run))
-			ret = do_deed(run, choose_deed(run), error);
+			ret = handle_own_end(run, false, error);
+		else if (config->actions && ms_left(run))
+			ret = do_action(run, choose_action(run), error);
 	}
 	return ret;
 }
 
-/* The jobs' errors come first: what else happened came of them. */
+/* An error of a job takes precedence, because other errors are its consequence. */
 static int end_load(struct run *run, int ret, struct vublk_error *error)
 {
 	struct vublk_error found = { 0 };
@@ -356,7 +356,7 @@ static int end_load(struct run *run, int ret, struct vublk_error *error)
 	return vublk_cli_error(error, found.code, "%s", found.text);
 }
 
-/* While all is read back: nothing is done to the back-end any more. */
+/* Waits while everything is read back, without further actions. */
 static int wait_for_load(struct run *run, struct vublk_error *error)
 {
 	int ret = 0;
@@ -369,7 +369,7 @@ static int wait_for_load(struct run *run, struct vublk_error *error)
 		if (events & LOAD_ENDED)
 			return 0;
 		if (events & ENDED)
-			ret = follow_own_end(run, true, error);
+			ret = handle_own_end(run, true, error);
 	}
 	return ret;
 }
@@ -382,20 +382,20 @@ static int run_load(struct run *run, struct vublk_error *error)
 		return ret;
 	if (run->config->runtime_ms)
 		run->deadline_ns = vublk_cli_now_ns() + run->config->runtime_ms * 1000000;
-	ret = make_chaos(run, error);
+	ret = disturb_backend(run, error);
 	vublk_chaos_load_advance(&run->load, VUBLK_CHAOS_READ_BACK);
 	if (!ret)
 		ret = wait_for_load(run, error);
 	return end_load(run, ret, error);
 }
 
-/* What is there has to be there for another back-end, too. */
+/* Reads everything back through a new back-end. */
 static int read_back_again(struct run *run, struct vublk_error *error)
 {
 	int ret;
 
 	vublk_chaos_backend_signal(&run->backend, SIGKILL);
-	bury(run);
+	reap_backend(run);
 	ret = start_backend(run, true, error);
 	if (!ret)
 		ret = vublk_chaos_load_start(&run->load, VUBLK_CHAOS_READ_BACK, error);
@@ -404,7 +404,7 @@ static int read_back_again(struct run *run, struct vublk_error *error)
 
 /* --- beginning and end -------------------------------------------------------- */
 
-/* Its socket appears a moment before it listens there. */
+/* The socket appears a moment before the back-end listens. */
 static int open_disk(struct run *run, vublk_chaos_open_fn *open_disk_fn, void *opaque,
 		     struct vublk_blk **blk, struct vublk_error *error)
 {
@@ -426,9 +426,9 @@ static int run_all(struct run *run, struct vublk_blk *blk, struct vublk_error *e
 {
 	int ret = vublk_chaos_load_init(&run->load, run->config, blk, error);
 
-	/* The back-end has been up before there was a load to know it. */
+	/* The back-end was up before the load existed. */
 	__atomic_store_n(&run->load.up_since_ns, run->listens_ns, __ATOMIC_RELAXED);
-	run->listens_ns = 0; /* nobody waited for it */
+	run->listens_ns = 0; /* no request waited for this back-end */
 	if (!ret)
 		ret = run_load(run, error);
 	if (!ret)
@@ -454,7 +454,7 @@ static int run_signalled(struct run *run, vublk_chaos_open_fn *open_disk_fn, voi
 		ret = open_disk(run, open_disk_fn, opaque, &blk, error);
 	if (!ret)
 		ret = run_all(run, blk, error);
-	/* A stopped one would not let go of the rings. */
+	/* First, because a stopped back-end would not return the rings. */
 	vublk_chaos_backend_deinit(&run->backend);
 	vublk_blk_close(blk, 0);
 	vublk_chaos_load_deinit(&run->load);

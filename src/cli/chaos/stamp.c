@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The blocks of a chaos run, written and recognized. A sector is a header, then
- * words that follow from the header; the checksum in the header covers both.
+ * Fills and recognizes the blocks of a chaos run; see stamp.h.
+ *
+ * Key idea: a sector is a header followed by words that are computed from the header; the
+ * checksum in the header covers both.
  */
 #include "cli/chaos/stamp.h"
 
@@ -16,17 +18,17 @@
 #define UNREAD UINT64_C(0xa5a5a5a5a5a5a5a5)
 #define SECTOR_WORDS (VUBLK_CHAOS_SECTOR_BYTES / 8)
 
-/* As it lies on the disk. */
+/* The format on the disk. */
 struct sector {
 	uint64_t magic;
-	uint64_t checksum; /* of everything behind it */
+	uint64_t checksum; /* of everything that follows */
 	struct vublk_chaos_stamp stamp;
 	uint64_t words[SECTOR_WORDS - 2 - sizeof(struct vublk_chaos_stamp) / 8];
 };
 
-_Static_assert(sizeof(struct sector) == VUBLK_CHAOS_SECTOR_BYTES, "a sector has no holes");
+_Static_assert(sizeof(struct sector) == VUBLK_CHAOS_SECTOR_BYTES, "a sector has no padding");
 
-/* Each step loses nothing, so any single changed word changes the sum. */
+/* Each step is reversible, so any single changed word changes the sum. */
 static uint64_t checksum(const struct sector *sector)
 {
 	uint64_t sum = MAGIC, words[SECTOR_WORDS];

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The verifier of a chaos run; chaos-verify.h says by which rule it judges. What is
- * allowed follows from four numbers a block; the history is only asked for the name
- * of what is not.
+ * The verifier of a chaos run; see verify.h for the rules.
+ *
+ * Key idea: four numbers per block decide whether content is permitted. The history is needed
+ * only to find the name of a fault.
  */
 #include "cli/chaos/verify.h"
 
@@ -16,29 +17,29 @@
 
 #define WHAT_BYTES 160
 
-/* One generation of a block. */
-struct past {
-	uint32_t life;    /* of the back-end in which it was begun */
+/* A request that made one generation of a block. */
+struct change {
+	uint32_t life;    /* in which it was started */
 	uint8_t op;
-	bool seen;        /* by a read */
+	bool seen;        /* a read returned it */
 	bool completed;
-	bool met;         /* the next one was begun before it was completed */
-	bool interrupted; /* it lived to see another back-end */
-	uint32_t flush;   /* the first that covers its completion; 0: none does */
+	bool overlapped;         /* the next one was started before it completed */
+	bool interrupted; /* a back-end was lost while it was in flight */
+	uint32_t flush;   /* the first flush that covers its completion; 0: none */
 };
 
 struct vublk_chaos_block {
-	uint32_t newest;      /* begun */
-	uint32_t floor;       /* what a read begun now brings at least */
+	uint32_t newest;      /* started */
+	uint32_t floor;       /* the oldest generation that a read started now may return */
 	uint32_t newest_seen;
-	uint32_t newest_zero; /* write zeroes or discard; 0: the beginning */
-	/* of a volatile disk */
-	uint32_t stable;      /* flushed; newer ones may be in `past` */
-	uint32_t lost_floor;  /* the floor after the last loss ... */
-	uint32_t expected;    /* ... and before it, until the block was looked at; 0: it was */
-	uint32_t forgiven;    /* nothing is judged while the floor is not above; see condemn() */
-	bool condemned;
-	struct past past[VUBLK_CHAOS_HISTORY];
+	uint32_t newest_zero; /* write zeroes or discard; 0: the initial zeroes */
+	/* used for a volatile disk */
+	uint32_t stable;      /* flushed; newer flushed ones may be in the history */
+	uint32_t lost_floor;  /* the floor after the last loss */
+	uint32_t expected;    /* the floor before the last loss; 0: the block was read since */
+	uint32_t reported_newest;    /* no check while the floor is not above; see report_fault() */
+	bool is_reported;
+	struct change history[VUBLK_CHAOS_HISTORY];
 };
 
 const char *vublk_chaos_fault_name(enum vublk_chaos_fault fault)
@@ -93,32 +94,32 @@ static struct vublk_chaos_block *block_of(const struct vublk_chaos_verifier *ver
 }
 
 /* NULL: it is before all history, or too old to be remembered. */
-static struct past *past_of(struct vublk_chaos_block *block, uint32_t generation)
+static struct change *change_of(struct vublk_chaos_block *block, uint32_t generation)
 {
 	if (!generation || generation > block->newest ||
 	    block->newest - generation >= VUBLK_CHAOS_HISTORY)
 		return NULL;
-	return &block->past[generation % VUBLK_CHAOS_HISTORY];
+	return &block->history[generation % VUBLK_CHAOS_HISTORY];
 }
 
 /* --- a volatile cache --------------------------------------------------------- */
 
-/* Whether a flush of this life, or of one before it, has made it stable. */
-static bool is_stable(const struct vublk_chaos_verifier *verifier, const struct past *past)
+/* Whether a completed flush of the present or an earlier life covers it. */
+static bool is_stable(const struct vublk_chaos_verifier *verifier, const struct change *change)
 {
-	return past->completed && past->op != VUBLK_CHAOS_DISCARD && past->flush &&
-	       past->flush <= verifier->flushes_done;
+	return change->completed && change->op != VUBLK_CHAOS_DISCARD && change->flush &&
+	       change->flush <= verifier->flushes_done;
 }
 
 static void keep_stable(const struct vublk_chaos_verifier *verifier,
 			struct vublk_chaos_block *block)
 {
 	for (uint32_t g = block->newest; g > block->stable; g--) {
-		const struct past *past = past_of(block, g);
+		const struct change *change = change_of(block, g);
 
-		if (!past)
+		if (!change)
 			return;
-		if (is_stable(verifier, past)) {
+		if (is_stable(verifier, change)) {
 			block->stable = g;
 			return;
 		}
@@ -132,7 +133,7 @@ static void fall_back(const struct vublk_chaos_verifier *verifier, struct vublk_
 	block->floor = block->lost_floor = block->stable;
 	block->newest_seen = VUBLK_CLI_MIN(block->newest_seen, block->stable);
 	for (unsigned i = 0; i < VUBLK_CHAOS_HISTORY; i++)
-		block->past[i].flush = 0; /* what was not stable then will not be */
+		block->history[i].flush = 0; /* what is not stable now never will be */
 }
 
 void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life)
@@ -143,21 +144,21 @@ void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t
 	verifier->life = life;
 }
 
-/* --- beginning ---------------------------------------------------------------- */
+/* --- start -------------------------------------------------------------------- */
 
 static uint32_t begin_change(struct vublk_chaos_verifier *verifier,
 			     struct vublk_chaos_block *block, enum vublk_chaos_op op)
 {
-	struct past *before = past_of(block, block->newest);
+	struct change *before = change_of(block, block->newest);
 
 	if (before && !before->completed) {
-		before->met = true;
+		before->overlapped = true;
 		verifier->overlapping++;
 	}
 	if (verifier->is_volatile)
-		keep_stable(verifier, block); /* the oldest is forgotten next */
+		keep_stable(verifier, block); /* the oldest leaves the history next */
 	block->newest++;
-	*past_of(block, block->newest) = (struct past){ .life = verifier->life, .op = (uint8_t)op };
+	*change_of(block, block->newest) = (struct change){ .life = verifier->life, .op = (uint8_t)op };
 	if (op != VUBLK_CHAOS_WRITE)
 		block->newest_zero = block->newest;
 	return block->newest;
@@ -193,24 +194,24 @@ void vublk_chaos_verify_fill(const struct vublk_chaos_verifier *verifier,
 	}
 }
 
-/* --- what is wrong ------------------------------------------------------------- */
+/* --- faults ------------------------------------------------------------------ */
 
 /* A block that was read. */
 struct place {
 	uint64_t number;
 	struct vublk_chaos_block *block;
 	uint32_t floor;
-	bool survived; /* the request lived to see the loss of a volatile cache */
+	bool survived; /* in flight when the volatile cache was lost */
 };
 
-/* One fault is told once, though the same block may be read many more times. */
-static enum vublk_chaos_fault condemn(struct vublk_chaos_verifier *verifier,
+/* Reports a fault once, although the same block may be read many more times. */
+static enum vublk_chaos_fault report_fault(struct vublk_chaos_verifier *verifier,
 				      const struct place *place, enum vublk_chaos_fault fault,
 				      const char *what)
 {
 	verifier->faults[fault]++;
-	place->block->condemned = true;
-	place->block->forgiven = place->block->newest;
+	place->block->is_reported = true;
+	place->block->reported_newest = place->block->newest;
 	if (verifier->num_sentences < VUBLK_CHAOS_MAX_SENTENCES)
 		snprintf(verifier->sentences[verifier->num_sentences++],
 			 sizeof(verifier->sentences[0]), "%s: block %" PRIu64 " (offset %" PRIu64
@@ -219,11 +220,11 @@ static enum vublk_chaos_fault condemn(struct vublk_chaos_verifier *verifier,
 	return fault;
 }
 
-/* What one sector is taken for. */
+/* What a sector was recognized as. */
 struct found {
 	enum vublk_chaos_content content;
-	uint32_t generation; /* of zeroes: 0 */
-	bool mixed;          /* it has bytes of several generations, all of which may be */
+	uint32_t generation; /* 0 for zeroes */
+	bool mixed;          /* it has bytes of several generations, all permitted */
 };
 
 static bool is_allowed(const struct place *place, const struct found *found)
@@ -233,15 +234,15 @@ static bool is_allowed(const struct place *place, const struct found *found)
 	return found->mixed || found->generation >= place->floor;
 }
 
-/* The newest generation older than the floor that made zeroes; *past NULL: forgotten. */
+/* The newest generation below the floor that made zeroes; also one not in the history. */
 static uint32_t older_zero(struct vublk_chaos_block *block, uint32_t floor)
 {
 	if (!block->newest_zero)
 		return 0;
 	for (uint32_t g = floor; g-- > 1;) {
-		const struct past *past = past_of(block, g);
+		const struct change *change = change_of(block, g);
 
-		if (!past || past->op != VUBLK_CHAOS_WRITE)
+		if (!change || change->op != VUBLK_CHAOS_WRITE)
 			return g;
 	}
 	return 0;
@@ -250,21 +251,21 @@ static uint32_t older_zero(struct vublk_chaos_block *block, uint32_t floor)
 static enum vublk_chaos_fault name_old(const struct vublk_chaos_verifier *verifier,
 				       struct vublk_chaos_block *block, uint32_t generation)
 {
-	const struct past *past = past_of(block, generation);
+	const struct change *change = change_of(block, generation);
 	bool newer_seen = block->newest_seen > generation;
 
-	if (!generation) /* nobody ever did it, so nobody can do it again */
+	if (!generation) /* no request made it, so it cannot have been repeated */
 		return newer_seen ? VUBLK_CHAOS_STALE : VUBLK_CHAOS_LOST;
-	if (newer_seen && (!past || past->life != verifier->life))
+	if (newer_seen && (!change || change->life != verifier->life))
 		return VUBLK_CHAOS_REPEATED;
 	if (newer_seen)
-		return past->seen ? VUBLK_CHAOS_STALE : VUBLK_CHAOS_REORDERED;
-	if (past && (past->interrupted || (!past->completed && past->life != verifier->life)))
+		return change->seen ? VUBLK_CHAOS_STALE : VUBLK_CHAOS_REORDERED;
+	if (change && (change->interrupted || (!change->completed && change->life != verifier->life)))
 		return VUBLK_CHAOS_REPEATED;
-	return past && past->met ? VUBLK_CHAOS_REORDERED : VUBLK_CHAOS_LOST;
+	return change && change->overlapped ? VUBLK_CHAOS_REORDERED : VUBLK_CHAOS_LOST;
 }
 
-static enum vublk_chaos_fault condemn_old(struct vublk_chaos_verifier *verifier,
+static enum vublk_chaos_fault report_old(struct vublk_chaos_verifier *verifier,
 					  const struct place *place, const struct found *found)
 {
 	struct vublk_chaos_block *block = place->block;
@@ -277,14 +278,14 @@ static enum vublk_chaos_fault condemn_old(struct vublk_chaos_verifier *verifier,
 		 "%s%" PRIu32, floor, block->newest > floor ? " or a newer one" : "",
 		 block->newest_seen >= floor ? "there before" : "completed",
 		 zero ? "zeroes, as of generation " : "generation ", generation);
-	return condemn(verifier, place, name_old(verifier, block, generation), what);
+	return report_fault(verifier, place, name_old(verifier, block, generation), what);
 }
 
 /* --- sectors ------------------------------------------------------------------ */
 
 /*
- * A read meets a write that is in flight, and the store copies in smaller pieces than
- * sectors: then each byte is that of one of the generations that may be.
+ * A read may overlap a write in flight, and the storage may copy in pieces smaller than a
+ * sector. Then each byte is of one of the permitted generations.
  */
 static bool is_mixture(const struct vublk_chaos_verifier *verifier,
 		       const struct vublk_chaos_block *block, uint32_t floor,
@@ -309,7 +310,7 @@ static bool is_mixture(const struct vublk_chaos_verifier *verifier,
 	return !missing;
 }
 
-/* What no sector of this run may be. */
+/* Finds faults that no generation can explain. */
 static enum vublk_chaos_fault judge_stamp(const struct vublk_chaos_verifier *verifier,
 					  const struct place *place, unsigned sector,
 					  const struct vublk_chaos_stamp *stamp,
@@ -322,8 +323,8 @@ static enum vublk_chaos_fault judge_stamp(const struct vublk_chaos_verifier *ver
 	}
 	if (!stamp->generation || stamp->generation > place->block->newest ||
 	    stamp->queue != verifier->queue) {
-		snprintf(what, WHAT_BYTES, "sector %u holds generation %" PRIu32 " of queue %u, and nobody "
-			 "wrote that", sector, stamp->generation, stamp->queue);
+		snprintf(what, WHAT_BYTES, "sector %u holds generation %" PRIu32 " of queue %u, which "
+			 "was never written", sector, stamp->generation, stamp->queue);
 		return VUBLK_CHAOS_CORRUPT;
 	}
 	return VUBLK_CHAOS_NONE;
@@ -345,7 +346,7 @@ static enum vublk_chaos_fault judge_sector(const struct vublk_chaos_verifier *ve
 	case VUBLK_CHAOS_ZERO:
 		return VUBLK_CHAOS_NONE;
 	case VUBLK_CHAOS_UNREAD:
-		snprintf(what, WHAT_BYTES, "the read succeeded and brought nothing for sector %u",
+		snprintf(what, WHAT_BYTES, "the read succeeded and returned no data for sector %u",
 			 sector);
 		return VUBLK_CHAOS_CORRUPT;
 	case VUBLK_CHAOS_FOREIGN:
@@ -360,8 +361,8 @@ static enum vublk_chaos_fault judge_sector(const struct vublk_chaos_verifier *ve
 	if (found->mixed)
 		return VUBLK_CHAOS_NONE;
 	memcpy(&word, memory, sizeof(word));
-	snprintf(what, WHAT_BYTES, "sector %u is damaged or was never written by anybody here; it "
-		 "begins with 0x%016" PRIx64, sector, word);
+	snprintf(what, WHAT_BYTES, "sector %u is damaged or was not written by this run; it begins "
+		 "with 0x%016" PRIx64, sector, word);
 	return VUBLK_CHAOS_CORRUPT;
 }
 
@@ -369,32 +370,32 @@ static enum vublk_chaos_fault judge_sector(const struct vublk_chaos_verifier *ve
 
 static void set_seen(struct vublk_chaos_block *block, uint32_t generation)
 {
-	struct past *past = past_of(block, generation);
+	struct change *change = change_of(block, generation);
 
 	block->newest_seen = VUBLK_CLI_MAX(block->newest_seen, generation);
-	if (past)
-		past->seen = true;
-	/* A discard that was seen to make zeroes need not be seen so again. */
-	if (!past || past->op != VUBLK_CHAOS_DISCARD)
+	if (change)
+		change->seen = true;
+	/* A discard may show zeroes in one read and the old content in the next. */
+	if (!change || change->op != VUBLK_CHAOS_DISCARD)
 		block->floor = VUBLK_CLI_MAX(block->floor, generation);
 }
 
-/* Zeroes may be of several generations: of these the oldest is certain. */
+/* Zeroes may be of several generations; only the oldest of them is certain. */
 static void set_seen_zero(struct vublk_chaos_block *block, uint32_t floor)
 {
 	for (uint32_t g = floor; g <= block->newest_zero; g++) {
-		const struct past *past = past_of(block, g);
+		const struct change *change = change_of(block, g);
 
-		if (g && !past)
+		if (g && !change)
 			return;
-		if (g && past->op == VUBLK_CHAOS_WRITE)
+		if (g && change->op == VUBLK_CHAOS_WRITE)
 			continue;
 		set_seen(block, g);
 		return;
 	}
 }
 
-static enum vublk_chaos_fault condemn_torn(struct vublk_chaos_verifier *verifier,
+static enum vublk_chaos_fault report_torn(struct vublk_chaos_verifier *verifier,
 					   const struct place *place, const struct found *found)
 {
 	char what[WHAT_BYTES];
@@ -406,7 +407,7 @@ static enum vublk_chaos_fault condemn_torn(struct vublk_chaos_verifier *verifier
 		used += (size_t)snprintf(what + used, sizeof(what) - used,
 					 found[s].mixed ? " a mixture" : " %" PRIu32,
 					 found[s].generation);
-	return condemn(verifier, place, VUBLK_CHAOS_TORN, what);
+	return report_fault(verifier, place, VUBLK_CHAOS_TORN, what);
 }
 
 static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *verifier,
@@ -420,11 +421,11 @@ static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *ver
 		whole &= !found[s].mixed && found[s].generation == found[0].generation;
 	}
 	if (!allowed)
-		return whole ? condemn_old(verifier, place, found)
-			     : condemn_torn(verifier, place, found);
+		return whole ? report_old(verifier, place, found)
+			     : report_torn(verifier, place, found);
 	verifier->verified++;
 	if (place->survived)
-		return VUBLK_CHAOS_NONE; /* seen before the loss or after it: that is not known */
+		return VUBLK_CHAOS_NONE; /* whether the read came before or after the loss is unknown */
 	if (whole && place->block->expected) {
 		verifier->forgotten += found->content == VUBLK_CHAOS_ZERO ?
 				       place->block->newest_zero < place->block->expected :
@@ -438,7 +439,7 @@ static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *ver
 	return VUBLK_CHAOS_NONE;
 }
 
-/* A damaged sector says more than one in the wrong place, and that more than an old one. */
+/* The worst fault of a block: a damaged sector, then a misplaced one, then an old one. */
 static enum vublk_chaos_fault judge_block(struct vublk_chaos_verifier *verifier,
 					  const struct place *place, const char *memory)
 {
@@ -446,9 +447,9 @@ static enum vublk_chaos_fault judge_block(struct vublk_chaos_verifier *verifier,
 	struct found found[VUBLK_CHAOS_SECTORS];
 	char what[WHAT_BYTES], worst_what[WHAT_BYTES] = "";
 
-	if (place->block->condemned && place->floor <= place->block->forgiven)
+	if (place->block->is_reported && place->floor <= place->block->reported_newest)
 		return VUBLK_CHAOS_NONE;
-	place->block->condemned = false;
+	place->block->is_reported = false;
 	for (unsigned s = 0; s < VUBLK_CHAOS_SECTORS; s++) {
 		enum vublk_chaos_fault fault =
 			judge_sector(verifier, place, s, memory + s * VUBLK_CHAOS_SECTOR_BYTES,
@@ -460,7 +461,7 @@ static enum vublk_chaos_fault judge_block(struct vublk_chaos_verifier *verifier,
 		memcpy(worst_what, what, sizeof(what));
 	}
 	if (worst != VUBLK_CHAOS_NONE)
-		return condemn(verifier, place, worst, worst_what);
+		return report_fault(verifier, place, worst, worst_what);
 	return judge_generations(verifier, place, found);
 }
 
@@ -470,14 +471,14 @@ static void complete_change(const struct vublk_chaos_verifier *verifier,
 			    struct vublk_chaos_block *block, uint32_t generation,
 			    enum vublk_chaos_op op)
 {
-	struct past *past = past_of(block, generation);
+	struct change *change = change_of(block, generation);
 
-	if (past) {
-		past->completed = true;
-		past->interrupted = past->life != verifier->life;
-		past->flush = past->interrupted ? 0 : verifier->flushes_begun + 1;
+	if (change) {
+		change->completed = true;
+		change->interrupted = change->life != verifier->life;
+		change->flush = change->interrupted ? 0 : verifier->flushes_begun + 1;
 	}
-	if (verifier->is_volatile && (!past || past->interrupted))
+	if (verifier->is_volatile && (!change || change->interrupted))
 		return;
 	if (op != VUBLK_CHAOS_DISCARD)
 		block->floor = VUBLK_CLI_MAX(block->floor, generation);

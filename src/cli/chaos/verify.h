@@ -3,50 +3,53 @@
 #define VUBLK_CLI_CHAOS_VERIFY_H
 
 /*
- * Which content each block of a part of a disk may have, and whether what was read
- * is it. No I/O: whoever does that tells what begins, and what is completed.
+ * Decides which content each block of a part of a disk may have, and whether a read returned
+ * it. No I/O: the caller reports each request when it starts and when it completes.
  *
- * Everything that changes a block (write, write zeroes, discard) is a generation of
- * it, numbered from 1 in the order in which it was begun. Generation 0 is what the
- * block is before: zeroes. One queue does it all, and the disk guarantees that in a
- * queue changes of the same block take effect in the order in which they were begun.
- * From that follows the whole rule. A read may bring
+ * Every request that changes a block (write, write zeroes, discard) is a generation of that
+ * block, numbered from 1 in the order in which the requests were started. Generation 0 is the
+ * initial content, zeroes. All requests go through one queue, and the disk guarantees that
+ * changes of the same block in one queue take effect in the order in which they were started.
  *
- *   - the block's floor, which is the newest generation that had been completed, or
- *     seen by a read that had been completed, when the read was begun;
- *   - every newer one that was begun before the read was completed.
+ * Key idea: therefore a read may return
  *
- * Byte by byte: while more than one is possible, a block may be part this, part that.
- * A discard leaves zeroes or what it found, and is therefore never a floor.
- * What may not be has a name. Of a block:
+ *   - the block's floor: the newest generation that had been completed, or that a completed
+ *     read had returned, when this read was started;
+ *   - any newer generation that was started before this read completed.
  *
- *   corrupt    a sector is no sector of this run: damaged, of another run, of a
- *              generation or queue that never was, or the read brought nothing
- *   misplaced  a sector belongs to another block, or to another place in this one
- *   torn       its sectors are of several generations, and not all of these may be
+ * This holds for each byte: while several generations are possible, a block may be a mixture
+ * of them. A discard leaves zeroes or the old content, so it never raises the floor.
  *
- * and where all sectors are of one generation G, which is older than the floor:
+ * All other content is a fault, which has a name. A block is
  *
- *   repeated   a generation newer than G had been seen, and G is of an earlier life
- *              of the back-end; or G was in flight when a back-end was lost, and so
- *              was handed over once more: it was done again after what overtook it
- *   stale      a newer one had been seen, and so had G before, and no back-end was
- *              lost since G was begun: an old copy came back
- *   reordered  a newer one had been seen, G never, and no back-end was lost since G
- *              was begun: G took effect late; or nothing newer was ever seen, and G was
- *              still in flight when its successor was begun: they changed places
- *   lost       otherwise: what was completed has never been there
+ *   corrupt    if a sector is not of this run: damaged, of another run, of a generation or
+ *              a queue that never existed, or unchanged by the read
+ *   misplaced  if a sector belongs to another block, or to another place in this one
+ *   torn       if its sectors are of several generations, not all of them possible
  *
- * A back-end with a volatile cache (`is_volatile`) may lose with its life what it completed and no
- * flush made stable. Stable is the newest generation that had been completed when a flush was
- * begun which was completed in the same life of the back-end; a discard never is. When a life
- * ends, each block's floor falls back to that, and what a request brings that lived to see the
- * end raises no floor: whether the old back-end or the new one did it is not known. A block
- * that fell back, as it may, is counted as forgotten.
+ * and, if all sectors are of one generation G, which is older than the floor:
  *
- * Each block remembers its last VUBLK_CHAOS_HISTORY generations; one that is older
- * counts as of an earlier life. After a fault a block is judged again when a
- * generation has been completed that was begun after it: a fault is counted once.
+ *   repeated   if a read returned a newer generation before, and G is of an earlier life of
+ *              the back-end; or if G was in flight when a back-end was lost, so that it was
+ *              submitted again: it was executed again after a later change
+ *   stale      if reads returned G and later a newer generation before, and no back-end was
+ *              lost since G was started: an old copy came back
+ *   reordered  if a read returned a newer generation before, but never G, and no back-end was
+ *              lost since G was started: G took effect late; or if no read returned a newer
+ *              one, and G was in flight when its successor was started: they were swapped
+ *   lost       otherwise: a completed change was never visible
+ *
+ * A life is the time from one loss of a back-end to the next. A back-end with a volatile cache
+ * (`is_volatile`) may lose completed changes that no flush made stable when its life ends. The
+ * stable generation is the newest one that was completed before a flush was started which
+ * completed in the same life; a discard is never stable. When a life ends, each block's floor
+ * falls back to its stable generation. A request that was in flight across the end raises no
+ * floor, because either the old or the new back-end may have executed it. A block that is
+ * permitted to fall back, and did, is counted as forgotten.
+ *
+ * Each block remembers its last VUBLK_CHAOS_HISTORY generations; older ones count as of an
+ * earlier life. A fault is counted once: the block is checked again after a generation that
+ * was started after the fault has been completed.
  */
 
 #include "cli/chaos/stamp.h"
@@ -87,14 +90,14 @@ const char *vublk_chaos_fault_name(enum vublk_chaos_fault fault);
 /* "read"; static. */
 const char *vublk_chaos_op_name(enum vublk_chaos_op op);
 
-/* One request, from its beginning to its completion. */
+/* One request, from start to completion. */
 struct vublk_chaos_request {
 	enum vublk_chaos_op op;
-	uint32_t count;      /* blocks, at most VUBLK_CHAOS_MAX_BLOCKS; of a flush 0 */
-	uint64_t block;      /* the first, counted from the beginning of the disk */
-	uint32_t life;       /* of the back-end, when it was begun */
-	uint32_t flush;      /* of a flush: its number */
-	/* Of a read the floors, else what it makes of each block. */
+	uint32_t count;      /* blocks, at most VUBLK_CHAOS_MAX_BLOCKS; 0 for a flush */
+	uint64_t block;      /* the first block, counted from the start of the disk */
+	uint32_t life;       /* in which it was started */
+	uint32_t flush;      /* the number of a flush */
+	/* Per block: the floor for a read, the new generation for a change. */
 	uint32_t generations[VUBLK_CHAOS_MAX_BLOCKS];
 };
 
@@ -102,48 +105,48 @@ struct vublk_chaos_block;
 
 struct vublk_chaos_verifier {
 	uint64_t run;
-	uint64_t first_block; /* the part of the disk */
+	uint64_t first_block; /* of the part of the disk */
 	uint64_t num_blocks;
 	uint16_t queue;
-	uint32_t life;        /* of the back-end; each loss begins another */
+	uint32_t life;        /* each loss of a back-end begins another */
 	bool is_volatile;     /* set after init */
-	uint32_t flushes_begun, flushes_done; /* done: the newest, in this life */
+	uint32_t flushes_begun, flushes_done; /* done: the newest one completed in this life */
 	struct vublk_chaos_block *blocks;
 
-	uint64_t forgotten;   /* blocks of a volatile disk that fell back, as they may */
-	uint64_t verified;    /* blocks that were read and found right */
-	uint64_t overlapping; /* changes of a block begun while another was in flight */
+	uint64_t forgotten;   /* blocks of a volatile disk that fell back, which is permitted */
+	uint64_t verified;    /* blocks that were read and correct */
+	uint64_t overlapping; /* changes started while another of the same block was in flight */
 	uint64_t faults[VUBLK_CHAOS_NUM_FAULTS];
-	/* What the first of them were, in words. */
+	/* Descriptions of the first faults. */
 	unsigned num_sentences;
 	char sentences[VUBLK_CHAOS_MAX_SENTENCES][VUBLK_ERROR_TEXT_BYTES];
 };
 
-/* -ENOMEM. The blocks are zeroes, and nothing is in flight. */
+/* The blocks must be zeroes, with no request in flight. 0 or -ENOMEM. */
 int vublk_chaos_verify_init(struct vublk_chaos_verifier *verifier, uint64_t run, uint16_t queue,
 			    uint64_t first_block, uint64_t num_blocks, struct vublk_error *error);
 void vublk_chaos_verify_deinit(struct vublk_chaos_verifier *verifier);
 
-/* The life of the back-end as it is when completions have been taken, before they are told. */
+/* The present life; called after completions were taken and before they are reported. */
 void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life);
 
 /*
- * Before the request goes to the disk, in the order in which requests go; op, block
- * and count are set and within the part.
+ * Called before the request goes to the disk, in the order in which requests go. The fields
+ * op, block and count are set, and within the part of the disk.
  */
 void vublk_chaos_verify_begin(struct vublk_chaos_verifier *verifier,
 			      struct vublk_chaos_request *request);
 
-/* What a write that has begun writes, or what a read finds in its buffer before. */
+/* Fills the buffer of a started request: the data of a write, a mark for a read. */
 void vublk_chaos_verify_fill(const struct vublk_chaos_verifier *verifier,
 			     const struct vublk_chaos_request *request, void *buffer);
 
-/* The request succeeded; what a read brought is judged. Returns the worst fault of it. */
+/* The request succeeded. Checks the data of a read and returns the worst fault. */
 enum vublk_chaos_fault vublk_chaos_verify_complete(struct vublk_chaos_verifier *verifier,
 						   const struct vublk_chaos_request *request,
 						   const void *buffer);
 
-/* Whether anything was wrong. */
+/* Whether there was a fault. */
 bool vublk_chaos_verify_failed(const struct vublk_chaos_verifier *verifier);
 
 #endif

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* vublk copy: from a file to a disk, from a disk to a file, or from disk to disk. */
+/*
+ * vublk copy: copies from a file to a disk, from a disk to a file, or from disk to disk. This
+ * file is the command line and the progress; run.c copies.
+ */
 #include "cli/copy/copy.h"
 
 #include "cli/cli.h"
@@ -21,7 +24,7 @@ enum {
 	KEY_STALL_TIME,
 };
 
-#define MAX_QUEUES 4 /* where nobody says how many: more gain little */
+#define MAX_QUEUES 4 /* unless --num-queues was given; more make it hardly faster */
 #define DEFAULT_REQUESTS 16
 #define DEFAULT_REQUEST_BYTES (256 << 10)
 #define MIN_REQUEST_BYTES (4 << 10)
@@ -32,8 +35,8 @@ struct arguments {
 	const char *from;
 	const char *to;
 	uint64_t size_bytes;
-	int progress_fd;      /* -1: none was given */
-	bool bar;             /* even if it goes to no terminal */
+	int progress_fd;      /* -1: not given */
+	bool bar;             /* even if standard error is not a terminal */
 	bool quiet;
 	struct vublk_copy copy;
 	struct vublk_disk_options disk;
@@ -41,18 +44,18 @@ struct arguments {
 
 static const struct argp_option options[] = {
 	{ NULL, 0, NULL, 0, "The copy:", 1 },
-	{ "size", KEY_SIZE, "SIZE", 0, "Copy the first SIZE bytes only" },
+	{ "size", KEY_SIZE, "SIZE", 0, "Copy only the first SIZE bytes" },
 	{ "allocated", KEY_ALLOCATED, NULL, 0,
-	  "Write zeroes where the source has none to copy, instead of making holes" },
-	{ "requests", KEY_REQUESTS, "N", 0, "Requests in flight on each queue (default 16)" },
+	  "Write zeroes instead of making holes" },
+	{ "requests", KEY_REQUESTS, "N", 0, "Requests in flight per queue (default 16)" },
 	{ "request-size", KEY_REQUEST_SIZE, "SIZE", 0,
-	  "Bytes of a request, a power of two (default 256k)" },
+	  "Bytes per request, a power of two (default 256k)" },
 	{ "stall-time", KEY_STALL_TIME, "TIME", 0,
-	  "Give up when no request is completed for so long (default 30s)" },
+	  "Fail when no request is completed for this time (default 30s)" },
 	{ NULL, 0, NULL, 0, "Progress (default: a bar if standard error is a terminal):", 2 },
 	{ "progress", KEY_PROGRESS, "FD", OPTION_ARG_OPTIONAL,
-	  "Show a bar in any case; with FD: write lines PERCENT/100 to that descriptor" },
-	{ "quiet", KEY_QUIET, NULL, 0, "Show none" },
+	  "Show a bar even without a terminal; with FD, write lines PERCENT/100 to that descriptor" },
+	{ "quiet", KEY_QUIET, NULL, 0, "Show no progress" },
 	{ NULL },
 };
 
@@ -78,7 +81,7 @@ static void parse_progress(struct argp_state *state, const char *text, struct ar
 	arguments->progress_fd = (int)vublk_cli_number(state, "progress", text, 0, INT32_MAX);
 	if (fcntl(arguments->progress_fd, F_GETFD) < 0)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "--progress=%s is no open descriptor", text);
+			     "--progress=%s is not an open descriptor", text);
 }
 
 static error_t parse_path(char *arg, struct argp_state *state, struct arguments *arguments)
@@ -127,7 +130,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return parse_path(arg, state, arguments);
 	case ARGP_KEY_END:
 		if (!arguments->to)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the %s is missing, see --help",
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "give the %s, see --help",
 				     arguments->from ? "DESTINATION" : "SOURCE");
 		if (arguments->disk.num_queues)
 			copy->num_queues = VUBLK_MAX_QUEUES;
@@ -148,7 +151,7 @@ static void ignore_signals(void)
 
 static bool tick(void *opaque, const struct vublk_copy *copy)
 {
-	vublk_progress_tell(opaque, __atomic_load_n(&copy->done, __ATOMIC_RELAXED));
+	vublk_progress_update(opaque, __atomic_load_n(&copy->done, __ATOMIC_RELAXED));
 	return vublk_cli_signals_caught();
 }
 
@@ -175,7 +178,7 @@ static int run(struct arguments *arguments, struct vublk_error *error)
 		return ret;
 	start_progress(arguments, &progress);
 	ret = vublk_copy_run(copy, tick, &progress, &cause);
-	/* The last step is told when everything is stable. */
+	/* 100 % is shown when everything is stable. */
 	vublk_progress_end(&progress, copy->done, !ret);
 	if (ret)
 		return vublk_cli_error(error, cause.code, "after %llu of %llu bytes: %s; '%s' is "
@@ -189,10 +192,10 @@ int vublk_cmd_copy(int argc, char **argv)
 	static const struct argp_child children[] = { { &vublk_disk_argp, 0, NULL, 0 }, { NULL } };
 	static const struct argp argp = {
 		options, parse, "SOURCE DESTINATION",
-		"Copy between files and disks: a path that is a socket is the disk of the back-end "
-		"that listens there. What is zero becomes a hole where the destination can have "
-		"one. Of a file whose size is no multiple of the disk's block size the last block "
-		"is filled with zeroes.",
+		"Copy between files and disks. A path that is a socket is the disk of the back-end that "
+		"listens there. Zeroes become holes if the destination can have holes. If the size of "
+		"a file is not a multiple of the disk's block size, the rest of the last block is "
+		"filled with zeroes.",
 		children,
 	};
 	struct arguments arguments = { .progress_fd = -1, .copy = {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The two ends of a copy. A path that is a socket is a disk; anything else is a
- * file or a block device. Everything that can be known to go wrong is refused
- * here, before a byte of the destination has changed.
+ * Source and destination of a copy. A path that is a socket is a disk; anything else is a
+ * file or a block device. The data path is in worker.c.
+ *
+ * Key idea: a copy that cannot succeed is refused here, before a byte of the destination has
+ * changed.
  */
 #include "cli/copy/copy.h"
 
@@ -51,13 +53,13 @@ static int measure_file(struct vublk_copy_end *end, struct vublk_error *error)
 	int sector_bytes;
 
 	if (fstat(end->fd, &st))
-		return vublk_cli_error_errno(error, errno, "cannot look at '%s'", end->path);
+		return vublk_cli_error_errno(error, errno, "cannot read the status of '%s'", end->path);
 	end->block_device = S_ISBLK(st.st_mode);
 	end->bytes = (uint64_t)st.st_size;
 	if (!end->block_device)
 		return 0;
 	if (ioctl(end->fd, BLKGETSIZE64, &end->bytes) || ioctl(end->fd, BLKSSZGET, &sector_bytes))
-		return vublk_cli_error_errno(error, errno, "cannot tell the size of '%s'",
+		return vublk_cli_error_errno(error, errno, "cannot read the size of '%s'",
 					     end->path);
 	end->block_bytes = (uint32_t)sector_bytes;
 	return 0;
@@ -84,14 +86,14 @@ static int check_ends(const char *from, const char *to, struct vublk_error *erro
 	if (stat(from, &a))
 		return vublk_cli_error_errno(error, errno, "cannot open '%s'", from);
 	if (!stat(to, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-		return vublk_cli_error(error, EINVAL, "'%s' and '%s' are the same", from, to);
+		return vublk_cli_error(error, EINVAL, "'%s' and '%s' are the same file", from, to);
 	if (!vublk_disk_is_socket(from) && !vublk_disk_is_socket(to))
 		return vublk_cli_error(error, ENOTSOCK, "neither '%s' nor '%s' is the socket of a "
 				       "back-end", from, to);
 	return 0;
 }
 
-/* --- fitting ------------------------------------------------------------------ */
+/* --- checks ------------------------------------------------------------------- */
 
 static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_error *error)
 {
@@ -106,16 +108,16 @@ static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_erro
 	if (to->blk && to->info.read_only)
 		return vublk_cli_error(error, EROFS, "the disk '%s' is read-only", to->path);
 	if (fixed && copy->bytes > to->bytes)
-		return vublk_cli_error(error, ENOSPC, "the %s '%s' has %" PRIu64 " bytes, too few "
-				       "for the %" PRIu64 " bytes of the %s '%s'; nothing was "
+		return vublk_cli_error(error, ENOSPC, "the %s '%s' has %" PRIu64 " bytes, not "
+				       "enough for the %" PRIu64 " bytes of the %s '%s'; nothing was "
 				       "written", kind_of(to), to->path, to->bytes, copy->bytes,
 				       kind_of(from), from->path);
 	return 0;
 }
 
 /*
- * A disk's capacity counts in sectors and may end within a block. A request for part of a block
- * is legal there, and some back-ends refuse it nevertheless: a read finds out.
+ * The capacity is in sectors and may end within a block. A request for that part of a block is
+ * legal, but some back-ends refuse it. A read shows whether this one does.
  */
 static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *end,
 		    uint64_t bytes, struct vublk_error *error)
@@ -132,7 +134,7 @@ static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *
 		ret = vublk_blk_wait(queue, &completion, 1, 1, (int)copy->stall_ms, error);
 	if (ret < 0)
 		return ret;
-	if (completion.result != -ETIMEDOUT) /* else it is the back-end's until the disk is closed */
+	if (completion.result != -ETIMEDOUT) /* otherwise the back-end may still write to it */
 		vublk_blk_release(end->blk, buffer);
 	return completion.result;
 }
@@ -148,10 +150,10 @@ static int check_end(const struct vublk_copy *copy, const struct vublk_copy_end 
 	ret = read_end(copy, end, bytes, error);
 	if (!ret)
 		return 0;
-	return vublk_cli_error(error, -ret, "the disk '%s' has %" PRIu64 " bytes, which is no "
-			       "multiple of its block size of %" PRIu32 " bytes, and its back-end "
-			       "refuses a request for the last %" PRIu64 " (%s); nothing was written: "
-			       "copy less with --size=%" PRIu64, end->path, end->bytes,
+	return vublk_cli_error(error, -ret, "the disk '%s' has %" PRIu64 " bytes, which is "
+			       "not a multiple of its block size of %" PRIu32 " bytes, and its "
+			       "back-end refuses a request for the last %" PRIu64 " (%s); nothing was "
+			       "written; copy less with --size=%" PRIu64, end->path, end->bytes,
 			       end->block_bytes, bytes, strerrordesc_np(-ret), end->bytes - bytes);
 }
 
@@ -199,7 +201,7 @@ int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, u
 	return ret;
 }
 
-/* --- before and after --------------------------------------------------------- */
+/* --- beginning and end -------------------------------------------------------- */
 
 int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error)
 {
@@ -210,12 +212,12 @@ int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error)
 	if (to->blk || to->block_device)
 		return 0;
 	if (ftruncate(to->fd, 0) || ftruncate(to->fd, (off_t)copy->bytes))
-		return vublk_cli_error_errno(error, errno, "cannot make '%s' %" PRIu64
-					     " bytes large", to->path, copy->bytes);
+		return vublk_cli_error_errno(error, errno, "cannot set the size of '%s' to "
+					     "%" PRIu64 " bytes", to->path, copy->bytes);
 	return 0;
 }
 
-/* Waits for the only request on the queue. 1: it is completed; 0: the time is over. */
+/* Waits for the only request on the queue. 1: it is completed; 0: it is not, after stall_ms. */
 static int wait_for_flush(struct vublk_copy *copy, struct vublk_blk_queue *queue,
 			  struct vublk_blk_completion *completion, vublk_copy_tick_fn *tick,
 			  void *opaque, struct vublk_error *error)
@@ -226,7 +228,7 @@ static int wait_for_flush(struct vublk_copy *copy, struct vublk_blk_queue *queue
 	do {
 		ret = vublk_blk_wait(queue, completion, 1, 1, VUBLK_COPY_TICK_MS, error);
 		if (!ret && tick && tick(opaque, copy))
-			return vublk_cli_error(error, ECANCELED, "it was interrupted");
+			return vublk_cli_error(error, ECANCELED, "the copy was interrupted");
 	} while (!ret && vublk_cli_now_ns() < end);
 	return ret;
 }

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A copy as a whole: gives each worker its queues, slots and buffers, and waits
- * for them. The thread that calls it copies nothing; it tells how far it is.
+ * A copy as a whole: gives each worker its queues, slots and buffers, starts the workers and
+ * waits for them. A worker's own code is in worker.c.
+ *
+ * Key idea: the calling thread does not copy. It shows the progress, looks at the signals, and
+ * issues the last flush.
  */
 #include "cli/copy/worker.h"
 
@@ -14,7 +17,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Memory that can be shared with a back-end: sealed, so that it cannot be cut under it. */
+/* Memory to be shared with both back-ends; the seals keep them from truncating it. */
 static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *error)
 {
 	const struct vublk_copy *copy = run->copy;
@@ -76,7 +79,7 @@ static int init_run(struct vublk_copy_run *run, struct vublk_error *error)
 	return share_buffers(run, error);
 }
 
-static void give_slots_their_buffers(struct vublk_copy_run *run)
+static void assign_buffers(struct vublk_copy_run *run)
 {
 	unsigned num_slots = run->copy->num_queues * run->copy->num_requests;
 
@@ -84,7 +87,7 @@ static void give_slots_their_buffers(struct vublk_copy_run *run)
 		run->slots[i].buffer = run->buffers + (size_t)i * run->copy->request_bytes;
 }
 
-/* The disks are closed before the memory goes: requests may still be in flight. */
+/* Closes the disks before the memory is unmapped, because requests may still be in flight. */
 static void deinit_run(struct vublk_copy_run *run)
 {
 	vublk_blk_close(run->copy->from.blk, 0);
@@ -112,11 +115,11 @@ static int first_error(const struct vublk_copy_run *run, struct vublk_error *err
 			return vublk_cli_error(error, found->code, "%s", found->text);
 	}
 	if (run->stop)
-		return vublk_cli_error(error, ECANCELED, "it was interrupted");
+		return vublk_cli_error(error, ECANCELED, "the copy was interrupted");
 	return 0;
 }
 
-/* Until there are no more pieces. */
+/* Copies until there are no more pieces. */
 static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
 		       struct vublk_error *error)
 {
@@ -134,7 +137,7 @@ static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, voi
 	return first_error(run, error);
 }
 
-/* What the last flush, or one before it, finds to be lost is copied again. */
+/* Copies again whatever a flush reports as lost, until a last flush succeeds. */
 static int run_to_the_end(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
 			  struct vublk_error *error)
 {
@@ -149,7 +152,7 @@ static int run_to_the_end(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, 
 		ret = vublk_copy_flush(run->copy, tick, opaque, error);
 		if (ret != -EOWNERDEAD)
 			return ret;
-		ret = vublk_copy_lose(run, error);
+		ret = vublk_copy_redo_unflushed(run, error);
 		if (ret)
 			return ret;
 	}
@@ -162,7 +165,7 @@ int vublk_copy_run(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaq
 	int ret = init_run(&run, error);
 
 	if (!ret) {
-		give_slots_their_buffers(&run);
+		assign_buffers(&run);
 		ret = run_to_the_end(&run, tick, opaque, error);
 	}
 	deinit_run(&run);

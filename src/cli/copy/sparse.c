@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Holes: those that a file has (lseek(2), SEEK_DATA and SEEK_HOLE), and those that
- * it could have, where its data is zero.
+ * Finds holes: those that a file has (lseek(2), SEEK_DATA and SEEK_HOLE), and those that it
+ * could have, where its data is zero.
  *
- * A file system may report a hole as data, never data as a hole; one that does
- * not know reports one piece of data. So what is said to be a hole is one, and the
- * rest is found by looking.
+ * Key idea: a file system may report a hole as data, but never data as a hole. So a reported
+ * hole needs no reading, and reported data is searched for zeroes.
  */
 #include "cli/copy/sparse.h"
 
@@ -27,7 +26,7 @@ static uint64_t round_down(const struct vublk_sparse *sparse, uint64_t offset)
 	return offset & ~(uint64_t)(sparse->unit_bytes - 1);
 }
 
-/* Where the next piece of this kind begins; the end of the walk when there is none. */
+/* The start of the next piece of this kind; without one, the end of the walk. */
 static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 {
 	off_t found = lseek(sparse->fd, (off_t)sparse->position, whence);
@@ -38,21 +37,21 @@ static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 	return 0;
 }
 
-/* Behind the end of a file that was cut there is no hole, but nothing. */
+/* A file that was truncated during the copy has no hole there, but no data either. */
 static int check_size(const struct vublk_sparse *sparse, struct vublk_error *error)
 {
 	struct stat st;
 
 	if (fstat(sparse->fd, &st))
-		return vublk_cli_error_errno(error, errno, "cannot look at the source");
+		return vublk_cli_error_errno(error, errno, "cannot read the status of the source");
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size >= sparse->end)
 		return 0;
 	return vublk_cli_error(error, EIO, "the source ends at offset %" PRIu64 ": it became "
 			       "smaller while it was copied", (uint64_t)st.st_size);
 }
 
-/* A hole that begins or ends inside a unit leaves that unit to the data. */
-static int look(struct vublk_sparse *sparse, struct vublk_error *error)
+/* Units that are partly data count as data. */
+static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error)
 {
 	uint64_t data = 0, hole = 0;
 	int ret;
@@ -62,12 +61,12 @@ static int look(struct vublk_sparse *sparse, struct vublk_error *error)
 	if (sparse->fd < 0)
 		return 0;
 	ret = seek(sparse, SEEK_DATA, &data);
-	if (ret == -EINVAL) { /* it cannot tell: a block device, for one */
+	if (ret == -EINVAL) { /* not supported, by block devices for example */
 		sparse->fd = -1;
 		return 0;
 	}
 	if (ret)
-		return vublk_cli_error_errno(error, -ret, "cannot look for the next data");
+		return vublk_cli_error_errno(error, -ret, "cannot find the next data");
 	if (data < sparse->end)
 		data = round_down(sparse, data);
 	if (data > sparse->position) {
@@ -77,9 +76,9 @@ static int look(struct vublk_sparse *sparse, struct vublk_error *error)
 	}
 	ret = seek(sparse, SEEK_HOLE, &hole);
 	if (ret)
-		return vublk_cli_error_errno(error, -ret, "cannot look for the next hole");
+		return vublk_cli_error_errno(error, -ret, "cannot find the next hole");
 	hole = round_down(sparse, hole + sparse->unit_bytes - 1);
-	/* A file that changes meanwhile may answer anything: go on by a unit at least. */
+	/* The answer is unreliable if the file changes: advance by at least one unit. */
 	hole = VUBLK_CLI_MAX(hole, sparse->position + sparse->unit_bytes);
 	sparse->known_end = VUBLK_CLI_MIN(hole, sparse->end);
 	return 0;
@@ -94,7 +93,7 @@ int vublk_sparse_next(struct vublk_sparse *sparse, uint64_t max_data, uint64_t m
 	if (sparse->position == sparse->end)
 		return 0;
 	if (sparse->position == sparse->known_end) {
-		ret = look(sparse, error);
+		ret = find_next_kind(sparse, error);
 		if (ret)
 			return ret;
 	}
@@ -110,7 +109,7 @@ bool vublk_is_zero(const void *data, size_t bytes)
 {
 	const unsigned char *p = data;
 
-	/* Zero at the first byte, and each byte equal to the one before it. */
+	/* The first byte is zero, and each byte equals the one before it. */
 	return !bytes || (!p[0] && !memcmp(p, p + 1, bytes - 1));
 }
 

@@ -8,13 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Which parts of a file are data and which are holes, read off piece by piece. */
+/* Walks over a file in pieces of data and pieces of hole. */
 struct vublk_sparse {
-	int fd;              /* borrowed; -1: all is data */
-	uint32_t unit_bytes; /* pieces begin and end at multiples of it, or at the end */
+	int fd;              /* borrowed; -1: treat everything as data */
+	uint32_t unit_bytes; /* pieces begin and end at multiples of it, or at `end` */
 	uint64_t end;
-	uint64_t position;   /* what was handed out so far */
-	uint64_t known_end;  /* up to here `hole` holds */
+	uint64_t position;   /* the start of the next piece */
+	uint64_t known_end;  /* `hole` is valid up to here */
 	bool hole;
 };
 
@@ -28,9 +28,8 @@ struct vublk_extent {
 void vublk_sparse_init(struct vublk_sparse *sparse, int fd, uint64_t bytes, uint32_t unit_bytes);
 
 /*
- * The next piece: no longer than `max_data` (a multiple of the unit) when it is
- * data, than `max_hole` when it is a hole. 1: there is one; 0: that was all; or a
- * negative errno.
+ * Returns the next piece, of at most `max_data` bytes (a multiple of the unit) if it is data
+ * and `max_hole` if it is a hole. 1: there is one; 0: the end is reached; or a negative errno.
  */
 int vublk_sparse_next(struct vublk_sparse *sparse, uint64_t max_data, uint64_t max_hole,
 		      struct vublk_extent *extent, struct vublk_error *error);
@@ -38,8 +37,8 @@ int vublk_sparse_next(struct vublk_sparse *sparse, uint64_t max_data, uint64_t m
 bool vublk_is_zero(const void *data, size_t bytes);
 
 /*
- * How many bytes at the beginning of `data` are of one kind, in steps of `unit`
- * (the last one may be shorter): `zero` says of which.
+ * How many bytes at the start of `data` are all zero, or all not, counted in steps of `unit`
+ * (the last step may be shorter). `zero` says which of the two.
  */
 size_t vublk_zero_run(const void *data, size_t bytes, size_t unit, bool *zero);
 

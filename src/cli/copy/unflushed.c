@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The pieces of a copy that no flush has made stable; see copy-unflushed.h.
+ * The pieces of a copy that no flush has made stable; see unflushed.h.
  *
- * A back-end that is lost more often than flushes come would have all begin again each
- * time. So the interval between flushes is halved by a loss and doubled by a flush.
+ * Key idea: a loss halves the interval between flushes, and a successful flush doubles it.
+ * With a fixed interval, a back-end that is lost more often than a flush is due would make
+ * the copy start again each time.
  */
 #include "cli/copy/unflushed.h"
 
@@ -44,7 +45,7 @@ static int append(struct vublk_copy_pieces *pieces, const struct vublk_extent *p
 	return ret;
 }
 
-/* All of `from`, for which there is room. Returns their bytes. */
+/* Moves all pieces of `from`; there must be room. Returns their bytes. */
 static int64_t move_all(struct vublk_copy_pieces *to, struct vublk_copy_pieces *from)
 {
 	uint64_t bytes = 0;
@@ -102,7 +103,7 @@ bool vublk_copy_unflushed_take_again(struct vublk_copy_unflushed *unflushed,
 
 bool vublk_copy_unflushed_wants_flush(const struct vublk_copy_unflushed *unflushed)
 {
-	return !unflushed->flush_under_way &&
+	return !unflushed->is_flushing &&
 	       unflushed->written_bytes >= unflushed->interval_bytes;
 }
 
@@ -113,13 +114,13 @@ void vublk_copy_unflushed_begin(struct vublk_copy_unflushed *unflushed)
 	unflushed->flushing = unflushed->written;
 	unflushed->written = empty;
 	unflushed->written_bytes = 0;
-	unflushed->flush_under_way = true;
+	unflushed->is_flushing = true;
 }
 
 void vublk_copy_unflushed_succeeded(struct vublk_copy_unflushed *unflushed)
 {
 	unflushed->flushing.count = 0;
-	unflushed->flush_under_way = false;
+	unflushed->is_flushing = false;
 	unflushed->interval_bytes = VUBLK_CLI_MIN(unflushed->interval_bytes * 2,
 						  unflushed->most_bytes);
 }
@@ -134,7 +135,7 @@ int64_t vublk_copy_unflushed_lose(struct vublk_copy_unflushed *unflushed)
 	bytes = move_all(again, &unflushed->flushing) + move_all(again, &unflushed->written);
 	unflushed->losses++;
 	unflushed->written_bytes = 0;
-	unflushed->flush_under_way = false;
+	unflushed->is_flushing = false;
 	if (unflushed->interval_bytes / 2 >= MIN_INTERVAL_BYTES)
 		unflushed->interval_bytes /= 2;
 	return bytes;

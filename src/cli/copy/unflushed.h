@@ -3,14 +3,14 @@
 #define VUBLK_CLI_COPY_UNFLUSHED_H
 
 /*
- * Which pieces of a copy were written and are not stable yet, and which have to be copied
- * again because the back-end that had completed them was lost. No I/O; the caller locks it.
+ * Keeps track of the pieces of a copy that are written but not stable, and of those that have
+ * to be copied again because their back-end was lost. It does no I/O; the caller locks it.
  *
- * Key idea: a flush covers the pieces that were written when it began. A piece belongs to
- * `written` until a flush begins, to `flushing` until that succeeds, and then it is forgotten.
- * If the flush says that writes are lost, both lists are copied again. A piece that was being
- * written at that time is copied again, too: its completion may have been that of the lost
- * back-end and not have been looked at. The number of losses tells such pieces.
+ * Key idea: a flush covers the pieces that were completed when it began. A piece is in
+ * `written` until a flush begins, in `flushing` until that flush succeeds, and then in no
+ * list. If a flush reports lost writes, the pieces of both lists are copied again. So is a
+ * piece that was in flight at that time, because the lost back-end may have completed it
+ * without the copy having seen the completion. The number of losses identifies such pieces.
  */
 
 #include "cli/copy/sparse.h"
@@ -25,12 +25,12 @@ struct vublk_copy_pieces {
 };
 
 struct vublk_copy_unflushed {
-	bool tracks;               /* false: nothing is remembered, because no loss is survived */
-	bool flush_under_way;
+	bool tracks;               /* false: keep no lists, because a loss ends the copy */
+	bool is_flushing;
 	unsigned losses;
 	uint64_t written_bytes;    /* since the last flush began */
-	uint64_t interval_bytes;   /* after so many the next begins */
-	uint64_t most_bytes;       /* of the interval */
+	uint64_t interval_bytes;   /* after so many, the next flush begins */
+	uint64_t most_bytes;       /* limit of interval_bytes */
 	struct vublk_copy_pieces written, flushing, again;
 };
 
@@ -40,20 +40,20 @@ void vublk_copy_unflushed_init(struct vublk_copy_unflushed *unflushed, bool trac
 void vublk_copy_unflushed_deinit(struct vublk_copy_unflushed *unflushed);
 
 /*
- * A piece was written; `losses` as they were when it was handed out. 1: it counts; 0: it is
- * to be copied again; -ENOMEM.
+ * A piece was written; `losses` is the number of losses when its copying began. 1: it counts
+ * as copied; 0: it has to be copied again; -ENOMEM.
  */
 int vublk_copy_unflushed_add(struct vublk_copy_unflushed *unflushed,
 			     const struct vublk_extent *piece, unsigned losses);
-/* A piece that is to be copied again; false: there is none. */
+/* Removes a piece that has to be copied again from its list; false: there is none. */
 bool vublk_copy_unflushed_take_again(struct vublk_copy_unflushed *unflushed,
 				     struct vublk_extent *piece);
 
-/* Whether a flush is due; it has begun; it has succeeded. */
+/* Whether a flush is due. A flush has begun. It has succeeded. */
 bool vublk_copy_unflushed_wants_flush(const struct vublk_copy_unflushed *unflushed);
 void vublk_copy_unflushed_begin(struct vublk_copy_unflushed *unflushed);
 void vublk_copy_unflushed_succeeded(struct vublk_copy_unflushed *unflushed);
-/* A flush says that writes may be lost. The bytes that are to be copied again; -ENOMEM. */
+/* A flush reports lost writes. Returns how many bytes have to be copied again, or -ENOMEM. */
 int64_t vublk_copy_unflushed_lose(struct vublk_copy_unflushed *unflushed);
 
 #endif

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One worker of a copy: a thread with a queue of its own on each end that is a
- * disk, and a number of slots; a slot carries one piece at a time from one end to
- * the other. Pieces are handed out in order, under one lock, and copied in any
- * order.
+ * One worker of a copy: a thread with its own queue on each end that is a disk, and a number
+ * of slots. Buffers and threads belong to run.c.
  *
- * What a slot needs a disk for is asynchronous, what it needs a file for is done at
- * once. Buffers are shared memory that both disks know, so a piece that goes
- * from disk to disk is never copied by us.
+ * Key idea: a slot is a state machine that carries one piece at a time from the source to the
+ * destination. Requests to a disk are asynchronous; files are read and written immediately.
+ * Pieces are taken in order, under one lock, and copied in any order. The buffers are shared
+ * memory that both disks have registered, so this process does not touch the data of a copy
+ * from disk to disk.
  *
- * The first worker also flushes a destination that may lose what it has completed.
+ * The first worker also flushes a destination that may lose completed writes.
  *
- * Holes: a destination file begins as one large hole, so zeroes are left out. On a
- * disk the old content has to go: WRITE ZEROES with the permission to unmap does
- * that and may free room; discard alone promises nothing about the content.
+ * Zeroes: a destination file begins as one large hole, so zeroes are not written. A disk has
+ * old content, which WRITE ZEROES overwrites; with the permission to unmap it may also free
+ * space. A discard would not do, because it guarantees no content.
  */
 #include "cli/copy/worker.h"
 
@@ -27,8 +27,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define WAIT_MS 100
-#define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* of one request, so that progress shows */
+#define WAIT_MS 100 /* between two looks at `stop` while nothing is completed */
+#define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* per request, so that the progress shows */
 
 static bool is_stopped(const struct vublk_copy_run *run)
 {
@@ -48,7 +48,7 @@ static uint64_t round_up(uint64_t bytes, uint32_t unit)
 	return (bytes + unit - 1) / unit * unit;
 }
 
-/* What a disk is asked for a piece: whole blocks, or up to the end of the disk. */
+/* The bytes of a request for a piece: whole blocks, but not past the end of the disk. */
 static uint64_t whole_blocks(const struct vublk_copy_end *end, const struct vublk_extent *piece)
 {
 	uint64_t bytes = round_up(piece->bytes, end->block_bytes);
@@ -56,7 +56,7 @@ static uint64_t whole_blocks(const struct vublk_copy_end *end, const struct vubl
 	return VUBLK_CLI_MIN(bytes, end->bytes - piece->offset);
 }
 
-/* 1: a piece; 0: no more; negative: it failed. */
+/* 1: there is a piece; 0: there are no more; negative: an error. */
 static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -75,7 +75,7 @@ static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	return ret;
 }
 
-/* The piece is written; it may have to be copied again. */
+/* The piece is written. It may have to be copied again. */
 static int finish(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -86,8 +86,8 @@ static int finish(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot
 	ret = vublk_copy_unflushed_add(&run->unflushed, &slot->piece, slot->losses);
 	pthread_mutex_unlock(&run->lock);
 	if (ret < 0)
-		return vublk_cli_error_errno(&worker->error, -ret, "cannot remember what is not "
-					     "flushed");
+		return vublk_cli_error_errno(&worker->error, -ret, "cannot keep track of "
+					     "unflushed pieces");
 	if (ret)
 		__atomic_fetch_add(&run->copy->done, slot->piece.bytes, __ATOMIC_RELAXED);
 	return 0;
@@ -139,7 +139,7 @@ static int read_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 		return ret;
 	slot->state = VUBLK_COPY_SLOT_READING;
 	if (!worker->to)
-		vublk_blk_submit(worker->from); /* the file takes its time meanwhile */
+		vublk_blk_submit(worker->from); /* the disk works while this thread reads or writes the file */
 	return 0;
 }
 
@@ -180,7 +180,7 @@ static int zero_file(struct vublk_copy_worker *worker, uint64_t offset, uint64_t
 				     "'%s' at offset %" PRIu64, bytes, to->path, offset);
 }
 
-/* What is zero is left out, in the middle of a piece as well. */
+/* Does not write zeroes, not even those within a piece. */
 static int write_sparsely(struct vublk_copy_worker *worker, const unsigned char *data,
 			  uint64_t bytes, uint64_t offset)
 {
@@ -212,7 +212,7 @@ static int write_file(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	return ret ? ret : finish(worker, slot);
 }
 
-/* The last block of a disk may be larger than what is left: zeroes fill it. */
+/* The last block of the disk may be larger than the rest of the data: zeroes fill it. */
 static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	const struct vublk_copy *copy = worker->run->copy;
@@ -234,13 +234,13 @@ static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 		return ret;
 	slot->state = VUBLK_COPY_SLOT_WRITING;
 	if (!worker->from)
-		vublk_blk_submit(worker->to); /* the file takes its time meanwhile */
+		vublk_blk_submit(worker->to); /* the disk works while this thread reads or writes the file */
 	return 0;
 }
 
 /* --- flushing ----------------------------------------------------------------- */
 
-int vublk_copy_lose(struct vublk_copy_run *run, struct vublk_error *error)
+int vublk_copy_redo_unflushed(struct vublk_copy_run *run, struct vublk_error *error)
 {
 	int64_t bytes;
 
@@ -248,8 +248,8 @@ int vublk_copy_lose(struct vublk_copy_run *run, struct vublk_error *error)
 	bytes = vublk_copy_unflushed_lose(&run->unflushed);
 	pthread_mutex_unlock(&run->lock);
 	if (bytes < 0)
-		return vublk_cli_error_errno(error, (int)-bytes, "cannot remember what is not "
-					     "flushed");
+		return vublk_cli_error_errno(error, (int)-bytes, "cannot keep track of "
+					     "unflushed pieces");
 	__atomic_fetch_sub(&run->copy->done, (uint64_t)bytes, __ATOMIC_RELAXED);
 	vublk_cli_say_limited("copy", &run->loss_limit, "a back-end of '%s' was lost with writes "
 			      "that were not flushed; at least %" PRId64 " bytes are copied again",
@@ -257,7 +257,7 @@ int vublk_copy_lose(struct vublk_copy_run *run, struct vublk_error *error)
 	return 0;
 }
 
-/* Under the lock: what is written later is not covered. */
+/* Under the lock, because the flush does not cover pieces that are written later. */
 static int begin_flush(struct vublk_copy_worker *worker)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -273,8 +273,8 @@ static int begin_flush(struct vublk_copy_worker *worker)
 	return 0;
 }
 
-/* One worker does it, so that a loss is told once: each queue has its flush fail. */
-static void flush_now_and_then(struct vublk_copy_worker *worker)
+/* Only the first worker flushes, because a loss is reported once per queue. */
+static void flush_if_due(struct vublk_copy_worker *worker)
 {
 	struct vublk_copy_run *run = worker->run;
 	int ret;
@@ -285,11 +285,11 @@ static void flush_now_and_then(struct vublk_copy_worker *worker)
 	ret = begin_flush(worker);
 	pthread_mutex_unlock(&run->lock);
 	if (ret == -EAGAIN && in_flight(worker))
-		worker->error.code = 0; /* full: later */
+		worker->error.code = 0; /* the queue is full: later */
 	if (ret != -EOWNERDEAD)
 		return;
 	worker->error.code = 0;
-	vublk_copy_lose(run, &worker->error);
+	vublk_copy_redo_unflushed(run, &worker->error);
 }
 
 static void end_flush(struct vublk_copy_worker *worker, int result)
@@ -298,7 +298,7 @@ static void end_flush(struct vublk_copy_worker *worker, int result)
 
 	run->flush.state = VUBLK_COPY_SLOT_IDLE;
 	if (result == -EOWNERDEAD) {
-		vublk_copy_lose(run, &worker->error);
+		vublk_copy_redo_unflushed(run, &worker->error);
 		return;
 	}
 	if (result) {
@@ -314,8 +314,8 @@ static void end_flush(struct vublk_copy_worker *worker, int result)
 /* --- slots -------------------------------------------------------------------- */
 
 /*
- * As far as it goes without waiting. 1: the slot has a piece, or had one; 0: there
- * is none for it; -EAGAIN: a queue is full; or what failed.
+ * Advances the slot as far as possible without waiting. 1: the slot has a piece, or has just
+ * finished one; 0: there are no more pieces; -EAGAIN: a queue is full; or another error.
  */
 static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
@@ -335,7 +335,7 @@ static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slo
 	return ret ? ret : 1;
 }
 
-/* True: a slot wants its next piece at once. */
+/* True: at least one slot is ready for its next piece. */
 static bool advance_all(struct vublk_copy_worker *worker)
 {
 	bool again = false;
@@ -345,7 +345,7 @@ static bool advance_all(struct vublk_copy_worker *worker)
 		int ret = advance(worker, slot);
 
 		if (ret == -EAGAIN && in_flight(worker))
-			worker->error.code = 0; /* full is no error as long as it empties */
+			worker->error.code = 0; /* a full queue is no error while requests are in flight */
 		if (ret < 0)
 			return false;
 		again |= ret && slot->state == VUBLK_COPY_SLOT_IDLE;
@@ -362,7 +362,7 @@ static void fail(struct vublk_copy_worker *worker, const struct vublk_copy_slot 
 	if (worker->error.code)
 		return;
 	if (result == -ENOTCONN)
-		vublk_cli_error(&worker->error, -result, "the back-end of '%s' is gone",
+		vublk_cli_error(&worker->error, -result, "the back-end of '%s' disconnected",
 				end->path);
 	else
 		vublk_cli_error_errno(&worker->error, -result, "cannot %s '%s' at offset %" PRIu64,
@@ -383,7 +383,7 @@ static unsigned poll_queue(struct vublk_copy_worker *worker, struct vublk_blk_qu
 		    vublk_disk_watch_take(&copy->to.watch, &completions[i]))
 			continue;
 		if (slot->state == VUBLK_COPY_SLOT_FLUSHING && worker->error.code)
-			slot->state = VUBLK_COPY_SLOT_IDLE; /* the first error is what matters */
+			slot->state = VUBLK_COPY_SLOT_IDLE; /* only the first error is reported */
 		else if (slot->state == VUBLK_COPY_SLOT_FLUSHING)
 			end_flush(worker, completions[i].result);
 		else if (completions[i].result)
@@ -409,7 +409,7 @@ static void ask_for_serials(struct vublk_copy_worker *worker)
 		vublk_disk_watch_poll(&run->copy->to.watch, worker->to);
 }
 
-/* Sleeps until one of the two has something to say. */
+/* Sleeps until one of the two queues has completions. */
 static void sleep_on_queues(struct vublk_copy_worker *worker)
 {
 	struct vublk_blk_queue *queues[] = { worker->from, worker->to };
@@ -427,7 +427,7 @@ static void sleep_on_queues(struct vublk_copy_worker *worker)
 	poll(fds, count, WAIT_MS);
 }
 
-/* Waits for completions; false: there are none any more. */
+/* Takes completions, and waits for the first one; false: none for stall_ms. */
 static bool take_completions(struct vublk_copy_worker *worker)
 {
 	char text[VUBLK_CLI_TEXT_BYTES];
@@ -465,7 +465,7 @@ void vublk_copy_work(void *member)
 	for (;;) {
 		bool again = !worker->error.code && advance_all(worker);
 
-		flush_now_and_then(worker);
+		flush_if_due(worker);
 		if (again && !worker->error.code)
 			continue;
 		/* A copy that was stopped has failed: what is in flight does not matter. */

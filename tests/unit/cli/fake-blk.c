@@ -29,7 +29,7 @@ struct pending {
 	uint64_t offset, bytes;
 	bool write;
 	bool flush;
-	const void *data; /* of a write; NULL: zeroes */
+	const void *data; /* to write; NULL: zeroes */
 };
 
 struct vublk_blk_queue {
@@ -38,7 +38,7 @@ struct vublk_blk_queue {
 	unsigned in_flight;
 	unsigned random;
 	int fd;
-	bool flush_fails; /* the next one: writes were lost */
+	bool flush_fails; /* the next flush fails, because writes were lost */
 };
 
 struct vublk_blk {
@@ -50,7 +50,7 @@ struct vublk_blk {
 
 static struct fake_disk *disks[MAX_DISKS];
 
-/* cmocka's failures are for the case's own thread; this ends the case from any. */
+/* Fails the case from any thread; cmocka's failures work on the case's own thread only. */
 __attribute__((noreturn))
 static void broken(const char *what, uint64_t offset)
 {
@@ -148,7 +148,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		disks[i]->open++;
 		return 0;
 	}
-	return refuse(error, ECONNREFUSED, "nobody listens there");
+	return refuse(error, ECONNREFUSED, "no process listens there");
 }
 
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
@@ -282,7 +282,7 @@ static void execute(struct fake_disk *disk, const struct pending *pending)
 		memset(disk->content + pending->offset, 0, pending->bytes);
 }
 
-/* As src/blk/recover.c: what is in flight is executed by the next back-end. */
+/* Like src/blk/recover.c: the next back-end executes the requests in flight. */
 static void lose(struct fake_disk *disk)
 {
 	struct vublk_error error = { .code = EOWNERDEAD, .text = "the fake has lost writes" };
@@ -295,7 +295,7 @@ static void lose(struct fake_disk *disk)
 
 		queue->flush_fails = true;
 		for (unsigned i = 0; i < queue->in_flight; i++) {
-			/* Or it was completed, and that has not been looked at. */
+			/* The others were completed, and the completions not taken yet. */
 			if (rand_r(&queue->random) % 2)
 				execute(disk, &queue->pending[i]);
 			if (!queue->pending[i].flush)
@@ -328,7 +328,7 @@ static void replace(struct fake_disk *disk)
 	handlers->event(handlers->opaque, VUBLK_BLK_RECONNECTED, NULL);
 }
 
-/* Checks a request as the library does, and takes a place for it. */
+/* Checks a request as the library does, and adds it to the queue. */
 static int add_as(struct vublk_blk_queue *queue, const struct pending *request, void *user_data,
 		  struct vublk_error *error)
 {
@@ -366,7 +366,7 @@ static int add_as(struct vublk_blk_queue *queue, const struct pending *request, 
 	return 0;
 }
 
-/* With the disk locked, so that a loss finds all requests as they are. */
+/* Locks the disk, so that a loss finds all requests in a consistent state. */
 static int add_locked(struct vublk_blk_queue *queue, const struct pending *request, void *user_data,
 		      struct vublk_error *error)
 {
@@ -403,7 +403,7 @@ int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer,
 	memcpy(buffer, disk->content + offset,
 	       offset == disk->keep_offset ? VUBLK_MIN(bytes, (size_t)disk->keep_after) : bytes);
 	pthread_mutex_unlock(&disk->lock);
-	/* More than one, for where several contents may be a byte can be that of another. */
+	/* Several bytes, because one flipped byte may equal a byte of another permitted content. */
 	for (uint64_t i = 0; i < FLIPPED_BYTES && disk->flip_offset != FAKE_NOWHERE; i++)
 		if (touches(disk->flip_offset + i, offset, bytes))
 			((unsigned char *)buffer)[disk->flip_offset + i - offset] ^= 1;
@@ -502,7 +502,7 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 
 	if (!queue->in_flight || stalled(queue->blk->disk))
 		return 0;
-	/* Some of them, in any order. */
+	/* Some of the completions, in random order. */
 	max = 1 + rand_r(&queue->random) % max;
 	pthread_mutex_lock(&queue->blk->disk->lock);
 	for (; n < max && queue->in_flight; n++) {

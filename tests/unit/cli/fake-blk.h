@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_FAKE_BLK_H
 
 /*
- * <vublk/blk.h> over a piece of memory, for tests of what uses it: no back-end, no
- * rings; completions come in a random order, and it does wrong what it is told to.
+ * An implementation of <vublk/blk.h> in memory, without back-end and rings, for tests of
+ * programs that use it. Completions are in random order, and the disk misbehaves on request.
  * A test program links it instead of the library.
  */
 
@@ -19,27 +19,26 @@
 #define FAKE_MAX_QUEUES 8
 
 struct fake_disk {
-	/* what it is */
+	/* properties */
 	char path[128];
 	struct vublk_blk_info info;
 	const char *serial;
 	unsigned char *content;
 
-	/* what it does wrong */
-	uint64_t fail_offset;       /* requests that touch this byte fail ... */
-	int fail_code;              /* ... with this */
-	uint64_t flip_offset;       /* this byte and the next are read as others, each by a bit */
+	/* faults, chosen by the test */
+	uint64_t fail_offset;       /* requests that include this byte fail ... */
+	int fail_code;              /* ... with this errno */
+	uint64_t flip_offset;       /* this byte and the next ones are read with one bit flipped */
 	uint64_t lose_offset;       /* a write that begins here is lost ... */
 	unsigned lose_after;        /* ... from this one on (0: the first) */
-	uint64_t keep_offset;       /* a read that begins here succeeds and brings ... */
+	uint64_t keep_offset;       /* a read that begins here succeeds and transfers ... */
 	uint32_t keep_after;        /* ... only so many bytes */
-	unsigned die_after;         /* requests, then the back-end is gone; 0: never */
+	unsigned die_after;         /* requests, then the back-end disconnects; 0: never */
 	unsigned stall_after;       /* requests, then nothing is completed; 0: never */
 	unsigned full_every;        /* each n-th request finds the queue full; 0: never */
 	/*
-	 * After each n-th request the back-end is lost, and with it what was completed and not
-	 * flushed; 0: never. The next one executes what is in flight, and the event
-	 * WRITES_LOST is told.
+	 * After each n-th request the back-end is lost with all unflushed writes; 0: never. The
+	 * next back-end executes the requests in flight, and WRITES_LOST is reported.
 	 */
 	unsigned forget_every;
 	unsigned max_losses;        /* 0: no limit */
@@ -51,10 +50,10 @@ struct fake_disk {
 	uint64_t next_capacity_bytes;
 	const char *next_serial;
 
-	/* what it does not stand: a write that overlaps another request of its queue */
+	/* fail the case when a write overlaps another request of its queue */
 	bool no_overlap;
 
-	/* what was done with it */
+	/* counts */
 	atomic_uint reads, writes, zeroes, discards, flushes, lost, refused;
 	atomic_uint requests;
 	atomic_uint open;
@@ -63,8 +62,8 @@ struct fake_disk {
 	/* for forget_every; under `lock` */
 	pthread_mutex_t lock;
 	unsigned char *stable;      /* the content that the next back-end has */
-	unsigned char *flushing;    /* of the flush that is under way: one at a time */
-	struct vublk_blk *blk;      /* opened last */
+	unsigned char *flushing;    /* the content that the present flush covers; one at a time */
+	struct vublk_blk *blk;      /* the one that was opened last */
 };
 
 /*

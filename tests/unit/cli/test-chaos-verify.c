@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The verifier of chaos runs, tried on a disk of this test's that keeps its promises
- * (then nothing may be reported), and on one that breaks one of them once (then that
- * has to be reported, by its name and no other).
+ * The verifier of chaos runs, on a simulated disk. If the disk keeps all guarantees, nothing
+ * may be reported; if it breaks one of them once, exactly that fault must be reported.
  */
 #include "harness.h"
 
@@ -14,7 +13,7 @@
 #include <string.h>
 
 #define RUN 0x1234
-#define FIRST 100 /* the part does not begin where the disk does */
+#define FIRST 100 /* the part does not begin at the start of the disk */
 #define BLOCKS 24
 #define DEPTH 16
 #define BLOCK VUBLK_CHAOS_BLOCK_BYTES
@@ -22,7 +21,7 @@
 
 /* --- a disk, and a request on it ------------------------------------------------ */
 
-struct rig {
+struct verify_rig {
 	struct vublk_chaos_verifier verifier;
 	unsigned char disk[BLOCKS][BLOCK];
 	uint64_t random;
@@ -34,9 +33,9 @@ struct request {
 	unsigned done; /* sectors that the disk has transferred */
 };
 
-static struct rig *rig_new(uint64_t seed)
+static struct verify_rig *verify_rig_new(uint64_t seed)
 {
-	struct rig *rig = calloc(1, sizeof(*rig));
+	struct verify_rig *rig = calloc(1, sizeof(*rig));
 
 	assert_non_null(rig);
 	rig->random = seed;
@@ -44,19 +43,19 @@ static struct rig *rig_new(uint64_t seed)
 	return rig;
 }
 
-static void rig_free(struct rig *rig)
+static void verify_rig_free(struct verify_rig *rig)
 {
 	vublk_chaos_verify_deinit(&rig->verifier);
 	free(rig);
 }
 
-static uint64_t pick(struct rig *rig, uint64_t below)
+static uint64_t pick(struct verify_rig *rig, uint64_t below)
 {
 	rig->random++;
 	return vublk_mix(rig->random) % below;
 }
 
-static void begin(struct rig *rig, struct request *r, enum vublk_chaos_op op, uint64_t block,
+static void begin(struct verify_rig *rig, struct request *r, enum vublk_chaos_op op, uint64_t block,
 		  uint32_t count)
 {
 	r->what = (struct vublk_chaos_request){ .op = op, .block = FIRST + block, .count = count };
@@ -70,8 +69,8 @@ static unsigned sectors(const struct request *r)
 	return r->what.count * VUBLK_CHAOS_SECTORS;
 }
 
-/* What the disk does with one sector of the request. */
-static void transfer(struct rig *rig, struct request *r, unsigned sector)
+/* Executes one sector of the request. */
+static void transfer(struct verify_rig *rig, struct request *r, unsigned sector)
 {
 	unsigned char *place = &rig->disk[r->what.block - FIRST][0] + sector * SECTOR;
 	unsigned char *buffer = r->buffer + sector * SECTOR;
@@ -84,18 +83,18 @@ static void transfer(struct rig *rig, struct request *r, unsigned sector)
 		memset(place, 0, SECTOR);
 }
 
-static void execute(struct rig *rig, struct request *r)
+static void execute(struct verify_rig *rig, struct request *r)
 {
 	for (; r->done < sectors(r); r->done++)
 		transfer(rig, r, r->done);
 }
 
-static enum vublk_chaos_fault complete(struct rig *rig, struct request *r)
+static enum vublk_chaos_fault complete(struct verify_rig *rig, struct request *r)
 {
 	return vublk_chaos_verify_complete(&rig->verifier, &r->what, r->buffer);
 }
 
-static void change(struct rig *rig, enum vublk_chaos_op op, uint64_t block, uint32_t count)
+static void change(struct verify_rig *rig, enum vublk_chaos_op op, uint64_t block, uint32_t count)
 {
 	struct request r;
 
@@ -104,7 +103,7 @@ static void change(struct rig *rig, enum vublk_chaos_op op, uint64_t block, uint
 	assert_int_equal(complete(rig, &r), VUBLK_CHAOS_NONE);
 }
 
-static enum vublk_chaos_fault read_back(struct rig *rig, uint64_t block, uint32_t count)
+static enum vublk_chaos_fault read_back(struct verify_rig *rig, uint64_t block, uint32_t count)
 {
 	struct request r;
 
@@ -113,8 +112,8 @@ static enum vublk_chaos_fault read_back(struct rig *rig, uint64_t block, uint32_
 	return complete(rig, &r);
 }
 
-/* Exactly this one was found, and is told in a sentence that begins with its name. */
-static void check_fault(const struct rig *rig, enum vublk_chaos_fault fault)
+/* Exactly this fault was found, and its sentence begins with the name. */
+static void check_fault(const struct verify_rig *rig, enum vublk_chaos_fault fault)
 {
 	const char *name = vublk_chaos_fault_name(fault);
 
@@ -130,7 +129,7 @@ static void check_fault(const struct rig *rig, enum vublk_chaos_fault fault)
 
 /* --- each fault, once ------------------------------------------------------------- */
 
-static void lost(struct rig *rig)
+static void lost(struct verify_rig *rig)
 {
 	struct request w;
 
@@ -139,8 +138,8 @@ static void lost(struct rig *rig)
 	complete(rig, &w);
 }
 
-/* What was never written after the beginning is zeroes, and so is what is lost there. */
-static void lost_first(struct rig *rig)
+/* A block that was never written is zeroes, and so is the block of a lost first write. */
+static void lost_first(struct verify_rig *rig)
 {
 	struct request w;
 
@@ -148,7 +147,7 @@ static void lost_first(struct rig *rig)
 	complete(rig, &w);
 }
 
-static void lost_zeroes(struct rig *rig)
+static void lost_zeroes(struct verify_rig *rig)
 {
 	struct request z;
 
@@ -157,8 +156,8 @@ static void lost_zeroes(struct rig *rig)
 	complete(rig, &z);
 }
 
-/* A write behind a discard is there, or else it is lost. */
-static void lost_after_discard(struct rig *rig)
+/* A write after a discard must be visible, or it is lost. */
+static void lost_after_discard(struct verify_rig *rig)
 {
 	struct request w;
 
@@ -168,8 +167,8 @@ static void lost_after_discard(struct rig *rig)
 	complete(rig, &w);
 }
 
-/* W1 had been completed when its back-end died, and its successor does it again. */
-static void repeated(struct rig *rig)
+/* W1 had been completed when its back-end died, and the next one executes it again. */
+static void repeated(struct verify_rig *rig)
 {
 	struct request first;
 
@@ -182,8 +181,8 @@ static void repeated(struct rig *rig)
 	memcpy(rig->disk[3], first.buffer + 2 * BLOCK, BLOCK);
 }
 
-/* W1 was in flight when its back-end died, was done twice by the next, and W2 between. */
-static void repeated_unseen(struct rig *rig)
+/* W1 was in flight when its back-end died; the next executes W1, W2, and W1 again. */
+static void repeated_unseen(struct verify_rig *rig)
 {
 	struct request first;
 
@@ -195,7 +194,7 @@ static void repeated_unseen(struct rig *rig)
 	memcpy(rig->disk[3], first.buffer, BLOCK);
 }
 
-static void repeated_zeroes(struct rig *rig)
+static void repeated_zeroes(struct verify_rig *rig)
 {
 	change(rig, VUBLK_CHAOS_ZEROES, 3, 1);
 	change(rig, VUBLK_CHAOS_WRITE, 3, 1);
@@ -204,8 +203,8 @@ static void repeated_zeroes(struct rig *rig)
 	memset(rig->disk[3], 0, BLOCK);
 }
 
-/* Before everything that is remembered. */
-static void repeated_long_ago(struct rig *rig)
+/* Older than the whole history. */
+static void repeated_long_ago(struct verify_rig *rig)
 {
 	struct request first;
 
@@ -218,7 +217,7 @@ static void repeated_long_ago(struct rig *rig)
 	memcpy(rig->disk[3], first.buffer, BLOCK);
 }
 
-static void torn(struct rig *rig)
+static void torn(struct verify_rig *rig)
 {
 	struct request w;
 
@@ -229,7 +228,7 @@ static void torn(struct rig *rig)
 	complete(rig, &w);
 }
 
-static void stale(struct rig *rig)
+static void stale(struct verify_rig *rig)
 {
 	unsigned char old[BLOCK];
 
@@ -241,8 +240,8 @@ static void stale(struct rig *rig)
 	memcpy(rig->disk[3], old, BLOCK);
 }
 
-/* What was seen must not go, even if it was not completed. */
-static void stale_beginning(struct rig *rig)
+/* Content that a read returned must not disappear, even if it was not completed. */
+static void stale_beginning(struct verify_rig *rig)
 {
 	struct request w;
 
@@ -252,8 +251,8 @@ static void stale_beginning(struct rig *rig)
 	memset(rig->disk[3], 0, BLOCK);
 }
 
-/* Completed in order, done in another. */
-static void reordered(struct rig *rig)
+/* Completed in order, executed in another order. */
+static void reordered(struct verify_rig *rig)
 {
 	struct request first, second;
 
@@ -266,7 +265,7 @@ static void reordered(struct rig *rig)
 	execute(rig, &first);
 }
 
-static void reordered_in_flight(struct rig *rig)
+static void reordered_in_flight(struct verify_rig *rig)
 {
 	struct request first, second;
 
@@ -278,25 +277,25 @@ static void reordered_in_flight(struct rig *rig)
 	complete(rig, &second);
 }
 
-static void misplaced(struct rig *rig)
+static void misplaced(struct verify_rig *rig)
 {
 	change(rig, VUBLK_CHAOS_WRITE, 3, 2);
 	memcpy(rig->disk[3], rig->disk[4], BLOCK);
 }
 
-static void misplaced_sector(struct rig *rig)
+static void misplaced_sector(struct verify_rig *rig)
 {
 	change(rig, VUBLK_CHAOS_WRITE, 3, 1);
 	memcpy(rig->disk[3] + SECTOR, rig->disk[3], SECTOR);
 }
 
-static void corrupt(struct rig *rig)
+static void corrupt(struct verify_rig *rig)
 {
 	change(rig, VUBLK_CHAOS_WRITE, 3, 1);
 	rig->disk[3][4001] ^= 0x10;
 }
 
-static void corrupt_future(struct rig *rig)
+static void corrupt_future(struct verify_rig *rig)
 {
 	struct vublk_chaos_stamp stamp = { RUN, FIRST + 3, 2, 3, 0 };
 
@@ -304,7 +303,7 @@ static void corrupt_future(struct rig *rig)
 	vublk_chaos_stamp_fill(rig->disk[3], &stamp);
 }
 
-static void corrupt_foreign(struct rig *rig)
+static void corrupt_foreign(struct verify_rig *rig)
 {
 	struct vublk_chaos_stamp stamp = { RUN + 1, FIRST + 3, 1, 3, 0 };
 
@@ -315,7 +314,7 @@ static void corrupt_foreign(struct rig *rig)
 static void test_each_fault_has_its_name(void **state)
 {
 	static const struct {
-		void (*inject)(struct rig *rig);
+		void (*inject)(struct verify_rig *rig);
 		enum vublk_chaos_fault fault;
 	} cases[] = {
 		{ lost, VUBLK_CHAOS_LOST },
@@ -339,40 +338,40 @@ static void test_each_fault_has_its_name(void **state)
 	};
 
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
-		struct rig *rig = rig_new(i);
+		struct verify_rig *rig = verify_rig_new(i);
 
 		cases[i].inject(rig);
 		check_fault(rig, VUBLK_CHAOS_NONE);
-		/* In the middle of a larger read; and once, however often it is read. */
+		/* Found in the middle of a larger read, and reported once for all reads. */
 		assert_int_equal(read_back(rig, 1, 4), cases[i].fault);
 		assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_NONE);
 		check_fault(rig, cases[i].fault);
-		/* The next generation is judged again. */
+		/* The next generation is checked again. */
 		change(rig, VUBLK_CHAOS_WRITE, 3, 1);
 		assert_int_equal(read_back(rig, 0, 8), VUBLK_CHAOS_NONE);
 		rig->disk[3][5] ^= 1;
 		assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_CORRUPT);
-		rig_free(rig);
+		verify_rig_free(rig);
 	}
 }
 
 static void test_a_read_that_brings_nothing(void **state)
 {
-	struct rig *rig = rig_new(1);
+	struct verify_rig *rig = verify_rig_new(1);
 	struct request r;
 
 	begin(rig, &r, VUBLK_CHAOS_READ, 3, 1);
 	assert_int_equal(complete(rig, &r), VUBLK_CHAOS_CORRUPT);
-	assert_non_null(strstr(rig->verifier.sentences[0], "brought nothing"));
-	rig_free(rig);
+	assert_non_null(strstr(rig->verifier.sentences[0], "returned no data"));
+	verify_rig_free(rig);
 }
 
 /* --- what is allowed ---------------------------------------------------------------- */
 
-/* While a write is in flight a read may bring either, or part of both; not afterwards. */
+/* While a write is in flight, a read may return old, new or mixed content; not later. */
 static void test_torn_is_allowed_while_a_write_is_in_flight(void **state)
 {
-	struct rig *rig = rig_new(1);
+	struct verify_rig *rig = verify_rig_new(1);
 	struct request w, r;
 
 	change(rig, VUBLK_CHAOS_WRITE, 3, 1);
@@ -380,19 +379,19 @@ static void test_torn_is_allowed_while_a_write_is_in_flight(void **state)
 	begin(rig, &w, VUBLK_CHAOS_WRITE, 3, 1);
 	for (unsigned s = 0; s < 3; s++)
 		transfer(rig, &w, s);
-	execute(rig, &r); /* begun before the write, and completed after it */
+	execute(rig, &r); /* started before the write and completed after it */
 	assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_NONE);
 	complete(rig, &w);
 	assert_int_equal(complete(rig, &r), VUBLK_CHAOS_NONE);
 	check_fault(rig, VUBLK_CHAOS_NONE);
 	assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_TORN);
-	rig_free(rig);
+	verify_rig_free(rig);
 }
 
-/* The store may copy in pieces smaller than sectors; what it mixes must not be old. */
+/* The storage may copy in pieces smaller than sectors, but must not mix in old content. */
 static void test_so_are_mixed_bytes(void **state)
 {
-	struct rig *rig = rig_new(1);
+	struct verify_rig *rig = verify_rig_new(1);
 	struct request old, first, second, r;
 
 	change(rig, VUBLK_CHAOS_WRITE, 3, 1);
@@ -418,13 +417,13 @@ static void test_so_are_mixed_bytes(void **state)
 	memcpy(r.buffer, second.buffer, BLOCK);
 	memcpy(r.buffer + 100, old.buffer + 100, 700);
 	assert_int_equal(complete(rig, &r), VUBLK_CHAOS_CORRUPT);
-	rig_free(rig);
+	verify_rig_free(rig);
 }
 
-/* A discard is no promise: zeroes, what was there, and part of both, at any time. */
+/* After a discard, zeroes, the old content and mixtures are permitted at any time. */
 static void test_a_discard_promises_nothing(void **state)
 {
-	struct rig *rig = rig_new(1);
+	struct verify_rig *rig = verify_rig_new(1);
 	unsigned char old[BLOCK];
 
 	change(rig, VUBLK_CHAOS_WRITE, 3, 1);
@@ -441,18 +440,18 @@ static void test_a_discard_promises_nothing(void **state)
 	memcpy(rig->disk[3], old, BLOCK);
 	read_back(rig, 3, 1);
 	assert_true(vublk_chaos_verify_failed(&rig->verifier));
-	rig_free(rig);
+	verify_rig_free(rig);
 }
 
 /* --- random schedules ---------------------------------------------------------------- */
 
 struct schedule {
-	struct rig *rig;
-	struct request *requests[DEPTH]; /* in flight, in the order of their beginning */
+	struct verify_rig *rig;
+	struct request *requests[DEPTH]; /* in flight, in the order of their start */
 	unsigned num;
 	unsigned lose_at;                /* the first write after this step is lost; 0: none */
-	struct request *kept;            /* a write that was completed long ago, a copy */
-	uint32_t lost_blocks;            /* then nothing more is begun */
+	struct request *kept;            /* a copy of a write that was completed long ago */
+	uint32_t lost_blocks;            /* if not 0, no more requests are started */
 	uint32_t newest[BLOCKS];         /* the last write or write zeroes of each block */
 };
 
@@ -467,7 +466,7 @@ static bool overlap(const struct request *a, const struct request *b)
 	       b->what.block < a->what.block + a->what.count;
 }
 
-/* What the disk promises: a change waits for earlier ones of the same place. */
+/* The guarantee of the disk: a change waits for earlier changes of the same block. */
 static bool may_run(const struct schedule *s, unsigned index)
 {
 	for (unsigned i = 0; changes(s->requests[index]) && i < index; i++)
@@ -490,7 +489,7 @@ static void finish(struct schedule *s, unsigned index)
 
 static void begin_any(struct schedule *s, unsigned step)
 {
-	struct rig *rig = s->rig;
+	struct verify_rig *rig = s->rig;
 	uint32_t count = 1 + (uint32_t)pick(rig, VUBLK_CHAOS_MAX_BLOCKS);
 	uint64_t kind = pick(rig, 10);
 	enum vublk_chaos_op op = kind < 4   ? VUBLK_CHAOS_READ
@@ -508,11 +507,11 @@ static void begin_any(struct schedule *s, unsigned step)
 		*s->kept = *r;
 	if (!s->lose_at || step < s->lose_at)
 		return;
-	r->done = sectors(r); /* so it says, and did nothing */
+	r->done = sectors(r); /* completed without having done anything */
 	s->lost_blocks = count;
 }
 
-/* The back-end dies: what it had not completed is done again, from the beginning. */
+/* The back-end dies: requests that it had not completed start again from the beginning. */
 static void die(struct schedule *s)
 {
 	s->rig->verifier.life++;
@@ -548,7 +547,7 @@ static struct schedule *schedule_new(uint64_t seed)
 	struct schedule *s = calloc(1, sizeof(*s));
 
 	assert_non_null(s);
-	s->rig = rig_new(seed * 1000003);
+	s->rig = verify_rig_new(seed * 1000003);
 	s->kept = calloc(1, sizeof(*s->kept));
 	for (unsigned i = 0; i < DEPTH; i++)
 		s->requests[i] = calloc(1, sizeof(struct request));
@@ -561,7 +560,7 @@ static void schedule_free(struct schedule *s)
 	for (unsigned i = 0; i < DEPTH; i++)
 		free(s->requests[i]);
 	free(s->kept);
-	rig_free(s->rig);
+	verify_rig_free(s->rig);
 	free(s);
 }
 
@@ -586,7 +585,7 @@ static void test_a_good_disk_is_never_blamed(void **state)
 	}
 }
 
-/* Whatever else is going on: each block of it is missed. */
+/* Each block of a lost write is reported, whatever else is in flight. */
 static void test_a_lost_write_is_always_found(void **state)
 {
 	for (unsigned i = 0; i < 1000; i++) {
@@ -602,7 +601,7 @@ static void test_a_lost_write_is_always_found(void **state)
 	}
 }
 
-/* All has been written and read back; then the back-end dies, and its successor errs. */
+/* Everything was written and read back; then the back-end dies, and the next one errs. */
 static void test_a_repeated_write_is_always_found(void **state)
 {
 	for (unsigned i = 0; i < 1000; i++) {
@@ -627,15 +626,15 @@ static void test_a_repeated_write_is_always_found(void **state)
 
 /* --- a volatile cache ------------------------------------------------------------- */
 
-#define SLOTS 6 /* each has blocks of its own, so that no two requests meet */
+#define SLOTS 6 /* each has its own blocks, so that no two requests overlap */
 #define SLOT_BLOCKS (BLOCKS / SLOTS)
 
 struct volatile_disk {
-	struct rig *rig;
+	struct verify_rig *rig;
 	struct request slots[SLOTS], flush;
 	bool in_flight[SLOTS], flushing;
-	unsigned char stable[BLOCKS][BLOCK];      /* what the next back-end has at least */
-	unsigned char flushed[BLOCKS][BLOCK];     /* at the beginning of the flush */
+	unsigned char stable[BLOCKS][BLOCK];      /* the next back-end has this or newer */
+	unsigned char flushed[BLOCKS][BLOCK];     /* the content when the flush started */
 	unsigned char older[BLOCKS][BLOCK];       /* before the last flush */
 	bool forgets_flushed;
 	uint32_t life;
@@ -647,7 +646,7 @@ static void step_slot(struct volatile_disk *disk, unsigned i)
 		VUBLK_CHAOS_READ, VUBLK_CHAOS_READ, VUBLK_CHAOS_WRITE, VUBLK_CHAOS_WRITE,
 		VUBLK_CHAOS_ZEROES, VUBLK_CHAOS_DISCARD,
 	};
-	struct rig *rig = disk->rig;
+	struct verify_rig *rig = disk->rig;
 	unsigned first = (unsigned)pick(rig, SLOT_BLOCKS);
 
 	if (!disk->in_flight[i]) {
@@ -666,7 +665,7 @@ static void step_slot(struct volatile_disk *disk, unsigned i)
 
 static void step_flush(struct volatile_disk *disk)
 {
-	struct rig *rig = disk->rig;
+	struct verify_rig *rig = disk->rig;
 
 	if (!disk->flushing) {
 		begin(rig, &disk->flush, VUBLK_CHAOS_FLUSH, 0, 0);
@@ -680,10 +679,10 @@ static void step_flush(struct volatile_disk *disk)
 	disk->flushing = !disk->flushing;
 }
 
-/* Some blocks fall back; a request in flight is done again, or it was completed unseen. */
+/* Some blocks fall back; a request in flight is repeated, or was completed unnoticed. */
 static void lose_cache(struct volatile_disk *disk)
 {
-	struct rig *rig = disk->rig;
+	struct verify_rig *rig = disk->rig;
 
 	disk->life++;
 	for (unsigned b = 0; b < BLOCKS; b++)
@@ -694,7 +693,7 @@ static void lose_cache(struct volatile_disk *disk)
 		if (disk->in_flight[i] && (disk->slots[i].done < sectors(&disk->slots[i]) ||
 					   pick(rig, 2)))
 			disk->slots[i].done = 0;
-	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* it was read from there */
+	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* it was read from the new back-end */
 	memcpy(disk->older, rig->disk, sizeof(disk->older));
 	memcpy(disk->flushed, rig->disk, sizeof(disk->flushed));
 }
@@ -703,8 +702,8 @@ static void lose_cache(struct volatile_disk *disk)
 static unsigned run_volatile(uint64_t seed, bool is_volatile, bool forgets_flushed,
 			     uint64_t *forgotten)
 {
-	struct volatile_disk disk = { .rig = rig_new(seed), .forgets_flushed = forgets_flushed };
-	struct rig *rig = disk.rig;
+	struct volatile_disk disk = { .rig = verify_rig_new(seed), .forgets_flushed = forgets_flushed };
+	struct verify_rig *rig = disk.rig;
 	unsigned found = 0;
 
 	rig->verifier.is_volatile = is_volatile;
@@ -723,11 +722,11 @@ static unsigned run_volatile(uint64_t seed, bool is_volatile, bool forgets_flush
 	if (found && !forgets_flushed && is_volatile)
 		fail_msg("seed %u: %s", (unsigned)seed, rig->verifier.sentences[0]);
 	*forgotten += rig->verifier.forgotten;
-	rig_free(rig);
+	verify_rig_free(rig);
 	return found;
 }
 
-/* What was not flushed may be lost, what was flushed may not. */
+/* Unflushed writes may be lost, flushed ones may not. */
 static void test_volatile_cache(void **state)
 {
 	uint64_t forgotten = 0, none = 0;

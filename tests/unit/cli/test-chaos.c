@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk chaos as a whole, but for the disk, which is a piece of memory that does wrong
- * what it is told to, and the back-end, which is a shell that makes a file where its
- * socket should be, and sleeps.
+ * vublk chaos as a whole, with a fake disk in memory that misbehaves on request, and a shell
+ * as the back-end, which creates a file at the path of its socket and sleeps.
  */
 #include "harness.h"
 
@@ -36,7 +35,7 @@ int __wrap_inotify_init1(int flags)
 	return -1;
 }
 
-struct rig {
+struct chaos_rig {
 	struct fake_disk *disk;
 	struct vublk_chaos_config config;
 	struct vublk_chaos_result result;
@@ -45,9 +44,9 @@ struct rig {
 	bool interrupt; /* when the disk is opened */
 };
 
-static struct rig *rig_new(const char *script)
+static struct chaos_rig *chaos_rig_new(const char *script)
 {
-	struct rig *rig = calloc(1, sizeof(*rig));
+	struct chaos_rig *rig = calloc(1, sizeof(*rig));
 
 	assert_non_null(rig);
 	rig->disk = fake_disk_new("socket", 4 * MIB, 2);
@@ -57,13 +56,13 @@ static struct rig *rig_new(const char *script)
 	rig->command[3] = rig->disk->path;
 	rig->config = (struct vublk_chaos_config){
 		.socket = rig->disk->path, .command = rig->command,
-		.deeds = 1u << VUBLK_CHAOS_KILL, .num_deeds = 5, .max_interval_ms = 20,
+		.actions = 1u << VUBLK_CHAOS_KILL, .num_actions = 5, .max_interval_ms = 20,
 		.num_queues = 2, .depth = 16, .stuck_ms = 20000, .seed = 1,
 	};
 	return rig;
 }
 
-static void rig_free(struct rig *rig)
+static void chaos_rig_free(struct chaos_rig *rig)
 {
 	fake_disk_free(rig->disk);
 	free(rig);
@@ -71,20 +70,20 @@ static void rig_free(struct rig *rig)
 
 static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *error)
 {
-	struct rig *rig = opaque;
+	struct chaos_rig *rig = opaque;
 
 	if (rig->interrupt)
 		kill(getpid(), SIGTERM);
 	return vublk_blk_open(rig->disk->path, NULL, NULL, blk, error);
 }
 
-static int run(struct rig *rig)
+static int run(struct chaos_rig *rig)
 {
-	unlink(rig->config.socket); /* a file, of the run before */
+	unlink(rig->config.socket); /* left by an earlier run */
 	return vublk_chaos_run(&rig->config, open_disk, rig, &rig->result, &rig->error);
 }
 
-static void check_fails(struct rig *rig, int code, const char *words)
+static void check_fails(struct chaos_rig *rig, int code, const char *words)
 {
 	assert_int_equal(run(rig), -code);
 	assert_int_equal(rig->error.code, code);
@@ -94,7 +93,7 @@ static void check_fails(struct rig *rig, int code, const char *words)
 
 /* --- a good disk ---------------------------------------------------------------- */
 
-static void check_good_run(struct rig *rig)
+static void check_good_run(struct chaos_rig *rig)
 {
 	const struct vublk_chaos_counts *counts = &rig->result.counts;
 
@@ -103,9 +102,9 @@ static void check_good_run(struct rig *rig)
 		fail_msg("%s", rig->error.text);
 	if (vublk_chaos_count_faults(&rig->result))
 		fail_msg("%s", counts->sentences[0]);
-	assert_int_equal(rig->result.deeds[VUBLK_CHAOS_KILL], 5);
+	assert_int_equal(rig->result.actions[VUBLK_CHAOS_KILL], 5);
 	assert_int_equal(rig->result.starts, 7); /* the first, five more, and the last */
-	/* Both times that all is read back, at least. */
+	/* At least two complete passes: everything is read back twice. */
 	assert_true(counts->verified_blocks >= 2 * 4 * MIB / VUBLK_CHAOS_BLOCK_BYTES);
 }
 
@@ -115,7 +114,7 @@ static void check_good_run(struct rig *rig)
  */
 static void test_a_good_disk(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 	const struct vublk_chaos_counts *counts = &rig->result.counts;
 	bool is_complete;
 
@@ -127,78 +126,78 @@ static void test_a_good_disk(void **state)
 		rig->config.seed++;
 		rig->config.max_interval_ms *= 2; /* give a slow machine more time */
 	} while (!is_complete);
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 static void test_a_full_queue_is_no_error(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 
 	rig->disk->full_every = 7;
 	if (run(rig))
 		fail_msg("%s", rig->error.text);
 	assert_true(rig->disk->refused > 0);
 	assert_int_equal(vublk_chaos_count_faults(&rig->result), 0);
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
-/* Stopped, or ended with and without its socket's file: it is always followed. */
+/* The load continues after a stop and after an end, with and without the socket's file. */
 static void test_all_that_is_done_to_it(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 	unsigned sum = 0;
 
-	rig->config.deeds = (1u << VUBLK_CHAOS_OWN) - 1;
-	rig->config.num_deeds = 40;
+	rig->config.actions = (1u << VUBLK_CHAOS_OWN) - 1;
+	rig->config.num_actions = 40;
 	rig->config.max_interval_ms = 5;
 	if (run(rig))
 		fail_msg("%s", rig->error.text);
 	for (unsigned d = 0; d < VUBLK_CHAOS_OWN; d++) {
-		assert_true(rig->result.deeds[d] > 0);
-		sum += rig->result.deeds[d];
+		assert_true(rig->result.actions[d] > 0);
+		sum += rig->result.actions[d];
 	}
 	assert_int_equal(sum, 40);
 	assert_true(rig->result.starts <= 42);
-	assert_true(rig->result.starts >= 42 - rig->result.deeds[VUBLK_CHAOS_STOP]);
-	rig_free(rig);
+	assert_true(rig->result.starts >= 42 - rig->result.actions[VUBLK_CHAOS_STOP]);
+	chaos_rig_free(rig);
 }
 
-/* What the environment says holds for every start but the last, which is the fourth. */
+/* The environment is set for every start except the last, which is the fourth. */
 static void test_a_back_end_that_ends_by_itself(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "[ -z \"$DIE\" ] || kill -USR1 $$; exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "[ -z \"$DIE\" ] || kill -USR1 $$; exec sleep 1000");
 
 	setenv("DIE", "", 1);
-	rig->config.deeds = 0;
-	rig->config.num_deeds = 3;
+	rig->config.actions = 0;
+	rig->config.num_actions = 3;
 	rig->config.env[rig->config.num_env++] = "DIE=yes";
 	if (run(rig))
 		fail_msg("%s", rig->error.text);
-	assert_int_equal(rig->result.deeds[VUBLK_CHAOS_OWN], 3);
+	assert_int_equal(rig->result.actions[VUBLK_CHAOS_OWN], 3);
 	assert_int_equal(rig->result.starts, 5);
 	assert_string_equal(rig->result.own_end, "signal 10");
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 static void test_one_that_never_stays_is_given_up(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exit 7");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exit 7");
 
-	rig->disk->stall_after = 200; /* so that it is not done without a back-end */
+	rig->disk->stall_after = 200; /* so that nothing completes without a back-end */
 	check_fails(rig, ECHILD, "exit status 7");
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 /* --- a bad disk ------------------------------------------------------------------ */
 
 static void test_a_lost_write_is_found(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 
 	rig->config.size_bytes = MIB / 2;
 	rig->disk->lose_offset = 0;
-	rig->disk->lose_after = 1; /* the zeroes of the beginning are not */
-	/* A busy machine may not get round to a second write there. */
+	rig->disk->lose_after = 1; /* the initial zeroes are not lost */
+	/* A busy machine may not get round to a second write at that offset. */
 	do {
 		rig->disk->lost = 0;
 		rig->result = (struct vublk_chaos_result){ 0 };
@@ -207,12 +206,12 @@ static void test_a_lost_write_is_found(void **state)
 	assert_true(vublk_chaos_count_faults(&rig->result) > 0);
 	assert_int_equal(rig->result.counts.faults[VUBLK_CHAOS_CORRUPT], 0);
 	assert_true(rig->result.counts.num_sentences > 0);
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 static void test_a_flipped_bit_is_found(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 
 	rig->disk->flip_offset = 3 * MIB + 12345;
 	assert_int_equal(run(rig), 0);
@@ -220,36 +219,36 @@ static void test_a_flipped_bit_is_found(void **state)
 	assert_int_equal(vublk_chaos_count_faults(&rig->result),
 			 rig->result.counts.faults[VUBLK_CHAOS_CORRUPT]);
 	assert_non_null(strstr(rig->result.counts.sentences[0], "corrupt: block 771 "));
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 static void test_a_stuck_request_is_found(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 
-	rig->config.deeds = 0;
-	rig->config.num_deeds = 0;
+	rig->config.actions = 0;
+	rig->config.num_actions = 0;
 	rig->config.runtime_ms = 10;
 	rig->config.stuck_ms = 3000; /* the back-end has to make its socket in this time, too */
 	rig->disk->stall_after = 200;
 	check_fails(rig, ETIMEDOUT, "stuck: ");
 	assert_true(rig->result.counts.stuck > 0);
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 static void test_a_failed_request_is_told(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 
 	rig->disk->fail_offset = 8192;
 	rig->disk->fail_code = EIO;
 	check_fails(rig, EIO, "queue 0: ");
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 static void test_disks_that_do_not_suit(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 
 	rig->config.num_queues = 3;
 	check_fails(rig, EINVAL, "--queues=3");
@@ -260,33 +259,33 @@ static void test_disks_that_do_not_suit(void **state)
 	rig->config.size_bytes = 5 * MIB;
 	check_fails(rig, EINVAL, "--size=5242880");
 	rig->config.size_bytes = MIB / 4;
-	check_fails(rig, EINVAL, "too few");
+	check_fails(rig, EINVAL, "not enough");
 	rig->disk->info.read_only = true;
 	check_fails(rig, EROFS, "read-only");
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 /* --- the back-end ----------------------------------------------------------------- */
 
 static void test_back_ends_that_do_not_start(void **state)
 {
-	struct rig *rig = rig_new("echo some words; echo last words >&2; exit 3");
+	struct chaos_rig *rig = chaos_rig_new("echo some words; echo last words >&2; exit 3");
 
 	check_fails(rig, ECHILD, "ended with exit status 3 before it listened");
 	assert_non_null(strstr(rig->error.text, "it says: last words"));
 	assert_null(strstr(rig->error.text, "some words"));
 	rig->config.stuck_ms = 50;
 	rig->command[2] = "exec sleep 1000";
-	check_fails(rig, ETIMEDOUT, "made no socket");
+	check_fails(rig, ETIMEDOUT, "created no socket");
 	rig->command[0] = "/no/such/program";
 	check_fails(rig, ENOENT, "'/no/such/program'");
 	rig->config.socket = "/no/such/folder/socket";
 	check_fails(rig, ENOENT, "/no/such/folder");
 	assert_int_equal(rig->result.starts, 0);
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
-/* The socket's file is checked by time; one that was there before a start is not taken for new. */
+/* Without inotify the file is checked periodically; one from before a start is not new. */
 static void test_without_inotify(void **state)
 {
 	inotify_is_used_up = true;
@@ -295,23 +294,23 @@ static void test_without_inotify(void **state)
 	test_back_ends_that_do_not_start(state);
 }
 
-/* More than is kept of it: it is neither held up, nor does it take our memory. */
+/* More output than is kept: the back-end does not block, and memory does not grow. */
 static void test_a_back_end_that_talks_much(void **state)
 {
-	struct rig *rig = rig_new("i=0; while [ $i -lt 3000 ]; do i=$((i+1)); "
+	struct chaos_rig *rig = chaos_rig_new("i=0; while [ $i -lt 3000 ]; do i=$((i+1)); "
 				  "echo 'words and words and words and words' 2>&-; done 2>&-; "
 				  LISTEN "exec sleep 1000");
 
-	rig->config.num_deeds = 1;
+	rig->config.num_actions = 1;
 	if (run(rig))
 		fail_msg("%s", rig->error.text);
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
-/* What it started goes with it, at each end: here they are handed to this process. */
+/* Children of the back-end are killed with it; this process inherits and counts them. */
 static void test_nothing_is_left_over(void **state)
 {
-	struct rig *rig = rig_new("sleep 1000 & " LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new("sleep 1000 & " LISTEN "exec sleep 1000");
 	unsigned orphans = 0;
 
 	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
@@ -320,16 +319,16 @@ static void test_nothing_is_left_over(void **state)
 	for (int status; wait(&status) > 0; orphans++)
 		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 	assert_int_equal(orphans, rig->result.starts);
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 static void test_a_signal_ends_it(void **state)
 {
-	struct rig *rig = rig_new(LISTEN "exec sleep 1000");
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
 
 	rig->interrupt = true;
 	check_fails(rig, EINTR, "interrupted by signal 15");
-	rig_free(rig);
+	chaos_rig_free(rig);
 }
 
 /* --- the report -------------------------------------------------------------------- */
@@ -343,7 +342,7 @@ static void test_both_reports_have_all_counts(void **state)
 	struct vublk_chaos_result *result = calloc(1, sizeof(*result));
 	struct vublk_chaos_config config = { .socket = "s", .num_queues = 2, .depth = 3 };
 
-	result->deeds[VUBLK_CHAOS_KILL] = 1;
+	result->actions[VUBLK_CHAOS_KILL] = 1;
 	result->counts.faults[VUBLK_CHAOS_TORN] = 1;
 	result->counts.num_sentences = 1;
 	strcpy(result->counts.sentences[0], "torn: block 3");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * bench and copy on a disk that does wrong what it is told to: whatever is
- * wrong has to be found and said, and whatever is right has to arrive.
+ * bench and copy on a fake disk that misbehaves on request: every fault must be found and
+ * reported, and all other data must arrive.
  */
 #include "harness.h"
 
@@ -93,7 +93,7 @@ static void test_bench_does_each_block_once(void **state)
 					 MIB / 4096);
 			free(total);
 		}
-	/* All was written, and nothing behind the last whole block. */
+	/* Everything was written up to the last whole block, and nothing after it. */
 	for (uint64_t i = 0; i < MIB; i += 4096)
 		assert_int_not_equal(disk->content[i] + disk->content[i + 4095], 2 * 0xdd);
 	assert_int_equal(disk->content[MIB], 0xdd);
@@ -143,7 +143,7 @@ static void test_bench_verifies(void **state)
 		config.block_bytes = i & 1 ? 512 : 4096;
 		config.depth = 64;
 		disk->full_every = i & 4 ? 0 : 7;
-		if (i & 4) { /* few blocks, many generations: they meet in flight */
+		if (i & 4) { /* few blocks, many generations: they overlap in flight */
 			config.num_jobs = 4;
 			config.number_ios = 3000;
 			config.size_bytes = 4 * 70 * config.block_bytes;
@@ -157,7 +157,7 @@ static void test_bench_verifies(void **state)
 	fake_disk_free(disk);
 }
 
-/* What an earlier run wrote is recognized by one that only reads. */
+/* A run that only reads recognizes the blocks of an earlier run. */
 static void test_bench_verifies_what_was_written(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", MIB, 2);
@@ -190,7 +190,7 @@ static void test_bench_finds_what_is_wrong(void **state)
 	check_fails(disk, &config, EILSEQ, "job 0: block at offset 8192, generation 1: expected");
 	fake_disk_free(disk);
 
-	/* The first write arrives, the second one to the same place is lost. */
+	/* The first write arrives, the second one to the same block is lost. */
 	disk = fake_disk_new("loses", MIB, 1);
 	disk->lose_offset = 12288;
 	disk->lose_after = 1;
@@ -205,8 +205,8 @@ static void test_bench_finds_what_is_wrong(void **state)
 }
 
 /*
- * The buffer of a read may hold the very block from when it was written: what the
- * back-end did not bring must not be taken for right.
+ * The buffer of a read may still contain the expected block from an earlier write. Bytes that
+ * the back-end did not transfer must not pass.
  */
 static void test_bench_finds_what_was_not_read(void **state)
 {
@@ -235,7 +235,7 @@ static void test_bench_tells_failures(void **state)
 		    "job 1: read of 4096 bytes at offset 1044480 failed: Input/output error");
 	disk->fail_offset = FAKE_NOWHERE;
 	disk->die_after = disk->requests + 100;
-	check_fails(disk, &config, ENOTCONN, "the back-end is gone");
+	check_fails(disk, &config, ENOTCONN, "the back-end disconnected");
 	disk->die_after = 0;
 	config.stall_ms = SHORT_STALL_MS;
 	disk->stall_after = disk->requests + 100;
@@ -249,21 +249,21 @@ static void test_bench_refuses(void **state)
 	struct fake_disk *disk = fake_disk_new("disk", MIB, 2);
 
 	config.num_jobs = 3;
-	check_fails(disk, &config, EINVAL, "3 jobs need a queue each, and the disk has 2");
+	check_fails(disk, &config, EINVAL, "--numjobs=3 needs one queue per job, and the disk has 2");
 	config.num_jobs = 1;
 	config.depth = 129;
 	check_fails(disk, &config, EINVAL, "--iodepth=129 is more than the 128 entries");
 	config.depth = 1;
 	config.block_bytes = 1000;
-	check_fails(disk, &config, EINVAL, "--bs=1000 is no multiple");
+	check_fails(disk, &config, EINVAL, "--bs=1000 is not a multiple");
 	config.block_bytes = 4096;
 	config.offset_bytes = 100;
-	check_fails(disk, &config, EINVAL, "--offset=100 is no multiple");
+	check_fails(disk, &config, EINVAL, "--offset=100 is not a multiple");
 	config.offset_bytes = 512;
 	config.size_bytes = MIB;
 	check_fails(disk, &config, EINVAL, "past the end of the disk");
 	config.size_bytes = 512;
-	check_fails(disk, &config, EINVAL, "too few for 1 jobs");
+	check_fails(disk, &config, EINVAL, "not enough for 1 jobs");
 	config.size_bytes = config.offset_bytes = 0;
 	disk->info.read_only = true;
 	check_fails(disk, &config, EROFS, "read-only");
@@ -305,7 +305,7 @@ static void test_bench_json_is_fios(void **state)
 	fake_disk_free(disk);
 }
 
-/* What is not there then is no fault of the disk's: the truth is told, whatever reads find. */
+/* After a loss the error names lost writes, not a fault of the disk, whatever reads return. */
 static void test_bench_on_a_volatile_disk(void **state)
 {
 	struct vublk_disk_watch watch;
@@ -489,8 +489,8 @@ static void test_copy_disk_to_disk(void **state)
 }
 
 /*
- * A back-end that is lost again and again, and with it what was not flushed: the copy has to
- * be right in the end, and to come to one.
+ * The back-end is lost repeatedly, and with it unflushed writes. The copy must complete, and
+ * must be correct.
  */
 static void copy_with_losses(struct fake_disk *disk, const char *from, struct vublk_copy copy,
 			     const unsigned char *content, size_t bytes)
@@ -529,7 +529,7 @@ static void test_copy_to_a_volatile_disk(void **state)
 				disk->info.max_write_zeroes_bytes = zeroes ? 1 << 20 : 0;
 				disk->forget_every = every;
 				disk->max_losses = 30;
-				disk->full_every = 11; /* which never hides a loss for long */
+				disk->full_every = 11; /* the queue is full now and then, also at a loss */
 				copy_with_losses(disk, file, copy, content, bytes);
 				assert_true(disk->losses > 0);
 				free(content);
@@ -537,7 +537,7 @@ static void test_copy_to_a_volatile_disk(void **state)
 			}
 }
 
-/* The source is a disk, too, and each loss is survived that leaves time for some flush. */
+/* The source is a disk, too. The copy advances if a flush fits between two losses. */
 static void test_copy_makes_progress_between_losses(void **state)
 {
 	struct fake_disk *a = fake_disk_new("a", 8 * MIB, 2), *b = fake_disk_new("b", 8 * MIB, 2);
@@ -546,15 +546,15 @@ static void test_copy_makes_progress_between_losses(void **state)
 	for (size_t i = 0; i < 8 * MIB; i++)
 		a->content[i] = (unsigned char)(vublk_mix(i >> 9) | 1);
 	copy.num_queues = 2;
-	copy.flush_bytes = 64 * MIB; /* at first more than there is */
-	b->forget_every = 90;        /* and for ever */
+	copy.flush_bytes = 64 * MIB; /* at first more than the whole disk */
+	b->forget_every = 90;        /* without end */
 	copy_with_losses(b, a->path, copy, a->content, 8 * MIB);
 	assert_true(b->losses > 0);
 	fake_disk_free(a);
 	fake_disk_free(b);
 }
 
-/* Without reconnect-ms a loss is the end, and flushes on the way would only cost. */
+/* Without reconnect-ms a loss ends the copy, so there is only the last flush. */
 static void test_copy_flushes_once(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 4);
@@ -566,7 +566,7 @@ static void test_copy_flushes_once(void **state)
 	fake_disk_free(disk);
 }
 
-/* Every byte is copied, or none if the back-end does not let the last ones be read. */
+/* Every byte is copied, or none if the back-end refuses to read the last ones. */
 static void test_copy_of_part_of_a_block(void **state)
 {
 	const size_t bytes = 1 * MIB + 512;
@@ -585,7 +585,7 @@ static void test_copy_of_part_of_a_block(void **state)
 	disk->writes = disk->zeroes = 0;
 	disk->fail_offset = bytes - 1;
 	disk->fail_code = EIO;
-	check_copy_fails(file, disk->path, 0, EIO, "has 1049088 bytes, which is no multiple of its "
+	check_copy_fails(file, disk->path, 0, EIO, "has 1049088 bytes, which is not a multiple of its "
 			 "block size of 4096 bytes");
 	check_copy_fails(disk->path, back, 0, EIO, "--size=1048576");
 	assert_int_equal(disk->writes + disk->zeroes, 0);
@@ -615,7 +615,7 @@ static void test_copy_makes_holes(void **state)
 	run_copy(disk->path, back, 0);
 	check_file(back, disk->content, 4 * MIB);
 	assert_true(allocated_bytes(back) <= 65536);
-	/* Over an older file, whose content has to go. */
+	/* Over an existing file, whose content must disappear. */
 	free(make_file(back, 5 * MIB));
 	run_copy(disk->path, back, 0);
 	check_file(back, disk->content, 4 * MIB);
@@ -623,7 +623,7 @@ static void test_copy_makes_holes(void **state)
 	assert_int_equal(run_copy_as(copy, disk->path, back, 0, &e), 0);
 	check_file(back, disk->content, 4 * MIB);
 	assert_true(allocated_bytes(back) >= 4 * MIB);
-	/* A file of nothing but a hole is a few requests. */
+	/* A file that is one hole takes a few requests. */
 	fd = open(empty, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_int_equal(ftruncate(fd, 4 * MIB), 0);
 	close(fd);
@@ -643,12 +643,12 @@ static void test_copy_refuses(void **state)
 
 	free(make_file(file, MIB + 1));
 	free(make_file(other, 100));
-	check_copy_fails(file, disk->path, 0, ENOSPC, "has 1048576 bytes, too few for the 1048577");
+	check_copy_fails(file, disk->path, 0, ENOSPC, "has 1048576 bytes, not enough for the 1048577");
 	check_copy_fails(other, disk->path, 101, EINVAL, "--size=101 is more than the 100 bytes");
 	check_copy_fails(file, other, 0, ENOTSOCK, "is the socket of a back-end");
 	check_copy_fails(file, none, 0, ENOTSOCK, none);
 	check_copy_fails(none, disk->path, 0, ENOENT, none);
-	check_copy_fails(disk->path, disk->path, 0, EINVAL, "are the same");
+	check_copy_fails(disk->path, disk->path, 0, EINVAL, "are the same file");
 	check_copy_fails(vublk_test_folder(), disk->path, 0, ENOTBLK, "neither a file");
 	check_copy_fails(disk->path, vublk_test_folder(), 0, EISDIR, "cannot open");
 	check_copy_fails("/dev/null", disk->path, 0, ENOTBLK, "neither a file");
@@ -658,7 +658,7 @@ static void test_copy_refuses(void **state)
 	fake_disk_free(disk);
 }
 
-/* A file that somebody uses is perhaps the image of the very disk that is read. */
+/* A file in use may be the image of the disk that is read. */
 static void test_copy_spares_what_is_locked(void **state)
 {
 	struct flock writer = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -684,7 +684,7 @@ static void test_copy_spares_what_is_locked(void **state)
 	fake_disk_free(disk);
 }
 
-/* What was cut off is not a hole: nobody may take it for zeroes. */
+/* The part that was truncated is not a hole and must not be copied as zeroes. */
 static void test_copy_notices_a_cut_source(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 2);
@@ -718,7 +718,7 @@ static void test_copy_tells_failures(void **state)
 	disk->fail_offset = FAKE_NOWHERE;
 	check_copy_fails(disk->path, "/dev/full", 0, ENOTBLK, "neither a file");
 	disk->die_after = disk->requests + 10;
-	check_copy_fails(disk->path, back, 0, ENOTCONN, "is gone");
+	check_copy_fails(disk->path, back, 0, ENOTCONN, "disconnected");
 	disk->die_after = 0;
 	disk->stall_after = disk->requests + 10;
 	impatient.stall_ms = SHORT_STALL_MS;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The parts of the tool that need no disk: histogram, pattern, order, holes, crew, progress. */
+/* Parts of the tool that need no disk: histogram, pattern, shuffle, holes, crew, progress. */
 #include "harness.h"
 
 #include "cli/cli.h"
@@ -28,7 +28,7 @@ static int compare_u64(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Samples over all magnitudes that a latency has, and the exact answer by sorting. */
+/* Samples of all magnitudes of a latency; sorting gives the exact percentiles. */
 static void test_histogram_against_sort(void **state)
 {
 	static const double percents[] = { 0, 0.01, 1, 5, 50, 90, 99, 99.9, 99.99, 100 };
@@ -115,7 +115,7 @@ static void test_pattern_is_recognized(void **state)
 	}
 }
 
-/* Every single byte of a block counts. */
+/* A change of any single byte is found, and its place named. */
 static void test_pattern_every_byte_counts(void **state)
 {
 	static uint64_t block[512 / 8];
@@ -167,7 +167,7 @@ static void test_pattern_sentences(void **state)
 	wanted.run = 6;
 	check_sentence(&wanted, block, sizeof(block), "expected what this run wrote");
 	check_sentence(&p, block, 512, "found one of 4096");
-	/* A torn write: the second half is of the generation before. */
+	/* A torn write: the second half is of the previous generation. */
 	static uint64_t older[4096 / 8];
 	wanted = p;
 	wanted.generation = 2;
@@ -211,7 +211,7 @@ static int open_scratch(void)
 	return fd;
 }
 
-/* Whatever the file system reports: the pieces cover all, and no data is in a hole. */
+/* Whatever the file system reports, the pieces cover the file, and no hole contains data. */
 static void check_walk(int fd, uint64_t size, uint32_t unit, uint64_t max_data, uint64_t max_hole)
 {
 	struct vublk_sparse s;
@@ -257,7 +257,7 @@ static void test_sparse_walk(void **state)
 		check_walk(fd, sizes[i], 65536, 65536, 131072);
 		check_walk(fd, sizes[i], 4096, 1 << 20, 4096);
 	}
-	/* A file of holes alone is one on every file system that the tests run on. */
+	/* A file without data is reported as one hole on all file systems of the tests. */
 	assert_int_equal(ftruncate(fd, 0), 0);
 	assert_int_equal(ftruncate(fd, 1 << 20), 0);
 	vublk_sparse_init(&s, fd, 1 << 20, 512);
@@ -267,7 +267,7 @@ static void test_sparse_walk(void **state)
 	close(fd);
 }
 
-/* Of files that cannot tell, such as block devices, all is data; that is no error. */
+/* Files without SEEK_DATA, such as block devices, are all data, without an error. */
 static void test_sparse_without_holes(void **state)
 {
 	struct vublk_sparse s;
@@ -321,7 +321,7 @@ static void add_one(void *member)
 	__atomic_fetch_add(*(unsigned **)member, 1, __ATOMIC_RELAXED);
 }
 
-static void stop_nobody(void *opaque)
+static void stop_none(void *opaque)
 {
 }
 
@@ -333,7 +333,7 @@ static void test_crew(void **state)
 	for (unsigned i = 0; i < 16; i++)
 		members[i] = &sum;
 	assert_int_equal(vublk_crew_start(&crew, 16, add_one, members, sizeof(members[0]),
-					  stop_nobody, NULL, NULL), 0);
+					  stop_none, NULL, NULL), 0);
 	while (!vublk_crew_wait(&crew, 1000))
 		;
 	vublk_crew_finish(&crew);
@@ -348,10 +348,10 @@ static void test_progress_lines(void **state)
 
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
 	vublk_progress_start(&p, fds[1], false, 1000);
-	vublk_progress_tell(&p, 0);
-	vublk_progress_tell(&p, 500);
-	vublk_progress_tell(&p, 504);
-	vublk_progress_tell(&p, 999);
+	vublk_progress_update(&p, 0);
+	vublk_progress_update(&p, 500);
+	vublk_progress_update(&p, 504);
+	vublk_progress_update(&p, 999);
 	vublk_progress_end(&p, 1000, true);
 	assert_true(read(fds[0], text, sizeof(text) - 1) > 0);
 	assert_string_equal(text, "0/100\n50/100\n99/100\n100/100\n");

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the sub-commands of the tool have in common: values of options, printed numbers. */
+/* The helpers that all sub-commands share: values, lists of options, messages, numbers. */
 #include "harness.h"
 
 #include "cli/cli.h"
+#include "cli/options.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 static void test_numbers(void **state)
@@ -98,7 +100,40 @@ static void test_error_sentences(void **state)
 	assert_int_equal(vublk_cli_error_errno(&e, ENOENT, "cannot open '%s'", "x"), -ENOENT);
 	assert_string_equal(e.text, "cannot open 'x': No such file or directory");
 	assert_int_equal(e.code, ENOENT);
-	assert_int_equal(vublk_cli_error(NULL, EINVAL, "nobody reads"), -EINVAL);
+	assert_int_equal(vublk_cli_error(NULL, EINVAL, "not read"), -EINVAL);
+}
+
+static void check_renamed(const struct vublk_cli_options *options, const char *sentence,
+			  const char *expected)
+{
+	static const struct vublk_cli_alias aliases[] = {
+		{ "request-timeout-ms", "--timeout", false }, { "size", "--size", true },
+		{ "fd", "--fd", false }, { NULL },
+	};
+	struct vublk_error e = { .code = EINVAL };
+
+	snprintf(e.text, sizeof(e.text), "%s", sentence);
+	vublk_cli_options_rename(options, aliases, &e);
+	assert_string_equal(e.text, expected);
+	vublk_cli_options_rename(options, aliases, NULL);
+}
+
+/* Names that a person did not give become the options that there are for them. */
+static void test_names_in_sentences(void **state)
+{
+	struct vublk_cli_options none = { 0 }, pair = { .count = 1 };
+	char longest[VUBLK_ERROR_TEXT_BYTES], expected[VUBLK_ERROR_TEXT_BYTES];
+
+	pair.list[0] = (struct vublk_option){ "request-timeout-ms", "5" };
+	pair.is_pair[0] = true;
+	check_renamed(&none, "wait, or raise request-timeout-ms", "wait, or raise --timeout");
+	check_renamed(&pair, "wait, or raise request-timeout-ms", "wait, or raise request-timeout-ms");
+	check_renamed(&none, "size must be a size; give size=BYTES", "--size must be a size; give --size=BYTES");
+	check_renamed(&none, "--fd and fd, '/tmp/fd', fd2, fd", "--fd and --fd, '/tmp/fd', fd2, --fd");
+	memset(longest, ' ', sizeof(longest));
+	memcpy(longest + sizeof(longest) - 4, " fd", 4);
+	snprintf(expected, sizeof(expected), "%.*s --", VUBLK_ERROR_TEXT_BYTES - 4, longest);
+	check_renamed(&none, longest, expected);
 }
 
 int main(int argc, char **argv)
@@ -109,6 +144,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_times),
 		VUBLK_TEST(test_printed_numbers),
 		VUBLK_TEST(test_error_sentences),
+		VUBLK_TEST(test_names_in_sentences),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

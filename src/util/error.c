@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One sentence a failure, in a buffer of the caller's: no allocation, so a
- * failure can be reported when nothing else works any more. Too long a sentence
- * loses its end, never its beginning.
+ * Fills the caller's buffer with the sentence of a failure; see error.h.
+ *
+ * Key idea: nothing is allocated, so that running out of memory can be reported, too. A
+ * sentence that is too long loses its end.
  */
 #include "util/error.h"
 

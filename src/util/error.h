@@ -7,9 +7,8 @@
 #include <stdarg.h>
 
 /*
- * Fills `error` (may be NULL) with a code and one sentence, and returns -code,
- * so that a failing function ends in `return vublk_error_set(...)`.
- * `code` is a positive errno value.
+ * Fills `error` (may be NULL) with `code`, a positive errno value, and one sentence. Returns
+ * -code, so that a failing function ends in `return vublk_error_set(...)`.
  */
 int vublk_error_set(struct vublk_error *error, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -22,9 +21,9 @@ int vublk_error_set_errno(struct vublk_error *error, int code, const char *forma
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * Puts "context: " before a sentence on its way up. `error` NULL is a no-op. It returns
- * nothing: what a function fails with is the errno that it has in hand, never a code that
- * it reads from `error`, which its caller may not have given (tests/lint/style.py).
+ * Puts "context: " in front of the sentence. `error` NULL is a no-op. Nothing is returned,
+ * because a function must not read its result from `error`, which may be NULL; it returns the
+ * errno that it has (tests/lint/style.py).
  */
 void vublk_error_prepend(struct vublk_error *error, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));

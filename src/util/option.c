@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Values of options and properties, parsed in one place so that all say the same. */
+/*
+ * Values of options and properties; see option.h. Parsing them in one place keeps the rules
+ * and the sentences equal. (The tool reads its command line by itself: src/cli/cli.h.)
+ */
 #include "util/option.h"
 
 #include "util/checked.h"
@@ -12,7 +15,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* Digits only: strtoull alone would take a sign and leading blanks. */
+/* Digits only: strtoull() alone would take a sign and leading blanks. */
 static int parse_digits(const char *text, uint64_t *value, const char **end)
 {
 	char *stop;
@@ -39,6 +42,7 @@ int vublk_parse_u64(const char *name, const char *text, uint64_t min, uint64_t m
 	return 0;
 }
 
+/* The exponent of the power of two that the suffix stands for; -1: no such suffix. */
 static int suffix_shift(const char *suffix)
 {
 	static const char units[] = "kmgt";

@@ -8,15 +8,15 @@
 #include <stdint.h>
 
 /*
- * Values as a person writes them. Each parser fails with EINVAL and one sentence
- * that names the option, what was expected, and what came.
+ * Parsers for the values of options and properties. Each fails with EINVAL and one sentence
+ * that names the option, the values that are permitted, and the value that was given.
  */
 
-/* A whole number, decimal or 0x, between min and max. */
+/* A whole number from min to max, decimal or with 0x. */
 int vublk_parse_u64(const char *name, const char *text, uint64_t min, uint64_t max,
 		    uint64_t *value, struct vublk_error *error);
 
-/* A size in bytes with an optional suffix k, M, G, T (powers of 1,024). */
+/* A size in bytes from min to max; a suffix k, M, G, T (powers of 1,024) is permitted. */
 int vublk_parse_bytes(const char *name, const char *text, uint64_t min, uint64_t max,
 		      uint64_t *value, struct vublk_error *error);
 

@@ -120,7 +120,7 @@ static void submit(struct vublk_request *request, struct vublk_engine_queue *eng
 		complete(request, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	engine->engine->ops->submit(engine, &request->io);
+	engine->ops->submit(engine, &request->io);
 }
 
 static void transfer(struct vublk_request *request, struct vublk_engine_queue *engine,

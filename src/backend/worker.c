@@ -92,8 +92,8 @@ struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker)
 /* An engine may keep what was submitted until it is told that there is no more for now. */
 static void commit(struct vublk_worker *worker)
 {
-	if (worker->engine->ops->commit)
-		worker->engine->ops->commit(worker->engine_queue);
+	if (worker->engine_queue->ops->commit)
+		worker->engine_queue->ops->commit(worker->engine_queue);
 }
 
 /* --- queues come and go ---------------------------------------------------- */
@@ -238,7 +238,7 @@ static unsigned take_all(struct vublk_worker *worker)
 static unsigned complete_all(struct vublk_worker *worker)
 {
 	struct vublk_engine_io *ios[COMPLETION_BATCH];
-	unsigned n = worker->engine->ops->poll(worker->engine_queue, ios, COMPLETION_BATCH);
+	unsigned n = worker->engine_queue->ops->poll(worker->engine_queue, ios, COMPLETION_BATCH);
 
 	for (unsigned i = 0; i < n; i++)
 		vublk_request_done((struct vublk_request *)ios[i], worker->engine_queue);
@@ -363,8 +363,8 @@ static void on_engine(void *opaque, uint32_t events)
 	struct vublk_worker *worker = opaque;
 
 	/* The round that follows takes the completions. */
-	if (worker->engine->ops->woken)
-		worker->engine->ops->woken(worker->engine_queue);
+	if (worker->engine_queue->ops->woken)
+		worker->engine_queue->ops->woken(worker->engine_queue);
 }
 
 static void on_quit(void *opaque)
@@ -383,7 +383,7 @@ static int set_up(struct vublk_worker *worker, struct vublk_error *error)
 		r = vublk_loop_add(&worker->loop, &worker->engine_source,
 				   worker->engine_queue->fd, EPOLLIN, error);
 	if (r)
-		worker->engine->ops->queue_free(worker->engine_queue);
+		worker->engine_queue->ops->free(worker->engine_queue);
 	return r;
 }
 
@@ -400,7 +400,7 @@ static void *worker_main(void *opaque)
 	run(worker);
 	if (worker->engine_source.loop)
 		vublk_loop_remove(&worker->engine_source);
-	worker->engine->ops->queue_free(worker->engine_queue);
+	worker->engine_queue->ops->free(worker->engine_queue);
 	return NULL;
 }
 

@@ -130,8 +130,11 @@ struct vublk_engine {
 	uint64_t identity;                     /* of what stores the bytes; 0: it has none */
 };
 
-/* Embedded first in each engine's own struct. One thread's way into the engine. */
+struct vublk_engine_queue_ops;
+
+/* Embedded first in each engine's own struct. One thread's access to the engine. */
 struct vublk_engine_queue {
+	const struct vublk_engine_queue_ops *ops;
 	struct vublk_engine *engine;
 	/* Once poll() gave nothing, polls readable when it has something; -1: all is done in submit(). */
 	int fd;
@@ -152,10 +155,14 @@ struct vublk_engine_ops {
 	/* Looks at the size again, into geometry.size_bytes; NULL: it never changes. */
 	int (*refresh)(struct vublk_engine *engine, struct vublk_error *error);
 
-	/* A worker's. */
+	/* A worker's: the queue has its ops. */
 	int (*queue_new)(struct vublk_engine *engine, struct vublk_engine_queue **queue,
 			 struct vublk_error *error);
-	void (*queue_free)(struct vublk_engine_queue *queue); /* nothing is submitted */
+};
+
+/* The calls of the thread that made the queue. */
+struct vublk_engine_queue_ops {
+	void (*free)(struct vublk_engine_queue *queue); /* no request is submitted */
 	void (*submit)(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
 	void (*commit)(struct vublk_engine_queue *queue); /* NULL: nothing is ever kept */
 	void (*woken)(struct vublk_engine_queue *queue);  /* `fd` is readable; NULL: nothing to do */

@@ -101,20 +101,6 @@ static void memory_close(struct vublk_engine *engine)
 	free(memory);
 }
 
-static int memory_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
-			    struct vublk_error *error)
-{
-	struct memory_queue *memory = calloc(1, sizeof(*memory));
-
-	if (!memory)
-		return vublk_error_set(error, ENOMEM,
-				       "no memory for a queue of the engine memory");
-	memory->queue.engine = engine;
-	memory->queue.fd = -1;
-	*queue = &memory->queue;
-	return 0;
-}
-
 static void memory_queue_free(struct vublk_engine_queue *queue)
 {
 	free(queue);
@@ -231,13 +217,31 @@ static unsigned memory_poll(struct vublk_engine_queue *queue, struct vublk_engin
 	return vublk_engine_list_take_many(&((struct memory_queue *)queue)->done, ios, max);
 }
 
+static const struct vublk_engine_queue_ops memory_queue_ops = {
+	.free = memory_queue_free,
+	.submit = memory_submit,
+	.commit = memory_commit,
+	.poll = memory_poll,
+};
+
+static int memory_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
+			    struct vublk_error *error)
+{
+	struct memory_queue *memory = calloc(1, sizeof(*memory));
+
+	if (!memory)
+		return vublk_error_set(error, ENOMEM,
+				       "no memory for a queue of the engine memory");
+	memory->queue.ops = &memory_queue_ops;
+	memory->queue.engine = engine;
+	memory->queue.fd = -1;
+	*queue = &memory->queue;
+	return 0;
+}
+
 const struct vublk_engine_ops vublk_engine_memory = {
 	.name = "memory",
 	.open = memory_open,
 	.close = memory_close,
 	.queue_new = memory_queue_new,
-	.queue_free = memory_queue_free,
-	.submit = memory_submit,
-	.commit = memory_commit,
-	.poll = memory_poll,
 };

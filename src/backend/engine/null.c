@@ -46,19 +46,6 @@ static void null_close(struct vublk_engine *engine)
 	free(engine);
 }
 
-static int null_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
-			  struct vublk_error *error)
-{
-	struct null_queue *null = calloc(1, sizeof(*null));
-
-	if (!null)
-		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine null");
-	null->queue.engine = engine;
-	null->queue.fd = -1;
-	*queue = &null->queue;
-	return 0;
-}
-
 static void null_queue_free(struct vublk_engine_queue *queue)
 {
 	free(queue);
@@ -76,12 +63,29 @@ static unsigned null_poll(struct vublk_engine_queue *queue, struct vublk_engine_
 	return vublk_engine_list_take_many(&((struct null_queue *)queue)->done, ios, max);
 }
 
+static const struct vublk_engine_queue_ops null_queue_ops = {
+	.free = null_queue_free,
+	.submit = null_submit,
+	.poll = null_poll,
+};
+
+static int null_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
+			  struct vublk_error *error)
+{
+	struct null_queue *null = calloc(1, sizeof(*null));
+
+	if (!null)
+		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine null");
+	null->queue.ops = &null_queue_ops;
+	null->queue.engine = engine;
+	null->queue.fd = -1;
+	*queue = &null->queue;
+	return 0;
+}
+
 const struct vublk_engine_ops vublk_engine_null = {
 	.name = "null",
 	.open = null_open,
 	.close = null_close,
 	.queue_new = null_queue_new,
-	.queue_free = null_queue_free,
-	.submit = null_submit,
-	.poll = null_poll,
 };

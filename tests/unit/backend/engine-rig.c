@@ -12,7 +12,7 @@
 /* Waits for `count` completions. */
 void engine_complete(struct vublk_engine_queue *queue, unsigned count)
 {
-	const struct vublk_engine_ops *ops = queue->engine->ops;
+	const struct vublk_engine_queue_ops *ops = queue->ops;
 	struct vublk_engine_io *ios[16];
 	struct pollfd wait = { .fd = queue->fd, .events = POLLIN };
 
@@ -43,7 +43,7 @@ int engine_io(struct vublk_engine_queue *queue, enum vublk_engine_op op, unsigne
 
 	if (num_iov)
 		memcpy(copy, iov, num_iov * sizeof(*iov));
-	queue->engine->ops->submit(queue, &io);
+	queue->ops->submit(queue, &io);
 	engine_complete(queue, 1);
 	return io.result;
 }

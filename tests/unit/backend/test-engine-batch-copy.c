@@ -153,7 +153,7 @@ static void disk_open(struct disk *disk, bool has_hole)
 
 static void close_engine(struct disk *disk)
 {
-	disk->engine->ops->queue_free(disk->queue);
+	disk->queue->ops->free(disk->queue);
 	vublk_engine_close(disk->engine);
 }
 
@@ -179,7 +179,7 @@ static void ask(struct disk *disk, enum vublk_engine_op op, uint64_t offset, uin
 		.op = op, .flags = flags, .offset = offset, .bytes = bytes,
 		.iov = iov, .num_iov = 2, .result = 1,
 	};
-	disk->engine->ops->submit(disk->queue, io);
+	disk->queue->ops->submit(disk->queue, io);
 }
 
 static void finish(struct disk *disk)
@@ -461,7 +461,7 @@ static void test_grown(void **state)
 			.op = VUBLK_OP_READ, .offset = IMAGE_BYTES + i * BYTES, .bytes = BYTES,
 			.iov = disk.iovs[i], .num_iov = 1, .result = 1,
 		};
-		disk.engine->ops->submit(disk.queue, &disk.ios[i]);
+		disk.queue->ops->submit(disk.queue, &disk.ios[i]);
 	}
 	disk.num_ios = MANY;
 	finish_well(&disk);

@@ -145,7 +145,7 @@ static bool disk_open(struct disk *disk, const struct mode *mode)
 static void disk_close(struct disk *disk)
 {
 	for (unsigned i = 0; i < 2; i++)
-		disk->engine->ops->queue_free(disk->queues[i]);
+		disk->queues[i]->ops->free(disk->queues[i]);
 	vublk_engine_close(disk->engine);
 }
 
@@ -214,7 +214,7 @@ static void check_flush(struct disk *disk)
 	check_lost(disk);
 	assert_int_equal(failing.syncs, 0);
 	/* A queue that is made afterwards knows, too. */
-	disk->engine->ops->queue_free(disk->queues[1]);
+	disk->queues[1]->ops->free(disk->queues[1]);
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queues[1], &error), 0);
 	check_lost(disk);
 }
@@ -231,9 +231,9 @@ static void check_both_at_once(struct disk *disk)
 
 	for (unsigned i = 0; i < 2; i++) {
 		failing.sync = EIO;
-		disk->engine->ops->submit(disk->queues[i], &ios[i]);
-		if (disk->engine->ops->commit)
-			disk->engine->ops->commit(disk->queues[i]);
+		disk->queues[i]->ops->submit(disk->queues[i], &ios[i]);
+		if (disk->queues[i]->ops->commit)
+			disk->queues[i]->ops->commit(disk->queues[i]);
 	}
 	engine_complete(disk->queues[0], 1);
 	failing.sync = 0;

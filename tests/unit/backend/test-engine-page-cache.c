@@ -175,7 +175,7 @@ static void disk_open(struct disk *disk, enum vublk_io_method method, bool in_me
 
 static void disk_close(struct disk *disk)
 {
-	disk->engine->ops->queue_free(disk->queue);
+	disk->queue->ops->free(disk->queue);
 	vublk_engine_close(disk->engine);
 	free(disk->data);
 	free(disk->back);
@@ -262,18 +262,18 @@ static void check_refused(int code)
 			.op = VUBLK_OP_WRITE, .offset = i * 512, .bytes = 512,
 			.iov = &iovs[i], .num_iov = 1, .result = 1,
 		};
-		disk.engine->ops->submit(disk.queue, &ios[i]);
+		disk.queue->ops->submit(disk.queue, &ios[i]);
 	}
-	disk.engine->ops->commit(disk.queue);
+	disk.queue->ops->commit(disk.queue);
 	for (unsigned i = 0; i < 3; i++) {
 		assert_true(disk.queue->retry_ms);
-		assert_int_equal(disk.engine->ops->poll(disk.queue, done, NUM_REFUSED), 0);
+		assert_int_equal(disk.queue->ops->poll(disk.queue, done, NUM_REFUSED), 0);
 	}
 	calls.submit_fails = 0;
 	/* One poll shows the kernel all that it has room for; from then on completions wake. */
-	disk.engine->ops->poll(disk.queue, done, 0);
+	disk.queue->ops->poll(disk.queue, done, 0);
 	while (n < NUM_REFUSED)
-		n += disk.engine->ops->poll(disk.queue, &done[n], NUM_REFUSED - n);
+		n += disk.queue->ops->poll(disk.queue, &done[n], NUM_REFUSED - n);
 	assert_int_equal(disk.queue->retry_ms, 0);
 	for (unsigned i = 0; i < NUM_REFUSED; i++)
 		assert_int_equal(ios[i].result, 0);
@@ -326,16 +326,16 @@ static void test_memory_in_turns(void **state)
 		};
 	}
 	for (unsigned i = 0; i < NUM_LONG; i++)
-		disk.engine->ops->submit(disk.queue, &ios[i]);
-	disk.engine->ops->commit(disk.queue);
+		disk.queue->ops->submit(disk.queue, &ios[i]);
+	disk.queue->ops->commit(disk.queue);
 	while (n <= NUM_LONG) {
 		unsigned got;
 
 		assert_true(calls.plain - before <= 2);
 		before = calls.plain;
-		got = disk.engine->ops->poll(disk.queue, &done[n], NUM_LONG + 1 - n);
+		got = disk.queue->ops->poll(disk.queue, &done[n], NUM_LONG + 1 - n);
 		if (!n)
-			disk.engine->ops->submit(disk.queue, &ios[NUM_LONG]);
+			disk.queue->ops->submit(disk.queue, &ios[NUM_LONG]);
 		assert_true(got);
 		n += got;
 	}
@@ -384,7 +384,7 @@ static void test_cached_several(void **state)
 			.op = VUBLK_OP_WRITE, .offset = i * 512, .bytes = 512,
 			.iov = &iovs[i], .num_iov = 1, .result = 1,
 		};
-		disk.engine->ops->submit(disk.queue, &ios[i]);
+		disk.queue->ops->submit(disk.queue, &ios[i]);
 	}
 	engine_complete(disk.queue, 8);
 	assert_int_equal(inline_calls(), 0);

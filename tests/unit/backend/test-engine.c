@@ -85,7 +85,7 @@ static int open_mode(const struct mode *mode, struct vublk_engine **engine,
 
 static void close_mode(struct vublk_engine *engine, struct vublk_engine_queue *queue)
 {
-	engine->ops->queue_free(queue);
+	queue->ops->free(queue);
 	vublk_engine_close(engine);
 }
 
@@ -184,7 +184,7 @@ static void check_many(struct vublk_engine_queue *queue)
 				.op = op, .offset = i * 512u, .bytes = 512,
 				.iov = &iovs[i], .num_iov = 1, .result = 1,
 			};
-			queue->engine->ops->submit(queue, &ios[i]);
+			queue->ops->submit(queue, &ios[i]);
 		}
 		engine_complete(queue, MANY);
 		for (unsigned i = 0; i < MANY; i++)
@@ -219,7 +219,7 @@ static void check_many_pieces(struct vublk_engine_queue *queue)
 			.op = op, .offset = 0, .bytes = pieces * 512, .iov = iov,
 			.num_iov = pieces,
 		};
-		queue->engine->ops->submit(queue, &io);
+		queue->ops->submit(queue, &io);
 		engine_complete(queue, 1);
 		assert_int_equal(io.result, 0);
 		if (op == VUBLK_OP_WRITE)
@@ -249,11 +249,11 @@ static void check_wakes_once(struct vublk_engine_queue *queue)
 	struct vublk_engine_io *done;
 
 	memset(data, 1, 4096);
-	queue->engine->ops->submit(queue, &io);
-	queue->engine->ops->commit(queue);
+	queue->ops->submit(queue, &io);
+	queue->ops->commit(queue);
 	assert_int_equal(poll(&wait, 1, -1), 1);
-	queue->engine->ops->woken(queue);
-	assert_int_equal(queue->engine->ops->poll(queue, &done, 1), 1);
+	queue->ops->woken(queue);
+	assert_int_equal(queue->ops->poll(queue, &done, 1), 1);
 	assert_int_equal(io.result, 0);
 	assert_int_equal(poll(&wait, 1, 0), 0);
 	free(data);
@@ -342,7 +342,7 @@ static void test_memory_disk_room(void **state)
 	check_stored(queue, EXTENT + EXTENT / 2, data, back, EXTENT / 2 + 4096);
 	check_stored(queue, 2 * EXTENT + 4096, NULL, back, EXTENT);
 	check_stored(queue, NUM_EXTENTS * (uint64_t)EXTENT, data, back, EXTENT / 4);
-	engine->ops->queue_free(queue);
+	queue->ops->free(queue);
 	vublk_engine_close(engine);
 	free(back);
 	free(data);

@@ -44,25 +44,12 @@ int64_t vublk_file_call_blocking(const struct vublk_file *file,
 	return r < 0 ? -errno : r;
 }
 
-int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
-				  struct vublk_error *error)
-{
-	struct vublk_file_queue *blocking = calloc(1, sizeof(*blocking));
-
-	if (!blocking)
-		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
-	blocking->queue.engine = &file->engine;
-	blocking->queue.fd = -1;
-	*queue = &blocking->queue;
-	return 0;
-}
-
-void vublk_file_blocking_queue_free(struct vublk_engine_queue *queue)
+static void blocking_free(struct vublk_engine_queue *queue)
 {
 	free(queue);
 }
 
-void vublk_file_blocking_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
+static void blocking_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
 {
 	struct vublk_file_queue *blocking = (struct vublk_file_queue *)queue;
 	struct vublk_file *file = (struct vublk_file *)queue->engine;
@@ -74,8 +61,28 @@ void vublk_file_blocking_submit(struct vublk_engine_queue *queue, struct vublk_e
 	vublk_engine_list_add(&blocking->done, io);
 }
 
-unsigned vublk_file_blocking_poll(struct vublk_engine_queue *queue,
-				  struct vublk_engine_io **ios, unsigned max)
+static unsigned blocking_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
+			      unsigned max)
 {
 	return vublk_engine_list_take_many(&((struct vublk_file_queue *)queue)->done, ios, max);
+}
+
+static const struct vublk_engine_queue_ops blocking_ops = {
+	.free = blocking_free,
+	.submit = blocking_submit,
+	.poll = blocking_poll,
+};
+
+int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
+				  struct vublk_error *error)
+{
+	struct vublk_file_queue *blocking = calloc(1, sizeof(*blocking));
+
+	if (!blocking)
+		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
+	blocking->queue.ops = &blocking_ops;
+	blocking->queue.engine = &file->engine;
+	blocking->queue.fd = -1;
+	*queue = &blocking->queue;
+	return 0;
 }

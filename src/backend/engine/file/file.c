@@ -384,8 +384,7 @@ static int file_refresh(struct vublk_engine *engine, struct vublk_error *error)
 	return 0;
 }
 
-/* --- queues: the method's -------------------------------------------------- */
-
+/* The queue's method brings its own calls. */
 static int file_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
 			  struct vublk_error *error)
 {
@@ -395,55 +394,10 @@ static int file_queue_new(struct vublk_engine *engine, struct vublk_engine_queue
 				vublk_file_uring_queue_new(file, queue, error);
 }
 
-static bool is_blocking(const struct vublk_engine_queue *queue)
-{
-	return ((const struct vublk_file *)queue->engine)->blocking;
-}
-
-static void file_queue_free(struct vublk_engine_queue *queue)
-{
-	if (is_blocking(queue))
-		vublk_file_blocking_queue_free(queue);
-	else
-		vublk_file_uring_queue_free(queue);
-}
-
-static void file_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
-{
-	if (is_blocking(queue))
-		vublk_file_blocking_submit(queue, io);
-	else
-		vublk_file_uring_submit(queue, io);
-}
-
-static void file_commit(struct vublk_engine_queue *queue)
-{
-	if (!is_blocking(queue))
-		vublk_file_uring_commit(queue);
-}
-
-static void file_woken(struct vublk_engine_queue *queue)
-{
-	if (!is_blocking(queue))
-		vublk_file_uring_woken(queue);
-}
-
-static unsigned file_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
-			  unsigned max)
-{
-	return is_blocking(queue) ? vublk_file_blocking_poll(queue, ios, max) :
-				    vublk_file_uring_poll(queue, ios, max);
-}
-
 const struct vublk_engine_ops vublk_engine_file = {
 	.name = "file",
 	.open = file_open,
 	.close = file_close,
 	.refresh = file_refresh,
 	.queue_new = file_queue_new,
-	.queue_free = file_queue_free,
-	.submit = file_submit,
-	.commit = file_commit,
-	.woken = file_woken,
-	.poll = file_poll,
 };

@@ -173,12 +173,6 @@ unsigned vublk_file_batch_move(struct vublk_file_batch *batch);
 /* A method's queue; -ENOSYS, -EPERM and the like: not on this system. */
 int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
 			       struct vublk_error *error);
-void vublk_file_uring_queue_free(struct vublk_engine_queue *queue);
-void vublk_file_uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
-void vublk_file_uring_commit(struct vublk_engine_queue *queue);
-void vublk_file_uring_woken(struct vublk_engine_queue *queue);
-unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
-			       unsigned max);
 /* Whether this process may use io_uring; the errno that says why not, negative. */
 int vublk_file_uring_probe(void);
 /* What most likely made io_uring fail with this errno value, and what to do about it. */
@@ -186,9 +180,5 @@ const char *vublk_file_uring_cause(int code);
 
 int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
 				  struct vublk_error *error);
-void vublk_file_blocking_queue_free(struct vublk_engine_queue *queue);
-void vublk_file_blocking_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
-unsigned vublk_file_blocking_poll(struct vublk_engine_queue *queue,
-				  struct vublk_engine_io **ios, unsigned max);
 
 #endif

@@ -140,50 +140,6 @@ static int add_eventfd(struct uring_queue *uring)
 	return fd < 0 ? fd : io_uring_register_eventfd(&uring->ring, fd);
 }
 
-int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
-			       struct vublk_error *error)
-{
-	struct uring_queue *uring = calloc(1, sizeof(*uring));
-	int r;
-
-	if (!uring)
-		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
-	uring->file_queue.queue.engine = &file->engine;
-	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(uring->batches); i++) {
-		uring->batches[i].is_write = i;
-		uring->batches[i].pid = getpid();
-	}
-	r = init_ring(&uring->ring);
-	if (r) {
-		free(uring);
-		return vublk_error_set(error, -r, "cannot create an io_uring (%s): %s",
-				       strerrordesc_np(-r), vublk_file_uring_cause(-r));
-	}
-	r = add_eventfd(uring);
-	if (r) {
-		vublk_file_uring_queue_free(&uring->file_queue.queue);
-		return vublk_error_set_errno(error, -r, "cannot give an io_uring its eventfd");
-	}
-	/* Saves looking it up a call; without, liburing goes on as before. */
-	io_uring_register_ring_fd(&uring->ring);
-	*queue = &uring->file_queue.queue;
-	return 0;
-}
-
-void vublk_file_uring_queue_free(struct vublk_engine_queue *queue)
-{
-	struct uring_queue *uring = uring_of(queue);
-
-	io_uring_queue_exit(&uring->ring);
-	vublk_fd_close(&queue->fd);
-	free(uring);
-}
-
-void vublk_file_uring_woken(struct vublk_engine_queue *queue)
-{
-	uring_of(queue)->woken = true;
-}
-
 /* --- calls by io_uring ----------------------------------------------------- */
 
 /*
@@ -354,7 +310,7 @@ static void issue_alone(struct uring_queue *uring, bool still_alone)
 	issue(uring, io, r, &step);
 }
 
-void vublk_file_uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
+static void uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
 {
 	const struct vublk_file *file = (const struct vublk_file *)queue->engine;
 	struct uring_queue *uring = uring_of(queue);
@@ -370,7 +326,7 @@ void vublk_file_uring_submit(struct vublk_engine_queue *queue, struct vublk_engi
 		issue(uring, io, r, &step);
 }
 
-void vublk_file_uring_commit(struct vublk_engine_queue *queue)
+static void uring_commit(struct vublk_engine_queue *queue)
 {
 	struct uring_queue *uring = uring_of(queue);
 
@@ -420,8 +376,8 @@ static void clear_wake_up(struct uring_queue *uring)
 	take_completions(uring);
 }
 
-unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
-			       unsigned max)
+static unsigned uring_poll(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
+			   unsigned max)
 {
 	struct uring_queue *uring = uring_of(queue);
 	unsigned n;
@@ -431,8 +387,63 @@ unsigned vublk_file_uring_poll(struct vublk_engine_queue *queue, struct vublk_en
 		clear_wake_up(uring);
 	issue_list(uring, &uring->again);
 	issue_list(uring, &uring->later);
-	vublk_file_uring_commit(queue);
+	uring_commit(queue);
 	n = vublk_engine_list_take_many(&uring->file_queue.done, ios, max);
 	uring->instant_bytes = 0;
 	return n;
+}
+
+/* --- life ------------------------------------------------------------------ */
+
+static void uring_free(struct vublk_engine_queue *queue)
+{
+	struct uring_queue *uring = uring_of(queue);
+
+	io_uring_queue_exit(&uring->ring);
+	vublk_fd_close(&queue->fd);
+	free(uring);
+}
+
+static void uring_woken(struct vublk_engine_queue *queue)
+{
+	uring_of(queue)->woken = true;
+}
+
+static const struct vublk_engine_queue_ops uring_ops = {
+	.free = uring_free,
+	.submit = uring_submit,
+	.commit = uring_commit,
+	.woken = uring_woken,
+	.poll = uring_poll,
+};
+
+int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
+			       struct vublk_error *error)
+{
+	struct uring_queue *uring = calloc(1, sizeof(*uring));
+	int r;
+
+	if (!uring)
+		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
+	uring->file_queue.queue.ops = &uring_ops;
+	uring->file_queue.queue.engine = &file->engine;
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(uring->batches); i++) {
+		uring->batches[i].is_write = i;
+		uring->batches[i].pid = getpid();
+	}
+	r = init_ring(&uring->ring);
+	if (r) {
+		free(uring);
+		return vublk_error_set(error, -r, "cannot create an io_uring (%s): %s",
+				       strerrordesc_np(-r), vublk_file_uring_cause(-r));
+	}
+	r = add_eventfd(uring);
+	if (r) {
+		uring_free(&uring->file_queue.queue);
+		return vublk_error_set_errno(error, -r, "cannot give an io_uring its eventfd");
+	}
+	/* Saves looking it up a call; without, liburing goes on as before. */
+	io_uring_register_ring_fd(&uring->ring);
+	*queue = &uring->file_queue.queue;
+	return 0;
 }

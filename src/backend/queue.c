@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A virtqueue as the control thread sees it: what the front-end said of it, and
- * handing it to its worker and back ("Ring states" of the vhost-user
- * specification). What the worker does with it is in queue-run.c.
+ * A virtqueue as the control thread sees it: the settings that the front-end sent, and the
+ * hand-over of the queue to its worker and back ("Ring states" of the vhost-user
+ * specification). The worker's part is in queue-take.c and queue-complete.c.
  *
- * A queue that is not enabled is not run: a disk has nothing to do for it that
- * would have no side effects. It is run as soon as everything was said, without
- * waiting for the first kick, which may have been meant for the back-end before
- * this one.
+ * Key idea: a queue runs as soon as it is described and enabled, without waiting for the
+ * first kick, because that kick may have gone to the back-end before this one. A queue that
+ * is not enabled does not run, because every request to a disk has side effects.
  */
 #include "backend/queue.h"
 

@@ -161,7 +161,7 @@ bool vublk_queue_unblock(struct vublk_queue *queue);
 /* Forgets what was said, save the notifiers that are not of one start. */
 void vublk_queue_reset(struct vublk_queue *queue);
 
-/* The worker's; queue-run.c. */
+/* The worker's; queue-take.c. */
 
 /* The driver kicked; `loop` is the worker's. */
 void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop);
@@ -176,7 +176,17 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
  * available without one. Said once it is certain, because nothing else wakes the worker.
  */
 bool vublk_queue_is_unkicked(struct vublk_queue *queue);
-/* Publishes what was pushed, and calls the driver if it wants to be. */
+
+/* The worker's; queue-complete.c. */
+
+static inline void vublk_queue_free_request(struct vublk_queue *queue,
+					    struct vublk_request *request)
+{
+	request->next_free = queue->free_requests;
+	queue->free_requests = request;
+}
+
+/* Publishes what was pushed, and calls the driver if it wants a call. */
 void vublk_queue_publish(struct vublk_queue *queue);
 
 /* A chain's completion: into the ring, not published; the request is free again. */

@@ -22,13 +22,6 @@ KNOWN = [
     ('virtio-pci',
      'common-config.c config-space.c irq.c legacy-config.c queue.c virtio-pci.c',
      'the registers, queues and interrupts of one PCI function act on each other'),
-    ('backend',
-     'engine/engine.c engine/file/blocking.c engine/file/file.c engine/file/page-cache.c '
-     'engine/file/uring.c engine/memory.c engine/null.c',
-     'the table of engines, and helpers of its file that each engine uses'),
-    ('backend',
-     'queue-run.c request.c',
-     'a queue and its requests'),
     ('cli',
      'chaos/job.c chaos/load.c',
      'a load and its jobs'),

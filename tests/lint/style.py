@@ -26,7 +26,7 @@ ERROR_OUTPUT = re.compile(r'(?<!const )struct vublk_error \*(\w+)')
 # Those that write to an eventfd which no peer has, and the two whose writers are freed.
 EVENTFD_WRITERS = {
     'src/util/eventfd.c', 'src/util/loop.c', 'src/util/fault.c', 'src/bus/bus.c', 'src/backend/backend.c',
-    'src/backend/queue-run.c', 'src/blk/queue.c',
+    'src/backend/queue-complete.c', 'src/blk/queue.c',
 }
 
 

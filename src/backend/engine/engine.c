@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The list of engines, and what more than one of them needs. */
+/*
+ * Opening and closing an engine, and the helpers that several engines use. Which engines
+ * there are is in list.c.
+ */
 #include "backend/engine/engine.h"
 
 #include "util/checked.h"
@@ -8,28 +11,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <string.h>
 
-static const struct vublk_engine_ops *const engines[] = {
-	&vublk_engine_file,
-	&vublk_engine_memory,
-	&vublk_engine_null,
-};
-
-const struct vublk_engine_ops *vublk_engine_find(const char *name)
-{
-	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(engines); i++)
-		if (!strcmp(engines[i]->name, name))
-			return engines[i];
-	return NULL;
-}
-
-const char *vublk_engine_names(void)
-{
-	return "file, memory, null";
-}
-
-/* The block sizes that were asked for, where the image can have them. */
+/* Sets the requested block sizes, or refuses those that the image cannot have. */
 static int set_block_sizes(struct vublk_engine *engine, const struct vublk_engine_options *options,
 			   struct vublk_error *error)
 {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A virtqueue as its worker runs it: chains off the ring, completions onto it.
- * Nothing here allocates or locks, and the kernel is entered only to call a
- * driver that wants to be called.
+ * The chains of a virtqueue that are taken off the ring and become requests; on the queue's
+ * worker. How they return to the ring is in queue-complete.c.
+ *
+ * Key idea: nothing here allocates or locks. Each entry of the ring has a request of its own,
+ * and a chain is taken when a request is free.
  */
 #include "backend/queue.h"
 
@@ -13,9 +15,7 @@
 
 #include <errno.h>
 
-/* --- requests -------------------------------------------------------------- */
-
-static struct vublk_request *take_slot(struct vublk_queue *queue)
+static struct vublk_request *take_free_request(struct vublk_queue *queue)
 {
 	struct vublk_request *request = queue->free_requests;
 
@@ -24,54 +24,13 @@ static struct vublk_request *take_slot(struct vublk_queue *queue)
 	return request;
 }
 
-static void put_slot(struct vublk_queue *queue, struct vublk_request *request)
-{
-	request->next_free = queue->free_requests;
-	queue->free_requests = request;
-}
-
-void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes)
-{
-	/* A driver that reuses entries too early must not make the batch longer than it can be. */
-	if (queue->pushed >= queue->ring.size)
-		vublk_queue_publish(queue);
-	vublk_inflight_queue_push(&queue->inflight, request->chain.head);
-	vublk_device_ring_push(&queue->ring, request->chain.head, bytes);
-	vublk_kill_point(VUBLK_KILL_AFTER_USED_ELEMENT);
-	queue->pushed++;
-	queue->outstanding--;
-	put_slot(queue, request);
-}
-
-void vublk_queue_leave(struct vublk_queue *queue, struct vublk_request *request)
-{
-	queue->outstanding--;
-	put_slot(queue, request);
-}
-
-void vublk_queue_publish(struct vublk_queue *queue)
-{
-	bool call;
-
-	if (!queue->pushed)
-		return;
-	queue->pushed = 0;
-	call = vublk_device_ring_publish(&queue->ring);
-	vublk_kill_point(VUBLK_KILL_AFTER_USED_INDEX);
-	vublk_inflight_queue_publish(&queue->inflight, vublk_device_ring_used(&queue->ring));
-	if (!call || queue->call_fd < 0 || vublk_load_relaxed(&queue->is_muted))
-		return;
-	vublk_kill_point(VUBLK_KILL_BEFORE_CALL);
-	vublk_eventfd_write(queue->call_fd); /* if it blocks, vublk_queue_unblock() helps */
-}
-
 /* --- the ring -------------------------------------------------------------- */
 
 static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *error)
 {
 	queue->phase = VUBLK_QUEUE_BROKEN;
 	if (vublk_fault_happened(queue->fault))
-		return; /* the session says what was removed */
+		return; /* the session logs what was removed */
 	vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_ERROR,
 			  "queue %u is stopped because its driver broke the ring: %s",
 			  queue->index, error->text);
@@ -79,7 +38,7 @@ static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *
 		vublk_eventfd_signal(queue->err_fd);
 }
 
-/* What came of taking a chain: whether there may be another. */
+/* Handles the outcome of taking a chain; returns whether there may be another. */
 static bool took(struct vublk_queue *queue, struct vublk_request *request, int r,
 		 const struct vublk_error *error, struct vublk_engine_queue *engine)
 {
@@ -100,7 +59,7 @@ static bool took(struct vublk_queue *queue, struct vublk_request *request, int r
 		vublk_queue_push(queue, request, 0);
 		return true;
 	}
-	put_slot(queue, request);
+	vublk_queue_free_request(queue, request);
 	if (r < 0)
 		ring_is_broken(queue, error);
 	return false;
@@ -113,9 +72,9 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 	unsigned n = 0;
 
 	error.code = 0;
-	error.text[0] = '\0'; /* all of it would be a good part of a look that finds nothing */
+	error.text[0] = '\0'; /* clearing all of it would cost much of a look that finds nothing */
 	while (n < max && queue->phase == VUBLK_QUEUE_GOING) {
-		struct vublk_request *request = take_slot(queue);
+		struct vublk_request *request = take_free_request(queue);
 		int r;
 
 		if (!request)
@@ -128,7 +87,7 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 	return n;
 }
 
-/* The kick for what one look finds may be on its way. For what the next one finds as well it was not sent. */
+/* The kick for what one look finds may still come; if the next look finds it, too, none was sent. */
 #define CERTAIN_LOOKS 2
 
 bool vublk_queue_is_unkicked(struct vublk_queue *queue)
@@ -153,7 +112,7 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 				  "queue %u: %u requests that the last back-end left undone are "
 				  "done again", queue->index, queue->rest.count);
 	for (unsigned i = 0; i < queue->rest.count; i++) {
-		struct vublk_request *request = take_slot(queue);
+		struct vublk_request *request = take_free_request(queue);
 		int r = vublk_device_ring_take_again(&queue->ring, queue->map,
 						     queue->rest.heads[i], &request->chain,
 						     &error);
@@ -171,7 +130,7 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 /* Long enough for a driver that kicks before it adds its first request. */
 #define QUIET_NS UINT64_C(2000000000)
 
-/* A kick without a request is legal, so it says nothing where there is anything in the memory. */
+/* A kick without a request is legal, so the warning needs a memory that is blank, too. */
 static void on_quiet(void *opaque)
 {
 	struct vublk_queue *queue = opaque;

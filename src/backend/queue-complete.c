@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The completions of a virtqueue, on the queue's worker: into the used ring, into the
+ * in-flight area, and to the driver. How chains are taken is in queue-take.c.
+ *
+ * Key idea: completions are pushed one by one and published as a batch, with one store of the
+ * used index and at most one call. The kernel is entered only to call a driver that wants it.
+ */
+#include "backend/queue.h"
+
+#include "backend/kill-point.h"
+#include "util/fd.h"
+
+void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes)
+{
+	/* A driver that reuses entries too early must not make the batch longer than it can be. */
+	if (queue->pushed >= queue->ring.size)
+		vublk_queue_publish(queue);
+	vublk_inflight_queue_push(&queue->inflight, request->chain.head);
+	vublk_device_ring_push(&queue->ring, request->chain.head, bytes);
+	vublk_kill_point(VUBLK_KILL_AFTER_USED_ELEMENT);
+	queue->pushed++;
+	queue->outstanding--;
+	vublk_queue_free_request(queue, request);
+}
+
+void vublk_queue_leave(struct vublk_queue *queue, struct vublk_request *request)
+{
+	queue->outstanding--;
+	vublk_queue_free_request(queue, request);
+}
+
+void vublk_queue_publish(struct vublk_queue *queue)
+{
+	bool call;
+
+	if (!queue->pushed)
+		return;
+	queue->pushed = 0;
+	call = vublk_device_ring_publish(&queue->ring);
+	vublk_kill_point(VUBLK_KILL_AFTER_USED_INDEX);
+	vublk_inflight_queue_publish(&queue->inflight, vublk_device_ring_used(&queue->ring));
+	if (!call || queue->call_fd < 0 || vublk_load_relaxed(&queue->is_muted))
+		return;
+	vublk_kill_point(VUBLK_KILL_BEFORE_CALL);
+	vublk_eventfd_write(queue->call_fd); /* if it blocks, vublk_queue_unblock() frees it */
+}

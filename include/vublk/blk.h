@@ -80,6 +80,19 @@ enum vublk_blk_event {
  *                          default 0: they wait. Whether a write that failed so was
  *                          executed nobody knows, but it will not be any more, unless the
  *                          lost back-end is not dead and does it yet.
+ *   request-deadline-ms    a back-end that keeps a request for longer (up to a quarter
+ *                          longer) counts as hung; default 0: it may. The disk takes all rings
+ *                          back, and disconnects a back-end that does not return them within
+ *                          request-timeout-ms. Then the requests in flight fail with ETIME, and
+ *                          so does each later one: the loss is permanent, GAVE_UP. A
+ *                          request that waits for that long in an outage fails with ETIME as
+ *                          if fail-after-ms had passed, and the disk continues with the next
+ *                          back-end. Only submitted requests count.
+ *                          A back-end that returned the rings touches no buffer any more. One
+ *                          that did not may be alive and write to the buffers of reads later,
+ *                          so they are not to be used again: close the disk and open it anew,
+ *                          which gives it other memory (for registered memory: register another
+ *                          memfd).
  *
  * A back-end may keep completed writes in its own memory until a flush, and loses them when
  * it dies, although the machine has not failed. Its config does not tell whether it has such a
@@ -225,9 +238,9 @@ struct vublk_blk_completion {
 	/*
 	 * 0; -EIO: the back-end says that it failed; -ENOTSUP: that it cannot;
 	 * -ENOTCONN: it is gone for good and nobody knows; -ETIMEDOUT: the same, for now
-	 * (fail-after-ms); -EOWNERDEAD, of a flush: writes may be lost (see unflushed
-	 * above); -EPROTO: it broke the ring, or its
-	 * answer has no or an unknown status; -EFAULT: the memory was unregistered
+	 * (fail-after-ms); -ETIME: the same, after request-deadline-ms; -EOWNERDEAD, of a
+	 * flush: writes may be lost (see unflushed above); -EPROTO: it broke the ring, or
+	 * its answer has no or an unknown status; -EFAULT: the memory was unregistered
 	 * under the request.
 	 */
 	int result;

@@ -17,6 +17,7 @@
  *   EBUSY      the object is in a state in which the call is not permitted
  *   ENOTSUP    the feature was not offered or not negotiated
  *   ETIMEDOUT  the peer did not answer before the deadline
+ *   ETIME      a request was not completed before the disk's deadline for requests
  *   EAGAIN     a queue is full; take completions and try again
  *   others     as the system call that failed gave them
  */

@@ -176,13 +176,25 @@ static void on_reconnected(void *opaque)
 	tell_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
 }
 
+/* Each queue is asked, because each takes a note of its own. */
+static bool is_overdue(void *opaque)
+{
+	struct vublk_blk *blk = opaque;
+	bool overdue = false;
+
+	for (unsigned i = 0; is_running(blk) && i < blk->num_queues; i++)
+		overdue |= vublk_blk_queue_is_overdue(&blk->queues[i]);
+	return overdue;
+}
+
 static void on_gave_up(void *opaque, const struct vublk_error *cause)
 {
 	struct vublk_blk *blk = opaque;
 	struct vublk_error error = *cause;
 	bool running;
 
-	error.code = ENOTCONN; /* whatever ended the connection */
+	if (error.code != ETIME)
+		error.code = ENOTCONN; /* whatever else ended the connection */
 	pthread_mutex_lock(&blk->lock);
 	running = blk->running;
 	blk->lost = error;
@@ -330,6 +342,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		.rings_came = on_rings_came,
 		.reconnected = on_reconnected,
 		.gave_up = on_gave_up,
+		.is_overdue = is_overdue,
 	};
 	struct vublk_blk *blk;
 	int r;

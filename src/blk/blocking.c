@@ -151,6 +151,9 @@ static const char *reason_of(int result)
 	case ETIMEDOUT:
 		return "no back-end was found within fail-after-ms, and whether it was executed "
 		       "is not known";
+	case ETIME:
+		return "it was not completed within request-deadline-ms, and whether it was "
+		       "executed is not known";
 	case EOWNERDEAD:
 		return "a back-end was lost that had completed writes, and no flush had made them "
 		       "stable: write them again";

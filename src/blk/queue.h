@@ -188,6 +188,9 @@ struct vublk_blk_queue {
 	enum vublk_blk_queue_state state;
 	struct vublk_error failure; /* of a queue that does not work */
 	struct vublk_log_limit log_limit;
+	/* deadline.c: how many pieces were published, at each of the last looks */
+	uint64_t published_notes[VUBLK_INPROC_LOOKS_PER_DEADLINE];
+	unsigned next_note;
 	struct vublk_blk_overlap overlap; /* of the writes that are on the ring */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));
 
@@ -240,6 +243,12 @@ void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_er
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
 /* There is none and will be none: fails everything, after what had been completed. */
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
+
+/*
+ * The disk's thread, deadline.c. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline:
+ * whether the back-end has kept a piece for longer than that.
+ */
+bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
 
 /* queue.c, for recover.c; inside the gate. Where the bus has put what is shared. */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);

@@ -46,6 +46,7 @@ static void on_started(void *opaque)
 	struct vublk_inproc *inproc = opaque;
 
 	vublk_inproc_on_started(inproc);
+	vublk_inproc_watch_deadline(inproc);
 	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STARTED, NULL);
 	vublk_inproc_settled(inproc);
 }
@@ -197,6 +198,7 @@ static int do_quit(struct vublk_inproc *inproc, void *args, struct vublk_error *
 	vublk_loop_remove(&inproc->device_source);
 	vublk_loop_timer_disarm(&inproc->fail_timer);
 	vublk_loop_timer_disarm(&inproc->kick_timer);
+	vublk_loop_timer_disarm(&inproc->deadline_timer);
 	vublk_device_unrealize(inproc->device);
 	inproc->quit = true;
 	return 0;
@@ -221,6 +223,9 @@ static const struct vublk_device_property own_options[] = {
 	  "what to think of writes that a lost back-end had completed and no flush had made stable: "
 	  "trust (it kept them), fail (they may be lost: the next flush fails), auto (trust a "
 	  "back-end with an in-flight area, which is made to survive)" },
+	{ "request-deadline-ms", "number", "0",
+	  "how long a back-end may keep a request: after that it counts as hung, is disconnected, "
+	  "and the requests fail with ETIME; 0: as long as it wants" },
 	{ NULL },
 };
 
@@ -258,6 +263,9 @@ static int set_option(struct vublk_inproc *inproc, const struct vublk_option *op
 				       &inproc->fail_after_ms, error);
 	if (!strcmp(option->name, own_options[1].name))
 		return set_unflushed(inproc, option->value, error);
+	if (!strcmp(option->name, own_options[2].name))
+		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
+				       &inproc->request_deadline_ms, error);
 	return vublk_device_set_property(inproc->device, option->name, option->value, error);
 }
 
@@ -325,6 +333,8 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	inproc->fail_timer.opaque = inproc;
 	inproc->kick_timer.fn = vublk_inproc_on_kick_timer;
 	inproc->kick_timer.opaque = inproc;
+	inproc->deadline_timer.fn = vublk_inproc_on_deadline_timer;
+	inproc->deadline_timer.opaque = inproc;
 	vublk_inproc_memory_init(&inproc->memory);
 	pthread_mutex_init(&inproc->call_lock, NULL);
 	pthread_mutex_init(&inproc->lock, NULL);

@@ -51,9 +51,16 @@ struct vublk_inproc_handlers {
 	 * was found broken: nothing more is completed, and no buffer is touched.
 	 */
 	void (*gave_up)(void *opaque, const struct vublk_error *error);
+	/*
+	 * With request-deadline-ms: whether the back-end has kept a request for longer, that
+	 * is, for VUBLK_INPROC_LOOKS_PER_DEADLINE of these calls.
+	 */
+	bool (*is_overdue)(void *opaque);
 	void *opaque;
 	struct vublk_log log;
 };
+
+#define VUBLK_INPROC_LOOKS_PER_DEADLINE 4
 
 /*
  * What the owner of a queue works with. The eventfds are the same from set_up to free;

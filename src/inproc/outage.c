@@ -135,6 +135,12 @@ static void arm_fail_timer(struct vublk_inproc *inproc, uint64_t ms)
 	vublk_loop_timer_arm(&inproc->loop, &inproc->fail_timer, vublk_now_ns() + ms * 1000000);
 }
 
+void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_error *error)
+{
+	if (vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_TIMED_OUT, NULL))
+		renew_rings(inproc, error);
+}
+
 /* A start that is under way ends first, well or badly; its own deadline sees to that. */
 void vublk_inproc_on_fail_timer(void *opaque)
 {
@@ -145,14 +151,14 @@ void vublk_inproc_on_fail_timer(void *opaque)
 		arm_fail_timer(inproc, STARTING_PAUSE_MS);
 		return;
 	}
-	if (!vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_TIMED_OUT, NULL))
+	if (inproc->link != VUBLK_INPROC_OUTAGE)
 		return;
 	vublk_error_set(&error, ETIMEDOUT,
 			"the back-end has been gone for %u ms (fail-after-ms), and nobody knows what "
 			"of the requests was executed; another is still looked for",
 			(unsigned)inproc->fail_after_ms);
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_WARNING, "%s", error.text);
-	renew_rings(inproc, &error);
+	vublk_inproc_fail_requests(inproc, &error);
 }
 
 bool vublk_inproc_goes_on(const struct vublk_inproc *inproc)

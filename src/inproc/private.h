@@ -77,6 +77,7 @@ struct vublk_inproc {
 	struct vublk_inproc_queue *queues;
 	struct vublk_inproc_set_up set_up;
 	uint64_t fail_after_ms; /* 0: requests wait as long as it takes */
+	uint64_t request_deadline_ms; /* 0: none */
 	enum vublk_inproc_unflushed unflushed;
 
 	/* the bus's thread */
@@ -87,6 +88,7 @@ struct vublk_inproc {
 	enum vublk_inproc_link link;
 	struct vublk_loop_timer fail_timer;
 	struct vublk_loop_timer kick_timer;
+	struct vublk_loop_timer deadline_timer;
 	bool quit;
 	struct vublk_error failure; /* why the rings are being taken back; code 0: they are not */
 	struct vublk_inproc_memory memory; /* its table of regions: read by any thread */
@@ -140,6 +142,14 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk
 /* Nothing is completed any more; the driver is told once. */
 void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_fail_timer(void *opaque);
+/* In an outage: what is in flight fails, and what comes, until a back-end is found. */
+void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
+
+/* --- deadline.c ---------------------------------------------------------------- */
+
+/* From now on the driver is asked whether a request is overdue. */
+void vublk_inproc_watch_deadline(struct vublk_inproc *inproc);
+void vublk_inproc_on_deadline_timer(void *opaque);
 
 /* --- inproc-kick.c ---------------------------------------------------------------- */
 

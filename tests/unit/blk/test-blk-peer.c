@@ -583,6 +583,27 @@ static void test_stalled(void **state)
 	end_peer();
 }
 
+/* The deadline of a request ends the wait where nothing else talks to the back-end. */
+static void test_request_deadline(void **state)
+{
+	const struct vublk_option options[] = {
+		{ "request-deadline-ms", "100" }, { "request-timeout-ms", "100" }, { NULL }
+	};
+	struct vublk_blk *blk;
+	char data[512];
+
+	start_peer();
+	blk = open_with(options);
+	/* Slow machines make this one late as well; the next is late in any case. */
+	if (!vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error)) {
+		stop_peer_running();
+		assert_int_equal(vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error), -ETIME);
+	}
+	assert_non_null(strstr(error.text, "request-deadline-ms"));
+	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	end_peer();
+}
+
 static void test_stalled_at_close(void **state)
 {
 	struct vublk_blk *blk = open_impatiently();
@@ -667,6 +688,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_event_loop),
 		VUBLK_TEST(test_killed_in_mid_flight),
 		VUBLK_TEST(test_stalled),
+		VUBLK_TEST(test_request_deadline),
 		VUBLK_TEST(test_stalled_at_close),
 		VUBLK_TEST(test_stalled_at_open),
 		VUBLK_TEST(test_close_with_requests_in_flight),

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The option request-deadline-ms: a back-end that keeps a request for longer counts as hung.
+ *
+ * Key idea: only the driver knows its requests, so it is asked at intervals, on the bus's
+ * thread, and pays nothing for it on the way of a request. If one is overdue, a back-end that
+ * is connected has to return the rings, and is disconnected if it does not; only then are the
+ * requests failed, so their buffers are not in use as far as the bus can make sure of it.
+ * During an outage no back-end has them: they fail as they do after fail-after-ms.
+ */
+#include "inproc/private.h"
+
+#include "util/error.h"
+#include "util/log.h"
+
+#include <errno.h>
+
+static void arm(struct vublk_inproc *inproc)
+{
+	uint64_t period_ns = inproc->request_deadline_ms * UINT64_C(1000000) /
+			     VUBLK_INPROC_LOOKS_PER_DEADLINE;
+
+	vublk_loop_timer_arm(&inproc->loop, &inproc->deadline_timer, vublk_now_ns() + period_ns);
+}
+
+static void give_up_requests(struct vublk_inproc *inproc)
+{
+	bool connected = inproc->link == VUBLK_INPROC_UP;
+	struct vublk_error error;
+
+	vublk_error_set(&error, ETIME, "a request was not completed within %u ms "
+			"(request-deadline-ms), %s; which requests were executed is not known",
+			(unsigned)inproc->request_deadline_ms,
+			connected ? "so the back-end counts as hung" :
+				    "and no back-end is connected");
+	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_ERROR, "%s", error.text);
+	if (connected)
+		vublk_inproc_on_broken_ring(inproc, &error);
+	else
+		vublk_inproc_fail_requests(inproc, &error);
+}
+
+/* A back-end that is starting has a deadline of its own, so the look after that is enough. */
+static bool may_give_up(const struct vublk_inproc *inproc)
+{
+	if (inproc->failure.code)
+		return false;
+	return inproc->link == VUBLK_INPROC_UP ||
+	       (inproc->link == VUBLK_INPROC_OUTAGE && !vublk_device_has_rings_out(inproc->device));
+}
+
+void vublk_inproc_on_deadline_timer(void *opaque)
+{
+	struct vublk_inproc *inproc = opaque;
+
+	if (inproc->handlers.is_overdue(inproc->handlers.opaque) && may_give_up(inproc))
+		give_up_requests(inproc);
+	if (inproc->link != VUBLK_INPROC_DEAD)
+		arm(inproc);
+}
+
+void vublk_inproc_watch_deadline(struct vublk_inproc *inproc)
+{
+	if (inproc->request_deadline_ms && inproc->handlers.is_overdue && !inproc->deadline_timer.loop)
+		arm(inproc);
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The option request-deadline-ms: a back-end that keeps a request for too long.
+ *
+ * Key idea: what counts as too long is decided without a clock (src/blk/deadline.c), so the
+ * first cases make the looks themselves; the others wait for what the disk does about it.
+ */
+#include "blk/queue.h" /* its parameters have names that the rig's globals have */
+
+#include "blk-rig.h"
+
+#include <vublk/blocking.h>
+
+#include <errno.h>
+#include <string.h>
+
+#define LOOKS VUBLK_INPROC_LOOKS_PER_DEADLINE
+#define HUNG \
+	"a request was not completed within 40 ms (request-deadline-ms), so the back-end counts " \
+	"as hung; which requests were executed is not known"
+
+static const struct vublk_option options[] = {
+	{ "request-deadline-ms", "40" }, { "reconnect-ms", "0" }, { NULL }
+};
+
+static void read_one(struct vublk_blk *blk, void *tag)
+{
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, 0, tag, &error),
+			 0);
+}
+
+static void take_one(struct vublk_blk *blk, void *tag, int result)
+{
+	struct vublk_blk_completion completion;
+
+	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), &completion, 1, 1, -1, &error), 1);
+	assert_ptr_equal(completion.user_data, tag);
+	assert_int_equal(completion.result, result);
+}
+
+/* --- what is overdue ------------------------------------------------------------------------- */
+
+static void looks_in_time(struct vublk_blk_queue *queue, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		assert_false(vublk_blk_queue_is_overdue(queue));
+}
+
+static void test_overdue_after_a_deadline(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	int tags[2];
+
+	looks_in_time(queue, 3 * LOOKS);
+	read_one(blk, &tags[0]);
+	looks_in_time(queue, 3 * LOOKS); /* the back-end cannot see it */
+	vublk_blk_submit(queue);
+	looks_in_time(queue, LOOKS - 1);
+	read_one(blk, &tags[1]);
+	vublk_blk_submit(queue);
+	looks_in_time(queue, 1);
+	assert_true(vublk_blk_queue_is_overdue(queue));
+	assert_int_equal(fake_serve(0, 1), 1); /* the application need not have looked */
+	looks_in_time(queue, LOOKS - 2);
+	assert_true(vublk_blk_queue_is_overdue(queue)); /* the second */
+	assert_int_equal(fake_serve(0, 1), 1);
+	looks_in_time(queue, 3 * LOOKS);
+	take_one(blk, &tags[0], 0);
+	take_one(blk, &tags[1], 0);
+	tear_down(blk);
+}
+
+/* A queue that is never empty is not overdue as long as no request stays for long. */
+static void test_busy_queue_is_not_overdue(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 4096, 0, NULL, &error), 0);
+	vublk_blk_submit(queue);
+	for (unsigned i = 0; i < 10 * LOOKS; i++) {
+		assert_int_equal(vublk_blk_read(queue, 0, buffer, 4096, 0, NULL, &error), 0);
+		vublk_blk_submit(queue);
+		looks_in_time(queue, LOOKS / 2);
+		assert_int_equal(fake_serve(0, 1), 1);
+		take_one(blk, NULL, 0);
+	}
+	assert_int_equal(fake_serve(0, 1), 1);
+	take_one(blk, NULL, 0);
+	tear_down(blk);
+}
+
+/* --- and what the disk does then ---------------------------------------------------------------- */
+
+static void expect_hung(struct vublk_blk *blk, void *tag)
+{
+	char buffer[512], text[VUBLK_ERROR_TEXT_BYTES] = "read: ";
+
+	wait_for_event(VUBLK_BLK_GAVE_UP);
+	assert_string_equal(told.text, HUNG);
+	take_one(blk, tag, -ETIME);
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 512, 0, NULL, &error),
+			 -ETIME);
+	strcat(text, HUNG);
+	assert_string_equal(error.text, text);
+}
+
+/* The rings are back before the request fails. */
+static void test_silent_back_end(void **state)
+{
+	struct vublk_blk *blk = begin(1, options);
+	int tag;
+
+	read_one(blk, &tag);
+	vublk_blk_submit(vublk_blk_queue(blk, 0));
+	assert_true(fake_take(0, NULL));
+	expect_hung(blk, &tag);
+	assert_int_equal(fake_num_stops, 1);
+	tear_down(blk);
+}
+
+static void test_back_end_that_keeps_the_rings(void **state)
+{
+	struct vublk_blk *blk;
+	int tag;
+
+	fake_init(DISK_BYTES);
+	fake_plan.never_stops = true;
+	blk = open_disk_with(options);
+	read_one(blk, &tag);
+	vublk_blk_submit(vublk_blk_queue(blk, 0));
+	expect_hung(blk, &tag);
+	tear_down(blk);
+}
+
+static void test_blocking_call(void **state)
+{
+	struct vublk_blk *blk = begin(1, options);
+	char buffer[16];
+
+	assert_int_equal(vublk_blk_pread(blk, 8, buffer, sizeof(buffer), 0, &error), -ETIME);
+	assert_string_equal(error.text, "read of 16 bytes at byte 8: it was not completed within "
+			    "request-deadline-ms, and whether it was executed is not known");
+	tear_down(blk);
+}
+
+/* Only the requests fail: the disk goes on with the next back-end. */
+static void test_outage(void **state)
+{
+	/* Long, because the last request is served in time. */
+	const struct vublk_option waits[] = { { "request-deadline-ms", "1000" }, { NULL } };
+	struct vublk_blk *blk = begin(1, waits);
+	char *buffer;
+	int tag;
+
+	read_one(blk, &tag);
+	lose();
+	take_one(blk, &tag, -ETIME);
+	buffer = vublk_blk_alloc(blk, 4096, &error);
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 512, 0, NULL, &error),
+			 -ETIME);
+	assert_string_equal(error.text, "read: a request was not completed within 1000 ms "
+			    "(request-deadline-ms), and no back-end is connected; which requests "
+			    "were executed is not known");
+	find();
+	read_one(blk, &tag);
+	vublk_blk_submit(vublk_blk_queue(blk, 0));
+	assert_int_equal(fake_serve(0, 1), 1);
+	take_one(blk, &tag, 0);
+	assert_int_equal(told.events[VUBLK_BLK_GAVE_UP], 0);
+	tear_down(blk);
+}
+
+static void test_bad_value(void **state)
+{
+	const struct vublk_option bad[] = { { "request-deadline-ms", "soon" }, { NULL } };
+	struct vublk_blk *blk;
+
+	fake_init(DISK_BYTES);
+	assert_int_equal(vublk_blk_open("socket", bad, NULL, &blk, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "request-deadline-ms"));
+	fake_deinit();
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_overdue_after_a_deadline),
+		VUBLK_TEST(test_busy_queue_is_not_overdue),
+		VUBLK_TEST(test_silent_back_end),
+		VUBLK_TEST(test_back_end_that_keeps_the_rings),
+		VUBLK_TEST(test_blocking_call),
+		VUBLK_TEST(test_outage),
+		VUBLK_TEST(test_bad_value),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

@@ -75,7 +75,7 @@ def hang_up(end):
 
 
 class Counter:
-    """Listens at `path` for who wants to speak to the socket `target`."""
+    """Listens at `path` for connections that are meant for the socket `target`."""
 
     def __init__(self, path, target, protocol):
         self.target, self.protocol = target, protocol

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-One guest has the same disk by each way at once, each with a `vublk serve` of its own:
-QEMU straight at it, by the relay, as a PCI device on vfio-user. The guest uses one after
+One guest has a disk by each way, each with its own `vublk serve`:
+QEMU directly, by the relay, as a PCI device on vfio-user. The guest uses one after
 the other (guest-rate.c), and each round's rate is compared with that of QEMU straight at
 its back-end in the same round. That is there twice: how far it is from itself is the
-noise. The disks are in memory, for what is compared is the way to them.
+noise. The disks are in memory, because the ways to them are compared.
 
 On a busy machine rates say little. The time that the processors spent on a request, in
 QEMU, device and back-end, says more: it is not longer because others had their turns.
@@ -98,7 +98,7 @@ class Meter:
         self.cpu = processor_seconds(guest.child)
 
     def read(self, name):
-        """QEMU worked for nobody else since the last run of any disk."""
+        """QEMU worked for no other disk since the last run of any."""
         before, cpu = self.seen[name], self.cpu
         self.seen[name], self.cpu = self.disks[name].counts(), processor_seconds(self.guest.child)
         messages, wakes, seconds = (now - then for now, then in zip(self.seen[name], before))

@@ -3,7 +3,7 @@
  * The load of a guest whose disks are compared: small requests past the page cache at
  * random places, on each disk for a moment and then on the next, again and again. What
  * disturbs the machine so disturbs all of them, and the disks meet the same guest in the
- * same state. It goes on until it is killed.
+ * same state. It runs until it is killed.
  *
  * A line of standard output for each moment, one write each, as init's are; ROUND counts
  * from zero and SERIAL is how the host called the disk:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk that was used a moment ago and is not any more: back-end and device know a
- * load, and whoever of them polls has a reason to. Says "idle", then sleeps until it is
+ * A disk that was used a moment ago and now is idle: back-end and device have seen a
+ * load, so the one that polls has a reason to. Says "idle", then sleeps until it is
  * ended; the disk stays open.
  *
  *     idle-disk SOCKET

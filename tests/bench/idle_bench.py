@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What there is to pay for a disk that nobody uses: processor time of device and back-end a
+The cost of an idle disk: processor time of device and back-end a
 second after the last request, and memory. The numbers are limits of their own, not ratios.
 """
 import pathlib

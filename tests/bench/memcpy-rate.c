@@ -30,7 +30,7 @@ static void copy(struct rate *rate, char *disk, char *buffer)
 		memcpy(block, buffer, rate->block_bytes);
 	else
 		memcpy(buffer, block, rate->block_bytes);
-	__asm__ volatile("" ::: "memory"); /* or the compiler may leave out what nobody reads */
+	__asm__ volatile("" ::: "memory"); /* or the compiler may remove copies that are never read */
 }
 
 static void run(struct rate *rate, char *disk, char *buffers)

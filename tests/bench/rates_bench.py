@@ -118,7 +118,7 @@ def measure_row(tools, stack, options, row):
 
 
 def version_of(case, tools, name):
-    """What a system is, in its own words; nothing of one that somebody else has started."""
+    """What a system says of its version; nothing for one that scripts/bench did not start."""
     system = systems.SYSTEMS[name]
     if not system.command:
         return str(system.path or '')

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What is compared with what, and what is to be reached: the rows of the part `rates`. The
-goals are of ratios, of the median of ours by that of theirs.
+The rows of the part `rates`: the systems that each compares, and its goals. A goal is a
+limit of the ratio of our median to theirs.
 """
 import collections
 

@@ -3,8 +3,8 @@
 What is compared: the table of back-ends, the table of clients, and how one of each is
 started and measured. A line in SYSTEMS or CLIENTS adds one.
 
-Each measurement has a back-end of its own, which is gone when it is over: one that is
-idle may poll, hold the image's lock, or remember what it learnt of the load before.
+Each measurement has its own back-end, which ends with it, because an idle one
+may poll, hold the image's lock, or remember what it learnt from the load before.
 """
 import collections
 import contextlib
@@ -76,7 +76,7 @@ def storage_daemon(which):
 
 
 def listening(path):
-    """Somebody else started it, on whatever processors; it is taken to serve nothing (null)."""
+    """A back-end that runs already, on unknown processors; it is assumed to store nothing (null)."""
     return System(None, path=path)
 
 
@@ -195,7 +195,7 @@ def start_backend(case, tools, entry, image, before=(), is_awake=False):
     words = system.command(tools, Setup(load.store, path, image, tools.size, load.jobs, is_awake))
     child = case.start(pinned(CORES[load.cores][0], [*before, *words]), env=environment_of(system))
     peer.wait_for_socket(case, child, path)
-    peer.wait_until(lambda: is_listening(path), f'nobody listens at {path}')
+    peer.wait_until(lambda: is_listening(path), f'no process listens at {path}')
     return child, path
 
 

@@ -174,7 +174,7 @@ static void come(struct world *world)
 
 /* --- the world ------------------------------------------------------------------------------------ */
 
-/* A timer that is due at once is a moment late, as any. */
+/* A timer that is due immediately fires a moment later, like every timer. */
 static void wait_for_bus(struct world *world)
 {
 	struct pollfd fd = { vublk_bus_fd(world->bus), POLLIN, 0 };
@@ -215,7 +215,7 @@ static void open_world(struct world *world)
 	come(world);
 }
 
-/* Nobody hangs for what another one did. */
+/* A client never hangs because of what the one before it did. */
 static void check_next_client(struct world *world)
 {
 	struct pollfd fd;

@@ -76,7 +76,7 @@ class FourQueues(Machine):
         ('files survive a reset, 4 queues', 'files_survive'),
         ('what the guest trims the image gives back', 'trim'),
         ('the guest discards and zeroes ranges', 'discard'),
-        ('the guest sees its disk grow at once', 'grow'),
+        ('the guest sees its disk grow immediately', 'grow'),
         (f'stopped and continued under load, {TIMES} times', 'stop_and_continue'),
         ('reset under load', 'reset'),
         (f'unplugged and plugged in, {TIMES} times', 'plug'),
@@ -124,7 +124,7 @@ class FourQueues(Machine):
     def grow(self):
         """The best of three, for other guests boot meanwhile."""
         if not self.way.backend.tells_growth:
-            raise peer.Skip('this back-end tells nobody that its disk has grown')
+            raise peer.Skip('this back-end does not announce that its disk has grown')
         delays = []
         for _ in range(3):
             self.guest.begin('grow')

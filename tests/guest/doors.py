@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The ways on which a guest gets its disk: which back-end serves it, and by which door of
+The ways by which a guest gets its disk: which back-end serves it, and by which door of
 the device it reaches QEMU. A Disk is an image, its back-end, and the door's process.
 """
 import contextlib
@@ -14,7 +14,7 @@ from peer import check
 
 
 class Serve(peer.VublkServe):
-    """`vublk serve`, told to look at its image again when that has grown."""
+    """`vublk serve`, told to read the size of its image again when that has grown."""
     has_inflight = True
     has_legacy = True
     tells_growth = True
@@ -29,11 +29,11 @@ class Serve(peer.VublkServe):
         arguments += ['-o', f'seg-max={seg_max}'] if seg_max else []
         return super().start(case, image, arguments=arguments, **options)
 
-    def start_beside(self, disk):
-        """One more back-end for the image, because one has one front-end."""
+    def start_second(self, disk):
+        """One more back-end for the image, because each has one front-end."""
         return self.start(disk.case, disk.image, queues=disk.queues, **disk.options)
 
-    def stop_beside(self, disk):
+    def stop_second(self, disk):
         self.stop(disk.case, disk.child)
 
     def grow(self, case, child, image, bytes_):
@@ -49,10 +49,10 @@ class Daemon(peer.StorageDaemon):
 
     def __init__(self, program, qemu):
         self.program, self.environment = qemu.program('qemu-storage-daemon'), qemu.environment
-        self.tells_growth = qemu.version >= (8,)  # measured: 7.2 grows and says nothing
+        self.tells_growth = qemu.version >= (8,)  # measured: 7.2 does not announce it
         # Measured, without a device between, too, one run in ten on a busy machine: 7.2 answers
         # GET_VRING_BASE with requests under way, and panics when they end ("Error writing eventfd").
-        # 11.1 does so more seldom: see Disk.stopped_under_load().
+        # 11.1 does so less often: see Disk.stopped_under_load().
         self.finishes_at_stop = qemu.version >= (8,)
 
     def start(self, case, image, path=None, is_shared=False, **options):
@@ -80,16 +80,16 @@ class Daemon(peer.StorageDaemon):
     def grow(self, case, child, image, bytes_):
         self.command(child, 'block_resize', **{'node-name': 'disk', 'size': bytes_})
 
-    def start_beside(self, disk):
+    def start_second(self, disk):
         """One more export of the same daemon."""
-        path = disk.case.path(f'{disk.socket.name}-beside')
+        path = disk.case.path(f'{disk.socket.name}-second')
         self.command(disk.child, 'block-export-add', **{
             'type': 'vhost-user-blk', 'id': path.name, 'node-name': 'disk', 'writable': True,
             'num-queues': disk.queues, 'addr': {'type': 'unix', 'path': str(path)}})
         return disk.child, path
 
-    def stop_beside(self, disk):
-        """The daemon goes on."""
+    def stop_second(self, disk):
+        """The daemon continues."""
 
 
 class Own(Serve):
@@ -177,11 +177,11 @@ BACKENDS = {'vublk-serve': Serve, 'storage-daemon': Daemon}
 class Disk:
     """An image behind a back-end behind a door."""
 
-    def __init__(self, case, way, image, queues=1, name='disk', beside=None, **options):
+    def __init__(self, case, way, image, queues=1, name='disk', second_of=None, **options):
         self.case, self.way, self.image, self.queues, self.name = case, way, image, queues, name
         self.options = options
         self.properties = {}  # more of QEMU's device
-        self.child, self.socket = (way.backend.start_beside(beside) if beside else
+        self.child, self.socket = (way.backend.start_second(second_of) if second_of else
                                    way.backend.start(case, image, queues=queues, **options))
         self.told = self.info()
         self.door, self.path = way.door.start(case, self.socket, queues)
@@ -214,7 +214,7 @@ class Disk:
             guest.qmp('chardev-remove', id=f'{self.name}-chardev')
 
     def kill(self):
-        """The back-end is gone from one moment to the next."""
+        """The back-end ends without warning."""
         self.child.kill()
         self.child.wait()
 
@@ -239,7 +239,7 @@ class Disk:
         self.way.backend.grow(self.case, self.child, self.image, bytes_)
 
     def info(self):
-        """What the back-end says of its disk, when nobody else uses it."""
+        """What the back-end says of its disk, while it has no other front-end."""
         return json.loads(self.case.run([self.way.program, 'info', self.socket, '--json']))
 
     def stop_door(self):
@@ -262,12 +262,12 @@ class Disk:
 
     def another(self):
         """The same image by a connection of its own, for a guest that moves there."""
-        return Disk(self.case, self.way, self.image, self.queues, self.name, beside=self, **self.options)
+        return Disk(self.case, self.way, self.image, self.queues, self.name, second_of=self, **self.options)
 
     def leave(self):
         """The guest has moved to another, which this was."""
         self.stop_door()
-        self.way.backend.stop_beside(self)
+        self.way.backend.stop_second(self)
 
     def descriptors(self):
         """What the process has open that QEMU is connected to."""

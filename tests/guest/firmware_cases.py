@@ -21,7 +21,7 @@ SECTOR_BYTES = 512
 
 
 def assemble(case, name):
-    """The bytes of an assembler file beside this one, as they are in memory."""
+    """The bytes of an assembler file in this folder, as they are in memory."""
     peer.need('as', 'objcopy')
     case.run(['as', '-o', case.path(f'{name}.o'), HERE / f'{name}.S'])
     case.run(['objcopy', '-O', 'binary', '-j', '.text', case.path(f'{name}.o'), case.path(name)])

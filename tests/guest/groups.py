@@ -47,7 +47,7 @@ class Runner:
         self.obstacle = 'ok', ''
 
     def prepare(self):
-        """What is in the way of all cases is each one's outcome."""
+        """An obstacle to all cases is the outcome of each."""
         self.obstacle = peer.outcome_of(self.way.prepare)
 
     def run_case(self, kind, method):

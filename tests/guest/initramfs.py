@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The guest's memory disk: busybox, the modules of the disk, some programs of the host, the
-load, and the script `init` beside this file. The kernel is the one that scripts/setup fetched.
+load, and the script `init` in this folder. The kernel is the one that scripts/setup fetched.
 """
 import os
 import pathlib

@@ -37,7 +37,7 @@ class Moved(disk_cases.Machine):
         self.disk.stop()
 
     def move_once(self):
-        """The source goes on until the target has everything; then its disk is the target's."""
+        """The source runs until the target has everything; then its disk is the target's."""
         source, source_disk = self.guest, self.disk
         self.disk = source_disk.another()
         path = self.case.path(f'migration-{len(self.case.children)}')

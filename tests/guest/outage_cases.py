@@ -180,10 +180,10 @@ class QemuKilled(groups.Group):
         self.disk.stop()
 
     def wait_for_descriptors(self, before):
-        """What a QEMU brought is gone with it; a device watches the directory of its socket from then on."""
+        """The descriptors of a QEMU are closed with it; a device watches the directory of its socket from then on."""
         allowed = before + (1 if self.way.door.has_process else 0)
         try:
             peer.wait_until(lambda: len(self.disk.descriptors()) <= allowed, '')
         except peer.Failure:
-            raise peer.Failure(f'{before} descriptors were open before QEMU came; these are when it is gone:\n'
+            raise peer.Failure(f'{before} descriptors were open before QEMU came; these are after it has ended:\n'
                                + '\n'.join(self.disk.descriptors())) from None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The QEMUs that there are here, and one process of one: its monitor (QMP) and its
-serial console are sockets that it inherits, so that nobody waits for them to appear.
+The QEMUs of this machine, and a process of one. It inherits the sockets of its monitor
+(QMP) and its serial console, so that the tests need not wait for them to appear.
 
 Nothing here knows what the guest is or where its disk comes from (guest.py, doors.py).
 """
@@ -59,7 +59,7 @@ class Qemu:
 
 
 class NewerQemu(Qemu):
-    """That which scripts/setup unpacked: it runs by its own dynamic loader and libraries."""
+    """The one that scripts/setup unpacked: it runs by its own dynamic loader and libraries."""
     name = 'newer'
 
     def __init__(self):
@@ -105,7 +105,7 @@ class Process:
         self.qmp('qmp_capabilities')
 
     def hear_console(self, piece):
-        """Replaced by whoever understands the guest."""
+        """Replaced by a class that understands the guest."""
 
     def hear_monitor(self, piece):
         self.monitor += piece
@@ -131,7 +131,7 @@ class Process:
         return True
 
     def until(self, condition, what):
-        """Listens until the condition gives something, and returns that."""
+        """Listens until the condition returns something true, and returns that."""
         end = time.monotonic() + self.limit_s
         while not (found := condition()):
             if not self.wait_for_input(end, what):
@@ -140,7 +140,7 @@ class Process:
         return found
 
     def remarks(self):
-        """What a person wants to see with a failure."""
+        """What a person wants to see when a case fails."""
         return f'\nQEMU: {self.case.output(self.child)}'
 
     def take_reply(self, *names):
@@ -170,7 +170,7 @@ class Process:
         return self.until(lambda: self.take_event(name, fits), f'the event {name}')
 
     def wait(self):
-        """Until QEMU has ended by itself, and well."""
+        """Waits until QEMU has ended by itself, with success."""
         end = time.monotonic() + self.limit_s
         while self.wait_for_input(end, 'the end of QEMU'):
             pass

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What `meson install` leaves is enough for an application.
+The files that `meson install` installs are enough for an application.
 
     install.py BUILD-FOLDER EXAMPLES-FOLDER [-l] [-k] [WORD...]
 """
@@ -22,7 +22,7 @@ BUILD, EXAMPLES = sys.argv[1:3] if len(sys.argv) > 2 else ('build', 'examples')
 
 
 def install(case):
-    """Returns the folder that stands for / and the one with the headers in it."""
+    """Returns the folder that stands for /, and the folder of the headers in it."""
     root = case.path('root')
     case.run(['meson', 'install', '-C', BUILD, '--no-rebuild', '--quiet', '--destdir', root])
     header, = root.rglob('include/vublk/blk.h')
@@ -132,7 +132,7 @@ def start_qemu(case, folder, script, which):
 
 
 def no_other_development_files(case):
-    """pkg-config wants no vublk dependency's .pc file for a shared link."""
+    """pkg-config needs no .pc file of a dependency of vublk for a shared link."""
     root, _ = install(case)
     folder = one(root, 'vublk.pc').parent
     environment = {**os.environ, 'PKG_CONFIG_LIBDIR': str(folder), 'PKG_CONFIG_PATH': ''}
@@ -148,17 +148,17 @@ def examples(case):
 
 
 def the_program_finds_its_library(case):
-    """Wherever the two are, without the help of the environment."""
+    """Wherever the two are installed, without environment variables."""
     root, _ = install(case)
     environment = {name: value for name, value in os.environ.items() if name != 'LD_LIBRARY_PATH'}
     told = case.run([one(root, 'bin/vublk'), '--version'], env=environment)
     check(told.startswith('vublk '), f'--version printed {told}')
     needed = case.run(['readelf', '-d', one(root, 'bin/vublk')])
-    check('$ORIGIN/../lib' in needed, f'the library is not looked for beside the program: {needed}')
+    check('$ORIGIN/../lib' in needed, f'the library is not looked for relative to the program: {needed}')
 
 
 def make_installs_the_product(case):
-    """`make install` builds no test, and needs no root for a folder of the user's."""
+    """`make install` builds no test, and needs no root for a folder that belongs to the user."""
     build, prefix = case.path('build'), case.path('prefix')
     source = pathlib.Path(EXAMPLES).parent
     result = case.call(['make', '-C', source, 'install', f'BUILD={build}', f'PREFIX={prefix}', 'SETUP=no'],

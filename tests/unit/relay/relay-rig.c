@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@
 
 #define PATIENCE_S 20
 
-/* --- what it says ------------------------------------------------------------ */
+/* --- the log ----------------------------------------------------------------- */
 
 static void append(char *log, size_t *length, size_t room, const char *text)
 {
@@ -106,6 +107,17 @@ void relay_kill_backend(struct relay *relay)
 	kill(relay->pid, SIGKILL);
 	assert_int_equal(waitpid(relay->pid, NULL, 0), relay->pid);
 	relay->pid = 0;
+}
+
+void relay_lose_backend(struct relay *relay)
+{
+	relay_kill_backend(relay);
+	relay_wait(relay, "the disk waits for a back-end");
+}
+
+void relay_wait_for_start(struct relay *relay)
+{
+	relay_wait(relay, "starting, started -> running");
 }
 
 void relay_freeze_backend(struct relay *relay)
@@ -222,18 +234,108 @@ void relay_driver_ok(struct backend_rig *rig)
 	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_STATUS, 0xf), 0);
 }
 
-void relay_start_vmm(struct relay *relay, struct backend_rig *rig, unsigned num_queues)
+void relay_set_up_vmm(struct relay *relay, struct backend_rig *rig)
 {
 	relay_connect(relay, rig);
 	rig_negotiate(rig);
 	assert_int_equal(rig_set_mem_table(rig), 0);
+}
+
+static void start_queues(struct backend_rig *rig, unsigned num_queues)
+{
 	for (unsigned i = 0; i < num_queues; i++)
 		rig_start_queue(rig, i, RIG_SIZE, 0);
 	relay_driver_ok(rig);
+}
+
+void relay_start_vmm(struct relay *relay, struct backend_rig *rig, unsigned num_queues)
+{
+	relay_set_up_vmm(relay, rig);
+	start_queues(rig, num_queues);
+}
+
+void relay_start_vmm_with_area(struct relay *relay, struct backend_rig *rig,
+			       struct rig_area *area, unsigned num_queues)
+{
+	relay_set_up_vmm(relay, rig);
+	rig_get_area(rig, area);
+	assert_int_equal(rig_set_area(rig, area), 0);
+	start_queues(rig, num_queues);
+}
+
+void relay_reset_device(struct backend_rig *rig)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
+	assert_int_equal(rig_send_acked(rig, &message), 0);
 }
 
 void relay_close_vmm(struct relay *relay, struct backend_rig *rig)
 {
 	rig_close(rig);
 	relay_wait(relay, "the VMM disconnected");
+}
+
+void relay_begin(struct relay *relay, struct backend_rig *rig, unsigned num_queues)
+{
+	relay_open(relay, NULL);
+	relay_start_vmm(relay, rig, num_queues);
+}
+
+void relay_end(struct relay *relay, struct backend_rig *rig)
+{
+	relay_close_vmm(relay, rig);
+	relay_close(relay);
+}
+
+/* --- requests ---------------------------------------------------------------- */
+
+void relay_write_and_read(struct backend_rig *rig, unsigned first, unsigned num_queues, char salt)
+{
+	for (unsigned q = first; q < first + num_queues; q++) {
+		uint64_t sector = 1024 + q * 100; /* after those of relay_add_requests() */
+		char *data = rig_data(rig, q);
+
+		memset(data, salt + (char)q, RELAY_BLOCK);
+		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_OUT, sector, 0, RELAY_BLOCK),
+				 VIRTIO_BLK_S_OK);
+		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_IN, sector, RELAY_BLOCK, RELAY_BLOCK),
+				 VIRTIO_BLK_S_OK);
+		assert_memory_equal(data, data + RELAY_BLOCK, RELAY_BLOCK);
+	}
+}
+
+void relay_add_requests(struct backend_rig *rig, unsigned queue)
+{
+	for (uint16_t token = 0; token < RELAY_REQUESTS; token++)
+		rig_add(rig, queue, token, VIRTIO_BLK_T_OUT, queue * 256 + token * 8u,
+			token * RELAY_BLOCK, RELAY_BLOCK);
+}
+
+void relay_send_requests(struct backend_rig *rig, unsigned queue)
+{
+	relay_add_requests(rig, queue);
+	rig_kick(rig, queue);
+}
+
+void relay_take_requests(struct backend_rig *rig, unsigned queue)
+{
+	bool taken[RELAY_REQUESTS] = { false };
+
+	for (unsigned i = 0; i < RELAY_REQUESTS; i++) {
+		uint16_t token = rig_take(rig, queue, NULL);
+
+		assert_true(token < RELAY_REQUESTS && !taken[token]);
+		taken[token] = true;
+		assert_int_equal(rig_status(rig, queue, token), VIRTIO_BLK_S_OK);
+	}
+	assert_false(vublk_driver_ring_has_completion(&rig->queues[queue].driver));
+}
+
+void relay_expect_signal(int fd)
+{
+	struct pollfd wait = { .fd = fd, .events = POLLIN };
+
+	assert_int_equal(poll(&wait, 1, PATIENCE_S * 1000), 1);
 }

@@ -6,7 +6,8 @@
  * A relay on a thread of its own, with `vublk serve` in a process behind it, which can be
  * killed and started again. The VMM in front of it is the front-end of backend-rig.h.
  *
- * What the relay does by itself is waited for by the words that it says of it.
+ * Key idea: a test waits for things that the relay does by itself by waiting for a line in the
+ * relay's log.
  */
 #include "backend-rig.h"
 
@@ -15,6 +16,8 @@
 #include <sys/types.h>
 
 #define RELAY_DISK_BYTES (8 << 20)
+#define RELAY_BLOCK 4096
+#define RELAY_REQUESTS 16
 
 struct relay {
 	char socket[160], backend[160], disk[160];
@@ -27,8 +30,8 @@ struct relay {
 	pthread_mutex_t lock;
 	pthread_cond_t said;
 	char log[1 << 18];
-	size_t length, heard; /* what relay_wait() has gone past */
-	char loud[1 << 16];   /* what an operator sees of it: not the debug level */
+	size_t length, heard; /* the part before `heard` has been waited for */
+	char loud[1 << 16];   /* without the lines of level debug: what an operator sees */
 	size_t loud_length;
 };
 
@@ -43,25 +46,59 @@ void relay_join(struct relay *relay);
 
 /* `option` (may be NULL) is one of `vublk serve -o`. */
 void relay_start_backend(struct relay *relay, const char *option);
-/* At once, and waits until it is gone. */
+/* With SIGKILL; waits until the process has ended. */
 void relay_kill_backend(struct relay *relay);
-/* It does nothing any more, and is not gone. */
+/* The relay has lost the back-end, which is killed. */
+void relay_lose_backend(struct relay *relay);
+/*
+ * A request may be complete before the back-end has answered the last message of the start, so
+ * this waits for the start itself.
+ */
+void relay_wait_for_start(struct relay *relay);
+/* The process stays, and does nothing any more. */
 void relay_freeze_backend(struct relay *relay);
-/* Other bytes, and the back-end looks. */
+/* Changes the size of the disk, and has the back-end check it. */
 void relay_resize(struct relay *relay, uint64_t bytes);
 
-/* Waits until it says something with these words, after what was waited for before. */
+/* Waits for a line with these words, after the line that was waited for before. */
 void relay_wait(struct relay *relay, const char *words);
-/* Whether it has said so at any time. */
+/* Whether the log has these words anywhere. */
 bool relay_has_said(struct relay *relay, const char *words);
+
+/* --- the VMM ----------------------------------------------------------------- */
 
 /* A VMM connects. */
 void relay_connect(struct relay *relay, struct backend_rig *rig);
-/* ... negotiates, and starts the queues up to this one; waits until they run. */
+/* ... negotiates, and sends its memory. */
+void relay_set_up_vmm(struct relay *relay, struct backend_rig *rig);
+/* ... and starts the first `num_queues` queues; waits until they run. */
 void relay_start_vmm(struct relay *relay, struct backend_rig *rig, unsigned num_queues);
-/* DRIVER_OK: what is held starts. */
+/* The same with an in-flight area, which the caller drops. */
+void relay_start_vmm_with_area(struct relay *relay, struct backend_rig *rig,
+			       struct rig_area *area, unsigned num_queues);
+/* DRIVER_OK: ends the hold that delays the start of rings. */
 void relay_driver_ok(struct backend_rig *rig);
-/* The VMM goes, and the relay has seen it. */
+/* RESET_DEVICE, acknowledged. */
+void relay_reset_device(struct backend_rig *rig);
+/* The VMM disconnects, and the relay has seen it. */
 void relay_close_vmm(struct relay *relay, struct backend_rig *rig);
+
+/* A relay with a back-end, and a VMM that has started `num_queues` queues. */
+void relay_begin(struct relay *relay, struct backend_rig *rig, unsigned num_queues);
+/* The end of both, in the order of relay_close_vmm() and relay_close(). */
+void relay_end(struct relay *relay, struct backend_rig *rig);
+
+/* --- requests ---------------------------------------------------------------- */
+
+/* Writes a block on each of the queues, each to a sector of its own, and reads it. */
+void relay_write_and_read(struct backend_rig *rig, unsigned first, unsigned num_queues, char salt);
+/* RELAY_REQUESTS writes that wait in the queue's ring; no kick. */
+void relay_add_requests(struct backend_rig *rig, unsigned queue);
+/* The same with a kick. */
+void relay_send_requests(struct backend_rig *rig, unsigned queue);
+/* Waits until each of them is complete, once. */
+void relay_take_requests(struct backend_rig *rig, unsigned queue);
+/* Waits until an eventfd is signalled. */
+void relay_expect_signal(int fd);
 
 #endif

@@ -96,8 +96,7 @@ static void test_refused_and_served_on(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	rig_get_area(&rig, &area);
 	/* queues that are not there, sizes that are none */
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 4, 128), 1);
@@ -138,9 +137,7 @@ static void test_bad_rings(void **state)
 	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
-	relay_connect(&relay, &rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
+	relay_set_up_vmm(&relay, &rig);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	/* not aligned: refused when it is to run; outside of memory: it waits for that */
 	assert_int_equal(rig_describe_queue(&rig, 0, 0), 0);
@@ -182,8 +179,7 @@ static void test_any_order(void **state)
 	assert_int_equal(rig_get_base(&rig, 0), 1);
 	assert_int_equal(rig_get_base(&rig, 0), 1);
 	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* Descriptors that are not eventfds, of which a call may be one. */
@@ -194,8 +190,7 @@ static void test_odd_descriptors(void **state)
 	struct backend_rig rig;
 	int pipes[2];
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
 	assert_int_equal(fcntl(pipes[1], F_SETFL, O_NONBLOCK), 0);
 	while (write(pipes[1], page, sizeof(page)) > 0)
@@ -248,8 +243,7 @@ static void test_full_descriptors(void **state)
 	pthread_t thread;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	filler.queue = &rig.queues[0];
 	assert_int_equal(pthread_create(&thread, NULL, keep_full, &filler), 0);
 	for (unsigned i = 0; i < 3; i++) {
@@ -263,8 +257,7 @@ static void test_full_descriptors(void **state)
 	relay_close_vmm(&relay, &rig);
 	relay_start_vmm(&relay, &rig, 1);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* The same messages again and again leave nothing behind. */
@@ -275,8 +268,7 @@ static void test_same_messages(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	for (unsigned i = 0; i < 200; i++) {
 		rig_get_area(&rig, &area);
 		rig_drop_area(&area);
@@ -295,8 +287,7 @@ static void test_same_messages(void **state)
 	assert_int_equal(vublk_test_count_fds(), fds);
 	assert_int_equal(vublk_test_count_mappings(), mappings);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* A VMM that sends and never reads is not waited for. */
@@ -360,8 +351,7 @@ static void test_library_that_is_idle(void **state)
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	relay_driver_ok(&rig);
 	assert_false(relay_has_said(&relay, "not shared"));
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 int main(int argc, char **argv)

@@ -73,8 +73,7 @@ static void read_block(struct backend_rig *rig)
 
 static void open_both(struct relay *relay, struct backend_rig *rig)
 {
-	relay_open(relay, NULL);
-	relay_start_vmm(relay, rig, 1);
+	relay_begin(relay, rig, 1);
 	assert_true(rig->features & VUBLK_BIT(VHOST_F_LOG_ALL));
 	assert_true(rig->protocol_features & VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD));
 	assert_int_equal(log_all(rig, false), 0);
@@ -103,8 +102,7 @@ static void test_on_and_off(void **state)
 		read_block(&rig);
 		assert_false(take_page(&log, rig_data_addr(0)));
 	}
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 	drop_log(&log);
 }
 
@@ -127,8 +125,7 @@ static void test_another_bitmap(void **state)
 	assert_false(take_page(&first, rig_data_addr(0)));
 	assert_true(take_page(&second, rig_data_addr(0)));
 	assert_true(take_page(&second, used_addr(&rig)));
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 	drop_log(&first);
 	drop_log(&second);
 }
@@ -150,8 +147,7 @@ static void test_over_an_outage(void **state)
 	read_block(&rig);
 	assert_true(take_page(&log, rig_data_addr(0)));
 	assert_int_equal(rig_get_base(&rig, 0), 1);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 	drop_log(&log);
 }
 
@@ -175,8 +171,7 @@ static void test_refused(void **state)
 	assert_int_equal(log_all(&rig, true), 0);
 	read_block(&rig);
 	assert_true(take_page(&log, rig_data_addr(0)));
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 	drop_log(&log);
 }
 

@@ -15,67 +15,12 @@
 #include <unistd.h>
 
 #define BLOCK 4096
-#define REQUESTS 16
-
-static void write_and_read(struct backend_rig *rig, unsigned first, unsigned num_queues, char salt)
-{
-	for (unsigned q = first; q < first + num_queues; q++) {
-		uint64_t sector = 1024 + q * 100;
-
-		memset(rig_data(rig, q), salt + (char)q, BLOCK);
-		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_OUT, sector, 0, BLOCK),
-				 VIRTIO_BLK_S_OK);
-		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_IN, sector, BLOCK, BLOCK),
-				 VIRTIO_BLK_S_OK);
-		assert_memory_equal(rig_data(rig, q), rig_data(rig, q) + BLOCK, BLOCK);
-	}
-}
-
-static void add_requests(struct backend_rig *rig, unsigned q)
-{
-	for (uint16_t token = 0; token < REQUESTS; token++)
-		rig_add(rig, q, token, VIRTIO_BLK_T_OUT, q * 256 + token * 8u, token * BLOCK, BLOCK);
-	rig_kick(rig, q);
-}
-
-static void take_requests(struct backend_rig *rig, unsigned q)
-{
-	bool taken[REQUESTS] = { false };
-
-	for (unsigned i = 0; i < REQUESTS; i++) {
-		uint16_t token = rig_take(rig, q, NULL);
-
-		assert_true(token < REQUESTS && !taken[token]);
-		taken[token] = true;
-		assert_int_equal(rig_status(rig, q, token), VIRTIO_BLK_S_OK);
-	}
-	assert_false(vublk_driver_ring_has_completion(&rig->queues[q].driver));
-}
-
-static void lose_backend(struct relay *relay)
-{
-	relay_kill_backend(relay);
-	relay_wait(relay, "the disk waits for a back-end");
-}
-
-/* A request may be complete before the back-end has answered the last message of the start. */
-static void wait_for_start(struct relay *relay)
-{
-	relay_wait(relay, "starting, started -> running");
-}
 
 static bool is_signalled(int fd)
 {
 	struct pollfd wait = { .fd = fd, .events = POLLIN };
 
 	return poll(&wait, 1, 0) == 1;
-}
-
-static void expect_signal(int fd)
-{
-	struct pollfd wait = { .fd = fd, .events = POLLIN };
-
-	assert_int_equal(poll(&wait, 1, 20000), 1);
 }
 
 /* --- the VMM asks nothing ---------------------------------------------------------- */
@@ -85,17 +30,15 @@ static void test_idle(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 4);
+	relay_begin(&relay, &rig, 4);
 	for (unsigned i = 0; i < 5; i++) {
-		write_and_read(&rig, 0, 4, (char)('a' + i));
-		wait_for_start(&relay);
-		lose_backend(&relay);
+		relay_write_and_read(&rig, 0, 4, (char)('a' + i));
+		relay_wait_for_start(&relay);
+		relay_lose_backend(&relay);
 		relay_start_backend(&relay, NULL);
 	}
-	write_and_read(&rig, 0, 4, 'z');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 4, 'z');
+	relay_end(&relay, &rig);
 }
 
 /* Requests that wait for a back-end, each completed once by the next. */
@@ -106,9 +49,7 @@ static void go_through_outages(bool with_area)
 	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
-	relay_connect(&relay, &rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
+	relay_set_up_vmm(&relay, &rig);
 	if (with_area) {
 		rig_get_area(&rig, &area);
 		assert_int_equal(rig_set_area(&rig, &area), 0);
@@ -117,20 +58,19 @@ static void go_through_outages(bool with_area)
 		rig_start_queue(&rig, q, RIG_SIZE, 0);
 	relay_driver_ok(&rig);
 	for (unsigned i = 0; i < 4; i++) {
-		write_and_read(&rig, 0, 2, (char)('a' + i));
-		wait_for_start(&relay);
+		relay_write_and_read(&rig, 0, 2, (char)('a' + i));
+		relay_wait_for_start(&relay);
 		relay_freeze_backend(&relay);
-		add_requests(&rig, 0);
-		lose_backend(&relay);
-		add_requests(&rig, 1);
+		relay_send_requests(&rig, 0);
+		relay_lose_backend(&relay);
+		relay_send_requests(&rig, 1);
 		relay_start_backend(&relay, NULL);
-		take_requests(&rig, 0);
-		take_requests(&rig, 1);
+		relay_take_requests(&rig, 0);
+		relay_take_requests(&rig, 1);
 	}
 	if (with_area)
 		rig_drop_area(&area);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 static void test_outstanding(void **state)
@@ -152,19 +92,18 @@ static void test_vmm_comes_meanwhile(void **state)
 	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
-	lose_backend(&relay);
+	relay_lose_backend(&relay);
 	relay_start_vmm(&relay, &rig, 2);
 	rig_get_config(&rig, &config);
 	assert_int_equal(config.capacity, RELAY_DISK_BYTES / 512);
 	assert_true(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
-	add_requests(&rig, 0);
-	add_requests(&rig, 1);
+	relay_send_requests(&rig, 0);
+	relay_send_requests(&rig, 1);
 	assert_int_equal(rig_set_wce(&rig, !config.wce), 1); /* nobody could keep it */
 	relay_start_backend(&relay, NULL);
-	take_requests(&rig, 0);
-	take_requests(&rig, 1);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_take_requests(&rig, 0);
+	relay_take_requests(&rig, 1);
+	relay_end(&relay, &rig);
 }
 
 /* Its driver may have turned the write cache off, so the next back-end writes through for it. */
@@ -175,21 +114,18 @@ static void test_vmm_resumes_meanwhile(void **state)
 	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
-	lose_backend(&relay);
-	relay_connect(&relay, &rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
+	relay_lose_backend(&relay);
+	relay_set_up_vmm(&relay, &rig);
 	rig_make_ring(&rig, 0, RIG_SIZE, 1);
 	rig.queues[0].ring.avail->idx = rig.queues[0].ring.used->idx = 1;
 	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
 	relay_driver_ok(&rig);
-	add_requests(&rig, 0);
+	relay_send_requests(&rig, 0);
 	relay_start_backend(&relay, NULL);
-	take_requests(&rig, 0);
+	relay_take_requests(&rig, 0);
 	rig_get_config(&rig, &config);
 	assert_int_equal(config.wce, 0);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 static void test_vmm_goes_meanwhile(void **state)
@@ -200,18 +136,17 @@ static void test_vmm_goes_meanwhile(void **state)
 	relay_open(&relay, NULL);
 	for (unsigned i = 0; i < 3; i++) {
 		relay_start_vmm(&relay, &rig, 2);
-		write_and_read(&rig, 0, 2, 'a');
-		wait_for_start(&relay);
+		relay_write_and_read(&rig, 0, 2, 'a');
+		relay_wait_for_start(&relay);
 		relay_freeze_backend(&relay);
-		add_requests(&rig, 0);
-		lose_backend(&relay);
+		relay_send_requests(&rig, 0);
+		relay_lose_backend(&relay);
 		relay_close_vmm(&relay, &rig);
 		relay_start_backend(&relay, NULL);
 	}
 	relay_start_vmm(&relay, &rig, 2);
-	write_and_read(&rig, 0, 2, 'b');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 2, 'b');
+	relay_end(&relay, &rig);
 }
 
 /* --- stops in an outage ---------------------------------------------------------------- */
@@ -228,17 +163,15 @@ static void test_stop_when_idle(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
-	write_and_read(&rig, 0, 1, 'a');
-	lose_backend(&relay);
+	relay_begin(&relay, &rig, 1);
+	relay_write_and_read(&rig, 0, 1, 'a');
+	relay_lose_backend(&relay);
 	assert_int_equal(rig_get_base(&rig, 0), 2);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	go_on_from(&rig, 0, 2);
 	relay_start_backend(&relay, NULL);
-	write_and_read(&rig, 0, 1, 'b');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 1, 'b');
+	relay_end(&relay, &rig);
 }
 
 /* The area of the VMM has what is outstanding: it pauses, and goes on. */
@@ -249,27 +182,20 @@ static void test_stop_with_the_vmms_area(void **state)
 	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
-	relay_connect(&relay, &rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
-	rig_get_area(&rig, &area);
-	assert_int_equal(rig_set_area(&rig, &area), 0);
-	rig_start_queue(&rig, 0, RIG_SIZE, 0);
-	relay_driver_ok(&rig);
-	write_and_read(&rig, 0, 1, 'a');
+	relay_start_vmm_with_area(&relay, &rig, &area, 1);
+	relay_write_and_read(&rig, 0, 1, 'a');
 	relay_freeze_backend(&relay);
-	add_requests(&rig, 0);
-	lose_backend(&relay);
+	relay_send_requests(&rig, 0);
+	relay_lose_backend(&relay);
 	assert_int_equal(rig_get_base(&rig, 0), 2);
 	relay_wait(&relay, "16 requests are outstanding, which the VMM's in-flight area has");
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
 	go_on_from(&rig, 0, 2);
 	relay_start_backend(&relay, NULL);
-	take_requests(&rig, 0);
+	relay_take_requests(&rig, 0);
 	rig_drop_area(&area);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* Nobody knows what was begun: the same ring is not started again, another one is. */
@@ -278,17 +204,16 @@ static void test_stop_without_an_area(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	relay_freeze_backend(&relay);
-	add_requests(&rig, 0);
-	lose_backend(&relay);
+	relay_send_requests(&rig, 0);
+	relay_lose_backend(&relay);
 	assert_int_equal(rig_get_base(&rig, 0), 0);
 	relay_start_backend(&relay, NULL);
 	relay_wait(&relay, "is there again");
 	go_on_from(&rig, 0, 0);
 	relay_wait(&relay, "queue 0 is not started");
-	expect_signal(rig.queues[0].err_fd);
+	relay_expect_signal(rig.queues[0].err_fd);
 	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
 	/* The driver resets, and its new ring is at the same place. */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
@@ -296,9 +221,8 @@ static void test_stop_without_an_area(void **state)
 	memset(rig.memory, 0, RIG_QUEUE_BYTES);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	go_on_from(&rig, 0, 0);
-	write_and_read(&rig, 0, 1, 'a');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 1, 'a');
+	relay_end(&relay, &rig);
 }
 
 /* One of two rings is taken back; the other goes on with what it had begun. */
@@ -307,18 +231,16 @@ static void test_stop_one_of_two(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 2);
+	relay_begin(&relay, &rig, 2);
 	relay_freeze_backend(&relay);
-	add_requests(&rig, 1);
-	lose_backend(&relay);
+	relay_send_requests(&rig, 1);
+	relay_lose_backend(&relay);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
 	assert_int_equal(rig_get_base(&rig, 0), 0);
 	relay_start_backend(&relay, NULL);
-	take_requests(&rig, 1);
+	relay_take_requests(&rig, 1);
 	assert_false(is_signalled(rig.queues[1].err_fd));
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* --- back-ends without an area ----------------------------------------------------------- */
@@ -332,34 +254,31 @@ static void open_without_inflight(struct relay *relay)
 
 static void test_no_area(void **state)
 {
-	struct vublk_vu_message message;
 	struct relay relay;
 	struct backend_rig rig;
 
 	open_without_inflight(&relay);
 	relay_start_vmm(&relay, &rig, 1);
 	assert_false(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
-	write_and_read(&rig, 0, 1, 'a');
-	lose_backend(&relay);
+	relay_write_and_read(&rig, 0, 1, 'a');
+	relay_lose_backend(&relay);
 	relay_start_backend(&relay, "inflight=off");
-	wait_for_start(&relay);
-	write_and_read(&rig, 0, 1, 'b');
+	relay_wait_for_start(&relay);
+	relay_write_and_read(&rig, 0, 1, 'b');
 	relay_freeze_backend(&relay);
-	add_requests(&rig, 0);
-	lose_backend(&relay);
+	relay_send_requests(&rig, 0);
+	relay_lose_backend(&relay);
 	relay_start_backend(&relay, "inflight=off");
-	expect_signal(rig.queues[0].err_fd);
+	relay_expect_signal(rig.queues[0].err_fd);
 	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
-	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
-	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	relay_reset_device(&rig);
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
 	memset(rig.memory, 0, RIG_QUEUE_BYTES);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	relay_driver_ok(&rig);
-	write_and_read(&rig, 0, 1, 'c');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 1, 'c');
+	relay_end(&relay, &rig);
 }
 
 /* --- the relay goes, too ------------------------------------------------------------------- */
@@ -373,17 +292,11 @@ static void test_another_relay(void **state)
 	int fd;
 
 	relay_open(&relay, NULL);
-	relay_connect(&relay, &rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
-	rig_get_area(&rig, &area);
-	assert_int_equal(rig_set_area(&rig, &area), 0);
-	rig_start_queue(&rig, 0, RIG_SIZE, 0);
-	relay_driver_ok(&rig);
-	write_and_read(&rig, 0, 1, 'a');
+	relay_start_vmm_with_area(&relay, &rig, &area, 1);
+	relay_write_and_read(&rig, 0, 1, 'a');
 	relay_freeze_backend(&relay);
-	add_requests(&rig, 0);
-	lose_backend(&relay);
+	relay_send_requests(&rig, 0);
+	relay_lose_backend(&relay);
 	relay_close(&relay);
 	relay_open(&relay, NULL);
 	fd = vublk_socket_connect(relay.socket, NULL);
@@ -392,10 +305,9 @@ static void test_another_relay(void **state)
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
 	go_on_from(&rig, 0, rig.queues[0].ring.used->idx);
-	take_requests(&rig, 0);
+	relay_take_requests(&rig, 0);
 	rig_drop_area(&area);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* --- for good ---------------------------------------------------------------------------------- */
@@ -439,16 +351,15 @@ static void test_frozen_backend(void **state)
 
 	relay_open(&relay, options);
 	relay_start_vmm(&relay, &rig, 2);
-	write_and_read(&rig, 0, 2, 'a');
+	relay_write_and_read(&rig, 0, 2, 'a');
 	relay_freeze_backend(&relay);
 	assert_int_equal(rig_get_base(&rig, 0), 2);
 	assert_int_equal(rig_get_base(&rig, 1), 2);
 	relay_kill_backend(&relay);
 	relay_start_backend(&relay, NULL);
 	go_on_from(&rig, 0, 2);
-	write_and_read(&rig, 0, 1, 'b');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 1, 'b');
+	relay_end(&relay, &rig);
 }
 
 int main(int argc, char **argv)

@@ -12,13 +12,6 @@
 
 /* --- rings that are given back with requests outstanding --------------------------- */
 
-static void expect_signal(int fd)
-{
-	struct pollfd wait = { .fd = fd, .events = POLLIN };
-
-	assert_int_equal(poll(&wait, 1, 20000), 1);
-}
-
 /* Of four requests the back-end took three and completed one when the VMM stopped the queue. */
 static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig)
 {
@@ -77,7 +70,7 @@ static void test_undrained_and_lost(void **state)
 	lose(&mock, &relay);
 	start_again(&rig);
 	relay_wait(&relay, "queue 0 is not started: a back-end was lost with up to 3 requests");
-	expect_signal(rig.queues[0].err_fd);
+	relay_expect_signal(rig.queues[0].err_fd);
 	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
 	relay_close_vmm(&relay, &rig);
 	relay_mock_close(&mock, &relay);
@@ -115,17 +108,6 @@ static void open_insisting(struct relay_mock *mock, struct relay *relay, bool is
 	relay_mock_open(mock, relay, NULL);
 }
 
-static void start_with_area(struct relay *relay, struct backend_rig *rig, struct rig_area *area)
-{
-	relay_connect(relay, rig);
-	rig_negotiate(rig);
-	assert_int_equal(rig_set_mem_table(rig), 0);
-	rig_get_area(rig, area);
-	assert_int_equal(rig_set_area(rig, area), 0);
-	rig_start_queue(rig, 0, RIG_SIZE, 0);
-	relay_driver_ok(rig);
-}
-
 static uint64_t inode_of(int fd)
 {
 	struct stat st;
@@ -154,7 +136,7 @@ static void test_an_area_of_the_back_end_s_layout(void **state)
 		struct backend_rig rig;
 
 		open_insisting(&mock, &relay, is_tight);
-		start_with_area(&relay, &rig, &area);
+		relay_start_vmm_with_area(&relay, &rig, &area, 1);
 		assert_int_equal(area.bytes, is_tight ? TIGHT_BYTES : ALIGNED_BYTES);
 		relay_wait(&relay, "starting, started -> running");
 		expect_area(&mock, &area);
@@ -176,7 +158,7 @@ static void test_an_area_without_a_back_end(void **state)
 	struct backend_rig rig;
 
 	open_insisting(&mock, &relay, true);
-	start_with_area(&relay, &rig, &area);
+	relay_start_vmm_with_area(&relay, &rig, &area, 1);
 	relay_wait(&relay, "starting, started -> running");
 	rig_drop_area(&area);
 	relay_close_vmm(&relay, &rig);
@@ -185,7 +167,7 @@ static void test_an_area_without_a_back_end(void **state)
 	mock_die(&mock.mock);
 	relay_mock_go_on(&mock);
 	relay_wait(&relay, "the disk waits for a back-end");
-	start_with_area(&relay, &rig, &area);
+	relay_start_vmm_with_area(&relay, &rig, &area, 1);
 	assert_int_equal(area.bytes, TIGHT_BYTES);
 	relay_mock_stop(&mock);
 	mock_live_again(&mock.mock);
@@ -206,7 +188,7 @@ static void test_an_area_of_another_layout(void **state)
 	struct backend_rig rig;
 
 	open_insisting(&mock, &relay, false);
-	start_with_area(&relay, &rig, &area);
+	relay_start_vmm_with_area(&relay, &rig, &area, 1);
 	relay_wait(&relay, "starting, started -> running");
 	relay_mock_stop(&mock);
 	mock_hang_up(&mock.mock);

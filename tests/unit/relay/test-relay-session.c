@@ -13,13 +13,6 @@
 #include <unistd.h>
 
 #define BLOCK 4096
-#define REQUESTS 16
-
-static void add_writes(struct backend_rig *rig, unsigned queue)
-{
-	for (uint16_t token = 0; token < REQUESTS; token++)
-		rig_add(rig, queue, token, VIRTIO_BLK_T_OUT, token * 8u, token * BLOCK, BLOCK);
-}
 
 static void write_a_block(struct backend_rig *rig, uint64_t sector)
 {
@@ -27,28 +20,14 @@ static void write_a_block(struct backend_rig *rig, uint64_t sector)
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_OUT, sector, 0, BLOCK), VIRTIO_BLK_S_OK);
 }
 
-/* A VMM that takes the in-flight area, and whose rings run. */
-static void start_with_area(struct relay *relay, struct backend_rig *rig, struct rig_area *area)
-{
-	relay_connect(relay, rig);
-	rig_negotiate(rig);
-	assert_int_equal(rig_set_mem_table(rig), 0);
-	rig_get_area(rig, area);
-	assert_int_equal(rig_set_area(rig, area), 0);
-	rig_start_queue(rig, 0, RIG_SIZE, 0);
-	relay_driver_ok(rig);
-}
-
 /* Its back-end has begun requests that are not completed, and is lost with them. */
 static void lose_backend_with_requests(struct relay *relay, struct backend_rig *rig,
 				       struct rig_area *area)
 {
 	relay_freeze_backend(relay);
-	add_writes(rig, 0);
-	rig_kick(rig, 0);
-	relay_kill_backend(relay);
-	relay_wait(relay, "the disk waits for a back-end");
-	for (uint16_t head = 0; head < REQUESTS; head++) { /* as it notes them */
+	relay_send_requests(rig, 0);
+	relay_lose_backend(relay);
+	for (uint16_t head = 0; head < RELAY_REQUESTS; head++) { /* as it notes them */
 		area->region->desc[head].counter = head;
 		area->region->desc[head].inflight = 1;
 	}
@@ -62,7 +41,7 @@ static bool disk_is_empty(const struct relay *relay)
 	int fd = open(relay->disk, O_RDONLY | O_CLOEXEC);
 
 	assert_true(fd >= 0);
-	for (unsigned i = 0; i < REQUESTS; i++) {
+	for (unsigned i = 0; i < RELAY_REQUESTS; i++) {
 		assert_int_equal(pread(fd, block, BLOCK, i * BLOCK), BLOCK);
 		is_empty &= !memcmp(block, zeroes, BLOCK);
 	}
@@ -80,13 +59,13 @@ static void test_requests_that_the_next_vmm_never_made(void **state)
 	struct backend_rig first, second;
 
 	relay_open(&relay, NULL);
-	start_with_area(&relay, &first, &area);
+	relay_start_vmm_with_area(&relay, &first, &area, 1);
 	lose_backend_with_requests(&relay, &first, &area);
 	relay_close_vmm(&relay, &first);
 
 	relay_start_vmm(&relay, &second, 1);
-	memset(rig_data(&second, 0), 'x', REQUESTS * BLOCK);
-	add_writes(&second, 0);
+	memset(rig_data(&second, 0), 'x', RELAY_REQUESTS * BLOCK);
+	relay_add_requests(&second, 0);
 	relay_start_backend(&relay, NULL);
 	relay_wait(&relay, "starting, started -> running");
 	assert_int_equal(rig_get_base(&second, 0), 0); /* what was taken would be done by now */
@@ -105,7 +84,7 @@ static void test_the_next_vmm_begins_anew(void **state)
 	struct backend_rig first, second;
 
 	relay_open(&relay, NULL);
-	start_with_area(&relay, &first, &area);
+	relay_start_vmm_with_area(&relay, &first, &area, 1);
 	for (unsigned i = 0; i < 10; i++)
 		write_a_block(&first, 1024);
 	rig_close(&first);
@@ -137,8 +116,8 @@ static void test_an_area_without_rings(void **state)
 	assert_int_equal(rig_set_area(&first, &area), 0);
 	relay_close_vmm(&relay, &first);
 	relay_start_vmm(&relay, &second, 1);
-	memset(rig_data(&second, 0), 'x', REQUESTS * BLOCK);
-	add_writes(&second, 0);
+	memset(rig_data(&second, 0), 'x', RELAY_REQUESTS * BLOCK);
+	relay_add_requests(&second, 0);
 	assert_int_equal(rig_get_base(&second, 0), 0);
 	assert_int_equal(second.queues[0].ring.used->idx, 0);
 	assert_true(disk_is_empty(&relay));
@@ -156,8 +135,7 @@ static void test_features_end_with_the_vmm(void **state)
 	struct relay relay;
 	struct backend_rig first, second;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &first, 1);
+	relay_begin(&relay, &first, 1);
 	write_a_block(&first, 0);
 	relay_kill_backend(&relay);
 	relay_wait(&relay, "the disk waits for a back-end");
@@ -169,8 +147,7 @@ static void test_features_end_with_the_vmm(void **state)
 	assert_true(second.features & VUBLK_BIT(VIRTIO_BLK_F_RO));
 	rig_get_config(&second, &config);
 	assert_int_equal(config.capacity, RELAY_DISK_BYTES / 512);
-	relay_close_vmm(&relay, &second);
-	relay_close(&relay);
+	relay_end(&relay, &second);
 }
 
 /* --- a reset in the same connection ------------------------------------------- */
@@ -178,15 +155,12 @@ static void test_features_end_with_the_vmm(void **state)
 /* RESET_DEVICE disables the rings and forgets where they are. */
 static void test_a_reset_forgets_the_rings(void **state)
 {
-	struct vublk_vu_message message;
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	write_a_block(&rig, 0);
-	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
-	assert_int_equal(rig_send_acked(&rig, &message), 0);
+	relay_reset_device(&rig);
 	relay_wait(&relay, "VMM: RESET_DEVICE");
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
 	rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, rig.queues[0].kick_fd);
@@ -196,8 +170,7 @@ static void test_a_reset_forgets_the_rings(void **state)
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	relay_driver_ok(&rig);
 	write_a_block(&rig, 0);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 int main(int argc, char **argv)

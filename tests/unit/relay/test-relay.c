@@ -18,21 +18,6 @@
 #define SECTOR 512
 #define BLOCK 4096
 
-/* A block on each of the queues, each to a place of its own, written and read. */
-static void write_and_read(struct backend_rig *rig, unsigned first, unsigned num_queues, char salt)
-{
-	for (unsigned q = first; q < first + num_queues; q++) {
-		uint64_t sector = q * 100;
-
-		memset(rig_data(rig, q), salt + (char)q, BLOCK);
-		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_OUT, sector, 0, BLOCK),
-				 VIRTIO_BLK_S_OK);
-		assert_int_equal(rig_io(rig, q, VIRTIO_BLK_T_IN, sector, BLOCK, BLOCK),
-				 VIRTIO_BLK_S_OK);
-		assert_memory_equal(rig_data(rig, q), rig_data(rig, q) + BLOCK, BLOCK);
-	}
-}
-
 /* --- the course ---------------------------------------------------------------- */
 
 static void test_negotiation(void **state)
@@ -53,8 +38,7 @@ static void test_negotiation(void **state)
 	rig_get_config(&rig, &config);
 	assert_int_equal(config.capacity, RELAY_DISK_BYTES / SECTOR);
 	assert_int_equal(config.num_queues, 4);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 static void test_requests_on_four_queues(void **state)
@@ -62,13 +46,11 @@ static void test_requests_on_four_queues(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 4);
-	write_and_read(&rig, 0, 4, 'a');
+	relay_begin(&relay, &rig, 4);
+	relay_write_and_read(&rig, 0, 4, 'a');
 	for (unsigned q = 0; q < 4; q++)
 		assert_int_equal(rig_get_base(&rig, q), 2);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* The rings go on from their bases, as after a pause of the VM. */
@@ -77,10 +59,9 @@ static void test_stop_and_go_on(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 2);
+	relay_begin(&relay, &rig, 2);
 	for (unsigned round = 0; round < 10; round++) {
-		write_and_read(&rig, 0, 2, (char)('a' + round));
+		relay_write_and_read(&rig, 0, 2, (char)('a' + round));
 		for (unsigned q = 0; q < 2; q++)
 			assert_int_equal(rig_get_base(&rig, q), 2 * (round + 1));
 		assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
@@ -88,8 +69,7 @@ static void test_stop_and_go_on(void **state)
 			assert_int_equal(rig_tell_queue(&rig, q, (uint16_t)(2 * (round + 1))), 0);
 		relay_driver_ok(&rig);
 	}
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 static void test_reset_and_begin_anew(void **state)
@@ -97,23 +77,18 @@ static void test_reset_and_begin_anew(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	for (unsigned round = 0; round < 5; round++) {
-		write_and_read(&rig, 0, 1, (char)('a' + round));
+		relay_write_and_read(&rig, 0, 1, (char)('a' + round));
 		vublk_driver_ring_deinit(&rig.queues[0].driver);
-		struct vublk_vu_message message;
-
-		vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
-		assert_int_equal(rig_send_acked(&rig, &message), 0);
+		relay_reset_device(&rig);
 		assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 		assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
 		memset(rig.memory, 0, RIG_MEMORY);
 		rig_start_queue(&rig, 0, RIG_SIZE, 0);
 		relay_driver_ok(&rig);
 	}
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* Queues that are started and stopped while others run. */
@@ -122,24 +97,22 @@ static void test_queue_by_queue(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 2);
-	write_and_read(&rig, 0, 2, 'a');
+	relay_begin(&relay, &rig, 2);
+	relay_write_and_read(&rig, 0, 2, 'a');
 	rig_start_queue(&rig, 2, RIG_SIZE, 0);
-	write_and_read(&rig, 0, 3, 'b');
+	relay_write_and_read(&rig, 0, 3, 'b');
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
-	write_and_read(&rig, 1, 2, 'c');
+	relay_write_and_read(&rig, 1, 2, 'c');
 	assert_int_equal(rig_get_base(&rig, 1), 6);
-	write_and_read(&rig, 2, 1, 'd');
+	relay_write_and_read(&rig, 2, 1, 'd');
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
-	write_and_read(&rig, 0, 1, 'e');
+	relay_write_and_read(&rig, 0, 1, 'e');
 	/* It stays enabled while it is stopped. */
 	rig_get_base(&rig, 0);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, rig.queues[0].kick_fd),
 			 0);
-	write_and_read(&rig, 0, 1, 'f');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 1, 'f');
+	relay_end(&relay, &rig);
 }
 
 /* A VMM that does not know STATUS: a ring that is enabled runs. */
@@ -157,10 +130,9 @@ static void test_without_status(void **state)
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	for (unsigned q = 0; q < 4; q++) {
 		rig_start_queue(&rig, q, RIG_SIZE, 0);
-		write_and_read(&rig, 0, q + 1, 'a');
+		relay_write_and_read(&rig, 0, q + 1, 'a');
 	}
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* ... or one that negotiates it, and never says DRIVER_OK. */
@@ -170,13 +142,10 @@ static void test_without_driver_ok(void **state)
 	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
-	relay_connect(&relay, &rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
+	relay_set_up_vmm(&relay, &rig);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
-	write_and_read(&rig, 0, 1, 'a');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 1, 'a');
+	relay_end(&relay, &rig);
 }
 
 static void test_other_notifiers(void **state)
@@ -184,8 +153,7 @@ static void test_other_notifiers(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	for (unsigned round = 0; round < 5; round++) {
 		vublk_fd_close(&rig.queues[0].call_fd);
 		vublk_fd_close(&rig.queues[0].kick_fd);
@@ -195,10 +163,9 @@ static void test_other_notifiers(void **state)
 						  rig.queues[0].call_fd), 0);
 		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0,
 						  rig.queues[0].kick_fd), 0);
-		write_and_read(&rig, 0, 1, 'a');
+		relay_write_and_read(&rig, 0, 1, 'a');
 	}
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 /* --- memory ---------------------------------------------------------------------- */
@@ -222,21 +189,19 @@ static void test_memory_changes_under_rings(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 2);
+	relay_begin(&relay, &rig, 2);
 	for (unsigned round = 0; round < 3; round++) {
 		assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000000, 0x1000000, 1 << 20, 0), 0);
-		write_and_read(&rig, 0, 2, 'a');
+		relay_write_and_read(&rig, 0, 2, 'a');
 		assert_int_equal(remove_region(&rig, 0x1000000, 0x1000000, 1 << 20), 0);
-		write_and_read(&rig, 0, 2, 'b');
+		relay_write_and_read(&rig, 0, 2, 'b');
 	}
 	/* The rings wait for their memory, and go on when it is there again. */
 	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY), 0);
 	assert_int_equal(rig_add_mem_reg(&rig, rig.memory_fd, RIG_GUEST, RIG_USER, RIG_MEMORY, 0),
 			 0);
-	write_and_read(&rig, 0, 2, 'c');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 2, 'c');
+	relay_end(&relay, &rig);
 	close(fd);
 }
 
@@ -249,17 +214,14 @@ static void test_memory_of_part_of_a_page(void **state)
 	struct backend_rig rig;
 
 	relay_open(&relay, NULL);
-	relay_connect(&relay, &rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
+	relay_set_up_vmm(&relay, &rig);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 15120, 0), 0);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	relay_driver_ok(&rig);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x10000, 0x10000, 7000, 512), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 	close(fd);
 }
 
@@ -269,8 +231,7 @@ static void test_memory_refused(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, RIG_GUEST, 0x1000, 4096, 0), 1);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, RIG_USER, 4096, 0), 1);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 0, 0), 1);
@@ -279,11 +240,10 @@ static void test_memory_refused(void **state)
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 0xfffffffffffff000), 1);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0xfffffffffffff000, 0x1000, 8192, 0), 1);
 	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 4096), 1);
-	write_and_read(&rig, 0, 1, 'a');
+	relay_write_and_read(&rig, 0, 1, 'a');
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 0), 0);
-	write_and_read(&rig, 0, 1, 'b');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 1, 'b');
+	relay_end(&relay, &rig);
 	close(fd);
 }
 
@@ -295,16 +255,14 @@ static void test_write_cache(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	for (uint8_t wce = 0; wce < 4; wce++) {
 		assert_int_equal(rig_set_wce(&rig, wce & 1), 0);
 		rig_get_config(&rig, &config);
 		assert_int_equal(config.wce, wce & 1);
 	}
 	assert_int_equal(rig_set_wce(&rig, 2), 1);
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_end(&relay, &rig);
 }
 
 static uint8_t read_wce(struct backend_rig *rig)
@@ -342,7 +300,7 @@ static void test_write_cache_of_a_resumed_disk(void **state)
 		rig.queues[0].ring.avail->idx = rig.queues[0].ring.used->idx = cases[i].base;
 		assert_int_equal(rig_tell_queue(&rig, 0, cases[i].base), 0);
 		relay_driver_ok(&rig);
-		write_and_read(&rig, 0, 1, 'a');
+		relay_write_and_read(&rig, 0, 1, 'a');
 		assert_int_equal(read_wce(&rig), cases[i].wce);
 		assert_int_equal(rig_set_wce(&rig, 1), 0);
 		assert_int_equal(read_wce(&rig), 1);
@@ -375,8 +333,7 @@ static void test_resize(void **state)
 	struct backend_rig rig;
 	int sockets[2];
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 1);
+	relay_begin(&relay, &rig, 1);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
 	vublk_vu_message_init(&message, VUBLK_VU_SET_BACKEND_REQ_FD);
 	message.fds[0] = sockets[1];
@@ -391,9 +348,8 @@ static void test_resize(void **state)
 		assert_int_equal(config.capacity, (RELAY_DISK_BYTES + (i << 20)) / SECTOR);
 	}
 	vublk_channel_deinit(&back);
-	write_and_read(&rig, 0, 1, 'a');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 1, 'a');
+	relay_end(&relay, &rig);
 }
 
 /* --- VMMs come and go --------------------------------------------------------------- */
@@ -407,7 +363,7 @@ static void test_many_vmms(void **state)
 	relay_open(&relay, NULL);
 	for (unsigned i = 0; i < 20; i++) {
 		relay_start_vmm(&relay, &rig, 4);
-		write_and_read(&rig, 0, 4, (char)('a' + i));
+		relay_write_and_read(&rig, 0, 4, (char)('a' + i));
 		relay_close_vmm(&relay, &rig);
 		relay_wait(&relay, "is there again"); /* for the next */
 		if (!i) {
@@ -468,9 +424,8 @@ static void test_vmm_dies_with_requests(void **state)
 		relay_close_vmm(&relay, &rig);
 	}
 	relay_start_vmm(&relay, &rig, 2);
-	write_and_read(&rig, 0, 2, 'z');
-	relay_close_vmm(&relay, &rig);
-	relay_close(&relay);
+	relay_write_and_read(&rig, 0, 2, 'z');
+	relay_end(&relay, &rig);
 }
 
 /* --- the bus ------------------------------------------------------------------------ */
@@ -545,9 +500,8 @@ static void test_stop_while_serving(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL);
-	relay_start_vmm(&relay, &rig, 4);
-	write_and_read(&rig, 0, 4, 'a');
+	relay_begin(&relay, &rig, 4);
+	relay_write_and_read(&rig, 0, 4, 'a');
 	vublk_bus_stop(relay.bus);
 	rig_wait_for_end(&rig);
 	relay_join(&relay);

@@ -44,7 +44,6 @@ PENDING = {
     'tests/unit/blk': 'not reviewed yet',
     'tests/unit/device': 'not reviewed yet',
     'tests/unit/proto': 'not reviewed yet',
-    'tests/unit/relay': 'not reviewed yet',
     'tests/unit/ring': 'not reviewed yet',
     'tests/unit/util': 'not reviewed yet',
     'tests/unit/vfio': 'not reviewed yet',

@@ -3,9 +3,9 @@
 
 #include <poll.h>
 
-#define TURN_MS 1 /* the longest that it does not look, and holds up nothing */
+#define TURN_MS 1 /* longest time between two looks at the socket */
 
-/* A test that waits for the lock gets it while this sleeps. */
+/* A test that waits for the lock gets it during the poll(). */
 static void *run(void *opaque)
 {
 	struct relay_mock *mock = opaque;
@@ -45,7 +45,7 @@ void relay_mock_stop(struct relay_mock *mock)
 	pthread_mutex_lock(&mock->lock);
 }
 
-void relay_mock_go_on(struct relay_mock *mock)
+void relay_mock_continue(struct relay_mock *mock)
 {
 	pthread_mutex_unlock(&mock->lock);
 }
@@ -55,7 +55,7 @@ void relay_mock_close(struct relay_mock *mock, struct relay *relay)
 	relay_close(relay);
 	relay_mock_stop(mock);
 	mock->is_over = true;
-	relay_mock_go_on(mock);
+	relay_mock_continue(mock);
 	assert_int_equal(pthread_join(mock->thread, NULL), 0);
 	pthread_mutex_destroy(&mock->lock);
 	mock_deinit(&mock->mock);

@@ -80,7 +80,7 @@ static void exec_serve(const struct relay *relay, int fd, const char *option)
 {
 	char fd_option[32], file_option[200];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a case that dies leaves no back-end behind */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* no back-end outlives a case that is killed */
 	fcntl(fd, F_SETFD, 0);
 	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
 	snprintf(file_option, sizeof(file_option), "--blk-file=%s", relay->disk);
@@ -89,7 +89,7 @@ static void exec_serve(const struct relay *relay, int fd, const char *option)
 	_exit(127);
 }
 
-/* It is given a socket that listens already, so there is nothing to wait for. */
+/* The child gets a socket that already listens, so the caller need not wait for it. */
 void relay_start_backend(struct relay *relay, const char *option)
 {
 	int fd = vublk_socket_listen(relay->backend, NULL);

@@ -25,7 +25,7 @@ struct relay {
 	pthread_t thread;
 	int result;
 	struct vublk_error error;
-	pid_t pid; /* of the back-end; 0: there is none */
+	pid_t pid; /* of the back-end; 0: no back-end runs */
 
 	pthread_mutex_t lock;
 	pthread_cond_t said;
@@ -37,14 +37,14 @@ struct relay {
 
 /* A disk and its back-end, and a relay in front of it that listens. `properties` may be NULL. */
 void relay_open(struct relay *relay, const struct vublk_option *properties);
-/* The same without a back-end, and without waiting for the relay to listen. */
+/* The same without a back-end. Does not wait for the relay to listen. */
 void relay_open_alone(struct relay *relay, const struct vublk_option *properties);
-/* Stops it, waits for its thread, ends the back-end, and frees everything. */
+/* Stops the relay, waits for its thread, ends the back-end, and frees everything. */
 void relay_close(struct relay *relay);
-/* Waits for its thread to end by itself; its result stays in `relay`. */
+/* Waits for the relay's thread to end by itself; relay->result has its result. */
 void relay_join(struct relay *relay);
 
-/* `option` (may be NULL) is one of `vublk serve -o`. */
+/* `option` is an argument of `vublk serve -o`; NULL: none. */
 void relay_start_backend(struct relay *relay, const char *option);
 /* With SIGKILL; waits until the process has ended. */
 void relay_kill_backend(struct relay *relay);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * VMMs that keep no rule, in front of a relay. After each there is another that is served,
- * by the same back-end: nothing of the first may have reached it that it gives up for.
+ * VMMs that break rules, in front of a relay. After each of them an honest VMM is served.
+ *
+ * Key idea: the back-end stays connected throughout, so nothing that the hostile VMM sent may
+ * have reached it in a form that makes it disconnect.
  */
 #include "relay-rig.h"
 #include "rude-frontend.h"
@@ -75,14 +77,14 @@ static void test_flat_after_many(void **state)
 	mappings = vublk_test_count_mappings();
 	rude_flood(relay.socket, 100000, &seed);
 	rude_check_served(relay.socket);
-	/* One more or less: the last VMM may not have been cleaned up yet. */
+	/* One more or less, because the last session may not have been freed yet. */
 	assert_true(vublk_test_count_fds() <= fds + 16);
 	assert_true(vublk_test_count_mappings() <= mappings + 1);
 	check_whole(&relay);
 	relay_close(&relay);
 }
 
-/* --- one wrong message each, in a session that goes on --------------------------------- */
+/* --- one wrong message each, in a session that continues ------------------------------- */
 
 static uint64_t set_inflight(struct backend_rig *rig, const struct rig_area *area, uint64_t size,
 			     uint64_t offset, unsigned queues, unsigned entries)
@@ -98,7 +100,7 @@ static void test_refused_and_served_on(void **state)
 
 	relay_begin(&relay, &rig, 1);
 	rig_get_area(&rig, &area);
-	/* queues that are not there, sizes that are none */
+	/* queues that do not exist, invalid sizes */
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 4, 128), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, UINT32_MAX, 128), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 0), 1);
@@ -107,14 +109,14 @@ static void test_refused_and_served_on(void **state)
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 1, 65536), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 1, 2), 1);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 200, 1), 1);
-	/* what runs */
+	/* queues that run */
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 0, 64), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0, 7), 1);
-	/* what was not offered */
+	/* features that were not offered */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, UINT64_MAX), 1);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES, UINT64_MAX), 1);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0x100), 1);
-	/* areas that are too short, too many, past their file */
+	/* in-flight areas that are too short, for too many queues, past the end of their file */
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, 5, RIG_SIZE), 1);
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, RIG_QUEUES, 0), 1);
@@ -130,7 +132,7 @@ static void test_refused_and_served_on(void **state)
 	relay_close(&relay);
 }
 
-/* Rings that cannot be, of which the back-end is not told. */
+/* Impossible rings. The back-end is not told of them. */
 static void test_bad_rings(void **state)
 {
 	struct relay relay;
@@ -139,7 +141,7 @@ static void test_bad_rings(void **state)
 	relay_open(&relay, NULL);
 	relay_set_up_vmm(&relay, &rig);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
-	/* not aligned: refused when it is to run; outside of memory: it waits for that */
+	/* a misaligned ring is refused when it is to run; one outside of memory waits for memory */
 	assert_int_equal(rig_describe_queue(&rig, 0, 0), 0);
 	assert_int_equal(rig_set_addr(&rig, 0, RIG_USER + 1, RIG_USER + 4096, RIG_USER + 8192), 0);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
@@ -158,7 +160,7 @@ static void test_bad_rings(void **state)
 	relay_close(&relay);
 }
 
-/* A start and a stop in every order. */
+/* The messages of a start and of a stop in every order. */
 static void test_any_order(void **state)
 {
 	struct relay relay;
@@ -182,7 +184,7 @@ static void test_any_order(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Descriptors that are not eventfds, of which a call may be one. */
+/* Descriptors that are not eventfds, which only a call descriptor need not be. */
 static void test_odd_descriptors(void **state)
 {
 	char page[4096] = { 0 };
@@ -212,7 +214,7 @@ struct filler {
 	bool stops; /* atomic */
 };
 
-/* Without making room, which would free a writer. */
+/* Fills the eventfd without reading it, because a read would unblock a writer. */
 static void fill_up(int fd)
 {
 	uint64_t add = UINT64_MAX - 1;
@@ -235,7 +237,7 @@ static void *keep_full(void *opaque)
 	return NULL;
 }
 
-/* All that the relay signals after an outage would block a writer. */
+/* Every descriptor that the relay signals after an outage is full and would block a writer. */
 static void test_full_descriptors(void **state)
 {
 	struct filler filler = { 0 };
@@ -260,7 +262,7 @@ static void test_full_descriptors(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The same messages again and again leave nothing behind. */
+/* The same messages many times leave no descriptor open. */
 static void test_same_messages(void **state)
 {
 	unsigned fds = 0, mappings = 0;
@@ -290,7 +292,7 @@ static void test_same_messages(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* A VMM that sends and never reads is not waited for. */
+/* The relay does not wait for a VMM that sends and never reads. */
 static void test_does_not_read(void **state)
 {
 	struct vublk_vu_message message;
@@ -309,7 +311,7 @@ static void test_does_not_read(void **state)
 	relay_close(&relay);
 }
 
-/* A VMM whose memory is a private copy, and one that shares none. */
+/* A VMM whose memory is a private copy, and one that shares no memory. */
 static void test_memory_that_is_not_shared(void **state)
 {
 	for (unsigned i = 0; i < 2; i++) {
@@ -335,7 +337,7 @@ static void test_memory_that_is_not_shared(void **state)
 	}
 }
 
-/* Not a VM, so its empty memory says nothing. */
+/* A library is no VM, so its empty memory causes no warning. */
 static void test_library_that_is_idle(void **state)
 {
 	struct relay relay;

@@ -93,7 +93,7 @@ static void test_on_and_off(void **state)
 		read_block(&rig);
 		assert_true(take_page(&log, rig_data_addr(0)));
 		assert_true(take_page(&log, used_addr(&rig)));
-		/* as QEMU asks for the used ring's marks */
+		/* as QEMU requests the marks of the used ring */
 		assert_int_equal(rig_set_addr(&rig, 0, RIG_USER,
 					      RIG_USER + (uint64_t)((char *)rig.queues[0].ring.avail -
 								    rig.memory),
@@ -106,7 +106,7 @@ static void test_on_and_off(void **state)
 	drop_log(&log);
 }
 
-/* No write falls between the two. */
+/* No write is lost between the two bitmaps. */
 static void test_another_bitmap(void **state)
 {
 	struct log first, second;
@@ -130,7 +130,7 @@ static void test_another_bitmap(void **state)
 	drop_log(&second);
 }
 
-/* The log is the VMM's, whoever the back-end is. */
+/* The log is the VMM's, so the next back-end uses it, too. */
 static void test_over_an_outage(void **state)
 {
 	struct relay relay;
@@ -175,7 +175,7 @@ static void test_refused(void **state)
 	drop_log(&log);
 }
 
-/* What a lost back-end had begun would be missing where the VM goes. */
+/* The requests that a lost back-end had begun would be missing at the VM's destination. */
 static void test_a_move_that_is_refused(void **state)
 {
 	struct vublk_vu_message message;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The relay without a back-end, and the next one: the VMM is not told. A back-end that is
- * frozen before it is killed leaves its requests outstanding.
+ * The relay while its back-end is lost, and with the next one: the VMM does not notice. A
+ * back-end that is frozen before it is killed leaves its requests outstanding.
  */
 #include "relay-rig.h"
 
@@ -23,7 +23,7 @@ static bool is_signalled(int fd)
 	return poll(&wait, 1, 0) == 1;
 }
 
-/* --- the VMM asks nothing ---------------------------------------------------------- */
+/* --- the VMM sends no message ------------------------------------------------------ */
 
 static void test_idle(void **state)
 {
@@ -41,7 +41,7 @@ static void test_idle(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Requests that wait for a back-end, each completed once by the next. */
+/* The next back-end completes each waiting request once. */
 static void go_through_outages(bool with_area)
 {
 	struct rig_area area = { .fd = -1 };
@@ -83,7 +83,7 @@ static void test_outstanding_with_the_vmms_area(void **state)
 	go_through_outages(true);
 }
 
-/* --- a VMM that comes in an outage --------------------------------------------------- */
+/* --- a VMM that connects in an outage ------------------------------------------------ */
 
 static void test_vmm_comes_meanwhile(void **state)
 {
@@ -99,7 +99,7 @@ static void test_vmm_comes_meanwhile(void **state)
 	assert_true(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
 	relay_send_requests(&rig, 0);
 	relay_send_requests(&rig, 1);
-	assert_int_equal(rig_set_wce(&rig, !config.wce), 1); /* nobody could keep it */
+	assert_int_equal(rig_set_wce(&rig, !config.wce), 1); /* no back-end could keep it */
 	relay_start_backend(&relay, NULL);
 	relay_take_requests(&rig, 0);
 	relay_take_requests(&rig, 1);
@@ -157,7 +157,7 @@ static void go_on_from(struct backend_rig *rig, unsigned q, unsigned base)
 	relay_driver_ok(rig);
 }
 
-/* Nothing outstanding: the used index is exact. */
+/* With no request outstanding the used index is exact. */
 static void test_stop_when_idle(void **state)
 {
 	struct relay relay;
@@ -174,7 +174,7 @@ static void test_stop_when_idle(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The area of the VMM has what is outstanding: it pauses, and goes on. */
+/* The VMM pauses and resumes; its in-flight area has the outstanding requests. */
 static void test_stop_with_the_vmms_area(void **state)
 {
 	struct rig_area area;
@@ -198,7 +198,7 @@ static void test_stop_with_the_vmms_area(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Nobody knows what was begun: the same ring is not started again, another one is. */
+/* Without an area it is unknown which requests were begun. Only another ring can start. */
 static void test_stop_without_an_area(void **state)
 {
 	struct relay relay;
@@ -215,7 +215,7 @@ static void test_stop_without_an_area(void **state)
 	relay_wait(&relay, "queue 0 is not started");
 	relay_expect_signal(rig.queues[0].err_fd);
 	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
-	/* The driver resets, and its new ring is at the same place. */
+	/* The driver resets the device, and its new ring has the same address. */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 	memset(rig.memory, 0, RIG_QUEUE_BYTES);
@@ -225,7 +225,7 @@ static void test_stop_without_an_area(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* One of two rings is taken back; the other goes on with what it had begun. */
+/* One of two rings is stopped; the other one continues with the requests that were begun. */
 static void test_stop_one_of_two(void **state)
 {
 	struct relay relay;
@@ -281,9 +281,9 @@ static void test_no_area(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* --- the relay goes, too ------------------------------------------------------------------- */
+/* --- another relay ------------------------------------------------------------------------- */
 
-/* The VMM connects to the next relay as it would to a back-end: with its area. */
+/* The VMM connects to the next relay as it would to a back-end, with its in-flight area. */
 static void test_another_relay(void **state)
 {
 	struct rig_area area;
@@ -310,7 +310,7 @@ static void test_another_relay(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* --- for good ---------------------------------------------------------------------------------- */
+/* --- lost for good ---------------------------------------------------------------------------- */
 
 static void test_reconnect_off(void **state)
 {
@@ -342,7 +342,7 @@ static void test_deadline(void **state)
 	relay_close(&relay);
 }
 
-/* A back-end that does not answer is lost when its time is over. */
+/* A back-end that does not answer within request-timeout-ms is lost. */
 static void test_frozen_backend(void **state)
 {
 	const struct vublk_option options[] = { { "request-timeout-ms", "1000" }, { NULL } };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The relay with back-ends that are unlike `vublk serve`, played by the mock.
+ * The relay with back-ends that behave differently from `vublk serve`, played by the mock.
  */
 #include "relay-mock.h"
 
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* --- rings that are given back with requests outstanding --------------------------- */
+/* --- rings that are returned with requests outstanding ----------------------------- */
 
 /* Of four requests the back-end took three and completed one when the VMM stopped the queue. */
 static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig)
@@ -23,7 +23,7 @@ static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct 
 	rig->queues[0].ring.used->idx = 1;
 	relay_mock_stop(mock);
 	mock->mock.base = 3;
-	relay_mock_go_on(mock);
+	relay_mock_continue(mock);
 	assert_int_equal(rig_get_base(rig, 0), 3);
 	relay_wait(relay, "queue 0 was given back at index 3 with 2 requests outstanding");
 	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_STATUS, 0), 0);
@@ -39,7 +39,7 @@ static void lose(struct relay_mock *mock, struct relay *relay)
 {
 	relay_mock_stop(mock);
 	mock_hang_up(&mock->mock);
-	relay_mock_go_on(mock);
+	relay_mock_continue(mock);
 	relay_wait(relay, "is there again");
 }
 
@@ -54,7 +54,7 @@ static void test_undrained_and_still_there(void **state)
 	relay_wait(&relay, "starting, started -> running");
 	relay_mock_stop(&mock);
 	assert_int_equal(mock.mock.given_bases[0], 3);
-	relay_mock_go_on(&mock);
+	relay_mock_continue(&mock);
 	assert_false(relay_has_said(&relay, "queue 0 is not started"));
 	relay_close_vmm(&relay, &rig);
 	relay_mock_close(&mock, &relay);
@@ -76,7 +76,7 @@ static void test_undrained_and_lost(void **state)
 	relay_mock_close(&mock, &relay);
 }
 
-/* The used index has reached the base: the fourth request no back-end has seen. */
+/* The used index has reached the base, and no back-end has seen the fourth request. */
 static void test_undrained_and_completed_before_the_loss(void **state)
 {
 	struct relay_mock mock;
@@ -90,7 +90,7 @@ static void test_undrained_and_completed_before_the_loss(void **state)
 	relay_wait(&relay, "starting, started -> running");
 	relay_mock_stop(&mock);
 	assert_int_equal(mock.mock.given_bases[0], 3);
-	relay_mock_go_on(&mock);
+	relay_mock_continue(&mock);
 	relay_close_vmm(&relay, &rig);
 	relay_mock_close(&mock, &relay);
 }
@@ -123,10 +123,10 @@ static void expect_area(struct relay_mock *mock, const struct rig_area *area)
 	assert_int_equal(mock->mock.inflight.mmap_size, area->bytes);
 	assert_int_equal(mock->mock.inflight.num_queues, RIG_QUEUES);
 	assert_int_equal(mock->mock.inflight.queue_size, RIG_SIZE);
-	relay_mock_go_on(mock);
+	relay_mock_continue(mock);
 }
 
-/* The area that the VMM gets is the back-end's, and each back-end gets it as it is. */
+/* The back-end makes the area that the VMM gets, and later back-ends get it unchanged. */
 static void test_an_area_of_the_back_end_s_layout(void **state)
 {
 	for (unsigned is_tight = 0; is_tight < 2; is_tight++) {
@@ -149,7 +149,7 @@ static void test_an_area_of_the_back_end_s_layout(void **state)
 	}
 }
 
-/* Made by the relay then, as the back-end made the last one. */
+/* The relay makes it then, with the layout that the last back-end used. */
 static void test_an_area_without_a_back_end(void **state)
 {
 	struct relay_mock mock;
@@ -162,16 +162,16 @@ static void test_an_area_without_a_back_end(void **state)
 	relay_wait(&relay, "starting, started -> running");
 	rig_drop_area(&area);
 	relay_close_vmm(&relay, &rig);
-	relay_wait(&relay, "is there again"); /* the connection is another one for each VMM */
+	relay_wait(&relay, "is there again"); /* each VMM gets another connection to the back-end */
 	relay_mock_stop(&mock);
 	mock_die(&mock.mock);
-	relay_mock_go_on(&mock);
+	relay_mock_continue(&mock);
 	relay_wait(&relay, "the disk waits for a back-end");
 	relay_start_vmm_with_area(&relay, &rig, &area, 1);
 	assert_int_equal(area.bytes, TIGHT_BYTES);
 	relay_mock_stop(&mock);
 	mock_live_again(&mock.mock);
-	relay_mock_go_on(&mock);
+	relay_mock_continue(&mock);
 	relay_wait(&relay, "starting, started -> running");
 	expect_area(&mock, &area);
 	rig_drop_area(&area);
@@ -179,7 +179,7 @@ static void test_an_area_without_a_back_end(void **state)
 	relay_mock_close(&mock, &relay);
 }
 
-/* The next back-end has another one, and the relay says what is wrong. */
+/* The next back-end uses another layout, and the relay logs the reason. */
 static void test_an_area_of_another_layout(void **state)
 {
 	struct relay_mock mock;
@@ -193,12 +193,12 @@ static void test_an_area_of_another_layout(void **state)
 	relay_mock_stop(&mock);
 	mock_hang_up(&mock.mock);
 	mock.mock.has_tight_areas = true;
-	relay_mock_go_on(&mock);
+	relay_mock_continue(&mock);
 	relay_wait(&relay, "does not take the in-flight area of 8448 bytes for 4 queues of 128 "
 			   "entries, which may have another layout than its own");
 	relay_mock_stop(&mock);
 	mock.mock.has_tight_areas = false;
-	relay_mock_go_on(&mock);
+	relay_mock_continue(&mock);
 	relay_wait(&relay, "starting, started -> running");
 	rig_drop_area(&area);
 	relay_close_vmm(&relay, &rig);
@@ -218,7 +218,7 @@ static unsigned count_said(struct relay *relay, const char *words)
 	return count;
 }
 
-/* Waits until the back-end was reached so often. */
+/* Waits for this number of connections. */
 static void wait_for_connections(struct relay_mock *mock, unsigned count)
 {
 	bool is_there = false;
@@ -226,12 +226,12 @@ static void wait_for_connections(struct relay_mock *mock, unsigned count)
 	while (!is_there) {
 		relay_mock_stop(mock);
 		is_there = mock->mock.num_connections >= count;
-		relay_mock_go_on(mock);
+		relay_mock_continue(mock);
 		sched_yield();
 	}
 }
 
-/* Reached again and again, it refuses for two reasons, one after the other. */
+/* The back-end refuses every connection, first for one reason and then for another. */
 static void test_a_refusal_is_said_once(void **state)
 {
 	static const struct vublk_option quick[] = { { "reconnect-ms", "1" }, { NULL } };
@@ -249,12 +249,12 @@ static void test_a_refusal_is_said_once(void **state)
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(refused); i++) {
 		mock.mock.refused_request = refused[i];
 		mock_forget(&mock.mock);
-		relay_mock_go_on(&mock);
+		relay_mock_continue(&mock);
 		wait_for_connections(&mock, 6);
 		relay_mock_stop(&mock);
 	}
 	mock.mock.refused_request = 0;
-	relay_mock_go_on(&mock);
+	relay_mock_continue(&mock);
 	relay_wait(&relay, "starting, started -> running");
 	relay_close_vmm(&relay, &rig);
 	assert_int_equal(count_said(&relay, "the back-end refused SET_VRING_KICK"), 1);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Two VMMs, one after the other: nothing of the first one's session reaches the second, or
- * the back-end that the second one gets. docs/architecture.md lists what there is of a
- * session and where each piece of it ends.
+ * Two VMMs, one after the other: nothing of the first one's session reaches the second one or
+ * its back-end. docs/sessions.md lists each piece of a session and where it ends.
  */
 #include "relay-rig.h"
 
@@ -20,14 +19,14 @@ static void write_a_block(struct backend_rig *rig, uint64_t sector)
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_OUT, sector, 0, BLOCK), VIRTIO_BLK_S_OK);
 }
 
-/* Its back-end has begun requests that are not completed, and is lost with them. */
+/* The back-end has begun requests, and is lost before it completes them. */
 static void lose_backend_with_requests(struct relay *relay, struct backend_rig *rig,
 				       struct rig_area *area)
 {
 	relay_freeze_backend(relay);
 	relay_send_requests(rig, 0);
 	relay_lose_backend(relay);
-	for (uint16_t head = 0; head < RELAY_REQUESTS; head++) { /* as it notes them */
+	for (uint16_t head = 0; head < RELAY_REQUESTS; head++) { /* as a back-end records them */
 		area->region->desc[head].counter = head;
 		area->region->desc[head].inflight = 1;
 	}
@@ -51,7 +50,7 @@ static bool disk_is_empty(const struct relay *relay)
 
 /* --- the in-flight area ------------------------------------------------------ */
 
-/* The second VMM has descriptors ready, of which it has made none available. */
+/* The second VMM has written descriptors and made none of them available. */
 static void test_requests_that_the_next_vmm_never_made(void **state)
 {
 	struct rig_area area;
@@ -68,7 +67,7 @@ static void test_requests_that_the_next_vmm_never_made(void **state)
 	relay_add_requests(&second, 0);
 	relay_start_backend(&relay, NULL);
 	relay_wait(&relay, "starting, started -> running");
-	assert_int_equal(rig_get_base(&second, 0), 0); /* what was taken would be done by now */
+	assert_int_equal(rig_get_base(&second, 0), 0); /* a request that was taken would be complete by now */
 	assert_int_equal(second.queues[0].ring.used->idx, 0);
 	assert_true(disk_is_empty(&relay));
 	relay_close_vmm(&relay, &second);
@@ -76,7 +75,7 @@ static void test_requests_that_the_next_vmm_never_made(void **state)
 	relay_close(&relay);
 }
 
-/* The second VMM's ring is at another place than the area. */
+/* The second VMM's ring is at another index than the area. */
 static void test_the_next_vmm_begins_anew(void **state)
 {
 	struct rig_area area;
@@ -98,7 +97,7 @@ static void test_the_next_vmm_begins_anew(void **state)
 	relay_close(&relay);
 }
 
-/* An area that was given to no ring. */
+/* An in-flight area that no ring has used. */
 static void test_an_area_without_rings(void **state)
 {
 	struct rig_area area;
@@ -128,7 +127,7 @@ static void test_an_area_without_rings(void **state)
 
 /* --- features ---------------------------------------------------------------- */
 
-/* A back-end has to keep what a driver relies on, and there is no driver. */
+/* A new back-end has to offer the features that a driver relies on; here there is no driver. */
 static void test_features_end_with_the_vmm(void **state)
 {
 	struct virtio_blk_config config;

@@ -23,11 +23,11 @@ static unsigned received(struct relay_mock *mock, uint32_t request)
 
 	relay_mock_stop(mock);
 	n = mock->mock.received[request];
-	relay_mock_go_on(mock);
+	relay_mock_continue(mock);
 	return n;
 }
 
-/* Begins a VM whose front-end accepts all but `without`, with its in-flight area. */
+/* A VMM with an in-flight area, which accepts all protocol features except `without`. */
 static void begin(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig,
 		  struct rig_area *area, uint64_t without)
 {
@@ -35,7 +35,7 @@ static void begin(struct relay_mock *mock, struct relay *relay, struct backend_r
 
 	relay_mock_init(mock);
 	mock->mock.base = BEGUN;
-	mock->mock.insists_on_area = true; /* else its area is for fewer entries than the rig has */
+	mock->mock.insists_on_area = true; /* else the area that it makes has fewer entries than the rig's rings */
 	relay_mock_open(mock, relay, properties);
 	relay_connect(relay, rig);
 	rig_negotiate(rig);
@@ -51,7 +51,7 @@ static void begin(struct relay_mock *mock, struct relay *relay, struct backend_r
 	rig->queues[0].ring.avail->idx = BEGUN;
 }
 
-/* The rig is closed. */
+/* After the rig has been closed. */
 static void end(struct relay_mock *mock, struct relay *relay, struct rig_area *area)
 {
 	rig_drop_area(area);
@@ -109,7 +109,7 @@ static void test_skip_drain(void **state)
 	}
 }
 
-/* What the stop left when the ring was disabled is executed before the answer. */
+/* Requests that were left when the ring was disabled are executed before the answer. */
 static void test_a_drain_after_a_disable(void **state)
 {
 	struct relay_mock mock;
@@ -121,7 +121,7 @@ static void test_a_drain_after_a_disable(void **state)
 	complete(&rig, 1, BEGUN);
 	disable(&rig);
 	assert_int_equal(received(&mock, VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN), QUEUES);
-	complete(&rig, 0, BEGUN); /* as the back-end does with the area's requests */
+	complete(&rig, 0, BEGUN); /* as a back-end completes the requests in the area */
 	for (unsigned i = 0; i < QUEUES; i++) {
 		ask_base(&rig, VUBLK_VU_GET_VRING_BASE, i);
 		expect_base(&rig, VUBLK_VU_GET_VRING_BASE, BEGUN);
@@ -151,7 +151,7 @@ static void test_a_drain_of_rings_that_run(void **state)
 	end(&mock, &relay, &area);
 }
 
-/* A VMM must not take requests for complete that are not. */
+/* A VMM must not take incomplete requests for complete. */
 static void test_a_drain_that_is_none(void **state)
 {
 	struct relay_mock mock;

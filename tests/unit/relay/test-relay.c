@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The relay: what a VMM may ask of it, while its back-end is there. */
+/* The relay while its back-end is connected: everything that a VMM may ask of it. */
 #include "relay-rig.h"
 
 #include "bus/bus.h"
@@ -53,7 +53,7 @@ static void test_requests_on_four_queues(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The rings go on from their bases, as after a pause of the VM. */
+/* The rings continue at their bases, as after a pause of the VM. */
 static void test_stop_and_go_on(void **state)
 {
 	struct relay relay;
@@ -91,7 +91,7 @@ static void test_reset_and_begin_anew(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Queues that are started and stopped while others run. */
+/* Queues start and stop while others run. */
 static void test_queue_by_queue(void **state)
 {
 	struct relay relay;
@@ -107,7 +107,7 @@ static void test_queue_by_queue(void **state)
 	relay_write_and_read(&rig, 2, 1, 'd');
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
 	relay_write_and_read(&rig, 0, 1, 'e');
-	/* It stays enabled while it is stopped. */
+	/* A queue stays enabled while it is stopped. */
 	rig_get_base(&rig, 0);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, rig.queues[0].kick_fd),
 			 0);
@@ -115,7 +115,7 @@ static void test_queue_by_queue(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* A VMM that does not know STATUS: a ring that is enabled runs. */
+/* A VMM without STATUS: a ring runs as soon as it is enabled. */
 static void test_without_status(void **state)
 {
 	struct relay relay;
@@ -135,7 +135,7 @@ static void test_without_status(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* ... or one that negotiates it, and never says DRIVER_OK. */
+/* ... or one that negotiates STATUS and never sets DRIVER_OK. */
 static void test_without_driver_ok(void **state)
 {
 	struct relay relay;
@@ -196,7 +196,7 @@ static void test_memory_changes_under_rings(void **state)
 		assert_int_equal(remove_region(&rig, 0x1000000, 0x1000000, 1 << 20), 0);
 		relay_write_and_read(&rig, 0, 2, 'b');
 	}
-	/* The rings wait for their memory, and go on when it is there again. */
+	/* The rings wait for their memory, and continue when it is added again. */
 	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY), 0);
 	assert_int_equal(rig_add_mem_reg(&rig, rig.memory_fd, RIG_GUEST, RIG_USER, RIG_MEMORY, 0),
 			 0);
@@ -205,8 +205,7 @@ static void test_memory_changes_under_rings(void **state)
 	close(fd);
 }
 
-/* What is refused has changed nothing. */
-/* As libblkio adds its memory: of any size, before the rings and under them. */
+/* libblkio adds memory of any size, before the rings start and while they run. */
 static void test_memory_of_part_of_a_page(void **state)
 {
 	int fd = vublk_memfd_new("small", 15120, NULL);
@@ -225,6 +224,7 @@ static void test_memory_of_part_of_a_page(void **state)
 	close(fd);
 }
 
+/* A refused message has changed nothing. */
 static void test_memory_refused(void **state)
 {
 	int fd = vublk_memfd_new("more", 1 << 20, NULL);
@@ -352,7 +352,7 @@ static void test_resize(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* --- VMMs come and go --------------------------------------------------------------- */
+/* --- one VMM after another ---------------------------------------------------------- */
 
 static void test_many_vmms(void **state)
 {
@@ -365,7 +365,7 @@ static void test_many_vmms(void **state)
 		relay_start_vmm(&relay, &rig, 4);
 		relay_write_and_read(&rig, 0, 4, (char)('a' + i));
 		relay_close_vmm(&relay, &rig);
-		relay_wait(&relay, "is there again"); /* for the next */
+		relay_wait(&relay, "is there again"); /* the back-end, for the next VMM */
 		if (!i) {
 			fds = vublk_test_count_fds();
 			mappings = vublk_test_count_mappings();
@@ -391,7 +391,7 @@ static bool backend_maps(const struct relay *relay, const char *words)
 	return found;
 }
 
-/* Nothing holds the memory of a VMM that has gone: the next may need it. */
+/* The memory of a VMM that disconnected is released, because the next VMM may need it. */
 static void test_memory_is_given_back(void **state)
 {
 	struct relay relay;
@@ -402,13 +402,13 @@ static void test_memory_is_given_back(void **state)
 		relay_start_vmm(&relay, &rig, 1);
 		assert_true(backend_maps(&relay, "memfd:rig"));
 		relay_close_vmm(&relay, &rig);
-		relay_wait(&relay, "is there again"); /* by another connection */
+		relay_wait(&relay, "is there again"); /* the back-end, with another connection */
 		assert_false(backend_maps(&relay, "memfd:rig"));
 	}
 	relay_close(&relay);
 }
 
-/* Requests are in flight when the VMM goes; the next one finds a disk as good as new. */
+/* A VMM disconnects with requests in flight; the next VMM is served as usual. */
 static void test_vmm_dies_with_requests(void **state)
 {
 	struct relay relay;
@@ -511,7 +511,7 @@ static void test_stop_while_serving(void **state)
 	rig_close(&rig);
 }
 
-/* Without waiting for anybody. */
+/* It does not wait for the VMM or the back-end. */
 static void test_free_while_serving(void **state)
 {
 	char path[200], spec[220], backend[200];
@@ -522,7 +522,7 @@ static void test_free_while_serving(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL); /* for its back-end */
+	relay_open(&relay, NULL); /* only for its back-end */
 	vublk_bus_stop(relay.bus);
 	relay_join(&relay);
 	vublk_bus_free(relay.bus);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The configuration space: the device's own copy of what the back-end says, with
- * what is the device's own put in (the number of queues, the limit of segments).
+ * The configuration space: a copy of the back-end's config in which the device sets its own
+ * number of queues and limit of segments. The messages are in frontend/config.c.
  *
- * Nothing in it is believed unseen: a block size or a capacity that no disk has is
- * refused, and so is the connection; an optional limit without sense costs its
+ * Key idea: the back-end's values are checked first. With a block size or a capacity that no
+ * disk has, the back-end is refused; an optional limit that makes no sense disables its
  * feature.
  *
  * virtio 1.3, section 5.2.4; vhost-user "VHOST_USER_GET_CONFIG" and "_SET_CONFIG".
@@ -32,7 +32,7 @@ static bool offers(const struct vublk_device *device, unsigned bit)
 	return device->features & VUBLK_BIT(bit);
 }
 
-/* --- what comes from the back-end --------------------------------------------------- */
+/* --- checking the back-end's config --------------------------------------------------- */
 
 static int check_capacity(const struct virtio_blk_config *config, struct vublk_error *error)
 {
@@ -61,7 +61,7 @@ static int check_block_size(const struct vublk_device *device,
 			       MAX_BLOCK_BYTES);
 }
 
-/* Features whose fields make no sense; the disk can be used without. */
+/* Features whose fields make no sense. The disk can be used without them. */
 static uint64_t senseless_features(const struct vublk_device *device,
 				   const struct virtio_blk_config *config)
 {
@@ -76,7 +76,7 @@ static uint64_t senseless_features(const struct vublk_device *device,
 	return features & device->features;
 }
 
-/* Once the driver has been told of a feature it cannot be taken away. */
+/* A feature that the driver has been offered cannot be withdrawn. */
 static int withdraw_features(struct vublk_device *device, uint64_t features,
 			     struct vublk_error *error)
 {
@@ -115,7 +115,7 @@ static bool lacks_indirect(const struct vublk_device *device)
 static void put_own_values(const struct vublk_device *device, struct virtio_blk_config *config)
 {
 	config->num_queues = htole16((uint16_t)device->num_queues);
-	/* One block says nothing, and Windows takes it for a wish and splits its requests. */
+	/* One block is no information, and Windows would split its requests because of it. */
 	if (le16toh(config->min_io_size) == 1)
 		config->min_io_size = 0;
 	if (le32toh(config->opt_io_size) == 1)
@@ -153,7 +153,7 @@ void vublk_device_bump_config_generation(struct vublk_device *device)
 
 static void begin_read(struct vublk_device *device);
 
-/* What was sent is the driver's own change: it needs no interrupt for it. */
+/* The driver wrote wce itself, so it needs no interrupt for that. */
 static bool differs_beyond_wce(const uint8_t *a, const uint8_t *b)
 {
 	return memcmp(a, b, VUBLK_BLK_WCE_OFFSET) ||
@@ -168,7 +168,7 @@ static void report_write(struct vublk_device *device, const struct vublk_error *
 		device->ops->config_written(device->bus, error);
 }
 
-/* An answer of success may mean "received"; what counts is what is read afterwards. */
+/* An answer of success may only mean "received". The value that is read back decides. */
 static void end_write(struct vublk_device *device, const struct vublk_error *read_error)
 {
 	struct vublk_error error;
@@ -177,8 +177,8 @@ static void end_write(struct vublk_device *device, const struct vublk_error *rea
 		report_write(device, read_error);
 	} else if (device->config[VUBLK_BLK_WCE_OFFSET] != device->config_write_wce) {
 		vublk_error_set(&error, EIO,
-				"the back-end did not take the write of %u to the config field "
-				"wce: it is still %u", device->config_write_wce,
+				"the back-end has not adopted the value %u that was written to "
+				"the config field wce: it is still %u", device->config_write_wce,
 				device->config[VUBLK_BLK_WCE_OFFSET]);
 		report_write(device, &error);
 	} else {
@@ -186,7 +186,7 @@ static void end_write(struct vublk_device *device, const struct vublk_error *rea
 	}
 }
 
-/* Publishes what was read. True: the bus has to be told. */
+/* Shows the driver the config that was read. True: the bus has to be told. */
 static bool publish(struct vublk_device *device, const uint8_t *config,
 		    struct vublk_error *error, int *result)
 {
@@ -224,7 +224,7 @@ static void on_config(void *opaque, const uint8_t *config, unsigned bytes,
 		tell = publish(device, whole, &error, &r);
 		if (r < 0)
 			vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-				  "a changed config is not taken: %s", error.text);
+				  "a changed config is ignored: %s", error.text);
 	}
 	device->config_read = VUBLK_DEVICE_READ_NONE;
 	if (device->config_read_again)
@@ -244,7 +244,7 @@ static void begin_read(struct vublk_device *device)
 	vublk_frontend_read_config(&device->frontend, on_config, device);
 }
 
-/* However often it is told, one read at a time, and one more when that is done. */
+/* One read at a time. If there are changes meanwhile, one more read follows, however many there were. */
 void vublk_device_refresh_config(struct vublk_device *device)
 {
 	if (device->config_read == VUBLK_DEVICE_READ_NONE && vublk_device_is_connected(device))
@@ -253,14 +253,14 @@ void vublk_device_refresh_config(struct vublk_device *device)
 		device->config_read_again = true;
 }
 
-/* A back-end says nothing of a change while no ring is started. */
+/* A back-end does not report changes while no ring is started. */
 void vublk_device_watch_config(struct vublk_device *device)
 {
 	uint64_t interval_ns = device->settings.config_poll_ms * UINT64_C(1000000);
-	bool is_told = vublk_frontend_reports_config(&device->frontend) &&
+	bool is_reported = vublk_frontend_reports_config(&device->frontend) &&
 		       device->state != VUBLK_DEVICE_STOPPED;
 
-	if (interval_ns && !is_told && vublk_device_is_connected(device))
+	if (interval_ns && !is_reported && vublk_device_is_connected(device))
 		vublk_loop_timer_arm(&device->loop, &device->config_timer,
 				     vublk_now_ns() + interval_ns);
 }
@@ -274,7 +274,7 @@ void vublk_device_on_config_timer(void *opaque)
 	vublk_device_watch_config(device);
 }
 
-/* --- what the bus reads and writes --------------------------------------------------------- */
+/* --- the bus reads and writes --------------------------------------------------------- */
 
 /*
  * A driver without indirect descriptors cannot send a request of more segments than its ring
@@ -322,8 +322,8 @@ static int check_write(const struct vublk_device *device, unsigned offset, const
 				       "the config field wce is 0 or 1, not %u", *data);
 	if (!(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE)))
 		return vublk_error_set(error, ENOTSUP,
-				       "the config field wce is written, and VIRTIO_BLK_F_CONFIG_WCE "
-				       "was not negotiated");
+				       "the driver wrote the config field wce, and "
+				       "VIRTIO_BLK_F_CONFIG_WCE was not negotiated");
 	return 0;
 }
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device as an object: made, run, asked, freed. What it does is in the other
- * files of this folder: state.c says which states there are, realize.c how it gets
- * a back-end, run.c how the rings come to run.
+ * The device as an object: new, free, process, get_info. This file only connects the others.
+ *
+ * Key idea: start reading at state.c, which has the states. link/ is how the device gets a
+ * back-end and what happens when it loses it, rings/ how the rings start, stop and resume,
+ * save/ how a device moves to another process.
  */
 #include "device/device.h"
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Virtio features: what the device offers to its driver, and what the driver took.
+ * Virtio features: those that the device offers, and those that the driver has accepted. Names
+ * of feature bits are in virtio/blk-format.c.
  *
- * All of those here need the back-end, so they are offered when it offers them and
- * no property took them away. What the device does not do (packed rings, in-order,
- * ring reset, translation, notification data) is not in the list.
+ * Key idea: each feature needs the back-end. It is offered if it is in the list below, the
+ * back-end offers it, and no property disables it. Features that the device does not support
+ * (packed rings, in-order, ring reset, translation, notification data) are not in the list.
  */
 #include "device/device.h"
 
@@ -38,7 +39,7 @@ static const unsigned device_bits[] = {
 	VIRTIO_F_VERSION_1,
 };
 
-/* A field of the config that the back-end does not have cannot be offered. */
+/* A feature whose config fields the back-end does not have cannot be offered. */
 static const struct {
 	unsigned bit;
 	unsigned needs_bytes;
@@ -92,8 +93,8 @@ uint64_t vublk_device_features(const struct vublk_device *device)
 }
 
 /*
- * A legacy driver's rings and requests are those of a modern one where the machine is
- * little-endian. So the back-end is told of a modern one: there are some that take no
+ * On a little-endian machine the rings and requests of a legacy driver are those of a modern
+ * one. So the back-end is told that the driver is modern, because some back-ends accept no
  * other.
  */
 static const bool legacy_is_the_same = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest's memory, as the bus gives it: checked, its descriptors duplicated, and
- * kept until the next table replaces it. What is sent of it, and when, is the
- * front-end's and run.c's matter.
+ * The guest's memory, as the bus gives it: checked, its descriptors duplicated, and kept until
+ * the next table replaces it. The messages are in frontend/memory.c.
+ *
+ * Key idea: a back-end whose rings do not run is given the memory with the next start. Only
+ * the removal of all memory is sent immediately.
  */
 #include "device/device.h"
 
@@ -55,7 +57,7 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 	return 0;
 }
 
-/* A file that is shorter than its region would be a fault in the back-end. */
+/* A back-end that accesses a region beyond the end of its file gets SIGBUS. */
 static int check_file(const struct vublk_memory_region *region, unsigned index,
 		      const struct stat *st, struct vublk_error *error)
 {
@@ -78,7 +80,7 @@ static int check_slots(const struct vublk_device *device, unsigned num_regions,
 	if (num_regions <= slots)
 		return 0;
 	return vublk_error_set(error, ENOSPC,
-			       "%u memory regions are more than the back-end takes (%u); use fewer, "
+			       "%u memory regions are more than the back-end accepts (%u); use fewer, "
 			       "larger ones", num_regions, slots);
 }
 
@@ -141,7 +143,7 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 
 static int check_state(const struct vublk_device *device, struct vublk_error *error)
 {
-	/* What is given up at rest is no hindrance: the next start waits for its end. */
+	/* A removal while the rings do not run is allowed: the next start waits for its end. */
 	if (device->memory_change_under_way && device->state == VUBLK_DEVICE_RUNNING)
 		return vublk_error_set(error, EBUSY, "a change of the memory is under way already");
 	switch (device->state) {
@@ -157,10 +159,10 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 }
 
 /*
- * All of it is given up by hanging up, where a new connection can be made: libvhost-user's
- * back-ends remember the rings that lay in memory which was removed, and when memory comes
- * back region by region and the rings are not in the first of them, they close the connection
- * in the midst of a start.
+ * If a new connection can be made, all memory is removed by closing the present one. Back-ends
+ * with libvhost-user remember the rings that lay in removed memory. When memory is added again
+ * region by region, and the rings are not in the first region, they close the connection in
+ * the middle of a start.
  */
 static bool hangs_up(const struct vublk_device *device)
 {
@@ -173,14 +175,14 @@ static void hang_up(struct vublk_device *device)
 	struct vublk_error error;
 
 	vublk_error_set(&error, ECANCELED,
-			"the guest's memory was given up, and the connection with it");
+			"the guest's memory was removed, and the connection was closed with it");
 	vublk_frontend_fail(&device->frontend, &error);
 }
 
 /*
- * A back-end that runs no rings gets the memory with the next ones; but to give all of it
- * up is to be done now, for somebody may wait for that memory. Without memory slots there
- * is no message for it.
+ * A back-end whose rings do not run is given the memory with the next start. But the removal
+ * of all memory must not wait, because the owner of the memory may need it back. Without
+ * memory slots the protocol has no message for that.
  */
 static bool is_told_now(const struct vublk_device *device, unsigned num_regions)
 {

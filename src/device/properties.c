@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The properties: one table with the name, the type, the default and the place of
- * each. Whoever lists, sets, gets or defaults them reads this table; there is no
- * second list.
+ * The properties of the device: their names, types, defaults and descriptions, and the checks
+ * of their values. What a property does is in the file that reads the setting.
+ *
+ * Key idea: one table. Listing, setting, getting and defaults all read it; there is no second
+ * list.
  */
 #include "device/device.h"
 
@@ -25,7 +27,7 @@ enum kind { KIND_STRING, KIND_NUMBER, KIND_AUTO, KIND_BOOL };
 #define TYPE_AUTO "auto"
 #define TYPE_BOOL "bool"
 
-/* What the bus sees of a property, and where its value is. */
+/* A property as the bus sees it, and where its value is stored. */
 struct row {
 	struct vublk_device_property property;
 	enum kind kind;
@@ -50,30 +52,30 @@ struct row {
 	X("event_idx", BOOL, "on", event_idx,                                               \
 	  "offer VIRTIO_RING_F_EVENT_IDX: fewer notifications")                             \
 	X("indirect_desc", BOOL, "on", indirect_desc,                                       \
-	  "offer VIRTIO_RING_F_INDIRECT_DESC: one ring entry a request")                    \
+	  "offer VIRTIO_RING_F_INDIRECT_DESC: one ring entry per request")                  \
 	X("seg-max-adjust", BOOL, "off", seg_max_adjust,                                    \
 	  "lower seg_max to what the queue size has room for")                              \
 	X("request-timeout-ms", NUMBER, "5000", request_timeout_ms,                         \
 	  "how long the back-end may take to answer a message")                             \
 	X("config-poll-ms", NUMBER, "1000", config_poll_ms,                                 \
-	  "how often the config is read anew where and while the back-end tells no changes; 0: never") \
+	  "how often the config is read again while the back-end cannot report changes; 0: never")    \
 	X("keepalive-ms", AUTO, "auto", keepalive_ms,                                       \
-	  "how often the back-end is asked whether it hangs, while the rings run; 0: never; " \
-	  "auto: 5000 if the device reconnects, else 0")                                    \
+	  "how often the back-end is asked for a sign of life while the rings run; 0: never; "        \
+	  "auto: 5000 if the device reconnects, otherwise 0")                                    \
 	X("reconnect-ms", NUMBER, "0", reconnect_ms,                                        \
-	  "how often a lost back-end is looked for, besides when its socket appears; 0: "   \
-	  "it is lost for good")                                                            \
+	  "longest pause between tries to reach a lost back-end, which is also tried when "  \
+	  "its socket appears; 0: the device does not reconnect")                           \
 	X("reconnect-deadline-ms", NUMBER, "0", reconnect_deadline_ms,                      \
-	  "how long a lost back-end is looked for; 0: for ever")                            \
+	  "how long the device tries to reach a lost back-end; 0: without limit")            \
 	X("inflight", BOOL, "on", inflight,                                                 \
-	  "with reconnect-ms: let the back-end note in an area that outlives it which "     \
-	  "requests it has begun")                                                          \
+	  "with reconnect-ms or server: let the back-end record the requests that it has "   \
+	  "begun in an area that outlives it")                                              \
 	X("warn-unflushed", BOOL, "on", warn_unflushed,                                     \
-	  "warn when a back-end is lost that may have kept completed writes in its own "    \
-	  "memory: it offers FLUSH and has no in-flight area")                              \
+	  "warn when the lost back-end may have kept completed writes in its own memory: "   \
+	  "it offers FLUSH and has no in-flight area")                                      \
 	X("inflight-migration", BOOL, "off", inflight_migration,                            \
-	  "with inflight, where the back-end can: a stop does not wait for requests that "  \
-	  "it has begun, but leaves them in the area, to be saved or gone on with")         \
+	  "with inflight, if the back-end can: a stop does not wait for requests that it "   \
+	  "has begun but leaves them in the area, to be saved or resumed")                  \
 	X("skip-get-vring-base-on-force-shutdown", BOOL, "off", skip_get_vring_base,        \
 	  "a forced shutdown does not wait for requests that the back-end has begun")       \
 	X("realize-retries", NUMBER, "3", realize_retries,                                  \
@@ -85,7 +87,7 @@ struct row {
 	{ { name, TYPE_##kind, default_value, description }, KIND_##kind, \
 	  offsetof(struct vublk_device_settings, field) },
 
-/* What a number may be, where that is less than 32 bits have room for. */
+/* The ranges of numbers that are narrower than 32 bits. */
 static const struct {
 	const char *name;
 	uint64_t min, max;
@@ -232,7 +234,7 @@ bool vublk_device_reconnects(const struct vublk_device *device)
 	return vublk_device_will_reconnect(&device->settings);
 }
 
-/* --- what belongs together ------------------------------------------------------------------ */
+/* --- checks of more than one value ------------------------------------------------------------------ */
 
 static int check_queue_size(const struct vublk_device_settings *settings,
 			    struct vublk_error *error)
@@ -254,8 +256,8 @@ static int check_reconnection(const struct vublk_device_settings *settings,
 {
 	if (settings->server && settings->reconnect_ms)
 		return vublk_error_set(error, EINVAL,
-				       "reconnect-ms is for a device that connects itself; with server "
-				       "on it waits for the next back-end in any case: leave it out");
+				       "reconnect-ms is for a device that connects to its back-end; with "
+				       "server=on it waits for the next back-end in any case: leave it out");
 	if (settings->reconnect_deadline_ms && !settings->server && !settings->reconnect_ms)
 		return vublk_error_set(error, EINVAL,
 				       "reconnect-deadline-ms needs a device that reconnects; set "

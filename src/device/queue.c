@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queues as the driver set them up, and what of them is handed to the back-end.
- * Rings are never read here; only their places are checked.
+ * The queues as the driver set them up, and the checks before they are handed to the back-end.
+ * Rings are never read here.
+ *
+ * Key idea: `queues` is what the driver set up, `bases` where each queue resumes, and `rings`
+ * the copy that the back-end has been given or is being given.
  */
 #include "device/device.h"
 
@@ -118,7 +121,7 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 	before = device->queues[index];
 	device->queues[index] = queue ? *queue :
 		(struct vublk_device_queue){ .kick_fd = -1, .call_fd = -1 };
-	/* Of a driver that has started already the next start asks nothing more. */
+	/* If the driver has set DRIVER_OK already, there is no later check. */
 	if (vublk_device_is_driver_ready(device))
 		r = vublk_device_queues_check(device, &device->memory, error);
 	if (r < 0)
@@ -185,7 +188,7 @@ int vublk_device_check_start(const struct vublk_device *device, struct vublk_err
 {
 	if (device->state == VUBLK_DEVICE_LOST && !device->reconnect.lost_ns)
 		return vublk_error_set(error, ENOTCONN,
-				       "the device cannot start: the back-end is gone");
+				       "the device cannot start: it has lost its back-end");
 	if (!device->has_acked_features)
 		return vublk_error_set(error, EINVAL,
 				       "the device cannot start: the driver has not accepted its "

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The states of a device, and the table that says which event leads where. Nothing
- * is done here: who causes an event does what belongs to it.
+ * The states of a device, the table of transitions, and questions about the state. The actions
+ * that belong to an event are done by the file that causes it.
  *
- * docs/device-states.md is the drawing of this table; a test makes it anew and
- * compares.
+ * Key idea: the state changes in one function only, by the table. docs/device-states.md is a
+ * drawing of the table; a test generates it again and compares.
  */
 #include "device/device.h"
 
@@ -42,9 +42,9 @@ static const char *const event_names[VUBLK_DEVICE_NUM_EVENTS] = {
 #define ON(event, state) [VUBLK_DEVICE_EVENT_##event] = VUBLK_DEVICE_##state + 1
 
 /*
- * An entry is the next state and one; 0: the event does not occur. A start that
- * was overtaken by a reset, or that the back-end refused in part, goes on to
- * STOPPING: what was handed over is taken back in any case.
+ * An entry is the next state plus one; 0: the event does not occur. A start that was overtaken
+ * by a reset, or that the back-end refused in part, leads to STOPPING, because rings that were
+ * handed over have to be stopped in any case.
  */
 static const unsigned char transitions[VUBLK_DEVICE_NUM_STATES][VUBLK_DEVICE_NUM_EVENTS] = {
 	[VUBLK_DEVICE_CREATED] = {
@@ -152,7 +152,7 @@ int vublk_device_require(const struct vublk_device *device, enum vublk_device_st
 			       what, state_names[state], state_names[device->state]);
 }
 
-/* Nobody but the VM, which does not run, can let the rings go on, and each base is known. */
+/* The VM is paused, so the rings do not resume by themselves, and each base is known. */
 static bool is_at_rest(const struct vublk_device *device)
 {
 	return !device->vm_running && device->resume != VUBLK_DEVICE_RESUME_RINGS &&
@@ -168,7 +168,7 @@ int vublk_device_require_set_up(const struct vublk_device *device, const char *w
 	if (vublk_device_will_reconnect(&device->settings) && vublk_device_is_driver_ready(device) &&
 	    !is_at_rest(device))
 		return vublk_error_set(error, EBUSY,
-				       "%s is possible after a reset: the rings go on when there is a "
-				       "back-end again", what);
+				       "%s is possible after a reset: the rings resume when a back-end is "
+				       "connected again", what);
 	return 0;
 }

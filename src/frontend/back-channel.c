@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back-end channel: a second socket, on which the back-end asks and the
- * front-end answers. One request is served: CONFIG_CHANGE_MSG.
+ * The back channel: a second socket, on which the back-end sends requests and the front-end
+ * answers. One request is served: CONFIG_CHANGE_MSG. The back-end's end of such a channel is
+ * proto/vhost-user/back-channel.c.
  *
- * It carries nothing that a disk could not live without. So whatever goes wrong on
- * it costs the channel and never the connection: a message that is none closes it,
- * one that is not served is refused, and what is said about it is limited.
+ * Key idea: a disk works without this channel. So a failure on it closes the channel and never
+ * the connection: an invalid message closes it, a request that is not served is refused, and
+ * the log lines about it are limited.
  *
  * Specification: "Back-end communication", "VHOST_USER_SET_BACKEND_REQ_FD".
  */
@@ -18,25 +19,25 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#define MESSAGES_A_TURN 16
+#define MESSAGES_PER_TURN 16
 
-static void give_up(struct vublk_frontend *frontend, const char *why)
+static void abandon(struct vublk_frontend *frontend, const char *why)
 {
 	vublk_log_limited(frontend->log, frontend->limit, VUBLK_LOG_WARNING,
-			  "the back-end channel is given up: %s; the back-end can no longer say that "
+			  "the back channel is closed: %s; the back-end can no longer report that "
 			  "the disk's configuration changed", why);
 	vublk_frontend_close_back_channel(frontend);
 	frontend->ops->config_untold(frontend->opaque);
 }
 
-/* Its end is the back-end's right, and most often a part of its end. */
+/* The back-end may close the channel. Most often it does so because it ends. */
 static void on_failed(struct vublk_frontend *frontend, const struct vublk_error *error)
 {
 	if (error->code != ENOTCONN) {
-		give_up(frontend, error->text);
+		abandon(frontend, error->text);
 		return;
 	}
-	vublk_log(frontend->log, VUBLK_LOG_DEBUG, "the back-end channel is closed");
+	vublk_log(frontend->log, VUBLK_LOG_DEBUG, "the back channel is closed");
 	vublk_frontend_close_back_channel(frontend);
 	frontend->ops->config_untold(frontend->opaque);
 }
@@ -80,18 +81,19 @@ static void serve(struct vublk_frontend *frontend, const struct vublk_vu_message
 	int r = check_served(message, &error);
 
 	if (r < 0)
-		vublk_log_limited(frontend->log, frontend->limit, VUBLK_LOG_WARNING, "back-end channel: %s", error.text);
+		vublk_log_limited(frontend->log, frontend->limit, VUBLK_LOG_WARNING,
+				  "back channel: %s", error.text);
 	answer(frontend, message, r < 0);
 	if (!r)
 		frontend->ops->config_changed(frontend->opaque);
 }
 
-/* A callback may have closed the channel: the descriptor tells. */
+/* A callback may have closed the channel; then its source is in no loop. */
 static void receive(struct vublk_frontend *frontend)
 {
 	struct vublk_frontend_back_channel *backend = &frontend->back_channel;
 
-	for (unsigned i = 0; i < MESSAGES_A_TURN && backend->source.loop; i++) {
+	for (unsigned i = 0; i < MESSAGES_PER_TURN && backend->source.loop; i++) {
 		struct vublk_vu_message message;
 		struct vublk_error error;
 		int r = vublk_channel_receive(&backend->channel, &message, &error);
@@ -124,12 +126,12 @@ static void on_channel(void *opaque, uint32_t events)
 	receive(frontend);
 }
 
-/* --- handing it over ---------------------------------------------------------------- */
+/* --- giving the back-end its end ---------------------------------------------------------------- */
 
 static void on_handed_over(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
 	if (reply->payload.u64)
-		give_up(opaque, "the back-end refused it (SET_BACKEND_REQ_FD)");
+		abandon(opaque, "the back-end refused it (SET_BACKEND_REQ_FD)");
 }
 
 static void send_other_end(struct vublk_frontend *frontend, int fd)
@@ -154,7 +156,7 @@ void vublk_frontend_open_back_channel(struct vublk_frontend *frontend)
 	int ends[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
-		vublk_error_set_errno(&error, errno, "cannot make the back-end channel");
+		vublk_error_set_errno(&error, errno, "cannot make the back channel");
 		vublk_frontend_fail(frontend, &error);
 		return;
 	}

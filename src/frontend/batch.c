@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Batches: messages that belong together, sent without waiting for each other, and
- * one call when the last is answered. What the messages are is their owner's matter.
+ * Batches: messages that belong together, sent without waiting for each other, and one call
+ * of done() when the last of them is answered. The owner of a batch decides which messages it
+ * consists of.
  *
- * The idea to read it by: a batch is a number of pieces that can be sent by index.
- * While few answers are outstanding the next piece goes out; each answer pulls the
- * following ones. So 256 queues take a few round trips, and neither the socket
- * nor the number of descriptors in transit overflows.
+ * Key idea: a batch is a number of pieces, each of which can be sent by its index. The next
+ * piece is sent while few answers are outstanding, and each answer lets further pieces be
+ * sent. So 256 queues take a few round trips, and neither the socket nor the number of
+ * descriptors in transit overflows.
  *
- * Where the back-end does not confirm (no REPLY_ACK), GET_FEATURES stands in for
- * it: it is answered in order, so what was sent before has been read by then.
- * An answer of 0 to NEED_REPLY means no more than that either: some back-ends
- * answer 0 to everything.
+ * If the back-end does not confirm (no REPLY_ACK), GET_FEATURES takes the place of a
+ * confirmation: requests are answered in order, so all messages before it have been read by
+ * then. An answer of 0 to NEED_REPLY does not mean more than that either, because some
+ * back-ends answer 0 to everything.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */
@@ -23,10 +24,10 @@
 #include <inttypes.h>
 #include <stdarg.h>
 
-/* Answers that are outstanding before the next piece has to wait. */
+/* With so many answers outstanding, the next piece has to wait. */
 #define MAX_WAITING 32
 #define MAX_WAITING_BARRIERS 4
-#define MESSAGES_A_BARRIER 64 /* sent blindly, where nothing is confirmed */
+#define MESSAGES_PER_BARRIER 64 /* if nothing is confirmed */
 
 static void on_barrier(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
@@ -47,21 +48,21 @@ static bool is_complete(const struct vublk_frontend_batch *batch)
 	       (batch->next_piece == batch->num_pieces || batch->refusal.code);
 }
 
-/* Where only barriers are answered, each of them stands for many messages. */
+/* Without confirmations only barriers are answered, and each of them covers many messages. */
 static unsigned max_waiting(const struct vublk_frontend_batch *batch)
 {
 	return vublk_frontend_has(batch->frontend, VUBLK_VU_F_REPLY_ACK) ? MAX_WAITING :
 									   MAX_WAITING_BARRIERS;
 }
 
-/* Sends what may be sent now. A failed connection takes batch->frontend away. */
+/* Sends the pieces that may be sent now. batch->frontend is NULL once the connection has failed. */
 static void pump(struct vublk_frontend_batch *batch)
 {
 	while (batch->frontend && batch->next_piece < batch->num_pieces &&
 	       batch->num_waiting < max_waiting(batch) && !batch->refusal.code) {
 		batch->send_piece(batch->owner, batch->next_piece);
 		batch->next_piece++;
-		if (batch->unconfirmed >= MESSAGES_A_BARRIER)
+		if (batch->unconfirmed >= MESSAGES_PER_BARRIER)
 			send_barrier(batch);
 	}
 	if (batch->frontend && batch->unconfirmed && !batch->num_waiting)
@@ -84,7 +85,7 @@ void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 	batch->unconfirmed = 0;
 	batch->refusal.code = 0;
 	pump(batch);
-	if (batch->frontend && !batch->num_waiting) /* so that done() comes from the loop */
+	if (batch->frontend && !batch->num_waiting) /* so that done() is called from the loop */
 		send_barrier(batch);
 }
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The disk's configuration, read whole and from its beginning, and its one
- * writable byte. What the fields mean is the device's matter.
+ * The disk's configuration, read from its beginning in one piece, and its one writable byte.
+ * The meaning of the fields is in device/config.c.
  *
- * The idea to read it by: a back-end refuses a size that it does not like with an
- * empty answer, some refuse 60 bytes already, and nearly all refuse 96; some look
- * at no offset. So 60 bytes are asked for first, then less until it answers; more
- * only when it offers a feature whose fields lie beyond.
+ * Key idea: a back-end refuses a size with an empty answer. Some refuse 60 bytes already,
+ * nearly all refuse 96, and some ignore the offset. So the first request is for 60 bytes,
+ * then for less until the back-end answers, and for more only if it offers a feature whose
+ * fields lie beyond.
  *
  * Specification: "VHOST_USER_GET_CONFIG", "VHOST_USER_SET_CONFIG".
  */
@@ -20,7 +20,7 @@
 
 #define LONG_CONFIG_FEATURES (VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE) | VUBLK_BIT(VUBLK_BLK_F_ZONED))
 
-/* The first is asked for after the second, when there may be something in it. */
+/* The first is asked for after the second, and only if its fields may be in use. */
 static const unsigned sizes[] = {
 	VUBLK_BLK_CONFIG_BYTES,
 	VUBLK_BLK_CONFIG_OLD_BYTES,                          /* to write_zeroes_may_unmap */
@@ -52,7 +52,7 @@ static void finish(struct vublk_frontend *frontend, const struct vublk_error *er
 	done(read->opaque, read->data, read->num_bytes, error);
 }
 
-/* Bytes of config in the answer; 0: the back-end refuses the size. */
+/* The number of config bytes in the answer; 0: the back-end refuses the size. */
 static int check_size(const struct vublk_vu_message *reply, unsigned asked,
 		      struct vublk_error *error)
 {
@@ -109,7 +109,7 @@ static void on_config_reply(void *opaque, unsigned size_index, struct vublk_vu_m
 		finish(frontend, NULL);
 }
 
-/* Once a size has been answered, it is asked for again. */
+/* The size that has been answered before. */
 static unsigned first_size(const struct vublk_frontend *frontend)
 {
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(sizes); i++)

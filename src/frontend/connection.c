@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connection to a back-end: the socket, the answers that it owes, their
- * deadlines, and the one way in which all of it ends. What is said is in the
- * other files of this folder.
+ * The connection to a back-end: the socket, the answers that are outstanding, their deadlines,
+ * and the one way in which a connection ends. The messages are in the other files of this
+ * folder.
  *
- * The idea to read it by: the protocol has no transaction numbers, answers come in
- * the order of the requests. So requests are sent without waiting, what is
- * expected stands in a queue, and the oldest entry says what must come next and
- * until when. The connection is never closed under a caller: what breaks it only
- * changes the state and posts a task.
+ * Key idea: the protocol has no transaction numbers, and answers come in the order of the
+ * requests. So requests are sent without waiting, expected answers form a queue, and its
+ * oldest entry says which answer must come next and until when. The connection is never
+ * closed under a caller: a failure only changes the state and posts a task.
  *
  * Specification: "Communication", "Message Specification".
  */
@@ -21,8 +20,8 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 
-/* Messages that are taken before other descriptors of the loop get their turn. */
-#define MESSAGES_A_TURN 64
+/* Messages that are received before other descriptors of the loop get their turn. */
+#define MESSAGES_PER_TURN 64
 
 struct vublk_frontend_expected {
 	struct vublk_frontend_expected *next;
@@ -85,7 +84,7 @@ int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_fronte
 	return transitions[state][event] - 1;
 }
 
-/* The only place where the state changes. False: the event means nothing here. */
+/* The only function that changes the state. False: the event has no meaning in this state. */
 static bool change_state(struct vublk_frontend *frontend, enum vublk_frontend_event event,
 			 const char *why)
 {
@@ -119,7 +118,7 @@ void vublk_frontend_close_back_channel(struct vublk_frontend *frontend)
 	vublk_channel_deinit(&frontend->back_channel.channel);
 }
 
-/* Nobody is told here: whoever waits is told by lost(), or closed it himself. */
+/* No done() is called: lost() tells the owner, or the owner itself closed the connection. */
 static void drop_everything(struct vublk_frontend *frontend)
 {
 	vublk_loop_timer_disarm(&frontend->deadline);
@@ -262,7 +261,7 @@ static int check_reply(const struct vublk_frontend *frontend,
 
 	if (!expected)
 		return vublk_error_set(error, EPROTO,
-				       "the back-end sent %s (number %u), and nothing was asked of it",
+				       "the back-end sent %s (number %u), and no answer was outstanding",
 				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
 							     reply->header.request),
 				       reply->header.request);
@@ -287,12 +286,12 @@ static void on_reply(struct vublk_frontend *frontend, struct vublk_vu_message *r
 	free(expected);
 }
 
-/* The sentence tells what was being waited for when the back-end went. */
+/* The sentence names the answer that was outstanding when the connection ended. */
 static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *error)
 {
 	uint32_t request = frontend->expected ? frontend->expected->request : 0;
 
-	/* yc-libvhost-server has the message under the number that it had in a draft. */
+	/* yc-libvhost-server knows the message by the number that it had in a draft. */
 	if (request == VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN)
 		vublk_error_prepend(error, "waiting for the answer to GET_VRING_BASE_SKIP_DRAIN, which is "
 				    "message %u (for a back-end that takes 44 for it, set "
@@ -308,7 +307,7 @@ static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *
 /* A callback may close the connection and even open another: the turn ends then. */
 static void receive(struct vublk_frontend *frontend)
 {
-	for (unsigned i = 0; i < MESSAGES_A_TURN && is_open(frontend); i++) {
+	for (unsigned i = 0; i < MESSAGES_PER_TURN && is_open(frontend); i++) {
 		struct vublk_vu_message message;
 		struct vublk_error error;
 		int r = vublk_channel_receive(&frontend->channel, &message, &error);
@@ -327,7 +326,7 @@ static void flush(struct vublk_frontend *frontend)
 	struct vublk_error error;
 	int r = vublk_channel_flush(&frontend->channel, &error);
 
-	/* What the peer said before it went is still to be read: it may be a reason. */
+	/* Messages that the peer sent before it closed are still to be read: one may be the reason. */
 	if (r < 0 && error.code != ENOTCONN)
 		vublk_frontend_fail(frontend, &error);
 	else if (r <= 0)
@@ -346,7 +345,7 @@ static void on_socket(void *opaque, uint32_t events)
 
 /* --- deadlines, checked ---------------------------------------------------------- */
 
-/* Somebody who calls the loop late must not blame the back-end: what came is read first. */
+/* If the loop runs late, that is not the back-end's fault: messages that have come are read first. */
 static void on_deadline(void *opaque)
 {
 	struct vublk_frontend *frontend = opaque;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: a bitmap in which the back-end marks each page of the guest's memory
- * that it writes, so that a VM can be copied while it runs. Switched on and off under
- * rings that run; rings that are started have it from the start (vring.c).
+ * The dirty log: a bitmap in which the back-end marks each page of the guest's memory that it
+ * writes, so that a VM can be copied while it runs. It is switched on and off here while the
+ * rings run; rings that are started with it get it from vring.c.
  *
- * The order: the bitmap before the feature that makes the back-end write into it, and
- * both before the used rings, whose marks are asked for ring by ring. The feature and
- * the rings' flags are taken away in the same order; the bitmap stays the back-end's
- * until it is given another, and is not written any more.
+ * Key idea: the order. The bitmap is given before the feature that makes the back-end write
+ * into it, and both are given before the flags of the used rings, which are set ring by ring.
+ * The feature and the flags are cleared in the same order. The back-end keeps the bitmap until
+ * it is given another one, but does not write to it any more.
  *
  * Specification: "Migration", "VHOST_USER_SET_LOG_BASE".
  */
@@ -17,8 +17,8 @@
 #include <inttypes.h>
 
 /*
- * Some answer with a number, which is 0, some with nothing at all. libvhost-user, so
- * qemu-storage-daemon, sends the first number of the question back, which is the size.
+ * Some back-ends answer with the number 0, some with an empty payload. libvhost-user, and so
+ * qemu-storage-daemon, returns the first number of the request, which is the size.
  */
 static void on_base_set(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
@@ -48,7 +48,7 @@ void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 	vublk_frontend_batch_ask(batch, &message, 0, on_base_set);
 }
 
-/* Pieces: the bitmap, if there is one, the features, each queue's addresses. */
+/* Pieces: the bitmap if the log is on, the features, each queue's addresses. */
 static void send_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_dirty_log_change *change = owner;

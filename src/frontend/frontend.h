@@ -11,22 +11,22 @@
 #include <vublk/memory.h>
 
 /*
- * The front-end of a vhost-user connection: what a device says to its back-end.
- * Asynchronous: no call waits. Each request that is answered has a deadline;
- * past it the back-end counts as gone.
+ * The front-end of a vhost-user connection: the messages of a device to its back-end.
+ * No call waits. Each request that has an answer has a deadline, after which the connection
+ * counts as lost.
  *
- * Failure has one way: whatever breaks the connection (a send that fails, a reply
- * that breaks a rule, a deadline, the peer's end of file) makes every later call
- * do nothing, and ops->lost() is called once, from the loop and never from inside
- * a call. After lost() no other callback comes: what was waiting waits no more.
+ * There is one way to fail: an event that breaks the connection (a send that fails, a reply
+ * that violates a rule, a deadline, the peer's end of file) turns every later call into a
+ * no-op, and ops->lost() is called once, from the loop and never from inside a call. After
+ * lost() there is no other callback: no done() follows.
  */
 
-/* What a back-end's answer to a request may take, unless it is set otherwise. */
+/* How long a back-end may take to answer a request by default. */
 #define VUBLK_FRONTEND_DEFAULT_TIMEOUT_MS 5000
 
 enum vublk_frontend_state {
 	VUBLK_FRONTEND_CLOSED,      /* no connection */
-	VUBLK_FRONTEND_NEGOTIATING, /* the handshake is on its way */
+	VUBLK_FRONTEND_NEGOTIATING, /* the handshake is under way */
 	VUBLK_FRONTEND_READY,       /* the device's requests may be sent */
 	VUBLK_FRONTEND_FAILED,      /* broken; lost() is about to be called */
 	VUBLK_FRONTEND_NUM_STATES,
@@ -46,15 +46,15 @@ struct vublk_frontend;
 struct vublk_frontend_ops {
 	/* The handshake is done: frontend->info and the config are known. */
 	void (*negotiated)(void *opaque);
-	/* The connection is gone and closed. */
+	/* The connection is lost and has been closed. */
 	void (*lost)(void *opaque, const struct vublk_error *error);
-	/* The back-end says that its config changed; it may say so at any time. */
+	/* The back-end reports, at any time, that its config has changed. */
 	void (*config_changed)(void *opaque);
-	/* From now on it cannot say so any more: the back-end channel is gone. */
+	/* From now on it cannot report that any more: the back channel is closed. */
 	void (*config_untold)(void *opaque);
 };
 
-/* What the back-end is, as it said itself. */
+/* What the back-end has said about itself. */
 struct vublk_frontend_info {
 	uint64_t features;
 	uint64_t protocol_features;          /* offered */
@@ -64,34 +64,34 @@ struct vublk_frontend_info {
 	uint32_t config_bytes;
 };
 
-/* A request that the back-end owes an answer to. */
+/* A request whose answer is outstanding. */
 struct vublk_frontend_expected;
 
-/* `reply` is valid during the call; its descriptors go unless they are taken. */
+/* `reply` is valid during the call; its descriptors are closed afterwards unless they are taken. */
 typedef void vublk_frontend_reply_fn(void *opaque, unsigned tag,
 				     struct vublk_vu_message *reply);
 
 /*
- * Messages that belong together, in pieces that are sent as the answers to earlier
- * ones come in, so that a back-end that is slow to read has not everything at once.
+ * Messages that belong together, in pieces that are sent as earlier ones are answered, so
+ * that they do not fill the socket of a back-end that reads slowly.
  */
 struct vublk_frontend_batch {
 	struct vublk_frontend *frontend; /* NULL: not under way */
-	/* Sends the messages of the piece `index` with vublk_frontend_batch_...(). */
+	/* Sends the messages of piece `index` with vublk_frontend_batch_...(). */
 	void (*send_piece)(void *owner, unsigned index);
-	/* A message of the piece was refused, as the first or not. May be NULL. */
+	/* A message of the piece was refused; `first`: none was refused before. May be NULL. */
 	void (*refused)(void *owner, unsigned index, bool first);
 	void *owner;
-	/* All is answered. `error` has the first refusal, or is NULL. */
+	/* All messages are answered. `error` is the first refusal, or NULL. */
 	void (*done)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned num_pieces, next_piece;
-	unsigned unconfirmed;    /* messages since something that is answered was sent */
-	unsigned num_waiting;    /* answers */
+	unsigned unconfirmed;    /* messages since the last one that has an answer */
+	unsigned num_waiting;    /* answers that are outstanding */
 	struct vublk_error refusal;
 };
 
-/* A region of memory and the file behind it: the same number, the same memory. */
+/* A region of memory and the file behind it: equal numbers mean the same file. */
 struct vublk_frontend_region {
 	struct vublk_memory_region region; /* fd: the device's; -1 in the shadow */
 	uint64_t file_device, file_inode;
@@ -104,17 +104,17 @@ struct vublk_frontend_memory {
 
 struct vublk_frontend_memory_change {
 	struct vublk_frontend_batch batch;
-	/* what the back-end has, as far as is known */
+	/* the regions that the back-end has, as far as is known */
 	struct vublk_frontend_region shadow[VUBLK_MEMORY_MAX_REGIONS];
 	unsigned num_shadow;
-	/* what is sent for it: removals first, then additions, or one whole table */
+	/* the messages: removals first, then additions; or one whole table */
 	unsigned num_removals;
 	struct vublk_frontend_region removals[VUBLK_MEMORY_MAX_REGIONS];
 	unsigned num_additions;
 	struct vublk_frontend_region additions[VUBLK_MEMORY_MAX_REGIONS];
 };
 
-/* A queue as the back-end is told of it. Addresses are guest addresses. */
+/* A queue as the back-end is given it. Addresses are guest addresses. */
 struct vublk_frontend_queue {
 	uint16_t index;
 	uint16_t size;
@@ -125,13 +125,13 @@ struct vublk_frontend_queue {
 
 struct vublk_frontend_rings {
 	struct vublk_frontend_batch batch;
-	bool any_kick; /* one has been sent: from then on a ring may be worked on */
-	bool skips_drain; /* of a stop: by GET_VRING_BASE_SKIP_DRAIN */
+	bool any_kick; /* one has been sent: the back-end may work on the ring from then on */
+	bool skips_drain; /* a stop by GET_VRING_BASE_SKIP_DRAIN */
 	unsigned num_queues;
 	struct vublk_frontend_queue *queues; /* borrowed until done */
 };
 
-/* A kick or call descriptor that takes the place of another while the rings run. */
+/* A kick or call descriptor that replaces another while the rings run. */
 struct vublk_frontend_notifier {
 	uint32_t request; /* SET_VRING_KICK or SET_VRING_CALL */
 	uint16_t queue;
@@ -143,9 +143,9 @@ struct vublk_frontend_notifiers {
 	const struct vublk_frontend_notifier *changes; /* borrowed until done */
 };
 
-/* The area in which back-ends note what they have begun; it outlives each of them. */
+/* The area in which back-ends record the requests that they have begun. It outlives each of them. */
 struct vublk_frontend_inflight_area {
-	int fd; /* the device's; -1: there is none yet */
+	int fd; /* the device's; -1: there is no area yet */
 	uint64_t size_bytes, offset;
 	uint16_t num_queues, queue_size;
 };
@@ -161,7 +161,7 @@ struct vublk_frontend_inflight {
 
 /* The bitmap of the pages that the back-end has written. */
 struct vublk_frontend_dirty_log {
-	int fd; /* the device's; -1: there is none */
+	int fd; /* the device's; -1: there is no log */
 	uint64_t size_bytes, offset;
 };
 
@@ -171,7 +171,7 @@ struct vublk_frontend_dirty_log_change {
 	const struct vublk_frontend_queue *queues; /* borrowed until done */
 };
 
-/* What holds for all queues: the features that the driver accepted. */
+/* The part of the set-up that concerns all queues: the features that the driver accepted. */
 struct vublk_frontend_session {
 	struct vublk_frontend_batch batch;
 	uint64_t features;
@@ -182,7 +182,7 @@ typedef void vublk_frontend_config_fn(void *opaque, const uint8_t *config, unsig
 
 struct vublk_frontend_config_read {
 	unsigned size_index;     /* into the sizes that are tried */
-	unsigned num_bytes;      /* got so far; 0: nothing */
+	unsigned num_bytes;      /* received so far */
 	uint8_t data[VUBLK_BLK_CONFIG_BYTES];
 	vublk_frontend_config_fn *done; /* NULL: not under way */
 	void *opaque;
@@ -205,7 +205,7 @@ struct vublk_frontend {
 	void (*explain_loss)(const struct vublk_frontend *frontend, uint32_t request,
 			     struct vublk_error *error);
 	bool wants_inflight; /* set before it is opened: accept INFLIGHT_SHMFD */
-	bool wants_undrained_stops; /* ... and GET_VRING_BASE_INFLIGHT and _SKIP_DRAIN, which need it */
+	bool wants_undrained_stops; /* likewise: and GET_VRING_BASE_INFLIGHT and _SKIP_DRAIN, which need it */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
@@ -216,16 +216,16 @@ struct vublk_frontend {
 	struct vublk_frontend_expected *expected; /* oldest first */
 	struct vublk_frontend_expected **expected_end;
 	uint64_t num_answers;
-	unsigned round_trips; /* for the log: times that a request found no other under way */
+	unsigned round_trips; /* for the log: requests that were sent while no answer was outstanding */
 
 	struct vublk_frontend_info info;
 	struct vublk_frontend_config_read config_read;
-	uint8_t config[VUBLK_BLK_CONFIG_BYTES]; /* of the handshake */
+	uint8_t config[VUBLK_BLK_CONFIG_BYTES]; /* as read in the handshake */
 	struct vublk_frontend_memory_change memory;
 	struct vublk_frontend_session session;
 	struct vublk_frontend_inflight inflight;
 	struct vublk_frontend_rings start, stop;
-	const struct vublk_frontend_dirty_log *dirty_log; /* the device's; NULL: not on */
+	const struct vublk_frontend_dirty_log *dirty_log; /* the device's; NULL: off */
 	struct vublk_frontend_dirty_log_change dirty_log_change;
 	struct vublk_frontend_notifiers notifiers;
 	struct vublk_frontend_batch config_write;
@@ -242,8 +242,8 @@ void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loo
 			 void *opaque);
 
 /*
- * Connects to the Unix socket at `path` and begins the handshake. On failure
- * nothing has happened. State CLOSED.
+ * Connects to the Unix socket at `path` and begins the handshake. After a failure nothing has
+ * changed. State CLOSED.
  */
 int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsigned timeout_ms,
 			struct vublk_error *error);
@@ -255,10 +255,10 @@ int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsig
 int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *path,
 			   unsigned timeout_ms, struct vublk_error *error);
 
-/* In any state, from any callback; no callback comes after it. Idempotent. */
+/* In any state and from any callback; no callback follows. Idempotent. */
 void vublk_frontend_close(struct vublk_frontend *frontend);
 
-/* The back-end is of no more use, for the reason given: lost() follows. */
+/* Abandons the connection for the reason given: lost() follows. */
 void vublk_frontend_fail(struct vublk_frontend *frontend, const struct vublk_error *error);
 
 bool vublk_frontend_has(const struct vublk_frontend *frontend, unsigned protocol_feature);
@@ -275,7 +275,7 @@ static inline bool vublk_frontend_reports_config(const struct vublk_frontend *fr
 	return frontend->back_channel.source.loop;
 }
 
-/* The back-end has, as far as is known, memory of this connection. */
+/* The back-end has been given memory on this connection, and not all of it was removed. */
 static inline bool vublk_frontend_has_memory(const struct vublk_frontend *frontend)
 {
 	return frontend->memory.num_shadow;
@@ -294,40 +294,40 @@ int vublk_frontend_attach(struct vublk_frontend *frontend, int fd, const char *p
 
 /* --- messages (connection.c) ---------------------------------------------------- */
 
-/* Sends a request that is not answered. */
+/* Sends a request that has no answer. */
 void vublk_frontend_send(struct vublk_frontend *frontend, struct vublk_vu_message *message);
 
 /*
- * Sends a request that is answered with at least `min_bytes` of payload; a shorter
- * or another answer breaks the connection before `fn` sees it.
+ * Sends a request whose answer has at least `min_bytes` of payload. A shorter answer, or the
+ * answer to another request, breaks the connection, and `fn` is not called.
  */
 void vublk_frontend_ask(struct vublk_frontend *frontend, struct vublk_vu_message *message,
 			unsigned min_bytes, vublk_frontend_reply_fn *fn, void *opaque,
 			unsigned tag);
 
-/* Asks for something that every back-end answers at once, to see that it answers. */
+/* Sends a request that every back-end answers immediately, to see whether it hangs. */
 void vublk_frontend_ping(struct vublk_frontend *frontend);
 
 /* --- batches (batch.c) ------------------------------------------------------------ */
 
-/* Owner, send_piece and refused are set; the rest is set here. */
+/* owner, send_piece and refused are set by the caller, the other fields here. */
 void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 				struct vublk_frontend_batch *batch, unsigned num_pieces,
 				void (*done)(void *opaque, const struct vublk_error *error),
 				void *opaque);
-/* From send_piece: a request without an answer. */
+/* From send_piece(): a request that has no answer. */
 void vublk_frontend_batch_send(struct vublk_frontend_batch *batch,
 			       struct vublk_vu_message *message);
-/* ... one that is confirmed, where the back-end can (REPLY_ACK). */
+/* From send_piece(): a request that the back-end confirms if it can (REPLY_ACK). */
 void vublk_frontend_batch_send_confirmed(struct vublk_frontend_batch *batch,
 					 struct vublk_vu_message *message);
-/* ... one with a reply of its own. `fn` may refuse. */
+/* From send_piece(): a request with an answer of its own, which `fn` may treat as a refusal. */
 void vublk_frontend_batch_ask(struct vublk_frontend_batch *batch,
 			      struct vublk_vu_message *message, unsigned min_bytes,
 			      vublk_frontend_reply_fn *fn);
-/* From a reply function: it was answered. Calls done() when it was the last: return then. */
+/* From a reply function, as its last call: counts the answer. The last one calls done(). */
 void vublk_frontend_batch_answered(struct vublk_frontend_batch *batch);
-/* What the answer said was a refusal: the first sentence is kept. */
+/* From a reply function: the answer is a refusal. The first sentence is kept. */
 void vublk_frontend_batch_refuse(struct vublk_frontend_batch *batch, int code,
 				 const char *format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -341,8 +341,8 @@ void vublk_frontend_set_negotiated(struct vublk_frontend *frontend);
 /* How many regions the back-end takes (memory.c). */
 unsigned vublk_frontend_memory_slots(const struct vublk_frontend *frontend);
 /*
- * Tells the back-end what changed of the memory: `memory` and its descriptors are
- * borrowed until done() (memory.c).
+ * Tells the back-end how the memory has changed. `memory` and its descriptors are borrowed
+ * until done() (memory.c).
  */
 void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 			       const struct vublk_frontend_memory *memory,
@@ -350,26 +350,26 @@ void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 			       void *opaque);
 
 /*
- * A back-end hung up on its memory: the first region that it may not accept is prepended to
- * the error, if there is one (memory.c).
+ * A back-end hung up when it was given memory: prepends to the error the first region that it
+ * may not accept, if there is one (memory.c).
  */
 void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
 				   struct vublk_error *error);
 
 /*
- * Tells what the driver accepted. It goes out whole and at once, so that the
- * memory may be set without waiting for done(). With a dirty log (NULL: none) what is
- * written is logged; it is borrowed until it is taken away, or the end of the
- * connection (vring.c).
+ * Tells the back-end the features that the driver accepted. All messages are sent before the
+ * call returns, so the memory may be set without waiting for done(). With a dirty log (NULL:
+ * no log) the back-end logs its writes; the log is borrowed until vublk_frontend_set_dirty_log()
+ * or the end of the connection (vring.c).
  */
 void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
 				  const struct vublk_frontend_dirty_log *dirty_log,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
- * Gives the back-end the in-flight area, when the session is set and before the
- * memory is; gets one from it if there is none: num_queues and queue_size are set,
- * the rest is filled in. INFLIGHT_SHMFD has been negotiated (inflight.c).
+ * Gives the back-end the in-flight area, after the session and before the memory. If the area
+ * has no descriptor, the back-end makes it: num_queues and queue_size are set, the other
+ * fields are filled in. INFLIGHT_SHMFD has been negotiated (inflight.c).
  */
 void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 struct vublk_frontend_inflight_area *area,
@@ -377,35 +377,35 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Gets a new area from the back-end, as above, and does not give it back: `area` is borrowed
- * until done(). Not while vublk_frontend_set_inflight() is under way (inflight.c).
+ * Lets the back-end make a new area, as above, but does not give it to the back-end. `area` is
+ * borrowed until done(). Not while vublk_frontend_set_inflight() is under way (inflight.c).
  */
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
 				 struct vublk_frontend_inflight_area *area,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * What may be wrong when a back-end refuses the area, or hangs up on it: prepended to the
- * error (inflight.c).
+ * A back-end refused the area, or hung up when it was given it: prepends to the error what may
+ * be wrong (inflight.c).
  */
 void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 				     struct vublk_error *error);
 /*
- * Hands the rings over, when the session and the memory are set. The queues are
- * borrowed until done() (vring.c).
+ * Hands the rings over, after the session and the memory. The queues are borrowed until
+ * done() (vring.c).
  */
 void vublk_frontend_start_rings(struct vublk_frontend *frontend,
 				struct vublk_frontend_queue *queues, unsigned num_queues,
 				void (*done)(void *opaque, const struct vublk_error *error),
 				void *opaque);
-/* Gives the back-end other descriptors of rings that run. One call at a time (vring.c). */
+/* Replaces descriptors of rings that run. One call at a time (vring.c). */
 void vublk_frontend_set_notifiers(struct vublk_frontend *frontend,
 				  const struct vublk_frontend_notifier *changes, unsigned count,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
- * Switches the dirty log of rings that run on, or off with NULL; `features` as the session
- * began with. LOG_SHMFD has been negotiated. One call at a time (dirty-log.c).
+ * Switches the dirty log on while the rings run, or off with NULL; `features` are those of the
+ * session. LOG_SHMFD has been negotiated. One call at a time (dirty-log.c).
  */
 void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
 				  const struct vublk_frontend_dirty_log *dirty_log,
@@ -434,8 +434,8 @@ void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
  */
 bool vublk_frontend_leaves_requests(const struct vublk_frontend *frontend, bool drains);
 /*
- * Takes the rings back; queue->base is then where each resumes. Requests that the back-end
- * had begun are complete, unless vublk_frontend_leaves_requests().
+ * Stops the rings; afterwards queue->base is the index at which each resumes. Requests that
+ * the back-end had begun are complete, unless vublk_frontend_leaves_requests().
  */
 void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       struct vublk_frontend_queue *queues, unsigned num_queues,
@@ -443,15 +443,15 @@ void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       void (*done)(void *opaque, const struct vublk_error *error),
 			       void *opaque);
 
-/* Reads the config: as much of it as the back-end has. One at a time (config.c). */
+/* Reads as much of the config as the back-end has. One call at a time (config.c). */
 void vublk_frontend_read_config(struct vublk_frontend *frontend, vublk_frontend_config_fn *done,
 				void *opaque);
-/* Sets the write cache; EIO: refused. One at a time (config.c). */
+/* Sets the write cache; EIO: refused. One call at a time (config.c). */
 void vublk_frontend_write_wce(struct vublk_frontend *frontend, uint8_t wce,
 			      void (*done)(void *opaque, const struct vublk_error *error),
 			      void *opaque);
 
-/* A socket pair whose other end is handed to the back-end (back-channel.c). */
+/* Opens a socket pair and gives the back-end the other end (back-channel.c; close: connection.c). */
 void vublk_frontend_open_back_channel(struct vublk_frontend *frontend);
 void vublk_frontend_close_back_channel(struct vublk_frontend *frontend);
 
@@ -459,7 +459,7 @@ void vublk_frontend_close_back_channel(struct vublk_frontend *frontend);
 
 const char *vublk_frontend_state_name(enum vublk_frontend_state state);
 const char *vublk_frontend_event_name(enum vublk_frontend_event event);
-/* What the table says; -1: the event does not occur in this state. */
+/* The state that the table has for the event; -1: the event does not occur in this state. */
 int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_frontend_event event);
 
 #endif

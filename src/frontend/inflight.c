@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-flight area, in which a back-end notes the requests that it has begun: got
- * from the first one, given to each. What is in it is the back-ends' matter; it is
- * never looked into here, only handed on.
+ * The in-flight area, in which a back-end records the requests that it has begun: the first
+ * back-end makes it, and each one is given it. Its content is never read here.
  *
- * The order is one that every known back-end takes: after the features, for they
- * give the area its layout; and after the size of each queue, for there are
- * back-ends to which a queue without one does not exist yet. The numbers of queues
- * and entries are our own: some answers leave them out.
+ * Key idea: the order is one that every known back-end accepts. The area is given after the
+ * features, because they determine its layout, and after the size of each queue, because for
+ * some back-ends a queue without a size does not exist. The numbers of queues and entries are
+ * those that were asked for, because some answers leave them out.
  *
  * Specification: "Inflight I/O tracking".
  */
@@ -32,7 +31,7 @@ static void fill_payload(struct vublk_vu_message *message, uint32_t request,
 	message->payload.inflight.queue_size = area->queue_size;
 }
 
-/* --- handing it over ------------------------------------------------------------------ */
+/* --- giving it ------------------------------------------------------------------ */
 
 static void send_area(struct vublk_frontend_inflight *inflight)
 {
@@ -87,9 +86,9 @@ static void hand_over(struct vublk_frontend *frontend)
 				   inflight->done, inflight->opaque);
 }
 
-/* --- getting it ------------------------------------------------------------------------ */
+/* --- letting the back-end make it ------------------------------------------------------------------------ */
 
-/* An area that is not there would be the next back-end's fault (in both senses). */
+/* A back-end that mapped an area beyond the end of its file would get SIGBUS. */
 static bool is_usable(int fd, const struct vublk_vu_inflight *answer)
 {
 	struct stat st;

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The memory that the back-end maps. With CONFIGURE_MEM_SLOTS a region is added or
- * removed at a time, and only what changed is sent; without it the whole table
- * goes, up to eight regions.
+ * The memory that the back-end maps. With CONFIGURE_MEM_SLOTS regions are added and removed
+ * one by one, and only changes are sent; without it the whole table is sent, of up to eight
+ * regions.
  *
- * The idea to read it by: the shadow is what the back-end has been told. A region
- * in it is recognised by its place and by its file, not by a descriptor's number.
- * The user address of a region is its guest address: the addresses on the wire
- * are names and no pointers of ours.
+ * Key idea: the shadow is a copy of the table that the back-end has. A region in it is
+ * recognized by its place and its file, not by the number of a descriptor. The user address of
+ * a region is its guest address, because the addresses on the wire are only names.
  *
  * Specification: "VHOST_USER_SET_MEM_TABLE", "VHOST_USER_ADD_MEM_REG",
  * "VHOST_USER_REM_MEM_REG", "VHOST_USER_GET_MAX_MEM_SLOTS".
@@ -36,7 +35,7 @@ static struct vublk_vu_region on_the_wire(const struct vublk_memory_region *regi
 	};
 }
 
-/* --- what changed --------------------------------------------------------------- */
+/* --- the difference --------------------------------------------------------------- */
 
 static bool is_same(const struct vublk_frontend_region *a, const struct vublk_frontend_region *b)
 {
@@ -80,7 +79,7 @@ static void remove_from_shadow(struct vublk_frontend_memory_change *change,
 
 /* --- refusals ----------------------------------------------------------------------- */
 
-/* The protocol does not ask for it, but there are back-ends that do. */
+/* The protocol does not require whole pages, but some back-ends do. */
 static bool is_whole_pages(const struct vublk_memory_region *region)
 {
 	uint64_t page_mask = (uint64_t)sysconf(_SC_PAGESIZE) - 1;
@@ -88,7 +87,7 @@ static bool is_whole_pages(const struct vublk_memory_region *region)
 	return !((region->guest_addr | region->size_bytes | region->fd_offset) & page_mask);
 }
 
-/* Names the region: the one that was refused, or of a table the first that is unusual. */
+/* Names the region: the one that was refused, or the first unusual one of a table. */
 static void explain(const struct vublk_frontend_region *region, struct vublk_error *error)
 {
 	vublk_error_prepend(error, "the memory region of %" PRIu64 " bytes at guest address 0x%"
@@ -143,9 +142,9 @@ static void send_change(void *owner, unsigned index)
 }
 
 /*
- * A removal that was refused is forgotten all the same: there is nothing that
- * could be done with such a region. After a refusal no further piece is sent, so
- * the additions among the rest are not there either.
+ * A region whose removal was refused is removed from the shadow all the same, because nothing
+ * else can be done with it. After a refusal no further piece is sent, so the back-end does not
+ * have the additions among them.
  */
 static void on_change_refused(void *owner, unsigned index, bool first)
 {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The handshake: who the back-end is and what it can do. Three round trips: the
- * features, the protocol features, and then everything else at once.
+ * The handshake: what the back-end is and what it can do. SET_FEATURES is not part of it,
+ * because no driver has accepted features yet.
  *
- * Only protocol features that are implemented here are accepted. SET_FEATURES is
- * no part of it: the driver has not accepted any yet.
+ * Key idea: three round trips. The features come first, then the protocol features, then
+ * everything that depends on them, together. Only protocol features that are implemented here
+ * are accepted.
  *
  * Specification: "Feature negotiation", "Multiple queue support".
  */
@@ -112,7 +113,7 @@ static void on_protocol_features(void *opaque, unsigned tag, struct vublk_vu_mes
 	if (!(offered & VUBLK_BIT(VUBLK_VU_F_CONFIG))) {
 		fail(frontend, ENOTSUP,
 		     "the back-end does not offer the protocol feature CONFIG (bit 9), without "
-		     "which nobody knows how large the disk is; is it a back-end for block devices?");
+		     "which the size of the disk cannot be read; is it a back-end for block devices?");
 		return;
 	}
 	frontend->info.protocol_features = offered;
@@ -120,7 +121,7 @@ static void on_protocol_features(void *opaque, unsigned tag, struct vublk_vu_mes
 	if (frontend->wants_inflight)
 		frontend->info.accepted_protocol_features |=
 			offered & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
-	/* Requests that a stop leaves need a place to be left in. */
+	/* A stop can leave requests only if there is an in-flight area to leave them in. */
 	if (frontend->wants_undrained_stops &&
 	    vublk_frontend_has(frontend, VUBLK_VU_F_INFLIGHT_SHMFD))
 		frontend->info.accepted_protocol_features |=

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The rings are handed to the back-end, and taken back.
+ * The rings are handed to the back-end and stopped, and their descriptors are replaced while
+ * they run. Whether and when is decided by device/rings/start-stop.c.
  *
- * The order is one that every known back-end takes: features first, for they give
- * the ring its layout; all queues' sizes, places and descriptors; then enable, for
- * some begin as soon as they have what they need. Kick and call descriptors go
- * anew each time: there are back-ends that close them when a ring stops. All
- * queues are stopped together: there are back-ends for which the first stop is a
- * stop of everything.
+ * Key idea: the order is one that every known back-end accepts. The features come first,
+ * because they determine the layout of the rings; then sizes, places and descriptors of all
+ * queues; then enable, because some back-ends begin as soon as they have what they need. Kick
+ * and call descriptors are sent again at each start, because some back-ends close them when a
+ * ring stops. All queues are stopped together, because for some back-ends the first stop stops
+ * everything.
  *
  * A stop either waits for the requests that the back-end has begun or leaves them in the
- * in-flight area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN the message says
- * which. With GET_VRING_BASE_INFLIGHT alone, as in earlier texts, GET_VRING_BASE leaves them.
+ * in-flight area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN the message says which.
+ * With GET_VRING_BASE_INFLIGHT alone, as in earlier versions of the specification,
+ * GET_VRING_BASE leaves them.
  *
  * Specification: "Ring states", "Starting and stopping".
  */
@@ -29,7 +31,7 @@
 
 /* --- messages ------------------------------------------------------------------- */
 
-/* Without a descriptor the back-end polls, or the driver does. */
+/* Without a kick descriptor the back-end polls, without a call descriptor the driver does. */
 static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
 			 int fd)
 {
@@ -45,7 +47,7 @@ static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, u
 	vublk_frontend_batch_send_confirmed(batch, &message);
 }
 
-/* --- the device status, where the back-end wants to know --------------------------- */
+/* --- the device status, if STATUS was negotiated --------------------------- */
 
 static void on_features_status(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
@@ -72,7 +74,7 @@ static void send_features_ok(struct vublk_frontend_batch *batch)
 
 /* --- session -------------------------------------------------------------------------- */
 
-/* The in-flight area has its place after this: after the features, before the memory. */
+/* The in-flight area follows this: after the features, before the memory. */
 static void send_session(void *owner, unsigned index)
 {
 	struct vublk_frontend_session *session = owner;
@@ -112,10 +114,10 @@ static void send_queue(struct vublk_frontend_rings *rings,
 	send_eventfd(batch, VUBLK_VU_SET_VRING_ERR, queue->index, queue->err_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_CALL, queue->index, queue->call_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_KICK, queue->index, queue->kick_fd);
-	rings->any_kick |= batch->frontend != NULL; /* else the connection broke before */
+	rings->any_kick |= batch->frontend != NULL; /* not if the connection broke before */
 }
 
-/* Pieces: each queue, each queue's enable, the status if there is one. */
+/* Pieces: each queue, each queue's enable, the status if STATUS was negotiated. */
 static void send_start_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_rings *rings = owner;
@@ -157,7 +159,7 @@ void vublk_frontend_start_rings(struct vublk_frontend *frontend,
 				   opaque);
 }
 
-/* --- other descriptors, while the rings run ---------------------------------------------- */
+/* --- replacing descriptors while the rings run ---------------------------------------------- */
 
 static void send_notifier(void *owner, unsigned index)
 {
@@ -222,7 +224,7 @@ static void ask_base(struct vublk_frontend_rings *rings, const struct vublk_fron
 				 on_vring_base);
 }
 
-/* Pieces: each queue's disable, each queue's base, the status if there is one. */
+/* Pieces: each queue's disable, each queue's base, the status if STATUS was negotiated. */
 static void send_stop_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_rings *rings = owner;

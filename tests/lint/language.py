@@ -33,8 +33,6 @@ PENDING = {
     'man': 'not reviewed yet',
     'src/backend': 'not reviewed yet',
     'src/blk': 'not reviewed yet',
-    'src/device': 'not reviewed yet',
-    'src/frontend': 'not reviewed yet',
     'src/inproc': 'not reviewed yet',
     'src/util': 'not reviewed yet',
     'src/virtio': 'not reviewed yet',

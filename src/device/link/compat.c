@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a back-end offers that came in the place of a lost one, held against what the
- * driver was relianced: the features that it accepted, the queues, and the limits
- * that it reads in the config. More is fine; less is refused.
+ * Whether a new back-end can replace a lost one: its offer is compared with what the driver
+ * relies on, which is the features that it accepted, the queues, and the limits in the config.
  *
- * Before the driver has accepted features nothing was relianced but the queues.
+ * Key idea: an offer of more is accepted, an offer of less is refused. A driver that has not
+ * accepted features yet relies on the number of queues only.
  */
 #include "device/device.h"
 
@@ -38,16 +38,16 @@ static int check_features(const struct vublk_device *device,
 	uint64_t missing = reliance->accepted & ~device->features;
 	char names[400];
 
-	/* First, because a read-only back-end also lacks what only a writable one offers. */
+	/* Checked first: a read-only back-end also lacks the features that only a writable one has. */
 	if (reliance->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
 	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
 		return vublk_error_set(error, EROFS,
-				       "it is read-only, and the back-end before it was not");
+				       "it is read-only, and the previous back-end was not");
 	list_features(missing, names, sizeof(names));
 	if (missing)
 		return vublk_error_set(error, ENOTSUP,
 				       "it does not offer %s, which the driver has accepted from the "
-				       "back-end before it", names);
+				       "previous back-end", names);
 	return 0;
 }
 
@@ -56,11 +56,11 @@ static int check_features(const struct vublk_device *device,
 #define LIMIT(feature, field, exact) \
 	{ feature, offsetof(struct virtio_blk_config, field), exact, #field }
 
-/* What a driver goes by for as long as it runs. */
+/* The config fields that a driver reads once and relies on. */
 static const struct {
 	unsigned feature;
 	unsigned offset; /* of 32 bits */
-	bool exact;      /* else it may grow */
+	bool exact;      /* false: it may grow */
 	const char *name;
 } limits[] = {
 	LIMIT(VIRTIO_BLK_F_SIZE_MAX, size_max, false),
@@ -91,7 +91,7 @@ static int check_limits(const struct vublk_device *device,
 		    (!limits[i].exact && is > was))
 			continue;
 		return vublk_error_set(error, ENOTSUP,
-				       "its config says %u for %s, and the driver goes by %u", is,
+				       "its config says %u for %s, and the driver relies on %u", is,
 				       limits[i].name, was);
 	}
 	return 0;
@@ -116,7 +116,7 @@ int vublk_device_check_reliance(const struct vublk_device *device,
 	return r || !reliance->config ? r : check_limits(device, reliance, error);
 }
 
-/* The write cache is what the driver made it, whatever the new back-end begins with. */
+/* The write cache stays as the driver has set it, whatever the new back-end's default is. */
 static bool keeps_wce(const struct vublk_device *device)
 {
 	return device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The way to a back-end: the connection is opened here, by a timer or because a back-end has
- * connected, and its events are passed on. What follows from an event is in the file of the
- * phase: realize.c before the device is realized, reconnect.c after a loss, disconnect.c while
- * the device is connected.
+ * Opens the connection to a back-end, by a timer or because a back-end has connected to the
+ * device, and dispatches its events. The reaction to an event is in the file of the phase:
+ * realize.c before the device is realized, reconnect.c after a loss, disconnect.c while the
+ * device is connected.
  *
  * Key idea: those files never call this one. They arm the connect timer, or listen, and the
- * next try begins here. So there is one place where a connection begins and one where it ends.
+ * next try begins here. So a connection begins in one place, and its events arrive in one.
  */
 #include "device/device.h"
 
@@ -33,7 +33,7 @@ static void fail_try(struct vublk_device *device, const struct vublk_error *erro
 		vublk_device_reconnect_failed(device, error);
 }
 
-/* On `fd`, which is taken over; -1: on a new socket. */
+/* `fd`: a connected socket, which is closed on failure; -1: connects to chardev. */
 static void try_to_connect(struct vublk_device *device, int fd)
 {
 	struct vublk_error error;

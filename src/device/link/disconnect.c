@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back-end of a connected device is lost: what is recorded about its rings, and which
- * callbacks of the bus end what was under way. The search for another is in reconnect.c.
+ * The loss of the back-end of a connected device: what is recorded about the rings, and the
+ * callbacks of the bus that end what was under way. The search for another is in reconnect.c.
  *
- * Key idea: first everything is recorded and cleared, then the bus is called. A callback may
- * unrealize the device, so each one is the last thing done unless device->life is the same.
+ * Key idea: everything is recorded and cleared first, then the bus is called. A callback may
+ * unrealize the device, so device->life is compared before the next one.
  */
 #include "device/device.h"
 
-/* Tells whoever waits for the end of something. False: the bus gave the device up. */
+/* Ends what the bus waits for. False: a callback has unrealized the device. */
 static bool fail_requests(struct vublk_device *device, const struct vublk_error *error)
 {
 	uint64_t life = device->life;
@@ -40,7 +40,7 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_notifiers_settle(device);
-	/* It may have worked on them, and did not say where it stopped. */
+	/* It may have worked on the rings, and has not said where it stopped. */
 	if (rings && device->num_rings && vublk_frontend_may_have_begun(&device->frontend)) {
 		vublk_device_note_loss(device);
 		vublk_device_dirty_log_mark_rings(device);
@@ -48,7 +48,7 @@ void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_
 		vublk_device_note_loss_at_rest(device);
 	}
 	vublk_device_reconnect_begin(device, error);
-	if (rings && !device->status) /* the reset that was waiting for them */
+	if (rings && !device->status) /* the reset that waited for the rings */
 		vublk_device_end_session(device);
 	if (!fail_requests(device, error))
 		return;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that hangs while the rings run: nothing is asked of it then, so nothing
- * would have a deadline. It is asked every now and then for what it has said already
- * (its features), and answers or counts as gone like with any other message.
+ * Detects a back-end that hangs while the rings run.
+ *
+ * Key idea: no message is outstanding then, so no deadline would expire. The back-end is asked
+ * regularly for its features. As with any other request, it answers or counts as lost.
  */
 #include "device/device.h"
 
-#define NS_A_MS UINT64_C(1000000)
+#define NS_PER_MS UINT64_C(1000000)
 
-/* For a device that can do something about it: it looks for another back-end. */
+/* The default for a device that can look for another back-end. */
 #define AUTO_MS 5000
 
 static uint64_t interval_ms(const struct vublk_device *device)
@@ -23,7 +24,7 @@ void vublk_device_keepalive_begin(struct vublk_device *device)
 	if (!interval_ms(device))
 		return;
 	vublk_loop_timer_arm(&device->loop, &device->keepalive_timer,
-			     vublk_now_ns() + interval_ms(device) * NS_A_MS);
+			     vublk_now_ns() + interval_ms(device) * NS_PER_MS);
 }
 
 void vublk_device_on_keepalive_timer(void *opaque)
@@ -32,7 +33,7 @@ void vublk_device_on_keepalive_timer(void *opaque)
 
 	if (device->state != VUBLK_DEVICE_RUNNING)
 		return;
-	/* What is under way has a deadline of its own. */
+	/* A request that is under way has its own deadline. */
 	if (vublk_frontend_is_idle(&device->frontend))
 		vublk_frontend_ping(&device->frontend);
 	vublk_device_keepalive_begin(device);

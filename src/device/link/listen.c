@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device's end of the way that a back-end takes to it: with the property server
- * the socket at chardev's path is the device's, and back-ends connect.
+ * The listening socket at chardev's path, to which back-ends connect with the property server.
+ * What follows from a connection is in connect.c.
  *
- * One at a time: while there is one the socket is not looked at, and the next waits in
- * its backlog. So whoever comes after a loss is the reconnection. The file stays from
- * realize to unrealize, and a device that is gone leaves none behind.
+ * Key idea: one back-end at a time. While one is connected the socket is not polled, and the
+ * next connection waits in the backlog. So the first connection after a loss is the
+ * reconnection. The socket file exists from realize to unrealize.
  */
 #include "device/device.h"
 
@@ -15,7 +15,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
-/* After a failure that is not the peer's, as when there is no descriptor left. */
+/* The pause after a failure that is not the peer's fault, such as a lack of descriptors. */
 #define PAUSE_NS (UINT64_C(100) * 1000000)
 
 static void pause_listening(struct vublk_device *device, const struct vublk_error *error)

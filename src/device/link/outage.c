@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The account of an outage: since when there is no back-end, how long the pause before the
- * next try is, which reasons have been logged, and the end. What is tried is in reconnect.c.
+ * The bookkeeping of an outage: when it began, how long the pause before the next try is, which
+ * reasons have been logged, and its end. The tries are in connect.c and reconnect.c.
  *
  * Key idea: each try that fails doubles the pause, up to reconnect-ms. A back-end that is
  * reached and refuses is likely to refuse again, so each refusal doubles that limit, up to
@@ -68,7 +68,7 @@ void vublk_device_outage_begin(struct vublk_device *device, uint64_t now)
 
 /* --- reasons ----------------------------------------------------------------------------- */
 
-/* When there is no room for another reason, the outage has had enough of them. */
+/* With a full table every reason counts as logged, which limits the lines per outage. */
 static bool was_logged(struct vublk_device_reconnect *reconnect, const struct vublk_error *error)
 {
 	uint32_t sum = vublk_crc32c(error->text, strlen(error->text));
@@ -83,7 +83,7 @@ static bool was_logged(struct vublk_device_reconnect *reconnect, const struct vu
 	return false;
 }
 
-/* Each reason is logged once per outage, however often it is found. */
+/* Each reason is logged once per outage, however often it occurs. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error)
 {
 	struct vublk_device_reconnect *reconnect = &device->reconnect;

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Realize and unrealize: from properties to a device that knows its back-end, and
- * back.
+ * Realize and unrealize: from properties to a device that knows its back-end, and back to
+ * properties. The tries themselves begin in connect.c.
  *
- * A try that fails on the way to the back-end is made again, a few times and with a
- * pause, for a back-end may be just about to start; each failure is said. What
- * another try cannot mend (a path that is wrong, a back-end that lacks a feature,
- * one that does not answer) ends it at once. A device that listens waits for the next
- * back-end instead, whatever was wrong with the one before.
+ * Key idea: a try that fails is repeated a few times, with a pause, because the back-end may
+ * just be starting. A failure that another try cannot change (a wrong path, a back-end that
+ * lacks a feature or does not answer) ends realize immediately. A device that listens waits
+ * for the next back-end instead, whatever the failure was.
  */
 #include "device/device.h"
 
@@ -52,35 +51,35 @@ static void undo(struct vublk_device *device)
 	device->failure.code = 0;
 }
 
-static bool may_mend_itself(int code)
+static bool is_transient(int code)
 {
 	return code == ECONNREFUSED || code == EAGAIN || code == ENOTCONN || code == EPROTO;
 }
 
-/* What peers do that connect on their own must not fill the log. */
+/* Peers that connect to the device must not be able to fill the log. */
 static void await_next(struct vublk_device *device, const struct vublk_error *error)
 {
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "a back-end cannot be used, and the device waits for another: %s",
+			  "a back-end cannot be used, and the device waits for the next one: %s",
 			  error->text);
 	undo(device);
 	vublk_device_listen(device);
 }
 
-/* `error` is the caller's, and no part of what is undone. */
+/* `error` must not be part of the device, because undo() clears it. */
 void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error)
 {
 	unsigned tries = (unsigned)device->settings.realize_retries + 1;
-	bool again = may_mend_itself(error->code) && device->tries < tries;
+	bool again = is_transient(error->code) && device->tries < tries;
 
 	if (device->listener.fd >= 0) {
 		await_next(device, error);
 		return;
 	}
-	/* The last one is the caller's to report: realized() has its sentence. */
+	/* The last failure is reported by realized(). */
 	vublk_log_limited(&device->log, &device->limit, again ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
 			  "try %u of %u to realize the device failed%s: %s", device->tries, tries,
-		  again ? "" : ", and no other is made", error->text);
+			  again ? "" : ", and there will be no other", error->text);
 	undo(device);
 	if (again) {
 		vublk_loop_timer_arm(&device->loop, &device->connect_timer,
@@ -105,8 +104,8 @@ static int choose_num_queues(struct vublk_device *device, struct vublk_error *er
 		wanted = multi ? VUBLK_MIN(offered, settings->num_queues_limit) : 1;
 	if (wanted > offered)
 		return vublk_error_set(error, EINVAL,
-				       "num-queues is %u, and the back-end has %u: lower it, or give "
-				       "the back-end more queues", (unsigned)wanted,
+				       "num-queues is %u, and the back-end has %u queues: lower it, "
+				       "or give the back-end more queues", (unsigned)wanted,
 				       (unsigned)offered);
 	device->num_queues = (unsigned)wanted;
 	return 0;

@@ -1,21 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The way back to a back-end that was lost: when it is looked for, and what has to
- * hold before the device takes it.
+ * The search for another back-end after a loss: when the next try is made, and which
+ * conditions a new back-end has to meet. The lengths of the pauses are in outage.c.
  *
- * The idea to read it by: every way to lose a back-end, before or after the
- * handshake, leads to LOST, and from there one timer leads to the next try.
- * A change in the socket's directory makes it run at once, and soon again, for a
- * back-end makes its socket a moment before it listens; each try that fails doubles
- * the pause, up to reconnect-ms. A device that listens itself waits for a connection
- * in place of the timer. Nothing blocks: unrealize ends it at any moment.
+ * Key idea: every loss, before or after the handshake, leads to LOST, and from there
+ * one timer leads to the next try. A new file in the socket's directory makes the timer expire
+ * immediately, and soon again, because a back-end creates its socket a moment before it
+ * listens. A device that listens waits for a connection instead. Nothing blocks: unrealize
+ * ends the search at any moment.
  *
- * An outage ends when the rings run, or when the handshake is done and no ring is to
- * run; a connection alone is no success. A back-end that is reached and refuses,
- * in the handshake or at the start, is likely to refuse again: each refusal doubles the
- * limit of the pause, up to REFUSED_FACTOR times reconnect-ms, until a socket appears.
- * A back-end that starts and is lost again within reconnect-ms is no refusal, but each such
- * loss in a row doubles the first pause, up to reconnect-ms.
+ * An outage ends when the rings run, or when the handshake is done and no ring has to run. A
+ * connection alone does not end it.
  */
 #include "device/device.h"
 
@@ -27,7 +22,7 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 
-/* --- when ------------------------------------------------------------------------------------ */
+/* --- the next try ------------------------------------------------------------------------------------ */
 
 static void give_up(struct vublk_device *device, const struct vublk_error *cause)
 {
@@ -41,15 +36,16 @@ static void give_up(struct vublk_device *device, const struct vublk_error *cause
 		device->ops->gave_up(device->bus, &error);
 }
 
-/* The timer is for the deadline. */
+/* The timer is armed for the deadline only. */
 static void await_connection(struct vublk_device *device)
 {
 	if (vublk_device_outage_deadline_ns(device) != UINT64_MAX)
-		vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_device_outage_deadline_ns(device));
+		vublk_loop_timer_arm(&device->loop, &device->connect_timer,
+				     vublk_device_outage_deadline_ns(device));
 	vublk_device_listen(device);
 }
 
-/* May call the bus: nothing is done after it. */
+/* May call the bus, so it has to be the caller's last call. */
 static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
 {
 	uint64_t now = vublk_now_ns(), until = vublk_device_outage_deadline_ns(device);
@@ -99,8 +95,8 @@ void vublk_device_reconnect_overdue(struct vublk_device *device)
 }
 
 /*
- * The device is not in the data path and does not know whether the driver had flushed. The
- * config does not tell either: some back-ends say "write-through" and have a cache.
+ * The device is not in the data path and does not know whether the driver has flushed. The
+ * config does not tell either, because some back-ends say "write-through" and have a cache.
  */
 static void warn_of_unflushed_writes(struct vublk_device *device)
 {
@@ -152,19 +148,19 @@ static void refuse(struct vublk_device *device, struct vublk_error *error)
 	vublk_device_reconnect_failed(device, error);
 }
 
-/* The memory may have been set while there was no back-end to ask for its limit. */
+/* The memory may have been set while there was no back-end whose limit could be checked. */
 static int check_slots(const struct vublk_device *device, struct vublk_error *error)
 {
 	unsigned slots = vublk_frontend_memory_slots(&device->frontend);
 
 	if (device->memory.num_regions <= slots)
 		return 0;
-	return vublk_error_set(error, ENOSPC, "it takes %u memory regions, and there are %u", slots,
+	return vublk_error_set(error, ENOSPC, "it accepts %u memory regions, and there are %u", slots,
 			       device->memory.num_regions);
 }
 
-/* The rings go on last: the bus knows by then that there is a back-end, and which. */
-static void tell(struct vublk_device *device, bool config_changed)
+/* The rings are started last, after the bus has been told about the new back-end. */
+static void tell_bus(struct vublk_device *device, bool config_changed)
 {
 	uint64_t life = device->life;
 
@@ -195,7 +191,7 @@ static void finish(struct vublk_device *device)
 	if (device->config_read_again)
 		vublk_device_refresh_config(device);
 	vublk_device_watch_config(device);
-	tell(device, config_changed);
+	tell_bus(device, config_changed);
 }
 
 static void on_wce_restored(void *opaque, const struct vublk_error *refusal)

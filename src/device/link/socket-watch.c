@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The directory of the back-end's socket, watched while there is no back-end: a new
- * one is noticed when it makes its socket, whatever happened to the old file.
+ * Watches the directory of the back-end's socket while there is no back-end, so that a new
+ * back-end is noticed when it creates its socket, whatever happened to the old file. What
+ * follows from an event is in connect.c.
  *
- * The watch makes recovery quick and no more than that: without it (no inotify left,
- * a directory that is not there yet, a file system that tells nothing) the timer of
+ * Key idea: the watch only makes recovery faster. Without it (no inotify instance left, a
+ * directory that does not exist yet, a file system that reports nothing) the timer of
  * reconnect.c does the same, later.
  */
 #include "device/device.h"

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log of the device: who has the bitmap, when it is on, and what of it has been
- * read. How the back-end is told is in frontend/dirty-log.c.
+ * The dirty log of the device: the owner of the bitmap, when logging is on, and reading the
+ * bitmap. The messages to the back-end are in frontend/dirty-log.c.
  *
- * The idea to read it by: the log belongs to the VM, not to the driver or the back-end.
- * So it outlives resets, pauses and losses; a start takes it along, and only rings that
- * run have to be told. A change is not begun while rings are on their way, but when they
- * have arrived, and it delays a stop until it is answered. Whoever loses the back-end
- * meanwhile has lost nothing: what the next one writes is logged from its first byte.
+ * Key idea: the log belongs to the VM, not to the driver or the back-end. So it outlives
+ * resets, pauses and losses. A start passes it on, so messages are needed only while the rings
+ * run. A change waits for the end of a start or stop that is under way, and a stop waits for
+ * the end of a change. If the back-end is lost meanwhile, no mark is lost: the next one logs
+ * from its first write.
  *
- * Specification: "Migration" (the bitmap, and who marks what).
+ * Specification: "Migration" (the bitmap, and which side marks which pages).
  */
 #include "device/device.h"
 
@@ -27,12 +27,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PAGES_A_WORD 64
+#define PAGES_PER_WORD 64
 #define WORD_BYTES sizeof(uint64_t)
 
 /* --- the bitmap ----------------------------------------------------------------------------- */
 
-/* How large it has to be: from address 0 to the last byte of the last region. */
+/* The size for pages from address 0 to the last byte of the last region. */
 static uint64_t needed_bytes(const struct vublk_frontend_memory *memory)
 {
 	uint64_t last = 0;
@@ -42,7 +42,7 @@ static uint64_t needed_bytes(const struct vublk_frontend_memory *memory)
 
 		last = VUBLK_MAX(last, region->guest_addr + region->size_bytes - 1);
 	}
-	return (last / VUBLK_DIRTY_PAGE_BYTES / PAGES_A_WORD + 1) * WORD_BYTES;
+	return (last / VUBLK_DIRTY_PAGE_BYTES / PAGES_PER_WORD + 1) * WORD_BYTES;
 }
 
 int vublk_device_dirty_log_check(const struct vublk_device *device,
@@ -146,7 +146,7 @@ bool vublk_device_dirty_log_is_changing(const struct vublk_device *device)
 	       device->dirty.phase == VUBLK_DEVICE_DIRTY_UNDOING;
 }
 
-/* May call the bus, and then the device may be another. */
+/* May call the bus, which may unrealize the device. */
 static void end_change(struct vublk_device *device, bool is_on, const struct vublk_error *error)
 {
 	if (is_on)
@@ -234,7 +234,7 @@ int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 			       logs ? "" : "VHOST_F_LOG_ALL (feature bit 26)");
 }
 
-/* The rest of a start or stop: returns 1 when log_changed() tells the end. */
+/* The second half of a start or stop of the log. 1: dirty_log_changed() follows. */
 static int begin_change(struct vublk_device *device, bool on)
 {
 	if (!vublk_device_has_rings_out(device)) {
@@ -250,7 +250,7 @@ static int begin_change(struct vublk_device *device, bool on)
 	return 1;
 }
 
-/* --- what is in it ---------------------------------------------------------------------------- */
+/* --- reading and marking ---------------------------------------------------------------------------- */
 
 static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *error)
 {
@@ -261,7 +261,7 @@ static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *erro
 	return dirty->bitmap ? 0 : -ENOMEM;
 }
 
-/* The VMM holds a bitmap that it gave, and can truncate it. */
+/* The owner of a bitmap that the bus has given can truncate it. */
 static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_error *error)
 {
 	if (!vublk_fault_happened(&dirty->fault))
@@ -270,7 +270,7 @@ static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_erro
 			       "file was truncated: stop the log, and start it again with another");
 }
 
-/* The memory was held against the bitmap, and the ring against the memory. */
+/* In range: the memory was checked against the bitmap, and the ring against the memory. */
 static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes)
 {
 	uint8_t *bits = (uint8_t *)dirty->bitmap;
@@ -280,17 +280,17 @@ static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes
 		__atomic_fetch_or(&bits[page / 8], (uint8_t)(1 << page % 8), __ATOMIC_RELEASE);
 }
 
-static void say_not_marked(struct vublk_device *device, const struct vublk_error *error)
+static void warn_not_marked(struct vublk_device *device, const struct vublk_error *error)
 {
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "the rings that the lost back-end used are not in the dirty log: %s",
+			  "the rings that the lost back-end used are not marked in the dirty log: %s",
 			  error->text);
 }
 
 /*
- * A back-end that died may have published a completion and not marked it yet, and the
- * in-flight area does not have that request any more. All else that it wrote belongs
- * to requests that are done again, and is marked then.
+ * A back-end that died may have published a completion without marking its page, and the
+ * in-flight area does not have that request any more. Its other writes belong to requests that
+ * are executed again, and are marked then.
  */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 {
@@ -299,14 +299,14 @@ void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF || !device->num_rings)
 		return;
 	if (map_bitmap(&device->dirty, &error) < 0) {
-		say_not_marked(device, &error);
+		warn_not_marked(device, &error);
 		return;
 	}
 	for (unsigned i = 0; i < device->num_rings; i++)
 		mark(&device->dirty, device->rings[i].used_addr,
 		     vublk_split_used_bytes(device->rings[i].size));
 	if (check_fault(&device->dirty, &error) < 0)
-		say_not_marked(device, &error);
+		warn_not_marked(device, &error);
 }
 
 /* --- the calls --------------------------------------------------------------------------------- */
@@ -320,10 +320,10 @@ static int check_start(const struct vublk_device *device, struct vublk_error *er
 					    error);
 	if (device->dirty.phase != VUBLK_DEVICE_DIRTY_OFF)
 		return vublk_error_set(error, EBUSY,
-				       "the dirty log is on already, or about to be switched off");
+				       "the dirty log is on, or is being switched off");
 	if (!device->memory.num_regions)
 		return vublk_error_set(error, EINVAL,
-				       "the dirty log is of the memory, and no memory has been set");
+				       "the dirty log covers the memory, and no memory has been set");
 	if (!vublk_device_is_connected(device))
 		return 0;
 	r = vublk_device_dirty_log_check_backend(device, error);
@@ -368,8 +368,9 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
 }
 
 /*
- * L: pairs with the marks of the back-end, each of which comes after what it marks. What
- * was written is there when the page is copied; what is written later is marked again.
+ * L: pairs with the marks of the back-end, each of which follows the write that it marks. So a
+ * page that is copied after this has all writes whose marks were taken. Later writes are marked
+ * again.
  */
 static uint64_t take_word(uint64_t *word)
 {
@@ -382,16 +383,16 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 				uint64_t num_pages, uint64_t *bits, struct vublk_error *error)
 {
 	struct vublk_device_dirty *dirty = &device->dirty;
-	uint64_t first = first_page / PAGES_A_WORD, words = num_pages / PAGES_A_WORD;
+	uint64_t first = first_page / PAGES_PER_WORD, words = num_pages / PAGES_PER_WORD;
 
 	if (dirty->phase == VUBLK_DEVICE_DIRTY_OFF)
 		return vublk_error_set(error, EBUSY, "the dirty log is off");
-	if (first_page % PAGES_A_WORD || num_pages % PAGES_A_WORD ||
+	if (first_page % PAGES_PER_WORD || num_pages % PAGES_PER_WORD ||
 	    !vublk_range_within(first, words, dirty->log.size_bytes / WORD_BYTES))
 		return vublk_error_set(error, EINVAL,
-				       "%" PRIu64 " pages from %" PRIu64 " are asked of the dirty log; it "
-				       "has %" PRIu64 ", and gives multiples of %u", num_pages,
-				       first_page, dirty->log.size_bytes * 8, PAGES_A_WORD);
+				       "%" PRIu64 " pages from page %" PRIu64 " cannot be read from the "
+				       "dirty log: it has %" PRIu64 ", and both have to be multiples of %u", num_pages,
+				       first_page, dirty->log.size_bytes * 8, PAGES_PER_WORD);
 	if (map_bitmap(dirty, error) < 0)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < words; i++)

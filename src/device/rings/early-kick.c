@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kicks before DRIVER_OK, which a legacy driver may send as soon as it has set up its
- * queues: the first one starts the device, and then each queue is kicked once.
+ * Kicks before DRIVER_OK, which a legacy driver may send as soon as it has set up its queues:
+ * the first one makes the driver ready. The start itself is in start-stop.c, and each queue is
+ * kicked once after it.
  *
- * The idea to read it by: the kick belongs to the back-end. Here its descriptor is
- * looked at, never read, so what was signalled is still there when the ring is handed
- * over. And it is looked at only as long as a kick would start the device: a modern
- * driver, or one that has started, costs nothing.
+ * Key idea: the kick is meant for the back-end. Here its descriptor is polled but never read,
+ * so the signal is still there when the ring is handed over. It is polled only while a kick
+ * would start the device, so a modern driver, or one that has started, costs nothing.
  *
  * virtio 1.3, section 3.1.2 ("Legacy Interface: Device Initialization").
  */
@@ -22,7 +22,7 @@
 
 /* --- the start ---------------------------------------------------------------------------- */
 
-/* Without a status there is no driver yet, legacy or not. */
+/* Without a status there is no driver yet. */
 static bool would_start(const struct vublk_device *device)
 {
 	return device->state == VUBLK_DEVICE_STOPPED && device->vm_running && device->status &&

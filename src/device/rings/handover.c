@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a bus carries over from one session of the driver's to the next: the in-flight
- * area, and where each ring stands. A bus whose driver sets up its queues one by one, or
- * brings an area of its own, takes the session back and begins another with both.
+ * The state that a bus carries over from one session of the driver to the next: the in-flight
+ * area, and the position of each ring. A bus whose driver sets up its queues one by one, or
+ * has an area of its own, ends the session and begins another with both.
  *
- * The idea to read it by: an area that the bus gives is like one that was loaded. What it
- * notes as begun has to be done by a back-end that reads it; if there is none by then,
- * recover.c refuses to guess.
+ * Key idea: an area that the bus gives is treated like one that was loaded. The requests that
+ * it records as begun have to be executed by a back-end that reads it. If the back-end does
+ * not read areas, resume.c refuses to guess.
  *
  * Specification: "Inflight I/O tracking".
  */
@@ -37,7 +37,7 @@ static int check_area(const struct vublk_device *device, const struct vublk_devi
 	    area->queue_size > VUBLK_MAX_QUEUE_SIZE)
 		return vublk_error_set(error, EINVAL,
 				       "the in-flight area is for %u queues of %u entries; the device "
-				       "has %u, of up to %u", area->num_queues, area->queue_size,
+				       "has %u queues, of up to %u", area->num_queues, area->queue_size,
 				       device->num_queues, VUBLK_MAX_QUEUE_SIZE);
 	if (area->size_bytes < least)
 		return vublk_error_set(error, EINVAL,
@@ -56,7 +56,7 @@ static int check_area(const struct vublk_device *device, const struct vublk_devi
 	return 0;
 }
 
-/* -EIO: the file has become shorter meanwhile. */
+/* -EIO: the file has been truncated meanwhile. */
 static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
 {
 	char *at = to;
@@ -73,7 +73,7 @@ static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
 	return 0;
 }
 
-/* By reading, not mapping: whoever holds the file may make it shorter at any time. */
+/* Reads the file instead of mapping it, because its owner may truncate it at any time. */
 static int read_region(const struct vublk_device_inflight *area, unsigned index,
 		       struct vublk_inflight_split *region, struct vublk_error *error)
 {
@@ -99,7 +99,7 @@ static int count_begun(const struct vublk_device_inflight *area, unsigned *begun
 	int r = 0;
 
 	if (!region)
-		return vublk_error_set_errno(error, ENOMEM, "no memory to look at the in-flight area");
+		return vublk_error_set_errno(error, ENOMEM, "no memory to check the in-flight area");
 	*begun = 0;
 	for (unsigned i = 0; i < area->num_queues && !r; i++) {
 		r = read_region(area, i, region, error);
@@ -138,7 +138,7 @@ int vublk_device_set_inflight(struct vublk_device *device,
 	return 0;
 }
 
-/* --- a new one ------------------------------------------------------------------------- */
+/* --- making an area ------------------------------------------------------------------------- */
 
 static void note_layout(struct vublk_device *device, const struct vublk_frontend_inflight_area *area)
 {
@@ -173,7 +173,7 @@ static void on_made(void *opaque, const struct vublk_error *error)
 	vublk_fd_close(&made.fd);
 }
 
-/* As the last back-end that was asked would have made it. */
+/* With the layout of the last area that a back-end made. */
 static int make_here(const struct vublk_device *device, struct vublk_device_inflight *area,
 		     struct vublk_error *error)
 {

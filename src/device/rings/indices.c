@@ -32,7 +32,7 @@ static const struct vublk_memory_region *find_region(const struct vublk_device *
 	return NULL;
 }
 
-/* An aligned index in the guest's memory; pairs with A and B of virtio/split.h. */
+/* Reads an aligned index in the guest's memory. Pairs with A and B of virtio/split.h. */
 static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t *index,
 		      struct vublk_error *error)
 {
@@ -50,7 +50,7 @@ static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t
 		vublk_error_prepend(error, "the ring's index at 0x%" PRIx64, addr);
 		return r;
 	}
-	*index = le16toh(raw); /* nothing else of the ring is read here */
+	*index = le16toh(raw);
 	return 0;
 }
 
@@ -68,8 +68,8 @@ int vublk_device_read_indices(const struct vublk_device *device, unsigned index,
 }
 
 /*
- * A used index past the mark is of a back-end that was not dead: it may have seen all
- * that the driver has added since.
+ * A used index past the avail index at the loss means that the back-end was still alive: it
+ * may have seen every request that the driver has added since.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail)

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-flight area as the device uses it: whether it is asked for, whether the back-end has
- * it, and its end. What is in the area is read by the back-ends; handover.c takes areas from
- * the bus and makes areas for it.
+ * Whether the in-flight area is used, by the device and by the back-end. The content of the
+ * area is read and written by back-ends only; handover.c takes areas from the bus and makes areas for it.
  *
  * Key idea: the area belongs to the session of the driver. It outlives connections, and a
  * reset drops it.
@@ -38,7 +37,7 @@ void vublk_device_drop_inflight(struct vublk_device *device)
 	vublk_fd_close(&device->inflight.fd);
 }
 
-/* Both back-ends: the lost one wrote into the area, and the new one will read it. */
+/* The area exists, so the lost back-end wrote to it, and the new one will read it. */
 bool vublk_device_is_tracked(const struct vublk_device *device)
 {
 	return vublk_device_uses_inflight(device) && device->inflight.fd >= 0;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kick and call descriptors that change while the rings run: a bus masks an interrupt,
- * or routes it elsewhere.
+ * Kick and call descriptors (notifiers): replaced while the rings run, because a bus masks an
+ * interrupt or routes it elsewhere, and signalled after events that may have lost a signal.
  *
- * The idea to read it by: what the back-end does not have yet is a mark a queue, and
- * one batch at a time takes all marks along. So a storm of changes costs one message
- * a descriptor and a round trip. When the back-end has confirmed, the new one is
- * signalled once: what came on the old one until then, nobody may have seen.
+ * Key idea: a pending change is a mark per queue, and one batch at a time sends all marked
+ * descriptors. So a storm of changes costs one message per descriptor and round trip. When the
+ * back-end has confirmed, the new descriptor is signalled once, because a signal on the old
+ * one may have been missed.
  *
  * Specification: "VHOST_USER_SET_VRING_KICK", "VHOST_USER_SET_VRING_CALL".
  */
@@ -32,7 +32,7 @@ static unsigned which_is(const struct vublk_frontend_notifier *notifier)
 	return notifier->request == VUBLK_VU_SET_VRING_KICK ? KICK : CALL;
 }
 
-/* The descriptor that is there now: the one that was sent may be gone already. */
+/* The present descriptor: the one that was sent may have been closed meanwhile. */
 static void signal_once(const struct vublk_device *device, unsigned index, unsigned which)
 {
 	int fd = fd_of(device, index, which);
@@ -43,7 +43,7 @@ static void signal_once(const struct vublk_device *device, unsigned index, unsig
 
 /* --- to the back-end ---------------------------------------------------------------------- */
 
-static void take_along(struct vublk_device *device, unsigned index, unsigned which)
+static void add_change(struct vublk_device *device, unsigned index, unsigned which)
 {
 	if (!(device->notifiers_changed[index] & which))
 		return;
@@ -78,11 +78,11 @@ static void on_sent(void *opaque, const struct vublk_error *error)
 void vublk_device_notifiers_send(struct vublk_device *device)
 {
 	if (device->state != VUBLK_DEVICE_RUNNING || device->num_notifiers ||
-	    !vublk_device_should_run(device)) /* else changes without end would delay the stop */
+	    !vublk_device_should_run(device)) /* a stop is due: further changes must not delay it */
 		return;
 	for (unsigned i = 0; i < device->num_queues; i++) {
-		take_along(device, i, KICK);
-		take_along(device, i, CALL);
+		add_change(device, i, KICK);
+		add_change(device, i, CALL);
 	}
 	if (device->num_notifiers)
 		vublk_frontend_set_notifiers(&device->frontend, device->notifiers,
@@ -116,7 +116,7 @@ void vublk_device_call_rings(struct vublk_device *device)
 
 /* --- the calls ------------------------------------------------------------------------------- */
 
-/* What is being handed over at this moment uses the new ones from here on. */
+/* A hand-over that is under way uses the new descriptors from here on. */
 static void replace(struct vublk_device *device, unsigned index)
 {
 	for (unsigned i = 0; i < device->num_notifiers; i++)

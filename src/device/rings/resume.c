@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Rings whose back-end went without saying where it stopped: where they go on.
+ * Where rings resume whose back-end was lost without saying where it stopped.
  *
- * The idea to read it by: a used index says how many requests were completed, and
- * nothing in the ring says which of the others the lost back-end had begun. The
- * in-flight area does, where there is one, and the next back-end reads it. Without
- * it a ring goes on from its used index when nothing was outstanding at the loss; what
- * the driver adds later no back-end has seen. When something was, guessing would lose a
- * request or execute one twice, and the driver has to reset.
+ * Key idea: a used index says how many requests are completed, and nothing in the ring says
+ * which of the others the lost back-end had begun. The in-flight area says so, if there is
+ * one, and the next back-end reads it. Without an area a ring resumes at its used index if no
+ * request was outstanding at the loss; requests that the driver adds later have not been seen
+ * by any back-end. If a request was outstanding, guessing would lose it or execute it twice,
+ * so the driver has to reset.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
@@ -42,16 +42,16 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 		return vublk_error_set(error, EIO,
 				       device->resume == VUBLK_DEVICE_RESUME_INFLIGHT ?
 				       "the back-end has no in-flight area, and up to %u requests "
-				       "stand in the one that the back-end before it left; the device "
+				       "are in the area that the previous back-end left; the device "
 				       "needs a reset" :
-				       "the back-end went while up to %u requests were outstanding, "
-				       "and nobody knows which of them it had begun; the device "
+				       "the back-end was lost while up to %u requests were outstanding, "
+				       "and which of them it had begun is unknown; the device "
 				       "needs a reset", outstanding);
 	device->bases[index] = used;
 	return 0;
 }
 
-/* Each base is known, and a back-end that reads the area knows what else is to be done. */
+/* Each base is known, and open requests are in an area that the back-end reads. */
 static bool has_bases(const struct vublk_device *device)
 {
 	return device->resume == VUBLK_DEVICE_RESUME_NOTIFY ||
@@ -65,7 +65,7 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 
 	if (device->resume == VUBLK_DEVICE_RESUME_NOTHING)
 		return 0;
-	/* Rings that were loaded may have come before their memory. */
+	/* Rings may have been loaded before their memory was set. */
 	r = vublk_device_queues_check(device, &device->memory, error);
 	for (unsigned i = 0; i < device->num_queues && !r && !has_bases(device); i++) {
 		if (!device->queues[i].size)
@@ -78,15 +78,15 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 		vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
 		return r;
 	}
-	/* Nothing is outstanding, and the bases say where: what the driver adds is new. */
+	/* No request is outstanding, and the bases are known: later requests are new. */
 	if (!vublk_device_is_tracked(device))
 		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
 	return 0;
 }
 
 /*
- * A start that was refused in part tells nothing of the rings that the back-end did not
- * take: what was open before it is open still.
+ * A start that was refused in part does not say anything about the rings that the back-end did
+ * not accept: what was open before the start is still open.
  */
 void vublk_device_rings_are_back(struct vublk_device *device)
 {

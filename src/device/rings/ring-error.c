@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Broken rings, as the back-end reports them: an eventfd a queue, which goes with
- * the queue and is watched while the rings are out. What a back-end signals on it
- * cannot be mended here: the driver has to reset the device.
+ * Broken rings: those that the back-end reports on an eventfd per queue, which is watched
+ * while the rings are out, and the call that tells the bus of any ring that cannot continue.
  *
- * Each queue is reported once a start; a back-end that signals on is not listened to.
+ * Key idea: the device cannot repair a ring, so the driver has to reset the device. Each queue
+ * is reported once per start; further signals are ignored.
  *
  * Specification: "VHOST_USER_SET_VRING_ERR".
  */
@@ -39,7 +39,7 @@ static void on_signalled(void *opaque, uint32_t events)
 
 	vublk_loop_remove(&watch->source);
 	vublk_error_set(&error, EPROTO,
-			"back-end '%s': queue %u: the back-end reports that it cannot go on with "
+			"back-end '%s': queue %u: the back-end reports that it cannot continue "
 			"the ring; the device needs a reset", device->settings.chardev,
 			watch->queue);
 	vublk_device_raise_needs_reset(device, &error);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Start, stop, reset, and the loss of the back-end.
+ * Start and stop of the rings, and the calls of the bus that cause them: status, reset, pause,
+ * forced shutdown, kick. The loss of the back-end is in link/disconnect.c; where rings resume
+ * is in resume.c.
  *
- * The idea to read it by: the driver's status and whether the VM runs say what is
- * wanted, the state says what is, and vublk_device_update() begins what leads from
- * one to the other. Nothing is interrupted on the way: a reset or a pause that comes
- * during a start is seen when the start is done. A start that fails is taken back like one that succeeded, and
- * then the back-end is given up. What follows the loss of a back-end is in
- * reconnect.c; where the rings that it had go on is in recover.c.
+ * Key idea: the driver's status and whether the VM runs say what is wanted, the state says what
+ * is, and vublk_device_update() begins the step from one to the other. A step is never
+ * interrupted: a reset or a pause during a start takes effect when the start is done. A start
+ * that fails is followed by a stop, like one that succeeded, and then the connection is closed.
  */
 #include "device/device.h"
 
@@ -68,7 +68,7 @@ static void begin_stop(struct vublk_device *device, const char *why)
 
 /* --- start ------------------------------------------------------------------------------ */
 
-/* Whether the start has to end here, and if so it does. */
+/* Stops the rings if the start has failed or is not wanted any more. True: it did. */
 static bool turn_back(struct vublk_device *device, const struct vublk_error *error)
 {
 	if (error && !device->failure.code)
@@ -90,7 +90,7 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 		  device->frontend.round_trips);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STARTED, NULL);
 	vublk_device_outage_end(device);
-	/* There are back-ends that begin at the first kick, which the driver may have sent before. */
+	/* Some back-ends begin at the first kick, and the driver may have kicked before the start. */
 	vublk_device_kick_rings(device);
 	if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
 		vublk_device_call_rings(device);
@@ -129,7 +129,7 @@ static void on_inflight(void *opaque, const struct vublk_error *error)
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
 }
 
-/* The layout of the area follows the features, so it is asked for when they are accepted. */
+/* The features determine the layout of the area, so it is requested after them. */
 static void on_session_for_inflight(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
@@ -139,8 +139,8 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 		return;
 	vublk_device_queues_collect(device);
 	num_rings = device->num_rings;
-	device->num_rings = 0; /* named, but not handed over yet */
-	if (device->inflight.fd < 0) { /* there is none yet: it is to have room for each queue */
+	device->num_rings = 0; /* their sizes are sent, but they are not handed over yet */
+	if (device->inflight.fd < 0) { /* a new area, with room for every queue */
 		device->inflight.num_queues = (uint16_t)device->num_queues;
 		device->inflight.queue_size = (uint16_t)device->settings.queue_size;
 	}
@@ -148,7 +148,7 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 				    on_inflight, device);
 }
 
-/* The answer comes before those about the memory, where the start goes on or turns back. */
+/* The answer comes before those about the memory, which continue the start or stop it. */
 static void on_session(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
@@ -157,7 +157,7 @@ static void on_session(void *opaque, const struct vublk_error *error)
 		device->failure = *error;
 }
 
-/* Whether the rings can go on; if not it is the driver's turn, and that is said once. */
+/* Whether the rings can resume. If not, the driver has to reset, and the bus is told once. */
 static bool recover(struct vublk_device *device)
 {
 	struct vublk_error error;
@@ -187,7 +187,7 @@ static void begin_start(struct vublk_device *device)
 					     on_session_for_inflight, device);
 		return;
 	}
-	/* An area that a back-end does not write into tells the one after it nothing but lies. */
+	/* Without this back-end's records the area would mislead the next one. */
 	vublk_device_drop_inflight(device);
 	vublk_frontend_begin_session(&device->frontend, features, dirty_log, on_session, device);
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
@@ -276,7 +276,7 @@ int vublk_device_set_vm_running(struct vublk_device *device, bool running)
 	device->vm_running = running;
 	if (changed)
 		vublk_device_update(device);
-	/* The rings are where they should be, or their way there ends with a callback. */
+	/* 1: a start or stop is under way, and its end is a callback. */
 	if (vublk_device_should_run(device))
 		return device->state == VUBLK_DEVICE_STARTING ||
 		       device->state == VUBLK_DEVICE_STOPPING;
@@ -300,9 +300,9 @@ int vublk_device_force_shutdown(struct vublk_device *device)
 	device->is_shutting_down = true;
 	if (rings && device->settings.skip_get_vring_base) {
 		vublk_error_set(&error, ECANCELED,
-				"the rings are given up in a forced shutdown; requests that had "
-				"begun may be done or not");
-		vublk_frontend_fail(&device->frontend, &error); /* nothing is sent after it */
+				"the rings are abandoned in a forced shutdown; requests that the "
+				"back-end had begun may or may not have been executed");
+		vublk_frontend_fail(&device->frontend, &error); /* no message is sent after it */
 	}
 	reset(device);
 	return rings;

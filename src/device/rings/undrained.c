@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Back-ends that give a ring back while requests are outstanding. The base that they
- * answer is past the used index then, by the number of those requests.
+ * Back-ends that return a ring while requests are outstanding. The base in their answer is
+ * past the used index then, by the number of those requests.
  *
  * GET_VRING_BASE means that the ring is drained, unless GET_VRING_BASE_INFLIGHT was
- * negotiated; qemu-storage-daemon 7.2 answers it with requests under way, and panics when
- * they end. As long as such a back-end is there the ring can be started again at that
- * base, because the back-end still has the requests. When it is lost they are like the
- * requests of a ring that was lost while it ran: an in-flight area has them, or it is not
- * known which of them were executed.
+ * negotiated; qemu-storage-daemon 7.2 answers it with requests under way, and aborts when
+ * they end. While such a back-end is connected, the ring can be started again at that base,
+ * because the back-end still has the requests. When it is lost, they are like the requests of
+ * a ring that was lost while it ran: the in-flight area has them, or it is unknown which of
+ * them were executed.
  *
- * Key idea: nothing has to be remembered. A base that is past the used index says so by
- * itself, as often as it is compared, and a back-end that completes the requests later
- * moves the used index up to it.
+ * Key idea: no record is needed. The base and the used index can be compared at any time, and
+ * a back-end that completes the requests later moves the used index up to the base.
  *
  * Specification: "VHOST_USER_GET_VRING_BASE", "Suspended ring state".
  */
@@ -26,8 +25,8 @@ uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigne
 	return count <= device->queues[index].size ? count : 0;
 }
 
-/* 0 also when the ring cannot be read: then it is not known, and nothing is claimed. */
-static uint16_t look(const struct vublk_device *device, unsigned index)
+/* Also 0 if the ring cannot be read, because then the number is unknown. */
+static uint16_t read_undrained(const struct vublk_device *device, unsigned index)
 {
 	uint16_t used, avail;
 
@@ -42,12 +41,12 @@ void vublk_device_warn_undrained(struct vublk_device *device)
 	bool is_tracked = vublk_device_is_tracked(device);
 
 	for (unsigned i = 0; i < device->num_queues; i++) {
-		uint16_t count = look(device, i);
+		uint16_t count = read_undrained(device, i);
 
 		if (!count)
 			continue;
 		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-				  "back-end '%s': queue %u was given back at index %u with %u requests "
+				  "back-end '%s': queue %u was returned at index %u with %u requests "
 				  "outstanding, which a stop has to wait for; if the back-end is lost "
 				  "before it completes them, %s", device->settings.chardev, i,
 				  device->bases[i], count,
@@ -64,7 +63,7 @@ void vublk_device_note_loss_at_rest(struct vublk_device *device)
 	    device->resume != VUBLK_DEVICE_RESUME_NOTIFY)
 		return;
 	for (unsigned i = 0; i < device->num_queues; i++)
-		is_undrained |= look(device, i) > 0;
+		is_undrained |= read_undrained(device, i) > 0;
 	if (!is_undrained)
 		return;
 	if (vublk_device_is_tracked(device)) {
@@ -73,5 +72,5 @@ void vublk_device_note_loss_at_rest(struct vublk_device *device)
 	}
 	device->resume = VUBLK_DEVICE_RESUME_RINGS;
 	for (unsigned i = 0; i < device->num_queues; i++)
-		device->lost_avail[i] = device->bases[i]; /* it has seen no more than that */
+		device->lost_avail[i] = device->bases[i]; /* it has not seen later requests */
 }

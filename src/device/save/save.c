@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A device is saved and loaded: what its driver sees and set up, and the in-flight area,
- * so that another device, in another process and at another back-end, goes on.
+ * Saves and loads a device: the state that its driver sees and has set up, and the in-flight
+ * area, so that another device, in another process and at another back-end, can continue. The
+ * format of the bytes is in stream.c.
  *
- * The idea to read it by: a load is like a reconnection with the reliances of a stranger.
- * All of it is held against what this device and its back-end offer before anything is
- * changed; then the state is what it would be had the driver set it up here, in a VM
- * that is paused, and run.c does the rest. What the queues run with (memory, descriptors)
- * is of the old process, and comes from the bus.
+ * Key idea: a load is like a reconnection of a driver that this device has never seen. The
+ * saved state is compared with the offer of this device and its back-end before anything is
+ * changed. Afterwards the device is as if the driver had set it up here, in a VM that is
+ * paused, and start-stop.c does the rest. Memory and descriptors belong to the old process, so
+ * the bus sets them again.
  *
  * vhost-user: "Inflight I/O tracking"; virtio 1.3, section 2.1 (what a device's state is).
  */
@@ -62,7 +63,7 @@ static void fill_state(const struct vublk_device *device, struct vublk_save_stat
 	}
 }
 
-/* With pread(): a back-end that made the file may have made it shorter since. */
+/* Reads the file instead of mapping it, because the back-end that made it may truncate it. */
 static int read_area(const struct vublk_frontend_inflight_area *area, uint8_t *bytes,
 		     struct vublk_error *error)
 {
@@ -82,7 +83,7 @@ static int read_area(const struct vublk_frontend_inflight_area *area, uint8_t *b
 	return 0;
 }
 
-/* `bytes` is the caller's to free, also after a failure; NULL: there is no area. */
+/* The caller frees `bytes`, also after a failure; NULL: there is no area. */
 static int take_area(const struct vublk_device *device, struct vublk_save_state *state,
 		     uint8_t **bytes, struct vublk_error *error)
 {
@@ -152,12 +153,12 @@ static int check_device(const struct vublk_device *device, struct vublk_error *e
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "loading", error);
 	if (device->vm_running)
 		return vublk_error_set(error, EBUSY,
-				       "a device is loaded while its VM is paused, so that its memory and "
-				       "its queues' descriptors can be set before it runs");
+				       "a device can be loaded only while its VM is paused, so that its "
+				       "memory and its queues' descriptors are set before it runs");
 	if (device->status || device->has_acked_features)
 		return vublk_error_set(error, EBUSY,
-				       "a device is loaded before a driver has begun with it, or after a "
-				       "reset; its status is 0x%x", device->status);
+				       "a device can be loaded only before a driver has used it, or after "
+				       "a reset; its status is 0x%x", device->status);
 	return 0;
 }
 
@@ -188,7 +189,7 @@ static int check_queues(const struct vublk_device *device, const struct vublk_sa
 	return r;
 }
 
-/* Where there is no back-end now, the next one is asked when the rings are started. */
+/* Without a back-end now, the next one is checked when the rings are started. */
 static int check_inflight(const struct vublk_device *device, const struct vublk_save_state *state,
 			  struct vublk_error *error)
 {
@@ -199,7 +200,7 @@ static int check_inflight(const struct vublk_device *device, const struct vublk_
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
 			       "requests are in flight in the saved device, and back-end '%s' does not "
-			       "take an in-flight area: it has to offer INFLIGHT_SHMFD, and inflight and "
+			       "accept an in-flight area: it has to offer INFLIGHT_SHMFD, and inflight and "
 			       "inflight-migration have to be on", device->settings.chardev);
 }
 
@@ -223,7 +224,7 @@ static int check_state(const struct vublk_device *device, const struct vublk_sav
 	return r ? r : check_inflight(device, state, error);
 }
 
-/* --- loading: taking ------------------------------------------------------------------------------ */
+/* --- loading: changing the device ------------------------------------------------------------------------------ */
 
 static int write_area(int fd, const uint8_t *bytes, uint64_t num_bytes, struct vublk_error *error)
 {
@@ -240,7 +241,7 @@ static int write_area(int fd, const uint8_t *bytes, uint64_t num_bytes, struct v
 	return 0;
 }
 
-/* A file of our own with the saved bytes: for the back-end it is as good as its own. */
+/* A new file with the saved bytes, which a back-end accepts like an area of its own. */
 static int make_area(const struct vublk_save_state *state, int *made, struct vublk_error *error)
 {
 	VUBLK_FD int fd = -1;
@@ -257,7 +258,7 @@ static int make_area(const struct vublk_save_state *state, int *made, struct vub
 	return r;
 }
 
-/* One that does not take it is of no more use: the driver relies on what it set. */
+/* A back-end that refuses cannot be used, because the driver relies on its setting. */
 static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
 {
 	struct vublk_device *device = opaque;
@@ -271,7 +272,7 @@ static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
 	vublk_frontend_fail(&device->frontend, &error);
 }
 
-/* Without a connection the reconnection does it. */
+/* Without a connection, reconnect.c does it after the next handshake. */
 static void restore_wce(struct vublk_device *device, uint8_t wce)
 {
 	if (device->config[VUBLK_BLK_WCE_OFFSET] == wce)
@@ -279,13 +280,13 @@ static void restore_wce(struct vublk_device *device, uint8_t wce)
 	device->config[VUBLK_BLK_WCE_OFFSET] = wce;
 	if (!vublk_device_is_connected(device))
 		return;
-	if (device->config_read != VUBLK_DEVICE_READ_NONE) /* its answer may be older than this */
+	if (device->config_read != VUBLK_DEVICE_READ_NONE) /* its answer may be older than the write */
 		device->config_read_again = true;
 	device->config_write = VUBLK_DEVICE_WRITE_RESTORING;
 	vublk_frontend_write_wce(&device->frontend, wce, on_wce_restored, device);
 }
 
-/* True: the driver has read another config than there is. */
+/* True: the config differs from the one that the driver has read. */
 static bool take_config(struct vublk_device *device, const struct vublk_save_state *state)
 {
 	bool changed;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The stream of a saved device. All numbers are little-endian, whatever the machine:
+ * The stream of a saved device, written and read. All numbers are little-endian on every
+ * machine:
  *
  *   header   "VUBLKDEV", u16 major, u16 minor, u32 zero, u64 bytes of the whole stream
  *   section  u16 number, u16 flags, u32 zero, u64 bytes; then so many bytes
@@ -13,8 +14,8 @@
  *   3 config     u32 generation; the configuration space
  *   4 in-flight  u16 queues, u16 queue size, u32 layout (0: split); the area's bytes
  *
- * The idea to read it by: a section says of itself whether a reader that does not know
- * it may skip it. So an older program refuses only what it would get wrong.
+ * Key idea: a flag in each section says whether a reader that does not know the section may
+ * skip it. So an older program refuses only the streams that it would misunderstand.
  */
 #include "device/save/save.h"
 
@@ -163,7 +164,7 @@ struct reader {
 	uint64_t left;
 };
 
-/* The caller has checked that there are as many; a mistake reads zero, and never beyond. */
+/* The caller has checked the length. If it had not, this would read zeroes, never beyond the end. */
 static uint64_t get(struct reader *from, unsigned bytes)
 {
 	uint64_t value = 0;
@@ -191,22 +192,22 @@ static int read_device(struct reader *from, struct vublk_save_state *state,
 	state->features = get(from, 8);
 	if (!state->num_queues || state->num_queues > VUBLK_MAX_QUEUES)
 		return vublk_error_set(error, EINVAL,
-				       "it is of a device with %u queues; there are devices with 1 to "
+				       "it is from a device with %u queues; a device has from 1 to "
 				       "%u", state->num_queues, VUBLK_MAX_QUEUES);
 	if (rings >= VUBLK_SAVE_NUM_RINGS)
 		return vublk_error_set(error, EINVAL,
-				       "it has its rings in the state %u; the last that is known is %u",
+				       "the state of its rings is %u, and the largest known number is %u",
 				       rings, VUBLK_SAVE_NUM_RINGS - 1);
 	if (state->early_kick >= VUBLK_DEVICE_NUM_EARLY_KICKS)
 		return vublk_error_set(error, EINVAL,
-				       "its driver has kicked early in the way %u; the last that is "
-				       "known is %u", state->early_kick,
+				       "the state of its driver's early kick is %u, and the largest "
+				       "known number is %u", state->early_kick,
 				       VUBLK_DEVICE_NUM_EARLY_KICKS - 1);
 	state->rings = rings;
 	return 0;
 }
 
-/* How many there are is known when the device section has been read, too. */
+/* The number of queues is checked when the device section has been read, too. */
 static int read_queues(struct reader *from, struct vublk_save_state *state,
 		       struct vublk_error *error)
 {
@@ -229,7 +230,7 @@ static int read_queues(struct reader *from, struct vublk_save_state *state,
 	return 0;
 }
 
-/* Bytes that an older program did not have are zero, those of a newer one are not ours. */
+/* Fields that an older writer lacks are zero; those that a newer writer adds are skipped. */
 static int read_config(struct reader *from, struct vublk_save_state *state,
 		       struct vublk_error *error)
 {
@@ -280,7 +281,7 @@ static const struct section {
 
 #define NUM_SECTIONS VUBLK_ARRAY_SIZE(sections)
 
-/* Where each section's bytes are; at NULL: it is not there. */
+/* Where the bytes of each section are; NULL: the section is missing. */
 struct places {
 	struct reader of[NUM_SECTIONS];
 };
@@ -304,8 +305,8 @@ static int note_section(struct places *places, unsigned number, unsigned flags,
 	if (flags & FLAG_MAY_BE_SKIPPED)
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
-			       "it has a section of the number %u, which this version does not know and "
-			       "must not skip; load it with a newer one", number);
+			       "it has a section with the number %u, which this version does not know and "
+			       "must not skip; load it with a newer version", number);
 }
 
 static int find_sections(struct reader from, struct places *places, struct vublk_error *error)
@@ -341,10 +342,10 @@ static int check_whole(const struct vublk_save_state *state, struct vublk_error 
 	if ((state->status & VIRTIO_CONFIG_S_DRIVER_OK || state->early_kick) &&
 	    !state->has_features)
 		return vublk_error_set(error, EINVAL,
-				       "its driver has started it, and has not accepted its features");
+				       "its driver has started it without accepting features");
 	if (state->features && !state->has_features)
 		return vublk_error_set(error, EINVAL,
-				       "it has features, and says that no driver has accepted them");
+				       "it has accepted features, and says that no driver has accepted any");
 	if (state->rings == VUBLK_SAVE_RINGS_INFLIGHT && !state->area)
 		return vublk_error_set(error, EINVAL,
 				       "it says that requests are in flight, and has no in-flight area");
@@ -372,7 +373,7 @@ static int read_sections(const struct reader *from, struct vublk_save_state *sta
 	return r ? r : check_whole(state, error);
 }
 
-/* --- the frame ------------------------------------------------------------------------------ */
+/* --- header and checksum ------------------------------------------------------------------------------ */
 
 static int check_version(struct reader *header, struct vublk_error *error)
 {
@@ -382,8 +383,8 @@ static int check_version(struct reader *header, struct vublk_error *error)
 	if (major && major <= VUBLK_SAVE_MAJOR)
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
-			       "it has the version %u.%u, and this program reads up to %u.x; load it "
-			       "with a newer one", major, minor, VUBLK_SAVE_MAJOR);
+			       "its version is %u.%u, and this program reads up to %u.x; load it "
+			       "with a newer version", major, minor, VUBLK_SAVE_MAJOR);
 }
 
 static int check_frame(const uint8_t *stream, uint64_t bytes, struct vublk_error *error)
@@ -396,8 +397,8 @@ static int check_frame(const uint8_t *stream, uint64_t bytes, struct vublk_error
 
 	if (bytes < HEADER_BYTES + CHECKSUM_BYTES || memcmp(stream, MAGIC, MAGIC_BYTES))
 		return vublk_error_set(error, EINVAL,
-				       "these %" PRIu64 " bytes are no saved device: they do not begin "
-				       "with the header of one", bytes);
+				       "these %" PRIu64 " bytes are not a saved device: they do not begin "
+				       "with its header", bytes);
 	r = check_version(&header, error);
 	if (r < 0)
 		return r;
@@ -412,7 +413,7 @@ static int check_frame(const uint8_t *stream, uint64_t bytes, struct vublk_error
 	sum = vublk_crc32c(stream, bytes - CHECKSUM_BYTES);
 	if (said != sum)
 		return vublk_error_set(error, EINVAL,
-				       "it is damaged: its checksum is 0x%08x, and its bytes give 0x%08x",
+				       "it is damaged: its checksum is 0x%08x, and that of its bytes is 0x%08x",
 				       (uint32_t)said, sum);
 	return 0;
 }

@@ -428,7 +428,7 @@ static void test_answers_that_are_not_read(void **state)
 			mock_send_config_change(&mock, true);
 		rig_settle(&rig);
 	}
-	assert_non_null(strstr(rig.last_word, "back-end channel is given up"));
+	assert_non_null(strstr(rig.last_word, "the back channel is closed: "));
 	rig_start(&rig, 2);
 	rig_end(&rig, &mock);
 }
@@ -518,7 +518,7 @@ static void test_wce_that_is_not_taken(void **state)
 	assert_int_equal(write_wce(&rig, 0, NULL), 1);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 2);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, EIO);
-	assert_non_null(strstr(rig.errors[RIG_CONFIG_WRITTEN].text, "did not take the write of 0"));
+	assert_non_null(strstr(rig.errors[RIG_CONFIG_WRITTEN].text, "has not adopted the value 0"));
 	assert_int_equal(read_config(&rig).wce, 1);
 	rig_end(&rig, &mock);
 }

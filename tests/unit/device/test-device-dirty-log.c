@@ -262,7 +262,7 @@ static void test_before_the_rings_run(void **state)
 	rig_set_up(&rig, QUEUES);
 	assert_int_equal(start_log(&rig), 0);
 	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, &error), EBUSY, &error,
-			"is on already");
+			"the dirty log is on, or is being");
 	rig_start(&rig, QUEUES);
 	expect_logging(&rig, &mock, true);
 	rig_stop(&rig); /* a reset is the driver's; the log is the VM's */
@@ -522,7 +522,7 @@ static void test_what_cannot_be_taken(void **state)
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, pages - 64, 64, bits, NULL), 0);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, pages, 0, bits, NULL), 0);
 	expect_sentence(vublk_device_dirty_log_take(rig.device, pages, 64, bits, &error), EINVAL,
-			&error, "gives multiples of 64");
+			&error, "multiples of 64");
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 1, 64, bits, NULL), -EINVAL);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 0, 63, bits, NULL), -EINVAL);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 64, UINT64_MAX - 63, bits, NULL),

@@ -72,7 +72,7 @@ static void test_what_is_refused(void **state)
 	for (unsigned i = 0; i < 40; i++)
 		regions[i] = page(&rig, PAGE * (i + 1));
 	assert_int_equal(set_memory(&rig, regions, 33, &error), -ENOSPC);
-	assert_non_null(strstr(error.text, "33 memory regions are more than the back-end takes (32)"));
+	assert_non_null(strstr(error.text, "33 memory regions are more than the back-end accepts (32)"));
 	assert_int_equal(set_memory(&rig, regions, 32, &error), 0);
 	rig_end(&rig, &mock);
 }

@@ -226,14 +226,14 @@ static void test_smaller_offers(void **state)
 	expect_refusal(&rig, &mock, &good, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9), "
 		       "VIRTIO_RING_F_EVENT_IDX (bit 29), which the driver has accepted");
 	mock.features |= VUBLK_BIT(VIRTIO_BLK_F_RO);
-	expect_refusal(&rig, &mock, &good, "it is read-only, and the back-end before it was not");
+	expect_refusal(&rig, &mock, &good, "it is read-only, and the previous back-end was not");
 	mock.max_queues = 1;
 	expect_refusal(&rig, &mock, &good, "it has 1 queues, and the device has 4");
 	config->blk_size = 4096;
-	expect_refusal(&rig, &mock, &good, "its config says 4096 for blk_size, and the driver goes "
-		       "by 512");
+	expect_refusal(&rig, &mock, &good, "its config says 4096 for blk_size, and the driver relies "
+		       "on 512");
 	config->seg_max = 100;
-	expect_refusal(&rig, &mock, &good, "its config says 100 for seg_max, and the driver goes by "
+	expect_refusal(&rig, &mock, &good, "its config says 100 for seg_max, and the driver relies on "
 		       "126");
 	config->seg_max = 0;
 	expect_refusal(&rig, &mock, &good, "no sensible value for VIRTIO_BLK_F_SEG_MAX any more");
@@ -263,7 +263,7 @@ static void test_too_few_memory_slots(void **state)
 	mock_live_again(&mock);
 	mock_forget(&mock);
 	run_until_connections(&rig, &mock, 2);
-	assert_non_null(strstr(rig.last_word, "it takes 8 memory regions, and there are 9"));
+	assert_non_null(strstr(rig.last_word, "it accepts 8 memory regions, and there are 9"));
 	mock.memory_slots = good.memory_slots;
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.num_regions, 9);
@@ -335,7 +335,7 @@ static void test_outstanding_requests(void **state)
 	mock_hang_up(&mock);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-			       "queue 1: the back-end went while up to 3 requests were outstanding"));
+			       "queue 1: the back-end was lost while up to 3 requests were outstanding"));
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
 	mock_hang_up(&mock); /* whatever comes next, nothing is guessed */
 	rig_wait(&rig, RIG_RECONNECTED, 2);
@@ -599,8 +599,8 @@ static void test_the_driver_goes_on(void **state)
 	mock_die(&mock);
 	rig_wait(&rig, RIG_LOST, 1);
 	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, &error), -EBUSY);
-	assert_string_equal(error.text, "setting up a queue is possible after a reset: the rings go "
-					"on when there is a back-end again");
+	assert_string_equal(error.text, "setting up a queue is possible after a reset: the rings resume "
+					"when a back-end is connected again");
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 	rig_set_up(&rig, 1);
 	assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, &error), 0);

@@ -308,7 +308,7 @@ static void test_devices_and_back_ends_that_will_not_do(void **state)
 	mock.features = good.features;
 	config->seg_max = 100;
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
-			  "says 100 for seg_max, and the driver goes by 126");
+			  "says 100 for seg_max, and the driver relies on 126");
 	config->seg_max = 126;
 	config->blk_size = 4096;
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP, "says 4096 for blk_size");

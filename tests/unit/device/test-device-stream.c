@@ -216,14 +216,14 @@ static void test_newer_versions(void **state)
 	append_section(&stream, 78, 1, "", 0);
 	load_and_reset(&rig, &stream);
 	append_section(&stream, 79, 0, "what must be understood", 23);
-	expect_refusal(&rig, &stream, ENOTSUP, "a section of the number 79");
+	expect_refusal(&rig, &stream, ENOTSUP, "a section with the number 79");
 	put16(&stream, MAJOR_OFFSET, 2);
 	finish(&stream);
 	expect_refusal(&rig, &stream, ENOTSUP,
-		       "it has the version 2.7, and this program reads up to 1.x");
+		       "its version is 2.7, and this program reads up to 1.x");
 	put16(&stream, MAJOR_OFFSET, 0);
 	finish(&stream);
-	expect_refusal(&rig, &stream, ENOTSUP, "it has the version 0.7");
+	expect_refusal(&rig, &stream, ENOTSUP, "its version is 0.7");
 	rig_end(&rig, &mock);
 }
 
@@ -359,9 +359,9 @@ static const struct {
 	{ DEVICE_SECTION, 300, EINVAL, "a device with 300 queues" },
 	{ DEVICE_SECTION, 3, EINVAL, "its queues have 128 bytes; 3 queues have 96" },
 	{ DEVICE_SECTION + 2, 32, EINVAL, "for 4 queues of 16 entries, and its device" },
-	{ DEVICE_SECTION + 4, 0x904, EINVAL, "its rings in the state 9" },
-	{ DEVICE_SECTION + 6, 0x301, EINVAL, "has kicked early in the way 3" },
-	{ DEVICE_SECTION + 6, 0, EINVAL, "has started it, and has not accepted its features" },
+	{ DEVICE_SECTION + 4, 0x904, EINVAL, "the state of its rings is 9" },
+	{ DEVICE_SECTION + 6, 0x301, EINVAL, "early kick is 3" },
+	{ DEVICE_SECTION + 6, 0, EINVAL, "has started it without accepting features" },
 	{ QUEUES_SECTION - 8, 9999, EINVAL, "its section 2 has 9999 bytes, and" },
 	{ QUEUES_SECTION, 3, EINVAL, "queue 0: its size must be a power of two" },
 	{ QUEUES_SECTION, 32, EINVAL, "a power of two from 2 to 16, not 32" },
@@ -392,7 +392,7 @@ static void test_sentences(void **state)
 	finish(&stream);
 	expect_refusal(&rig, &stream, EINVAL, "it has no section device");
 	memset(stream.bytes, 'x', stream.num_bytes = 100);
-	expect_refusal(&rig, &stream, EINVAL, "these 100 bytes are no saved device");
+	expect_refusal(&rig, &stream, EINVAL, "these 100 bytes are not a saved device");
 	rig_end(&rig, &mock);
 }
 

@@ -205,7 +205,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 			rig_wait(&rig, RIG_NEEDS_RESET, 1);
 			assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
 					       "queue 1: the back-end has no in-flight area, and up "
-					       "to 2 requests stand in the one"));
+					       "to 2 requests are in the area"));
 		} else {
 			/* Paused again at once, and what the driver adds then is new. */
 			vublk_device_set_vm_running(rig.device, false);
@@ -237,7 +237,7 @@ static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t 
 	rig_set_indices(rig, 1, TAKEN - 2, TAKEN + 3);
 	mock->base = TAKEN;
 	pause_rig(rig);
-	assert_non_null(strstr(rig->last_word, "queue 1 was given back at index 7 with 2 requests "
+	assert_non_null(strstr(rig->last_word, "queue 1 was returned at index 7 with 2 requests "
 					       "outstanding"));
 	assert_int_equal(rig->num_warnings, 1);
 }
@@ -269,7 +269,7 @@ static void test_a_loss_with_requests_it_took(void **state)
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-			       "queue 1: the back-end went while up to 2 requests were outstanding"));
+			       "queue 1: the back-end was lost while up to 2 requests were outstanding"));
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 	rig_start(&rig, QUEUES);
 	rig_end(&rig, &mock);

@@ -128,7 +128,7 @@ static void test_realize_validates(void **state)
 	vublk_device_set_property(device, "server", "on", NULL);
 	vublk_device_set_property(device, "reconnect-ms", "10", NULL);
 	assert_int_equal(vublk_device_realize(device, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "reconnect-ms is for a device that connects itself"));
+	assert_non_null(strstr(error.text, "reconnect-ms is for a device that connects to its back-end"));
 	vublk_device_free(device);
 	vublk_device_free(NULL);
 }

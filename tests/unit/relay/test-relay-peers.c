@@ -25,7 +25,7 @@ static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct 
 	mock->mock.base = 3;
 	relay_mock_continue(mock);
 	assert_int_equal(rig_get_base(rig, 0), 3);
-	relay_wait(relay, "queue 0 was given back at index 3 with 2 requests outstanding");
+	relay_wait(relay, "queue 0 was returned at index 3 with 2 requests outstanding");
 	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_STATUS, 0), 0);
 }
 

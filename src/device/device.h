@@ -298,10 +298,10 @@ void vublk_device_connect_init(struct vublk_device *device);
 void vublk_device_realize_negotiated(struct vublk_device *device);
 void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error);
 
-/* --- link/disconnect.c ------------------------------------------------------------- */
+/* --- link/loss.c ------------------------------------------------------------- */
 
 /* The back-end is lost while the device was connected. */
-void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error);
+void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error *error);
 
 /* --- link/reconnect.c -------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
 /*
  * Opens the connection to a back-end, by a timer or because a back-end has connected to the
  * device, and dispatches its events. The reaction to an event is in the file of the phase:
- * realize.c before the device is realized, reconnect.c after a loss, disconnect.c while the
+ * realize.c before the device is realized, reconnect.c after a loss, loss.c while the
  * device is connected.
  *
  * Key idea: those files never call this one. They arm the connect timer, or listen, and the
@@ -109,7 +109,7 @@ static void on_lost(void *opaque, const struct vublk_error *cause)
 
 	vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
 	if (vublk_device_is_connected(device))
-		vublk_device_on_disconnect(device, &error);
+		vublk_device_on_loss(device, &error);
 	else
 		fail_try(device, &error);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Start and stop of the rings, and the calls of the bus that cause them: status, reset, pause,
- * forced shutdown, kick. The loss of the back-end is in link/disconnect.c; where rings resume
+ * forced shutdown, kick. The loss of the back-end is in link/loss.c; where rings resume
  * is in resume.c.
  *
  * Key idea: the driver's status and whether the VM runs say what is wanted, the state says what

@@ -32,7 +32,7 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 	return device->life == life;
 }
 
-void vublk_device_on_disconnect(struct vublk_device *device, const struct vublk_error *error)
+void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error *error)
 {
 	bool rings = vublk_device_has_rings_out(device);
 	uint64_t life = device->life;

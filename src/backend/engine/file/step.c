@@ -55,7 +55,7 @@ static const char *op_name(enum vublk_engine_op op)
 
 #define ADVICE_BYTES 128
 
-/* What more is known of a failed request, or what to do about it. */
+/* The cause of a failed request, or what to do about it, where more than the errno is known. */
 static const char *advice(const struct vublk_file *file, const struct vublk_engine_io *io,
 			  int result, char text[ADVICE_BYTES])
 {
@@ -63,6 +63,10 @@ static const char *advice(const struct vublk_file *file, const struct vublk_engi
 
 	if (result == -ENOSPC)
 		return "; free room on its file system";
+	if (result == -EFAULT)
+		return "; the image is not at fault: the request's data is in guest memory that "
+		       "cannot be accessed, probably because the front-end truncated the file "
+		       "of that memory";
 	if (result == -EINVAL && file->direct &&
 	    ((io->offset | io->bytes) & (file->offset_align - 1)))
 		return "; it is not in whole blocks of the disk, which O_DIRECT wants "

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A back-end on a thread, and a blocking front-end for it; see the header. */
 #include "backend-rig.h"
 
 #include "util/error.h"
@@ -6,10 +7,12 @@
 #include "util/memfd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -66,7 +69,7 @@ unsigned rig_log_lines(struct backend_rig *rig)
 	return lines;
 }
 
-static void *run(void *opaque)
+static void *run_rig(void *opaque)
 {
 	struct backend_rig *rig = opaque;
 
@@ -102,7 +105,7 @@ void rig_open(struct backend_rig *rig, const struct vublk_option *options)
 	if (vublk_backend_open(all, &log, &rig->backend, &error))
 		fail_msg("%s", error.text);
 	vublk_channel_init(&rig->channel, sockets[0]);
-	assert_int_equal(pthread_create(&rig->thread, NULL, run, rig), 0);
+	assert_int_equal(pthread_create(&rig->thread, NULL, run_rig, rig), 0);
 }
 
 void rig_open_memory(struct backend_rig *rig)
@@ -112,6 +115,33 @@ void rig_open_memory(struct backend_rig *rig)
 	};
 
 	rig_open(rig, options);
+}
+
+int rig_unsealed_memfd(uint64_t bytes)
+{
+	int fd = memfd_create("unsealed", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+	return fd;
+}
+
+void rig_use_unsealed_memory(struct backend_rig *rig)
+{
+	rig->memory_fd = rig_unsealed_memfd(RIG_MEMORY);
+	rig->memory = vublk_map_shared(rig->memory_fd, 0, RIG_MEMORY, NULL);
+	assert_non_null(rig->memory);
+}
+
+int rig_make_image(char path[RIG_PATH_BYTES], uint64_t bytes)
+{
+	int fd;
+
+	snprintf(path, RIG_PATH_BYTES, "%s/image", vublk_test_folder());
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+	return fd;
 }
 
 void rig_attach(struct backend_rig *rig, int fd)
@@ -172,6 +202,45 @@ void rig_close_expecting_end(struct backend_rig *rig)
 {
 	rig_wait_for_end(rig);
 	free_all(rig);
+}
+
+/* --- a back-end that listens --------------------------------------------------- */
+
+static void *run_server(void *opaque)
+{
+	struct backend_server *server = opaque;
+
+	vublk_backend_run(server->backend, NULL);
+	return NULL;
+}
+
+void backend_server_run(struct backend_server *server)
+{
+	assert_int_equal(pthread_create(&server->thread, NULL, run_server, server), 0);
+}
+
+void backend_server_start(struct backend_server *server, const struct vublk_option *options)
+{
+	struct vublk_option all[MAX_OPTIONS + 1] = {
+		{ "socket-path", server->path }, { "engine", "memory" }, { "size", "8M" },
+		{ "num-queues", "4" },
+	};
+	struct vublk_error error = { 0 };
+
+	for (unsigned n = 4; options && options->name; n++)
+		all[n] = *options++;
+	snprintf(server->path, sizeof(server->path), "%s/socket", vublk_test_folder());
+	if (vublk_backend_open(all, NULL, &server->backend, &error))
+		fail_msg("%s", error.text);
+	backend_server_run(server);
+}
+
+void backend_server_stop(struct backend_server *server)
+{
+	vublk_backend_stop(server->backend);
+	assert_int_equal(pthread_join(server->thread, NULL), 0);
+	vublk_backend_free(server->backend);
+	assert_int_equal(access(server->path, F_OK), -1);
 }
 
 /* --- messages ---------------------------------------------------------------- */

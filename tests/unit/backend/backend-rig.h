@@ -24,6 +24,7 @@
 #define RIG_GUEST UINT64_C(0x100000000)   /* guest address of the memory */
 #define RIG_USER UINT64_C(0x7f0000000000) /* user address */
 #define RIG_QUEUE_BYTES (RIG_MEMORY / RIG_QUEUES)
+#define RIG_PATH_BYTES 128
 #define RIG_DATA_OFFSET 0x40000 /* in a queue's part of the memory: after its ring */
 
 struct rig_queue {
@@ -58,6 +59,11 @@ struct backend_rig {
 void rig_open(struct backend_rig *rig, const struct vublk_option *options);
 /* A memory disk of 8 MiB with RIG_QUEUES queues. */
 void rig_open_memory(struct backend_rig *rig);
+/* The memory of the guest is a memfd without seals, so that a test can truncate it. */
+void rig_use_unsealed_memory(struct backend_rig *rig);
+int rig_unsealed_memfd(uint64_t bytes);
+/* An image of zeroes, named `image` in the case's folder; its path, and a descriptor. */
+int rig_make_image(char path[RIG_PATH_BYTES], uint64_t bytes);
 /* A front-end only, whose back-end has the other end of the socket `fd`, which is taken over. */
 void rig_attach(struct backend_rig *rig, int fd);
 /* The same for the back-end after it; memory, rings and notifiers stay. */
@@ -74,6 +80,22 @@ bool rig_log_has(struct backend_rig *rig, const char *words);
 void rig_wait_for_log(struct backend_rig *rig, const char *words);
 /* How many lines it has, of every level. */
 unsigned rig_log_lines(struct backend_rig *rig);
+
+/* --- a back-end that listens -------------------------------------------------- */
+
+/* Outlives its front-ends, so that the next one shows whether the last one did harm. */
+struct backend_server {
+	struct vublk_backend *backend;
+	pthread_t thread;
+	char path[100]; /* of its socket */
+};
+
+/* A memory disk of 8 MiB with RIG_QUEUES queues, and these further options; NULL: none. */
+void backend_server_start(struct backend_server *server, const struct vublk_option *options);
+/* Starts the thread of a back-end that the case opened itself. */
+void backend_server_run(struct backend_server *server);
+/* Expects that it removes its socket. */
+void backend_server_stop(struct backend_server *server);
 
 /* --- messages ---------------------------------------------------------------- */
 

@@ -63,42 +63,24 @@ static void test_call_and_the_back_end_stops(void **state)
 	rig_close_expecting_end(&rig);
 }
 
-static void *run(void *opaque)
-{
-	vublk_backend_run(opaque, NULL);
-	return NULL;
-}
-
 static void test_the_next_is_served(void **state)
 {
-	struct vublk_backend *backend;
-	struct vublk_error error = { 0 };
-	pthread_t thread;
-	char path[100];
-	const struct vublk_option options[] = {
-		{ "socket-path", path }, { "engine", "memory" }, { "size", "8M" },
-		{ "num-queues", "4" }, { 0 },
-	};
+	struct backend_server server;
 
-	snprintf(path, sizeof(path), "%s/socket", vublk_test_folder());
-	if (vublk_backend_open(options, NULL, &backend, &error))
-		fail_msg("%s", error.text);
-	assert_int_equal(pthread_create(&thread, NULL, run, backend), 0);
+	backend_server_start(&server, NULL);
 	for (unsigned i = 0; i < 5; i++) {
 		struct backend_rig rig;
 		int kept;
 
-		rig_attach(&rig, rude_dial(path));
+		rig_attach(&rig, rude_dial(server.path));
 		rig_start(&rig);
 		block_worker(&rig);
 		kept = dup(rig.queues[0].call_fd);
 		rig_close(&rig);
-		rude_check_served(path);
+		rude_check_served(server.path);
 		vublk_fd_close(&kept);
 	}
-	vublk_backend_stop(backend);
-	pthread_join(thread, NULL);
-	vublk_backend_free(backend);
+	backend_server_stop(&server);
 }
 
 /* The worker tells of a broken ring, and answers all the same. */

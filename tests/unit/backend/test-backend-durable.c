@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * When a write is stable, and system calls that do less than they were asked: the
- * calls of the blocking method are intercepted, counted and made to fail.
+ * When a write is stable, and system calls that move less than they were asked to.
+ *
+ * Key idea: the system calls of the blocking method are intercepted, counted and made to fail.
  */
 #include "backend-rig.h"
 
@@ -87,20 +88,33 @@ int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned
 
 static void open_image(struct backend_rig *rig, const char *io, const char *write_cache)
 {
-	char path[128];
+	char path[RIG_PATH_BYTES];
 	const struct vublk_option options[] = {
 		{ "blk-file", path }, { "num-queues", "4" }, { "io", io },
 		{ "cache", "buffered" }, { "write-cache", write_cache }, { 0 },
 	};
-	int fd;
+	int fd = rig_make_image(path, 8 << 20);
 
-	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, 8 << 20), 0);
 	vublk_fd_close(&fd);
 	memset(&calls, 0, sizeof(calls));
 	rig_open(rig, options);
+}
+
+/* With blocking calls, and queue 0 runs. */
+static void start(struct backend_rig *rig, const char *write_cache)
+{
+	open_image(rig, "blocking", write_cache);
+	rig_start(rig);
+}
+
+static void reset_device(struct backend_rig *rig)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
+	assert_int_equal(rig_send_acked(rig, &message), 0);
+	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_FEATURES, rig->features), 0);
+	rig_start_queue(rig, 0, RIG_SIZE, 0);
 }
 
 static void write_once(struct backend_rig *rig)
@@ -124,8 +138,7 @@ static void test_write_back(void **state)
 {
 	struct backend_rig rig;
 
-	open_image(&rig, "blocking", "on");
-	rig_start(&rig);
+	start(&rig, "on");
 	write_once(&rig);
 	assert_int_equal(calls.plain_writes, 1);
 	assert_int_equal(calls.syncs, 0);
@@ -150,8 +163,7 @@ static void test_write_cache_off(void **state)
 	struct virtio_blk_config config;
 	struct backend_rig rig;
 
-	open_image(&rig, "blocking", "off");
-	rig_start(&rig);
+	start(&rig, "off");
 	rig_get_config(&rig, &config);
 	assert_int_equal(config.wce, 0);
 	write_once(&rig);
@@ -165,17 +177,12 @@ static void test_write_cache_off(void **state)
  */
 static void test_write_cache_stays_off(void **state)
 {
-	struct vublk_vu_message message;
 	struct virtio_blk_config config;
 	struct backend_rig rig;
 
-	open_image(&rig, "blocking", "on");
-	rig_start(&rig);
+	start(&rig, "on");
 	assert_int_equal(rig_set_wce(&rig, 0), 0);
-	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
-	assert_int_equal(rig_send_acked(&rig, &message), 0);
-	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
-	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	reset_device(&rig);
 	write_once(&rig);
 	assert_int_equal(calls.durable_writes, 1);
 	rig_get_config(&rig, &config);
@@ -183,9 +190,9 @@ static void test_write_cache_stays_off(void **state)
 	rig_close(&rig);
 }
 
-/* --- a setting that another process was told ---------------------------------- */
+/* --- a write cache that was set in another process ------------------------------ */
 
-/* The disk is resumed by a back-end that knows nothing of the driver's choice. */
+/* The disk resumes with a back-end that does not know the driver's choice. */
 static void resume(struct backend_rig *rig, struct rig_area *area, bool has_area, uint16_t base)
 {
 	open_image(rig, "blocking", "on");
@@ -220,7 +227,7 @@ static void test_resumed_and_config_read(void **state)
 	struct backend_rig rig;
 
 	resume(&rig, &area, true, 0);
-	/* A part without wce tells nothing of it. */
+	/* A read of a part without wce does not tell the driver its value. */
 	vublk_vu_message_init(&message, VUBLK_VU_GET_CONFIG);
 	message.payload.config.size_bytes = 32;
 	message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES;
@@ -252,25 +259,21 @@ static void test_resumed_ring(void **state)
 	end_resumed(&rig, NULL);
 }
 
-/* A VM's reset does not end it: QEMU keeps the config that it read before. */
+/* A VM's reset does not change that, because QEMU keeps the config that it read before. */
 static void test_resumed_and_reset(void **state)
 {
-	struct vublk_vu_message message;
 	struct rig_area area;
 	struct backend_rig rig;
 
 	resume(&rig, &area, true, 0);
-	vublk_vu_message_init(&message, VUBLK_VU_RESET_DEVICE);
-	assert_int_equal(rig_send_acked(&rig, &message), 0);
-	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
-	rig_start_queue(&rig, 0, RIG_SIZE, 0);
+	reset_device(&rig);
 	write_once(&rig);
 	assert_int_equal(calls.durable_writes, 1);
 	rig_drop_area(&area);
 	rig_close(&rig);
 }
 
-/* Paused and resumed in one session, the front-end knows what it read in it. */
+/* A pause within one session: the front-end has read the config in the same session. */
 static void test_paused(void **state)
 {
 	struct virtio_blk_config config;
@@ -312,8 +315,7 @@ static void test_short_and_interrupted(void **state)
 	struct backend_rig rig;
 	char *data;
 
-	open_image(&rig, "blocking", "on");
-	rig_start(&rig);
+	start(&rig, "on");
 	data = rig_data(&rig, 0);
 	for (unsigned i = 0; i < 16384; i++)
 		data[i] = (char)(i * 2654435761u >> 24);
@@ -337,8 +339,7 @@ static void test_errors_have_words(void **state)
 {
 	struct backend_rig rig;
 
-	open_image(&rig, "blocking", "on");
-	rig_start(&rig);
+	start(&rig, "on");
 	calls.fail_writes = ENOSPC;
 	calls.times = 1;
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 16, 0, 4096), VIRTIO_BLK_S_IOERR);
@@ -364,8 +365,7 @@ static void test_errors_do_not_fill_the_log(void **state)
 	struct backend_rig rig;
 	unsigned lines;
 
-	open_image(&rig, "blocking", "on");
-	rig_start(&rig);
+	start(&rig, "on");
 	calls.fail_writes = EIO;
 	calls.times = 1000;
 	lines = rig_log_lines(&rig);
@@ -376,7 +376,7 @@ static void test_errors_do_not_fill_the_log(void **state)
 	rig_close(&rig);
 }
 
-/* No io_uring: said, and served all the same. */
+/* Without io_uring the back-end logs a warning and serves all the same. */
 static void test_without_io_uring(void **state)
 {
 	struct vublk_error error = { 0 };

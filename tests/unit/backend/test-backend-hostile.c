@@ -21,75 +21,48 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-struct server {
-	struct vublk_backend *backend;
-	pthread_t thread;
-	char path[100];
-};
-
-static void *run(void *opaque)
+static void serve(struct backend_server *server)
 {
-	vublk_backend_run(((struct server *)opaque)->backend, NULL);
-	return NULL;
-}
+	const struct vublk_option options[] = { { "message-timeout-ms", "20" }, { 0 } };
 
-static void serve(struct server *server)
-{
-	struct vublk_error error = { 0 };
-	struct vublk_option options[] = {
-		{ "socket-path", server->path }, { "engine", "memory" }, { "size", "8M" },
-		{ "num-queues", "4" }, { "message-timeout-ms", "20" }, { 0 },
-	};
-
-	snprintf(server->path, sizeof(server->path), "%s/socket", vublk_test_folder());
-	if (vublk_backend_open(options, NULL, &server->backend, &error))
-		fail_msg("%s", error.text);
-	assert_int_equal(pthread_create(&server->thread, NULL, run, server), 0);
-}
-
-static void stop(struct server *server)
-{
-	vublk_backend_stop(server->backend);
-	assert_int_equal(pthread_join(server->thread, NULL), 0);
-	vublk_backend_free(server->backend);
-	assert_int_equal(access(server->path, F_OK), -1);
+	backend_server_start(server, options);
 }
 
 /* --- what any server outlives ------------------------------------------------------- */
 
 static void test_bad_headers(void **state)
 {
-	struct server server;
+	struct backend_server server;
 
 	serve(&server);
 	rude_bad_headers(server.path);
-	stop(&server);
+	backend_server_stop(&server);
 }
 
 static void test_gone_at_each_byte(void **state)
 {
-	struct server server;
+	struct backend_server server;
 
 	serve(&server);
 	rude_gone_at_each_byte(server.path);
-	stop(&server);
+	backend_server_stop(&server);
 }
 
 /* They wait at the door and do not speak; the next one is served all the same. */
 static void test_silent(void **state)
 {
-	struct server server;
+	struct backend_server server;
 
 	serve(&server);
 	rude_silent(server.path);
-	stop(&server);
+	backend_server_stop(&server);
 }
 
 /* One that has spoken may be silent as long as it likes. */
 static void test_idle_is_not_silent(void **state)
 {
 	struct pollfd nothing = { .fd = -1 };
-	struct server server;
+	struct backend_server server;
 	struct backend_rig rig;
 	int next;
 
@@ -103,14 +76,14 @@ static void test_idle_is_not_silent(void **state)
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
 	rig_close(&rig);
 	close(next);
-	stop(&server);
+	backend_server_stop(&server);
 }
 
 static void test_flat_after_many(void **state)
 {
 	uint64_t seed = 88172645463325252u;
 	unsigned fds, mappings;
-	struct server server;
+	struct backend_server server;
 
 	serve(&server);
 	rude_flood(server.path, 500, &seed);
@@ -122,7 +95,7 @@ static void test_flat_after_many(void **state)
 	/* One more or less: the last front-end may not have been cleaned up yet. */
 	assert_true(vublk_test_count_fds() <= fds + 16);
 	assert_true(vublk_test_count_mappings() <= mappings + 1);
-	stop(&server);
+	backend_server_stop(&server);
 }
 
 static void test_same_message_many_times(void **state)
@@ -218,7 +191,7 @@ static void test_descriptors_rewritten(void **state)
 
 static void test_front_ends_come_and_go(void **state)
 {
-	struct server server;
+	struct backend_server server;
 	int waiting[8];
 
 	serve(&server);
@@ -230,7 +203,7 @@ static void test_front_ends_come_and_go(void **state)
 	for (unsigned i = 0; i < 8; i++)
 		close(waiting[i]);
 	rude_check_served(server.path);
-	stop(&server);
+	backend_server_stop(&server);
 }
 
 /*
@@ -245,7 +218,7 @@ static void test_write_cache_outlives_a_front_end(void **state)
 		uint32_t offset, size_bytes, flags;
 		uint8_t wce;
 	} __attribute__((packed)) reply;
-	struct server server;
+	struct backend_server server;
 
 	serve(&server);
 	for (unsigned i = 0; i < 2; i++) {
@@ -264,7 +237,7 @@ static void test_write_cache_outlives_a_front_end(void **state)
 		assert_int_equal(reply.wce, 0);
 		close(fd);
 	}
-	stop(&server);
+	backend_server_stop(&server);
 }
 
 /*
@@ -274,7 +247,7 @@ static void test_write_cache_outlives_a_front_end(void **state)
 static void test_given_listener(void **state)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	struct server server;
+	struct backend_server server;
 	char number[16];
 	struct vublk_option options[] = {
 		{ "fd", number }, { "engine", "memory" }, { "size", "8M" }, { 0 },
@@ -289,7 +262,7 @@ static void test_given_listener(void **state)
 	assert_int_equal(vublk_backend_open(options, NULL, &server.backend, NULL), 0);
 	assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
 	assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
-	assert_int_equal(pthread_create(&server.thread, NULL, run, &server), 0);
+	backend_server_run(&server);
 	rude_check_served(server.path);
 	rude_check_served(server.path);
 	vublk_backend_stop(server.backend);
@@ -314,7 +287,7 @@ static void test_one_back_end_a_socket(void **state)
 {
 	struct vublk_error error = { 0 };
 	struct vublk_backend *second;
-	struct server server;
+	struct backend_server server;
 
 	serve(&server);
 	assert_int_equal(vublk_backend_open((struct vublk_option[]){
@@ -322,7 +295,7 @@ static void test_one_back_end_a_socket(void **state)
 			{ 0 } }, NULL, &second, &error), -EADDRINUSE);
 	assert_non_null(strstr(error.text, server.path));
 	rude_check_served(server.path);
-	stop(&server);
+	backend_server_stop(&server);
 }
 
 static void test_options(void **state)

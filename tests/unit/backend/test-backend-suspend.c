@@ -46,19 +46,15 @@ int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes)
 
 static void open_rig(struct backend_rig *rig, struct rig_area *area)
 {
-	char path[128];
+	char path[RIG_PATH_BYTES];
 	const struct vublk_option options[] = {
 		{ "blk-file", path }, { "num-queues", "4" }, { "io", "blocking" },
 		{ "cache", "buffered" }, { 0 },
 	};
-	int fd;
+	int fd = rig_make_image(path, 1 << 20);
 
 	gate.begun_fd = vublk_eventfd_new();
 	gate.go_fd = vublk_eventfd_new();
-	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, 1 << 20), 0);
 	vublk_fd_close(&fd);
 	rig_open(rig, options);
 	rig_negotiate(rig);

@@ -22,22 +22,6 @@
 #define EXTRA_OFFSET (RIG_MEMORY - RIG_DATA_OFFSET)
 #define LOG_BYTES ((EXTRA_GUEST + EXTRA_BYTES) / 4096 / 8)
 
-static int unsealed(uint64_t bytes)
-{
-	int fd = memfd_create("unsealed", MFD_CLOEXEC);
-
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
-	return fd;
-}
-
-static void use_unsealed_memory(struct backend_rig *rig)
-{
-	rig->memory_fd = unsealed(RIG_MEMORY);
-	rig->memory = vublk_map_shared(rig->memory_fd, 0, RIG_MEMORY, NULL);
-	assert_non_null(rig->memory);
-}
-
 /* Queue 0 runs; its memory is not sealed. */
 static void open_rig(struct backend_rig *rig, const struct vublk_option *options)
 {
@@ -45,7 +29,7 @@ static void open_rig(struct backend_rig *rig, const struct vublk_option *options
 		rig_open(rig, options);
 	else
 		rig_open_memory(rig);
-	use_unsealed_memory(rig);
+	rig_use_unsealed_memory(rig);
 	rig_start(rig);
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_IN, 0, 0, 4096), VIRTIO_BLK_S_OK);
 }
@@ -76,7 +60,7 @@ static void test_ring_before_the_start(void **state)
 	struct backend_rig rig;
 
 	rig_open_memory(&rig);
-	use_unsealed_memory(&rig);
+	rig_use_unsealed_memory(&rig);
 	rig_negotiate(&rig);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
@@ -90,48 +74,30 @@ static void test_ring_before_the_start(void **state)
 	close_expecting(&rig, "closed: a page of the guest's memory at 0x1000");
 }
 
-static void *run(void *opaque)
-{
-	vublk_backend_run(opaque, NULL);
-	return NULL;
-}
-
 static void test_the_next_is_served(void **state)
 {
-	struct vublk_backend *backend;
-	struct vublk_error error = { 0 };
-	pthread_t thread;
-	char path[100];
-	const struct vublk_option options[] = {
-		{ "socket-path", path }, { "engine", "memory" }, { "size", "8M" },
-		{ "num-queues", "4" }, { 0 },
-	};
+	struct backend_server server;
 
-	snprintf(path, sizeof(path), "%s/socket", vublk_test_folder());
-	if (vublk_backend_open(options, NULL, &backend, &error))
-		fail_msg("%s", error.text);
-	assert_int_equal(pthread_create(&thread, NULL, run, backend), 0);
+	backend_server_start(&server, NULL);
 	for (unsigned i = 0; i < 20; i++) {
 		struct backend_rig rig;
 
-		rig_attach(&rig, rude_dial(path));
-		use_unsealed_memory(&rig);
+		rig_attach(&rig, rude_dial(server.path));
+		rig_use_unsealed_memory(&rig);
 		rig_start(&rig);
 		assert_int_equal(ftruncate(rig.memory_fd, 0), 0);
 		vublk_eventfd_signal(rig.queues[0].kick_fd);
 		rig_close_expecting_end(&rig);
-		rude_check_served(path);
+		rude_check_served(server.path);
 	}
-	vublk_backend_stop(backend);
-	assert_int_equal(pthread_join(thread, NULL), 0);
-	vublk_backend_free(backend);
+	backend_server_stop(&server);
 }
 
 /* --- buffers -------------------------------------------------------------------- */
 
 static int add_extra(struct backend_rig *rig)
 {
-	int fd = unsealed(EXTRA_BYTES);
+	int fd = rig_unsealed_memfd(EXTRA_BYTES);
 
 	assert_int_equal(rig_add_mem_reg(rig, fd, EXTRA_GUEST, RIG_USER + RIG_MEMORY, EXTRA_BYTES,
 					 0), 0);
@@ -179,18 +145,16 @@ static void test_buffer_of_ranges(void **state)
 /* The kernel copies and reports EFAULT: the request fails, the session continues. */
 static void check_file(const char *io, const char *cache)
 {
-	char path[100], before[8192], after[8192];
+	char path[RIG_PATH_BYTES], before[8192], after[8192];
 	const struct vublk_option options[] = {
 		{ "blk-file", path }, { "num-queues", "1" }, { "io", io }, { "cache", cache }, { 0 },
 	};
 	struct backend_rig rig;
 	int image, fd;
 
-	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
+	image = rig_make_image(path, 1 << 20);
 	memset(before, 0xa5, sizeof(before));
-	image = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_int_equal(pwrite(image, before, sizeof(before), 0), sizeof(before));
-	assert_int_equal(ftruncate(image, 1 << 20), 0);
 	open_rig(&rig, options);
 	fd = add_extra(&rig);
 	assert_int_equal(ftruncate(fd, 0), 0);
@@ -199,6 +163,8 @@ static void check_file(const char *io, const char *cache)
 				 VIRTIO_BLK_S_IOERR);
 		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, EXTRA_OFFSET, 8192),
 				 VIRTIO_BLK_S_IOERR);
+		assert_true(rig_log_has(&rig, "the image is not at fault: the request's data is in "
+					      "guest memory that cannot be accessed"));
 	}
 	assert_int_equal(pread(image, after, sizeof(after), 0), sizeof(after));
 	assert_memory_equal(before, after, sizeof(after));
@@ -221,16 +187,15 @@ static void test_buffer_of_a_file(void **state)
 /* Many requests whose headers are lost: none of them becomes a write of zeros. */
 static void test_header(void **state)
 {
-	char path[100], before[4096], after[4096];
+	char path[RIG_PATH_BYTES], before[4096], after[4096];
 	const struct vublk_option options[] = {
 		{ "blk-file", path }, { "num-queues", "1" }, { 0 },
 	};
 	struct backend_rig rig;
 	int image;
 
-	snprintf(path, sizeof(path), "%s/image", vublk_test_folder());
+	image = rig_make_image(path, 0);
 	memset(before, 0xa5, sizeof(before));
-	image = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	for (unsigned i = 0; i < 64; i++)
 		assert_int_equal(write(image, before, sizeof(before)), sizeof(before));
 	open_rig(&rig, options);
@@ -255,10 +220,10 @@ static void test_inflight_area(void **state)
 	struct backend_rig rig;
 
 	rig_open_memory(&rig);
-	use_unsealed_memory(&rig);
+	rig_use_unsealed_memory(&rig);
 	rig_negotiate(&rig);
 	area.bytes = vublk_inflight_split_area_bytes(RIG_QUEUES, RIG_SIZE);
-	area.fd = unsealed(area.bytes);
+	area.fd = rig_unsealed_memfd(area.bytes);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
@@ -279,7 +244,7 @@ static void test_dirty_log(void **state)
 #ifdef VUBLK_TSAN
 	vublk_test_skip("the thread sanitizer holds a lock during an atomic read-modify-write");
 #endif
-	fd = unsealed(LOG_BYTES);
+	fd = rig_unsealed_memfd(LOG_BYTES);
 	open_rig(&rig, NULL);
 	vublk_vu_message_init(&message, VUBLK_VU_SET_LOG_BASE);
 	message.payload.log.size_bytes = LOG_BYTES;

@@ -60,7 +60,7 @@ def programs_build(case):
     folder = one(root, 'vublk.pc').parent
     environment = {**os.environ, 'PKG_CONFIG_PATH': str(folder), 'PKG_CONFIG_SYSROOT_DIR': str(root)}
     flags = case.run(['pkg-config', '--cflags', '--libs', 'vublk'], env=environment).split()
-    for name in ('disk-sum', 'embed'):
+    for name in ('disk-epoll', 'disk-sum', 'embed'):
         case.run(['gcc', '-Wall', '-Wextra', '-Werror', f'{EXAMPLES}/{name}.c', *flags, '-o', case.path(name)])
     installed = {**os.environ, 'LD_LIBRARY_PATH': str(one(root, 'libvublk.so.0').parent)}
     version = case.run(['pkg-config', '--modversion', 'vublk'], env=environment).strip()
@@ -143,7 +143,7 @@ def no_other_development_files(case):
 
 def examples(case):
     root, _ = install(case)
-    for name in ('disk-sum.c', 'embed.c'):
+    for name in ('disk-epoll.c', 'disk-sum.c', 'embed.c'):
         check(one(root, f'examples/{name}').read_text() == pathlib.Path(EXAMPLES, name).read_text(), f'{name} differs')
 
 

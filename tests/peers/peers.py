@@ -4,7 +4,7 @@
 The tool against real back-ends: qemu-storage-daemon with raw and qcow2 images, and
 our own; each with 1 and 4 queues. What was written is compared by other programs.
 
-    peers.py VUBLK DISK-SUM [-l] [-k] [WORD...]
+    peers.py VUBLK DISK-SUM DISK-EPOLL [-l] [-k] [WORD...]
 """
 import filecmp
 import functools
@@ -259,7 +259,7 @@ def copy_outlives_lost_writes(case, p):
 # --- the API ---------------------------------------------------------------------------
 
 def example_sums_the_disk(case, p, program):
-    """examples/disk-sum.c, the program that the README points to."""
+    """examples/disk-sum.c, the program that the README points to, and disk-epoll.c."""
     image = p.image(case)
     child, socket = p.start(case, image)
     source = random_file(case.path('source'), DISK_BYTES)
@@ -270,7 +270,7 @@ def example_sums_the_disk(case, p, program):
     check(str(wanted) in told.split(), f'the sum is {wanted}, the example said {told}')
 
 
-def cases(vublk, example):
+def cases(vublk, *examples):
     daemon, ours = peer.StorageDaemon(), peer.VublkServe(vublk)
     kinds = [(daemon, 'raw'), (daemon, 'qcow2'), (ours, 'raw')]
     for backend, form in kinds:
@@ -281,14 +281,15 @@ def cases(vublk, example):
             functions += [functools.partial(bench_verifies, load=load) for load in LOADS]
             if queues == 1:
                 functions += [copy_odd_sizes, copy_keeps_holes, copy_disk_to_disk, copy_tells_progress,
-                              functools.partial(example_sums_the_disk, program=example)]
+                              *(functools.partial(example_sums_the_disk, program=path) for path in examples)]
             if isinstance(backend, peer.StorageDaemon) and form == 'raw' and queues == 1:
                 functions += [part_of_a_block]
             if form == 'qcow2':
                 functions += [copy_outlives_lost_writes]
             for function in functions:
                 plain = getattr(function, 'func', function)
-                load = ' '.join(getattr(function, 'keywords', {}).get('load', []))
+                keywords = getattr(function, 'keywords', {})
+                load = ' '.join(keywords.get('load', []) or [os.path.basename(keywords.get('program', ''))]).strip()
                 name = f'{plain.__name__} ({p.name}){" " + load if load else ""}'
                 bound = functools.partial(function, p=p)
                 bound.__name__ = plain.__name__
@@ -296,6 +297,6 @@ def cases(vublk, example):
 
 
 if __name__ == '__main__':
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
-    sys.exit(peer.main(list(cases(*sys.argv[1:3])), sys.argv[3:]))
+    sys.exit(peer.main(list(cases(*sys.argv[1:4])), sys.argv[4:]))

@@ -349,6 +349,39 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
 bool vublk_blk_arm(struct vublk_blk_queue *queue);
 
+/* --- statistics --------------------------------------------------------------------------- */
+
+#define VUBLK_BLK_LATENCY_BUCKETS 40
+
+/*
+ * What a queue has done since it was opened. A request counts when its completion is taken,
+ * whatever its result; a request that was refused when it was added does not count.
+ */
+struct vublk_blk_stats {
+	uint64_t in_flight;     /* added, and not taken */
+	uint64_t reads;
+	uint64_t writes;
+	uint64_t flushes;
+	uint64_t others;        /* discard, write zeroes, get id */
+	uint64_t errors;        /* of all of these: the result was not 0 */
+	uint64_t read_bytes;    /* of reads that succeeded */
+	uint64_t written_bytes; /* of writes that succeeded */
+	/*
+	 * How many requests took 2^i to 2^(i+1) ns, from the call that added them to the one that
+	 * took their completion; the last bucket has all that took longer.
+	 */
+	uint64_t latency[VUBLK_BLK_LATENCY_BUCKETS];
+};
+
+/*
+ * Fills as much of `stats` as `stats_bytes` (sizeof of the caller's) has room for. Needs the
+ * option statistics=on when the disk is opened; ENOTSUP, and zeroes, without it: then a queue
+ * counts nothing. Any thread at any time; while requests are made, two numbers may be a request
+ * apart.
+ */
+int vublk_blk_queue_get_stats(const struct vublk_blk_queue *queue, struct vublk_blk_stats *stats,
+			      size_t stats_bytes);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

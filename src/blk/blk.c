@@ -228,6 +228,7 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 		.regions = vublk_inproc_regions(blk->inproc),
 		.capacity_bytes = &blk->capacity_bytes,
 		.flushes = &blk->flushes,
+		.statistics = vublk_inproc_wants_statistics(blk->inproc),
 		.log = &blk->handlers.log,
 	};
 	size_t bytes = blk->num_queues * sizeof(*blk->queues);

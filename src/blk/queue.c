@@ -63,14 +63,18 @@ static void release_all_slots(struct vublk_blk_queue *queue)
 	queue->overlap = (struct vublk_blk_overlap){ 0 };
 }
 
-static int allocate(struct vublk_blk_queue *queue, struct vublk_error *error)
+static int allocate(struct vublk_blk_queue *queue, bool want_statistics,
+		    struct vublk_error *error)
 {
 	queue->buffers = calloc(queue->limits.max_segments + VUBLK_BLK_CHAIN_OVERHEAD,
 				sizeof(*queue->buffers));
 	queue->slots = calloc(queue->size, sizeof(*queue->slots));
 	queue->free_slots = calloc(queue->size, sizeof(*queue->free_slots));
 	queue->requests = calloc(queue->size, sizeof(*queue->requests));
-	if (!queue->buffers || !queue->slots || !queue->free_slots || !queue->requests)
+	if (want_statistics)
+		queue->statistics = vublk_blk_statistics_new(queue->size);
+	if (!queue->buffers || !queue->slots || !queue->free_slots || !queue->requests ||
+	    (want_statistics && !queue->statistics))
 		return vublk_error_set(error, ENOMEM, "no memory for queue %u with %u requests",
 				       queue->index, queue->size);
 	release_all_slots(queue);
@@ -101,7 +105,8 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->features = setup->features;
 	queue->has_indirect = setup->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
 	queue->limits = setup->limits;
-	queue->max_plain_bytes = !queue->has_indirect ? 0 :
+	/* A request that is counted takes the general path, so the fast one need not ask. */
+	queue->max_plain_bytes = !queue->has_indirect || setup->statistics ? 0 :
 				 VUBLK_MIN(setup->limits.max_segment_bytes,
 					   setup->limits.max_piece_bytes);
 	queue->may_unmap = setup->may_unmap;
@@ -117,7 +122,7 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 				   setup->features, error);
 	if (!r) {
 		vublk_driver_ring_disable_calls(&queue->ring);
-		r = allocate(queue, error);
+		r = allocate(queue, setup->statistics, error);
 	}
 	if (r)
 		vublk_blk_queue_deinit(queue);
@@ -130,10 +135,12 @@ void vublk_blk_queue_deinit(struct vublk_blk_queue *queue)
 		vublk_blk_gate_deinit(&queue->gate);
 	queue->inproc = NULL;
 	vublk_driver_ring_deinit(&queue->ring);
+	vublk_blk_statistics_free(queue->statistics);
 	free(queue->buffers);
 	free(queue->slots);
 	free(queue->free_slots);
 	free(queue->requests);
+	queue->statistics = NULL;
 	queue->buffers = NULL;
 	queue->slots = NULL;
 	queue->free_slots = NULL;
@@ -319,28 +326,42 @@ void vublk_blk_queue_take_all(struct vublk_blk_queue *queue)
 }
 
 /* To the application, and the request is free again. */
-static inline void give(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
-			struct vublk_blk_completion *completion)
+static VUBLK_ALWAYS_INLINE void give(struct vublk_blk_queue *queue,
+				     struct vublk_blk_request *request,
+				     struct vublk_blk_completion *completion, bool counted)
 {
+	if (counted)
+		vublk_blk_statistics_end(queue, request);
 	*completion = (struct vublk_blk_completion){ request->user_data, request->result };
 	vublk_blk_queue_put_request(queue, request);
 }
 
-/* What was done already, and then what the ring has at one look. */
-static unsigned collect(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
-			unsigned max)
+/*
+ * What was done already, and then what the ring has at one look. `counted` is constant: a copy
+ * of it asks for no request whether there are statistics.
+ */
+static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
+					    struct vublk_blk_completion *completions,
+					    unsigned max, bool counted)
 {
 	struct vublk_blk_request *request;
 	unsigned n = 0;
 
 	for (; n < max && queue->num_done; n++, queue->num_done--)
-		give(queue, take_first(&queue->done), &completions[n]);
+		give(queue, take_first(&queue->done), &completions[n], counted);
 	while (n < max && queue->state == VUBLK_BLK_QUEUE_WORKS &&
 	       (!n || vublk_driver_ring_has_seen(&queue->ring)) && (request = take_ended(queue)))
-		give(queue, request, &completions[n++]);
+		give(queue, request, &completions[n++], counted);
 	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
 		vublk_blk_queue_pump(queue);
 	return n;
+}
+
+static VUBLK_NOINLINE unsigned collect_counted(struct vublk_blk_queue *queue,
+					       struct vublk_blk_completion *completions,
+					       unsigned max)
+{
+	return collect(queue, completions, max, true);
 }
 
 static void disable_calls(struct vublk_blk_queue *queue)
@@ -363,7 +384,9 @@ static VUBLK_NOINLINE unsigned poll_busy(struct vublk_blk_queue *queue,
 					 struct vublk_blk_completion *completions, unsigned max)
 {
 	disable_calls(queue);
-	return collect(queue, completions, max);
+	if (VUBLK_UNLIKELY(queue->statistics))
+		return collect_counted(queue, completions, max);
+	return collect(queue, completions, max, false);
 }
 
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,

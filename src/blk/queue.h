@@ -16,6 +16,7 @@
 #include "blk/gate.h"
 #include "blk/overlap.h"
 #include "blk/split.h"
+#include "blk/statistics.h"
 #include "blk/unflushed.h"
 #include "inproc/inproc.h"
 #include "util/atomic.h"
@@ -160,6 +161,7 @@ struct vublk_blk_queue {
 	struct vublk_blk_flushes *flushes; /* of the disk */
 	const struct vublk_log *log;
 	unsigned table_entries;
+	struct vublk_blk_statistics *statistics; /* NULL: not wanted; its own counters change */
 
 	struct vublk_blk_gate gate;
 
@@ -211,6 +213,7 @@ struct vublk_blk_queue_setup {
 	const struct vublk_inproc_regions *regions;
 	const uint64_t *capacity_bytes;
 	struct vublk_blk_flushes *flushes;
+	bool statistics;
 	const struct vublk_log *log;
 };
 

@@ -195,6 +195,8 @@ static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t of
 		iovcnt = 1;
 	}
 	request->cursor = (struct vublk_blk_cursor){ iov, iovcnt, 0, 0 };
+	if (queue->statistics)
+		vublk_blk_statistics_begin(queue, request);
 	vublk_blk_queue_start(queue, request);
 }
 
@@ -317,6 +319,8 @@ static void start_command(struct vublk_blk_queue *queue, const struct command *c
 	request->left = command->bytes;
 	request->id = command->id;
 	request->user_data = user_data;
+	if (queue->statistics)
+		vublk_blk_statistics_begin(queue, request);
 	if (is_done_already(queue, command))
 		vublk_blk_queue_finish(queue, request, 0);
 	else

@@ -226,6 +226,7 @@ static const struct vublk_device_property own_options[] = {
 	{ "request-deadline-ms", "number", "0",
 	  "how long a back-end may keep a request: after that it counts as hung, is disconnected, "
 	  "and the requests fail with ETIME; 0: as long as it wants" },
+	{ "statistics", "bool", "off", "count requests, bytes, errors and latencies of each queue" },
 	{ NULL },
 };
 
@@ -266,6 +267,8 @@ static int set_option(struct vublk_inproc *inproc, const struct vublk_option *op
 	if (!strcmp(option->name, own_options[2].name))
 		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
 				       &inproc->request_deadline_ms, error);
+	if (!strcmp(option->name, own_options[3].name))
+		return vublk_parse_bool(option->name, option->value, &inproc->statistics, error);
 	return vublk_device_set_property(inproc->device, option->name, option->value, error);
 }
 
@@ -370,6 +373,11 @@ void vublk_inproc_free(struct vublk_inproc *inproc)
 	pthread_mutex_destroy(&inproc->lock);
 	pthread_mutex_destroy(&inproc->call_lock);
 	free(inproc);
+}
+
+bool vublk_inproc_wants_statistics(const struct vublk_inproc *inproc)
+{
+	return inproc->statistics;
 }
 
 unsigned vublk_inproc_num_queues(const struct vublk_inproc *inproc)

@@ -91,6 +91,7 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 void vublk_inproc_free(struct vublk_inproc *inproc);
 
 /* Constant after open. */
+bool vublk_inproc_wants_statistics(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_num_queues(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_queue_size(const struct vublk_inproc *inproc);
 uint64_t vublk_inproc_features(const struct vublk_inproc *inproc);

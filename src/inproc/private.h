@@ -78,6 +78,7 @@ struct vublk_inproc {
 	struct vublk_inproc_set_up set_up;
 	uint64_t fail_after_ms; /* 0: requests wait as long as it takes */
 	uint64_t request_deadline_ms; /* 0: none */
+	bool statistics; /* of the driver's queues */
 	enum vublk_inproc_unflushed unflushed;
 
 	/* the bus's thread */

@@ -227,6 +227,32 @@ static void test_blocking_calls(void **state)
 	end_peer();
 }
 
+static void test_statistics(void **state)
+{
+	const struct vublk_option options[] = { { "statistics", "on" }, { NULL } };
+	struct vublk_blk_queue *queue;
+	struct vublk_blk_stats stats;
+	struct vublk_blk *blk;
+	char *buffer;
+
+	start_peer();
+	blk = open_with(options);
+	queue = vublk_blk_queue(blk, 0);
+	buffer = alloc(blk, 8192);
+	assert_int_equal(vublk_blk_write(queue, 0, buffer, 8192, VUBLK_BLK_FUA, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_int_equal(vublk_blk_read(queue, 0, buffer, 4096, 0, NULL, &error), 0);
+	assert_int_equal(wait_one(queue), 0);
+	assert_int_equal(vublk_blk_queue_get_stats(queue, &stats, sizeof(stats)), 0);
+	assert_int_equal(stats.writes, 1);
+	assert_int_equal(stats.written_bytes, 8192);
+	assert_int_equal(stats.reads, 1);
+	assert_int_equal(stats.read_bytes, 4096);
+	assert_int_equal(stats.flushes + stats.errors + stats.in_flight, 0);
+	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	end_peer();
+}
+
 static void test_write_cache(void **state)
 {
 	struct vublk_blk *blk = open_disk();
@@ -676,6 +702,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_info),
 		VUBLK_TEST(test_requests_of_each_kind),
 		VUBLK_TEST(test_blocking_calls),
+		VUBLK_TEST(test_statistics),
 		VUBLK_TEST(test_write_cache),
 		VUBLK_TEST(test_read_only),
 		VUBLK_TEST(test_resize),

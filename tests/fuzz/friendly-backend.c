@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A back-end that accepts everything; see the header. */
 #include "friendly-backend.h"
 
 #include "fuzz.h"
@@ -31,7 +32,7 @@ static uint64_t value_of(const struct friendly_backend *backend, uint32_t reques
 	case VUBLK_VU_GET_STATUS:
 		return VIRTIO_CONFIG_S_FEATURES_OK;
 	default:
-		return 0; /* yes */
+		return 0; /* success */
 	}
 }
 
@@ -71,11 +72,11 @@ static void answer(struct friendly_backend *backend, struct vublk_vu_message *me
 	fill(backend, message, &fd);
 	if (!backend->replace || backend->replace(backend->opaque, message))
 		(void)!vublk_channel_send(&backend->channel, message, NULL);
-	message->num_fds = 0; /* they were lent */
+	message->num_fds = 0; /* the message only borrowed it */
 	vublk_fd_close(&fd);
 }
 
-static void take_notes(struct friendly_backend *backend, struct vublk_vu_message *message)
+static void note_request(struct friendly_backend *backend, struct vublk_vu_message *message)
 {
 	const struct vublk_vu_config *config = &message->payload.config;
 
@@ -87,7 +88,7 @@ static void take_notes(struct friendly_backend *backend, struct vublk_vu_message
 	backend->request_fd = vublk_vu_message_take_fd(message, 0);
 }
 
-static bool take_connection(struct friendly_backend *backend)
+static bool accept_connection(struct friendly_backend *backend)
 {
 	int fd = vublk_socket_accept(backend->listen_fd, NULL);
 
@@ -103,14 +104,14 @@ bool friendly_backend_work(struct friendly_backend *backend)
 	int r;
 
 	if (backend->channel.fd < 0)
-		return take_connection(backend);
+		return accept_connection(backend);
 	(void)!vublk_channel_flush(&backend->channel, NULL);
 	r = vublk_channel_receive(&backend->channel, &message, NULL);
 	if (r < 0)
 		friendly_backend_hang_up(backend);
 	if (r != 1)
 		return r < 0;
-	take_notes(backend, &message);
+	note_request(backend, &message);
 	info = vublk_vu_request_info(VUBLK_VU_TO_BACKEND, message.header.request);
 	if (info->has_reply || message.header.flags & VUBLK_VU_FLAG_NEED_REPLY)
 		answer(backend, &message);

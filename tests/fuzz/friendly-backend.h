@@ -3,8 +3,10 @@
 #define VUBLK_TESTS_FUZZ_FRIENDLY_BACKEND_H
 
 /*
- * A back-end that says yes to everything. It has no thread, so that each run is the same.
- * `replace`, if there is one, may change an answer before it is sent, or withhold it.
+ * A back-end that accepts everything and does no I/O.
+ *
+ * Key idea: it has no thread, so that a run can be repeated exactly. A target that needs false
+ * answers sets `replace`, which may change an answer before it is sent, or suppress it.
  */
 #include "proto/vhost-user/channel.h"
 
@@ -14,27 +16,27 @@
 struct friendly_backend {
 	char path[64];
 	int listen_fd;
-	struct vublk_channel channel; /* fd -1: no device is connected */
+	struct vublk_channel channel; /* fd -1: no front-end is connected */
 	struct virtio_blk_config config;
 	uint64_t protocol_features;
-	int request_fd; /* the back-end channel; -1: none */
+	int request_fd; /* the back-end channel; -1: not open */
 
-	/* False: no answer is sent. */
+	/* May be NULL. False: no answer is sent. */
 	bool (*replace)(void *opaque, struct vublk_vu_message *answer);
 	void *opaque;
 };
 
-/* What it offers unless the caller sets something else. */
+/* The default of protocol_features. */
 #define FRIENDLY_PROTOCOL_FEATURES \
 	(VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) | \
 	 VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS))
 
-/* Listens at a path of this process's. */
+/* Listens at a path that has the process's id. */
 void friendly_backend_open(struct friendly_backend *backend);
 void friendly_backend_close(struct friendly_backend *backend);
-/* Does one thing. False: there is nothing to do. */
+/* Does one step. False: there is nothing to do. */
 bool friendly_backend_work(struct friendly_backend *backend);
-/* Ends the connection; it listens still. */
+/* Closes the connection and continues to listen. */
 void friendly_backend_hang_up(struct friendly_backend *backend);
 
 #endif

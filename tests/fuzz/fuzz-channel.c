@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A hostile peer of a channel. The input is a list of pieces: two bytes, how many
- * bytes follow and how many descriptors go with them, then these bytes. Each piece
- * is sent to the channel by itself.
+ * A vhost-user channel with a hostile peer. The input is a list of pieces: two bytes with the
+ * number of bytes and of descriptors, then the bytes. Each piece is one sendmsg().
  *
- * Whatever comes, the messages that are received are the bytes that were sent, in
- * order; each has valid descriptors, and each check ends in a verdict and a
- * sentence; after an error nothing is received; and no descriptor is left over.
+ * Key idea: for any input the received messages are the bytes that were sent, in order. Each
+ * message has valid descriptors. Each check of a message gives a result, and an error has a
+ * text. After an error nothing is received, and no descriptor leaks.
  */
 #include "fuzz.h"
+#include "peer.h"
 
 #include "proto/vhost-user/channel.h"
 #include "util/checked.h"
@@ -21,13 +21,12 @@
 #include <unistd.h>
 
 #define MAX_STREAM_BYTES 65536
-#define MAX_PIECE_FDS 31
 #define HEADER_BYTES sizeof(struct vublk_vu_header)
 
 struct stream {
 	struct vublk_channel channel;
 	int peer;
-	int fd; /* what is sent as a descriptor */
+	int fd; /* the descriptor that is sent */
 	int failed;
 	size_t sent, received;
 	uint8_t bytes[MAX_STREAM_BYTES];
@@ -39,7 +38,7 @@ static void check_error(int r, const struct vublk_error *error)
 	FUZZ_CHECK(error->text[0] && memchr(error->text, '\0', sizeof(error->text)));
 }
 
-static void check_verdicts(const struct vublk_vu_message *message)
+static void check_codec(const struct vublk_vu_message *message)
 {
 	for (int direction = 0; direction < 2; direction++) {
 		struct vublk_error error = { 0 };
@@ -71,10 +70,10 @@ static void check_message(struct stream *stream, const struct vublk_vu_message *
 	for (unsigned i = 0; i < message->num_fds; i++)
 		FUZZ_CHECK(fcntl(message->fds[i], F_GETFD) == FD_CLOEXEC);
 	stream->received += HEADER_BYTES + message->header.size;
-	check_verdicts(message);
+	check_codec(message);
 }
 
-/* Takes all that is there. */
+/* Receives all messages that have arrived. */
 static void receive(struct stream *stream)
 {
 	struct vublk_vu_message message;
@@ -93,24 +92,9 @@ static void receive(struct stream *stream)
 
 static void send_piece(struct stream *stream, const uint8_t *bytes, size_t count, unsigned num_fds)
 {
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * MAX_PIECE_FDS)];
-	} control = { 0 };
-	struct iovec iov = { (void *)bytes, count };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct iovec part = { (void *)bytes, count };
 
-	if (num_fds) {
-		msg.msg_control = &control;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * num_fds);
-		CMSG_FIRSTHDR(&msg)->cmsg_level = SOL_SOCKET;
-		CMSG_FIRSTHDR(&msg)->cmsg_type = SCM_RIGHTS;
-		CMSG_FIRSTHDR(&msg)->cmsg_len = CMSG_LEN(sizeof(int) * num_fds);
-		for (unsigned i = 0; i < num_fds; i++)
-			memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)) + i * sizeof(int), &stream->fd,
-			       sizeof(int));
-	}
-	FUZZ_CHECK(sendmsg(stream->peer, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)count);
+	FUZZ_CHECK(fuzz_send(stream->peer, &part, 1, num_fds, stream->fd) == (ssize_t)count);
 	memcpy(stream->bytes + stream->sent, bytes, count);
 	stream->sent += count;
 }
@@ -140,7 +124,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (stream.sent + count > MAX_STREAM_BYTES)
 			break;
 		if (count) {
-			send_piece(&stream, data + 2, count, data[1] & MAX_PIECE_FDS);
+			send_piece(&stream, data + 2, count, data[1] & FUZZ_MAX_SENT_FDS);
 			receive(&stream);
 		}
 		data += 2 + count;

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A hostile peer of a ring, at either end. The input begins with a byte: the
- * features, the size and which end is ours; then operations: a byte of which the
- * low two bits say which and the rest is a number.
+ * A ring with a hostile peer, which may be either end. The first byte of the input selects the
+ * features, the size, and our end. Operations follow: the low two bits of a byte select the
+ * operation, and the other bits are a number.
  *
- *   0 write: an offset (2 bytes), a length (1), that many bytes into the memory
- *   1 the peer's index moves on by the number
- *   2 our end takes up to the number, and one more
- *   3 something else that our end does, by the number
+ *   0 write: an offset (2 bytes), a length (1), and the bytes to write to the memory
+ *   1 add the number to the peer's index
+ *   2 our end takes up to that many elements, plus one
+ *   3 another operation of our end, selected by the number
  *
- * Rings and buffers lie in one memory whose guest addresses are the offsets in it.
- * Whatever is written there, segments lie in it, a head or token comes at most
- * once, each failure has a sentence, and a broken ring stays broken.
+ * Key idea: rings and buffers are in one memory, whose guest addresses are the offsets in it.
+ * For any contents, all segments lie in it, a head or token appears at most once, each failure
+ * has a text, and a broken ring stays broken.
  */
 #include "fuzz.h"
 
@@ -37,7 +37,7 @@ struct fuzz {
 	struct vublk_split_ring ring;
 	struct vublk_driver_ring driver;
 	struct vublk_device_ring device;
-	bool held[MAX_SIZE]; /* by head that was taken, or by token that was added */
+	bool held[MAX_SIZE]; /* by the head that was taken or the token that was added */
 	unsigned num_held;
 	int broken;
 };

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A hostile saved state, before the codec and before a device with a friendly back-end. The
- * first byte of the input says whether the length and the checksum in the stream are made
- * right (bit 0), and whether the VM runs afterwards (bit 1). The rest is the stream.
- * Whatever comes, a stream that is refused changes nothing, one that is taken is read the
- * same again after it was written, and the device can be started and reset.
+ * A hostile saved state: first the codec, then a device with friendly-backend.c. The first
+ * byte of the input says whether the length and the checksum in the stream are corrected
+ * (bit 0), and whether the VM runs afterwards (bit 1). The rest is the stream.
+ *
+ * Key idea: a stream that is refused changes nothing. A stream that is accepted is the same
+ * after it has been written and read again, and the device can be started and reset.
  */
 #include "friendly-backend.h"
 #include "fuzz.h"
@@ -24,9 +25,9 @@
 #define MEMORY_BYTES (UINT64_C(1) << 20)
 #define TOTAL_OFFSET 16
 #define HEADER_BYTES 24
-#define MAX_ROUNDS 100000 /* of the loop, for one input: more is a loop without end */
+#define MAX_ROUNDS 100000 /* of the loop per input; more means an endless loop */
 
-enum { MAKE_RIGHT = 1, RUN = 2 };
+enum { CORRECT = 1, RUN = 2 };
 
 struct world {
 	struct friendly_backend backend;
@@ -49,7 +50,7 @@ static void work(struct world *world)
 	}
 }
 
-/* A timer that is due immediately is a moment late, as any. */
+/* The timer that realizes the device is due immediately, and may fire a little later. */
 static void realize(struct world *world)
 {
 	struct pollfd fd = { vublk_device_fd(world->device), POLLIN, 0 };
@@ -139,7 +140,7 @@ static void load(struct world *world, const void *stream, size_t bytes)
 	free(before);
 }
 
-/* A driver can begin anew whatever was loaded. */
+/* A driver can reset the device whatever was loaded. */
 static void check_reset(struct world *world)
 {
 	FUZZ_CHECK(!vublk_device_set_status(world->device, 0, NULL));
@@ -150,7 +151,7 @@ static void check_reset(struct world *world)
 
 /* --- the input --------------------------------------------------------------- */
 
-static void make_right(uint8_t *stream, size_t bytes)
+static void correct(uint8_t *stream, size_t bytes)
 {
 	uint64_t total = htole64(bytes);
 	uint32_t sum;
@@ -171,8 +172,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	FUZZ_CHECK(stream);
 	if (bytes)
 		memcpy(stream, data + 1, bytes);
-	if (size && data[0] & MAKE_RIGHT)
-		make_right(stream, bytes);
+	if (size && data[0] & CORRECT)
+		correct(stream, bytes);
 	check_codec(stream, bytes);
 	open_world(&world);
 	load(&world, stream, bytes);

@@ -2,6 +2,7 @@
 #ifndef VUBLK_TESTS_FUZZ_H
 #define VUBLK_TESTS_FUZZ_H
 
+/* The function of a fuzz target, and its checks. A target links an engine or replay.c. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* What must hold whatever the input: an engine learns of it by the abort. */
+/* A condition that holds for any input. The abort tells the fuzzing engine of a failure. */
 #define FUZZ_CHECK(condition) \
 	do { \
 		if (!(condition)) { \

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs a fuzz target without an engine: every file of its corpus (the folder
- * CORPUS), then mutations of these, the same ones each time. An engine finds more;
- * this keeps what it found from coming back, and needs nothing but a compiler.
+ * Runs a fuzz target without an engine: all files of its corpus (the folder CORPUS), then a
+ * fixed series of mutations of them.
+ *
+ * Key idea: an engine finds more inputs. This program keeps the errors that it has found
+ * from returning, and needs only a compiler.
  */
 #include "fuzz.h"
 #include "harness.h"
@@ -46,7 +48,7 @@ static void read_input(const char *name)
 	fclose(file);
 }
 
-/* Sorted, so that the mutations are the same wherever the folder lies. */
+/* Sorted, because the order of a folder differs between file systems, and mutations depend on it. */
 static void read_corpus(void)
 {
 	struct dirent **entries;
@@ -84,7 +86,7 @@ static void remove_range(struct input *input)
 	input->bytes -= count;
 }
 
-/* Puts a part of another input, or of this one, somewhere into this one. */
+/* Inserts a part of some input, which may be this one, at a random place. */
 static void insert_range(struct input *input)
 {
 	const struct input *other = &corpus[random_below(num_inputs)];
@@ -119,7 +121,7 @@ static void mutate(struct input *input)
 	}
 }
 
-/* In memory of exactly its size, so that a sanitizer sees a read beyond it. */
+/* The copy has exactly the input's size, so that a sanitizer detects a read beyond it. */
 static void run(const struct input *input)
 {
 	uint8_t *data = malloc(input->bytes ? input->bytes : 1);

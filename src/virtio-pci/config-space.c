@@ -173,7 +173,7 @@ void vublk_virtio_pci_config_reset(struct vublk_virtio_pci *pci)
 		    PCI_MSIX_ENTRY_CTRL_MASKBIT);
 }
 
-/* --- queries of the other files ----------------------------------------------------------------- */
+/* --- queries of the other files --------------------------------------------------------------- */
 
 bool vublk_virtio_pci_msix_is_enabled(const struct vublk_virtio_pci *pci)
 {
@@ -241,7 +241,7 @@ static void write_window(struct vublk_virtio_pci *pci)
 					   window.bytes);
 }
 
-/* --- accesses ----------------------------------------------------------------------------------- */
+/* --- accesses --------------------------------------------------------------------------------- */
 
 void vublk_virtio_pci_config_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				  unsigned bytes)

@@ -201,7 +201,7 @@ void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci)
 	deliver_intx(pci);
 }
 
-/* --- the table and the pending bits --------------------------------------------------------------- */
+/* --- the table and the pending bits ----------------------------------------------------------- */
 
 static void collect_pending(const struct vublk_virtio_pci *pci, uint8_t *bits)
 {

@@ -132,7 +132,7 @@ void vublk_virtio_pci_read_device_config(struct vublk_virtio_pci *pci, uint64_t 
 void vublk_virtio_pci_write_device_config(struct vublk_virtio_pci *pci, uint64_t offset,
 					  const void *data, unsigned bytes);
 
-/* --- queue-state.c ----------------------------------------------------------------------------- */
+/* --- queue-state.c ---------------------------------------------------------------------------- */
 
 /* The only function that changes a queue's state. False: the event does nothing in this state. */
 bool vublk_virtio_pci_queue_change_state(struct vublk_virtio_pci_queue *queue,

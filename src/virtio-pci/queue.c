@@ -20,7 +20,7 @@
 #include <linux/virtio_config.h>
 #include <sys/epoll.h>
 
-/* --- life cycle ----------------------------------------------------------------------------------- */
+/* --- life cycle ------------------------------------------------------------------------------- */
 
 static void reset_queue(struct vublk_virtio_pci_queue *queue)
 {
@@ -172,7 +172,7 @@ bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
 	return true;
 }
 
-/* --- changing a single queue ---------------------------------------------------------------------------- */
+/* --- changing a single queue ------------------------------------------------------------------ */
 
 static void begin_change(struct vublk_virtio_pci *pci)
 {

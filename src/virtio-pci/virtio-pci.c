@@ -74,7 +74,7 @@ void vublk_virtio_pci_release(struct vublk_virtio_pci *pci)
 		vublk_device_set_vm_running(pci->device, true);
 }
 
-/* --- reset ------------------------------------------------------------------------------------- */
+/* --- reset ------------------------------------------------------------------------------------ */
 
 static void finish_reset(struct vublk_virtio_pci *pci)
 {
@@ -122,7 +122,7 @@ void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci)
 	begin_reset(pci, VUBLK_VIRTIO_PCI_RESETTING_BUS);
 }
 
-/* --- the driver's status -------------------------------------------------------------------------- */
+/* --- the driver's status ---------------------------------------------------------------------- */
 
 uint64_t vublk_virtio_pci_features(const struct vublk_virtio_pci *pci)
 {
@@ -248,7 +248,7 @@ struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci
 	return pci->queue_select < pci->num_queues ? &pci->queues[pci->queue_select] : NULL;
 }
 
-/* --- the device's own config ------------------------------------------------------------------------ */
+/* --- the device's own config ------------------------------------------------------------------ */
 
 /*
  * The generation changes with the first read that shows a new config, so that a driver
@@ -284,7 +284,7 @@ void vublk_virtio_pci_write_device_config(struct vublk_virtio_pci *pci, uint64_t
 		vublk_virtio_pci_set_busy(pci, VUBLK_VIRTIO_PCI_WRITING_CONFIG);
 }
 
-/* --- accesses -------------------------------------------------------------------------------------- */
+/* --- accesses --------------------------------------------------------------------------------- */
 
 uint32_t vublk_virtio_pci_bar_bytes(const struct vublk_virtio_pci *pci, unsigned bar)
 {
@@ -407,7 +407,7 @@ void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint
 		write_modern(pci, offset, data, bytes);
 }
 
-/* --- callbacks of the device --------------------------------------------------------------------------- */
+/* --- callbacks of the device ------------------------------------------------------------------ */
 
 void vublk_virtio_pci_on_stopped(struct vublk_virtio_pci *pci)
 {
@@ -432,7 +432,7 @@ void vublk_virtio_pci_on_config_written(struct vublk_virtio_pci *pci)
 		try_finish_reset(pci);
 }
 
-/* --- life cycle -------------------------------------------------------------------------------------------- */
+/* --- life cycle ------------------------------------------------------------------------------- */
 
 static int check_vectors(unsigned num_vectors, struct vublk_error *error)
 {

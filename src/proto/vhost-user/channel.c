@@ -81,7 +81,7 @@ bool vublk_channel_wants_write(const struct vublk_channel *channel)
 	return channel->out != NULL;
 }
 
-/* --- sending ------------------------------------------------------------------------------------ */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 static void attach_fds(struct msghdr *msg, union control *control, const int *fds,
 		       unsigned num_fds)
@@ -234,7 +234,7 @@ int vublk_channel_flush(struct vublk_channel *channel, struct vublk_error *error
 	return 0;
 }
 
-/* --- receiving --------------------------------------------------------------------------------- */
+/* --- receiving -------------------------------------------------------------------------------- */
 
 static ssize_t payload_bytes(const void *opaque, struct vublk_error *error)
 {

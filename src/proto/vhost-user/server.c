@@ -88,7 +88,7 @@ static void on_message_timeout(void *opaque, const struct vublk_error *error)
 	vublk_vu_server_run(server);
 }
 
-/* --- life ------------------------------------------------------------------ */
+/* --- life cycle ------------------------------------------------------------------ */
 
 void vublk_vu_server_init(struct vublk_vu_server *server, const struct vublk_vu_server_ops *ops,
 			  void *opaque, int fd, struct vublk_loop *loop,

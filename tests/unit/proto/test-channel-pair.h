@@ -3,9 +3,11 @@
 #define VUBLK_TEST_CHANNEL_PAIR_H
 
 /*
- * What the tests of the channel share: a channel with a raw socket at the other
- * end, and the socket calls that stand before the kernel's (--wrap of the linker).
- * The kernel takes small messages whole or not at all; these take any part.
+ * A channel with a raw socket at its other end, and socket calls that replace the kernel's
+ * (--wrap of the linker).
+ *
+ * Key idea: the kernel accepts a small message as a whole or not at all. The replaced calls
+ * accept any part of it, and fail as a test demands.
  */
 #include "harness.h"
 
@@ -17,10 +19,10 @@
 #define HEADER_BYTES sizeof(struct vublk_vu_header)
 #define PAYLOAD_BYTES 72
 #define MESSAGE_BYTES (HEADER_BYTES + PAYLOAD_BYTES)
-#define SCM_MAX 253 /* what the kernel takes in one sendmsg() */
+#define SCM_MAX 253 /* the kernel's maximum per sendmsg() */
 
 struct kernel {
-	size_t send_limit;  /* bytes that one sendmsg() takes; SIZE_MAX: all */
+	size_t send_limit;  /* bytes that one sendmsg() accepts; SIZE_MAX: all */
 	unsigned num_sends; /* calls that succeed before EAGAIN; UINT32_MAX: all */
 	int send_error;     /* of the next sendmsg(); 0: none */
 	int recv_error;     /* of the next recvmsg(); 0: none */
@@ -34,26 +36,26 @@ void kernel_takes(size_t bytes, unsigned calls);
 
 struct pair {
 	struct vublk_channel channel;
-	int peer; /* the raw other end */
+	int peer; /* the raw socket */
 	struct vublk_error error;
 };
 
 void pair_init(struct pair *pair);
 void pair_deinit(struct pair *pair);
 
-/* A SET_MEM_TABLE whose payload has no two neighbours alike, and a file each fd. */
+/* A SET_MEM_TABLE whose adjacent bytes all differ, with a different file per descriptor. */
 void make_message(struct vublk_vu_message *message, unsigned num_fds);
 
 bool same_file(int a, int b);
 void assert_same_message(const struct vublk_vu_message *a, const struct vublk_vu_message *b);
 
-/* The bytes of a message as they are on the wire; returns their number. */
+/* Writes the bytes of a message on the wire. Returns their number. */
 size_t flatten(const struct vublk_vu_message *message, uint8_t *bytes);
 
-/* Sends from the raw end, past the calls above. */
+/* Sends from the raw socket, without the replaced calls. */
 void raw_send(int fd, const void *bytes, size_t count, const int *fds, unsigned num_fds);
 
-/* Lowers the limit so that exactly `count` more descriptors fit; returns the old one. */
+/* Lowers the limit so that exactly `count` more descriptors fit. Returns the old limit. */
 struct rlimit leave_room(unsigned count);
 
 #endif

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the channel makes of bytes and descriptors that come in every possible piece. */
+/*
+ * Receiving on a vhost-user channel.
+ *
+ * Key idea: messages arrive in pieces of every possible size, with their descriptors at every
+ * byte, and the result is always the same.
+ */
 #include "test-channel-pair.h"
 
 #include "util/fd.h"
@@ -78,7 +83,7 @@ static void test_receive_byte_by_byte(void **state)
 	pair_deinit(&pair);
 }
 
-/* Messages that lie in the socket together: to each its own descriptors. */
+/* Several messages are in the socket: each gets its own descriptors. */
 static void test_descriptors_stay_with_their_message(void **state)
 {
 	static const unsigned num_fds[] = { 2, 0, 8, 0, 0, 1 };
@@ -103,7 +108,7 @@ static void test_descriptors_stay_with_their_message(void **state)
 	pair_deinit(&pair);
 }
 
-/* What an earlier, longer payload left is not seen by a later message. */
+/* A message does not show bytes of an earlier, longer payload. */
 static void test_payload_is_zero_beyond_its_size(void **state)
 {
 	static const uint8_t zeroes[VUBLK_VU_MAX_PAYLOAD_BYTES];
@@ -229,7 +234,7 @@ static void test_end_of_file_at_every_byte(void **state)
 	vublk_vu_message_deinit(&sent);
 }
 
-/* A peer that closes with something unread resets; what it sent comes first. */
+/* A peer that closes with unread data resets the connection; its own data arrives first. */
 static void test_reset_by_peer(void **state)
 {
 	struct vublk_vu_message sent, received;
@@ -263,7 +268,7 @@ static void receive_header(uint32_t flags, uint32_t size, const char *text)
 	pair_deinit(&pair);
 }
 
-static void test_headers_that_cannot_be(void **state)
+static void test_invalid_headers(void **state)
 {
 	receive_header(0, 0, "a message (number 3) came with protocol version 0, "
 		       "where 1 is expected");
@@ -340,7 +345,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_surplus_descriptors_are_closed),
 		VUBLK_TEST(test_end_of_file_at_every_byte),
 		VUBLK_TEST(test_reset_by_peer),
-		VUBLK_TEST(test_headers_that_cannot_be),
+		VUBLK_TEST(test_invalid_headers),
 		VUBLK_TEST(test_out_of_descriptors_receiving),
 		VUBLK_TEST(test_receive_interrupted),
 	};

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Messages that the socket takes in every possible piece, late, or never. */
+/*
+ * Sending on a vhost-user channel.
+ *
+ * Key idea: the socket accepts messages in every possible piece, late, or never, and the peer
+ * still receives whole messages in order.
+ */
 #include "test-channel-pair.h"
 
 #include "util/fd.h"
@@ -10,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Receives at the raw end through a channel of its own, on the same socket. */
+/* Receives at the raw socket with a second channel. */
 static int peer_receive(struct pair *pair, struct vublk_vu_message *message)
 {
 	struct vublk_channel other;
@@ -22,7 +27,7 @@ static int peer_receive(struct pair *pair, struct vublk_vu_message *message)
 	return r;
 }
 
-/* Sends a copy and spoils it at once: the channel only borrowed it. */
+/* Sends a copy and overwrites it immediately, because the channel only borrows it. */
 static int send_copy(struct pair *pair, const struct vublk_vu_message *message)
 {
 	struct vublk_vu_message copy = *message;
@@ -36,7 +41,7 @@ static int send_copy(struct pair *pair, const struct vublk_vu_message *message)
 	return r;
 }
 
-/* The socket takes `cut` bytes, and the rest later, in pieces of `piece` bytes. */
+/* The socket accepts `cut` bytes, and later the rest in pieces of `piece` bytes. */
 static void send_in_pieces(size_t cut, size_t piece)
 {
 	struct vublk_vu_message sent, received;
@@ -77,7 +82,7 @@ static void test_send_in_pieces(void **state)
 
 #define NUM_WAITING 20
 
-/* The last is sent when the socket would take it at once, but must not overtake. */
+/* The socket would accept the last message immediately, but it must not overtake the others. */
 static void wait_and_flush(struct pair *pair)
 {
 	struct vublk_vu_message sent[NUM_WAITING], received;
@@ -107,7 +112,7 @@ static void test_waiting_messages_keep_their_order(void **state)
 
 	pair_init(&pair);
 	wait_and_flush(&pair);
-	wait_and_flush(&pair); /* the queue has been empty in between */
+	wait_and_flush(&pair); /* after the queue was empty */
 	pair_deinit(&pair);
 }
 
@@ -131,7 +136,7 @@ static void drain(struct pair *pair, unsigned expected)
 	assert_false(vublk_channel_wants_write(&pair->channel));
 }
 
-/* With the kernel's own EAGAIN: a peer that does not read, until it does. */
+/* With the kernel's own EAGAIN: the peer reads late. */
 static void test_peer_that_does_not_read(void **state)
 {
 	struct vublk_vu_message sent;
@@ -175,7 +180,7 @@ static void test_deinit_with_messages_waiting(void **state)
 	assert_int_equal(vublk_test_count_fds(), before);
 }
 
-/* The process would be gone if SIGPIPE were raised. */
+/* SIGPIPE would kill the process. */
 static void test_sending_to_a_closed_peer(void **state)
 {
 	struct vublk_vu_message sent;
@@ -258,7 +263,7 @@ static void test_errors_of_sending(void **state)
 	pair_deinit(&pair);
 }
 
-/* When the rest of a message is lost, nothing may be sent in its place. */
+/* When the rest of a message is lost, nothing else may be sent after its first part. */
 static void test_out_of_memory_inside_a_message(void **state)
 {
 	struct vublk_vu_message sent, received;

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Connecting, listening and accepting by path, and what is said when it fails. */
+/*
+ * Connecting, listening and accepting by path.
+ *
+ * Key idea: each kind of wrong path has its own error, which names the path and the remedy.
+ */
 #include "harness.h"
 
 #include "proto/vhost-user/channel.h"
@@ -43,7 +47,7 @@ static void make_file(const char *name)
 	close(fd);
 }
 
-/* A bound socket of any type, closed again: its file stays. */
+/* Binds a socket of some type and closes it, which leaves its file. */
 static void make_stale(const char *name, int type)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -126,7 +130,7 @@ static void test_connect_to_a_datagram_socket(void **state)
 	close(fd);
 }
 
-/* 107 bytes are the most; one less is still a path, which is merely not there. */
+/* 107 bytes are the maximum. A path of that size is valid and only does not exist. */
 static void test_length_of_a_path(void **state)
 {
 	char longest[109];
@@ -165,7 +169,7 @@ static void test_backlog_is_full(void **state)
 	assert_int_equal(error.code, EAGAIN);
 	assert_text("too many clients already wait at the socket '%s'; "
 		    "try again later", path);
-	assert_int_equal(vublk_socket_listen(path, &error), -EADDRINUSE); /* is not stale */
+	assert_int_equal(vublk_socket_listen(path, &error), -EADDRINUSE); /* it has a listener */
 	vublk_fd_close_all(clients, count);
 	close(listener);
 }

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Permissions and group of a listening socket: they hold before a client can connect. */
+/*
+ * Permissions and group of a listening socket.
+ *
+ * Key idea: a replaced listen() looks at the file at the moment from which clients can
+ * connect, so the test sees that mode and group are set before.
+ */
 #include "harness.h"
 
 #include "proto/vhost-user/channel.h"
@@ -19,7 +24,7 @@
 
 static char path[256];
 static struct stat at_listen; /* the file when listen() was called */
-static int refused;           /* why a client could not connect then */
+static int refused;           /* errno value of a client's connect() then */
 static void (*after_bind)(void);
 
 static const char *make_path(const char *name)
@@ -48,7 +53,7 @@ int __wrap_bind(int fd, const struct sockaddr *address, socklen_t bytes)
 	return r;
 }
 
-/* One that this process may give files to. */
+/* A group that this process may give files to. */
 static gid_t usable_group(void)
 {
 	gid_t groups[1];
@@ -69,7 +74,7 @@ static void expect_file(const struct vublk_socket_access *access, mode_t mask)
 	assert_int_equal(at_listen.st_mode, S_IFSOCK | mode);
 	assert_int_equal(at_listen.st_gid, access->has_group ? access->group : getegid());
 	assert_true(refused == -ECONNREFUSED || refused == -EACCES);
-	close(fd); /* the file stays, for the next to replace */
+	close(fd); /* the file stays, and the next listener replaces it */
 }
 
 static void test_mode_and_group_hold_before_a_client(void **state)
@@ -128,7 +133,7 @@ static bool exists(const char *name)
 	return !access(name, F_OK);
 }
 
-/* A group that is not this process's own: refused before there is a file, and none is left. */
+/* A group that this process may not use is refused before the file exists. */
 static void test_a_foreign_group(void **state)
 {
 	struct vublk_socket_access access = { .has_group = true, .group = SOME_GROUP };
@@ -154,7 +159,7 @@ static void replace_by_link(void)
 	assert_int_equal(symlink("precious", path), 0);
 }
 
-/* In a directory that others can write to: what a link there leads to is not touched. */
+/* In a directory that others can write to: the target of a link is not changed. */
 static void test_a_replaced_file(void **state)
 {
 	struct vublk_socket_access access = { .has_mode = true, .mode = 0777 };

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vfio-user on the wire: each command's numbers a second time, each way in which one
- * can be wrong, and the channel: pieces of every size, descriptors, a client that does
- * not read.
+ * vfio-user on the wire: the table of commands, invalid commands, and the channel with pieces
+ * of every size, descriptors, and a client that does not read.
+ *
+ * Key idea: the test repeats the numbers of the specification instead of using the codec's, so
+ * that a wrong one in the codec fails.
  */
 #include "harness.h"
 
@@ -16,7 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* --- the codec ---------------------------------------------------------------------------------- */
+/* --- the codec -------------------------------------------------------------------------------- */
 
 struct expected {
 	uint32_t number;
@@ -114,12 +116,12 @@ static void test_answers(void **state)
 	assert_false(vublk_vfio_wants_reply(&command));
 }
 
-/* --- the channel ---------------------------------------------------------------------------------- */
+/* --- the channel ------------------------------------------------------------------------------ */
 
 struct pair {
 	struct vublk_vfio_channel channel;
 	int peer;
-	int file; /* what is sent as a descriptor */
+	int file; /* the descriptor that is sent */
 };
 
 static void begin(struct pair *pair)
@@ -203,7 +205,7 @@ static void expect_nothing(struct pair *pair)
 	assert_int_equal(vublk_vfio_channel_receive(&pair->channel, &message, NULL), 0);
 }
 
-/* Cut at every byte; the descriptor comes with the first, and the next one's stays away. */
+/* Cut at every byte: its descriptor arrives with the first, and the next message's does not. */
 static void test_pieces_of_every_size(void **state)
 {
 	for (size_t cut = 1; cut < sizeof(struct small); cut++) {
@@ -244,7 +246,7 @@ static void test_end_of_file_at_every_byte(void **state)
 	}
 }
 
-static void test_sizes_that_no_message_has(void **state)
+static void test_invalid_sizes(void **state)
 {
 	const uint32_t sizes[] = { 0, 15, 16 + 8192 + 1, UINT32_MAX };
 
@@ -294,7 +296,7 @@ static void test_descriptors_that_nobody_takes(void **state)
 	end(&pair);
 }
 
-/* Takes all replies that came, each of which has to be the next one and whole. */
+/* Receives the replies that have arrived; each is complete and the next in order. */
 static unsigned take_replies(struct pair *pair, unsigned next)
 {
 	struct { struct vublk_vfio_header header; uint8_t payload[1000]; } reply;
@@ -354,7 +356,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_answers),
 		VUBLK_TEST(test_pieces_of_every_size),
 		VUBLK_TEST(test_end_of_file_at_every_byte),
-		VUBLK_TEST(test_sizes_that_no_message_has),
+		VUBLK_TEST(test_invalid_sizes),
 		VUBLK_TEST(test_descriptors_that_nobody_takes),
 		VUBLK_TEST(test_a_client_that_does_not_read),
 	};

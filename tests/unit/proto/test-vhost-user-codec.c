@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The codec against the specification, written down a second time: every number
- * with its name, sizes and descriptors, and each way in which a message can be
- * wrong.
+ * The vhost-user codec: every number with its name, sizes and descriptors, and each way in
+ * which a message can be invalid.
+ *
+ * Key idea: the test repeats the specification instead of using the codec's table, so that a
+ * wrong row in the codec fails.
  */
 #include "harness.h"
 
@@ -160,11 +162,11 @@ static int check(enum vublk_vu_direction direction, uint32_t request, uint32_t b
 
 	vublk_vu_message_init(&message, request);
 	message.header.size = bytes;
-	message.num_fds = num_fds; /* numbers only: nothing is closed here */
+	message.num_fds = num_fds; /* only the number matters; no descriptor exists */
 	return vublk_vu_check_request(direction, &message, error);
 }
 
-/* Every size from 0 to the largest and every number of descriptors, of one request. */
+/* All sizes from 0 to the maximum and all numbers of descriptors, of one request. */
 static void check_all(enum vublk_vu_direction direction, const struct expected *expected)
 {
 	struct vublk_error e;

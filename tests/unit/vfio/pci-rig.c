@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The virtio-pci model driven by hand; see the header. Failures are the test's. */
+/* The virtio-pci model driven by hand; see the header. A failure here fails the test. */
 #include "harness.h"
 
 #include "pci-rig.h"
@@ -15,9 +15,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PATIENCE_NS (UINT64_C(20) * 1000000000)
+#define DEADLINE_NS (UINT64_C(20) * 1000000000)
 
-/* --- what goes between the model and the device ------------------------------------------------ */
+/* --- what goes between the model and the device ----------------------------------------------- */
 
 static void on_callback(struct device_rig *base, enum rig_callback callback)
 {
@@ -68,7 +68,7 @@ static void on_word(void *opaque, enum vublk_log_level level, const char *text)
 	snprintf(rig->last_word, sizeof(rig->last_word), "%s", text);
 }
 
-/* --- life ----------------------------------------------------------------------------------------- */
+/* --- life cycle ------------------------------------------------------------------------------- */
 
 void pci_rig_init(struct pci_rig *rig, bool transitional, void (*prepare)(struct pci_rig *rig))
 {
@@ -110,7 +110,7 @@ void pci_settle(struct pci_rig *rig)
 
 void pci_wait(struct pci_rig *rig, bool (*condition)(struct pci_rig *rig))
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + DEADLINE_NS;
 
 	while (pci_settle(rig), !condition(rig)) {
 		struct pollfd fd = { vublk_device_fd(rig->rig.device), POLLIN, 0 };
@@ -129,7 +129,7 @@ void expect_state(struct pci_rig *rig, enum vublk_device_state state)
 			 vublk_device_state_name(state));
 }
 
-/* --- accesses --------------------------------------------------------------------------------------- */
+/* --- accesses --------------------------------------------------------------------------------- */
 
 uint64_t pci_read(struct pci_rig *rig, unsigned bar, uint64_t offset, unsigned bytes)
 {
@@ -207,7 +207,7 @@ void enable_msix(struct pci_rig *rig, bool enabled)
 		     enabled ? PCI_MSIX_FLAGS_ENABLE : 0);
 }
 
-/* --- a driver ----------------------------------------------------------------------------------------- */
+/* --- a driver --------------------------------------------------------------------------------- */
 
 uint64_t ring_part(unsigned queue, unsigned part)
 {

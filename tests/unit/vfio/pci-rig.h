@@ -3,8 +3,11 @@
 #define VUBLK_TESTS_PCI_RIG_H
 
 /*
- * The virtio-pci model on a device with a mock for a back-end, and a driver's accesses
- * by hand: registers by BAR and offset, and what a driver does with them in order.
+ * The virtio-pci model on a device whose back-end is a mock. A test plays the driver: it
+ * accesses registers by BAR and offset, or calls functions for the steps of a driver.
+ *
+ * Key idea: the layout of the registers is repeated here instead of taken from the model, so
+ * that a test fails if the model moves one.
  */
 #include "mock/device-rig.h"
 
@@ -12,7 +15,7 @@
 
 #include <linux/virtio_pci.h>
 
-/* The model's layout, written down a second time. */
+/* The expected layout. */
 #define MSIX_BAR 1
 #define MODERN_BAR 4
 #define LEGACY_BAR 0
@@ -28,11 +31,11 @@
 #define FEATURES_OK 8
 #define NEEDS_RESET 64
 
-#define QUEUE_RESET 58 /* of the common config; <linux/virtio_pci.h> may not know it */
+#define QUEUE_RESET 58 /* of the common config; older <linux/virtio_pci.h> lack it */
 #define RING_RESET 40
 
 struct pci_rig {
-	struct device_rig rig; /* the first: its callbacks find the whole by it */
+	struct device_rig rig; /* the first member, so that its callbacks find the whole */
 	struct mock mock;
 	struct vublk_loop loop;
 	struct vublk_virtio_pci *pci;
@@ -40,45 +43,45 @@ struct pci_rig {
 	unsigned num_idle; /* calls of idle() */
 	unsigned num_words;
 	char last_word[800];
-	bool no_memory; /* before_start() forgets it */
+	bool no_memory; /* before_start() sets no memory */
 };
 
-/* Realized, with a model; further properties and the mock's fields are set by `prepare`. */
+/* Realizes a device and makes its model. `prepare` may set properties and the mock's fields before. */
 void pci_rig_init(struct pci_rig *rig, bool transitional, void (*prepare)(struct pci_rig *rig));
 void pci_rig_deinit(struct pci_rig *rig);
 
 /* Runs both loops until there is nothing to do. */
 void pci_settle(struct pci_rig *rig);
-/* Runs them until `condition`, which has to become true. */
+/* Runs them until `condition` is true; fails the test after a deadline. */
 void pci_wait(struct pci_rig *rig, bool (*condition)(struct pci_rig *rig));
 
 uint64_t pci_read(struct pci_rig *rig, unsigned bar, uint64_t offset, unsigned bytes);
 void pci_write(struct pci_rig *rig, unsigned bar, uint64_t offset, unsigned bytes,
 	       uint64_t value);
-/* Of the common config, at its registers' own sizes. */
+/* Accesses to the common config with the size of the register. */
 uint32_t common_read(struct pci_rig *rig, unsigned offset);
 void common_write(struct pci_rig *rig, unsigned offset, uint32_t value);
 uint32_t config_read(struct pci_rig *rig, unsigned offset, unsigned bytes);
 void config_write(struct pci_rig *rig, unsigned offset, unsigned bytes, uint32_t value);
 
-/* Where the capability with this id, and of a vendor's with this type, is; 0: nowhere. */
+/* The offset of the capability with this id, and this type if it is a vendor's; 0: not found. */
 unsigned find_capability(struct pci_rig *rig, uint8_t id, uint8_t type);
 void enable_msix(struct pci_rig *rig, bool enabled);
 
-/* As a driver does it: features, queues of RIG_QUEUE_SIZE in the rig's memory, DRIVER_OK. */
+/* The steps of a driver: features, queues of RIG_QUEUE_SIZE in the rig's memory, DRIVER_OK. */
 void accept_features(struct pci_rig *rig, uint64_t without);
 void set_up_queue(struct pci_rig *rig, unsigned queue);
 void drive(struct pci_rig *rig, unsigned num_queues);
-/* Waits until the device is in this state. */
+/* Runs both loops, then checks the state of the device. */
 void expect_state(struct pci_rig *rig, enum vublk_device_state state);
 
 uint64_t ring_part(unsigned queue, unsigned part); /* 0 desc, 1 avail, 2 used */
 
-/* Whether an eventfd was signalled since it was asked last; it is cleared. */
+/* Whether an eventfd was signalled since the last call. Clears it. */
 bool was_signalled(int fd);
-/* How often it was, also clearing it. */
+/* How often it was signalled. Clears it. */
 uint64_t num_signals(int fd);
-/* A new one for the model, and a duplicate of it for the test. */
+/* Returns a new eventfd for the model, and a duplicate of it for the test. */
 int new_eventfd(int *duplicate);
 
 #endif

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest's memory over vfio-user: what may be mapped, how many changes of the
- * back-end's memory a storm costs, and that an answer means that the back-end has
- * followed, rings running or not.
+ * The guest's memory over vfio-user: valid and invalid maps, and the number of changes that
+ * the back-end sees. Other commands are in test-vfio-user.c.
+ *
+ * Key idea: when a map or unmap is answered, the back-end has applied it, whether the rings
+ * run or not. The mock back-end records its messages, so a test can count them.
  */
 #include "harness.h"
 
@@ -33,7 +35,7 @@ static enum vublk_device_state state_of(const struct vfio_rig *rig)
 	return vublk_device_state(rig->bus->device);
 }
 
-/* Where the kick is that a driver gives by writing to its doorbell. */
+/* Whether the kick that a driver gives by writing to its register reaches the back-end. */
 static bool kick_arrives(struct vfio_rig *rig)
 {
 	vublk_eventfd_clear(rig->mock.kick_fds[0]);
@@ -42,7 +44,7 @@ static bool kick_arrives(struct vfio_rig *rig)
 	return vublk_eventfd_clear(rig->mock.kick_fds[0]) > 0;
 }
 
-/* --- what is refused --------------------------------------------------------------------------------- */
+/* --- refused commands ------------------------------------------------------------------------- */
 
 static void test_maps_that_are_refused(void **state)
 {
@@ -103,7 +105,7 @@ static void test_unmaps_that_are_refused(void **state)
 	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_UNMAP, &unmap, sizeof(unmap), NULL, 0),
 			 sizeof(unmap));
 	assert_int_equal(vfio_unmap(&rig, 0x100000, 2 * PAGE), -ENOENT);
-	/* A descriptor that comes with it is closed, which the harness sees. */
+	/* A descriptor with DMA_UNMAP is closed; the harness would report a leak. */
 	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_UNMAP, &unmap, sizeof(unmap), &rig.memfd, 1),
 			 sizeof(unmap));
 	vfio_deinit(&rig);
@@ -114,7 +116,7 @@ static void test_more_maps_than_there_may_be(void **state)
 	struct vfio_rig rig;
 
 	vfio_init(&rig, NULL, NULL, false);
-	for (unsigned i = 0; i < VUBLK_MEMORY_MAX_REGIONS; i++) /* none next to another one */
+	for (unsigned i = 0; i < VUBLK_MEMORY_MAX_REGIONS; i++) /* never adjacent */
 		assert_int_equal(vfio_map(&rig, (uint64_t)i * 4 * PAGE, PAGE, rig.memfd, 0), 0);
 	assert_int_equal(vfio_map(&rig, GUEST_ADDR, PAGE, rig.memfd, 0), -ENOSPC);
 	for (unsigned i = 0; i < VUBLK_MEMORY_MAX_REGIONS; i++)
@@ -125,7 +127,7 @@ static void test_more_maps_than_there_may_be(void **state)
 	vfio_deinit(&rig);
 }
 
-/* Places without memory are kept, and are no memory; without any there is no start. */
+/* Maps without usable memory only occupy their addresses. With nothing else, a start fails. */
 static void test_memory_that_cannot_be_mapped(void **state)
 {
 	struct vublk_vfio_dma_map rom = { sizeof(rom), 1, 0, 0x200000, PAGE };
@@ -153,7 +155,7 @@ static void test_memory_that_cannot_be_mapped(void **state)
 	vfio_deinit(&rig);
 }
 
-/* --- before the rings run ---------------------------------------------------------------------------- */
+/* --- before the rings run --------------------------------------------------------------------- */
 
 static void test_a_storm_before_the_start(void **state)
 {
@@ -179,7 +181,7 @@ static void test_a_storm_before_the_start(void **state)
 	vfio_deinit(&rig);
 }
 
-/* Pieces that lie beside each other in one file are one region. */
+/* Adjacent maps of one file become one region. */
 static void test_neighbours(void **state)
 {
 	struct vfio_rig rig;
@@ -198,9 +200,9 @@ static void test_neighbours(void **state)
 	vfio_deinit(&rig);
 }
 
-/* --- while they run ----------------------------------------------------------------------------------- */
+/* --- while they run --------------------------------------------------------------------------- */
 
-/* Added memory is known to the back-end when the client is told so; nothing stops for it. */
+/* The answer to a map comes after the back-end has added the memory; the rings keep running. */
 static void test_memory_is_added(void **state)
 {
 	struct vfio_rig rig;
@@ -212,13 +214,13 @@ static void test_memory_is_added(void **state)
 	assert_int_equal(vfio_map(&rig, 0x100000, PAGE, rig.memfd, 0), 0);
 	assert_int_equal(rig.mock.num_regions, 2);
 	assert_int_equal(rig.mock.received[VUBLK_VU_GET_VRING_BASE], 0);
-	assert_int_equal(vfio_map(&rig, 0x200000, PAGE, -1, 0), 0); /* none at all */
+	assert_int_equal(vfio_map(&rig, 0x200000, PAGE, -1, 0), 0); /* without a file */
 	assert_int_equal(changes(&rig), 1);
 	assert_int_equal(state_of(&rig), VUBLK_DEVICE_RUNNING);
 	vfio_deinit(&rig);
 }
 
-/* Memory that goes has been let go of when the client is told so, and nothing is in flight. */
+/* The answer to an unmap comes after the back-end has removed the memory, with nothing in flight. */
 static void test_memory_is_removed(void **state)
 {
 	struct vfio_rig rig;
@@ -239,7 +241,7 @@ static void test_memory_is_removed(void **state)
 	vfio_deinit(&rig);
 }
 
-/* As QEMU does it when the firmware shadows itself: everything goes and comes in pieces. */
+/* All memory is unmapped and mapped again in pieces, as by QEMU when firmware shadows itself. */
 static void remap(struct vfio_rig *rig, bool whole_before, bool settle_between)
 {
 	uint16_t id = 0;
@@ -277,7 +279,7 @@ static void test_a_remap_in_one_go_changes_nothing(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The rings wait as long as their own memory is not there. */
+/* The rings wait while their own memory is unmapped. */
 static void test_a_remap_with_a_pause(void **state)
 {
 	struct vfio_rig rig;
@@ -294,7 +296,7 @@ static void test_a_remap_with_a_pause(void **state)
 	}
 	assert_int_equal(vfio_unmap(&rig, GUEST_ADDR, GUEST_BYTES), sizeof(rig.reply.unmap));
 	assert_int_equal(state_of(&rig), VUBLK_DEVICE_STOPPED);
-	vfio_post(&rig, 4, 0x3000, 2, 0); /* a kick that waits with them */
+	vfio_post(&rig, 4, 0x3000, 2, 0); /* a kick that waits like the rings */
 	assert_int_equal(vfio_map(&rig, GUEST_ADDR + RINGS_BYTES, PAGE, rig.memfd, RINGS_BYTES), 0);
 	assert_int_equal(state_of(&rig), VUBLK_DEVICE_STOPPED);
 	assert_int_equal(vfio_map(&rig, GUEST_ADDR, RINGS_BYTES, rig.memfd, 0), 0);
@@ -304,7 +306,7 @@ static void test_a_remap_with_a_pause(void **state)
 	vfio_deinit(&rig);
 }
 
-/* Another file at the same place is other memory, whatever its descriptor's number. */
+/* Another file at the same address is a change, even if its descriptor has the same number. */
 static void test_another_file_at_the_same_place(void **state)
 {
 	struct vfio_rig rig;
@@ -327,7 +329,7 @@ static void test_another_file_at_the_same_place(void **state)
 	vfio_deinit(&rig);
 }
 
-/* 10,000 remaps with the rings running, as fast as they come. */
+/* 10,000 commands in fast succession while the rings run. */
 static void test_a_storm_while_they_run(void **state)
 {
 	struct vfio_rig rig;
@@ -353,7 +355,7 @@ static void test_a_storm_while_they_run(void **state)
 	vfio_deinit(&rig);
 }
 
-/* More than the table of answers that are kept back has room for. */
+/* More changes than the table of deferred answers has room for. */
 static void test_many_maps_at_once(void **state)
 {
 	struct vfio_rig rig;
@@ -373,7 +375,7 @@ static void test_many_maps_at_once(void **state)
 	vfio_deinit(&rig);
 }
 
-/* A back-end with too few slots, and one that refuses: the map is none, the rest goes on. */
+/* The back-end has too few slots or refuses the memory: the map fails, everything else works. */
 static void test_maps_that_the_back_end_does_not_take(void **state)
 {
 	struct vfio_rig rig;
@@ -398,7 +400,7 @@ static void test_maps_that_the_back_end_does_not_take(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The back-end or the client goes while memory is changed. */
+/* The back-end or the client disconnects during a change of memory. */
 static void test_who_goes_in_between(void **state)
 {
 	const struct vublk_option properties[] = { { "reconnect-ms", "10" }, { NULL, NULL } };
@@ -412,7 +414,7 @@ static void test_who_goes_in_between(void **state)
 		vfio_drive(&rig, 1);
 		id = i % 2 ? vfio_send_map(&rig, 0x100000, PAGE, rig.memfd, 0) :
 			vfio_send_unmap(&rig, GUEST_ADDR, GUEST_BYTES);
-		vublk_bus_process(rig.bus, NULL); /* the back-end has not seen it */
+		vublk_bus_process(rig.bus, NULL); /* without running the back-end */
 		if (i < 2) {
 			mock_hang_up(&rig.mock);
 			assert_true(vfio_receive(&rig, id) >= 0);

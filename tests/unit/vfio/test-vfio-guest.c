@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A virtio-pci driver by hand, over the socket, on a disk of `vublk serve`: blocks are
- * written and read by MSI-X, by INTx and by a legacy driver, while the VMM remaps its
- * memory, goes away, and while the back-end is killed. It kicks only when the ring asks
- * for it, so a kick or an interrupt that got lost is a request that does not end.
+ * A virtio-pci driver over the vfio-user socket on a disk of `vublk serve`. It writes and
+ * reads blocks with MSI-X, with INTx and as a legacy driver, while the VMM remaps its memory
+ * or is killed, and while the back-end is killed.
+ *
+ * Key idea: the driver kicks only if the ring asks for it, and handles completions only after
+ * an interrupt. So a lost kick or interrupt is a request that never completes, and the test
+ * fails by its time limit.
  */
 #include "harness.h"
 
@@ -27,11 +30,11 @@
 
 #define DISK_BYTES (1 << 20)
 #define MAX_QUEUES 4
-#define SLOTS_OFFSET (256 * 1024) /* of the requests' own memory, behind the rings */
+#define SLOTS_OFFSET (256 * 1024) /* memory of the requests, after the rings */
 #define SLOT_BYTES 8192           /* header at 0, status at 64, data at 4096 */
-#define SLOTS 4                   /* a queue's requests at once */
+#define SLOTS 4                   /* concurrent requests per queue */
 #define BLOCK 4096
-#define PATIENCE_NS (UINT64_C(30) * 1000000000)
+#define DEADLINE_NS (UINT64_C(30) * 1000000000)
 #define ASSIGN (VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER)
 #define UNMASK (VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK)
 #define NO_VECTOR 0xffff
@@ -42,16 +45,16 @@ struct guest {
 	char disk[200], socket[200];
 	struct vublk_driver_ring rings[MAX_QUEUES];
 	unsigned num_queues;
-	int vectors[MAX_QUEUES + 1]; /* the first is the config's; -1: none */
+	int vectors[MAX_QUEUES + 1]; /* [0] is the config's; -1: not assigned */
 	int intx;                    /* -1: MSI-X */
 	bool legacy;
 	uint64_t completed;
 	bool is_read[MAX_QUEUES][SLOTS];
-	uint8_t pattern[MAX_QUEUES][SLOTS]; /* what the block has to be */
-	unsigned writes; /* a number each */
+	uint8_t pattern[MAX_QUEUES][SLOTS]; /* the expected contents of the block */
+	unsigned writes; /* numbers the patterns */
 };
 
-/* --- the back-end ------------------------------------------------------------------------------------ */
+/* --- the back-end ----------------------------------------------------------------------------- */
 
 static void start_serve(struct guest *guest)
 {
@@ -88,7 +91,7 @@ static void make_disk(struct guest *guest)
 	close(fd);
 }
 
-/* --- life ----------------------------------------------------------------------------------------------- */
+/* --- life cycle ------------------------------------------------------------------------------- */
 
 static void begin(struct guest *guest, bool transitional)
 {
@@ -168,7 +171,7 @@ static void drive(struct guest *guest, unsigned num_queues, bool msix)
 	vfio_drive(&guest->rig, num_queues);
 }
 
-/* --- requests --------------------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------- */
 
 static uint64_t slot_offset(unsigned queue, unsigned slot)
 {
@@ -183,7 +186,7 @@ static void kick(struct guest *guest, unsigned queue)
 		vfio_post(&guest->rig, 4, 0x3000 + 4 * queue, 2, queue);
 }
 
-/* Each slot has a block of the disk of its own, so that what it is has only one answer. */
+/* Each slot has its own block of the disk, so that its expected contents are unambiguous. */
 static void submit(struct guest *guest, unsigned queue, unsigned slot, bool read)
 {
 	uint64_t at = slot_offset(queue, slot), addr = GUEST_ADDR + at;
@@ -219,7 +222,7 @@ static void check(struct guest *guest, unsigned queue, unsigned slot)
 	guest->completed++;
 }
 
-/* The slot of a completion; -1: there is none. */
+/* The slot of the next completion; -1: no completion. */
 static int take(struct guest *guest, unsigned queue)
 {
 	struct vublk_error error;
@@ -235,7 +238,7 @@ static int take(struct guest *guest, unsigned queue)
 	return slot;
 }
 
-/* As an interrupt handler does: nothing is looked at that no interrupt came for. */
+/* Like an interrupt handler, looks only at queues whose interrupt has been raised. */
 static bool interrupt_came(struct guest *guest, unsigned queue)
 {
 	if (guest->intx < 0)
@@ -267,10 +270,10 @@ static void take_all(struct guest *guest, unsigned queue)
 	while (!vublk_driver_ring_enable_calls(&guest->rings[queue]));
 }
 
-/* Handles interrupts until `count` requests have been completed in all. */
+/* Handles interrupts until `count` requests in total are complete. */
 static void wait_for(struct guest *guest, uint64_t count)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + DEADLINE_NS;
 
 	while (guest->completed < count) {
 		if (vublk_now_ns() > until)
@@ -292,7 +295,7 @@ static void submit_all(struct guest *guest, bool read)
 			submit(guest, queue, slot, read);
 }
 
-/* Everything is written and read back. */
+/* Writes every block and reads it again. */
 static void write_and_read(struct guest *guest)
 {
 	uint64_t each = (uint64_t)guest->num_queues * SLOTS;
@@ -303,7 +306,7 @@ static void write_and_read(struct guest *guest)
 	wait_for(guest, guest->completed + each);
 }
 
-/* --- the cases --------------------------------------------------------------------------------------------- */
+/* --- the cases -------------------------------------------------------------------------------- */
 
 static void test_with_msix(void **state)
 {
@@ -336,7 +339,7 @@ static void test_with_intx(void **state)
 	end(&guest);
 }
 
-/* By the I/O BAR alone; its first kick comes before DRIVER_OK. */
+/* A driver that uses only the I/O BAR, and kicks before DRIVER_OK. */
 static void test_a_legacy_driver(void **state)
 {
 	const uint64_t parts[] = { 0, QUEUE_ENTRIES * 16, 4096 };
@@ -363,7 +366,7 @@ static void test_a_legacy_driver(void **state)
 	end(&guest);
 }
 
-/* The VMM takes its memory away and brings it back, in pieces, with requests outstanding. */
+/* The VMM unmaps its memory and maps it again in pieces, with requests outstanding. */
 static void remap(struct guest *guest, bool settle_between)
 {
 	const uint64_t half = GUEST_BYTES / 2;
@@ -400,7 +403,7 @@ static void test_remaps_under_load(void **state)
 	end(&guest);
 }
 
-/* Vectors are taken away and given back all the while. */
+/* The VMM removes and assigns vectors all the time. */
 static void test_vectors_under_load(void **state)
 {
 	struct guest guest;
@@ -422,7 +425,7 @@ static void test_vectors_under_load(void **state)
 	end(&guest);
 }
 
-/* The VMM is killed with requests in flight; the next one's disk works. */
+/* The VMM is killed with requests in flight; the disk works for the next one. */
 static void test_a_vmm_that_dies(void **state)
 {
 	struct guest guest;
@@ -435,13 +438,13 @@ static void test_a_vmm_that_dies(void **state)
 		vfio_hang_up(&guest.rig);
 		forget_rings(&guest);
 		vfio_connect(&guest.rig);
-		vfio_say_version(&guest.rig); /* answered when the device is there for it */
+		vfio_say_version(&guest.rig); /* answered when the device has been reset */
 		vfio_map_guest(&guest.rig);
 	}
 	end(&guest);
 }
 
-/* The back-end is killed with requests in flight: the guest's wait, and are completed. */
+/* The back-end is killed with requests in flight; they wait and are completed. */
 static void test_a_back_end_that_dies(void **state)
 {
 	struct guest guest;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vfio-user bus and a client that asks well or badly: versions, what there is,
- * accesses, interrupts, resets, and who gets served after one that was thrown out. What
- * it does with memory is in test-vfio-dma.c.
+ * The vfio-user bus and clients that send valid or invalid commands: versions, information,
+ * accesses, interrupts and resets. Memory is in test-vfio-dma.c.
+ *
+ * Key idea: after every refusal or disconnection the test checks that the bus still serves
+ * this client or the next one.
  */
 #include "harness.h"
 
@@ -30,7 +32,7 @@ static bool was_signalled(int fd)
 	return vublk_eventfd_clear(fd) > 0;
 }
 
-/* Somebody is served still: this client, or the next one. */
+/* The bus still serves a client: this one, or the next one. */
 static void expect_service(struct vfio_rig *rig)
 {
 	if (rig->client < 0) {
@@ -40,9 +42,9 @@ static void expect_service(struct vfio_rig *rig)
 	assert_int_equal(vfio_read(rig, 7, 0, 4), 0x10421af4);
 }
 
-/* --- version ------------------------------------------------------------------------------------------ */
+/* --- version ---------------------------------------------------------------------------------- */
 
-static int say(struct vfio_rig *rig, uint16_t major, uint16_t minor, const char *text,
+static int send_version(struct vfio_rig *rig, uint16_t major, uint16_t minor, const char *text,
 	       uint32_t bytes)
 {
 	struct vublk_vfio_version version = { major, minor, "" };
@@ -59,7 +61,7 @@ static void test_versions(void **state)
 		{ "{\"max_msg_fds\":1,\"max_data_xfer_size\":1048576}", "{}" },
 		{ "{}", "{}" },
 		{ "{\"capabilities\":7}", "{}" },
-		/* ours would be longer than what the client has room for */
+		/* all of ours would be longer than the client's text */
 		{ "{\"capabilities\":{\"max_data_xfer_size\":1,\"pgsizes\":1}}",
 		  "{\"capabilities\":{\"max_data_xfer_size\":4096}}" },
 	};
@@ -69,7 +71,7 @@ static void test_versions(void **state)
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
 		vfio_hang_up(&rig);
 		vfio_connect(&rig);
-		assert_int_equal(say(&rig, 0, 9, cases[i].text, (uint32_t)strlen(cases[i].text) + 1),
+		assert_int_equal(send_version(&rig, 0, 9, cases[i].text, (uint32_t)strlen(cases[i].text) + 1),
 				 4 + strlen(cases[i].answer) + 1);
 		assert_int_equal(rig.reply.version.major, 0);
 		assert_int_equal(rig.reply.version.minor, 0);
@@ -77,8 +79,8 @@ static void test_versions(void **state)
 	}
 	vfio_hang_up(&rig);
 	vfio_connect(&rig);
-	assert_int_equal(say(&rig, 0, 0, "", 0), 4);
-	assert_int_equal(say(&rig, 0, 0, "", 0), -EINVAL); /* a second time */
+	assert_int_equal(send_version(&rig, 0, 0, "", 0), 4);
+	assert_int_equal(send_version(&rig, 0, 0, "", 0), -EINVAL); /* a second time */
 	expect_service(&rig);
 	vfio_deinit(&rig);
 }
@@ -115,7 +117,7 @@ static void test_bad_versions(void **state)
 	vfio_deinit(&rig);
 }
 
-/* --- what there is -------------------------------------------------------------------------------------- */
+/* --- information ------------------------------------------------------------------------------ */
 
 static void test_information(void **state)
 {
@@ -154,7 +156,7 @@ static void test_information(void **state)
 	vfio_deinit(&rig);
 }
 
-/* --- commands that are none -------------------------------------------------------------------------------- */
+/* --- invalid commands ------------------------------------------------------------------------- */
 
 static void test_commands_that_are_refused(void **state)
 {
@@ -181,7 +183,7 @@ static void test_commands_that_are_refused(void **state)
 	vfio_deinit(&rig);
 }
 
-static void test_what_is_no_command(void **state)
+static void test_invalid_messages(void **state)
 {
 	const struct vublk_vfio_header headers[] = {
 		{ 1, VUBLK_VFIO_DEVICE_RESET, 16, VUBLK_VFIO_TYPE_REPLY, 0 },
@@ -256,7 +258,7 @@ static void test_many_writes(void **state)
 	vfio_deinit(&rig);
 }
 
-/* --- interrupts --------------------------------------------------------------------------------------------- */
+/* --- interrupts ------------------------------------------------------------------------------- */
 
 static void test_irqs_that_are_refused(void **state)
 {
@@ -266,7 +268,7 @@ static void test_irqs_that_are_refused(void **state)
 		{ ASSIGN | VFIO_IRQ_SET_DATA_NONE, MSIX, 0, 1, 1, EINVAL },
 		{ ASSIGN | VFIO_IRQ_SET_ACTION_MASK, MSIX, 0, 1, 1, EINVAL },
 		{ ASSIGN | 0x40, MSIX, 0, 1, 1, EINVAL },
-		{ ASSIGN, 1, 0, 1, 1, EINVAL }, /* there is no MSI */
+		{ ASSIGN, 1, 0, 1, 1, EINVAL }, /* the device has no MSI */
 		{ ASSIGN, 5, 0, 1, 1, EINVAL },
 		{ ASSIGN, UINT32_MAX, 0, 1, 1, EINVAL },
 		{ ASSIGN, MSIX, 5, 1, 1, EINVAL },
@@ -297,7 +299,7 @@ static void test_irqs_that_are_refused(void **state)
 		expect_service(&rig);
 		assert_int_equal(vublk_test_count_fds(), open);
 	}
-	/* More than a message may have: it cannot be told what belongs to what. */
+	/* More than a message may have: the connection ends. */
 	vfio_send(&rig, VUBLK_VFIO_DEVICE_SET_IRQS, 0, (uint32_t[5]){ 20, ASSIGN, MSIX, 0, 40 }, 20,
 		  fds, 40);
 	assert_true(vfio_is_closed(&rig));
@@ -307,8 +309,8 @@ static void test_irqs_that_are_refused(void **state)
 	vfio_deinit(&rig);
 }
 
-/* What a back-end would write to must be an eventfd, which nothing can block. */
-static void test_files_that_are_no_eventfds(void **state)
+/* The back-end writes to these files, so anything but an eventfd, which could block, is refused. */
+static void test_files_that_are_not_eventfds(void **state)
 {
 	struct vfio_rig rig;
 	int pipes[2];
@@ -323,8 +325,8 @@ static void test_files_that_are_no_eventfds(void **state)
 	vfio_deinit(&rig);
 }
 
-/* As a Linux guest under QEMU does it: all vectors anew each time that one is added. */
-static void test_vectors_come_one_by_one(void **state)
+/* All vectors are assigned again when one is added, as by a Linux guest under QEMU. */
+static void test_vectors_added_one_by_one(void **state)
 {
 	struct vfio_rig rig;
 	int fds[3];
@@ -348,7 +350,7 @@ static void test_vectors_come_one_by_one(void **state)
 	was_signalled(fds[2]);
 	vublk_eventfd_signal(rig.mock.call_fds[1]);
 	assert_true(was_signalled(fds[2]));
-	/* Taken away and given back with the rings running: what comes meanwhile is not lost. */
+	/* Removed and assigned while the rings run: an interrupt in between is not lost. */
 	assert_int_equal(vfio_set_irqs(&rig, DISABLE, MSIX, 0, 0, NULL, 0), 0);
 	vfio_settle(&rig);
 	vublk_eventfd_signal(rig.mock.call_fds[1]);
@@ -377,7 +379,7 @@ static void test_intx_and_its_masks(void **state)
 	vfio_settle(&rig);
 	assert_true(was_signalled(intx));
 	assert_int_equal(vfio_set_irqs(&rig, unmask, INTX, 0, 1, NULL, 0), 0);
-	assert_true(was_signalled(intx)); /* nobody has read the ISR */
+	assert_true(was_signalled(intx)); /* the driver has not read the ISR */
 	assert_int_equal(vfio_read(&rig, 4, 0x1000, 1), 1);
 	assert_int_equal(vfio_set_irqs(&rig, unmask, INTX, 0, 1, NULL, 0), 0);
 	assert_false(was_signalled(intx));
@@ -385,9 +387,9 @@ static void test_intx_and_its_masks(void **state)
 	vfio_deinit(&rig);
 }
 
-/* --- resets ---------------------------------------------------------------------------------------------------- */
+/* --- resets ----------------------------------------------------------------------------------- */
 
-/* An answer to a reset means that the back-end has given the rings back. */
+/* The answer to a reset comes after the back-end has returned the rings. */
 static void test_a_reset_is_answered_when_it_is_done(void **state)
 {
 	struct vfio_rig rig;
@@ -400,13 +402,13 @@ static void test_a_reset_is_answered_when_it_is_done(void **state)
 	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DEVICE_RESET, NULL, 0, NULL, 0), 0);
 	assert_int_equal(rig.mock.received[VUBLK_VU_GET_VRING_BASE], 2);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 0);
-	/* A posted reset of the driver's, with its next word behind it in the socket. */
+	/* The driver posts a reset; its next command is already in the socket. */
 	vfio_drive(&rig, 2);
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 1);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 1);
 	assert_int_equal(vublk_device_state(rig.bus->device), VUBLK_DEVICE_STOPPED);
-	/* Several in one message: those behind the reset wait for it. */
+	/* Several writes in one message: those after the reset wait for it. */
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	vfio_drive(&rig, 1);
 	id = vfio_send(&rig, VUBLK_VFIO_REGION_WRITE_MULTI, 0, &(struct vublk_vfio_writes){ 3, {
@@ -437,7 +439,7 @@ static void test_a_storm_of_resets(void **state)
 	vfio_deinit(&rig);
 }
 
-/* A back-end that does not answer keeps nobody waiting for longer than a client waits. */
+/* If the back-end does not answer, the client is still answered before it stops waiting. */
 static void test_a_reset_that_takes_long(void **state)
 {
 	const struct vublk_option properties[] = { { "reconnect-ms", "1000" }, { NULL } };
@@ -455,10 +457,10 @@ static void test_a_reset_that_takes_long(void **state)
 	vfio_deinit(&rig);
 }
 
-/* --- clients ------------------------------------------------------------------------------------------------------ */
+/* --- clients ---------------------------------------------------------------------------------- */
 
-/* What one leaves behind the next one does not find. */
-static void test_clients_come_and_go(void **state)
+/* A client sees no state of the previous one. */
+static void test_clients_reconnect(void **state)
 {
 	struct vfio_rig rig;
 	unsigned open = 0;
@@ -486,7 +488,7 @@ static void test_clients_come_and_go(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The second waits until the first has gone. */
+/* The second client waits until the first has disconnected. */
 static void test_one_client_at_a_time(void **state)
 {
 	struct vfio_rig rig;
@@ -508,7 +510,7 @@ static void test_one_client_at_a_time(void **state)
 	vfio_deinit(&rig);
 }
 
-/* One that asks and does not read is not served for ever, and costs nothing but its own. */
+/* A client that sends commands and does not read answers only stops its own connection. */
 static void test_a_client_that_does_not_read(void **state)
 {
 	struct { uint64_t offset; uint32_t region, count; } read = { 0, 7, 4096 };
@@ -522,7 +524,7 @@ static void test_a_client_that_does_not_read(void **state)
 			vfio_send(&rig, VUBLK_VFIO_REGION_READ, 0, &read, sizeof(read), NULL, 0);
 		vfio_settle(&rig);
 	}
-	while (vfio_poll(&rig)) /* all of them, when it reads */
+	while (vfio_poll(&rig)) /* all answers arrive when it reads */
 		assert_int_equal(rig.header.size, 16 + 16 + 4096);
 	expect_service(&rig);
 	for (unsigned i = 0; i < 200; i++)
@@ -533,8 +535,8 @@ static void test_a_client_that_does_not_read(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The back-end goes with the rings running, and comes back: the driver does not notice. */
-static void test_a_back_end_that_comes_back(void **state)
+/* The back-end disconnects and reconnects while the rings run; the driver sees no difference. */
+static void test_a_back_end_that_reconnects(void **state)
 {
 	const struct vublk_option properties[] = { { "reconnect-ms", "10" }, { NULL, NULL } };
 	struct vfio_rig rig;
@@ -550,7 +552,7 @@ static void test_a_back_end_that_comes_back(void **state)
 	vfio_deinit(&rig);
 }
 
-static void test_a_back_end_that_does_not(void **state)
+static void test_a_back_end_that_stays_lost(void **state)
 {
 	struct vfio_rig rig;
 
@@ -563,9 +565,9 @@ static void test_a_back_end_that_does_not(void **state)
 	vfio_deinit(&rig);
 }
 
-/* --- starts ---------------------------------------------------------------------------------------------------------- */
+/* --- starts ----------------------------------------------------------------------------------- */
 
-/* Why it ends before it listens, with this spec and option. */
+/* The error with which opening this bus with this option fails. */
 static int failure_of(const char *spec, struct mock *mock, const char *name, const char *value,
 		      struct vublk_error *error)
 {
@@ -590,7 +592,7 @@ static int failure_of(const char *spec, struct mock *mock, const char *name, con
 	return r;
 }
 
-/* What is in the way of a start is said. */
+/* The error names the reason why a start fails. */
 static void test_starts_that_fail(void **state)
 {
 	struct vublk_error error;
@@ -612,11 +614,11 @@ static void test_starts_that_fail(void **state)
 	assert_int_equal(failure_of(spec, &mock, "vectors", "2", &error), -EEXIST);
 	assert_int_equal(rmdir(path), 0);
 	assert_int_equal(failure_of(spec, &mock, "vectors", "auto", &error), 0);
-	assert_int_equal(access(path, F_OK), -1); /* the socket goes with it */
+	assert_int_equal(access(path, F_OK), -1); /* the socket's file has been removed */
 	mock_deinit(&mock);
 }
 
-/* Its commands arrive, and no answer can be sent: the bus closes the connection. */
+/* Commands arrive, but no answer can be sent: the bus closes the connection. */
 static void test_a_client_that_receives_nothing(void **state)
 {
 	const struct vublk_vfio_device_info info = { .argsz = sizeof(info) };
@@ -634,7 +636,7 @@ static void test_a_client_that_receives_nothing(void **state)
 	vfio_deinit(&rig);
 }
 
-/* A client that does not speak, or sends half a command, makes room for the next. */
+/* A client that sends nothing, or half a command, is disconnected when another one waits. */
 static void test_silent(void **state)
 {
 	const struct vublk_option limit[] = { { "message-timeout-ms", "20" }, { 0 } };
@@ -670,22 +672,22 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_bad_versions),
 		VUBLK_TEST(test_information),
 		VUBLK_TEST(test_commands_that_are_refused),
-		VUBLK_TEST(test_what_is_no_command),
+		VUBLK_TEST(test_invalid_messages),
 		VUBLK_TEST(test_accesses_out_of_range),
 		VUBLK_TEST(test_many_writes),
 		VUBLK_TEST(test_irqs_that_are_refused),
-		VUBLK_TEST(test_files_that_are_no_eventfds),
-		VUBLK_TEST(test_vectors_come_one_by_one),
+		VUBLK_TEST(test_files_that_are_not_eventfds),
+		VUBLK_TEST(test_vectors_added_one_by_one),
 		VUBLK_TEST(test_intx_and_its_masks),
 		VUBLK_TEST(test_a_reset_is_answered_when_it_is_done),
 		VUBLK_TEST(test_a_storm_of_resets),
 		VUBLK_TEST(test_a_reset_that_takes_long),
-		VUBLK_TEST(test_clients_come_and_go),
+		VUBLK_TEST(test_clients_reconnect),
 		VUBLK_TEST(test_one_client_at_a_time),
 		VUBLK_TEST(test_a_client_that_does_not_read),
 		VUBLK_TEST(test_a_client_that_receives_nothing),
-		VUBLK_TEST(test_a_back_end_that_comes_back),
-		VUBLK_TEST(test_a_back_end_that_does_not),
+		VUBLK_TEST(test_a_back_end_that_reconnects),
+		VUBLK_TEST(test_a_back_end_that_stays_lost),
 		VUBLK_TEST(test_starts_that_fail),
 		VUBLK_TEST(test_silent),
 	};

@@ -103,7 +103,7 @@ int vublk_device_config_write(struct vublk_device *device, unsigned offset, cons
 	return 0;
 }
 
-/* --- a driver ---------------------------------------------------------------------------------- */
+/* --- a driver --------------------------------------------------------------------------------- */
 
 static void write_register(struct vublk_virtio_pci *pci, unsigned offset, unsigned bytes,
 			   uint32_t value)

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Interrupts of the virtio-pci model: a vector a queue or a shared one, what is pending
- * while nothing can take it, and INTx. The back-end's calls are the mock's signals.
+ * Interrupts of the virtio-pci model: one vector per queue or a shared one, pending
+ * interrupts, and INTx.
+ *
+ * Key idea: the test signals the call descriptors that the mock back-end has received, and
+ * looks at duplicates of the eventfds that the model has.
  */
 #include "harness.h"
 
@@ -19,7 +22,7 @@
 
 struct irq_rig {
 	struct pci_rig rig;
-	int vectors[5]; /* duplicates of what the model has; -1: it has none */
+	int vectors[5]; /* duplicates of the model's eventfds; -1: not assigned */
 	int intx;
 };
 
@@ -95,7 +98,7 @@ static void prepare_many(struct pci_rig *rig)
 	rig_set(&rig->rig, "num-queues-limit", "256");
 }
 
-/* Each queue that the protocol has gets a vector of its own, and so does the config. */
+/* The maximum of queues: each has its own vector, and so has the config. */
 static void test_a_vector_for_every_queue(void **state)
 {
 	unsigned last = VUBLK_MAX_QUEUES;
@@ -116,7 +119,7 @@ static void test_a_vector_for_every_queue(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* --- MSI-X -------------------------------------------------------------------------------------- */
+/* --- MSI-X ------------------------------------------------------------------------------------ */
 
 static void test_vectors_that_there_are(void **state)
 {
@@ -138,7 +141,7 @@ static void test_vectors_that_there_are(void **state)
 	end(&irq);
 }
 
-/* The back-end has the vector's own eventfd: the loop has no part in it. */
+/* The back-end signals the vector's eventfd directly, without the loop. */
 static void test_calls_go_directly(void **state)
 {
 	struct irq_rig irq;
@@ -172,7 +175,7 @@ static void test_a_shared_vector(void **state)
 	end(&irq);
 }
 
-/* What is taken away and given back while the rings run loses nothing. */
+/* Removing and assigning eventfds while the rings run loses no interrupt. */
 static void test_pending_while_not_assigned(void **state)
 {
 	struct irq_rig irq;
@@ -189,7 +192,7 @@ static void test_pending_while_not_assigned(void **state)
 		assert_true(was_signalled(irq.vectors[1]));
 		assert_false(is_pending(&irq, 1));
 		pci_settle(&irq.rig);
-		was_signalled(irq.vectors[1]); /* once more, for what came meanwhile */
+		was_signalled(irq.vectors[1]); /* one extra signal, for a call in between */
 		vublk_eventfd_signal(irq.rig.mock.call_fds[0]);
 		assert_true(was_signalled(irq.vectors[1]));
 	}
@@ -257,7 +260,7 @@ static void test_no_vector_no_interrupt(void **state)
 	end(&irq);
 }
 
-/* Descriptors that are replaced again and again: none stays, and the last one works. */
+/* Descriptors are replaced many times: none leaks, and the last one works. */
 static void test_a_storm_of_eventfds(void **state)
 {
 	struct irq_rig irq;
@@ -279,7 +282,7 @@ static void test_a_storm_of_eventfds(void **state)
 	end(&irq);
 }
 
-/* It is the client's: kept for it, and of no effect. */
+/* The table is stored for the client and has no effect. */
 static void test_the_table_is_kept(void **state)
 {
 	struct irq_rig irq;
@@ -290,14 +293,14 @@ static void test_the_table_is_kept(void **state)
 	pci_write(&irq.rig, MSIX_BAR, 8, 4, 0x4021);
 	assert_int_equal(pci_read(&irq.rig, MSIX_BAR, 0, 8), 0xfee00000);
 	assert_int_equal(pci_read(&irq.rig, MSIX_BAR, 8, 4), 0x4021);
-	pci_write(&irq.rig, MSIX_BAR, 5 * 16, 4, 1); /* there are five */
+	pci_write(&irq.rig, MSIX_BAR, 5 * 16, 4, 1); /* there are only five */
 	assert_int_equal(pci_read(&irq.rig, MSIX_BAR, 5 * 16, 4), 0);
 	pci_write(&irq.rig, MSIX_BAR, PBA, 4, 0xff);
 	assert_int_equal(pci_read(&irq.rig, MSIX_BAR, PBA, 4), 0);
 	end(&irq);
 }
 
-/* --- INTx ---------------------------------------------------------------------------------------- */
+/* --- INTx ------------------------------------------------------------------------------------- */
 
 static bool level(struct irq_rig *irq)
 {
@@ -315,9 +318,9 @@ static void test_intx(void **state)
 	assert_true(was_signalled(irq.intx));
 	assert_true(level(&irq));
 	call(&irq, 0);
-	assert_false(was_signalled(irq.intx)); /* masked by the first */
+	assert_false(was_signalled(irq.intx)); /* the first signal has masked it */
 	vublk_virtio_pci_mask_intx(irq.rig.pci, false);
-	assert_true(was_signalled(irq.intx)); /* the level is high still */
+	assert_true(was_signalled(irq.intx)); /* the level is still high */
 	assert_int_equal(pci_read(&irq.rig, MODERN_BAR, ISR, 1), 1);
 	assert_int_equal(pci_read(&irq.rig, MODERN_BAR, ISR, 1), 0);
 	assert_false(level(&irq));
@@ -348,7 +351,7 @@ static void test_intx_that_nothing_takes(void **state)
 	end(&irq);
 }
 
-/* From one kind to the other with the rings running. */
+/* Switches between MSI-X and INTx while the rings run. */
 static void test_msix_is_switched_off(void **state)
 {
 	struct irq_rig irq;
@@ -372,7 +375,7 @@ static void test_msix_is_switched_off(void **state)
 	end(&irq);
 }
 
-/* A client that has filled its eventfds, and would block a writer, does not stop the device. */
+/* A client fills its eventfds, which would block a plain write; the device continues. */
 static void test_full_eventfds(void **state)
 {
 	struct irq_rig irq;

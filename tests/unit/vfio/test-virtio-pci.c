@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The registers of the virtio-pci model: what a driver finds, what it may write, and
- * what the device becomes of it.
+ * The registers of the virtio-pci model: their contents, the effect of writes, and the states
+ * of the device that follow. Interrupts are in test-virtio-pci-irq.c.
+ *
+ * Key idea: the test is the driver, and the device behind the model is a real one with a mock
+ * back-end.
  */
 #include "harness.h"
 
@@ -16,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- configuration space ------------------------------------------------------------------------ */
+/* --- configuration space ---------------------------------------------------------------------- */
 
 static void test_identity(void **state)
 {
@@ -157,7 +160,7 @@ static void test_window(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* --- features and status -------------------------------------------------------------------------- */
+/* --- features and status ---------------------------------------------------------------------- */
 
 static void test_feature_windows(void **state)
 {
@@ -253,7 +256,7 @@ static void test_a_reset_while_it_starts(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* The back-end goes while a reset waits for it: the reset ends all the same. */
+/* The back-end disconnects while a reset waits for it; the reset still ends. */
 static void test_a_reset_without_a_back_end(void **state)
 {
 	struct pci_rig rig;
@@ -295,7 +298,7 @@ static void test_a_start_that_cannot_be(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* --- queues -------------------------------------------------------------------------------------- */
+/* --- queues ----------------------------------------------------------------------------------- */
 
 static void test_queue_registers(void **state)
 {
@@ -308,7 +311,7 @@ static void test_queue_registers(void **state)
 		assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_Q_SIZE), 16);
 		assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_Q_NOFF), i);
 	}
-	for (unsigned i = 0; i < 5; i++) { /* none of them a size that can be */
+	for (unsigned i = 0; i < 5; i++) { /* all of them invalid sizes */
 		const uint32_t sizes[] = { 0, 1, 12, 32, 0x8000 };
 
 		common_write(&rig, VIRTIO_PCI_COMMON_Q_SIZE, sizes[i]);
@@ -337,7 +340,7 @@ static void test_queue_registers(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* One queue is reset and set up anew, with the other one going on where it was. */
+/* One queue is reset and set up again; the other one resumes where it was. */
 static void test_queue_reset(void **state)
 {
 	struct vublk_device_queue queue;
@@ -381,7 +384,7 @@ static void test_queue_reset_that_was_not_negotiated(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* --- the device's config --------------------------------------------------------------------------- */
+/* --- the device's config ---------------------------------------------------------------------- */
 
 static void test_config_and_its_generation(void **state)
 {
@@ -397,7 +400,7 @@ static void test_config_and_its_generation(void **state)
 	config->capacity = 4096;
 	mock_send_config_change(&rig.mock, false);
 	pci_settle(&rig);
-	/* Nobody has seen a part of it yet. */
+	/* The driver has not read any part of it. */
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_CFGGENERATION), before);
 	assert_int_equal(pci_read(&rig, MODERN_BAR, DEVICE_CONFIG, 8), 4096);
 	assert_int_not_equal(common_read(&rig, VIRTIO_PCI_COMMON_CFGGENERATION), before);
@@ -420,13 +423,13 @@ static void test_write_cache(void **state)
 	assert_int_equal(rig.num_idle, 1);
 	assert_int_equal(pci_read(&rig, MODERN_BAR, DEVICE_CONFIG + 32, 1), 0);
 	assert_int_equal(rig.mock.config[32], 0);
-	pci_write(&rig, MODERN_BAR, DEVICE_CONFIG, 8, 1); /* the capacity is not a driver's */
+	pci_write(&rig, MODERN_BAR, DEVICE_CONFIG, 8, 1); /* a driver cannot write the capacity */
 	assert_non_null(strstr(rig.last_word, "only the byte at 32"));
 	assert_int_equal(pci_read(&rig, MODERN_BAR, DEVICE_CONFIG, 8), 2048);
 	pci_rig_deinit(&rig);
 }
 
-/* Whoever comes after the reset reads what the write has left, not what it changes later. */
+/* After a reset, the driver reads the result of an earlier write and never sees it change later. */
 static void test_a_reset_waits_for_the_write_cache(void **state)
 {
 	struct pci_rig rig;
@@ -444,7 +447,7 @@ static void test_a_reset_waits_for_the_write_cache(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* --- legacy ------------------------------------------------------------------------------------------ */
+/* --- legacy ----------------------------------------------------------------------------------- */
 
 static void legacy_write(struct pci_rig *rig, unsigned offset, unsigned bytes, uint32_t value)
 {
@@ -523,7 +526,7 @@ static void test_legacy_kick_before_driver_ok(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* --- anything --------------------------------------------------------------------------------------- */
+/* --- random accesses -------------------------------------------------------------------------- */
 
 static uint32_t next_random(uint32_t *seed)
 {
@@ -538,7 +541,7 @@ static void access_anything(struct pci_rig *rig, uint32_t *seed)
 	uint64_t offset = next_random(seed) % 0x4100;
 	uint8_t data[16];
 
-	if (next_random(seed) % 4) /* where there is something */
+	if (next_random(seed) % 4) /* mostly at offsets with registers */
 		offset = (offset & 0x3000) | (offset % 64);
 	for (unsigned i = 0; i < sizeof(data); i++)
 		data[i] = next_random(seed) % 3 ? next_random(seed) % 16 : next_random(seed);
@@ -558,7 +561,7 @@ static void access_anything(struct pci_rig *rig, uint32_t *seed)
 	}
 }
 
-/* Whatever a driver does, a reset brings the device back. */
+/* A reset works whatever a driver has done before. */
 static void test_any_access(void **state)
 {
 	struct pci_rig rig;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A vfio-user client by hand; see the header. Failures are the test's. */
+/* A vfio-user client by hand; see the header. A failure here fails the test. */
 #include "harness.h"
 
 #include "vfio-rig.h"
@@ -19,9 +19,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define PATIENCE_NS (UINT64_C(20) * 1000000000)
+#define DEADLINE_NS (UINT64_C(20) * 1000000000)
 
-/* --- the bus ------------------------------------------------------------------------------------- */
+/* --- the bus ---------------------------------------------------------------------------------- */
 
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 {
@@ -54,7 +54,7 @@ void vfio_settle(struct vfio_rig *rig)
 void vfio_expect_state(struct vfio_rig *rig, enum vublk_device_state state)
 {
 	struct vublk_device *device = rig->bus->device;
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + DEADLINE_NS;
 
 	while (vublk_device_state(device) != state) {
 		process(rig, 100);
@@ -67,7 +67,7 @@ void vfio_expect_state(struct vfio_rig *rig, enum vublk_device_state state)
 
 static void start(struct vfio_rig *rig)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + DEADLINE_NS;
 
 	while (rig->bus->state != VUBLK_BUS_LISTENING && vublk_now_ns() < until)
 		process(rig, 100);
@@ -118,7 +118,7 @@ void vfio_deinit(struct vfio_rig *rig)
 		mock_deinit(&rig->mock);
 }
 
-/* --- messages ------------------------------------------------------------------------------------- */
+/* --- messages --------------------------------------------------------------------------------- */
 
 void vfio_connect(struct vfio_rig *rig)
 {
@@ -140,7 +140,7 @@ bool vfio_is_closed(struct vfio_rig *rig)
 
 	vfio_settle(rig);
 	n = recv(rig->client, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
-	if (n > 0 || (n < 0 && errno != ECONNRESET)) /* reset: it has not read all */
+	if (n > 0 || (n < 0 && errno != ECONNRESET)) /* a reset: the bus has not read everything */
 		return false;
 	vublk_fd_close(&rig->client);
 	return true;
@@ -196,7 +196,7 @@ bool vfio_poll(struct vfio_rig *rig)
 
 int vfio_receive(struct vfio_rig *rig, uint16_t id)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + DEADLINE_NS;
 
 	while (!vfio_poll(rig)) {
 		process(rig, 10);
@@ -222,7 +222,7 @@ int vfio_call(struct vfio_rig *rig, uint16_t command, const void *payload, uint3
 	return r;
 }
 
-/* --- memory ------------------------------------------------------------------------------------------ */
+/* --- memory ----------------------------------------------------------------------------------- */
 
 uint16_t vfio_send_map(struct vfio_rig *rig, uint64_t address, uint64_t bytes, int fd,
 		       uint64_t offset)
@@ -261,7 +261,7 @@ void vfio_map_guest(struct vfio_rig *rig)
 	assert_int_equal(vfio_map(rig, GUEST_ADDR, GUEST_BYTES, rig->memfd, 0), 0);
 }
 
-/* --- registers ----------------------------------------------------------------------------------------- */
+/* --- registers -------------------------------------------------------------------------------- */
 
 uint64_t vfio_read(struct vfio_rig *rig, unsigned region, uint64_t offset, unsigned bytes)
 {
@@ -306,7 +306,7 @@ int vfio_set_irqs(struct vfio_rig *rig, uint32_t flags, uint32_t index, uint32_t
 	return vfio_call(rig, VUBLK_VFIO_DEVICE_SET_IRQS, set, sizeof(set), fds, num_fds);
 }
 
-/* --- a driver -------------------------------------------------------------------------------------------- */
+/* --- a driver --------------------------------------------------------------------------------- */
 
 uint64_t vfio_ring_part(unsigned queue, unsigned part)
 {

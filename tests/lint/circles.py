@@ -4,10 +4,10 @@
 Finds the files of one layer that call each other in a circle.
 
 Key idea: file A uses file B if A's object file has an undefined symbol that B's object file
-defines. Files that reach each other in this graph form a circle: one of them cannot be
-read, tested or changed without the others. A circle fails unless the table KNOWN lists exactly
-its files and gives a reason, and an entry that no longer matches a circle fails as well.
-A table of functions counts as a use of each function in it.
+defines. A function in a table counts as used by the file of the table. Files that reach each
+other in this graph form a circle: one of them cannot be read, tested or changed without the
+others. A circle is a fault unless the table KNOWN has exactly its files and a reason. An entry
+that no longer matches a circle is a fault, too.
 
     circles.py SOURCE-ROOT BUILD-ROOT    TAP on standard output
 """
@@ -30,7 +30,7 @@ KNOWN = [
      'a broken ring ends its kicks, and recovery watches them again'),
 ]
 
-# Compiled for a test program only, so the build folder of src/ has no object file of it.
+# Compiled only for a test program, so src/ of the build folder has no object file of it.
 NOT_IN_LIBRARY = {'backend/kill-point.c'}
 
 

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The library and the tool have the hardening that the build asked for.
+Checks that the library and the tool have the hardening that the build has requested.
+
+Key idea: a flag on the command line proves nothing, so each case looks for its effect in the
+binaries: segments, dynamic flags, called functions, instructions.
 
     hardening.py [--expect NAME,...] [--wraps FOLDER] BINARY...    TAP on standard output
 
-NAME is a case of the table EXPECTED. The cases of ALWAYS hold for every build. With --wraps, no
-library calls the checked variant of a function that a test in FOLDER replaces under its plain name.
+NAME is a case of the table EXPECTED; the cases of ALWAYS apply to every build. With --wraps, the
+library may not call the fortified variant of a function that a test in FOLDER replaces only under
+its plain name, because the test would not see the call.
 """
 import argparse
 import pathlib
@@ -16,7 +20,8 @@ import sys
 
 import tap
 
-# A large frame is touched page by page, by gcc with or, by clang with mov or, if it aligns the frame, xor.
+# A function with a large frame touches each page of it: gcc with or, clang with mov, or with xor if it
+# aligns the frame.
 PROBE = re.compile(r'\bx?or[lq] +\$0x0,\(%rsp\)|sub +\$0x1000,%rsp\n.*\bmov[lq] +\$0x0,\(%rsp\)')
 
 
@@ -55,10 +60,10 @@ EXPECTED = {
 
 
 def missed_wraps(binaries, folder):
-    """A test that replaces pread64() does not see the calls of __pread64_chk()."""
+    """A test that replaces pread64() does not see calls of __pread64_chk()."""
     wrapped = {name for path in pathlib.Path(folder).rglob('meson.build')
                for name in re.findall(r'--wrap=(\w+)', path.read_text())}
-    return [f'{binary.name} calls __{name}_chk(), and a test replaces {name}() only'
+    return [f'{binary.name} calls __{name}_chk(), and a test only replaces {name}()'
             for binary in binaries if binary.is_library for name in sorted(wrapped)
             if f'__{name}_chk' in binary.calls - wrapped]
 

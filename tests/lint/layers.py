@@ -3,10 +3,10 @@
 """
 Checks that the layers of the source tree use only the layers below them.
 
-The table says which layers the files of a layer may include and which libraries
-its meson.build may link. It is the architecture; docs/architecture.md tells the
-reasons. An include of a layer names it ("util/fd.h"), and every layer may include
-itself and the installed headers <vublk/...>.
+Key idea: the table ALLOWED is the architecture. It lists the layers that the files of a layer
+may include and its meson.build may link; docs/architecture.md has the reasons. An include
+names the layer ("util/fd.h"). Every layer may include itself and the installed headers
+<vublk/...>. circles.py checks the files within a layer.
 
     layers.py [SOURCE-ROOT]    TAP on standard output
 """
@@ -64,7 +64,7 @@ def include_faults(root, folder):
 
 
 def link_faults(root, folder):
-    """The build file's word for a layer is `virtio_pci` (dependency) or `lib_virtio_pci`."""
+    """In a build file, a layer is called `virtio_pci` (dependency) or `lib_virtio_pci`."""
     allowed = {*ALLOWED[folder], folder.rsplit('/', 1)[-1]}
     for path in sorted((root / folder).rglob('meson.build')):
         text = re.sub(r'#.*', '', path.read_text())
@@ -78,11 +78,11 @@ def link_faults(root, folder):
 def unknown_folders(root):
     for path in sorted((root / 'src').iterdir()):
         if path.is_dir() and f'src/{path.name}' not in ALLOWED:
-            yield f'src/{path.name}: a folder that the table of layers does not know'
+            yield f'src/{path.name}: the folder is not in the table of layers'
 
 
 def header_faults(root):
-    """What is installed must not lead into the tree."""
+    """An installed header may not include a header of the source tree."""
     for path in sources(root, 'include'):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             match = INCLUDE.match(line)
@@ -98,7 +98,7 @@ def faults(root):
     return found
 
 
-# A small tree with one violation each, which has to be found.
+# Each is a small tree with one violation, which has to be found.
 VIOLATIONS = {
     'a layer above': ('src/util/a.c', '#include "proto/message.h"\n'),
     'the other end of the socket': ('src/backend/a.c', '#include "frontend/frontend.h"\n'),

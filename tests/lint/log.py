@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Checks that no peer can fill the log: a line that is not for debugging goes through
-vublk_log_limited(), and its limit lives in an object that outlives the peer's connection.
+Checks that no peer can fill the log.
+
+Key idea: a line above debug level is logged by vublk_log_limited(), and its limit is in an
+object that outlives the peer's connection. Otherwise a peer would get a new limit with each
+connection.
 
     log.py [SOURCE-ROOT]    TAP on standard output
 """
@@ -12,7 +15,7 @@ import sys
 
 import tap
 
-# Lines that no peer can repeat. Each entry: file, a part of the line, the reason.
+# Lines that no peer can repeat: file, a part of the line, the reason.
 UNLIMITED = [
     ('src/backend/backend.c', 'listening on', 'once per start'),
     ('src/backend/engine/engine.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
@@ -23,7 +26,7 @@ UNLIMITED = [
     ('src/device/link/listen.c', 'waiting for a back-end', 'once per realize'),
 ]
 
-# Where limits live, each with what ends it.
+# The files that declare a limit, with the object that it belongs to.
 OWNERS = {
     'src/backend/backend.h': 'the server',
     'src/backend/engine/file/file.h': 'a queue of the engine, one per worker',
@@ -54,7 +57,7 @@ def line_of(text, offset):
 
 
 def words_of(call):
-    """The literals of a call as one text, however they are cut into lines."""
+    """The string literals of a call, joined."""
     return ''.join(re.findall(r'"((?:[^"\\]|\\.)*)"', call))
 
 
@@ -74,7 +77,7 @@ def line_faults(files):
                 yield f'{name}:{number}: not limited: "{words[:60]}"'
     for entry in UNLIMITED:
         if entry not in used:
-            yield f'{entry[0]}: no line has "{entry[1]}", which the list of exceptions names'
+            yield f'{entry[0]}: no line has "{entry[1]}", but the list of exceptions names it'
 
 
 def owner_faults(files):
@@ -83,10 +86,10 @@ def owner_faults(files):
         for member in MEMBER.finditer(text):
             found.add(name)
             if name not in OWNERS:
-                yield f'{name}:{line_of(text, member.start())}: a limit whose owner may be a connection'
+                yield f'{name}:{line_of(text, member.start())}: the owner of this limit may be a connection; if not, add it to OWNERS'
     for name in OWNERS:
         if name not in found:
-            yield f'{name}: has no limit, which the list of owners names'
+            yield f'{name}: has no limit, but the list of owners names it'
 
 
 CHECKS = {

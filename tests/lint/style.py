@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The part of the house style that a program can see: a licence line in every file,
-no file of over 800 lines, no function of over 100, no white space at line ends, no
-function that reads the error that it is to fill, no write to an eventfd that may block.
+Checks the part of the house style that a program can see: every file has a licence line and
+at most 800 lines, a function has at most 100, no line ends in white space, no function reads
+the error that it has to fill, and no write to an eventfd may block. language.py checks wording.
 
     style.py [SOURCE-ROOT]    TAP on standard output
 """
@@ -23,7 +23,7 @@ FUNCTION = re.compile(r'^(?P<head>\w[^;{}#]*?)\n\{\n(?P<body>.*?)^\}', re.S | re
 ERROR_OUTPUT = re.compile(r'(?<!const )struct vublk_error \*(\w+)')
 
 
-# Those that write to an eventfd which no peer has, and the two whose writers are freed.
+# Files that write to eventfds without a peer, and two files whose blocked writers another thread frees.
 EVENTFD_WRITERS = {
     'src/util/eventfd.c', 'src/util/loop.c', 'src/util/fault.c', 'src/bus/bus.c', 'src/backend/backend.c',
     'src/backend/queue-complete.c', 'src/blk/queue.c',
@@ -53,7 +53,7 @@ def length_faults(name, lines):
 
 
 def function_faults(name, lines):
-    """A function's braces stand in the first column; nothing else's opening brace does."""
+    """Only the opening brace of a function is alone in the first column."""
     if not name.endswith(('.c', '.h')):
         return
     start = None
@@ -68,8 +68,8 @@ def function_faults(name, lines):
 
 def error_faults(name, lines):
     """
-    A `struct vublk_error *` that is not const is an output and may be NULL. Only the
-    functions that fill it look at it, and they check it first.
+    A `struct vublk_error *` that is not const is an output and may be NULL, so a function may
+    read it only after a check for NULL.
     """
     if not name.endswith('.c') or name.startswith('tests/'):
         return
@@ -83,7 +83,7 @@ def error_faults(name, lines):
 
 
 def eventfd_faults(name, lines):
-    """A write to an eventfd blocks as long as a peer wants, unless another thread helps."""
+    """A peer can make a write to an eventfd block, unless another thread frees the writer."""
     if name in EVENTFD_WRITERS or not name.endswith('.c') or name.startswith('tests/'):
         return
     for number, line in enumerate(lines, 1):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The library exports what the installed headers declare, and nothing else.
+Checks that the library exports exactly the functions that the installed headers declare.
 
     symbols.py LIBVUBLK.SO HEADER-FOLDER...    TAP on standard output
 """
@@ -12,7 +12,7 @@ import sys
 
 import tap
 
-# A name before a bracket on a line that begins a declaration, not a member or a comment.
+# A name before a bracket, on a line that begins a declaration rather than a member or a comment.
 DECLARATION = re.compile(r'^(?!typedef|\s|#|\*|/).*?\b(vublk_\w+)\(', re.M)
 
 
@@ -26,7 +26,7 @@ def declared(folders):
 
 
 def exported(library):
-    """Symbols that name a version (VUBLK_0 itself is one) are absolute: type A."""
+    """The name of a version, such as VUBLK_0, is an absolute symbol (type A) and is skipped."""
     listed = subprocess.run(['nm', '-D', '--defined-only', library], capture_output=True, text=True, check=True)
     rows = [line.split() for line in listed.stdout.splitlines()]
     return {row[2].split('@')[0] for row in rows if row[1] != 'A' and not row[2].startswith('__')}
@@ -35,8 +35,8 @@ def exported(library):
 def main():
     library, *folders = sys.argv[1:]
     inside, outside = declared(folders), exported(library)
-    cases = [('what the headers declare is exported', [f'{name} is declared only' for name in sorted(inside - outside)]),
-             ('what is exported is declared', [f'{name} is in no header' for name in sorted(outside - inside)]),
+    cases = [('what the headers declare is exported', [f'{name} is declared, but not exported' for name in sorted(inside - outside)]),
+             ('what is exported is declared', [f'{name} is exported, but no header declares it' for name in sorted(outside - inside)]),
              ('the headers were read', [] if 'vublk_version' in inside else ['vublk_version was not found'])]
     return tap.report(cases)
 

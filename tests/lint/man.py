@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Every option that a command's --help lists is in its man page or, where several
-commands share it, in vublk(1); and the pages name no option that there is not.
+commands share it, in vublk(1); and the pages name no option that does not exist. A command
+that an example continues on the next line keeps its backslash.
 
     man.py SOURCE-ROOT VUBLK    TAP on standard output
 """
@@ -29,7 +30,17 @@ def help_of(vublk, *words):
     return subprocess.run([vublk, *words], capture_output=True, text=True, check=True).stdout
 
 
+def backslash_faults(name, text):
+    """scdoc reads a backslash as an escape, in a block of code, too: a page needs two for one."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.search(r'(?<!\\)\\$', line):
+            yield f'{name}:{number}: the backslash at the end of the line is not in the page; write two'
+
+
 def faults(root, vublk):
+    assert list(backslash_faults('page', 'a \\')) and not list(backslash_faults('page', 'a \\\\'))
+    for path in sorted((root / 'man').glob('*.scd')):
+        yield from backslash_faults(path.name, path.read_text())
     common = options(page(root, 'vublk'))
     known = set(EVERYWHERE)
     commands = re.findall(r'^  (\w+)  ', help_of(vublk, '--help'), re.M)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-`vublk chaos` with real back-ends: nothing is lost, repeated or stuck, however often
-and wherever they die; and what the command does when something happens to itself.
+`vublk chaos` with real back-ends: nothing is lost, repeated or stuck, however often and
+wherever they die; and the command itself when it is interrupted or killed.
 
     chaos.py VUBLK VUBLK-KILL [-l] [-k] [WORD...]
 
-VUBLK-KILL is the same program, which dies where the environment says. A case a
-combination of back-end, queues and depth, and of each a line with what happened.
+VUBLK-KILL is the same program, which dies at the kill point that the environment names. There
+is one case per combination of back-end, queues and depth, which prints a line with its result.
 """
 import collections
 import json
@@ -26,12 +26,12 @@ from peer import check  # noqa: E402
 
 MIB = 1 << 20
 DISK = 32 * MIB
-KILLS = 50         # at random times, of a combination
+KILLS = 50         # at random times, per combination
 INTERVAL = '20-60'
 MEMORY_FOLDER, DISK_FOLDER = '/dev/shm', '/var/tmp'
 
 QUEUES, DEPTHS = (1, 4), (1, 32, 128)
-# Places of one kind that are passed before the back-end dies there: enough to be under way.
+# How often a kill point is passed before the back-end dies there, so that the load has begun.
 PASSES = 150
 ALWAYS_TOLD = ('lost', 'repeated', 'stuck')
 
@@ -54,7 +54,7 @@ def storage_daemon(_, path, image, queues):
 
 
 def kill_points(vublk_kill):
-    """The program lists them itself when it is given one that there is not."""
+    """The kill points, which the program lists when it is given a wrong one."""
     command = [vublk_kill, 'serve', '--socket-path', '/none/socket', '--engine', 'null', '--size', '1M']
     done = subprocess.run(command, env={**os.environ, 'VUBLK_KILL_POINT': '?'}, capture_output=True, text=True)
     listed = re.search(r'must be one of (.*), with', done.stderr)
@@ -75,7 +75,7 @@ def backends(vublk_kill):
 # --- a combination --------------------------------------------------------------------------
 
 class Sum:
-    """Of several runs; the times are kept, the rest is added."""
+    """The sum of several reports, with a list of the times."""
 
     def __init__(self):
         self.count = collections.Counter()
@@ -99,7 +99,7 @@ class Sum:
 
 
 def run_chaos(case, vublk, path, command, queues, depth, arguments):
-    """Exit 0 says that nothing was found; the report is in the failure otherwise."""
+    """Runs chaos; a fault fails the case with the report."""
     return json.loads(case.run([vublk, 'chaos', path, '--queues', queues, '--iodepth', depth, '--size', DISK // 2,
                                 *arguments, '--json', '--', *command], limit_s=300))
 
@@ -112,7 +112,7 @@ def image_file(case, folder=None):
 
 
 def torment(case, vublk, vublk_kill, backend, queues, depth, kills, faults='kill', folder=None):
-    """So many faults at random times, and one death at each place that there is."""
+    """KILLS kills at random times, and one death at each kill point."""
     image, path, total = image_file(case, folder), case.path('socket'), Sum()
     command = backend.command(vublk, path, image, queues)
     total.add(run_chaos(case, vublk, path, command, queues, depth,
@@ -144,7 +144,7 @@ def all_faults(vublk, vublk_kill, backend):
 
 
 def on_a_real_disk(vublk, vublk_kill, backend):
-    """Around the page cache: what is in flight in the kernel may outlive the back-end."""
+    """With O_DIRECT, requests in the kernel may outlive the back-end."""
     def case_function(case):
         with tempfile.TemporaryDirectory(prefix='vublk-', dir=DISK_FOLDER) as folder:
             print(f'# {backend.name}, in {DISK_FOLDER}: '
@@ -153,7 +153,7 @@ def on_a_real_disk(vublk, vublk_kill, backend):
 
 
 def volatile_cache(case, vublk):
-    """qcow2 keeps metadata in the daemon's memory: what was flushed is there, and nothing else is promised."""
+    """qcow2 keeps metadata in the daemon's memory: only flushed writes are guaranteed."""
     peer.need('qemu-storage-daemon', 'qemu-img')
     image, path = case.path('disk'), case.path('socket')
     case.run(['qemu-img', 'create', '-q', '-f', 'qcow2', image, DISK])
@@ -168,7 +168,7 @@ def volatile_cache(case, vublk):
 # --- the command itself ----------------------------------------------------------------------
 
 def start_chaos(case, vublk):
-    """Under way: it has killed at least one back-end."""
+    """Starts chaos and waits until it has killed at least one back-end."""
     image, path = image_file(case), case.path('socket')
     child = case.start([vublk, 'chaos', path, '--runtime', '10m', '--interval', INTERVAL, '--faults',
                         'kill,stop', '--verbose', '--', *serve(vublk, path, image, 2, 'on')])
@@ -178,7 +178,7 @@ def start_chaos(case, vublk):
 
 
 def backends_left(case):
-    """Processes that have the case's socket in their command line."""
+    """The processes with the case's socket in their command line."""
     found = []
     for line in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
         try:
@@ -192,7 +192,7 @@ def backends_left(case):
 def ends_with_all(case, vublk, number, code):
     child = start_chaos(case, vublk)
     check(case.stop(child, number) == code, f'it ended with {child.returncode}: {case.output(child)}')
-    peer.wait_until(lambda: not backends_left(case), 'its back-end goes on')
+    peer.wait_until(lambda: not backends_left(case), 'its back-end still runs')
     return case.output(child).splitlines()[-1]
 
 
@@ -227,7 +227,7 @@ def in_use(case, vublk):
 
 
 def use_memory():
-    """Disks are in memory where that is possible: what is tested is not the disk below."""
+    """Puts the images in memory if possible, because the host's disk is not tested."""
     if os.path.isdir(MEMORY_FOLDER):
         os.environ.setdefault('TMPDIR', MEMORY_FOLDER)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-examples/embed.c: a toy VMM with a bus of its own, by <vublk/device.h> alone.
+examples/embed.c: a toy VMM with its own bus, which uses only <vublk/device.h>.
 
     embed.py VUBLK EMBED [-l] [-k] [WORD...]
 """
@@ -23,7 +23,7 @@ BLOCK_BYTES = 4096
 
 
 class Machine:
-    """The example at work: a line on its standard input is one more round of its guest."""
+    """The running example: each line on its standard input starts a round of its guest."""
 
     def __init__(self, case, program, socket):
         self.case = case
@@ -55,7 +55,7 @@ def image_of_zeroes(case):
 
 
 def holds(image, byte):
-    """The guest's round N wrote the N-th letter to the first block, and nothing else."""
+    """Round N of the guest wrote the N-th letter to the first block, and nothing else."""
     with open(image, 'rb') as file:
         data = file.read(2 * BLOCK_BYTES)
     check(data == byte * BLOCK_BYTES + bytes(BLOCK_BYTES), f'the disk does not begin with {byte} {BLOCK_BYTES} times')
@@ -76,7 +76,7 @@ def two_rounds(case, program, server):
 
 
 def config_interrupt(case, program, server):
-    """A resize of the disk, which the guest is told of."""
+    """A resize of the disk, of which the guest is notified."""
     image = image_of_zeroes(case)
     child, socket = server.start(case, image)
     machine = Machine(case, program, socket)
@@ -91,7 +91,7 @@ def config_interrupt(case, program, server):
 
 
 def outlives_its_backend(case, program, server):
-    """A round that is begun without a back-end is done by the next one."""
+    """A round that starts without a back-end is completed by the next one."""
     image = image_of_zeroes(case)
     child, socket = server.start(case, image)
     machine = Machine(case, program, socket)
@@ -108,7 +108,7 @@ def outlives_its_backend(case, program, server):
 
 
 def off_without_a_backend(case, program, server):
-    """A reset while there is no back-end is over at once."""
+    """A reset without a back-end completes immediately."""
     child, socket = server.start(case, image_of_zeroes(case))
     machine = Machine(case, program, socket)
     machine.wait_for('round 1: ')

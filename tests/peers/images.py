@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Images that more than one program wants: `vublk serve` and `vublk copy` with QEMU's
-programs on one image, and with a mounted block device.
+Images that several programs open: `vublk serve` and `vublk copy` with QEMU's programs on
+one image, and with a mounted block device.
 
     images.py VUBLK [-l] [-k] [WORD...]
 """
@@ -51,7 +51,7 @@ def check_qemu_io(result, permitted):
 
 
 def qemu_beside_a_writer(case):
-    """QEMU's programs read with -U beside a server that writes, and do not write."""
+    """While a server writes, QEMU's programs can read with -U, and cannot write."""
     peer.need('qemu-img', 'qemu-io')
     server, image = peer.VublkServe(VUBLK), image_file(case)
     child, _ = server.start(case, image)
@@ -69,7 +69,7 @@ def qemu_beside_a_writer(case):
 
 
 def qemu_beside_a_reader(case):
-    """A read-only server shares with readers, QEMU's and ours, and keeps writers out."""
+    """A read-only server shares the image with readers and keeps writers out."""
     peer.need('qemu-img', 'qemu-io')
     server, image = peer.VublkServe(VUBLK), image_file(case)
     before = digest(image)
@@ -87,7 +87,7 @@ def qemu_beside_a_reader(case):
 
 
 def an_image_that_qemu_writes(case):
-    """It is neither served nor copied, from or to; with lock=off it is served."""
+    """An image in use is neither served nor copied, from or to; with lock=off it is served."""
     daemon, ours = peer.StorageDaemon(), peer.VublkServe(VUBLK)
     image, other = image_file(case), image_file(case, 'other', b'\xa5')
     before = digest(image), digest(other)
@@ -165,7 +165,7 @@ class Mounted:
 
 
 def a_mounted_device(case):
-    """It is refused in each role, by a process that sees the mount and by one that does not."""
+    """A mounted device is refused in each role, even if the process does not see the mount."""
     mounted = Mounted(case)
     before = digest(mounted.image)
     server, other = peer.VublkServe(VUBLK), image_file(case)
@@ -184,7 +184,7 @@ def a_mounted_device(case):
 
 
 def a_device_with_two_users(case):
-    """A writer has a block device alone; readers share it."""
+    """A writer has a block device exclusively; readers share it."""
     peer.need('losetup')
     if os.geteuid():
         raise peer.Skip('only root can set up a loop device')

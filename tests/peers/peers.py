@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The tool against real back-ends: qemu-storage-daemon with raw and qcow2 images, and
-our own; each with 1 and 4 queues. What was written is compared by other programs.
+our own; each with 1 and 4 queues. Other programs compare the written data.
 
     peers.py VUBLK DISK-SUM DISK-EPOLL [-l] [-k] [WORD...]
 """
@@ -48,14 +48,14 @@ class Peer:
         self.backend.stop(case, child)
 
     def check_content(self, case, image, wanted):
-        """qemu-img is the judge: `wanted` is a raw file."""
+        """qemu-img compares the image with the raw file `wanted`."""
         peer.need('qemu-img')
         result = case.call(['qemu-img', 'compare', '-f', self.form, '-F', 'raw', image, wanted])
         check(result.code == 0, str(result))
 
 
 def random_file(path, size, seed=1):
-    """Data, a hole, zeroes that are written, data that is aligned to nothing, and to everything."""
+    """Data, a hole, written zeroes, and data with and without alignment."""
     generator = __import__('random').Random(seed)
     with open(path, 'wb') as file:
         file.write(generator.randbytes(min(size, 3 * MIB + 4097)))
@@ -157,7 +157,7 @@ def copy_odd_sizes(case, p):
 
 
 def copy_keeps_holes(case, p):
-    """A hole overwrites what was there; what is all holes takes no room."""
+    """A hole overwrites old data; a file of holes takes no space."""
     image, back = p.image(case), case.path('back')
     full, empty = random_file(case.path('full'), DISK_BYTES), case.path('empty')
     with open(empty, 'wb') as file:
@@ -186,7 +186,7 @@ def copy_from_read_only(case, p):
 
 
 def copy_disk_to_disk(case, p):
-    """From this peer's disk to one of the other kind of back-end, and back to a second one."""
+    """From this back-end to one of the other kind, and back to a second disk."""
     other = peer.StorageDaemon() if isinstance(p.backend, peer.VublkServe) else peer.VublkServe(p.vublk)
     source = random_file(case.path('source'), DISK_BYTES)
     first, middle = p.image(case), case.path('middle')
@@ -202,7 +202,7 @@ def copy_disk_to_disk(case, p):
 
 
 def copy_tells_progress(case, p):
-    """--progress=FD: numbers that never fall, up to 100."""
+    """--progress=FD: numbers that never decrease, up to 100."""
     source = random_file(case.path('source'), DISK_BYTES)
     child, socket = p.start(case, p.image(case))
     read_end, write_end = os.pipe()
@@ -216,7 +216,7 @@ def copy_tells_progress(case, p):
 
 
 def part_of_a_block(case, p):
-    """A capacity may end within a block: all of it is copied, and the rest of the tool lives with it."""
+    """A capacity that ends within a block: everything is copied, and other commands work."""
     size = MIB + 512
     source, back, image = case.path('source'), case.path('back'), p.image(case, size=size)
     source.write_bytes(__import__('random').Random(1).randbytes(size))
@@ -233,7 +233,7 @@ def part_of_a_block(case, p):
 
 
 def copy_outlives_lost_writes(case, p):
-    """A back-end that keeps what it completed in its own memory is killed, twice: the copy is right."""
+    """A back-end with a volatile cache is killed twice: the copy is correct."""
     source, image = case.path('source'), p.image(case, size=VOLATILE_BYTES)
     source.write_bytes(__import__('random').Random(1).randbytes(VOLATILE_BYTES))
     child, socket = p.start(case, image)

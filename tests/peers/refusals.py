@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What the tool refuses: each time one sentence on standard error, exit 1 (failed) or
-2 (misused), nothing on standard output, and nothing changed.
+Command lines and situations that the tool refuses: one sentence on standard error, exit
+status 1 (failed) or 2 (misused), nothing on standard output, and nothing changed.
 
     refusals.py VUBLK [-l] [-k] [WORD...]
 """
@@ -30,7 +30,7 @@ def check_sentence(result, codes, *words):
     lines = result.err.splitlines()
     check(len(lines) == 1, f'one sentence was expected: {result}')
     check(lines[0].startswith('vublk '), f'the sentence does not name the command: {result}')
-    check(len(lines[0]) > 25, f'that is no sentence: {result}')
+    check(len(lines[0]) > 25, f'that is not a sentence: {result}')
     for word in words:
         check(word in lines[0], f'the sentence does not mention {word}: {result}')
 
@@ -57,12 +57,12 @@ def uses_of(case, path):
 
 
 def ticks_of(child):
-    """Of the processor: it works for its client when they grow."""
+    """The processor time of a back-end, which grows when it works for a client."""
     fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
     return int(fields[11]) + int(fields[12])
 
 
-# --- sockets that are none ----------------------------------------------------------------
+# --- paths without a back-end --------------------------------------------------------------
 
 def no_such_socket(case):
     path = case.path('nothing')
@@ -78,7 +78,7 @@ def not_a_socket(case):
     refuse(case, FAILED, ['info', case.folder], str(case.folder))
 
 
-def nobody_listens(case):
+def no_listener(case):
     path = case.path('stale')
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -96,7 +96,7 @@ def a_path_too_long(case):
 # --- paths that a device cannot use --------------------------------------------------------
 
 def device_paths(case):
-    """Known at the start, although the paths are used when there is a back-end, or never."""
+    """Bad paths are refused at the start, although they are used later, or never."""
     server = peer.VublkServe(VUBLK)
     child, used = server.start(case, image_file(case))
     absent, file = case.path('absent'), image_file(case, 'file')
@@ -119,13 +119,13 @@ def device_paths(case):
 
 
 def device_properties(case):
-    """Values that do not go together are misuse, and no back-end is needed to see it."""
+    """Values that contradict each other are misuse, found without a back-end."""
     refuse(case, MISUSED, ['device', '--chardev', case.path('absent'), '--bus', f'vhost-user:{case.path("bus")}',
                            '-o', 'reconnect-ms=0', '-o', 'reconnect-deadline-ms=5'], 'reconnect-ms')
 
 
 def chardev_that_becomes_a_file(case):
-    """Waited for as long as it may become a socket, and no longer."""
+    """The device waits as long as the path may become a socket, and no longer."""
     chardev = case.path('chardev')
     child = case.start([VUBLK, 'device', '--chardev', chardev, '--bus', f'vhost-user:{case.path("bus")}',
                         '-o', 'reconnect-ms=10'])
@@ -139,7 +139,7 @@ def chaos_socket_that_is_a_file(case):
     refuse(case, FAILED, ['chaos', image_file(case, 'file'), '--', 'sleep', '1000'], 'not a socket')
 
 
-# --- back-ends that are none ----------------------------------------------------------------
+# --- wrong programs at the socket-------------------------------------------------------------
 
 class Fake:
     """A socket that does what `behave(connection)` says to each client."""
@@ -174,14 +174,14 @@ class Fake:
 
 
 def never_answers(case):
-    """Nobody even accepts: the deadline is what ends it."""
+    """The connection is never accepted: the time limit ends the command."""
     with Fake(case) as fake:
         for command in uses_of(case, fake.path):
             refuse(case, FAILED, [*command, '--timeout', '300ms'])
 
 
 def stops_answering(case):
-    """The messages arrive, an answer never comes."""
+    """Messages are read but never answered."""
     def swallow(connection):
         while connection.recv(4096):
             pass
@@ -190,7 +190,7 @@ def stops_answering(case):
             refuse(case, FAILED, [*command, '--timeout', '300ms'], 'raise --timeout')
 
 
-def closes_at_once(case):
+def closes_immediately(case):
     with Fake(case, lambda connection: None) as fake:
         for command in uses_of(case, fake.path):
             refuse(case, FAILED, command)
@@ -207,7 +207,7 @@ def answers_garbage(case):
 
 
 def closes_after_every_byte_count(case):
-    """A real answer, cut after 1, 2, ... bytes of what the back-end says."""
+    """A real back-end whose answers are cut after 1, 11, ... bytes in total."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case))
     cut = [0]
@@ -250,13 +250,13 @@ def dies_in_the_middle(case):
 
 
 def busy(child):
-    """It has used some processor time: it is serving."""
+    """Whether the back-end has used some processor time, so that it is serving."""
     fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
     return int(fields[11]) + int(fields[12]) > 20
 
 
 def a_vfio_user_socket(case):
-    """Another protocol: the sentence says which one listens there, and what is needed."""
+    """Another protocol: the sentence names it, and the kind of socket that is needed."""
     child, path = peer.VublkServe(VUBLK).start(case, image_file(case))
     door = case.path('door')
     device = case.start([VUBLK, 'device', '--chardev', path, '--bus', f'vfio-user:{door}'])
@@ -274,12 +274,12 @@ def serve_refuses(case, arguments, *words):
     check(not case.path('socket').exists(), 'a socket was left behind')
 
 
-def no_multiple_of_512(case):
+def not_a_multiple_of_512(case):
     image = image_file(case, size=MIB + 100)
     serve_refuses(case, ['--blk-file', image], str(image), '512')
 
 
-def images_that_are_none(case):
+def unsuitable_images(case):
     serve_refuses(case, ['--blk-file', case.path('missing')], 'missing')
     serve_refuses(case, ['--blk-file', case.folder], str(case.folder))
     empty = image_file(case, 'empty', 0)
@@ -303,9 +303,9 @@ def wrong_options(case):
 
 
 def misuse_of_a_disk(case):
-    """What is wrong in itself is found by each command, and before it looks for a back-end."""
+    """Each command finds a wrong option before it connects to a back-end."""
     absent, image = case.path('absent'), image_file(case)
-    with socket.socket(socket.AF_UNIX) as listener:  # a socket without a listener from here on
+    with socket.socket(socket.AF_UNIX) as listener:  # it stays as a socket without a listener
         listener.bind(str(absent))
     wrong = [(['--queue-size', '3'], 'from 4 to 1024'), (['--queue-size', '12'], 'power of two'), (['--queue-size', '2'], 'from 4 to 1024'),
              (['-o', 'queue-size=12'], 'power of two'), (['-o', 'queue-size=2'], 'from 4 to 1024'),
@@ -322,7 +322,7 @@ def misuse_of_a_disk(case):
 
 
 def misuse_of_serve(case):
-    """Options that are wrong in themselves are misuse; an image that is wrong is a failure."""
+    """A wrong option is misuse; an unsuitable image is a failure."""
     image = image_file(case)
     for arguments, words in (
             (['--num-queues', '0'], 'from 1 to 256'), (['-o', 'num-queues=257'], 'from 1 to 256'),
@@ -420,7 +420,7 @@ def with_descriptors(case, count, arguments):
 
 
 def out_of_descriptors(case):
-    """With ever fewer: it works, or it says so; it never hangs or crashes."""
+    """For each number of descriptors the command works or fails with a sentence."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case), queues=4)
     refused = set()
@@ -428,16 +428,16 @@ def out_of_descriptors(case):
         for count in range(4, 40):
             result = with_descriptors(case, count, command)
             if result.err.startswith('/') or 'shared librar' in result.err:
-                continue  # the dynamic linker itself had none
+                continue  # the dynamic linker itself failed
             if result.code != 0:
                 check_sentence(result, FAILED)
                 refused.add(command[0])
     server.stop(case, child)
-    check(refused == {'info', 'bench', 'copy'}, f'no shortage was felt by all: {refused}')
+    check(refused == {'info', 'bench', 'copy'}, f'not all commands met a shortage: {refused}')
 
 
 def serve_out_of_descriptors(case):
-    """Too few to open: refused. Enough to open, too few for a client: the client is told."""
+    """Too few descriptors to start: refused. Too few for a client: the client fails."""
     image, path = image_file(case), case.path('socket')
     served = refused = 0
     for count in range(4, 48, 2):
@@ -459,7 +459,7 @@ def serve_out_of_descriptors(case):
 
 
 def a_new_back_end_that_does_not_suit(case):
-    """While bench and copy wait, each reason why one is refused is told once."""
+    """While bench and copy wait, each reason for a refusal is printed once."""
     unsuitable = [(1, [], 'it has 1 queues, and the device has 2'),
                   (2, ['--read-only'], 'it is read-only, and the previous back-end was not'),
                   (2, ['-o', 'logical-block-size=4096'], 'its config says 4096 for blk_size')]
@@ -485,14 +485,14 @@ def a_new_back_end_that_does_not_suit(case):
         told = case.output(waiting)
         check(code == 0, f'{command[0]} ended with {code}: {told}')
         for _, _, reason in unsuitable:
-            check(told.count(reason) == 1, f'{reason}: not told once:\n{told}')
+            check(told.count(reason) == 1, f'{reason}: not printed once:\n{told}')
         server.stop(case, child)
 
 
-CASES = [no_such_socket, not_a_socket, nobody_listens, a_path_too_long, device_paths, device_properties,
+CASES = [no_such_socket, not_a_socket, no_listener, a_path_too_long, device_paths, device_properties,
          chardev_that_becomes_a_file, chaos_socket_that_is_a_file, never_answers, stops_answering,
-         closes_at_once, answers_garbage, a_vfio_user_socket, closes_after_every_byte_count, dies_in_the_middle,
-         no_multiple_of_512, images_that_are_none, wrong_options, misuse_of_a_disk, misuse_of_serve, misuse_of_device,
+         closes_immediately, answers_garbage, a_vfio_user_socket, closes_after_every_byte_count, dies_in_the_middle,
+         not_a_multiple_of_512, unsuitable_images, wrong_options, misuse_of_a_disk, misuse_of_serve, misuse_of_device,
          serve_a_wrong_descriptor, a_socket_in_use, read_only_written, copy_to_smaller, copy_of_nothing,
          a_new_back_end_that_does_not_suit, out_of_descriptors, serve_out_of_descriptors]
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-`vublk device --bus vhost-user:...` between the block API, in the place of a VMM, and real
-back-ends, which die meanwhile.
+`vublk device --bus vhost-user:...` between the block API, which takes the place of a VMM, and
+real back-ends, which are killed.
 
     relay.py VUBLK [-l] [-k] [WORD...]
 """
@@ -44,7 +44,7 @@ def stop_relay(case, child, path):
 
 
 def many_queues(case):
-    """As many as the back-end, up to the number in --help, and up to the protocol's when asked for."""
+    """As many queues as the back-end by default, up to the limit in --help; more on request."""
     backend = case.path('backend')
     server = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--num-queues', 256,
                          '--socket-path', backend])
@@ -65,7 +65,7 @@ def kill(child):
 
 
 def start_again(case, image, path, *arguments):
-    """Another back-end at the socket of one that was killed."""
+    """Starts another back-end at the socket of a killed one."""
     child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image, '--num-queues', QUEUES,
                         *arguments])
     return child
@@ -85,7 +85,7 @@ def bytes_written(child):
 
 
 def as_without_it(case, backend):
-    """What the disk is, and that it keeps what was written, is the same with and without a relay."""
+    """The disk has the same properties and content with and without a relay."""
     image = image_file(case)
     child, socket = backend.start(case, image, QUEUES)
     direct = info(case, socket)
@@ -101,7 +101,7 @@ def as_without_it(case, backend):
 
 
 def killed(case, queues):
-    """Again and again, in the midst of a load that is verified, of which nothing may be lost."""
+    """Repeated kills during a verified load lose nothing."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
     relay, path = start_relay(case, socket)
@@ -119,7 +119,7 @@ def killed(case, queues):
 
 
 def killed_without_an_area(case):
-    """Nobody knows what it had begun: the relay says so, and does not guess."""
+    """Without an in-flight area it is unknown which requests had begun: the relay says so."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES, arguments=['-o', 'inflight=off'])
     relay, path = start_relay(case, socket)
@@ -135,7 +135,7 @@ def killed_without_an_area(case):
 
 
 def killed_when_idle(case, backend):
-    """With nothing outstanding any back-end can be replaced."""
+    """Any back-end can be replaced while no request is in flight."""
     image = image_file(case)
     child, socket = backend.start(case, image, QUEUES)
     relay, path = start_relay(case, socket)
@@ -152,7 +152,7 @@ def killed_when_idle(case, backend):
 
 
 def client_killed(case):
-    """The next one finds the disk as good as new."""
+    """A VMM is killed; the next one can use the disk."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
     relay, path = start_relay(case, socket)
@@ -169,7 +169,7 @@ def client_killed(case):
 
 
 def relay_behind_relay(case):
-    """A relay is a back-end like another."""
+    """A relay can be the back-end of another relay."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
     inner, middle = start_relay(case, socket)
@@ -217,7 +217,7 @@ def gone_for_good(case):
     relay = case.start([VUBLK, 'device', '--chardev', f'path={socket},reconnect-ms=0', '--bus', f'vhost-user:{path}'])
     peer.wait_for_socket(case, relay, path)
     kill(child)
-    check(relay.wait(peer.LIMIT_S) == 1, 'the relay goes on')
+    check(relay.wait(peer.LIMIT_S) == 1, 'the relay still runs')
     check('the peer closed the connection' in case.output(relay), case.output(relay))
     check(not os.path.exists(path), f'{path} is still there')
 
@@ -237,7 +237,7 @@ def signals(case):
 
 
 def signals_that_do_not_end_it(case):
-    """What may hit a relay or a server by mistake must not cost a guest its disk."""
+    """Signals that are sent by mistake must not cost a guest its disk."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
     relay, path = start_relay(case, socket, '-o', 'config-poll-ms=0')
@@ -247,7 +247,7 @@ def signals_that_do_not_end_it(case):
             verify(case, path)
             check(process.poll() is None, f'signal {number}: {case.output(process)}')
     peer.wait_until(lambda: 'read again' in case.output(relay), 'SIGHUP does nothing')
-    # No ring is started, so the back-end tells no change of its size: the relay has to ask.
+    # No ring is started, so the back-end does not report the new size: the relay has to ask.
     os.truncate(image, 64 * MIB)
     child.send_signal(signal.SIGHUP)
 
@@ -266,7 +266,7 @@ def outage_is_shown(case):
     relay, path = start_relay(case, socket)
     check(info(case, path)['is_answering'], 'the disk is there')
     kill(child)
-    peer.wait_until(lambda: 'the disk waits for a back-end' in case.output(relay), 'no loss is told')
+    peer.wait_until(lambda: 'the disk waits for a back-end' in case.output(relay), 'the loss is not logged')
     shown = info(case, path)
     check(not shown['is_answering'] and shown['capacity_bytes'] == 32 * MIB, str(shown))
     check('not answered' in case.run([VUBLK, 'info', path]), 'the text says nothing of an outage')
@@ -278,7 +278,7 @@ def outage_is_shown(case):
 
 
 def listed_defaults(case):
-    """The defaults in the list are those that the command has."""
+    """The list shows the defaults of the command."""
     for words, defaults in ((['device'], {'reconnect-ms': '1000', 'queue-size': '128'}),
                             (['device', '--bus', 'vhost-user:x'], {'reconnect-ms': '1000', 'queue-size': '1024'}),
                             (['device', '--bus', 'vfio-user:x'], {'request-timeout-ms': '3000', 'queue-size': '128'}),
@@ -290,7 +290,7 @@ def listed_defaults(case):
 
 
 def mode_and_group(case, bus):
-    """The file of the bus has them; bad ones are refused at the start, without a back-end."""
+    """The bus socket has them; bad ones are refused at the start, without a back-end."""
     backend, path = case.path('backend'), case.path('bus')
     device = [VUBLK, 'device', '--chardev', backend, '--bus', f'{bus}:{path}']
     group = os.getegid() or 12345  # root may give it to any
@@ -322,7 +322,7 @@ def main():
               ('the client is killed', client_killed),
               ('a relay behind a relay', relay_behind_relay),
               ('back-ends that connect', backends_connect),
-              ('a back-end that is gone for good', gone_for_good),
+              ('a back-end that is lost for good', gone_for_good),
               ('ended by signals', signals),
               ('signals that do not end it', signals_that_do_not_end_it),
               ('an outage is shown', outage_is_shown),

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The life of `vublk serve`: how it is started, asked, resized and ended, and what its
-clients may do to it.
+`vublk serve` from start to end: options, clients that misbehave, resizes, signals.
 
     serve.py VUBLK [-l] [-k] [WORD...]
 """
@@ -46,7 +45,7 @@ def processor_ticks(child):
 
 
 def start_bench(case, child, path):
-    """A client under way: the back-end has begun to work for it."""
+    """Starts a client and waits until the back-end works for it."""
     before = processor_ticks(child)
     bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60', '--iodepth', '64'])
     peer.wait_until(lambda: processor_ticks(child) > before + 10 or bench.poll() is not None,
@@ -69,7 +68,7 @@ def serials(case):
 
 
 def capabilities(case):
-    """As the conventions of vhost-user back-end programs want them."""
+    """The JSON that the conventions of vhost-user back-end programs define."""
     told = json.loads(case.run([VUBLK, 'serve', '--print-capabilities']))
     check(told['type'] == 'block', f'the type is {told}')
     check({'blk-file', 'read-only'} <= set(told['features']), f'the features are {told}')
@@ -107,7 +106,7 @@ def resized_by_signal(case):
     for size in (64 * MIB, 16 * MIB):
         os.truncate(image, size)
         child.send_signal(signal.SIGHUP)
-        peer.wait_until(lambda: info(case, path)['capacity_bytes'] == size, f'{size} bytes are never told', 10)
+        peer.wait_until(lambda: info(case, path)['capacity_bytes'] == size, f'{size} bytes are never reported', 10)
     server.stop(case, child)
 
 
@@ -119,7 +118,7 @@ def resized_without_a_client(case):
     def rescan(*words):
         child.send_signal(signal.SIGHUP)
         peer.wait_until(lambda: all(word in case.output(child).splitlines()[-1] for word in words),
-                        f'{words} is never told', 10)
+                        f'{words} is never logged', 10)
 
     rescan(f'the disk has {32 * MIB} bytes, as before')
     os.truncate(image, 64 * MIB)
@@ -139,7 +138,7 @@ def ends_cleanly(case):
 
 
 def drains_under_load(case):
-    """SIGTERM in the middle of a client's writes: both end, and both say how."""
+    """SIGTERM during a client's writes: serve ends cleanly, and the client fails."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case))
     bench = start_bench(case, child, path)
@@ -148,7 +147,7 @@ def drains_under_load(case):
     check(code == 1, f'bench ended with {code}: {case.output(bench)}')
 
 
-def clients_come_and_go(case):
+def clients_connect_and_disconnect(case):
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case), queues=4)
     open_before = len(os.listdir(f'/proc/{child.pid}/fd'))
@@ -157,7 +156,7 @@ def clients_come_and_go(case):
     verify(case, path, '--numjobs', '4')
     info(case, path)
     peer.wait_until(lambda: len(os.listdir(f'/proc/{child.pid}/fd')) <= open_before + 1,
-                    'the back-end keeps descriptors of clients that are gone', 10)
+                    'the back-end keeps descriptors of disconnected clients', 10)
     server.stop(case, child)
 
 
@@ -172,7 +171,7 @@ def killed_clients(case):
 
 
 def many_queues(case):
-    """There are enough for any guest, and a program that asks for no number opens few of them."""
+    """There are enough queues for any guest; a program uses only a few by default."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case), queues=None)
     told = info(case, path)
@@ -183,23 +182,23 @@ def many_queues(case):
 
 
 def a_stale_socket(case):
-    """What a killed back-end left behind does not keep the next one from starting."""
+    """The socket of a killed back-end does not keep the next one from starting."""
     server, image = peer.VublkServe(VUBLK), image_file(case)
     path = case.path('socket')
     for _ in range(2):
         child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image])
         peer.wait_until(lambda: child.poll() is not None
-                        or case.call([VUBLK, 'info', path]).code == 0, 'the disk is never there')
+                        or case.call([VUBLK, 'info', path]).code == 0, 'the disk never appears')
         check(child.poll() is None, case.output(child))
         child.kill()
         child.wait()
     child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image])
-    peer.wait_until(lambda: case.call([VUBLK, 'info', path]).code == 0, 'the disk is never there')
+    peer.wait_until(lambda: case.call([VUBLK, 'info', path]).code == 0, 'the disk never appears')
     server.stop(case, child)
 
 
 def mode_and_group(case):
-    """The socket's file has them whatever the umask is; bad ones are misuse, and no file is left."""
+    """Mode and group do not depend on the umask; a bad one is misuse and leaves no file."""
     path = case.path('socket')
     serve = [VUBLK, 'serve', '--engine', 'memory', '--size', '1M']
     group = os.getegid() or 12345  # root may give it to any
@@ -240,7 +239,7 @@ def garbage_on_the_socket(case):
 
 
 def a_busy_disk(case):
-    """One that another front-end holds looks like one that hangs: the error says so."""
+    """A disk that another front-end uses looks like one that hangs; the error says so."""
     child, path = start_serve(case)
     with socket.socket(socket.AF_UNIX) as holder:
         holder.connect(str(path))
@@ -260,7 +259,7 @@ def start_serve(case, *arguments):
 
 
 class Frozen:
-    """A thread of a child that does nothing any more, as if its storage hung."""
+    """Stops a thread of a child, as if its storage hung."""
     SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
 
     def __init__(self, thread):
@@ -275,7 +274,7 @@ class Frozen:
 
 
 def a_second_signal(case, second):
-    """The first waits for requests that never complete, and says so; the second, of either kind, does not wait."""
+    """The first waits for requests that never complete, and says so; the second ends serve immediately."""
     child, path = start_serve(case, '-o', 'threads=1')
     worker, = (int(thread) for thread in os.listdir(f'/proc/{child.pid}/task') if int(thread) != child.pid)
     case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
@@ -320,7 +319,7 @@ def a_file_size_limit(case):
 
 CASES = [a_busy_disk, *((f'a_second_signal ({number.name})', functools.partial(a_second_signal, second=number))
                         for number in (signal.SIGTERM, signal.SIGINT)), a_file_size_limit, capabilities, a_listening_descriptor, memory_and_null, resized_by_signal,
-         resized_without_a_client, ends_cleanly, drains_under_load, serials, clients_come_and_go, killed_clients,
+         resized_without_a_client, ends_cleanly, drains_under_load, serials, clients_connect_and_disconnect, killed_clients,
          many_queues, a_stale_socket, mode_and_group, garbage_on_the_socket, as_the_readme_says]
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What the tool's commands do when something happens to them: signals, a back-end that
-is killed or stopped, a full file; and the demo, on every way out.
+The tool's commands under adverse conditions: signals, a back-end that is killed, stopped or
+replaced, a file size limit; and the demo, on every way out.
 
     tool.py VUBLK [-l] [-k] [WORD...]
 """
@@ -30,15 +30,15 @@ def image_file(case, size, name='disk'):
 
 
 def check_sentence(text, command, *words):
-    """The last line of what a command printed is its one sentence."""
+    """The last line of the output is the one sentence of the command."""
     last = text.splitlines()[-1] if text else ''
-    check(last.startswith(f'vublk {command}: '), f'the last line is no sentence of {command}:\n{text}')
+    check(last.startswith(f'vublk {command}: '), f'the last line is not a sentence of {command}:\n{text}')
     for word in words:
         check(word in last, f'the sentence does not say {word!r}: {last}')
 
 
 def ended(pid):
-    """Gone, or dead and not yet buried."""
+    """The process does not exist, or is a zombie."""
     try:
         return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] in 'ZX'
     except FileNotFoundError:
@@ -48,11 +48,11 @@ def ended(pid):
 # --- the demo --------------------------------------------------------------------------
 
 def start_demo(case, until):
-    """The demo, in a scratch folder of its own, when it has come to the step `until`."""
+    """Starts the demo in its own scratch folder and waits until it is at step `until`."""
     case.path('tmp').mkdir()
     child = case.start([VUBLK, 'demo'], env={**os.environ, 'TMPDIR': str(case.path('tmp'))})
     peer.wait_until(lambda: f'\n{until}. ' in '\n' + case.output(child) or child.poll() is not None,
-                    f'the demo does not come to step {until}')
+                    f'the demo does not reach step {until}')
     check(child.poll() is None, f'the demo ended with {child.returncode}: {case.output(child)}')
     return child
 
@@ -73,8 +73,8 @@ def demo_shows_all(case):
     check(code == 0, f'the demo ended with {code}: {text}')
     for words in ('1. ', '7. ', 'all correct', 'the disk has 96 MiB after', 'reads', 'writes'):
         check(words in text, f'the demo does not say {words!r}: {text}')
-    check('vublk serve:' not in text and 'vublk demo:' not in text, f'it complains: {text}')
-    check(ended(backend_of(case, child)), 'the back-end goes on')
+    check('vublk serve:' not in text and 'vublk demo:' not in text, f'there is an error: {text}')
+    check(ended(backend_of(case, child)), 'the back-end still runs')
     check_nothing_left(case)
 
 
@@ -85,7 +85,7 @@ def demo_is_interrupted(case, number, step):
     check(code == -number, f'the demo ended with {code}: {case.output(child)}')
     check_nothing_left(case)
     if backend:
-        peer.wait_until(lambda: ended(backend), 'the back-end goes on')
+        peer.wait_until(lambda: ended(backend), 'the back-end still runs')
 
 
 def demo_loses_its_backend(case):
@@ -98,15 +98,15 @@ def demo_loses_its_backend(case):
 
 
 def demo_is_killed(case):
-    """Nobody can remove the files then, but the back-end must not go on."""
+    """Nothing removes the files after SIGKILL, but the back-end must end."""
     child = start_demo(case, 4)
     backend = backend_of(case, child)
     case.stop(child, signal.SIGKILL)
-    peer.wait_until(lambda: ended(backend), 'the back-end goes on')
+    peer.wait_until(lambda: ended(backend), 'the back-end still runs')
 
 
 def processor_ticks(child):
-    """It works for its client when they grow."""
+    """The processor time of a back-end, which grows when it works for a client."""
     fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
     return int(fields[11]) + int(fields[12])
 
@@ -114,7 +114,7 @@ def processor_ticks(child):
 # --- bench and copy ----------------------------------------------------------------------
 
 def bench_is_interrupted(case):
-    """What was measured until then is still told."""
+    """The report covers the time until the signal."""
     child, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB))
     for number in (signal.SIGINT, signal.SIGTERM):
         before = processor_ticks(child)
@@ -130,7 +130,7 @@ def bench_is_interrupted(case):
 
 
 def start_slow_copy(case, path):
-    """A copy with little in flight, when it has copied something."""
+    """Starts a copy with little in flight and waits until it has copied something."""
     read_end, write_end = os.pipe()
     child = case.start([VUBLK, 'copy', path, case.path('back'), '--requests', '1', '--request-size',
                         '4k', '--num-queues', '1', f'--progress={write_end}', '--stall-time', '300ms'],
@@ -140,7 +140,7 @@ def start_slow_copy(case, path):
         told = [pipe.readline(), pipe.readline()]
     check(told[0] == '0/100\n' and re.fullmatch(r'[1-9]\d?/100\n', told[1]),
           f'the progress was told as {told!r}: {case.output(child)}')
-    return child  # and nobody reads the progress any more: it has to go on without
+    return child  # the progress is not read any more, which must not stop the copy
 
 
 def copy_is_interrupted(case):
@@ -154,7 +154,7 @@ def copy_is_interrupted(case):
 
 
 def a_stopped_backend(case):
-    """It neither answers nor goes: whoever waits for it gives up in time."""
+    """A back-end that hangs: the commands fail after the stall time."""
     server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 1024 * MIB))
     copy = start_slow_copy(case, path)
     server.send_signal(signal.SIGSTOP)
@@ -179,7 +179,7 @@ def a_stopped_backend(case):
 
 
 def interrupted_without_a_backend(case):
-    """The first signal ends both immediately, though they would wait for an hour."""
+    """The first signal ends both immediately, although the stall time is an hour."""
     waits = ['-o', 'reconnect-ms=1000', '--stall-time', '1h']
     image = image_file(case, 1024 * MIB)
     for command in (['bench', '--runtime', '1h'], ['bench', '--runtime', '1h', '--verify', '--rw', 'randrw'],
@@ -215,7 +215,7 @@ def bench_keeps_to_its_time_without_a_backend(case):
 
 
 def another_disk(case):
-    """The back-end is replaced by one with another, smaller image: bench goes on and says so."""
+    """The next back-end serves another, smaller image: bench continues and warns."""
     server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB))
     child = case.start([VUBLK, 'bench', path, '--runtime', '1h', '--time_based', '--size', '1M',
                         '-o', 'reconnect-ms=10'])
@@ -225,7 +225,7 @@ def another_disk(case):
     server, _ = peer.VublkServe(VUBLK).start(case, image_file(case, 8 * MIB, 'other'), path=path)
     for words in ('the capacity of the disk at', f'changed from {16 * MIB} to {8 * MIB} bytes',
                   'the serial of the disk at'):
-        peer.wait_until(lambda: words in case.output(child) or child.poll() is not None, f'{words}: is not said')
+        peer.wait_until(lambda: words in case.output(child) or child.poll() is not None, f'{words}: is missing')
         check(case.output(child).count(words) == 1, case.output(child))
     check(case.stop(child) == 1, case.output(child))
     case.stop(server)
@@ -250,7 +250,7 @@ def copy_to_a_file_that_may_not_grow(case):
 
 
 def without_standard_descriptors(case):
-    """What is opened must not get the numbers at which errors are printed."""
+    """A disk or file must not get the descriptor of standard error."""
     image = image_file(case, MIB)
     server, path = peer.VublkServe(VUBLK).start(case, image)
     for closed in ('<&-', '>&-', '2>&-', '<&- >&- 2>&-'):

@@ -123,13 +123,13 @@ static int make_disk(struct vublk_error *error)
 	if (!mkdtemp(scratch.folder)) {
 		fd = errno;
 		scratch.folder[0] = '\0';
-		return vublk_cli_error_errno(error, fd, "cannot make a scratch folder");
+		return vublk_cli_error_errno(error, fd, "cannot create a scratch folder");
 	}
 	snprintf(scratch.image, sizeof(scratch.image), "%s/disk.img", scratch.folder);
 	snprintf(scratch.socket, sizeof(scratch.socket), "%s/disk.sock", scratch.folder);
 	fd = open(scratch.image, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0 || ftruncate(fd, (off_t)DISK_BYTES))
-		return vublk_cli_error_errno(error, errno, "cannot make '%s'", scratch.image);
+		return vublk_cli_error_errno(error, errno, "cannot create '%s'", scratch.image);
 	close(fd);
 	say("1. An image for a scratch disk: the file %s, 64 MiB.\n\n", scratch.image);
 	return 0;

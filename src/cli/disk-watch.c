@@ -8,8 +8,6 @@
  */
 #include "cli/disk-watch.h"
 
-#include "cli/disk.h"
-
 #include <inttypes.h>
 #include <string.h>
 
@@ -26,6 +24,23 @@ void vublk_disk_watch_start(struct vublk_disk_watch *watch, struct vublk_blk *bl
 	watch->capacity_bytes = info.capacity_bytes;
 	watch->asks = asks;
 	__atomic_store_n(&watch->blk, blk, __ATOMIC_RELEASE);
+}
+
+int vublk_disk_open_watched(const char *command, const char *path,
+			    const struct vublk_disk_options *options,
+			    struct vublk_disk_watch *watch, struct vublk_blk **blk,
+			    struct vublk_error *error)
+{
+	const struct vublk_blk_handlers handlers = {
+		.event = vublk_disk_watch_event, .opaque = watch,
+	};
+	int ret;
+
+	vublk_disk_watch_init(watch, command, path);
+	ret = vublk_disk_open(command, path, options, &handlers, blk, error);
+	if (!ret)
+		vublk_disk_watch_start(watch, *blk, vublk_disk_reconnects(options));
+	return ret;
 }
 
 bool vublk_disk_watch_has_outage(const struct vublk_disk_watch *watch)

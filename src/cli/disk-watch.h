@@ -11,6 +11,7 @@
  */
 
 #include "cli/cli.h"
+#include "cli/disk.h"
 
 #include <vublk/blk.h>
 
@@ -43,9 +44,15 @@ struct vublk_disk_watch {
 };
 
 /*
- * `command` names the command in messages, `path` the socket; both are borrowed. The watch
+ * Opens a disk with a watch: the three functions that follow, and vublk_disk_open(). The watch
  * must exist until the disk is closed, because a late answer is written into it.
  */
+int vublk_disk_open_watched(const char *command, const char *path,
+			    const struct vublk_disk_options *options,
+			    struct vublk_disk_watch *watch, struct vublk_blk **blk,
+			    struct vublk_error *error);
+
+/* `command` names the command in messages, `path` the socket; both are borrowed. */
 void vublk_disk_watch_init(struct vublk_disk_watch *watch, const char *command, const char *path);
 
 /* The `event` handler of the disk; the opaque pointer is the watch. */

@@ -79,7 +79,7 @@ double vublk_histogram_stddev(const struct vublk_histogram *histogram)
 
 uint64_t vublk_histogram_percentile(const struct vublk_histogram *histogram, double percent)
 {
-	/* Without the small amount, rounding turns 99.9 % of 1000 into the 1000th. */
+	/* Without the 1e-6, a rounding error turns 99.9 % of 1000 values into the 1000th. */
 	double rank = ceil(percent * (double)histogram->count / 100 - 1e-6);
 	uint64_t wanted = rank < 1 ? 1 : (uint64_t)rank, seen = 0, value;
 

@@ -28,7 +28,7 @@ struct arguments {
 	struct vublk_disk_options disk;
 };
 
-/* Everything that is shown of a disk. */
+/* The data to be shown. */
 struct disk {
 	const char *socket;
 	struct vublk_blk_info info;
@@ -42,7 +42,7 @@ struct config_field {
 	const char *name;  /* the kernel's; the part before a dot is a group */
 	unsigned offset;
 	unsigned bytes;
-	unsigned feature;  /* without which the field is undefined; NO_FEATURE: it never is */
+	unsigned feature;  /* that defines the field; NO_FEATURE: always defined */
 };
 
 #define FIELD(name, member, feature) \
@@ -387,9 +387,6 @@ int vublk_cmd_info(int argc, char **argv)
 	};
 	struct arguments arguments = { 0 };
 	struct vublk_disk_watch watch;
-	const struct vublk_blk_handlers handlers = {
-		.event = vublk_disk_watch_event, .opaque = &watch,
-	};
 	struct vublk_error error = { 0 };
 	struct vublk_blk *blk;
 	struct disk disk;
@@ -397,8 +394,8 @@ int vublk_cmd_info(int argc, char **argv)
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	disk.socket = arguments.socket;
-	vublk_disk_watch_init(&watch, "info", arguments.socket);
-	if (vublk_disk_open("info", arguments.socket, &arguments.disk, &handlers, &blk, &error))
+	if (vublk_disk_open_watched("info", arguments.socket, &arguments.disk, &watch, &blk,
+				    &error))
 		return vublk_cli_fail_open("info", &error);
 	memset(&disk.info, 0, sizeof(disk.info));
 	vublk_blk_get_info(blk, &disk.info, sizeof(disk.info));

@@ -92,8 +92,8 @@ static int fail_foreign(const struct vublk_pattern *pattern, const uint64_t *wor
 	for (i = 0; i < bytes / 8 && !words[i]; i++)
 		;
 	if (i == bytes / 8)
-		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected what "
-				       "was written there, found zeroes", pattern->offset);
+		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected the "
+				       "block that was written there, found zeroes", pattern->offset);
 	return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected a block that "
 			       "begins with 0x%016" PRIx64 ", found 0x%016" PRIx64
 			       ", which no verified run wrote", pattern->offset, MAGIC, words[0]);
@@ -142,8 +142,8 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 				       "; use the --bs that it was written with", pattern->offset,
 				       bytes, header.bytes);
 	if (pattern->run && header.run != pattern->run)
-		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected what "
-				       "this run wrote (0x%016" PRIx64 "), found what another did "
+		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected a "
+				       "block of this run (0x%016" PRIx64 "), found one of another run "
 				       "(0x%016" PRIx64 ")", pattern->offset, pattern->run,
 				       header.run);
 	if (pattern->generation && header.generation != pattern->generation)

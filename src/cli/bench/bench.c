@@ -357,20 +357,15 @@ int vublk_cmd_bench(int argc, char **argv)
 		.stall_ms = 30000,
 	} };
 	struct vublk_disk_watch watch;
-	const struct vublk_blk_handlers handlers = {
-		.event = vublk_disk_watch_event, .opaque = &watch,
-	};
 	struct vublk_error error = { 0 };
 	struct vublk_blk *blk;
 	int status;
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	vublk_disk_limit_queues(&arguments.disk, arguments.config.num_jobs);
-	vublk_disk_watch_init(&watch, "bench", arguments.socket);
-	if (vublk_disk_open("bench", arguments.socket, &arguments.disk, &handlers, &blk,
-			    &error))
+	if (vublk_disk_open_watched("bench", arguments.socket, &arguments.disk, &watch, &blk,
+				    &error))
 		return vublk_cli_fail_open("bench", &error);
-	vublk_disk_watch_start(&watch, blk, vublk_disk_reconnects(&arguments.disk));
 	arguments.config.watch = &watch;
 	vublk_cli_signals_catch();
 	status = run(&arguments, blk);

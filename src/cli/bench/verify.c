@@ -27,8 +27,8 @@ int vublk_bench_verify_init(struct vublk_bench_verify *verify, uint64_t num_bloc
 		.generations = calloc(num_blocks, sizeof(*verify->generations)),
 	};
 	if (!verify->generations)
-		return vublk_cli_error(error, ENOMEM, "cannot keep the generations of %" PRIu64
-				       " blocks in memory: use --size to verify a part of the disk",
+		return vublk_cli_error(error, ENOMEM, "not enough memory for the generations of "
+				       "%" PRIu64 " blocks; use --size to verify a part of the disk",
 				       num_blocks);
 	return 0;
 }

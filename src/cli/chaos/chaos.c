@@ -54,7 +54,7 @@ static const struct argp_option options[] = {
 	{ "stuck-after", KEY_STUCK_AFTER, "TIME", 0,
 	  "Time limit for a request while the back-end is up, and for its start (default 30s)" },
 	{ NULL, 0, NULL, 0, "The load:", 2 },
-	{ "queues", KEY_QUEUES, "N", 0, "Use N queues, each with its own thread (default 1)" },
+	{ "queues", KEY_QUEUES, "N", 0, "Use N queues with a thread each (default 1)" },
 	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per queue (default 32)" },
 	{ "size", KEY_SIZE, "SIZE", 0,
 	  "Use the first SIZE bytes of the disk (default: all, at most 64M)" },

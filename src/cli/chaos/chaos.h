@@ -126,7 +126,7 @@ struct vublk_chaos_load {
 	unsigned phase;
 	unsigned working;           /* jobs that have not ended */
 	uint32_t life;              /* counts the losses of a back-end */
-	uint64_t up_since_ns;       /* when the back-end began to listen, or continued; 0: it is down */
+	uint64_t up_since_ns;       /* when the back-end began to listen or continued; 0: it is down */
 	uint64_t first_ns;          /* the first completion since this was set to 0 */
 };
 
@@ -151,16 +151,19 @@ void vublk_chaos_load_deinit(struct vublk_chaos_load *load);
 /* Starts the jobs, in phase RUN or READ_BACK. */
 int vublk_chaos_load_start(struct vublk_chaos_load *load, enum vublk_chaos_phase phase,
 			   struct vublk_error *error);
-/* Moves all jobs to a later phase. */
-void vublk_chaos_load_advance(struct vublk_chaos_load *load, enum vublk_chaos_phase phase);
-/* Makes done_fd readable; called by the jobs. */
-void vublk_chaos_load_signal_done(struct vublk_chaos_load *load);
 /* Waits for the end of all jobs. Returns the error of the first that failed. */
 int vublk_chaos_load_join(struct vublk_chaos_load *load, struct vublk_error *error);
 
 unsigned vublk_chaos_load_in_flight(const struct vublk_chaos_load *load);
 void vublk_chaos_load_counts(const struct vublk_chaos_load *load,
 			     struct vublk_chaos_counts *counts);
+
+/* --- also called by the jobs: job.c -------------------------------------------------- */
+
+/* Moves all jobs to a later phase. */
+void vublk_chaos_load_advance(struct vublk_chaos_load *load, enum vublk_chaos_phase phase);
+/* Makes done_fd readable. */
+void vublk_chaos_load_signal_done(struct vublk_chaos_load *load);
 
 /* --- the run: run.c ------------------------------------------------------------ */
 

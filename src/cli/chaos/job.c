@@ -16,12 +16,29 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define WAIT_MS 100        /* between two looks at the phase while nothing is completed */
 #define HOT_BLOCKS 32
 #define HOT_REQUESTS 500   /* then other blocks become hot */
 #define HOT_PERCENT 80     /* of all requests */
+
+/* --- shared with the other jobs ---------------------------------------------------- */
+
+void vublk_chaos_load_advance(struct vublk_chaos_load *load, enum vublk_chaos_phase phase)
+{
+	unsigned before = __atomic_load_n(&load->phase, __ATOMIC_RELAXED);
+
+	while (before < phase && !__atomic_compare_exchange_n(&load->phase, &before, phase, false,
+							      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
+void vublk_chaos_load_signal_done(struct vublk_chaos_load *load)
+{
+	eventfd_write(load->done_fd, 1);
+}
 
 static unsigned current_phase(const struct vublk_chaos_job *job)
 {

@@ -160,20 +160,6 @@ int vublk_chaos_load_start(struct vublk_chaos_load *load, enum vublk_chaos_phase
 				sizeof(*load->jobs), abort_load, load, error);
 }
 
-void vublk_chaos_load_advance(struct vublk_chaos_load *load, enum vublk_chaos_phase phase)
-{
-	unsigned before = __atomic_load_n(&load->phase, __ATOMIC_RELAXED);
-
-	while (before < phase && !__atomic_compare_exchange_n(&load->phase, &before, phase, false,
-							      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-		;
-}
-
-void vublk_chaos_load_signal_done(struct vublk_chaos_load *load)
-{
-	eventfd_write(load->done_fd, 1);
-}
-
 int vublk_chaos_load_join(struct vublk_chaos_load *load, struct vublk_error *error)
 {
 	eventfd_t count;

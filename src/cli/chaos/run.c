@@ -46,7 +46,7 @@ struct run {
 	int signal;               /* that ends the run; 0: none */
 	uint64_t random;
 	uint64_t deadline_ns;     /* for actions; 0: none */
-	uint64_t listens_ns;      /* since when the back-end listens; 0: it does not, or was counted */
+	uint64_t listens_ns;      /* when its socket appeared; 0: not yet, or already counted */
 	unsigned num_actions;
 };
 

@@ -69,7 +69,7 @@ int vublk_chaos_verify_init(struct vublk_chaos_verifier *verifier, uint64_t run,
 	};
 	if (verifier->blocks)
 		return 0;
-	return vublk_cli_error_errno(error, ENOMEM, "cannot remember the generations of %" PRIu64
+	return vublk_cli_error_errno(error, ENOMEM, "not enough memory for the generations of %" PRIu64
 				     " blocks; use a smaller --size", num_blocks);
 }
 
@@ -93,7 +93,7 @@ static struct vublk_chaos_block *block_of(const struct vublk_chaos_verifier *ver
 	return &verifier->blocks[request->block + index - verifier->first_block];
 }
 
-/* NULL: it is before all history, or too old to be remembered. */
+/* NULL for generation 0, and for one that is too old for the history. */
 static struct change *change_of(struct vublk_chaos_block *block, uint32_t generation)
 {
 	if (!generation || generation > block->newest ||

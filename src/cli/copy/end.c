@@ -31,16 +31,11 @@ static const char *kind_of(const struct vublk_copy_end *end)
 static int open_disk(struct vublk_copy_end *end, const struct vublk_disk_options *options,
 		     struct vublk_error *error)
 {
-	const struct vublk_blk_handlers handlers = {
-		.event = vublk_disk_watch_event, .opaque = &end->watch,
-	};
-	int ret;
+	int ret = vublk_disk_open_watched("copy", end->path, options, &end->watch, &end->blk,
+					  error);
 
-	vublk_disk_watch_init(&end->watch, "copy", end->path);
-	ret = vublk_disk_open("copy", end->path, options, &handlers, &end->blk, error);
 	if (ret)
 		return ret;
-	vublk_disk_watch_start(&end->watch, end->blk, vublk_disk_reconnects(options));
 	vublk_blk_get_info(end->blk, &end->info, sizeof(end->info));
 	end->bytes = end->info.capacity_bytes;
 	end->block_bytes = end->info.block_size_bytes;

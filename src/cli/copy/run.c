@@ -25,10 +25,10 @@ static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *
 	run->buffer_bytes = (size_t)copy->num_queues * copy->num_requests * copy->request_bytes;
 	*fd = memfd_create("vublk-copy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (*fd < 0)
-		return vublk_cli_error_errno(error, errno, "cannot make shared memory");
+		return vublk_cli_error_errno(error, errno, "cannot create shared memory");
 	if (ftruncate(*fd, (off_t)run->buffer_bytes) ||
 	    fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
-		return vublk_cli_error_errno(error, errno, "cannot make %zu bytes of shared memory",
+		return vublk_cli_error_errno(error, errno, "cannot create %zu bytes of shared memory",
 					     run->buffer_bytes);
 	run->buffers = mmap(NULL, run->buffer_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
 	if (run->buffers == MAP_FAILED) {

@@ -165,10 +165,7 @@ static int write_all(struct vublk_copy_worker *worker, const unsigned char *data
 	return 0;
 }
 
-/*
- * Zeroes of a file are there already; those of a block device are the kernel's to
- * make, in whole sectors.
- */
+/* A file is a hole already; the kernel zeroes a range of a block device, in whole sectors. */
 static int zero_file(struct vublk_copy_worker *worker, uint64_t offset, uint64_t bytes)
 {
 	const struct vublk_copy_end *to = &worker->run->copy->to;

@@ -152,8 +152,8 @@ static void test_pattern_sentences(void **state)
 	static uint64_t block[4096 / 8];
 	struct vublk_pattern p = { .run = 5, .offset = 8192, .generation = 3 }, wanted;
 
-	check_sentence(&p, block, sizeof(block), "block at offset 8192: expected what was written "
-		       "there, found zeroes");
+	check_sentence(&p, block, sizeof(block), "block at offset 8192: expected the block that "
+		       "was written there, found zeroes");
 	block[100] = 1;
 	check_sentence(&p, block, sizeof(block), "no verified run wrote");
 	vublk_pattern_fill(&p, block, sizeof(block));
@@ -165,7 +165,7 @@ static void test_pattern_sentences(void **state)
 	check_sentence(&wanted, block, sizeof(block), "found the block of offset 8192");
 	wanted = p;
 	wanted.run = 6;
-	check_sentence(&wanted, block, sizeof(block), "expected what this run wrote");
+	check_sentence(&wanted, block, sizeof(block), "expected a block of this run");
 	check_sentence(&p, block, 512, "found one of 4096");
 	/* A torn write: the second half is of the previous generation. */
 	static uint64_t older[4096 / 8];

@@ -289,15 +289,15 @@ def a_second_signal(case, second):
 
 
 def as_the_readme_says(case):
-    """The commands of the README, in two terminals."""
+    """The commands of the README; the pause before the last one is a person's."""
     text = (pathlib.Path(__file__).parents[2] / 'README.md').read_text()
     chapter = text.partition('## A disk, served and used')[2].partition('\n## ')[0]
-    blocks = [block.replace('build/src/cli/vublk', os.path.abspath(VUBLK)) for block in chapter.split('```')[1::2]]
-    first, second = blocks[:2]
-    served = case.start(['sh', '-ec', first.replace(os.path.abspath(VUBLK), f'exec {os.path.abspath(VUBLK)}')],
-                        cwd=case.folder)
-    peer.wait_for_socket(case, served, case.path('disk.sock'))
-    case.run(['sh', '-ec', second], cwd=case.folder)
+    block = chapter.split('```')[1].replace('$PWD/build/src/cli', os.path.dirname(os.path.abspath(VUBLK)))
+    path, *prepare, serve, last = block.strip().splitlines()
+    check(serve.endswith(' &'), f'not a command in the background: {serve}')
+    served = case.start(['sh', '-ec', '\n'.join([path, *prepare, f'exec {serve[:-2]}'])], cwd=case.folder)
+    peer.wait_for_socket(case, served, case.path('back.sock'))
+    case.run(['sh', '-ec', f'{path}\n{last}'], cwd=case.folder)
     code = case.stop(served)
     check(code == 0, f'serve ended with {code}: {case.output(served)}')
 

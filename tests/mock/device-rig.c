@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A device on a test bus; see the header. Failures are the test's. */
+/*
+ * A device on a test bus; see the header.
+ *
+ * Key idea: each callback only counts itself and keeps its error. A failure inside the rig fails
+ * the test.
+ */
 #include "harness.h"
 
 #include "device-rig.h"
@@ -373,7 +378,7 @@ static bool is_read(uint32_t type)
 	return type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
 }
 
-/* In the data area: header, status, and a page further on the data. */
+/* The data area has the header, the status byte, and one page later the data. */
 void rig_submit(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
 		unsigned bytes)
 {

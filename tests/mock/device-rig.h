@@ -3,9 +3,9 @@
 #define VUBLK_TESTS_DEVICE_RIG_H
 
 /*
- * A device on a test bus: what it called back is counted and kept, and the test
- * waits for it by running the device's loop. One region of memory with a ring a
- * queue and a data area, driven by hand.
+ * A device on a test bus: its callbacks are counted and their errors kept, and the test waits
+ * for them by running the device's loop. The memory is one region with a ring per queue and a
+ * data area, which the test drives by hand.
  */
 #include "virtio/blk-format.h"
 #include "virtio/driver-ring.h"
@@ -34,18 +34,18 @@ enum rig_callback {
 struct device_rig {
 	struct vublk_device *device;
 	unsigned calls[RIG_NUM_CALLBACKS];
-	struct vublk_error errors[RIG_NUM_CALLBACKS]; /* of the last call; code 0: none */
+	struct vublk_error errors[RIG_NUM_CALLBACKS]; /* of the last call; code 0: no error */
 	void (*hook)(struct device_rig *rig, enum rig_callback callback); /* called inside each */
 	uint64_t refused_features; /* offered, and not accepted by rig_set_up() */
-	bool (*pump)(void *opaque); /* lets the other end work; true: it had something to do */
+	bool (*pump)(void *opaque); /* lets the other end work; true: it did something */
 	void *pump_opaque;
-	bool quiet; /* does not print the log */
-	unsigned num_failed_tries; /* to realize, as the log told them */
+	bool quiet; /* the log is not printed */
+	unsigned num_failed_tries; /* tries to realize that failed, counted in the log */
 	char last_failed_try[800];
 	unsigned num_warnings;
 	unsigned num_unwatched; /* lines at INFO or above about a lack of inotify */
-	unsigned round_trips; /* of the last handshake or start, as the log told them */
-	char last_word[800]; /* at INFO or above */
+	unsigned round_trips; /* of the last handshake or start, read from the log */
+	char last_word[800]; /* the last line at INFO or above */
 
 	int memfd;
 	char *memory;
@@ -54,7 +54,7 @@ struct device_rig {
 	unsigned num_rings;
 };
 
-/* A device with chardev, queue-size 16, and no retries; further properties are the test's. */
+/* A device with chardev, queue-size 16, and no retries; the test sets further properties. */
 void rig_init(struct device_rig *rig, const char *chardev);
 /* The same with a mock as the back-end. */
 void rig_init_with_mock(struct device_rig *rig, struct mock *mock);
@@ -70,14 +70,14 @@ void rig_end(struct device_rig *rig, struct mock *mock);
 
 void rig_set(struct device_rig *rig, const char *name, const char *value);
 
-/* Runs the loop until the callback has been called `calls` times; fails after 20 s. */
+/* Runs the loop until the callback has been called `calls` times; fails if that takes 20 s. */
 void rig_wait(struct device_rig *rig, enum rig_callback callback, unsigned calls);
-/* Lets both ends work once, waiting up to `timeout_ms` for something. True: there was something. */
+/* Lets both ends work once, and waits up to `timeout_ms` for an event. True: there was one. */
 bool rig_turn(struct device_rig *rig, int timeout_ms);
-/* Runs the loop until there is nothing to do. */
+/* Runs the loop until both ends are idle. */
 void rig_settle(struct device_rig *rig);
 
-/* Realizes and expects success, or a failure with this code. */
+/* Realizes and expects success, or failure with this code. */
 void rig_realize(struct device_rig *rig);
 void rig_realize_fails(struct device_rig *rig, int code);
 
@@ -87,18 +87,18 @@ void rig_start(struct device_rig *rig, unsigned num_queues);
 void rig_stop(struct device_rig *rig);
 
 /*
- * Realize, start, stop: 0, or the code of the failure that ended it (RIG_REALIZED's or
- * RIG_STOPPED's), whose sentence is in *error.
+ * Realize, start, stop. 0, or the code of the failure that ended it, from RIG_REALIZED or
+ * RIG_STOPPED; *error has its sentence.
  */
 int rig_try_session(struct device_rig *rig, unsigned num_queues, struct vublk_error *error);
 
-/* As a back-end and a driver leave them: completed, and made available. */
+/* Sets the indices as a back-end (`used`) and a driver (`avail`) would. */
 void rig_set_indices(struct device_rig *rig, unsigned queue, uint16_t used, uint16_t avail);
 
-/* One request on a queue, by hand: the status byte that came. */
+/* Sends one request and returns its status byte. */
 uint8_t rig_request(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
 		    unsigned bytes);
-/* The same in two steps: one request at a time. */
+/* The same in two steps, with one request at a time. */
 void rig_submit(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
 		unsigned bytes);
 uint8_t rig_finish(struct device_rig *rig, unsigned queue);

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A guest that migrates; see the header. Its memory, in pages:
+ * A guest that migrates; see the header.
+ *
+ * Key idea: pages that the processor writes and pages that the disk writes are separate, so each
+ * kind of write can be missed by itself. The memory, in pages:
  *
  *   0        the guest itself                      written by its processor
  *   1, 3     descriptors and available rings       written by its processor
  *   2, 4     used rings                            written by the disk
  *   5        request headers                       written by its processor
  *   6        status bytes                          written by both
- *   16...    what is written to the disk           written by its processor
- *   64...    what is read from it                  written by the disk
+ *   16...    data that is written to the disk      written by its processor
+ *   64...    data that is read from the disk       written by the disk
  */
 #include "harness.h"
 
@@ -33,8 +36,8 @@ enum work { IDLE, WRITING, READING };
 
 struct slot {
 	uint32_t work;
-	uint32_t generation; /* that is on the disk, or on its way there */
-	uint32_t buffer;     /* that is read into */
+	uint32_t generation; /* of the data that is on the disk or being written */
+	uint32_t buffer;     /* the buffer that is read into */
 };
 
 struct queue {
@@ -74,7 +77,7 @@ static void wrote(struct migrant *migrant, const void *at)
 	migrant->written[page / 64] |= UINT64_C(1) << page % 64;
 }
 
-/* --- what is where ------------------------------------------------------------------------- */
+/* --- the layout ------------------------------------------------------------------------- */
 
 static unsigned desc_page(unsigned queue)
 {
@@ -101,7 +104,7 @@ static unsigned owner_of(unsigned queue, unsigned slot)
 	return queue * MIGRANT_SLOTS + slot;
 }
 
-/* Each word of each generation of each owner is another. */
+/* Each word of each generation of each owner is different. */
 static uint64_t word_of(unsigned owner, uint32_t generation, unsigned index)
 {
 	return ((uint64_t)(owner + 1) << 32 | generation) * UINT64_C(0x9e3779b97f4a7c15) + index;
@@ -179,7 +182,7 @@ static void begin_write(struct migrant *migrant, unsigned queue, unsigned slot)
 	publish(migrant, queue, slot);
 }
 
-/* What a buffer held is looked at before it is read into again. */
+/* The content of a buffer is checked before it is read into again. */
 static void check_buffer(struct migrant *migrant, unsigned buffer)
 {
 	struct guest *guest = guest_of(migrant);

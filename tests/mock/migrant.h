@@ -3,17 +3,17 @@
 #define VUBLK_TESTS_MIGRANT_H
 
 /*
- * A guest that migrates: all that it is stands in its memory, so that whoever has a copy
- * of that has the guest. It writes its disk, reads it back and remembers what it has read
- * where, all the while; a page of its memory that is not what it was it notices, later at
- * the latest. What its processor writes it marks, as a hypervisor would see it; what its
- * disk writes into its memory is in pages of their own, and marked by nobody here.
+ * A guest that migrates. All of its state is in its memory, so a copy of the memory is the
+ * guest. It continuously writes its disk, reads it back, and remembers what it has read into
+ * which page. So it notices, sooner or later, if a page of its memory has been changed by the
+ * migration. Writes by its processor are marked here, as a hypervisor would see them. Writes by
+ * its disk go to pages of their own and are not marked here.
  */
 #include <stdbool.h>
 #include <stdint.h>
 
 #define MIGRANT_QUEUES 2
-#define MIGRANT_SLOTS 5 /* requests of a queue at a time: chains of three in a ring of sixteen */
+#define MIGRANT_SLOTS 5 /* outstanding requests per queue: chains of three descriptors in a ring of sixteen */
 #define MIGRANT_RING_SIZE 16
 #define MIGRANT_BUFFERS 128 /* pages that are read into, in turn */
 #define MIGRANT_PAGE 4096
@@ -25,7 +25,7 @@
 /* The hypervisor's view: where the memory is, and what its processor has written to. */
 struct migrant {
 	char *memory;
-	uint64_t written[MIGRANT_PAGES / 64]; /* cleared by who copies */
+	uint64_t written[MIGRANT_PAGES / 64]; /* cleared by the code that copies */
 	int kicks[MIGRANT_QUEUES];
 };
 
@@ -36,20 +36,20 @@ uint64_t migrant_used_addr(unsigned queue);
 
 /* A new guest in zeroed memory. */
 void migrant_boot(struct migrant *migrant);
-/* Begins what can be begun: each slot has a request outstanding afterwards. */
+/* Fills each slot: afterwards all of them have a request outstanding. */
 void migrant_submit(struct migrant *migrant);
-/* Takes what is complete, and looks at it: how many requests that were. */
+/* Takes completed requests and checks their data; returns their number. */
 unsigned migrant_collect(struct migrant *migrant);
-/* Whether nothing is outstanding. */
+/* Whether no request is outstanding. */
 bool migrant_is_idle(const struct migrant *migrant);
-/* Requests that were complete since it was booted, and those that were wrong. */
+/* Requests that have completed since boot, and those with wrong data. */
 uint64_t migrant_num_done(const struct migrant *migrant);
 unsigned migrant_num_wrong(const struct migrant *migrant);
-/* Looks at all that it has read and not forgotten since. */
+/* Checks every page that it has read and not reused since. */
 void migrant_verify(struct migrant *migrant);
-/* Whether the page is one that was read into, and still looked at. */
+/* Whether the page was read into and will still be checked. */
 bool migrant_remembers(const struct migrant *migrant, unsigned page);
-/* Whether a slot's page of the disk is what the guest wrote there last. */
+/* Whether `page` is what the guest wrote last to the slot's page of the disk. */
 bool migrant_owns(const struct migrant *migrant, unsigned queue, unsigned slot,
 		  const void *page);
 

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A back-end that does what a test tells it; see the header. */
+/*
+ * A back-end that does what a test tells it; see the header.
+ *
+ * Key idea: mock_pump() handles one request and returns, so the test decides between which two
+ * messages something happens.
+ */
 #include "harness.h"
 
 #include "mock-backend.h"
@@ -97,9 +102,9 @@ void mock_forget(struct mock *mock)
 	mock->num_connections = 0;
 }
 
-/* --- answers, good and bad ----------------------------------------------------------- */
+/* --- answers, valid and invalid ----------------------------------------------------------- */
 
-/* With `given_fd`, or with `num_fds` descriptors that nobody asked for. */
+/* With `given_fd`, or with `num_fds` descriptors that must not be there. */
 static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_fds, int given_fd)
 {
 	struct iovec iov = { (void *)bytes, num_bytes };
@@ -141,7 +146,7 @@ static void send_bytes(struct mock *mock, const struct vublk_vu_message *reply, 
 		 reply->num_fds ? reply->fds[0] : -1);
 }
 
-/* A small generator of our own: the same numbers everywhere (xorshift64). */
+/* A generator of its own (xorshift64), so that every machine has the same numbers. */
 static uint64_t next_random(struct mock *mock)
 {
 	uint64_t x = mock->fault.value;
@@ -153,7 +158,7 @@ static uint64_t next_random(struct mock *mock)
 	return x;
 }
 
-/* One answer in eight; mostly its header and first bytes, where the meaning is. */
+/* One answer in eight, and mostly its header and first bytes, which matter most. */
 static void scramble(struct mock *mock, struct vublk_vu_message *reply)
 {
 	if (next_random(mock) % 8)
@@ -276,7 +281,7 @@ static void on_get_vring_base(struct mock *mock, const struct vublk_vu_message *
 	answer(mock, &reply);
 }
 
-#define INFLIGHT_BYTES 8192 /* at least, like a back-end that rounds up to pages */
+#define INFLIGHT_BYTES 8192 /* like a back-end that rounds up to pages */
 
 static uint64_t area_bytes(const struct mock *mock, const struct vublk_vu_inflight *asked)
 {
@@ -287,7 +292,7 @@ static uint64_t area_bytes(const struct mock *mock, const struct vublk_vu_inflig
 	return mock->insists_on_area ? bytes : VUBLK_MAX(bytes, (uint64_t)INFLIGHT_BYTES);
 }
 
-/* As some back-ends do, it leaves out the numbers that it was asked with. */
+/* Like some back-ends, it omits the numbers of the request. */
 static void on_get_inflight(struct mock *mock, const struct vublk_vu_message *request)
 {
 	uint64_t bytes = area_bytes(mock, &request->payload.inflight);
@@ -328,7 +333,7 @@ static void take_inflight(struct mock *mock, const struct vublk_vu_message *requ
 		mock_hang_up(mock);
 }
 
-/* The answers that are not a confirmation. False: the request has none. */
+/* Answers that are not confirmations. False: the request has no such answer. */
 static bool answer_query(struct mock *mock, const struct vublk_vu_message *request)
 {
 	switch (request->header.request) {
@@ -530,7 +535,7 @@ bool mock_pump(void *opaque)
 	return busy;
 }
 
-/* --- the back-end channel ------------------------------------------------------------------ */
+/* --- the back channel ------------------------------------------------------------------ */
 
 void mock_send_on_back_channel(struct mock *mock, const void *bytes, unsigned num_bytes)
 {

@@ -3,11 +3,11 @@
 #define VUBLK_TESTS_MOCK_BACKEND_H
 
 /*
- * A back-end that does what a test tells it, faults included. It has no thread: it
- * works when mock_pump() is called, so each run is the same.
+ * A back-end that does what a test tells it, faults included. It has no thread: it works when
+ * mock_pump() is called, so each run is the same.
  *
- * As it is made it behaves: four queues, every protocol feature, a good config.
- * A test changes the fields, and puts a fault on one answer.
+ * A new mock behaves well: four queues, every protocol feature, a valid config. A test changes
+ * the fields, and puts a fault on one answer.
  */
 #include "proto/vhost-user/channel.h"
 
@@ -19,8 +19,8 @@
 enum mock_fault_kind {
 	MOCK_NO_FAULT,
 	MOCK_CUT,           /* end of file after `bytes` of the answer */
-	MOCK_RESET,         /* closed with the request unread, which is an error and no end of file */
-	MOCK_SILENCE,       /* no answer from this one on, and no end of file */
+	MOCK_RESET,         /* closed with the request unread: the peer sees an error instead of end of file */
+	MOCK_SILENCE,       /* no answer from this one on, but the connection stays */
 	MOCK_WRONG_REQUEST, /* the answer to another request */
 	MOCK_NO_REPLY_FLAG,
 	MOCK_WRONG_VERSION,
@@ -32,7 +32,7 @@ enum mock_fault_kind {
 	MOCK_REFUSE,        /* a confirmation that says no */
 	MOCK_EMPTY,         /* no payload at all */
 	MOCK_VALUE,         /* the u64 `value` */
-	MOCK_RANDOM,        /* any answer, now and then: bytes of it are any, after `value` */
+	MOCK_RANDOM,        /* now and then an answer has random bytes, from the seed `value` */
 };
 
 struct mock_fault {
@@ -49,17 +49,17 @@ struct mock {
 	unsigned close_first; /* connections that are closed as soon as they are made */
 	unsigned num_connections;
 	struct vublk_channel channel;
-	int back_channel; /* -1: none was given */
+	int back_channel; /* -1: it was given none */
 
-	int inflight_fd; /* the area that it makes; -1: none was asked for */
-	uint64_t inflight_inode; /* of the area that it was given last */
-	struct vublk_vu_inflight inflight; /* ... and what was said of it */
+	int inflight_fd; /* the area that it made; -1: none was requested */
+	uint64_t inflight_inode; /* of the last area that it was given */
+	struct vublk_vu_inflight inflight; /* and the message that came with it */
 
-	/* takes no area of another size than its own, which it hangs up on (yc-libvhost-server) */
+	/* hangs up when it is given an area of another size than its own (yc-libvhost-server) */
 	bool insists_on_area;
-	bool has_tight_areas; /* ... whose regions have no padding; else they are aligned to 64 */
+	bool has_tight_areas; /* its area has no padding; false: regions are aligned to 64 bytes */
 
-	int kick_fds[4], call_fds[4], err_fds[4]; /* of the first queues; -1: not given */
+	int kick_fds[4], call_fds[4], err_fds[4]; /* of the first queues; -1: it was given none */
 
 	uint64_t features, protocol_features;
 	uint64_t accepted_features, accepted_protocol_features;
@@ -68,16 +68,16 @@ struct mock {
 	uint8_t config[256];
 	unsigned max_config_bytes; /* more is refused with an empty answer */
 	bool ignore_set_config;
-	uint16_t base; /* that GET_VRING_BASE answers */
-	uint32_t base_asked_with; /* the number in the last GET_VRING_BASE; to be 0 */
+	uint16_t base; /* the answer to GET_VRING_BASE */
+	uint32_t base_asked_with; /* the number in the last GET_VRING_BASE, which has to be 0 */
 	uint16_t given_bases[4]; /* of the first queues, by SET_VRING_BASE */
-	struct vhost_vring_addr given_addrs[4]; /* ... and by SET_VRING_ADDR */
+	struct vhost_vring_addr given_addrs[4]; /* the same, by SET_VRING_ADDR */
 
-	struct vublk_vu_log dirty_log; /* as it was given last */
-	uint64_t dirty_log_inode;      /* 0: none was */
+	struct vublk_vu_log dirty_log; /* the last one that it was given */
+	uint64_t dirty_log_inode;      /* 0: it was given none */
 	unsigned num_regions;
 
-	uint32_t refused_request; /* each time that it is to be confirmed; 0: none */
+	uint32_t refused_request; /* each time that it has to be confirmed; 0: no request */
 	struct mock_fault fault;
 	bool silent; /* since MOCK_SILENCE */
 	unsigned answers[VUBLK_VU_REQUEST_END];
@@ -88,28 +88,28 @@ struct mock {
 
 void mock_init(struct mock *mock);
 void mock_deinit(struct mock *mock);
-/* The connection breaks; somebody listens still. */
+/* Closes the connection and keeps listening. */
 void mock_hang_up(struct mock *mock);
-/* Nobody listens, and the socket is gone; then there is one again. */
+/* Closes the connection and removes the socket; then makes a new socket. */
 void mock_die(struct mock *mock);
 void mock_live_again(struct mock *mock);
-/* Connects to a device that listens, instead of waiting for it; hangs up before. */
+/* Hangs up, and connects to a device that listens. */
 void mock_connect(struct mock *mock, const char *path);
-/* Does what there is to do. True: something was. */
+/* Does what is pending. True: there was something. */
 bool mock_pump(void *mock);
 /* Answers one request. True: there was one. */
 bool mock_pump_once(struct mock *mock);
-/* Forgets what was counted and logged. */
+/* Clears the counters and the log. */
 void mock_forget(struct mock *mock);
-/* Whether a request is answered, in its turn and as things are negotiated. */
+/* Whether a request has an answer, given the features that were negotiated. */
 bool mock_is_answered(const struct mock *mock, uint32_t request);
 
-/* On the back-end channel: a request as it should be, and any bytes. */
+/* On the back channel: a valid request, and any bytes. */
 void mock_send_config_change(struct mock *mock, bool need_reply);
 void mock_send_on_back_channel(struct mock *mock, const void *bytes, unsigned num_bytes);
 void mock_send_with_fds_on_back_channel(struct mock *mock, const void *bytes,
 					   unsigned num_bytes, unsigned num_fds);
-/* Takes the answers that came on it: how many. */
+/* Reads the answers that have come on it; returns their number. */
 unsigned mock_take_backend_answers(struct mock *mock);
 
 #endif

@@ -5,9 +5,8 @@
 #include <sys/types.h>
 
 /*
- * A `vublk serve` of this build on a socket that listens or is connected already, so
- * that there is nothing to wait for. `fd` is closed here. Skips the case where the tool
- * is not built.
+ * Starts a `vublk serve` of this build on a socket that listens or is connected already, so the
+ * caller need not wait for it. Closes `fd`. Skips the case if the tool is not built.
  */
 pid_t serve_start(int fd, const char *disk, unsigned num_queues);
 

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The config of a disk: how it is read, believed, changed, written; and the back-end channel. */
+/*
+ * The config of a disk: reading, checks, changes, writes, and the back channel.
+ *
+ * Key idea: the mock's config is a field of the test, so each case sets what the back-end says
+ * and compares it with what the driver sees.
+ */
 #include "harness.h"
 
 #include "mock/device-rig.h"
@@ -27,7 +32,7 @@ static struct virtio_blk_config read_config(struct device_rig *rig)
 	return config;
 }
 
-/* --- believing ---------------------------------------------------------------------------- */
+/* --- checks ---------------------------------------------------------------------------- */
 
 static void test_reads(void **state)
 {
@@ -102,7 +107,7 @@ static void test_senseless_limits_cost_their_feature(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A back-end with a short config: asked for less and less, and its features shrink with it. */
+/* A back-end with a short config is asked for less and less, and fewer features are offered. */
 static void test_short_configs(void **state)
 {
 	const struct { unsigned max, got; uint64_t without; } cases[] = {
@@ -131,7 +136,7 @@ static void test_short_configs(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Fields beyond 60 bytes are asked for only where a feature says that there are some. */
+/* Fields beyond 60 bytes are asked for only if a feature says that they exist. */
 static void test_long_config(void **state)
 {
 	struct vublk_device_info info;
@@ -183,7 +188,7 @@ static uint32_t seg_max_after_accepting(struct device_rig *rig, uint64_t feature
 	return read_config(rig).seg_max;
 }
 
-/* A request without indirect descriptors has no more segments than its ring has entries. */
+/* Without indirect descriptors a request has at most as many segments as the ring has entries. */
 static void test_seg_max_without_indirect(void **state)
 {
 	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC), all;
@@ -205,7 +210,7 @@ static void test_seg_max_without_indirect(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A size for I/O of one block says nothing, and costs some guests their speed. */
+/* An I/O size of one block is no information, and makes some guests slow. */
 static void test_io_sizes(void **state)
 {
 	struct mock mock;
@@ -284,7 +289,7 @@ static void test_resize(void **state)
 		if (i == 1)
 			rig_start(&rig, 2);
 	}
-	/* The same once more is no change. */
+	/* Reading the same config again is no change. */
 	mock_send_config_change(&mock, true);
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 3);
@@ -311,7 +316,7 @@ static void test_absurd_change_is_not_taken(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Each differs from the one before it, so that saying a sentence once would not do. */
+/* Each config differs from the previous one, so logging each sentence once is not enough. */
 static void test_absurd_changes_are_limited(void **state)
 {
 	struct mock mock;
@@ -327,7 +332,7 @@ static void test_absurd_changes_are_limited(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* However many messages: one read at a time, and each answered. */
+/* There is one read at a time, however many messages come, and each message is answered. */
 static void test_storm_of_changes(void **state)
 {
 	struct mock mock;
@@ -346,7 +351,7 @@ static void test_storm_of_changes(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Without a back-end channel the config is looked at every now and then. */
+/* Without a back channel the config is polled. */
 static void test_resize_that_is_not_told(void **state)
 {
 	struct mock mock;
@@ -368,7 +373,7 @@ static void test_resize_that_is_not_told(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- the back-end channel ---------------------------------------------------------------------- */
+/* --- the back channel ---------------------------------------------------------------------- */
 
 static void test_garbage_on_the_channel(void **state)
 {
@@ -416,7 +421,7 @@ static void test_unserved_requests_are_answered_and_limited(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Answers that nobody reads cost the channel, not memory without end. */
+/* A back-end that does not read answers loses the channel; memory does not grow without limit. */
 static void test_answers_that_are_not_read(void **state)
 {
 	struct mock mock;
@@ -433,7 +438,7 @@ static void test_answers_that_are_not_read(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A back-end must not tell it while no ring is started. */
+/* A back-end must not report it while no ring is started. */
 static void test_resize_while_stopped(void **state)
 {
 	struct mock mock;
@@ -464,7 +469,7 @@ static void test_end_of_the_channel(void **state)
 	vublk_fd_close(&mock.back_channel);
 	rig_settle(&rig);
 	assert_int_equal(rig.num_warnings, 0);
-	config_of(&mock)->capacity = 1; /* which is looked for from now on */
+	config_of(&mock)->capacity = 1; /* found by polling from now on */
 	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
 	rig_start(&rig, 2);
 	rig_end(&rig, &mock);
@@ -487,13 +492,13 @@ static void test_wce(void **state)
 	assert_int_equal(write_wce(&rig, 1, NULL), 0);
 	assert_int_equal(mock.received[VUBLK_VU_SET_CONFIG], 0);
 	assert_int_equal(write_wce(&rig, 0, NULL), 1);
-	assert_int_equal(read_config(&rig).wce, 1); /* not before the back-end took it */
+	assert_int_equal(read_config(&rig).wce, 1); /* not before the back-end has adopted it */
 	assert_int_equal(write_wce(&rig, 0, NULL), -EBUSY);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, 0);
 	assert_int_equal(read_config(&rig).wce, 0);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
-	/* A resize that is seen with it is told. */
+	/* A resize that the same read finds is reported. */
 	config_of(&mock)->capacity = 1;
 	assert_int_equal(write_wce(&rig, 1, NULL), 1);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 2);
@@ -514,7 +519,7 @@ static void test_wce_that_is_not_taken(void **state)
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, EIO);
 	assert_non_null(strstr(rig.errors[RIG_CONFIG_WRITTEN].text, "refused SET_CONFIG"));
-	/* Said yes, did nothing. */
+	/* The back-end answers with success and changes nothing. */
 	assert_int_equal(write_wce(&rig, 0, NULL), 1);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 2);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, EIO);
@@ -523,7 +528,7 @@ static void test_wce_that_is_not_taken(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A read that was on its way before the write says nothing about it. */
+/* A read that was under way before the write does not confirm it. */
 static void test_wce_during_a_change(void **state)
 {
 	struct mock mock;

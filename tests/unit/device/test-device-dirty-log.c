@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: what the back-end is told, and when it is on, whatever happens to the
- * device meanwhile. That pages are marked is the matter of test-device-migrate.c.
+ * The dirty log: the messages to the back-end, and when the log is on, whatever happens to the
+ * device meanwhile. Whether pages are marked is tested by test-device-migrate.c.
+ *
+ * Key idea: each case compares what the mock has been given (feature, bitmap, flags of the
+ * used rings) with what the device reports.
  */
 #include "harness.h"
 
@@ -22,7 +25,7 @@
 
 #define QUEUES 2
 #define LOG_ALL VUBLK_BIT(VHOST_F_LOG_ALL)
-/* One word is 64 pages; of the rig's memory the last page is page 0x1000ff. */
+/* One word is 64 pages. The last page of the rig's memory is page 0x1000ff. */
 #define WORDS ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 64)
 #define FIRST_PAGE (RIG_GUEST_ADDR / VUBLK_DIRTY_PAGE_BYTES)
 
@@ -151,7 +154,7 @@ static void test_a_bitmap_of_the_bus(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The VMM that gave it truncates it: the device survives and says so. */
+/* The VMM truncates the bitmap that it gave: the device survives and reports it. */
 static void test_a_bitmap_that_is_truncated(void **state)
 {
 	struct vublk_device_dirty_log log = { -1, 0, WORDS * 8 };
@@ -183,7 +186,7 @@ static void test_a_bitmap_that_is_truncated(void **state)
 	}
 }
 
-/* It has to reach to the last byte of the memory, and not further than its own file. */
+/* A bitmap has to cover the last byte of the memory, and end within its file. */
 static void test_bitmaps_that_do_not_fit(void **state)
 {
 	static const struct {
@@ -243,7 +246,7 @@ static void test_memory_beyond_the_log(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- whatever happens to the device --------------------------------------------------------- */
+/* --- other events meanwhile --------------------------------------------------------- */
 
 static void test_before_the_rings_run(void **state)
 {
@@ -265,7 +268,7 @@ static void test_before_the_rings_run(void **state)
 			"the dirty log is on, or is being");
 	rig_start(&rig, QUEUES);
 	expect_logging(&rig, &mock, true);
-	rig_stop(&rig); /* a reset is the driver's; the log is the VM's */
+	rig_stop(&rig); /* a reset by the driver does not concern the log of the VM */
 	assert_true(log_inode(&rig));
 	rig_start(&rig, QUEUES);
 	expect_logging(&rig, &mock, true);
@@ -277,7 +280,7 @@ static void test_before_the_rings_run(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* In the middle of a start, of a stop, and of a pause that turns a start back. */
+/* During a start, during a stop, and during a pause that ends a start. */
 static void test_while_the_rings_are_on_their_way(void **state)
 {
 	struct mock mock;
@@ -307,7 +310,7 @@ static void test_while_the_rings_are_on_their_way(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A stop waits for the change, for no message of it may follow those of the stop. */
+/* A stop waits for the change, because its messages must not follow those of the stop. */
 static void test_a_stop_during_a_change(void **state)
 {
 	for (unsigned reset = 0; reset < 2; reset++) {
@@ -356,7 +359,7 @@ static void test_it_outlives_back_ends(void **state)
 		rig_wait(&rig, RIG_STARTED, 1 + i);
 		assert_int_equal(mock.dirty_log_inode, inode);
 		expect_logging(&rig, &mock, true);
-		/* What it wrote into the used rings last it may not have marked any more. */
+		/* It may not have marked its last writes to the used rings. */
 		assert_int_equal(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, NULL),
 				 0);
 		assert_int_equal(bits[0], (1 << QUEUES) - 1);
@@ -366,7 +369,7 @@ static void test_it_outlives_back_ends(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* At each message of the change; what comes after the loss is logged from the start. */
+/* At each message of the change. After the loss, the next back-end logs from the start. */
 static void test_a_loss_during_a_change(void **state)
 {
 	const uint32_t at[] = { VUBLK_VU_SET_LOG_BASE, VUBLK_VU_SET_FEATURES,
@@ -395,7 +398,7 @@ static void test_a_loss_during_a_change(void **state)
 	}
 }
 
-/* --- back-ends that will not -------------------------------------------------------------------- */
+/* --- back-ends that cannot or refuse -------------------------------------------------------------------- */
 
 static void test_back_ends_that_cannot(void **state)
 {
@@ -419,7 +422,7 @@ static void test_back_ends_that_cannot(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* One that cannot does not take the place of one that does; once the log is off it may. */
+/* A back-end that cannot log does not replace one that logs, until the log is off. */
 static void test_a_new_back_end_that_cannot(void **state)
 {
 	struct mock mock;
@@ -464,16 +467,16 @@ static void test_refusals(void **state)
 		assert_int_equal(rig.errors[RIG_DIRTY_LOG_CHANGED].code, EIO);
 		assert_non_null(strstr(rig.errors[RIG_DIRTY_LOG_CHANGED].text, all[i].sentence));
 		assert_int_equal(log_inode(&rig), 0);
-		expect_logging(&rig, &mock, false); /* what it had taken it was told to leave */
+		expect_logging(&rig, &mock, false); /* the accepted part of the change has been undone */
 		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
-		start_log(&rig); /* the second time it takes it */
+		start_log(&rig); /* it accepts the second attempt */
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 2);
 		expect_logging(&rig, &mock, true);
 		rig_end(&rig, &mock);
 	}
 }
 
-/* Some answer SET_LOG_BASE with nothing at all, and mean yes. */
+/* Some back-ends accept SET_LOG_BASE with an empty answer. */
 static void test_an_empty_answer(void **state)
 {
 	struct mock mock;
@@ -488,7 +491,7 @@ static void test_an_empty_answer(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* libvhost-user answers with the size that it was told. */
+/* libvhost-user answers with the size that it was given. */
 static void test_an_echo(void **state)
 {
 	struct mock mock;
@@ -503,7 +506,7 @@ static void test_an_echo(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- taking ---------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------------- */
 
 static void test_what_cannot_be_taken(void **state)
 {
@@ -527,7 +530,7 @@ static void test_what_cannot_be_taken(void **state)
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 0, 63, bits, NULL), -EINVAL);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 64, UINT64_MAX - 63, bits, NULL),
 			 -EINVAL);
-	rig_end(&rig, &mock); /* in the middle of a change, and with the bitmap mapped */
+	rig_end(&rig, &mock); /* during a change, and with the bitmap mapped */
 }
 
 int main(int argc, char **argv)

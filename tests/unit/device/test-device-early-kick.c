@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A legacy driver, which may kick before it sets DRIVER_OK: the kick starts the device,
- * once, and is the back-end's to read.
+ * A legacy driver, which may kick before it sets DRIVER_OK: the kick starts the device once,
+ * and only the back-end reads it.
+ *
+ * Key idea: an eventfd that was kicked still has its signal after the start, because the device
+ * has only polled it.
  */
 #include "harness.h"
 
@@ -42,7 +45,7 @@ static void begin_set_up(struct device_rig *rig, struct mock *mock, const char *
 	mock_forget(mock);
 }
 
-/* A kick means nothing now, and costs nothing. */
+/* A kick has no effect now, and its descriptor is not polled. */
 static void expect_idle(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
@@ -52,7 +55,7 @@ static void expect_idle(struct device_rig *rig, enum vublk_device_state state)
 	assert_int_equal(poll(&fd, 1, 0), 0);
 }
 
-/* Started, with a kick for each queue: one kick is one, the other was the device's. */
+/* Started: the kicked queue has two signals, one of them from the device; the other has one. */
 static void expect_started(struct device_rig *rig, struct mock *mock, unsigned times)
 {
 	rig_wait(rig, RIG_STARTED, times);
@@ -86,7 +89,7 @@ static void test_kick_starts(void **state)
 	}
 }
 
-/* DRIVER_OK without a kick is as good; later kicks are nobody's business here. */
+/* DRIVER_OK without a kick starts as well; later kicks are ignored by the device. */
 static void test_driver_ok_starts(void **state)
 {
 	struct mock mock;
@@ -104,7 +107,7 @@ static void test_driver_ok_starts(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Neither a modern driver's kick, nor one that comes before all is set up. */
+/* Neither the kick of a modern driver, nor a kick before everything is set up. */
 static void test_kicks_that_start_nothing(void **state)
 {
 	struct vublk_memory_region region = { RIG_GUEST_ADDR, RIG_MEMORY_BYTES, -1, 0 };
@@ -130,7 +133,7 @@ static void test_kicks_that_start_nothing(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Once started, a reset is the end: what is kicked afterwards waits for a new set-up. */
+/* After a reset, a kick starts the device only once it has been set up again. */
 static void test_reset(void **state)
 {
 	struct mock mock;
@@ -165,7 +168,7 @@ static void test_reset_while_starting(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* What was set up is bad: said once, however often it is kicked, until the reset. */
+/* The set-up is invalid: reported once until the reset, however many kicks come. */
 static void test_a_kick_that_cannot_start(void **state)
 {
 	struct vublk_device_queue queue = {
@@ -195,7 +198,7 @@ static void test_a_kick_that_cannot_start(void **state)
 
 /* --- other moments ------------------------------------------------------------------------------ */
 
-/* Kicked while it could not start: seen as soon as it can, for nobody has read the kick. */
+/* A kick while the device could not start is seen as soon as it can, because the signal stays. */
 static void test_a_kick_that_waits(void **state)
 {
 	struct mock mock;
@@ -223,7 +226,7 @@ static void test_a_kick_that_waits(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Started by a kick, it goes on after a loss as it would after DRIVER_OK. */
+/* A device that was started by a kick resumes after a loss as after DRIVER_OK. */
 static void test_loss(void **state)
 {
 	struct mock mock;

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a bus carries over from one session of its driver's to the next: the in-flight area,
- * and where each ring stands.
+ * The state that a bus carries over from one session of its driver to the next: the in-flight
+ * area and the position of each ring. What resumes after a loss is in test-device-reconnect.c.
+ *
+ * Key idea: the area is a file that the case fills, and its inode shows whether the back-end
+ * was given the same one.
  */
 #include "harness.h"
 
@@ -20,7 +23,7 @@
 
 #define QUEUES 2
 
-/* An area in which the first queue has so many requests that were begun. */
+/* An area in which `begun` requests of the first queue have begun. */
 static struct vublk_device_inflight make_area(unsigned begun)
 {
 	uint64_t bytes = vublk_inflight_split_area_bytes(QUEUES, RIG_QUEUE_SIZE);
@@ -59,7 +62,7 @@ static void expect_refused(struct device_rig *rig, const struct vublk_device_inf
 		fail_msg("'%s' is not '%s'", error.text, words);
 }
 
-/* The start hands over what was given, as it was given, and asks for none. */
+/* The start hands over the given area unchanged, and does not ask for one. */
 static void test_a_given_area_is_handed_over(void **state)
 {
 	struct vublk_device_inflight area = make_area(0), got;
@@ -86,7 +89,7 @@ static void test_a_given_area_is_handed_over(void **state)
 	close(area.fd);
 }
 
-/* The one that the back-end made is taken along into the next session. */
+/* The area that the back-end made is used in the next session. */
 static void test_the_device_s_own_goes_on(void **state)
 {
 	struct vublk_device_inflight area;
@@ -115,7 +118,7 @@ static void write_at(const struct vublk_device_inflight *area, uint64_t offset, 
 			 sizeof(value));
 }
 
-/* The first and the last entry of the last queue are found in each layout: regions aligned, or not, or pages. */
+/* The first and the last entry of the last queue are found in each layout: regions that are aligned, packed, or whole pages. */
 static void test_layouts(void **state)
 {
 	uint64_t least = vublk_inflight_split_least_bytes(RIG_QUEUE_SIZE);
@@ -182,7 +185,7 @@ static void test_areas_that_are_refused(void **state)
 	close(area.fd);
 }
 
-/* Requests that it has can be done only by a back-end that reads it. */
+/* The requests in the area can be executed only by a back-end that reads it. */
 static void test_a_back_end_that_takes_no_area(void **state)
 {
 	for (unsigned begun = 0; begun < 2; begun++) {
@@ -236,7 +239,7 @@ static void test_places(void **state)
 	rig_set_indices(&rig, 0, 65535, 1);
 	mock_die(&mock);
 	rig_wait(&rig, RIG_LOST, 1);
-	check_place(&rig, false, 65535, 2); /* it did not say */
+	check_place(&rig, false, 65535, 2); /* unknown */
 	rig_end(&rig, &mock);
 }
 

@@ -39,7 +39,7 @@ static void turn(struct device_rig *rig)
 		assert_int_equal(vublk_device_process(rig->device), 0);
 }
 
-/* Runs the loop until this has been called back so often. */
+/* Runs the loop until this callback has been called `calls` times. */
 static void turn_until(struct device_rig *rig, enum rig_callback callback, unsigned calls)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device against back-ends that break every rule of the protocol that can be
- * broken on an answer: each ends in one sentence that names the message, in time,
- * with nothing left behind.
+ * The device against back-ends whose answers break the rules of the protocol. Hostile bytes in
+ * general are covered by the fuzz targets.
+ *
+ * Key idea: every answer of a session is broken in every way that the mock knows. Each case
+ * ends in time, with one sentence that names the message, and without leaked descriptors.
  */
 #include "harness.h"
 
@@ -73,7 +75,7 @@ static void expect_sentence(const struct vublk_error *error, uint32_t request)
 		fail_msg("no word of the back-end in: %s", error->text);
 }
 
-/* The list above is what is answered, no less. */
+/* The list above has every request that is answered. */
 static void test_the_list_is_complete(void **state)
 {
 	struct vublk_error error;
@@ -140,7 +142,7 @@ static void test_wrong_answers(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* One that goes silent altogether is what a deadline is for. */
+/* The deadline ends a session with a back-end that does not answer any more. */
 static void test_silence_from_each_answer_on(void **state)
 {
 	struct vublk_error error;
@@ -170,7 +172,7 @@ static void test_answers_that_nobody_asked_for(void **state)
 	FOR_EACH_ANSWERED(a) {
 		int code = try_fault(&rig, &mock, MOCK_TWICE, a->request, 0, &error);
 
-		/* The one to the very last request comes when all is over. */
+		/* The answer to the very last request comes after the end. */
 		if (code != EPROTO && !(a->request == VUBLK_VU_SET_STATUS && !code))
 			fail_msg("%s: %d", name_of(a->request), code);
 	}
@@ -194,7 +196,7 @@ static void test_descriptors_with_answers_are_closed(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* What a back-end refuses ends the start; the channel that it refuses is done without. */
+/* A refused message ends the start. A refused back channel does not: the device works without it. */
 static void test_refusals(void **state)
 {
 	const struct { uint32_t request; int code; } cases[] = {
@@ -223,7 +225,7 @@ static void test_refusals(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Which queue it was is said, and what had been handed over is taken back first. */
+/* The sentence names the queue, and the rings that were handed over are stopped first. */
 static void test_refused_queue_is_named_and_undone(void **state)
 {
 	struct vublk_error error;
@@ -272,7 +274,7 @@ static void test_wrong_values(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Answers with any bytes in them: a session that works, or an error of the vocabulary. */
+/* Random answers: the session works, or ends with one of the documented errors. */
 static void test_random_answers(void **state)
 {
 	unsigned fds, failed = 0;
@@ -304,7 +306,7 @@ static void test_random_answers(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Nothing grows, however many messages a back-end sends that are none of its business. */
+/* Memory does not grow, however many messages a back-end sends that it must not send. */
 static void test_100000_bad_messages(void **state)
 {
 	const struct { struct vublk_vu_header header; uint8_t payload[40]; } message = {
@@ -334,7 +336,7 @@ static void test_100000_bad_messages(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A caller that comes late to its loop does not take the back-end for dead. */
+/* A caller that runs its loop late does not cause a timeout of the back-end. */
 static void test_a_late_loop_is_no_timeout(void **state)
 {
 	struct mock mock;
@@ -348,7 +350,7 @@ static void test_a_late_loop_is_no_timeout(void **state)
 
 		assert_int_equal(vublk_device_process(rig.device), 0);
 		mock_pump(&mock);
-		nanosleep(&longer, NULL); /* the deadline passes: that is the case */
+		nanosleep(&longer, NULL); /* the deadline has to pass here */
 	}
 	rig_wait(&rig, RIG_REALIZED, 1);
 	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);

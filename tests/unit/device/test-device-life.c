@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of a device: in which order things are said to the back-end, what happens
- * when something comes in between, and that it can be given up at any moment.
+ * The life of a device: the order of the messages to the back-end, events that overtake others,
+ * and unrealize at any moment.
+ *
+ * Key idea: the mock logs every request, and works only when the case lets it. So each case
+ * places an event between two messages, and compares the log.
  */
 #include "harness.h"
 
@@ -64,7 +67,7 @@ static void test_order_of_messages(void **state)
 				   VUBLK_VU_GET_STATUS, VUBLK_VU_ADD_MEM_REG, QUEUE, QUEUE,
 				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
 				   VUBLK_VU_SET_STATUS);
-		else /* the memory is the same, everything else is said anew */
+		else /* the memory is unchanged and not sent; everything else is sent again */
 			EXPECT_LOG(&mock, VUBLK_VU_SET_FEATURES, VUBLK_VU_SET_STATUS,
 				   VUBLK_VU_GET_STATUS, VUBLK_VU_GET_FEATURES, QUEUE, QUEUE,
 				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
@@ -80,7 +83,7 @@ static void test_order_of_messages(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Only what is implemented is accepted, and bit 30 always. */
+/* Only implemented features are accepted, and bit 30 always. */
 static void test_what_is_accepted(void **state)
 {
 	struct vublk_device_info info;
@@ -103,7 +106,7 @@ static void test_what_is_accepted(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The least that a back-end can be: no confirmations, one queue, a table of memory. */
+/* The simplest back-end: no confirmations, one queue, a memory table. */
 static void test_a_simple_back_end(void **state)
 {
 	struct mock mock;
@@ -154,7 +157,7 @@ static void test_number_of_queues(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* 256 queues, with and without confirmations, in pieces that the socket takes. */
+/* 256 queues, with and without confirmations, in pieces that fit the socket. */
 static void test_many_queues(void **state)
 {
 	for (unsigned blind = 0; blind < 2; blind++) {
@@ -223,7 +226,7 @@ static void test_bad_queues(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- what comes in between ------------------------------------------------------------------------- */
+/* --- events that overtake others ------------------------------------------------------------------------- */
 
 static void test_start_needs_what_it_needs(void **state)
 {
@@ -245,7 +248,7 @@ static void test_start_needs_what_it_needs(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A reset that overtakes the start: taken back when it is done, and started() never comes. */
+/* A reset that overtakes the start: the rings are stopped when it is done, and started() never comes. */
 static void test_reset_while_starting(void **state)
 {
 	struct mock mock;
@@ -323,7 +326,7 @@ static void test_loss_in_each_state(void **state)
 	}
 }
 
-/* A back-end that signals a queue's error eventfd: told once, and nothing else happens. */
+/* A back-end that signals a queue's error eventfd: reported once, without further effect. */
 static void test_ring_error(void **state)
 {
 	struct mock mock;
@@ -345,7 +348,7 @@ static void test_ring_error(void **state)
 
 /* --- forced shutdown -------------------------------------------------------------------------- */
 
-/* A back-end that hangs on a request does not hold it up, wherever the rings are. */
+/* A back-end that hangs on a request does not delay it, in any state of the rings. */
 static void test_forced_shutdown(void **state)
 {
 	for (unsigned moment = 0; moment < 3; moment++) {
@@ -364,7 +367,7 @@ static void test_forced_shutdown(void **state)
 		if (moment >= 2)
 			set_status(&rig, 0, NULL);
 		mock_forget(&mock);
-		rig.pump = NULL; /* nothing is answered from here on */
+		rig.pump = NULL; /* no answer from here on */
 		assert_int_equal(vublk_device_force_shutdown(rig.device), 1);
 		rig_wait(&rig, RIG_LOST, 1);
 		assert_int_equal(rig.errors[RIG_STOPPED].code, ECANCELED);
@@ -382,7 +385,7 @@ static void test_forced_shutdown(void **state)
 	}
 }
 
-/* Without the property it is a stop like others: the deadline is the bound. */
+/* Without the property it is a normal stop, bounded by the deadline. */
 static void test_forced_shutdown_that_asks(void **state)
 {
 	for (unsigned hangs = 0; hangs < 2; hangs++) {
@@ -409,7 +412,7 @@ static void test_forced_shutdown_that_asks(void **state)
 	}
 }
 
-/* --- giving it up --------------------------------------------------------------------------------------- */
+/* --- unrealize and free --------------------------------------------------------------------------------------- */
 
 static enum rig_callback unrealize_in;
 static bool given_up; /* no callback may come any more */
@@ -432,7 +435,7 @@ static void unrealize_and_realize_hook(struct device_rig *rig, enum rig_callback
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 }
 
-/* Provokes every callback there is, one after the other; ends when one unrealizes. */
+/* Provokes every callback, one after the other. Ends when one unrealizes. */
 static void live(struct device_rig *rig, struct mock *mock)
 {
 	struct vublk_memory_region regions[2];
@@ -493,7 +496,7 @@ static void test_unrealize_in_each_callback(void **state)
 		}
 }
 
-/* Free after each single turn of the loop, through a whole life: nothing is left behind. */
+/* Frees the device after each number of turns of the loop through a whole life: nothing leaks. */
 static void test_free_after_each_step(void **state)
 {
 	unsigned fds = vublk_test_count_fds();
@@ -527,7 +530,7 @@ static void test_free_after_each_step(void **state)
 	assert_true(steps > 10);
 }
 
-/* --- trying again ------------------------------------------------------------------------------------------ */
+/* --- further tries ------------------------------------------------------------------------------------------ */
 
 static void test_retries(void **state)
 {
@@ -579,7 +582,7 @@ static void test_bad_paths(void **state)
 	rig_init(&rig, path);
 	rig_set(&rig, "realize-retries", "3");
 	rig_realize_fails(&rig, ENOENT);
-	assert_int_equal(rig.num_failed_tries, 1); /* another try would not mend it */
+	assert_int_equal(rig.num_failed_tries, 1); /* another try would not help */
 	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "there is no socket '"));
 	rig_set(&rig, "chardev", "/etc/passwd");
 	rig_realize_fails(&rig, ENOTSOCK);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A device that listens, and the back-ends that connect to it: the first, the wrong
- * ones, the one after a loss, and those that come while there is one.
+ * A device that listens, and the back-ends that connect to it: the first one, unusable ones,
+ * the one after a loss, and further ones while one is connected.
+ *
+ * Key idea: the mock connects when the case says so, and between two connections the device
+ * must have nothing to do.
  */
 #include "harness.h"
 
@@ -38,7 +41,7 @@ static void begin(struct device_rig *rig, struct mock *mock)
 	rig_set(rig, "server", "on");
 }
 
-/* Nothing to do, and nothing that would wake it. */
+/* The device is idle, and no timer would wake it. */
 static void expect_waiting(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
@@ -95,7 +98,7 @@ static void test_unrealize_while_waiting(void **state)
 	begin(&rig, &mock);
 	for (unsigned i = 0; i < 3; i++) {
 		begin_realize(&rig);
-		if (i == 2) { /* somebody has connected, and says nothing */
+		if (i == 2) { /* a peer has connected, and does not answer */
 			mock_connect(&mock, path);
 			vublk_device_process(rig.device);
 		}
@@ -127,7 +130,7 @@ static void test_the_path(void **state)
 	rig_realize_fails(&rig, EEXIST);
 	unlink(path);
 	realize(&rig, &mock);
-	unlink(path); /* somebody else takes the path: it is his */
+	unlink(path); /* another process takes the path, and keeps it */
 	fd = vublk_socket_listen(path, NULL);
 	vublk_device_unrealize(rig.device);
 	assert_int_equal(access(path, F_OK), 0);
@@ -135,7 +138,7 @@ static void test_the_path(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Whatever is wrong with one, the next may come; the log is not theirs to fill. */
+/* After an unusable back-end the next one may connect, and the lines about them are limited. */
 static void test_wrong_back_ends(void **state)
 {
 	const struct mock_fault faults[] = {
@@ -191,7 +194,7 @@ static void test_the_next_back_end(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* One that cannot take the place is sent away, and the next is asked. */
+/* A back-end that cannot replace the lost one is disconnected, and the next one is tried. */
 static void test_a_smaller_offer(void **state)
 {
 	struct mock mock;
@@ -213,7 +216,7 @@ static void test_a_smaller_offer(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* It waits in the backlog, unanswered, until there is a place for it. */
+/* It waits in the backlog until the device has no other. */
 static void test_a_second_back_end(void **state)
 {
 	struct mock first, second;
@@ -258,7 +261,7 @@ static void test_giving_up(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The deadline passes in the middle of a handshake: the handshake has its own. */
+/* The deadline passes during a handshake, which has a deadline of its own. */
 static void test_deadline_during_a_handshake(void **state)
 {
 	struct mock mock;
@@ -276,9 +279,9 @@ static void test_deadline_during_a_handshake(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- what runs out -------------------------------------------------------------------------------- */
+/* --- scarcity -------------------------------------------------------------------------------- */
 
-/* There is no descriptor for a connection: it waits, and is taken when there is one. */
+/* A connection waits until a descriptor is free. */
 static void test_no_descriptors(void **state)
 {
 	struct rlimit limit, before;
@@ -318,7 +321,7 @@ static void test_vublk_serve_connects(void **state)
 	close(fd);
 	begin_realize(&rig);
 	for (unsigned i = 1; i <= 5; i++) {
-		/* It is handed a socket that is connected to the device already. */
+		/* The back-end is given a socket that is connected to the device already. */
 		pid_t pid = serve_start(vublk_socket_connect(path, NULL), disk, QUEUES);
 
 		if (i == 1) {

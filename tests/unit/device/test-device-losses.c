@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Every way to lose a back-end at every message of every phase of a device's life:
- * all lead to one place, from which the device goes on with the next back-end as if
- * nothing had been, and nothing of the connection is left behind.
+ * Every way to lose a back-end, at every message of every phase of a device's life. What
+ * happens to requests is in test-device-reconnect.c.
+ *
+ * Key idea: three lists are combined: phases, messages, and kinds of loss. Each combination
+ * ends with the same checks: the device runs with the next back-end, and nothing of the
+ * connection is left.
  */
 #include "harness.h"
 
@@ -45,7 +48,7 @@ static void set_status(struct device_rig *rig, uint8_t status)
 
 #define PATIENCE_NS (UINT64_C(20) * 1000000000)
 
-/* Runs the loop once more; what has not happened by `until` does not happen. */
+/* Runs the loop once more; fails if `until` has passed. */
 static void step(struct device_rig *rig, uint64_t until)
 {
 	rig_turn(rig, 100);
@@ -65,12 +68,12 @@ static void reach(struct device_rig *rig, enum vublk_device_state state)
 
 /* --- the phases ------------------------------------------------------------------------------- */
 
-/* How a running device comes to send what is lost, and how it comes to run again. */
+/* How a running device is made to send the message, and how it comes to run again. */
 struct phase {
 	const char *name;
 	void (*enter)(struct device_rig *rig, struct mock *mock, uint32_t request);
 	void (*leave)(struct device_rig *rig, struct mock *mock);
-	bool is_new_session; /* the in-flight area is another afterwards */
+	bool is_new_session; /* with a new in-flight area afterwards */
 	const uint32_t *requests;
 	unsigned num_requests;
 };
@@ -100,7 +103,7 @@ static void enter_realize(struct device_rig *rig, struct mock *mock, uint32_t re
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 }
 
-/* Only a back-end that hangs ends the realize: it is for the bus to try again. */
+/* Only a back-end that hangs ends realize; the bus has to try again. */
 static void leave_realize(struct device_rig *rig, struct mock *mock)
 {
 	uint64_t until = vublk_now_ns() + PATIENCE_NS;
@@ -212,7 +215,7 @@ static const struct phase phases[] = {
 	  REQUESTS(START, VUBLK_VU_ADD_MEM_REG) },
 };
 
-/* --- the ways ------------------------------------------------------------------------------------ */
+/* --- the kinds of loss ------------------------------------------------------------------------------------ */
 
 static const struct mock_fault ways[] = {
 	{ .kind = MOCK_CUT, .bytes = 0 },
@@ -233,7 +236,7 @@ static const struct mock_fault ways[] = {
 	{ .kind = MOCK_CUT, .bytes = 19 },
 };
 
-/* The rings have completed all that there was, so that each loss can be gone on from. */
+/* The rings have no request outstanding, so each loss can be resumed. */
 static void complete_all(struct device_rig *rig, struct mock *mock)
 {
 	mock->base = 7;
@@ -247,7 +250,7 @@ struct seen {
 	unsigned fds, mappings;
 };
 
-/* Of the connection: neither the memory's, nor what is kept from outage to outage. */
+/* Descriptors of the connection: not the memory's, nor those that are kept over outages. */
 static unsigned count_fds(const struct device_rig *rig)
 {
 	return vublk_test_count_fds() - rig->device->memory.num_regions -
@@ -311,7 +314,7 @@ static void lose(struct device_rig *rig, struct mock *mock, const struct phase *
 	expect_as_before(rig, mock, &before, phase);
 }
 
-/* The last bytes of this answer are padding, which some back-ends leave out. */
+/* The last bytes of this answer are padding, which some back-ends omit. */
 static bool is_good_answer(uint32_t request, const struct mock_fault *way)
 {
 	return request == VUBLK_VU_GET_INFLIGHT_FD && way->kind == MOCK_SHORT;
@@ -350,7 +353,7 @@ IN_PHASE(starting_again, 6)
 
 /* --- connecting ---------------------------------------------------------------------------------- */
 
-/* Nobody listens, no socket, a file that is none, one that closes at once: and then it is there. */
+/* No listener, no socket, another file, a listener that closes immediately; then a back-end. */
 static void test_connecting(void **state)
 {
 	const struct phase *phase = &phases[5];
@@ -392,9 +395,9 @@ static void test_connecting(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- giving it up ----------------------------------------------------------------------------------- */
+/* --- unrealize ----------------------------------------------------------------------------------- */
 
-/* While it waits for this answer, wherever that is: at once, and nothing is left. */
+/* While it waits for this answer, in any phase: immediately, and nothing is left. */
 static void test_unrealize_during_each_wait(void **state)
 {
 	for (size_t p = 0; p < VUBLK_ARRAY_SIZE(phases); p++)
@@ -424,7 +427,7 @@ static void test_unrealize_during_each_wait(void **state)
 
 /* --- some queues ------------------------------------------------------------------------------------- */
 
-/* Queues 0 and 2 of four are set up: these go on, and no other is spoken of. */
+/* Queues 0 and 2 of four are set up: these resume, and no message is about another. */
 static void test_some_queues(void **state)
 {
 	struct mock mock;
@@ -436,7 +439,7 @@ static void test_some_queues(void **state)
 	set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
 	rig_wait(&rig, RIG_STARTED, 1);
 	rig_set_indices(&rig, 0, 3, 5);
-	rig_set_indices(&rig, 1, 1, 9); /* nobody's ring, and so not looked at */
+	rig_set_indices(&rig, 1, 1, 9); /* not a ring, so it is not read */
 	rig_set_indices(&rig, 2, 65535, 1);
 	for (unsigned i = 2; i <= 4; i++) {
 		mock_forget(&mock);
@@ -464,7 +467,7 @@ static void expect_capacity(struct device_rig *rig, uint64_t sectors)
 	assert_int_equal(capacity, sectors);
 }
 
-/* Told before, while and after the device starts, while it stops, and found after an outage. */
+/* Reported before, during and after a start and during a stop, and found after an outage. */
 static void test_resize_at_each_moment(void **state)
 {
 	enum { STOPPED, STARTING, RUNNING, STOPPING, OUTAGE, MOMENTS };
@@ -499,7 +502,7 @@ static void test_resize_at_each_moment(void **state)
 	}
 }
 
-/* --- what is left behind --------------------------------------------------------------------------- */
+/* --- leaks --------------------------------------------------------------------------- */
 
 struct holdings {
 	unsigned fds, mappings, threads;
@@ -530,7 +533,7 @@ static unsigned count_threads(void)
 	return count;
 }
 
-/* Under a sanitizer the heap is its own (0 bytes here), and maps what it likes. */
+/* A sanitizer has a heap of its own (0 bytes here) and maps memory at any time. */
 static struct holdings count_holdings(void)
 {
 	size_t heap_bytes = mallinfo2().uordblks;
@@ -543,7 +546,7 @@ static struct holdings count_holdings(void)
 	};
 }
 
-/* A loss of one kind or another, in turn; some meet the next connection as well. */
+/* The kinds of loss in turn; some also break the next connection. */
 static void lose_somehow(struct device_rig *rig, struct mock *mock, unsigned turn)
 {
 	const struct mock_fault next[] = {
@@ -567,7 +570,7 @@ static void lose_somehow(struct device_rig *rig, struct mock *mock, unsigned tur
 }
 
 #define RECONNECTS 10000
-#define SETTLED 100 /* by then everything has been used that is used */
+#define SETTLED 100 /* by then every code path has been used */
 
 static void test_ten_thousand_reconnects(void **state)
 {
@@ -603,12 +606,12 @@ static void begin_with_open_memory(struct device_rig *rig, struct mock *mock)
 	rig->memory = vublk_map_shared(rig->memfd, 0, RIG_MEMORY_BYTES, NULL);
 	assert_non_null(rig->memory);
 	rig_set(rig, "reconnect-ms", "1");
-	rig_set(rig, "inflight", "off"); /* the rings alone say where they stand */
+	rig_set(rig, "inflight", "off"); /* only the rings have their indices */
 	rig_realize(rig);
 	rig_start(rig, QUEUES);
 }
 
-/* A peer may forbid every further writable mapping; the rings are read all the same. */
+/* A peer may forbid further writable mappings; the rings are still read. */
 static void test_sealed_memory(void **state)
 {
 	struct mock mock;
@@ -623,7 +626,7 @@ static void test_sealed_memory(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Nothing is known of rings that are no more, and the device survives that. */
+/* The device survives the truncation of the rings' memory, and knows nothing about the rings. */
 static void test_truncated_memory(void **state)
 {
 	struct mock mock;
@@ -637,7 +640,7 @@ static void test_truncated_memory(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A connection is no success: the pause grows past reconnect-ms, up to its limit. */
+/* A connection alone does not end the outage: the pause grows beyond reconnect-ms, up to its limit. */
 static void test_refusals_lengthen_the_pause(void **state)
 {
 	const struct vublk_device_reconnect *reconnect;
@@ -661,7 +664,7 @@ static void test_refusals_lengthen_the_pause(void **state)
 	}
 	assert_int_equal(before, 16 * 2);
 	mock_die(&mock);
-	mock_live_again(&mock); /* its socket appears: it is looked for at once */
+	mock_live_again(&mock); /* its socket appears: the next try is immediate */
 	mock.refused_request = 0;
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(reconnect->refusals, 0);
@@ -677,7 +680,7 @@ static void test_short_runs_lengthen_the_pause(void **state)
 	struct device_rig rig;
 
 	rig_prepare(&rig, &mock, NULL);
-	rig_set(&rig, "reconnect-ms", "60000"); /* no run lasts that long here */
+	rig_set(&rig, "reconnect-ms", "60000"); /* longer than any run here */
 	rig.quiet = true;
 	rig_realize(&rig);
 	rig_start(&rig, 1);
@@ -686,7 +689,7 @@ static void test_short_runs_lengthen_the_pause(void **state)
 		mock_forget(&mock);
 		mock_hang_up(&mock);
 		rig_wait(&rig, RIG_LOST, losses);
-		/* The first loss follows the first connection, which was no try to reconnect. */
+		/* The first loss follows the first connection, which was not a reconnection. */
 		assert_int_equal(reconnect->short_runs, losses - 1);
 		assert_int_equal(reconnect->pause_ms, 2u << (losses > 1 ? losses - 2 : 0));
 		rig_wait(&rig, RIG_STARTED, 1 + losses);

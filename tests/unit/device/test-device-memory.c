@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The memory of a device: what is refused, and what of a change is sent to the back-end. */
+/*
+ * The memory of a device: tables that are refused, and the messages for a change.
+ *
+ * Key idea: the mock counts regions, so a case sees whether only the difference was sent.
+ */
 #include "harness.h"
 
 #include "mock/device-rig.h"
@@ -102,7 +106,7 @@ static void test_changes_while_running(void **state)
 	assert_int_equal(mock.log[2], VUBLK_VU_REM_MEM_REG);
 	assert_int_equal(mock.log[3], VUBLK_VU_ADD_MEM_REG);
 	assert_int_equal(mock.num_log, 4);
-	set_and_wait(&rig, regions, 3); /* the same: only asked whether it is there */
+	set_and_wait(&rig, regions, 3); /* unchanged: only a request to see whether it answers */
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 3);
 	/* The ring must stay where it is. */
 	assert_int_equal(set_memory(&rig, regions + 1, 2, &error), -EINVAL);
@@ -113,7 +117,7 @@ static void test_changes_while_running(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* At rest, too, all of it is given up at once, and a start waits for that. */
+/* The removal of all memory is sent even while the rings do not run, and a start waits for it. */
 static void test_all_is_given_up(void **state)
 {
 	struct mock mock;
@@ -125,7 +129,7 @@ static void test_all_is_given_up(void **state)
 	rig_stop(&rig);
 	mock_forget(&mock);
 	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 1);
-	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* that is on its way */
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* which is under way */
 	rig_wait(&rig, RIG_MEMORY_CHANGED, 1);
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 1);
 	assert_int_equal(mock.num_regions, 0);
@@ -140,7 +144,7 @@ static void test_all_is_given_up(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* With a way back the connection ends with the memory, whatever the back-end remembers of it. */
+/* If the device can reconnect, the connection ends with the memory, and with it what the back-end remembers. */
 static void test_all_is_given_up_by_hanging_up(void **state)
 {
 	struct mock mock;
@@ -191,7 +195,7 @@ static void test_another_file(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* After a refusal the rest is not sent; the back-end must not be thought to have it. */
+/* After a refusal the other regions are not sent, and must not be counted as sent. */
 static void test_refused_region_of_many(void **state)
 {
 	struct vublk_memory_region regions[61];
@@ -238,14 +242,14 @@ static void test_refused_region(void **state)
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
 	mock_forget(&mock);
 	mock.fault.kind = MOCK_NO_FAULT;
-	set_and_wait(&rig, regions, 2); /* it is tried again, for the back-end has it not */
+	set_and_wait(&rig, regions, 2); /* sent again, because the back-end does not have it */
 	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 1);
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);
 	rig_end(&rig, &mock);
 }
 
-/* Regions of any size and place are sent as they are; a back-end that refuses one is named. */
+/* Regions of any size and place are sent unchanged; if one is refused, the error names it. */
 static void test_parts_of_pages(void **state)
 {
 	for (unsigned slots = 0; slots < 2; slots++) {
@@ -310,7 +314,7 @@ static void test_table(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A reset that comes while a change is on its way waits for it. */
+/* A reset during a change waits for its end. */
 static void test_reset_during_a_change(void **state)
 {
 	struct vublk_memory_region regions[2];
@@ -331,7 +335,7 @@ static void test_reset_during_a_change(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* As many regions as there can be: in pieces, and no descriptor too many. */
+/* The maximum number of regions is sent in pieces, with no more descriptors than regions. */
 static void test_many_regions(void **state)
 {
 	static struct vublk_memory_region regions[VUBLK_MEMORY_MAX_REGIONS];

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A running guest moves to another process: its memory in rounds, and of each but the
- * first only the pages that its disk or its processor wrote; then its device, paused,
- * saved, loaded and resumed at another back-end on the same disk. Everything that it has
- * read and written is looked at on the other side.
+ * A running guest migrates to another process. Its memory is copied in rounds: the first round
+ * copies every page, later ones copy the pages that its disk or its processor has written. Then
+ * its device is paused, saved, loaded, and resumed at another back-end on the same disk.
  *
- * Source and destination are processes with a socket between them; each starts its own
- * vublk serve.
+ * Key idea: the guest checks everything that it has read and written, so a page that was not
+ * copied is noticed on the destination. Source and destination are processes with a socket
+ * between them; each starts its own vublk serve.
  */
 #include "harness.h"
 
@@ -40,13 +40,13 @@
 /* How the source ends. */
 enum way {
 	DRAINED,   /* its requests are complete */
-	UNDRAINED, /* they are left where they are (GET_VRING_BASE_INFLIGHT) */
-	KILLED,    /* its back-end is gone with them, killed */
-	DIED,      /* ... by its own hand, at a place that is given */
-	FORGETFUL, /* drained, and whoever copies leaves out a page that the log names */
+	UNDRAINED, /* they stay in flight (GET_VRING_BASE_INFLIGHT) */
+	KILLED,    /* its back-end is killed with them */
+	DIED,      /* its back-end kills itself at a given place */
+	FORGETFUL, /* drained, and the copy omits a page that the log names */
 };
 
-/* What the destination's process ends with. */
+/* The exit status of the destination's process. */
 enum { ALL_WELL = 0, WRONG = 42 };
 
 /* --- one side --------------------------------------------------------------------------------- */
@@ -60,7 +60,7 @@ struct side {
 	struct migrant guest;
 };
 
-/* A killed back-end's lock stays a moment longer than it, and a new one is refused until then. */
+/* The lock of a killed back-end stays for a moment, and a new back-end is refused until then. */
 static void wait_for_lock(const struct side *side)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -116,7 +116,7 @@ static void make_side(struct side *side, const char *name)
 	}
 }
 
-/* The disk is free: its back-end is started, and a device is made for it. */
+/* The disk is free: starts its back-end, and makes a device for it. */
 static void open_side(struct side *side, enum way way)
 {
 	start_serve(side);
@@ -144,8 +144,8 @@ static void set_memory(struct side *side)
 }
 
 /*
- * Sleeps until the device or a queue has something to say, and lets the device work.
- * That nothing comes at all is the harness's time limit to find.
+ * Sleeps until the device or a queue has an event, and lets the device work. If there is no
+ * event, the harness's time limit ends the case.
  */
 static void wait_for_news(struct side *side)
 {
@@ -159,7 +159,7 @@ static void wait_for_news(struct side *side)
 	assert_int_equal(vublk_device_process(side->rig.device), 0);
 }
 
-/* The guest works until so many more of its requests are complete. */
+/* The guest works until `count` more requests are complete. */
 static void run_guest(struct side *side, unsigned requests)
 {
 	uint64_t until = migrant_num_done(&side->guest) + requests;
@@ -171,7 +171,7 @@ static void run_guest(struct side *side, unsigned requests)
 	}
 }
 
-/* ... and until its disk is gone. */
+/* The guest works until its disk is disconnected. */
 static void run_guest_until_lost(struct side *side)
 {
 	while (!side->rig.calls[RIG_LOST]) {
@@ -181,7 +181,7 @@ static void run_guest_until_lost(struct side *side)
 	}
 }
 
-/* ... and until nothing is outstanding any more. */
+/* The guest works until no request is outstanding. */
 static void let_guest_finish(struct side *side)
 {
 	while (!migrant_is_idle(&side->guest))
@@ -244,7 +244,7 @@ static void send_page(struct side *side, struct copy *copy, unsigned page)
 	copy->num_pages++;
 }
 
-/* Only one whose loss could be noticed: another content, which the guest relies on. */
+/* Only a page whose loss is noticeable: it has changed, and the guest relies on it. */
 static bool forget(struct side *side, struct copy *copy, unsigned page)
 {
 	size_t at = (size_t)page * MIGRANT_PAGE;
@@ -256,7 +256,7 @@ static bool forget(struct side *side, struct copy *copy, unsigned page)
 	return true;
 }
 
-/* The log first, then the pages: what is written after that is in the log again. */
+/* The log is read first, then the pages: later writes are in the log again. */
 static void copy_dirty_pages(struct side *side, struct copy *copy)
 {
 	uint64_t bits[WORDS];
@@ -298,7 +298,7 @@ static void start_guest(struct side *side)
 	rig_wait(&side->rig, RIG_STARTED, 1);
 }
 
-/* With as many requests outstanding as there can be; the processor stands still from here on. */
+/* With the maximum of requests outstanding; the processor does not run from here on. */
 static void stop_guest(struct side *side, enum way way)
 {
 	if (way == DIED)
@@ -308,7 +308,7 @@ static void stop_guest(struct side *side, enum way way)
 	if (way == KILLED || way == DIED) {
 		end_serve(side, SIGKILL);
 		rig_wait(&side->rig, RIG_LOST, 1);
-		wait_for_lock(side); /* what it had given to the kernel is done */
+		wait_for_lock(side); /* requests that it had passed to the kernel complete */
 		vublk_device_set_vm_running(side->rig.device, false);
 		return;
 	}
@@ -317,7 +317,7 @@ static void stop_guest(struct side *side, enum way way)
 	assert_int_equal(side->rig.errors[RIG_STOPPED].code, 0);
 }
 
-/* What the log did not name is as it was; a killed back-end may have begun more. */
+/* Pages that the log did not name are unchanged, unless a killed back-end had begun more. */
 static void expect_copied(const struct side *side, const struct copy *copy, enum way way)
 {
 	for (unsigned page = 0; page < MIGRANT_PAGES && way <= UNDRAINED; page++)
@@ -380,7 +380,7 @@ static void run_source(int fd, enum way way, const char *dies)
 
 /* --- the destination --------------------------------------------------------------------------------- */
 
-/* Pages until the device comes: its stream, and the caller's. */
+/* Receives pages until the device's stream comes, which the caller frees. */
 static void *receive_guest(struct side *side, int fd, size_t *bytes)
 {
 	for (;;) {
@@ -430,7 +430,7 @@ static void expect_disk(const struct side *side)
 	close(fd);
 }
 
-/* Everything that was outstanding is done, and as much again, and all that is remembered is right. */
+/* All outstanding requests complete, then as many new ones, and everything that was read is right. */
 static int run_destination(int fd, enum way way)
 {
 	struct side side = { 0 };
@@ -503,9 +503,9 @@ static void test_after_the_loss_of_the_back_end(void **state)
 }
 
 /*
- * At each place at which it can die, and later than it passes it before the last round:
- * what it had begun is done by the other's, and nothing of it twice that a later write
- * has overtaken.
+ * At each place at which a back-end can die, late enough that it is in the last round: the
+ * other back-end executes the requests that had begun, and does not repeat a write that a
+ * later one has overtaken.
  */
 static void test_a_back_end_that_dies_anywhere(void **state)
 {
@@ -523,7 +523,7 @@ static void test_a_back_end_that_dies_anywhere(void **state)
 	}
 }
 
-/* The test tests itself: a page less, and the guest notices. */
+/* Checks the test itself: the guest notices a page that was omitted. */
 static void test_a_page_that_is_not_copied(void **state)
 {
 	assert_int_equal(migrate(FORGETFUL, NULL), WRONG);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kick and call descriptors that are exchanged, at each moment: the back-end has the
- * new one in the end, and no notification is lost on the way.
+ * Kick and call descriptors that are replaced at each moment: in the end the back-end has the
+ * new one, and no notification was lost.
+ *
+ * Key idea: the replaced descriptor is closed right away, so any later use of it fails.
  */
 #include "harness.h"
 
@@ -34,7 +36,7 @@ static int *theirs(struct mock *mock, const struct kind *kind, unsigned queue)
 	return kind->is_kick ? &mock->kick_fds[queue] : &mock->call_fds[queue];
 }
 
-/* Takes the place of the rig's own, which goes at once: nobody may use it any more. */
+/* Replaces the rig's own descriptor and closes it: it must not be used any more. */
 static int exchange(struct device_rig *rig, const struct kind *kind, unsigned queue)
 {
 	int *own = kind->is_kick ? &rig->kicks[queue] : &rig->callfds[queue];
@@ -128,9 +130,9 @@ static void test_while_stopped(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- in the middle of something --------------------------------------------------------------- */
+/* --- during other changes --------------------------------------------------------------- */
 
-/* After each number of answers of a start: what had gone out already follows once more. */
+/* After each number of answers of a start: a descriptor that was sent already is sent again. */
 static void test_at_each_step_of_a_start(void **state)
 {
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
@@ -173,7 +175,7 @@ static void test_during_a_stop(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The stop waits for the change, for a descriptor that comes after it would start the ring. */
+/* The stop waits for the change, because a later kick descriptor would start the ring. */
 static void test_stop_during_a_change(void **state)
 {
 	struct mock mock;
@@ -198,7 +200,7 @@ static void test_stop_during_a_change(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A thousand changes before the back-end reads one: it is told of the first and the last. */
+/* A thousand changes before the back-end reads one: it is given the first and the last. */
 static void test_a_storm(void **state)
 {
 	struct mock mock;
@@ -218,7 +220,7 @@ static void test_a_storm(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- a back-end that will not, or that goes --------------------------------------------------- */
+/* --- a back-end that refuses or is lost --------------------------------------------------- */
 
 static void test_refused(void **state)
 {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A VM that is paused: the rings are given back and taken up again where they were,
- * whatever the device is about to do at that moment, and nothing that the driver set
- * up is lost.
+ * A VM that is paused: the rings are stopped and resume where they were, whatever the device
+ * is doing at that moment, and the driver's set-up is kept.
+ *
+ * Key idea: the pause is placed after each number of steps of a start, a stop, a change or a
+ * loss.
  */
 #include "harness.h"
 
@@ -17,7 +19,7 @@
 #include <string.h>
 
 #define QUEUES 2
-#define OUT 1 /* the rings are on their way */
+#define OUT 1 /* a start or a stop is under way */
 
 static int pause_vm(struct device_rig *rig)
 {
@@ -77,7 +79,7 @@ static void test_pause_and_resume(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Both, before the back-end has answered a word: the end is what was said last. */
+/* Paused and resumed before the back-end has answered: the last call decides. */
 static void test_a_short_pause(void **state)
 {
 	struct mock mock;
@@ -122,7 +124,7 @@ static void test_reset_while_paused(void **state)
 	}
 }
 
-/* --- every other moment ----------------------------------------------------------------------- */
+/* --- other moments ----------------------------------------------------------------------- */
 
 /* DRIVER_OK while the VM is paused, as when a saved device is loaded. */
 static void test_start_while_paused(void **state)
@@ -197,7 +199,7 @@ static void test_pause_during_a_memory_change(void **state)
 }
 
 /*
- * The back-end goes at each moment of a pause: it is found again, and the rings wait
+ * The back-end is lost at each moment of a pause: the device reconnects, and the rings wait
  * for the VM.
  */
 static void test_loss_while_paused(void **state)
@@ -212,7 +214,7 @@ static void test_loss_while_paused(void **state)
 		rig_start(&rig, QUEUES);
 		mock.base = 7;
 		rig_set_indices(&rig, 0, 7, 7);
-		rig_set_indices(&rig, 1, 7, 9); /* the in-flight area knows them */
+		rig_set_indices(&rig, 1, 7, 9); /* they are in the in-flight area */
 		if (moment <= STOPPING)
 			pause_vm(&rig);
 		if (moment == STOPPED)
@@ -238,7 +240,7 @@ static void test_loss_while_paused(void **state)
 	}
 }
 
-/* Without the area it is at the end of the pause that the driver is told to reset. */
+/* Without the area the driver is told to reset when the pause ends. */
 static void test_outstanding_requests(void **state)
 {
 	struct mock mock;
@@ -262,7 +264,7 @@ static void test_outstanding_requests(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- what may be set up meanwhile --------------------------------------------------------------- */
+/* --- set-up during a pause --------------------------------------------------------------- */
 
 static void test_set_up_while_paused(void **state)
 {

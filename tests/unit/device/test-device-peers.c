@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device against real back-ends, the same cases against each: qemu-storage-daemon
- * (skipped where there is none) and vublk serve.
+ * The device against real back-ends: qemu-storage-daemon (skipped if it is not installed) and
+ * vublk serve.
+ *
+ * Key idea: the cases are the same for each back-end. Only the functions that start it differ.
  */
 #include "harness.h"
 
@@ -50,12 +52,12 @@ struct peer {
 	const char *name;
 	pid_t (*start)(unsigned num_queues);
 	void (*end)(pid_t pid);
-	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: it does not announce a new size */
+	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: it does not report a new size */
 };
 
 /*
- * The daemon listens before it writes its pid file. Where inotify is used up (watch -1) the
- * file is checked by time.
+ * The daemon listens before it writes its pid file. Without inotify (watch -1) the file is
+ * polled.
  */
 static void wait_for_file(int watch, const char *path, pid_t pid)
 {
@@ -99,7 +101,7 @@ static pid_t start_qsd(unsigned num_queues)
 	return pid;
 }
 
-/* It is given a socket that listens already, so there is nothing to wait for. */
+/* It is given a listening socket, so the test need not wait for it. */
 static pid_t start_serve(unsigned num_queues)
 {
 	make_disk();
@@ -273,8 +275,8 @@ static void daemon_dies(const struct peer *peer)
 }
 
 /*
- * What a killed process has given to the kernel goes on for a moment, and its lock on
- * the disk with it; a new back-end is refused until then. So the lock is waited for.
+ * The kernel continues the requests of a killed process for a moment, and holds its lock on the
+ * disk until then. A new back-end would be refused, so this waits for the lock.
  */
 static void wait_for_lock(void)
 {
@@ -293,7 +295,7 @@ static pid_t replace(const struct peer *peer, pid_t pid)
 	return peer->start(2);
 }
 
-/* Killed and started anew under a driver that notices nothing but the time. */
+/* Killed and started again. The driver notices a delay only. */
 static void daemon_is_replaced(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
@@ -322,7 +324,7 @@ static void daemon_is_replaced(const struct peer *peer)
 
 /* --- requests that are in flight when it is killed -------------------------------------- */
 
-#define DEPTH 5 /* chains of three, in a ring of sixteen */
+#define DEPTH 5 /* chains of three descriptors in a ring of sixteen */
 #define SLOT_BYTES 4096
 #define FIRST 20 /* sector: sector 7 is written whenever a back-end is started */
 
@@ -331,7 +333,7 @@ static char *slot(const struct device_rig *rig, unsigned queue, unsigned i)
 	return rig->memory + RIG_DATA_OFFSET + (1 + queue * DEPTH + i) * SLOT_BYTES;
 }
 
-/* A write of `value` to a sector of its own; the status byte says when it is done. */
+/* Writes `value` to a sector of its own. The status byte changes when it is complete. */
 static void submit(struct device_rig *rig, unsigned queue, unsigned i, uint8_t value)
 {
 	char *at = slot(rig, queue, i);
@@ -424,7 +426,7 @@ static void test_serve_requests_in_flight(void **state)
 	end_serve(pid);
 }
 
-/* What a back-end leaves that has begun both requests and completed the second alone. */
+/* The state that a back-end leaves which has begun both requests and completed only the second. */
 static void complete_second(struct device_rig *rig)
 {
 	const struct vublk_frontend_inflight_area *area = &rig->device->inflight;
@@ -447,7 +449,7 @@ static void complete_second(struct device_rig *rig)
 	vublk_unmap(region, area->size_bytes);
 }
 
-/* Only the area can tell: by the used index the first would be lost, the second repeated. */
+/* Only the area tells: by the used index the first would be lost and the second repeated. */
 static void test_serve_out_of_order(void **state)
 {
 	pid_t pid = serve.start(2);
@@ -470,7 +472,7 @@ static void test_serve_out_of_order(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	while (done < 2)
 		done = collect(&rig, done);
-	memset(expected, 0xa1, 512); /* the second was not executed by anybody, and is not now */
+	memset(expected, 0xa1, 512); /* the second one was never executed, and must not be executed now */
 	fd = open(disk_path, O_RDONLY | O_CLOEXEC);
 	assert_int_equal(pread(fd, data, sizeof(data), FIRST * 512), (int)sizeof(data));
 	close(fd);
@@ -479,7 +481,7 @@ static void test_serve_out_of_order(void **state)
 	end_serve(pid);
 }
 
-/* It has no in-flight area: what it had begun nobody knows, and nobody guesses. */
+/* It has no in-flight area: which requests it had begun is unknown, and the device does not guess. */
 static void test_qsd_requests_in_flight(void **state)
 {
 	pid_t pid = qsd.start(2);
@@ -517,7 +519,7 @@ static void resize(const struct peer *peer)
 	pid = peer->start(2);
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
-	rig_start(&rig, 2); /* a back-end says nothing of it before */
+	rig_start(&rig, 2); /* a back-end does not report it earlier */
 	for (unsigned i = 1; i <= 2; i++) {
 		uint32_t generation = vublk_device_config_generation(rig.device);
 
@@ -531,7 +533,7 @@ static void resize(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* Memory comes and goes under rings that run. */
+/* Memory is added and removed while the rings run. */
 static void memory_changes(const struct peer *peer)
 {
 	pid_t pid = peer->start(1);
@@ -555,7 +557,7 @@ static void memory_changes(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* The rings rest while the VM is paused, and go on where they were. */
+/* The rings stop while the VM is paused, and resume where they were. */
 static void pauses(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
@@ -578,7 +580,7 @@ static void pauses(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* Other eventfds under rings that run; the old ones are gone. */
+/* Eventfds are replaced while the rings run, and the old ones are closed. */
 static void notifiers_change(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
@@ -606,7 +608,7 @@ static void notifiers_change(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* It kicks before DRIVER_OK, and nobody reads the kick but the back-end. */
+/* It kicks before DRIVER_OK, and only the back-end reads the kick. */
 static void legacy_driver(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that is lost and comes back, at each moment of a device's life and in
- * each way: the driver's device stays what it was, and the rings go on.
+ * A back-end that is lost and replaced, at each moment of a device's life: the driver's device
+ * does not change, and the rings resume. Every combination of message and kind of loss is in
+ * test-device-losses.c.
+ *
+ * Key idea: the case sets the indices of the rings as a back-end and a driver would leave them,
+ * and checks at which index the next back-end is told to resume.
  */
 #include "harness.h"
 
@@ -28,7 +32,7 @@ static void clear_notifications(struct device_rig *rig)
 	}
 }
 
-/* Runs, and has completed some requests on each queue. */
+/* The device runs and has completed some requests on each queue. */
 static void begin_running(struct device_rig *rig, struct mock *mock, const char *reconnect_ms)
 {
 	rig_begin(rig, mock, reconnect_ms);
@@ -39,7 +43,7 @@ static void begin_running(struct device_rig *rig, struct mock *mock, const char 
 	mock_forget(mock);
 }
 
-/* The rings run again from where they were, and nobody waits for a lost notification. */
+/* The rings resume where they were, and each gets the signals that may have been lost. */
 static void expect_resumed(struct device_rig *rig, struct mock *mock)
 {
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
@@ -51,7 +55,7 @@ static void expect_resumed(struct device_rig *rig, struct mock *mock)
 	assert_int_equal(vublk_device_status(rig->device), VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
-/* --- every moment, every way --------------------------------------------------------------- */
+/* --- every moment --------------------------------------------------------------- */
 
 static void test_loss_in_each_state(void **state)
 {
@@ -100,7 +104,7 @@ static void test_rings_go_on(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* What the device asks while it comes back, in the order in which it asks. */
+/* The requests of a reconnecting device, in their order. */
 static const uint32_t asked[] = {
 	VUBLK_VU_GET_FEATURES, VUBLK_VU_GET_PROTOCOL_FEATURES, VUBLK_VU_GET_QUEUE_NUM,
 	VUBLK_VU_GET_MAX_MEM_SLOTS, VUBLK_VU_GET_CONFIG, VUBLK_VU_SET_FEATURES,
@@ -109,7 +113,7 @@ static const uint32_t asked[] = {
 	VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_STATUS,
 };
 
-/* The first attempt meets the fault, the next none. */
+/* The first attempt fails, the next one succeeds. */
 static void lose_again(struct device_rig *rig, struct mock *mock, enum mock_fault_kind kind,
 		       uint32_t request, unsigned bytes)
 {
@@ -143,7 +147,7 @@ static void test_loss_at_each_answer(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A start that is refused is no different: it is taken back, and tried again. */
+/* A start that is refused: it is undone, and tried again. */
 static void test_refused_starts(void **state)
 {
 	struct mock mock;
@@ -153,7 +157,7 @@ static void test_refused_starts(void **state)
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(asked); i++)
 		if (asked[i] >= VUBLK_VU_SET_VRING_NUM && asked[i] != VUBLK_VU_GET_STATUS &&
 		    !vublk_vu_request_info(VUBLK_VU_TO_BACKEND, asked[i])->has_reply) {
-			mock.base = 7; /* what GET_VRING_BASE says when the start is undone */
+			mock.base = 7; /* the answer to GET_VRING_BASE when the start is undone */
 			rig_set_indices(&rig, 1, 7, 7);
 			mock_forget(&mock);
 			mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE, .request = asked[i] };
@@ -180,9 +184,9 @@ static void test_silence_at_each_answer(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- what the new back-end offers ----------------------------------------------------------- */
+/* --- the offer of the new back-end ----------------------------------------------------------- */
 
-/* One connection more than were refused: the sentence about each of those has been said. */
+/* With one more connection, the sentence about the refused one has been logged. */
 static void run_until_connections(struct device_rig *rig, struct mock *mock, unsigned count)
 {
 	while (mock->num_connections < count) {
@@ -191,7 +195,7 @@ static void run_until_connections(struct device_rig *rig, struct mock *mock, uns
 	}
 }
 
-/* Refused with this sentence; afterwards, as it was before, it is taken. */
+/* Refused with this sentence. With the earlier offer it is accepted again. */
 static void expect_refusal(struct device_rig *rig, struct mock *mock, const struct mock *good,
 			   const char *sentence)
 {
@@ -243,7 +247,7 @@ static void test_smaller_offers(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Set while there was nobody to ask how many regions he takes. */
+/* The memory was set while there was no back-end whose limit could be checked. */
 static void test_too_few_memory_slots(void **state)
 {
 	struct vublk_memory_region regions[9];
@@ -290,7 +294,7 @@ static void test_a_resized_disk(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The driver relies on the write cache as it set it; a new back-end begins with its own. */
+/* The driver relies on its setting of the write cache; a new back-end begins with its default. */
 static void test_the_write_cache_is_kept(void **state)
 {
 	uint8_t wce = 0;
@@ -337,7 +341,7 @@ static void test_outstanding_requests(void **state)
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
 			       "queue 1: the back-end was lost while up to 3 requests were outstanding"));
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
-	mock_hang_up(&mock); /* whatever comes next, nothing is guessed */
+	mock_hang_up(&mock); /* the device does not guess, whatever follows */
 	rig_wait(&rig, RIG_RECONNECTED, 2);
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 1);
@@ -350,7 +354,7 @@ static void test_outstanding_requests(void **state)
 
 static unsigned late_used;
 
-/* The driver goes on while nobody is there; perhaps a back-end does that was not dead. */
+/* The driver adds requests without a back-end; a back-end that is still alive may complete some. */
 static void add_requests(struct device_rig *rig, enum rig_callback callback)
 {
 	if (callback == RIG_LOST)
@@ -381,7 +385,7 @@ static void test_requests_that_came_after_the_loss(void **state)
 	assert_int_equal(mock.given_bases[1], 8);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
 	rig_end(&rig, &mock);
-	/* Who completes one of these has seen them: nothing is certain any more. */
+	/* A back-end that completes one of these may have seen all of them. */
 	lose_without_area(&rig, &mock, 1);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "up to 2 requests"));
@@ -423,7 +427,7 @@ static void test_unflushed_writes_are_warned_of_once(void **state)
 	assert_int_equal(count_warnings(0, 0, "on"), 0);        /* it is made to survive */
 }
 
-/* Two reasons that take turns, and then others without end: a log has few of them. */
+/* Two reasons alternate, then come ever new ones: few of them are logged. */
 static void test_each_refusal_is_told_once(void **state)
 {
 	uint64_t features, lacks[] = {
@@ -482,7 +486,7 @@ static void expect_area(const struct mock *mock, uint64_t inode)
 	assert_int_equal(mock->inflight.queue_size, RIG_QUEUE_SIZE);
 }
 
-/* Got once, after the features; given to each back-end, after all sizes and before all else. */
+/* Made once, after the features. Each back-end is given it after all sizes and before everything else. */
 static void test_the_area_outlives_back_ends(void **state)
 {
 	struct mock mock;
@@ -508,7 +512,7 @@ static void test_the_area_outlives_back_ends(void **state)
 	for (unsigned i = 0; i < 3; i++) {
 		clear_notifications(&rig);
 		mock_forget(&mock);
-		vublk_fd_close(&mock.inflight_fd); /* the area of a new process would be another */
+		vublk_fd_close(&mock.inflight_fd); /* a new process would make another area */
 		mock_hang_up(&mock);
 		rig_wait(&rig, RIG_STARTED, 2 + i);
 		assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 0);
@@ -524,7 +528,7 @@ static void test_the_area_outlives_back_ends(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* What was noted before a back-end that notes nothing must not be believed after it. */
+/* Records from before a back-end that does not record requests must not be used after it. */
 static void test_a_back_end_without_the_area_in_between(void **state)
 {
 	uint64_t features, inode;
@@ -546,7 +550,7 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_wait(&rig, RIG_STARTED, 3);
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
 	assert_int_not_equal(mock.inflight_inode, inode);
-	/* With requests outstanding nobody knows what the one in between had begun. */
+	/* With requests outstanding it is unknown which of them the one in between had begun. */
 	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 	rig_set_indices(&rig, 0, 8, 9);
 	mock_hang_up(&mock);
@@ -559,7 +563,7 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* An answer without an area is no area: said, and asked for again. */
+/* An answer without an area: logged, and requested again. */
 static void test_bad_areas(void **state)
 {
 	const struct mock_fault faults[] = {
@@ -587,7 +591,7 @@ static void test_bad_areas(void **state)
 	}
 }
 
-/* What the driver does meanwhile is accepted, and holds for the next back-end. */
+/* Calls of the driver are accepted meanwhile, and take effect with the next back-end. */
 static void test_the_driver_goes_on(void **state)
 {
 	struct vublk_device_queue queue = { .size = RIG_QUEUE_SIZE };
@@ -611,9 +615,9 @@ static void test_the_driver_goes_on(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- when it is looked for -------------------------------------------------------------------- */
+/* --- the next try -------------------------------------------------------------------- */
 
-/* Only the watch can wake the device here: its timer is taken away. */
+/* Only the watch can wake the device here, because its timer is disarmed. */
 static bool has_inotify(void)
 {
 	int fd = inotify_init1(IN_CLOEXEC);
@@ -628,7 +632,7 @@ static void test_a_new_socket_wakes(void **state)
 	struct mock mock;
 	struct device_rig rig;
 
-	/* Where inotify is used up the timer has to do, which test-device-scarce covers. */
+	/* Without inotify only the timer is left, which test-device-scarce.c covers. */
 	begin_running(&rig, &mock, has_inotify() ? "3600000" : "10");
 	for (unsigned i = 1; i <= 3; i++) {
 		mock_die(&mock);
@@ -673,7 +677,7 @@ static void test_giving_up(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* An outage ends by unrealize wherever it has got to: after each number of steps. */
+/* Unrealize ends an outage after each number of steps. */
 static void test_unrealize_at_each_step(void **state)
 {
 	for (unsigned steps = 0; steps < 60; steps++) {

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A device is saved and loaded into another: what the driver sees and set up, and the
- * requests that are in flight. What is wrong with a stream is in test-device-stream.c.
+ * A device is saved and loaded into another one: the driver's set-up, and the requests in
+ * flight. Damaged and foreign streams are in test-device-stream.c.
+ *
+ * Key idea: one case makes the saved state, and the others load it into devices and back-ends
+ * that differ in one respect.
  */
 #include "harness.h"
 
@@ -75,7 +78,7 @@ static void save(struct device_rig *rig, struct saved *saved)
 		fail_msg("%s", error.text);
 }
 
-/* A device that ran, was switched to write-through, and was paused with requests in flight. */
+/* A device that has run, was switched to write-through, and is paused with requests in flight. */
 static void make_saved(struct saved *saved)
 {
 	uint8_t wce = 0;
@@ -118,7 +121,7 @@ static void load_well(struct device_rig *rig, const struct saved *saved, int exp
 	assert_int_equal(r, expected);
 }
 
-/* What the bus brings: the memory, and its own descriptors. */
+/* The bus sets the memory and its own descriptors. */
 static void bring_memory(struct device_rig *rig)
 {
 	struct vublk_memory_region region;
@@ -203,7 +206,7 @@ static void test_a_session_goes_on_elsewhere(void **state)
 	free(saved.stream);
 }
 
-/* Saved again it is the same, to the byte; the device that was saved goes on. */
+/* Saved again, the bytes are the same, and the saved device continues. */
 static void test_saving_changes_nothing(void **state)
 {
 	struct saved saved, again;
@@ -213,7 +216,7 @@ static void test_saving_changes_nothing(void **state)
 	make_saved(&saved);
 	begin_paused(&rig, &mock);
 	load_well(&rig, &saved, 0);
-	rig_settle(&rig); /* the write cache is on its way */
+	rig_settle(&rig); /* the write to the write cache is under way */
 	for (unsigned i = 0; i < 2; i++) {
 		save(&rig, &again);
 		assert_int_equal(again.bytes, saved.bytes);
@@ -248,7 +251,7 @@ static void test_a_disk_that_was_resized(void **state)
 	free(saved.stream);
 }
 
-/* Whoever takes the other's place must have it all; and nothing has changed if not. */
+/* A device that cannot replace the saved one refuses it, and does not change. */
 static void expect_refusal(struct device_rig *rig, const struct saved *saved, int code,
 			   const char *sentence)
 {
@@ -379,7 +382,7 @@ static void test_when_it_is_loaded(void **state)
 	load_well(&rig, &saved, 0);
 	expect_session(&rig, &saved);
 	vublk_device_set_vm_running(rig.device, true);
-	rig_wait(&rig, RIG_NEEDS_RESET, 1); /* where its memory is nobody said */
+	rig_wait(&rig, RIG_NEEDS_RESET, 1); /* its memory has not been set */
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "not in the memory that was set"));
 	rig_end(&rig, &mock);
 	free(saved.stream);
@@ -387,7 +390,7 @@ static void test_when_it_is_loaded(void **state)
 
 /* --- without a back-end, here or there ---------------------------------------------------------- */
 
-/* Where the lost back-end was, the used indices say, and the area says the rest. */
+/* The used indices say where the rings resume, and the area has the open requests. */
 static void test_saved_without_a_back_end(void **state)
 {
 	for (unsigned tracked = 0; tracked < 2; tracked++) {
@@ -444,7 +447,7 @@ static void test_loaded_without_a_back_end(void **state)
 	free(saved.stream);
 }
 
-/* It takes the place of another, and does not do as that did. */
+/* The new back-end refuses the setting that the previous one had. */
 static void test_a_write_cache_that_cannot_be_restored(void **state)
 {
 	struct saved saved;
@@ -458,14 +461,14 @@ static void test_a_write_cache_that_cannot_be_restored(void **state)
 	rig_wait(&rig, RIG_LOST, 1);
 	assert_non_null(strstr(rig.errors[RIG_LOST].text, "the write cache cannot be set"));
 	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN], 0);
-	rig_wait(&rig, RIG_RECONNECTED, 1); /* at the second attempt it does */
+	rig_wait(&rig, RIG_RECONNECTED, 1); /* the second attempt succeeds */
 	assert_int_equal(mock.config[32], 0);
 	expect_session(&rig, &saved);
 	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
-/* One that has kicked, and not said DRIVER_OK, is at work all the same. */
+/* A driver that has kicked without setting DRIVER_OK is running all the same. */
 static void test_a_legacy_driver(void **state)
 {
 	uint64_t legacy = VUBLK_BIT(VIRTIO_BLK_F_FLUSH);

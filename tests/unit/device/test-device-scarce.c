@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device when memory or descriptors run out, at each place where they can: one
- * sentence, nothing left behind, and afterwards it works again.
+ * The device without memory or descriptors, at each place where it needs them: the error is one
+ * sentence, nothing leaks, and afterwards the device works again.
+ *
+ * Key idea: the nth allocation or descriptor fails, for every n until a whole life succeeds.
  */
 #include "harness.h"
 
@@ -20,7 +22,7 @@
 
 /* --- scarcity, while the device works ------------------------------------------------------ */
 
-static unsigned calloc_fails_at; /* the nth call from here on; 0: none does */
+static unsigned calloc_fails_at; /* the nth call from here on fails; 0: no call fails */
 
 void *__real_calloc(size_t count, size_t bytes);
 void *__wrap_calloc(size_t count, size_t bytes);
@@ -45,10 +47,10 @@ int __wrap_inotify_init1(int flags)
 	return -1;
 }
 
-/* What is scarce, and how much of it there still is. */
+/* The limits, and what is left of them. */
 struct scarcity {
-	unsigned callocs; /* before one fails; 0: no limit */
-	int descriptors;  /* that can still be opened; -1: no limit */
+	unsigned callocs; /* calls until one fails; 0: no limit */
+	int descriptors;  /* descriptors that can still be opened; -1: no limit */
 };
 
 static unsigned base_fds;
@@ -159,7 +161,7 @@ static void test_without_memory(void **state)
 		assert_int_equal(vublk_test_count_fds(), base_fds);
 		if (scarcity.callocs) {
 			assert_int_equal(code, 0);
-			break; /* so many were not needed */
+			break; /* fewer were needed */
 		}
 		if (code != ENOMEM || !strstr(error.text, "Cannot allocate memory"))
 			fail_msg("allocation %u: %d: %s", n, code, error.text);
@@ -195,7 +197,7 @@ static void test_without_descriptors(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Two outages, each with several tries: the timer finds the back-end, and one line says so. */
+/* Two outages, each with several tries: the timer finds the back-end, and one line is logged. */
 static void test_without_inotify(void **state)
 {
 	struct mock mock;

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The stream of a saved device: of other versions, and damaged in every way. Whatever is
- * refused has changed nothing, and whatever is taken the device can live with.
+ * The stream of a saved device: other versions, and every kind of damage. Saving and loading as
+ * such is in test-device-save.c.
+ *
+ * Key idea: a stream that is refused has not changed the device, which is checked by saving it,
+ * and a stream that is accepted leaves a device that works.
  */
 #include "harness.h"
 
@@ -30,7 +33,7 @@
 		      SECTION_HEADER)
 #define MAX_BYTES 20000
 
-/* A realized, paused device with four queues of sixteen entries, as no driver has seen it. */
+/* A realized, paused device with four queues of sixteen entries, which no driver has used. */
 static void begin(struct device_rig *rig, struct mock *mock)
 {
 	rig_prepare(rig, mock, "1");
@@ -56,7 +59,7 @@ static void put64(struct stream *stream, size_t at, uint64_t value)
 	memcpy(stream->bytes + at, &value, sizeof(value));
 }
 
-/* What was changed on purpose is no damage. */
+/* Makes the checksum right again after a change. */
 static void finish(struct stream *stream)
 {
 	uint32_t sum;
@@ -66,7 +69,7 @@ static void finish(struct stream *stream)
 	memcpy(stream->bytes + stream->num_bytes - sizeof(sum), &sum, sizeof(sum));
 }
 
-/* Before the checksum. */
+/* Inserts it before the checksum. */
 static void append_section(struct stream *stream, unsigned number, unsigned flags,
 			   const void *data, size_t bytes)
 {
@@ -94,7 +97,7 @@ static void save(struct device_rig *rig, struct stream *stream)
 	free(bytes);
 }
 
-/* Of a device like begin()'s that ran, with an in-flight area or not. */
+/* The stream of a device like begin()'s that has run, with an in-flight area or without. */
 static void make_stream(struct stream *stream, bool area)
 {
 	struct mock mock;
@@ -117,7 +120,7 @@ static void make_stream(struct stream *stream, bool area)
 
 static int load(struct device_rig *rig, const struct stream *stream, struct vublk_error *error)
 {
-	/* A copy of its own size, so that a byte too far is seen. */
+	/* From a copy of exactly this size, so that a sanitizer sees a read beyond its end. */
 	uint8_t *exact = malloc(stream->num_bytes ? stream->num_bytes : 1);
 	int r;
 
@@ -143,7 +146,7 @@ static void expect_refusal(struct device_rig *rig, const struct stream *stream, 
 	assert_memory_equal(before.bytes, after.bytes, before.num_bytes);
 }
 
-/* Taken, and given up by a reset, so that the next may be loaded. */
+/* Accepted, and then reset, so that the next stream can be loaded. */
 static void load_and_reset(struct device_rig *rig, const struct stream *stream)
 {
 	struct vublk_error error;
@@ -156,8 +159,8 @@ static void load_and_reset(struct device_rig *rig, const struct stream *stream)
 /* --- other versions ---------------------------------------------------------------------------- */
 
 /*
- * As version 1.0 wrote the smallest device: no config, no in-flight area. It is to be
- * loaded by every later version; so it is never made anew.
+ * The smallest device as version 1.0 wrote it, without config and in-flight area. Every later
+ * version has to load it, so these bytes are never generated again.
  */
 static const uint8_t version_1_0[] = {
 	'V', 'U', 'B', 'L', 'K', 'D', 'E', 'V', 1, 0, 0, 0, 0, 0, 0, 0,
@@ -165,7 +168,7 @@ static const uint8_t version_1_0[] = {
 	/* device: 4 queues of up to 16 entries, DRIVER_OK, VERSION_1 and FLUSH */
 	1, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0,
 	4, 0, 16, 0, 4, 0, 1, 0, 0, 2, 0, 0, 1, 0, 0, 0,
-	/* queues: the first, with 8 entries at 0x1_0000_1000, goes on at 0x1234 */
+	/* queues: the first, with 8 entries at 0x1_0000_1000, resumes at 0x1234 */
 	2, 0, 0, 0, 0, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0,
 	8, 0, 0x34, 0x12, 0, 0, 0, 0, 0, 0x10, 0, 0, 1, 0, 0, 0,
 	0, 0x11, 0, 0, 1, 0, 0, 0, 0, 0x12, 0, 0, 1, 0, 0, 0,
@@ -199,7 +202,7 @@ static void test_version_1_0(void **state)
 	assert_int_equal(queue.desc_addr, 0x100001000);
 	assert_int_equal(queue.avail_addr, 0x100001100);
 	assert_int_equal(queue.used_addr, 0x100001200);
-	assert_int_equal(vublk_device_config_generation(rig.device), 1); /* its own */
+	assert_int_equal(vublk_device_config_generation(rig.device), 1); /* the device's own */
 	rig_end(&rig, &mock);
 }
 
@@ -262,7 +265,7 @@ static void expect_damage(struct device_rig *rig, const struct stream *stream,
 	assert_int_equal(r, -error.code);
 	assert_true(error.code == EINVAL || error.code == ENOTSUP);
 	assert_true(error.text[0]);
-	if (at % 64) /* it is the same, and takes a while */
+	if (at % 64) /* the same again, which would take a while */
 		return;
 	save(rig, &now);
 	assert_int_equal(now.num_bytes, unchanged->num_bytes);
@@ -314,7 +317,7 @@ static void test_every_length(void **state)
 
 /* --- nonsense under a right checksum ------------------------------------------------------------ */
 
-/* Each byte of what is not the area with some values, and each cut that is told as a whole. */
+/* Each byte outside the area with some values, and each length with a header that agrees with it. */
 static void test_nonsense(void **state)
 {
 	const uint8_t values[] = { 0, 1, 2, 3, 4, 5, 7, 0x20, 0x7f, 0x80, 0xff };

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A stop that does not wait for the requests that the back-end has begun, but leaves them
- * in the in-flight area (GET_VRING_BASE_INFLIGHT).
+ * Stops that do not wait for the requests that the back-end has begun: by agreement, which
+ * leaves them in the in-flight area (GET_VRING_BASE_INFLIGHT), and without it.
+ *
+ * Key idea: the answer of the mock and the used index in memory are set independently, so each
+ * case has as many open requests as it wants.
  */
 #include "harness.h"
 
@@ -69,7 +72,7 @@ static uint64_t negotiate(bool wanted, bool inflight, uint64_t offered)
 	return accepted;
 }
 
-/* The bit without the in-flight area would leave requests nowhere. */
+/* Without the in-flight area the bit is not accepted, because requests could not be left anywhere. */
 static void test_undrained_stops_are_negotiated(void **state)
 {
 	uint64_t area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
@@ -118,7 +121,7 @@ static void test_an_undrained_stop(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* What the bus wants, what the back-end offers, and the message that follows from both. */
+/* The message depends on what the bus wants and what the back-end offers. */
 static void test_the_message_of_a_stop(void **state)
 {
 	uint64_t skip = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
@@ -169,7 +172,7 @@ static void test_a_back_end_with_the_draft_number(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Front-ends signal each kick once: a back-end may wait for it to start the ring. */
+/* Each kick is signalled once, because a back-end may wait for it before it starts the ring. */
 static void test_each_start_kicks_once(void **state)
 {
 	struct mock mock;
@@ -185,7 +188,7 @@ static void test_each_start_kicks_once(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* What it left in the area only a back-end can do that reads it. */
+/* The requests in the area can be executed only by a back-end that reads it. */
 static void test_a_back_end_without_the_area_after_it(void **state)
 {
 	for (unsigned outstanding = 0; outstanding < 3; outstanding += 2) {
@@ -207,7 +210,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 					       "queue 1: the back-end has no in-flight area, and up "
 					       "to 2 requests are in the area"));
 		} else {
-			/* Paused again at once, and what the driver adds then is new. */
+			/* Paused again immediately: requests that the driver adds then are new. */
 			vublk_device_set_vm_running(rig.device, false);
 			rig_wait(&rig, RIG_STOPPED, 2);
 			rig_set_indices(&rig, 1, 5, 6);
@@ -219,11 +222,11 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 	}
 }
 
-/* --- back-ends that do not wait for what they have begun, and have not negotiated that --- */
+/* --- back-ends that do not wait for their requests, without an agreement --- */
 
 #define TAKEN 7 /* the avail index at which such a back-end stops */
 
-/* Paused, with two requests of queue 1 in the hands of the back-end. */
+/* Paused while the back-end has two requests of queue 1. */
 static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t without)
 {
 	mock_init(mock);
@@ -244,7 +247,7 @@ static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t 
 
 static const uint64_t no_area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 
-/* It has them still, and goes on with them. */
+/* It still has them, and continues them. */
 static void test_the_same_back_end_goes_on(void **state)
 {
 	struct mock mock;
@@ -275,7 +278,7 @@ static void test_a_loss_with_requests_it_took(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* It completed them before it went: the driver's others are new to every back-end. */
+/* It completed them before it was lost: the driver's later requests are new to every back-end. */
 static void test_a_loss_after_they_were_completed(void **state)
 {
 	struct mock mock;
@@ -292,7 +295,7 @@ static void test_a_loss_after_they_were_completed(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Lost in the middle of the next start, before it has a ring: the same. */
+/* Lost during the next start, before it has a ring: the result is the same. */
 static void test_a_loss_before_it_has_the_rings_again(void **state)
 {
 	struct mock mock;
@@ -307,7 +310,7 @@ static void test_a_loss_before_it_has_the_rings_again(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* An area has them: for a back-end that reads it. */
+/* They are in an area, for a back-end that reads it. */
 static void test_a_loss_with_an_area(void **state)
 {
 	for (unsigned has_area = 0; has_area < 2; has_area++) {

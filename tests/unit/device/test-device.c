@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The tables of the device: its properties, and its states with their drawing in
- * docs/device-states.md.
+ * docs/device-states.md. What happens in a state is tested by the other test-device-*.c.
  *
- *     test-device --write-drawing    makes the drawing anew
+ *     test-device --write-drawing    generates the drawing again
+ *
+ * Key idea: each row of a table is checked, and the drawing is generated and compared.
  */
 #include "drawing.h"
 #include "harness.h"
@@ -133,7 +135,7 @@ static void test_realize_validates(void **state)
 	vublk_device_free(NULL);
 }
 
-/* Before it is realized a device has nothing to say, and says so without a fault. */
+/* Every question to a device that is not realized has a harmless answer. */
 static void test_questions_to_a_new_device(void **state)
 {
 	struct vublk_device *device = new_device();
@@ -215,35 +217,36 @@ static void test_front_end_states(void **state)
 static const char *const state_sentences[VUBLK_DEVICE_NUM_STATES] = {
 	[VUBLK_DEVICE_CREATED] = "There is no back-end; properties may be set.",
 	[VUBLK_DEVICE_REALIZING] = "Connecting to the back-end and negotiating with it, or waiting "
-				   "for the next try; with `server`, for a back-end to connect.",
+				   "for the next try; with `server`, waiting for a back-end to "
+				   "connect.",
 	[VUBLK_DEVICE_STOPPED] = "Connected; the driver may set up memory, queues and features.",
 	[VUBLK_DEVICE_STARTING] = "Features, memory and rings are being handed to the back-end.",
 	[VUBLK_DEVICE_RUNNING] = "The back-end works on the rings.",
-	[VUBLK_DEVICE_STOPPING] = "The rings are being taken back; requests that had begun are "
-				  "completed.",
-	[VUBLK_DEVICE_LOST] = "The connection to the back-end ended; what the driver set up is kept until "
-				      "unrealize. With `reconnect-ms` another is looked for, with "
-				      "`server` it is waited for.",
-	[VUBLK_DEVICE_RECONNECTING] = "Negotiating with the back-end that was found, and holding "
-				      "what it offers against what the driver was promised.",
+	[VUBLK_DEVICE_STOPPING] = "The rings are being stopped; requests that had begun are "
+				  "completed, or left in the in-flight area.",
+	[VUBLK_DEVICE_LOST] = "The connection to the back-end ended; the driver's set-up is kept until "
+			       "unrealize. With `reconnect-ms` the device looks for another "
+			       "back-end, with `server` it waits for one.",
+	[VUBLK_DEVICE_RECONNECTING] = "Negotiating with the back-end that was found, and comparing "
+				      "its offer with what the driver relies on.",
 };
 
 static const char *const event_sentences[VUBLK_DEVICE_NUM_EVENTS] = {
-	[VUBLK_DEVICE_EVENT_REALIZE] = "`vublk_device_realize()`, and the properties are good",
-	[VUBLK_DEVICE_EVENT_REALIZED] = "the handshake is done and the config makes sense",
+	[VUBLK_DEVICE_EVENT_REALIZE] = "`vublk_device_realize()`, and the properties are valid",
+	[VUBLK_DEVICE_EVENT_REALIZED] = "the handshake is done and the config is valid",
 	[VUBLK_DEVICE_EVENT_REALIZE_FAILED] = "the last try failed",
 	[VUBLK_DEVICE_EVENT_START] = "the driver has set DRIVER_OK (a legacy driver: or has kicked), "
 				     "the VM runs, and there is a back-end",
 	[VUBLK_DEVICE_EVENT_STARTED] = "the back-end has confirmed everything",
 	[VUBLK_DEVICE_EVENT_STOP] = "the driver reset the device, the VM was paused, or the back-end "
 				    "refused a part of the start",
-	[VUBLK_DEVICE_EVENT_STOPPED] = "the back-end has said of each ring where it goes on",
+	[VUBLK_DEVICE_EVENT_STOPPED] = "the back-end has said at which index each ring resumes",
 	[VUBLK_DEVICE_EVENT_LOST] = "hang-up, a deadline that passed, a broken rule, or a start that "
 				    "was refused and has been undone",
-	[VUBLK_DEVICE_EVENT_RECONNECT] = "`reconnect-ms` is not 0, and somebody listens at the socket; or, "
+	[VUBLK_DEVICE_EVENT_RECONNECT] = "with `reconnect-ms`, a connection to the socket succeeded; "
 					 "with `server`, a back-end has connected",
-	[VUBLK_DEVICE_EVENT_RECONNECTED] = "the handshake is done and the back-end can take the "
-					   "lost one's place; if DRIVER_OK is set, start follows",
+	[VUBLK_DEVICE_EVENT_RECONNECTED] = "the handshake is done and the back-end can replace the "
+					   "lost one; if DRIVER_OK is set, start follows",
 	[VUBLK_DEVICE_EVENT_UNREALIZE] = "`vublk_device_unrealize()`",
 };
 

@@ -135,7 +135,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: disk-epoll SOCKET\n");
 		return 2;
 	}
-	if (vublk_blk_open(argv[1], NULL, &handlers, &blk, &error))
+	if (vublk_blk_open(argv[1], NULL, &handlers, sizeof(handlers), &blk, &error))
 		return fail(argv[1], &error);
 	r = start(&reader, blk, &error);
 	if (!r) {
@@ -143,7 +143,7 @@ int main(int argc, char **argv)
 		watch(epoll_fd, pipe_fds[0]);
 		r = run(&reader, epoll_fd, pipe_fds[0], &error);
 	}
-	vublk_blk_close(blk, 0);
+	vublk_blk_close(blk, 0, NULL);
 	if (!r)
 		printf("%" PRIu64 "\n", reader.sum);
 	return r;

@@ -82,10 +82,10 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: disk-sum SOCKET\n");
 		return 2;
 	}
-	if (vublk_blk_open(argv[1], NULL, NULL, &blk, &error))
+	if (vublk_blk_open(argv[1], NULL, NULL, 0, &blk, &error))
 		return fail(argv[1], &error);
 	r = sum_disk(blk, &sum, &error);
-	vublk_blk_close(blk, 0);
+	vublk_blk_close(blk, 0, NULL);
 	if (!r)
 		printf("%" PRIu64 "\n", sum);
 	return r;

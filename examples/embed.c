@@ -86,7 +86,7 @@ static void guest_boot(struct vm *vm)
 	      !vublk_device_ack_features(vm->device, vublk_device_features(vm->device) & wanted,
 					 &error) &&
 	      !vublk_device_set_status(vm->device, status |= VIRTIO_CONFIG_S_FEATURES_OK, &error) &&
-	      !vublk_device_set_queue(vm->device, 0, &queue, &error) &&
+	      !vublk_device_set_queue(vm->device, 0, &queue, sizeof(queue), &error) &&
 	      !vublk_device_set_status(vm->device, status |= VIRTIO_CONFIG_S_DRIVER_OK, &error),
 	      "the guest's driver", &error);
 	guest_request(vm); /* at once: what is there before the rings run is not lost */
@@ -122,7 +122,9 @@ static void guest_queue_interrupt(struct vm *vm)
 static void on_realized(void *bus, const struct vublk_error *failure)
 {
 	struct vm *vm = bus;
-	struct vublk_memory_region ram = { RAM_ADDR, RAM_BYTES, vm->ram_fd, 0 };
+	struct vublk_memory_region ram = {
+		.guest_addr = RAM_ADDR, .size_bytes = RAM_BYTES, .fd = vm->ram_fd,
+	};
 	struct vublk_error error;
 
 	check(!failure, "there is no disk", failure);
@@ -188,7 +190,7 @@ int main(int argc, char **argv)
 	vm.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, vm.ram_fd, 0);
 	check(vm.ram != MAP_FAILED && !ftruncate(vm.ram_fd, RAM_BYTES) && vm.kick_fd >= 0 &&
 	      vm.call_fd >= 0, "making the machine", NULL);
-	check(!vublk_device_new(&ops, &vm, NULL, &vm.device, &error) &&
+	check(!vublk_device_new(&ops, sizeof(ops), &vm, NULL, &vm.device, &error) &&
 	      !vublk_device_set_property(vm.device, "chardev", argv[1], &error) &&
 	      !vublk_device_set_property(vm.device, "reconnect-ms", "1000", &error) &&
 	      !vublk_device_realize(vm.device, &error), "the device", &error);

@@ -28,16 +28,8 @@ extern "C" {
 
 struct vublk_backend;
 
-/* One option of vublk_backend_open(), for a program that lists them. */
-struct vublk_backend_option {
-	const char *name;
-	const char *type;          /* "string", "number", "size", "bool", "choice" */
-	const char *default_value; /* NULL: none */
-	const char *description;   /* one sentence, no final full stop */
-};
-
 /* The options, ended by one whose name is NULL. Static; any thread, any time. */
-const struct vublk_backend_option *vublk_backend_options(void);
+const struct vublk_property *vublk_backend_options(void);
 
 /*
  * Opens the disk and the socket; nothing is served yet.

@@ -6,7 +6,7 @@
  * A disk behind a vhost-user socket, in this process: the block I/O API.
  *
  *   struct vublk_blk *blk;
- *   vublk_blk_open("/run/disk.sock", NULL, NULL, &blk, &error);
+ *   vublk_blk_open("/run/disk.sock", NULL, NULL, 0, &blk, &error);
  *   struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
  *   void *buffer = vublk_blk_alloc(blk, 4096, &error);
  *   vublk_blk_read(queue, 0, buffer, 4096, 0, NULL, &error);
@@ -127,7 +127,8 @@ struct vublk_blk_handlers {
  * `options`: names and values ended by a NULL name, borrowed during the call; may
  * be NULL. They are the device's properties (vublk_device_properties(), except
  * chardev) and those of vublk_blk_options(). Without num-queues the disk has as many
- * queues as the back-end offers, at most 16 (num-queues-limit). `handlers` (may be NULL) is copied.
+ * queues as the back-end offers, at most 16 (num-queues-limit). `handlers` (may
+ * be NULL) is copied; `handlers_bytes` is sizeof(struct vublk_blk_handlers).
  *
  * EINVAL: a bad option, or a queue-size below 4 (a request has a header, data and a
  * status); ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no
@@ -135,14 +136,14 @@ struct vublk_blk_handlers {
  * needs; ENOTCONN: it closed the connection.
  */
 int vublk_blk_open(const char *path, const struct vublk_option *options,
-		   const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
-		   struct vublk_error *error);
+		   const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
+		   struct vublk_blk **blk, struct vublk_error *error);
 
 /*
  * The options besides the device's properties, ended by one whose name is NULL. Static;
  * any thread, any time.
  */
-const struct vublk_device_property *vublk_blk_options(void);
+const struct vublk_property *vublk_blk_options(void);
 
 /* The default of a device's property for a disk; NULL: the device's own default. Static. */
 const char *vublk_blk_default(const char *name);
@@ -153,11 +154,11 @@ const char *vublk_blk_default(const char *name);
  * for good (with reconnect-ms and without a deadline that may be never). What is
  * not completed then is given up: its completion is never seen, and its buffers
  * are the caller's again when this returns. Buffers of vublk_blk_alloc() go with
- * it. 0; ETIMEDOUT, ENOTCONN: something was given up; EBUSY: called from a handler,
- * nothing was done. NULL is nothing. Blocks for `wait_ms` and the back-end's answer. A
+ * it. 0; ETIMEDOUT, ENOTCONN: something was given up, and `error` says what; EBUSY: called
+ * from a handler, nothing was done. NULL is nothing. Blocks for `wait_ms` and the back-end's answer. A
  * back-end that counts as gone and is not dead may still write to the buffers of reads.
  */
-int vublk_blk_close(struct vublk_blk *blk, int wait_ms);
+int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error);
 
 /* --- properties of the disk -------------------------------------------------------- */
 
@@ -183,11 +184,17 @@ struct vublk_blk_info {
 	uint32_t config_generation;
 	uint32_t config_bytes;            /* of config that the back-end has */
 	uint8_t config[96];               /* struct virtio_blk_config as it came */
-	struct vublk_device_info device;
 };
 
-/* Fills as much of `info` as `info_bytes` (sizeof of the caller's) has room for. */
+/* Any thread, handlers included. `info_bytes` is sizeof(struct vublk_blk_info). */
 void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size_t info_bytes);
+
+/*
+ * What was negotiated with the first back-end. Any thread, handlers included. `info_bytes` is
+ * sizeof(struct vublk_device_info).
+ */
+void vublk_blk_get_device_info(struct vublk_blk *blk, struct vublk_device_info *info,
+			       size_t info_bytes);
 
 /*
  * Turns the write cache on or off (config field wce). Blocks for the back-end's
@@ -203,11 +210,11 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
  * with the disk. `bytes` is rounded up to pages. NULL on failure (ENOMEM; ENOSPC:
  * the back-end has no memory slot left: allocate fewer, larger pieces). Not for
  * the data path: each call is a message to the back-end. A buffer is released when
- * no request uses it; one that is not of vublk_blk_alloc() is ignored, and so is a
- * release from a handler.
+ * no request uses it. vublk_blk_release(): 0, also for NULL; EINVAL: `address` is not from
+ * vublk_blk_alloc(); EBUSY: called from a handler. Nothing was done then.
  */
 void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
-void vublk_blk_release(struct vublk_blk *blk, void *address);
+int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error);
 
 /*
  * The application's own memory, for zero copy: `bytes` at `address` (both
@@ -244,6 +251,7 @@ struct vublk_blk_completion {
 	 * under the request.
 	 */
 	int result;
+	uint32_t reserved[3]; /* 0; the struct's size never changes */
 };
 
 /*

@@ -7,9 +7,9 @@
  * bindings to other languages.
  *
  *   struct vublk_blk *blk;
- *   vublk_blk_open("/run/disk.sock", NULL, NULL, &blk, &error);
+ *   vublk_blk_open("/run/disk.sock", NULL, NULL, 0, &blk, &error);
  *   vublk_blk_pread(blk, 510, signature, 2, 0, &error);
- *   vublk_blk_close(blk, 0);
+ *   vublk_blk_close(blk, 0, NULL);
  *
  * Each call returns when it is done: 0, or a negative errno with a sentence in `error`. The
  * loss of a back-end is treated as the options of the disk say (see vublk/blk.h), so a call

@@ -39,7 +39,7 @@ struct vublk_bus;
  * whose name is NULL (so is that of a bus that has none, or that there is not). Static;
  * any thread, any time.
  */
-const struct vublk_device_property *vublk_bus_options(const char *spec);
+const struct vublk_property *vublk_bus_options(const char *spec);
 
 /*
  * The default of a device's property on the bus that `spec` names, or on every bus if it

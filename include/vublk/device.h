@@ -124,20 +124,14 @@ struct vublk_device_bus_ops {
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
 	/*
 	 * The end of vublk_device_make_inflight(). The descriptor is the device's, and valid
-	 * during the call; `area` NULL: the back-end refused, or is gone (LOST).
+	 * during the call. The library's struct has `area_bytes`: a program that knows a larger
+	 * one takes the members past that as 0. `area` NULL: the back-end refused, or is gone (LOST).
 	 */
 	void (*inflight_made)(void *bus, const struct vublk_device_inflight *area,
-			      const struct vublk_error *error);
+			      size_t area_bytes, const struct vublk_error *error);
 };
 
 /* --- properties ------------------------------------------------------------- */
-
-struct vublk_device_property {
-	const char *name;
-	const char *type;          /* "string", "number", "bool", "auto" (a number or "auto") */
-	const char *default_value; /* NULL: none, it is mandatory */
-	const char *description;   /* one sentence, no final full stop */
-};
 
 /*
  * The properties, ended by one whose name is NULL. Static; any thread, any time.
@@ -147,7 +141,7 @@ struct vublk_device_property {
  * request-timeout-ms, keepalive-ms, reconnect-ms (0: the loss of the back-end is for good),
  * reconnect-deadline-ms, inflight, inflight-migration, ...
  */
-const struct vublk_device_property *vublk_device_properties(void);
+const struct vublk_property *vublk_device_properties(void);
 
 /*
  * Sets a property from its text; checked against its type at once, against the
@@ -169,8 +163,11 @@ bool vublk_device_reconnects(const struct vublk_device *device);
 
 /* --- life ------------------------------------------------------------------- */
 
-/* `ops` and `bus` are borrowed until vublk_device_free(); `log` (may be NULL) is copied. */
-int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
+/*
+ * `ops` (of `ops_bytes`) and `log` may be NULL and are copied; `bus` is what the callbacks get.
+ * EINVAL: `ops` has a callback that this library does not know; ENOMEM, EMFILE.
+ */
+int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, void *bus,
 		     const struct vublk_log *log, struct vublk_device **device,
 		     struct vublk_error *error);
 
@@ -329,7 +326,8 @@ struct vublk_device_queue {
  * run. `queue` NULL: not used by the driver. States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
-			   const struct vublk_device_queue *queue, struct vublk_error *error);
+			   const struct vublk_device_queue *queue, size_t queue_bytes,
+			   struct vublk_error *error);
 
 /*
  * Other eventfds for a queue that is set up (-1: none); borrowed like those before them,
@@ -363,7 +361,7 @@ int vublk_device_kick(struct vublk_device *device, unsigned index);
  * queue, and *queue is untouched. States from STOPPED on.
  */
 int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
-			   struct vublk_device_queue *queue);
+			   struct vublk_device_queue *queue, size_t queue_bytes);
 
 /* Where the queue goes on: the avail index that the back-end stopped at. */
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index);
@@ -403,7 +401,7 @@ struct vublk_device_dirty_log {
  * fit; ENOMEM and others: no bitmap. States from STOPPED on.
  */
 int vublk_device_dirty_log_start(struct vublk_device *device,
-				 const struct vublk_device_dirty_log *log,
+				 const struct vublk_device_dirty_log *log, size_t log_bytes,
 				 struct vublk_error *error);
 
 /*
@@ -425,7 +423,7 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 
 /* The bitmap, for another thread to map; the descriptor is the device's. -ENOENT: it is off. */
 int vublk_device_dirty_log_get(const struct vublk_device *device,
-			       struct vublk_device_dirty_log *log);
+			       struct vublk_device_dirty_log *log, size_t log_bytes);
 
 /*
  * Where a queue that is set up stands. For a bus that ends one session of its driver's and
@@ -444,7 +442,8 @@ struct vublk_device_place {
  * STOPPED on.
  */
 int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
-			     struct vublk_device_place *place, struct vublk_error *error);
+			     struct vublk_device_place *place, size_t place_bytes,
+			     struct vublk_error *error);
 
 /* The area in which a back-end notes what it has begun, of split rings. */
 struct vublk_device_inflight {
@@ -464,7 +463,7 @@ struct vublk_device_inflight {
  * are not split; EBUSY: the driver has begun, or rings run; EIO and others: it cannot be read. States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_set_inflight(struct vublk_device *device,
-			      const struct vublk_device_inflight *area,
+			      const struct vublk_device_inflight *area, size_t area_bytes,
 			      struct vublk_error *error);
 
 /*
@@ -477,11 +476,11 @@ int vublk_device_set_inflight(struct vublk_device *device,
  * `inflight` is off; EBUSY: one is being made; ENOMEM and others. States from STOPPED on.
  */
 int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_inflight *area,
-			       struct vublk_error *error);
+			       size_t area_bytes, struct vublk_error *error);
 
 /* The area that there is; the descriptor is the device's. -ENOENT: none. Any state. */
 int vublk_device_get_inflight(const struct vublk_device *device,
-			      struct vublk_device_inflight *area);
+			      struct vublk_device_inflight *area, size_t area_bytes);
 
 /* --- saving and loading ------------------------------------------------------------ */
 
@@ -536,7 +535,7 @@ struct vublk_device_info {
 	uint32_t backend_config_bytes;       /* how much of the config it has */
 };
 
-/* Fills as much of `info` as `info_bytes` (sizeof of the caller's) has room for. */
+/* Any state. `info_bytes` is sizeof(struct vublk_device_info); it is filled as far as known. */
 void vublk_device_get_info(const struct vublk_device *device, struct vublk_device_info *info,
 			   size_t info_bytes);
 

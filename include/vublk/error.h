@@ -22,6 +22,8 @@
  *   others     as the system call that failed gave them
  */
 
+#include <stdint.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -49,17 +51,37 @@ enum vublk_log_level {
  */
 typedef void vublk_log_fn(void *opaque, enum vublk_log_level level, const char *text);
 
-/* Where an object speaks to. Copied by whoever takes it. `fn` NULL: silence. */
+/*
+ * Where an object sends its log lines; `fn` NULL: nowhere. The object copies it. The struct's
+ * size never changes.
+ */
 struct vublk_log {
 	vublk_log_fn *fn;
 	void *opaque;
 	enum vublk_log_level level;
+	uint32_t reserved[5]; /* 0 */
 };
 
-/* A name and its value, as options and properties are given; both borrowed. */
+/*
+ * A name and its value, as options and properties are given, in an array that ends with a
+ * NULL name. Both strings are borrowed during the call. The struct never changes.
+ */
 struct vublk_option {
 	const char *name;
 	const char *value;
+};
+
+/*
+ * One option or property that a program can list, in a static array that ends with a NULL
+ * name. The struct's size never changes.
+ */
+struct vublk_property {
+	const char *name;
+	const char *type;          /* "string", "number", "size" (k, M, G, T allowed), "bool",
+				      "choice", "auto" (a number or "auto") */
+	const char *default_value; /* NULL: none */
+	const char *description;   /* one sentence, no final full stop */
+	const void *reserved[4];   /* NULL */
 };
 
 #ifdef __cplusplus

@@ -13,6 +13,7 @@ struct vublk_memory_region {
 	uint64_t size_bytes;  /* not 0 */
 	int fd;               /* memfd, hugetlbfs or shared file; see who owns it at each call */
 	uint64_t fd_offset;   /* where in the file it begins */
+	uint64_t reserved[2]; /* 0, else EINVAL; the struct's size never changes */
 };
 /*
  * Neither the address nor the size nor the offset has to be a multiple of the page size: the

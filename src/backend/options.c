@@ -21,7 +21,7 @@
 #define AUTO_MAX_THREADS 16
 
 struct option {
-	struct vublk_backend_option shown;
+	struct vublk_property shown;
 	int (*parse)(const char *name, const char *value, struct vublk_backend_settings *settings,
 		     struct vublk_error *error);
 };
@@ -338,7 +338,7 @@ static const struct option options_table[] = {
 
 #define NUM_OPTIONS VUBLK_ARRAY_SIZE(options_table)
 
-static struct vublk_backend_option shown[NUM_OPTIONS + 1];
+static struct vublk_property shown[NUM_OPTIONS + 1];
 static pthread_once_t shown_once = PTHREAD_ONCE_INIT;
 
 static void fill_shown(void)
@@ -347,7 +347,7 @@ static void fill_shown(void)
 		shown[i] = options_table[i].shown;
 }
 
-const struct vublk_backend_option *vublk_backend_options(void)
+const struct vublk_property *vublk_backend_options(void)
 {
 	pthread_once(&shown_once, fill_shown);
 	return shown;
@@ -369,7 +369,7 @@ static int set_defaults(struct vublk_backend_settings *settings, struct vublk_er
 
 	*settings = (struct vublk_backend_settings){ .fd = -1 };
 	for (size_t i = 0; i < NUM_OPTIONS && !r; i++) {
-		const struct vublk_backend_option *option = &options_table[i].shown;
+		const struct vublk_property *option = &options_table[i].shown;
 
 		if (option->default_value)
 			r = options_table[i].parse(option->name, option->default_value, settings,

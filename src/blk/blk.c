@@ -13,6 +13,7 @@
 #include "blk/disk.h"
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/struct.h"
 #include "util/option.h"
 #include "util/log.h"
 #include "util/loop.h"
@@ -252,7 +253,6 @@ static void fill_constant_info(struct vublk_blk *blk)
 
 	blk->info.num_queues = blk->num_queues;
 	blk->info.queue_size = blk->queue_size;
-	blk->info.device = *device;
 	blk->info.config_bytes = VUBLK_MIN(device->backend_config_bytes,
 					   (uint32_t)VUBLK_BLK_CONFIG_BYTES);
 }
@@ -333,8 +333,8 @@ static int check_queue_size(const struct vublk_option *options, struct vublk_err
 }
 
 int vublk_blk_open(const char *path, const struct vublk_option *options,
-		   const struct vublk_blk_handlers *handlers, struct vublk_blk **out,
-		   struct vublk_error *error)
+		   const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
+		   struct vublk_blk **out, struct vublk_error *error)
 {
 	struct vublk_inproc_handlers inproc_handlers = {
 		.config_changed = on_config_changed,
@@ -360,11 +360,12 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 	memset(blk, 0, sizeof(*blk));
 	pthread_mutex_init(&blk->lock, NULL);
 	pthread_mutex_init(&blk->blocking.lock, NULL);
-	if (handlers)
-		blk->handlers = *handlers;
+	r = vublk_struct_in(&blk->handlers, sizeof(blk->handlers), handlers, handlers_bytes,
+			    "vublk_blk_handlers", error);
 	inproc_handlers.opaque = blk;
 	inproc_handlers.log = blk->handlers.log;
-	r = vublk_inproc_open(path, options, &inproc_handlers, &blk->inproc, error);
+	if (!r)
+		r = vublk_inproc_open(path, options, &inproc_handlers, &blk->inproc, error);
 	if (!r)
 		r = set_up(blk, error);
 	if (!r)
@@ -381,28 +382,32 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 
 #define DRAIN_BATCH 32
 
-/* Takes what completes until the deadline. 0, or why something was given up. */
-static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns)
+/* Takes what completes until the deadline. 0, or why requests were abandoned. */
+static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns, struct vublk_error *error)
 {
 	struct vublk_blk_completion completions[DRAIN_BATCH];
 	int r = 0;
 
 	while (vublk_blk_in_flight(queue)) {
 		int n = vublk_blk_wait(queue, completions, 1, DRAIN_BATCH,
-				       vublk_blk_left_ms(deadline_ns), NULL);
+				       vublk_blk_left_ms(deadline_ns), error);
 
 		if (n < 0)
 			return n;
 		if (!n)
-			return -ETIMEDOUT;
+			return vublk_error_set(error, ETIMEDOUT, "%u requests of queue %u had not "
+					       "completed when the time to wait was over, and were "
+					       "abandoned", vublk_blk_in_flight(queue), queue->index);
 		for (int i = 0; i < n; i++)
 			if (vublk_blk_queue_gave_up(queue, completions[i].result))
-				r = -ENOTCONN;
+				r = vublk_error_set(error, ENOTCONN, "requests of queue %u failed "
+						    "while the disk was being closed, because no "
+						    "back-end will complete them", queue->index);
 	}
 	return r;
 }
 
-int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
+int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error)
 {
 	uint64_t deadline_ns = UINT64_MAX;
 	int r = 0;
@@ -410,11 +415,12 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
 	if (!blk)
 		return 0;
 	if (vublk_inproc_is_own_thread(blk->inproc))
-		return -EBUSY;
+		return vublk_error_set(error, EBUSY, "a disk cannot be closed from one of its "
+				       "handlers: close it on another thread");
 	if (wait_ms >= 0)
 		deadline_ns = vublk_now_ns() + (uint64_t)wait_ms * 1000000;
 	for (unsigned i = 0; i < blk->num_queues; i++) {
-		int drained = drain(&blk->queues[i], deadline_ns);
+		int drained = drain(&blk->queues[i], deadline_ns, r ? NULL : error);
 
 		r = r ? r : drained;
 	}
@@ -430,12 +436,17 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
 
 void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size_t info_bytes)
 {
-	size_t bytes = VUBLK_MIN(info_bytes, sizeof(*info));
-
 	pthread_mutex_lock(&blk->lock);
-	memcpy(info, &blk->info, bytes);
+	vublk_struct_out(info, info_bytes, &blk->info, sizeof(blk->info));
 	pthread_mutex_unlock(&blk->lock);
-	memset((char *)info + bytes, 0, info_bytes - bytes);
+}
+
+void vublk_blk_get_device_info(struct vublk_blk *blk, struct vublk_device_info *info,
+			       size_t info_bytes)
+{
+	const struct vublk_device_info *own = vublk_inproc_info(blk->inproc);
+
+	vublk_struct_out(info, info_bytes, own, sizeof(*own));
 }
 
 int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error *error)
@@ -447,7 +458,7 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
 	return vublk_inproc_write_wce(blk->inproc, on, error);
 }
 
-const struct vublk_device_property *vublk_blk_options(void)
+const struct vublk_property *vublk_blk_options(void)
 {
 	return vublk_inproc_options();
 }

@@ -77,18 +77,24 @@ static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const
  * The back-end forgets the region first. If it could not be told it is gone, or
  * will be, and its mapping of the memory is its own: unmapping ours is safe.
  */
-void vublk_blk_release(struct vublk_blk *blk, void *address)
+int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error)
 {
 	struct vublk_blk_allocation *allocation;
 
-	if (!address || vublk_inproc_is_own_thread(blk->inproc))
-		return;
+	if (!address)
+		return 0;
+	if (vublk_inproc_is_own_thread(blk->inproc))
+		return vublk_error_set(error, EBUSY, "a buffer cannot be released from a handler of "
+				       "the disk: release it on another thread");
 	allocation = take_allocation(blk, address);
 	if (!allocation)
-		return;
+		return vublk_error_set(error, EINVAL, "the buffer at %p cannot be released: it is not "
+				       "from vublk_blk_alloc() of this disk, or was released before",
+				       address);
 	vublk_inproc_remove_region(blk->inproc, address, NULL);
 	vublk_unmap(allocation->address, allocation->bytes);
 	free(allocation);
+	return 0;
 }
 
 void vublk_blk_free_allocations(struct vublk_blk *blk)

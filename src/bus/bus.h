@@ -46,7 +46,7 @@ struct vublk_bus;
 struct vublk_bus_type {
 	const char *name;
 	/* Options in addition to the device's properties, up to a NULL name. May be NULL. */
-	const struct vublk_device_property *options;
+	const struct vublk_property *options;
 	int (*set_option)(struct vublk_bus *bus, const struct vublk_option *option,
 			  struct vublk_error *error);
 	/* Defaults of properties that differ on this bus, up to a NULL name. May be NULL. */

@@ -79,7 +79,7 @@ const char *vublk_bus_default(const char *spec, const char *name)
 
 static bool is_own(const struct vublk_bus_type *type, const char *name)
 {
-	for (const struct vublk_device_property *own = type->options; own && own->name; own++)
+	for (const struct vublk_property *own = type->options; own && own->name; own++)
 		if (!strcmp(own->name, name))
 			return true;
 	return false;
@@ -159,7 +159,8 @@ static int open_device(struct vublk_bus *bus, const struct vublk_option *propert
 		       struct vublk_error *error)
 {
 	bool has_reconnect_ms = false;
-	int r = vublk_device_new(bus->type->device_ops, bus, &bus->log, &bus->device, error);
+	int r = vublk_device_new(bus->type->device_ops, sizeof(struct vublk_device_bus_ops), bus,
+				 &bus->log, &bus->device, error);
 
 	if (!r && bus->type->open)
 		r = bus->type->open(bus, error);
@@ -213,9 +214,9 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 	return 0;
 }
 
-const struct vublk_device_property *vublk_bus_options(const char *spec)
+const struct vublk_property *vublk_bus_options(const char *spec)
 {
-	static const struct vublk_device_property none = { NULL };
+	static const struct vublk_property none = { NULL };
 	const struct vublk_bus_type *type;
 	const char *argument;
 

@@ -267,15 +267,17 @@ static int open_disk(struct resize_notice *notice, struct vublk_blk **blk,
 {
 	struct vublk_disk_options options = { 0 };
 	struct vublk_blk_handlers handlers = { .event = on_event, .opaque = notice };
-	struct vublk_blk_info info = { 0 };
+	struct vublk_device_info device;
+	struct vublk_blk_info info;
 	int ret = vublk_disk_open("demo", scratch.socket, &options, &handlers, blk, error);
 
 	if (ret)
 		return ret;
 	vublk_blk_get_info(*blk, &info, sizeof(info));
+	vublk_blk_get_device_info(*blk, &device, sizeof(device));
 	say("3. The device, in this process: it connects as a virtual machine would, and both\n"
 	    "   sides agree on the features to use:\n");
-	say_features("protocol", "", vublk_protocol_feature_name, info.device.protocol_features);
+	say_features("protocol", "", vublk_protocol_feature_name, device.protocol_features);
 	say_features("disk", "VIRTIO_", vublk_feature_name, info.features);
 	say("     %-10s %u, each a ring of %u entries in shared memory\n\n", "queues",
 	    info.num_queues, info.queue_size);
@@ -465,7 +467,7 @@ int vublk_cmd_demo(int argc, char **argv)
 		return vublk_cli_fail("demo", "out of memory");
 	catch_signals();
 	ret = run_steps(&notice, &blk, total, &error);
-	vublk_blk_close(blk, ret ? 0 : LIMIT_MS);
+	vublk_blk_close(blk, ret ? 0 : LIMIT_MS, NULL);
 	if (scratch.backend && end_backend(&end_error) && !ret) {
 		ret = -end_error.code;
 		error = end_error;

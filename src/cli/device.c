@@ -115,7 +115,7 @@ static void list_properties(const char *bus)
 
 /* A bus that the library does not know has no options; vublk_bus_open() refuses it. */
 static void check_names(struct argp_state *state, const struct vublk_cli_options *properties,
-			const struct vublk_device_property *bus_options)
+			const struct vublk_property *bus_options)
 {
 	for (unsigned i = 0; bus_options->name && i < properties->count; i++) {
 		const char *name = properties->list[i].name;

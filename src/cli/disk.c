@@ -53,9 +53,9 @@ static const struct vublk_cli_alias aliases[] = {
 
 /* --- properties ------------------------------------------------------------------ */
 
-bool vublk_disk_has_property(const struct vublk_device_property *properties, const char *name)
+bool vublk_disk_has_property(const struct vublk_property *properties, const char *name)
 {
-	for (const struct vublk_device_property *p = properties; p->name; p++)
+	for (const struct vublk_property *p = properties; p->name; p++)
 		if (strcmp(p->name, "chardev") && !strcmp(p->name, name))
 			return true;
 	return false;
@@ -70,11 +70,11 @@ static void add_pair(struct argp_state *state, struct vublk_disk_options *option
 			     "--list-properties lists them", pair);
 }
 
-void vublk_disk_print_properties(const struct vublk_device_property *properties,
+void vublk_disk_print_properties(const struct vublk_property *properties,
 				 const char *(*other)(const char *context, const char *name),
 				 const char *context)
 {
-	for (const struct vublk_device_property *p = properties; p->name; p++) {
+	for (const struct vublk_property *p = properties; p->name; p++) {
 		const char *value = other ? other(context, p->name) : NULL;
 
 		if (!value)
@@ -191,7 +191,7 @@ int vublk_disk_open(const char *command, const char *path,
 	with_log.log = (struct vublk_log){
 		.fn = vublk_cli_log, .opaque = (void *)(uintptr_t)command, .level = level,
 	};
-	ret = vublk_blk_open(path, list.list, &with_log, blk, error);
+	ret = vublk_blk_open(path, list.list, &with_log, sizeof(with_log), blk, error);
 	if (ret) {
 		vublk_cli_options_rename(&options->list, aliases, error);
 		explain_failure(command, path, error);

@@ -50,12 +50,12 @@ void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_qu
  * which has an option of its own. `other` (may be NULL) returns a default that replaces the
  * table's, or NULL.
  */
-void vublk_disk_print_properties(const struct vublk_device_property *properties,
+void vublk_disk_print_properties(const struct vublk_property *properties,
 				 const char *(*other)(const char *context, const char *name),
 				 const char *context);
 
 /* Whether the table has a property of this name. */
-bool vublk_disk_has_property(const struct vublk_device_property *properties, const char *name);
+bool vublk_disk_has_property(const struct vublk_property *properties, const char *name);
 
 /* Whether there is a socket at the path. */
 bool vublk_disk_is_socket(const char *path);

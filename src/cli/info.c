@@ -32,6 +32,7 @@ struct arguments {
 struct disk {
 	const char *socket;
 	struct vublk_blk_info info;
+	struct vublk_device_info device;
 	char serial[VUBLK_BLK_ID_SIZE]; /* empty: the disk has no serial */
 	bool is_answering;
 };
@@ -100,10 +101,10 @@ static uint64_t field_value(const struct vublk_blk_info *info, const struct conf
 	return le64toh(value);
 }
 
-static bool field_has_meaning(const struct vublk_blk_info *info, const struct config_field *field)
+static bool field_has_meaning(const struct disk *disk, const struct config_field *field)
 {
 	return field->feature == NO_FEATURE ||
-	       info->device.backend_features & BIT(field->feature);
+	       disk->device.backend_features & BIT(field->feature);
 }
 
 /* --- text --------------------------------------------------------------------- */
@@ -171,16 +172,20 @@ static void print_disk(const struct disk *disk)
 	       i->max_segment_bytes);
 }
 
-static void print_backend(const struct vublk_blk_info *info)
+static void print_backend(const struct disk *disk)
 {
+	const struct vublk_blk_info *info = &disk->info;
+
 	printf("back-end\n");
 	printf("  %-18s%u of %" PRIu32 ", %u entries each\n", "queues in use", info->num_queues,
-	       info->device.backend_max_queues, info->queue_size);
-	printf("  %-18s%" PRIu32 "\n", "memory slots", info->device.backend_memory_slots);
+	       disk->device.backend_max_queues, info->queue_size);
+	printf("  %-18s%" PRIu32 "\n", "memory slots", disk->device.backend_memory_slots);
 }
 
-static void print_config(const struct vublk_blk_info *info)
+static void print_config(const struct disk *disk)
 {
+	const struct vublk_blk_info *info = &disk->info;
+
 	printf("config (%" PRIu32 " bytes, generation %" PRIu32 ")\n", info->config_bytes,
 	       info->config_generation);
 	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(config_fields); i++) {
@@ -188,7 +193,7 @@ static void print_config(const struct vublk_blk_info *info)
 
 		if (has_field(info, field))
 			printf("  %-32s%" PRIu64 "%s\n", field->name, field_value(info, field),
-			       field_has_meaning(info, field) ? "" : " (feature not offered)");
+			       field_has_meaning(disk, field) ? "" : " (feature not offered)");
 	}
 }
 
@@ -197,12 +202,12 @@ static void print_text(const struct disk *disk)
 	const struct vublk_blk_info *i = &disk->info;
 
 	print_disk(disk);
-	print_backend(i);
+	print_backend(disk);
 	print_features("protocol features", "accepted", vublk_protocol_feature_name,
-		       i->device.backend_protocol_features, i->device.protocol_features);
+		       disk->device.backend_protocol_features, disk->device.protocol_features);
 	print_features("virtio features", "in use", vublk_feature_name,
-		       i->device.backend_features, i->features);
-	print_config(i);
+		       disk->device.backend_features, i->features);
+	print_config(disk);
 }
 
 /* --- JSON --------------------------------------------------------------------- */
@@ -310,16 +315,16 @@ static void print_json(const struct disk *disk)
 
 	add_disk(root, disk);
 	add_u64(root, "num_queues", i->num_queues);
-	add_u64(root, "max_queues", i->device.backend_max_queues);
+	add_u64(root, "max_queues", disk->device.backend_max_queues);
 	add_u64(root, "queue_size", i->queue_size);
-	add_u64(root, "memory_slots", i->device.backend_memory_slots);
+	add_u64(root, "memory_slots", disk->device.backend_memory_slots);
 	json_object_object_add(root, "protocol_features",
 			       features_json("accepted", vublk_protocol_feature_name,
-					     i->device.backend_protocol_features,
-					     i->device.protocol_features));
+					     disk->device.backend_protocol_features,
+					     disk->device.protocol_features));
 	json_object_object_add(root, "features",
 			       features_json("in_use", vublk_feature_name,
-					     i->device.backend_features, i->features));
+					     disk->device.backend_features, i->features));
 	add_u64(root, "config_bytes", i->config_bytes);
 	add_u64(root, "config_generation", i->config_generation);
 	json_object_object_add(root, "config", config_json(i));
@@ -399,8 +404,9 @@ int vublk_cmd_info(int argc, char **argv)
 		return vublk_cli_fail_open("info", &error);
 	memset(&disk.info, 0, sizeof(disk.info));
 	vublk_blk_get_info(blk, &disk.info, sizeof(disk.info));
+	vublk_blk_get_device_info(blk, &disk.device, sizeof(disk.device));
 	has_serial = read_serial(blk, &disk);
-	vublk_blk_close(blk, 0);
+	vublk_blk_close(blk, 0, NULL);
 	if (!has_serial)
 		disk.serial[0] = '\0';
 	vublk_disk_clean_serial(disk.serial);

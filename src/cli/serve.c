@@ -95,7 +95,7 @@ static const char *name_of(int key)
 
 static bool is_option(const char *name)
 {
-	for (const struct vublk_backend_option *o = vublk_backend_options(); o->name; o++)
+	for (const struct vublk_property *o = vublk_backend_options(); o->name; o++)
 		if (!strcmp(o->name, name))
 			return true;
 	return false;
@@ -118,7 +118,7 @@ static void print_capabilities(void)
 
 static void list_options(void)
 {
-	for (const struct vublk_backend_option *o = vublk_backend_options(); o->name; o++)
+	for (const struct vublk_property *o = vublk_backend_options(); o->name; o++)
 		printf("%-19s %-7s %-9s %s\n", o->name, o->type,
 		       o->default_value ? o->default_value : "-", o->description);
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);

@@ -10,27 +10,30 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/struct.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
+int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, void *bus,
 		     const struct vublk_log *log, struct vublk_device **device,
 		     struct vublk_error *error)
 {
-	static const struct vublk_device_bus_ops no_ops;
 	struct vublk_device *made = calloc(1, sizeof(*made));
 	int r;
 
 	if (!made)
 		return vublk_error_set_errno(error, ENOMEM, "cannot make a device");
-	r = vublk_loop_init(&made->loop, error);
+	r = vublk_struct_in(&made->bus_ops, sizeof(made->bus_ops), ops, ops_bytes,
+			    "vublk_device_bus_ops", error);
+	if (!r)
+		r = vublk_loop_init(&made->loop, error);
 	if (r < 0) {
 		free(made);
 		return r;
 	}
-	made->ops = ops ? ops : &no_ops;
+	made->ops = &made->bus_ops;
 	made->bus = bus;
 	made->vm_running = true;
 	if (log)
@@ -84,5 +87,5 @@ void vublk_device_get_info(const struct vublk_device *device, struct vublk_devic
 	};
 
 	strcpy(all.chardev, device->settings.chardev);
-	memcpy(info, &all, VUBLK_MIN(info_bytes, sizeof(all)));
+	vublk_struct_out(info, info_bytes, &all, sizeof(all));
 }

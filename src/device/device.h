@@ -148,7 +148,8 @@ struct vublk_device_dirty {
 struct vublk_device {
 	enum vublk_device_state state;
 	uint64_t life; /* changes with each realize and unrealize */
-	const struct vublk_device_bus_ops *ops;
+	struct vublk_device_bus_ops bus_ops;
+	const struct vublk_device_bus_ops *ops; /* &bus_ops */
 	void *bus;
 	struct vublk_log log;
 	struct vublk_log_limit limit; /* for lines that drivers and back-ends can cause */

@@ -35,6 +35,9 @@ static int check_region(const struct vublk_memory_region *region, unsigned index
 {
 	if (!region->size_bytes)
 		return vublk_error_set(error, EINVAL, "memory region %u is empty", index);
+	if (region->reserved[0] || region->reserved[1])
+		return vublk_error_set(error, EINVAL, "memory region %u: reserved members must be 0",
+				       index);
 	if (!vublk_range_within(region->guest_addr, region->size_bytes, UINT64_MAX) ||
 	    !vublk_range_within(region->fd_offset, region->size_bytes, INT64_MAX))
 		return vublk_error_set(error, EINVAL,

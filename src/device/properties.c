@@ -29,7 +29,7 @@ enum kind { KIND_STRING, KIND_NUMBER, KIND_AUTO, KIND_BOOL };
 
 /* A property as the bus sees it, and where its value is stored. */
 struct row {
-	struct vublk_device_property property;
+	struct vublk_property property;
 	enum kind kind;
 	size_t offset; /* in struct vublk_device_settings */
 };
@@ -102,7 +102,7 @@ static const struct {
 	{ "realize-retries", 0, MAX_RETRIES },
 };
 
-static const struct vublk_device_property properties[] = { PROPERTIES(AS_PROPERTY) { NULL } };
+static const struct vublk_property properties[] = { PROPERTIES(AS_PROPERTY) { NULL } };
 static const struct row rows[] = { PROPERTIES(AS_ROW) };
 
 static const struct row *find(const char *name)
@@ -118,7 +118,7 @@ static int unknown(const char *name, struct vublk_error *error)
 	return vublk_error_set(error, EINVAL, "the device has no property '%s'", name ? name : "");
 }
 
-const struct vublk_device_property *vublk_device_properties(void)
+const struct vublk_property *vublk_device_properties(void)
 {
 	return properties;
 }

@@ -10,6 +10,7 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/struct.h"
 #include "virtio/ring.h"
 
 #include <errno.h>
@@ -104,42 +105,48 @@ int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
 }
 
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
-			   const struct vublk_device_queue *queue, struct vublk_error *error)
+			   const struct vublk_device_queue *given, size_t given_bytes,
+			   struct vublk_error *error)
 {
 	int r = vublk_device_require_set_up(device, "setting up a queue", error);
-	struct vublk_device_queue before;
+	struct vublk_device_queue queue = { .kick_fd = -1, .call_fd = -1 }, before;
 
 	if (r < 0)
 		return r;
 	if (index >= device->num_queues)
 		return vublk_error_set(error, EINVAL, "there is no queue %u; the device has %u", index,
 				       device->num_queues);
-	if (queue)
-		r = vublk_device_queue_check(device, index, queue, error);
+	if (given)
+		r = vublk_struct_in(&queue, sizeof(queue), given, given_bytes,
+				    "vublk_device_queue", error);
+	if (given && !r)
+		r = vublk_device_queue_check(device, index, &queue, error);
 	if (r < 0)
 		return r;
 	before = device->queues[index];
-	device->queues[index] = queue ? *queue :
-		(struct vublk_device_queue){ .kick_fd = -1, .call_fd = -1 };
+	device->queues[index] = queue;
 	/* If the driver has set DRIVER_OK already, there is no later check. */
 	if (vublk_device_is_driver_ready(device))
 		r = vublk_device_queues_check(device, &device->memory, error);
 	if (r < 0)
 		device->queues[index] = before;
 	else
-		device->bases[index] = queue ? queue->base : 0;
+		device->bases[index] = queue.base;
 	vublk_device_unwatch_kicks(device);
 	vublk_device_post_update(device);
 	return r;
 }
 
 int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
-			   struct vublk_device_queue *queue)
+			   struct vublk_device_queue *queue, size_t queue_bytes)
 {
+	struct vublk_device_queue set_up;
+
 	if (index >= device->num_queues)
 		return -EINVAL;
-	*queue = device->queues[index];
-	queue->base = device->bases[index];
+	set_up = device->queues[index];
+	set_up.base = device->bases[index];
+	vublk_struct_out(queue, queue_bytes, &set_up, sizeof(set_up));
 	return 0;
 }
 

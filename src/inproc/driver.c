@@ -71,7 +71,8 @@ static int set_up_queue(struct vublk_inproc *inproc, unsigned index, const struc
 	queue->ring.used = (struct vring_used *)(host + layout->used);
 	queue->extra = host + layout->extra;
 	queue->extra_addr = addr + layout->extra;
-	return vublk_device_set_queue(inproc->device, index, &for_device, error);
+	return vublk_device_set_queue(inproc->device, index, &for_device, sizeof(for_device),
+				      error);
 }
 
 int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error)

@@ -215,7 +215,7 @@ static int do_realize(struct vublk_inproc *inproc, void *args, struct vublk_erro
 	return r ? r : 1;
 }
 
-static const struct vublk_device_property own_options[] = {
+static const struct vublk_property own_options[] = {
 	{ "fail-after-ms", "number", "0",
 	  "how long after the loss of the back-end requests fail with ETIMEDOUT, until there is "
 	  "another; 0: they wait" },
@@ -235,7 +235,7 @@ const char *vublk_inproc_default(const char *name)
 	return !strcmp(name, "reconnect-ms") ? DEFAULT_RECONNECT_MS : NULL;
 }
 
-const struct vublk_device_property *vublk_inproc_options(void)
+const struct vublk_property *vublk_inproc_options(void)
 {
 	return own_options;
 }
@@ -300,7 +300,8 @@ static int open_device(struct vublk_inproc *inproc, const char *path,
 {
 	int r;
 
-	r = vublk_device_new(&device_ops, inproc, &inproc->handlers.log, &inproc->device, error);
+	r = vublk_device_new(&device_ops, sizeof(device_ops), inproc, &inproc->handlers.log,
+			     &inproc->device, error);
 	if (!r)
 		r = set_properties(inproc, path, options, error);
 	if (!r)

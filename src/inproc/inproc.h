@@ -75,7 +75,7 @@ struct vublk_inproc_queue {
 };
 
 /* The bus's own options, beside the device's properties; ended by a NULL name. Static. */
-const struct vublk_device_property *vublk_inproc_options(void);
+const struct vublk_property *vublk_inproc_options(void);
 /* The default of a device's property here; NULL: the device's own. */
 const char *vublk_inproc_default(const char *name);
 

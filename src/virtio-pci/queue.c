@@ -116,7 +116,8 @@ static int hand_over(struct vublk_virtio_pci_queue *queue, struct vublk_error *e
 	};
 	bool is_enabled = vublk_virtio_pci_queue_is_enabled(queue);
 	int r = vublk_device_set_queue(queue->pci->device, index_of(queue),
-				       is_enabled ? &set_up : NULL, error);
+				       is_enabled ? &set_up : NULL,
+				       sizeof(struct vublk_device_queue), error);
 
 	if (!r && is_enabled)
 		vublk_virtio_pci_queue_change_state(queue, VUBLK_VIRTIO_PCI_QUEUE_EVENT_ACCEPTED);

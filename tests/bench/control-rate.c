@@ -161,7 +161,7 @@ static void set_queue(struct unit *unit, unsigned index)
 					    unit->call_fds[index], 0 };
 	struct vublk_error error;
 
-	check(!vublk_device_set_queue(unit->device, index, &queue, &error), "a queue", &error);
+	check(!vublk_device_set_queue(unit->device, index, &queue, sizeof(queue), &error), "a queue", &error);
 }
 
 /* What a driver does at boot. */
@@ -243,7 +243,7 @@ static void bring_up(struct unit *unit, const char *socket)
 	}
 	unit->state = ON_ITS_WAY;
 	unit->realize_us = now_us();
-	check(!vublk_device_new(&ops, unit, &log, &unit->device, &error) &&
+	check(!vublk_device_new(&ops, sizeof(ops), unit, &log, &unit->device, &error) &&
 	      !vublk_device_set_property(unit->device, "chardev", socket, &error) &&
 	      !vublk_device_set_property(unit->device, "num-queues", queues, &error) &&
 	      !vublk_device_realize(unit->device, &error), "the device", &error);

@@ -35,7 +35,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "idle-disk: the one argument is the back-end's socket\n");
 		return 2;
 	}
-	check(!vublk_blk_open(argv[1], NULL, NULL, &disk, &error), argv[1], &error);
+	check(!vublk_blk_open(argv[1], NULL, NULL, 0, &disk, &error), argv[1], &error);
 	queue = vublk_blk_queue(disk, 0);
 	buffer = vublk_blk_alloc(disk, BLOCK_BYTES, &error);
 	check(buffer, "a buffer", &error);

@@ -30,7 +30,7 @@ static void *open_disk(const struct rate *rate, uint64_t *capacity_bytes)
 
 	if (!disk)
 		rate_fail("out of memory");
-	if (vublk_blk_open(rate->path, options, NULL, &disk->blk, &disk->error) < 0)
+	if (vublk_blk_open(rate->path, options, NULL, 0, &disk->blk, &disk->error) < 0)
 		rate_fail("%s", disk->error.text);
 	vublk_blk_get_info(disk->blk, &info, sizeof(info));
 	*capacity_bytes = info.capacity_bytes;
@@ -97,7 +97,7 @@ static void close_disk(void *opaque)
 {
 	struct disk *disk = opaque;
 
-	vublk_blk_close(disk->blk, 0);
+	vublk_blk_close(disk->blk, 0, NULL);
 	free(disk->completions);
 	free(disk);
 }

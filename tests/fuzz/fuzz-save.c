@@ -75,7 +75,7 @@ static void open_world(struct world *world)
 	friendly_backend_open(&world->backend);
 	world->backend.protocol_features |= VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) |
 					    VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT);
-	FUZZ_CHECK(!vublk_device_new(&ops, world, NULL, &world->device, NULL));
+	FUZZ_CHECK(!vublk_device_new(&ops, sizeof(ops), world, NULL, &world->device, NULL));
 	set(world, "chardev", world->backend.path);
 	set(world, "queue-size", "16");
 	set(world, "inflight-migration", "on");

@@ -141,7 +141,7 @@ void rig_init(struct device_rig *rig, const char *chardev)
 
 	memset(rig, 0, sizeof(*rig));
 	rig->memfd = -1;
-	assert_int_equal(vublk_device_new(&rig_ops, rig, &log, &rig->device, NULL), 0);
+	assert_int_equal(vublk_device_new(&rig_ops, sizeof(rig_ops), rig, &log, &rig->device, NULL), 0);
 	if (chardev)
 		rig_set(rig, "chardev", chardev);
 	rig_set(rig, "queue-size", "16");
@@ -306,7 +306,7 @@ static void set_queue(struct device_rig *rig, unsigned index)
 	};
 	struct vublk_error error;
 
-	if (vublk_device_set_queue(rig->device, index, &queue, &error) < 0)
+	if (vublk_device_set_queue(rig->device, index, &queue, sizeof(queue), &error) < 0)
 		fail_msg("%s", error.text);
 }
 

@@ -55,7 +55,7 @@ int vublk_relay_get_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 	int r = check_inflight(relay, error);
 
 	if (!r)
-		r = vublk_device_make_inflight(relay->device, &area, error);
+		r = vublk_device_make_inflight(relay->device, &area, sizeof(area), error);
 	if (!r)
 		answer_area(relay, &area);
 	if (r > 0)

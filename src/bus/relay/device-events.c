@@ -146,7 +146,7 @@ static void on_needs_reset(void *opaque, const struct vublk_error *error)
 }
 
 static void on_inflight_made(void *opaque, const struct vublk_device_inflight *area,
-			     const struct vublk_error *error)
+			     size_t area_bytes, const struct vublk_error *error)
 {
 	struct vublk_relay *relay = relay_of(opaque);
 

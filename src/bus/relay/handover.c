@@ -25,7 +25,7 @@
 static void leave_out(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	vublk_relay_withdraw_queue(relay, queue);
-	vublk_device_set_queue(relay->device, queue->index, NULL, NULL);
+	vublk_device_set_queue(relay->device, queue->index, NULL, 0, NULL);
 	vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_RECLAIM);
 	vublk_relay_close_handed(queue);
 }
@@ -56,7 +56,7 @@ static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queu
 		vublk_relay_change_ring(relay, queue, VUBLK_RELAY_RING_CERTAIN);
 	if (!vublk_relay_is_uncertain(queue))
 		return true;
-	if (!vublk_device_queue_place(relay->device, queue->index, &place, NULL) &&
+	if (!vublk_device_queue_place(relay->device, queue->index, &place, sizeof(place), NULL) &&
 	    (!place.outstanding || (queue->undrained && !place.undrained))) {
 		vublk_relay_begin_anew(relay, queue);
 		return true;
@@ -87,7 +87,7 @@ static int give_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue
 	    (queue->call_fd >= 0) != (ring->call_fd >= 0))
 		return vublk_error_set_errno(error, errno, "queue %u's descriptors cannot be kept",
 					     queue->index);
-	return vublk_device_set_queue(relay->device, queue->index, ring, error);
+	return vublk_device_set_queue(relay->device, queue->index, ring, sizeof(*ring), error);
 }
 
 /* True: it is handed over. */

@@ -32,7 +32,7 @@ static bool differs(const struct vublk_relay *relay, const struct vublk_relay_qu
 		return true;
 	if (!vublk_relay_is_handed(queue))
 		return !vublk_relay_holds(relay);
-	return vublk_device_get_queue(relay->device, queue->index, &given) < 0 ||
+	return vublk_device_get_queue(relay->device, queue->index, &given, sizeof(given)) < 0 ||
 	       given.size != wanted.size || given.desc_addr != wanted.desc_addr ||
 	       given.avail_addr != wanted.avail_addr || given.used_addr != wanted.used_addr;
 }
@@ -58,7 +58,7 @@ static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 
 	queue->outstanding = 0;
 	queue->undrained = 0;
-	if (vublk_device_queue_place(relay->device, queue->index, &place, &error) < 0) {
+	if (vublk_device_queue_place(relay->device, queue->index, &place, sizeof(place), &error) < 0) {
 		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING, "%s",
 				  error.text);
 		queue->base = vublk_device_queue_base(relay->device, queue->index);
@@ -95,7 +95,7 @@ static void collect_area(struct vublk_relay *relay, bool is_of_use)
 	if (relay->area_is_vmms)
 		return;
 	vublk_relay_drop_area(relay);
-	if (!is_of_use || vublk_device_get_inflight(relay->device, &area) < 0)
+	if (!is_of_use || vublk_device_get_inflight(relay->device, &area, sizeof(area)) < 0)
 		return;
 	area.fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
 	relay->area = area;

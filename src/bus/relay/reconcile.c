@@ -42,7 +42,7 @@ static void give_area(struct vublk_relay *relay)
 
 	relay->changes &= ~(unsigned)VUBLK_RELAY_AREA;
 	if (relay->area.fd < 0 ||
-	    !vublk_device_set_inflight(relay->device, &relay->area, &error))
+	    !vublk_device_set_inflight(relay->device, &relay->area, sizeof(relay->area), &error))
 		return;
 	vublk_relay_drop_area(relay);
 	vublk_relay_fail(relay, &error);
@@ -88,7 +88,8 @@ static void change_log(struct vublk_relay *relay)
 	if (relay->is_logging)
 		r = vublk_device_dirty_log_stop(relay->device, &error);
 	else
-		r = vublk_device_dirty_log_start(relay->device, &relay->log, &error);
+		r = vublk_device_dirty_log_start(relay->device, &relay->log, sizeof(relay->log),
+						 &error);
 	relay->is_logging = !relay->is_logging;
 	if (r > 0)
 		relay->asked = VUBLK_RELAY_ASKED_LOG;

@@ -253,7 +253,7 @@ static void end_client(struct vublk_bus *bus)
 	vublk_relay_wake(relay);
 }
 
-static const struct vublk_device_property options[] = { VUBLK_BUS_OPTIONS, { NULL } };
+static const struct vublk_property options[] = { VUBLK_BUS_OPTIONS, { NULL } };
 
 /* The largest size that the device has: the VMM chooses. */
 static const struct vublk_option defaults[] = {

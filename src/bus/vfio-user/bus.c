@@ -114,7 +114,7 @@ static const struct vublk_device_bus_ops device_ops = {
 
 enum { OPTION_VECTORS, OPTION_TRANSITIONAL };
 
-static const struct vublk_device_property options[] = {
+static const struct vublk_property options[] = {
 	[OPTION_VECTORS] = { "vectors", "auto", "auto",
 		"MSI-X vectors; auto: one per queue and one for the config" },
 	[OPTION_TRANSITIONAL] = { "transitional", "bool", "off",

@@ -369,6 +369,6 @@ int vublk_cmd_bench(int argc, char **argv)
 	arguments.config.watch = &watch;
 	vublk_cli_signals_catch();
 	status = run(&arguments, blk);
-	vublk_blk_close(blk, 0);
+	vublk_blk_close(blk, 0, NULL);
 	return status;
 }

@@ -198,7 +198,7 @@ static void deinit_run(struct run *run)
 		vublk_bench_verify_deinit(&run->jobs[i].verify);
 	}
 	if (run->buffers && !in_flight)
-		vublk_blk_release(run->blk, run->buffers);
+		vublk_blk_release(run->blk, run->buffers, NULL);
 	free(run->completions);
 	free(run->free);
 	free(run->slots);

@@ -240,7 +240,8 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 
 	/* The verifier finds out whether the disk keeps what it completed. */
 	vublk_cli_options_add_default(&list, "unflushed", "trust");
-	ret = vublk_blk_open(arguments->config.socket, list.list, &handlers, blk, error);
+	ret = vublk_blk_open(arguments->config.socket, list.list, &handlers, sizeof(handlers), blk,
+			     error);
 	arguments->misused = ret == -EINVAL;
 	return ret;
 }

@@ -456,7 +456,7 @@ static int run_signalled(struct run *run, vublk_chaos_open_fn *open_disk_fn, voi
 		ret = run_all(run, blk, error);
 	/* First, because a stopped back-end would not return the rings. */
 	vublk_chaos_backend_deinit(&run->backend);
-	vublk_blk_close(blk, 0);
+	vublk_blk_close(blk, 0, NULL);
 	vublk_chaos_load_deinit(&run->load);
 	run->result->starts = run->backend.starts;
 	run->result->runtime_ns = vublk_cli_now_ns() - start;

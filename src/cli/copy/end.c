@@ -130,7 +130,7 @@ static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *
 	if (ret < 0)
 		return ret;
 	if (completion.result != -ETIMEDOUT) /* otherwise the back-end may still write to it */
-		vublk_blk_release(end->blk, buffer);
+		vublk_blk_release(end->blk, buffer, NULL);
 	return completion.result;
 }
 
@@ -261,7 +261,7 @@ void vublk_copy_close(struct vublk_copy *copy)
 	struct vublk_copy_end *ends[] = { &copy->from, &copy->to };
 
 	for (unsigned i = 0; i < 2; i++) {
-		vublk_blk_close(ends[i]->blk, 0);
+		vublk_blk_close(ends[i]->blk, 0, NULL);
 		if (ends[i]->fd >= 0)
 			close(ends[i]->fd);
 		ends[i]->blk = NULL;

@@ -90,8 +90,8 @@ static void assign_buffers(struct vublk_copy_run *run)
 /* Closes the disks before the memory is unmapped, because requests may still be in flight. */
 static void deinit_run(struct vublk_copy_run *run)
 {
-	vublk_blk_close(run->copy->from.blk, 0);
-	vublk_blk_close(run->copy->to.blk, 0);
+	vublk_blk_close(run->copy->from.blk, 0, NULL);
+	vublk_blk_close(run->copy->to.blk, 0, NULL);
 	run->copy->from.blk = run->copy->to.blk = NULL;
 	if (run->buffers)
 		munmap(run->buffers, run->buffer_bytes);

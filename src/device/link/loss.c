@@ -26,7 +26,7 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 	if (write && device->life == life && device->ops->config_written)
 		device->ops->config_written(device->bus, error);
 	if (area && device->life == life && device->ops->inflight_made)
-		device->ops->inflight_made(device->bus, NULL, error);
+		device->ops->inflight_made(device->bus, NULL, 0, error);
 	if (device->life == life)
 		vublk_device_dirty_log_stopped(device);
 	return device->life == life;

@@ -16,6 +16,7 @@
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/struct.h"
 #include "util/fd.h"
 #include "util/memfd.h"
 #include "virtio/ring.h"
@@ -333,13 +334,17 @@ static int check_start(const struct vublk_device *device, struct vublk_error *er
 }
 
 int vublk_device_dirty_log_start(struct vublk_device *device,
-				 const struct vublk_device_dirty_log *log,
+				 const struct vublk_device_dirty_log *log, size_t log_bytes,
 				 struct vublk_error *error)
 {
+	struct vublk_device_dirty_log given;
 	int r = check_start(device, error);
 
 	if (!r)
-		r = log ? take_given(device, log, error) : make_own(device, error);
+		r = vublk_struct_in(&given, sizeof(given), log, log_bytes,
+				    "vublk_device_dirty_log", error);
+	if (!r)
+		r = log ? take_given(device, &given, error) : make_own(device, error);
 	return r < 0 ? r : begin_change(device, true);
 }
 
@@ -355,15 +360,17 @@ int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error 
 }
 
 int vublk_device_dirty_log_get(const struct vublk_device *device,
-			       struct vublk_device_dirty_log *log)
+			       struct vublk_device_dirty_log *log, size_t log_bytes)
 {
-	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF)
-		return -ENOENT;
-	*log = (struct vublk_device_dirty_log){
+	const struct vublk_device_dirty_log own = {
 		.fd = device->dirty.log.fd,
 		.offset = device->dirty.log.offset,
 		.size_bytes = device->dirty.log.size_bytes,
 	};
+
+	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF)
+		return -ENOENT;
+	vublk_struct_out(log, log_bytes, &own, sizeof(own));
 	return 0;
 }
 

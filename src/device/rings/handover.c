@@ -15,6 +15,7 @@
 #include "proto/vhost-user/inflight.h"
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/struct.h"
 #include "util/fd.h"
 #include "util/memfd.h"
 
@@ -111,28 +112,33 @@ static int count_begun(const struct vublk_device_inflight *area, unsigned *begun
 }
 
 int vublk_device_set_inflight(struct vublk_device *device,
-			      const struct vublk_device_inflight *area, struct vublk_error *error)
+			      const struct vublk_device_inflight *given, size_t given_bytes,
+			      struct vublk_error *error)
 {
 	int r = vublk_device_require_set_up(device, "setting the in-flight area", error);
+	struct vublk_device_inflight area;
 	unsigned begun = 0;
 	int fd;
 
 	if (!r)
-		r = check_area(device, area, error);
+		r = vublk_struct_in(&area, sizeof(area), given, given_bytes,
+				    "vublk_device_inflight", error);
 	if (!r)
-		r = count_begun(area, &begun, error);
+		r = check_area(device, &area, error);
+	if (!r)
+		r = count_begun(&area, &begun, error);
 	if (r < 0)
 		return r;
-	fd = fcntl(area->fd, F_DUPFD_CLOEXEC, 0);
+	fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0)
 		return vublk_error_set_errno(error, errno, "cannot keep the in-flight area");
 	vublk_device_drop_inflight(device);
 	device->inflight = (struct vublk_frontend_inflight_area){
 		.fd = fd,
-		.size_bytes = area->size_bytes,
-		.offset = area->offset,
-		.num_queues = area->num_queues,
-		.queue_size = area->queue_size,
+		.size_bytes = area.size_bytes,
+		.offset = area.offset,
+		.num_queues = area.num_queues,
+		.queue_size = area.queue_size,
 	};
 	device->resume = begun ? VUBLK_DEVICE_RESUME_INFLIGHT : VUBLK_DEVICE_RESUME_NOTHING;
 	return 0;
@@ -169,7 +175,7 @@ static void on_made(void *opaque, const struct vublk_error *error)
 		note_layout(device, &made);
 	vublk_device_post_update(device); /* a start may have waited for this */
 	if (device->ops->inflight_made)
-		device->ops->inflight_made(device->bus, error ? NULL : &area, error);
+		device->ops->inflight_made(device->bus, error ? NULL : &area, sizeof(area), error);
 	vublk_fd_close(&made.fd);
 }
 
@@ -185,8 +191,8 @@ static int make_here(const struct vublk_device *device, struct vublk_device_infl
 	return area->fd < 0 ? area->fd : 0;
 }
 
-int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_inflight *area,
-			       struct vublk_error *error)
+static int make_inflight(struct vublk_device *device, struct vublk_device_inflight *area,
+			 struct vublk_error *error)
 {
 	if (!area->num_queues || area->num_queues > device->num_queues || !area->queue_size ||
 	    area->queue_size > VUBLK_MAX_QUEUE_SIZE)
@@ -213,26 +219,44 @@ int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_
 	return 1;
 }
 
-int vublk_device_get_inflight(const struct vublk_device *device,
-			      struct vublk_device_inflight *area)
+int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_inflight *given,
+			       size_t given_bytes, struct vublk_error *error)
 {
-	if (device->inflight.fd < 0)
-		return -ENOENT;
-	*area = (struct vublk_device_inflight){
+	struct vublk_device_inflight area;
+	int r = vublk_struct_in(&area, sizeof(area), given, given_bytes, "vublk_device_inflight",
+				error);
+
+	if (!r)
+		r = make_inflight(device, &area, error);
+	if (!r)
+		vublk_struct_out(given, given_bytes, &area, sizeof(area));
+	return r;
+}
+
+int vublk_device_get_inflight(const struct vublk_device *device,
+			      struct vublk_device_inflight *area, size_t area_bytes)
+{
+	const struct vublk_device_inflight own = {
 		.fd = device->inflight.fd,
 		.offset = device->inflight.offset,
 		.size_bytes = device->inflight.size_bytes,
 		.num_queues = device->inflight.num_queues,
 		.queue_size = device->inflight.queue_size,
 	};
+
+	if (device->inflight.fd < 0)
+		return -ENOENT;
+	vublk_struct_out(area, area_bytes, &own, sizeof(own));
 	return 0;
 }
 
 /* --- the rings ------------------------------------------------------------------------- */
 
 int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
-			     struct vublk_device_place *place, struct vublk_error *error)
+			     struct vublk_device_place *out, size_t out_bytes,
+			     struct vublk_error *error)
 {
+	struct vublk_device_place place = { 0 };
 	uint16_t used, avail;
 	int r;
 
@@ -243,10 +267,11 @@ int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
 		vublk_error_prepend(error, "queue %u", index);
 		return r;
 	}
-	place->is_known = device->resume != VUBLK_DEVICE_RESUME_RINGS &&
+	place.is_known = device->resume != VUBLK_DEVICE_RESUME_RINGS &&
 			  device->resume != VUBLK_DEVICE_RESUME_NEVER;
-	place->base = place->is_known ? device->bases[index] : used;
-	place->outstanding = vublk_device_count_outstanding(device, index, used, avail);
-	place->undrained = place->is_known ? vublk_device_count_undrained(device, index, used) : 0;
+	place.base = place.is_known ? device->bases[index] : used;
+	place.outstanding = vublk_device_count_outstanding(device, index, used, avail);
+	place.undrained = place.is_known ? vublk_device_count_undrained(device, index, used) : 0;
+	vublk_struct_out(out, out_bytes, &place, sizeof(place));
 	return 0;
 }

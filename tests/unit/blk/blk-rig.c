@@ -23,7 +23,7 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 	pthread_mutex_lock(&told.lock);
 	vublk_blk_get_info(told.blk, &info, sizeof(info));
 	told.capacity_bytes = info.capacity_bytes;
-	told.close_result = vublk_blk_close(told.blk, 0);
+	told.close_result = vublk_blk_close(told.blk, 0, NULL);
 	assert_int_equal(vublk_blk_set_write_cache(told.blk, false, NULL), -EBUSY);
 	assert_null(vublk_blk_alloc(told.blk, 4096, NULL));
 	assert_int_equal(vublk_blk_pread(told.blk, 0, text, sizeof(text), 0, NULL), -EBUSY);
@@ -52,7 +52,8 @@ struct vublk_blk *open_disk_with(const struct vublk_option *options)
 	struct vublk_blk *blk = NULL;
 
 	pthread_mutex_lock(&told.lock);
-	assert_int_equal(vublk_blk_open("socket", options, &handlers, &blk, &error), 0);
+	assert_int_equal(vublk_blk_open("socket", options, &handlers, sizeof(handlers), &blk,
+					&error), 0);
 	told.blk = blk;
 	pthread_mutex_unlock(&told.lock);
 	return blk;
@@ -71,7 +72,7 @@ struct vublk_blk *set_up(void)
 
 void tear_down(struct vublk_blk *blk)
 {
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	fake_deinit();
 }
 

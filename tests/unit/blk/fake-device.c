@@ -144,12 +144,11 @@ void fake_resize(uint64_t bytes)
 
 /* --- include/vublk/device.h --------------------------------------------------------- */
 
-int vublk_device_new(const struct vublk_device_bus_ops *ops, void *bus,
+int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, void *bus,
 		     const struct vublk_log *log, struct vublk_device **out,
 		     struct vublk_error *error)
 {
-	device = (struct vublk_device){ .ops = ops, .bus = bus, .event_fd = vublk_eventfd_new(),
-					.reconnect_ms = "0" };
+	device = (struct vublk_device){ ops, bus, vublk_eventfd_new(), .reconnect_ms = "0" };
 	*out = &device;
 	return 0;
 }
@@ -484,7 +483,8 @@ int vublk_device_set_memory(struct vublk_device *d, const struct vublk_memory_re
 }
 
 int vublk_device_set_queue(struct vublk_device *d, unsigned index,
-			   const struct vublk_device_queue *queue, struct vublk_error *error)
+			   const struct vublk_device_queue *queue, size_t queue_bytes,
+			   struct vublk_error *error)
 {
 	struct fake_queue *q = &queues[index];
 	struct vublk_split_ring memory;

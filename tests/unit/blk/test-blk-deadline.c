@@ -181,7 +181,7 @@ static void test_bad_value(void **state)
 	struct vublk_blk *blk;
 
 	fake_init(DISK_BYTES);
-	assert_int_equal(vublk_blk_open("socket", bad, NULL, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open("socket", bad, NULL, 0, &blk, &error), -EINVAL);
 	assert_non_null(strstr(error.text, "request-deadline-ms"));
 	fake_deinit();
 }

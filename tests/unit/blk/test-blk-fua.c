@@ -461,7 +461,7 @@ static void test_threads(void **state)
 	while (vublk_load_acquire(&rounds_done) < 300)
 		outage();
 	pthread_join(thread, NULL);
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 	fake_stop_threads();
 	fake_deinit();
 }

@@ -53,7 +53,7 @@ static void test_close_tells_of_a_broken_ring(void **state)
 	blk = open_disk();
 	read_many(blk, 0, 3);
 	fake_push_id(0, 0xffffffff);
-	assert_int_equal(vublk_blk_close(blk, -1), -ENOTCONN);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), -ENOTCONN);
 	fake_deinit();
 }
 
@@ -141,7 +141,7 @@ static void run_scribble(bool wildly, unsigned seed)
 		}
 		assert_int_equal(vublk_blk_in_flight(queue), 0);
 	}
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 }
 
 static void test_scribbled_rings(void **state)
@@ -171,7 +171,7 @@ static void test_memory_goes_under_a_request(void **state)
 	assert_int_equal(vublk_blk_read(queue, 0, buffer, 8 * KIB, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 4), 4);
-	vublk_blk_release(blk, buffer);
+	vublk_blk_release(blk, buffer, NULL);
 	assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, &error), 1);
 	assert_int_equal(c.result, -EFAULT);
 	assert_int_equal(fake_serve(0, 4), 0);

@@ -205,7 +205,7 @@ static void *work(void *opaque)
 	assert_non_null(buffer);
 	for (unsigned round = 0; round < ROUNDS; round++)
 		run_round(w, buffer, w->index * 128 * KIB, round);
-	vublk_blk_release(w->blk, buffer);
+	vublk_blk_release(w->blk, buffer, NULL);
 	return NULL;
 }
 
@@ -230,11 +230,11 @@ static void test_threads(void **state)
 		vublk_blk_get_info(blk, &info, sizeof(info));
 		if (i % 8 == 0)
 			fake_resize(DISK_BYTES + i * 512);
-		vublk_blk_release(blk, buffer);
+		vublk_blk_release(blk, buffer, NULL);
 	}
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(workers); i++)
 		pthread_join(workers[i].thread, NULL);
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 	fake_stop_threads();
 	fake_deinit();
 }
@@ -268,7 +268,7 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 	vublk_blk_submit(queue);
 	/* Memory is still memory. */
 	assert_non_null(vublk_blk_alloc(blk, 4096, &error));
-	vublk_blk_release(blk, buffer);
+	vublk_blk_release(blk, buffer, NULL);
 	tear_down(blk);
 	assert_int_equal(fake_num_stops, 0);
 }
@@ -353,7 +353,7 @@ static void test_resize(void **state)
 	fake_resize(DISK_BYTES + 1024); /* the same again is not a resize */
 	wait_for_event(VUBLK_BLK_CONFIG_CHANGED);
 	assert_int_equal(told.events[VUBLK_BLK_RESIZED], 0);
-	assert_int_equal(vublk_blk_close(blk, 0), -ETIMEDOUT);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), -ETIMEDOUT);
 	fake_deinit();
 }
 
@@ -380,7 +380,7 @@ static void open_fails(int code, const char *text)
 {
 	struct vublk_blk *blk = NULL;
 
-	assert_int_equal(vublk_blk_open("socket", NULL, NULL, &blk, &error), -code);
+	assert_int_equal(vublk_blk_open("socket", NULL, NULL, 0, &blk, &error), -code);
 	assert_string_equal(error.text, text);
 	assert_null(blk);
 }
@@ -394,16 +394,16 @@ static void test_open_failures(void **state)
 	struct vublk_blk *blk = NULL;
 
 	fake_init(DISK_BYTES);
-	assert_int_equal(vublk_blk_open(NULL, NULL, NULL, &blk, &error), -EINVAL);
-	assert_int_equal(vublk_blk_open("", NULL, NULL, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open(NULL, NULL, NULL, 0, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open("", NULL, NULL, 0, &blk, &error), -EINVAL);
 	assert_string_equal(error.text, "a disk is opened by the path of its socket, and none was "
 			    "given");
-	assert_int_equal(vublk_blk_open("s", chardev, NULL, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open("s", chardev, NULL, 0, &blk, &error), -EINVAL);
 	assert_string_equal(error.text, "chardev is no option here: the path names the socket");
-	assert_int_equal(vublk_blk_open("s", fail_after, NULL, &blk, &error), -EINVAL);
-	assert_int_equal(vublk_blk_open("s", unknown, NULL, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open("s", fail_after, NULL, 0, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open("s", unknown, NULL, 0, &blk, &error), -EINVAL);
 	fake_plan.realize_error = ECONNREFUSED;
-	assert_int_equal(vublk_blk_open("s", small, NULL, &blk, &error), -EINVAL);
+	assert_int_equal(vublk_blk_open("s", small, NULL, 0, &blk, &error), -EINVAL);
 	assert_string_equal(error.text, "queue-size must be a whole number from 4 to 1024, not '2'");
 	open_fails(ECONNREFUSED, "no realize");
 	fake_plan.realize_error = 0;
@@ -459,7 +459,7 @@ static void test_open_without_memory(void **state)
 		assert_true(n < 100);
 		error.text[0] = '\0';
 		allocations_left = n;
-		r = vublk_blk_open("socket", NULL, NULL, &blk, &error);
+		r = vublk_blk_open("socket", NULL, NULL, 0, &blk, &error);
 		assert_int_equal(r, allocations_left < 0 ? -ENOMEM : 0);
 		assert_true(!r || error.text[0]);
 	}
@@ -474,9 +474,9 @@ static void test_close_gives_up(void **state)
 {
 	struct vublk_blk *blk = set_up();
 
-	assert_int_equal(vublk_blk_close(NULL, 0), 0);
+	assert_int_equal(vublk_blk_close(NULL, 0, NULL), 0);
 	read_many(blk, 0, 3);
-	assert_int_equal(vublk_blk_close(blk, 5), -ETIMEDOUT);
+	assert_int_equal(vublk_blk_close(blk, 5, NULL), -ETIMEDOUT);
 	assert_int_equal(fake_num_stops, 1);
 	fake_deinit();
 }
@@ -487,7 +487,7 @@ static void test_close_waits(void **state)
 
 	fake_start_threads();
 	read_many(blk, 0, 16);
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 	fake_stop_threads();
 	fake_deinit();
 }
@@ -499,7 +499,7 @@ static void test_close_without_a_backend(void **state)
 	read_many(blk, 0, 3);
 	fake_disconnect("gone");
 	wait_for_event(VUBLK_BLK_GAVE_UP);
-	assert_int_equal(vublk_blk_close(blk, -1), -ENOTCONN);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), -ENOTCONN);
 	fake_deinit();
 }
 
@@ -510,7 +510,7 @@ static void test_close_of_a_backend_that_does_not_stop(void **state)
 	fake_init(DISK_BYTES);
 	fake_plan.never_stops = true;
 	blk = open_disk();
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	fake_deinit();
 }
 
@@ -554,7 +554,7 @@ static void test_random(void **state)
 		assert_memory_equal(back, model + (offset & ~4095u), 4096);
 	}
 	assert_memory_equal(model, fake_disk(), DISK_BYTES);
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 	fake_stop_threads();
 	fake_deinit();
 	free(model);

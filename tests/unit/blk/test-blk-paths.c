@@ -360,7 +360,7 @@ static struct run *run_path(enum path path, unsigned seed)
 	}
 	memcpy(run->disk, fake_disk(), DISK_BYTES);
 	memcpy(run->memory, memory, MEMORY_BYTES);
-	vublk_blk_close(run->blk, 0);
+	vublk_blk_close(run->blk, 0, NULL);
 	fake_deinit();
 	return run;
 }

@@ -121,7 +121,7 @@ static void stop_peer_running(void)
 static struct vublk_blk *open_with(const struct vublk_option *options)
 {
 	struct vublk_blk *blk = NULL;
-	int r = vublk_blk_open(peer.socket, options, NULL, &blk, &error);
+	int r = vublk_blk_open(peer.socket, options, NULL, 0, &blk, &error);
 
 	if (r)
 		print_error("%s\n", error.text);
@@ -160,12 +160,14 @@ static int wait_one(struct vublk_blk_queue *queue)
 static void test_info(void **state)
 {
 	struct vublk_blk *blk = open_disk();
+	struct vublk_device_info device;
 	struct vublk_blk_info info;
 
 	vublk_blk_get_info(blk, &info, sizeof(info));
+	vublk_blk_get_device_info(blk, &device, sizeof(device));
 	assert_int_equal(info.capacity_bytes, DISK_BYTES);
 	assert_int_equal(info.num_queues, NUM_QUEUES);
-	assert_int_equal(info.device.backend_max_queues, NUM_QUEUES);
+	assert_int_equal(device.backend_max_queues, NUM_QUEUES);
 	assert_true(info.flush);
 	assert_false(info.read_only);
 	assert_true(info.max_segments >= 16);
@@ -173,7 +175,7 @@ static void test_info(void **state)
 	assert_true(info.max_write_zeroes_bytes >= MIB);
 	assert_non_null(vublk_blk_queue(blk, NUM_QUEUES - 1));
 	assert_null(vublk_blk_queue(blk, NUM_QUEUES));
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	end_peer();
 }
 
@@ -201,7 +203,7 @@ static void test_requests_of_each_kind(void **state)
 	assert_int_equal(wait_one(queue), 0);
 	for (int i = 0; i < 16 * KIB; i++)
 		assert_int_equal(buffer[i], i >= 4096 && i < 12288 ? 0 : 0x5a);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	end_peer();
 }
 
@@ -223,7 +225,7 @@ static void test_blocking_calls(void **state)
 	assert_int_equal(vublk_blk_pread(blk, MIB, again, MIB - 4096, 0, &error), 0);
 	assert_memory_equal(again, data, MIB - 4096);
 	assert_null(vublk_blk_queue(blk, NUM_QUEUES - 1));
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	end_peer();
 }
 
@@ -249,7 +251,7 @@ static void test_statistics(void **state)
 	assert_int_equal(stats.reads, 1);
 	assert_int_equal(stats.read_bytes, 4096);
 	assert_int_equal(stats.flushes + stats.errors + stats.in_flight, 0);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	end_peer();
 }
 
@@ -264,7 +266,7 @@ static void test_write_cache(void **state)
 		assert_true(info.can_set_write_cache);
 		assert_int_equal(info.write_cache, on);
 	}
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	end_peer();
 }
 
@@ -283,7 +285,7 @@ static void test_read_only(void **state)
 			 -EROFS);
 	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, 0, NULL, &error), 0);
 	assert_int_equal(wait_one(vublk_blk_queue(blk, 0)), 0);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	end_peer();
 }
 
@@ -309,7 +311,8 @@ static void test_resize(void **state)
 		close(fd);
 		vublk_test_skip("qemu-storage-daemon is resized by QMP");
 	}
-	assert_int_equal(vublk_blk_open(peer.socket, NULL, &handlers, &blk, &error), 0);
+	assert_int_equal(vublk_blk_open(peer.socket, NULL, &handlers, sizeof(handlers), &blk,
+					&error), 0);
 	buffer = alloc(blk, 4096);
 	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), DISK_BYTES, buffer, 4096, 0, NULL,
 					 &error), -EINVAL);
@@ -321,7 +324,7 @@ static void test_resize(void **state)
 	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), DISK_BYTES, buffer, 4096, 0, NULL,
 					 &error), 0);
 	assert_int_equal(wait_one(vublk_blk_queue(blk, 0)), 0);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	close(fd);
 	end_peer();
 }
@@ -352,7 +355,7 @@ static void test_large_request(void **state)
 	assert_memory_equal(file, buffer, bytes);
 	close(fd);
 	free(file);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	end_peer();
 }
 
@@ -452,7 +455,7 @@ static void *work(void *opaque)
 			}
 		}
 	}
-	vublk_blk_release(w->blk, memory);
+	vublk_blk_release(w->blk, memory, NULL);
 	return NULL;
 }
 
@@ -475,7 +478,7 @@ static void verify_on_all_queues(const struct vublk_option *options)
 	}
 	for (unsigned i = 0; i < NUM_QUEUES; i++)
 		pthread_join(workers[i].thread, NULL);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	fd = open(peer.image, O_RDONLY);
 	assert_int_equal(pread(fd, file, DISK_BYTES, 0), DISK_BYTES);
 	assert_memory_equal(file, model, DISK_BYTES);
@@ -544,7 +547,7 @@ static void test_event_loop(void **state)
 		}
 	}
 	assert_int_equal(done, 1500);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	end_peer();
 }
 
@@ -579,7 +582,7 @@ static void test_killed_in_mid_flight(void **state)
 		assert_non_null(strstr(error.text, peer.socket));
 	}
 	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), -ENOTCONN);
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 }
 
 /* With a short deadline, which a back-end that only starts would miss. */
@@ -590,7 +593,7 @@ static struct vublk_blk *open_impatiently(void)
 	};
 
 	start_peer();
-	assert_int_equal(vublk_blk_close(open_with(NULL), 0), 0);
+	assert_int_equal(vublk_blk_close(open_with(NULL), 0, NULL), 0);
 	return open_with(options);
 }
 
@@ -605,7 +608,7 @@ static void test_stalled(void **state)
 	assert_null(vublk_blk_alloc(blk, 4096, &error));
 	assert_int_equal(error.code, ETIMEDOUT);
 	assert_true(wait_one(vublk_blk_queue(blk, 0)) == -ENOTCONN);
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 	end_peer();
 }
 
@@ -626,7 +629,7 @@ static void test_request_deadline(void **state)
 		assert_int_equal(vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error), -ETIME);
 	}
 	assert_non_null(strstr(error.text, "request-deadline-ms"));
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 	end_peer();
 }
 
@@ -637,7 +640,7 @@ static void test_stalled_at_close(void **state)
 
 	stop_peer_running();
 	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, 0, NULL, &error), 0);
-	assert_int_equal(vublk_blk_close(blk, 10), -ETIMEDOUT);
+	assert_int_equal(vublk_blk_close(blk, 10, NULL), -ETIMEDOUT);
 	end_peer();
 }
 
@@ -648,7 +651,7 @@ static void test_stalled_at_open(void **state)
 
 	start_peer();
 	stop_peer_running();
-	assert_int_equal(vublk_blk_open(peer.socket, options, NULL, &blk, &error), -ETIMEDOUT);
+	assert_int_equal(vublk_blk_open(peer.socket, options, NULL, 0, &blk, &error), -ETIMEDOUT);
 	assert_non_null(strstr(error.text, peer.socket));
 	end_peer();
 }
@@ -663,7 +666,7 @@ static void test_close_with_requests_in_flight(void **state)
 	for (unsigned round = 0; round < 8; round++) {
 		blk = open_with(options);
 		fill_queues(blk, alloc(blk, 4096), 100);
-		r = vublk_blk_close(blk, round & 1 ? -1 : 0);
+		r = vublk_blk_close(blk, round & 1 ? -1 : 0, NULL);
 		assert_true(!r || (!(round & 1) && r == -ETIMEDOUT));
 	}
 	end_peer();
@@ -684,13 +687,13 @@ static void test_out_of_descriptors(void **state)
 		limit.rlim_cur = most;
 		assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
 		error.text[0] = '\0';
-		r = vublk_blk_open(peer.socket, NULL, NULL, &blk, &error);
+		r = vublk_blk_open(peer.socket, NULL, NULL, 0, &blk, &error);
 		if (r) {
 			assert_true(error.text[0]);
 			failures++;
 			continue;
 		}
-		assert_int_equal(vublk_blk_close(blk, 0), 0);
+		assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	}
 	assert_true(failures > 5);
 	end_peer();

@@ -125,7 +125,7 @@ static void test_memory_comes_meanwhile(void **state)
 	another = vublk_blk_alloc(blk, 4096, &error);
 	assert_non_null(another);
 	write_blocks(blk, 0, 2, another, 5);
-	vublk_blk_release(blk, buffer);
+	vublk_blk_release(blk, buffer, NULL);
 	find();
 	assert_int_equal(fake_serve(0, 9), 2);
 	take(blk, 0, 2, 0);
@@ -377,7 +377,7 @@ static void test_no_two_overlap(void **state)
 		in_flight -= (unsigned)vublk_blk_poll(queue, c, 16);
 	}
 	assert_true(held_back > 100);
-	assert_int_equal(vublk_blk_close(blk, 0), -ETIMEDOUT);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), -ETIMEDOUT);
 	fake_deinit();
 }
 
@@ -603,11 +603,11 @@ static void run_threads(bool tracked)
 		lose();
 		buffer = vublk_blk_alloc(blk, 4096, NULL);
 		find();
-		vublk_blk_release(blk, buffer);
+		vublk_blk_release(blk, buffer, NULL);
 	}
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(workers); i++)
 		pthread_join(workers[i].thread, NULL);
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 	fake_stop_threads();
 	fake_deinit();
 }

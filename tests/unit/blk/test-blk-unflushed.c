@@ -279,7 +279,7 @@ static void test_words_of_the_option(void **state)
 		struct vublk_option options[] = { { "unflushed", bad[i] }, { NULL } };
 
 		fake_init(DISK_BYTES);
-		assert_int_equal(vublk_blk_open("socket", options, NULL, &blk, &error), -EINVAL);
+		assert_int_equal(vublk_blk_open("socket", options, NULL, 0, &blk, &error), -EINVAL);
 		assert_non_null(strstr(error.text, "auto, trust or fail"));
 		fake_deinit();
 	}
@@ -407,7 +407,7 @@ static void test_threads(void **state)
 		pthread_join(workers[i].thread, NULL);
 		assert_true(workers[i].failed <= lost);
 	}
-	assert_int_equal(vublk_blk_close(blk, -1), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 	fake_stop_threads();
 	fake_deinit();
 }

@@ -26,7 +26,7 @@ static struct vublk_blk *open_disk(const struct vublk_blk_handlers *handlers)
 {
 	struct vublk_blk *blk = NULL;
 
-	assert_int_equal(vublk_blk_open("socket", NULL, handlers, &blk, &error), 0);
+	assert_int_equal(vublk_blk_open("socket", NULL, handlers, sizeof(*handlers), &blk, &error), 0);
 	return blk;
 }
 
@@ -38,7 +38,7 @@ static struct vublk_blk *set_up(void)
 
 static void tear_down(struct vublk_blk *blk)
 {
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	fake_deinit();
 }
 
@@ -443,10 +443,10 @@ static void run_memory_slots(bool asks_backend)
 	assert_int_equal(error.code, ENOSPC);
 	assert_string_equal(error.text, "no memory slot is left: the back-end has 4, and all are "
 			    "in use; register fewer, larger pieces");
-	vublk_blk_release(blk, buffers[1]);
+	vublk_blk_release(blk, buffers[1], NULL);
 	assert_non_null(vublk_blk_alloc(blk, 4096, &error));
-	vublk_blk_release(blk, NULL);
-	vublk_blk_release(blk, &error);
+	vublk_blk_release(blk, NULL, NULL);
+	vublk_blk_release(blk, &error, NULL);
 	tear_down(blk);
 }
 

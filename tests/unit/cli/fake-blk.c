@@ -128,8 +128,8 @@ static int refuse(struct vublk_error *error, int code, const char *text)
 }
 
 int vublk_blk_open(const char *path, const struct vublk_option *options,
-		   const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
-		   struct vublk_error *error)
+		   const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
+		   struct vublk_blk **blk, struct vublk_error *error)
 {
 	for (unsigned i = 0; i < MAX_DISKS; i++) {
 		if (!disks[i] || strcmp(disks[i]->path, path))
@@ -151,7 +151,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 	return refuse(error, ECONNREFUSED, "no process listens there");
 }
 
-int vublk_blk_close(struct vublk_blk *blk, int wait_ms)
+int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error)
 {
 	if (!blk)
 		return 0;
@@ -170,9 +170,15 @@ void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size
 	memcpy(info, &blk->disk->info, VUBLK_MIN(info_bytes, sizeof(*info)));
 }
 
-const struct vublk_device_property *vublk_blk_options(void)
+void vublk_blk_get_device_info(struct vublk_blk *blk, struct vublk_device_info *info,
+			       size_t info_bytes)
 {
-	static const struct vublk_device_property none = { NULL };
+	memset(info, 0, info_bytes);
+}
+
+const struct vublk_property *vublk_blk_options(void)
+{
+	static const struct vublk_property none = { NULL };
 
 	return &none;
 }
@@ -182,9 +188,9 @@ const char *vublk_blk_default(const char *name)
 	return NULL;
 }
 
-const struct vublk_device_property *vublk_device_properties(void)
+const struct vublk_property *vublk_device_properties(void)
 {
-	static const struct vublk_device_property none[] = { { NULL } };
+	static const struct vublk_property none[] = { { NULL } };
 
 	return none;
 }
@@ -220,15 +226,16 @@ void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *e
 	return address;
 }
 
-void vublk_blk_release(struct vublk_blk *blk, void *address)
+int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error)
 {
 	for (unsigned i = 0; i < MAX_REGIONS; i++)
 		if (blk->regions[i].address == address && blk->regions[i].ours) {
 			munmap(address, blk->regions[i].bytes);
 			blk->regions[i] = (struct region){ 0 };
-			return;
+			return 0;
 		}
 	fail_msg("not allocated here");
+	return -EINVAL;
 }
 
 int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,

@@ -74,7 +74,7 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 
 	if (rig->interrupt)
 		kill(getpid(), SIGTERM);
-	return vublk_blk_open(rig->disk->path, NULL, NULL, blk, error);
+	return vublk_blk_open(rig->disk->path, NULL, NULL, 0, blk, error);
 }
 
 static int run(struct chaos_rig *rig)

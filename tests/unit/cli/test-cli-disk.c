@@ -45,12 +45,12 @@ static int run_bench(struct fake_disk *disk, const struct vublk_bench_config *co
 	struct vublk_blk *blk;
 	int ret;
 
-	assert_int_equal(vublk_blk_open(disk->path, NULL, NULL, &blk, error), 0);
+	assert_int_equal(vublk_blk_open(disk->path, NULL, NULL, 0, &blk, error), 0);
 	ret = vublk_bench_run(blk, config, NULL, NULL, results, error);
 	for (unsigned i = 0; total && i < config->num_jobs; i++)
 		vublk_bench_add(total, &results[i]);
 	free(results);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	return ret;
 }
 
@@ -327,10 +327,11 @@ static void test_bench_on_a_volatile_disk(void **state)
 		config.watch = &watch;
 		vublk_disk_watch_init(&watch, "bench", disk->path);
 		disk->forget_every = 300 + i;
-		assert_int_equal(vublk_blk_open(disk->path, NULL, &handlers, &blk, &e), 0);
+		assert_int_equal(vublk_blk_open(disk->path, NULL, &handlers, sizeof(handlers), &blk,
+						&e), 0);
 		assert_int_equal(vublk_bench_run(blk, &config, NULL, NULL, &result, &e), -EOWNERDEAD);
 		assert_non_null(strstr(e.text, "may be lost"));
-		assert_int_equal(vublk_blk_close(blk, 0), 0);
+		assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 		fake_disk_free(disk);
 	}
 }

@@ -91,7 +91,7 @@ static struct vublk_blk *open_watched(struct fake_disk *disk, struct vublk_disk_
 	struct vublk_blk *blk;
 
 	vublk_disk_watch_init(watch, "bench", disk->path);
-	assert_int_equal(vublk_blk_open(disk->path, NULL, &handlers, &blk, NULL), 0);
+	assert_int_equal(vublk_blk_open(disk->path, NULL, &handlers, sizeof(handlers), &blk, NULL), 0);
 	vublk_disk_watch_start(watch, blk, true);
 	return blk;
 }
@@ -107,7 +107,7 @@ static void test_bench_stops_without_a_backend(void **state)
 
 	disk->stall_after = 100;
 	assert_int_equal(vublk_bench_run(blk, &config, stop_at_once, NULL, results, &e), 0);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	fake_disk_free(disk);
 }
 
@@ -129,7 +129,7 @@ static void test_bench_keeps_to_its_time_during_an_outage(void **state)
 	do /* a busy machine may not begin a request in that time */
 		assert_int_equal(vublk_bench_run(blk, &config, NULL, NULL, results, &e), 0);
 	while (!results[0].abandoned && !results[1].abandoned);
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	fake_disk_free(disk);
 }
 
@@ -175,7 +175,7 @@ static void test_copy_stops_during_the_last_flush(void **state)
 	struct fake_disk *disk = fake_disk_new("disk", MIB, 1);
 	struct vublk_error e = { 0 };
 
-	assert_int_equal(vublk_blk_open(disk->path, NULL, NULL, &copy.to.blk, &e), 0);
+	assert_int_equal(vublk_blk_open(disk->path, NULL, NULL, 0, &copy.to.blk, &e), 0);
 	copy.from.fd = copy.to.fd = -1;
 	copy.to.path = disk->path;
 	disk->requests = 1;
@@ -232,7 +232,7 @@ static const char *bench_with_next(uint64_t capacity_bytes, const char *serial, 
 		assert_int_equal(vublk_bench_run(blk, &config, NULL, NULL, results, &e), 0);
 	}
 	text = captured();
-	assert_int_equal(vublk_blk_close(blk, 0), 0);
+	assert_int_equal(vublk_blk_close(blk, 0, NULL), 0);
 	fake_disk_free(disk);
 	return text;
 }

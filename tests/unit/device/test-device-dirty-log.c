@@ -53,7 +53,7 @@ static uint64_t log_inode(const struct device_rig *rig)
 	struct vublk_device_dirty_log log;
 	struct stat st;
 
-	if (vublk_device_dirty_log_get(rig->device, &log) < 0)
+	if (vublk_device_dirty_log_get(rig->device, &log, sizeof(log)) < 0)
 		return 0;
 	assert_int_equal(fstat(log.fd, &st), 0);
 	return st.st_ino;
@@ -79,7 +79,7 @@ static void expect_logging(const struct device_rig *rig, const struct mock *mock
 static int start_log(struct device_rig *rig)
 {
 	struct vublk_error error;
-	int r = vublk_device_dirty_log_start(rig->device, NULL, &error);
+	int r = vublk_device_dirty_log_start(rig->device, NULL, 0, &error);
 
 	if (r < 0)
 		fail_msg("%s", error.text);
@@ -137,7 +137,7 @@ static void test_a_bitmap_of_the_bus(void **state)
 
 	begin_running(&rig, &mock);
 	log.fd = vublk_memfd_new("bitmap", log.offset + log.size_bytes, NULL);
-	assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, NULL), 1);
+	assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), NULL), 1);
 	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 	expect_logging(&rig, &mock, true);
 	assert_int_equal(fstat(log.fd, &st), 0);
@@ -167,7 +167,7 @@ static void test_a_bitmap_that_is_truncated(void **state)
 		begin_running(&rig, &mock);
 		log.fd = memfd_create("bitmap", MFD_CLOEXEC);
 		assert_int_equal(ftruncate(log.fd, WORDS * 8), 0);
-		assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, NULL), 1);
+		assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), NULL), 1);
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 		assert_int_equal(ftruncate(log.fd, 0), 0);
 		if (i)
@@ -211,12 +211,14 @@ static void test_bitmaps_that_do_not_fit(void **state)
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(bad); i++) {
 		struct vublk_device_dirty_log log = { fd, bad[i].offset, bad[i].size_bytes };
 
-		expect_sentence(vublk_device_dirty_log_start(rig.device, &log, &error), EINVAL,
+		expect_sentence(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), &error), EINVAL,
 				&error, bad[i].sentence);
 	}
 	assert_int_equal(mock.num_log, 0);
-	assert_int_equal(vublk_device_dirty_log_start(rig.device, &(struct vublk_device_dirty_log)
-						      { fd, 0, WORDS * 8 }, NULL), 1);
+	assert_int_equal(vublk_device_dirty_log_start(rig.device,
+						      &(struct vublk_device_dirty_log)
+						      { fd, 0, WORDS * 8 },
+						      sizeof(struct vublk_device_dirty_log), NULL), 1);
 	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 	vublk_fd_close(&fd);
 	rig_end(&rig, &mock);
@@ -257,14 +259,14 @@ static void test_before_the_rings_run(void **state)
 	mock_init(&mock);
 	mock.features |= LOG_ALL;
 	rig_init_with_mock(&rig, &mock);
-	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, &error), EBUSY, &error,
+	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, 0, &error), EBUSY, &error,
 			"it is created");
 	rig_realize(&rig);
-	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, &error), EINVAL, &error,
+	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, 0, &error), EINVAL, &error,
 			"no memory has been set");
 	rig_set_up(&rig, QUEUES);
 	assert_int_equal(start_log(&rig), 0);
-	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, &error), EBUSY, &error,
+	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, 0, &error), EBUSY, &error,
 			"the dirty log is on, or is being");
 	rig_start(&rig, QUEUES);
 	expect_logging(&rig, &mock, true);
@@ -408,7 +410,7 @@ static void test_back_ends_that_cannot(void **state)
 
 	rig_begin(&rig, &mock, NULL);
 	rig_start(&rig, QUEUES);
-	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, &error), ENOTSUP, &error,
+	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, 0, &error), ENOTSUP, &error,
 			"it does not offer VHOST_F_LOG_ALL (feature bit 26)");
 	rig_deinit(&rig);
 	mock_hang_up(&mock);
@@ -416,7 +418,7 @@ static void test_back_ends_that_cannot(void **state)
 	rig_init_with_mock(&rig, &mock);
 	rig_realize(&rig);
 	rig_start(&rig, QUEUES);
-	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, &error), ENOTSUP, &error,
+	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, 0, &error), ENOTSUP, &error,
 			"LOG_SHMFD (bit 1) and VHOST_F_LOG_ALL");
 	assert_int_equal(log_inode(&rig), 0);
 	rig_end(&rig, &mock);

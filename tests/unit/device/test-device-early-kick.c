@@ -180,7 +180,7 @@ static void test_a_kick_that_cannot_start(void **state)
 
 	begin_set_up(&rig, &mock, "0");
 	queue.kick_fd = rig.kicks[1];
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, NULL), 0);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), NULL), 0);
 	vublk_eventfd_signal(rig.kicks[0]);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
@@ -239,7 +239,7 @@ static void test_loss(void **state)
 		mock_hang_up(&mock);
 		expect_started(&rig, &mock, i);
 	}
-	assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, NULL), -EBUSY);
+	assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL), -EBUSY);
 	rig_end(&rig, &mock);
 }
 
@@ -250,9 +250,9 @@ static void test_queues_that_share_a_descriptor(void **state)
 	struct device_rig rig;
 
 	begin_set_up(&rig, &mock, "0");
-	assert_int_equal(vublk_device_get_queue(rig.device, 1, &queue), 0);
+	assert_int_equal(vublk_device_get_queue(rig.device, 1, &queue, sizeof(queue)), 0);
 	queue.kick_fd = rig.kicks[0];
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, NULL), 0);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), NULL), 0);
 	vublk_eventfd_signal(rig.kicks[0]);
 	rig_wait(&rig, RIG_STARTED, 1);
 	expect_idle(&rig, VUBLK_DEVICE_RUNNING);
@@ -292,7 +292,7 @@ static void test_unrealize(void **state)
 		begin_set_up(&rig, &mock, "0");
 		rig.hook = unrealize_hook;
 		if (bad) /* its ring is not in the memory */
-			vublk_device_set_queue(rig.device, 1, &queue, NULL);
+			vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), NULL);
 		vublk_eventfd_signal(rig.kicks[0]);
 		rig_wait(&rig, bad ? RIG_NEEDS_RESET : RIG_STARTED, 1);
 		expect_idle(&rig, VUBLK_DEVICE_CREATED);

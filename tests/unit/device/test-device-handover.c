@@ -57,7 +57,7 @@ static void expect_refused(struct device_rig *rig, const struct vublk_device_inf
 {
 	struct vublk_error error;
 
-	assert_int_equal(vublk_device_set_inflight(rig->device, area, &error), -code);
+	assert_int_equal(vublk_device_set_inflight(rig->device, area, sizeof(*area), &error), -code);
 	if (!strstr(error.text, words))
 		fail_msg("'%s' is not '%s'", error.text, words);
 }
@@ -70,8 +70,8 @@ static void test_a_given_area_is_handed_over(void **state)
 	struct device_rig rig;
 
 	rig_begin(&rig, &mock, "1");
-	assert_int_equal(vublk_device_get_inflight(rig.device, &got), -ENOENT);
-	assert_int_equal(vublk_device_set_inflight(rig.device, &area, NULL), 0);
+	assert_int_equal(vublk_device_get_inflight(rig.device, &got, sizeof(got)), -ENOENT);
+	assert_int_equal(vublk_device_set_inflight(rig.device, &area, sizeof(area), NULL), 0);
 	mock_forget(&mock);
 	rig_start(&rig, QUEUES);
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 0);
@@ -80,11 +80,11 @@ static void test_a_given_area_is_handed_over(void **state)
 	assert_int_equal(mock.inflight.mmap_size, area.size_bytes);
 	assert_int_equal(mock.inflight.num_queues, QUEUES);
 	assert_int_equal(mock.inflight.queue_size, RIG_QUEUE_SIZE);
-	assert_int_equal(vublk_device_get_inflight(rig.device, &got), 0);
+	assert_int_equal(vublk_device_get_inflight(rig.device, &got, sizeof(got)), 0);
 	assert_int_equal(inode_of(got.fd), inode_of(area.fd));
 	expect_refused(&rig, &area, EBUSY, "setting the in-flight area");
 	rig_stop(&rig);
-	assert_int_equal(vublk_device_get_inflight(rig.device, &got), -ENOENT);
+	assert_int_equal(vublk_device_get_inflight(rig.device, &got, sizeof(got)), -ENOENT);
 	rig_end(&rig, &mock);
 	close(area.fd);
 }
@@ -100,12 +100,12 @@ static void test_the_device_s_own_goes_on(void **state)
 	rig_begin(&rig, &mock, "1");
 	rig_start(&rig, QUEUES);
 	inode = mock.inflight_inode;
-	assert_int_equal(vublk_device_get_inflight(rig.device, &area), 0);
+	assert_int_equal(vublk_device_get_inflight(rig.device, &area, sizeof(area)), 0);
 	area.fd = dup(area.fd);
 	rig_stop(&rig);
 	area.num_queues = QUEUES;
 	area.queue_size = RIG_QUEUE_SIZE;
-	assert_int_equal(vublk_device_set_inflight(rig.device, &area, NULL), 0);
+	assert_int_equal(vublk_device_set_inflight(rig.device, &area, sizeof(area), NULL), 0);
 	rig_start(&rig, QUEUES);
 	assert_int_equal(mock.inflight_inode, inode);
 	rig_end(&rig, &mock);
@@ -138,7 +138,7 @@ static void test_layouts(void **state)
 		rig_begin(&rig, &mock, "1");
 		area.size_bytes = layouts[i / 3].bytes;
 		write_at(&area, entry, is_begun);
-		assert_int_equal(vublk_device_set_inflight(rig.device, &area, NULL), 0);
+		assert_int_equal(vublk_device_set_inflight(rig.device, &area, sizeof(area), NULL), 0);
 		mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 		mock_hang_up(&mock);
 		rig_wait(&rig, RIG_RECONNECTED, 1);
@@ -198,7 +198,7 @@ static void test_a_back_end_that_takes_no_area(void **state)
 		rig_init_with_mock(&rig, &mock);
 		rig_set(&rig, "reconnect-ms", "1");
 		rig_realize(&rig);
-		assert_int_equal(vublk_device_set_inflight(rig.device, &area, NULL), 0);
+		assert_int_equal(vublk_device_set_inflight(rig.device, &area, sizeof(area), NULL), 0);
 		rig_set_up(&rig, QUEUES);
 		rig_set_indices(&rig, 0, 3, 5);
 		assert_int_equal(vublk_device_set_status(rig.device, 0xf, NULL), 0);
@@ -212,7 +212,7 @@ static void check_place(struct device_rig *rig, bool is_known, unsigned base, un
 {
 	struct vublk_device_place place;
 
-	assert_int_equal(vublk_device_queue_place(rig->device, 0, &place, NULL), 0);
+	assert_int_equal(vublk_device_queue_place(rig->device, 0, &place, sizeof(place), NULL), 0);
 	assert_int_equal(place.is_known, is_known);
 	assert_int_equal(place.base, base);
 	assert_int_equal(place.outstanding, outstanding);
@@ -226,9 +226,10 @@ static void test_places(void **state)
 	struct device_rig rig;
 
 	rig_begin(&rig, &mock, "1");
-	assert_int_equal(vublk_device_queue_place(rig.device, 0, &place, &error), -EINVAL);
+	assert_int_equal(vublk_device_queue_place(rig.device, 0, &place, sizeof(place), &error), -EINVAL);
 	rig_start(&rig, QUEUES);
-	assert_int_equal(vublk_device_queue_place(rig.device, QUEUES, &place, &error), -EINVAL);
+	assert_int_equal(vublk_device_queue_place(rig.device, QUEUES, &place, sizeof(place),
+						  &error), -EINVAL);
 	rig_set_indices(&rig, 0, 3, 5);
 	mock.base = 4;
 	vublk_device_set_vm_running(rig.device, false);

@@ -179,7 +179,8 @@ static void test_many_queues(void **state)
 				.used_addr = RIG_GUEST_ADDR, .kick_fd = rig.kicks[0], .call_fd = -1,
 			};
 
-			assert_int_equal(vublk_device_set_queue(rig.device, i, &queue, NULL), 0);
+			assert_int_equal(vublk_device_set_queue(rig.device, i, &queue,
+								sizeof(queue), NULL), 0);
 		}
 		mock_forget(&mock);
 		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
@@ -202,25 +203,25 @@ static void test_bad_queues(void **state)
 	rig_begin(&rig, &mock, NULL);
 	rig_set_up(&rig, 1);
 	queue = (struct vublk_device_queue){ .size = 8, .kick_fd = -1, .call_fd = -1 };
-	assert_int_equal(vublk_device_set_queue(rig.device, 4, &queue, &error), -EINVAL);
+	assert_int_equal(vublk_device_set_queue(rig.device, 4, &queue, sizeof(queue), &error), -EINVAL);
 	assert_string_equal(error.text, "there is no queue 4; the device has 4");
 	queue.size = 12;
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), -EINVAL);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	assert_string_equal(error.text,
 			    "queue 1: its size must be a power of two from 2 to 16, not 12");
 	queue.size = 32;
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), -EINVAL);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	queue.size = 8;
 	queue.used_addr = 2;
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), -EINVAL);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	assert_non_null(strstr(error.text, "not aligned to 16, 2 and 4 bytes"));
 	queue.used_addr = RIG_GUEST_ADDR + RIG_MEMORY_BYTES - 8;
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), 0);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), 0);
 	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -EINVAL);
 	assert_non_null(strstr(error.text, "queue 1: the ring's parts at 0x0"));
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, &error), 0);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, 0, &error), 0);
 	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), 0);
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, &error), -EBUSY);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, 0, &error), -EBUSY);
 	assert_string_equal(error.text,
 			    "setting up a queue is possible when the device is stopped; it is starting");
 	rig_end(&rig, &mock);

@@ -435,7 +435,7 @@ static void test_some_queues(void **state)
 
 	rig_begin(&rig, &mock, "1");
 	rig_set_up(&rig, 3);
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, NULL), 0);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, 0, NULL), 0);
 	set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
 	rig_wait(&rig, RIG_STARTED, 1);
 	rig_set_indices(&rig, 0, 3, 5);

@@ -291,7 +291,8 @@ static void start_guest(struct side *side)
 			.call_fd = side->calls[i],
 		};
 
-		assert_int_equal(vublk_device_set_queue(side->rig.device, i, &queue, NULL), 0);
+		assert_int_equal(vublk_device_set_queue(side->rig.device, i, &queue, sizeof(queue),
+							NULL), 0);
 	}
 	migrant_boot(&side->guest);
 	assert_int_equal(vublk_device_set_status(side->rig.device, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
@@ -351,7 +352,7 @@ static void run_source(int fd, enum way way, const char *dies)
 	open_side(&side, way);
 	start_guest(&side);
 	run_guest(&side, 200);
-	r = vublk_device_dirty_log_start(side.rig.device, NULL, &error);
+	r = vublk_device_dirty_log_start(side.rig.device, NULL, 0, &error);
 	if (r < 0)
 		fail_msg("%s", error.text);
 	rig_wait(&side.rig, RIG_DIRTY_LOG_CHANGED, 1);

@@ -111,7 +111,7 @@ static void test_while_stopped(void **state)
 	rig_set_up(&rig, QUEUES);
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
 		assert_int_equal(exchange(&rig, &kinds[k], 0), 0);
-	assert_int_equal(vublk_device_get_queue(rig.device, 0, &queue), 0);
+	assert_int_equal(vublk_device_get_queue(rig.device, 0, &queue, sizeof(queue)), 0);
 	assert_int_equal(queue.size, RIG_QUEUE_SIZE);
 	assert_int_equal(queue.kick_fd, rig.kicks[0]);
 	assert_int_equal(queue.call_fd, rig.callfds[0]);
@@ -124,9 +124,9 @@ static void test_while_stopped(void **state)
 	vublk_device_set_vm_running(rig.device, false);
 	mock.base = 900;
 	rig_wait(&rig, RIG_STOPPED, 1);
-	assert_int_equal(vublk_device_get_queue(rig.device, 1, &queue), 0);
+	assert_int_equal(vublk_device_get_queue(rig.device, 1, &queue, sizeof(queue)), 0);
 	assert_int_equal(queue.base, 900);
-	assert_int_equal(vublk_device_get_queue(rig.device, 4, &queue), -EINVAL);
+	assert_int_equal(vublk_device_get_queue(rig.device, 4, &queue, sizeof(queue)), -EINVAL);
 	rig_end(&rig, &mock);
 }
 

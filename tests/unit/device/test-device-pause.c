@@ -230,7 +230,7 @@ static void test_loss_while_paused(void **state)
 		rig_settle(&rig);
 		expect_state(&rig, VUBLK_DEVICE_STOPPED);
 		assert_int_equal(rig.calls[RIG_STARTED], 1);
-		assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, NULL),
+		assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL),
 				 moment == STOPPED ? 0 : -EBUSY);
 		assert_int_equal(resume_vm(&rig), OUT);
 		rig_wait(&rig, RIG_STARTED, 2);
@@ -280,11 +280,11 @@ static void test_set_up_while_paused(void **state)
 	rig_begin(&rig, &mock, "1");
 	rig_start(&rig, QUEUES);
 	pause_vm(&rig);
-	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, &error), -EBUSY);
+	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, sizeof(queue), &error), -EBUSY);
 	rig_wait(&rig, RIG_STOPPED, 1);
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), 0);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), 0);
 	queue.used_addr = RIG_GUEST_ADDR + RIG_MEMORY_BYTES;
-	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, &error), -EINVAL);
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	assert_non_null(strstr(error.text, "queue 1: the ring's parts at"));
 	assert_int_equal(vublk_device_queue_base(rig.device, 1), 300);
 	region.fd = rig.memfd;

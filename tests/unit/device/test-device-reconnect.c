@@ -602,7 +602,7 @@ static void test_the_driver_goes_on(void **state)
 	begin_running(&rig, &mock, "1");
 	mock_die(&mock);
 	rig_wait(&rig, RIG_LOST, 1);
-	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, &error), -EBUSY);
+	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, sizeof(queue), &error), -EBUSY);
 	assert_string_equal(error.text, "setting up a queue is possible after a reset: the rings resume "
 					"when a back-end is connected again");
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);

@@ -160,14 +160,14 @@ static void expect_session(const struct device_rig *rig, const struct saved *sav
 	assert_int_equal(wce, 0);
 	assert_int_equal(vublk_device_config_generation(rig->device), 2);
 	for (unsigned i = 0; i < QUEUES; i++) {
-		assert_int_equal(vublk_device_get_queue(rig->device, i, &queue), 0);
+		assert_int_equal(vublk_device_get_queue(rig->device, i, &queue, sizeof(queue)), 0);
 		assert_int_equal(queue.size, RIG_QUEUE_SIZE);
 		assert_int_equal(queue.base, 41);
 		assert_int_equal(queue.desc_addr, RIG_GUEST_ADDR + i * RIG_QUEUE_BYTES);
 		assert_int_equal(queue.avail_addr, queue.desc_addr + RIG_QUEUE_SIZE * 16);
 		assert_int_equal(queue.used_addr, queue.desc_addr + RIG_QUEUE_BYTES / 2);
 	}
-	vublk_device_get_queue(rig->device, QUEUES, &queue);
+	vublk_device_get_queue(rig->device, QUEUES, &queue, sizeof(queue));
 	assert_int_equal(queue.size, 0);
 }
 

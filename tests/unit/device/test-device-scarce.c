@@ -227,7 +227,7 @@ static void test_new_without_memory(void **state)
 	struct vublk_error error;
 
 	calloc_fails_at = 1;
-	assert_int_equal(vublk_device_new(NULL, NULL, NULL, &device, &error), -ENOMEM);
+	assert_int_equal(vublk_device_new(NULL, 0, NULL, NULL, &device, &error), -ENOMEM);
 	assert_string_equal(error.text, "cannot make a device: Cannot allocate memory");
 	assert_null(device);
 }

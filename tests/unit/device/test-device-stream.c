@@ -196,7 +196,7 @@ static void test_version_1_0(void **state)
 	assert_int_equal(r, 0);
 	assert_int_equal(vublk_device_status(rig.device), VIRTIO_CONFIG_S_DRIVER_OK);
 	assert_int_equal(rig.device->acked_features, VUBLK_BIT(32) | VUBLK_BIT(9));
-	assert_int_equal(vublk_device_get_queue(rig.device, 0, &queue), 0);
+	assert_int_equal(vublk_device_get_queue(rig.device, 0, &queue, sizeof(queue)), 0);
 	assert_int_equal(queue.size, 8);
 	assert_int_equal(queue.base, 0x1234);
 	assert_int_equal(queue.desc_addr, 0x100001000);

@@ -150,7 +150,8 @@ static void test_the_message_of_a_stop(void **state)
 		mock.base = 8;
 		pause_rig(&rig);
 		assert_int_equal(mock.received[stops[i].request], QUEUES);
-		assert_int_equal(vublk_device_queue_place(rig.device, 0, &place, NULL), 0);
+		assert_int_equal(vublk_device_queue_place(rig.device, 0, &place, sizeof(place),
+							  NULL), 0);
 		assert_int_equal(place.base, 8);
 		assert_int_equal(place.undrained, 3);
 		rig_end(&rig, &mock);

@@ -27,13 +27,13 @@ static struct vublk_device *new_device(void)
 {
 	struct vublk_device *device;
 
-	assert_int_equal(vublk_device_new(NULL, NULL, NULL, &device, NULL), 0);
+	assert_int_equal(vublk_device_new(NULL, 0, NULL, NULL, &device, NULL), 0);
 	return device;
 }
 
 static void test_properties_are_listed(void **state)
 {
-	const struct vublk_device_property *property = vublk_device_properties();
+	const struct vublk_property *property = vublk_device_properties();
 	struct vublk_device *device = new_device();
 	char value[256];
 	unsigned count = 0;
@@ -149,7 +149,7 @@ static void test_questions_to_a_new_device(void **state)
 	assert_int_equal(vublk_device_features(device), 0);
 	assert_int_equal(vublk_device_status(device), 0);
 	assert_int_equal(vublk_device_queue_base(device, 3), 0);
-	assert_int_equal(vublk_device_set_queue(device, 0, &queue, &error), -EBUSY);
+	assert_int_equal(vublk_device_set_queue(device, 0, &queue, sizeof(queue), &error), -EBUSY);
 	assert_int_equal(vublk_device_set_memory(device, NULL, 0, &error), -EBUSY);
 	assert_int_equal(vublk_device_ack_features(device, 0, &error), -EBUSY);
 	assert_int_equal(vublk_device_set_status(device, 0, &error), -EBUSY);

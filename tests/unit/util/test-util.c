@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "harness.h"
 
+#include "util/struct.h"
 #include "util/checked.h"
 #include "util/crc32c.h"
 #include "util/error.h"
@@ -309,6 +310,60 @@ static void test_loop_tasks(void **state)
 	vublk_loop_deinit(&loop);
 }
 
+/* --- structs of the ABI ------------------------------------------------------------------ */
+
+struct shorter {
+	uint32_t a, b;
+};
+
+struct longer {
+	uint32_t a, b, c;
+	unsigned char d[4];
+};
+
+static void test_struct_in(void **state)
+{
+	struct longer longer = { 1, 2, 0, { 0 } }, own_longer;
+	struct shorter shorter = { 1, 2 }, own_shorter = { 8, 9 };
+	struct vublk_error error;
+
+	memset(&own_longer, 0xff, sizeof(own_longer));
+	assert_int_equal(vublk_struct_in(&own_longer, sizeof(own_longer), &shorter,
+					 sizeof(shorter), "thing", &error), 0);
+	assert_memory_equal(&own_longer, &longer, sizeof(longer));
+	assert_int_equal(vublk_struct_in(&own_shorter, sizeof(own_shorter), &longer,
+					 sizeof(longer), "thing", &error), 0);
+	assert_memory_equal(&own_shorter, &shorter, sizeof(shorter));
+	for (size_t i = sizeof(shorter); i < sizeof(longer); i++) {
+		((char *)&longer)[i] = 1;
+		assert_int_equal(vublk_struct_in(&own_shorter, sizeof(own_shorter), &longer,
+						 sizeof(longer), "thing", &error), -EINVAL);
+		assert_string_equal(error.text, "struct thing has a member set that this version "
+				    "of libvublk does not know: the program was built for a newer "
+				    "library");
+		assert_memory_equal(&own_shorter, &shorter, sizeof(shorter));
+		((char *)&longer)[i] = 0;
+	}
+	assert_int_equal(vublk_struct_in(&own_longer, sizeof(own_longer), NULL, 99, "thing",
+					 &error), 0);
+	for (size_t i = 0; i < sizeof(own_longer); i++)
+		assert_int_equal(((char *)&own_longer)[i], 0);
+}
+
+static void test_struct_out(void **state)
+{
+	struct longer longer = { 1, 2, 3, { 4 } }, got_longer;
+	struct shorter shorter = { 1, 2 }, got_shorter[2] = { { 9, 9 }, { 9, 9 } };
+
+	vublk_struct_out(&got_shorter, sizeof(shorter), &longer, sizeof(longer));
+	assert_memory_equal(&got_shorter[0], &shorter, sizeof(shorter));
+	assert_int_equal(got_shorter[1].a, 9);
+	memset(&got_longer, 0xff, sizeof(got_longer));
+	vublk_struct_out(&got_longer, sizeof(got_longer), &shorter, sizeof(shorter));
+	longer.c = longer.d[0] = 0;
+	assert_memory_equal(&got_longer, &longer, sizeof(longer));
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -323,6 +378,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_loop_removal_inside_callback),
 		VUBLK_TEST(test_loop_timers),
 		VUBLK_TEST(test_loop_tasks),
+		VUBLK_TEST(test_struct_in),
+		VUBLK_TEST(test_struct_out),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

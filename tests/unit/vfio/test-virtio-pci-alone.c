@@ -58,7 +58,8 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status, struct 
 }
 
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
-			   const struct vublk_device_queue *queue, struct vublk_error *error)
+			   const struct vublk_device_queue *queue, size_t queue_bytes,
+			   struct vublk_error *error)
 {
 	assert_in_range(index, 0, NUM_QUEUES - 1);
 	device->num_set += queue != NULL;

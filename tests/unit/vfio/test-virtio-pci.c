@@ -211,12 +211,12 @@ static void test_a_start_and_a_reset(void **state)
 	pci_rig_init(&rig, false, NULL);
 	for (unsigned i = 0; i < 3; i++) {
 		drive(&rig, 2);
-		assert_int_equal(vublk_device_get_queue(rig.rig.device, 1, &queue), 0);
+		assert_int_equal(vublk_device_get_queue(rig.rig.device, 1, &queue, sizeof(queue)), 0);
 		assert_int_equal(queue.size, RIG_QUEUE_SIZE);
 		assert_int_equal(queue.desc_addr, ring_part(1, 0));
 		assert_int_equal(queue.avail_addr, ring_part(1, 1));
 		assert_int_equal(queue.used_addr, ring_part(1, 2));
-		assert_int_equal(vublk_device_get_queue(rig.rig.device, 2, &queue), 0);
+		assert_int_equal(vublk_device_get_queue(rig.rig.device, 2, &queue, sizeof(queue)), 0);
 		assert_int_equal(queue.size, 0);
 		assert_int_equal(num_signals(rig.mock.kick_fds[0]), 1); /* by the start */
 		assert_int_equal(num_signals(rig.mock.kick_fds[1]), 1);
@@ -358,14 +358,14 @@ static void test_queue_reset(void **state)
 	assert_int_equal(common_read(&rig, QUEUE_RESET), 0);
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_Q_ENABLE), 0);
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_Q_SIZE), 16);
-	assert_int_equal(vublk_device_get_queue(rig.rig.device, 1, &queue), 0);
+	assert_int_equal(vublk_device_get_queue(rig.rig.device, 1, &queue, sizeof(queue)), 0);
 	assert_int_equal(queue.size, 0);
 	assert_int_equal(rig.mock.given_bases[0], 7);
 
 	set_up_queue(&rig, 1);
 	expect_state(&rig, VUBLK_DEVICE_RUNNING);
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_Q_ENABLE), 1);
-	assert_int_equal(vublk_device_get_queue(rig.rig.device, 1, &queue), 0);
+	assert_int_equal(vublk_device_get_queue(rig.rig.device, 1, &queue, sizeof(queue)), 0);
 	assert_int_equal(queue.size, RIG_QUEUE_SIZE);
 	assert_int_equal(rig.mock.given_bases[0], 7);
 	assert_int_equal(rig.mock.given_bases[1], 0);
@@ -474,7 +474,7 @@ static void expect_legacy_queue(struct pci_rig *rig)
 	struct vublk_device_queue queue;
 
 	expect_state(rig, VUBLK_DEVICE_RUNNING);
-	assert_int_equal(vublk_device_get_queue(rig->rig.device, 1, &queue), 0);
+	assert_int_equal(vublk_device_get_queue(rig->rig.device, 1, &queue, sizeof(queue)), 0);
 	assert_int_equal(queue.size, 16);
 	assert_int_equal(queue.desc_addr, RIG_GUEST_ADDR + 0x4000);
 	assert_int_equal(queue.avail_addr, RIG_GUEST_ADDR + 0x4100);

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Structs that cross the ABI, whose size in the program may differ from that in the library.
+ *
+ * Key idea: members are only ever added at the end, and 0 in a new member means what a
+ * library without it does. So the shorter struct is the longer one with zeroes.
+ */
+#include "util/struct.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <string.h>
+
+static int check_tail(const char *tail, size_t bytes, const char *name, struct vublk_error *error)
+{
+	for (size_t i = 0; i < bytes; i++)
+		if (tail[i])
+			return vublk_error_set(error, EINVAL,
+					       "struct %s has a member set that this version of "
+					       "libvublk does not know: the program was built for a "
+					       "newer library", name);
+	return 0;
+}
+
+int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given_bytes,
+		    const char *name, struct vublk_error *error)
+{
+	size_t common = given ? VUBLK_MIN(own_bytes, given_bytes) : 0;
+	int r = 0;
+
+	if (given && given_bytes > own_bytes)
+		r = check_tail((const char *)given + own_bytes, given_bytes - own_bytes, name,
+			       error);
+	if (r)
+		return r;
+	memset((char *)own + common, 0, own_bytes - common);
+	if (common)
+		memcpy(own, given, common);
+	return 0;
+}
+
+void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t own_bytes)
+{
+	size_t common = VUBLK_MIN(own_bytes, given_bytes);
+
+	memcpy(given, own, common);
+	memset((char *)given + common, 0, given_bytes - common);
+}

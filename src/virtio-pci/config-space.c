@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The PCI configuration space: a conventional header, the five virtio capabilities, and
- * MSI-X. The registers in the BARs are in the other files.
+ * The contents of the PCI configuration space: a conventional header, the five virtio
+ * capabilities, and MSI-X. A driver's accesses to it are in access.c.
  *
  * Key idea: it is two arrays, the contents and which bits of them are writable. A driver
- * learns the size of a BAR from the low bits of its address, which are not writable. Three
- * parts need code: the bit in the status register that shows INTx, the registers that mask
- * interrupts, and the window through which firmware accesses a BAR without mapping it.
+ * learns the size of a BAR from the low bits of its address, which are not writable.
  *
  * PCI 3.0, section 6; virtio 1.3, section 4.1.4.
  */
@@ -37,13 +35,20 @@ static void put(uint8_t *to, unsigned offset, unsigned bytes, uint32_t value)
 		to[offset + i] = (uint8_t)(value >> (8 * i));
 }
 
-static uint32_t get(const struct vublk_virtio_pci *pci, unsigned offset, unsigned bytes)
+uint32_t vublk_virtio_pci_config_get(const struct vublk_virtio_pci *pci, unsigned offset,
+				     unsigned bytes)
 {
 	uint32_t value = 0;
 
 	for (unsigned i = 0; i < bytes; i++)
 		value |= (uint32_t)pci->config[offset + i] << (8 * i);
 	return value;
+}
+
+void vublk_virtio_pci_config_set(struct vublk_virtio_pci *pci, unsigned offset, unsigned bytes,
+				 uint32_t value)
+{
+	put(pci->config, offset, bytes, value);
 }
 
 /* --- the contents -------------------------------------------------------------------- */
@@ -177,100 +182,15 @@ void vublk_virtio_pci_config_reset(struct vublk_virtio_pci *pci)
 
 bool vublk_virtio_pci_msix_is_enabled(const struct vublk_virtio_pci *pci)
 {
-	return get(pci, pci->msix_cap + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_ENABLE;
+	return vublk_virtio_pci_config_get(pci, pci->msix_cap + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_ENABLE;
 }
 
 bool vublk_virtio_pci_msix_is_masked(const struct vublk_virtio_pci *pci)
 {
-	return get(pci, pci->msix_cap + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_MASKALL;
+	return vublk_virtio_pci_config_get(pci, pci->msix_cap + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_MASKALL;
 }
 
 bool vublk_virtio_pci_intx_is_disabled(const struct vublk_virtio_pci *pci)
 {
-	return get(pci, PCI_COMMAND, 2) & PCI_COMMAND_INTX_DISABLE;
-}
-
-/* --- the window ------------------------------------------------------------------------------- */
-
-struct window {
-	unsigned bar;
-	uint32_t offset, bytes;
-};
-
-/* False: the driver has selected no valid part of a BAR. */
-static bool find_window(const struct vublk_virtio_pci *pci, struct window *window)
-{
-	unsigned cap = pci->pci_cfg_cap;
-
-	window->bar = pci->config[cap + offsetof(struct virtio_pci_cap, bar)];
-	window->offset = get(pci, cap + offsetof(struct virtio_pci_cap, offset), 4);
-	window->bytes = get(pci, cap + offsetof(struct virtio_pci_cap, length), 4);
-	return (window->bytes == 1 || window->bytes == 2 || window->bytes == 4) &&
-	       window->offset % window->bytes == 0 &&
-	       vublk_range_within(window->offset, window->bytes,
-				  vublk_virtio_pci_bar_bytes(pci, window->bar));
-}
-
-/*
- * Only an access to nothing but the data field reaches the BAR. A program that dumps the
- * configuration space reads the field, too, and must not have an effect on the device.
- */
-static bool is_window_access(const struct vublk_virtio_pci *pci, uint64_t offset, unsigned bytes)
-{
-	return offset >= pci->pci_cfg_cap + PCI_CFG_DATA &&
-	       vublk_range_within(offset - (pci->pci_cfg_cap + PCI_CFG_DATA), bytes, 4);
-}
-
-static void read_window(struct vublk_virtio_pci *pci)
-{
-	struct window window;
-
-	if (find_window(pci, &window))
-		vublk_virtio_pci_bar_read(pci, window.bar, window.offset,
-					  pci->config + pci->pci_cfg_cap + PCI_CFG_DATA,
-					  window.bytes);
-}
-
-static void write_window(struct vublk_virtio_pci *pci)
-{
-	struct window window;
-
-	if (find_window(pci, &window))
-		vublk_virtio_pci_bar_write(pci, window.bar, window.offset,
-					   pci->config + pci->pci_cfg_cap + PCI_CFG_DATA,
-					   window.bytes);
-}
-
-/* --- accesses --------------------------------------------------------------------------------- */
-
-void vublk_virtio_pci_config_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
-				  unsigned bytes)
-{
-	uint32_t status = get(pci, PCI_STATUS, 2) & ~(uint32_t)PCI_STATUS_INTERRUPT;
-
-	if (vublk_virtio_pci_intx_level(pci))
-		status |= PCI_STATUS_INTERRUPT;
-	put(pci->config, PCI_STATUS, 2, status);
-	if (is_window_access(pci, offset, bytes))
-		read_window(pci);
-	vublk_virtio_pci_copy(data, bytes, offset, pci->config, sizeof(pci->config));
-}
-
-void vublk_virtio_pci_config_write(struct vublk_virtio_pci *pci, uint64_t offset,
-				   const void *data, unsigned bytes)
-{
-	const uint8_t *from = data;
-
-	for (unsigned i = 0; i < bytes && vublk_range_within(offset, i + 1, sizeof(pci->config));
-	     i++) {
-		uint8_t mask = pci->writable[offset + i];
-		uint8_t *byte = &pci->config[offset + i];
-
-		*byte = (uint8_t)((*byte & ~mask) | (from[i] & mask));
-	}
-	if (vublk_ranges_overlap(offset, bytes, PCI_COMMAND, 2) ||
-	    vublk_ranges_overlap(offset, bytes, pci->msix_cap + PCI_MSIX_FLAGS, 2))
-		vublk_virtio_pci_irqs_update(pci);
-	if (is_window_access(pci, offset, bytes))
-		write_window(pci);
+	return vublk_virtio_pci_config_get(pci, PCI_COMMAND, 2) & PCI_COMMAND_INTX_DISABLE;
 }

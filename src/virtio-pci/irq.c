@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Interrupts: the vector of each event, pending interrupts, and INTx for drivers without
- * MSI-X. The registers that mask all interrupts are in config-space.c.
+ * MSI-X. Changes of vectors and masks are in routing.c.
  *
  * Key idea: the back-end signals an eventfd for each call of a queue. While the queue's
  * vector has an eventfd and is not masked, the back-end signals that one directly. Otherwise
@@ -37,7 +37,7 @@ void vublk_virtio_pci_irqs_deinit(struct vublk_virtio_pci *pci)
 		vublk_fd_close(&pci->vectors[i].fd);
 }
 
-static void forget_pending(struct vublk_virtio_pci *pci)
+void vublk_virtio_pci_forget_pending(struct vublk_virtio_pci *pci)
 {
 	for (unsigned i = 0; i < pci->num_vectors; i++)
 		pci->vectors[i].pending = false;
@@ -45,7 +45,7 @@ static void forget_pending(struct vublk_virtio_pci *pci)
 
 void vublk_virtio_pci_irqs_reset(struct vublk_virtio_pci *pci)
 {
-	forget_pending(pci);
+	vublk_virtio_pci_forget_pending(pci);
 	pci->config_vector = VIRTIO_MSI_NO_VECTOR;
 	pci->isr = 0;
 }
@@ -76,7 +76,7 @@ int vublk_virtio_pci_direct_fd(const struct vublk_virtio_pci *pci, uint16_t vect
 	return pci->vectors[vector].fd;
 }
 
-static void deliver(struct vublk_virtio_pci *pci, struct vublk_virtio_pci_vector *vector)
+void vublk_virtio_pci_deliver(struct vublk_virtio_pci *pci, struct vublk_virtio_pci_vector *vector)
 {
 	if (!vector->pending || !is_open(pci, vector))
 		return;
@@ -89,40 +89,7 @@ void vublk_virtio_pci_raise_vector(struct vublk_virtio_pci *pci, unsigned vector
 	if (vector >= pci->num_vectors || !vublk_virtio_pci_msix_is_enabled(pci))
 		return;
 	pci->vectors[vector].pending = true;
-	deliver(pci, &pci->vectors[vector]);
-}
-
-/* Reroutes the calls of all queues that have this vector. */
-static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
-{
-	for (unsigned i = 0; i < pci->num_queues; i++)
-		if (pci->queues[i].vector == vector)
-			vublk_virtio_pci_queue_route(&pci->queues[i]);
-}
-
-/* Closes the old eventfd after the queues have been rerouted from it. */
-void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd)
-{
-	int before;
-
-	if (vector >= pci->num_vectors) {
-		vublk_fd_close(&fd);
-		return;
-	}
-	before = pci->vectors[vector].fd;
-	pci->vectors[vector].fd = fd;
-	route_queues(pci, vector);
-	vublk_fd_close(&before);
-	deliver(pci, &pci->vectors[vector]);
-}
-
-void vublk_virtio_pci_mask_vector(struct vublk_virtio_pci *pci, unsigned vector, bool masked)
-{
-	if (vector >= pci->num_vectors)
-		return;
-	pci->vectors[vector].masked = masked;
-	route_queues(pci, vector);
-	deliver(pci, &pci->vectors[vector]);
+	vublk_virtio_pci_deliver(pci, &pci->vectors[vector]);
 }
 
 /* --- INTx ---------------------------------------------------------------------------------- */
@@ -132,7 +99,7 @@ bool vublk_virtio_pci_intx_level(const struct vublk_virtio_pci *pci)
 	return pci->isr && !vublk_virtio_pci_msix_is_enabled(pci);
 }
 
-static void deliver_intx(struct vublk_virtio_pci *pci)
+void vublk_virtio_pci_deliver_intx(struct vublk_virtio_pci *pci)
 {
 	if (!vublk_virtio_pci_intx_level(pci) || vublk_virtio_pci_intx_is_disabled(pci) ||
 	    pci->intx_masked || pci->intx_fd < 0)
@@ -146,13 +113,13 @@ void vublk_virtio_pci_set_intx_fd(struct vublk_virtio_pci *pci, int fd)
 	vublk_fd_close(&pci->intx_fd);
 	pci->intx_fd = fd;
 	pci->intx_masked = false;
-	deliver_intx(pci);
+	vublk_virtio_pci_deliver_intx(pci);
 }
 
 void vublk_virtio_pci_mask_intx(struct vublk_virtio_pci *pci, bool masked)
 {
 	pci->intx_masked = masked;
-	deliver_intx(pci);
+	vublk_virtio_pci_deliver_intx(pci);
 }
 
 void vublk_virtio_pci_raise_intx(struct vublk_virtio_pci *pci)
@@ -180,25 +147,14 @@ void vublk_virtio_pci_raise_queue(struct vublk_virtio_pci_queue *queue)
 		return;
 	}
 	pci->isr |= ISR_QUEUE;
-	deliver_intx(pci);
+	vublk_virtio_pci_deliver_intx(pci);
 }
 
 void vublk_virtio_pci_raise_config(struct vublk_virtio_pci *pci)
 {
 	pci->isr |= VIRTIO_PCI_ISR_CONFIG;
 	vublk_virtio_pci_raise_vector(pci, pci->config_vector);
-	deliver_intx(pci);
-}
-
-void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci)
-{
-	if (!vublk_virtio_pci_msix_is_enabled(pci))
-		forget_pending(pci);
-	for (unsigned i = 0; i < pci->num_queues; i++)
-		vublk_virtio_pci_queue_route(&pci->queues[i]);
-	for (unsigned i = 0; i < pci->num_vectors; i++)
-		deliver(pci, &pci->vectors[i]);
-	deliver_intx(pci);
+	vublk_virtio_pci_deliver_intx(pci);
 }
 
 /* --- the table and the pending bits ----------------------------------------------------------- */

@@ -115,13 +115,35 @@ struct vublk_virtio_pci {
 	struct vublk_virtio_pci_queue queues[]; /* num_queues */
 };
 
-/* --- virtio-pci.c ------------------------------------------------------------------------- */
+/* --- registers.c ------------------------------------------------------------------------------ */
+
+/* The queue of queue_select, or NULL if the device has no such queue. */
+struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci *pci);
+/*
+ * The specification requires drivers to write whole registers, so an access that does not
+ * match a register is ignored. An access of eight bytes is two accesses of four.
+ */
+struct vublk_virtio_pci_register {
+	uint8_t offset;
+	uint8_t bytes;
+	void (*write)(struct vublk_virtio_pci *pci, uint32_t value);
+};
+void vublk_virtio_pci_registers_write(struct vublk_virtio_pci *pci,
+				      const struct vublk_virtio_pci_register *registers,
+				      unsigned num_registers, uint64_t offset, const void *data,
+				      unsigned bytes);
+
+/* Copies `bytes` at `offset` of `from`, which has `from_bytes`, to `data`; pads with zeroes. */
+void vublk_virtio_pci_copy(void *data, unsigned bytes, uint64_t offset, const void *from,
+			   unsigned from_bytes);
+
+/* --- busy.c ----------------------------------------------------------------------------------- */
 
 /* The only function that changes `busy`. False: the operation in progress cannot be overridden. */
 bool vublk_virtio_pci_set_busy(struct vublk_virtio_pci *pci, enum vublk_virtio_pci_busy busy);
 
-/* The queue of queue_select, or NULL if the device has no such queue. */
-struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci *pci);
+/* --- virtio-pci.c ----------------------------------------------------------------------------- */
+
 /* The features offered to the driver: the device's and the transport's own. */
 uint64_t vublk_virtio_pci_features(const struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint8_t status);
@@ -147,7 +169,7 @@ bool vublk_virtio_pci_queue_is_enabled(const struct vublk_virtio_pci_queue *queu
 bool vublk_virtio_pci_queue_is_resetting(const struct vublk_virtio_pci_queue *queue);
 bool vublk_virtio_pci_queue_is_in_device(const struct vublk_virtio_pci_queue *queue);
 
-/* --- queue.c -------------------------------------------------------------------- */
+/* --- queue.c ---------------------------------------------------------------------------------- */
 
 int vublk_virtio_pci_queues_init(struct vublk_virtio_pci *pci, struct vublk_error *error);
 void vublk_virtio_pci_queues_deinit(struct vublk_virtio_pci *pci);
@@ -163,10 +185,14 @@ void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci);
 /* Sends the queue's calls to the eventfd of its current vector. */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue);
 
-/* --- irq.c ---------------------------------------------------------------------- */
+/* --- irq.c, below queue.c --------------------------------------------------------------------- */
 
 void vublk_virtio_pci_irqs_init(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_irqs_deinit(struct vublk_virtio_pci *pci);
+/* Delivers what is pending, if nothing masks it. */
+void vublk_virtio_pci_deliver(struct vublk_virtio_pci *pci, struct vublk_virtio_pci_vector *vector);
+void vublk_virtio_pci_deliver_intx(struct vublk_virtio_pci *pci);
+void vublk_virtio_pci_forget_pending(struct vublk_virtio_pci *pci);
 /* Forgets pending interrupts and the vector of each event; keeps the eventfds. */
 void vublk_virtio_pci_irqs_reset(struct vublk_virtio_pci *pci);
 /* The eventfd for calls that go to the driver directly; -1: not possible now. */
@@ -174,8 +200,6 @@ int vublk_virtio_pci_direct_fd(const struct vublk_virtio_pci *pci, uint16_t vect
 /* The back-end has called on a queue whose calls do not go to the driver directly. */
 void vublk_virtio_pci_raise_queue(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_raise_config(struct vublk_virtio_pci *pci);
-/* A register that masks all interrupts has changed: command, MSI-X control. */
-void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_intx_level(const struct vublk_virtio_pci *pci);
 /* Reads the ISR, which clears it. */
 uint8_t vublk_virtio_pci_take_isr(struct vublk_virtio_pci *pci);
@@ -186,15 +210,25 @@ void vublk_virtio_pci_msix_read(const struct vublk_virtio_pci *pci, uint64_t off
 void vublk_virtio_pci_msix_write(struct vublk_virtio_pci *pci, uint64_t offset,
 				 const void *data, unsigned bytes);
 
-/* --- config-space.c ------------------------------------------------------------------- */
+/* --- routing.c -------------------------------------------------------------------------------- */
 
+/* A register that masks all interrupts has changed: command, MSI-X control. */
+void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci);
+
+/* --- config-space.c --------------------------------------------------------------------------- */
+
+/* Little-endian fields of the contents. */
+uint32_t vublk_virtio_pci_config_get(const struct vublk_virtio_pci *pci, unsigned offset,
+				     unsigned bytes);
+void vublk_virtio_pci_config_set(struct vublk_virtio_pci *pci, unsigned offset, unsigned bytes,
+				 uint32_t value);
 /* Restores the contents after power-on. */
 void vublk_virtio_pci_config_reset(struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_msix_is_enabled(const struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_msix_is_masked(const struct vublk_virtio_pci *pci); /* the whole function */
 bool vublk_virtio_pci_intx_is_disabled(const struct vublk_virtio_pci *pci);
 
-/* --- common-config.c and legacy-config.c ---------------------------------------------- */
+/* --- common-config.c and legacy-config.c ------------------------------------------------------ */
 
 void vublk_virtio_pci_common_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				  unsigned bytes);
@@ -204,23 +238,5 @@ void vublk_virtio_pci_legacy_read(struct vublk_virtio_pci *pci, uint64_t offset,
 				  unsigned bytes);
 void vublk_virtio_pci_legacy_write(struct vublk_virtio_pci *pci, uint64_t offset,
 				   const void *data, unsigned bytes);
-
-/*
- * The specification requires drivers to write whole registers, so an access that does not
- * match a register is ignored. An access of eight bytes is two accesses of four.
- */
-struct vublk_virtio_pci_register {
-	uint8_t offset;
-	uint8_t bytes;
-	void (*write)(struct vublk_virtio_pci *pci, uint32_t value);
-};
-void vublk_virtio_pci_registers_write(struct vublk_virtio_pci *pci,
-				      const struct vublk_virtio_pci_register *registers,
-				      unsigned num_registers, uint64_t offset, const void *data,
-				      unsigned bytes);
-
-/* Copies `bytes` at `offset` of `from`, which has `from_bytes`, to `data`; pads with zeroes. */
-void vublk_virtio_pci_copy(void *data, unsigned bytes, uint64_t offset, const void *from,
-			   unsigned from_bytes);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The centre of the PCI model: the driver's status, resets, and the callbacks of the device.
- * It also dispatches an access to the file that has the register.
+ * The centre of the PCI model: the driver's status, resets, notifications, and the callbacks of
+ * the device. The driver's accesses arrive in access.c.
  *
  * Key idea: a reset takes as long as the back-end needs to return the rings. Until then the
  * model is busy, and the status register shows the old status.
@@ -18,61 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LEGACY_BAR_BYTES 128 /* registers and the device's config */
-#define MSIX_BAR_BYTES (4 * VUBLK_VIRTIO_PCI_PAGE_BYTES)
-#define MODERN_BAR_BYTES (VUBLK_VIRTIO_PCI_NUM_PAGES * VUBLK_VIRTIO_PCI_PAGE_BYTES)
-
 /* Features that only a legacy driver can use. */
 #define LEGACY_FEATURES (VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) | VUBLK_BIT(VIRTIO_F_ANY_LAYOUT))
 /* Features that this transport implements itself, without the device. */
 #define TRANSPORT_FEATURES VUBLK_BIT(VIRTIO_F_RING_RESET)
-
-/* --- being busy ------------------------------------------------------------------------------ */
-
-#define MAY(to) (1u << VUBLK_VIRTIO_PCI_##to)
-
-/* The permitted transitions: a reset overrides everything, and only a larger reset overrides a reset. */
-static const unsigned char busy_transitions[VUBLK_VIRTIO_PCI_NUM_BUSY] = {
-	[VUBLK_VIRTIO_PCI_IDLE] = MAY(RESETTING) | MAY(RESETTING_BUS) | MAY(WRITING_CONFIG) |
-				  MAY(CHANGING_QUEUE),
-	[VUBLK_VIRTIO_PCI_RESETTING] = MAY(IDLE) | MAY(RESETTING_BUS),
-	[VUBLK_VIRTIO_PCI_RESETTING_BUS] = MAY(IDLE),
-	[VUBLK_VIRTIO_PCI_WRITING_CONFIG] = MAY(IDLE) | MAY(RESETTING) | MAY(RESETTING_BUS) |
-					     MAY(CHANGING_QUEUE),
-	[VUBLK_VIRTIO_PCI_CHANGING_QUEUE] = MAY(IDLE) | MAY(RESETTING) | MAY(RESETTING_BUS),
-};
-
-bool vublk_virtio_pci_set_busy(struct vublk_virtio_pci *pci, enum vublk_virtio_pci_busy busy)
-{
-	enum vublk_virtio_pci_busy before = pci->busy;
-
-	if (!(busy_transitions[before] & (1u << busy)))
-		return false;
-	pci->busy = busy;
-	if (before == VUBLK_VIRTIO_PCI_CHANGING_QUEUE && busy != VUBLK_VIRTIO_PCI_IDLE)
-		vublk_virtio_pci_release(pci);
-	if (busy == VUBLK_VIRTIO_PCI_IDLE && pci->ops->idle)
-		pci->ops->idle(pci->opaque);
-	return true;
-}
-
-bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci)
-{
-	return pci->busy != VUBLK_VIRTIO_PCI_IDLE;
-}
-
-int vublk_virtio_pci_hold(struct vublk_virtio_pci *pci)
-{
-	if (!pci->holds++)
-		vublk_device_set_vm_running(pci->device, false);
-	return vublk_device_has_rings_out(pci->device);
-}
-
-void vublk_virtio_pci_release(struct vublk_virtio_pci *pci)
-{
-	if (pci->holds && !--pci->holds)
-		vublk_device_set_vm_running(pci->device, true);
-}
 
 /* --- reset ------------------------------------------------------------------------------------ */
 
@@ -129,24 +78,10 @@ uint64_t vublk_virtio_pci_features(const struct vublk_virtio_pci *pci)
 	return (vublk_device_features(pci->device) & ~LEGACY_FEATURES) | TRANSPORT_FEATURES;
 }
 
-bool vublk_virtio_pci_is_driven(const struct vublk_virtio_pci *pci)
-{
-	return pci->status & VIRTIO_CONFIG_S_DRIVER_OK;
-}
-
 static int accept_features(struct vublk_virtio_pci *pci, struct vublk_error *error)
 {
 	return vublk_device_ack_features(pci->device, pci->driver_features & ~TRANSPORT_FEATURES,
 					 error);
-}
-
-void vublk_virtio_pci_on_failure(struct vublk_virtio_pci *pci, const struct vublk_error *error)
-{
-	vublk_log_limited(pci->log, &pci->log_limit, VUBLK_LOG_WARNING,
-			  "the driver has to reset the device: %s", error->text);
-	pci->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
-	if (vublk_virtio_pci_is_driven(pci))
-		vublk_virtio_pci_raise_config(pci);
 }
 
 static bool knows_no_features_ok(const struct vublk_virtio_pci *pci)
@@ -243,11 +178,6 @@ void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue)
 		vublk_eventfd_signal(pci->queues[queue].kick_fd);
 }
 
-struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci *pci)
-{
-	return pci->queue_select < pci->num_queues ? &pci->queues[pci->queue_select] : NULL;
-}
-
 /* --- the device's own config ------------------------------------------------------------------ */
 
 /*
@@ -282,129 +212,6 @@ void vublk_virtio_pci_write_device_config(struct vublk_virtio_pci *pci, uint64_t
 	pci->writes_config = r > 0;
 	if (r > 0)
 		vublk_virtio_pci_set_busy(pci, VUBLK_VIRTIO_PCI_WRITING_CONFIG);
-}
-
-/* --- accesses --------------------------------------------------------------------------------- */
-
-uint32_t vublk_virtio_pci_bar_bytes(const struct vublk_virtio_pci *pci, unsigned bar)
-{
-	switch (bar) {
-	case VUBLK_VIRTIO_PCI_BAR_LEGACY:
-		return pci->transitional ? LEGACY_BAR_BYTES : 0;
-	case VUBLK_VIRTIO_PCI_BAR_MSIX:
-		return MSIX_BAR_BYTES;
-	case VUBLK_VIRTIO_PCI_BAR_MODERN:
-		return MODERN_BAR_BYTES;
-	default:
-		return 0;
-	}
-}
-
-void vublk_virtio_pci_copy(void *data, unsigned bytes, uint64_t offset, const void *from,
-			   unsigned from_bytes)
-{
-	unsigned there = offset < from_bytes ? from_bytes - (unsigned)offset : 0;
-	unsigned count = VUBLK_MIN(bytes, there);
-
-	memset(data, 0, bytes);
-	if (count)
-		memcpy(data, (const uint8_t *)from + offset, count);
-}
-
-static void write_register(struct vublk_virtio_pci *pci,
-			   const struct vublk_virtio_pci_register *registers,
-			   unsigned num_registers, uint64_t offset, const void *data,
-			   unsigned bytes)
-{
-	for (unsigned i = 0; i < num_registers; i++) {
-		uint32_t value = 0;
-
-		if (registers[i].offset != offset || registers[i].bytes != bytes)
-			continue;
-		memcpy(&value, data, bytes);
-		registers[i].write(pci, value);
-		return;
-	}
-}
-
-void vublk_virtio_pci_registers_write(struct vublk_virtio_pci *pci,
-				      const struct vublk_virtio_pci_register *registers,
-				      unsigned num_registers, uint64_t offset, const void *data,
-				      unsigned bytes)
-{
-	if (bytes != 8) {
-		write_register(pci, registers, num_registers, offset, data, bytes);
-		return;
-	}
-	write_register(pci, registers, num_registers, offset, data, 4);
-	write_register(pci, registers, num_registers, offset + 4, (const uint8_t *)data + 4, 4);
-}
-
-static void read_modern(struct vublk_virtio_pci *pci, uint64_t offset, void *data, unsigned bytes)
-{
-	uint64_t within = offset % VUBLK_VIRTIO_PCI_PAGE_BYTES;
-	uint8_t isr;
-
-	switch (offset / VUBLK_VIRTIO_PCI_PAGE_BYTES) {
-	case VUBLK_VIRTIO_PCI_PAGE_COMMON:
-		vublk_virtio_pci_common_read(pci, within, data, bytes);
-		break;
-	case VUBLK_VIRTIO_PCI_PAGE_ISR:
-		isr = within || !bytes ? 0 : vublk_virtio_pci_take_isr(pci);
-		vublk_virtio_pci_copy(data, bytes, within, &isr, sizeof(isr));
-		break;
-	case VUBLK_VIRTIO_PCI_PAGE_DEVICE:
-		vublk_virtio_pci_read_device_config(pci, within, data, bytes);
-		break;
-	default: /* notification registers are write-only */
-		memset(data, 0, bytes);
-	}
-}
-
-static void write_modern(struct vublk_virtio_pci *pci, uint64_t offset, const void *data,
-			 unsigned bytes)
-{
-	uint64_t within = offset % VUBLK_VIRTIO_PCI_PAGE_BYTES;
-
-	switch (offset / VUBLK_VIRTIO_PCI_PAGE_BYTES) {
-	case VUBLK_VIRTIO_PCI_PAGE_COMMON:
-		vublk_virtio_pci_common_write(pci, within, data, bytes);
-		break;
-	case VUBLK_VIRTIO_PCI_PAGE_DEVICE:
-		vublk_virtio_pci_write_device_config(pci, within, data, bytes);
-		break;
-	case VUBLK_VIRTIO_PCI_PAGE_NOTIFY: /* the offset and the value both name the queue */
-		vublk_virtio_pci_notify(pci, (unsigned)(within / VUBLK_VIRTIO_PCI_NOTIFY_MULTIPLIER));
-		break;
-	default:
-		break;
-	}
-}
-
-void vublk_virtio_pci_bar_read(struct vublk_virtio_pci *pci, unsigned bar, uint64_t offset,
-			       void *data, unsigned bytes)
-{
-	if (offset >= vublk_virtio_pci_bar_bytes(pci, bar))
-		memset(data, 0, bytes);
-	else if (bar == VUBLK_VIRTIO_PCI_BAR_LEGACY)
-		vublk_virtio_pci_legacy_read(pci, offset, data, bytes);
-	else if (bar == VUBLK_VIRTIO_PCI_BAR_MSIX)
-		vublk_virtio_pci_msix_read(pci, offset, data, bytes);
-	else
-		read_modern(pci, offset, data, bytes);
-}
-
-void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint64_t offset,
-				const void *data, unsigned bytes)
-{
-	if (offset >= vublk_virtio_pci_bar_bytes(pci, bar))
-		return;
-	if (bar == VUBLK_VIRTIO_PCI_BAR_LEGACY)
-		vublk_virtio_pci_legacy_write(pci, offset, data, bytes);
-	else if (bar == VUBLK_VIRTIO_PCI_BAR_MSIX)
-		vublk_virtio_pci_msix_write(pci, offset, data, bytes);
-	else
-		write_modern(pci, offset, data, bytes);
 }
 
 /* --- callbacks of the device ------------------------------------------------------------------ */

@@ -19,9 +19,6 @@ import tap
 
 # Layer, the files of the circle, why they may form one.
 KNOWN = [
-    ('virtio-pci',
-     'common-config.c config-space.c irq.c legacy-config.c queue.c virtio-pci.c',
-     'the registers, queues and interrupts of one PCI function act on each other'),
     ('inproc',
      'kick.c outage.c',
      'a broken ring ends its kicks, and recovery watches them again'),

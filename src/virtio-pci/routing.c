@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Changes of a vector or of a mask, which also change the eventfd of the queues' calls. The
+ * interrupts themselves are in irq.c, and the eventfd of a queue is chosen in queue.c.
+ *
+ * Key idea: first the queues are rerouted, and then pending interrupts are delivered, so that
+ * none is lost in between.
+ */
+#include "virtio-pci/private.h"
+
+#include "util/fd.h"
+
+/* Reroutes the calls of all queues that have this vector. */
+static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
+{
+	for (unsigned i = 0; i < pci->num_queues; i++)
+		if (pci->queues[i].vector == vector)
+			vublk_virtio_pci_queue_route(&pci->queues[i]);
+}
+
+/* Closes the old eventfd after the queues have been rerouted from it. */
+void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd)
+{
+	int before;
+
+	if (vector >= pci->num_vectors) {
+		vublk_fd_close(&fd);
+		return;
+	}
+	before = pci->vectors[vector].fd;
+	pci->vectors[vector].fd = fd;
+	route_queues(pci, vector);
+	vublk_fd_close(&before);
+	vublk_virtio_pci_deliver(pci, &pci->vectors[vector]);
+}
+
+void vublk_virtio_pci_mask_vector(struct vublk_virtio_pci *pci, unsigned vector, bool masked)
+{
+	if (vector >= pci->num_vectors)
+		return;
+	pci->vectors[vector].masked = masked;
+	route_queues(pci, vector);
+	vublk_virtio_pci_deliver(pci, &pci->vectors[vector]);
+}
+
+void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci)
+{
+	if (!vublk_virtio_pci_msix_is_enabled(pci))
+		vublk_virtio_pci_forget_pending(pci);
+	for (unsigned i = 0; i < pci->num_queues; i++)
+		vublk_virtio_pci_queue_route(&pci->queues[i]);
+	for (unsigned i = 0; i < pci->num_vectors; i++)
+		vublk_virtio_pci_deliver(pci, &pci->vectors[i]);
+	vublk_virtio_pci_deliver_intx(pci);
+}

@@ -16,7 +16,7 @@
 
 /*
  * Whether [offset, offset + length) lies within [0, size), without overflow.
- * The one place where an offset and a length from elsewhere are added.
+ * Only this function adds an offset and a length that a peer sent.
  */
 static inline bool vublk_range_within(uint64_t offset, uint64_t length, uint64_t size)
 {

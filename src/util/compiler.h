@@ -2,14 +2,14 @@
 #ifndef VUBLK_UTIL_COMPILER_H
 #define VUBLK_UTIL_COMPILER_H
 
-/* What the compiler cannot know of the path of every request. */
+/* Hints for the path of every request. */
 
 #define VUBLK_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-/* Part of its caller, whatever its size. */
+/* Always inlined, whatever its size. */
 #define VUBLK_ALWAYS_INLINE inline __attribute__((always_inline))
-/* Its registers are saved when it is called, and not for what its caller does before. */
+/* Never inlined, so that its caller need not save registers for it on the fast path. */
 #define VUBLK_NOINLINE __attribute__((noinline))
-/* Out of the way of its caller. */
+/* Rarely called: kept out of the caller's code. */
 #define VUBLK_COLD __attribute__((cold, noinline))
 
 #endif

@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /*
- * CRC-32C (Castagnoli; RFC 3720, appendix B.4) of `bytes` bytes. It finds accidents,
- * each burst of up to 32 bits among them, and no intent.
+ * CRC-32C (Castagnoli; RFC 3720, appendix B.4) of `bytes` bytes. It detects accidental
+ * errors, including each burst of up to 32 bits, but no deliberate change.
  */
 uint32_t vublk_crc32c(const void *data, size_t bytes);
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Eventfds, of which most are shared with a peer.
+ * Eventfds, most of which a peer shares.
  *
- * Key idea: O_NONBLOCK belongs to the open file description, which the peer has, too. It
- * may clear the flag and fill the counter between any two instructions of ours, so neither
+ * Key idea: O_NONBLOCK belongs to the open file description, which the peer has, too. The
+ * peer may clear the flag and fill the counter at any time, so neither
  * the flag nor poll() makes read() or write() safe. Reading has a flag for one call,
  * RWF_NOWAIT. Writing has none; but the completion of an asynchronous read signals an
  * eventfd from inside the kernel, which never waits. The read is of the eventfd itself, with
@@ -52,13 +52,13 @@ void vublk_eventfd_write(int fd)
 	while (n < 0 && errno == EINTR);
 }
 
-/* A timerfd, or Linux before 5.8: there the flag of the description has to do. */
+/* For a timerfd, or Linux before 5.8, where O_NONBLOCK must suffice. */
 static bool has_no_flag_for_a_call(int code)
 {
 	return code == EOPNOTSUPP || code == ENOSYS;
 }
 
-/* The system call itself: glibc replaces what it does not know by a preadv(). */
+/* The system call itself, because glibc falls back to preadv() for unknown flags. */
 int vublk_eventfd_clear(int fd)
 {
 	uint64_t count;
@@ -87,10 +87,10 @@ bool vublk_eventfd_unblock(int fd)
 /* --- signalling through the kernel ------------------------------------------------------ */
 
 #define CONTEXT_EVENTS 64
-#define MAX_TRIES 100 /* while other threads have all of them */
+#define MAX_TRIES 100 /* while other threads hold all of them */
 #define RING_MAGIC 0xa10a10a1u
 
-/* What the kernel maps; see fs/aio.c. The events follow. */
+/* The header that the kernel maps; see fs/aio.c. The events follow it. */
 struct ring {
 	uint32_t id, num_events, head, tail, magic;
 };
@@ -98,7 +98,7 @@ struct ring {
 enum { UNTRIED, READY, UNAVAILABLE };
 
 /*
- * One for the process, made when it is first needed and never destroyed: that would take
+ * One context per process, created when first needed and never destroyed, because that takes
  * milliseconds. Any thread may use it.
  */
 static struct {
@@ -152,7 +152,7 @@ static void drop_completions(void)
 		syscall(SYS_io_getevents, asynchronous.context, 0, 8, events, &now);
 }
 
-/* False: `fd` is no eventfd, or there is no asynchronous I/O here. */
+/* False: `fd` is not an eventfd, or asynchronous I/O is not available. */
 static bool signal_by_completion(int fd)
 {
 	struct iocb read_nothing = {
@@ -175,7 +175,7 @@ static bool signal_by_completion(int fd)
 	return n == 1;
 }
 
-/* --- what is no eventfd -------------------------------------------------------------------- */
+/* --- other descriptors ---------------------------------------------------------------------- */
 
 static void take_sigpipe(const sigset_t *before)
 {
@@ -188,7 +188,7 @@ static void take_sigpipe(const sigset_t *before)
 		sigtimedwait(&sigpipe, NULL, &now);
 }
 
-/* Without a reader the application, which may not ignore SIGPIPE, is spared it. */
+/* Suppresses SIGPIPE if the pipe has no reader: the application may not ignore it. */
 static void signal_pipe(int fd)
 {
 	struct iovec part = { (void *)&one, sizeof(one) };
@@ -230,7 +230,7 @@ static void name_in_proc(int fd, char *path, size_t bytes)
 	snprintf(path, bytes, "/proc/self/fd/%d", fd);
 }
 
-/* Without /proc any file without a type is taken: write() to the others fails at once. */
+/* Without /proc, accepts any file without a type: write() to the others fails immediately. */
 static bool is_eventfd(int fd)
 {
 	static const char wanted[] = "anon_inode:[eventfd]";
@@ -249,7 +249,7 @@ int vublk_eventfd_check(int fd, struct vublk_error *error)
 {
 	if (!is_eventfd(fd))
 		return vublk_error_set(error, EPROTO, "the descriptor is not an eventfd");
-	/* Spares the rescuers work with honest peers. */
+	/* With an honest peer this makes vublk_eventfd_unblock() unnecessary. */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	return 0;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Surviving a peer that removes pages from memory that it shares; see fault.h.
+ * Surviving a peer that removes pages from shared memory; see fault.h.
  *
- * Key idea: the handler runs on the thread that faulted, between two instructions of
- * anything. So it takes no lock and reads the guarded ranges from a list that only
- * grows; each entry has a version that is odd while it changes. An entry that changes
- * while the handler looks at it is of another thread's mapping and is skipped, because
- * a thread that faults in a mapping keeps that mapping in place.
+ * Key idea: the handler runs on the faulting thread, between any two instructions. So it takes
+ * no lock and reads the guarded ranges from a list that only grows; each entry has a version
+ * that is odd while the entry changes. The handler skips an entry that changes meanwhile: it
+ * belongs to another thread's mapping, because a thread does not change a mapping while it
+ * accesses it.
  *   F  an entry's fields before its version is even again, and before it is in the list
  */
 #include "util/fault.h"
@@ -34,16 +34,16 @@
 
 struct range {
 	struct range *next; /* set once */
-	unsigned version;   /* odd: it changes */
+	unsigned version;   /* odd: being changed */
 	uintptr_t start;
-	uintptr_t bytes; /* 0: not in use */
+	uintptr_t bytes; /* 0: unused */
 	uintptr_t page_bytes;
 	struct vublk_fault *fault;
 	unsigned kind;
 };
 
 static struct range *ranges; /* atomic; entries are reused and never freed */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* for those that change them */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the writers */
 static bool managed_elsewhere;
 static bool installed;
 static struct sigaction before; /* set before the handler is installed */
@@ -61,7 +61,7 @@ static void change(struct range *range, const struct range *to)
 	vublk_store_release(&range->version, range->version + 1); /* F */
 }
 
-/* Copies the entry; false: it changes meanwhile. */
+/* Copies the entry; false: it changed meanwhile. */
 static bool copy(const struct range *range, struct range *to)
 {
 	to->version = vublk_load_acquire(&range->version); /* F */
@@ -119,8 +119,9 @@ static void record(const struct range *range, uintptr_t address)
 }
 
 /*
- * The record comes first, so that no thread reads the empty page without it. All of the
- * mapping is replaced where one page cannot be: a process has a limited number of mappings.
+ * Records the fault before it replaces the page, so that no thread reads the empty page
+ * without the record. Replaces the whole mapping if one page cannot be replaced, because the
+ * number of mappings of a process is limited.
  */
 bool vublk_sigbus_repair(int code, const void *fault_address)
 {
@@ -138,7 +139,7 @@ bool vublk_sigbus_repair(int code, const void *fault_address)
 	return repaired;
 }
 
-/* What the process did before us: returning repeats the access that faulted. */
+/* Restores the previous handler; returning repeats the access that faulted. */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
 	struct sigaction fatal = { .sa_handler = SIG_DFL };
@@ -189,7 +190,7 @@ void vublk_sigbus_manage_self(void)
 	pthread_mutex_unlock(&lock);
 }
 
-/* --- for the owners --------------------------------------------------------- */
+/* --- the calls ----------------------------------------------------------- */
 
 const char *vublk_fault_name(const struct vublk_fault *fault)
 {
@@ -200,7 +201,7 @@ const char *vublk_fault_name(const struct vublk_fault *fault)
 	return kinds & VUBLK_FAULT_INFLIGHT ? "the in-flight area" : "the dirty log";
 }
 
-/* Part of a mapping of huge pages cannot be replaced by less than one of them. */
+/* In a mapping of huge pages, at least one huge page is replaced. */
 static uintptr_t page_bytes_of(int fd)
 {
 	struct statfs fs;

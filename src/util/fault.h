@@ -3,16 +3,15 @@
 #define VUBLK_UTIL_FAULT_H
 
 /*
- * Surviving a peer that removes pages from memory that it shares.
+ * Surviving a peer that removes pages from shared memory.
  *
- * A peer that holds the descriptor can truncate the file, or punch a hole into huge
- * pages when none is left. The next access is a SIGBUS on whichever thread makes it.
- * Mappings that are guarded here survive that: the page is replaced by an empty one of
- * our own, the owner's `struct vublk_fault` records it, and its descriptor wakes the
- * owner. What was read from such a page is worthless, so the owner looks at the record
- * before it acts on what it read.
+ * A peer that holds the descriptor can truncate the file, or punch a hole into huge pages when
+ * no free ones are left. The next access raises SIGBUS on the accessing thread. Guarded
+ * mappings survive that: the handler replaces the page by an empty one, records the fault in
+ * the owner's `struct vublk_fault`, and signals the record's descriptor. Data that was read
+ * from such a page is worthless, so the owner checks the record before it acts on the data.
  *
- * Faults anywhere else go to the handler that was installed before.
+ * Other faults go to the previously installed handler.
  */
 #include "util/atomic.h"
 
@@ -41,16 +40,16 @@ static inline bool vublk_fault_happened(const struct vublk_fault *fault)
 	return vublk_load_relaxed(&fault->kinds);
 }
 
-/* "a region of the guest's memory", for a sentence; of the first kind that was lost. */
+/* The first kind that was lost, for a sentence: "a region of the guest's memory". */
 const char *vublk_fault_name(const struct vublk_fault *fault);
 
 /*
- * Guards a mapping of `fd`, whose page size decides how much is replaced. Installs the
- * SIGBUS handler the first time. -ENOMEM.
+ * Guards a mapping of `fd`, whose page size determines how much is replaced. The first call
+ * installs the SIGBUS handler. -ENOMEM.
  */
 int vublk_fault_guard(void *address, uint64_t bytes, int fd, struct vublk_fault *fault,
 		      enum vublk_fault_kind kind, struct vublk_error *error);
-/* Before the mapping is unmapped. One that is not guarded is ignored. */
+/* Call it before unmapping. Ignores a mapping that is not guarded. */
 void vublk_fault_unguard(const void *address);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Descriptors and their owners. Each descriptor has one owner at any time. */
+/* Ownership of descriptors: each has one owner at any time. */
 #include "util/fd.h"
 
 #include <errno.h>

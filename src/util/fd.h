@@ -16,7 +16,7 @@ void vublk_fd_close(int *fd);
 /* Closes each of `count` descriptors and sets it to -1. */
 void vublk_fd_close_all(int *fds, size_t count);
 
-/* Takes *fd from its owner, who is left with -1. */
+/* Takes *fd from its owner and sets it to -1. */
 int vublk_fd_steal(int *fd);
 
 /* --- eventfds; eventfd.c -------------------------------------------------------------- */
@@ -25,38 +25,38 @@ int vublk_fd_steal(int *fd);
 int vublk_eventfd_new(void);
 
 /*
- * Makes an eventfd readable; a full counter is readable already. Never blocks, whatever a
- * peer that holds the descriptor does to it. Any thread, but not a signal handler. What is
- * not an eventfd gets 8 bytes if it has room: a pipe cannot block either.
+ * Makes an eventfd readable; a full counter is already readable. Never blocks, whatever a
+ * peer that holds the descriptor does. Any thread, but not a signal handler. Another kind of
+ * descriptor, such as a pipe, gets 8 bytes if it has room, also without blocking.
  */
 void vublk_eventfd_signal(int fd);
 
 /*
- * The same by write(2), faster and safe in a signal handler. It blocks as long as a peer
- * has cleared O_NONBLOCK and keeps the counter full: only for an eventfd that no peer has,
- * or where another thread uses vublk_eventfd_unblock().
+ * The same by write(2), which is faster and safe in a signal handler. It blocks while a peer
+ * has cleared O_NONBLOCK and keeps the counter full. Use it only for an eventfd that no peer
+ * has, or if another thread calls vublk_eventfd_unblock().
  */
 void vublk_eventfd_write(int fd);
 
 /*
- * Frees a thread that is blocked in vublk_eventfd_write(): if the counter is full, it is
- * cleared. True: it was full, which honest use does not achieve in centuries; the peer may
- * fill it again before the writer comes, so that this is repeated until the writer returns.
+ * Frees a thread that is blocked in vublk_eventfd_write(): clears the counter if it is full.
+ * True: it was full, which honest use does not reach in centuries. The peer may fill it again
+ * before the writer continues, so the caller repeats this until the writer has returned.
  */
 bool vublk_eventfd_unblock(int fd);
 
 /*
- * Takes what was signalled: 1 if something was, 0 if not; a negative errno when it can
- * be no more (-EPIPE: the end of a pipe). Never blocks, as vublk_eventfd_signal().
+ * Clears the counter: 1 if it was signalled, 0 if not; a negative errno if it never can be
+ * again (-EPIPE: the end of a pipe). Never blocks, like vublk_eventfd_signal().
  */
 int vublk_eventfd_clear(int fd);
 
-/* A descriptor that a peer sent to be signalled or waited for: 0, or -EPROTO. */
+/* Checks a descriptor that a peer sent for signalling or waiting: 0, or -EPROTO. */
 int vublk_eventfd_check(int fd, struct vublk_error *error);
 
 /*
- * The same where it is only signalled: a pipe is accepted, too, as User Mode Linux sends
- * one. *fd is then replaced by an open file description of our own.
+ * The same for a descriptor that is only signalled: accepts a pipe, too, because User Mode
+ * Linux sends one, and then replaces *fd by an open file description of our own.
  */
 int vublk_callfd_check(int *fd, struct vublk_error *error);
 

@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A locked byte says: the program does this (HELD), or no other program may do it (UNSHARED). */
+/* A locked byte means: the program does this (HELD), or others must not (UNSHARED). */
 #define HELD_BASE 100
 #define UNSHARED_BASE 200
 
@@ -49,7 +49,7 @@ struct image {
 	const struct vublk_log *log;
 	int fd;
 	int claim; /* a reader's O_EXCL descriptor while the image is being opened, or -1 */
-	bool is_claimed; /* by the kernel: waiting does not help */
+	bool is_claimed; /* in use by the kernel, so waiting does not help */
 };
 
 /* --- block devices ----------------------------------------------------------- */
@@ -62,7 +62,7 @@ static bool is_device(const char *source, dev_t device)
 	       st.st_rdev == device;
 }
 
-/* Where the file system on `device` is mounted, as /proc/self/mountinfo writes it. */
+/* The mount point of the file system on `device`, as in /proc/self/mountinfo. */
 static bool find_mount(dev_t device, char where[256])
 {
 	FILE *file = fopen("/proc/self/mountinfo", "re");
@@ -75,7 +75,7 @@ static bool find_mount(dev_t device, char where[256])
 		if (sscanf(line, "%*u %*u %u:%u %*s %255s", &major_number, &minor_number,
 			   where) != 3)
 			continue;
-		/* Of a file system with a device number of its own, such as btrfs, the source tells. */
+		/* btrfs and others have a device number of their own: compare the source. */
 		dash = strstr(line, " - ");
 		found = makedev(major_number, minor_number) == device ||
 			(dash && sscanf(dash, " - %*s %1023s", source) == 1 &&
@@ -164,7 +164,7 @@ static bool read_line(const char *path, char *line, size_t bytes)
 	return found;
 }
 
-/* Whether the loop device uses the image in a way that ours does not go with. */
+/* Whether the loop device's use of the image conflicts with ours. */
 static bool is_loop_of(const char *backing_file, const struct stat *image, bool we_write)
 {
 	const size_t folder_bytes = strlen(backing_file) - strlen("loop/backing_file");
@@ -236,7 +236,7 @@ static int image_is_busy(const struct image *image, struct vublk_error *error)
 			       we_write && !we_replace ? ", or use the image read-only" : "");
 }
 
-/* 0; -EAGAIN: another program has locked the byte exclusively; or no locks exist here. */
+/* 0; -EAGAIN: another program has locked the byte exclusively; other errors: no locks here. */
 static int mark(const struct image *image, unsigned base, unsigned permissions)
 {
 	for (unsigned i = 0; i < NUM_PERMISSIONS; i++) {
@@ -282,7 +282,7 @@ static int lock_image(const struct image *image, struct vublk_error *error)
 
 /* --- formats ------------------------------------------------------------------- */
 
-/* How images of formats other than raw begin. */
+/* The first bytes of images in other formats than raw. */
 static const struct {
 	const char *format;
 	unsigned offset;
@@ -312,7 +312,7 @@ static const char *format_of(int fd)
 	return NULL;
 }
 
-/* A guest writes what it likes to a raw disk; so the start of an image never decides anything. */
+/* A guest can write anything to a raw disk, so the first bytes only cause a warning. */
 static void warn_of_format(const struct image *image)
 {
 	const char *format = format_of(image->fd);
@@ -328,7 +328,7 @@ static void warn_of_format(const struct image *image)
 			  "-O raw)", image->path, format);
 }
 
-/* --- all of it ------------------------------------------------------------------ */
+/* --- the call -------------------------------------------------------------------- */
 
 static int try_open(struct image *image, struct vublk_error *error)
 {

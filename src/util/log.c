@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Lines go to the callback that the application gave; nothing is printed here. */
+/* Log lines go to the application's callback; the library prints nothing. */
 #include "util/log.h"
 
 #include "util/loop.h"
@@ -35,7 +35,7 @@ static bool is_word(char c)
 	return isalnum((unsigned char)c) || c == '_' || c == '-' || c == '.';
 }
 
-/* FNV-1a over the line without its words that have a digit. */
+/* FNV-1a over the line, except for words that contain a digit. */
 static uint32_t hash_kind(const char *line)
 {
 	uint32_t hash = 2166136261u;
@@ -60,7 +60,7 @@ static bool is_over(const struct vublk_log_kind *kind, uint64_t now)
 	return now - kind->window_start_ns >= VUBLK_LOG_INTERVAL_MS * UINT64_C(1000000);
 }
 
-/* The kind's row; else a free one, or one whose window is over; else the last. */
+/* The row of this kind; else a free or expired one; else the last. */
 static struct vublk_log_kind *find_kind(struct vublk_log_limit *limit, uint32_t hash, uint64_t now)
 {
 	struct vublk_log_kind *last = &limit->kinds[VUBLK_LOG_KINDS - 1];

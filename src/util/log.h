@@ -7,19 +7,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Says one line where `log` (may be NULL) leads, if its level wants it. */
+/* Passes one line to `log` (may be NULL), if its level includes it. */
 void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * Keeps a peer from filling the log: of each kind of line at most VUBLK_LOG_BURST in
- * VUBLK_LOG_INTERVAL_MS; the first line after a pause says how many were left out.
- * Lines that differ only in words with a digit are of one kind, so that a flood of one
- * kind does not hide the first line of another. Kinds beyond the table share its last row.
- * Lines for debugging pass: a person asked for all of them.
+ * Keeps a peer from filling the log: passes at most VUBLK_LOG_BURST lines of each kind per
+ * VUBLK_LOG_INTERVAL_MS; the first line after a pause is preceded by the number left out.
+ * Lines that differ only in words with a digit are of one kind, so a flood of one kind does
+ * not hide the first line of another. Kinds beyond the table share its last row. Debug lines
+ * are not limited, because the user requested all of them.
  *
- * A limit belongs to an object that outlives the peer's connection. All zero is a limit
- * that has seen no line; one thread.
+ * A limit belongs to an object that outlives the peer's connection. All zero is a new limit.
+ * Not thread-safe.
  */
 #define VUBLK_LOG_BURST 5
 #define VUBLK_LOG_INTERVAL_MS 10000
@@ -28,7 +28,7 @@ void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const ch
 struct vublk_log_kind {
 	uint64_t window_start_ns;
 	uint32_t hash;
-	uint32_t said; /* in this window; 0: the row is free */
+	uint32_t said; /* lines in this window; 0: the row is free */
 	uint32_t left_out;
 };
 

@@ -2,9 +2,9 @@
 /*
  * epoll, one timerfd for all timers, one eventfd for all posted tasks.
  *
- * The idea to read it by: a callback may remove anything, itself included. So
- * the batch that epoll returned is kept in loop->ready, and a removal blanks its
- * entry there; a timer or task leaves its list before it is called.
+ * Key idea: a callback may remove any object, including its own. So the batch that epoll
+ * returned is kept in loop->ready, and a removal clears its entry there; a timer or task
+ * leaves its list before it is called.
  */
 #include "util/loop.h"
 
@@ -144,8 +144,8 @@ static struct vublk_loop_task *take_task(struct vublk_loop *loop)
 }
 
 /*
- * A task that posts itself again waits for the next round, so that descriptors
- * get their turn: only as many are run as a batch holds.
+ * Runs at most one batch of tasks per round, so that tasks that post themselves again do not
+ * starve the descriptors.
  */
 static void on_wake_fd(void *opaque, uint32_t events)
 {

@@ -9,10 +9,9 @@
 #include <stdint.h>
 
 /*
- * An event loop: descriptors, timers and tasks behind one pollable descriptor.
- * All of it belongs to the thread that calls vublk_loop_process(), save
- * vublk_loop_post(), which any thread may call. Everything may be added and
- * removed from inside a callback, including the callback's own object.
+ * An event loop: descriptors, timers and tasks behind one pollable descriptor. Only the thread
+ * that calls vublk_loop_process() may use it, except vublk_loop_post(), which any thread may
+ * call. A callback may add and remove any object, including its own.
  */
 
 #define VUBLK_LOOP_BATCH 32
@@ -49,7 +48,7 @@ struct vublk_loop {
 	struct vublk_loop_source timer_source;
 	struct vublk_loop_source wake_source;
 	struct vublk_loop_timer *timers; /* sorted by deadline */
-	uint64_t armed_ns;               /* what timer_fd is set to; 0: nothing */
+	uint64_t armed_ns;               /* the setting of timer_fd; 0: off */
 	struct vublk_loop_source *ready[VUBLK_LOOP_BATCH];
 	unsigned num_ready;
 
@@ -61,15 +60,15 @@ struct vublk_loop {
 
 int vublk_loop_init(struct vublk_loop *loop, struct vublk_error *error);
 
-/* Every source, timer and task must be gone from it. */
+/* The loop must have no sources, timers or tasks. */
 void vublk_loop_deinit(struct vublk_loop *loop);
 
-/* Readable when vublk_loop_process() has something to do. */
+/* Readable when vublk_loop_process() has work. */
 int vublk_loop_fd(const struct vublk_loop *loop);
 
 /*
- * Runs what is ready. Waits up to `timeout_ms` for something (0: not at all,
- * -1: without end). Returns the number of callbacks run, or a negative errno.
+ * Runs the callbacks that are ready, after waiting up to `timeout_ms` for one (0: do not wait,
+ * -1: no limit). Returns the number of callbacks run, or a negative errno.
  */
 int vublk_loop_process(struct vublk_loop *loop, int timeout_ms);
 
@@ -77,7 +76,7 @@ int vublk_loop_process(struct vublk_loop *loop, int timeout_ms);
 int vublk_loop_add(struct vublk_loop *loop, struct vublk_loop_source *source, int fd,
 		   uint32_t events, struct vublk_error *error);
 void vublk_loop_modify(struct vublk_loop_source *source, uint32_t events);
-/* Nothing if it is in no loop. Its callback does not run after this returns. */
+/* A no-op if it is in no loop. Its callback does not run after this returns. */
 void vublk_loop_remove(struct vublk_loop_source *source);
 
 /* Arms or re-arms; `deadline_ns` is on vublk_now_ns()'s clock. Runs once. */
@@ -85,9 +84,9 @@ void vublk_loop_timer_arm(struct vublk_loop *loop, struct vublk_loop_timer *time
 			  uint64_t deadline_ns);
 void vublk_loop_timer_disarm(struct vublk_loop_timer *timer);
 
-/* Any thread. Posting a task that is already waiting is nothing. */
+/* Any thread. A no-op for a task that is already posted. */
 void vublk_loop_post(struct vublk_loop *loop, struct vublk_loop_task *task);
-/* The loop's thread: the task will not run unless it is posted again. */
+/* The loop's thread. The task does not run unless it is posted again. */
 void vublk_loop_cancel(struct vublk_loop *loop, struct vublk_loop_task *task);
 
 /* CLOCK_MONOTONIC in nanoseconds. */

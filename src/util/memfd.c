@@ -15,7 +15,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define MAX_READS 1000 /* of a word that a peer never stops changing */
+#define MAX_READS 1000 /* of a word that a peer keeps changing */
 
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 {
@@ -62,7 +62,7 @@ void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fa
 	return NULL;
 }
 
-/* What has no read(): memory of a device, for example. It is mapped whole: see the header. */
+/* For files without read(), such as device memory. Maps the whole region; see the header. */
 static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 		   struct vublk_error *error)
 {
@@ -94,7 +94,7 @@ static ssize_t read_u16(int fd, uint64_t at, uint16_t *word)
 	return n;
 }
 
-/* The kernel may copy byte by byte, so only what is read twice in a row is believed. */
+/* The kernel may copy byte by byte, so a value counts if two successive reads agree. */
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error)
 {

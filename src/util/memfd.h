@@ -11,7 +11,7 @@
 
 /*
  * A zeroed anonymous file of `bytes` bytes, CLOEXEC. Its size is sealed, so that a peer
- * that holds it cannot take pages from under a mapping, and so are its seals: a peer that
+ * that holds it cannot remove pages of a mapping, and so are its seals: a peer that
  * could add F_SEAL_FUTURE_WRITE would keep every later peer from mapping it.
  * Returns the descriptor (the caller's) or a negative errno.
  */
@@ -24,8 +24,8 @@ int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_error *error);
 
 /*
- * The same for a file that a peer also holds: the mapping survives a peer that takes
- * pages from under it, which `fault` (util/fault.h) records as `kind`.
+ * The same for a file that a peer also holds: the mapping survives if the peer removes its
+ * pages, which `fault` (util/fault.h) records as `kind`.
  */
 void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fault *fault,
 			enum vublk_fault_kind kind, struct vublk_error *error);
@@ -39,17 +39,17 @@ void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fa
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error);
 
-#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* as much as is_blank() looks at */
+#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* that the is_blank() functions look at */
 
 /*
- * Whether the first MiB of these bytes is zeros. The beginning of a VM's memory is not,
- * once the VM runs, unless the VM has a private copy of it. The second reads the file
- * (of memory; another one is never blank).
+ * Whether the first MiB is zeros. The start of a VM's memory is not once the VM runs, unless
+ * the VM has a private copy of it. The second function reads a memory file; other files are
+ * never blank.
  */
 bool vublk_memory_is_blank(const void *bytes, uint64_t count);
 bool vublk_file_is_blank(int fd, uint64_t offset, uint64_t count);
 
-/* Either kind. NULL and 0 bytes are nothing. */
+/* Unmaps either kind. NULL and 0 bytes are a no-op. */
 void vublk_unmap(void *address, uint64_t bytes);
 
 #endif

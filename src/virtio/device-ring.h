@@ -7,20 +7,20 @@
 
 #define VUBLK_DEVICE_RING_NEAR 4
 
-/* The fields are the ring's own; see virtio/ring.h for the calls. */
+/* The fields are private; see virtio/ring.h for the calls. */
 struct vublk_device_ring {
 	struct vublk_split_ring memory;
-	uint8_t *taken;           /* by head: taken, and not pushed yet */
+	uint8_t *taken;           /* per head: taken, not pushed yet */
 	struct vring_desc *table; /* the copy of an indirect table; VUBLK_RING_MAX_INDIRECT */
 	unsigned size;
 	uint16_t mask; /* size - 1 */
 	uint16_t next; /* avail index of the chain to take next */
-	uint16_t seen; /* the driver's avail index as last looked at */
+	uint16_t seen; /* the driver's avail index at the last look */
 	uint16_t used; /* used index of the completion to push next */
 	uint16_t used_published;
 	uint16_t avail_event; /* as written to the ring, like the flags below */
 	uint16_t used_flags;
-	/* the numbers of the memory regions in which the last chain had its buffers */
+	/* the memory regions of the last chain's buffers, by number */
 	unsigned near[VUBLK_DEVICE_RING_NEAR];
 	const struct vublk_dirty_log *dirty_log; /* NULL: writes to the used ring are not logged */
 	uint64_t log_addr; /* where the used ring's first byte is logged */

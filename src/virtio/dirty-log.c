@@ -2,20 +2,20 @@
 /*
  * Marking pages dirty.
  *
- * The idea to read it by: the front-end takes a bit away and then copies the page
- * (pair L). Were a bit that is set already only looked at, our look could pass our
- * write to the page and see the bit before it is taken, and the copy would not have
- * the write. So it is set again each time, by an operation that nothing passes.
+ * Key idea: the front-end clears a bit and then copies the page (pair L). If we only tested
+ * a bit that is already set, the test could overtake our write to the page and see the bit
+ * before the front-end clears it, and the copy would lack the write. So each bit is set every
+ * time, by a sequentially consistent operation.
  */
 #include "virtio/dirty-log.h"
 
 #include "util/checked.h"
 
-#define PAGES_A_BYTE 8
+#define PAGES_PER_BYTE 8
 
 static uint64_t count_pages(const struct vublk_dirty_log *log)
 {
-	return log->bytes * PAGES_A_BYTE; /* mapped, so far from overflowing */
+	return log->bytes * PAGES_PER_BYTE; /* mapped, so far from overflowing */
 }
 
 bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes)
@@ -23,10 +23,10 @@ bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, ui
 	return vublk_range_within(addr, bytes, count_pages(log) * VUBLK_DIRTY_PAGE_BYTES);
 }
 
-/* The bits of `first` to `last` that are in the byte of `first`. */
+/* The bits from `first` to `last` that are in the byte of `first`. */
 static uint8_t mask_of(uint64_t first, uint64_t last)
 {
-	unsigned from = first % PAGES_A_BYTE;
+	unsigned from = first % PAGES_PER_BYTE;
 	unsigned to = (unsigned)VUBLK_MIN(last - (first - from), UINT64_C(7));
 
 	return (uint8_t)((0xffu >> (7 - to)) & (0xffu << from));
@@ -42,13 +42,13 @@ void vublk_dirty_log_mark(const struct vublk_dirty_log *log, uint64_t addr, uint
 	last = page + (addr % VUBLK_DIRTY_PAGE_BYTES + bytes - 1) / VUBLK_DIRTY_PAGE_BYTES;
 	last = VUBLK_MIN(last, count_pages(log) - 1);
 	while (page <= last) {
-		__atomic_fetch_or(&log->bits[page / PAGES_A_BYTE], mask_of(page, last),
+		__atomic_fetch_or(&log->bits[page / PAGES_PER_BYTE], mask_of(page, last),
 				  __ATOMIC_SEQ_CST); /* L */
-		page += PAGES_A_BYTE - page % PAGES_A_BYTE;
+		page += PAGES_PER_BYTE - page % PAGES_PER_BYTE;
 	}
 }
 
-/* The region that [host, ...) is in, beginning to look at `*hint`; NULL: in none. */
+/* The region that contains `host`, trying `*hint` first; NULL: no region. */
 static const struct vublk_memory_map_region *region_of(const struct vublk_memory_map *map,
 						       const char *host, unsigned *hint)
 {

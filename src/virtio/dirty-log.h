@@ -10,12 +10,12 @@
 #include <stdint.h>
 
 /*
- * The front-end's bitmap of the guest's pages that a device has written to, a bit a
- * page from guest address 0 on ("Migration" of the vhost-user specification). The
- * front-end takes bits away while we set them.
+ * The front-end's bitmap of the guest pages that a device has written to: one bit per page,
+ * from guest address 0 ("Migration" of the vhost-user specification). The front-end clears
+ * bits while we set them.
  */
 struct vublk_dirty_log {
-	uint8_t *bits; /* NULL: there is none */
+	uint8_t *bits; /* NULL: no log */
 	uint64_t bytes;
 };
 
@@ -23,13 +23,13 @@ struct vublk_dirty_log {
 bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes);
 
 /*
- * Marks the pages of [addr, addr + bytes), which were written to: the writes come
- * first, for whoever takes the bit away copies the page next. Pages that have no bit
- * are passed over; whoever marks has asked vublk_dirty_log_covers() before.
+ * Marks the pages of [addr, addr + bytes). Call it after the writes, because the front-end
+ * clears a bit and then copies the page. Skips pages without a bit; the caller checks
+ * vublk_dirty_log_covers() first.
  */
 void vublk_dirty_log_mark(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes);
 
-/* The same for memory as it is mapped here, each iovec within one region of `map`. */
+/* The same by host address, each iovec within one region of `map`. */
 void vublk_dirty_log_mark_iov(const struct vublk_dirty_log *log,
 			      const struct vublk_memory_map *map, const struct iovec *iov,
 			      unsigned num_iov);

@@ -8,27 +8,27 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What the driver keeps of each descriptor, for what the device can write is not trusted. */
+/* A private record per descriptor, because the device can write the shared memory. */
 struct vublk_driver_slot {
-	uint64_t serial; /* of the chain that begins here; UINT64_MAX: none does */
-	uint64_t table;  /* what the descriptor in the ring leads to; 0: not known */
+	uint64_t serial; /* of the chain that begins here; UINT64_MAX: none */
+	uint64_t table;  /* the indirect table of the descriptor in the ring; 0: not known */
 	uint16_t next;   /* of the free list, and of a chain in use */
-	uint16_t tail;   /* the rest is about the chain that begins here */
+	uint16_t tail;   /* like the fields below, of the chain that begins here */
 	uint16_t count;
 	uint16_t token;
 	uint16_t table_count; /* with `table` */
 };
 
 /*
- * The fields are the ring's own; see virtio/ring.h for the calls. The counters
- * begin at the base and never wrap; their low 16 bits are the ring's indices.
+ * The fields are private; see virtio/ring.h for the calls. The counters start at the base and
+ * never wrap; their low 16 bits are the indices of the ring.
  *
  *   taken <= completed <= published <= added
  */
 struct vublk_driver_ring {
 	struct vublk_split_ring memory;
 	struct vublk_driver_slot *slots;
-	uint32_t *heads; /* what stands in each entry of the avail ring; HEAD_UNKNOWN */
+	uint32_t *heads; /* the content of each entry of the avail ring; HEAD_UNKNOWN */
 	unsigned size;
 	uint16_t mask; /* size - 1 */
 	uint16_t free_head;
@@ -36,7 +36,7 @@ struct vublk_driver_ring {
 	bool has_event_idx;
 	bool has_indirect;
 	uint64_t taken;     /* completions given to the caller */
-	uint64_t completed; /* the device's used index as last looked at */
+	uint64_t completed; /* the device's used index at the last look */
 	uint64_t published; /* chains that the device can see */
 	uint64_t added;     /* chains that the caller added */
 	uint16_t used_event;  /* as written to the ring, like the flags below */
@@ -46,8 +46,8 @@ struct vublk_driver_ring {
 };
 
 /*
- * Another device comes, which is not to suffer from what the last one may have written where
- * it had no business to: nothing is taken to stand in the ring any more.
+ * The ring gets another device. The previous one may have overwritten the driver's parts, so
+ * the record of what the ring contains is discarded.
  */
 void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 
@@ -56,12 +56,12 @@ void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 /* A slot's serial where no outstanding chain begins. */
 #define VUBLK_DRIVER_RING_NONE UINT64_MAX
 
-/* Of what is on the path of every request, the part that seldom happens: split-driver.c. */
+/* The rare cases of the functions below; split-driver.c. */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error);
 int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
 			     struct vublk_error *error);
 
-/* The chain of `count` descriptors from `head` to `tail` is made available. */
+/* Makes the chain of `count` descriptors from `head` to `tail` available. */
 static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint16_t head,
 					    uint16_t tail, unsigned count, uint16_t token)
 {
@@ -82,10 +82,11 @@ static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint
 }
 
 /*
- * vublk_driver_ring_add() of a table that is written already: `count` descriptors at guest
- * address `addr`. There is a free descriptor, and INDIRECT_DESC was negotiated. Who gives
- * back tables in the order of completions finds the same descriptor for the same table each
- * time; then it stands there, and its line is not taken away from the device.
+ * vublk_driver_ring_add() of an indirect table that is already written: `count` descriptors at
+ * guest address `addr`. There is a free descriptor, and INDIRECT_DESC was negotiated. A caller
+ * that reuses tables in the order of completions gets the same descriptor for the same table
+ * each time. Then the descriptor is not written again, and its cache line stays with the
+ * device.
  */
 static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, uint64_t addr,
 					       unsigned count, uint16_t token)
@@ -103,16 +104,16 @@ static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, u
 	vublk_driver_ring_append(ring, head, head, 1, token);
 }
 
-/* Whether the last look at the used index saw a completion that was not taken yet. */
+/* Whether a completion that the last look at the used index saw is still to be taken. */
 static inline bool vublk_driver_ring_has_seen(const struct vublk_driver_ring *ring)
 {
 	return ring->taken != ring->completed;
 }
 
-/* vublk_driver_ring_has_completion(), for who looks all the time. */
+/* vublk_driver_ring_has_completion() for a caller that polls. */
 static inline bool vublk_driver_ring_has_completion_inline(const struct vublk_driver_ring *ring)
 {
-	/* Relaxed, for nothing is read on the strength of it: take looks again. */
+	/* Relaxed, because nothing depends on it: take() looks again. */
 	return vublk_load_relaxed(&ring->memory.used->idx) != (uint16_t)ring->taken;
 }
 
@@ -128,7 +129,7 @@ static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, 
 	return true;
 }
 
-/* vublk_driver_ring_take(), for who takes many in a loop. */
+/* vublk_driver_ring_take() for a caller that takes many in a loop. */
 static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, uint16_t *token,
 						uint32_t *bytes, struct vublk_error *error)
 {
@@ -144,7 +145,7 @@ static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, 
 	}
 	element = &ring->memory.used->ring[ring->taken & ring->mask];
 	id = vublk_load_relaxed(&element->id);
-	/* A chain that was added but not published is not the device's to complete. */
+	/* The device must not complete a chain that was added but not published. */
 	if (VUBLK_UNLIKELY(id >= ring->size || ring->slots[id].serial >= ring->published))
 		return vublk_driver_ring_refuse(ring, id, error);
 	slot = &ring->slots[id];

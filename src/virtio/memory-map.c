@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Translation of a driver's addresses. Regions are sorted by guest address, so a
- * lookup is a binary search; it is on the path of every buffer.
+ * Translation of a driver's addresses.
+ *
+ * Key idea: regions are sorted by guest address, so a lookup is a binary search. Each buffer
+ * of each request needs one.
  */
 #include "virtio/memory-map.h"
 
@@ -71,7 +73,7 @@ int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *err
 	return (int)place;
 }
 
-/* All pairs, in the end: a table has 8 regions, or some hundreds with memory slots. */
+/* Compares all pairs: a table has 8 regions, or some hundreds with memory slots. */
 int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error)
 {
 	unsigned count = map->num_regions;
@@ -85,7 +87,7 @@ int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *err
 
 /* --- translating ----------------------------------------------------------- */
 
-/* The region that has the byte at `addr`, or NULL. */
+/* The region that contains `addr`, or NULL. */
 static const struct vublk_memory_map_region *find(const struct vublk_memory_map *map,
 						  uint64_t addr)
 {
@@ -188,7 +190,7 @@ int vublk_memory_map_read(const struct vublk_memory_map *map, uint64_t addr, voi
 		if (ret < 0)
 			return ret;
 		memcpy(at, part.iov_base, part.iov_len);
-		/* The copy is what is looked at from here on, never the shared bytes. */
+		/* From here on only the copy is used, never the shared bytes. */
 		__asm__ volatile("" ::: "memory");
 		at += part.iov_len;
 		addr += part.iov_len;

@@ -9,11 +9,11 @@
 #include <sys/uio.h>
 
 /*
- * The memory that a driver gave a device: regions with a guest address, a user
- * address (the front-end's own, only ever compared), and where they are mapped
- * here. The device end trusts no address until this has translated it.
+ * The memory that a driver shares with a device: regions with a guest address, a user address
+ * (in the front-end's address space, used for comparison only) and a host address. The device
+ * end uses no address that this has not translated.
  *
- * A map is not changed while it is in use: a new one is made and handed over.
+ * A map in use does not change; it is replaced by a new one.
  */
 struct vublk_memory_map_region {
 	uint64_t guest_addr;
@@ -28,16 +28,14 @@ struct vublk_memory_map {
 };
 
 /*
- * Whether the regions may stand together: none empty, none wrapping, none
- * overlapping in guest or in user addresses; sorts them. EINVAL and a sentence
- * naming the two if not.
+ * Checks and sorts the regions: none is empty, none wraps, and no two overlap in guest or user
+ * addresses. Otherwise EINVAL and a sentence that names the two.
  */
 int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error);
 
 /*
- * The same where all regions but the last were checked and sorted before: checks the last
- * against each, and moves it to its place, which is returned. EINVAL and a sentence, and the
- * last stays where it is.
+ * The same if all regions except the last are checked and sorted: checks the last one against
+ * each, moves it to its place, and returns that place. EINVAL: it stays where it is.
  */
 int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *error);
 
@@ -46,8 +44,8 @@ void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, 
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 
 /*
- * The same, if it lies in the region of this number. For a reader that asks again and again:
- * most addresses are where the last one was.
+ * The same if the range lies in the region with this number; most addresses are in the region
+ * of the previous one.
  */
 static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map, unsigned number,
 					      uint64_t addr, uint64_t bytes)
@@ -64,19 +62,19 @@ static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map
 	return region->host + offset;
 }
 
-/* The same in any region, with its number for the next time. */
+/* The same in any region; stores its number for the next lookup. */
 void *vublk_memory_map_guest_find(const struct vublk_memory_map *map, unsigned *number,
 				  uint64_t addr, uint64_t bytes);
 
 /*
- * Translates [addr, addr + bytes), which may run over several adjoining regions,
- * into up to `max` iovecs. Returns how many, or -EFAULT when a byte of it is in
- * no region (a length of 0 too), -E2BIG when `max` is too few.
+ * Translates [addr, addr + bytes), which may span several adjoining regions, into at most
+ * `max` iovecs. Returns their number; -EFAULT if a byte is in no region or the length is 0;
+ * -E2BIG if `max` is too small.
  */
 int vublk_memory_map_iov(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
 			 struct iovec *iov, unsigned max);
 
-/* Copies [addr, addr + bytes) to private memory, over regions too. 0 or -EFAULT. */
+/* Copies [addr, addr + bytes), which may span regions, to private memory. 0 or -EFAULT. */
 int vublk_memory_map_read(const struct vublk_memory_map *map, uint64_t addr, void *to,
 			  uint64_t bytes);
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reading a chain of descriptors at the device end (virtio 1.3, sections 2.7.5 and
- * 2.7.7), on the path of every request.
+ * Reading a descriptor chain at the device end (virtio 1.3, sections 2.7.5 and 2.7.7). Every
+ * request takes this path.
  *
- * The idea to read it by: each descriptor is read once, whole, and what is checked and used
- * is the copy. The usual chain is read by a loop that calls nothing, and so runs in
- * registers; what it does not like, a mistake or a rarity, is read once more from its head
- * by a walk that knows all cases, finds out where its buffers are, and has the words.
+ * Key idea: each descriptor is read once, whole, and only the copy is checked and used. A loop
+ * without function calls, which runs in registers, reads the usual chain. Any other chain,
+ * rare or malformed, is read again from its head by a walk that handles all cases, finds the
+ * regions of the buffers, and makes the error sentences.
  *
- * Both are bounded: by the ring's size, by the table's length, and by the caller's iovecs.
+ * Both are bounded by the ring's size, the table's length, and the caller's iovecs.
  */
 #include "virtio/split-chain.h"
 
@@ -22,7 +22,7 @@
 /* "A descriptor chain longer than 2^32 bytes in total" is forbidden (2.7.5.2). */
 #define CHAIN_MAX_BYTES (UINT64_C(1) << 32)
 
-/* The number, among those that the ring remembers, of where a buffer was. */
+/* The slot of the ring that remembers the region of this buffer. */
 static inline unsigned *near_of(struct vublk_device_ring *ring, unsigned filled)
 {
 	return &ring->near[VUBLK_MIN(filled, VUBLK_DEVICE_RING_NEAR - 1u)];
@@ -30,7 +30,7 @@ static inline unsigned *near_of(struct vublk_device_ring *ring, unsigned filled)
 
 /* --- the usual chain ------------------------------------------------------- */
 
-/* A table in place, of whole descriptors, all of which can be read at once; else NULL. */
+/* The table in place, if it is contiguous, aligned and of whole descriptors; else NULL. */
 static VUBLK_ALWAYS_INLINE const struct vring_desc *usual_table(
 	const struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 	struct vring_desc desc)
@@ -45,8 +45,9 @@ static VUBLK_ALWAYS_INLINE const struct vring_desc *usual_table(
 }
 
 /*
- * Buffers to read and then buffers to write, each in the region where the buffer at its
- * place was before. False: something else, and nothing was done but filling in.
+ * Reads a chain of readable and then writable buffers, each in the region that the previous
+ * chain's buffer at this position had. False: it is another kind of chain; only `chain` was
+ * written.
  */
 static bool read_usual(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		       struct vublk_chain *chain)
@@ -112,16 +113,16 @@ static int refuse_buffer(int cause, const struct vublk_chain *chain, const struc
 
 /* --- any chain ------------------------------------------------------------- */
 
-/* What a chain is read from: the ring's descriptors, and then perhaps one table. */
+/* The descriptors that a chain is read from: the ring's, then perhaps an indirect table. */
 struct walk {
 	const struct vring_desc *table;
 	unsigned count;
-	unsigned left; /* a chain has no more descriptors than its table, else it loops */
+	unsigned left; /* a chain with more descriptors than its table loops */
 	unsigned index;
 	bool is_indirect;
 };
 
-/* In one region, the number of which is remembered, or over several. */
+/* Adds a buffer in one region, whose number is remembered, or in several. */
 static int translate(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		     struct vublk_chain *chain, const struct vring_desc *desc)
 {
@@ -137,8 +138,8 @@ static int translate(struct vublk_device_ring *ring, const struct vublk_memory_m
 }
 
 /*
- * The specification gives a buffer without bytes no meaning and its address
- * cannot be checked; no driver is known to make one, and QEMU refuses them too.
+ * The specification gives a buffer of 0 bytes no meaning, and its address cannot be checked.
+ * No known driver makes one, and QEMU refuses them, too.
  */
 static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		      struct vublk_chain *chain, const struct vring_desc *desc,
@@ -166,7 +167,7 @@ static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_
 	return 0;
 }
 
-/* In place, or a copy if it lies over two regions or where no descriptor can be read at once. */
+/* The table in place, or a copy if it spans regions or is not aligned. */
 static const struct vring_desc *find_table(struct vublk_device_ring *ring,
 					   const struct vublk_memory_map *map,
 					   const struct vring_desc *desc)
@@ -179,7 +180,7 @@ static const struct vring_desc *find_table(struct vublk_device_ring *ring,
 										   ring->table;
 }
 
-/* The flag WRITE and the field next of such a descriptor mean nothing (2.7.5.3.2). */
+/* The flag WRITE and the field next of such a descriptor are ignored (2.7.5.3.2). */
 static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		       const struct vublk_chain *chain, const struct vring_desc *desc,
 		       struct walk *walk, struct vublk_error *error)
@@ -212,7 +213,7 @@ static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory
 	return 0;
 }
 
-/* Reads the descriptor at walk->index: 1: it was the last, 0: go on. */
+/* Reads the descriptor at walk->index. 1: it was the last; 0: continue. */
 static int step(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		struct vublk_chain *chain, struct walk *walk, struct vublk_error *error)
 {

@@ -5,9 +5,9 @@
 #include "virtio/device-ring.h"
 
 /*
- * The chain that begins at `head`, which is within the ring, into `chain`, whose iov and
- * max_iov are set. 1, or EBADMSG and a sentence: the chain breaks a rule, and of `chain` only
- * the head is to be used.
+ * Reads the chain that begins at `head` (within the ring) into `chain`, whose iov and max_iov
+ * are set. 1, or -EBADMSG and a sentence: the chain breaks a rule, and only chain->head is
+ * valid.
  */
 int vublk_split_read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 			   uint16_t head, struct vublk_chain *chain, struct vublk_error *error);

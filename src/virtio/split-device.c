@@ -2,11 +2,11 @@
 /*
  * The device end of a split virtqueue (virtio 1.3, section 2.7).
  *
- * The idea to read it by: the driver may be hostile and may write the shared
- * memory at any moment. Each index and head is read once into a local and only the
- * local is checked and used; so is each descriptor (split-chain.c). A chain that breaks
- * a rule is refused by itself (EBADMSG), for its head is known and can be completed; what
- * makes the place of the next chain doubtful breaks the ring (EPROTO).
+ * Key idea: the driver may be hostile and may write to the shared memory at any time. Each
+ * index, head and descriptor (split-chain.c) is read once into a local, and only the local is
+ * checked and used. A chain that breaks a rule is refused alone (EBADMSG), because its head is
+ * known and can be completed. An error that makes the position of the next chain uncertain
+ * breaks the ring (EPROTO).
  */
 #include "virtio/device-ring.h"
 
@@ -75,7 +75,7 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring)
 
 #define USED_FLAGS_AND_INDEX_BYTES offsetof(struct vring_used, ring)
 
-/* After the write, always. */
+/* Always called after the write. */
 static void mark(const struct vublk_device_ring *ring, uint64_t offset, uint64_t bytes)
 {
 	if (VUBLK_UNLIKELY(ring->dirty_log))
@@ -108,7 +108,7 @@ void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_di
 
 /* --- taking ---------------------------------------------------------------- */
 
-/* Latches the sentence that was put into ring->broken, and keeps take off its fast path. */
+/* The ring is broken, as ring->broken says; take() leaves its fast path. */
 static int break_ring(struct vublk_device_ring *ring, struct vublk_error *error)
 {
 	ring->seen = ring->next;
@@ -124,7 +124,7 @@ static int read_chain(struct vublk_device_ring *ring, const struct vublk_memory_
 	return vublk_split_read_chain(ring, map, head, chain, error);
 }
 
-/* Looks at the driver's avail index: 1: chains wait, 0: none, -EPROTO. */
+/* Looks at the driver's avail index. 1: chains are available; 0: none; -EPROTO. */
 static int look(struct vublk_device_ring *ring, struct vublk_error *error)
 {
 	uint16_t index;
@@ -157,9 +157,9 @@ static int check_head(const struct vublk_device_ring *ring, uint16_t head,
 }
 
 /*
- * The lines that the next chains are in are on their way while this one is served: where the
- * next one's descriptor leads, and the descriptor of the one after it. A hint only: what is
- * read here is read again when it is that chain's turn.
+ * Prefetches the cache lines of the next chains while this one is served: the buffer or table
+ * of the next chain's descriptor, and the descriptor of the one after it. Only a hint: take()
+ * reads the values again.
  */
 static void prefetch_next(const struct vublk_device_ring *ring, const struct vublk_memory_map *map)
 {
@@ -205,7 +205,7 @@ int vublk_device_ring_take_again(struct vublk_device_ring *ring,
 
 bool vublk_device_ring_has_chain(const struct vublk_device_ring *ring)
 {
-	/* Relaxed, for nothing is read on the strength of it: take looks again. */
+	/* Relaxed, because nothing depends on it: take() looks again. */
 	return vublk_load_relaxed(&ring->memory.avail->idx) != ring->next;
 }
 
@@ -236,8 +236,8 @@ bool vublk_device_ring_publish(struct vublk_device_ring *ring)
 		mark(ring, 0, USED_FLAGS_AND_INDEX_BYTES);
 	}
 	/*
-	 * The driver wants to hear when available chains run out, whatever else it
-	 * asked for (virtio 1.3, section 6.3, legacy).
+	 * The driver wants a call when no chain is left, whatever its other settings
+	 * (virtio 1.3, section 6.3, legacy).
 	 */
 	if (ring->has_notify_on_empty && !vublk_device_ring_has_chain(ring))
 		return true;
@@ -255,7 +255,7 @@ bool vublk_device_ring_publish(struct vublk_device_ring *ring)
 
 bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 {
-	/* What is in the ring already, an earlier store of the same kind put there. */
+	/* An unchanged value need not be stored again: an earlier store of this kind wrote it. */
 	if (ring->has_event_idx && ring->avail_event != ring->next) {
 		ring->avail_event = ring->next;
 		vublk_store_seq(vublk_split_avail_event(&ring->memory, ring->size),
@@ -271,7 +271,7 @@ bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 
 void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring)
 {
-	/* With EVENT_IDX the event is passed once and then comes no more for 65536. */
+	/* With EVENT_IDX the event index was passed, and is next reached after 65536. */
 	if (ring->has_event_idx || ring->used_flags)
 		return;
 	ring->used_flags = VRING_USED_F_NO_NOTIFY;

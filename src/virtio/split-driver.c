@@ -2,12 +2,11 @@
 /*
  * The driver end of a split virtqueue (virtio 1.3, section 2.7).
  *
- * The idea to read it by: the device can write every byte of the shared memory,
- * so nothing that this end wrote there is ever read back. Free descriptors, the
- * links of chains and all indices are kept in private memory; of the shared
- * memory only what the device owns is read (the used ring), and that is checked
- * against the private copy. This is also what makes it fast: the lines that the
- * device writes are touched once for a batch.
+ * Key idea: the device can write every byte of the shared memory, so this end never reads
+ * back what it wrote there. Free descriptors, the links of chains and all indices are in
+ * private memory. Only the used ring is read from shared memory, and it is checked against the
+ * private copy. That is also fast, because the cache lines that the device writes are touched
+ * once per batch.
  */
 #include "virtio/driver-ring.h"
 
@@ -117,7 +116,7 @@ static uint16_t buffer_flags(unsigned i, unsigned num_out, unsigned count)
 			  (i + 1 < count ? VRING_DESC_F_NEXT : 0));
 }
 
-/* The chain takes the first descriptors of the free list, which are linked already. */
+/* The chain takes the first descriptors of the free list, which are already linked. */
 static uint16_t write_direct(struct vublk_driver_ring *ring,
 			     const struct vublk_ring_buffer *buffers, unsigned num_out,
 			     unsigned count)
@@ -190,7 +189,7 @@ bool vublk_driver_ring_publish(struct vublk_driver_ring *ring)
 
 /* --- taking ---------------------------------------------------------------- */
 
-/* Latches the sentence that was put into ring->broken, and keeps take off its fast path. */
+/* The ring is broken, as ring->broken says; take() leaves its fast path. */
 static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
 	ring->completed = ring->taken;
@@ -199,7 +198,7 @@ static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 	return -EPROTO;
 }
 
-/* Looks at the device's used index: 1: completions wait, 0: none, -EPROTO. */
+/* Looks at the device's used index. 1: completions wait; 0: none; -EPROTO. */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
 	uint16_t index, waiting;
@@ -251,7 +250,7 @@ bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
 {
 	uint16_t taken = (uint16_t)ring->taken;
 
-	/* What is in the ring already, an earlier store of the same kind put there. */
+	/* An unchanged value need not be stored again: an earlier store of this kind wrote it. */
 	if (ring->has_event_idx && ring->used_event != taken) {
 		ring->used_event = taken;
 		vublk_store_seq(vublk_split_used_event(&ring->memory, ring->size), taken); /* D */
@@ -264,7 +263,7 @@ bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
 
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring)
 {
-	/* With EVENT_IDX the event is passed once and then comes no more for 65536. */
+	/* With EVENT_IDX the event index was passed, and is next reached after 65536. */
 	if (ring->has_event_idx || ring->avail_flags)
 		return;
 	ring->avail_flags = VRING_AVAIL_F_NO_INTERRUPT;

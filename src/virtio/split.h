@@ -3,23 +3,24 @@
 #define VUBLK_VIRTIO_SPLIT_H
 
 /*
- * What both ends of a split ring share: access to the fields that the other end
- * may be writing or reading at the same moment.
+ * Access, for both ends of a split ring, to the fields that the other end may read or write
+ * at the same time.
  *
- * Fields are little-endian (virtio 1.3, section 1.4); only hosts that are so too
- * are built for.
+ * Fields are little-endian (virtio 1.3, section 1.4), and only little-endian hosts are
+ * supported.
  *
  * The pairs of accesses, by letter:
  *   A  the driver publishes chains: descriptors and avail entries are written
  *      before the avail index; the device reads the index before them.
  *   B  the device publishes completions: data and used elements are written
  *      before the used index; the driver reads the index before them.
- *   C  a kick is never lost: the driver stores the avail index and then looks
- *      whether a kick is wanted; the device asks for a kick and then looks at the
- *      avail index. All four are sequentially consistent, so one of them sees.
- *   L  a page's bit in the dirty log is set after the page was written; the front-end
- *      takes the bit away before it copies the page.
+ *   C  a kick is never lost: the driver stores the avail index and then checks
+ *      whether a kick is wanted; the device enables kicks and then looks at the
+ *      avail index. All four accesses are sequentially consistent, so at least one
+ *      end sees the other's store.
  *   D  a call is never lost: the same with the used index and the roles swapped.
+ *   L  a page's bit in the dirty log is set after the page was written; the front-end
+ *      clears the bit before it copies the page.
  */
 
 #include "util/atomic.h"
@@ -28,19 +29,19 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rings are little-endian");
 
-/* The driver's: the used index after which it wants a call. */
+/* Written by the driver: the used index after which it wants a call. */
 static inline uint16_t *vublk_split_used_event(const struct vublk_split_ring *ring, unsigned size)
 {
 	return &ring->avail->ring[size];
 }
 
-/* The device's: the avail index after which it wants a kick. */
+/* Written by the device: the avail index after which it wants a kick. */
 static inline uint16_t *vublk_split_avail_event(const struct vublk_split_ring *ring, unsigned size)
 {
 	return (uint16_t *)&ring->used->ring[size];
 }
 
-/* A descriptor as two loads or stores: nothing is read twice, nothing is torn further. */
+/* A descriptor by two loads or stores, so that no field is read twice or torn. */
 static inline struct vring_desc vublk_split_read_desc(const struct vring_desc *desc)
 {
 	const uint64_t *words = (const uint64_t *)desc;
@@ -65,7 +66,7 @@ static inline void vublk_split_write_desc(struct vring_desc *desc, uint64_t addr
 			    bytes | (uint64_t)flags << 32 | (uint64_t)next << 48);
 }
 
-/* Size and alignments as virtio 1.3, section 2.7 wants them: EINVAL and a sentence if not. */
+/* Checks size and alignments (virtio 1.3, section 2.7): EINVAL and a sentence. */
 int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 			   struct vublk_error *error);
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end from the outside: opening the disk, its workers and its socket, and
- * letting in one front-end after the other. What a front-end may ask is in
- * session.c.
+ * The life of a back-end: it opens the disk, the workers and the socket, and accepts one
+ * front-end after the other. The messages of a front-end are handled in session.c.
  *
- * While one is served the socket is not looked at: the next waits in its backlog
- * and is served as soon as this one has gone and its requests are complete.
+ * Key idea: the socket is not watched while a front-end is served. The next front-end waits
+ * in the backlog, until this one has disconnected and its requests are complete.
  */
 #include "backend/backend.h"
 
@@ -25,7 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* When to say what a stop waits for. */
+/* After this time a stop logs what it waits for. */
 #define STOP_SAYS_NS UINT64_C(1000000000)
 
 /* --- the state ------------------------------------------------------------- */
@@ -72,7 +71,7 @@ static void on_session_ended(void *opaque)
 {
 	struct vublk_backend *backend = opaque;
 
-	/* A front-end that connects again may go on with the config that it read before. */
+	/* A front-end that reconnects may still rely on the config that it read before. */
 	backend->owner.write_cache = backend->session->write_cache;
 	vublk_session_free(backend->session);
 	backend->session = NULL;
@@ -107,7 +106,7 @@ static void on_listen(void *opaque, uint32_t events)
 		return;
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_ERROR,
 			  "a front-end is not served: %s", error.text);
-	/* Short of descriptors or memory: whoever waits is looked at again in a moment. */
+	/* Descriptors or memory ran out: try again shortly. */
 	vublk_loop_timer_arm(&backend->loop, &backend->listen_timer,
 			     vublk_now_ns() + UINT64_C(100000000));
 }
@@ -117,15 +116,15 @@ static void on_listen_timer(void *opaque)
 	listen_again(opaque, "once more");
 }
 
-/* --- what other threads ask for -------------------------------------------- */
+/* --- calls from other threads -- -------------------------------------------- */
 
-/* Requests that the storage does not complete cannot be taken back. */
+/* A request cannot be cancelled while the storage has it. */
 static void on_stop_timer(void *opaque)
 {
 	struct vublk_backend *backend = opaque;
 
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_WARNING,
-		  "the end waits for the storage, which has not "
+		  "the stop waits for the storage, which has not "
 		  "completed the requests of %u queues; a second SIGTERM ends vublk serve without "
 		  "them", backend->session->waiting);
 }
@@ -262,7 +261,7 @@ static int check_socket(int fd, bool *listening, struct vublk_error *error)
 	return 0;
 }
 
-/* A descriptor of the caller's, whose kind it says itself. */
+/* Uses a descriptor that the caller passed: a listening or a connected socket. */
 static int use_socket(struct vublk_backend *backend, int given, struct vublk_error *error)
 {
 	VUBLK_FD int fd = given;
@@ -274,14 +273,14 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 		return r;
 	if (!listening)
 		return serve(backend, vublk_fd_steal(&fd), error);
-	/* Whoever gave it may take front-ends from it too: accepting never waits for one. */
+	/* The caller may accept front-ends from it, too, so accept() must not block. */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	backend->listen_fd = vublk_fd_steal(&fd);
 	return listen_again(backend, "opened");
 }
 
-/* Two disks of one guest are told apart by their serials, as in /dev/disk/by-id. */
+/* A guest tells its disks apart by their serials, as in /dev/disk/by-id. */
 static void fill_serial(struct vublk_backend *backend,
 			const struct vublk_backend_settings *settings)
 {

@@ -2,7 +2,7 @@
 #ifndef VUBLK_BACKEND_BACKEND_H
 #define VUBLK_BACKEND_BACKEND_H
 
-/* The object behind the public <vublk/backend.h>. */
+/* The back-end object of <vublk/backend.h>. */
 #include "backend/options.h"
 #include "backend/session.h"
 #include "backend/worker.h"
@@ -10,8 +10,8 @@
 #include <sys/types.h>
 
 /*
- * LISTENING --accept--> SERVING --front-end gone--> LISTENING, or FINISHED where
- * there is nothing to listen on; stop: LISTENING -> FINISHED, SERVING ->
+ * LISTENING --accept--> SERVING --front-end disconnected--> LISTENING, or FINISHED
+ * without a listening socket; stop: LISTENING -> FINISHED, SERVING ->
  * STOPPING --drained--> FINISHED.
  */
 enum vublk_backend_state {
@@ -22,13 +22,13 @@ enum vublk_backend_state {
 };
 
 struct vublk_backend {
-	/* for ever */
+	/* constant */
 	struct vublk_log log;
 	struct vublk_engine *engine;
 	struct vublk_worker **workers;
 	unsigned num_workers;
 	char serial[VUBLK_BLK_ID_BYTES];
-	char *socket_path; /* the socket file that we made; NULL: none */
+	char *socket_path; /* the socket file that we created; NULL: none */
 	ino_t socket_file;
 	struct vublk_session_owner owner;
 
@@ -45,10 +45,10 @@ struct vublk_backend {
 	int listen_fd; /* -1: none */
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
-	struct vublk_loop_timer stop_timer; /* while the last requests are awaited */
+	struct vublk_loop_timer stop_timer; /* armed while a stop waits for the last requests */
 	struct vublk_loop_source stop_source;
 	struct vublk_loop_source rescan_source;
-	struct vublk_session *session; /* NULL: nobody is connected */
+	struct vublk_session *session; /* NULL: no front-end is connected */
 	struct vublk_log_limit limit;
 };
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The disk's features and configuration space (virtio 1.3, sections 5.2.3 and
- * 5.2.4). Every field that a feature makes valid is true of the engine; the
- * others are zero.
+ * The disk's features and configuration space (virtio 1.3, sections 5.2.3 and 5.2.4).
+ *
+ * Key idea: each field that a feature makes valid describes the engine; the others are zero.
  */
 #include "backend/config.h"
 
@@ -37,8 +37,8 @@ static uint8_t log2_of(uint32_t power_of_two)
 }
 
 /*
- * A size for I/O in blocks; 0: not known. One block says no more than the block size does,
- * and Windows takes it for a wish and splits its requests accordingly.
+ * A size for I/O in blocks; 0: not known. A size of one block adds nothing to the block size,
+ * and Windows would split its requests to that size.
  */
 static uint32_t io_blocks(const struct vublk_engine_geometry *geometry, uint32_t bytes)
 {

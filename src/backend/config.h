@@ -10,9 +10,8 @@
 #include <linux/virtio_blk.h>
 
 /*
- * The most that `seg-max` may be. Its default, 126, is what a ring of the most common size,
- * 128, has room for in addition to a header and a status; a longer chain is served as well, should a
- * driver make one.
+ * The largest `seg-max`. The default is 126, because a ring of the most common size, 128, has
+ * room for that many data segments, a header and a status. Longer chains are served, too.
  */
 #define VUBLK_BACKEND_SEG_MAX (VUBLK_RING_MAX_INDIRECT - VUBLK_BACKEND_CHAIN_OVERHEAD)
 /* The segments of a request in addition to its data. */
@@ -22,7 +21,7 @@
 #define VUBLK_BACKEND_MAX_RANGES 32
 #define VUBLK_BACKEND_MAX_RANGE_SECTORS ((UINT32_C(1) << 31) / VUBLK_SECTOR_BYTES)
 
-/* The disk as a request sees it. Copied for each queue when it starts. */
+/* The properties of the disk that requests need. Each queue gets a copy when it starts. */
 struct vublk_disk {
 	uint64_t capacity_sectors;
 	uint64_t features; /* negotiated */
@@ -31,7 +30,7 @@ struct vublk_disk {
 	char serial[VUBLK_BLK_ID_BYTES]; /* NUL-padded, not terminated when full */
 };
 
-/* The virtio feature bits on offer, with the two that are vhost's (26 and 30). */
+/* The virtio feature bits on offer, including two of vhost (26 and 30). */
 uint64_t vublk_backend_features(const struct vublk_engine_geometry *geometry);
 
 /* The configuration space; its fields are little-endian, as the hosts that we build for. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Mapping the dirty log ("Log description" of the vhost-user specification). Like
- * a region of memory it is believed only as far as its file goes. Whether it is large
- * enough for the memory and the rings is seen when a queue starts, for these change
- * without it.
+ * Mapping the dirty log ("Log description" of the vhost-user specification).
+ *
+ * Key idea: the log must lie within its file, as a memory region must. Whether it covers the
+ * memory and the rings is checked when a queue starts, because those can change later.
  */
 #include "backend/dirty-log.h"
 

@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_DIRTY_LOG_H
 
 /*
- * The dirty log that the front-end shares, mapped. It changes only while no queue
- * runs. What is marked in it, and when, is in request.c and virtio/split-device.c.
+ * The mapping of the dirty log that the front-end shares. It changes only while no queue
+ * runs. request.c and virtio/split-device.c set the bits.
  */
 #include "proto/vhost-user/codec.h"
 #include "util/fault.h"
@@ -12,14 +12,14 @@
 
 struct vublk_backend_dirty_log {
 	struct vublk_dirty_log dirty;
-	void *mapping; /* NULL: there is none */
+	void *mapping; /* NULL: no log */
 	uint64_t mapping_bytes;
 	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
 };
 
 /*
- * SET_LOG_BASE: maps the log in place of the one before; on failure that stays. The
- * descriptor remains the message's.
+ * SET_LOG_BASE: maps a log in place of the previous one, which stays on failure. The message
+ * keeps the descriptor.
  */
 int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
 				const struct vublk_vu_message *message,

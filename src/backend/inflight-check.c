@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether the requests that an in-flight area has in flight can be this ring's. The area is
- * the front-end's word, and may be another ring's; what it names is executed again, so a
- * chain that the driver has not made available must not be among it.
+ * Checks whether the requests that an in-flight area marks can belong to this ring. The
+ * front-end supplies the area, which may be that of another ring. The marked requests are
+ * executed again, so each must be a chain that the driver has made available.
  *
- * Key idea: the ring itself says how many chains are outstanding, from the used to the avail
- * index. Those in flight are some of these, and the others are the last that were made
- * available, because a back-end takes chains in order. So
- *   - no more are in flight than are outstanding;
+ * Key idea: the used and avail indices of the ring say how many chains are outstanding. The
+ * chains in flight are some of these, and the others are those made available last, because a
+ * back-end takes chains in order. So
+ *   - no more chains are in flight than are outstanding;
  *   - none of them is among the entries that were not taken;
- *   - of the entries that were taken since the used index, each is in flight or was completed;
- *   - where the entry that made a chain available still stands in the avail ring, the used
- *     ring has no completion that must be a later one;
- *   - in a ring that was not yet filled once, the entry does stand there, and the chain was
- *     completed once less than it was made available.
- * A filled ring does not prove more: the entry of a chain that takes long may have been
- * overwritten by those of chains that came and went since.
+ *   - each entry taken since the used index is in flight or was completed;
+ *   - if the entry that made a chain available is still in the avail ring, the used ring has
+ *     no completion that must be later;
+ *   - in a ring that has not wrapped yet, that entry is still there, and the chain was
+ *     completed once less often than it was made available.
+ * A ring that has wrapped proves no more, because later entries may have overwritten the entry
+ * of a chain that takes long.
  */
 #include "backend/inflight.h"
 
@@ -28,18 +28,18 @@
 
 #define NEVER INT_MIN
 
-/* Positions count from the used index: what was completed last is at -1. */
+/* Positions count from the used index: the last completion is at -1. */
 struct history {
 	const struct vublk_split_ring *ring;
 	unsigned size;
 	uint16_t used;
-	int outstanding, taken; /* positions where the avail entries end, and those not taken begin */
+	int outstanding, taken; /* positions: end of the avail entries; first entry not taken */
 	bool is_first_round;
 	struct {
 		bool in_flight;
 		int available, completed; /* the last position of each; NEVER */
-		int balance;              /* how often available less how often completed */
-		int taken, completions;   /* how often: from the used index on, in the used ring */
+		int balance;              /* times available minus times completed */
+		int taken, completions;   /* how often, from the used index on; in the used ring */
 	} heads[VUBLK_RING_MAX_SIZE];
 };
 
@@ -58,7 +58,7 @@ static uint32_t completed_at(const struct history *history, int position)
 	return vublk_load_relaxed(&history->ring->used->ring[slot_of(history, position)].id);
 }
 
-/* The used ring was not filled yet: the slots after its index are as the driver made them. */
+/* The used ring has not wrapped: the slots after its index are as the driver initialised them. */
 static bool is_used_ring_fresh(const struct history *history)
 {
 	const struct vublk_split_ring *ring = history->ring;
@@ -70,7 +70,7 @@ static bool is_used_ring_fresh(const struct history *history)
 	return history->used < history->size;
 }
 
-/* Neither ring was filled yet: both end in slots that are zero. */
+/* Neither ring has wrapped: both end in slots that are zero. */
 static bool is_first_round(const struct history *history, uint16_t avail)
 {
 	const struct vublk_split_ring *ring = history->ring;
@@ -83,7 +83,7 @@ static bool is_first_round(const struct history *history, uint16_t avail)
 	return is_used_ring_fresh(history);
 }
 
-/* What both rings tell of the chains that were taken. */
+/* Collects what both rings say about the chains that were taken. */
 static void read_history(struct history *history)
 {
 	int size = (int)history->size, before = -(int)history->used;
@@ -126,11 +126,11 @@ static int check_not_taken(const struct history *history, struct vublk_error *er
 	return 0;
 }
 
-static int check_taken(const struct history *history, const struct vublk_inflight_rest *rest,
+static int check_taken(const struct history *history, const struct vublk_inflight_pending *pending,
 		       struct vublk_error *error)
 {
-	for (unsigned i = 0; i < rest->count; i++) {
-		unsigned head = rest->heads[i];
+	for (unsigned i = 0; i < pending->count; i++) {
+		unsigned head = pending->heads[i];
 		int available = history->heads[head].available;
 		int completed = history->heads[head].completed;
 
@@ -147,8 +147,8 @@ static int check_taken(const struct history *history, const struct vublk_infligh
 }
 
 /*
- * A chain that was taken since the used index and was completed stands in the used ring: at
- * most `size` chains are outstanding, so its completion is one of the last `size`.
+ * A chain that was taken since the used index and completed is in the used ring: at most
+ * `size` chains are outstanding, so its completion is one of the last `size`.
  */
 static int check_complete(const struct history *history, struct vublk_error *error)
 {
@@ -164,29 +164,29 @@ static int check_complete(const struct history *history, struct vublk_error *err
 	return 0;
 }
 
-int vublk_inflight_rest_check(const struct vublk_inflight_rest *rest,
+int vublk_inflight_check(const struct vublk_inflight_pending *pending,
 			      const struct vublk_split_ring *ring, unsigned size, uint16_t used,
 			      struct vublk_error *error)
 {
 	uint16_t avail = vublk_load_acquire(&ring->avail->idx); /* A */
 	struct history history = {
 		.ring = ring, .size = size, .used = used,
-		.outstanding = (uint16_t)(avail - used), .taken = (int)rest->count,
+		.outstanding = (uint16_t)(avail - used), .taken = (int)pending->count,
 	};
 
-	if (!rest->count)
+	if (!pending->count)
 		return 0;
 	if (history.outstanding > (int)size || history.taken > history.outstanding)
 		return vublk_error_set(error, EPROTO,
 				       "the in-flight area has %u requests in flight, and the ring "
 				       "has %d outstanding (used index %u, avail index %u, %u "
-				       "entries); it is not this ring's", rest->count,
+				       "entries); it is not this ring's", pending->count,
 				       history.outstanding, used, avail, size);
 	history.is_first_round = is_first_round(&history, avail);
 	read_history(&history);
-	for (unsigned i = 0; i < rest->count; i++)
-		history.heads[rest->heads[i]].in_flight = true;
-	if (check_not_taken(&history, error) || check_taken(&history, rest, error))
+	for (unsigned i = 0; i < pending->count; i++)
+		history.heads[pending->heads[i]].in_flight = true;
+	if (check_not_taken(&history, error) || check_taken(&history, pending, error))
 		return -EPROTO;
 	return check_complete(&history, error);
 }

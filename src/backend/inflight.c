@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * In-flight tracking of split rings ("Inflight I/O tracking" of the vhost-user
- * specification, whose steps are followed one for one).
+ * In-flight tracking of split rings, step by step as in "Inflight I/O tracking" of the
+ * vhost-user specification.
  *
- * The idea to read it by: the reader of what is written here is a process that
- * starts after this one died at any instruction. So what matters is the order in
- * which the stores reach memory, and each that must not overtake another is a
- * release:
- *   I  `counter` before `inflight`: a chain that counts as taken has its place
- *   J  the list of the batch before the used index (the ring's publish), and
- *      that before the clearing of `inflight`, and that before `used_idx`
- * The front-end owns the area and may write it at any time: what is read from it
- * is checked, and nothing of it is read while the queue runs.
+ * Key idea: the reader of the area is a process that starts after this one died, at any
+ * instruction. So the order in which stores reach memory matters, and each store that must
+ * not overtake another is a release:
+ *   I  `counter` before `inflight`: a chain that counts as taken has a position
+ *   J  the list of the batch before the used index (the ring's publish), that before the
+ *      clearing of `inflight`, and that before `used_idx`
+ * The front-end owns the area and may write to it at any time, so each value read from it is
+ * checked, and none is read while the queue runs.
  */
 #include "backend/inflight.h"
 
@@ -153,8 +152,8 @@ bool vublk_inflight_area_is_used(const struct vublk_inflight_area *area)
 /* --- recovery -------------------------------------------------------------- */
 
 /*
- * The previous back-end died between publishing its last batch and noting it:
- * the requests of the batch are complete, and the list says which they are.
+ * The previous back-end died after it published its last batch and before it recorded that:
+ * the requests of the batch are complete, and the list names them.
  */
 static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 			     uint16_t used_idx, struct vublk_error *error)
@@ -193,9 +192,9 @@ static int compare_undone(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* `heads` sorted by counter; returns the counter to go on with. */
-static uint64_t collect_rest(const struct vublk_inflight_split *region, unsigned size,
-			     struct vublk_inflight_rest *rest)
+/* Fills `heads`, sorted by counter; returns the counter to continue with. */
+static uint64_t collect_pending(const struct vublk_inflight_split *region, unsigned size,
+			     struct vublk_inflight_pending *pending)
 {
 	struct undone undone[VUBLK_RING_MAX_SIZE];
 	unsigned n = 0;
@@ -207,8 +206,8 @@ static uint64_t collect_rest(const struct vublk_inflight_split *region, unsigned
 		}
 	qsort(undone, n, sizeof(undone[0]), compare_undone);
 	for (unsigned i = 0; i < n; i++)
-		rest->heads[i] = undone[i].head;
-	rest->count = n;
+		pending->heads[i] = undone[i].head;
+	pending->count = n;
 	return n ? undone[n - 1].counter + 1 : 0;
 }
 
@@ -232,20 +231,20 @@ static int check_region(const struct vublk_inflight_area *area, unsigned index, 
 }
 
 /*
- * Every chain that was made available and is not completed is either in flight
- * or was never taken; so taking goes on after as many as are completed or in
- * flight, whatever SET_VRING_BASE says (front-ends differ in it after a crash).
+ * Each chain that was made available and not completed is either in flight or was never taken.
+ * So the next chain to take follows those that are completed or in flight, whatever
+ * SET_VRING_BASE says (front-ends differ in its value after a crash).
  */
 int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       const struct vublk_inflight_area *area, unsigned index,
 			       const struct vublk_split_ring *ring, unsigned size,
 			       uint16_t used_idx, uint16_t *base,
-			       struct vublk_inflight_rest *rest, struct vublk_error *error)
+			       struct vublk_inflight_pending *pending, struct vublk_error *error)
 {
 	struct vublk_inflight_split *region;
 	int r;
 
-	rest->count = 0;
+	pending->count = 0;
 	*queue = (struct vublk_inflight_queue){ 0 };
 	if (!area->mapping)
 		return 0;
@@ -259,12 +258,12 @@ int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 		r = finish_last_batch(region, size, used_idx, error);
 		if (r)
 			return r;
-		queue->counter = collect_rest(region, size, rest);
-		r = vublk_inflight_rest_check(rest, ring, size, used_idx, error);
+		queue->counter = collect_pending(region, size, pending);
+		r = vublk_inflight_check(pending, ring, size, used_idx, error);
 		if (r)
 			return r;
 		queue->last_batch_head = vublk_load_relaxed(&region->last_batch_head);
-		*base = (uint16_t)(used_idx + rest->count);
+		*base = (uint16_t)(used_idx + pending->count);
 	}
 	queue->region = region;
 	return 0;

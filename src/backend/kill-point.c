@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The kill points of the test program; see kill-point.h. This file is in no
- * library. A process kills itself once, so the choice is the process's, too.
+ * The kill points of the test program; see kill-point.h. No library contains this file. A
+ * process kills itself once, so the chosen point is global.
  */
 #include "backend/kill-point.h"
 

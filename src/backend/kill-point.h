@@ -3,28 +3,28 @@
 #define VUBLK_BACKEND_KILL_POINT_H
 
 /*
- * Places at which a back-end kills itself, so that a test can see what the next
- * one makes of what is left. Only the test program tests/kill/vublk-kill has them
- * (-DVUBLK_KILL_POINTS); in everything else the calls are nothing at all.
+ * Points at which a back-end kills itself, so that a test can check what the next back-end
+ * does with the state that is left. Only the test program tests/kill/vublk-kill has them
+ * (-DVUBLK_KILL_POINTS); elsewhere the calls compile to nothing.
  */
 #include <vublk/error.h>
 
 enum vublk_kill_point {
-	VUBLK_KILL_AFTER_FETCH,          /* a chain is taken, and noted in the in-flight area */
-	VUBLK_KILL_AFTER_IO,             /* the engine has done it, and nobody was told */
+	VUBLK_KILL_AFTER_FETCH,          /* a chain is taken and recorded in the in-flight area */
+	VUBLK_KILL_AFTER_IO,             /* the engine has done it, unseen by the driver */
 	VUBLK_KILL_AFTER_STATUS,         /* its status byte is written */
 	VUBLK_KILL_AFTER_USED_ELEMENT,   /* it is in the used ring, before the index */
-	VUBLK_KILL_AFTER_USED_INDEX,     /* its batch is published, and still noted as in flight */
-	VUBLK_KILL_AFTER_INFLIGHT_CLEAR, /* it is not any more; perhaps others of its batch are */
-	VUBLK_KILL_BEFORE_CALL,          /* all is noted, and the driver was not called */
+	VUBLK_KILL_AFTER_USED_INDEX,     /* its batch is published, still recorded as in flight */
+	VUBLK_KILL_AFTER_INFLIGHT_CLEAR, /* it is no longer recorded; others of its batch may be */
+	VUBLK_KILL_BEFORE_CALL,          /* all is recorded, and the driver was not called */
 	VUBLK_KILL_END,
 };
 
 #ifdef VUBLK_KILL_POINTS
 
 /*
- * Reads the environment's VUBLK_KILL_POINT, NAME or NAME:N: the N-th time (1) that any
- * queue passes that place, the process is killed. EINVAL: there is no such place.
+ * Reads VUBLK_KILL_POINT from the environment, NAME or NAME:N: the process is killed when a
+ * queue passes that point for the N-th time (default 1). EINVAL: no such point.
  */
 int vublk_kill_points_init(struct vublk_error *error);
 void vublk_kill_point(enum vublk_kill_point point);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Mapping what the front-end shares ("Memory regions description").
+ * Mapping the guest memory that the front-end shares ("Memory regions description").
  *
- * A region is believed only as far as its file goes: one that reaches past the
- * end would give a bus error later, on a worker. It is mapped from a multiple of
- * the file's block size, which for huge pages is the page size.
+ * Key idea: a region must lie within its file, because an access past the end would be a bus
+ * error later, on a worker. A mapping begins at a multiple of the file's block size, which is
+ * the page size for huge pages.
  */
 #include "backend/memory.h"
 
@@ -87,7 +87,7 @@ static int map_region(const struct vublk_vu_region *wire, int fd, struct vublk_f
 	return 0;
 }
 
-/* Room for `count` regions; nothing in it yet. */
+/* Allocates tables for `count` regions, all empty. */
 static int make_room(struct vublk_backend_memory *memory, unsigned count,
 		     struct vublk_fault *fault, struct vublk_error *error)
 {
@@ -100,7 +100,7 @@ static int make_room(struct vublk_backend_memory *memory, unsigned count,
 	return vublk_error_set(error, ENOMEM, "no memory for a table of %u memory regions", count);
 }
 
-/* Forgets the tables, not the mappings, which another memory has taken. */
+/* Frees the tables, not the mappings, which another memory now owns. */
 static void drop_tables(struct vublk_backend_memory *memory)
 {
 	free(memory->map.regions);
@@ -109,8 +109,8 @@ static void drop_tables(struct vublk_backend_memory *memory)
 }
 
 /*
- * The check sorts the regions; the mappings follow, for each region's host
- * address lies in its mapping and in no other.
+ * The check sorts the regions; the mappings are then sorted to match, because each region's
+ * host address lies in one mapping only.
  */
 static int check_and_sort(struct vublk_backend_memory *memory, struct vublk_error *error)
 {
@@ -133,8 +133,8 @@ static int check_and_sort(struct vublk_backend_memory *memory, struct vublk_erro
 }
 
 /*
- * The same where only the last is new: a front-end with hundreds of regions adds them one by
- * one. On failure its mapping is gone.
+ * The same if only the last region is new, because a front-end with hundreds of regions adds
+ * them one by one. Unmaps the new region on failure.
  */
 static int place_last(struct vublk_backend_memory *memory, struct vublk_error *error)
 {

@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_MEMORY_H
 
 /*
- * The memory that the front-end shares: its regions, mapped, and the map that
- * rings translate by. It changes only while no queue runs.
+ * The guest memory that the front-end shares: the mapped regions, and the map that translates
+ * the addresses in rings. It changes only while no queue runs.
  */
 #include "proto/vhost-user/codec.h"
 #include "util/fault.h"
@@ -19,8 +19,8 @@ struct vublk_backend_memory {
 };
 
 /*
- * SET_MEM_TABLE: replaces everything; on failure what was stays. A descriptor is
- * needed only to map and remains the message's.
+ * SET_MEM_TABLE: replaces all regions; on failure the old ones stay. The message keeps its
+ * descriptors, which are needed for mapping only.
  */
 int vublk_backend_memory_set(struct vublk_backend_memory *memory,
 			     const struct vublk_vu_message *message, struct vublk_error *error);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The options of a back-end: one table has their names, what a program that
- * lists them shows, their defaults and who parses them. Defaults are parsed like
- * any other value, so none is written twice.
+ * The options of a back-end.
+ *
+ * Key idea: one table has the name, the help text, the default and the parser of each option.
+ * Defaults are parsed like any other value, so none is written twice.
  */
 #include "backend/options.h"
 
@@ -36,7 +37,7 @@ static unsigned count_cpus(void)
 	return (unsigned)VUBLK_MAX(CPU_COUNT(&set), 1);
 }
 
-/* --- a parser an option ---------------------------------------------------- */
+/* --- one parser per option ---------------------------------------------------- */
 
 static int parse_socket_path(const char *name, const char *value,
 			     struct vublk_backend_settings *settings, struct vublk_error *error)
@@ -102,7 +103,7 @@ static int parse_read_only(const char *name, const char *value,
 	return vublk_parse_bool(name, value, &settings->disk.read_only, error);
 }
 
-/* "auto" is 0 here and resolved when everything is known. */
+/* "auto" is 0 here, and resolved when all options are known. */
 static int parse_count(const char *name, const char *value, unsigned max, unsigned *count,
 		       struct vublk_error *error)
 {
@@ -147,7 +148,7 @@ static int parse_seg_max(const char *name, const char *value,
 	return r;
 }
 
-/* The index of `value` among `words`, which are as in the option's description. */
+/* The index of `value` among `words`. */
 static int parse_choice(const char *name, const char *value, const char *const *words,
 			unsigned num_words, unsigned *choice, struct vublk_error *error)
 {
@@ -409,7 +410,7 @@ int vublk_backend_settings_parse(const struct vublk_option *options,
 {
 	int r = set_defaults(settings, error);
 
-	/* All of them, even after one was refused: the descriptor is taken over. */
+	/* Continues after a refused option, because the descriptor must be taken over. */
 	for (const struct vublk_option *o = options; o && o->name; o++) {
 		const struct option *option = find(o->name);
 		bool is_fd = option && option->parse == parse_fd;

@@ -2,7 +2,7 @@
 #ifndef VUBLK_BACKEND_OPTIONS_H
 #define VUBLK_BACKEND_OPTIONS_H
 
-/* The options of vublk_backend_open(), parsed. */
+/* The parsed options of vublk_backend_open(). */
 #include "backend/config.h"
 #include "backend/engine/engine.h"
 #include "backend/worker.h"
@@ -12,7 +12,7 @@
 
 #define VUBLK_BACKEND_MAX_QUEUES 256 /* KICK and CALL have 8 bits for the index */
 
-/* Strings are the caller's, borrowed during vublk_backend_open(). */
+/* Strings are borrowed from the caller during vublk_backend_open(). */
 struct vublk_backend_settings {
 	const char *socket_path; /* NULL: not given */
 	int fd;                  /* -1: not given */
@@ -26,14 +26,11 @@ struct vublk_backend_settings {
 	enum vublk_poll_mode poll;
 	bool write_cache;
 	bool inflight;
-	bool has_serial; /* false: it is made from the image's identity */
+	bool has_serial; /* false: derived from the image's identity */
 	char serial[VUBLK_BLK_ID_BYTES];
 };
 
-/*
- * `fd` is set even when a later option is refused, so that the caller can close
- * what it took over.
- */
+/* Sets `fd` even if another option is refused, so that the caller can close it. */
 int vublk_backend_settings_parse(const struct vublk_option *options,
 				 struct vublk_backend_settings *settings,
 				 struct vublk_error *error);

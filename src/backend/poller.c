@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* How long a worker looks for work before it sleeps; see poller.h. */
+/* Adaptive polling; see poller.h. */
 #include "backend/poller.h"
 
 #include "util/checked.h"
@@ -8,11 +8,11 @@ static void close_window(struct vublk_poller *poller)
 {
 	poller->window_ns = 0;
 	poller->misses = 0;
-	poller->rest = poller->next_rest ? poller->next_rest : VUBLK_POLLER_FIRST_REST;
-	poller->next_rest = VUBLK_MIN(2 * poller->rest, VUBLK_POLLER_LAST_REST);
+	poller->sleeps_left = poller->next_sleeps ? poller->next_sleeps : VUBLK_POLLER_FIRST_SLEEPS;
+	poller->next_sleeps = VUBLK_MIN(2 * poller->sleeps_left, VUBLK_POLLER_LAST_SLEEPS);
 }
 
-void vublk_poller_gives_up(struct vublk_poller *poller)
+void vublk_poller_missed(struct vublk_poller *poller)
 {
 	if (!poller->is_looking)
 		return;
@@ -23,8 +23,8 @@ void vublk_poller_gives_up(struct vublk_poller *poller)
 
 void vublk_poller_slept(struct vublk_poller *poller, uint64_t slept_ns)
 {
-	if (poller->rest)
-		poller->rest--;
+	if (poller->sleeps_left)
+		poller->sleeps_left--;
 	else if (slept_ns > poller->last_ns)
 		poller->window_ns = poller->window_ns > VUBLK_POLLER_FIRST_NS ?
 					    poller->window_ns / 2 : 0;

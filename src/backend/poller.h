@@ -3,53 +3,49 @@
 #define VUBLK_BACKEND_POLLER_H
 
 /*
- * How long a worker looks for work before it sleeps, learnt from what came of it.
+ * Adaptive polling: how long a worker looks for work before it sleeps.
  *
- * The idea to read it by: looking pays when a request comes sooner than a sleep and a
- * wake-up would take. Short sleeps say that it may; so the window is opened, and widened.
- * Whether it does is seen by what is found within the window: a driver on the same core
- * cannot run meanwhile, and one that waits for longer than the window is not met either. A
- * window in which nothing came several times in a row is closed, and tried again after so
- * many sleeps that trying costs next to nothing. Long sleeps close it, too: an idle disk
- * costs one window.
+ * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take.
+ * Short sleeps suggest that, so they open the polling window and widen it. Whether polling
+ * helps shows in what arrives within the window: a driver on the same core cannot run
+ * meanwhile, and a driver that waits for longer than the window is missed, too. Several
+ * windows in a row without work close it, for so many sleeps that trying again costs almost
+ * nothing. Long sleeps close it as well, so an idle disk costs one window.
  *
- * A worker has one of these for each thing that it waits for, since they come in turns and
- * know nothing of each other: the next request of a driver, which is there in a moment or
- * not at all, and the answer of a disk, which takes as long as the disk does. Who waits for
- * a disk looks no longer than a sleep and a wake-up cost: more would be paid for each request.
+ * A worker has one poller for the next request of a driver and one for the answer of a disk,
+ * because the two are independent: a request comes soon or not at all, and a disk takes as
+ * long as it does. The window for a disk is no longer than a sleep and a wake-up take, because
+ * each request pays for it.
  */
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The window doubles from the first to the last, which is one of these. */
+/* The window doubles from FIRST to one of the other two. */
 #define VUBLK_POLLER_FIRST_NS 8000u
 #define VUBLK_POLLER_DRIVER_NS 64000u
 #define VUBLK_POLLER_DISK_NS 8000u
-/* So many windows in vain close it, for so many sleeps at first and at last. */
+/* So many windows without work close it, for FIRST to LAST sleeps. */
 #define VUBLK_POLLER_MISSES 4u
-#define VUBLK_POLLER_FIRST_REST 64u
-#define VUBLK_POLLER_LAST_REST 4096u
+#define VUBLK_POLLER_FIRST_SLEEPS 64u
+#define VUBLK_POLLER_LAST_SLEEPS 4096u
 
 struct vublk_poller {
-	uint64_t last_ns;   /* for ever: how long a window may be */
-	uint64_t window_ns; /* 0: it sleeps at once */
-	uint64_t began_ns;  /* while it looks: since when */
-	bool is_looking;    /* nothing has come yet */
-	unsigned misses;    /* windows in vain, in a row */
-	unsigned rest;      /* sleeps before the window is opened again */
-	unsigned next_rest; /* 0: VUBLK_POLLER_FIRST_REST */
+	uint64_t last_ns;   /* constant: the longest window */
+	uint64_t window_ns; /* 0: it sleeps immediately */
+	uint64_t began_ns;  /* while it polls: since when */
+	bool is_looking;    /* it polls, and no work has come yet */
+	unsigned misses;    /* windows without work, in a row */
+	unsigned sleeps_left; /* before the window is opened again */
+	unsigned next_sleeps; /* 0: VUBLK_POLLER_FIRST_SLEEPS */
 };
 
-/*
- * Whether what it waits for has been found not to come while it looks: a driver that runs on
- * the same core, as far as can be told.
- */
-static inline bool vublk_poller_is_in_vain(const struct vublk_poller *poller)
+/* Whether polling has been useless lately; the driver probably runs on the same core. */
+static inline bool vublk_poller_is_useless(const struct vublk_poller *poller)
 {
-	return poller->rest;
+	return poller->sleeps_left;
 }
 
-/* Nothing to do: the window begins, or goes on; false: it is over. */
+/* No work: begins or continues the window; false: it is over. */
 static inline bool vublk_poller_looks(struct vublk_poller *poller, uint64_t now_ns)
 {
 	if (!poller->is_looking)
@@ -58,19 +54,19 @@ static inline bool vublk_poller_looks(struct vublk_poller *poller, uint64_t now_
 	return now_ns - poller->began_ns < poller->window_ns;
 }
 
-/* There is something to do. */
+/* There is work. */
 static inline void vublk_poller_found(struct vublk_poller *poller)
 {
 	if (!poller->is_looking)
 		return;
 	poller->is_looking = false;
 	poller->misses = 0;
-	poller->next_rest = 0;
+	poller->next_sleeps = 0;
 }
 
-/* It is going to sleep, for nothing came. */
-void vublk_poller_gives_up(struct vublk_poller *poller);
-/* It has slept for so long. */
+/* No work came: the worker is about to sleep. */
+void vublk_poller_missed(struct vublk_poller *poller);
+/* The worker has slept for this long. */
 void vublk_poller_slept(struct vublk_poller *poller, uint64_t slept_ns);
 
 #endif

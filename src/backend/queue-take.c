@@ -73,7 +73,7 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 
 	error.code = 0;
 	error.text[0] = '\0'; /* clearing all of it would cost much of a look that finds nothing */
-	while (n < max && queue->phase == VUBLK_QUEUE_GOING) {
+	while (n < max && queue->phase == VUBLK_QUEUE_TAKING) {
 		struct vublk_request *request = take_free_request(queue);
 		int r;
 
@@ -92,7 +92,7 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 
 bool vublk_queue_is_unkicked(struct vublk_queue *queue)
 {
-	if (queue->phase != VUBLK_QUEUE_GOING || queue->setup.kick_fd < 0 ||
+	if (queue->phase != VUBLK_QUEUE_TAKING || queue->setup.kick_fd < 0 ||
 	    !queue->free_requests || vublk_device_ring_enable_kicks(&queue->ring))
 		return false;
 	if (++queue->unkicked == CERTAIN_LOOKS)
@@ -107,14 +107,14 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 {
 	struct vublk_error error = { 0 };
 
-	if (queue->rest.count)
+	if (queue->pending.count)
 		vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_INFO,
 				  "queue %u: %u requests that the last back-end left undone are "
-				  "done again", queue->index, queue->rest.count);
-	for (unsigned i = 0; i < queue->rest.count; i++) {
+				  "done again", queue->index, queue->pending.count);
+	for (unsigned i = 0; i < queue->pending.count; i++) {
 		struct vublk_request *request = take_free_request(queue);
 		int r = vublk_device_ring_take_again(&queue->ring, queue->map,
-						     queue->rest.heads[i], &request->chain,
+						     queue->pending.heads[i], &request->chain,
 						     &error);
 
 		if (!took(queue, request, r, &error, engine))
@@ -137,7 +137,7 @@ static void on_quiet(void *opaque)
 	const struct vublk_memory_map_region *lowest = &queue->map->regions[0];
 
 	if (vublk_device_ring_base(&queue->ring) != queue->first || queue->outstanding ||
-	    queue->phase != VUBLK_QUEUE_GOING ||
+	    queue->phase != VUBLK_QUEUE_TAKING ||
 	    vublk_vu_is_no_vm(lowest->guest_addr, lowest->user_addr) ||
 	    !vublk_memory_is_blank(lowest->host, lowest->size_bytes))
 		return;

@@ -45,7 +45,7 @@ static const char *const event_names[] = {
 	[EVENT_REFUSED] = "the worker could not",
 };
 
-/* What is not in the table does not happen; the session sees to that. */
+/* The session makes sure that no other pair occurs. */
 static const enum vublk_queue_state next_states[][4] = {
 	[VUBLK_QUEUE_STOPPED][EVENT_START] = VUBLK_QUEUE_STARTING,
 	[VUBLK_QUEUE_STARTING][EVENT_ANSWERED] = VUBLK_QUEUE_RUNNING,
@@ -81,7 +81,7 @@ static void on_stop(void *opaque)
 	vublk_worker_drain_queue(queue->worker, queue);
 }
 
-/* Without an area there is nowhere to leave a request. */
+/* Without an in-flight area a request cannot be left to the next start. */
 static void on_suspend(void *opaque)
 {
 	struct vublk_queue *queue = opaque;
@@ -169,7 +169,7 @@ bool vublk_queue_wants_to_run(const struct vublk_queue *queue)
 	return setup->enabled && setup->has_kick && setup->has_addr && setup->size;
 }
 
-/* One slot an entry, so that whatever the driver makes available has one. */
+/* One slot per ring entry, so that each available chain has one. */
 static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 {
 	unsigned size = queue->setup.size;
@@ -198,23 +198,24 @@ static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 }
 
 /*
- * What is to be logged, which the front-end says in two places: of requests by
- * LOG_ALL, of the ring by a flag with its address. A front-end may say either before
- * it gives the log (QEMU does when a VM starts during a migration) or mean nothing by
- * it; without a log there is nothing to mark.
+ * The front-end requests the dirty log in two places: LOG_ALL is for requests, and a flag with
+ * the ring's address is for the ring. It may set either before it shares a log (QEMU does if
+ * a VM starts during a migration), or without effect; without a log no page is marked.
  */
 static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
-		    const struct vublk_queue_loan *loan, struct vublk_error *error)
+		    const struct vublk_queue_resources *resources, struct vublk_error *error)
 {
-	const struct vublk_memory_map_region *last = &loan->map->regions[loan->map->num_regions - 1];
+	const struct vublk_memory_map *map = resources->map;
+	const struct vublk_memory_map_region *last = &map->regions[map->num_regions - 1];
+	const struct vublk_dirty_log *log = resources->dirty_log;
 	size_t num_iovs = (size_t)queue->num_requests * VUBLK_REQUEST_MAX_IOV;
 
 	queue->dirty_log = NULL;
-	if (!loan->dirty_log->bits || !(disk->features & VUBLK_BIT(VHOST_F_LOG_ALL)))
+	if (!log->bits || !(disk->features & VUBLK_BIT(VHOST_F_LOG_ALL)))
 		return 0;
-	if (!vublk_dirty_log_covers(loan->dirty_log, last->guest_addr, last->size_bytes))
+	if (!vublk_dirty_log_covers(log, last->guest_addr, last->size_bytes))
 		return vublk_error_set(error, EPROTO, "the dirty log has %" PRIu64 " bytes, too few "
-				       "for the memory up to 0x%" PRIx64, loan->dirty_log->bytes,
+				       "for the memory up to 0x%" PRIx64, log->bytes,
 				       last->guest_addr + (last->size_bytes - 1));
 	if (!queue->dirty_iovs)
 		queue->dirty_iovs = calloc(num_iovs, sizeof(*queue->dirty_iovs));
@@ -223,7 +224,7 @@ static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
 				       "requests", queue->num_requests);
 	for (unsigned i = 0; i < queue->num_requests; i++)
 		queue->requests[i].dirty = &queue->dirty_iovs[(size_t)i * VUBLK_REQUEST_MAX_IOV];
-	queue->dirty_log = loan->dirty_log;
+	queue->dirty_log = log;
 	return 0;
 }
 
@@ -274,71 +275,72 @@ static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_m
 }
 
 /*
- * A ring in which more was completed than the front-end believes taken: it looked at
- * the used index before the back-end that it left had finished (QEMU does, when a
- * connection is lost). What was completed must not be done again.
+ * The base of a ring in which more chains were completed than the front-end believes taken: it
+ * read the used index before the previous back-end had finished (QEMU does after it loses a
+ * connection). Completed chains must not be executed again.
  */
-static uint16_t check_base(const struct vublk_queue *queue, const struct vublk_queue_loan *loan,
-			   uint16_t base, uint16_t used)
+static uint16_t check_base(const struct vublk_queue *queue,
+			   const struct vublk_queue_resources *resources, uint16_t base,
+			   uint16_t used)
 {
 	uint16_t behind = (uint16_t)(used - base);
 
 	if (!behind || behind > queue->setup.size)
 		return base;
-	vublk_log_limited(queue->log, loan->limit, VUBLK_LOG_WARNING,
-			  "queue %u goes on at its used index, %u, because what the front-end says, "
-			  "%u, was completed already", queue->index, used, base);
+	vublk_log_limited(queue->log, resources->limit, VUBLK_LOG_WARNING,
+			  "queue %u continues at its used index, %u, because the requests from the "
+			  "front-end's index, %u, on are complete", queue->index, used, base);
 	return used;
 }
 
 static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
-		      const struct vublk_queue_loan *loan, struct vublk_error *error)
+		      const struct vublk_queue_resources *resources, struct vublk_error *error)
 {
 	uint16_t base = queue->setup.base;
 	struct vublk_split_ring memory;
 	uint16_t used = 0;
-	int r = find_ring(&queue->setup, loan->map, &memory, error);
+	int r = find_ring(&queue->setup, resources->map, &memory, error);
 
 	if (!r)
-		used = vublk_load_acquire(&memory.used->idx); /* B: an earlier back-end's */
+		used = vublk_load_acquire(&memory.used->idx); /* B, of an earlier back-end */
 	if (!r)
 		r = make_requests(queue, error);
 	if (!r)
-		r = make_log(queue, disk, loan, error);
+		r = make_log(queue, disk, resources, error);
 	if (!r)
-		r = vublk_inflight_queue_begin(&queue->inflight, loan->inflight, queue->index,
+		r = vublk_inflight_queue_begin(&queue->inflight, resources->inflight, queue->index,
 					       &memory, queue->setup.size, used, &base,
-					       &queue->rest, error);
+					       &queue->pending, error);
 	if (!r)
-		base = check_base(queue, loan, base, used);
+		base = check_base(queue, resources, base, used);
 	if (!r)
-		r = make_ring(queue, &memory, base, disk, loan->dirty_log, error);
+		r = make_ring(queue, &memory, base, disk, resources->dirty_log, error);
 	if (!r)
 		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u goes on at %u (the front-end "
 			  "says %u), used %u, %u undone, the driver is at %u", queue->index,
 			  base, queue->setup.base, vublk_device_ring_used(&queue->ring),
-			  queue->rest.count, vublk_load_relaxed(&memory.avail->idx));
+			  queue->pending.count, vublk_load_relaxed(&memory.avail->idx));
 	return r;
 }
 
 int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
-		      const struct vublk_queue_loan *loan, struct vublk_error *error)
+		      const struct vublk_queue_resources *resources, struct vublk_error *error)
 {
-	int r = make_ready(queue, disk, loan, error);
+	int r = make_ready(queue, disk, resources, error);
 
 	if (r) {
 		vublk_error_prepend(error, "queue %u cannot start", queue->index);
 		return r;
 	}
-	queue->map = loan->map;
-	queue->fault = loan->fault;
+	queue->map = resources->map;
+	queue->fault = resources->fault;
 	queue->was_kicked = false;
 	queue->first = vublk_device_ring_base(&queue->ring);
 	queue->disk = *disk;
 	queue->call_fd = queue->setup.call_fd;
 	queue->err_fd = queue->setup.err_fd;
-	queue->peer_fd = loan->peer_fd;
-	queue->phase = VUBLK_QUEUE_GOING;
+	queue->peer_fd = resources->peer_fd;
+	queue->phase = VUBLK_QUEUE_TAKING;
 	queue->suspends = false;
 	queue->is_muted = false;
 	queue->outstanding = 0;

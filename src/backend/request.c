@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * virtio-blk requests (virtio 1.3, section 5.2.6): a chain becomes a request to
- * the engine, and its outcome the status byte.
+ * virtio-blk requests (virtio 1.3, section 5.2.6): turns a chain into a request to the engine,
+ * and the outcome into the status byte.
  *
- * The idea to read it by: framing is the driver's choice, so the 16 bytes of the
- * header are taken off the front of what is to be read, the status byte off the
- * end of what is to be written, and the data is what remains in between. What
- * was read from the driver's memory is a copy and is checked as a copy.
+ * Key idea: the driver chooses the framing. So the 16 bytes of the header are taken from the
+ * front of the readable buffers and the status byte from the end of the writable ones; the
+ * data is what remains. The header and ranges are copied, and the copies are checked.
  */
 #include "backend/queue.h"
 
@@ -25,7 +24,7 @@ _Static_assert(RANGE_BYTES == 16, "wire size");
 
 /* --- the dirty log --------------------------------------------------------- */
 
-/* The request is going to write to what is left of its buffers. */
+/* Remembers the buffers that the request is going to write to. */
 static void note_written(struct vublk_request *request)
 {
 	const struct vublk_chain *chain = &request->chain;
@@ -36,7 +35,7 @@ static void note_written(struct vublk_request *request)
 	request->num_dirty = chain->num_in;
 }
 
-/* It has, or has begun to; and its status was written in any case. */
+/* Marks those buffers, written to in part or whole, and the status byte. */
 static void mark_written(const struct vublk_request *request)
 {
 	const struct vublk_queue *queue = request->queue;
@@ -46,7 +45,7 @@ static void mark_written(const struct vublk_request *request)
 	vublk_dirty_log_mark_iov(queue->dirty_log, queue->map, &status, 1);
 }
 
-/* Where a page of the memory was lost, nothing is known of what the request moved. */
+/* If a page of the memory was lost, the data that the request moved is unknown. */
 static void complete(struct vublk_request *request, uint8_t status)
 {
 	if (VUBLK_UNLIKELY(vublk_fault_happened(request->queue->fault)))
@@ -61,7 +60,7 @@ static void complete(struct vublk_request *request, uint8_t status)
 
 /* --- framing --------------------------------------------------------------- */
 
-/* Copies the first `bytes` of what is to be read, and takes them off. */
+/* Copies the first `bytes` of the readable buffers and removes them from the iovecs. */
 static void take_front(struct iovec **iov, unsigned *num_iov, void *to, size_t bytes)
 {
 	char *at = to;
@@ -81,7 +80,7 @@ static void take_front(struct iovec **iov, unsigned *num_iov, void *to, size_t b
 	}
 }
 
-/* Most drivers give the header a descriptor of its own. */
+/* Most drivers use a separate descriptor for the header. */
 static inline void take_header(struct iovec **iov, unsigned *num_iov,
 			       struct virtio_blk_outhdr *header)
 {
@@ -94,7 +93,7 @@ static inline void take_header(struct iovec **iov, unsigned *num_iov,
 	(*num_iov)--;
 }
 
-/* The last byte of what is to be written, taken off. */
+/* Removes the last byte of the writable buffers and returns its address. */
 static uint8_t *take_status(struct iovec *iov, unsigned *num_iov)
 {
 	struct iovec *last = &iov[*num_iov - 1];
@@ -113,7 +112,7 @@ static bool is_within(const struct vublk_disk *disk, uint64_t sector, uint64_t b
 	       vublk_range_within(sector, bytes >> VUBLK_SECTOR_SHIFT, disk->capacity_sectors);
 }
 
-/* A request that was read from a page that is lost was never made. */
+/* A request that was read from a lost page is not a request of the driver. */
 static void submit(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
 	if (VUBLK_UNLIKELY(vublk_fault_happened(request->queue->fault))) {
@@ -192,8 +191,8 @@ static uint8_t check_range(const struct vublk_disk *disk, uint32_t type,
 }
 
 /*
- * Submits the next range that is not empty; completes the request after the last. To
- * do those before it again does no harm as long as the request is not complete.
+ * Submits the next range that is not empty; completes the request after the last. Executing
+ * earlier ranges again is harmless as long as the request is not complete.
  */
 static void next_range(struct vublk_request *request, struct vublk_engine_queue *engine)
 {

@@ -239,7 +239,7 @@ static bool has_no_memory(struct vublk_session *session, const struct vublk_queu
 
 void vublk_session_start_queues(struct vublk_session *session)
 {
-	const struct vublk_queue_loan loan = {
+	const struct vublk_queue_resources resources = {
 		&session->memory.map, &session->inflight, &session->dirty_log.dirty,
 		&session->fault, session->server.channel.fd, session->owner->limit,
 	};
@@ -256,7 +256,7 @@ void vublk_session_start_queues(struct vublk_session *session)
 		    has_no_memory(session, queue))
 			continue;
 		check_seg_max(session, queue);
-		r = vublk_queue_start(queue, &disk, &loan, &error);
+		r = vublk_queue_start(queue, &disk, &resources, &error);
 		if (!r)
 			wait_for_worker(session);
 		else if (!waits_for_memory(session, queue, r, &error))

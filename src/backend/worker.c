@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A worker's thread: it goes round its queues, taking, submitting, completing and
- * publishing in batches, and sleeps when a whole round found nothing.
+ * The thread of a worker: in each round over its queues it takes, submits, completes and
+ * publishes in batches, and it sleeps after a round without work.
  *
- * The idea to read it by: while there is work, kicks are turned off and the rings
- * are looked at; the loop, in which the kicks, the engine's descriptor and posted
- * tasks are, is asked only now and then. Before sleeping kicks are asked for, and
- * what came meanwhile keeps it awake. Whether it looks a little longer before it
- * sleeps is learnt (adaptive polling, poller.h).
+ * Key idea: while there is work, kicks are disabled and the rings are polled; the event loop,
+ * which has the kicks, the engine's descriptor and the posted tasks, runs only every few
+ * rounds. Before it sleeps, the worker enables kicks and looks at the rings once more. How
+ * long it polls before that is adaptive (poller.h).
  *
- * The front-end's socket is in the loop as well: a process that was stopped for so
- * long that it was left, and goes on, must not take what the driver meant for the
- * back-end after it. The control thread would see that too late.
+ * The loop also has the front-end's socket. A process that was stopped, and that its front-end
+ * left meanwhile, must not take chains that the driver meant for the next back-end; the
+ * control thread would notice that too late.
  */
 #include "backend/worker.h"
 
@@ -30,29 +29,30 @@
 #define COMPLETION_BATCH 64
 
 /*
- * Chains taken at once from a queue: the more, the fewer system calls an engine makes, and a
- * driver that sleeps is called less often.
+ * Chains taken from a queue per round. A larger batch means fewer system calls of the engine,
+ * and fewer calls to a driver that sleeps.
  */
 #define TAKE_BATCH 64
 /*
- * The same with an engine that serves them in submit(): the driver has these completions, and
- * makes new requests, while the next are served; if it can run meanwhile.
+ * The same with an engine that serves requests in submit(). With small batches the driver can
+ * handle completions and make new requests while the next batch is served, unless it has to
+ * share our core.
  */
 #define TAKE_BATCH_AT_ONCE 16
 
-#define ROUNDS_BETWEEN_LOOKS 32 /* at the loop, while there is work */
+#define ROUNDS_BETWEEN_LOOKS 32 /* at the event loop, while there is work */
 #define PAUSES_BETWEEN_LOOKS 4  /* at the rings, while there is none */
 
-/* After a start a worker that sleeps looks for a driver that sends no kicks. */
+/* After a start, a sleeping worker looks for a driver that sends no kicks. */
 #define UNKICKED_NS UINT64_C(1000000000)
-#define UNKICKED_LOOKS 10 /* that find nothing; then it sleeps undisturbed */
+#define UNKICKED_LOOKS 10 /* without a result; then it sleeps without looking */
 
-/* On lines of its own: several run side by side. */
+/* On cache lines of its own, because several run at the same time. */
 struct vublk_worker {
 	/* the control thread's */
 	pthread_t thread __attribute__((aligned(VUBLK_CACHE_LINE)));
 
-	/* for ever */
+	/* constant */
 	struct vublk_engine *engine;
 	enum vublk_poll_mode poll;
 
@@ -65,12 +65,12 @@ struct vublk_worker {
 	struct vublk_loop_source peer_source; /* in the loop while there are queues */
 	struct vublk_loop_timer unkicked_timer;
 	unsigned unkicked_looks; /* still to come */
-	bool is_asleep;          /* kicks are asked for, and the loop is waited for */
+	bool is_asleep;          /* kicks are enabled, and the thread waits in the loop */
 	bool quit;
-	unsigned polled_queues; /* whose driver gives no kicks */
+	unsigned polled_queues; /* queues without a kick descriptor */
 	unsigned rounds;
-	struct vublk_poller for_driver, for_disk; /* what it waits for */
-	struct vublk_poller *looking;             /* which of them; NULL: it does not wait */
+	struct vublk_poller for_driver, for_disk; /* by what it waits for */
+	struct vublk_poller *looking;             /* the one in use; NULL: it does not poll */
 	struct vublk_log_limit limit;
 
 	/* while it starts */
@@ -89,22 +89,22 @@ struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker)
 	return &worker->limit;
 }
 
-/* An engine may keep what was submitted until it is told that there is no more for now. */
+/* An engine may hold back submitted requests until the end of the batch. */
 static void commit(struct vublk_worker *worker)
 {
 	if (worker->engine_queue->ops->commit)
 		worker->engine_queue->ops->commit(worker->engine_queue);
 }
 
-/* --- queues come and go ---------------------------------------------------- */
+/* --- adding and removing queues ---------------------------------------------------- */
 
 static void on_kick(void *opaque, uint32_t events)
 {
 	struct vublk_queue *queue = opaque;
 
 	/*
-	 * A kick is level, not count; what it is about is found in the ring. What can
-	 * give no kicks any more (the end of a pipe, say) would be ready for ever.
+	 * A kick has no content; the ring says what is new. A descriptor that can give no
+	 * more kicks, such as the end of a pipe, would stay readable, so it is removed.
 	 */
 	vublk_queue_kicked(queue, queue->kick_source.loop);
 	queue->unkicked = 0;
@@ -119,7 +119,7 @@ static void look_for_unkicked_later(struct vublk_worker *worker)
 				     vublk_now_ns() + UNKICKED_NS);
 }
 
-/* What it finds is taken when the loop returns. */
+/* The worker takes what this finds when the loop returns. */
 static void on_unkicked_timer(void *opaque)
 {
 	struct vublk_worker *worker = opaque;
@@ -132,14 +132,14 @@ static void on_unkicked_timer(void *opaque)
 	look_for_unkicked_later(worker);
 }
 
-/* The front-end is gone: the control thread will stop the queues. */
+/* The front-end has disconnected; the control thread will stop the queues. */
 static void on_peer(void *opaque, uint32_t events)
 {
 	struct vublk_worker *worker = opaque;
 
 	vublk_loop_remove(&worker->peer_source);
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next) {
-		if (queue->phase != VUBLK_QUEUE_GOING)
+		if (queue->phase != VUBLK_QUEUE_TAKING)
 			continue;
 		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: nothing more is taken (the "
 			  "front-end closed the connection)", queue->index);
@@ -202,7 +202,7 @@ static void remove_queue(struct vublk_worker *worker, struct vublk_queue *queue)
 	vublk_loop_post(queue->control, &queue->answer_task);
 }
 
-/* Gives back the queues that were to stop and have nothing outstanding any more. */
+/* Returns the queues that are to stop and have no requests outstanding. */
 static void remove_drained(struct vublk_worker *worker)
 {
 	struct vublk_queue **link = &worker->queues;
@@ -224,7 +224,7 @@ static void remove_drained(struct vublk_worker *worker)
 static unsigned take_all(struct vublk_worker *worker)
 {
 	bool is_small = worker->engine_queue->fd < 0 &&
-			!vublk_poller_is_in_vain(&worker->for_driver);
+			!vublk_poller_is_useless(&worker->for_driver);
 	unsigned batch = is_small ? TAKE_BATCH_AT_ONCE : TAKE_BATCH;
 	unsigned n = 0;
 
@@ -243,11 +243,11 @@ static unsigned complete_all(struct vublk_worker *worker)
 	for (unsigned i = 0; i < n; i++)
 		vublk_request_done((struct vublk_request *)ios[i], worker->engine_queue);
 	if (n)
-		commit(worker); /* a request of several ranges submits the next */
+		commit(worker); /* a request of several ranges submits its next one */
 	return n;
 }
 
-/* One round; whether there was something to do. */
+/* One round; returns whether there was work. */
 static bool work(struct vublk_worker *worker)
 {
 	unsigned n = take_all(worker);
@@ -261,7 +261,7 @@ static bool work(struct vublk_worker *worker)
 
 /* --- sleep ----------------------------------------------------------------- */
 
-/* What the next thing to come is: an answer of the engine, or a request. */
+/* By what comes next: an answer of the engine, or a request. */
 static struct vublk_poller *poller_of(struct vublk_worker *worker)
 {
 	for (const struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
@@ -270,7 +270,7 @@ static struct vublk_poller *poller_of(struct vublk_worker *worker)
 	return &worker->for_driver;
 }
 
-/* Whether there is a reason to stay awake, though there was nothing to do. */
+/* Whether to stay awake although there was no work. */
 static bool keeps_looking(struct vublk_worker *worker)
 {
 	struct vublk_poller *poller;
@@ -286,20 +286,20 @@ static bool keeps_looking(struct vublk_worker *worker)
 	return vublk_poller_looks(poller, vublk_now_ns());
 }
 
-/* Who looks all the time takes the line of the index away from the driver that writes it. */
+/* Polling without a pause would take the index's cache line from the driver that writes it. */
 static void pause_for_a_moment(void)
 {
 	for (unsigned i = 0; i < PAUSES_BETWEEN_LOOKS; i++)
 		vublk_cpu_relax();
 }
 
-/* Asks every driver for kicks; false when one made something available meanwhile. */
+/* Enables the kicks of all queues; false if a driver has made chains available meanwhile. */
 static bool enable_kicks(struct vublk_worker *worker)
 {
 	bool quiet = true;
 
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
-		if (queue->phase == VUBLK_QUEUE_GOING &&
+		if (queue->phase == VUBLK_QUEUE_TAKING &&
 		    !vublk_device_ring_enable_kicks(&queue->ring) && queue->free_requests)
 			quiet = false;
 	return quiet;
@@ -308,11 +308,11 @@ static bool enable_kicks(struct vublk_worker *worker)
 static void disable_kicks(struct vublk_worker *worker)
 {
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
-		if (queue->phase == VUBLK_QUEUE_GOING)
+		if (queue->phase == VUBLK_QUEUE_TAKING)
 			vublk_device_ring_disable_kicks(&queue->ring);
 }
 
-/* What was awaited came, or it is not waited for any longer. */
+/* Ends polling, with or without a result. */
 static void stop_looking(struct vublk_worker *worker, void (*ends)(struct vublk_poller *poller))
 {
 	if (worker->looking)
@@ -326,11 +326,11 @@ static void sleep_until_needed(struct vublk_worker *worker)
 	unsigned retry_ms = worker->engine_queue->retry_ms;
 	uint64_t before;
 
-	stop_looking(worker, vublk_poller_gives_up);
+	stop_looking(worker, vublk_poller_missed);
 	if (enable_kicks(worker)) {
 		before = poller ? vublk_now_ns() : 0;
 		worker->is_asleep = true;
-		/* A process that was stopped wakes up without having been told what for. */
+		/* A process that was stopped returns from the wait without an event. */
 		if (!vublk_loop_process(&worker->loop, retry_ms ? (int)retry_ms : -1))
 			vublk_loop_process(&worker->loop, 0);
 		worker->is_asleep = false;
@@ -362,7 +362,7 @@ static void on_engine(void *opaque, uint32_t events)
 {
 	struct vublk_worker *worker = opaque;
 
-	/* The round that follows takes the completions. */
+	/* The next round takes the completions. */
 	if (worker->engine_queue->ops->woken)
 		worker->engine_queue->ops->woken(worker->engine_queue);
 }
@@ -372,7 +372,7 @@ static void on_quit(void *opaque)
 	((struct vublk_worker *)opaque)->quit = true;
 }
 
-/* On the worker's thread, for an engine's queue belongs to the thread that makes it. */
+/* On the worker's thread, because an engine's queue belongs to the thread that creates it. */
 static int set_up(struct vublk_worker *worker, struct vublk_error *error)
 {
 	int r = worker->engine->ops->queue_new(worker->engine, &worker->engine_queue, error);
@@ -404,7 +404,7 @@ static void *worker_main(void *opaque)
 	return NULL;
 }
 
-/* Signals are for the application's own threads. */
+/* The application's own threads handle signals. */
 static int start_thread(struct vublk_worker *worker)
 {
 	sigset_t all, before;

@@ -3,29 +3,29 @@
 #define VUBLK_BACKEND_WORKER_H
 
 /*
- * A thread that runs a group of queues. The control thread speaks to it only by
- * tasks posted to its loop.
+ * A thread that runs a group of queues. The control thread communicates with it only by tasks
+ * that it posts to the worker's loop.
  */
 #include "backend/engine/engine.h"
 #include "backend/queue.h"
 #include "util/loop.h"
 
 enum vublk_poll_mode {
-	VUBLK_POLL_ADAPTIVE, /* for a while, when that has been worth it */
-	VUBLK_POLL_OFF,      /* never: sleep when there is nothing to do */
+	VUBLK_POLL_ADAPTIVE, /* for a while, if that has been of use */
+	VUBLK_POLL_OFF,      /* never: sleep without work */
 	VUBLK_POLL_BUSY,     /* always, while a queue runs */
 };
 
 /* A worker of `engine`; its thread runs when this returns. */
 int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
 		     struct vublk_worker **worker, struct vublk_error *error);
-/* Ends the thread and waits for it. It has no queues. NULL is nothing. */
+/* Ends the thread and waits for it; the worker has no queues. NULL is a no-op. */
 void vublk_worker_free(struct vublk_worker *worker);
 
 /* Where tasks are posted. */
 struct vublk_loop *vublk_worker_loop(struct vublk_worker *worker);
 
-/* Of what its queues' drivers cause; the worker's thread's. */
+/* For lines that the drivers of its queues cause; the worker's thread only. */
 struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker);
 
 /* The worker's thread. */
@@ -33,7 +33,7 @@ struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker);
 /* Begins to run a queue. */
 int vublk_worker_add_queue(struct vublk_worker *worker, struct vublk_queue *queue,
 			   struct vublk_error *error);
-/* Takes nothing more; when all is complete the queue's answer is posted. */
+/* Takes no more chains; posts the queue's answer when all requests are complete. */
 void vublk_worker_drain_queue(struct vublk_worker *worker, struct vublk_queue *queue);
 
 #endif

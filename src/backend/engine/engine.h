@@ -3,15 +3,14 @@
 #define VUBLK_BACKEND_ENGINE_ENGINE_H
 
 /*
- * The seam between the request processor and what stores a disk's bytes. An
- * engine knows nothing of virtio: it gets reads, writes, flushes, discards and
- * zeroes that were checked against its size, and completes them in any order.
- * engine-null.c is the example to copy.
+ * The interface between requests and storage. An engine knows nothing of virtio: it gets
+ * reads, writes, flushes, discards and zeroes that are checked against its size, and completes
+ * them in any order. null.c is the example to copy.
  *
- * An engine is opened and closed by the control thread. Each worker thread makes
- * a queue of its own in it, and only that thread uses the queue. A request is
- * submitted, and is the engine's until poll() has given it back; what submit()
- * got may be kept until commit(), so that a batch costs one system call.
+ * The control thread opens and closes an engine. Each worker thread creates its own queue in
+ * the engine, and only that thread uses the queue. A submitted request belongs to the engine
+ * until poll() returns it. The engine may hold back submitted requests until commit(), so that
+ * a batch costs one system call.
  */
 
 #include <vublk/error.h>
@@ -29,8 +28,8 @@ enum vublk_engine_op {
 	VUBLK_OP_WRITE_ZEROES,
 };
 
-#define VUBLK_IO_DURABLE 0x1u   /* complete only when it would survive a power cut */
-#define VUBLK_IO_MAY_UNMAP 0x2u /* zeroes need not stay allocated */
+#define VUBLK_IO_DURABLE 0x1u   /* completes only when it would survive a power failure */
+#define VUBLK_IO_MAY_UNMAP 0x2u /* zeroed blocks need not stay allocated */
 
 struct vublk_engine_io {
 	/* the caller's */
@@ -38,18 +37,18 @@ struct vublk_engine_io {
 	unsigned flags;
 	uint64_t offset; /* bytes; within the size, a multiple of 512, as is `bytes` */
 	uint64_t bytes;
-	struct iovec *iov; /* of READ and WRITE, `bytes` in all; used up by the engine */
+	struct iovec *iov; /* of READ and WRITE, `bytes` in total; the engine changes them */
 	unsigned num_iov;
 
 	/* the outcome: 0 or a negative errno */
 	int result;
 
-	/* the engine's own while the request is submitted */
+	/* private to the engine while the request is submitted */
 	struct vublk_engine_io *next;
 	uint64_t done_bytes;
 	unsigned stage;
 	unsigned retries;
-	int durable_error; /* of a durable write that is repeated without its sync; 0: not so */
+	int durable_error; /* of a durable write that is repeated without its sync; 0: none */
 	struct iovec own_iov;
 	void *bounce;
 };
@@ -79,16 +78,16 @@ static inline struct vublk_engine_io *vublk_engine_list_take(struct vublk_engine
 	return io;
 }
 
-/* Up to `max` of a list, as an engine's poll() gives completions. */
+/* Takes up to `max` requests, as an engine's poll() returns completions. */
 unsigned vublk_engine_list_take_many(struct vublk_engine_list *list,
 				     struct vublk_engine_io **ios, unsigned max);
 
-/* What a disk is like; every field is true of it, and shown to the guest. */
+/* The geometry of a disk, which the guest sees. */
 struct vublk_engine_geometry {
 	uint64_t size_bytes;           /* a multiple of 512 */
-	uint32_t block_bytes;          /* the smallest unit that it writes without reading */
+	uint32_t block_bytes;          /* the smallest unit that it can write without reading */
 	uint32_t min_block_bytes;      /* the smallest that requests may have; 0: 512 */
-	uint32_t physical_block_bytes; /* the unit it likes to write; a power of two of blocks */
+	uint32_t physical_block_bytes; /* its preferred unit of writes; a power of two of blocks */
 	uint32_t optimal_io_bytes;     /* 0: not known */
 	uint32_t discard_bytes;        /* granularity of a discard; 0: no discards */
 	bool zeroes_may_unmap;
@@ -102,18 +101,18 @@ enum vublk_cache_mode {
 };
 
 enum vublk_io_method {
-	VUBLK_IO_AUTO,     /* io_uring, save what does not wait; or blocking, with a warning */
-	VUBLK_IO_URING,    /* all of it */
+	VUBLK_IO_AUTO,     /* io_uring for calls that wait; else blocking, with a warning */
+	VUBLK_IO_URING,    /* for each call */
 	VUBLK_IO_BLOCKING, /* system calls on the worker's thread */
 };
 
-/* What an engine is opened with; borrowed during the call, save `log`. */
+/* Borrowed during the call that opens an engine, except `log`. */
 struct vublk_engine_options {
 	const char *path;
 	uint64_t size_bytes; /* 0: not given */
 	uint32_t block_bytes, physical_block_bytes; /* of the geometry; 0: as the engine finds */
 	bool read_only;
-	bool unlocked; /* whoever starts us sees to it that nobody else writes meanwhile */
+	bool unlocked; /* the user makes sure that no other program writes meanwhile */
 	enum vublk_cache_mode cache;
 	enum vublk_io_method method;
 	const struct vublk_log *log; /* outlives the engine */
@@ -127,7 +126,7 @@ struct vublk_engine {
 	const struct vublk_log *log;
 	struct vublk_engine_geometry geometry; /* the control thread's; copied for workers */
 	char description[256];                 /* "file '/x/disk.img', direct" */
-	uint64_t identity;                     /* of what stores the bytes; 0: it has none */
+	uint64_t identity;                     /* of the storage; 0: none */
 };
 
 struct vublk_engine_queue_ops;
@@ -136,11 +135,11 @@ struct vublk_engine_queue_ops;
 struct vublk_engine_queue {
 	const struct vublk_engine_queue_ops *ops;
 	struct vublk_engine *engine;
-	/* Once poll() gave nothing, polls readable when it has something; -1: all is done in submit(). */
+	/* After poll() returned nothing: readable when it has something; -1: submit() does all. */
 	int fd;
 	/*
-	 * Not 0: the kernel refused something for the moment, and nothing will tell when it takes
-	 * it, so poll() is to be called again after so long.
+	 * Not 0: the kernel refused a request for the moment, and no event will say when it
+	 * accepts it, so the worker calls poll() again after this time.
 	 */
 	unsigned retry_ms;
 };
@@ -148,14 +147,14 @@ struct vublk_engine_queue {
 struct vublk_engine_ops {
 	const char *name;
 
-	/* The control thread's. */
+	/* Called by the control thread. */
 	int (*open)(const struct vublk_engine_options *options, struct vublk_engine **engine,
 		    struct vublk_error *error);
 	void (*close)(struct vublk_engine *engine);
-	/* Looks at the size again, into geometry.size_bytes; NULL: it never changes. */
+	/* Updates geometry.size_bytes; NULL: the size never changes. */
 	int (*refresh)(struct vublk_engine *engine, struct vublk_error *error);
 
-	/* A worker's: the queue has its ops. */
+	/* Called by a worker. Sets the queue's ops. */
 	int (*queue_new)(struct vublk_engine *engine, struct vublk_engine_queue **queue,
 			 struct vublk_error *error);
 };
@@ -164,8 +163,8 @@ struct vublk_engine_ops {
 struct vublk_engine_queue_ops {
 	void (*free)(struct vublk_engine_queue *queue); /* no request is submitted */
 	void (*submit)(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
-	void (*commit)(struct vublk_engine_queue *queue); /* NULL: nothing is ever kept */
-	void (*woken)(struct vublk_engine_queue *queue);  /* `fd` is readable; NULL: nothing to do */
+	void (*commit)(struct vublk_engine_queue *queue); /* NULL: never holds back a request */
+	void (*woken)(struct vublk_engine_queue *queue);  /* `fd` is readable; NULL: no-op */
 	unsigned (*poll)(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
 			 unsigned max);
 };
@@ -182,16 +181,16 @@ const struct vublk_engine_ops *vublk_engine_find(const char *name);
 /* "file, memory, null" */
 const char *vublk_engine_names(void);
 
-/* Opens `ops`' engine; the sentence of a failure names the engine. */
+/* Opens an engine; an error sentence names it. */
 int vublk_engine_open(const struct vublk_engine_ops *ops,
 		      const struct vublk_engine_options *options, struct vublk_engine **engine,
 		      struct vublk_error *error);
-/* Looks at the size again and logs the outcome; true: it has changed. */
+/* Updates the size and logs it; true: it has changed. */
 bool vublk_engine_rescan(struct vublk_engine *engine);
-/* NULL is nothing. */
+/* NULL is a no-op. */
 void vublk_engine_close(struct vublk_engine *engine);
 
-/* Whether an engine without a file was given a size that a disk can have. */
+/* Checks the size option of an engine without a file. */
 int vublk_engine_check_size(const char *name, const struct vublk_engine_options *options,
 			    struct vublk_error *error);
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk in this process's memory: gone when the process ends, so a flush has
- * nothing to do. Pages that were never written, or were discarded, take no room.
+ * A disk in this process's memory. It ends with the process, so a flush does nothing. Pages
+ * that were never written, or were discarded, take no memory.
  *
- * The idea to read it by: at random places a copy begins by waiting for memory, and more
- * than half of that is finding out where the page is. So each request is done when the next
- * one has come, whose memory is fetched meanwhile; and an extent of 2 MiB that a long write
- * begins is one huge page, since the rest of it will probably be written, too. An extent that
- * begins to be written in another way is made of small pages, of which a short write takes one.
+ * Key idea: a copy at a random offset first waits for memory, and more than half of that time
+ * is address translation. So a request is served when the next one arrives, whose memory is
+ * prefetched meanwhile. And if the first write to an extent of 2 MiB is a long one at its
+ * start, the extent becomes one huge page, because the rest will probably be written, too.
+ * Other extents consist of small pages, so that a short write takes only one.
  */
 #include "backend/engine/engine.h"
 
@@ -24,14 +24,14 @@
 #include <unistd.h>
 
 #define EXTENT_BYTES (UINT64_C(2) << 20)
-/* A write of so much at the beginning of an extent makes it a huge page. */
+/* A first write of at least this length at the start of an extent makes it a huge page. */
 #define HUGE_FROM_BYTES (UINT64_C(256) << 10)
 
 struct memory_engine {
 	struct vublk_engine engine;
-	char *bytes; /* at the beginning of an extent */
+	char *bytes; /* aligned to an extent */
 	size_t page_bytes;
-	uint8_t *begun; /* any worker, relaxed: by extent: it is not all empty */
+	uint8_t *begun; /* any worker, relaxed; per extent: not empty */
 	void *mapping;
 	size_t mapping_bytes;
 };
@@ -39,10 +39,10 @@ struct memory_engine {
 struct memory_queue {
 	struct vublk_engine_queue queue;
 	struct vublk_engine_list done;
-	struct vublk_engine_io *last; /* submitted, to be done with the next or by commit() */
+	struct vublk_engine_io *last; /* submitted; served by the next submit() or by commit() */
 };
 
-/* Whatever the system's policy is, huge pages are made where the engine wants them. */
+/* Huge pages only where the engine wants them, whatever the system's policy. */
 static int map(struct memory_engine *memory, uint64_t bytes)
 {
 	uint64_t begin;
@@ -115,8 +115,9 @@ static void copy_out(char *from, const struct vublk_engine_io *io)
 }
 
 /*
- * The first byte is about to be written, whatever becomes of it before. The advice is taken
- * back, for each stretch that differs from its neighbours is one more for the kernel to keep.
+ * Touches the first byte, which the request is about to write, to allocate the huge page. The
+ * advice is revoked then, because the kernel needs one more mapping for each range whose
+ * advice differs from its neighbours'.
  */
 static void make_huge(char *extent)
 {
@@ -126,7 +127,7 @@ static void make_huge(char *extent)
 	madvise(extent, EXTENT_BYTES, MADV_NOHUGEPAGE);
 }
 
-/* The extents that a write is the first to reach. */
+/* Prepares the extents that this write is the first to reach. */
 static void begin_extents(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
 {
 	uint64_t end = offset + bytes;
@@ -152,7 +153,7 @@ static void copy_in(char *to, const struct vublk_engine_io *io)
 	}
 }
 
-/* Whole pages are given back, which zeroes them; what is left at the ends is cleared. */
+/* Frees whole pages, which zeroes them, and clears the rest at both ends. */
 static void clear(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
 {
 	uint64_t end = offset + bytes;

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk that keeps nothing: writes are forgotten, reads leave the buffers as
- * they are. For measuring everything but the storage, and the example to copy
- * for a new engine.
+ * A disk that stores nothing: it discards writes, and reads leave the buffers unchanged. It
+ * serves to measure everything except the storage, and is the example for a new engine.
  */
 #include "backend/engine/engine.h"
 

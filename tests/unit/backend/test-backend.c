@@ -324,7 +324,7 @@ static void test_base_behind_used(void **state)
 		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), VIRTIO_BLK_S_OK);
 	assert_int_equal(rig_get_base(&rig, 0), 5);
 	assert_int_equal(rig_tell_queue(&rig, 0, 3), 0);
-	assert_true(rig_log_has(&rig, "queue 0 goes on at its used index, 5"));
+	assert_true(rig_log_has(&rig, "queue 0 continues at its used index, 5"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), VIRTIO_BLK_S_OK);
 	assert_int_equal(rig_get_base(&rig, 0), 6);
 	rig_close(&rig);

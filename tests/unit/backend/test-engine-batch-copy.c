@@ -144,7 +144,7 @@ static void disk_open(struct disk *disk, bool has_hole)
 	assert_ptr_not_equal(disk->buffers, MAP_FAILED);
 	open_engine(disk, false);
 	file = (const struct vublk_file *)disk->engine;
-	if (!file->window.base) {
+	if (!file->mapping.base) {
 		print_message("there is no io_uring or no userfaultfd here\n");
 		exit(77);
 	}
@@ -479,7 +479,7 @@ static void test_read_only(void **state)
 	disk_open(&disk, false);
 	close_engine(&disk);
 	open_engine(&disk, true);
-	assert_null(((struct vublk_file *)disk.engine)->window.base);
+	assert_null(((struct vublk_file *)disk.engine)->mapping.base);
 	read_many(&disk);
 	assert_int_equal(calls.batches, 0);
 	disk_close(&disk);

@@ -165,7 +165,7 @@ static void disk_open(struct disk *disk, enum vublk_io_method method, bool in_me
 	}
 	((struct vublk_file *)disk->engine)->in_memory = in_memory;
 	if (!in_memory)
-		vublk_file_window_close((struct vublk_file *)disk->engine);
+		vublk_file_mapping_close((struct vublk_file *)disk->engine);
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queue, &error), 0);
 	disk->data = malloc(IMAGE_BYTES);
 	disk->back = calloc(1, IMAGE_BYTES);
@@ -432,7 +432,7 @@ static void test_cold(void **state)
 		assert_int_equal(disk_read(&disk, 512, 4096), 0);
 	tries = calls.tries;
 	assert_in_range(tries, 4, 16);
-	/* Writes have a luck of their own. */
+	/* Writes have a back-off of their own. */
 	assert_int_equal(disk_write(&disk, 0, 0, 512), 0);
 	assert_int_equal(disk_write(&disk, 0, 0, 512), 0);
 	assert_true(calls.tries > tries);

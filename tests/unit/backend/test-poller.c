@@ -13,7 +13,7 @@ static void idle(struct vublk_poller *poller, uint64_t slept_ns)
 {
 	if (poller->window_ns)
 		vublk_poller_looks(poller, 0);
-	vublk_poller_gives_up(poller);
+	vublk_poller_missed(poller);
 	vublk_poller_slept(poller, slept_ns);
 }
 
@@ -44,7 +44,7 @@ static void test_window(void **state)
 	assert_true(vublk_poller_looks(&poller, 5000));
 	assert_true(vublk_poller_looks(&poller, 5999));
 	assert_false(vublk_poller_looks(&poller, 6000));
-	vublk_poller_gives_up(&poller);
+	vublk_poller_missed(&poller);
 	assert_true(vublk_poller_looks(&poller, 7000));
 	vublk_poller_found(&poller);
 	assert_true(vublk_poller_looks(&poller, 7500));
@@ -97,15 +97,15 @@ static uint64_t windows_in_vain(struct vublk_poller *poller, unsigned sleeps)
 static void test_windows_in_vain_close_it(void **state)
 {
 	struct vublk_poller poller = { .last_ns = VUBLK_POLLER_DRIVER_NS };
-	uint64_t windows = windows_in_vain(&poller, VUBLK_POLLER_FIRST_REST);
+	uint64_t windows = windows_in_vain(&poller, VUBLK_POLLER_FIRST_SLEEPS);
 
 	assert_int_equal(windows, VUBLK_POLLER_MISSES);
 	assert_int_equal(poller.window_ns, 0);
 	/* Tried again, and then more and more seldom. */
-	windows = windows_in_vain(&poller, 2 * VUBLK_POLLER_FIRST_REST);
+	windows = windows_in_vain(&poller, 2 * VUBLK_POLLER_FIRST_SLEEPS);
 	assert_int_equal(windows, VUBLK_POLLER_MISSES);
 	windows_in_vain(&poller, 100000);
-	windows = windows_in_vain(&poller, 1000 * VUBLK_POLLER_LAST_REST);
+	windows = windows_in_vain(&poller, 1000 * VUBLK_POLLER_LAST_SLEEPS);
 	assert_in_range(windows, 1, 1000 * VUBLK_POLLER_MISSES);
 }
 
@@ -125,7 +125,7 @@ static void test_a_hit_makes_up_for_misses(void **state)
 	/* What it learnt before is forgotten: it rests for a short time again. */
 	windows_in_vain(&poller, VUBLK_POLLER_MISSES);
 	assert_int_equal(poller.window_ns, 0);
-	assert_in_range(poller.rest, 1, VUBLK_POLLER_FIRST_REST);
+	assert_in_range(poller.sleeps_left, 1, VUBLK_POLLER_FIRST_SLEEPS);
 }
 
 int main(int argc, char **argv)

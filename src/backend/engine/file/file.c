@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk in a file or on a block device: opening it, and finding out what it is
- * like. How requests are served is in engine-file-step.c.
+ * A disk in a file or on a block device: opens it and determines its geometry. Requests are
+ * served in step.c.
  *
- * O_DIRECT is used where it serves every request that a guest may make, which is
- * any multiple of 512 bytes; on a device with larger blocks only when asked for.
- * Buffers that it cannot take go through a bounce buffer. tmpfs takes O_DIRECT since
- * Linux 6.6 and makes nothing of it, so there it is used only when asked for.
+ * Key idea: O_DIRECT is used if it can serve every request of a guest, which is any multiple of
+ * 512 bytes; on a device with larger blocks only on request (cache=direct). Buffers that
+ * O_DIRECT cannot use go through a bounce buffer. tmpfs accepts O_DIRECT since Linux 6.6
+ * without any effect, so there it is used only on request, too.
  */
 #include "backend/engine/file/file.h"
 
@@ -32,9 +32,9 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* --- what the image is like ------------------------------------------------ */
+/* --- the geometry ------------------------------------------------ */
 
-/* A number of /sys about the device, or about the disk that the partition is on. */
+/* A number in /sys about the device, or about the disk of a partition. */
 static uint64_t read_sysfs(dev_t device, const char *name)
 {
 	static const char *const formats[] = {
@@ -127,7 +127,7 @@ static void get_file_geometry(struct vublk_file *file, const struct stat *st)
 	file->memory_align = file->offset_align = 0;
 }
 
-/* The node of a block device is on devtmpfs, which is tmpfs by name; its bytes are not. */
+/* A block device is on storage, although its node is on devtmpfs, a tmpfs. */
 static bool is_in_memory(const struct vublk_file *file)
 {
 	struct statfs fs;
@@ -136,7 +136,7 @@ static bool is_in_memory(const struct vublk_file *file)
 	       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
-/* It stays the same as long as the host runs, also when the file or device is renamed. */
+/* Stays the same while the host runs, also if the file or device is renamed. */
 static uint64_t identity_of(const struct stat *st)
 {
 	bool is_device = S_ISBLK(st->st_mode);
@@ -175,7 +175,7 @@ static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 
 /* --- O_DIRECT -------------------------------------------------------------- */
 
-/* What the kernel says of direct I/O (since 6.1); false: it says nothing. */
+/* Asks the kernel for the alignment of direct I/O (since 6.1); false: not known. */
 static bool ask_alignment(struct vublk_file *file)
 {
 #ifdef STATX_DIOALIGN
@@ -192,7 +192,7 @@ static bool ask_alignment(struct vublk_file *file)
 #endif
 }
 
-/* Finds the alignment by trying; the descriptor has O_DIRECT already. */
+/* Finds the alignment by trying; the descriptor already has O_DIRECT. */
 static void try_alignment(struct vublk_file *file)
 {
 	void *buffer;
@@ -216,7 +216,7 @@ static int set_direct(int fd, bool on)
 	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
 }
 
-/* Why O_DIRECT cannot be used, or NULL when it is on now. */
+/* Turns O_DIRECT on and returns NULL, or the reason why it cannot be used. */
 static const char *try_direct(struct vublk_file *file, bool asked_for)
 {
 	struct vublk_engine_geometry *geometry = &file->engine.geometry;
@@ -293,7 +293,7 @@ static void file_close(struct vublk_engine *engine)
 {
 	struct vublk_file *file = (struct vublk_file *)engine;
 
-	vublk_file_window_close(file);
+	vublk_file_mapping_close(file);
 	vublk_fd_close(&file->fd);
 	if (file->zeros)
 		munmap(file->zeros, VUBLK_FILE_PIECE_BYTES);
@@ -331,7 +331,7 @@ static int set_up(struct vublk_file *file, const struct vublk_engine_options *op
 	if (!r)
 		r = choose_method(file, options, error);
 	if (!r)
-		vublk_file_window_open(file);
+		vublk_file_mapping_open(file);
 	return r;
 }
 
@@ -351,7 +351,7 @@ static int file_open(const struct vublk_engine_options *options, struct vublk_en
 	if (!file)
 		return vublk_error_set(error, ENOMEM, "no memory for the engine file");
 	file->fd = -1;
-	file->window.uffd = -1;
+	file->mapping.uffd = -1;
 	file->engine.log = options->log;
 	file->engine.geometry.read_only = options->read_only;
 	snprintf(file->engine.description, sizeof(file->engine.description), "'%s'",
@@ -384,7 +384,7 @@ static int file_refresh(struct vublk_engine *engine, struct vublk_error *error)
 	return 0;
 }
 
-/* The queue's method brings its own calls. */
+/* The method of the queue sets its ops. */
 static int file_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
 			  struct vublk_error *error)
 {

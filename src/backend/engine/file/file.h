@@ -3,22 +3,21 @@
 #define VUBLK_BACKEND_ENGINE_FILE_FILE_H
 
 /*
- * The parts of the file engine. engine-file.c opens the image; engine-file-step.c
- * turns a request into system calls, one step after the other, without making
- * them; engine-file-uring.c and engine-file-blocking.c make them, the former after
- * engine-file-inline.c could not.
+ * The parts of the file engine. file.c opens the image. step.c turns a request into system
+ * calls, one step after the other, without making them. blocking.c and uring.c make them;
+ * uring.c first tries page-cache.c and batch-copy.c, which need no io_uring.
  */
 #include "backend/engine/engine.h"
 
 #include "util/checked.h"
 #include "util/log.h"
 
-/* What a step moves at most when it goes through memory of the engine's own. */
+/* The most that a step moves through the engine's own memory. */
 #define VUBLK_FILE_PIECE_BYTES (UINT64_C(1) << 20)
 
-/* The image of a file in memory, mapped for the kernel to copy from and to. */
-struct vublk_file_window {
-	char *base; /* NULL: there is none */
+/* A mapping of an image in memory, from and to which the kernel copies. */
+struct vublk_file_mapping {
+	char *base; /* NULL: no mapping */
 	uint64_t bytes;
 	int uffd;
 };
@@ -30,17 +29,17 @@ struct vublk_file {
 	bool block_device;
 	bool blocking;           /* the method is not io_uring */
 	bool in_memory;          /* a file on tmpfs or ramfs: no call waits for a disk */
-	bool inlined;            /* what does not wait needs no io_uring */
+	bool inlined;            /* calls that do not wait bypass io_uring */
 	uint32_t memory_align;   /* of buffers, when direct */
 	uint32_t offset_align;   /* of offsets and lengths, when direct */
 	void *zeros;             /* VUBLK_FILE_PIECE_BYTES of them, page aligned */
-	struct vublk_file_window window;
+	struct vublk_file_mapping mapping;
 
-	/* any worker, relaxed: what the file system turned out not to have */
+	/* any worker, relaxed: features that the file system turned out to lack */
 	bool no_punch;
 	bool no_zero_range;
 	bool no_nowait[2]; /* RWF_NOWAIT of reads, of writes */
-	bool lost_writes;  /* a sync failed; never false again */
+	bool lost_writes;  /* a sync failed; stays true */
 };
 
 /* Embedded in the queue of each method. */
@@ -67,23 +66,23 @@ struct vublk_file_step {
 	unsigned num_iov;
 };
 
-/* Begins a request: 1: `step` is what it needs; 0: it is done, io->result says how. */
+/* Begins a request. 1: it needs `step`; 0: it is done, with io->result. */
 int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		     struct vublk_file_step *step);
 
-/* What a request that was begun and is not done needs, once more. */
+/* The step that a request under way needs, once more. */
 int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		    struct vublk_file_step *step);
 
-/* Takes what the last step returned (bytes, 0, or a negative errno); as begin(). */
+/* Takes the result of the last step (bytes, 0, or a negative errno); returns as begin(). */
 int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
 		    struct vublk_file_step *step);
 
-/* Whether the request's completion says that data is stable. */
+/* Whether the request's completion means that data is stable. */
 bool vublk_file_promises(const struct vublk_engine_io *io);
-/* Whether no request may say so any more. */
+/* Whether a sync has failed, so that no completion may mean that. */
 bool vublk_file_has_lost_writes(const struct vublk_file *file);
-/* A sync failed: from now on no request may say so. The first one is logged. */
+/* Records a failed sync, and logs the first one. */
 void vublk_file_lose_writes(struct vublk_file *file, int result);
 
 /* Makes the call of a step and waits for it. Bytes, 0, or a negative errno. */
@@ -91,8 +90,8 @@ int64_t vublk_file_call_blocking(const struct vublk_file *file,
 				 const struct vublk_file_step *step);
 
 /*
- * Whether a call may be made on the worker's thread, for it waits for no disk; the
- * calls' bytes between two polls are limited by the caller.
+ * Whether a call may be made on the worker's thread because it waits for no disk. The caller
+ * limits the bytes of such calls between two polls.
  */
 bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_engine_io *io,
 			   const struct vublk_file_step *step);
@@ -100,82 +99,83 @@ bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_eng
 int64_t vublk_file_call_instant(const struct vublk_file *file,
 				const struct vublk_file_step *step);
 
-/* A queue's experience with a way that is fast, or in vain. */
-struct vublk_file_luck {
-	unsigned misses; /* grows by each, and shrinks by each hit */
-	unsigned skip;   /* so many times it is not tried */
+/* Decides whether a fast path is worth a try, by its hits and misses so far. */
+struct vublk_file_backoff {
+	unsigned misses; /* grows with each miss, shrinks with each hit */
+	unsigned skip;   /* so many times it is skipped */
 };
 
 #define VUBLK_FILE_MAX_MISSES 255u
 
-static inline bool vublk_file_luck_try(struct vublk_file_luck *luck)
+static inline bool vublk_file_backoff_try(struct vublk_file_backoff *backoff)
 {
-	if (!luck->skip)
+	if (!backoff->skip)
 		return true;
-	luck->skip--;
+	backoff->skip--;
 	return false;
 }
 
-static inline void vublk_file_luck_hit(struct vublk_file_luck *luck)
+static inline void vublk_file_backoff_hit(struct vublk_file_backoff *backoff)
 {
-	luck->misses /= 2;
+	backoff->misses /= 2;
 }
 
-static inline void vublk_file_luck_miss(struct vublk_file_luck *luck)
+static inline void vublk_file_backoff_miss(struct vublk_file_backoff *backoff)
 {
-	luck->misses = VUBLK_MIN(luck->misses * 2 + 1, VUBLK_FILE_MAX_MISSES);
-	luck->skip = luck->misses;
+	backoff->misses = VUBLK_MIN(backoff->misses * 2 + 1, VUBLK_FILE_MAX_MISSES);
+	backoff->skip = backoff->misses;
 }
 
 /* With RWF_NOWAIT, of reads and of writes. */
 struct vublk_file_tries {
-	struct vublk_file_luck luck[2];
+	struct vublk_file_backoff backoff[2];
 };
 
 /* Whether the page cache may answer the step. */
 bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_engine_io *io,
 			      const struct vublk_file_step *step);
-/* Tries it, if it is worth a try; the outcome is as begin()'s, and the step what is left. */
+/* Tries that, if it seems worth it; returns as begin(), with the rest in `step`. */
 int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *tries,
 		   struct vublk_engine_io *io, struct vublk_file_step *step);
 
-/* Makes the window where it can be had; without, nothing is different but the speed. */
-void vublk_file_window_open(struct vublk_file *file);
-void vublk_file_window_close(struct vublk_file *file);
-/* Whether a step may be made by a batch. */
-bool vublk_file_window_takes(const struct vublk_file *file, const struct vublk_engine_io *io,
+/* Maps the image if possible; without the mapping only the speed differs. */
+void vublk_file_mapping_open(struct vublk_file *file);
+void vublk_file_mapping_close(struct vublk_file *file);
+/* Whether a batch may execute the step. */
+bool vublk_file_mapping_takes(const struct vublk_file *file, const struct vublk_engine_io *io,
 			     const struct vublk_file_step *step);
 
 #define VUBLK_FILE_BATCH 32u
 #define VUBLK_FILE_BATCH_IOV 64u
 
-/* Requests that are moved by one system call: all reads, or all writes. */
+/* Requests that one system call executes: all reads, or all writes. */
 struct vublk_file_batch {
 	bool is_write;
 	pid_t pid; /* of this process */
-	struct vublk_file_luck luck;
+	struct vublk_file_backoff backoff;
 	unsigned num_ios, num_iov;
-	unsigned first_iov; /* how many of them are the first request's */
+	unsigned first_iov; /* how many belong to the first request */
 	struct vublk_engine_io *ios[VUBLK_FILE_BATCH];
 	struct iovec image[VUBLK_FILE_BATCH];
-	struct iovec buffers[VUBLK_FILE_BATCH_IOV]; /* one request's after the other's */
+	struct iovec buffers[VUBLK_FILE_BATCH_IOV]; /* of all requests, in order */
 };
 
-/* False: it is full. */
+/* False: the batch is full. */
 bool vublk_file_batch_add(struct vublk_file_batch *batch, const struct vublk_file *file,
 			  struct vublk_engine_io *io, const struct vublk_file_step *step);
 /*
- * Moves what it can: the number of requests, in order, which are moved as a whole; of a batch of
- * writes from the second on. The rest is the caller's to do in the plain way, and to do first.
+ * Executes the batch, of writes from the second on. Returns the number of requests, in order,
+ * that were moved completely; the caller executes the others by plain calls. It has to execute
+ * the first write itself before this.
  */
 unsigned vublk_file_batch_move(struct vublk_file_batch *batch);
 
-/* A method's queue; -ENOSYS, -EPERM and the like: not on this system. */
+/* Creates a queue of a method; -ENOSYS, -EPERM, ...: not available on this system. */
 int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
 			       struct vublk_error *error);
-/* Whether this process may use io_uring; the errno that says why not, negative. */
+/* 0 if this process may use io_uring; else the negative errno. */
 int vublk_file_uring_probe(void);
-/* What most likely made io_uring fail with this errno value, and what to do about it. */
+/* The most likely cause of this errno of io_uring, and what to do. */
 const char *vublk_file_uring_cause(int code);
 
 int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the file engine does on the worker's thread because it waits for no disk: one
- * system call, where io_uring takes an entry, a completion and a wake-up, and hands
- * what it takes for slow to a kernel thread.
+ * Calls of the file engine that wait for no disk, made on the worker's thread.
  *
- * A file on tmpfs is in memory. tmpfs refuses RWF_NOWAIT, which is why io_uring gives
- * each of its calls to a kernel thread, but a plain call is a copy. Pages that were
- * swapped out are waited for; so are a guest's, which are memory of the same kind.
+ * Key idea: such a call costs one system call, while io_uring needs an entry, a completion
+ * and a wake-up, and hands calls that may wait to a kernel thread.
  *
- * Of another file the page cache may have what is asked for: RWF_NOWAIT moves what it
- * has, or says EAGAIN. A try in vain costs a system call, so after each miss more
- * requests are not tried, and after each hit fewer.
+ * A file on tmpfs is in memory. tmpfs refuses RWF_NOWAIT, so io_uring would give each call to
+ * a kernel thread, but a plain call is only a copy. It waits for pages that were swapped out,
+ * as an access to guest memory does.
  *
- * A mapping would save even the system call, but a file that somebody shrinks would
- * end this process with SIGBUS, and only a memfd can be sealed against that.
+ * For other files the page cache may have the data: RWF_NOWAIT moves what is cached, or fails
+ * with EAGAIN. A failed try costs a system call, so each miss makes the engine skip more
+ * requests, and each hit fewer.
+ *
+ * A mapping would save even the system call. But if another program shrank the file, SIGBUS
+ * would end this process, and only a memfd can be sealed against that.
  */
 #include "backend/engine/file/file.h"
 
@@ -26,7 +27,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Longer ones are given away: others wait meanwhile, and the hand-over is a small part. */
+/* Longer ones go to io_uring: others would wait, and the hand-over costs little of their time. */
 #define MAX_BYTES (UINT64_C(128) << 10)
 
 static bool is_short_transfer(const struct vublk_engine_io *io,
@@ -80,22 +81,22 @@ int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *trie
 		   struct vublk_engine_io *io, struct vublk_file_step *step)
 {
 	struct vublk_file *file = (struct vublk_file *)queue->queue.engine;
-	struct vublk_file_luck *luck = &tries->luck[direction_of(step)];
+	struct vublk_file_backoff *backoff = &tries->backoff[direction_of(step)];
 	int num_iov = (int)VUBLK_MIN(step->num_iov, (unsigned)IOV_MAX);
 	ssize_t n;
 
-	if (!vublk_file_luck_try(luck))
+	if (!vublk_file_backoff_try(backoff))
 		return 1;
 	n = step->call == VUBLK_FILE_READ ?
 		    preadv2(file->fd, step->iov, num_iov, (off_t)step->offset, RWF_NOWAIT) :
 		    pwritev2(file->fd, step->iov, num_iov, (off_t)step->offset, RWF_NOWAIT);
 	if (n > 0) {
-		vublk_file_luck_hit(luck);
+		vublk_file_backoff_hit(backoff);
 		return vublk_file_next(queue, io, n, step);
 	}
-	/* Errors are io_uring's to find: this was but a try. Some kernels say EINVAL of writes. */
+	/* io_uring will report errors. Some kernels refuse such writes with EINVAL. */
 	if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
 		vublk_store_relaxed(&file->no_nowait[direction_of(step)], true);
-	vublk_file_luck_miss(luck);
+	vublk_file_backoff_miss(backoff);
 	return 1;
 }

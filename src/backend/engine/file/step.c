@@ -2,10 +2,9 @@
 /*
  * A request to the file engine as a series of system calls.
  *
- * The idea to read it by: a request is in one stage; vublk_file_next() is told
- * what the stage's last call returned and either asks for the same stage again
- * (less was moved than asked), goes to the next stage, or ends the request. So
- * the same few lines serve io_uring and blocking calls, short transfers, buffers
+ * Key idea: a request is in one stage. vublk_file_next() gets the result of the stage's last
+ * call and repeats the stage (after a short transfer), enters the next stage, or ends the
+ * request. So the same few lines serve io_uring and blocking calls, short transfers, buffers
  * that O_DIRECT cannot use, and file systems that cannot punch holes.
  */
 #include "backend/engine/file/file.h"
@@ -27,7 +26,7 @@
 enum stage {
 	STAGE_DONE,
 	STAGE_TRANSFER,   /* read or write, from and to the request's own buffers */
-	STAGE_BOUNCE,     /* the same through an aligned buffer of ours */
+	STAGE_BOUNCE,     /* the same through our own aligned buffer */
 	STAGE_PUNCH,      /* a hole: discard, or zeroes that may be unmapped */
 	STAGE_ZERO_RANGE, /* zeroes that stay allocated */
 	STAGE_ZEROS,      /* zeroes written out */
@@ -314,10 +313,10 @@ static void advance(struct vublk_engine_io *io, uint64_t bytes)
 }
 
 /*
- * O_DIRECT moves a part of what was asked only in whole blocks, save at the end
- * of a file; should it happen all the same, the rest goes through the bounce.
+ * A short transfer with O_DIRECT ends at a block boundary, except at the end of a file. If it
+ * does not, the rest goes through the bounce buffer.
  */
-static int go_on_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+static int advance_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 			  uint64_t moved)
 {
 	advance(io, moved);
@@ -333,7 +332,7 @@ static int go_on_transfer(struct vublk_file_queue *queue, struct vublk_engine_io
 	return 0;
 }
 
-static void go_on_bounce(struct vublk_engine_io *io, uint64_t moved)
+static void advance_bounce(struct vublk_engine_io *io, uint64_t moved)
 {
 	if (io->op == VUBLK_OP_READ)
 		copy_to_iov(io->iov, io->bounce, moved);
@@ -349,10 +348,10 @@ static bool is_unsupported(int64_t result)
 }
 
 /*
- * What a range call failed with, or the stage that does the same in another way.
- * EINVAL is said of this range (not in whole blocks), the others of all.
+ * After a failed range call: enters the stage that does the same in another way, or returns
+ * the error. EINVAL concerns this range only (not in whole blocks), the others all ranges.
  */
-static int other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
+static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
 	struct vublk_file *file = file_of(queue);
 
@@ -383,7 +382,7 @@ static bool is_write_stage(const struct vublk_engine_io *io)
 					   io->stage == STAGE_BOUNCE || io->stage == STAGE_ZEROS);
 }
 
-static int go_on(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
+static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
 	if (io->durable_error) {
 		vublk_file_lose_writes(file_of(queue), io->durable_error);
@@ -391,11 +390,11 @@ static int go_on(struct vublk_file_queue *queue, struct vublk_engine_io *io, int
 	}
 	switch (io->stage) {
 	case STAGE_TRANSFER:
-		return result > 0 ? go_on_transfer(queue, io, (uint64_t)result) : -EIO;
+		return result > 0 ? advance_transfer(queue, io, (uint64_t)result) : -EIO;
 	case STAGE_BOUNCE:
 		if (result <= 0)
 			return -EIO;
-		go_on_bounce(io, (uint64_t)result);
+		advance_bounce(io, (uint64_t)result);
 		return 0;
 	case STAGE_ZEROS:
 		if (result <= 0)
@@ -416,14 +415,14 @@ static int go_on(struct vublk_file_queue *queue, struct vublk_engine_io *io, int
 }
 
 /*
- * What a call failed with, or 0: there is another. The failure of a durable write does not
- * say whether the write failed or its sync. So it is repeated without the sync: if that
- * succeeds, it was the sync.
+ * After a failed call: returns the error, or 0 if another call follows. The failure of a
+ * durable write does not say whether the write or its sync failed. So the write is repeated
+ * without the sync: if that succeeds, the sync had failed.
  */
 static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
 	if (is_range_stage(io))
-		return other_way(queue, io, result);
+		return try_other_way(queue, io, result);
 	if (io->stage == STAGE_SYNC)
 		vublk_file_lose_writes(file_of(queue), (int)result);
 	if (!is_write_stage(io) || !write_flags(io))
@@ -445,6 +444,6 @@ int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, 
 
 	if (is_repeated(io, result) && io->retries++ < MAX_RETRIES)
 		return vublk_file_step(queue, io, step);
-	r = result < 0 ? fail(queue, io, result) : go_on(queue, io, result);
+	r = result < 0 ? fail(queue, io, result) : advance_stage(queue, io, result);
 	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
 }

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The file engine's calls by io_uring: a ring for each worker, made and used by
- * the worker's thread alone, so that it may have the flags of a single issuer.
+ * The file engine's calls by io_uring. Each worker has a ring that only its thread creates
+ * and uses, so that the ring may have the flags of a single issuer.
  *
- * The idea to read it by: issue() is given a request's next step, and either makes
- * the call itself, for it waits for nothing, or finds an entry in the submission
- * queue for it; a completion ends the request or comes back to issue().
+ * Key idea: issue() gets the next step of a request. It makes the call itself if the call does
+ * not wait, or puts it into the submission queue; a completion ends the request or leads to
+ * issue() again.
  *
- * A ring whose completions are deferred to its thread does not wake a poller of
- * its own descriptor (seen with Linux 6.18); an eventfd registered with it does.
+ * A ring whose completions are deferred to its thread does not wake a poller of its own
+ * descriptor (seen with Linux 6.18), but an eventfd that is registered with it does.
  *
- * The image is not registered with the ring, which would save some 30 ns a call: the
- * kernel gives up what a ring has registered when it gets to it, and the lock of the
- * image with it, which then is held for 35 ms after we are gone.
+ * The image is not registered with the ring, although that would save some 30 ns per call. The
+ * kernel releases registered files late, and with them the lock of the image, which would stay
+ * for 35 ms after the process has ended.
  */
 #include "backend/engine/file/file.h"
 
@@ -33,19 +33,19 @@
 #define MAX_SUBMIT_TRIES 10
 #define RETRY_MS 1
 
-/* What a thread moves itself between two polls: its other queues wait meanwhile. */
+/* The most that a thread moves itself between two polls, because its other queues wait. */
 #define INSTANT_BYTES (UINT64_C(256) << 10)
 
 struct uring_queue {
-	struct vublk_file_queue file_queue; /* first: is the engine's queue */
+	struct vublk_file_queue file_queue; /* first, because it is the engine's queue */
 	struct io_uring ring;
-	struct vublk_engine_list again; /* completed a step, needs another */
-	unsigned prepared;              /* entries that the kernel was not shown yet */
-	bool woken;                     /* the eventfd is to be cleared */
+	struct vublk_engine_list again; /* completed a step and need another */
+	unsigned prepared;              /* entries not submitted to the kernel yet */
+	bool woken;                     /* the eventfd has to be cleared */
 
-	struct vublk_engine_list later; /* would be instant, when others had their turn */
+	struct vublk_engine_list later; /* instant calls that wait for the next poll */
 	uint64_t instant_bytes;         /* moved since the last poll */
-	struct vublk_file_batch batches[2]; /* of reads, of writes; not moved yet */
+	struct vublk_file_batch batches[2]; /* of reads, of writes; not executed yet */
 
 	struct vublk_engine_io *alone; /* the only one since commit(), not issued yet */
 	unsigned num_submitted;        /* since commit() */
@@ -57,7 +57,7 @@ static struct uring_queue *uring_of(struct vublk_engine_queue *queue)
 	return (struct uring_queue *)queue;
 }
 
-/* A kernel that does not know a flag says EINVAL; then it is asked for less. */
+/* An older kernel refuses an unknown flag with EINVAL; then fewer flags are tried. */
 static int init_ring(struct io_uring *ring)
 {
 	static const unsigned flags[] = {
@@ -143,11 +143,11 @@ static int add_eventfd(struct uring_queue *uring)
 /* --- calls by io_uring ----------------------------------------------------- */
 
 /*
- * EBUSY: the kernel wants completions taken first, so poll() comes next. EAGAIN: it is
- * short of memory for the moment, and there may be no completion to wait for, so it is
- * asked a few times more, and then again by each poll(), for which note_refused() asks.
+ * Submits the prepared entries. EBUSY: completions have to be taken first, which poll() does.
+ * EAGAIN: the kernel is short of memory, and there may be no completion to wait for, so this
+ * retries a few times, and each poll(), which note_refused() requests, tries again.
  */
-static void show_kernel(struct uring_queue *uring)
+static void submit_prepared(struct uring_queue *uring)
 {
 	int n, tries = MAX_SUBMIT_TRIES;
 
@@ -160,13 +160,13 @@ static void show_kernel(struct uring_queue *uring)
 		uring->prepared -= VUBLK_MIN((unsigned)n, uring->prepared);
 }
 
-/* An entry; when there is none the kernel is shown what is there. NULL: still none. */
+/* A free entry, after submitting the prepared ones if necessary. NULL: none. */
 static struct io_uring_sqe *get_sqe(struct uring_queue *uring)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
 
 	if (!sqe) {
-		show_kernel(uring);
+		submit_prepared(uring);
 		sqe = io_uring_get_sqe(&uring->ring);
 	}
 	return sqe;
@@ -206,14 +206,14 @@ static void prepare(struct uring_queue *uring, struct io_uring_sqe *sqe,
 					(off_t)step->bytes);
 		break;
 	}
-	/* What the kernel would not wait for is waited for by a thread of its own. */
+	/* After EAGAIN a kernel thread executes the call and waits. */
 	if (io->retries)
 		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, io);
 	uring->prepared++;
 }
 
-static void give_away(struct uring_queue *uring, struct vublk_engine_io *io,
+static void give_to_ring(struct uring_queue *uring, struct vublk_engine_io *io,
 		      const struct vublk_file_step *step)
 {
 	struct io_uring_sqe *sqe = get_sqe(uring);
@@ -224,7 +224,7 @@ static void give_away(struct uring_queue *uring, struct vublk_engine_io *io,
 		vublk_engine_list_add(&uring->again, io);
 }
 
-/* What the kernel did not take is shown again by the next poll(), for which this asks. */
+/* Requests another poll() soon, if the kernel did not take all entries. */
 static void note_refused(struct uring_queue *uring)
 {
 	uring->file_queue.queue.retry_ms = uring->prepared || uring->again.head ? RETRY_MS : 0;
@@ -233,8 +233,8 @@ static void note_refused(struct uring_queue *uring)
 /* --- a request's next step ------------------------------------------------- */
 
 /*
- * Makes the call of a step, or sees to it that it will be made. There is no io_uring
- * operation for BLKDISCARD in the kernels we run on, so it is made here and now.
+ * Makes the call of a step, or queues it. The supported kernels have no io_uring operation for
+ * BLKDISCARD, so it is called here.
  */
 static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		  struct vublk_file_step *step)
@@ -251,12 +251,12 @@ static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		r = vublk_file_next(queue, io, vublk_file_call_instant(file, step), step);
 	}
 	if (r)
-		give_away(uring, io, step);
+		give_to_ring(uring, io, step);
 	else
 		vublk_engine_list_add(&queue->done, io);
 }
 
-/* The requests of a batch, by one call, and by one each where that could not be. */
+/* Executes a batch by one call, and by one call per request what that did not move. */
 static void end_batch(struct uring_queue *uring, struct vublk_file_batch *batch)
 {
 	struct vublk_file_queue *queue = &uring->file_queue;
@@ -292,8 +292,8 @@ static void join_batch(struct uring_queue *uring, struct vublk_engine_io *io,
 }
 
 /*
- * A request that comes alone may be answered by the page cache in one system call. Of
- * several each would cost one, so io_uring has them all at once; it looks there, too.
+ * The page cache may serve a single request by one system call. Several requests would cost
+ * one call each, so they go to io_uring together, which looks at the page cache, too.
  */
 static void issue_alone(struct uring_queue *uring, bool still_alone)
 {
@@ -320,7 +320,7 @@ static void uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_i
 	issue_alone(uring, false);
 	if (r && !uring->num_submitted++ && vublk_file_may_be_cached(file, io, &step))
 		uring->alone = io;
-	else if (r && vublk_file_window_takes(file, io, &step))
+	else if (r && vublk_file_mapping_takes(file, io, &step))
 		join_batch(uring, io, &step);
 	else
 		issue(uring, io, r, &step);
@@ -334,11 +334,11 @@ static void uring_commit(struct vublk_engine_queue *queue)
 	end_batch(uring, &uring->batches[0]);
 	end_batch(uring, &uring->batches[1]);
 	uring->num_submitted = 0;
-	show_kernel(uring);
+	submit_prepared(uring);
 	note_refused(uring);
 }
 
-/* The requests of a list, which may find themselves there once more. */
+/* Issues the requests of a list; some may be put into it again. */
 static void issue_list(struct uring_queue *uring, struct vublk_engine_list *list)
 {
 	struct vublk_engine_list ios = *list;
@@ -366,8 +366,9 @@ static void take_completions(struct uring_queue *uring)
 }
 
 /*
- * A deferred completion signals when it is due and once more when it is taken, so one
- * that is cleared first wakes us twice. What came in between is looked for afterwards.
+ * A deferred completion signals the eventfd when it is due and again when it is taken. So the
+ * eventfd is cleared after taking, which avoids a second wake-up, and completions that came in
+ * between are taken afterwards.
  */
 static void clear_wake_up(struct uring_queue *uring)
 {
@@ -442,7 +443,7 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 		uring_free(&uring->file_queue.queue);
 		return vublk_error_set_errno(error, -r, "cannot give an io_uring its eventfd");
 	}
-	/* Saves looking it up a call; without, liburing goes on as before. */
+	/* Saves a lookup per call; optional, so the result does not matter. */
 	io_uring_register_ring_fd(&uring->ring);
 	*queue = &uring->file_queue.queue;
 	return 0;

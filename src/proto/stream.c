@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Sending and receiving on a stream socket; see the header. What a channel keeps for a slow
- * peer is in the channel of each protocol.
+ * Sending and receiving on a stream socket; see the header. The channel of each protocol keeps
+ * the messages that wait for a slow peer.
  *
  * Key idea: the kernel may deliver a message in pieces of any size, and descriptors arrive
  * with a byte of their message. So a receive never asks for bytes beyond the current message.
@@ -60,7 +60,7 @@ static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, 
 
 /*
  * The kernel drops descriptors if the control buffer or this process's table is full. In the
- * first case `max` of them have arrived, because the buffer has room for so many.
+ * first case max_fds of them have arrived, because the buffer has room for so many.
  */
 static int check_fds(unsigned before, unsigned arrived, bool is_truncated,
 		     const struct vublk_stream_format *format, struct vublk_error *error)
@@ -79,7 +79,7 @@ static int check_fds(unsigned before, unsigned arrived, bool is_truncated,
 
 /* --- receiving -------------------------------------------------------------------------------- */
 
-/* Adds to the end of a connection where in a message it was. */
+/* The error says where in a message the connection ended. */
 static int connection_ended(const char *what, const struct vublk_stream_format *format,
 			    const struct vublk_stream_reader *reader, const void *header,
 			    struct vublk_error *error)

@@ -3,9 +3,8 @@
 #define VUBLK_PROTO_STREAM_H
 
 /*
- * Messages and descriptors on a stream socket, for the channel of each protocol. A message is
- * a header of fixed size, which gives its length, and a payload. The meaning of a message
- * is not known here.
+ * Messages and descriptors on a stream socket, for the channel of each protocol. A message has
+ * a header of fixed size, which gives its length, and a payload. Its meaning is not known here.
  *
  * Key idea: all bytes of a peer are received in one place, vublk_stream_read(). The format of
  * a protocol supplies the sizes and the check of the header. No call blocks.

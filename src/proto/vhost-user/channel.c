@@ -253,7 +253,7 @@ static ssize_t payload_bytes(const void *opaque, struct vublk_error *error)
 	return header->size;
 }
 
-/* A number alone, because its name depends on the direction, which a channel does not know. */
+/* The number without a name, which depends on the direction; a channel does not know that. */
 static void name(const void *opaque, char *text, size_t text_bytes)
 {
 	const struct vublk_vu_header *header = opaque;

@@ -13,7 +13,7 @@
  * sockets themselves by path. No call blocks; all calls come from one thread.
  */
 
-/* The maximum of messages that wait for a peer that does not read; ENOBUFS beyond it. */
+/* The maximum number of messages that wait for a peer that does not read; then ENOBUFS. */
 #define VUBLK_CHANNEL_MAX_WAITING 1024
 
 struct vublk_channel_out;

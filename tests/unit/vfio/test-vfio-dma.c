@@ -111,7 +111,7 @@ static void test_unmaps_that_are_refused(void **state)
 	vfio_deinit(&rig);
 }
 
-static void test_more_maps_than_there_may_be(void **state)
+static void test_too_many_maps(void **state)
 {
 	struct vfio_rig rig;
 
@@ -263,7 +263,7 @@ static void remap(struct vfio_rig *rig, bool whole_before, bool settle_between)
 	assert_int_equal(rig->header.flags, VUBLK_VFIO_TYPE_REPLY);
 }
 
-static void test_a_remap_in_one_go_changes_nothing(void **state)
+static void test_a_remap_without_a_change(void **state)
 {
 	struct vfio_rig rig;
 
@@ -356,7 +356,7 @@ static void test_a_storm_while_they_run(void **state)
 }
 
 /* More changes than the table of deferred answers has room for. */
-static void test_many_maps_at_once(void **state)
+static void test_many_deferred_answers(void **state)
 {
 	struct vfio_rig rig;
 	uint16_t id = 0;
@@ -376,7 +376,7 @@ static void test_many_maps_at_once(void **state)
 }
 
 /* The back-end has too few slots or refuses the memory: the map fails, everything else works. */
-static void test_maps_that_the_back_end_does_not_take(void **state)
+static void test_maps_that_the_back_end_refuses(void **state)
 {
 	struct vfio_rig rig;
 
@@ -401,7 +401,7 @@ static void test_maps_that_the_back_end_does_not_take(void **state)
 }
 
 /* The back-end or the client disconnects during a change of memory. */
-static void test_who_goes_in_between(void **state)
+static void test_disconnected_during_a_change(void **state)
 {
 	const struct vublk_option properties[] = { { "reconnect-ms", "10" }, { NULL, NULL } };
 	struct vfio_rig rig;
@@ -440,19 +440,19 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_maps_that_are_refused),
 		VUBLK_TEST(test_unmaps_that_are_refused),
-		VUBLK_TEST(test_more_maps_than_there_may_be),
+		VUBLK_TEST(test_too_many_maps),
 		VUBLK_TEST(test_memory_that_cannot_be_mapped),
 		VUBLK_TEST(test_a_storm_before_the_start),
 		VUBLK_TEST(test_neighbours),
 		VUBLK_TEST(test_memory_is_added),
 		VUBLK_TEST(test_memory_is_removed),
-		VUBLK_TEST(test_a_remap_in_one_go_changes_nothing),
+		VUBLK_TEST(test_a_remap_without_a_change),
 		VUBLK_TEST(test_a_remap_with_a_pause),
 		VUBLK_TEST(test_another_file_at_the_same_place),
 		VUBLK_TEST(test_a_storm_while_they_run),
-		VUBLK_TEST(test_many_maps_at_once),
-		VUBLK_TEST(test_maps_that_the_back_end_does_not_take),
-		VUBLK_TEST(test_who_goes_in_between),
+		VUBLK_TEST(test_many_deferred_answers),
+		VUBLK_TEST(test_maps_that_the_back_end_refuses),
+		VUBLK_TEST(test_disconnected_during_a_change),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

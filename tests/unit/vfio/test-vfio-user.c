@@ -637,7 +637,7 @@ static void test_a_client_that_receives_nothing(void **state)
 }
 
 /* A client that sends nothing, or half a command, is disconnected when another one waits. */
-static void test_silent(void **state)
+static void test_silent_clients(void **state)
 {
 	const struct vublk_option limit[] = { { "message-timeout-ms", "20" }, { 0 } };
 
@@ -689,7 +689,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_back_end_that_reconnects),
 		VUBLK_TEST(test_a_back_end_that_stays_lost),
 		VUBLK_TEST(test_starts_that_fail),
-		VUBLK_TEST(test_silent),
+		VUBLK_TEST(test_silent_clients),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -121,7 +121,7 @@ static void test_a_vector_for_every_queue(void **state)
 
 /* --- MSI-X ------------------------------------------------------------------------------------ */
 
-static void test_vectors_that_there_are(void **state)
+static void test_vector_numbers(void **state)
 {
 	struct irq_rig irq;
 
@@ -397,7 +397,7 @@ static void test_full_eventfds(void **state)
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
-		VUBLK_TEST(test_vectors_that_there_are),
+		VUBLK_TEST(test_vector_numbers),
 		VUBLK_TEST(test_a_vector_for_every_queue),
 		VUBLK_TEST(test_calls_go_directly),
 		VUBLK_TEST(test_a_shared_vector),

@@ -58,7 +58,7 @@ static void expect_bar(struct pci_rig *rig, unsigned bar, uint32_t expected)
 			 (0xfe000000 & expected) | (expected == UINT32_MAX ? 0 : expected & 0xf));
 }
 
-static void test_bars_tell_their_size(void **state)
+static void test_bar_sizes(void **state)
 {
 	const uint32_t modern[] = { 0, 0xffffc000, 0, 0, 0xffffc00c, 0xffffffff };
 	struct pci_rig rig;
@@ -187,7 +187,7 @@ static void test_feature_windows(void **state)
 	pci_rig_deinit(&rig);
 }
 
-static void test_features_that_are_not_taken(void **state)
+static void test_refused_features(void **state)
 {
 	struct pci_rig rig;
 
@@ -272,7 +272,7 @@ static void test_a_reset_without_a_back_end(void **state)
 	pci_rig_deinit(&rig);
 }
 
-static void test_a_start_that_cannot_be(void **state)
+static void test_invalid_starts(void **state)
 {
 	struct pci_rig rig;
 	int mine, config;
@@ -590,16 +590,16 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_identity),
-		VUBLK_TEST(test_bars_tell_their_size),
+		VUBLK_TEST(test_bar_sizes),
 		VUBLK_TEST(test_capabilities),
 		VUBLK_TEST(test_command_register),
 		VUBLK_TEST(test_window),
 		VUBLK_TEST(test_feature_windows),
-		VUBLK_TEST(test_features_that_are_not_taken),
+		VUBLK_TEST(test_refused_features),
 		VUBLK_TEST(test_a_start_and_a_reset),
 		VUBLK_TEST(test_a_reset_while_it_starts),
 		VUBLK_TEST(test_a_reset_without_a_back_end),
-		VUBLK_TEST(test_a_start_that_cannot_be),
+		VUBLK_TEST(test_invalid_starts),
 		VUBLK_TEST(test_queue_registers),
 		VUBLK_TEST(test_queue_reset),
 		VUBLK_TEST(test_queue_reset_that_was_not_negotiated),

@@ -267,10 +267,14 @@ class Frozen:
         for request in self.SEIZE, self.INTERRUPT:
             check(ctypes.CDLL(None, use_errno=True).ptrace(request, thread, None, None) == 0,
                   f'ptrace: {os.strerror(ctypes.get_errno())}')
-        self.wait()
+        os.waitpid(thread, self.WALL)
 
-    def wait(self):
-        os.waitpid(self.thread, self.WALL)
+    def has_ended(self):
+        pid, status = os.waitpid(self.thread, self.WALL | os.WNOHANG)
+        return pid and not os.WIFSTOPPED(status)
+
+    def wait_for_end(self):
+        peer.wait_until(self.has_ended, 'the thread does not end')
 
 
 def a_second_signal(case, second):
@@ -284,7 +288,12 @@ def a_second_signal(case, second):
     peer.wait_until(lambda: 'the end waits for the storage' in case.output(child), 'serve does not say what it waits for')
     check(child.poll() is None, 'serve ended while a request was under way')
     child.send_signal(second)
-    frozen.wait()
+    try:
+        frozen.wait_for_end()
+    except peer.Failure:  # the child cannot die as long as this thread is not waited for
+        child.kill()
+        frozen.wait_for_end()
+        raise
     check(child.wait(peer.LIMIT_S) == -second, case.output(child))
 
 
@@ -312,6 +321,7 @@ def a_file_size_limit(case):
     for arguments in (['--offset', '16M'], ['--offset', '16M', '--bs', '1M']):
         result = case.call([VUBLK, 'bench', path, '--rw', 'write', '--number_ios', '100', *arguments])
         check(result.code == 1 and 'Input/output error' in result.err, str(result))
+    child.send_signal(signal.SIGXFSZ)  # the threads that write block it; the first one must ignore it
     verify(case, path, '--size', '1M')
     code = case.stop(child)
     check(code == 0, f'serve ended with {code}: {case.output(child)}')

@@ -138,7 +138,7 @@ static void stop_if_status_is_zero(struct vublk_session *session)
  * migrated. So only what is repeated at each start is forgotten; and not the base, which QEMU
  * 7.2 asks for afterwards.
  */
-static void rest_queues(struct vublk_session *session)
+static void pause_queues(struct vublk_session *session)
 {
 	session->enables_all = false;
 	for (unsigned i = 0; i < session->num_used; i++) {
@@ -157,7 +157,7 @@ static int set_status(struct vublk_session *session, struct vublk_error *error)
 		return r;
 	session->status = (uint8_t)session->server.request.payload.u64;
 	if (!session->status)
-		rest_queues(session);
+		pause_queues(session);
 	return 0;
 }
 

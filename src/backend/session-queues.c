@@ -269,7 +269,7 @@ static void on_queue_answered(struct vublk_queue *queue, void *opaque)
 	struct vublk_session *session = opaque;
 
 	session->waiting--;
-	/* A config change is not told while no ring is started, so it is told now. */
+	/* Config changes are not reported while no ring is started, so they are reported now. */
 	if (queue->state == VUBLK_QUEUE_RUNNING && session->operation->is_message) {
 		vublk_back_channel_set_suspended(&session->server.back_channel, false);
 		vublk_back_channel_remind(&session->server.back_channel);

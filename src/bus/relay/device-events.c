@@ -36,8 +36,9 @@ static void on_started(void *opaque)
 	if (!relay)
 		return;
 	relay->device_status = 0;
-	/* A config change is not told while no ring is started, so it is told now. */
-	vublk_back_channel_set_suspended(&relay->server.back_channel, vublk_relay_is_suspended(relay));
+	/* Config changes are not reported while no ring is started, so they are reported now. */
+	vublk_back_channel_set_suspended(&relay->server.back_channel,
+					 vublk_relay_is_suspended(relay));
 	vublk_back_channel_remind(&relay->server.back_channel);
 	vublk_relay_wake(relay);
 }

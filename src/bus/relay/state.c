@@ -36,7 +36,7 @@ static const char *const session_event_names[VUBLK_RELAY_NUM_SESSION_EVENTS] = {
 
 #define ON(event, state) [VUBLK_RELAY_SESSION_##event] = VUBLK_RELAY_##state + 1
 
-/* In each table an entry is the next state and one; 0: the event changes nothing. */
+/* In each table an entry is the next state plus one; 0: the event changes nothing. */
 static const unsigned char
 session_transitions[VUBLK_RELAY_NUM_SESSION_STATES][VUBLK_RELAY_NUM_SESSION_EVENTS] = {
 	[VUBLK_RELAY_READING] = {
@@ -137,9 +137,9 @@ static const char *const ring_event_names[VUBLK_RELAY_NUM_RING_EVENTS] = {
 #define ON(event, state) [VUBLK_RELAY_RING_##event] = VUBLK_RELAY_RING_##state + 1
 
 /*
- * A ring is handed over only when it is certain, so the states of a ring that the device has
- * know no doubt. A drain of a ring that is withdrawn and not handed changes nothing: the
- * message is refused if requests are left.
+ * A ring is handed over only when it is certain, so no state of a ring that the device has is
+ * uncertain. A drain of a ring that is withdrawn and not handed changes nothing: the message is
+ * refused if requests are left.
  */
 static const unsigned char
 ring_transitions[VUBLK_RELAY_NUM_RING_STATES][VUBLK_RELAY_NUM_RING_EVENTS] = {
@@ -269,7 +269,7 @@ bool vublk_relay_is_uncertain(const struct vublk_relay_queue *queue)
 	       queue->state == VUBLK_RELAY_RING_UNCERTAIN_LEFT;
 }
 
-/* --- the reason -------------------------------------------------------------- */
+/* --- the reason of a refusal ------------------------------------------------- */
 
 void vublk_relay_fail(struct vublk_relay *relay, const struct vublk_error *error)
 {

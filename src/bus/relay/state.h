@@ -75,7 +75,7 @@ enum vublk_relay_ring_event {
 struct vublk_relay_machine {
 	unsigned num_states, num_events;
 	const char *const *state_names, *const *event_names;
-	const unsigned char *transitions; /* [num_states][num_events]: the next state and one */
+	const unsigned char *transitions; /* [num_states][num_events]: the next state plus one */
 };
 
 extern const struct vublk_relay_machine vublk_relay_session_machine, vublk_relay_set_machine,

@@ -36,7 +36,7 @@ static const char *const session_sentences[VUBLK_RELAY_NUM_SESSION_STATES] = {
 	[VUBLK_RELAY_LAST_ACTING] = "As acting; the session ends after this message.",
 	[VUBLK_RELAY_CLOSING] = "No further message is read. The session is reset next.",
 	[VUBLK_RELAY_ENDING] = "The rings are reclaimed from the back-end, and then the memory.",
-	[VUBLK_RELAY_ENDED] = "The back-end has nothing of this VMM any more. The session is freed.",
+	[VUBLK_RELAY_ENDED] = "The back-end has no ring and no memory of this VMM. The session is freed.",
 };
 
 static const char *const session_event_sentences[VUBLK_RELAY_NUM_SESSION_EVENTS] = {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The driver end against the device end, in random order, beside a model that
+ * The driver end against the device end, in random order, compared with a model that
  * knows what must come out: which chain, translated to which segments, with which
  * bytes; whether there was room; and exactly when a kick or a call is wanted.
  *
@@ -350,7 +350,7 @@ static void device_polls(void)
 	model.kicks.enabled = false;
 }
 
-/* The device dies and another goes on: what was taken and not published is taken again. */
+/* The device dies and another continues: chains that were taken and not published are taken again. */
 static void device_dies(void)
 {
 	struct iovec iov[MAX_SEGMENTS];

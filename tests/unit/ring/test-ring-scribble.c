@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A second thread writes over the rings all the time, as a hostile peer can. What
- * is written is mostly nearly right, for nonsense is refused at the first look.
+ * A second thread writes over the rings all the time, as a hostile peer can. The
+ * values are mostly nearly right, because nonsense is refused at the first check.
  * Nothing that comes out may point outside the driver's memory or be more than
  * there is room for; the sanitizers watch the rest.
  */

@@ -295,7 +295,7 @@ static void test_poll(void **state)
 /*
  * One end publishes at the very moment at which the other decides to sleep. Both
  * may see the other, but when the first does not tell, the second must not sleep.
- * The two meet before each try, for the window is some nanoseconds.
+ * The two meet before each try, because the window is some nanoseconds.
  */
 struct race {
 	struct ring_rig rig;

@@ -104,7 +104,7 @@ static void test_indices_wrap_many_times(void **state)
 	rig_deinit(&rig);
 }
 
-/* Who does not ask again hears of one more, and then of one in 65536. */
+/* A driver that does not ask again is notified once more, and then once in 65536. */
 static void test_event_idx_suppresses(void **state)
 {
 	set_up(4, 0, EVENT_IDX);
@@ -258,7 +258,7 @@ static void test_init_refuses(void **state)
 	wrong.used = NULL;
 	check_init(&wrong, 8, "used ring");
 	rig_deinit(&rig);
-	rig_deinit(&rig); /* twice, or of nothing, is nothing */
+	rig_deinit(&rig); /* a second deinit, or one of NULL, is a no-op */
 	vublk_driver_ring_deinit(NULL);
 	vublk_device_ring_deinit(NULL);
 }

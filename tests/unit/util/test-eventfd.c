@@ -139,7 +139,7 @@ static void test_kinds(void **state)
 	vublk_fd_close(&fd);
 	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
 	assert_int_equal(vublk_eventfd_check(pipes[1], &error), -EPROTO);
-	/* What is ours does not wait, whatever the peer does to what is its own. */
+	/* Our open file description does not wait, whatever the peer does to its own. */
 	fill_pipe(pipes[1]);
 	before = dup(pipes[1]);
 	assert_int_equal(vublk_callfd_check(&pipes[1], &error), 0);

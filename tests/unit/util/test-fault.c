@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The SIGBUS handler: what it repairs, what it records, and to whom it leaves the rest.
+ * The SIGBUS handler: what it repairs, what it records, and to which handler it passes other faults.
  */
 #include "harness.h"
 

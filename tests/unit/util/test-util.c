@@ -68,7 +68,7 @@ static void test_error_texts(void **state)
 	longer[sizeof(longer) - 1] = '\0';
 	vublk_error_set(&e, EINVAL, "%s", longer);
 	assert_int_equal(strlen(e.text), VUBLK_ERROR_TEXT_BYTES - 1);
-	assert_int_equal(vublk_error_set(NULL, EINVAL, "nobody reads"), -EINVAL);
+	assert_int_equal(vublk_error_set(NULL, EINVAL, "text that is not read"), -EINVAL);
 }
 
 static void test_options(void **state)

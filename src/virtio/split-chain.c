@@ -233,7 +233,7 @@ static int step(struct vublk_device_ring *ring, const struct vublk_memory_map *m
 	if (!(desc.flags & VRING_DESC_F_NEXT))
 		return 1;
 	if (desc.next >= walk->count)
-		return vublk_error_set(error, EBADMSG, "the chain at descriptor %u goes on at "
+		return vublk_error_set(error, EBADMSG, "the chain at descriptor %u continues at "
 				       "descriptor %u of %u", chain->head, desc.next, walk->count);
 	walk->index = desc.next;
 	return 0;

@@ -99,7 +99,12 @@ def normal(parts):
 
 def comments(text):
     """The comments only, each at its line."""
-    return C_TOKEN.sub(lambda token: token[0] if token[0][0] == '/' else '""', text)
+    kept, end = [], 0
+    for token in C_TOKEN.finditer(text):
+        if token[0][0] == '/':
+            kept += ['\n' * text.count('\n', end, token.start()), token[0]]
+            end = token.end()
+    return ''.join(kept)
 
 
 def is_there(word, name, texts):
@@ -144,7 +149,7 @@ def self_faults(check, bad, root):
     if not list(check(root, bad)):
         yield 'the check itself does not find a fault'
     good = {**GOOD, 'docs/where.table': '== G\nterm | src/x/ring.c | ring | sentence',
-            'docs/b.md': '[x](a.md#one-thing) [y](../src/x/ring.c)', 'src/x/chain.c': '/* See ring.c, x/ring.c. */ f("gone.c")'}
+            'docs/b.md': '[x](a.md#one-thing) [y](../src/x/ring.c)', 'src/x/chain.c': '/* See ring.c, x/ring.c. */ f("gone.c", gone.c)'}
     yield from (f'the check itself finds what is right: {fault}' for fault in check(root, good))
 
 

@@ -31,7 +31,6 @@ PENDING = {
     'src/backend': 'not reviewed yet',
     'src/blk': 'not reviewed yet',
     'src/inproc': 'not reviewed yet',
-    'src/virtio': 'not reviewed yet',
     'tests/unit/backend': 'not reviewed yet',
     'tests/unit/blk': 'not reviewed yet',
 }
@@ -89,6 +88,9 @@ RULES = {
 AT_ONCE = re.compile(r'\bat once\b')
 TOGETHER = re.compile(r'\b(?:all|many|several|both|two|three|four|eight|every|threads|requests|queues|devices|disks|'
                       r'more|most|few|them|\d+)\b[^.;\0]{0,40}$')
+
+# Words that say nothing to a newcomer when they are a part of a name in C.
+NAME = re.compile(r'\b\w*?(?<![a-z])(?:luck|loans?|wish|wishes|liars?|patience|promise)(?![a-z])\w*')
 
 COMPILED = [(re.compile(pattern, 0 if 'W' in pattern or ' none' in pattern else re.I), text)
             for pattern, (text, _, _) in RULES.items()]
@@ -201,6 +203,14 @@ def faults(name, text):
         yield f'{name}:{line}: "{phrase}"; write: {instead}'
 
 
+def name_faults(name, text):
+    """Once per name."""
+    if name.endswith(('.c', '.h')):
+        code = C_TOKEN.sub(' ', text)
+        for word in sorted(set(NAME.findall(code))):
+            yield f'{name}: the name "{word}"; use the field\'s word: hit rate, grant, request, pending, ...'
+
+
 def is_below(name, folders):
     return any(name == folder or name.startswith(folder.rstrip('/') + '/') for folder in folders)
 
@@ -209,7 +219,8 @@ def scan(root, wanted=()):
     """Pairs of a file's name and its faults."""
     for name, path in files(root, r'\.(md|scd)$'):
         if name not in SKIPPED and 'corpus/' not in name and (not wanted or is_below(name, wanted)):
-            yield name, list(faults(name, path.read_text()))
+            text = path.read_text()
+            yield name, [*faults(name, text), *name_faults(name, text)]
 
 
 def wrap_as(kind, line):
@@ -231,6 +242,8 @@ def self_faults():
                 yield f'the check does not find in .{kind}: {bad}'
             for fault in faults(f'x.{kind}', wrap_as(kind, good)):
                 yield f'the check finds in .{kind}, wrongly: {good}: {fault}'
+    if len(list(name_faults('x.c', 'int good_luck; struct vublk_loan *l; bool unlucky, wishbone; /* luck */'))) != 2:
+        yield 'the check of names finds others than good_luck and vublk_loan'
     for name, text in (('x.c', 'nobody = 1; f("x " y " in vain");'), ('x.md', 'the user `nobody` is\n\n```\nin vain\n```\n')):
         for fault in list(faults(name, text))[1 if name == 'x.c' else 0:]:
             yield f'the check reads code: {fault}'

@@ -46,7 +46,7 @@ struct fifo {
 };
 
 /* What one end knows of when the other wants to be told. */
-struct wish {
+struct notification {
 	bool first;     /* nothing was published since this end's init */
 	bool enabled;   /* without EVENT_IDX */
 	uint16_t event; /* with it */
@@ -61,7 +61,7 @@ struct model {
 	struct fifo idle, added, published, taken, pushed, done;
 	unsigned num_free;
 	uint16_t added_index, published_index, taken_index, used_index, done_index;
-	struct wish kicks, calls;
+	struct notification kicks, calls;
 	unsigned completed;
 };
 
@@ -172,17 +172,17 @@ static void driver_adds(void)
 }
 
 /* Whether the other end wants to hear that [before, now) was published. */
-static bool wanted(struct wish *wish, uint16_t before, uint16_t now)
+static bool wanted(struct notification *notification, uint16_t before, uint16_t now)
 {
-	bool first = wish->first;
+	bool first = notification->first;
 
-	wish->first = false;
+	notification->first = false;
 	if (first)
 		return true;
 	if (!(model.rig.config.features & EVENT_IDX))
-		return wish->enabled;
+		return notification->enabled;
 	for (uint16_t i = before; i != now; i++)
-		if (i == wish->event)
+		if (i == notification->event)
 			return true;
 	return false;
 }
@@ -399,11 +399,11 @@ static void check_state(void)
 		assert_true(model.calls.pending);
 }
 
-static void wake(struct wish *wish)
+static void wake(struct notification *notification)
 {
-	if (wish->pending) {
-		wish->pending = false;
-		wish->sleeping = false;
+	if (notification->pending) {
+		notification->pending = false;
+		notification->sleeping = false;
 	}
 }
 
@@ -502,7 +502,7 @@ static void run(unsigned size, uint64_t features, uint64_t seed)
 	model.num_free = size;
 	model.added_index = model.published_index = model.taken_index = config.base;
 	model.used_index = model.done_index = config.base;
-	model.kicks = model.calls = (struct wish){ true, true, config.base, false, false };
+	model.kicks = model.calls = (struct notification){ true, true, config.base, false, false };
 	for (unsigned i = 0; i < 4000 || (i < 40000 && model.completed < 2000); i++) {
 		if (below(2))
 			driver_step();

@@ -27,7 +27,7 @@
 /* With so many answers outstanding, the next piece has to wait. */
 #define MAX_WAITING 32
 #define MAX_WAITING_BARRIERS 4
-#define MESSAGES_PER_BARRIER 64 /* if nothing is confirmed */
+#define MESSAGES_PER_BARRIER 64 /* messages per barrier if nothing is confirmed */
 
 static void on_barrier(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {

@@ -19,7 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PATIENCE_NS (UINT64_C(20) * 1000000000)
+#define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
 
 /* --- callbacks ---------------------------------------------------------------------- */
 
@@ -120,7 +120,7 @@ static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 	if (level <= VUBLK_LOG_INFO && strstr(text, "reconnects by a timer"))
 		rig->num_unwatched++;
 	if (level <= VUBLK_LOG_INFO)
-		snprintf(rig->last_word, sizeof(rig->last_word), "%s", text);
+		snprintf(rig->last_line, sizeof(rig->last_line), "%s", text);
 	if (!rig->quiet)
 		printf("# %s\n", text);
 }
@@ -202,7 +202,7 @@ bool rig_turn(struct device_rig *rig, int timeout_ms)
 
 void rig_wait(struct device_rig *rig, enum rig_callback callback, unsigned calls)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
 
 	while (rig->calls[callback] < calls) {
 		rig_turn(rig, 100);
@@ -348,7 +348,7 @@ void rig_stop(struct device_rig *rig)
 
 static void wait_for_state(struct device_rig *rig, enum vublk_device_state from)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
 
 	while (vublk_device_state(rig->device) == from) {
 		rig_turn(rig, 100);

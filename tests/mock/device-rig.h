@@ -45,7 +45,7 @@ struct device_rig {
 	unsigned num_warnings;
 	unsigned num_unwatched; /* lines at INFO or above about a lack of inotify */
 	unsigned round_trips; /* of the last handshake or start, read from the log */
-	char last_word[800]; /* the last line at INFO or above */
+	char last_line[800]; /* the last line at INFO or above */
 
 	int memfd;
 	char *memory;

@@ -4,7 +4,7 @@
  * past the used index then, by the number of those requests.
  *
  * GET_VRING_BASE means that the ring is drained, unless GET_VRING_BASE_INFLIGHT was
- * negotiated; qemu-storage-daemon 7.2 answers it with requests under way, and aborts when
+ * negotiated; qemu-storage-daemon 7.2 answers it with requests under way, and panics when
  * they end. While such a back-end is connected, the ring can be started again at that base,
  * because the back-end still has the requests. When it is lost, they are like the requests of
  * a ring that was lost while it ran: the in-flight area has them, or it is unknown which of

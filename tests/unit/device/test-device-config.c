@@ -308,7 +308,7 @@ static void test_absurd_change_is_not_taken(void **state)
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
 	assert_int_equal(read_config(&rig).capacity, 2048);
-	assert_non_null(strstr(rig.last_word, "block size of 3 bytes"));
+	assert_non_null(strstr(rig.last_line, "block size of 3 bytes"));
 	config_of(&mock)->blk_size = 512;
 	mock_send_config_change(&mock, false);
 	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
@@ -393,8 +393,8 @@ static void test_garbage_on_the_channel(void **state)
 		rig_realize(&rig);
 		mock_send_on_back_channel(&mock, cases[i].bytes, cases[i].num_bytes);
 		rig_settle(&rig);
-		if (!strstr(rig.last_word, cases[i].words))
-			fail_msg("no '%s' in: %s", cases[i].words, rig.last_word);
+		if (!strstr(rig.last_line, cases[i].words))
+			fail_msg("no '%s' in: %s", cases[i].words, rig.last_line);
 		rig_start(&rig, 2);
 		rig_stop(&rig);
 		vublk_device_unrealize(rig.device);
@@ -433,7 +433,7 @@ static void test_answers_that_are_not_read(void **state)
 			mock_send_config_change(&mock, true);
 		rig_settle(&rig);
 	}
-	assert_non_null(strstr(rig.last_word, "the back channel is closed: "));
+	assert_non_null(strstr(rig.last_line, "the back channel is closed: "));
 	rig_start(&rig, 2);
 	rig_end(&rig, &mock);
 }

@@ -440,7 +440,7 @@ static void test_a_new_back_end_that_cannot(void **state)
 		mock_pump(&mock);
 		vublk_device_process(rig.device);
 	}
-	assert_non_null(strstr(rig.last_word, "it cannot log which pages it writes"));
+	assert_non_null(strstr(rig.last_line, "it cannot log which pages it writes"));
 	assert_int_equal(vublk_device_dirty_log_stop(rig.device, NULL), 0);
 	rig_wait(&rig, RIG_STARTED, 2);
 	expect_logging(&rig, &mock, false);

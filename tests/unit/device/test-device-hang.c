@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #define QUEUES 2
-#define PATIENCE_NS (UINT64_C(20) * 1000000000)
+#define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
 
 static void turn(struct device_rig *rig)
 {
@@ -42,7 +42,7 @@ static void turn(struct device_rig *rig)
 /* Runs the loop until this callback has been called `calls` times. */
 static void turn_until(struct device_rig *rig, enum rig_callback callback, unsigned calls)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
 
 	while (rig->calls[callback] < calls) {
 		turn(rig);

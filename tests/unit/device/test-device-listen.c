@@ -209,7 +209,7 @@ static void test_a_smaller_offer(void **state)
 	mock_connect(&mock, path); /* which is a hang-up first */
 	rig_wait(&rig, RIG_LOST, 1);
 	expect_waiting(&rig, VUBLK_DEVICE_LOST);
-	assert_non_null(strstr(rig.last_word, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9)"));
+	assert_non_null(strstr(rig.last_line, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9)"));
 	mock.features = features;
 	mock_connect(&mock, path);
 	rig_wait(&rig, RIG_STARTED, 2);
@@ -299,7 +299,7 @@ static void test_no_descriptors(void **state)
 		assert_int_equal(vublk_device_process(rig.device), 0);
 	expect_waiting(&rig, VUBLK_DEVICE_REALIZING);
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-	assert_non_null(strstr(rig.last_word, "no back-end can connect to '"));
+	assert_non_null(strstr(rig.last_line, "no back-end can connect to '"));
 	rig_wait(&rig, RIG_REALIZED, 1);
 	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);
 	rig_end(&rig, &mock);

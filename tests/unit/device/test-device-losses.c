@@ -46,7 +46,7 @@ static void set_status(struct device_rig *rig, uint8_t status)
 		fail_msg("%s", error.text);
 }
 
-#define PATIENCE_NS (UINT64_C(20) * 1000000000)
+#define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
 
 /* Runs the loop once more; fails if `until` has passed. */
 static void step(struct device_rig *rig, uint64_t until)
@@ -60,7 +60,7 @@ static void step(struct device_rig *rig, uint64_t until)
 /* Runs the loop until the device is in this state. */
 static void reach(struct device_rig *rig, enum vublk_device_state state)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
 
 	while (vublk_device_state(rig->device) != state)
 		step(rig, until);
@@ -106,7 +106,7 @@ static void enter_realize(struct device_rig *rig, struct mock *mock, uint32_t re
 /* Only a back-end that hangs ends realize; the bus has to try again. */
 static void leave_realize(struct device_rig *rig, struct mock *mock)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
 
 	while (vublk_device_state(rig->device) != VUBLK_DEVICE_STOPPED) {
 		step(rig, until);
@@ -292,7 +292,7 @@ static void expect_as_before(struct device_rig *rig, const struct mock *mock, co
 static void lose(struct device_rig *rig, struct mock *mock, const struct phase *phase, uint32_t request,
 		 const struct mock_fault *way)
 {
-	uint64_t until = vublk_now_ns() + PATIENCE_NS;
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
 	unsigned disconnected = rig->calls[RIG_LOST];
 	struct seen before;
 
@@ -413,7 +413,7 @@ static void test_unrealize_during_each_wait(void **state)
 							  .request = phases[p].requests[i] };
 			phases[p].enter(&rig, &mock, phases[p].requests[i]);
 			while (!mock.silent)
-				step(&rig, vublk_now_ns() + PATIENCE_NS);
+				step(&rig, vublk_now_ns() + TIME_LIMIT_NS);
 			vublk_device_unrealize(rig.device);
 			assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_CREATED);
 			memset(rig.calls, 0, sizeof(rig.calls));

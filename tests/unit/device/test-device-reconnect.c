@@ -205,8 +205,8 @@ static void expect_refusal(struct device_rig *rig, struct mock *mock, const stru
 	mock_hang_up(mock);
 	mock_forget(mock);
 	run_until_connections(rig, mock, 3);
-	if (!strstr(rig->last_word, sentence))
-		fail_msg("'%s' is not in '%s'", sentence, rig->last_word);
+	if (!strstr(rig->last_line, sentence))
+		fail_msg("'%s' is not in '%s'", sentence, rig->last_line);
 	assert_int_equal(rig->calls[RIG_STARTED], started);
 	assert_int_equal(vublk_device_features(rig->device), features);
 	mock->features = good->features;
@@ -267,7 +267,7 @@ static void test_too_few_memory_slots(void **state)
 	mock_live_again(&mock);
 	mock_forget(&mock);
 	run_until_connections(&rig, &mock, 2);
-	assert_non_null(strstr(rig.last_word, "it accepts 8 memory regions, and there are 9"));
+	assert_non_null(strstr(rig.last_line, "it accepts 8 memory regions, and there are 9"));
 	mock.memory_slots = good.memory_slots;
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.num_regions, 9);

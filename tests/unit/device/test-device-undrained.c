@@ -241,7 +241,7 @@ static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t 
 	rig_set_indices(rig, 1, TAKEN - 2, TAKEN + 3);
 	mock->base = TAKEN;
 	pause_rig(rig);
-	assert_non_null(strstr(rig->last_word, "queue 1 was returned at index 7 with 2 requests "
+	assert_non_null(strstr(rig->last_line, "queue 1 was returned at index 7 with 2 requests "
 					       "outstanding"));
 	assert_int_equal(rig->num_warnings, 1);
 }

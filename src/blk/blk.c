@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A disk from open to close: the driver's initialisation over the in-process bus
- * (virtio 1.3, sections 3.1.1 and 5.2.5), the properties, and what the back-end
- * does to it meanwhile. Not the data path: that is queue.c.
+ * (virtio 1.3, sections 3.1.1 and 5.2.5), the properties, and the events of the back-end. Not
+ * the data path: that is in queue.c.
  *
- * The idea to read it by: the bus's thread (the disk's thread, to an application)
- * writes what it learns into blk->info and blk->lost under the lock; the queues hear
- * of it through one atomic number, the capacity, and are taken over by that thread
- * for a moment when a back-end is lost (recover.c).
+ * Key idea: the bus's thread, which the application knows as the disk's thread, stores what it
+ * learns in blk->info and blk->lost under the lock. The queues read one atomic number of it, the
+ * capacity. When a back-end is lost, that thread takes the queues over for a moment (recover.c).
  */
 #include "blk/config.h"
 #include "blk/disk.h"
@@ -24,10 +23,10 @@
 
 /* Header, data and status each take a descriptor. */
 #define MIN_QUEUE_SIZE 4
-/* How often a config that changes during the open is read again. */
+/* The limit for reading a config again that changes during the open. */
 #define MAX_CONFIG_READS 8
 
-/* --- what the disk's thread tells --------------------------------------------------- */
+/* --- events, on the disk's thread --------------------------------------------------- */
 
 static void tell(struct vublk_blk *blk, enum vublk_blk_event event,
 		 const struct vublk_error *error)
@@ -37,8 +36,8 @@ static void tell(struct vublk_blk *blk, enum vublk_blk_event event,
 }
 
 /*
- * Reads the config and publishes what it says. The limits of requests are those
- * of the open for good: the queues have them without a lock.
+ * Reads the config and publishes it. The limits of requests stay as they were at the open,
+ * because the queues read them without a lock.
  */
 static int refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error *error)
 {
@@ -61,7 +60,7 @@ static int refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error
 	return r;
 }
 
-/* Before the application has the disk, a change is only noted: see begin_running(). */
+/* While the disk is being opened, a change is only noted: see begin_running(). */
 static bool note_if_opening(struct vublk_blk *blk)
 {
 	bool opening;
@@ -106,8 +105,8 @@ static void tell_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
 }
 
 /*
- * A back-end without FLUSH has no cache. Of one with FLUSH no config says whether it has: some
- * say "write-through" and are not.
+ * A back-end without FLUSH has no cache. For one with FLUSH the config does not tell: some say
+ * "write-through" and have a cache.
  */
 static bool has_unflushed_writes(const struct vublk_blk *blk)
 {
@@ -134,7 +133,7 @@ static void tell_lost_writes(struct vublk_blk *blk)
 	tell(blk, VUBLK_BLK_WRITES_LOST, &error);
 }
 
-/* All queues are closed before the question is asked: a completion counts before it or not. */
+/* All gates are closed before unflushed writes are looked for, so no completion is in between. */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_blk *blk = opaque;
@@ -177,7 +176,7 @@ static void on_reconnected(void *opaque)
 	tell_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
 }
 
-/* Each queue is asked, because each takes a note of its own. */
+/* Every queue is checked, because each takes a note of its own. */
 static bool is_overdue(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
@@ -257,7 +256,7 @@ static void fill_constant_info(struct vublk_blk *blk)
 					   (uint32_t)VUBLK_BLK_CONFIG_BYTES);
 }
 
-/* The device is realized: accept features, read the config, make queues, and go. */
+/* After realize: accepts features, reads the config, makes the queues, and starts them. */
 static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 {
 	struct vublk_blk_limits limits;
@@ -283,9 +282,9 @@ static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 }
 
 /*
- * From here on the application is told. What came since the start was noted and told
- * nobody: a back-end that went fails the open, a config that changed is read again,
- * some times: one that never stops changing does not keep the application out.
+ * From here on the application gets events. Events since the start were only noted: the loss of
+ * the back-end fails the open, and a config that changed is read again. The number of reads is
+ * limited, so that a config that never stops changing does not delay the open for ever.
  */
 static int begin_running(struct vublk_blk *blk, struct vublk_error *error)
 {
@@ -319,7 +318,7 @@ static void free_blk(struct vublk_blk *blk)
 	free(blk);
 }
 
-/* Said before a back-end is looked for, because it does not depend on any. */
+/* Checked before the connection is made, because it does not depend on the back-end. */
 static int check_queue_size(const struct vublk_option *options, struct vublk_error *error)
 {
 	uint64_t size;
@@ -382,7 +381,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 
 #define DRAIN_BATCH 32
 
-/* Takes what completes until the deadline. 0, or why requests were abandoned. */
+/* Takes completions until the deadline. 0, or why requests were abandoned. */
 static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns, struct vublk_error *error)
 {
 	struct vublk_blk_completion completions[DRAIN_BATCH];

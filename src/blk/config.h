@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-/* The features that this driver knows what to do with. */
+/* The features that this driver supports. */
 #define VUBLK_BLK_DRIVER_FEATURES \
 	(VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX) | VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX) | \
 	 VUBLK_BIT(VIRTIO_BLK_F_GEOMETRY) | VUBLK_BIT(VIRTIO_BLK_F_RO) | \
@@ -20,17 +20,15 @@
 	 VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) | VUBLK_BIT(VIRTIO_F_VERSION_1))
 
 /*
- * What the config space says of the disk, in bytes, with what is absent or absurd
- * replaced by what is safe: into the fields of `info` that come from the config,
- * and info->features. `config` has the whole VUBLK_BLK_CONFIG_BYTES.
- * EPROTO: the capacity is more than there can be.
+ * Describes the disk by its config space, in bytes: fills the fields of `info` that come from the
+ * config, and info->features. Absent and absurd values are replaced by safe ones. `config` has
+ * VUBLK_BLK_CONFIG_BYTES. EPROTO: no disk can have that capacity.
  */
 int vublk_blk_config_describe(const uint8_t *config, uint64_t features, unsigned queue_size,
 			      struct vublk_blk_info *info, struct vublk_error *error);
 
 /*
- * The limits of a request on the ring that follow. ENOTSUP: the device takes not
- * even one block in a request.
+ * Derives the limits of a piece. ENOTSUP: a piece of one block exceeds the device's limits.
  */
 int vublk_blk_config_limits(const struct vublk_blk_info *info, struct vublk_blk_limits *limits,
 			    struct vublk_error *error);

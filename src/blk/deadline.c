@@ -2,10 +2,10 @@
 /*
  * Whether the back-end keeps a piece of a request for longer than request-deadline-ms.
  *
- * Key idea: no request carries a time. The disk's thread looks at the queue several times
- * per deadline and notes how many pieces had been published until then. A piece that still
- * has its slot and is older than the note of one deadline ago is overdue. So the owner pays
- * nothing, and a piece is found between one deadline and a look more.
+ * Key idea: no request carries a time. The disk's thread checks the queue several times per
+ * deadline, and notes how many pieces have been published so far. A piece is overdue if it still
+ * has its slot and was published before the note of one deadline ago. So the owner pays nothing,
+ * and an overdue piece is found at most one check late.
  */
 #include "blk/queue.h"
 
@@ -30,7 +30,7 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 
 	vublk_blk_gate_close(&queue->gate);
 	overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
-	if (overdue) { /* or the application has not looked at its completion */
+	if (overdue) { /* it may be complete, and not yet taken by the application */
 		vublk_blk_queue_take_all(queue);
 		overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
 	}

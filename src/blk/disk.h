@@ -2,7 +2,7 @@
 #ifndef VUBLK_BLK_DISK_H
 #define VUBLK_BLK_DISK_H
 
-/* The disk itself: what its queues and its memory have in common. */
+/* The disk itself, which its queues, its memory and its blocking calls share. */
 
 #include "blk/queue.h"
 #include "inproc/inproc.h"
@@ -18,7 +18,7 @@ struct vublk_blk_allocation {
 	uint64_t bytes;
 };
 
-/* The bounce buffer of the blocking calls: what is in flight at most, and how much of it each. */
+/* The bounce buffer of the blocking calls: the most pieces in flight, and the size of each. */
 #define VUBLK_BLK_BOUNCE_SLOTS 8
 #define VUBLK_BLK_BOUNCE_SLOT_BYTES (UINT32_C(128) << 10)
 
@@ -28,7 +28,7 @@ struct vublk_blk_bounce_slot {
 	uint64_t bytes;
 };
 
-/* What the blocking calls have to themselves, from the first of them on. */
+/* State of the blocking calls, filled by the first of them. */
 struct vublk_blk_blocking {
 	pthread_mutex_t lock; /* held for a whole call */
 	struct vublk_blk_queue *queue;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The side of the gate that is allowed to take its time; see gate.h.
+ * The slow side of the gate, which the disk's thread uses; the owner's side is in gate.h.
  */
 #include "blk/gate.h"
 
@@ -11,14 +11,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define YIELDS_BETWEEN_LOOKS 64 /* at the kick descriptor, while the owner is inside */
+#define YIELDS_BETWEEN_LOOKS 64 /* at the kick descriptor, while the owner is inside the gate */
 
 static bool membarrier(int command)
 {
 	return !syscall(__NR_membarrier, command, 0, 0);
 }
 
-/* Registering is once a process, and nothing when it was done before. */
+/* A process registers once; registering again has no effect. */
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd)
 {
 	gate->kick_fd = kick_fd;
@@ -34,9 +34,9 @@ void vublk_blk_gate_deinit(struct vublk_blk_gate *gate)
 }
 
 /*
- * The owner is never inside for long: it sleeps outside, and if a peer blocks it in a kick,
- * it is freed. A barrier that worked when the
- * queue was made works now; should it not, a process-wide one does the same, slowly.
+ * The owner is never inside for long: it sleeps outside, and if a peer blocks it in a kick, it is
+ * unblocked here. membarrier() worked when the queue was made. If it fails now, the system-wide
+ * variant does the same, slowly.
  */
 void vublk_blk_gate_close(struct vublk_blk_gate *gate)
 {

@@ -3,9 +3,10 @@
 #define VUBLK_BLK_GATE_H
 
 /*
- * Keeps a queue's owner out while the disk's thread has the queue, and costs the
- * owner two plain stores and a load a call: all the rest is paid by the disk's
- * thread, which comes once an outage.
+ * Keeps a queue's owner out while the disk's thread uses the queue.
+ *
+ * Key idea: it costs the owner two plain stores and a load per call. The disk's thread, which
+ * closes the gate a few times per outage, bears the rest of the cost.
  *
  * The pairs of accesses, by letter:
  *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores
@@ -28,13 +29,13 @@ struct vublk_blk_gate {
 	bool asymmetric; /* the disk's thread has membarrier(2) */
 	/* read by the owner, seldom written */
 	unsigned closed;
-	int kick_fd; /* inside, the owner may be blocked in a write to it */
+	int kick_fd; /* the owner may block in a write to it while it is inside */
 	pthread_mutex_t lock; /* held by the disk's thread from close to open */
 	/* the owner's */
 	unsigned inside __attribute__((aligned(VUBLK_CACHE_LINE)));
 };
 
-/* `kick_fd` is borrowed: what the owner kicks a peer with inside the gate. */
+/* `kick_fd` is borrowed: the descriptor that the owner writes to inside the gate. */
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd);
 void vublk_blk_gate_deinit(struct vublk_blk_gate *gate);
 
@@ -42,7 +43,7 @@ void vublk_blk_gate_deinit(struct vublk_blk_gate *gate);
 void vublk_blk_gate_close(struct vublk_blk_gate *gate);
 void vublk_blk_gate_open(struct vublk_blk_gate *gate);
 
-/* The owner's way in, where the gate was found closed. */
+/* The owner: enters when the gate, which it found closed, is open again. */
 void vublk_blk_gate_wait(struct vublk_blk_gate *gate);
 
 static inline bool vublk_blk_gate_try_enter(struct vublk_blk_gate *gate)
@@ -56,7 +57,7 @@ static inline bool vublk_blk_gate_try_enter(struct vublk_blk_gate *gate)
 	return !vublk_load_seq(&gate->closed); /* E, F */
 }
 
-/* The owner's: around everything that touches the queue. Not nested. */
+/* The owner: around all access to the queue. Not nested. */
 static inline void vublk_blk_gate_enter(struct vublk_blk_gate *gate)
 {
 	if (__builtin_expect(!vublk_blk_gate_try_enter(gate), 0))

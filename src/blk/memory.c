@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Memory for requests: made here, or the application's own. Both are regions of
- * the bus; what is made here is also mapped and unmapped here.
+ * Memory for requests: allocated here, or the application's own. Not the table of regions: that
+ * is the bus's (src/inproc/memory.c).
+ *
+ * Key idea: both kinds are regions of the bus. Only memory that is allocated here is also mapped
+ * and unmapped here.
  */
 #include "blk/disk.h"
 
@@ -74,8 +77,8 @@ static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const
 }
 
 /*
- * The back-end forgets the region first. If it could not be told it is gone, or
- * will be, and its mapping of the memory is its own: unmapping ours is safe.
+ * The back-end forgets the region first. If it cannot be told, it is disconnected or will be. Its
+ * mapping is its own, so it is safe to unmap ours.
  */
 int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error)
 {

@@ -3,13 +3,13 @@
 #define VUBLK_BLK_OVERLAP_H
 
 /*
- * Which parts of the disk the writes on a ring touch, coarsely: a sieve that says
- * "certainly none of them meets this range", so that looking at each is rarely
- * needed. Belongs to one queue.
+ * A coarse filter for the question whether a write on the ring touches a range of the disk.
+ * Belongs to one queue.
  *
- * A narrow write counts in a bucket for each 4 KiB unit that it touches; a wide one
- * is counted only, and then nothing is certain: next to moving its data, a look at
- * every slot costs nothing.
+ * Key idea: a narrow write is counted in a bucket per 4 KiB unit that it touches. If all buckets
+ * of a range are 0, no write touches it, and the slots need not be searched. A wide write has
+ * no bucket; while one is on the ring the slots are searched, which takes little time compared
+ * with moving its data.
  */
 
 #include <stdbool.h>

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One piece of a request, from header to status byte (virtio 1.3, section
- * 5.2.6): what goes on the ring, and what came back.
+ * One piece of a request, from its header to its status byte (virtio 1.3, section 5.2.6): how it
+ * is put on the ring, and what its status means. Not when: that is in queue.c.
  *
- * The idea to read it by: header, data and status have a descriptor each, for
- * there are back-ends that understand no other framing; header and status of a
- * slot lie at a place of their own in shared memory, so nothing is allocated or
- * translated for them. The status is 0xff before the back-end has it: a piece
- * that comes back with that was not executed.
+ * Key idea: header, data and status have separate descriptors, because some back-ends
+ * understand no other framing. The header and the status of a slot have a fixed place in shared
+ * memory, so they need no allocation and no translation. The status is 0xff before the back-end
+ * has the piece, so a piece that returns with 0xff was not executed.
  */
 #include "blk/piece.h"
 
@@ -19,7 +18,7 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Where a piece begins, and how much it may take: what is left of its request. */
+/* Where a piece begins, and how many bytes of its request are left. */
 struct place {
 	uint64_t offset, left;
 	struct vublk_blk_cursor *cursor;
@@ -28,10 +27,10 @@ struct place {
 /* A piece as its slot and queue->buffers hold it, before it is on the ring. */
 struct chain {
 	unsigned num_out, num_in;
-	uint64_t bytes; /* a flush has none */
+	uint64_t bytes; /* 0: a flush */
 };
 
-/* Discard and write zeroes: one segment, which the piece's slot holds. */
+/* Discard and write zeroes have one segment, in the shared part of the slot. */
 static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
 			  const struct place *place, struct vublk_blk_shared_slot *shared)
 {
@@ -47,7 +46,7 @@ static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_
 	return bytes;
 }
 
-/* What lies between header and status, into buffers[1 ...]. Returns the piece's bytes. */
+/* Fills buffers[1...], which lie between header and status. Returns the bytes of the piece. */
 static int64_t cut_data(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
 			const struct place *place, struct vublk_blk_shared_slot *shared,
 			uint64_t shared_addr, struct chain *chain)
@@ -89,9 +88,8 @@ static void fill_header(const struct vublk_blk_request *request, const struct pl
 }
 
 /*
- * Whether an earlier write is on the ring that touches the range: then this one waits
- * for its end, so that whoever does the earlier one once more, after a back-end died,
- * never does it after this one.
+ * Whether an earlier write on the ring touches the range. Then this one waits for its end, so
+ * that a later back-end, which executes the earlier one again, never does so after this one.
  */
 static bool meets_a_write(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes)
 {
@@ -239,7 +237,7 @@ static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot 
 	default:
 		vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
 				  "queue %u: the back-end completed a request of type %u at byte %"
-				  PRIu64 " with status %u, which is none: it counts as failed",
+				  PRIu64 " with the invalid status %u: it counts as failed",
 				  queue->index, slot->request->type, slot->offset, status);
 		return -EPROTO;
 	}

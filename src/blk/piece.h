@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A slot's status before the back-end has written one. */
+/* The status of a slot before the back-end has written one. */
 #define VUBLK_BLK_STATUS_UNTOUCHED 0xff
 
 _Static_assert(VIRTIO_BLK_T_OUT & VIRTIO_BLK_T_DISCARD & VIRTIO_BLK_T_WRITE_ZEROES & 1,
@@ -30,27 +30,26 @@ static inline void vublk_blk_fill_header(struct vublk_blk_shared_slot *shared, u
 }
 
 /*
- * Cuts the next piece off the request and adds it to the ring, not yet published.
- * 1: done; 0: not now, for the ring has no room or an earlier write to the same place is
- * on it; nothing has changed; a negative errno: this request cannot be put on the ring.
+ * Cuts the next piece off the request and adds it to the ring, unpublished. 1: done; 0: nothing
+ * has changed, because the ring has no room or an earlier write to the same place is on it; a
+ * negative errno: this request cannot be put on the ring.
  */
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
 /*
- * Adds the piece that the slot holds to a ring that was set up anew, as it was added to
- * the one before. 0, or a negative errno: it cannot be made any more.
+ * Adds the piece of a slot to a new ring, as it was added to the previous one. 0, or a negative
+ * errno: the piece cannot be issued any more.
  */
 int vublk_blk_piece_issue_again(struct vublk_blk_queue *queue, uint16_t token);
 
 /*
- * What came of a piece that the back-end completed with this status, into its request, but
- * for the usual outcome.
+ * Notes the result of a piece in its request. For all outcomes except a successful read or write.
  */
 void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_t status);
 
 /*
- * Takes a piece that the back-end completed: gives its slot back and notes its
- * result in the request, which is returned.
+ * Takes a piece that the back-end completed: frees its slot and notes its result in the request,
+ * which is returned.
  */
 static inline struct vublk_blk_request *vublk_blk_piece_complete(struct vublk_blk_queue *queue,
 								 uint16_t token)

@@ -3,13 +3,14 @@
 #define VUBLK_BLK_PLAIN_H
 
 /*
- * The usual request, the fast way: a read or a write of one buffer that lies in one region
- * and needs no cutting, on a queue that works and has room.
+ * The fast path: a read or a write of one buffer that lies in one region and needs no cutting,
+ * on a queue that works and has room.
  *
- * The idea to read it by: it does what request.c, queue.c and piece.c do for every request,
- * and leaves the same behind, so that nothing else can tell which way a request took. What
- * is asked of them is decided at once, and what does not hold is left to them, with its words.
- * It is a header so that reads and writes have a copy each, in which the type is known.
+ * Key idea: it repeats what request.c, queue.c and piece.c do for every request, and leaves the
+ * same state behind, so no other code can tell which path a request took (test-blk-paths.c
+ * compares them). All conditions are checked first. If one does not hold, nothing has changed,
+ * and the general path handles the request and words the error. It is a header so that reads and
+ * writes each have a copy in which the type is a constant.
  */
 #include "blk/piece.h"
 #include "blk/queue.h"
@@ -19,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Whether the queue takes a request at once, and a chain of a table. */
+/* Whether the queue has a free request and a free slot, and the ring a free descriptor. */
 static inline bool vublk_blk_plain_has_room(const struct vublk_blk_queue *queue)
 {
 	return queue->state == VUBLK_BLK_QUEUE_WORKS && !queue->cutting.first && queue->free &&
@@ -31,7 +32,7 @@ static inline bool vublk_blk_plain_is_within(const struct vublk_blk_queue *queue
 {
 	uint64_t capacity = vublk_load_relaxed(queue->capacity_bytes);
 
-	/* max_plain_bytes is 0 without indirect tables, which such a chain needs. */
+	/* max_plain_bytes is 0 without indirect tables, which this path needs. */
 	return bytes && bytes <= queue->max_plain_bytes &&
 	       !((offset | bytes) & (queue->limits.block_bytes - 1)) && bytes <= capacity &&
 	       offset <= capacity - bytes;
@@ -44,7 +45,7 @@ static inline bool vublk_blk_plain_may_write(struct vublk_blk_queue *queue, uint
 	       !vublk_blk_overlap_is_possible(&queue->overlap, offset, bytes);
 }
 
-/* As it is when all of it is on the ring. */
+/* A request in the state that it has when its only piece is on the ring. */
 static inline struct vublk_blk_request *vublk_blk_plain_take_request(
 	struct vublk_blk_queue *queue, uint32_t type, uint64_t end, void *buffer, size_t bytes,
 	void *user_data)
@@ -80,7 +81,7 @@ static inline uint16_t vublk_blk_plain_take_slot(struct vublk_blk_queue *queue,
 	return token;
 }
 
-/* Unless it is there already, from the last request of the slot. */
+/* Writes nothing if the last request of the slot left the same table. */
 static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 					      struct vring_desc *table, uint64_t shared_addr,
 					      uint64_t addr, uint32_t bytes, bool is_write)
@@ -119,9 +120,8 @@ static VUBLK_ALWAYS_INLINE void vublk_blk_plain_put_on_ring(
 }
 
 /*
- * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring, if nothing about it is out of
- * the ordinary. False: something is, perhaps a mistake, and nothing has changed. Inside the
- * gate.
+ * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring. False: it needs the general path, or
+ * is invalid, and nothing has changed. Inside the gate.
  */
 static VUBLK_ALWAYS_INLINE bool vublk_blk_plain_start(struct vublk_blk_queue *queue, uint32_t type,
 					 uint64_t offset, void *buffer, size_t bytes,

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of requests in one queue: from the application onto the ring, back
- * from it, and to the application. What a piece looks like is in piece.c, what an
- * application may ask for in request.c, what the loss of a back-end does in recover.c.
+ * The life of the requests of one queue: from the application to the ring and back. The format
+ * of a piece is in piece.c, the arguments of requests in request.c, and the loss of a back-end in
+ * recover.c.
  *
- * The idea to read it by: two lists and a stack. `cutting` has the requests of which pieces
- * are still to be made, in order, and only its first has some on the ring; when
- * slots come free, pump() goes on with it. `done` has what is completed and was
- * not taken. `free` has the rest, save what is wholly on the ring, which the
- * slots lead to.
+ * Key idea: two lists and a stack. `cutting` has, in order, the requests that still have bytes
+ * in no piece; only its first has pieces on the ring, and pump() continues it when slots become
+ * free. `done` has the requests that are completed and not yet taken. `free` has those that are
+ * not in use. A request whose pieces are all on the ring is in none of them: the slots lead to it.
  *
- * A ring that the back-end broke is not believed any more, but the back-end may
- * still write into the buffers. So the disk's thread is asked to take the rings
- * back, and what is in flight fails only when it says that they are.
+ * When the back-end has broken a ring, its contents are not trusted, but the back-end may still
+ * write to the buffers. So the disk's thread reclaims all rings first, and the requests in
+ * flight fail after that.
  */
 #include "blk/queue.h"
 
@@ -164,7 +163,7 @@ struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *qu
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	request->state = VUBLK_BLK_REQUEST_FREE;
-	request->next = queue->free; /* the next is what is in the cache */
+	request->next = queue->free; /* the one that is in the cache is used next */
 	queue->free = request;
 	queue->in_flight--;
 }
@@ -179,7 +178,7 @@ void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_requ
 	queue->num_done++;
 }
 
-/* Cuts as many pieces as there is room for: true: all of them, or it failed. */
+/* Issues as many pieces as fit. True: all of them, or the request has failed. */
 static bool cut(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	int r = 1;
@@ -212,7 +211,7 @@ static void kick(struct vublk_blk_queue *queue)
 		return;
 	queue->unpublished = false;
 	if (vublk_driver_ring_publish(&queue->ring))
-		vublk_eventfd_write(queue->inproc->kick_fd); /* the disk's thread frees it */
+		vublk_eventfd_write(queue->inproc->kick_fd); /* if this blocks, the disk's thread unblocks it */
 }
 
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue)
@@ -240,7 +239,7 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 
 /* --- completions ------------------------------------------------------------------------- */
 
-/* A request that fails because writes are lost says so, whatever happens to it later. */
+/* A request that failed because writes are lost keeps that result. */
 static int result_of_failure(const struct vublk_blk_queue *queue,
 			     const struct vublk_blk_request *request)
 {
@@ -285,7 +284,7 @@ static VUBLK_COLD void break_queue(struct vublk_blk_queue *queue)
 	queue->on_broken_ring(queue->opaque, &queue->failure);
 }
 
-/* The line in which the back-end wrote the status of the next completion, if it was seen. */
+/* The cache line with the status of the next completion, if that was seen already. */
 static inline void prefetch_next(const struct vublk_blk_queue *queue)
 {
 	uint16_t token;
@@ -294,11 +293,11 @@ static inline void prefetch_next(const struct vublk_blk_queue *queue)
 		__builtin_prefetch(&queue->shared[token].status);
 }
 
-/* A request of which the ring has given back the last piece; NULL: it has no more to give. */
+/* The next request whose last piece the ring has returned; NULL: no further one. */
 static VUBLK_ALWAYS_INLINE struct vublk_blk_request *take_ended(struct vublk_blk_queue *queue)
 {
 	uint16_t token = 0;
-	uint32_t bytes; /* not used: the status says what happened, and lengths are often wrong */
+	uint32_t bytes; /* not used: the status tells the result, and lengths are often wrong */
 	int r;
 
 	while ((r = vublk_driver_ring_take_inline(&queue->ring, &token, &bytes,
@@ -325,7 +324,7 @@ void vublk_blk_queue_take_all(struct vublk_blk_queue *queue)
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-/* To the application, and the request is free again. */
+/* Hands the completion to the application and frees the request. */
 static VUBLK_ALWAYS_INLINE void give(struct vublk_blk_queue *queue,
 				     struct vublk_blk_request *request,
 				     struct vublk_blk_completion *completion, bool counted)
@@ -337,8 +336,8 @@ static VUBLK_ALWAYS_INLINE void give(struct vublk_blk_queue *queue,
 }
 
 /*
- * What was done already, and then what the ring has at one look. `counted` is constant: a copy
- * of it asks for no request whether there are statistics.
+ * Takes the requests that are done, and then those that one look at the used index finds.
+ * `counted` is constant, so each copy of this function has no branch for statistics.
  */
 static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 					    struct vublk_blk_completion *completions,
@@ -372,7 +371,7 @@ static void disable_calls(struct vublk_blk_queue *queue)
 	vublk_driver_ring_disable_calls(&queue->ring);
 }
 
-/* Nothing came and nothing waits: most looks of who polls find that, and it is found at once. */
+/* No completion, and no work: the most frequent case for a caller that polls, so it is cheap. */
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
 {
 	return queue->state == VUBLK_BLK_QUEUE_WORKS && !queue->num_done &&
@@ -407,8 +406,8 @@ int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
 }
 
 /*
- * The signal is taken back first, and the reasons to stay awake are looked at
- * after that: whoever signals later than our look leaves the descriptor readable.
+ * The signal is cleared before the completions are looked at: a signal that comes after the look
+ * leaves the descriptor readable.
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue)
 {
@@ -445,7 +444,7 @@ int vublk_blk_left_ms(uint64_t deadline_ns)
 	return now >= deadline_ns ? 0 : (int)((deadline_ns - now + 999999) / 1000000);
 }
 
-/* Until a call comes: 1; 0: the time is over; or a negative errno. */
+/* Sleeps until the back-end calls. 1: look for completions; 0: the time is over; or an error. */
 static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
 			  struct vublk_error *error)
 {

@@ -3,14 +3,16 @@
 #define VUBLK_BLK_QUEUE_H
 
 /*
- * One queue of a disk: its requests, their pieces on the ring, and the
- * completions. Everything here belongs to the thread that uses the queue, save
- * what says otherwise; the disk's thread takes the queue over for a moment when a
- * back-end is lost, through the gate.
+ * One queue of a disk: its requests, their pieces on the ring, and the completions. Not the
+ * arguments of requests (request.c), and not the ring's format (src/virtio).
  *
- * A request (what the application asked for) becomes one or more pieces (what the
- * ring carries). A piece takes a slot; the slot's number is its token on the ring.
- * There are as many requests, and as many slots, as the ring has entries.
+ * Key idea: a request, as the application made it, becomes one or more pieces, each of which is
+ * one chain on the ring. A piece occupies a slot, and the slot's number is its token on the
+ * ring. There are as many requests, and as many slots, as the ring has entries.
+ *
+ * Except where a comment says otherwise, everything here belongs to the owner, which is the
+ * thread that uses the queue. When a back-end is lost, the disk's thread takes the queue over
+ * for a moment, through the gate (gate.h).
  */
 
 #include "blk/gate.h"
@@ -32,16 +34,16 @@
 
 /* A chain has a header before its data and a status after it. */
 #define VUBLK_BLK_CHAIN_OVERHEAD 2
-/* The most descriptors of one chain: what fits a page of indirect table. */
+/* The most descriptors of one chain: an indirect table of one page. */
 #define VUBLK_BLK_MAX_CHAIN 256
 
-/* A chain of that many descriptors finds room in its slot: header, data, status. */
+/* The descriptors of a chain whose table fits into its slot: header, data, status. */
 #define VUBLK_BLK_SLOT_TABLE 3
 
 /*
- * What the driver shares with the back-end for a slot; two cache lines. The first is the same
- * for each request to the same buffer, and then is not written again. The second goes back
- * and forth: what is asked, and the back-end's answer.
+ * The part of a slot that the driver shares with the back-end: two cache lines. The first is
+ * the same for each request that uses the same buffer, and is then not written again. The
+ * second carries the request's header one way and the back-end's answer the other way.
  */
 struct vublk_blk_shared_slot {
 	struct vring_desc table[VUBLK_BLK_SLOT_TABLE];
@@ -53,7 +55,7 @@ struct vublk_blk_shared_slot {
 	struct virtio_blk_discard_write_zeroes segment;
 };
 _Static_assert(offsetof(struct vublk_blk_shared_slot, header) == VUBLK_CACHE_LINE,
-	       "a line for what seldom changes");
+	       "a line for the fields that seldom change");
 _Static_assert(sizeof(struct vublk_blk_shared_slot) == 128, "two cache lines");
 
 enum vublk_blk_request_state {
@@ -92,9 +94,9 @@ struct vublk_blk_request {
 };
 
 /*
- * A piece on the ring, as much as it takes to make it again: rings that were lost
- * with a back-end are filled anew in the order of `sequence`, from here, never
- * from the shared memory.
+ * A piece on the ring, with everything that is needed to issue it again. After the loss of
+ * a back-end the new rings are filled from here, in the order of `sequence`, and never from
+ * the shared memory.
  */
 struct vublk_blk_slot {
 	struct vublk_blk_request *request; /* NULL: the slot is free */
@@ -102,7 +104,7 @@ struct vublk_blk_slot {
 	uint64_t offset;
 	uint64_t bytes;
 	struct vublk_blk_cursor cursor;
-	/* The data of the table that plain.h left in shared memory; 0 bytes: not known. */
+	/* The data descriptor of the table that plain.h left in shared memory; 0 bytes: unknown. */
 	uint64_t table_addr;
 	uint32_t table_bytes;
 	bool table_writes; /* to the disk */
@@ -125,16 +127,16 @@ static inline void vublk_blk_list_append(struct vublk_blk_list *list,
 }
 
 enum vublk_blk_queue_state {
-	/* Requests go on the ring, whether a back-end takes them now or there is none. */
+	/* Requests are added to the ring, even while no back-end is connected. */
 	VUBLK_BLK_QUEUE_WORKS,
-	/* The back-end broke the ring: nothing is taken, all waits until the rings are back. */
+	/* The back-end broke the ring: no completion is taken until the rings are reclaimed. */
 	VUBLK_BLK_QUEUE_BROKEN,
-	/* What was in flight has failed, what is asked for fails, until there is a back-end. */
+	/* Requests in flight have failed, and new ones fail, until a back-end is found. */
 	VUBLK_BLK_QUEUE_FAILS,
-	VUBLK_BLK_QUEUE_DEAD, /* ... for good */
+	VUBLK_BLK_QUEUE_DEAD, /* the same, permanently */
 };
 
-/* Who adds requests; the first that asks for the queue keeps it. */
+/* The user that adds requests: the first one that claims the queue keeps it. */
 enum vublk_blk_queue_user {
 	VUBLK_BLK_QUEUE_UNUSED,
 	VUBLK_BLK_QUEUE_OF_APPLICATION,
@@ -153,9 +155,9 @@ struct vublk_blk_queue {
 	bool has_indirect;
 	bool may_unmap;
 	struct vublk_blk_limits limits;
-	uint32_t max_plain_bytes; /* of a request that plain.c takes */
+	uint32_t max_plain_bytes; /* of a request that plain.h takes */
 	uint64_t features;
-	const struct vublk_inproc_queue *inproc; /* its places in memory change with the rings */
+	const struct vublk_inproc_queue *inproc; /* its pointers change with the rings */
 	const struct vublk_inproc_regions *regions;
 	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
 	struct vublk_blk_flushes *flushes; /* of the disk */
@@ -165,7 +167,7 @@ struct vublk_blk_queue {
 
 	struct vublk_blk_gate gate;
 
-	/* the owner's: whoever is inside the gate, or has closed it */
+	/* the owner's, inside the gate; the disk's thread's, while it has closed the gate */
 	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
 	struct vublk_blk_shared_slot *shared;
 	uint64_t shared_addr;
@@ -178,28 +180,28 @@ struct vublk_blk_queue {
 	unsigned num_free_slots;
 	struct vublk_blk_request *requests;
 	struct vublk_blk_request *free; /* a stack */
-	struct vublk_blk_list cutting; /* only the first of them has pieces on the ring */
+	struct vublk_blk_list cutting; /* only the first request has pieces on the ring */
 	struct vublk_blk_list done;
 	unsigned num_done;
 	unsigned in_flight;   /* requests that are not free */
 	uint64_t sequence;
-	uint64_t covering_flush; /* the first that covers all completed writes; 0: there are none */
-	bool flush_fails;     /* the next one, because a back-end was lost with completed writes */
-	bool unpublished;     /* the ring has chains that the back-end does not see */
+	uint64_t covering_flush; /* the first that covers all completed writes; 0: no such write */
+	bool flush_fails;     /* the next flush, because a back-end was lost with completed writes */
+	bool unpublished;     /* the ring has chains that the back-end cannot see yet */
 	bool calls_enabled;
 	enum vublk_blk_queue_state state;
-	struct vublk_error failure; /* of a queue that does not work */
+	struct vublk_error failure; /* why the queue does not work */
 	struct vublk_log_limit log_limit;
-	/* deadline.c: how many pieces were published, at each of the last looks */
+	/* deadline.c: how many pieces had been published at each of the last checks */
 	uint64_t published_notes[VUBLK_INPROC_LOOKS_PER_DEADLINE];
 	unsigned next_note;
-	struct vublk_blk_overlap overlap; /* of the writes that are on the ring */
+	struct vublk_blk_overlap overlap; /* of the writes on the ring */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));
 
-/* Bytes of shared memory beside the ring that a queue needs. */
+/* Bytes of shared memory that a queue needs in addition to the ring. */
 uint64_t vublk_blk_queue_shared_bytes(unsigned size, bool has_indirect);
 
-/* What vublk_blk_queue_init() takes besides the queue's own. */
+/* The arguments of vublk_blk_queue_init(). */
 struct vublk_blk_queue_setup {
 	/* The back-end broke the ring. Called on the owner's thread. */
 	void (*on_broken_ring)(void *opaque, const struct vublk_error *error);
@@ -217,34 +219,35 @@ struct vublk_blk_queue_setup {
 	const struct vublk_log *log;
 };
 
-/* `queue` is zeroed. Also after a failure it is deinitialised. */
+/* `queue` is zeroed by the caller. A failure leaves it deinitialised. */
 int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_queue_setup *setup,
 			 struct vublk_error *error);
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 
 /*
- * The disk's thread, recover.c. The back-end is gone; what becomes of the rings comes later.
- * Takes what it completed, and keeps the owner out until the next call.
+ * The disk's thread, recover.c. The back-end is disconnected; the rings are dealt with later.
+ * Takes the completions of the lost back-end, and keeps the owner out until the next call.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
 /*
  * `writes_lost`: completed writes of the disk, of this queue or of another, may be lost. Each
- * flush in flight fails with EOWNERDEAD; if there is none, the next one does.
+ * flush in flight fails with EOWNERDEAD; if none is in flight, the next one fails.
  */
 void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost);
 /*
- * The rings are about to be replaced: takes what the
- * back-end completed, and keeps the owner out until the next call.
+ * The rings are about to be replaced: takes all completions, and keeps the owner out until the
+ * next call.
  */
 void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
 /*
- * The rings are others now, and empty. `error` NULL: what was in flight goes on them, in
- * its order; else it fails, and what is asked for fails, until vublk_blk_queue_revive().
+ * The rings were replaced by empty ones. `error` NULL: the pieces in flight are issued again, in
+ * their order. Otherwise the requests in flight fail, and new ones fail until
+ * vublk_blk_queue_revive().
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error);
-/* There is a back-end again. */
+/* A back-end is connected again. */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
-/* There is none and will be none: fails everything, after what had been completed. */
+/* No back-end will be looked for: takes all completions, and fails everything else. */
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
 
 /*
@@ -253,33 +256,33 @@ void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_e
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
 
-/* queue.c, for recover.c; inside the gate. Where the bus has put what is shared. */
+/* queue.c, for recover.c; inside the gate. Loads where the bus has put the shared memory. */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
-/* Takes all completions that are there. */
+/* Takes all completions that the ring has. */
 void vublk_blk_queue_take_all(struct vublk_blk_queue *queue);
-/* Whatever is not done completes with queue->failure, and nothing is taken any more. */
+/* Each request in flight completes with queue->failure, and no new one is taken. */
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state);
 /* Whether the request is neither free nor done. */
 bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
-/* A piece is off the ring: its request is done, if it was the last. */
+/* A piece has left the ring: its request is done if that was the last piece. */
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
-/* Goes on with the requests that had no room, and publishes what is on the ring. */
+/* Continues the requests for which the ring had no room, and publishes the new chains. */
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue);
 
 /*
- * A free request, its fields zeroed save the list's, or NULL. It is given back by
- * vublk_blk_queue_start() (and then completes) or vublk_blk_queue_put_request().
+ * A free request, zeroed, or NULL. The caller passes it to vublk_blk_queue_start(), after which
+ * it completes, or returns it with vublk_blk_queue_put_request().
  */
 struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue);
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
-/* Puts the request on the ring, as many of its pieces as there is room for. */
+/* Adds the request to the ring, as many of its pieces as fit. */
 void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 /* Completes it without the ring. */
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
 
-/* Any thread: whether the queue is the user's, from now on or already. */
+/* Any thread. True: the queue is this user's, from now on or already. */
 static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 					 enum vublk_blk_queue_user user)
 {
@@ -289,10 +292,10 @@ static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 					   __ATOMIC_RELAXED) || before == user;
 }
 
-/* Any thread: whether a completion with this result was given up by us. */
+/* Any thread: whether the library, not the back-end, completed a request with this result. */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);
 
-/* What is left until `deadline_ns` for poll(), rounded up; UINT64_MAX, no limit: -1. */
+/* The time until `deadline_ns` for poll(), rounded up; -1 for UINT64_MAX, which is no limit. */
 int vublk_blk_left_ms(uint64_t deadline_ns);
 
 #endif

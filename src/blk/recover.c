@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A queue whose back-end is lost: what becomes of its requests. All of it is done by
- * the disk's thread, with the owner outside the gate, so that a queue that nobody
- * looks at at the moment is recovered too.
+ * The requests of a queue whose back-end is lost. The disk's thread does all of this while the
+ * gate keeps the owner out, so it also recovers a queue that no thread is using at the moment.
  *
- * The idea to read it by: a slot holds all that it takes to make its piece again, in
- * private memory. So the rings are set up anew in memory that no earlier back-end
- * knows, which makes it impossible for a late one to disturb them, and the pieces go
- * on them in the order of their sequence. What the lost back-end had completed is
- * taken first and is not done again. Executing the others once more does no harm: of
- * writes to one place only one is on the ring at a time (piece.c).
+ * Key idea: a slot holds, in private memory, everything that is needed to issue its piece again.
+ * The rings are set up anew in memory that no earlier back-end has mapped, so a lost back-end
+ * that is still alive cannot disturb them, and the pieces are added in the order of their
+ * sequence. Completions of the lost back-end are taken first, and those pieces are not issued
+ * again. Executing the others twice is harmless, because of all writes to one place only one is
+ * on the ring at a time (piece.c).
  *
- * With an in-flight area nothing of this happens: the rings stay, and the next
- * back-end itself goes on with what the lost one had begun.
+ * With an in-flight area none of this is needed: the rings stay, and the next back-end resumes
+ * the requests that the lost one had begun.
  *
- * What the lost back-end had completed may be lost with it, if no flush made it stable
+ * Writes that the lost back-end completed may be lost with it if no flush made them stable
  * (unflushed.h): then the next flush fails.
  */
 #include "blk/fua.h"
@@ -39,7 +38,7 @@ static void forget_tables(struct vublk_blk_queue *queue)
 		queue->slots[i].table_bytes = 0;
 }
 
-/* The back-end that is gone may have written where it had no business to. */
+/* The lost back-end may have written to memory that only the driver may write. */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_suspend(queue);
@@ -48,8 +47,8 @@ void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 }
 
 /*
- * Whether a flush was in flight, whose failure tells the application. A write with FUA speaks
- * for itself only.
+ * True: a flush was in flight, and its failure tells the application. A write with FUA reports
+ * only its own loss.
  */
 static bool fail_flushes(struct vublk_blk_queue *queue)
 {
@@ -62,7 +61,7 @@ static bool fail_flushes(struct vublk_blk_queue *queue)
 		if (!vublk_blk_queue_is_in_flight(request) ||
 		    (!is_flush && !vublk_blk_fua_is_unflushed(request)))
 			continue;
-		request->result = -EOWNERDEAD; /* stays, whatever the next back-end says */
+		request->result = -EOWNERDEAD; /* kept, whatever the next back-end's status is */
 		found = found || is_flush;
 	}
 	return found;
@@ -72,10 +71,10 @@ void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost)
 {
 	if (writes_lost) {
 		queue->flush_fails = !fail_flushes(queue);
-		queue->covering_flush = 0; /* what is lost is told once */
+		queue->covering_flush = 0; /* a loss is reported once */
 	}
 	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
-		vublk_blk_queue_pump(queue); /* the flush of a write whose completion was taken */
+		vublk_blk_queue_pump(queue); /* issues the flush of a write whose completion was taken */
 	wake_owner(queue);
 }
 
@@ -85,7 +84,7 @@ void vublk_blk_queue_suspend(struct vublk_blk_queue *queue)
 	vublk_blk_queue_take_all(queue);
 }
 
-/* --- once more ------------------------------------------------------------------------------ */
+/* --- issuing again ------------------------------------------------------------------------------ */
 
 static int compare_sequence(const void *a, const void *b, void *slots_opaque)
 {
@@ -107,7 +106,7 @@ static unsigned collect_pieces(struct vublk_blk_queue *queue, uint16_t *tokens)
 	return n;
 }
 
-/* Its memory is not registered any more: the application took it away under the request. */
+/* The application has unregistered the memory of a request in flight. */
 static void drop_piece(struct vublk_blk_queue *queue, uint16_t token, int result)
 {
 	struct vublk_blk_request *request = queue->slots[token].request;
@@ -146,7 +145,7 @@ static void empty_ring(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_bind(queue);
 	vublk_driver_ring_reset(&queue->ring, &queue->inproc->ring);
-	forget_tables(queue); /* they were in other memory */
+	forget_tables(queue); /* the new memory has none */
 	if (!queue->calls_enabled)
 		vublk_driver_ring_disable_calls(&queue->ring);
 	queue->overlap = (struct vublk_blk_overlap){ 0 };
@@ -162,8 +161,8 @@ static void fail(struct vublk_blk_queue *queue, const struct vublk_error *error,
 }
 
 /*
- * A back-end that broke this ring before it was lost is no reason to trust the next
- * less: but what it did to the requests nobody knows, so they are given up.
+ * The back-end may have broken this ring before it was lost. The next one is trusted all the
+ * same, but the state of this queue's requests is unknown, so they fail.
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What an application may ask of a queue: the arguments of each request are
- * checked here, all of them, so that nothing that the device would refuse gets as
- * far as the ring. What happens to a request then is in queue.c.
+ * The calls that add a request. Not what becomes of it: that is in queue.c.
+ *
+ * Key idea: all arguments are checked here, while the caller can still be told, so the ring never
+ * carries a request that the device must refuse.
  */
 #include "blk/plain.h"
 #include "blk/queue.h"
@@ -13,7 +14,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-/* The words for a type in errors. */
+/* The name of a type in errors. */
 static const char *name_of(uint32_t type)
 {
 	switch (type) {
@@ -59,7 +60,7 @@ static enum vublk_blk_fua fua_of(const struct vublk_blk_queue *queue, uint32_t f
 	return needs_flush ? VUBLK_BLK_FUA_WRITE : VUBLK_BLK_FUA_NONE;
 }
 
-/* Whether the queue takes a request at all: it works and has room. */
+/* Whether the queue works and has room for a request. */
 static int check_queue(const struct vublk_blk_queue *queue, uint32_t type,
 		       struct vublk_error *error)
 {
@@ -120,8 +121,8 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 	uint64_t bytes = 0;
 
 	if (iovcnt < 0 || (iovcnt && !iov))
-		return vublk_error_set(error, EINVAL, "%s: an iovec of %d elements is none",
-				       name_of(type), iovcnt);
+		return vublk_error_set(error, EINVAL, "%s: invalid iovec count %d", name_of(type),
+				       iovcnt);
 	for (int i = 0; i < iovcnt; i++) {
 		if (iov[i].iov_len > VUBLK_BLK_MAX_REQUEST_BYTES - bytes)
 			return vublk_error_set(error, EINVAL, "%s of more than %" PRIu64
@@ -133,7 +134,7 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 	return 0;
 }
 
-/* Cuts the whole request once for the sake of the answer: a later failure has no caller. */
+/* Cuts the whole request once, to fail while there is a caller to tell. */
 static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const struct iovec *iov,
 			int iovcnt, uint64_t bytes, struct vublk_error *error)
 {

@@ -3,9 +3,9 @@
  * Cuts requests to the device's limits (virtio 1.3, section 5.2.4: size_max,
  * seg_max, max_discard_sectors, max_write_zeroes_sectors).
  *
- * The idea to read it by: a piece is filled greedily, segment by segment, and
- * then trimmed to whole blocks, the cursor going back by as much. So an iovec may
- * be cut anywhere, as long as its sum is a multiple of the block.
+ * Key idea: a piece is filled greedily, segment by segment, and then trimmed to whole blocks, and
+ * the cursor moves back by the trimmed bytes. So the elements of an iovec may have any length, as
+ * long as the sum is a multiple of the block.
  */
 #include "blk/split.h"
 
@@ -14,8 +14,8 @@
 #include <errno.h>
 
 /*
- * Appends to the last buffer where they adjoin, as much as it has room for. Returns
- * how many bytes it took; 0 when all buffers are in use.
+ * Extends the last buffer if the memory adjoins it and it has room, or else takes another buffer.
+ * Returns how many bytes were added; 0: all buffers are in use.
  */
 static uint32_t append(const struct vublk_blk_limits *limits, struct vublk_ring_buffer *buffers,
 		       unsigned *num, uint64_t addr, uint32_t bytes)
@@ -45,7 +45,7 @@ static void skip_empty(struct vublk_blk_cursor *cursor)
 	}
 }
 
-/* Takes `excess` bytes back from the end of a piece. */
+/* Removes `excess` bytes from the end of a piece. */
 static void trim(struct vublk_blk_cursor *cursor, struct vublk_ring_buffer *buffers,
 		 unsigned *num, uint64_t excess)
 {

@@ -3,10 +3,10 @@
 #define VUBLK_BLK_SPLIT_H
 
 /*
- * Cutting a request into pieces that the device takes: no more segments, no
- * longer segments, and no more bytes than it allows, and whole blocks each, except for
- * the last one of a request that has part of a block at its end. Knows
- * nothing of rings; reads no shared state but the table of regions.
+ * Cuts a request into pieces within the device's limits: number of segments, bytes of a segment,
+ * and bytes of a piece. Each piece is whole blocks, except the last one of a request that ends
+ * with part of a block. Does not know rings; the only shared state that it reads is the table of
+ * regions.
  */
 
 #include "inproc/regions.h"
@@ -16,11 +16,11 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-/* What one request on the ring may be. */
+/* The limits of one piece. */
 struct vublk_blk_limits {
 	uint32_t block_bytes;       /* a power of two, at least 512 */
 	uint32_t max_segments;      /* at least 1 */
-	uint32_t max_segment_bytes; /* max_segments of these make a block at least */
+	uint32_t max_segment_bytes; /* at least block_bytes / max_segments */
 	uint32_t max_piece_bytes;   /* a multiple of block_bytes */
 	uint64_t max_discard_bytes; /* multiples of block_bytes; 0: not negotiated */
 	uint64_t discard_alignment_bytes; /* a multiple of block_bytes */
@@ -35,7 +35,7 @@ struct vublk_blk_cursor {
 	size_t offset; /* in iov[index] */
 };
 
-/* The next piece in general. */
+/* vublk_blk_split_next() for all cases. */
 int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
 			    const struct vublk_inproc_regions *regions,
 			    struct vublk_inproc_region_cache *cache,
@@ -49,7 +49,7 @@ int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
  * -EFAULT: the cursor stands at memory that is in no region; -E2BIG: one block is
  * scattered over more segments than the device takes.
  *
- * What most requests are is answered here: a buffer in one region that needs no cutting.
+ * The usual request, a buffer in one region that needs no cutting, is handled inline.
  */
 static inline int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits,
 					   const struct vublk_inproc_regions *regions,

@@ -3,7 +3,7 @@
 #define VUBLK_BLK_UNFLUSHED_H
 
 /*
- * Whether writes were completed that no flush has made stable yet. A back-end may keep
+ * Whether there are completed writes that no flush has made stable yet. A back-end may keep
  * such writes in its own memory, and loses them when it dies.
  *
  * Key idea: flushes are numbered, one sequence per disk, when they go on a ring. A queue

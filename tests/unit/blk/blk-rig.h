@@ -2,7 +2,7 @@
 #ifndef VUBLK_TESTS_BLK_RIG_H
 #define VUBLK_TESTS_BLK_RIG_H
 
-/* A disk on the stand-in device, and what its handlers were told. */
+/* A disk on the stand-in device, and a record of the events that its handler got. */
 
 #include "fake-device.h"
 #include "harness.h"
@@ -26,19 +26,19 @@ extern struct told {
 	int close_result;
 } told;
 
-/* Blocks until the event was told (or has been since the last wait for it). */
+/* Blocks until the event has come, since the last wait for it. */
 void wait_for_event(enum vublk_blk_event event);
 
-/* A disk on the plan as it is; set_up() makes the usual plan first. */
-extern const struct vublk_option blk_fails_at_once[]; /* the loss of the back-end is for good */
+/* Open a disk with the present plan; set_up() makes the usual plan first. */
+extern const struct vublk_option blk_fails_at_once[]; /* the loss of the back-end is permanent */
 struct vublk_blk *open_disk_with(const struct vublk_option *options);
 struct vublk_blk *open_disk(void); /* with blk_fails_at_once */
 struct vublk_blk *set_up(void);
 void tear_down(struct vublk_blk *blk);
 
-/* The usual plan with so many queues. */
+/* A disk with the usual plan and this many queues. */
 struct vublk_blk *begin(unsigned num_queues, const struct vublk_option *options);
-/* The back-end is lost, and another found; return when that was told. */
+/* The back-end is lost, and another is found; return when the event has come. */
 void lose(void);
 void find(void);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The stand-in device. Its own thread is that of the bus, which calls process();
- * what happens next is put into `pending`, in its order, under the lock and an
- * eventfd raised. The rings are served by whichever thread calls serve().
+ * The stand-in device; its purpose is in fake-device.h.
+ * Key idea: events are queued in `pending`, and an eventfd wakes the bus's thread, which handles
+ * them in process(). The thread that calls serve() serves the rings.
  */
 #include "fake-device.h"
 
@@ -117,7 +117,7 @@ void fake_reconnect(void)
 	post(FOUND);
 }
 
-void fake_reconnect_in_vain(const char *why)
+void fake_reconnect_and_lose(const char *why)
 {
 	snprintf(lost_text, sizeof(lost_text), "%s", why);
 	post(FOUND_AND_LOST);
@@ -169,7 +169,7 @@ void vublk_device_free(struct vublk_device *d)
 {
 	if (!d)
 		return;
-	pthread_mutex_lock(&lock); /* who serves may do so to the end of the test */
+	pthread_mutex_lock(&lock); /* a thread of the test may still be serving */
 	vublk_fd_close(&d->event_fd);
 	for (unsigned i = 0; i < FAKE_MAX_QUEUES; i++) {
 		vublk_device_ring_deinit(&queues[i].ring);
@@ -250,7 +250,7 @@ static void process_found(struct vublk_device *d)
 	if (!(d->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		return;
 	if (fake_plan.next_is_blind) {
-		vublk_error_set(&error, EIO, "nobody knows");
+		vublk_error_set(&error, EIO, "the rings do not tell");
 		d->ops->needs_reset(d->bus, &error);
 		return;
 	}
@@ -527,7 +527,7 @@ static void copy(struct iovec *iov, unsigned num, char *with, bool to_iov)
 	}
 }
 
-/* Header and status stand alone: the framing that all back-ends understand. */
+/* Header and status have descriptors of their own, which all back-ends understand. */
 static struct fake_request parse(const struct vublk_chain *chain)
 {
 	struct fake_request request = { 0 };
@@ -537,7 +537,7 @@ static struct fake_request parse(const struct vublk_chain *chain)
 	assert(chain->num_in >= 1);
 	assert(chain->iov[chain->num_out + chain->num_in - 1].iov_len == 1);
 	memcpy(&header, chain->iov[0].iov_base, sizeof(header));
-	/* What changes the disk is odd; the device reads that, and writes the rest. */
+	/* Types that change the disk are odd. The device reads their data, and writes that of others. */
 	assert((header.type & 1 ? chain->num_in : chain->num_out) == 1);
 	request.type = header.type;
 	request.sector = header.sector;
@@ -676,8 +676,8 @@ void fake_push_id(unsigned queue, uint32_t id)
 }
 
 /*
- * A used index that goes on by one, with an id that may be outstanding, gets through
- * the checks now and then; bytes anywhere do not, and break what is not checked.
+ * A used index that grows by one, with an id that may be outstanding, sometimes passes the checks.
+ * Random bytes do not, and break whatever is not checked.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly)
 {

@@ -3,12 +3,12 @@
 #define VUBLK_TESTS_FAKE_DEVICE_H
 
 /*
- * A stand-in for src/device: include/vublk/device.h over a disk in memory, without
- * a socket and without a back-end. The program that links it decides what the
- * device offers, when it answers, and what it does to the rings, so that the
- * in-process bus and the block API can be shown what no honest back-end does.
+ * A stand-in for src/device: include/vublk/device.h over a disk in memory, without a socket and
+ * without a back-end. There is one per process, and each test case is a process.
  *
- * There is one such device a process (each test case is a process).
+ * Key idea: the program that links it decides what the device offers, when it answers, and what
+ * it does to the rings. So the in-process bus and the block API meet devices that no honest
+ * back-end would be.
  */
 
 #include "util/checked.h"
@@ -28,7 +28,7 @@
 	 VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES) | VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC) | \
 	 VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) | VUBLK_BIT(VIRTIO_F_VERSION_1))
 
-/* A request as the device end found it. */
+/* A request as the device found it on the ring. */
 struct fake_request {
 	uint32_t type;
 	uint64_t sector;
@@ -46,9 +46,9 @@ struct fake_plan {
 	unsigned memory_slots;
 	uint64_t features;
 	struct virtio_blk_config config;
-	int realize_error, start_error; /* positive errno: that is how it ends */
-	bool memory_asks_backend;       /* set_memory() answers later, while the rings run */
-	int memory_error;               /* and this is the answer */
+	int realize_error, start_error; /* positive errno: how it ends */
+	bool memory_asks_backend;       /* set_memory() answers later while the rings run */
+	int memory_error;               /* the answer: a positive errno, or 0 */
 	int wce_error;
 	bool breaks_at_start;           /* needs a reset before the rings run */
 	bool never_stops;               /* set_status(0) ends with ETIMEDOUT */
@@ -58,56 +58,56 @@ struct fake_plan {
 
 extern struct fake_plan fake_plan;
 
-/* A plan with usual values and a disk of `bytes`, filled with a pattern by the caller. */
+/* Makes the usual plan and a zeroed disk of `bytes`. */
 void fake_init(uint64_t bytes);
 void fake_deinit(void);
 char *fake_disk(void);
 
-/* What the device's thread will say next; returns at once. Any thread. */
+/* Events of the device. They only queue the event for the device's thread. Any thread. */
 void fake_disconnect(const char *why);
 void fake_reconnect(void); /* a back-end is found; its rings start if DRIVER_OK is set */
-void fake_reconnect_in_vain(const char *why); /* it is lost before its rings run */
-void fake_give_up(void);   /* reconnect-deadline-ms is over */
+void fake_reconnect_and_lose(const char *why); /* a back-end is found, and lost before its rings run */
+void fake_give_up(void);   /* reconnect-deadline-ms has passed */
 void fake_resize(uint64_t bytes);
 void fake_needs_reset(const char *why);
 
 /*
- * The device end of a queue, driven by the caller. serve() takes what is available
- * and completes it, up to `max`; returns how many. `result`: the status byte.
+ * The device's end of a queue, which the caller drives. Executes and completes up to `max`
+ * requests, and returns how many. With a `status` other than OK a request is not executed.
  */
 unsigned fake_serve(unsigned queue, unsigned max);
 unsigned fake_serve_with(unsigned queue, unsigned max, uint8_t status);
-/* Takes one and gives it no status byte, but completes it. */
+/* Completes one request without writing its status. */
 unsigned fake_serve_without_status(unsigned queue);
-/* Takes one and does nothing with it. False: there is none. */
+/* Takes one request and does not complete it. False: the ring has none. */
 bool fake_take(unsigned queue, struct fake_request *request);
-/* Completes the one that take() gave. */
+/* Completes the request of the last fake_take(). */
 void fake_give_back(unsigned queue, uint8_t status);
-/* Writes a used element that nobody asked for. */
+/* Writes a used element with any id. */
 void fake_push_id(unsigned queue, uint32_t id);
 /*
- * Writes `count` times at random into what the driver shares with the device: used
- * ring, descriptors, headers, statuses. `wildly`: also what stops the ring at once.
+ * Writes `count` times at random into the memory that the driver shares with the device: used
+ * ring, descriptors, headers, statuses. `wildly`: also where a write breaks the ring immediately.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
-/* Writes over all that the driver shares, save the indices. */
+/* Overwrites all memory that the driver shares, except the indices. */
 void fake_wipe(unsigned queue);
-/* Another mapping of a queue's ring as it is now, which stays when the rings are replaced. */
+/* Another mapping of the queue's present ring, which remains when the rings are replaced. */
 struct vublk_split_ring fake_map_ring(unsigned queue);
 void fake_unmap_ring(void);
-/* As a back-end that polls: it wants no kicks. */
+/* The device wants no kicks, like a back-end that polls. */
 void fake_disable_kicks(unsigned queue);
-/* The next kick blocks the thread that makes it. */
+/* The next kick blocks its thread. */
 void fake_block_kicks(unsigned queue);
-/* Calls without a reason. */
+/* Calls the driver without a completion. */
 void fake_call(unsigned queue);
 
-/* What the last serve() or take() saw, and counts since the start. */
+/* The request of the last fake_serve(), and counts since the start. */
 extern struct fake_request fake_last;
-unsigned fake_kicks(unsigned queue); /* taken from the kick eventfd */
+unsigned fake_kicks(unsigned queue); /* counted from the kick eventfd */
 extern unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
 
-/* A thread for each queue that serves until stop, while the device has a back-end. */
+/* One thread per queue, which serves it until the stop while a back-end is connected. */
 void fake_start_threads(void);
 void fake_stop_threads(void);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The blocking calls (<vublk/blocking.h>) over the stand-in device: any range into ordinary
- * memory, their queue beside the application's, threads, and failures.
+ * memory, their queue next to the application's, threads, and failures.
  *
  * Key idea: the device's threads serve where a case is about data; where it is about a failure,
  * the call runs on a thread of its own and the case decides what the device answers.
@@ -54,7 +54,7 @@ static struct vublk_blk *begin_filled(uint64_t capacity, unsigned block)
 	return open_disk();
 }
 
-/* ... served by the device's threads. What they write is looked at when they have ended. */
+/* The same, served by the device's threads. A case ends them before it looks at the disk. */
 static struct vublk_blk *begin_served(uint64_t capacity, unsigned block)
 {
 	struct vublk_blk *blk = begin_filled(capacity, block);
@@ -197,7 +197,7 @@ static void test_last_queue_that_is_unused(void **state)
 	int tag;
 
 	assert_non_null(vublk_blk_queue(blk, 3));
-	/* A request of the application waits all the while, and is not taken by a call. */
+	/* A request of the application waits meanwhile, and no blocking call takes it. */
 	assert_int_equal(vublk_blk_read(first, 0, buffer, 4096, 0, &tag, &error), 0);
 	fake_start_threads();
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 100, 0, &error), 0);
@@ -232,7 +232,7 @@ static void test_no_memory_slot(void **state)
 	struct vublk_blk *blk;
 
 	fake_init(DISK_BYTES);
-	fake_plan.memory_slots = 1; /* the rings have it */
+	fake_plan.memory_slots = 1; /* the rings occupy it */
 	blk = open_disk();
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 1, 0, NULL), -ENOSPC);
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 1, 0, &error), -ENOSPC);
@@ -269,7 +269,7 @@ static void *use(void *opaque)
 	return NULL;
 }
 
-/* The application's own queue is at work at the same time. */
+/* Uses the application's own queue at the same time. */
 static void use_queue(struct vublk_blk *blk, unsigned rounds)
 {
 	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
@@ -368,7 +368,7 @@ static void serve_one_with(uint8_t status)
 		sched_yield();
 }
 
-/* The first failure counts; the pieces in flight are waited for, and no other is sent. */
+/* The first failure counts. The call waits for the pieces in flight, and sends no other. */
 static void test_failed_piece(void **state)
 {
 	struct vublk_blk *blk;
@@ -427,7 +427,7 @@ static void test_outage(void **state)
 	find();
 	serve_one_with(VIRTIO_BLK_S_OK);
 	end_call(&call, 0, NULL);
-	start_call(&call, blk, flush); /* told once, by the next flush */
+	start_call(&call, blk, flush); /* reported once, by the next flush */
 	end_call(&call, EOWNERDEAD,
 		 "flush: a back-end was lost that had completed writes, and no flush had made them "
 		 "stable, so they may be lost: write them again (or set unflushed=trust if the "

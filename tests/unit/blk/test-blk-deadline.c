@@ -2,10 +2,10 @@
 /*
  * The option request-deadline-ms: a back-end that keeps a request for too long.
  *
- * Key idea: what counts as too long is decided without a clock (src/blk/deadline.c), so the
- * first cases make the looks themselves; the others wait for what the disk does about it.
+ * Key idea: whether a request is overdue is decided without a clock (src/blk/deadline.c), so the
+ * first cases make the checks themselves. The others wait for the disk to act.
  */
-#include "blk/queue.h" /* its parameters have names that the rig's globals have */
+#include "blk/queue.h" /* before the rig, because its parameters shadow the rig's globals */
 
 #include "blk-rig.h"
 
@@ -63,7 +63,7 @@ static void test_overdue_after_a_deadline(void **state)
 	vublk_blk_submit(queue);
 	looks_in_time(queue, 1);
 	assert_true(vublk_blk_queue_is_overdue(queue));
-	assert_int_equal(fake_serve(0, 1), 1); /* the application need not have looked */
+	assert_int_equal(fake_serve(0, 1), 1); /* even if the application has not taken it */
 	looks_in_time(queue, LOOKS - 2);
 	assert_true(vublk_blk_queue_is_overdue(queue)); /* the second */
 	assert_int_equal(fake_serve(0, 1), 1);
@@ -94,7 +94,7 @@ static void test_busy_queue_is_not_overdue(void **state)
 	tear_down(blk);
 }
 
-/* --- and what the disk does then ---------------------------------------------------------------- */
+/* --- what the disk does then ---------------------------------------------------------------- */
 
 static void expect_hung(struct vublk_blk *blk, void *tag)
 {
@@ -109,7 +109,7 @@ static void expect_hung(struct vublk_blk *blk, void *tag)
 	assert_string_equal(error.text, text);
 }
 
-/* The rings are back before the request fails. */
+/* The rings are reclaimed before the request fails. */
 static void test_silent_back_end(void **state)
 {
 	struct vublk_blk *blk = begin(1, options);
@@ -148,7 +148,7 @@ static void test_blocking_call(void **state)
 	tear_down(blk);
 }
 
-/* Only the requests fail: the disk goes on with the next back-end. */
+/* Only the requests fail: the disk continues with the next back-end. */
 static void test_outage(void **state)
 {
 	/* Long, because the last request is served in time. */

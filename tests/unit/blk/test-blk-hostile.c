@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The block API against a device that breaks the rules of the ring. */
+/*
+ * The block API against a device that breaks the rules of the ring.
+ *
+ * Key idea: whatever the device does, each request completes once, and the disk can be closed.
+ */
 #include "blk-rig.h"
 
 #include <vublk/blk.h>
@@ -11,7 +15,7 @@
 
 /* --- the back-end breaks the ring --------------------------------------------------------------- */
 
-/* Nothing fails before the back-end has given the rings back, or is given up. */
+/* No request fails before the rings are reclaimed or the back-end is disconnected. */
 static void run_broken_ring(uint32_t id, bool stops)
 {
 	struct vublk_blk_completion c[8];
@@ -35,7 +39,7 @@ static void run_broken_ring(uint32_t id, bool stops)
 	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), -EPROTO);
 	assert_memory_equal(error.text, "flush: queue 0: ", 16);
 	assert_int_equal(vublk_blk_poll(queue, c, 8), 0);
-	/* The other queues lose their back-end by it. */
+	/* The other queues lose their back-end, too. */
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 1), c, 2, 8, -1, &error), 2);
 	assert_int_equal(c[0].result, -ENOTCONN);
 	assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), 0, NULL, &error), -ENOTCONN);
@@ -44,7 +48,7 @@ static void run_broken_ring(uint32_t id, bool stops)
 	tear_down(blk);
 }
 
-/* Who closes at once is told that something was given up, whoever's fault it is. */
+/* An immediate close reports that a request was abandoned, whichever end is at fault. */
 static void test_close_tells_of_a_broken_ring(void **state)
 {
 	struct vublk_blk *blk;
@@ -67,7 +71,7 @@ static void test_id_not_outstanding(void **state)
 	run_broken_ring(11, false);
 }
 
-/* Adds what there is room for, of all kinds; returns how many. */
+/* Fills the queue with requests of all kinds; returns how many. */
 static unsigned add_all_kinds(struct vublk_blk_queue *queue, char *buffer, unsigned *seed,
 			      char *id, unsigned char *completed)
 {
@@ -103,8 +107,8 @@ static void count_completions(const struct vublk_blk_completion *c, int n)
 }
 
 /*
- * A back-end that writes what it likes where it may, while requests run: whatever it
- * does, each request completes once, and the disk can be closed.
+ * A back-end writes at random to all shared memory while requests are in flight. Each request
+ * completes once, and the disk can be closed.
  */
 static void run_scribble(bool wildly, unsigned seed)
 {
@@ -152,7 +156,7 @@ static void test_scribbled_rings(void **state)
 	fake_deinit();
 }
 
-/* Memory that goes while a request of many pieces is under way. */
+/* Memory is unregistered while a request of many pieces uses it. */
 static void test_memory_goes_under_a_request(void **state)
 {
 	struct vublk_blk_completion c;
@@ -178,7 +182,7 @@ static void test_memory_goes_under_a_request(void **state)
 	tear_down(blk);
 }
 
-/* The back-end itself says that it cannot go on with a ring. */
+/* The back-end itself reports that it cannot continue with a ring. */
 static void test_needs_reset(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -211,7 +215,7 @@ static void expect_failed_read(struct vublk_blk *blk)
 	assert_int_equal(c.result, -ENOTCONN);
 }
 
-/* The thread that submits returns, and the back-end is left. */
+/* The submitting thread is unblocked, and the back-end is disconnected. */
 static void test_kick_that_blocks(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -223,7 +227,7 @@ static void test_kick_that_blocks(void **state)
 	tear_down(blk);
 }
 
-/* The loss of the back-end is handled, although a thread is blocked by it. */
+/* The loss of the back-end is handled although the back-end blocks a thread. */
 static void test_kick_that_blocks_and_the_back_end_goes(void **state)
 {
 	struct vublk_blk *blk = set_up();

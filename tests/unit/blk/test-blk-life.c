@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The block API over a stand-in device: waiting, threads, events, and each way to end. */
+/*
+ * The block API over a stand-in device: waiting, threads, events, and each way to close. Not the
+ * format of requests: that is test-blk.c.
+ */
 #include "blk-rig.h"
 
 #include "util/atomic.h"
@@ -33,7 +36,7 @@ static void test_wait_gives_up_in_time(void **state)
 	read_many(blk, 0, 2);
 	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, 0, &error), 0);
 	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, 1, &error), 0);
-	fake_call(0); /* a call without a reason wakes, and is not believed */
+	fake_call(0); /* a call without a completion wakes the caller, which sleeps again */
 	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, 1, &error), 0);
 	assert_int_equal(fake_serve(0, 1), 1);
 	assert_int_equal(vublk_blk_wait(queue, c, 2, 4, 1, &error), 1);
@@ -55,12 +58,12 @@ static void test_arm_and_sleep(void **state)
 	assert_int_equal(fake_serve(0, 1), 1);
 	assert_int_equal(poll(&pollfd, 1, 0), 1);
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
-	assert_false(vublk_blk_arm(queue)); /* takes the signal back */
+	assert_false(vublk_blk_arm(queue)); /* clears the signal */
 	assert_int_equal(poll(&pollfd, 1, 0), 0);
 	assert_int_equal(fake_serve(0, 1), 1);
-	assert_true(vublk_blk_arm(queue)); /* something came before it */
+	assert_true(vublk_blk_arm(queue)); /* a completion came before it */
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
-	/* Who polls asks for no calls. */
+	/* A caller that polls asks for no calls. */
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 0);
 	assert_int_equal(fake_serve(0, 1), 1);
 	assert_int_equal(poll(&pollfd, 1, 0), 0);
@@ -68,7 +71,7 @@ static void test_arm_and_sleep(void **state)
 	tear_down(blk);
 }
 
-/* One notification for all that was added, and none while the device looks itself. */
+/* One notification for all added requests, and none while the device polls. */
 static void test_one_kick_a_batch(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -84,7 +87,7 @@ static void test_one_kick_a_batch(void **state)
 	tear_down(blk);
 }
 
-/* --- no system call a request ------------------------------------------------------------- */
+/* --- no system call per request ----------------------------------------------------------- */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(VUBLK_TSAN)
 #define SANITIZED
@@ -101,7 +104,7 @@ static void on_trap(int signal)
 	num_traps++;
 }
 
-/* From here on each system call of this thread, save those that end it, is counted. */
+/* Counts each system call of this thread from here on, except those that end it. */
 static void trap_system_calls(void)
 {
 	struct sock_filter filter[] = {
@@ -147,7 +150,7 @@ static void poll_without_system_calls(void)
 	_exit(num_traps ? 1 : 0);
 }
 
-/* In a child, for there is no way back from the filter. */
+/* In a child, because the filter cannot be removed. */
 static void test_polling_makes_no_system_call(void **state)
 {
 	int status;
@@ -209,7 +212,7 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-/* Queues from several threads while memory comes and goes under them. */
+/* Several threads use queues while memory is registered and released. */
 static void test_threads(void **state)
 {
 	struct worker workers[4];
@@ -254,7 +257,7 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 	wait_for_event(VUBLK_BLK_GAVE_UP);
 	assert_string_equal(told.text, "the back-end hung up");
 	assert_int_equal(told.close_result, -EBUSY);
-	/* First what it had completed, then the failures, in batches as small as asked for. */
+	/* Completions of the back-end come first, then the failures, in batches of the given size. */
 	for (int i = 0; i < 5; i++) {
 		assert_int_equal(vublk_blk_wait(queue, c, 1, 1, -1, &error), 1);
 		assert_int_equal(c[0].result, i < 2 ? 0 : -ENOTCONN);
@@ -266,7 +269,7 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 	assert_string_equal(error.text, "read: the back-end hung up");
 	assert_false(vublk_blk_arm(queue));
 	vublk_blk_submit(queue);
-	/* Memory is still memory. */
+	/* The memory can still be accessed. */
 	assert_non_null(vublk_blk_alloc(blk, 4096, &error));
 	vublk_blk_release(blk, buffer, NULL);
 	tear_down(blk);
@@ -276,14 +279,14 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 struct sleeper {
 	struct vublk_blk_queue *queue;
 	int got;
-	struct vublk_blk_completion c[4];
+	struct vublk_blk_completion taken[4];
 };
 
 static void *sleep_for_completion(void *opaque)
 {
 	struct sleeper *s = opaque;
 
-	s->got = vublk_blk_wait(s->queue, s->c, 4, 4, -1, NULL);
+	s->got = vublk_blk_wait(s->queue, s->taken, 4, 4, -1, NULL);
 	return NULL;
 }
 
@@ -299,11 +302,11 @@ static void test_disconnect_wakes_who_waits(void **state)
 	pthread_join(thread, NULL);
 	assert_int_equal(s.got, 4);
 	for (int i = 0; i < 4; i++)
-		assert_int_equal(s.c[i].result, -ENOTCONN);
+		assert_int_equal(s.taken[i].result, -ENOTCONN);
 	tear_down(blk);
 }
 
-/* A request of which pieces wait for room fails as a whole, once. */
+/* A request whose pieces wait for room fails as a whole, once. */
 static void test_disconnect_with_pieces_waiting(void **state)
 {
 	struct vublk_blk_completion c[4];
@@ -350,7 +353,7 @@ static void test_resize(void **state)
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	assert_int_equal(info.config_generation, 1);
 	assert_int_equal(vublk_blk_read(queue, DISK_BYTES, buffer, 512, 0, NULL, &error), 0);
-	fake_resize(DISK_BYTES + 1024); /* the same again is not a resize */
+	fake_resize(DISK_BYTES + 1024); /* the same capacity again is no resize */
 	wait_for_event(VUBLK_BLK_CONFIG_CHANGED);
 	assert_int_equal(told.events[VUBLK_BLK_RESIZED], 0);
 	assert_int_equal(vublk_blk_close(blk, 0, NULL), -ETIMEDOUT);
@@ -425,7 +428,7 @@ static void test_open_failures(void **state)
 	fake_deinit();
 }
 
-/* Each allocation of an open fails once: a sentence each time, and nothing is left. */
+/* Each allocation of an open fails once: each time with a sentence and without a leak. */
 static int allocations_left = -1; /* until one fails; -1: none does */
 
 void *__real_calloc(size_t count, size_t bytes);

@@ -10,7 +10,7 @@
  *
  * Not a test of what requests do: that is test-blk.c.
  */
-#include "blk/queue.h" /* its parameters have names that the rig's globals have */
+#include "blk/queue.h" /* before the rig, because its parameters shadow the rig's globals */
 
 #include "blk-rig.h"
 

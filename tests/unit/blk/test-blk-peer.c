@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API against a back-end in a process of its own: the same cases for
- * each, which VUBLK_TEST_PEER chooses: "qemu-storage-daemon", or the path of our
- * tool. The peer gets a listening socket, so there is nothing to wait for.
+ * The block API against a back-end in a process of its own. VUBLK_TEST_PEER names it:
+ * "qemu-storage-daemon", or the path of our tool. The cases are the same for each.
+ *
+ * Key idea: the peer inherits a listening socket, so a case never waits for it to appear.
  */
 #include "harness.h"
 
@@ -57,7 +58,7 @@ static void exec_peer(const char *program, int fd, bool writable)
 {
 	char file[256], export[256], blk_file[160], fd_option[32];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a case that dies leaves no back-end behind */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* so that a case that dies leaves no back-end */
 	snprintf(file, sizeof(file), "driver=file,filename=%s,node-name=f,discard=unmap",
 		 peer.image);
 	snprintf(export, sizeof(export), "type=vhost-user-blk,id=e,node-name=d,addr.type=fd,"
@@ -289,7 +290,7 @@ static void test_read_only(void **state)
 	end_peer();
 }
 
-/* The disk grows under the application; qemu-storage-daemon does so on QMP only. */
+/* The disk grows while it is open; qemu-storage-daemon can only be told so by QMP. */
 static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
 {
 	if (event == VUBLK_BLK_RESIZED)
@@ -331,7 +332,7 @@ static void test_resize(void **state)
 
 /* --- data ---------------------------------------------------------------------------------- */
 
-/* A third of the disk in one request, split and put together again. */
+/* A third of the disk in one request, which is split and reassembled. */
 static void test_large_request(void **state)
 {
 	struct vublk_blk *blk = open_disk();
@@ -369,7 +370,7 @@ struct worker {
 	uint64_t base;
 	unsigned seed;
 	bool polls;
-	char *model; /* what this part of the disk holds */
+	char *model; /* the content of this part of the disk */
 	pthread_t thread;
 };
 
@@ -381,7 +382,7 @@ struct piece {
 	bool is_write;
 };
 
-/* A request at random in a part of its own for each of the DEPTH, so that none meet. */
+/* A random request; each of the DEPTH has a part of the disk, so that none overlap. */
 static void add_piece(struct worker *w, struct piece *piece, unsigned slot)
 {
 	uint64_t part = WORKER_BYTES / WORKER_DEPTH;
@@ -459,7 +460,7 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-/* All queues from a thread each, reads and writes of random sizes and iovecs, verified. */
+/* One thread per queue makes random reads and writes, with and without iovec, and verifies. */
 static void verify_on_all_queues(const struct vublk_option *options)
 {
 	char *model = calloc(1, DISK_BYTES), *file = malloc(DISK_BYTES);
@@ -524,7 +525,7 @@ static void test_verify_on_large_queues(void **state)
 	verify_on_all_queues(options);
 }
 
-/* An event loop's way: arm, sleep on the descriptor, poll. */
+/* As in an event loop: arm, sleep on the descriptor, poll. */
 static void test_event_loop(void **state)
 {
 	struct vublk_blk *blk = open_disk();
@@ -585,7 +586,7 @@ static void test_killed_in_mid_flight(void **state)
 	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 }
 
-/* With a short deadline, which a back-end that only starts would miss. */
+/* With a short timeout. The first open waits for the back-end to start, which may take longer. */
 static struct vublk_blk *open_impatiently(void)
 {
 	const struct vublk_option options[] = {
@@ -597,7 +598,7 @@ static struct vublk_blk *open_impatiently(void)
 	return open_with(options);
 }
 
-/* A back-end that does not answer is gone after the deadline, for all its requests. */
+/* A back-end that does not answer is disconnected after the timeout, and its requests fail. */
 static void test_stalled(void **state)
 {
 	struct vublk_blk *blk = open_impatiently();
@@ -612,7 +613,7 @@ static void test_stalled(void **state)
 	end_peer();
 }
 
-/* The deadline of a request ends the wait where nothing else talks to the back-end. */
+/* The deadline of a request applies although no message to the back-end is pending. */
 static void test_request_deadline(void **state)
 {
 	const struct vublk_option options[] = {
@@ -623,7 +624,7 @@ static void test_request_deadline(void **state)
 
 	start_peer();
 	blk = open_with(options);
-	/* Slow machines make this one late as well; the next is late in any case. */
+	/* On a slow machine this one may be late, too; the next is late in any case. */
 	if (!vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error)) {
 		stop_peer_running();
 		assert_int_equal(vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error), -ETIME);
@@ -672,7 +673,7 @@ static void test_close_with_requests_in_flight(void **state)
 	end_peer();
 }
 
-/* However few descriptors there are: a sentence, and nothing stays open. */
+/* Whichever descriptor is missing, the open fails with a sentence and without a leak. */
 static void test_out_of_descriptors(void **state)
 {
 	struct rlimit limit;

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API when back-ends come and go, over a stand-in device that decides what a
- * back-end had done when it went: each request completes once, in the end.
+ * The block API when back-ends are lost and found. Not writes that a lost back-end kept in its
+ * own memory: that is test-blk-unflushed.c.
+ *
+ * Key idea: the stand-in device decides what a back-end has executed before it is lost. In the
+ * end each request completes once.
  */
 #include "blk-rig.h"
 
@@ -16,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Writes `count` blocks from block `first` on, each full of its `value`. */
+/* Writes `count` blocks, starting at block `first`, each filled with `value`. */
 static void write_blocks(struct vublk_blk *blk, unsigned first, unsigned count, char *buffer,
 			 int value)
 {
@@ -58,7 +61,7 @@ static void test_what_was_not_completed_is_done_again(void **state)
 	assert_int_equal(fake_serve(0, 3), 3);
 	assert_true(fake_take(0, NULL)); /* begun, and not completed */
 	lose();
-	memset(fake_disk(), 0x77, 3 * 512); /* whoever does the completed ones again is seen */
+	memset(fake_disk(), 0x77, 3 * 512); /* shows if a completed write is executed again */
 	assert_int_equal(fake_serve(0, 8), 0);
 	find();
 	for (unsigned i = 3; i < 8; i++) { /* in their order */
@@ -72,7 +75,7 @@ static void test_what_was_not_completed_is_done_again(void **state)
 	tear_down(blk);
 }
 
-/* What a lost back-end does late, it does to rings that nobody looks at any more. */
+/* A lost back-end that is still alive writes to rings that the driver no longer reads. */
 static void test_a_late_back_end_is_not_believed(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -80,7 +83,7 @@ static void test_a_late_back_end_is_not_believed(void **state)
 	struct vublk_split_ring late;
 
 	write_blocks(blk, 0, 4, buffer, 1);
-	late = fake_map_ring(0); /* as the old back-end has it */
+	late = fake_map_ring(0); /* as the old back-end has mapped it */
 	lose();
 	for (unsigned i = 0; i < 4; i++)
 		late.used->ring[i].id = i;
@@ -114,7 +117,7 @@ static void test_requests_are_taken_meanwhile(void **state)
 	tear_down(blk);
 }
 
-/* Memory that comes while there is no back-end is known to the next. */
+/* Memory that is registered during an outage is known to the next back-end. */
 static void test_memory_comes_meanwhile(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -133,7 +136,7 @@ static void test_memory_comes_meanwhile(void **state)
 	tear_down(blk);
 }
 
-/* Lost again and again, also before it was of any use: each request is done in the end. */
+/* Back-ends are lost repeatedly, even before their rings run. Each request completes in the end. */
 static void test_lost_many_times(void **state)
 {
 	struct vublk_blk *blk = begin(2, NULL);
@@ -146,7 +149,7 @@ static void test_lost_many_times(void **state)
 			served += fake_serve(0, 1);
 		lose();
 		if (i & 1)
-			fake_reconnect_in_vain("before it has started");
+			fake_reconnect_and_lose("before it has started");
 		find();
 	}
 	assert_int_equal(served, 10);
@@ -169,7 +172,7 @@ static unsigned count_entries(const char *folder)
 	return n;
 }
 
-/* Of shared memory: a sanitizer's allocator has others that come and go. */
+/* Mappings of shared memory: a sanitizer's allocator makes and removes others. */
 static unsigned count_mappings(void)
 {
 	FILE *file = fopen("/proc/self/maps", "r");
@@ -198,7 +201,7 @@ static struct footprint measure(void)
 	};
 }
 
-/* Nothing of a lost back-end stays, however many there were. */
+/* Lost back-ends leave no mapping and no descriptor, however many there were. */
 static void test_outages_leave_nothing(void **state)
 {
 	struct vublk_blk *blk = begin(2, NULL);
@@ -222,7 +225,7 @@ static void test_outages_leave_nothing(void **state)
 	tear_down(blk);
 }
 
-/* A request in pieces, of which some are done, some on the ring, some not even cut. */
+/* A request of many pieces: some are done, some are on the ring, and some are not cut yet. */
 static void test_pieces(void **state)
 {
 	struct vublk_blk *blk;
@@ -255,7 +258,7 @@ static void test_pieces(void **state)
 	tear_down(blk);
 }
 
-/* Each kind of request goes on the new ring as it was on the old one. */
+/* Each kind of request is issued on the new ring as it was on the old one. */
 static void test_every_kind(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -277,7 +280,7 @@ static void test_every_kind(void **state)
 	assert_int_equal(request.type, VIRTIO_BLK_T_IN);
 	assert_int_equal(request.sector, 8);
 	assert_int_equal(request.data_bytes, 4096);
-	lose(); /* the one that was taken by hand is not lost either */
+	lose(); /* the one that the case took is not lost either */
 	find();
 	assert_int_equal(fake_serve(0, 9), 5);
 	take(blk, 0, 5, 0);
@@ -290,7 +293,7 @@ static void test_every_kind(void **state)
 	tear_down(blk);
 }
 
-/* Who sleeps is woken by what had been completed, and sleeps on for the rest. */
+/* A sleeping owner is woken by earlier completions, and sleeps again until the others come. */
 static void test_completed_without_a_call(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -301,7 +304,7 @@ static void test_completed_without_a_call(void **state)
 
 	write_blocks(blk, 0, 4, buffer, 1);
 	assert_int_equal(fake_serve(0, 1), 1);
-	vublk_eventfd_clear(pollfd.fd); /* it died before it called */
+	vublk_eventfd_clear(pollfd.fd); /* it was lost before it called */
 	lose();
 	assert_int_equal(poll(&pollfd, 1, -1), 1);
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
@@ -314,7 +317,7 @@ static void test_completed_without_a_call(void **state)
 
 /* --- writes to one place ---------------------------------------------------------------------- */
 
-/* The later one is not on the ring before the earlier is complete. */
+/* The later write is not on the ring before the earlier one is complete. */
 static void test_overlapping_writes_wait(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -323,9 +326,9 @@ static void test_overlapping_writes_wait(void **state)
 	struct fake_request request;
 
 	assert_int_equal(vublk_blk_write(queue, 0, buffer, 1024, 0, NULL, &error), 0);
-	assert_int_equal(vublk_blk_read(queue, 512, buffer, 512, 0, NULL, &error), 0); /* may */
-	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 512, 0, NULL, &error), 0); /* beside it */
-	assert_int_equal(vublk_blk_discard(queue, 512, 2048, 0, NULL, &error), 0); /* over both */
+	assert_int_equal(vublk_blk_read(queue, 512, buffer, 512, 0, NULL, &error), 0); /* another place: may be on the ring */
+	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 512, 0, NULL, &error), 0); /* next to it */
+	assert_int_equal(vublk_blk_discard(queue, 512, 2048, 0, NULL, &error), 0); /* overlaps both */
 	assert_int_equal(vublk_blk_write_zeroes(queue, 2048, 512, 0, NULL, &error), 0);
 	assert_int_equal(vublk_blk_write(queue, 64 * KIB, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
@@ -341,7 +344,7 @@ static void test_overlapping_writes_wait(void **state)
 	tear_down(blk);
 }
 
-/* Random writes of all widths: no two that touch the same place are ever out together. */
+/* Random writes of all lengths: no two that overlap are ever on the ring together. */
 static void test_no_two_overlap(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -371,7 +374,7 @@ static void test_no_two_overlap(void **state)
 								  out[n].offset, out[n].bytes));
 		}
 		held_back += n < in_flight;
-		lose(); /* the simplest way to give them all back */
+		lose(); /* the simplest way to return them all */
 		find();
 		fake_serve(0, 1 + (unsigned)rand() % 3);
 		in_flight -= (unsigned)vublk_blk_poll(queue, c, 16);
@@ -400,7 +403,7 @@ static void test_tracked_rings_stay(void **state)
 	tear_down(blk);
 }
 
-/* One block, from the same buffer each time, which therefore stands on the ring already. */
+/* One block from the same buffer each time, so its descriptors are in shared memory already. */
 static void write_same(struct vublk_blk *blk, char *buffer, int value)
 {
 	write_blocks(blk, 0, 1, buffer, value);
@@ -409,7 +412,7 @@ static void write_same(struct vublk_blk *blk, char *buffer, int value)
 	expect_block(0, value);
 }
 
-/* Another back-end comes; what was written meanwhile (`value` 0: nothing) is done by it. */
+/* Another back-end is found, and executes what was written meanwhile (`value` 0: no write). */
 static void change_back_end(struct vublk_blk *blk, char *buffer, int value)
 {
 	unsigned count = value ? 1 : 0;
@@ -424,8 +427,8 @@ static void change_back_end(struct vublk_blk *blk, char *buffer, int value)
 }
 
 /*
- * What a back-end wrote where it had no business to ends with it: requests that are made
- * while there is none, and those after the next one came, are what the application asked for.
+ * A back-end overwrites memory that only the driver may write. The damage ends with it: requests
+ * that are made during the outage, and with the next back-end, are as the application made them.
  */
 static void test_tracked_and_wiped(void **state)
 {
@@ -442,7 +445,7 @@ static void test_tracked_and_wiped(void **state)
 	tear_down(blk);
 }
 
-/* The same where the rings are replaced: the memory is another. */
+/* The same with rings that are replaced: they are in other memory. */
 static void test_same_buffer_on_other_rings(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -456,7 +459,7 @@ static void test_same_buffer_on_other_rings(void **state)
 	tear_down(blk);
 }
 
-/* The next back-end has no area: it is the driver's turn after all. */
+/* The next back-end has no in-flight area, so the driver issues the requests again. */
 static void test_tracked_and_then_not(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -497,7 +500,7 @@ static void fail_after(bool tracked)
 	assert_non_null(strstr(error.text, "write: the back-end has been gone for 20 ms"));
 	fake_plan.tracked = false;
 	find();
-	assert_int_equal(fake_serve(0, 9), 0); /* what failed is not done any more */
+	assert_int_equal(fake_serve(0, 9), 0); /* a failed request is not executed later */
 	write_blocks(blk, 6, 2, buffer, 9);
 	assert_int_equal(fake_serve(0, 9), 2);
 	take(blk, 0, 2, 0);
@@ -530,7 +533,7 @@ static void test_given_up(void **state)
 	tear_down(blk);
 }
 
-/* A ring that the back-end broke is no reason to go on elsewhere. */
+/* After a broken ring the disk does not look for another back-end. */
 static void test_broken_ring(void **state)
 {
 	struct vublk_blk *blk = begin(2, NULL);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What needs no disk: cutting requests, the table of regions, reading the config. */
+/* The parts that need no disk: cutting requests, the table of regions, reading the config. */
 #include "harness.h"
 
 #include "blk/config.h"
@@ -61,8 +61,8 @@ static void test_regions(void **state)
 }
 
 /*
- * Readers while a writer inserts and removes: the region at 0x100000 is always
- * there, the others come and go; what is found is never a mixture of two.
+ * Readers while a writer inserts and removes regions. The region at 0x100000 is always in the
+ * table. A reader never finds a mixture of two regions.
  */
 static unsigned stop_readers;
 
@@ -119,7 +119,7 @@ static int64_t cut(const struct vublk_blk_limits *limits, struct vublk_blk_curso
 	return vublk_blk_split_next(limits, &regions, &cache, cursor, left, buffers, &num);
 }
 
-/* What lies in a row is one segment, however the iovec divides it. */
+/* Adjoining memory is one segment, however the iovec divides it. */
 static void test_cut_what_adjoins(void **state)
 {
 	struct vublk_blk_limits limits = { 1024, 1, 1024, 65536, 0, 0, 0 };
@@ -152,14 +152,14 @@ static void test_cut_by_segments_bytes_and_blocks(void **state)
 	assert_int_equal(buffers[0].addr, 0x3000 + 512);
 	assert_int_equal(buffers[0].bytes, 488);
 	assert_int_equal(buffers[1].bytes, 24);
-	/* Neighbours are one segment; none is longer than it may be. */
+	/* Adjoining buffers are one segment, and no segment exceeds its limit. */
 	iov[0] = (struct iovec){ at(0x1000), 6000 };
 	iov[1] = (struct iovec){ at(0x1000 + 6000), 2192 };
 	cursor = (struct vublk_blk_cursor){ iov, 2, 0, 0 };
 	assert_int_equal(cut(&limits, &cursor, 8192), 8192);
 	assert_int_equal(num, 2);
 	assert_int_equal(buffers[1].addr, 0x1000 - 0x1000 + 4096);
-	/* Not more bytes than a piece may have. */
+	/* No piece exceeds its limit. */
 	limits.max_piece_bytes = 1024;
 	cursor = (struct vublk_blk_cursor){ iov, 2, 0, 0 };
 	assert_int_equal(cut(&limits, &cursor, 8192), 1024);
@@ -180,12 +180,12 @@ static void test_cut_refuses(void **state)
 	iov[0] = (struct iovec){ at(0x1f00), 512 };
 	cursor = (struct vublk_blk_cursor){ iov, 1, 0, 0 };
 	assert_int_equal(cut(&limits, &cursor, 512), -EFAULT);
-	iov[0] = (struct iovec){ at(0x1000), 256 }; /* shorter than was said */
+	iov[0] = (struct iovec){ at(0x1000), 256 }; /* shorter than the length that was passed */
 	cursor = (struct vublk_blk_cursor){ iov, 1, 0, 0 };
 	assert_int_equal(cut(&limits, &cursor, 512), -EFAULT);
 }
 
-/* Whatever the limits and the iovec: the pieces keep to the one and add up to the other. */
+/* For random limits and iovecs: the pieces keep the limits and add up to the iovec. */
 static void check_pieces(const struct vublk_blk_limits *limits, const struct iovec *iov,
 			 int iovcnt, uint64_t bytes)
 {
@@ -250,7 +250,7 @@ static void test_cut_ranges(void **state)
 {
 	assert_int_equal(vublk_blk_split_range(0, 512, 4096, 512), 512);
 	assert_int_equal(vublk_blk_split_range(512, 8192, 4096, 512), 4096);
-	/* Ends where the device's own unit does, so that the next begins there. */
+	/* A piece ends at a multiple of the device's alignment, so that the next begins there. */
 	assert_int_equal(vublk_blk_split_range(512, 65536, 8192, 4096), 7680);
 	assert_int_equal(vublk_blk_split_range(8192, 65536, 8192, 4096), 8192);
 	assert_int_equal(vublk_blk_split_range(512, 65536, 1024, 4096), 1024);
@@ -287,7 +287,7 @@ static void test_config_without_features(void **state)
 	assert_int_equal(info.max_write_zeroes_bytes, 0);
 	assert_false(info.write_zeroes_may_unmap || info.write_cache || info.flush ||
 		     info.read_only || info.can_set_write_cache);
-	/* FLUSH without CONFIG_WCE: there is a cache (5.2.6.2). */
+	/* FLUSH without CONFIG_WCE means a write cache (5.2.6.2). */
 	assert_true(describe(config, VUBLK_BIT(VIRTIO_BLK_F_FLUSH), 128).write_cache);
 }
 
@@ -340,7 +340,7 @@ static void test_config_of_4k_blocks(void **state)
 	assert_int_equal(info.max_segment_bytes, 65536);
 	assert_int_equal(info.max_discard_bytes, 4096); /* of 7,680 */
 	assert_int_equal(info.discard_alignment_bytes, 4096);
-	assert_int_equal(info.max_write_zeroes_bytes, 0); /* less than a block: of no use */
+	assert_int_equal(info.max_write_zeroes_bytes, 0); /* less than a block */
 }
 
 int main(int argc, char **argv)

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Completed writes that no flush made stable when a back-end is lost, over a stand-in
- * device that decides when each request is completed: what the next flush says of them.
+ * Completed writes that no flush had made stable when a back-end is lost: how the next flush
+ * reports them.
+ *
+ * Key idea: the stand-in device decides when each request is completed, so each order of writes,
+ * flushes and losses is a case.
  */
 #include "blk-rig.h"
 
@@ -62,7 +65,7 @@ static void write_one(struct vublk_blk *blk, unsigned queue)
 	assert_int_equal(serve_one(blk, queue), 0);
 }
 
-/* What a flush comes to, whether it is refused or completed. */
+/* The result of a flush, whether it is refused or completed. */
 static int flush(struct vublk_blk *blk, unsigned queue)
 {
 	int r = add_flush(blk, queue);
@@ -70,7 +73,7 @@ static int flush(struct vublk_blk *blk, unsigned queue)
 	return r ? r : serve_one(blk, queue);
 }
 
-/* Tells too late if at all: the event comes before the one of find(). */
+/* How often WRITES_LOST has come since the last call. It comes before the event of find(). */
 static unsigned times_told(void)
 {
 	unsigned n;
@@ -97,7 +100,7 @@ static void test_the_next_flush_fails_once(void **state)
 	write_one(blk, 1);
 	outage();
 	assert_int_equal(times_told(), 1);
-	for (unsigned queue = 0; queue < 2; queue++) { /* each, for each may have another owner */
+	for (unsigned queue = 0; queue < 2; queue++) { /* on each queue, because each may have another owner */
 		assert_int_equal(add_flush(blk, queue), LOST);
 		assert_non_null(strstr(error.text, "may be lost"));
 		assert_int_equal(flush(blk, queue), 0);
@@ -130,12 +133,12 @@ static void test_a_flush_covers_what_came_before_it(void **state)
 
 	write_one(blk, 0);
 	assert_int_equal(add_flush(blk, 1), 0);
-	write_one(blk, 0); /* while the flush is under way: it need not cover that */
+	write_one(blk, 0); /* during the flush, which need not cover this write */
 	assert_int_equal(serve_one(blk, 1), 0);
 	outage();
 	assert_int_equal(times_told(), 1);
 	assert_int_equal(flush(blk, 0), LOST);
-	/* In flight when the flush is begun, completed after it. */
+	/* The write is in flight when the flush begins, and completes after it. */
 	add_write(blk, 0);
 	assert_int_equal(flush(blk, 1), LOST);
 	assert_int_equal(flush(blk, 1), 0);
@@ -181,7 +184,7 @@ static void test_all_that_changes_the_disk_counts(void **state)
 	tear_down(blk);
 }
 
-/* The back-end completed it, and the application has not looked. */
+/* The back-end has completed it, and the application has not taken the completion. */
 static void test_a_completion_that_was_not_taken_counts(void **state)
 {
 	struct vublk_blk *blk = begin_unflushed(1, fails);
@@ -211,9 +214,9 @@ static void test_a_flush_in_flight_fails(void **state)
 		assert_int_equal(add_flush(blk, 0), 0);
 		assert_int_equal(add_flush(blk, 0), 0);
 		outage();
-		for (unsigned n = 0; n < 2; n++) /* the next back-end has nothing against it */
+		for (unsigned n = 0; n < 2; n++) /* the next back-end reports success */
 			assert_int_equal(serve_one(blk, 0), LOST);
-		assert_int_equal(flush(blk, 0), 0); /* it has been told */
+		assert_int_equal(flush(blk, 0), 0); /* the application knows already */
 		assert_int_equal(flush(blk, 1), LOST);
 		assert_int_equal(flush(blk, 1), 0);
 	}
@@ -290,10 +293,10 @@ static void test_words_of_the_option(void **state)
 #define QUEUES 3
 #define STEPS 3000
 
-/* What was completed, and what of that a flush under way or completed has covered. */
+/* The completed writes, and how many of them a flush covers that is in flight or completed. */
 struct model {
 	unsigned completed;        /* writes */
-	unsigned stable;           /* so many of them, the first ones */
+	unsigned stable;           /* this many of them, the first ones */
 	bool flushing[QUEUES];     /* one at a time */
 	unsigned covers[QUEUES];
 	bool doomed[QUEUES];       /* the flush that is in flight */

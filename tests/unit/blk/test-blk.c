@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The block API over a stand-in device: what an application and a ring see of each other. */
+/*
+ * The block API over a stand-in device: how each request looks on the ring, and how each answer
+ * reaches the application. Not threads, events and outages: those have tests of their own.
+ */
 #include "fake-device.h"
 #include "harness.h"
 
@@ -94,7 +97,7 @@ static void end_one(struct vublk_blk_queue *queue)
 	take_one(queue, NULL, 0);
 }
 
-/* The disk has something else at a block than the buffer, and then the buffer has that. */
+/* The block and the buffer differ before the read, and are equal after it. */
 static void read_change(struct vublk_blk_queue *queue, char *buffer, unsigned block, size_t bytes)
 {
 	char *there = fake_disk() + block * 4 * KIB;
@@ -107,8 +110,8 @@ static void read_change(struct vublk_blk_queue *queue, char *buffer, unsigned bl
 }
 
 /*
- * What is asked for again and again with one buffer stands in shared memory already; and what
- * is asked for in between, with that slot's table, leaves something else there.
+ * A read that repeats the last one of its slot finds its descriptors in shared memory. Requests
+ * of other kinds in between use the same table, and leave other descriptors there.
  */
 static void test_same_buffer(void **state)
 {
@@ -165,7 +168,7 @@ static void test_other_requests(void **state)
 	tear_down(blk);
 }
 
-/* Without FLUSH there is nothing to ask: it completes by itself, and a wait sees that. */
+/* Without FLUSH a flush completes without the back-end, and a wait finds the completion. */
 static void test_flush_not_negotiated(void **state)
 {
 	struct vublk_blk_completion completion;
@@ -204,7 +207,7 @@ static void test_statuses(void **state)
 		assert_int_equal(fake_serve_with(0, 1, (uint8_t)cases[i].status), 1);
 		take_one(queue, NULL, cases[i].result);
 	}
-	/* The slot's last status is OK; an untouched byte must not look like it. */
+	/* The last status of the slot is OK; an untouched byte must not be taken for it. */
 	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 1), 1);
@@ -218,7 +221,7 @@ static void test_statuses(void **state)
 
 /* --- splitting -------------------------------------------------------------------------- */
 
-/* More pieces than slots: they follow as slots come free, and it completes once. */
+/* More pieces than slots: they are issued as slots become free, and the request completes once. */
 static void run_large(unsigned num_segments_max, uint64_t features)
 {
 	struct vublk_blk_queue *queue;
@@ -291,7 +294,7 @@ static void test_first_error_wins(void **state)
 	assert_int_equal(fake_serve(0, 9), 1);
 	take_one(queue, &tag, -ENOTSUP);
 	assert_int_equal(fake_serve(0, 9), 0);
-	/* And the queue goes on. */
+	/* The queue still works. */
 	assert_int_equal(vublk_blk_flush(queue, 0, &tag, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 9), 1);
@@ -299,7 +302,7 @@ static void test_first_error_wins(void **state)
 	tear_down(blk);
 }
 
-/* Those that wait for room go in the order in which they came: none is overtaken for ever. */
+/* Requests that wait for room are issued in their order, so none waits for ever. */
 static void test_waiting_requests_keep_their_order(void **state)
 {
 	struct vublk_blk_completion completion;
@@ -471,7 +474,7 @@ static void test_memory_that_the_backend_refuses(void **state)
 	fake_plan.memory_error = EINVAL;
 	assert_null(vublk_blk_alloc(blk, 4096, &error));
 	assert_string_equal(error.text, "the device does not like the memory");
-	/* What goes, goes. */
+	/* Memory can be unregistered even if the back-end cannot be told. */
 	fake_plan.memory_error = 0;
 	assert_non_null(buffer = vublk_blk_alloc(blk, 4096, &error));
 	fake_plan.memory_error = EIO;
@@ -499,7 +502,7 @@ static void refuses(int r, int code, const char *text)
 static void complete_all(struct vublk_blk_queue *queue, unsigned count)
 {
 	vublk_blk_submit(queue);
-	while (fake_serve(0, 16)) /* pieces follow when there is room */
+	while (fake_serve(0, 16)) /* further pieces are issued when there is room */
 		while (count && vublk_blk_in_flight(queue)) {
 			struct vublk_blk_completion c;
 
@@ -582,9 +585,9 @@ static void test_bad_arguments(void **state)
 	refuses(vublk_blk_readv(queue, 0, iov, 2, 0, NULL, &error), EINVAL,
 		"read of more than 1073741824 bytes: make it several requests");
 	refuses(vublk_blk_readv(queue, 0, iov, -1, 0, NULL, &error), EINVAL,
-		"read: an iovec of -1 elements is none");
+		"read: invalid iovec count -1");
 	refuses(vublk_blk_writev(queue, 0, NULL, 1, 0, NULL, &error), EINVAL,
-		"write: an iovec of 1 elements is none");
+		"write: invalid iovec count 1");
 	refuses(vublk_blk_writev(queue, 0, iov, 0, 0, NULL, &error), EINVAL,
 		"write of 0 bytes at byte 0: there is nothing to do");
 	for (int i = 0; i < 6; i++)

@@ -18,7 +18,7 @@
 
 #define MAX_OPTIONS 32
 
-/* Each token has a slot of 32 bytes for header and status before the data. */
+/* Each token has a slot of 32 bytes for header and status, before the data. */
 #define SLOT_BYTES 32
 #define SLOTS_OFFSET 0x20000
 #define STATUS_OFFSET 16

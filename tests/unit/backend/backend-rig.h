@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_BACKEND_RIG_H
 
 /*
- * A back-end on a thread of its own, and a small blocking front-end for it, which
- * can be as rude as a test wants. Every step that fails ends the case.
+ * A back-end on its own thread, and a small blocking front-end for it, which can break any
+ * rule that a test wants to break. Each step that fails ends the case.
  */
 #include "harness.h"
 
@@ -19,13 +19,13 @@
 #include <pthread.h>
 
 #define RIG_QUEUES 4
-#define RIG_SIZE 128 /* entries of a queue, unless said otherwise */
+#define RIG_SIZE 128 /* default number of entries of a queue */
 #define RIG_MEMORY (UINT64_C(16) << 20)
 #define RIG_GUEST UINT64_C(0x100000000)   /* guest address of the memory */
 #define RIG_USER UINT64_C(0x7f0000000000) /* user address */
 #define RIG_QUEUE_BYTES (RIG_MEMORY / RIG_QUEUES)
 #define RIG_PATH_BYTES 128
-#define RIG_DATA_OFFSET 0x40000 /* in a queue's part of the memory: after its ring */
+#define RIG_DATA_OFFSET 0x40000 /* in a queue's part of the memory, after its ring */
 
 struct rig_queue {
 	struct vublk_split_ring ring; /* the memory of the ring */
@@ -42,7 +42,7 @@ struct rig_log {
 };
 
 struct backend_rig {
-	struct vublk_backend *backend; /* NULL: it is in another process */
+	struct vublk_backend *backend; /* NULL: in another process */
 	pthread_t thread;
 	int result;
 	struct rig_log log;
@@ -55,7 +55,7 @@ struct backend_rig {
 
 /* --- the back-end ----------------------------------------------------------- */
 
-/* Opens and runs one; `options` end with a NULL name, and name no socket. */
+/* Opens and runs a back-end; `options` end with a NULL name and have no socket. */
 void rig_open(struct backend_rig *rig, const struct vublk_option *options);
 /* A memory disk of 8 MiB with RIG_QUEUES queues. */
 void rig_open_memory(struct backend_rig *rig);
@@ -64,21 +64,21 @@ void rig_use_unsealed_memory(struct backend_rig *rig);
 int rig_unsealed_memfd(uint64_t bytes);
 /* An image of zeroes, named `image` in the case's folder; its path, and a descriptor. */
 int rig_make_image(char path[RIG_PATH_BYTES], uint64_t bytes);
-/* A front-end only, whose back-end has the other end of the socket `fd`, which is taken over. */
+/* Only a front-end, on the socket `fd`, which it takes over; the back-end has the other end. */
 void rig_attach(struct backend_rig *rig, int fd);
-/* The same for the back-end after it; memory, rings and notifiers stay. */
+/* Connects it to the next back-end; memory, rings and notifiers stay. */
 void rig_attach_again(struct backend_rig *rig, int fd);
-/* The front-end goes; the back-end's thread ends and everything is freed. */
+/* Disconnects, waits for the back-end's thread, and frees everything. */
 void rig_close(struct backend_rig *rig);
-/* The same, for a back-end that must have ended the connection itself. */
+/* The same after the back-end has closed the connection. */
 void rig_close_expecting_end(struct backend_rig *rig);
 /* Waits until the back-end has closed the connection. */
 void rig_wait_for_end(struct backend_rig *rig);
 /* Whether the last warning or error of the log has these words. */
 bool rig_log_has(struct backend_rig *rig, const char *words);
-/* Waits until it has. */
+/* Waits for that. */
 void rig_wait_for_log(struct backend_rig *rig, const char *words);
-/* How many lines it has, of every level. */
+/* The number of log lines of all levels. */
 unsigned rig_log_lines(struct backend_rig *rig);
 
 /* --- a back-end that listens -------------------------------------------------- */
@@ -102,15 +102,15 @@ void backend_server_stop(struct backend_server *server);
 void rig_send(struct backend_rig *rig, const struct vublk_vu_message *message);
 /* Waits for a message; the caller deinits it. */
 void rig_receive(struct backend_rig *rig, struct vublk_vu_message *reply);
-/* Sends and waits for the reply of its own; the caller deinits it. */
+/* Sends a message and waits for its reply; the caller deinits the reply. */
 void rig_ask(struct backend_rig *rig, struct vublk_vu_message *message,
 	     struct vublk_vu_message *reply);
-/* Sends with NEED_REPLY and returns what the acknowledgement says. */
+/* Sends with NEED_REPLY and returns the value of the acknowledgement. */
 uint64_t rig_send_acked(struct backend_rig *rig, struct vublk_vu_message *message);
 uint64_t rig_get_u64(struct backend_rig *rig, uint32_t request);
 uint64_t rig_set_u64(struct backend_rig *rig, uint32_t request, uint64_t value);
 uint64_t rig_set_state(struct backend_rig *rig, uint32_t request, unsigned index, unsigned num);
-/* KICK, CALL, ERR; fd -1: the flag that says that there is none. */
+/* KICK, CALL, ERR; fd -1: sends the flag for "no descriptor". */
 uint64_t rig_set_vring_fd(struct backend_rig *rig, uint32_t request, unsigned index, int fd);
 uint64_t rig_set_addr(struct backend_rig *rig, unsigned index, uint64_t desc, uint64_t avail,
 		      uint64_t used);
@@ -125,13 +125,13 @@ void rig_negotiate(struct backend_rig *rig);
 uint64_t rig_set_mem_table(struct backend_rig *rig);
 uint64_t rig_add_mem_reg(struct backend_rig *rig, int fd, uint64_t guest, uint64_t user,
 			 uint64_t bytes, uint64_t offset);
-/* The driver's end of a ring, which goes on at `base`; the back-end is told nothing. */
+/* Creates the driver end of a ring that continues at `base`; sends no message. */
 void rig_make_ring(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base);
-/* NUM, BASE, ADDR, CALL, ERR, KICK; what KICK was answered. */
+/* Sends NUM, BASE, ADDR, CALL, ERR, KICK; returns the answer to KICK. */
 uint64_t rig_describe_queue(struct backend_rig *rig, unsigned index, uint16_t base);
-/* The same and ENABLE; 0 when the queue runs. */
+/* The same and ENABLE; 0: the queue runs. */
 uint64_t rig_tell_queue(struct backend_rig *rig, unsigned index, uint16_t base);
-/* Both, without a refusal. */
+/* Makes the ring and tells the back-end, which must accept it. */
 void rig_start_queue(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base);
 /* negotiate, memory table, queue 0. */
 void rig_start(struct backend_rig *rig);
@@ -144,15 +144,15 @@ struct rig_area {
 	struct vublk_inflight_split *region; /* of queue 0 */
 };
 
-/* GET_INFLIGHT_FD for RIG_QUEUES queues of RIG_SIZE entries; mapped here, too. */
+/* GET_INFLIGHT_FD for RIG_QUEUES queues of RIG_SIZE entries; maps the area. */
 void rig_get_area(struct backend_rig *rig, struct rig_area *area);
-/* SET_INFLIGHT_FD with the same, or with other numbers. */
+/* SET_INFLIGHT_FD with the same numbers, or with others. */
 uint64_t rig_set_area(struct backend_rig *rig, const struct rig_area *area);
 uint64_t rig_set_area_as(struct backend_rig *rig, const struct rig_area *area, uint64_t size,
 			 uint64_t offset, unsigned num_queues, unsigned queue_size);
 void rig_drop_area(struct rig_area *area);
 struct vublk_inflight_split *rig_area_region(const struct rig_area *area, unsigned index);
-/* Entries of a queue's region that are noted as in flight. */
+/* Entries of a queue's region that are in flight. */
 unsigned rig_count_inflight(const struct rig_area *area, unsigned index);
 
 /* --- requests ----------------------------------------------------------------- */
@@ -163,13 +163,13 @@ uint64_t rig_data_addr(unsigned index);
 /* Adds a request whose data is at `data_offset` of the queue's data area; not kicked. */
 void rig_add(struct backend_rig *rig, unsigned index, uint16_t token, uint32_t type,
 	     uint64_t sector, uint64_t data_offset, uint32_t bytes);
-/* Publishes and kicks if the device wants it. */
+/* Publishes, and kicks if the device wants a kick. */
 void rig_kick(struct backend_rig *rig, unsigned index);
 /* Waits for one completion. */
 uint16_t rig_take(struct backend_rig *rig, unsigned index, uint32_t *bytes);
 /* The status byte of the request with this token. */
 uint8_t rig_status(struct backend_rig *rig, unsigned index, uint16_t token);
-/* One request from beginning to end; returns its status. */
+/* Executes one request and returns its status. */
 uint8_t rig_io(struct backend_rig *rig, unsigned index, uint32_t type, uint64_t sector,
 	       uint64_t data_offset, uint32_t bytes);
 

@@ -11,11 +11,11 @@
 /* Commits, and waits for `count` completions. */
 void engine_complete(struct vublk_engine_queue *queue, unsigned count);
 
-/* One request, to its end; the buffers' descriptions (64 at most) stay as they are. */
+/* Executes one request; the iovecs (at most 64) stay unchanged. */
 int engine_io(struct vublk_engine_queue *queue, enum vublk_engine_op op, unsigned flags,
 	      uint64_t offset, uint64_t bytes, struct iovec *iov, unsigned num_iov);
 
-/* Bytes that differ from place to place and from seed to seed. */
+/* Bytes that depend on position and seed. */
 void engine_fill(char *p, size_t bytes, unsigned seed);
 
 /* A log that keeps the last warning or error. */

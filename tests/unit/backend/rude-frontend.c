@@ -35,7 +35,7 @@ void rude_wait_for_end(int fd)
 	close(fd);
 }
 
-/* A front-end with manners is served. */
+/* A well-behaved front-end is served. */
 void rude_check_served(const char *path)
 {
 	struct vublk_vu_header ask = { VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, 0 };
@@ -59,7 +59,7 @@ void rude_send(int fd, const void *bytes, size_t count)
 		ssize_t n = send(fd, at, count, MSG_NOSIGNAL);
 
 		if (n < 0)
-			return; /* it has hung up, which is its right */
+			return; /* it may hang up */
 		at += n;
 		count -= (size_t)n;
 	}
@@ -124,7 +124,7 @@ static void random_message(struct vublk_vu_message *message, uint64_t *seed, int
 	for (unsigned i = 0; i < VUBLK_VU_MAX_PAYLOAD_BYTES / 8; i++) {
 		uint64_t word = rude_random(seed);
 
-		/* Small numbers get further. */
+		/* Small numbers pass more checks. */
 		memcpy(message->payload.bytes + i * 8,
 		       &(uint64_t){ rude_random(seed) % 2 ? word : word % 5 }, 8);
 	}
@@ -139,7 +139,7 @@ static void random_message(struct vublk_vu_message *message, uint64_t *seed, int
 		message->fds[i] = fd;
 }
 
-/* Reads what came back without waiting; false when the connection is over. */
+/* Reads the replies without waiting; false: the connection has ended. */
 static bool drain(struct vublk_channel *channel)
 {
 	struct vublk_vu_message reply;
@@ -202,7 +202,7 @@ void rude_silent(const char *path)
 	for (size_t sent = 0; sent < 2 * whole; sent += 5) {
 		int fd = rude_dial(path);
 
-		if (sent == whole) /* it has spoken */
+		if (sent == whole) /* one message was complete */
 			continue;
 		rude_send(fd, bytes, sent < whole ? sent : whole);
 		if (sent > whole)

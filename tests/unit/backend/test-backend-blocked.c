@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that block the thread which signals them: their descriptors are full, and they
- * have cleared O_NONBLOCK. Such a session ends, and nothing else is delayed by it.
+ * Front-ends that block the thread that signals them: their eventfds are full, and they have
+ * cleared O_NONBLOCK. Such a session ends, and delays no other.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Queue 0's worker signals a call that blocks, and stays there until it is freed. */
+/* Queue 0's worker signals a call, which blocks until another thread frees it. */
 static void block_worker(struct backend_rig *rig)
 {
 	vublk_test_fill_eventfd(rig->queues[0].call_fd);
@@ -26,7 +26,7 @@ static void block_worker(struct backend_rig *rig)
 		sched_yield();
 }
 
-/* The queue stops, as asked for, and the session ends. */
+/* The queue stops as requested, and the session ends. */
 static void test_call(void **state)
 {
 	struct backend_rig rig;
@@ -50,7 +50,7 @@ static void test_call_and_the_front_end_goes(void **state)
 	rig_close(&rig);
 }
 
-/* What SIGTERM does. */
+/* As SIGTERM does. */
 static void test_call_and_the_back_end_stops(void **state)
 {
 	struct backend_rig rig;
@@ -83,7 +83,7 @@ static void test_the_next_is_served(void **state)
 	backend_server_stop(&server);
 }
 
-/* The worker tells of a broken ring, and answers all the same. */
+/* The worker reports a broken ring, and still answers. */
 static void test_error(void **state)
 {
 	struct backend_rig rig;
@@ -113,7 +113,7 @@ static void *steal(void *opaque)
 	return NULL;
 }
 
-/* A kick that wakes the worker is gone when that reads it, and reading would block. */
+/* A kick that woke the worker is cleared before it reads the eventfd, so a read would block. */
 static void test_stolen_kicks(void **state)
 {
 	struct thief thief = { 0 };
@@ -133,7 +133,7 @@ static void test_stolen_kicks(void **state)
 	rig_close(&rig);
 }
 
-/* Only what never blocks is accepted; a call may be a pipe, of which only the peer is blocked. */
+/* Only descriptors that cannot block us are accepted; a call may be a pipe. */
 static void test_kinds(void **state)
 {
 	const uint32_t requests[] = {

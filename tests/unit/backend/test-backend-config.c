@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a driver is told of a disk: sizes, limits, its serial. */
+/* The configuration of a disk: sizes, limits, serial. */
 #include "backend-rig.h"
 
 #include "backend/config.h"
@@ -18,7 +18,7 @@
 
 /* --- sizes for I/O ---------------------------------------------------------------- */
 
-/* In blocks; 0 where nothing is known, or what is known is no number of blocks. */
+/* In blocks; 0 if unknown, or not a multiple of blocks. */
 static void test_io_sizes(void **state)
 {
 	const struct {
@@ -64,7 +64,7 @@ static void open_with_seg_max(struct backend_rig *rig, const char *seg_max)
 	assert_int_equal(rig_set_mem_table(rig), 0);
 }
 
-/* The ring's size comes after the config: a limit that does not fit can only be said. */
+/* The ring size is known after the config, so a limit that does not fit is only logged. */
 static void start_small(struct backend_rig *rig, const char *seg_max, bool has_indirect)
 {
 	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
@@ -216,7 +216,7 @@ static void get_serial(const char *path, const char *serial, char id[VUBLK_BLK_I
 	rig_close(&rig);
 }
 
-/* It is the image's: another image has another, and it is the same the next time. */
+/* Each image has its own serial, which stays the same. */
 static void test_serial(void **state)
 {
 	char first[128], second[128], moved[128];
@@ -255,7 +255,7 @@ static unsigned long resident_kib(void)
 	return kib;
 }
 
-/* By default there are as many as there can be, and memory for one only when it is used. */
+/* The default is the largest number of queues; a queue takes memory only when used. */
 static void test_unused_queues(void **state)
 {
 	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };
@@ -277,7 +277,7 @@ static void test_unused_queues(void **state)
 	rig_close(&rig);
 }
 
-/* Without protocol features queues begin enabled, those as well that are first used later. */
+/* Without protocol features queues begin enabled, also those first used later. */
 static void test_enabled_later(void **state)
 {
 	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };

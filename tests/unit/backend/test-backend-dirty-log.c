@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: which pages are marked, that a copy made by it is complete while
- * requests run, and logs that are no good.
+ * The dirty log: which pages are marked, whether a copy made with it while requests run is
+ * complete, and invalid logs.
  */
 #include "backend-rig.h"
 
@@ -97,7 +97,7 @@ static void open_rig(struct backend_rig *rig)
 	rig_start_queue(rig, 0, RIG_SIZE, 0);
 }
 
-/* As front-ends do it while a VM runs. */
+/* As front-ends do while a VM runs. */
 static void begin_logging(struct backend_rig *rig, struct log *log)
 {
 	make_log(log, LOG_BYTES);
@@ -108,7 +108,7 @@ static void begin_logging(struct backend_rig *rig, struct log *log)
 
 /* --- which pages ---------------------------------------------------------------- */
 
-/* Takes the page's bit away; whether it was set. */
+/* Clears the page's bit; returns whether it was set. */
 static bool take_page(struct log *log, uint64_t addr)
 {
 	uint8_t bit = (uint8_t)(1u << addr / PAGE % 8);
@@ -117,7 +117,7 @@ static bool take_page(struct log *log, uint64_t addr)
 	       bit;
 }
 
-/* A worker asks for kicks, which is marked, when it has nothing to do and has looked for a while. */
+/* A worker without work enables kicks after polling for a while, and marks that. */
 static void wait_for_page(const struct log *log, uint64_t addr)
 {
 	while (!(__atomic_load_n(&log->bits[addr / PAGE / 8], __ATOMIC_SEQ_CST) &
@@ -153,7 +153,7 @@ static void check_request(struct backend_rig *rig, struct log *log, uint32_t typ
 			fail_msg("type %u, %u bytes at %u: page %u is not marked", type, bytes,
 				 (unsigned)offset, i);
 	assert_true(take_page(log, RIG_GUEST + TEST_RINGS_OFFSET));
-	take_page(log, USED_ADDR); /* whenever its worker came to it */
+	take_page(log, USED_ADDR); /* at some time, by its worker */
 	if (count_pages(log))
 		fail_msg("type %u, %u bytes at %u: %u pages too many are marked", type, bytes,
 			 (unsigned)offset, count_pages(log));
@@ -174,7 +174,7 @@ static void test_marks_what_is_written(void **state)
 	check_request(&rig, &log, VIRTIO_BLK_T_GET_ID, PAGE - 19, 20, 2);
 	check_request(&rig, &log, VIRTIO_BLK_T_OUT, 0, 4096, 0);
 	check_request(&rig, &log, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
-	/* Nothing of it when nobody wants it. */
+	/* No mark without LOG_ALL. */
 	log_all(&rig, false);
 	assert_int_equal(log_ring(&rig, 0, 0, 0), 0);
 	clear_log(&log);
@@ -219,7 +219,7 @@ static void test_marks_the_used_ring(void **state)
 	rig_close(&rig);
 }
 
-/* The file's offset need be no page's. */
+/* The offset in the file need not be page-aligned. */
 static void test_offset(void **state)
 {
 	struct log log;
@@ -232,7 +232,7 @@ static void test_offset(void **state)
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 4096), VIRTIO_BLK_S_OK);
 	assert_int_equal(log.bits[5000 + rig_data_addr(0) / PAGE / 8], 1);
 	assert_int_equal(count_pages(&log), 2);
-	/* Anew, and the one before is left alone. */
+	/* A new log replaces the old one, which is not written any more. */
 	clear_log(&log);
 	assert_int_equal(set_log_base(&rig, log.fd, LOG_BYTES, 0), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 4096), VIRTIO_BLK_S_OK);
@@ -267,7 +267,7 @@ static void copy_all(struct backend_rig *rig, struct log *log, struct copy *copy
 	copy_dirty(log, USED_ADDR, (char *)rig->queues[0].ring.used, copy->used, PAGE);
 }
 
-/* Reads of blocks that differ, to places that overlap; the copy is made meanwhile. */
+/* Reads of different blocks to overlapping buffers, while the copy is made. */
 static void run_round(struct backend_rig *rig, struct log *log, struct copy *copy)
 {
 	for (uint16_t i = 0; i < COPY_REQUESTS; i++) {
@@ -317,7 +317,7 @@ static void test_copy_is_complete(void **state)
 	rig_close(&rig);
 }
 
-/* Each change waits for the requests that had begun, and no request is lost by it. */
+/* Each change waits for the requests under way, and loses none. */
 static void test_switched_under_load(void **state)
 {
 	struct log log;
@@ -342,7 +342,7 @@ static void test_switched_under_load(void **state)
 	rig_close(&rig);
 }
 
-/* --- logs that are no good --------------------------------------------------------- */
+/* --- invalid logs --------------------------------------------------------- */
 
 static void test_bad_logs(void **state)
 {
@@ -375,7 +375,7 @@ static void test_bad_logs(void **state)
 	rig_close(&rig);
 }
 
-/* A file that is smaller than its front-end believes. */
+/* A file that is smaller than its front-end says. */
 static void test_shrunk_log(void **state)
 {
 	struct backend_rig rig;
@@ -390,7 +390,7 @@ static void test_shrunk_log(void **state)
 	rig_close(&rig);
 }
 
-/* What has no bit could not be marked: the queue does not run rather than lose a page. */
+/* Pages without a bit could not be marked, so the queue refuses to run. */
 static void test_too_small(void **state)
 {
 	struct log log;
@@ -410,7 +410,7 @@ static void test_too_small(void **state)
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
 	assert_int_equal(log_ring(&rig, 0, 1, RIG_GUEST + RIG_MEMORY - 1030), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK);
-	/* Memory that comes later is no different. */
+	/* The same for memory that is added later. */
 	assert_int_equal(rig_add_mem_reg(&rig, rig.memory_fd, RIG_GUEST + RIG_MEMORY, 4096, PAGE,
 					 0), 1);
 	drop_log(&log);
@@ -432,7 +432,7 @@ static void test_without_log_shmfd(void **state)
 	rig_close(&rig);
 }
 
-/* An answer comes without being asked for, and a refusal without one ends it. */
+/* The answer needs no NEED_REPLY; a refusal without an answer ends the session. */
 static void test_answers(void **state)
 {
 	struct vublk_vu_message message, reply;

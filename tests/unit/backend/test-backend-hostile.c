@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that keep no rule, and what must stay flat under them. The back-end
- * here listens, so that the next front-end shows whether the last one did harm.
+ * Front-ends that break the rules, and resources that must not grow under them. The back-end
+ * listens, so that the next front-end shows whether the last one did harm.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -28,7 +28,7 @@ static void serve(struct backend_server *server)
 	backend_server_start(server, options);
 }
 
-/* --- what any server outlives ------------------------------------------------------- */
+/* --- what any server survives ------------------------------------------------------- */
 
 static void test_bad_headers(void **state)
 {
@@ -48,7 +48,7 @@ static void test_gone_at_each_byte(void **state)
 	backend_server_stop(&server);
 }
 
-/* They wait at the door and do not speak; the next one is served all the same. */
+/* They connect and send nothing; the next one is served all the same. */
 static void test_silent(void **state)
 {
 	struct backend_server server;
@@ -58,7 +58,7 @@ static void test_silent(void **state)
 	backend_server_stop(&server);
 }
 
-/* One that has spoken may be silent as long as it likes. */
+/* After a complete message a front-end may be silent for any time. */
 static void test_idle_is_not_silent(void **state)
 {
 	struct pollfd nothing = { .fd = -1 };
@@ -70,7 +70,7 @@ static void test_idle_is_not_silent(void **state)
 	rig_attach(&rig, rude_dial(server.path));
 	rig_negotiate(&rig);
 	next = rude_dial(server.path);
-	assert_int_equal(poll(&nothing, 1, 100), 0); /* five times what a silent one has */
+	assert_int_equal(poll(&nothing, 1, 100), 0); /* five times the limit of a silent one */
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
@@ -125,7 +125,7 @@ static void test_same_message_many_times(void **state)
 	rig_close(&rig);
 }
 
-/* --- a driver that rewrites what it gave --------------------------------------- */
+/* --- a driver that rewrites descriptors --------------------------------------- */
 
 struct scribbler {
 	struct backend_rig *rig;
@@ -170,7 +170,7 @@ static void test_descriptors_rewritten(void **state)
 			rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		}
 		if (i % 64 == 0 && i) {
-			/* It broke the ring, most likely, and begins anew. */
+			/* It has probably broken the ring, and starts again. */
 			rig_get_base(&rig, 0);
 			assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0,
 						       (i + 1) & 0xffff), 0);
@@ -187,7 +187,7 @@ static void test_descriptors_rewritten(void **state)
 	rig_close(&rig);
 }
 
-/* --- coming and going ----------------------------------------------------------- */
+/* --- connecting and disconnecting ----------------------------------------------------------- */
 
 static void test_front_ends_come_and_go(void **state)
 {
@@ -197,7 +197,7 @@ static void test_front_ends_come_and_go(void **state)
 	serve(&server);
 	for (unsigned i = 0; i < 200; i++)
 		rude_check_served(server.path);
-	/* Those that wait for their turn are served when it comes, or may have gone. */
+	/* Waiting front-ends are served in turn, or have disconnected. */
 	for (unsigned i = 0; i < 8; i++)
 		waiting[i] = rude_dial(server.path);
 	for (unsigned i = 0; i < 8; i++)
@@ -207,8 +207,8 @@ static void test_front_ends_come_and_go(void **state)
 }
 
 /*
- * QEMU does not read the configuration again when it reconnects: what its guest was
- * told of the write cache still holds for the next session.
+ * QEMU does not read the configuration again when it reconnects, so the write cache setting
+ * that its guest saw holds for the next session.
  */
 static void test_write_cache_outlives_a_front_end(void **state)
 {
@@ -228,7 +228,7 @@ static void test_write_cache_outlives_a_front_end(void **state)
 		message.payload.config.offset = offsetof(struct virtio_blk_config, wce);
 		message.payload.config.size_bytes = 1;
 		message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + 1;
-		for (unsigned k = i; k < 2; k++) { /* the second only asks */
+		for (unsigned k = i; k < 2; k++) { /* the second only reads it */
 			message.header.request = k ? VUBLK_VU_GET_CONFIG : VUBLK_VU_SET_CONFIG;
 			rude_send(fd, &message.header, sizeof(message.header));
 			rude_send(fd, &message.payload, message.header.size);
@@ -241,8 +241,8 @@ static void test_write_cache_outlives_a_front_end(void **state)
 }
 
 /*
- * A listening socket may be shared with whoever gave it. When another takes the
- * front-end that was announced, accepting must not wait for the next one.
+ * The program that passed a listening socket may accept from it, too. If it takes the front-end
+ * that woke us, our accept() must not wait for the next one.
  */
 static void test_given_listener(void **state)
 {
@@ -334,7 +334,7 @@ static void test_options(void **state)
 	assert_string_equal(vublk_backend_options()->name, "socket-path");
 }
 
-/* The descriptor is the back-end's, also when it is refused. */
+/* The back-end takes over the descriptor even if it refuses it. */
 static void test_descriptor_is_taken(void **state)
 {
 	struct vublk_backend *backend;

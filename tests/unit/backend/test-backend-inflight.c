@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-flight area: what is noted while requests run, and what a back-end makes
- * of one whose predecessor died at any of the specification's steps.
+ * The in-flight area: what it records while requests run, and how a back-end recovers from it
+ * after its predecessor died at each step of the specification.
  */
 #include "backend-rig.h"
 
@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define REQUESTS 3
-#define SECTOR 40 /* all write to it, so that the last one executed is seen */
+#define SECTOR 40 /* all write to it, so it shows which one was executed last */
 
 static void test_noted_and_cleared(void **state)
 {
@@ -35,7 +35,7 @@ static void test_noted_and_cleared(void **state)
 	assert_int_equal(area.region->used_idx, 10);
 	assert_int_equal(rig_count_inflight(&area, 0), 0);
 	assert_int_equal(area.region->desc[area.region->last_batch_head].counter, 9);
-	/* It goes on where it was. */
+	/* It continues where it was. */
 	assert_int_equal(rig_tell_queue(&rig, 0, 10), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), 0);
 	rig_drop_area(&area);
@@ -45,16 +45,16 @@ static void test_noted_and_cleared(void **state)
 /* --- a predecessor that died ------------------------------------------------- */
 
 /*
- * Three writes were made available; what `died` leaves is what the predecessor
- * had done with them when it died. heads[i] is the chain of the i-th.
+ * Three writes were made available; `died` leaves the state in which the predecessor died.
+ * heads[i] is the chain of the i-th.
  */
 struct scene {
 	const char *name;
 	void (*died)(struct backend_rig *rig, struct vublk_inflight_split *region,
 		     const uint16_t *heads);
-	unsigned base;     /* what SET_VRING_BASE says */
-	unsigned executed; /* which of them are to be executed now: bits */
-	unsigned last;     /* which of them is executed last */
+	unsigned base;     /* the value of SET_VRING_BASE */
+	unsigned executed; /* bit mask of those to be executed now */
+	unsigned last;     /* the one executed last */
 };
 
 static void take(struct vublk_inflight_split *region, uint16_t head, uint64_t counter)
@@ -203,7 +203,7 @@ static void test_died_at_each_step(void **state)
 	}
 }
 
-/* Nothing is left to be done, and the area says so before anything else is. */
+/* No request is left, and the area records that first. */
 static void test_died_after_the_last(void **state)
 {
 	struct rig_area area;
@@ -226,7 +226,7 @@ static void test_died_after_the_last(void **state)
 	rig_close(&rig);
 }
 
-/* --- areas that are not to be trusted ---------------------------------------- */
+/* --- invalid areas ---------------------------------------- */
 
 static void test_refused_areas(void **state)
 {
@@ -276,13 +276,13 @@ static void test_scribbled_areas(void **state)
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 1);
 	assert_true(rig_log_has(&rig, "it is not this ring's"));
-	/* A list that leads out of it. */
+	/* A list that leads out of the area. */
 	area.region->used_idx = 0;
 	area.region->last_batch_head = RIG_SIZE;
 	rig.queues[0].ring.used->idx = 5;
 	assert_int_equal(rig_tell_queue(&rig, 0, 5), 1);
 	assert_true(rig_log_has(&rig, "last batch names entry 128"));
-	/* A list in a circle ends, and what is in flight is no chain of the driver's. */
+	/* A circular list ends, and a chain in flight that is not the driver's. */
 	area.region->last_batch_head = 7;
 	area.region->desc[7].next = 7;
 	for (unsigned i = 0; i < RIG_SIZE; i++)
@@ -296,15 +296,15 @@ static void test_scribbled_areas(void **state)
 /* --- an area that is another ring's -------------------------------------------- */
 
 /*
- * The driver has made the chains of `available` available, in this order, and the device has
- * completed those of `completed`; indices begin at `first`. What of an area is refused?
+ * The driver has made the chains in `available` available, in this order, and the device has
+ * completed those in `completed`; indices start at `first`. Which areas are refused?
  */
 struct history {
 	const char *name;
 	uint16_t first;
 	const char *available, *completed; /* a letter is a chain */
 	const char *in_flight;             /* of the area */
-	const char *refused;               /* words; NULL: it is taken */
+	const char *refused;               /* words of the refusal; NULL: accepted */
 };
 
 #define SIXTEEN_TIMES_A "aaaaaaaaaaaaaaaa"
@@ -349,7 +349,7 @@ static void set_history(struct backend_rig *rig, struct rig_area *area,
 	size_t num_completed = strlen(history->completed);
 
 	for (unsigned i = 0; history->first && i < RIG_SIZE; i++) {
-		ring->avail->ring[i] = RIG_SIZE - 1; /* a filled ring, of another chain */
+		ring->avail->ring[i] = RIG_SIZE - 1; /* a ring that has wrapped, of another chain */
 		ring->used->ring[i].id = RIG_SIZE - 1;
 		ring->used->ring[i].len = 1;
 	}
@@ -370,7 +370,7 @@ static void set_history(struct backend_rig *rig, struct rig_area *area,
 		take(area->region, head_of(history->in_flight[i]), i);
 }
 
-/* A chain that is executed fails, having no descriptors worth the name, and is completed. */
+/* An executed chain fails and is completed, because it has no valid descriptors. */
 static void check_history(const struct history *history)
 {
 	struct rig_area area;
@@ -402,7 +402,7 @@ static void test_area_of_another_ring(void **state)
 		check_history(&histories[i]);
 }
 
-/* A request that takes long: its entry of the avail ring was overwritten since. */
+/* A long request, whose entry in the avail ring was overwritten meanwhile. */
 static void test_entry_overwritten(void **state)
 {
 	const struct history one = { "one", 999, "cb", "b", "a", NULL };
@@ -431,7 +431,7 @@ static void test_asked_again_and_again(void **state)
 		rig_get_area(&rig, &area);
 		assert_int_equal(rig_set_area(&rig, &area), 0);
 		rig_drop_area(&area);
-		/* Its answer says that all of the message before is done. */
+		/* Its answer means that the message before is done. */
 		rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		if (!i) {
 			finish_last_message(&rig);
@@ -445,7 +445,7 @@ static void test_asked_again_and_again(void **state)
 	rig_close(&rig);
 }
 
-/* Not offered, it can be neither accepted nor asked for. */
+/* If it is not offered, it can be neither accepted nor requested. */
 static void test_not_offered(void **state)
 {
 	const struct vublk_option options[] = {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that kills itself at a chosen place (src/backend/kill-point.h), and
- * what the next one makes of what it leaves.
+ * A back-end that kills itself at a chosen point (src/backend/kill-point.h), and the recovery
+ * by the next one.
  *
- * The idea to read it by: after a death the test writes over what the requests
- * wrote. A request whose completion the driver can see must not be executed again,
- * so what was written over it has to stay; any other has to be executed yet, so it
- * must not. That a completion comes once is what the driver's ring checks.
+ * Key idea: after a death the test overwrites the data of all requests on the disk. A request
+ * whose completion the driver can see must not be executed again, so the overwritten data has
+ * to stay; any other request must still be executed, so the data must change. The driver's
+ * ring checks that each completion comes once.
  */
 #include "backend-rig.h"
 
@@ -33,7 +33,7 @@
 
 /* --- the back-end ----------------------------------------------------------- */
 
-/* With its front-end's end of the socket, and its words. */
+/* A back-end process, the front-end's end of its socket, and its output. */
 struct child {
 	pid_t pid;
 	int socket_fd;
@@ -52,7 +52,7 @@ static void exec_child(const char *point, const char *io, int socket_fd, int wor
 {
 	char fd_option[32], file_option[160], io_option[32];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a case that dies leaves no back-end behind */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* ends with the case */
 	fcntl(socket_fd, F_SETFD, 0);
 	dup2(words_fd, STDERR_FILENO);
 	if (point)
@@ -81,7 +81,7 @@ static void start_child(struct child *child, const char *point, const char *io)
 	close(words[1]);
 }
 
-/* Waits until it ends; what it said. The socket is the rig's where there is one. */
+/* Waits for its end; returns its output. The socket belongs to the rig, if there is one. */
 static int end_child(struct child *child, char *words, size_t bytes)
 {
 	size_t length = 0;
@@ -96,10 +96,7 @@ static int end_child(struct child *child, char *words, size_t bytes)
 	return status;
 }
 
-/*
- * What a killed process has given to the kernel goes on for a moment, and its lock on
- * the disk with it.
- */
+/* The kernel finishes I/O of a killed process for a moment, and keeps its lock until then. */
 static void expect_killed(struct child *child, const char *point)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -125,7 +122,7 @@ struct scene {
 	bool published[REQUESTS]; /* at the last death */
 };
 
-/* Request i is the i-th of all, and one of its queue's: its token there. */
+/* Request i of all requests, and its token in its queue. */
 static unsigned queue_of(const struct scene *scene, unsigned i)
 {
 	return i % scene->num_queues;
@@ -149,7 +146,7 @@ static void open_scene(struct scene *scene, const char *io, unsigned num_queues)
 	assert_int_equal(ftruncate(scene->image_fd, DISK_BYTES), 0);
 }
 
-/* Neither acknowledged nor certain to arrive: the back-end may be gone already. */
+/* Without an acknowledgement, because the back-end may have died already. */
 static void enable_queue(struct backend_rig *rig, unsigned index)
 {
 	struct vublk_vu_message message;
@@ -161,7 +158,7 @@ static void enable_queue(struct backend_rig *rig, unsigned index)
 	vublk_channel_send(&rig->channel, &message, NULL);
 }
 
-/* The first back-end: its queues run, and the driver gives it all requests at once. */
+/* The first back-end: its queues run, and the driver publishes all requests together. */
 static void give_requests(struct scene *scene, const struct child *child)
 {
 	struct backend_rig *rig = &scene->rig;
@@ -185,7 +182,7 @@ static void give_requests(struct scene *scene, const struct child *child)
 		rig_kick(rig, q);
 }
 
-/* A back-end after it, which finds memory, rings and area as they were left. */
+/* The next back-end, with the memory, rings and area as they were left. */
 static void hand_over(struct scene *scene, const struct child *child)
 {
 	struct backend_rig *rig = &scene->rig;
@@ -226,7 +223,7 @@ static void check_content(const struct scene *scene, unsigned i, char expected, 
 			fail_msg("%s: request %u left '%c', not '%c'", point, i, got[k], expected);
 }
 
-/* How many are not completed as the driver sees it. */
+/* The number of requests that the driver sees as not completed. */
 static unsigned write_over(struct scene *scene, const char *point)
 {
 	unsigned unpublished = 0;
@@ -248,7 +245,7 @@ static unsigned write_over(struct scene *scene, const char *point)
 	return unpublished;
 }
 
-/* The last back-end, which lives, completes what is left, each request once. */
+/* The last back-end survives and completes the other requests, each once. */
 static void check_recovery(struct scene *scene, const char *point)
 {
 	struct backend_rig *rig = &scene->rig;
@@ -277,7 +274,7 @@ static void check_recovery(struct scene *scene, const char *point)
 			      point);
 }
 
-/* The driver is called although nothing may have been left to be done. */
+/* The driver is called even if no request was left. */
 static void check_called(struct scene *scene)
 {
 	for (unsigned q = 0; q < scene->num_queues; q++) {
@@ -308,11 +305,11 @@ static void recover(struct scene *scene, const char *point)
 
 /* --- cases -------------------------------------------------------------------- */
 
-/* A batch of all requests, for the blocking method does them in the order of the ring. */
+/* One batch of all requests, because the blocking method serves them in ring order. */
 struct left {
 	const char *point;
 	unsigned used_idx;   /* of the ring */
-	unsigned inflight;   /* noted in the area */
+	unsigned inflight;   /* in flight in the area */
 	unsigned noted_used; /* the area's used index */
 };
 
@@ -362,7 +359,7 @@ static const char *const points[] = {
 	"after-inflight-clear:3", "before-call",
 };
 
-/* Two queues, each on a thread; the second back-end dies in the midst of recovering. */
+/* Two queues, each on its own thread; the second back-end dies during recovery. */
 static void die_twice(const char *io, const char *first, const char *second)
 {
 	struct scene scene;
@@ -385,7 +382,7 @@ static void die_twice(const char *io, const char *first, const char *second)
 	recover(&scene, both);
 }
 
-/* The second dies at the first chance, for less than all may be left to be done. */
+/* The second dies at the first occasion, because few requests may be left. */
 static void die_at_each_two(const char *io)
 {
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(points); i++)
@@ -404,7 +401,7 @@ static void test_dies_twice_blocking(void **state)
 	die_at_each_two("blocking");
 }
 
-/* --- a back-end that was stopped, and left ------------------------------------ */
+/* --- a stopped back-end that its front-end left ------------------------------------ */
 
 /* Whether each thread of a process is in state S of /proc/PID/task/TID/stat. */
 static bool sleeps(pid_t pid)
@@ -427,7 +424,7 @@ static bool sleeps(pid_t pid)
 	return all;
 }
 
-/* The last kick is taken, so a worker that sleeps has nothing to wake up for. */
+/* The last kick is cleared, so nothing will wake a sleeping worker. */
 static void wait_until_asleep(const struct backend_rig *rig, const struct child *child)
 {
 	struct pollfd kick = { .fd = rig->queues[0].kick_fd, .events = POLLIN };
@@ -445,7 +442,7 @@ static void stop_child(struct child *child)
 	assert_true(WIFSTOPPED(status));
 }
 
-/* What the driver adds after the front-end has left is not for the back-end that it left. */
+/* The old back-end must not take chains that the driver adds after the front-end has left. */
 static void leave_while_stopped(const char *io)
 {
 	struct scene scene;

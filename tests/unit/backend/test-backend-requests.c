@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* virtio-blk requests of every kind and framing, right and wrong, and a disk that grows. */
+/* virtio-blk requests of each kind and framing, valid and invalid, and a disk that grows. */
 #include "backend-rig.h"
 
 #include "util/fd.h"
@@ -285,7 +285,7 @@ static void test_broken_ring_stops_alone(void **state)
 	assert_int_equal(poll(&wait, 1, -1), 1);
 	assert_true(rig_log_has(&rig, "queue 1 is stopped because its driver broke the ring"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
-	/* It starts anew like any other. */
+	/* It starts again like any other. */
 	rig_get_base(&rig, 1);
 	memset(rig.queues[1].ring.avail, 0, 4);
 	rig_start_queue(&rig, 1, RIG_SIZE, 0);
@@ -332,7 +332,7 @@ static char *make_image(char path[128], uint64_t bytes)
 	return path;
 }
 
-/* All requests that were taken are complete when the base is given. */
+/* All requests that were taken are complete when the base is answered. */
 static void test_base_waits_for_requests(void **state)
 {
 	char path[128];
@@ -372,7 +372,7 @@ static void test_no_room(void **state)
 
 	rig_open(&rig, options);
 	rig_start(&rig);
-	/* The file shrinks under the disk: what is past its end cannot be read. */
+	/* The file shrinks while it is served: reads past its end fail. */
 	assert_int_equal(truncate(path, 4096), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 8000, 0, 4096), VIRTIO_BLK_S_IOERR);
 	assert_true(rig_log_has(&rig, "read of 4096 bytes at offset 4096000"));
@@ -421,7 +421,7 @@ static void test_resize(void **state)
 		message.payload.u64 = 0;
 		assert_int_equal(vublk_channel_send(&back, &message, NULL), 0);
 	}
-	/* A size that a disk cannot have is not taken. */
+	/* An invalid size is not adopted. */
 	assert_int_equal(truncate(path, 1000), 0);
 	vublk_backend_rescan(rig.backend);
 	while (!rig_log_has(&rig, "the disk keeps its size"))
@@ -465,7 +465,7 @@ static void rescan(struct backend_rig *rig, const char *path, uint64_t bytes)
 
 	assert_int_equal(truncate(path, (off_t)bytes), 0);
 	vublk_backend_rescan(rig->backend);
-	while (rig_log_lines(rig) == lines) /* it says the new size */
+	while (rig_log_lines(rig) == lines) /* it logs the new size */
 		assert_int_equal(rig_get_u64(rig, VUBLK_VU_GET_STATUS), 0);
 }
 
@@ -516,7 +516,7 @@ static void test_silence_while_suspended(void **state)
 
 	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
 	answer_config_change(&back);
-	/* It has read it now, and is not told again. */
+	/* It has read the size, and is not notified again. */
 	rig_get_config(&rig, &config);
 	assert_int_equal(config.capacity, 3 << 11);
 	rig_start_queue(&rig, 1, RIG_SIZE, 0);
@@ -528,7 +528,7 @@ static void test_silence_while_suspended(void **state)
 	rig_close(&rig);
 }
 
-/* What the front-end says on the back-end channel it must not say. */
+/* Messages that a front-end must not send on the back-end channel. */
 static void test_garbage_on_back_channel(void **state)
 {
 	struct vublk_vu_message message;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The kernel refuses to take requests for a while, as when it is short of memory. They are
- * made as soon as it takes them, although nothing else happens: no kick, no completion.
+ * The kernel refuses requests for a while, as when it is short of memory. They are submitted
+ * again until it accepts them, without any other event such as a kick or a completion.
  */
 #include "backend-rig.h"
 
@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* More than a worker makes without sleeping. */
+/* More tries than a worker makes without sleeping. */
 #define REFUSALS 200
 
 static _Atomic unsigned refusals;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stopping a ring while the engine has a request of it: what each message means with the
+ * Stopping a ring while the engine has a request of it: the meaning of each message with the
  * protocol features GET_VRING_BASE_INFLIGHT and GET_VRING_BASE_SKIP_DRAIN.
  *
- * The request zeroes many ranges, of which the engine gets each after the last. Its
- * system call is taken over, so that the test decides when a range is done.
+ * Key idea: the request zeroes many ranges, which the engine gets one after the other. The
+ * test intercepts the system call and decides when a range is done.
  */
 #include "backend-rig.h"
 
@@ -25,8 +25,8 @@ int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
 
 static struct {
 	int begun_fd; /* signalled when a range begins */
-	int go_fd;    /* and waited for before it ends */
-	bool is_open; /* nobody waits */
+	int go_fd;    /* a range waits for it before it ends */
+	bool is_open; /* ranges do not wait */
 	unsigned calls;
 } gate = { .begun_fd = -1, .go_fd = -1 };
 
@@ -108,7 +108,7 @@ static void wait_until_begun(void)
 	assert_int_equal(poll(&wait, 1, -1), 1);
 }
 
-/* `request` comes while the engine has the first range; the base. */
+/* Sends `request` while the engine has the first range; returns the base. */
 static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 {
 	struct vublk_vu_message message, reply;
@@ -120,7 +120,7 @@ static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 	vublk_vu_message_init(&message, request);
 	message.header.size = sizeof(message.payload.state);
 	rig_send(rig, &message);
-	while (rig_log_lines(rig) == lines) /* it says that the queue is to stop */
+	while (rig_log_lines(rig) == lines) /* until it logs that the queue is to stop */
 		sched_yield();
 	let_go_until(rig->channel.fd);
 	rig_receive(rig, &reply);
@@ -128,7 +128,7 @@ static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 	return reply.payload.state.num;
 }
 
-/* The next start does all of it, and completes it once. */
+/* The next start executes the whole request, and completes it once. */
 static void check_start(struct backend_rig *rig, unsigned base, unsigned left)
 {
 	vublk_store_relaxed(&gate.calls, 0);
@@ -141,7 +141,7 @@ static void check_start(struct backend_rig *rig, unsigned base, unsigned left)
 	vublk_store_relaxed(&gate.is_open, false);
 }
 
-/* How many requests a stop left; whatever it is, ring and area say the same. */
+/* The number of requests that a stop left, on which ring and area agree. */
 static unsigned stop_and_start(struct backend_rig *rig, const struct rig_area *area,
 			       uint32_t request)
 {
@@ -168,8 +168,8 @@ static uint64_t accept_without(struct backend_rig *rig, uint64_t bits)
 }
 
 /*
- * How many requests were left by stops with `request`. A worker looks for tasks now and
- * then, and at times not before the last range: the other requests are to move it on.
+ * The number of requests left by stops with `request`. A worker looks for tasks only every few
+ * rounds, perhaps after the last range; the other requests make more rounds.
  */
 static unsigned count_left(uint64_t without, uint32_t request)
 {
@@ -199,7 +199,7 @@ static void test_the_plain_message_drains(void **state)
 	assert_int_equal(count_left(UNDRAINED | SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE), 0);
 }
 
-/* As the text was before there were two messages, and as QEMU 11.1 has it. */
+/* As an earlier text of the specification has it, and QEMU 11.1. */
 static void test_without_skip_drain_the_plain_message_leaves_the_rest(void **state)
 {
 	assert_int_not_equal(count_left(SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE), 0);
@@ -246,7 +246,7 @@ static void test_messages_that_are_refused(void **state)
 	refuse_message(0, VUBLK_VU_GET_SHMEM_CONFIG, "in a draft of the protocol");
 }
 
-/* Asked to end while the storage hangs, a back-end says what it waits for. */
+/* A back-end that is stopped while the storage hangs logs what it waits for. */
 static void test_end_waits_for_storage(void **state)
 {
 	struct rig_area area;

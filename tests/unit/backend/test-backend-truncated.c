@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that truncate what they share: the back-end survives, says which of it was
- * truncated, ends the session, and executes nothing that it read from a lost page.
+ * Front-ends that truncate shared files: the back-end survives, logs which file was truncated,
+ * ends the session, and executes no request that it read from a lost page.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -18,7 +18,7 @@
 
 #define EXTRA_BYTES UINT64_C(0x10000)
 #define EXTRA_GUEST (RIG_GUEST + RIG_MEMORY)
-/* Of rig_add(): where the extra region is, from the data of queue 0. */
+/* The offset of the extra region for rig_add(), from the data of queue 0. */
 #define EXTRA_OFFSET (RIG_MEMORY - RIG_DATA_OFFSET)
 #define LOG_BYTES ((EXTRA_GUEST + EXTRA_BYTES) / 4096 / 8)
 
@@ -53,7 +53,7 @@ static void test_ring(void **state)
 	close_expecting(&rig, "closed: a page of the guest's memory at 0x1000");
 }
 
-/* The control thread is the one that faults. */
+/* Here the control thread faults. */
 static void test_ring_before_the_start(void **state)
 {
 	struct vublk_vu_message message;
@@ -125,7 +125,7 @@ static void test_buffer_of_a_copy(void **state)
 	}
 }
 
-/* A list of ranges is copied by the back-end whatever the engine is. */
+/* The back-end copies a list of ranges, whatever the engine. */
 static void test_buffer_of_ranges(void **state)
 {
 	struct backend_rig rig;
@@ -201,7 +201,7 @@ static void test_header(void **state)
 	open_rig(&rig, options);
 	for (uint16_t i = 0; i < 32; i++)
 		rig_add(&rig, 0, i, VIRTIO_BLK_T_OUT, i, 0x1000 * i, 512);
-	/* The ring stays, and what comes after it is lost: headers, data, status bytes. */
+	/* The ring stays, and all that follows is lost: headers, data, status bytes. */
 	assert_int_equal(ftruncate(rig.memory_fd, 0x10000), 0);
 	rig_kick(&rig, 0);
 	close_expecting(&rig, "closed: a page of the guest's memory at 0x1000");
@@ -212,7 +212,7 @@ static void test_header(void **state)
 	vublk_fd_close(&image);
 }
 
-/* --- what else is shared --------------------------------------------------------- */
+/* --- other shared files --------------------------------------------------------- */
 
 static void test_inflight_area(void **state)
 {

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * Front-ends whose memory is not shared: their disk would wait without a word.
- */
+/* Front-ends whose memory is not shared: without a warning their disk would just hang. */
 #include "backend-rig.h"
 
 #include "util/fd.h"
@@ -11,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* What the driver writes, the back-end does not see. */
+/* The back-end does not see what the driver writes. */
 static void use_private_memory(struct backend_rig *rig)
 {
 	rig->memory_fd = vublk_memfd_new("rig", RIG_MEMORY, NULL);
@@ -34,7 +32,7 @@ static void test_private_copy(void **state)
 	rig_close(&rig);
 }
 
-/* The queue is to run, and there is no memory: a message of the queue says so, once. */
+/* A queue that is to run without any memory: one message says so. */
 static void test_no_memory(void **state)
 {
 	struct backend_rig rig;
@@ -49,11 +47,11 @@ static void test_no_memory(void **state)
 	assert_true(rig_log_has(&rig, "share=on"));
 	lines = rig_log_lines(&rig);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
-	assert_int_equal(rig_log_lines(&rig), lines + 1); /* of the message itself */
+	assert_int_equal(rig_log_lines(&rig), lines + 1); /* the message itself */
 	rig_close(&rig);
 }
 
-/* A library's addresses are its program's, and its memory is empty until the first request. */
+/* A library uses its program's addresses, and its memory is blank until the first request. */
 static void start_library(struct backend_rig *rig)
 {
 	rig_open_memory(rig);
@@ -81,8 +79,8 @@ static void test_idle_library(void **state)
 }
 
 /*
- * A kick without a request is legal. The next front-end's memory is a private copy: when
- * that has been noticed, the first one's ring had been looked at long before.
+ * A kick without a request is legal. The next front-end's memory is a private copy; its warning
+ * shows that the first one's ring was checked long before.
  */
 static void test_idle_and_kicked(void **state)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The back-end as a front-end meets it: each message, and orders of messages. */
+/* The back-end from the front-end's view: each message, and sequences of messages. */
 #include "backend-rig.h"
 
 #include "util/fd.h"
@@ -49,7 +49,7 @@ static void test_status(void **state)
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0xf);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0x100), 1);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
-	/* What a front-end asks for afterwards, to go on there. */
+	/* The front-end reads the bases, to continue there. */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	assert_int_equal(rig_get_base(&rig, 0), 1);
 	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
@@ -196,7 +196,7 @@ static void test_kick_that_is_no_kick(void **state)
 	rig_close(&rig);
 }
 
-/* The queue starts with the last of what it needs, whatever that is. */
+/* The queue starts with the last message that it needs, whichever that is. */
 static void test_enable_before_kick(void **state)
 {
 	struct backend_rig rig;
@@ -216,8 +216,8 @@ static uint64_t set_kick(struct backend_rig *rig)
 }
 
 /*
- * A ring starts at SET_VRING_KICK, without a kick. Whether it is enabled is said at any time,
- * and stays as it was said while the ring is stopped.
+ * A ring starts at SET_VRING_KICK, without a kick. It may be enabled or disabled at any time,
+ * and keeps that setting while it is stopped.
  */
 static void test_enable_is_remembered(void **state)
 {
@@ -245,14 +245,14 @@ static void test_enable_is_remembered(void **state)
 	rig_close(&rig);
 }
 
-/* A driver that never kicks, as SPDK's: it is served slowly, and that is said once. */
+/* A driver that never kicks, such as SPDK's: it is served slowly, with one warning. */
 static void test_a_driver_without_kicks(void **state)
 {
 	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
-	/* While the worker looks by itself there is nothing to say. */
+	/* No warning while the worker polls. */
 	while (!rig_log_has(&rig, "queue 0 has requests, and its driver sends no kicks")) {
 		rig_add(&rig, 0, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 		vublk_driver_ring_publish(&rig.queues[0].driver);
@@ -272,7 +272,7 @@ static void test_disabled_queue_rests(void **state)
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
 	rig_add(&rig, 0, 3, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 	rig_kick(&rig, 0);
-	/* A request and its answer later it would have been served. */
+	/* It would have been served after one more exchange of messages. */
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 	assert_false(vublk_driver_ring_has_completion(&rig.queues[0].driver));
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
@@ -312,8 +312,8 @@ static void test_base_and_restart(void **state)
 	rig_close(&rig);
 }
 
-/* No kick descriptor: the queue is looked at all the time. */
-/* A front-end that looked at the used index before the last completions. */
+/* Without a kick descriptor the queue is polled. */
+/* A front-end that read the used index before the last completions. */
 static void test_base_behind_used(void **state)
 {
 	struct backend_rig rig;
@@ -397,7 +397,7 @@ static uint64_t remove_region(struct backend_rig *rig, uint64_t guest, uint64_t 
 		.guest_addr = guest, .user_addr = user, .size_bytes = bytes,
 	};
 	message.header.size = sizeof(message.payload.mem_reg);
-	/* It should come without a descriptor. One that comes is closed, which the harness sees. */
+	/* A descriptor that should not be there is closed; the harness checks that. */
 	message.fds[0] = rig->channel.fd;
 	message.num_fds = 1;
 	return rig_send_acked(rig, &message);
@@ -431,8 +431,8 @@ static void test_memory_slots(void **state)
 }
 
 /*
- * A VMM whose memory map changes takes a region away and adds its pieces, one
- * message each, and says nothing of the rings in it: they wait and go on.
+ * A VMM whose memory map changes removes a region and adds its pieces, one message each,
+ * without stopping the rings in it: they wait and resume.
  */
 static void test_ring_waits_for_its_memory(void **state)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Batches of requests to a file in memory: one system call for many, and whatever cannot be
- * had that way is had in the plain way, or fails with words; holes stay holes.
+ * Batches of requests to a file in memory: one system call for many. Requests that it cannot
+ * move are executed by plain calls or fail with a message; holes stay holes.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -21,11 +21,11 @@
 #define BYTES 4096
 #define MANY 16
 
-/* How many calls there were, and what the next batches do. */
+/* The number of calls, and the behaviour of the next batches. */
 static struct {
 	unsigned plain, batches;
 	int batch_fails; /* with this errno */
-	ssize_t at_most; /* a batch moves no more; 0: all */
+	ssize_t at_most; /* the most that a batch moves; 0: all */
 } calls;
 
 ssize_t __real_pread64(int fd, void *buffer, size_t bytes, off_t offset);
@@ -57,7 +57,7 @@ ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t bytes, off_t offset)
 	return __real_pwrite64(fd, buffer, bytes, offset);
 }
 
-/* The buffers of a batch, or what it may move of the first; NULL: it fails. */
+/* The buffers of a batch, or the allowed part of the first; NULL: it fails. */
 static const struct iovec *begin_batch(const struct iovec *local, unsigned long *count,
 				       struct iovec *part)
 {
@@ -101,7 +101,7 @@ struct disk {
 	int fd;
 	struct vublk_engine *engine;
 	struct vublk_engine_queue *queue;
-	char *image; /* what ought to be in it */
+	char *image; /* its expected content */
 	int buffer_fd;
 	char *buffers; /* IMAGE_BYTES, a driver's */
 	struct vublk_engine_io ios[MANY];
@@ -126,7 +126,7 @@ static void open_engine(struct disk *disk, bool read_only)
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queue, &error), 0);
 }
 
-/* Everything in it is written, unless it is to have a hole from the middle on. */
+/* All of it is written, or it has a hole from the middle on. */
 static void disk_open(struct disk *disk, bool has_hole)
 {
 	const struct vublk_file *file;
@@ -204,7 +204,7 @@ static void ask_many(struct disk *disk, enum vublk_engine_op op, unsigned flags)
 		ask(disk, op, (uint64_t)i * (IMAGE_BYTES / MANY) + 512, BYTES, flags);
 }
 
-/* What they were about is the same in the buffers and in the image. */
+/* Buffers and image are equal where the requests were. */
 static void check_many(const struct disk *disk)
 {
 	for (unsigned i = 0; i < MANY; i++) {
@@ -214,7 +214,7 @@ static void check_many(const struct disk *disk)
 	}
 }
 
-/* New bytes in the buffers, which are to be written. */
+/* Puts new bytes into the buffers, to be written. */
 static void fill_many(struct disk *disk, unsigned seed)
 {
 	for (unsigned i = 0; i < MANY; i++) {
@@ -225,7 +225,7 @@ static void fill_many(struct disk *disk, unsigned seed)
 	}
 }
 
-/* The file is as it ought to be. */
+/* The file has the expected content. */
 static void check_image(const struct disk *disk)
 {
 	char *there = malloc(IMAGE_BYTES);
@@ -235,7 +235,7 @@ static void check_image(const struct disk *disk)
 	free(there);
 }
 
-/* All of it is well, and what is in the buffers then is what is in the image. */
+/* All requests succeed, and buffers and image are equal. */
 static void read_many(struct disk *disk)
 {
 	ask_many(disk, VUBLK_OP_READ, 0);
@@ -280,7 +280,7 @@ static struct timespec mtime_of(const struct disk *disk)
 	return st.st_mtim;
 }
 
-/* Programs that copy what has changed have to see that it has. */
+/* Programs that copy changed files must see the change. */
 static void test_writes(void **state)
 {
 	const struct timespec long_ago[2] = { { .tv_sec = 1000 }, { .tv_sec = 1000 } };
@@ -294,7 +294,7 @@ static void test_writes(void **state)
 	disk_close(&disk);
 }
 
-/* Reads and writes at once are a batch each. */
+/* Concurrent reads and writes are one batch each. */
 static void test_both(void **state)
 {
 	struct disk disk;
@@ -320,7 +320,7 @@ static void test_both(void **state)
 	disk_close(&disk);
 }
 
-/* What no batch is for: few, long ones, and writes that are to last. */
+/* Requests that no batch takes: few, long ones, and durable writes. */
 static void test_no_batch(void **state)
 {
 	struct disk disk;
@@ -341,7 +341,7 @@ static void test_no_batch(void **state)
 
 /* --- what is not ------------------------------------------------------------------- */
 
-/* A read of what was never written finds zeroes, and leaves them unwritten. */
+/* A read of a hole finds zeroes, and does not fill the hole. */
 static void test_holes_stay(void **state)
 {
 	struct disk disk;
@@ -365,7 +365,7 @@ static void test_holes_are_filled(void **state)
 	disk_close(&disk);
 }
 
-/* Batches in vain are tried seldom, and again when there is something to be had. */
+/* Failing batches are rarely tried, and again when they succeed. */
 static void test_in_vain(void **state)
 {
 	struct disk disk;
@@ -387,7 +387,7 @@ static void test_in_vain(void **state)
 	disk_close(&disk);
 }
 
-/* A batch may move a part: of a request, too. */
+/* A batch may move a part of its requests, or of one request. */
 static void test_part(void **state)
 {
 	static const ssize_t parts[] = { 1, BYTES / 4, BYTES / 8 };
@@ -416,7 +416,7 @@ static void test_refused(void **state)
 	disk_close(&disk);
 }
 
-/* Somebody makes the image shorter: what is gone fails, the rest does not, and no signal. */
+/* Another program shrinks the image: only requests past its end fail, without a signal. */
 static void test_shrunk_image(void **state)
 {
 	struct disk disk;
@@ -447,7 +447,7 @@ static void test_shrunk_buffers(void **state)
 	disk_close(&disk);
 }
 
-/* What was added to it since it was opened is outside the window. */
+/* The mapping does not cover what was added after the image was opened. */
 static void test_grown(void **state)
 {
 	struct disk disk;
@@ -485,7 +485,7 @@ static void test_read_only(void **state)
 	disk_close(&disk);
 }
 
-/* Where all memory is locked and every mapping filled, a hole stays one still. */
+/* A hole stays one even if all memory is locked and mappings are filled. */
 static void test_locked(void **state)
 {
 	struct disk disk;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A sync that fails: the kernel reports it once, to the next sync, and the engine must not
- * forget it. The calls of the blocking method and the completions of io_uring are made to fail.
+ * A failed sync: the kernel reports a lost write once, and the engine must not forget it. The
+ * test makes calls of the blocking method and completions of io_uring fail.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -19,7 +19,7 @@
 #define IMAGE_BYTES (1 << 20)
 #define BYTES 4096
 
-/* The next of each that are made fail with this errno; 0: they are as they are. */
+/* The next calls of each kind fail with this errno; 0: they work. */
 static struct {
 	int sync, durable_write, plain_write;
 	unsigned syncs;
@@ -112,7 +112,7 @@ static void keep(void *opaque, enum vublk_log_level level, const char *text)
 
 static const struct vublk_log test_log = { keep, NULL, VUBLK_LOG_DEBUG };
 
-/* False: this system has no such mode. */
+/* False: this system lacks the mode. */
 static bool disk_open(struct disk *disk, const struct mode *mode)
 {
 	char path[128];
@@ -177,7 +177,7 @@ static int flush(struct disk *disk, unsigned queue)
 	return disk_do(disk, queue, VUBLK_OP_FLUSH, 0);
 }
 
-/* Everything that promises that data is stable fails; the rest is served. */
+/* Requests that guarantee stable data fail; the others are served. */
 static void check_lost(struct disk *disk)
 {
 	for (unsigned i = 0; i < 2; i++) {
@@ -213,7 +213,7 @@ static void check_flush(struct disk *disk)
 	failing.syncs = 0;
 	check_lost(disk);
 	assert_int_equal(failing.syncs, 0);
-	/* A queue that is made afterwards knows, too. */
+	/* The same for a queue that is created later. */
 	disk->queues[1]->ops->free(disk->queues[1]);
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queues[1], &error), 0);
 	check_lost(disk);
@@ -224,7 +224,7 @@ static void test_flush(void **state)
 	for_each_mode(check_flush);
 }
 
-/* Of two that run at the same time the one that fails may have had the other's report. */
+/* Of two concurrent syncs, the one that fails may have got the other's report. */
 static void check_both_at_once(struct disk *disk)
 {
 	struct vublk_engine_io ios[2] = { { .op = VUBLK_OP_FLUSH }, { .op = VUBLK_OP_FLUSH } };
@@ -274,7 +274,7 @@ static void test_durable_write(void **state)
 	for_each_mode(check_durable_write);
 }
 
-/* The write itself fails: its driver knows, and nothing else is lost. */
+/* The write itself fails: its driver learns that, and nothing else is lost. */
 static void check_failed_write(struct disk *disk)
 {
 	failing.durable_write = failing.plain_write = ENOSPC;
@@ -302,7 +302,7 @@ static void test_durable_range(void **state)
 {
 	struct disk disk;
 
-	/* Only its calls tell apart a range and its sync. */
+	/* Only the calls distinguish a range from its sync. */
 	for (size_t i = 0; i < 2; i++) {
 		if (!disk_open(&disk, &modes[i]))
 			continue;

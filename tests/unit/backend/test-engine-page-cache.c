@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the file engine does without io_uring, and what it must not: its calls are
- * intercepted and counted, and the page cache is whatever the test says.
+ * Which calls the file engine makes without io_uring, and which it must not. The test
+ * intercepts and counts them, and decides what the page cache contains.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -22,12 +22,12 @@
 #define IMAGE_BYTES (4 << 20)
 #define NOTHING SIZE_MAX
 
-/* How many of each there were, and what the next ones do. */
+/* The number of calls of each kind, and the behaviour of the next ones. */
 static struct {
 	unsigned plain, vectors, durable, tries, syncs, submits;
-	int try_fails;       /* RWF_NOWAIT fails with this errno; 0: it is all in the cache */
+	int try_fails;       /* RWF_NOWAIT fails with this errno; 0: all is cached */
 	size_t at_most;      /* bytes moved by a call; 0: all */
-	int fail_after_part; /* what then follows */
+	int fail_after_part; /* errno of the call after that */
 	int submit_fails;    /* io_uring_submit() fails with this errno */
 } calls;
 
@@ -44,7 +44,7 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t off
 int __wrap_fdatasync(int fd);
 int __wrap_io_uring_submit(struct io_uring *ring);
 
-/* What a call may move; 0: it fails, and errno says how. */
+/* The bytes that a call may move; 0: it fails with errno. */
 static size_t allowed(size_t bytes)
 {
 	if (calls.at_most == NOTHING) {
@@ -87,7 +87,7 @@ static bool count_vector(int flags)
 	return !calls.try_fails;
 }
 
-/* The buffers of a call, or what is allowed of the first. */
+/* The buffers of a call, or the allowed part of the first. */
 static const struct iovec *shorten(const struct iovec *iov, int *count, struct iovec *part)
 {
 	*part = iov[0];
@@ -147,7 +147,7 @@ struct disk {
 static struct engine_log last;
 static const struct vublk_log test_log = { engine_log_keep, &last, VUBLK_LOG_DEBUG };
 
-/* On tmpfs, and told so or not: what is on a disk is a file of the same kind to us. */
+/* Always on tmpfs; the engine believes that or, for a case about a disk, does not. */
 static void disk_open(struct disk *disk, enum vublk_io_method method, bool in_memory)
 {
 	char path[64];
@@ -196,7 +196,7 @@ static int disk_read(struct disk *disk, uint64_t offset, size_t bytes)
 	return engine_io(disk->queue, VUBLK_OP_READ, 0, offset, bytes, &iov, 1);
 }
 
-/* Written and read back, and the same. */
+/* Writes, reads back, compares. */
 static void check_both(struct disk *disk, unsigned flags, uint64_t offset, size_t bytes)
 {
 	assert_int_equal(disk_write(disk, flags, offset, bytes), 0);
@@ -243,8 +243,8 @@ static void test_all_by_io_uring(void **state)
 #define NUM_REFUSED 300 /* more than io_uring has entries */
 
 /*
- * The kernel takes no entries for a while, and then nothing tells that it does again. The
- * engine asks to be polled in a moment, which is all that it needs.
+ * The kernel accepts no entries for a while, and no event says when it does again. The engine
+ * requests another poll() soon, which is enough.
  */
 static void check_refused(int code)
 {
@@ -270,7 +270,7 @@ static void check_refused(int code)
 		assert_int_equal(disk.queue->ops->poll(disk.queue, done, NUM_REFUSED), 0);
 	}
 	calls.submit_fails = 0;
-	/* One poll shows the kernel all that it has room for; from then on completions wake. */
+	/* One poll submits as much as the kernel takes; then completions signal. */
 	disk.queue->ops->poll(disk.queue, done, 0);
 	while (n < NUM_REFUSED)
 		n += disk.queue->ops->poll(disk.queue, &done[n], NUM_REFUSED - n);
@@ -288,7 +288,7 @@ static void test_refused_for_a_while(void **state)
 	check_refused(ENOMEM);
 }
 
-/* A call may move less than it was asked, and then fail. */
+/* A call may move less than requested, and the next one fail. */
 static void test_memory_short(void **state)
 {
 	struct disk disk;
@@ -309,7 +309,7 @@ static void test_memory_short(void **state)
 #define LONG_BYTES (128u << 10)
 #define NUM_LONG 16
 
-/* Long requests wait for a poll each few, and none passes those that wait. */
+/* After a few long requests the others wait for a poll, in order. */
 static void test_memory_in_turns(void **state)
 {
 	struct vublk_engine_io ios[NUM_LONG + 1], *done[NUM_LONG + 1];
@@ -396,7 +396,7 @@ static void test_cached_several(void **state)
 	disk_close(&disk);
 }
 
-/* What the cache has of it is moved, the rest by io_uring. */
+/* The cached part is moved by a call, the rest by io_uring. */
 static void test_cached_in_part(void **state)
 {
 	struct iovec iov[3];
@@ -418,7 +418,7 @@ static void test_cached_in_part(void **state)
 	disk_close(&disk);
 }
 
-/* A cold cache is tried seldom, and is tried again when it is warm. */
+/* A cold cache is rarely tried, and again when it is warm. */
 static void test_cold(void **state)
 {
 	struct disk disk;
@@ -443,7 +443,7 @@ static void test_cold(void **state)
 	disk_close(&disk);
 }
 
-/* A file system without RWF_NOWAIT is asked once for each direction. */
+/* A file system without RWF_NOWAIT is tried once per direction. */
 static void test_no_tries(void **state)
 {
 	static const int codes[] = { EOPNOTSUPP, EINVAL };
@@ -465,7 +465,7 @@ static void test_no_tries(void **state)
 	}
 }
 
-/* What a try fails with is not the request's outcome. */
+/* The error of a try is not the request's result. */
 static void test_try_is_no_verdict(void **state)
 {
 	struct disk disk;
@@ -480,7 +480,7 @@ static void test_try_is_no_verdict(void **state)
 
 /* --- files that fail ----------------------------------------------------------- */
 
-/* Somebody makes it shorter: an error, and no signal. */
+/* Another program shrinks it: an error, and no signal. */
 static void test_shrunk(void **state)
 {
 	struct disk disk;

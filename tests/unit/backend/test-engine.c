@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The engines by themselves: what each request does to the bytes, in every mode. */
+/* The engines alone: the effect of each request on the bytes, in each mode. */
 #include "engine-rig.h"
 #include "harness.h"
 
@@ -54,7 +54,7 @@ static void make_image(off_t bytes)
 	close(fd);
 }
 
-/* 0, or that the mode cannot be had on this system. */
+/* 0, or an errno: the mode is not available on this system. */
 static int open_mode(const struct mode *mode, struct vublk_engine **engine,
 		     struct vublk_engine_queue **queue)
 {
@@ -237,7 +237,7 @@ static void test_many_pieces(void **state)
 	for_each_mode(check_many_pieces);
 }
 
-/* A completion that was waited for and taken does not wake a second time. */
+/* A completion that was waited for and taken does not signal again. */
 static void check_wakes_once(struct vublk_engine_queue *queue)
 {
 	char *data = aligned_alloc(4096, 4096);
@@ -289,7 +289,7 @@ static void memory_write(struct vublk_engine_queue *queue, uint64_t offset, char
 	assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, offset, bytes, &iov, 1), 0);
 }
 
-/* What is there: `data`, or zeroes; `back` has room for it. */
+/* Checks for `data` or zeroes; `back` is a buffer. */
 static void check_stored(struct vublk_engine_queue *queue, uint64_t offset, const char *data,
 			 char *back, size_t bytes)
 {
@@ -303,7 +303,7 @@ static void check_stored(struct vublk_engine_queue *queue, uint64_t offset, cons
 		assert_true(is_zero(back, bytes));
 }
 
-/* Short writes take the pages that they touch; long ones may take a huge page, and no more. */
+/* Short writes allocate the pages that they touch; long ones at most a huge page. */
 static void test_memory_disk_room(void **state)
 {
 	const struct vublk_engine_options options = {
@@ -541,7 +541,7 @@ static void test_refresh(void **state)
 	vublk_engine_close(engine);
 }
 
-/* A size that is no multiple of what O_DIRECT wants must be served all the same. */
+/* A size that is not a multiple of O_DIRECT's blocks is served all the same. */
 static void check_memory_file(enum vublk_cache_mode cache, enum vublk_io_method method)
 {
 	struct vublk_engine_options options = {
@@ -579,7 +579,7 @@ static void test_memory_file(void **state)
 
 /* --- block devices ---------------------------------------------------------------- */
 
-/* A loop device over the image, gone with its last descriptor; skips where there is none. */
+/* A loop device of the image, removed with its last descriptor; skips if not available. */
 static int make_loop(char path[32], unsigned block_bytes)
 {
 	struct loop_config config = { .block_size = block_bytes };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Peers that connect again and again, each time with the same fault: a new connection is
- * no new allowance of lines in the log, and one kind of line does not hide another.
+ * Peers that connect repeatedly with the same fault: the limit of log lines is not per
+ * connection, and one kind of line does not hide another.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 #define TIMES 100
-#define KINDS 12 /* more than any of these peers causes */
+#define KINDS 12 /* of lines; more than these peers cause */
 
-/* What a program logs that is not for debugging. */
+/* The log of a program, without debug lines. */
 struct lines {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -68,7 +68,7 @@ static void check_lines(struct lines *lines)
 	pthread_mutex_unlock(&lines->lock);
 }
 
-/* Nothing but what it says at its start. */
+/* No lines except those at its start. */
 static void check_silence(struct lines *lines, unsigned at_start)
 {
 	pthread_mutex_lock(&lines->lock);
@@ -145,7 +145,7 @@ static void stop_relay(struct programs *programs)
 	vublk_bus_free(programs->relay);
 }
 
-/* A front-end with a ring, which is connected to `path`. */
+/* A front-end with a ring, connected to `path`. */
 static void connect_with_ring(struct backend_rig *rig, const char *path)
 {
 	rig_attach(rig, rude_dial(path));
@@ -208,7 +208,7 @@ static void test_vmms_that_reconnect(void **state)
 	stop_backend(&programs);
 }
 
-/* A VMM that breaks its ring: what the back-end says of it comes once for each VMM. */
+/* A VMM that breaks its ring: the back-end reports that once per VMM. */
 static void test_vmms_with_broken_rings(void **state)
 {
 	struct programs programs;
@@ -234,7 +234,7 @@ static void test_vmms_with_broken_rings(void **state)
 	stop_backend(&programs);
 }
 
-/* A back-end that is found and lost again and again. */
+/* A back-end that is repeatedly found and lost. */
 static void test_back_ends_that_flap(void **state)
 {
 	struct programs programs, other;
@@ -260,14 +260,14 @@ static void leave_early(const char *path)
 	int fd = rude_dial(path);
 	struct pollfd wait = { .fd = fd, .events = 0 };
 
-	/* The answer fails as it does when the client is gone, and without a race. */
+	/* The answer fails as if the client had disconnected, without a race. */
 	assert_int_equal(shutdown(fd, SHUT_RD), 0);
 	rude_send(fd, &ask, sizeof(ask));
 	assert_int_equal(poll(&wait, 1, -1), 1);
 	close(fd);
 }
 
-/* A probe of the socket is no fault. */
+/* Probing the socket is not a fault. */
 static void test_clients_that_leave_early(void **state)
 {
 	struct programs programs;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a worker learns from its sleeps, and from the windows in which it looked for work. */
+/* Adaptive polling: the effect of sleeps and of polling windows with and without work. */
 #include "harness.h"
 
 #include "backend/poller.h"
@@ -8,7 +8,7 @@
 #define SHORT_NS 5000u
 #define LONG_NS 1000000u
 
-/* An idle moment after work, in which nothing comes before it sleeps. */
+/* An idle moment without work before the sleep. */
 static void idle(struct vublk_poller *poller, uint64_t slept_ns)
 {
 	if (poller->window_ns)
@@ -17,7 +17,7 @@ static void idle(struct vublk_poller *poller, uint64_t slept_ns)
 	vublk_poller_slept(poller, slept_ns);
 }
 
-/* ... and in which something does. */
+/* An idle moment that ends with work. */
 static void hit(struct vublk_poller *poller)
 {
 	vublk_poller_looks(poller, 0);
@@ -51,7 +51,7 @@ static void test_window(void **state)
 	assert_false(vublk_poller_looks(&poller, 8500));
 }
 
-/* A disk that answers later than the window is not waited for awake. */
+/* A disk that answers later than the window is not polled for. */
 static void test_slow_disk(void **state)
 {
 	struct vublk_poller poller = { .last_ns = VUBLK_POLLER_DISK_NS };
@@ -73,7 +73,7 @@ static void test_long_sleeps_close_it(void **state)
 	unsigned windows = 0;
 
 	for (; poller.window_ns && windows < 100; windows++) {
-		hit(&poller); /* there is work each time, but seldom */
+		hit(&poller); /* work each time, but rarely */
 		vublk_poller_slept(&poller, LONG_NS);
 	}
 	assert_int_equal(windows, 4); /* 64, 32, 16, 8 us */
@@ -82,7 +82,7 @@ static void test_long_sleeps_close_it(void **state)
 	assert_int_equal(poller.window_ns, 0);
 }
 
-/* Short sleeps, but nothing comes while it looks: as with a driver on the same core. */
+/* Short sleeps, but no work while polling: a driver on the same core. */
 static uint64_t windows_in_vain(struct vublk_poller *poller, unsigned sleeps)
 {
 	uint64_t windows = 0;
@@ -101,7 +101,7 @@ static void test_windows_in_vain_close_it(void **state)
 
 	assert_int_equal(windows, VUBLK_POLLER_MISSES);
 	assert_int_equal(poller.window_ns, 0);
-	/* Tried again, and then more and more seldom. */
+	/* Tried again, with growing intervals. */
 	windows = windows_in_vain(&poller, 2 * VUBLK_POLLER_FIRST_SLEEPS);
 	assert_int_equal(windows, VUBLK_POLLER_MISSES);
 	windows_in_vain(&poller, 100000);
@@ -122,7 +122,7 @@ static void test_a_hit_makes_up_for_misses(void **state)
 		hit(&poller);
 		assert_true(poller.window_ns);
 	}
-	/* What it learnt before is forgotten: it rests for a short time again. */
+	/* A hit resets the interval. */
 	windows_in_vain(&poller, VUBLK_POLLER_MISSES);
 	assert_int_equal(poller.window_ns, 0);
 	assert_in_range(poller.sleeps_left, 1, VUBLK_POLLER_FIRST_SLEEPS);

@@ -28,7 +28,7 @@ static char *map_region(struct ring_rig *rig, uint64_t at, uint64_t bytes)
 	return host;
 }
 
-/* Cuts the memory into regions of whole pages, each with a mapping of its own. */
+/* Splits the memory into regions of whole pages, each with its own mapping. */
 static void map_regions(struct ring_rig *rig)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), pages = rig->data_bytes / page;

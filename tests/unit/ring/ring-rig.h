@@ -3,10 +3,10 @@
 #define VUBLK_TESTS_RING_RIG_H
 
 /*
- * A driver end and a device end over one memory. The driver sees the data memory
- * as one mapping; the device sees it as several regions that adjoin in guest
- * addresses and lie apart in its own. The ring's parts are allocations of exactly
- * their size, so that a sanitizer sees a step outside.
+ * A driver end and a device end on one memory. The driver has the data memory as one mapping;
+ * the device has it as several regions, adjoining in guest addresses and apart in host
+ * addresses. The ring's parts are allocations of exactly their size, so that a sanitizer
+ * detects an access outside.
  */
 
 #include "virtio/device-ring.h"
@@ -25,8 +25,8 @@ struct rig_config {
 	uint64_t data_bytes; /* rounded up to pages */
 	unsigned num_regions;
 	/*
-	 * The device sees the driver's own mapping, cut up: TSan knows addresses, and
-	 * would not connect what two threads do to one byte through two mappings.
+	 * The device uses parts of the driver's mapping, because TSan compares addresses and
+	 * would miss a race on one byte through two mappings.
 	 */
 	bool one_mapping;
 };
@@ -43,17 +43,17 @@ struct ring_rig {
 	struct vublk_memory_map_region regions[RIG_MAX_REGIONS];
 };
 
-/* Asserts that it succeeds. */
+/* Must succeed. */
 void rig_init(struct ring_rig *rig, const struct rig_config *config);
 void rig_deinit(struct ring_rig *rig);
 
-/* Where the driver sees a guest address. */
+/* The driver's pointer to a guest address. */
 static inline void *rig_data(struct ring_rig *rig, uint64_t addr)
 {
 	return rig->data + (addr - RIG_GUEST_BASE);
 }
 
-/* A small generator of numbers, so that a seed repeats a run anywhere. */
+/* A small random number generator, so that a seed repeats a run on any machine. */
 struct rig_random {
 	uint64_t state;
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which tables of memory regions may stand, and what they translate. */
+/* Which tables of memory regions are valid, and how they translate addresses. */
 #include "harness.h"
 
 #include "virtio/blk-format.h"
@@ -17,7 +17,7 @@ struct table_case {
 	const char *name;
 	unsigned count;
 	struct vublk_memory_map_region regions[3];
-	const char *words; /* NULL: the table may stand */
+	const char *words; /* NULL: the table is valid */
 };
 
 static const struct table_case table_cases[] = {
@@ -65,7 +65,7 @@ static void test_tables(void **state)
 	}
 }
 
-/* Each table again, its last region placed among the others. */
+/* Each table again, with the last region added to the others. */
 static void test_place(void **state)
 {
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(table_cases); i++) {

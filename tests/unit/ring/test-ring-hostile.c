@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Each rule that the other end of a ring may break, by name: what the device end
- * says of a driver's descriptors, and the driver end of a device's completions.
+ * Each rule that the other end of a ring may break: the device end checks a driver's
+ * descriptors, and the driver end a device's completions.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -43,7 +43,7 @@ struct chain_case {
 };
 
 static const struct chain_case chain_cases[] = {
-	/* Good ones, so that it is seen that the others fail for their own reason. */
+	/* Valid ones, to show that the others fail for their own reason. */
 	{ .name = "read, then write",
 	  .ring = { { PAGE(0), 16, N, 1 }, { PAGE(2), 512, W | N, 2 }, { PAGE(0) + 16, 1, W, 0 } },
 	  .num_out = 1, .num_in = 2 },
@@ -149,7 +149,7 @@ static void set_up(unsigned size, uint64_t features)
 	rig_init(&rig, &(struct rig_config){ size, 65535, features, 4 * 4096, 4 });
 }
 
-/* Makes a head available as a driver does that keeps no rule. */
+/* Makes a head available without the driver's checks. */
 static void make_available(uint16_t head)
 {
 	struct vring_avail *avail = rig.memory.avail;
@@ -165,7 +165,7 @@ static int take(unsigned max_iov, struct vublk_chain *chain, struct vublk_error 
 	return vublk_device_ring_take(&rig.device, &rig.map, chain, error);
 }
 
-/* A chain that was refused can be completed, and the one after it is taken. */
+/* A refused chain can be completed, and the next one is taken. */
 static void check_goes_on(const char *name, const struct vublk_chain *refused)
 {
 	struct vublk_chain chain;
@@ -210,7 +210,7 @@ static void test_chains(void **state)
 		run_chain_case(&chain_cases[i]);
 }
 
-/* With iovecs enough, it is the ring's size that ends a loop. */
+/* With enough iovecs the ring's size ends a loop. */
 static void test_loop_is_bounded_by_the_ring(void **state)
 {
 	struct vublk_chain chain;
@@ -230,7 +230,7 @@ static void test_loop_is_bounded_by_the_ring(void **state)
 	rig_deinit(&rig);
 }
 
-/* Each of the buffers is possible, all of them are more than 2^32 bytes. */
+/* Each buffer is valid, but together they exceed 2^32 bytes. */
 static void test_too_many_bytes(void **state)
 {
 	uint64_t bytes = UINT64_C(3) << 30;
@@ -335,7 +335,7 @@ static void test_driver_breaks_ring(void **state)
 		if (take(MAX_IOV, &chain, &first) != -EPROTO || first.code != EPROTO ||
 		    !strstr(first.text, driver_cases[i].words))
 			fail_msg("%s: '%s'", driver_cases[i].name, first.text);
-		/* Good behaviour from now on does not mend it. */
+		/* Valid behaviour afterwards does not repair it. */
 		rig.memory.avail->idx = vublk_device_ring_base(&rig.device);
 		make_available(5);
 		assert_int_equal(take(MAX_IOV, &chain, &again), -EPROTO);
@@ -450,7 +450,7 @@ static void used_goes_back(void)
 static const struct {
 	const char *name;
 	void (*act)(void);
-	unsigned good; /* completions before it shows */
+	unsigned good; /* valid completions before that */
 	const char *words;
 } device_cases[] = {
 	{ "id equal to the size", id_equals_size, 0, "descriptor 8 of a ring of 8" },
@@ -494,7 +494,7 @@ static void test_device_breaks_ring(void **state)
 		    first.code != EPROTO || !strstr(first.text, device_cases[i].words))
 			fail_msg("%s: '%s'", device_cases[i].name, first.text);
 		assert_int_equal(token, 99);
-		/* Good behaviour from now on does not mend it. */
+		/* Valid behaviour afterwards does not repair it. */
 		rig.memory.used->idx = (uint16_t)(65535 + device_cases[i].good);
 		complete(2);
 		assert_int_equal(vublk_driver_ring_take(&rig.driver, &token, &bytes, &again), -EPROTO);
@@ -504,7 +504,7 @@ static void test_device_breaks_ring(void **state)
 	}
 }
 
-/* The device writes over everything: what the driver end does rests on none of it. */
+/* The device overwrites everything; the driver end relies on none of it. */
 static void test_device_overwrites_driver_memory(void **state)
 {
 	const struct vublk_ring_buffer buffers[2] = { { PAGE(0), 16 }, { PAGE(1), 16 } };

@@ -24,7 +24,7 @@
 #define MAX_BUFFERS 6
 #define MAX_BUFFER_BYTES 200
 #define TABLE_BYTES (MAX_BUFFERS * 16)
-/* Areas are no fraction of a page, so that buffers and tables run over regions. */
+/* Areas do not divide a page, so that buffers and tables span regions. */
 #define AREA_BYTES (TABLE_BYTES + 16 + MAX_BUFFERS * MAX_BUFFER_BYTES)
 #define MAX_SEGMENTS (MAX_BUFFERS * 2)
 
@@ -45,13 +45,13 @@ struct fifo {
 	unsigned count;
 };
 
-/* What one end knows of when the other wants to be told. */
+/* The model of one end's notification state. */
 struct notification {
 	bool first;     /* nothing was published since this end's init */
 	bool enabled;   /* without EVENT_IDX */
 	uint16_t event; /* with it */
 	bool sleeping;
-	bool pending;   /* a wake-up is on its way */
+	bool pending;   /* a wake-up is pending */
 };
 
 struct model {
@@ -171,7 +171,7 @@ static void driver_adds(void)
 	fifo_append(&model.added, fifo_remove(&model.idle, at));
 }
 
-/* Whether the other end wants to hear that [before, now) was published. */
+/* Whether the other end wants a notification for [before, now). */
 static bool wanted(struct notification *notification, uint16_t before, uint16_t now)
 {
 	bool first = notification->first;
@@ -462,7 +462,7 @@ static void device_step(void)
 	}
 }
 
-/* Everything that is under way comes back, with no help but the wake-ups. */
+/* Completes all outstanding chains, driven by wake-ups only. */
 static void drain(void)
 {
 	driver_publishes();

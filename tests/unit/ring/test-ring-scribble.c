@@ -46,7 +46,7 @@ static unsigned below(unsigned bound)
 	return rig_random_below(&scribbler.random, bound);
 }
 
-/* A descriptor that is right more often than not. */
+/* A descriptor that is usually valid. */
 static void scribble_desc(struct vring_desc *desc, unsigned entries)
 {
 	uint64_t addr = RIG_GUEST_BASE + below(DATA_BYTES);
@@ -68,7 +68,7 @@ static void scribble_desc(struct vring_desc *desc, unsigned entries)
 			       (uint16_t)below(entries + (below(50) == 0)));
 }
 
-/* As a driver that writes while the device reads. */
+/* Writes as a driver while the device reads. */
 static void scribble_as_driver(void)
 {
 	const struct vublk_split_ring *memory = &scribbler.rig.memory;
@@ -89,7 +89,7 @@ static void scribble_as_driver(void)
 	vublk_store_relaxed(&memory->used->idx, below(65536));
 }
 
-/* As a device that writes while the driver reads. */
+/* Writes as a device while the driver reads. */
 static void scribble_as_device(void)
 {
 	const struct vublk_split_ring *memory = &scribbler.rig.memory;
@@ -162,7 +162,7 @@ static void check_chain(const struct vublk_chain *chain)
 	assert_int_equal(bytes[1], chain->in_bytes);
 }
 
-/* Begins anew where the driver is, as after a reset. */
+/* Starts again at the driver's index, as after a reset. */
 static void restart_device(uint64_t features)
 {
 	struct ring_rig *rig = &scribbler.rig;

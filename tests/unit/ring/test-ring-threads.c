@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A driver and a device on threads of their own, which really sleep on eventfds:
- * a lost wake-up is a case that hangs until the runner's time limit. TSan, which
- * runs this too, sees whether data and rings are handed over in order.
+ * A driver and a device, each on its own thread, which sleep on eventfds: after a lost wake-up
+ * a case hangs until the runner's time limit. TSan checks the order in which data and rings
+ * are handed over.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -100,7 +100,7 @@ static void submit_some(struct submitter *s)
 	}
 }
 
-/* How many completions were taken, or -1 for one that is wrong. */
+/* The number of completions taken, or -1 after a wrong one. */
 static int reap(struct submitter *s)
 {
 	struct ring_rig *rig = &s->pair->rig;
@@ -164,7 +164,7 @@ static void answer(const struct vublk_chain *chain)
 	memcpy(chain->iov[1].iov_base, &number, 8);
 }
 
-/* Takes some, completes them in some order, publishes; how many, or -1. */
+/* Takes some chains, completes them in some order, publishes; returns how many, or -1. */
 static int serve(struct pair *pair, struct rig_random *random)
 {
 	struct vublk_device_ring *ring = &pair->rig.device;
@@ -377,7 +377,7 @@ static void driver_sleeps(struct race *race)
 	race->slept = vublk_driver_ring_enable_calls(&race->rig.driver);
 }
 
-/* Makes one thing to publish, and lets the other end have no wish until it sleeps. */
+/* Adds one entry to publish; the other end wants no notification until it sleeps. */
 static void prepare(struct race *race, bool kicks)
 {
 	if (kicks) {

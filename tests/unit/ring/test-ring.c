@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Rings step by step: what each call does, in both directions and at the edges. */
+/* Rings step by step: the effect of each call, in both directions and at the limits. */
 #include "harness.h"
 #include "ring-rig.h"
 
@@ -76,7 +76,7 @@ static void test_round_trip(void **state)
 	rig_deinit(&rig);
 }
 
-/* One request there and back, each end asking to be told before it sleeps. */
+/* One request and its completion; each end enables notifications before it sleeps. */
 static void transfer(bool want_kick, bool want_call)
 {
 	struct vublk_chain chain;
@@ -123,7 +123,7 @@ static void test_flags_suppress(void **state)
 	set_up(4, 65535, 0);
 	vublk_driver_ring_disable_calls(&rig.driver);
 	vublk_device_ring_disable_kicks(&rig.device);
-	transfer(true, true); /* the first after init, whatever was asked */
+	transfer(true, true); /* the first after init always notifies */
 	transfer(false, false);
 	vublk_driver_ring_enable_calls(&rig.driver);
 	transfer(false, true);
@@ -132,7 +132,7 @@ static void test_flags_suppress(void **state)
 	rig_deinit(&rig);
 }
 
-/* Whatever the memory says: the device may have died, or not have begun. */
+/* Whatever the memory contains: the device may have died, or not have started. */
 static void test_first_publish_always_tells(void **state)
 {
 	set_up(4, 0, EVENT_IDX);
@@ -162,7 +162,7 @@ static void test_notify_on_empty(void **state)
 	rig_deinit(&rig);
 }
 
-/* The other end may move between the wish to sleep and the sleep. */
+/* The other end may act between the decision to sleep and the sleep. */
 static void test_enable_sees_what_waits(void **state)
 {
 	struct vublk_chain chain;

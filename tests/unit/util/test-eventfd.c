@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Eventfds and pipes of a peer that has cleared O_NONBLOCK and filled or emptied them:
- * nothing here waits for it. A case that does not end has failed.
+ * Eventfds and pipes whose peer has cleared O_NONBLOCK and filled or emptied them: no call
+ * waits for the peer. A case that does not end has failed.
  */
 #include "harness.h"
 
@@ -187,7 +187,7 @@ static void test_unblock(void **state)
 
 	assert_false(vublk_eventfd_unblock(fd));
 	vublk_eventfd_write(fd);
-	assert_false(vublk_eventfd_unblock(fd)); /* what an honest peer has to read stays */
+	assert_false(vublk_eventfd_unblock(fd)); /* a count for an honest peer stays */
 	assert_int_equal(vublk_eventfd_clear(fd), 1);
 	for (unsigned i = 0; i < 100; i++) {
 		vublk_test_fill_eventfd(fd);
@@ -216,7 +216,7 @@ static void *keep_full(void *opaque)
 	return NULL;
 }
 
-/* Threads of the peer wait for the room that is made. */
+/* Threads of the peer wait for room in the counter. */
 static void test_unblock_while_it_is_filled(void **state)
 {
 	struct filler filler = { .fd = eventfd(0, EFD_CLOEXEC) };

@@ -60,7 +60,7 @@ static char *map(int fd, struct vublk_fault *fault, enum vublk_fault_kind kind)
 
 /* --- repairing --------------------------------------------------------------- */
 
-/* One page is lost after the other; what is still there is untouched. */
+/* Pages are lost one after the other; the others stay intact. */
 static void test_pages(void **state)
 {
 	struct vublk_fault fault = { .fd = vublk_eventfd_new() };
@@ -85,7 +85,7 @@ static void test_pages(void **state)
 	vublk_fd_close(&fd);
 }
 
-/* Each owner hears of its own mappings, and entries of the list are used again. */
+/* Each owner gets the faults of its own mappings, and list entries are reused. */
 static void test_owners(void **state)
 {
 	struct vublk_fault faults[3] = { { .fd = -1 }, { .fd = -1 }, { .fd = -1 } };
@@ -121,7 +121,7 @@ static void test_huge_pages(void **state)
 	assert_ptr_not_equal(mapped, MAP_FAILED);
 	assert_int_equal(vublk_fault_guard(mapped, 2 * HUGE, fd, &fault, VUBLK_FAULT_MEMORY, NULL),
 			 0);
-	/* Where the host has huge pages after all, the file goes instead. */
+	/* If the host has huge pages, truncate the file instead. */
 	assert_int_equal(ftruncate(fd, 0), 0);
 	store(mapped + HUGE + 5 * PAGE, 7);
 	store(mapped + 2 * HUGE - 1, 8);
@@ -148,7 +148,7 @@ static void *churn(void *opaque)
 	return NULL;
 }
 
-/* The list changes while the handler looks through it. */
+/* The list changes while the handler searches it. */
 static void test_while_others_map(void **state)
 {
 	struct churn other = { .fd = make_file() };
@@ -173,7 +173,7 @@ static void test_while_others_map(void **state)
 	vublk_fd_close(&fd);
 }
 
-/* --- what is not ours ---------------------------------------------------------- */
+/* --- other faults ---------------------------------------------------------- */
 
 static void on_application(int number, siginfo_t *info, void *context)
 {
@@ -218,7 +218,7 @@ static void test_application_with_a_handler(void **state)
 	vublk_fd_close(&fd);
 }
 
-/* Without a handler the process ends as it would have without us. */
+/* Without a handler the process ends as it would without the library. */
 static void test_application_without_a_handler(void **state)
 {
 	for (unsigned i = 0; i < 2; i++) {

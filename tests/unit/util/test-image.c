@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening images that other programs use: which pairs of users share an image, by
- * the bytes that QEMU locks, and which starts of an image draw a warning. Real QEMU
+ * Opening images that other programs use: which pairs of users can share an image, by
+ * the bytes that QEMU locks, and which first bytes cause a warning. Real QEMU
  * programs and mounted devices are in tests/peers/images.py.
  */
 #include "harness.h"
@@ -61,7 +61,7 @@ static void check_busy(unsigned flags, const char *words)
 		fail_msg("'%s' does not contain '%s'", error.text, words);
 }
 
-/* Another program of which only the locked bytes matter. */
+/* Another program, by the bytes that it locks. */
 static int lock_bytes(const unsigned *bytes, unsigned count)
 {
 	int fd = open(image, O_RDWR | O_CLOEXEC);
@@ -140,7 +140,7 @@ static void test_our_own_users(void **state)
 
 static void test_users_by_their_bytes(void **state)
 {
-	/* A reader that tolerates writes, as `-U` makes one; a writer that does, as `share-rw`. */
+	/* A reader that tolerates writes (`-U`), and such a writer (`share-rw`). */
 	static const unsigned tolerant_reader[] = { 100 }, tolerant_writer[] = { 100, 101 };
 	static const unsigned resizer[] = { 103 }, no_reader[] = { 200 };
 	int fd;
@@ -164,7 +164,7 @@ static void test_users_by_their_bytes(void **state)
 	close(open_image(VUBLK_IMAGE_REPLACE));
 }
 
-/* A program that locks the whole file, as vublk itself once did. */
+/* A program that locks the whole file, as older versions of vublk did. */
 static void test_a_whole_lock(void **state)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };

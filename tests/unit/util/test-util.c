@@ -120,7 +120,7 @@ static void test_memfd_is_sealed(void **state)
 	assert_int_equal(fd, -1);
 }
 
-/* A word is read from a file that is sealed against mapping, and from none that is too short. */
+/* A word is read from a file that is sealed against mapping, but not past the end of a file. */
 static void test_word_of_a_peers_memory(void **state)
 {
 	int fd = memfd_create("peer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -138,7 +138,7 @@ static void test_word_of_a_peers_memory(void **state)
 	assert_int_equal(vublk_read_shared_u16(fd, 4096, 4096, 6, &word, &error), -EIO);
 	assert_int_equal(error.code, EIO);
 	vublk_fd_close(&fd);
-	fd = open("/dev/zero", O_WRONLY | O_CLOEXEC); /* neither read nor mapped */
+	fd = open("/dev/zero", O_WRONLY | O_CLOEXEC); /* can be neither read nor mapped */
 	assert_true(vublk_read_shared_u16(fd, 0, 4096, 6, &word, NULL) < 0);
 	vublk_fd_close(&fd);
 }
@@ -156,7 +156,7 @@ static void collect(void *opaque, enum vublk_log_level level, const char *text)
 	snprintf(lines->last, sizeof(lines->last), "%s", text);
 }
 
-/* As if the interval had passed. */
+/* Pretends that the interval has passed. */
 static void forget_windows(struct vublk_log_limit *limit)
 {
 	for (unsigned i = 0; i < VUBLK_LOG_KINDS; i++)
@@ -184,7 +184,7 @@ static void test_log_is_limited(void **state)
 	assert_string_equal(lines.last, "line 100 at 0x0");
 }
 
-/* A peer that finds many kinds of lines to cause has the last row; the bound stays. */
+/* A peer that causes many kinds of lines shares the last row; the limit holds. */
 static void test_log_has_many_kinds(void **state)
 {
 	struct lines lines = { 0 };

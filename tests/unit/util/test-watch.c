@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Watches for a file, on several loops: one inotify instance, whichever loop reads it and
- * whichever watch ends meanwhile. Without inotify on this machine there is nothing to test.
+ * whichever watch ends meanwhile. Skips without inotify.
  */
 #include "harness.h"
 
@@ -180,7 +180,7 @@ static void test_an_overflow(void **state)
 	make_file(b.path);
 	vublk_watch_stop(&b.watch); /* its watch is another kernel watch from here on */
 	assert_int_equal(vublk_watch_start(&b.watch, &b.loop, "/tmp/no-such-file", NULL), 0);
-	/* Two files by turns: equal events in a row are one. */
+	/* Two files alternately, because equal successive events are merged. */
 	for (unsigned i = 0; i <= limit; i++)
 		assert_int_equal(chmod(i & 1 ? a.path : b.path, 0600), 0);
 	while (!b.vanished) {

@@ -124,7 +124,7 @@ static void on_stop_timer(void *opaque)
 	struct vublk_backend *backend = opaque;
 
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_WARNING,
-		  "the stop waits for the storage, which has not "
+		  "the end waits for the storage, which has not "
 		  "completed the requests of %u queues; a second SIGTERM ends vublk serve without "
 		  "them", backend->session->waiting);
 }

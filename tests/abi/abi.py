@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Compares the library's ABI with the dump of the last one that was accepted.
+
+Key idea: libabigail reads functions and types from the debug information, and reports only
+what the public headers declare. A removed or changed function or type breaks programs and
+fails. An addition breaks none, but fails, too, until the dump contains it: so that the dump
+is what the next release is compared with.
+
+    abi.py LIBVUBLK.SO DUMP HEADER-FOLDER...            TAP on standard output
+    abi.py --write LIBVUBLK.SO DUMP HEADER-FOLDER...    writes the dump anew
+"""
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'lint'))
+
+import tap  # noqa: E402
+
+SKIP = 77
+# Exit status of abidiff: 1 and 2 are errors, 4: something differs, 8: incompatibly.
+ERROR, CHANGED, INCOMPATIBLE = 1 | 2, 4, 8
+# Nothing that depends on the compiler, on the build folder or on unrelated edits of a header.
+DUMP_OPTIONS = ['--no-show-locs', '--no-corpus-path', '--no-comp-dir-path', '--no-elf-needed', '--no-architecture',
+                '--no-parameter-names', '--type-id-style', 'hash', '--drop-private-types', '--exported-interfaces-only']
+REFRESH = 'if it is meant, run `ninja -C BUILD abi-dump` and commit the file'
+
+
+def headers_of(folders, flag):
+    return [word for folder in folders for word in (flag, folder)]
+
+
+def dump(library, folders):
+    return subprocess.run(['abidw', *DUMP_OPTIONS, *headers_of(folders, '--headers-dir'), library],
+                          capture_output=True, text=True, check=True).stdout
+
+
+def has_debug_information(library):
+    listed = subprocess.run(['readelf', '-S', '-W', library], capture_output=True, text=True, check=True)
+    return '.debug_info' in listed.stdout
+
+
+def compare(before, after):
+    """The exit status of abidiff and its report as lines."""
+    result = subprocess.run(['abidiff', '--no-show-locs', '--no-unreferenced-symbols', before, after],
+                            capture_output=True, text=True, check=False)
+    return result.returncode, (result.stdout + result.stderr).splitlines()
+
+
+def problems(status, report):
+    """What of it breaks programs, and what is only new."""
+    shown = [line for line in report if line.strip()]
+    broken = shown if status & (ERROR | INCOMPATIBLE) else []
+    new = shown + [REFRESH] if status & CHANGED and not broken else []
+    return broken, new
+
+
+def main():
+    arguments = sys.argv[1:]
+    is_writing = arguments[:1] == ['--write']
+    library, accepted, *folders = arguments[is_writing:]
+    if not shutil.which('abidw') or not shutil.which('abidiff'):
+        print('1..0 # SKIP abidw and abidiff are not installed (abigail-tools)')
+        return SKIP
+    if not has_debug_information(library):
+        print('1..0 # SKIP the library was built without debug information')
+        return SKIP
+    found = dump(library, folders)
+    if is_writing:
+        pathlib.Path(accepted).write_text(found)
+        return 0
+    with tempfile.NamedTemporaryFile('w', suffix='.abi') as current:
+        current.write(found)
+        current.flush()
+        broken, new = problems(*compare(accepted, current.name))
+    return tap.report([('no program breaks', broken), ('additions are in the dump', new)])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -160,6 +160,31 @@ const char *vublk_blk_default(const char *name);
  */
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error);
 
+/* --- events without a handler --------------------------------------------------------- */
+
+/*
+ * The events that the handler gets, as a queue for an event loop or a binding; with or without a
+ * handler. The queue holds one event of each kind: one that occurs again before it was taken
+ * replaces the error, and keeps its place in the order.
+ */
+struct vublk_blk_event_info {
+	enum vublk_blk_event event;
+	struct vublk_error error; /* why; code 0: nothing is wrong */
+};
+
+/*
+ * A descriptor that polls readable while an event waits. It is the disk's, and is created by
+ * the first call. Any thread. EMFILE and others: it cannot be created.
+ */
+int vublk_blk_events_fd(struct vublk_blk *blk, struct vublk_error *error);
+
+/*
+ * Takes the next event. 1: `info` is filled, `info_bytes` is sizeof(struct
+ * vublk_blk_event_info); 0: no event waits, and `info` is untouched. Any thread; never blocks.
+ */
+int vublk_blk_next_event(struct vublk_blk *blk, struct vublk_blk_event_info *info,
+			 size_t info_bytes);
+
 /* --- properties of the disk -------------------------------------------------------- */
 
 struct vublk_blk_info {
@@ -253,6 +278,15 @@ struct vublk_blk_completion {
 	int result;
 	uint32_t reserved[3]; /* 0; the struct's size never changes */
 };
+
+/*
+ * Says in one sentence why a request failed: returns the completion's result, and fills
+ * `error` (may be NULL) if it is not 0. The queue's thread, before the next loss of a
+ * back-end: the cause of a loss is the queue's last one.
+ */
+int vublk_blk_completion_error(struct vublk_blk_queue *queue,
+			       const struct vublk_blk_completion *completion,
+			       struct vublk_error *error);
 
 /*
  * Each of the following adds one request; it goes to the back-end with the next

@@ -31,6 +31,7 @@
 static void tell(struct vublk_blk *blk, enum vublk_blk_event event,
 		 const struct vublk_error *error)
 {
+	vublk_blk_events_add(&blk->events, event, error);
 	if (blk->handlers.event)
 		blk->handlers.event(blk->handlers.opaque, event, error);
 }
@@ -315,6 +316,7 @@ static void free_blk(struct vublk_blk *blk)
 	vublk_blk_free_allocations(blk);
 	pthread_mutex_destroy(&blk->blocking.lock);
 	pthread_mutex_destroy(&blk->lock);
+	vublk_blk_events_deinit(&blk->events);
 	free(blk);
 }
 
@@ -358,6 +360,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		return vublk_error_set(error, ENOMEM, "no memory for a disk");
 	memset(blk, 0, sizeof(*blk));
 	pthread_mutex_init(&blk->lock, NULL);
+	vublk_blk_events_init(&blk->events);
 	pthread_mutex_init(&blk->blocking.lock, NULL);
 	r = vublk_struct_in(&blk->handlers, sizeof(blk->handlers), handlers, handlers_bytes,
 			    "vublk_blk_handlers", error);

@@ -4,6 +4,7 @@
 
 /* The disk itself, which its queues, its memory and its blocking calls share. */
 
+#include "blk/events.h"
 #include "blk/queue.h"
 #include "inproc/inproc.h"
 
@@ -43,6 +44,7 @@ struct vublk_blk {
 	/* constant after open */
 	struct vublk_blk_handlers handlers;
 	struct vublk_inproc *inproc;
+	struct vublk_blk_events events; /* has a lock of its own */
 	struct vublk_blk_queue *queues;
 	unsigned num_queues;
 	unsigned queue_size;

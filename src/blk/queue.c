@@ -26,6 +26,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* --- lists ------------------------------------------------------------------------ */
 
@@ -432,6 +433,42 @@ bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result)
 	gave_up = queue->failure.code && result == -queue->failure.code;
 	vublk_blk_gate_leave(&queue->gate);
 	return gave_up;
+}
+
+static const char *describe_result(int result)
+{
+	switch (-result) {
+	case EIO:
+		return "the back-end failed to execute the request; its log says why";
+	case ENOTSUP:
+		return "the back-end does not support the request";
+	case EOWNERDEAD:
+		return "a back-end was lost that had completed writes, and no flush had made them "
+		       "stable, so they may be lost: write them again";
+	case EPROTO:
+		return "the back-end completed the request without a valid status";
+	case EFAULT:
+		return "the memory of the request was unregistered while it was in flight";
+	default:
+		return strerrordesc_np(-result);
+	}
+}
+
+int vublk_blk_completion_error(struct vublk_blk_queue *queue,
+			       const struct vublk_blk_completion *completion,
+			       struct vublk_error *error)
+{
+	struct vublk_error failure;
+
+	if (!completion->result)
+		return 0;
+	vublk_blk_gate_enter(&queue->gate);
+	failure = queue->failure;
+	vublk_blk_gate_leave(&queue->gate);
+	if (failure.code == -completion->result)
+		return vublk_error_set(error, failure.code, "queue %u: %s", queue->index, failure.text);
+	return vublk_error_set(error, -completion->result, "queue %u: %s", queue->index,
+			       describe_result(completion->result));
 }
 
 int vublk_blk_left_ms(uint64_t deadline_ns)

@@ -60,6 +60,7 @@ static void use_disk(const char *path)
 	struct vublk_blk_completion completions[2];
 	FRAMED(struct vublk_blk_info, info);
 	FRAMED(struct vublk_device_info, device);
+	FRAMED(struct vublk_blk_event_info, event);
 	struct vublk_blk *blk = NULL;
 	char *buffer;
 
@@ -73,6 +74,8 @@ static void use_disk(const char *path)
 	CHECK(!strcmp(device.it.chardev, path) && device.it.backend_config_bytes);
 	CHECK_ZEROED(device);
 	CHECK_FRAME(device);
+	CHECK(!vublk_blk_next_event(blk, &event.it, sizeof(event.it)));
+	CHECK_FRAME(event);
 	buffer = vublk_blk_alloc(blk, 4096, &error);
 	CHECK(buffer);
 	CHECK(!vublk_blk_write(vublk_blk_queue(blk, 0), 0, buffer, 4096, VUBLK_BLK_FUA, buffer, &error));

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The events of a disk as a queue that the application polls, instead of a handler on the
+ * disk's thread.
+ *
+ * Key idea: one place per kind of event, in the order of their first occurrence. An event that
+ * happens again before it was taken replaces its error and keeps its place, so the
+ * queue is bounded and no kind of event is lost.
+ */
+#include "blk/disk.h"
+#include "blk/events.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/struct.h"
+
+#include <string.h>
+
+void vublk_blk_events_init(struct vublk_blk_events *events)
+{
+	pthread_mutex_init(&events->lock, NULL);
+	events->fd = -1;
+}
+
+void vublk_blk_events_deinit(struct vublk_blk_events *events)
+{
+	vublk_fd_close(&events->fd);
+	pthread_mutex_destroy(&events->lock);
+}
+
+static bool is_pending(const struct vublk_blk_events *events, enum vublk_blk_event event)
+{
+	for (unsigned i = 0; i < events->count; i++)
+		if (events->kinds[i] == event)
+			return true;
+	return false;
+}
+
+void vublk_blk_events_add(struct vublk_blk_events *events, enum vublk_blk_event event,
+			  const struct vublk_error *error)
+{
+	pthread_mutex_lock(&events->lock);
+	if (!is_pending(events, event))
+		events->kinds[events->count++] = event;
+	events->errors[event] = error ? *error : (struct vublk_error){ 0 };
+	if (events->fd >= 0)
+		vublk_eventfd_signal(events->fd);
+	pthread_mutex_unlock(&events->lock);
+}
+
+int vublk_blk_events_fd(struct vublk_blk *blk, struct vublk_error *error)
+{
+	struct vublk_blk_events *events = &blk->events;
+	int fd;
+
+	pthread_mutex_lock(&events->lock);
+	if (events->fd < 0) {
+		events->fd = vublk_eventfd_new();
+		if (events->fd >= 0 && events->count)
+			vublk_eventfd_signal(events->fd);
+	}
+	fd = events->fd;
+	pthread_mutex_unlock(&events->lock);
+	if (fd < 0)
+		vublk_error_set_errno(error, -fd, "cannot create the descriptor of the disk's events");
+	return fd;
+}
+
+static void take_first(struct vublk_blk_events *events, struct vublk_blk_event_info *info)
+{
+	info->event = events->kinds[0];
+	info->error = events->errors[info->event];
+	events->count--;
+	memmove(&events->kinds[0], &events->kinds[1], events->count * sizeof(events->kinds[0]));
+	if (!events->count && events->fd >= 0)
+		vublk_eventfd_clear(events->fd);
+}
+
+int vublk_blk_next_event(struct vublk_blk *blk, struct vublk_blk_event_info *info, size_t info_bytes)
+{
+	struct vublk_blk_events *events = &blk->events;
+	struct vublk_blk_event_info own = { 0 };
+	bool found;
+
+	pthread_mutex_lock(&events->lock);
+	found = events->count;
+	if (found)
+		take_first(events, &own);
+	pthread_mutex_unlock(&events->lock);
+	if (found)
+		vublk_struct_out(info, info_bytes, &own, sizeof(own));
+	return found;
+}

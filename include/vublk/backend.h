@@ -6,8 +6,8 @@
  * A back-end: a disk served on a vhost-user socket (what `vublk serve` is).
  *
  * A back-end listens (or is given a socket), serves one front-end at a time, and
- * waits for the next when it goes. It runs a thread a group of queues, and
- * everything else on the thread that calls vublk_backend_run() or
+ * waits for the next when that one disconnects. It has one thread per group of queues, and
+ * does everything else on the thread that calls vublk_backend_run() or
  * vublk_backend_process().
  *
  * A front-end can truncate the memory that it shares. The library survives that by a
@@ -47,8 +47,8 @@ const struct vublk_property *vublk_backend_options(void);
  *   blk-file     the image or block device (engine file)
  *   size         bytes of a memory or null disk
  *   inflight     on (default) or off: whether an in-flight area (INFLIGHT_SHMFD) is
- *                offered; off makes it like the many back-ends that have none, after
- *                whose death a front-end cannot tell what was executed
+ *                offered; off makes it like the many back-ends without one: if such
+ *                a back-end dies, a front-end cannot tell which requests were executed
  *   lock         on (default) or off: whether an image that another program uses is
  *                refused, as <vublk/image.h> says. Off, two back-ends can have it open, as they must for a moment
  *                when a VM migrates on one host; that only one of them is used is then
@@ -60,7 +60,7 @@ const struct vublk_property *vublk_backend_options(void);
  *
  * Returns 0 and the back-end in `backend`, freed with vublk_backend_free().
  * EINVAL: an option is unknown, missing, contradicts another, or has a bad value;
- * EADDRINUSE: somebody listens on the socket already; EBUSY: the image is in use;
+ * EADDRINUSE: another process listens on the socket; EBUSY: the image is in use;
  * EMEDIUMTYPE: its size is not that of a disk; ENOTBLK: it is neither a file nor a device; or what opening the image gave.
  */
 int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
@@ -91,7 +91,7 @@ void vublk_backend_stop(struct vublk_backend *backend);
  */
 void vublk_backend_rescan(struct vublk_backend *backend);
 
-/* Frees everything; not while run() or process() is being called. NULL is nothing. */
+/* Frees everything; not while run() or process() is being called. NULL is a no-op. */
 void vublk_backend_free(struct vublk_backend *backend);
 
 #pragma GCC visibility pop

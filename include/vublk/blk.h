@@ -13,12 +13,11 @@
  *   vublk_blk_submit(queue);
  *   vublk_blk_wait(queue, &completion, 1, 1, -1, &error);
  *
- * Threads: a queue is used by one thread at a time, needs no lock, and different
- * queues are used by different threads at once. Calls on the disk itself may be
- * made from any thread at any time between open and close. The disk has a thread
- * of its own that keeps the connection; no call here needs an event loop. Calls
- * that wait for that thread (set_write_cache, alloc, register, unregister, close)
- * give EBUSY when they are made on it, from a handler.
+ * Threads: one thread at a time uses a queue, without a lock; different threads may use
+ * different queues at the same time. Calls on the disk itself may be made from any thread
+ * between open and close. The disk has a thread of its own for the connection; no call
+ * needs an event loop. Calls that wait for that thread (set_write_cache, alloc, release,
+ * register, unregister, close) return EBUSY on it, that is, in a handler.
  */
 
 #include <vublk/device.h>
@@ -40,20 +39,20 @@ struct vublk_blk_queue;
 /* --- opening and closing --------------------------------------------------------- */
 
 enum vublk_blk_event {
-	VUBLK_BLK_RESIZED = 1,      /* the capacity is another */
-	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config is, or may be */
+	VUBLK_BLK_RESIZED = 1,      /* the capacity has changed */
+	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config has changed, or may have */
 	/*
-	 * The back-end is gone for good (reconnect-ms is 0, or reconnect-deadline-ms is
-	 * over), or broke a ring and was made to give all of them back: what was in
-	 * flight fails, and nothing more is taken.
+	 * No back-end is looked for any more (reconnect-ms is 0, or reconnect-deadline-ms
+	 * has passed), or the back-end broke a ring and the disk reclaimed all rings: the
+	 * requests in flight fail, and so do later ones.
 	 */
 	VUBLK_BLK_GAVE_UP,
-	/* The back-end is gone, and another is looked for; requests wait meanwhile. */
+	/* The connection to the back-end ended; requests wait while another is looked for. */
 	VUBLK_BLK_LOST,
-	/* There is one again, and it has what was in flight. */
+	/* A back-end is connected again, and executes the requests that were in flight. */
 	VUBLK_BLK_RECONNECTED,
 	/*
-	 * After OUTAGE, before the next back-end is used: the lost one had completed writes
+	 * After LOST, before the next back-end is used: the lost one had completed writes
 	 * that no flush had made stable, and is not trusted to have kept them (option
 	 * unflushed). They may be lost; the next flush fails.
 	 */
@@ -61,25 +60,24 @@ enum vublk_blk_event {
 };
 
 /*
- * The loss of a back-end. A disk outlives it: requests that were in flight, and those
- * that are added meanwhile (as many as a queue's size), wait until a back-end listens at
- * the same path again and are then executed by it; each completes once. What the
- * lost back-end had completed is not executed again; the rest may have been executed by
- * it in part or in whole, and is executed once more (a back-end with an in-flight area
- * does that itself). So that this harms nothing, a write, discard or write-zeroes that
- * touches the same place as an earlier one of the same queue goes to the back-end when
- * that one has completed. Of two queues the application waits for the first's completion
- * itself before it writes to the same place on the other.
+ * The loss of a back-end. A disk outlives it: requests in flight, and requests that are added
+ * during the outage (up to the queue's size), wait until a back-end listens at the same path
+ * again, and that back-end executes them; each completes once. Requests that the lost
+ * back-end had completed are not executed again. It may have executed the others in
+ * part or in whole, and they are executed once more (a back-end with an in-flight area
+ * does that itself). To make this safe, a write, discard or write-zeroes request waits for
+ * earlier ones of the same queue that touch the same place. Between two queues the
+ * application itself waits for the first completion before it writes to the same place.
  *
- * Options decide how long that goes on; a request either waits or fails, never both:
- *   reconnect-ms           how often a back-end is looked for, besides when the socket
- *                          appears; default 1000; 0: the loss is for good at once
- *   reconnect-deadline-ms  after that long it is for good: GAVE_UP; default 0: never
- *   fail-after-ms          after that long requests fail with ETIMEDOUT, those in
- *                          flight and those that come, until there is a back-end again;
- *                          default 0: they wait. Whether a write that failed so was
- *                          executed nobody knows, but it will not be any more, unless the
- *                          lost back-end is not dead and does it yet.
+ * Options decide how long this lasts; a request either waits or fails, never both:
+ *   reconnect-ms           how often the disk tries to reconnect, in addition to when the
+ *                          socket appears; default 1000; 0: the loss is permanent
+ *   reconnect-deadline-ms  after that time the loss is permanent: GAVE_UP; default 0: never
+ *   fail-after-ms          after that time requests fail with ETIMEDOUT, those in
+ *                          flight and new ones, until a back-end is connected again;
+ *                          default 0: they wait. A write that failed in this way may have
+ *                          been executed. It is not executed later, unless the lost
+ *                          back-end is still alive and executes it then.
  *   request-deadline-ms    a back-end that keeps a request for longer (up to a quarter
  *                          longer) counts as hung; default 0: it may. The disk takes all rings
  *                          back, and disconnects a back-end that does not return them within
@@ -98,10 +96,10 @@ enum vublk_blk_event {
  * it dies, although the machine has not failed. Its config does not tell whether it has such a
  * cache. So the disk remembers whether writes (discards and write-zeroes included) were
  * completed that no flush is certain to have made stable, and if a back-end is lost then:
- *   unflushed=trust        requests go on; for a back-end that writes through or leaves its
+ *   unflushed=trust        requests continue; for a back-end that writes through or leaves its
  *                          writes to the kernel
- *   unflushed=fail         on each queue the flushes in flight, or the next one if there is none,
- *                          fail once with EOWNERDEAD, and WRITES_LOST is told; the application
+ *   unflushed=fail         on each queue the flushes in flight, or the next one if there are none,
+ *                          fail once with EOWNERDEAD, and WRITES_LOST occurs; the application
  *                          writes again what it wrote after its last completed flush
  *   unflushed=auto         the default: trust for a back-end with an in-flight area, which is
  *                          made to survive its end, else fail
@@ -111,10 +109,9 @@ enum vublk_blk_event {
 struct vublk_blk_handlers {
 	struct vublk_log log;
 	/*
-	 * Tells what happened to the disk, on the disk's own thread; `error` says why
-	 * (NULL where nothing is wrong). May call vublk_blk_get_info(), not
-	 * vublk_blk_close(). The first may come while vublk_blk_open() returns. NULL: not
-	 * told.
+	 * An event of the disk, on the disk's own thread; `error` says why (NULL if nothing is
+	 * wrong). It may call vublk_blk_get_info(), but not vublk_blk_close(). The first event
+	 * may occur while vublk_blk_open() returns. NULL: no handler.
 	 */
 	void (*event)(void *opaque, enum vublk_blk_event event, const struct vublk_error *error);
 	void *opaque;
@@ -140,7 +137,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		   struct vublk_blk **blk, struct vublk_error *error);
 
 /*
- * The options besides the device's properties, ended by one whose name is NULL. Static;
+ * The options in addition to the device's properties, ended by a NULL name. Static;
  * any thread, any time.
  */
 const struct vublk_property *vublk_blk_options(void);
@@ -155,8 +152,8 @@ const char *vublk_blk_default(const char *name);
  * not completed then is given up: its completion is never seen, and its buffers
  * are the caller's again when this returns. Buffers of vublk_blk_alloc() go with
  * it. 0; ETIMEDOUT, ENOTCONN: something was given up, and `error` says what; EBUSY: called
- * from a handler, nothing was done. NULL is nothing. Blocks for `wait_ms` and the back-end's answer. A
- * back-end that counts as gone and is not dead may still write to the buffers of reads.
+ * from a handler, nothing was done. NULL is a no-op. Blocks for `wait_ms` and the back-end's answer. A
+ * lost back-end that is still alive may still write to the buffers of reads.
  */
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error);
 
@@ -268,12 +265,12 @@ struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
 struct vublk_blk_completion {
 	void *user_data;
 	/*
-	 * 0; -EIO: the back-end says that it failed; -ENOTSUP: that it cannot;
-	 * -ENOTCONN: it is gone for good and nobody knows; -ETIMEDOUT: the same, for now
-	 * (fail-after-ms); -ETIME: the same, after request-deadline-ms; -EOWNERDEAD, of a
-	 * flush: writes may be lost (see unflushed above); -EPROTO: it broke the ring, or
-	 * its answer has no or an unknown status; -EFAULT: the memory was unregistered
-	 * under the request.
+	 * 0; -EIO: the back-end failed to execute it; -ENOTSUP: the back-end does not support
+	 * it; -ENOTCONN: the back-end is lost permanently, and may have executed it;
+	 * -ETIMEDOUT: the same, while another back-end is looked for (fail-after-ms); -ETIME:
+	 * the same, after request-deadline-ms; -EOWNERDEAD, of a flush or with FUA: writes
+	 * may be lost (see unflushed above); -EPROTO: the back-end broke the ring, or its answer
+	 * has no valid status; -EFAULT: the memory was unregistered while it was in flight.
 	 */
 	int result;
 	uint32_t reserved[3]; /* 0; the struct's size never changes */
@@ -289,20 +286,21 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
 			       struct vublk_error *error);
 
 /*
- * Each of the following adds one request; it goes to the back-end with the next
- * vublk_blk_submit() or vublk_blk_wait(). Offsets and lengths are bytes, multiples
- * of block_size_bytes; a capacity that is no multiple of it is legal, and a request that ends
- * there may have part of a block at its end (some back-ends refuse that). Buffers lie in memory from vublk_blk_alloc() or
- * vublk_blk_register(), may run over several regions, and are the library's until
- * the completion. `iov` itself is the library's until then, too. A request larger
- * than the device's limits is split; it completes once, when all of it has, with
- * the first error if there was one. Requests are not ordered among each other.
+ * Each of the following calls adds one request. The back-end gets it with the next
+ * vublk_blk_submit() or vublk_blk_wait(). Offsets and lengths are bytes, multiples of
+ * block_size_bytes. If the capacity is not a multiple of it, a request that ends at the end of the
+ * disk may end with part of a block (some back-ends refuse that). Buffers lie in memory from
+ * vublk_blk_alloc() or vublk_blk_register(), may span several regions, and belong to the
+ * library until the completion, and so does `iov`. `user_data` is returned in the
+ * completion. A request that exceeds the device's limits is split; it completes once,
+ * when all of its pieces have, with the first error. Requests are not ordered. The calls are
+ * made by the thread that uses the queue, and do not block.
  *
  * EINVAL: an unknown flag, not aligned, past the end, no such memory, empty, more than
  * VUBLK_BLK_MAX_REQUEST_BYTES, or one block scattered over more segments than the
  * device takes; EROFS: the disk is read-only; ENOTSUP: not
- * negotiated; EAGAIN: the queue has as many requests as its size, take
- * completions first; ENOTCONN: the back-end is gone for good; ETIMEDOUT: for longer than
+ * negotiated; EAGAIN: the queue has as many requests as its size: take completions first;
+ * ENOTCONN: the back-end is lost permanently; ETIMEDOUT: it has been lost for longer than
  * fail-after-ms; EPROTO: it broke the ring.
  */
 #define VUBLK_BLK_MAX_REQUEST_BYTES (UINT64_C(1) << 30) /* of read and write */
@@ -337,7 +335,7 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
  * What was completed before is stable afterwards. EOWNERDEAD: what was completed before a
  * back-end was lost may not be there (see the option unflushed above). Sent whenever FLUSH was
  * negotiated, whatever the config says of the write cache. Where FLUSH was not negotiated,
- * every write is stable when it completes, and this completes at once.
+ * every write is stable when it completes, and a flush completes without the back-end.
  */
 int vublk_blk_flush(struct vublk_blk_queue *queue, uint32_t flags, void *user_data,
 		    struct vublk_error *error);
@@ -364,10 +362,10 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
 /* --- completions ----------------------------------------------------------------------- */
 
 /*
- * Takes up to `max` completions that are there, without waiting or entering the
- * kernel (save to notify of further pieces of a request that was split). Returns
- * how many (0: none). A back-end that is gone for good or broke the ring completes
- * everything in flight with an error, after what it had completed before.
+ * Takes up to `max` completions without waiting and without a system call (except to notify
+ * the back-end of further pieces of a request that was split). Returns how many. After a
+ * permanent loss of the back-end, or if it broke the ring, all requests in flight complete
+ * with an error, after those that it had completed.
  */
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned max);
@@ -382,10 +380,10 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 		   unsigned min, unsigned max, int timeout_ms, struct vublk_error *error);
 
 /*
- * For an event loop: the descriptor polls readable when the back-end has called.
- * Before going to sleep on it the loop arms it; true: completions are there
- * already, poll instead of sleeping. Arming also takes back what was signalled.
- * A queue whose requests were not submitted is not woken: submit first. The
+ * For an event loop: the descriptor polls readable when the back-end has signalled a
+ * completion. The loop calls vublk_blk_arm() before it sleeps on the descriptor; true:
+ * completions are waiting, so it takes them instead of sleeping. Arming also clears the
+ * descriptor. Submit all requests first: the back-end does not see the others. The
  * descriptor may also become readable without a completion.
  */
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);

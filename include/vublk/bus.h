@@ -4,8 +4,8 @@
 
 /*
  * A bus: the host device of <vublk/device.h> presented to a VMM that is another process
- * (what `vublk device` is). The back-end may go and come; the VMM is not told, its disk
- * pauses and goes on. The VMM may go and come, too; the back-end stays for the next.
+ * (what `vublk device` is). The back-end may disconnect and reconnect; the VMM does not
+ * see it, and its disk pauses and continues. The VMM may reconnect, too; the back-end stays for the next.
  *
  * The buses, by the name that a specification begins with:
  *   vhost-user:PATH   a relay: listens on the Unix socket PATH and is the back-end of the
@@ -16,8 +16,8 @@
  *                     a vfio-user client. Memory and interrupts are passed through, each kick
  *                     of the driver is a message. docs/vfio-user.md tells more.
  *
- * One VMM at a time; the next waits in the socket's backlog. The socket is there as soon
- * as there has been a back-end, for before that the disk has no size.
+ * One VMM at a time; the next waits in the socket's backlog. The socket is created when
+ * the first back-end has connected, because the disk has no size before that.
  *
  * Threads: everything happens on the thread that calls vublk_bus_run() or
  * vublk_bus_process(). Descriptors that a VMM gives are written to: a program ignores
@@ -35,7 +35,7 @@ extern "C" {
 struct vublk_bus;
 
 /*
- * The options of the bus that `spec` names, beside the device's properties, ended by one
+ * The options of the bus that `spec` names, in addition to the device's properties, ended by one
  * whose name is NULL (so is that of a bus that has none, or that there is not). Static;
  * any thread, any time.
  */
@@ -59,7 +59,7 @@ const char *vublk_bus_default(const char *spec, const char *name);
  * Where a bus has another default than the device it is this:
  *   reconnect-ms     1000, without server; 0: the bus ends with its back-end
  *   queue-size       vhost-user: 1024: the VMM decides
- *   request-timeout-ms  vfio-user: 3000, for a VMM waits no longer than 5 seconds
+ *   request-timeout-ms  vfio-user: 3000, because a VMM waits for 5 seconds at most
  *   realize-retries  0: with reconnect-ms or server the back-end is looked for until it is
  *                    there, without them once
  * All is borrowed during the call; `log` (may be NULL) is copied.
@@ -78,7 +78,7 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 
 /*
  * Serves until vublk_bus_stop(), or until there is no way to go on: the socket cannot be
- * made (EADDRINUSE, EEXIST, ...), or the back-end is gone for good (reconnect-ms 0,
+ * made (EADDRINUSE, EEXIST, ...), or no back-end is looked for any more (reconnect-ms 0,
  * reconnect-deadline-ms). Blocks the calling thread. When it returns the rings are back
  * from the back-end. 0, or what made it impossible to go on.
  */
@@ -102,9 +102,9 @@ void vublk_bus_stop(struct vublk_bus *bus);
 void vublk_bus_refresh(struct vublk_bus *bus);
 
 /*
- * Frees everything and waits for nobody; not while run() or process() is being called. A
+ * Frees everything without waiting; not while run() or process() is being called. A
  * back-end that has rings may use them until it has seen the hang-up: a clean end is
- * vublk_bus_stop() and run() before. NULL is nothing.
+ * vublk_bus_stop() and run() before. NULL is a no-op.
  */
 void vublk_bus_free(struct vublk_bus *bus);
 

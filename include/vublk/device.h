@@ -3,7 +3,7 @@
 #define VUBLK_DEVICE_H
 
 /*
- * The vhost-user-blk host device, for whoever presents it to a driver: a VMM, an
+ * The vhost-user-blk host device, for a program that presents it to a driver: a VMM, an
  * emulator, or the library's own buses. examples/embed.c is a small VMM that does so.
  *
  * Between the presenter (here called the bus) and the device there is one seam:
@@ -62,7 +62,7 @@ enum vublk_device_state {
 	VUBLK_DEVICE_STARTING,     /* the rings are being handed to the back-end */
 	VUBLK_DEVICE_RUNNING,      /* the back-end works on the rings */
 	VUBLK_DEVICE_STOPPING,     /* the rings are being taken back */
-	VUBLK_DEVICE_LOST, /* the back-end is gone; the device is not */
+	VUBLK_DEVICE_LOST, /* the connection to the back-end ended; the device remains */
 	VUBLK_DEVICE_RECONNECTING, /* negotiating anew, with reconnect-ms */
 	VUBLK_DEVICE_NUM_STATES,
 };
@@ -88,11 +88,11 @@ struct vublk_device_bus_ops {
 	/*
 	 * The rings run no more, and vublk_device_queue_base() says where each goes
 	 * on. `error` NULL: it was asked for (reset, pause); else the start failed or the back-end
-	 * went, the state is LOST, and where the queues are nobody knows.
+	 * was lost, the state is LOST, and the positions of the queues are unknown.
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/*
-	 * The back-end is gone. When rings ran, stopped() comes first. ECANCELED: the
+	 * The connection to the back-end ended. If rings ran, stopped() comes first. ECANCELED: the
 	 * device itself let it go.
 	 */
 	void (*lost)(void *bus, const struct vublk_error *error);
@@ -118,14 +118,14 @@ struct vublk_device_bus_ops {
 	void (*config_written)(void *bus, const struct vublk_error *error);
 	/*
 	 * A queue's requests cannot be completed as they should be: DEVICE_NEEDS_RESET.
-	 * After a reconnection: nobody knows which requests the old back-end had, and
+	 * After a reconnection: it is unknown which requests the lost back-end had begun, and
 	 * the rings are not started before the driver has reset the device.
 	 */
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
 	/*
 	 * The end of vublk_device_make_inflight(). The descriptor is the device's, and valid
 	 * during the call. The library's struct has `area_bytes`: a program that knows a larger
-	 * one takes the members past that as 0. `area` NULL: the back-end refused, or is gone (LOST).
+	 * one takes the members past that as 0. `area` NULL: the back-end refused, or was lost.
 	 */
 	void (*inflight_made)(void *bus, const struct vublk_device_inflight *area,
 			      size_t area_bytes, const struct vublk_error *error);
@@ -146,7 +146,7 @@ const struct vublk_property *vublk_device_properties(void);
 /*
  * Sets a property from its text; checked against its type at once, against the
  * others at realize. State CREATED, else EBUSY. EINVAL: no such property, or a
- * value that is none of its type.
+ * value that does not fit its type.
  */
 int vublk_device_set_property(struct vublk_device *device, const char *name, const char *value,
 			      struct vublk_error *error);
@@ -171,7 +171,7 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, v
 		     const struct vublk_log *log, struct vublk_device **device,
 		     struct vublk_error *error);
 
-/* In any state; unrealizes first. NULL is nothing. Not from a callback. */
+/* In any state; unrealizes first. NULL is a no-op. Not from a callback. */
 void vublk_device_free(struct vublk_device *device);
 
 /* Polls readable when process() has something to do. The device's own. */
@@ -192,7 +192,7 @@ bool vublk_device_has_rings_out(const struct vublk_device *device);
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * Gives everything up at once, in any state, and waits for nobody: state CREATED. The
+ * Abandons everything without waiting, in any state: state CREATED. The
  * socket of a device that listened is removed.
  * No callback comes after it. The rings may still be used by the back-end until
  * it has seen the hang-up; a clean end is set_status(0), stopped(), then this.
@@ -245,7 +245,7 @@ int vublk_device_config_write(struct vublk_device *device, unsigned offset, cons
 /*
  * The driver's status byte. Setting DRIVER_OK starts: started() or stopped() tells
  * the end; EINVAL: features not accepted, no memory, a ring outside of it;
- * ENOTCONN: the back-end is gone, and no other is looked for. 0 resets: rings that run are stopped (stopped()
+ * ENOTCONN: the back-end was lost, and no other is looked for. 0 resets: rings that run are stopped (stopped()
  * tells; the status cannot be set before: EBUSY), then the accepted features and
  * the queues are forgotten. States from STOPPED on.
  */
@@ -363,14 +363,14 @@ int vublk_device_kick(struct vublk_device *device, unsigned index);
 int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
 			   struct vublk_device_queue *queue, size_t queue_bytes);
 
-/* Where the queue goes on: the avail index that the back-end stopped at. */
+/* Where the queue resumes: the avail index that the back-end stopped at. */
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index);
 
 /*
  * Whether another back-end can go on with the rings as they are, requests that are
  * outstanding included: the in-flight area is there, and the back-end writes into it.
  * True from the first start on where that was negotiated, until reset. LOST: it
- * tells of the back-end that was lost; RECONNECTING: false, for nobody knows yet. Any state.
+ * tells of the back-end that was lost; RECONNECTING: false, because it is not known yet. Any state.
  */
 bool vublk_device_is_tracked(const struct vublk_device *device);
 
@@ -379,7 +379,7 @@ bool vublk_device_is_tracked(const struct vublk_device *device);
 /*
  * A bitmap in a file: page N, of VUBLK_DIRTY_PAGE_BYTES from guest address 0 on, is bit
  * N % 8 of byte N / 8 at `offset`. It is set by the back-end after it wrote to the page
- * (data, status bytes, used rings), and cleared by whoever copies the page before that,
+ * (data, status bytes, used rings), and cleared before the page is copied, by the program that copies it,
  * both atomically.
  */
 struct vublk_device_dirty_log {
@@ -393,9 +393,9 @@ struct vublk_device_dirty_log {
  * is; else the descriptor is duplicated, what is in it stays, and the file must not become
  * shorter. The log outlives pauses, resets and the back-end: one that comes in its place
  * and cannot log is refused like one that offers too little; the used rings that a lost
- * one had are marked by the device, for it may have died before it did. It ends with
+ * one had are marked by the device, because it may have died before it marked them. It ends with
  * vublk_device_dirty_log_stop() or unrealize.
- * Returns 0: it is on, for no rings are out, and what is started logs; 1: rings are out,
+ * Returns 0: it is on, because no rings are out, and rings that are started log; 1: rings are out,
  * and dirty_log_changed() tells when it is. ENOTSUP: the back-end does not offer LOG_SHMFD
  * and VHOST_F_LOG_ALL; EBUSY: it is on; EINVAL: no memory has been set, or `log` does not
  * fit; ENOMEM and others: no bitmap. States from STOPPED on.
@@ -430,7 +430,7 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
  * begins another with the same rings.
  */
 struct vublk_device_place {
-	bool is_known;        /* `base` is where it goes on; else the back-end went without saying so, */
+	bool is_known;        /* `base` is where it resumes; else the back-end was lost without reporting it, */
 	uint16_t base;        /* and this is its used index, which is exact with nothing outstanding */
 	uint16_t outstanding; /* requests that are not completed, and that a back-end may have seen */
 	uint16_t undrained;   /* of a known base: those before it, which the back-end gave back uncompleted */
@@ -489,7 +489,7 @@ int vublk_device_get_inflight(const struct vublk_device *device,
  * queues and where each goes on, and the in-flight area; not the memory, not the
  * descriptors, not the properties. `*stream` is allocated, the caller's, freed with free();
  * its size is some hundred bytes and the area's (16 KiB for each queue of 1024 entries).
- * The device goes on as if nothing had happened.
+ * The device itself continues.
  *
  * The rings must not run: pause the VM (vublk_device_set_vm_running()) and wait for
  * stopped(). Requests that the back-end has begun are complete then; with the property

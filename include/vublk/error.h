@@ -3,23 +3,38 @@
 #define VUBLK_ERROR_H
 
 /*
- * How a call of this library fails, and how the library speaks.
+ * How a call of this library fails, and how the library logs.
  *
- * A call returns 0 (or a count) when it succeeded and a negative errno value
- * when it did not. A call whose failure a person may read also takes a
- * `struct vublk_error *`, which may be NULL: on failure it holds one sentence
- * that says what failed, why, and what to do about it. It is untouched on
- * success. No call allocates in order to fail.
+ * A call returns 0 (or a count) when it succeeds and a negative errno value when it fails. A
+ * call whose failure a person may read also takes a `struct vublk_error *`, which may be
+ * NULL: on failure it holds one sentence that says what failed, why, and what to do about
+ * it. It is untouched on success. No call allocates memory in order to fail.
  *
- *   EINVAL     the caller's argument is wrong
- *   EPROTO     the peer (back-end, front-end, driver) broke a named rule
- *   ENOTCONN   the peer is gone
- *   EBUSY      the object is in a state in which the call is not permitted
- *   ENOTSUP    the feature was not offered or not negotiated
- *   ETIMEDOUT  the peer did not answer before the deadline
- *   ETIME      a request was not completed before the disk's deadline for requests
- *   EAGAIN     a queue is full; take completions and try again
- *   others     as the system call that failed gave them
+ * These are all codes that the library itself returns. Other codes are those of the system
+ * call that failed, such as EACCES from open(2).
+ *
+ *   EINVAL        an argument of the caller is wrong
+ *   EBUSY         the object is in a state in which the call is not permitted, or the call was
+ *                 made on the disk's own thread, or an image is in use
+ *   EAGAIN        a queue is full: take completions and try again
+ *   ENOTSUP       the peer does not offer the feature, or it was not negotiated
+ *   EPROTO        the peer (back-end, front-end, driver) broke a rule, which the sentence names
+ *   ENOTCONN      the peer is not connected: it was lost, and no other is looked for
+ *   ETIMEDOUT     the peer did not answer before the deadline, or requests waited for a
+ *                 back-end for longer than fail-after-ms
+ *   ETIME         a request did not complete within request-deadline-ms
+ *   EOWNERDEAD    a back-end was lost that had completed writes, which no flush had made stable
+ *   ECANCELED     the device itself closed the connection
+ *   EIO           the back-end reports an I/O error, or a file became shorter
+ *   EROFS         the disk is read-only
+ *   EFAULT        the memory of a request was unregistered while the request was in flight
+ *   ENOSPC        the back-end has no memory slot left
+ *   ENOMEM, EMFILE         no memory, no descriptor
+ *   ENOENT, ECONNREFUSED, ENOTSOCK, EADDRINUSE, EEXIST, ENOTDIR, ENAMETOOLONG, EACCES
+ *                 the path of a socket or an image cannot be used
+ *   EPERM         the process may not give the socket to that group
+ *   ENOTBLK       the image is neither a file nor a block device
+ *   EMEDIUMTYPE   the size of the image is not that of a disk
  */
 
 #include <stdint.h>
@@ -30,24 +45,24 @@ extern "C" {
 
 #define VUBLK_ERROR_TEXT_BYTES 512
 
+/* The struct never changes. */
 struct vublk_error {
 	int code;                          /* positive errno value; 0: no error */
 	char text[VUBLK_ERROR_TEXT_BYTES]; /* one sentence, NUL-terminated, no final full stop */
 };
 
-/* How much is said. A handler gets what is at its level or below. */
+/* A handler gets the lines of its level and of those before it. */
 enum vublk_log_level {
-	VUBLK_LOG_ERROR = 0,   /* something was lost or given up */
-	VUBLK_LOG_WARNING = 1, /* something is not as it should be; it went on */
-	VUBLK_LOG_INFO = 2,    /* what an operator wants to see once */
-	VUBLK_LOG_DEBUG = 3,   /* state changes and messages */
+	VUBLK_LOG_ERROR = 0,   /* data or an operation was lost */
+	VUBLK_LOG_WARNING = 1, /* something is wrong, and the object continues */
+	VUBLK_LOG_INFO = 2,    /* a change that an operator wants to see */
+	VUBLK_LOG_DEBUG = 3,   /* changes of state, protocol messages */
 };
 
 /*
- * Receives one line, without a newline. The library itself never prints.
- * Called on the thread on which the matter occurred; may be called from several
- * threads at once. `text` is valid during the call only. The handler must not
- * call back into the object that speaks.
+ * Receives one line, without a newline. The library itself never prints. It may be called on
+ * several threads at the same time, each time on the thread that has something to log.
+ * `text` is valid during the call only. The function must not call the object that logs.
  */
 typedef void vublk_log_fn(void *opaque, enum vublk_log_level level, const char *text);
 

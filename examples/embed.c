@@ -8,7 +8,7 @@
  * A VMM shows the device to its guest on a bus; here the bus's registers are function calls. The
  * guest is a driver of one queue (virtio 1.3: 2.7, 3.1.1, 5.2; on a little-endian machine) that
  * writes a block, flushes, and reads it back: once, and for each line on standard input, whose end
- * turns it off. Resize the disk, or kill the back-end and start it again: the guest goes on.
+ * turns it off. Resize the disk, or kill the back-end and start it again: the guest continues.
  */
 #define _GNU_SOURCE 1
 #include <vublk/device.h>
@@ -39,7 +39,7 @@ struct ram {
 struct vm {
 	struct vublk_device *device;
 	struct ram *ram;
-	int ram_fd, kick_fd, call_fd; /* the data path: guest, back-end, and nobody between them */
+	int ram_fd, kick_fd, call_fd; /* the data path: from the guest to the back-end directly */
 	enum { WRITE, FLUSH, READ, IDLE, LEAVING, OFF } step; /* from here on: the guest's */
 	uint16_t avail_idx, used_idx, round;
 };
@@ -68,7 +68,7 @@ static void guest_request(struct vm *vm)
 	ram->desc[1] = (struct vring_desc){ ADDR(data), sizeof(ram->data), data_flags, 2 };
 	ram->desc[2] = (struct vring_desc){ ADDR(status), 1, VRING_DESC_F_WRITE, 0 };
 	ram->avail.ring[vm->avail_idx % QUEUE_SIZE] = 0; /* the chain begins at desc[0] */
-	/* Released, so that whoever sees the index sees all of the above; the kick comes last. */
+	/* Released, so that the back-end that sees the index sees all of the above; the kick comes last. */
 	__atomic_store_n(&ram->avail.idx, ++vm->avail_idx, __ATOMIC_RELEASE);
 	eventfd_write(vm->kick_fd, 1);
 }
@@ -89,7 +89,7 @@ static void guest_boot(struct vm *vm)
 	      !vublk_device_set_queue(vm->device, 0, &queue, sizeof(queue), &error) &&
 	      !vublk_device_set_status(vm->device, status |= VIRTIO_CONFIG_S_DRIVER_OK, &error),
 	      "the guest's driver", &error);
-	guest_request(vm); /* at once: what is there before the rings run is not lost */
+	guest_request(vm); /* requests that are added before the rings run are not lost */
 }
 
 /* At boot, and the config interrupt: what the guest reads is the device's own copy. */
@@ -122,9 +122,7 @@ static void guest_queue_interrupt(struct vm *vm)
 static void on_realized(void *bus, const struct vublk_error *failure)
 {
 	struct vm *vm = bus;
-	struct vublk_memory_region ram = {
-		.guest_addr = RAM_ADDR, .size_bytes = RAM_BYTES, .fd = vm->ram_fd,
-	};
+	struct vublk_memory_region ram = { RAM_ADDR, RAM_BYTES, vm->ram_fd, 0, { 0 } };
 	struct vublk_error error;
 
 	check(!failure, "there is no disk", failure);

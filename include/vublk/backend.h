@@ -68,8 +68,8 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 
 /*
  * Serves until vublk_backend_stop(), or, where `fd` was a connected socket, until
- * the front-end goes. Blocks the calling thread. Requests that were taken are
- * completed before it returns. 0, or what made it impossible to go on.
+ * the front-end disconnects. Blocks the calling thread. Requests that were taken are
+ * completed before it returns. 0, or the error that ended it.
  */
 int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error);
 

@@ -146,12 +146,12 @@ const struct vublk_property *vublk_blk_options(void);
 const char *vublk_blk_default(const char *name);
 
 /*
- * Ends it. No queue is being used any more. `wait_ms` says how long to wait for
- * what is still in flight: 0 not at all, -1 until it is complete or the back-end is gone
- * for good (with reconnect-ms and without a deadline that may be never). What is
- * not completed then is given up: its completion is never seen, and its buffers
+ * Closes the disk. No thread uses a queue any more. `wait_ms` says how long to wait for
+ * the requests in flight: 0 not at all, -1 until they complete or the back-end is lost
+ * permanently (with reconnect-ms and without a deadline that may be never). A request that has
+ * not completed then is abandoned: its completion is never seen, and its buffers
  * are the caller's again when this returns. Buffers of vublk_blk_alloc() go with
- * it. 0; ETIMEDOUT, ENOTCONN: something was given up, and `error` says what; EBUSY: called
+ * it. 0; ETIMEDOUT, ENOTCONN: requests were abandoned, and `error` says which; EBUSY: called
  * from a handler, nothing was done. NULL is a no-op. Blocks for `wait_ms` and the back-end's answer. A
  * lost back-end that is still alive may still write to the buffers of reads.
  */
@@ -332,8 +332,8 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * What was completed before is stable afterwards. EOWNERDEAD: what was completed before a
- * back-end was lost may not be there (see the option unflushed above). Sent whenever FLUSH was
+ * Makes all requests stable that completed before. EOWNERDEAD: writes that completed before a
+ * back-end was lost may be lost (see the option unflushed above). Sent whenever FLUSH was
  * negotiated, whatever the config says of the write cache. Where FLUSH was not negotiated,
  * every write is stable when it completes, and a flush completes without the back-end.
  */

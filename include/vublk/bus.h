@@ -77,10 +77,10 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 		   struct vublk_error *error);
 
 /*
- * Serves until vublk_bus_stop(), or until there is no way to go on: the socket cannot be
+ * Serves until vublk_bus_stop(), or until it cannot continue: the socket cannot be
  * made (EADDRINUSE, EEXIST, ...), or no back-end is looked for any more (reconnect-ms 0,
  * reconnect-deadline-ms). Blocks the calling thread. When it returns the rings are back
- * from the back-end. 0, or what made it impossible to go on.
+ * from the back-end. 0, or the error that ended it.
  */
 int vublk_bus_run(struct vublk_bus *bus, struct vublk_error *error);
 

@@ -23,7 +23,7 @@
  * With server or reconnect-ms the device outlives its back-end: after
  * lost() it keeps what the driver sees and set up, and tries to find a
  * back-end again (woken when a socket appears at the path), or listens. reconnected() tells that
- * it has one, and if DRIVER_OK is set started() follows: the rings go on where
+ * it has one, and if DRIVER_OK is set started() follows: the rings resume where
  * they were. Meanwhile the driver's calls are accepted as in STOPPED.
  *
  * Threads: a device belongs to one thread at a time, the one that calls
@@ -61,7 +61,7 @@ enum vublk_device_state {
 	VUBLK_DEVICE_STOPPED,      /* connected; the rings do not run */
 	VUBLK_DEVICE_STARTING,     /* the rings are being handed to the back-end */
 	VUBLK_DEVICE_RUNNING,      /* the back-end works on the rings */
-	VUBLK_DEVICE_STOPPING,     /* the rings are being taken back */
+	VUBLK_DEVICE_STOPPING,     /* the rings are being reclaimed */
 	VUBLK_DEVICE_LOST, /* the connection to the back-end ended; the device remains */
 	VUBLK_DEVICE_RECONNECTING, /* negotiating anew, with reconnect-ms */
 	VUBLK_DEVICE_NUM_STATES,
@@ -86,8 +86,8 @@ struct vublk_device_bus_ops {
 	/* The rings run. A bus kicks each queue once, for what the driver made available before. */
 	void (*started)(void *bus);
 	/*
-	 * The rings run no more, and vublk_device_queue_base() says where each goes
-	 * on. `error` NULL: it was asked for (reset, pause); else the start failed or the back-end
+	 * The rings run no more, and vublk_device_queue_base() says where each
+	 * resumes. `error` NULL: it was asked for (reset, pause); else the start failed or the back-end
 	 * was lost, the state is LOST, and the positions of the queues are unknown.
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
@@ -144,7 +144,7 @@ struct vublk_device_bus_ops {
 const struct vublk_property *vublk_device_properties(void);
 
 /*
- * Sets a property from its text; checked against its type at once, against the
+ * Sets a property from its text; checked against its type now, against the
  * others at realize. State CREATED, else EBUSY. EINVAL: no such property, or a
  * value that does not fit its type.
  */
@@ -234,7 +234,7 @@ uint32_t vublk_device_config_generation(const struct vublk_device *device);
 void vublk_device_refresh_config(struct vublk_device *device);
 
 /*
- * The one writable field is `wce`: an unchanged value is nothing (0); a changed
+ * The one writable field is `wce`: an unchanged value has no effect (0); a changed
  * one goes to the back-end and 1 is returned: config_written() tells the end.
  * EINVAL: another field; ENOTSUP: CONFIG_WCE was not negotiated; EBUSY: one is
  * on its way already; ENOTCONN.
@@ -259,9 +259,9 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
  * back: what the back-end had begun is completed (with inflight-migration, where the
  * back-end can: completed or left in the in-flight area), the memory is touched no more, and
  * status, features, queues, their bases and the in-flight area stay as they are; the
- * end of the pause lets them go on from there. Meanwhile memory, features and queues
+ * end of the pause resumes them from there. Meanwhile memory, features and queues
  * may be set anew, except after the loss of a back-end that had the rings (EBUSY:
- * they go on as they are).
+ * they resume as they are).
  * Returns 0: the rings are where they should be, or wait for a back-end; 1: they are on
  * their way, and started() or stopped() tells the end. Any state, CREATED included;
  * what was said holds until something else is said, also over unrealize.
@@ -297,7 +297,7 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * returned: memory_changed() tells the end (error: the back-end refused a region,
  * which it does not have then).
  *
- * No region at all is given up at once, by a back-end that runs no rings, too. With
+ * With no region at all, a back-end drops its memory immediately, even if it runs no rings. With
  * reconnect-ms the connection is closed and made anew: 0 is returned, lost() has
  * ECANCELED as its error, reconnected() follows. Without it, or with server, a back-end that
  * has memory slots is told: 1 is returned, and a start waits for memory_changed().
@@ -334,7 +334,7 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
  * which the device does not use any more after the call. While the rings do not run
  * the next start hands them over, and 0 is returned. Else they go to the back-end
  * and 1 is returned: notifiers_changed() tells that it has them all, unless stopped()
- * comes first; a back-end that refuses is given up. No notification is lost on the
+ * comes first; a back-end that refuses is disconnected. No notification is lost on the
  * way: the new one is signalled once when the back-end has it, for what came on the one
  * before. EINVAL: no such queue, or not set up. States from STOPPED on.
  */
@@ -357,7 +357,7 @@ int vublk_device_kick(struct vublk_device *device, unsigned index);
 
 /*
  * The queue as it is set up (size 0: it is not), its base included, which is where the
- * ring was when it was started, and once it is stopped, where it goes on. -EINVAL: no such
+ * ring was when it was started, and once it is stopped, where it resumes. -EINVAL: no such
  * queue, and *queue is untouched. States from STOPPED on.
  */
 int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
@@ -367,7 +367,7 @@ int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index);
 
 /*
- * Whether another back-end can go on with the rings as they are, requests that are
+ * Whether another back-end can resume the rings as they are, requests that are
  * outstanding included: the in-flight area is there, and the back-end writes into it.
  * True from the first start on where that was negotiated, until reset. LOST: it
  * tells of the back-end that was lost; RECONNECTING: false, because it is not known yet. Any state.
@@ -486,7 +486,7 @@ int vublk_device_get_inflight(const struct vublk_device *device,
 
 /*
  * What the driver sees and set up, as bytes for another process: status, features, config,
- * queues and where each goes on, and the in-flight area; not the memory, not the
+ * queues and where each resumes, and the in-flight area; not the memory, not the
  * descriptors, not the properties. `*stream` is allocated, the caller's, freed with free();
  * its size is some hundred bytes and the area's (16 KiB for each queue of 1024 entries).
  * The device itself continues.
@@ -494,7 +494,7 @@ int vublk_device_get_inflight(const struct vublk_device *device,
  * The rings must not run: pause the VM (vublk_device_set_vm_running()) and wait for
  * stopped(). Requests that the back-end has begun are complete then; with the property
  * inflight-migration, where the back-end can, they are not waited for, and the stream has
- * them. A device that lost its back-end can be saved, too, and goes on elsewhere if the
+ * them. A device that lost its back-end can be saved, too, and resumes elsewhere if the
  * in-flight area is there or nothing was outstanding.
  *
  * EBUSY: rings are out, a write to the config is under way, or the device is not realized;

@@ -2,8 +2,8 @@
 /*
  * The in-process bus: the thread that owns the device, and what the device says. Not
  * the data path: that is in the driver (src/blk), on memory and eventfds that the bus
- * made. How calls get onto the thread is in inproc-calls.c, what they do in
- * inproc-driver.c, and what the loss of a back-end does in inproc-recover.c.
+ * made. How calls get onto the thread is in calls.c, what they do in
+ * driver.c, and what the loss of a back-end does in outage.c.
  */
 #include "inproc/private.h"
 
@@ -66,9 +66,9 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * A region that was not taken is dropped again. One that was to go has gone, as far
- * as requests are concerned: if the back-end could not be told, it is gone itself.
- * Where requests outlive the back-end, the next one is told of all that there is.
+ * A region that the back-end refused is dropped again. A region that was removed is not used by
+ * requests any more: a back-end that could not be told has been lost itself.
+ * Where requests outlive the back-end, the next one gets all regions.
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
@@ -98,7 +98,7 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 	vublk_inproc_finish_awaited(opaque, VUBLK_INPROC_AWAIT_CONFIG, error);
 }
 
-/* The driver hears of it first, then whoever waits for an answer that will not come. */
+/* The driver is told first, then the call that waits for an answer. */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *inproc = opaque;

@@ -3,7 +3,7 @@
 #define VUBLK_INPROC_INPROC_H
 
 /*
- * The in-process bus: presents a device to a driver that lives in this process.
+ * Presents a device to a driver that lives in this process.
  *
  *   open (connect, negotiate) -> set_up (features, memory, queues) -> the driver
  *   prepares its rings -> start (DRIVER_OK) ... stop (reset) -> free
@@ -32,7 +32,7 @@ struct vublk_inproc;
 struct vublk_inproc_handlers {
 	/* A configuration interrupt; vublk_inproc_read_config() has the new one. */
 	void (*config_changed)(void *opaque);
-	/* An outage has begun: the back-end is gone, and another is looked for. */
+	/* The connection to the back-end ended, and another is looked for. */
 	void (*lost)(void *opaque, const struct vublk_error *error);
 	/*
 	 * What a lost back-end had begun cannot be told from the rings, so these are
@@ -47,8 +47,8 @@ struct vublk_inproc_handlers {
 	/* The outage is over: the rings run again. */
 	void (*reconnected)(void *opaque);
 	/*
-	 * The back-end is gone for good, or has given the rings back after one of them
-	 * was found broken: nothing more is completed, and no buffer is touched.
+	 * No back-end is looked for any more, or the back-end returned the rings after one of
+	 * them was found broken: no request completes, and no buffer is touched.
 	 */
 	void (*gave_up)(void *opaque, const struct vublk_error *error);
 	/*
@@ -74,7 +74,7 @@ struct vublk_inproc_queue {
 	uint64_t extra_addr;          /* where the back-end sees it */
 };
 
-/* The bus's own options, beside the device's properties; ended by a NULL name. Static. */
+/* The bus's own options, in addition to the device's properties; ended by a NULL name. Static. */
 const struct vublk_property *vublk_inproc_options(void);
 /* The default of a device's property here; NULL: the device's own. */
 const char *vublk_inproc_default(const char *name);
@@ -87,7 +87,7 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **inproc,
 		      struct vublk_error *error);
 
-/* In any state; the driver uses none of it any more. NULL is nothing. */
+/* In any state; the driver uses none of it any more. NULL is a no-op. */
 void vublk_inproc_free(struct vublk_inproc *inproc);
 
 /* Constant after open. */
@@ -121,8 +121,8 @@ int vublk_inproc_start(struct vublk_inproc *inproc, struct vublk_error *error);
 int vublk_inproc_stop(struct vublk_inproc *inproc, struct vublk_error *error);
 
 /*
- * The driver has found that a ring cannot be gone on with: the device is reset and
- * gave_up() told when the rings are back. Any thread; does not wait.
+ * The driver has found that a ring is broken: the device is reset, and gave_up() is called
+ * when the rings have been reclaimed. Any thread; does not wait.
  */
 void vublk_inproc_fail(struct vublk_inproc *inproc, const struct vublk_error *error);
 

@@ -7,8 +7,8 @@
  * adds is what a driver does that owns its requests: where the rings do not tell what
  * the lost back-end had begun (no in-flight area), it resets the device and sets it up
  * anew, with rings in memory that no back-end has seen, and the driver puts on them
- * what was not completed. From then on the old rings are nobody's: what a back-end
- * that was only thought to be dead writes there is not read.
+ * what was not completed. From then on the old rings are not read: a
+ * back-end that is still alive may write there without effect.
  */
 #include "inproc/private.h"
 
@@ -154,8 +154,8 @@ void vublk_inproc_on_fail_timer(void *opaque)
 	if (inproc->link != VUBLK_INPROC_OUTAGE)
 		return;
 	vublk_error_set(&error, ETIMEDOUT,
-			"the back-end has been gone for %u ms (fail-after-ms), and nobody knows what "
-			"of the requests was executed; another is still looked for",
+			"no back-end has been connected for %u ms (fail-after-ms), and it is not "
+			"known which requests were executed; another is still looked for",
 			(unsigned)inproc->fail_after_ms);
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	vublk_inproc_fail_requests(inproc, &error);
@@ -200,8 +200,8 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 }
 
 /*
- * The rings are taken back before the driver is told: what it then gives up for lost, the
- * back-end does not touch any more.
+ * The rings are reclaimed before the driver is told, so that the back-end does not touch the
+ * buffers of requests that the driver then abandons.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
@@ -215,7 +215,7 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk
 }
 
 /*
- * Either a back-end was found that cannot go on with the rings as they are, which the
+ * Either a back-end was found that cannot resume the rings as they are, which the
  * driver can; or one that works on them reports that it cannot.
  */
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error)

@@ -2,7 +2,7 @@
 #ifndef VUBLK_INPROC_PRIVATE_H
 #define VUBLK_INPROC_PRIVATE_H
 
-/* Of the in-process bus's own files: the bus itself, and how calls get onto its thread. */
+/* For the files of this folder: the object, and how calls get onto its thread. */
 
 #include "inproc/inproc.h"
 #include "inproc/memory.h"
@@ -91,7 +91,7 @@ struct vublk_inproc {
 	struct vublk_loop_timer kick_timer;
 	struct vublk_loop_timer deadline_timer;
 	bool quit;
-	struct vublk_error failure; /* why the rings are being taken back; code 0: they are not */
+	struct vublk_error failure; /* why the rings are being reclaimed; code 0: they are not */
 	struct vublk_inproc_memory memory; /* its table of regions: read by any thread */
 
 	/* held by a caller for the whole of its call */
@@ -110,7 +110,7 @@ struct vublk_inproc {
 int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error);
 
-/* --- inproc-calls.c ---------------------------------------------------------------- */
+/* --- calls.c ---------------------------------------------------------------- */
 
 /* The bus's thread: the end of the call under way. `error` NULL: it has its own, or none. */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
@@ -122,12 +122,12 @@ void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_
 void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 
-/* --- inproc-driver.c ---------------------------------------------------------------- */
+/* --- driver.c ---------------------------------------------------------------- */
 
 /* A driver's way from a device that was reset to one that may start. */
 int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error);
 
-/* --- inproc-recover.c ---------------------------------------------------------------- */
+/* --- outage.c ---------------------------------------------------------------- */
 
 /* The only way to another link; false: the event means nothing in this one. */
 bool vublk_inproc_change_link(struct vublk_inproc *inproc, enum vublk_inproc_link_event event,
@@ -152,7 +152,7 @@ void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_
 void vublk_inproc_watch_deadline(struct vublk_inproc *inproc);
 void vublk_inproc_on_deadline_timer(void *opaque);
 
-/* --- inproc-kick.c ---------------------------------------------------------------- */
+/* --- kick.c ---------------------------------------------------------------- */
 
 /* From now on a driver that the back-end blocks in a kick is freed within a second. */
 void vublk_inproc_watch_kicks(struct vublk_inproc *inproc);

@@ -497,7 +497,7 @@ static void fail_after(bool tracked)
 	take(blk, 0, 1, 0);
 	take(blk, 0, 3, -ETIMEDOUT);
 	assert_int_equal(vublk_blk_write(queue, 0, buffer, 512, 0, NULL, &error), -ETIMEDOUT);
-	assert_non_null(strstr(error.text, "write: the back-end has been gone for 20 ms"));
+	assert_non_null(strstr(error.text, "write: no back-end has been connected for 20 ms"));
 	fake_plan.tracked = false;
 	find();
 	assert_int_equal(fake_serve(0, 9), 0); /* a failed request is not executed later */

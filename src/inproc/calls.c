@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Calls that other threads make on the in-process bus. What they do is in
- * inproc-driver.c.
+ * driver.c.
  *
  * The idea to read it by: a caller puts a call into bus->call and waits; the
  * bus's thread runs it. A call that the device ends later names the callback that

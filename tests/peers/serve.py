@@ -298,15 +298,16 @@ def a_second_signal(case, second):
 
 
 def as_the_readme_says(case):
-    """The commands of the README; the pause before the last one is a person's."""
+    """The commands of the README: the first block serves a disk, the second uses it in another terminal."""
     text = (pathlib.Path(__file__).parents[2] / 'README.md').read_text()
     chapter = text.partition('## A disk, served and used')[2].partition('\n## ')[0]
-    block = chapter.split('```')[1].replace('$PWD/build/src/cli', os.path.dirname(os.path.abspath(VUBLK)))
-    path, *prepare, serve, last = block.strip().splitlines()
-    check(serve.endswith(' &'), f'not a command in the background: {serve}')
-    served = case.start(['sh', '-ec', '\n'.join([path, *prepare, f'exec {serve[:-2]}'])], cwd=case.folder)
+    chapter = chapter.replace('$PWD/build/src/cli', os.path.dirname(os.path.abspath(VUBLK)))
+    first, second = chapter.split('```')[1:4:2]
+    *prepare, serve = first.strip().splitlines()
+    check(serve.startswith('vublk serve '), f'the first block does not end with vublk serve: {serve}')
+    served = case.start(['sh', '-ec', '\n'.join([*prepare, f'exec {serve}'])], cwd=case.folder)
     peer.wait_for_socket(case, served, case.path('back.sock'))
-    case.run(['sh', '-ec', f'{path}\n{last}'], cwd=case.folder)
+    case.run(['sh', '-ec', second], cwd=case.folder)
     code = case.stop(served)
     check(code == 0, f'serve ended with {code}: {case.output(served)}')
 

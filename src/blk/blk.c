@@ -152,7 +152,7 @@ static void on_lost(void *opaque, const struct vublk_error *error)
 		tell_lost_writes(blk);
 }
 
-static void on_rings_leave(void *opaque)
+static void on_rings_suspend(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
 
@@ -160,7 +160,7 @@ static void on_rings_leave(void *opaque)
 		vublk_blk_queue_suspend(&blk->queues[i]);
 }
 
-static void on_rings_came(void *opaque, const struct vublk_error *error)
+static void on_rings_replaced(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_blk *blk = opaque;
 
@@ -340,8 +340,8 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 	struct vublk_inproc_handlers inproc_handlers = {
 		.config_changed = on_config_changed,
 		.lost = on_lost,
-		.rings_leave = on_rings_leave,
-		.rings_came = on_rings_came,
+		.rings_suspend = on_rings_suspend,
+		.rings_replaced = on_rings_replaced,
 		.reconnected = on_reconnected,
 		.gave_up = on_gave_up,
 		.is_overdue = is_overdue,

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Calls that other threads make on the in-process bus. What they do is in
- * driver.c.
+ * How calls from other threads get onto the bus's thread and back. Not what the calls do: that
+ * is in driver.c.
  *
- * The idea to read it by: a caller puts a call into bus->call and waits; the
- * bus's thread runs it. A call that the device ends later names the callback that
- * it waits for; that callback, or the end of the connection, finishes it. One
- * call at a time, so there is never a question whose end an end is.
+ * Key idea: a caller stores a call in inproc->call and waits; the bus's thread runs it. A call
+ * that cannot end immediately sets inproc->await to the event of the device that ends it. That
+ * event, or the loss of the back-end, finishes the call. There is one call at a time, so an
+ * event always belongs to the present call.
  */
 #include "inproc/private.h"
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The option request-deadline-ms: a back-end that keeps a request for longer counts as hung.
+ * Not how the driver finds an overdue request: that is in src/blk/deadline.c.
  *
- * Key idea: only the driver knows its requests, so it is asked at intervals, on the bus's
- * thread, and pays nothing for it on the way of a request. If one is overdue, a back-end that
- * is connected has to return the rings, and is disconnected if it does not; only then are the
- * requests failed, so their buffers are not in use as far as the bus can make sure of it.
- * During an outage no back-end has them: they fail as they do after fail-after-ms.
+ * Key idea: only the driver knows its requests, so the bus's thread asks it at intervals, and a
+ * request itself pays nothing for its deadline. If a request is overdue, a connected back-end
+ * has to return the rings, and is disconnected if it does not. The requests fail only after
+ * that, so that their buffers are no longer in use, as far as the bus can ensure it. During an
+ * outage no back-end has the requests, and they fail as they do after fail-after-ms.
  */
 #include "inproc/private.h"
 
@@ -40,7 +41,7 @@ static void give_up_requests(struct vublk_inproc *inproc)
 		vublk_inproc_fail_requests(inproc, &error);
 }
 
-/* A back-end that is starting has a deadline of its own, so the look after that is enough. */
+/* A back-end that is starting has a deadline of its own; requests are checked after that. */
 static bool may_give_up(const struct vublk_inproc *inproc)
 {
 	if (inproc->failure.code)

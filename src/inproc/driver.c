@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a driver does with its device, as calls on the in-process bus: set up, start,
- * stop, config, memory. Each do_...() runs on the bus's thread, where the device
- * lives; the function after it is the caller's side.
+ * The calls with which a driver controls its device: set up, start, stop, config, memory. Not
+ * how they get onto the bus's thread: that is in calls.c.
  *
- * The order of the start-up is virtio 1.3, section 3.1.1.
+ * Key idea: each call is a pair of functions. do_...() runs on the bus's thread, which owns the
+ * device; the public function after it runs on the caller's thread and waits.
+ *
+ * The initialisation follows virtio 1.3, section 3.1.1.
  */
 #include "inproc/private.h"
 
@@ -19,10 +21,10 @@
 
 /* --- queues, start and stop ------------------------------------------------------------ */
 
-/* The driver may lay out its own part by pages; the system's may be larger. */
+/* The driver's own part begins at a multiple of this, which may be less than a system page. */
 #define PAGE_BYTES 4096
 
-/* Where the parts of one queue lie in its piece of the shared memory. */
+/* Offsets of the parts of one queue in its share of the shared memory. */
 struct layout {
 	uint64_t avail, used, extra, bytes;
 };
@@ -124,7 +126,7 @@ static int do_start(struct vublk_inproc *inproc, void *args, struct vublk_error 
 
 	if (state != VUBLK_DEVICE_STOPPED)
 		return vublk_error_set(error, ENOTCONN,
-				       "the back-end went before the queues were started: "
+				       "the back-end was lost before the queues were started: "
 				       "the device is %s", vublk_device_state_name(state));
 	inproc->await = VUBLK_INPROC_AWAIT_STARTED;
 	r = vublk_device_set_status(inproc->device, vublk_device_status(inproc->device) |
@@ -206,7 +208,7 @@ struct region_args {
 	uint64_t fd_offset;
 };
 
-/* The device takes no memory while rings are on their way: the call is made again then. */
+/* The device accepts no memory during a start or stop. True: the call runs again after it. */
 static bool has_to_settle(struct vublk_inproc *inproc)
 {
 	enum vublk_device_state state = vublk_device_state(inproc->device);
@@ -217,7 +219,7 @@ static bool has_to_settle(struct vublk_inproc *inproc)
 	return true;
 }
 
-/* The device has the new set, or is telling the back-end about it. */
+/* Gives the device the present set of regions. 0: done; 1: it is telling the back-end. */
 static int hand_over_memory(struct vublk_inproc *inproc, struct vublk_error *error)
 {
 	int r;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-process bus: the thread that owns the device, and what the device says. Not
- * the data path: that is in the driver (src/blk), on memory and eventfds that the bus
- * made. How calls get onto the thread is in calls.c, what they do in
- * driver.c, and what the loss of a back-end does in outage.c.
+ * The in-process bus: its thread, its options, and the callbacks of the device. Not the data
+ * path: the driver (src/blk) uses the bus's memory and eventfds without it.
+ *
+ * Key idea: one thread owns the device. calls.c gets calls onto that thread, driver.c has the
+ * calls, and outage.c handles the loss of a back-end.
  */
 #include "inproc/private.h"
 
@@ -18,10 +19,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-/* A driver that keeps its requests loses nothing by waiting: unlike a device's, ours does. */
+/* Unlike the device, the bus reconnects by default: its driver keeps the requests meanwhile. */
 #define DEFAULT_RECONNECT_MS "1000"
 
-/* --- what the device says --------------------------------------------------------- */
+/* --- callbacks of the device ------------------------------------------------------ */
 
 static int result_of(const struct vublk_error *error)
 {
@@ -66,9 +67,9 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * A region that the back-end refused is dropped again. A region that was removed is not used by
- * requests any more: a back-end that could not be told has been lost itself.
- * Where requests outlive the back-end, the next one gets all regions.
+ * An added region that the back-end refused is dropped again. A removal always succeeds: if the
+ * back-end could not be told, it is lost. If requests wait for the next back-end, that one is
+ * given all regions, so adding a region succeeds, too.
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
@@ -77,7 +78,7 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 	if (inproc->await != VUBLK_INPROC_AWAIT_MEMORY)
 		return;
 	if (!inproc->memory.adding || (vublk_device_state(inproc->device) != VUBLK_DEVICE_RUNNING &&
-				    vublk_inproc_goes_on(inproc)))
+				    vublk_inproc_keeps_requests(inproc)))
 		error = NULL;
 	vublk_inproc_memory_changed(&inproc->memory, !error);
 	vublk_inproc_finish_call(inproc, result_of(error), error);
@@ -98,7 +99,7 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 	vublk_inproc_finish_awaited(opaque, VUBLK_INPROC_AWAIT_CONFIG, error);
 }
 
-/* The driver is told first, then the call that waits for an answer. */
+/* The driver is told first. Then a call ends that waits for an event which cannot come any more. */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *inproc = opaque;
@@ -175,7 +176,7 @@ static void *run(void *opaque)
 	return NULL;
 }
 
-/* The application's signals are its own threads' business. */
+/* Blocks signals in the bus's thread, so that the application's own threads handle them. */
 static int start_thread(struct vublk_inproc *inproc, struct vublk_error *error)
 {
 	sigset_t all, before;
@@ -217,15 +218,15 @@ static int do_realize(struct vublk_inproc *inproc, void *args, struct vublk_erro
 
 static const struct vublk_property own_options[] = {
 	{ "fail-after-ms", "number", "0",
-	  "how long after the loss of the back-end requests fail with ETIMEDOUT, until there is "
-	  "another; 0: they wait" },
+	  "how long requests wait for another back-end after a loss; then they fail with "
+	  "ETIMEDOUT until one is found; 0: without limit" },
 	{ "unflushed", "string", "auto",
-	  "what to think of writes that a lost back-end had completed and no flush had made stable: "
+	  "how to treat writes that a lost back-end had completed and no flush had made stable: "
 	  "trust (it kept them), fail (they may be lost: the next flush fails), auto (trust a "
 	  "back-end with an in-flight area, which is made to survive)" },
 	{ "request-deadline-ms", "number", "0",
 	  "how long a back-end may keep a request: after that it counts as hung, is disconnected, "
-	  "and the requests fail with ETIME; 0: as long as it wants" },
+	  "and the requests fail with ETIME; 0: without limit" },
 	{ "statistics", "bool", "off", "count requests, bytes, errors and latencies of each queue" },
 	{ NULL },
 };
@@ -258,7 +259,7 @@ static int set_option(struct vublk_inproc *inproc, const struct vublk_option *op
 {
 	if (!strcmp(option->name, "chardev"))
 		return vublk_error_set(error, EINVAL,
-				       "chardev is no option here: the path names the socket");
+				       "chardev is not an option here: the path names the socket");
 	if (!strcmp(option->name, own_options[0].name))
 		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
 				       &inproc->fail_after_ms, error);
@@ -285,9 +286,9 @@ static int set_properties(struct vublk_inproc *inproc, const char *path,
 {
 	int r = vublk_device_set_property(inproc->device, "chardev", path, error);
 
-	if (!r) /* the driver here knows more about its writes than the device */
+	if (!r) /* this driver knows which of its writes were flushed, and warns itself */
 		r = vublk_device_set_property(inproc->device, "warn-unflushed", "off", error);
-	if (!r && !has_option(options, "server")) /* that reconnects in its own way */
+	if (!r && !has_option(options, "server")) /* a device with server always reconnects */
 		r = vublk_device_set_property(inproc->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
 					      error);
 	for (; !r && options && options->name; options++)

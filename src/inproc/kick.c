@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Frees a driver that its back-end blocks.
+ * Unblocks threads of the driver that a malicious back-end blocks in a kick.
  *
- * Key idea: the driver kicks by write(2) on an eventfd that the back-end has, too, because
+ * Key idea: the driver kicks by write(2) on an eventfd that it shares with the back-end, because
  * nothing else is as fast. A back-end that clears O_NONBLOCK and fills the counter blocks the
- * application's thread in it. No honest one ever fills a counter of 64 bits. So the bus's
- * thread looks now and then, and where it finds a full counter, clears it, which frees the
- * writer, and leaves the back-end.
+ * application's thread in that write. An honest back-end never fills a counter of 64 bits. So
+ * the bus's thread checks the counters regularly. If one is full, it clears the counter, which
+ * unblocks the writer, and disconnects the back-end.
  */
 #include "inproc/private.h"
 
@@ -18,10 +18,10 @@
 #include <sched.h>
 
 #define LOOK_NS UINT64_C(1000000000)
-#define LOOK_AGAIN_NS UINT64_C(1000000) /* while the back-end is left */
-#define UNBLOCKS_AT_ONCE 16
+#define LOOK_AGAIN_NS UINT64_C(1000000) /* after a full counter was found */
+#define UNBLOCKS_PER_LOOK 16
 
-/* The first queue whose kicks were blocked; -1: none. */
+/* The first queue whose counter was full; -1: no counter was. */
 static int unblock_kicks(const struct vublk_inproc *inproc)
 {
 	int found = -1;
@@ -32,7 +32,7 @@ static int unblock_kicks(const struct vublk_inproc *inproc)
 	return found;
 }
 
-static void leave_back_end(struct vublk_inproc *inproc, int queue)
+static void disconnect_back_end(struct vublk_inproc *inproc, int queue)
 {
 	struct vublk_error error;
 
@@ -49,10 +49,10 @@ void vublk_inproc_on_kick_timer(void *opaque)
 	struct vublk_inproc *inproc = opaque;
 	int queue = unblock_kicks(inproc);
 
-	for (unsigned i = 1; i < UNBLOCKS_AT_ONCE && queue >= 0 && unblock_kicks(inproc) >= 0; i++)
+	for (unsigned i = 1; i < UNBLOCKS_PER_LOOK && queue >= 0 && unblock_kicks(inproc) >= 0; i++)
 		sched_yield();
 	if (queue >= 0 && inproc->link == VUBLK_INPROC_UP)
-		leave_back_end(inproc, queue);
+		disconnect_back_end(inproc, queue);
 	vublk_loop_timer_arm(&inproc->loop, &inproc->kick_timer,
 			     vublk_now_ns() + (queue >= 0 ? LOOK_AGAIN_NS : LOOK_NS));
 }

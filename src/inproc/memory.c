@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest memory of the in-process bus: which pieces of this process the
- * back-end sees, and at which guest addresses.
+ * The guest memory of the in-process bus: which regions of this process the back-end sees, and
+ * at which guest addresses. Not the lookup of buffers: that is in regions.c.
  *
- * The addresses are made up: they begin at 4 GiB and go up, with a gap after each
- * region, and none is used twice. So the back-end learns nothing of where our
- * memory lies, running past the end of a region is noticed, and a late access to
- * a region that was removed never meets another one. The rings' memory is not in
- * the table that buffers are looked up in: a request cannot name it.
+ * Key idea: the guest addresses are invented. They start at 4 GiB and increase, with a gap after
+ * each region, and no address is used twice. So the back-end does not learn our own addresses,
+ * an access past the end of a region is an error, and a late access to a removed region never
+ * reaches another region. The memory of the rings is not in the table in which buffers are
+ * looked up, so a request cannot use it as a buffer.
  */
 #include "inproc/memory.h"
 
@@ -39,7 +39,7 @@ void vublk_inproc_memory_deinit(struct vublk_inproc_memory *memory)
 	memory->rings = NULL;
 }
 
-/* Takes the descriptor. */
+/* Takes ownership of the descriptor. */
 static uint64_t append(struct vublk_inproc_memory *memory, void *host, uint64_t bytes, int fd,
 		       uint64_t fd_offset)
 {
@@ -53,7 +53,7 @@ static uint64_t append(struct vublk_inproc_memory *memory, void *host, uint64_t 
 	return addr;
 }
 
-/* A mapping of `bytes` and its file. */
+/* A new memfd of `bytes`, and its mapping. */
 static int make_shared(uint64_t bytes, char **mapped, int *out_fd, struct vublk_error *error)
 {
 	VUBLK_FD int fd = vublk_memfd_new("vublk-rings", bytes, error);
@@ -111,7 +111,7 @@ static int check_region(const struct vublk_inproc_memory *memory, unsigned slots
 				       bytes, address, fd_offset, page);
 	if (bytes > LAST_ADDR - memory->next_addr)
 		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64
-				       " bytes: there are no guest addresses for so many", bytes);
+				       " bytes: not enough guest addresses are left", bytes);
 	if (vublk_inproc_regions_check(&memory->table, address, bytes) == -EINVAL)
 		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes at %p: "
 				       "they overlap memory that is registered already",
@@ -123,7 +123,7 @@ static int check_region(const struct vublk_inproc_memory *memory, unsigned slots
 	return 0;
 }
 
-/* The back-end gets the descriptor: it must not be able to take pages from the application. */
+/* The back-end gets the descriptor and could truncate the file, so the file has to be sealed. */
 static int check_seal(int fd, const void *address, struct vublk_error *error)
 {
 	int seals = fcntl(fd, F_GET_SEALS);
@@ -131,8 +131,8 @@ static int check_seal(int fd, const void *address, struct vublk_error *error)
 	if (seals >= 0 && seals & F_SEAL_SHRINK)
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "the memory at %p can be truncated by the back-end, which would be a "
-			       "SIGBUS here: use a memfd that is sealed against shrinking "
+			       "the back-end could truncate the memory at %p, which would raise SIGBUS "
+			       "in this process: use a memfd that is sealed against shrinking "
 			       "(fcntl F_ADD_SEALS, F_SEAL_SHRINK)", address);
 }
 

@@ -11,9 +11,8 @@
 #include <stdint.h>
 
 /*
- * All memory that the in-process bus shows to a back-end: the rings' own, and
- * what the application added. Belongs to the bus's thread; only the table is read
- * by others.
+ * All memory that the in-process bus shares with a back-end: that of the rings, and the regions
+ * that the application added. Belongs to the bus's thread; other threads read only the table.
  */
 struct vublk_inproc_memory {
 	char *rings; /* one shared memory for all queues; NULL: not made yet */
@@ -23,7 +22,7 @@ struct vublk_inproc_memory {
 	struct vublk_memory_region regions[VUBLK_MEMORY_MAX_REGIONS]; /* [0]: the rings */
 	void *hosts[VUBLK_MEMORY_MAX_REGIONS];
 	unsigned num_regions;
-	bool adding; /* the last region waits for the back-end to know it */
+	bool adding; /* the back-end has not confirmed the last region yet */
 	uint64_t next_addr;
 
 	struct vublk_inproc_regions table;
@@ -35,17 +34,16 @@ void vublk_inproc_memory_deinit(struct vublk_inproc_memory *memory);
 int vublk_inproc_memory_make_rings(struct vublk_inproc_memory *memory, uint64_t bytes,
 				   struct vublk_error *error);
 /*
- * Other memory in its place, zeroed, at the same guest address: who has the old one sees
- * nothing of it. ENOMEM, EMFILE: the old one stays.
+ * Replaces the memory of the rings by new, zeroed memory at the same guest address. A back-end
+ * that has mapped the old memory cannot access the new one. ENOMEM, EMFILE: the old one stays.
  */
 int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
 				    struct vublk_error *error);
 
 /*
- * Adds or removes one region of the set. The queues see an added one only after
- * vublk_inproc_memory_changed(true): the back-end knows it then; false drops it
- * again. A removed one is out of the queues' sight at once. `slots` is how many
- * regions the back-end can have.
+ * Adds or removes a region. An added region enters the table when the back-end has confirmed it:
+ * vublk_inproc_memory_changed(true); false drops the region again. A removed region leaves the
+ * table immediately. `slots` is how many regions the back-end can have.
  */
 int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, void *address,
 			    uint64_t bytes, int fd, uint64_t fd_offset,

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-process bus when a back-end is lost: the driver's requests wait, go to the
- * next back-end, or fail; one of these, never two.
+ * The in-process bus after the loss of a back-end: whether the driver's requests wait, are
+ * issued again to the next back-end, or fail. Not the search for that back-end: the device does
+ * it (src/device/link).
  *
- * The idea to read it by: the device finds the next back-end by itself. What the bus
- * adds is what a driver does that owns its requests: where the rings do not tell what
- * the lost back-end had begun (no in-flight area), it resets the device and sets it up
- * anew, with rings in memory that no back-end has seen, and the driver puts on them
- * what was not completed. From then on the old rings are not read: a
- * back-end that is still alive may write there without effect.
+ * Key idea: the driver keeps its requests, so it can issue them again. Without an in-flight area
+ * the rings do not say which requests the lost back-end had begun. The bus then resets the
+ * device and sets it up with rings in memory that no back-end has seen, and the driver adds the
+ * requests that were not completed. The old rings are never read again, so a lost back-end that
+ * is still alive can write to them without effect.
  */
 #include "inproc/private.h"
 
@@ -19,7 +19,7 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 
-/* How often it is looked whether a start has ended that the time-out came in. */
+/* If fail-after-ms expires during a start, the bus checks this often whether the start is done. */
 #define STARTING_PAUSE_MS 10
 
 static const char *const link_names[VUBLK_INPROC_NUM_LINKS] = {
@@ -39,7 +39,7 @@ static const char *const event_names[VUBLK_INPROC_NUM_EVENTS] = {
 
 #define ON(event, link) [VUBLK_INPROC_EVENT_##event] = VUBLK_INPROC_##link + 1
 
-/* An entry is the next link and one; 0: the event means nothing. */
+/* An entry is the next link plus one; 0: the event has no effect. */
 static const unsigned char transitions[VUBLK_INPROC_NUM_LINKS][VUBLK_INPROC_NUM_EVENTS] = {
 	[VUBLK_INPROC_OPENING] = {
 		ON(STARTED, UP),
@@ -95,7 +95,7 @@ void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *err
 	call_with(inproc->handlers.gave_up, inproc->handlers.opaque, error);
 }
 
-/* --- rings anew ------------------------------------------------------------------------- */
+/* --- new rings -------------------------------------------------------------------------- */
 
 static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 {
@@ -107,17 +107,17 @@ static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 }
 
 /*
- * `refusal`: what the driver's requests fail with; NULL: they go on the new rings, which
- * the device hands to the next back-end, or to the one that it has just found.
+ * `refusal`: the error with which the driver's requests fail; NULL: the driver adds them to the
+ * new rings, which the device hands to the next back-end, or to the one that it has just found.
  */
 static void renew_rings(struct vublk_inproc *inproc, const struct vublk_error *refusal)
 {
 	struct vublk_error error = { 0 };
 	int r;
 
-	call(inproc->handlers.rings_leave, inproc->handlers.opaque);
+	call(inproc->handlers.rings_suspend, inproc->handlers.opaque);
 	r = renew_device(inproc, &error);
-	call_with(inproc->handlers.rings_came, inproc->handlers.opaque, r ? &error : refusal);
+	call_with(inproc->handlers.rings_replaced, inproc->handlers.opaque, r ? &error : refusal);
 	if (!r)
 		r = vublk_device_set_status(inproc->device, vublk_device_status(inproc->device) |
 					    VIRTIO_CONFIG_S_DRIVER_OK, &error);
@@ -141,7 +141,7 @@ void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_
 		renew_rings(inproc, error);
 }
 
-/* A start that is under way ends first, well or badly; its own deadline sees to that. */
+/* A start that is under way is not interrupted: its own deadline ends it. */
 void vublk_inproc_on_fail_timer(void *opaque)
 {
 	struct vublk_inproc *inproc = opaque;
@@ -154,25 +154,25 @@ void vublk_inproc_on_fail_timer(void *opaque)
 	if (inproc->link != VUBLK_INPROC_OUTAGE)
 		return;
 	vublk_error_set(&error, ETIMEDOUT,
-			"no back-end has been connected for %u ms (fail-after-ms), and it is not "
-			"known which requests were executed; another is still looked for",
+			"no back-end has been connected for %u ms (fail-after-ms), and which requests "
+			"were executed is not known; the device still tries to reconnect",
 			(unsigned)inproc->fail_after_ms);
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	vublk_inproc_fail_requests(inproc, &error);
 }
 
-bool vublk_inproc_goes_on(const struct vublk_inproc *inproc)
+bool vublk_inproc_keeps_requests(const struct vublk_inproc *inproc)
 {
 	return inproc->link != VUBLK_INPROC_OPENING && inproc->link != VUBLK_INPROC_DEAD &&
 	       !inproc->failure.code && vublk_device_reconnects(inproc->device);
 }
 
-/* One that is lost before its rings ran does not begin another outage. */
+/* The loss of a back-end whose rings never ran does not begin another outage. */
 void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
 	bool begins;
 
-	if (!vublk_inproc_goes_on(inproc)) {
+	if (!vublk_inproc_keeps_requests(inproc)) {
 		vublk_inproc_end(inproc, inproc->failure.code ? &inproc->failure : error);
 		return;
 	}
@@ -192,7 +192,7 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 	vublk_loop_timer_disarm(&inproc->fail_timer);
 	vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_STARTED, NULL);
 	vublk_inproc_watch_kicks(inproc);
-	/* The call of a completion may have been lost with the back-end. */
+	/* The back-end may have been lost after a completion and before the call for it. */
 	for (unsigned i = 0; i < inproc->num_queues && was_out; i++)
 		vublk_eventfd_signal(inproc->queues[i].call_fd);
 	if (was_out)
@@ -200,8 +200,8 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 }
 
 /*
- * The rings are reclaimed before the driver is told, so that the back-end does not touch the
- * buffers of requests that the driver then abandons.
+ * The rings are reclaimed before the driver is told. So the back-end no longer touches the
+ * buffers of the requests that the driver then fails.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
@@ -215,12 +215,12 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk
 }
 
 /*
- * Either a back-end was found that cannot resume the rings as they are, which the
- * driver can; or one that works on them reports that it cannot.
+ * Either a new back-end cannot continue the rings as they are: then the driver issues its
+ * requests again on new rings. Or the present back-end reports a broken ring.
  */
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
-	if (!vublk_device_has_rings_out(inproc->device) && vublk_inproc_goes_on(inproc))
+	if (!vublk_device_has_rings_out(inproc->device) && vublk_inproc_keeps_requests(inproc))
 		renew_rings(inproc, NULL);
 	else
 		vublk_inproc_on_broken_ring(inproc, error);

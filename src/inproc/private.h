@@ -2,7 +2,7 @@
 #ifndef VUBLK_INPROC_PRIVATE_H
 #define VUBLK_INPROC_PRIVATE_H
 
-/* For the files of this folder: the object, and how calls get onto its thread. */
+/* The bus and its calls, for the files of this folder; the driver's interface is inproc.h. */
 
 #include "inproc/inproc.h"
 #include "inproc/memory.h"
@@ -11,7 +11,7 @@
 
 #include <pthread.h>
 
-/* The end that a call waits for. */
+/* The event of the device that ends the present call. */
 enum vublk_inproc_await {
 	VUBLK_INPROC_AWAIT_NOTHING,
 	VUBLK_INPROC_AWAIT_REALIZED,
@@ -19,16 +19,16 @@ enum vublk_inproc_await {
 	VUBLK_INPROC_AWAIT_STOPPED,
 	VUBLK_INPROC_AWAIT_MEMORY,
 	VUBLK_INPROC_AWAIT_CONFIG,
-	VUBLK_INPROC_AWAIT_SETTLED, /* the call is made once more when the device has */
+	VUBLK_INPROC_AWAIT_SETTLED, /* no start or stop is under way: the call runs again */
 };
 
-/* What there is at the other end. */
+/* The state of the link to the back-end. */
 enum vublk_inproc_link {
-	VUBLK_INPROC_OPENING, /* a loss now fails the open */
+	VUBLK_INPROC_OPENING, /* not started yet; a loss fails the open */
 	VUBLK_INPROC_UP,
-	VUBLK_INPROC_OUTAGE,  /* another back-end is looked for; requests wait */
-	VUBLK_INPROC_FAILING, /* the same, and they do not wait any more */
-	VUBLK_INPROC_DEAD,    /* nothing is completed any more */
+	VUBLK_INPROC_OUTAGE,  /* the device looks for another back-end; requests wait */
+	VUBLK_INPROC_FAILING, /* the same, but requests fail */
+	VUBLK_INPROC_DEAD,    /* no request completes any more */
 	VUBLK_INPROC_NUM_LINKS,
 };
 
@@ -53,21 +53,21 @@ struct vublk_inproc_set_up {
 	uint64_t extra_bytes;
 };
 
-/* On the bus's thread. 0: done; 1: the device ends it, see bus->await; or a negative errno. */
+/* Bus's thread. 0: done; 1: an event of the device ends it (inproc->await); or a negative errno. */
 typedef int vublk_inproc_call_fn(struct vublk_inproc *inproc, void *args, struct vublk_error *error);
 
 struct vublk_inproc_call {
 	vublk_inproc_call_fn *fn;
 	void *args;
-	bool finished; /* under bus->lock, like the rest */
+	bool finished; /* under inproc->lock, like result and error */
 	int result;
 	struct vublk_error error;
 };
 
 struct vublk_inproc {
-	/* constant after open, the queues after set_up */
+	/* constant after open; queues and set_up: after set_up */
 	struct vublk_inproc_handlers handlers;
-	struct vublk_log_limit limit; /* the thread's */
+	struct vublk_log_limit limit; /* the bus's thread's */
 	pthread_t thread;
 	bool has_thread;
 	unsigned num_queues;
@@ -76,9 +76,9 @@ struct vublk_inproc {
 	struct vublk_device_info info;
 	struct vublk_inproc_queue *queues;
 	struct vublk_inproc_set_up set_up;
-	uint64_t fail_after_ms; /* 0: requests wait as long as it takes */
-	uint64_t request_deadline_ms; /* 0: none */
-	bool statistics; /* of the driver's queues */
+	uint64_t fail_after_ms; /* 0: requests wait without limit */
+	uint64_t request_deadline_ms; /* 0: no deadline */
+	bool statistics; /* the driver's queues have statistics */
 	enum vublk_inproc_unflushed unflushed;
 
 	/* the bus's thread */
@@ -92,9 +92,9 @@ struct vublk_inproc {
 	struct vublk_loop_timer deadline_timer;
 	bool quit;
 	struct vublk_error failure; /* why the rings are being reclaimed; code 0: they are not */
-	struct vublk_inproc_memory memory; /* its table of regions: read by any thread */
+	struct vublk_inproc_memory memory; /* any thread reads its table of regions */
 
-	/* held by a caller for the whole of its call */
+	/* held by a caller during its whole call */
 	pthread_mutex_t call_lock;
 	struct vublk_loop_task call_task;
 
@@ -102,59 +102,59 @@ struct vublk_inproc {
 	pthread_mutex_t lock;
 	pthread_cond_t call_finished;
 	struct vublk_inproc_call *call;
-	struct vublk_error asked_failure; /* what vublk_inproc_fail() says */
-	struct vublk_loop_task fail_task; /* posted with it */
+	struct vublk_error asked_failure; /* the error given to vublk_inproc_fail() */
+	struct vublk_loop_task fail_task; /* posted by vublk_inproc_fail() */
 };
 
-/* Has `fn` called on the bus's thread and waits for its end. EBUSY: on that thread itself. */
+/* Runs `fn` on the bus's thread and waits until the call has ended. EBUSY: made on that thread. */
 int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error);
 
 /* --- calls.c ---------------------------------------------------------------- */
 
-/* The bus's thread: the end of the call under way. `error` NULL: it has its own, or none. */
+/* The bus's thread: ends the present call. `error` may be NULL. A no-op without a call. */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error);
-/* ... if it awaits this. */
+/* The same, if the call waits for this event. */
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
-/* The device is neither starting nor stopping any more: a call that waited is made again. */
+/* No start or stop is under way any more: runs a call again that waited for that. */
 void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 
 /* --- driver.c ---------------------------------------------------------------- */
 
-/* A driver's way from a device that was reset to one that may start. */
+/* After a reset: features, memory and queues, so the device is ready for DRIVER_OK. */
 int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error);
 
 /* --- outage.c ---------------------------------------------------------------- */
 
-/* The only way to another link; false: the event means nothing in this one. */
+/* The only function that changes the link. False: the event has no effect in this state. */
 bool vublk_inproc_change_link(struct vublk_inproc *inproc, enum vublk_inproc_link_event event,
 			      const char *why);
-/* Whether requests outlive the back-end that is there, or was. */
-bool vublk_inproc_goes_on(const struct vublk_inproc *inproc);
-/* What the device says. */
+/* Whether the loss of a back-end leaves the requests waiting for another one. */
+bool vublk_inproc_keeps_requests(const struct vublk_inproc *inproc);
+/* Events that the device reports. */
 void vublk_inproc_on_started(struct vublk_inproc *inproc);
 void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error);
-/* ... or the driver: the back-end broke a ring. */
+/* Reported by the driver: the back-end broke a ring. */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
-/* Nothing is completed any more; the driver is told once. */
+/* No request completes any more; the driver is told once. */
 void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_fail_timer(void *opaque);
-/* In an outage: what is in flight fails, and what comes, until a back-end is found. */
+/* During an outage: requests in flight fail, and so do new ones until a back-end is found. */
 void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
 
 /* --- deadline.c ---------------------------------------------------------------- */
 
-/* From now on the driver is asked whether a request is overdue. */
+/* Asks the driver regularly, from now on, whether a request is overdue. */
 void vublk_inproc_watch_deadline(struct vublk_inproc *inproc);
 void vublk_inproc_on_deadline_timer(void *opaque);
 
 /* --- kick.c ---------------------------------------------------------------- */
 
-/* From now on a driver that the back-end blocks in a kick is freed within a second. */
+/* From now on a driver thread that the back-end blocks in a kick is unblocked within a second. */
 void vublk_inproc_watch_kicks(struct vublk_inproc *inproc);
 void vublk_inproc_on_kick_timer(void *opaque);
 

@@ -2,15 +2,15 @@
 /*
  * The table that translates an application's buffers into guest addresses.
  *
- * The idea to read it by: a sequence lock. The writer makes the sequence odd,
- * changes the entries, and makes it even again; a reader that saw the same even
- * number before and after has read entries that belong together. There is one
- * table and no copy, so nothing has to be freed behind a reader's back.
+ * Key idea: a sequence lock. The writer makes the sequence odd, changes the entries, and makes it
+ * even again. A reader that saw the same even number before and after has read entries of one
+ * version. There is one table and no copy, so no memory has to be freed while readers may use it.
  *
- * Pairs: A, the writer's last store of the sequence, with a reader's first load
- * of it: who sees the even number sees the entries. B, each store of an entry,
- * with each load of one: who sees an entry of a change also sees that the
- * sequence has become odd, and reads again.
+ * The pairs of accesses, by letter:
+ *   A  the writer's last store of the sequence, and a reader's first load of it: a reader that
+ *      sees the even number sees the entries.
+ *   B  each store of an entry, and each load of one: a reader that sees an entry of a change also
+ *      sees that the sequence has become odd, and reads again.
  */
 #include "inproc/regions.h"
 
@@ -48,8 +48,8 @@ static bool contains(const struct vublk_inproc_region *region, uint64_t host)
 }
 
 /*
- * A search over entries that may be changing: the count is bounded by the array,
- * so the worst that a torn read does is to find the wrong one, which is noticed.
+ * Searches entries that may be changing. The count never exceeds the array, so a torn read can at
+ * worst find a wrong entry, and the caller's check of the sequence detects that.
  */
 static struct vublk_inproc_region search(const struct vublk_inproc_regions *regions, uint64_t host)
 {

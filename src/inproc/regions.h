@@ -10,11 +10,11 @@
 #include <stdint.h>
 
 /*
- * Where the application's buffers are for the back-end: pieces of this process's
- * address space, each with the guest address at which the back-end knows it.
+ * The regions of this process's memory that the back-end can access, each with its guest
+ * address.
  *
- * One writer at a time (the bus's thread) changes the table; any number of queue
- * owners look up without a lock while it does.
+ * Only the bus's thread changes the table. Meanwhile any number of queue owners look up
+ * addresses without a lock.
  */
 struct vublk_inproc_region {
 	uint64_t host; /* address in this process */
@@ -28,21 +28,20 @@ struct vublk_inproc_regions {
 	struct vublk_inproc_region entries[VUBLK_MEMORY_MAX_REGIONS]; /* sorted by host */
 };
 
-/* A reader's own memory of its last hit; zeroed at first. */
+/* A reader's own cache of the last region that it found; zeroed at first. */
 struct vublk_inproc_region_cache {
 	unsigned sequence;
 	struct vublk_inproc_region region;
 };
 
-/* What the cache does not know. */
+/* vublk_inproc_regions_find() for an address that the cache does not have. */
 uint64_t vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
 				     struct vublk_inproc_region_cache *cache, const void *address,
 				     uint64_t *guest_addr);
 
 /*
- * The guest address of `address` into `guest_addr`, and how many bytes from there
- * on lie in the same region; 0 if it is in none. Any thread; `cache` is the
- * caller's own.
+ * Translates `address` into a guest address. Returns how many bytes of the same region begin
+ * there; 0: no region contains `address`. Any thread; `cache` is the caller's own.
  */
 static inline uint64_t vublk_inproc_regions_find(const struct vublk_inproc_regions *regions,
 						 struct vublk_inproc_region_cache *cache,
@@ -57,13 +56,13 @@ static inline uint64_t vublk_inproc_regions_find(const struct vublk_inproc_regio
 	return cache->region.bytes - offset;
 }
 
-/* The writer's: -EINVAL: overlaps one that is there; -ENOSPC: the table is full. */
+/* The writer only. -EINVAL: it overlaps another region; -ENOSPC: the table is full. */
 int vublk_inproc_regions_check(const struct vublk_inproc_regions *regions, const void *address,
 			       uint64_t bytes);
-/* The writer's; what vublk_inproc_regions_check() let pass. */
+/* The writer only. The region has passed vublk_inproc_regions_check(). */
 void vublk_inproc_regions_insert(struct vublk_inproc_regions *regions, const void *address,
 				 uint64_t bytes, uint64_t guest_addr);
-/* The writer's; the region that begins at `address`. 0, or -EINVAL: there is none. */
+/* The writer only. -EINVAL: no region begins at `address`. */
 int vublk_inproc_regions_remove(struct vublk_inproc_regions *regions, const void *address);
 
 #endif

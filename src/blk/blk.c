@@ -4,9 +4,10 @@
  * (virtio 1.3, sections 3.1.1 and 5.2.5), the properties, and the events of the back-end. Not
  * the data path: that is in queue.c.
  *
- * Key idea: the bus's thread, which the application knows as the disk's thread, stores what it
- * learns in blk->info and blk->lost under the lock. The queues read one atomic number of it, the
- * capacity. When a back-end is lost, that thread takes the queues over for a moment (recover.c).
+ * Key idea: the bus's thread is the one that the application knows as the disk's thread. It
+ * keeps blk->info and blk->lost up to date, under the lock. Queues do not take the lock: they
+ * read only the capacity, atomically. When a back-end is lost, the disk's thread takes over the
+ * queues for a moment (recover.c).
  */
 #include "blk/config.h"
 #include "blk/disk.h"
@@ -21,14 +22,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Header, data and status each take a descriptor. */
+/* Header, data and status take a descriptor each; 4 is the next power of two. */
 #define MIN_QUEUE_SIZE 4
-/* The limit for reading a config again that changes during the open. */
+/* How often a config that changes during the open is read again, at most. */
 #define MAX_CONFIG_READS 8
 
 /* --- events, on the disk's thread --------------------------------------------------- */
 
-static void tell(struct vublk_blk *blk, enum vublk_blk_event event,
+static void report(struct vublk_blk *blk, enum vublk_blk_event event,
 		 const struct vublk_error *error)
 {
 	vublk_blk_events_add(&blk->events, event, error);
@@ -37,8 +38,8 @@ static void tell(struct vublk_blk *blk, enum vublk_blk_event event,
 }
 
 /*
- * Reads the config and publishes it. The limits of requests stay as they were at the open,
- * because the queues read them without a lock.
+ * Reads the config and publishes it. The limits of requests stay those of the open, because the
+ * queues read them without a lock.
  */
 static int refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error *error)
 {
@@ -61,7 +62,7 @@ static int refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error
 	return r;
 }
 
-/* While the disk is being opened, a change is only noted: see begin_running(). */
+/* During the open a change is only noted, and begin_running() reads the config again. */
 static bool note_if_opening(struct vublk_blk *blk)
 {
 	bool opening;
@@ -83,9 +84,9 @@ static void on_config_changed(void *opaque)
 		return;
 	if (refresh_info(blk, &resized, &error))
 		vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_WARNING,
-				  "a change of the config was ignored: %s", error.text);
+				  "a change of the config is ignored: %s", error.text);
 	else
-		tell(blk, resized ? VUBLK_BLK_RESIZED : VUBLK_BLK_CONFIG_CHANGED, NULL);
+		report(blk, resized ? VUBLK_BLK_RESIZED : VUBLK_BLK_CONFIG_CHANGED, NULL);
 }
 
 static bool is_running(struct vublk_blk *blk)
@@ -98,16 +99,16 @@ static bool is_running(struct vublk_blk *blk)
 	return running;
 }
 
-static void tell_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
+static void report_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
 			    const struct vublk_error *error)
 {
 	if (is_running(blk))
-		tell(blk, event, error);
+		report(blk, event, error);
 }
 
 /*
- * A back-end without FLUSH has no cache. For one with FLUSH the config does not tell: some say
- * "write-through" and have a cache.
+ * A back-end without FLUSH has no write cache. One with FLUSH may have one whatever its config
+ * says, because some back-ends say "write-through" and have a cache.
  */
 static bool has_unflushed_writes(const struct vublk_blk *blk)
 {
@@ -121,7 +122,7 @@ static bool has_unflushed_writes(const struct vublk_blk *blk)
 	return false;
 }
 
-static void tell_lost_writes(struct vublk_blk *blk)
+static void report_lost_writes(struct vublk_blk *blk)
 {
 	struct vublk_error error;
 
@@ -131,10 +132,10 @@ static void tell_lost_writes(struct vublk_blk *blk)
 			"fails (unflushed=trust if the back-end keeps them)");
 	vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_WARNING, "%s",
 			  error.text);
-	tell(blk, VUBLK_BLK_WRITES_LOST, &error);
+	report(blk, VUBLK_BLK_WRITES_LOST, &error);
 }
 
-/* All gates are closed before unflushed writes are looked for, so no completion is in between. */
+/* Closes all gates before it looks for unflushed writes, so that no completion is missed. */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_blk *blk = opaque;
@@ -147,9 +148,9 @@ static void on_lost(void *opaque, const struct vublk_error *error)
 	writes_lost = !vublk_inproc_trusts_unflushed(blk->inproc) && has_unflushed_writes(blk);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_after_loss(&blk->queues[i], writes_lost);
-	tell(blk, VUBLK_BLK_LOST, error);
+	report(blk, VUBLK_BLK_LOST, error);
 	if (writes_lost)
-		tell_lost_writes(blk);
+		report_lost_writes(blk);
 }
 
 static void on_rings_suspend(void *opaque)
@@ -174,10 +175,10 @@ static void on_reconnected(void *opaque)
 
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_revive(&blk->queues[i]);
-	tell_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
+	report_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
 }
 
-/* Every queue is checked, because each takes a note of its own. */
+/* Checks every queue, also after an overdue one, because each records its progress. */
 static bool is_overdue(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
@@ -195,7 +196,7 @@ static void on_gave_up(void *opaque, const struct vublk_error *cause)
 	bool running;
 
 	if (error.code != ETIME)
-		error.code = ENOTCONN; /* whatever else ended the connection */
+		error.code = ENOTCONN; /* for every other cause */
 	pthread_mutex_lock(&blk->lock);
 	running = blk->running;
 	blk->lost = error;
@@ -204,7 +205,7 @@ static void on_gave_up(void *opaque, const struct vublk_error *cause)
 		return;
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_give_up(&blk->queues[i], &error);
-	tell(blk, VUBLK_BLK_GAVE_UP, cause);
+	report(blk, VUBLK_BLK_GAVE_UP, cause);
 }
 
 static void on_broken_ring(void *opaque, const struct vublk_error *error)
@@ -257,7 +258,7 @@ static void fill_constant_info(struct vublk_blk *blk)
 					   (uint32_t)VUBLK_BLK_CONFIG_BYTES);
 }
 
-/* After realize: accepts features, reads the config, makes the queues, and starts them. */
+/* After realize: reads the config, accepts features, makes the queues, and starts them. */
 static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 {
 	struct vublk_blk_limits limits;
@@ -283,9 +284,9 @@ static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 }
 
 /*
- * From here on the application gets events. Events since the start were only noted: the loss of
- * the back-end fails the open, and a config that changed is read again. The number of reads is
- * limited, so that a config that never stops changing does not delay the open for ever.
+ * From here on the application gets events. Earlier events were only noted: if the back-end was
+ * lost, the open fails; if the config changed, it is read again. The number of reads is limited,
+ * because a back-end could change its config endlessly.
  */
 static int begin_running(struct vublk_blk *blk, struct vublk_error *error)
 {
@@ -350,8 +351,8 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 	int r;
 
 	if (!path || !*path)
-		return vublk_error_set(error, EINVAL, "a disk is opened by the path of its socket, "
-				       "and none was given");
+		return vublk_error_set(error, EINVAL, "cannot open a disk: the path of its socket is "
+				       "missing");
 	r = check_queue_size(options, error);
 	if (r)
 		return r;
@@ -384,7 +385,7 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 
 #define DRAIN_BATCH 32
 
-/* Takes completions until the deadline. 0, or why requests were abandoned. */
+/* Takes completions until the deadline. A failure says why requests were abandoned. */
 static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns, struct vublk_error *error)
 {
 	struct vublk_blk_completion completions[DRAIN_BATCH];
@@ -397,8 +398,8 @@ static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns, struct vub
 		if (n < 0)
 			return n;
 		if (!n)
-			return vublk_error_set(error, ETIMEDOUT, "%u requests of queue %u had not "
-					       "completed when the time to wait was over, and were "
+			return vublk_error_set(error, ETIMEDOUT, "%u requests of queue %u were not "
+					       "completed within the time to wait, and were "
 					       "abandoned", vublk_blk_in_flight(queue), queue->index);
 		for (int i = 0; i < n; i++)
 			if (vublk_blk_queue_gave_up(queue, completions[i].result))

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The blocking calls (<vublk/blocking.h>): ordinary memory in, ordinary memory out, on a queue
- * of the disk that they keep to themselves. Everything about requests, limits and lost
- * back-ends is the queue's; this file only cuts, copies and waits.
+ * The blocking calls (<vublk/blocking.h>), which work on ordinary memory. They use a queue of
+ * the disk that is reserved for them. This file only cuts, copies and waits: requests, limits
+ * and lost back-ends are handled by the queue.
  *
- * Key idea: a call is a job whose pieces pass through the slots of one bounce buffer. A slot is
- * filled and sent while there is one, and freed when its completion is taken, so a call never
- * returns with a request in flight: no completion can arrive in the wrong call.
+ * Key idea: a call is a job, which is cut into pieces. Each piece occupies a slot of the bounce
+ * buffer from its submission until its completion is taken. A call returns when all its slots
+ * are free, so a completion always belongs to the present call.
  */
 #include "blk/disk.h"
 
@@ -20,7 +20,7 @@
 #include <sched.h>
 #include <string.h>
 
-/* What one call asks for. */
+/* One call, and how far it has come. */
 struct job {
 	uint32_t type;        /* VIRTIO_BLK_T_... */
 	const char *name;     /* in errors */
@@ -29,7 +29,7 @@ struct job {
 	char *into;           /* of a read */
 	const char *from;     /* of a write */
 	uint32_t flags;
-	uint64_t next, end;   /* in whole blocks: what is not sent yet */
+	uint64_t next, end;   /* the part that is not submitted yet, in whole blocks */
 	int result;           /* the first failure; no piece is sent after it */
 };
 
@@ -47,8 +47,8 @@ static int claim_queue(struct vublk_blk *blk, struct vublk_error *error)
 			blk->blocking.queue = &blk->queues[i];
 	if (!blk->blocking.queue)
 		return vublk_error_set(error, EBUSY, "no queue is left for blocking calls: the "
-				       "application has asked for all %u; leave one to them, or "
-				       "open the disk with one more (num-queues)",
+				       "application uses all %u; leave one unused, or open the disk "
+				       "with one more (num-queues)",
 				       blk->num_queues);
 	blk->blocking.num_slots = VUBLK_MIN(blk->queue_size, (unsigned)VUBLK_BLK_BOUNCE_SLOTS);
 	return 0;
@@ -75,15 +75,15 @@ static int prepare(struct vublk_blk *blk, const struct job *job, struct vublk_er
 
 /* --- one piece ------------------------------------------------------------------------------- */
 
-/* The part of the caller's range that lies in the piece, and its place in the piece. */
+/* The part of the caller's range in this piece: its offsets in slot and caller's buffer. */
 static size_t part_of(const struct job *job, const struct vublk_blk_bounce_slot *slot,
-		      size_t *skip, uint64_t *at)
+		      size_t *in_slot, uint64_t *in_buffer)
 {
 	uint64_t first = VUBLK_MAX(slot->offset, job->offset);
 	uint64_t end = VUBLK_MIN(slot->offset + slot->bytes, job->offset + job->bytes);
 
-	*skip = first - slot->offset;
-	*at = first - job->offset;
+	*in_slot = first - slot->offset;
+	*in_buffer = first - job->offset;
 	return end - first;
 }
 
@@ -102,7 +102,7 @@ static int add_data(struct vublk_blk_blocking *blocking, const struct job *job,
 			       slot, error);
 }
 
-/* Anything else is one request, which the queue itself splits. */
+/* A request without data is one piece here; the queue splits it further. */
 static int add_other(struct vublk_blk_blocking *blocking, const struct job *job,
 		     struct vublk_blk_bounce_slot *slot, struct vublk_error *error)
 {
@@ -131,10 +131,10 @@ static void take_data(const struct vublk_blk_blocking *blocking, const struct jo
 		      const struct vublk_blk_bounce_slot *slot)
 {
 	const char *bounce = blocking->bounce + (slot - blocking->slots) * blocking->slot_bytes;
-	uint64_t at;
-	size_t skip, bytes = part_of(job, slot, &skip, &at);
+	uint64_t in_buffer;
+	size_t in_slot, bytes = part_of(job, slot, &in_slot, &in_buffer);
 
-	memcpy(job->into + at, bounce + skip, bytes);
+	memcpy(job->into + in_buffer, bounce + in_slot, bytes);
 }
 
 /* --- a job ------------------------------------------------------------------------------------- */
@@ -147,7 +147,7 @@ static const char *reason_of(int result)
 	case ENOTSUP:
 		return "the back-end does not support it";
 	case ENOTCONN:
-		return "the back-end is lost for good, and whether it was executed is not known";
+		return "the back-end is permanently lost, and whether it was executed is not known";
 	case ETIMEDOUT:
 		return "no back-end was found within fail-after-ms, and whether it was executed "
 		       "is not known";
@@ -200,7 +200,7 @@ static void send_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 	}
 }
 
-/* Waiting fails only for lack of the kernel's memory, and ends nothing: it is tried again. */
+/* A wait fails only if the kernel lacks memory. The requests are still in flight, so wait again. */
 static void take_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 			struct vublk_error *error)
 {
@@ -242,7 +242,7 @@ static int run(struct vublk_blk *blk, struct job *job, struct vublk_error *error
 
 /* --- the calls ----------------------------------------------------------------------------------- */
 
-/* Whole blocks around the caller's range, none past the end of the disk. */
+/* Extends the caller's range to whole blocks, but not past the end of the disk. */
 static int round_range(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
 {
 	uint64_t capacity = vublk_load_relaxed(&blk->capacity_bytes);
@@ -291,7 +291,7 @@ int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer,
 	return run(blk, &job, error);
 }
 
-/* One request: the range stands for it. */
+/* For a job of one request without data: next < end until it is submitted. */
 static int run_one(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
 {
 	job->end = 1;

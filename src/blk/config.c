@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The configuration space as a driver reads it (virtio 1.3, section 5.2.4). Not when it is read:
- * that is in blk.c.
+ * Interprets the configuration space for the driver (virtio 1.3, section 5.2.4). Not when it is
+ * read: that is in blk.c.
  *
- * Key idea: a field counts only if its feature was negotiated, and a value that makes no sense
- * is replaced by a safe one, because the back-end is not trusted.
+ * Key idea: a field is used only if its feature was negotiated, and an invalid value is replaced
+ * by a safe one, because the back-end is not trusted.
  */
 #include "blk/config.h"
 
@@ -17,7 +17,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* The largest piece: about the size that guests send, so back-ends are used to it. */
+/* The largest piece. Guests send requests of about this size, so back-ends are tested with it. */
 #define MAX_PIECE_BYTES (UINT32_C(1) << 20)
 #define MAX_BLOCK_BYTES (UINT32_C(2) << 20)
 #define MAX_PHYSICAL_EXP 15
@@ -47,9 +47,9 @@ static void describe_blocks(const struct virtio_blk_config *config, struct vublk
 }
 
 /*
- * A device that does not say how many segments it takes gets one per piece, as from Linux: such
- * a device has never been tested with more. A chain is never longer than the queue (section
- * 2.7.5.3.1), with or without an indirect table.
+ * A device that does not say how many segments it accepts gets one per piece, as it does from
+ * Linux, because such a device has never been tested with more. A chain is never longer than the
+ * queue (section 2.7.5.3.1), with or without an indirect table.
  */
 static void describe_segments(const struct virtio_blk_config *config, unsigned queue_size,
 			      struct vublk_blk_info *info)
@@ -64,7 +64,7 @@ static void describe_segments(const struct virtio_blk_config *config, unsigned q
 	info->max_segment_bytes = bytes ? VUBLK_MIN(bytes, MAX_PIECE_BYTES) : MAX_PIECE_BYTES;
 }
 
-/* A limit in sectors, rounded down to blocks; drivers take 0 to mean that there is no limit. */
+/* Converts a limit to bytes, rounded down to blocks. As in other drivers, 0 means no limit. */
 static uint64_t range_limit(const struct vublk_blk_info *info, uint32_t sectors)
 {
 	uint64_t bytes = (uint64_t)(sectors ? sectors : UINT32_MAX) << VUBLK_SECTOR_SHIFT;
@@ -99,7 +99,7 @@ int vublk_blk_config_describe(const uint8_t *bytes, uint64_t features, unsigned 
 	struct virtio_blk_config config;
 	uint64_t sectors;
 
-	_Static_assert(sizeof(config) <= VUBLK_BLK_CONFIG_BYTES, "config is read whole");
+	_Static_assert(sizeof(config) <= VUBLK_BLK_CONFIG_BYTES, "the whole config is read");
 	memcpy(&config, bytes, sizeof(config));
 	sectors = le64toh(config.capacity);
 	if (sectors > INT64_MAX >> VUBLK_SECTOR_SHIFT)

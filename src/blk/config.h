@@ -20,15 +20,15 @@
 	 VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) | VUBLK_BIT(VIRTIO_F_VERSION_1))
 
 /*
- * Describes the disk by its config space, in bytes: fills the fields of `info` that come from the
- * config, and info->features. Absent and absurd values are replaced by safe ones. `config` has
+ * Fills info->features and the fields of `info` that come from the config space; sizes are in
+ * bytes. Missing and invalid values are replaced by safe ones. `config` has
  * VUBLK_BLK_CONFIG_BYTES. EPROTO: no disk can have that capacity.
  */
 int vublk_blk_config_describe(const uint8_t *config, uint64_t features, unsigned queue_size,
 			      struct vublk_blk_info *info, struct vublk_error *error);
 
 /*
- * Derives the limits of a piece. ENOTSUP: a piece of one block exceeds the device's limits.
+ * Derives the limits of a piece. ENOTSUP: the device's limits do not permit a piece of one block.
  */
 int vublk_blk_config_limits(const struct vublk_blk_info *info, struct vublk_blk_limits *limits,
 			    struct vublk_error *error);

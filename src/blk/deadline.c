@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether the back-end keeps a piece of a request for longer than request-deadline-ms.
+ * Whether the back-end has kept a piece of a request for longer than request-deadline-ms. Not
+ * what follows from that: see src/inproc/deadline.c.
  *
- * Key idea: no request carries a time. The disk's thread checks the queue several times per
- * deadline, and notes how many pieces have been published so far. A piece is overdue if it still
- * has its slot and was published before the note of one deadline ago. So the owner pays nothing,
- * and an overdue piece is found at most one check late.
+ * Key idea: requests have no time stamps. The disk's thread checks the queue several times per
+ * deadline, and records each time how many pieces have been published so far. A piece is overdue
+ * if it still has its slot and had been published at the check one deadline ago. So deadlines
+ * cost the owner nothing, and an overdue piece is found at most one check late.
  */
 #include "blk/queue.h"
 
@@ -17,7 +18,7 @@ static bool has_piece_before(const struct vublk_blk_queue *queue, uint64_t seque
 	return false;
 }
 
-/* Pieces that the application has not submitted are not counted: the back-end cannot see them. */
+/* Without the pieces that are not published yet, because the back-end cannot see them. */
 static uint64_t count_published(const struct vublk_blk_queue *queue)
 {
 	return queue->sequence - (queue->ring.added - queue->ring.published);
@@ -30,7 +31,7 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 
 	vublk_blk_gate_close(&queue->gate);
 	overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
-	if (overdue) { /* it may be complete, and not yet taken by the application */
+	if (overdue) { /* the piece may be complete, with a completion that has not been taken */
 		vublk_blk_queue_take_all(queue);
 		overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
 	}

@@ -2,7 +2,7 @@
 #ifndef VUBLK_BLK_DISK_H
 #define VUBLK_BLK_DISK_H
 
-/* The disk itself, which its queues, its memory and its blocking calls share. */
+/* The disk, for the files that implement its open and close, its memory and its blocking calls. */
 
 #include "blk/events.h"
 #include "blk/queue.h"
@@ -12,31 +12,31 @@
 
 #include <pthread.h>
 
-/* A piece of memory that vublk_blk_alloc() handed out. */
+/* Memory from vublk_blk_alloc(). */
 struct vublk_blk_allocation {
 	struct vublk_blk_allocation *next;
 	void *address;
 	uint64_t bytes;
 };
 
-/* The bounce buffer of the blocking calls: the most pieces in flight, and the size of each. */
+/* The bounce buffer of the blocking calls: the number of slots, and the least size of one. */
 #define VUBLK_BLK_BOUNCE_SLOTS 8
 #define VUBLK_BLK_BOUNCE_SLOT_BYTES (UINT32_C(128) << 10)
 
 struct vublk_blk_bounce_slot {
 	bool in_use;
-	uint64_t offset; /* of the piece on the disk */
+	uint64_t offset; /* of the piece, on the disk */
 	uint64_t bytes;
 };
 
-/* State of the blocking calls, filled by the first of them. */
+/* State of the blocking calls. The first call claims the queue. */
 struct vublk_blk_blocking {
 	pthread_mutex_t lock; /* held for a whole call */
 	struct vublk_blk_queue *queue;
 	char *bounce;
 	uint32_t slot_bytes;
 	unsigned num_slots;
-	unsigned in_flight; /* slots in use; 0 between two calls */
+	unsigned in_flight; /* slots in use; 0 between calls */
 	struct vublk_blk_bounce_slot slots[VUBLK_BLK_BOUNCE_SLOTS];
 };
 
@@ -55,21 +55,21 @@ struct vublk_blk {
 
 	/* under lock */
 	pthread_mutex_t lock;
-	bool running; /* the application has the disk: it is told of events */
-	bool config_stale; /* the config changed before that */
+	bool running; /* from the end of open to close: the application gets events */
+	bool config_stale; /* the config changed during the open */
 	struct vublk_blk_info info;
-	struct vublk_error lost; /* code 0: the back-end is there */
+	struct vublk_error lost; /* why the device gave up; code 0: it did not */
 	struct vublk_blk_allocation *allocations;
 
 	/* under its own lock */
 	struct vublk_blk_blocking blocking;
 
-	/* stored by the disk's thread, loaded by the queues' owners; a number by itself */
+	/* stored by the disk's thread, loaded by the queues' owners; one number needs no lock */
 	uint64_t capacity_bytes __attribute__((aligned(VUBLK_CACHE_LINE)));
-	struct vublk_blk_flushes flushes; /* the queues' owners */
+	struct vublk_blk_flushes flushes; /* changed by the queues' owners, atomically */
 };
 
-/* Unmaps what the application did not release; the back-end has no part in it any more. */
+/* Unmaps the memory that the application did not release. No back-end uses it any more. */
 void vublk_blk_free_allocations(struct vublk_blk *blk);
 
 #endif

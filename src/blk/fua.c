@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A write that is stable when it completes (force unit access), made of what virtio-blk
- * has: the write, and then a flush. Not the choice whether a flush is needed: that is in
- * request.c.
+ * Writes with FUA (force unit access), which are stable when they complete. virtio-blk has no
+ * FUA, so such a request is a write followed by a flush. Whether the flush is needed is decided
+ * in request.c.
  *
- * Key idea: it is one request that changes its type. When the last piece of the write has
- * completed, the same request becomes a flush and queues for the ring again; the
- * application sees one request and one completion. The state FUA_ISSUED keeps such
- * requests off the path on which other requests complete.
+ * Key idea: one request changes its type. When the last piece of the write has completed, the
+ * same request becomes a flush and waits for room on the ring again. The application sees one
+ * request and one completion. Such requests have a state of their own, FUA_ISSUED, so that the
+ * completion of other requests needs no further check.
  *
- * If the back-end is lost, the halves differ. A write of which no piece had completed is
- * executed again as a whole and then flushed, so nothing of it is lost. A write of which a
- * piece had completed may have lost that piece, as an unflushed write (recover.c).
+ * After the loss of a back-end, a write of which no piece had completed is executed again as a
+ * whole and then flushed, so no data is lost. If a piece had completed, its data may be lost, as
+ * with any unflushed write (recover.c).
  */
 #include "blk/fua.h"
 

@@ -7,8 +7,9 @@
 #include <stdbool.h>
 
 /*
- * A piece of a request with `fua` has completed. True: so has the request. False: pieces are
- * to come, perhaps the flush, which waits for its turn until the next vublk_blk_queue_pump().
+ * A piece of a request with `fua` has completed. True: that completes the request. False: other
+ * pieces, or the flush, are still to complete. A flush is issued by the next
+ * vublk_blk_queue_pump().
  */
 bool vublk_blk_fua_piece_completed(struct vublk_blk_queue *queue,
 				   struct vublk_blk_request *request);
@@ -16,7 +17,7 @@ bool vublk_blk_fua_piece_completed(struct vublk_blk_queue *queue,
 /* The same for a piece that left the ring without completing. */
 bool vublk_blk_fua_has_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
-/* Whether a lost back-end has completed part of the write, which no flush has made stable. */
+/* Whether part of the write has completed, and no flush has made it stable yet. */
 static inline bool vublk_blk_fua_is_unflushed(const struct vublk_blk_request *request)
 {
 	return request->fua > VUBLK_BLK_FUA_WRITE;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The slow side of the gate, which the disk's thread uses; the owner's side is in gate.h.
+ * The side of the gate that the disk's thread uses, and the owner's wait at a closed gate. The
+ * rest of the owner's side is inline, in gate.h, which also has the key idea.
  */
 #include "blk/gate.h"
 
@@ -11,14 +12,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define YIELDS_BETWEEN_LOOKS 64 /* at the kick descriptor, while the owner is inside the gate */
+/* While the owner is inside: how many yields come between two checks of the kick descriptor. */
+#define YIELDS_PER_CHECK 64
 
 static bool membarrier(int command)
 {
 	return !syscall(__NR_membarrier, command, 0, 0);
 }
 
-/* A process registers once; registering again has no effect. */
+/* membarrier() registers the whole process; to register again has no effect. */
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd)
 {
 	gate->kick_fd = kick_fd;
@@ -34,9 +36,9 @@ void vublk_blk_gate_deinit(struct vublk_blk_gate *gate)
 }
 
 /*
- * The owner is never inside for long: it sleeps outside, and if a peer blocks it in a kick, it is
- * unblocked here. membarrier() worked when the queue was made. If it fails now, the system-wide
- * variant does the same, slowly.
+ * The owner is never inside for long: it sleeps outside the gate, and if the back-end blocks it in
+ * a kick, the loop below unblocks it. membarrier() worked when the queue was made. If it fails
+ * now, the system-wide variant has the same effect, but is slow.
  */
 void vublk_blk_gate_close(struct vublk_blk_gate *gate)
 {
@@ -45,7 +47,7 @@ void vublk_blk_gate_close(struct vublk_blk_gate *gate)
 	if (gate->asymmetric && !membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
 		membarrier(MEMBARRIER_CMD_GLOBAL);
 	for (unsigned i = 1; vublk_load_seq(&gate->inside); i++) { /* E, G */
-		if (i % YIELDS_BETWEEN_LOOKS == 0)
+		if (i % YIELDS_PER_CHECK == 0)
 			vublk_eventfd_unblock(gate->kick_fd);
 		sched_yield();
 	}

@@ -5,18 +5,19 @@
 /*
  * Keeps a queue's owner out while the disk's thread uses the queue.
  *
- * Key idea: it costs the owner two plain stores and a load per call. The disk's thread, which
- * closes the gate a few times per outage, bears the rest of the cost.
+ * Key idea: the cost is asymmetric. The owner, which passes the gate in every call, pays two plain
+ * stores and a load. The disk's thread, which closes the gate a few times per outage, pays for
+ * the memory barriers of both.
  *
  * The pairs of accesses, by letter:
- *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores
- *      `closed` and then loads `inside`; one of them sees the other. Where the
- *      kernel has membarrier(2) the owner's two need no barrier: the disk's thread
- *      has every thread of the process pass one between its own two.
- *   F  the disk's thread is done: what it did to the queue, before `closed` is 0;
- *      the owner loads that before it touches the queue.
- *   G  the owner is done: what it did, before `inside` is 0; the disk's thread
- *      loads that before it touches the queue.
+ *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores `closed` and
+ *      then loads `inside`. At least one of them sees the other's store. If the kernel has
+ *      membarrier(2), the owner needs no barrier between its store and its load: the disk's
+ *      thread makes every thread of the process execute one between its own.
+ *   F  the disk's thread stores 0 in `closed` after its last access to the queue; the owner loads
+ *      that 0 before its first.
+ *   G  the owner stores 0 in `inside` after its last access to the queue; the disk's thread loads
+ *      that 0 before its first.
  */
 
 #include "util/atomic.h"
@@ -27,7 +28,7 @@
 struct vublk_blk_gate {
 	/* constant */
 	bool asymmetric; /* the disk's thread has membarrier(2) */
-	/* read by the owner, seldom written */
+	/* read by the owner, rarely written */
 	unsigned closed;
 	int kick_fd; /* the owner may block in a write to it while it is inside */
 	pthread_mutex_t lock; /* held by the disk's thread from close to open */
@@ -39,11 +40,11 @@ struct vublk_blk_gate {
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd);
 void vublk_blk_gate_deinit(struct vublk_blk_gate *gate);
 
-/* The disk's thread: returns when the owner is outside, and keeps it there. */
+/* The disk's thread: waits until the owner is outside, and keeps it outside until the opening. */
 void vublk_blk_gate_close(struct vublk_blk_gate *gate);
 void vublk_blk_gate_open(struct vublk_blk_gate *gate);
 
-/* The owner: enters when the gate, which it found closed, is open again. */
+/* The owner, after it found the gate closed: waits until it is open, and enters. */
 void vublk_blk_gate_wait(struct vublk_blk_gate *gate);
 
 static inline bool vublk_blk_gate_try_enter(struct vublk_blk_gate *gate)
@@ -57,7 +58,7 @@ static inline bool vublk_blk_gate_try_enter(struct vublk_blk_gate *gate)
 	return !vublk_load_seq(&gate->closed); /* E, F */
 }
 
-/* The owner: around all access to the queue. Not nested. */
+/* The owner, before all access to the queue; leave after it. Does not nest. */
 static inline void vublk_blk_gate_enter(struct vublk_blk_gate *gate)
 {
 	if (__builtin_expect(!vublk_blk_gate_try_enter(gate), 0))

@@ -3,8 +3,8 @@
  * Memory for requests: allocated here, or the application's own. Not the table of regions: that
  * is the bus's (src/inproc/memory.c).
  *
- * Key idea: both kinds are regions of the bus. Only memory that is allocated here is also mapped
- * and unmapped here.
+ * Key idea: the bus treats both kinds alike, as regions. They differ only in the mapping: memory
+ * that is allocated here is also mapped and unmapped here.
  */
 #include "blk/disk.h"
 
@@ -77,8 +77,8 @@ static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const
 }
 
 /*
- * The back-end forgets the region first. If it cannot be told, it is disconnected or will be. Its
- * mapping is its own, so it is safe to unmap ours.
+ * The back-end removes the region before we unmap it. If it cannot be told, the connection is
+ * lost or about to be. The back-end has its own mapping, so ours can be unmapped in any case.
  */
 int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error)
 {

@@ -3,13 +3,14 @@
 #define VUBLK_BLK_OVERLAP_H
 
 /*
- * A coarse filter for the question whether a write on the ring touches a range of the disk.
- * Belongs to one queue.
+ * A coarse filter: whether a write that is on the ring may touch a given range of the disk. One
+ * filter per queue.
  *
- * Key idea: a narrow write is counted in a bucket per 4 KiB unit that it touches. If all buckets
- * of a range are 0, no write touches it, and the slots need not be searched. A wide write has
- * no bucket; while one is on the ring the slots are searched, which takes little time compared
- * with moving its data.
+ * Key idea: the disk is divided into units of 4 KiB, and units share buckets. A narrow write
+ * increments the bucket of each unit that it touches. If all buckets of a range are 0, no narrow
+ * write touches it. A wide write would increment too many buckets, so it is only counted: while
+ * one is on the ring, the filter always says "possible", and the slots are searched. Compared
+ * with the data of a wide write, that search is cheap.
  */
 
 #include <stdbool.h>
@@ -55,7 +56,7 @@ static inline void vublk_blk_overlap_count(struct vublk_blk_overlap *overlap, ui
 		*vublk_blk_overlap_bucket(overlap, units.first + i) += (uint16_t)change;
 }
 
-/* `bytes` is not 0. A write is added when it goes on the ring, removed when it is complete. */
+/* A write is added when it is put on the ring, and removed when it is complete. `bytes` is not 0. */
 static inline void vublk_blk_overlap_add(struct vublk_blk_overlap *overlap, uint64_t offset,
 					 uint64_t bytes)
 {
@@ -68,7 +69,7 @@ static inline void vublk_blk_overlap_remove(struct vublk_blk_overlap *overlap, u
 	vublk_blk_overlap_count(overlap, offset, bytes, -1);
 }
 
-/* False: no write that was added and not removed touches the range. */
+/* False: certainly no write on the ring touches the range. */
 static inline bool vublk_blk_overlap_is_possible(struct vublk_blk_overlap *overlap,
 						 uint64_t offset, uint64_t bytes)
 {

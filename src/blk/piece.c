@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * One piece of a request, from its header to its status byte (virtio 1.3, section 5.2.6): how it
- * is put on the ring, and what its status means. Not when: that is in queue.c.
+ * is put on the ring, and what its status means. When it is put there is decided in queue.c.
  *
  * Key idea: header, data and status have separate descriptors, because some back-ends
  * understand no other framing. The header and the status of a slot have a fixed place in shared
- * memory, so they need no allocation and no translation. The status is 0xff before the back-end
- * has the piece, so a piece that returns with 0xff was not executed.
+ * memory, so they need no allocation and no address translation. The status is set to 0xff before
+ * the piece is published, so a piece that completes with 0xff was not executed.
  */
 #include "blk/piece.h"
 
@@ -24,13 +24,13 @@ struct place {
 	struct vublk_blk_cursor *cursor;
 };
 
-/* A piece as its slot and queue->buffers hold it, before it is on the ring. */
+/* A piece that is ready for the ring. Its buffers are in queue->buffers. */
 struct chain {
 	unsigned num_out, num_in;
 	uint64_t bytes; /* 0: a flush */
 };
 
-/* Discard and write zeroes have one segment, in the shared part of the slot. */
+/* A discard or write zeroes is described by one segment, in the shared part of the slot. */
 static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
 			  const struct place *place, struct vublk_blk_shared_slot *shared)
 {
@@ -88,10 +88,11 @@ static void fill_header(const struct vublk_blk_request *request, const struct pl
 }
 
 /*
- * Whether an earlier write on the ring touches the range. Then this one waits for its end, so
- * that a later back-end, which executes the earlier one again, never does so after this one.
+ * Whether an earlier write on the ring overlaps the range. The new write then waits until the
+ * earlier one is complete. Otherwise, after the loss of a back-end, the next one could execute
+ * the earlier write again after the new one had completed.
  */
-static bool meets_a_write(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes)
+static bool overlaps_write(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes)
 {
 	if (!vublk_blk_overlap_is_possible(&queue->overlap, offset, bytes))
 		return false;
@@ -181,7 +182,7 @@ int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_reques
 	token = queue->free_slots[queue->num_free_slots - 1];
 	r = prepare(queue, request, &place, token, &chain);
 	if (!r && vublk_blk_type_is_write(request->type) &&
-	    meets_a_write(queue, place.offset, chain.bytes))
+	    overlaps_write(queue, place.offset, chain.bytes))
 		r = -ENOSPC;
 	if (!r)
 		r = put_on_ring(queue, request, place.offset, token, &chain);

@@ -12,9 +12,9 @@
 #define VUBLK_BLK_STATUS_UNTOUCHED 0xff
 
 _Static_assert(VIRTIO_BLK_T_OUT & VIRTIO_BLK_T_DISCARD & VIRTIO_BLK_T_WRITE_ZEROES & 1,
-	       "what changes the disk is odd");
+	       "types that change the disk are odd");
 
-/* Whether the request changes the disk; a read, a flush and a get-id are even. */
+/* Whether the request changes the disk. The types of the others (read, flush, get-id) are even. */
 static inline bool vublk_blk_type_is_write(uint32_t type)
 {
 	return type & 1;
@@ -30,26 +30,27 @@ static inline void vublk_blk_fill_header(struct vublk_blk_shared_slot *shared, u
 }
 
 /*
- * Cuts the next piece off the request and adds it to the ring, unpublished. 1: done; 0: nothing
- * has changed, because the ring has no room or an earlier write to the same place is on it; a
- * negative errno: this request cannot be put on the ring.
+ * Cuts the next piece off the request and adds it to the ring, without publishing it. 1: done;
+ * 0: not now, and nothing has changed: the ring has no room, or an earlier write to the same
+ * place is on it; a negative errno: the request cannot be put on the ring.
  */
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
 /*
- * Adds the piece of a slot to a new ring, as it was added to the previous one. 0, or a negative
- * errno: the piece cannot be issued any more.
+ * Adds the piece of a slot to a new ring, as it was on the previous one. A negative errno: it
+ * cannot be issued again.
  */
 int vublk_blk_piece_issue_again(struct vublk_blk_queue *queue, uint16_t token);
 
 /*
- * Notes the result of a piece in its request. For all outcomes except a successful read or write.
+ * Stores the result of a piece in its request: the slow part of vublk_blk_piece_complete(), not
+ * needed for a read or write that succeeded.
  */
 void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_t status);
 
 /*
- * Takes a piece that the back-end completed: frees its slot and notes its result in the request,
- * which is returned.
+ * Ends a piece that the back-end has completed: frees its slot, stores its result in the request,
+ * and returns the request.
  */
 static inline struct vublk_blk_request *vublk_blk_piece_complete(struct vublk_blk_queue *queue,
 								 uint16_t token)

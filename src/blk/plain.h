@@ -6,11 +6,11 @@
  * The fast path: a read or a write of one buffer that lies in one region and needs no cutting,
  * on a queue that works and has room.
  *
- * Key idea: it repeats what request.c, queue.c and piece.c do for every request, and leaves the
+ * Key idea: the fast path does the same as request.c, queue.c and piece.c together, and leaves the
  * same state behind, so no other code can tell which path a request took (test-blk-paths.c
- * compares them). All conditions are checked first. If one does not hold, nothing has changed,
- * and the general path handles the request and words the error. It is a header so that reads and
- * writes each have a copy in which the type is a constant.
+ * compares them). All conditions are checked first. If one is not met, nothing has changed, and
+ * the general path handles the request and reports errors. The functions are inline so that reads
+ * and writes each get a copy in which the type is a constant.
  */
 #include "blk/piece.h"
 #include "blk/queue.h"
@@ -45,7 +45,7 @@ static inline bool vublk_blk_plain_may_write(struct vublk_blk_queue *queue, uint
 	       !vublk_blk_overlap_is_possible(&queue->overlap, offset, bytes);
 }
 
-/* A request in the state that it has when its only piece is on the ring. */
+/* Takes a free request and fills it as one whose only piece is on the ring. */
 static inline struct vublk_blk_request *vublk_blk_plain_take_request(
 	struct vublk_blk_queue *queue, uint32_t type, uint64_t end, void *buffer, size_t bytes,
 	void *user_data)
@@ -81,7 +81,7 @@ static inline uint16_t vublk_blk_plain_take_slot(struct vublk_blk_queue *queue,
 	return token;
 }
 
-/* Writes nothing if the last request of the slot left the same table. */
+/* Writes nothing if the slot's previous request left the same table. */
 static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 					      struct vring_desc *table, uint64_t shared_addr,
 					      uint64_t addr, uint32_t bytes, bool is_write)
@@ -120,8 +120,8 @@ static VUBLK_ALWAYS_INLINE void vublk_blk_plain_put_on_ring(
 }
 
 /*
- * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring. False: it needs the general path, or
- * is invalid, and nothing has changed. Inside the gate.
+ * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring. False: nothing has changed, because
+ * the request needs the general path or is invalid. Called inside the gate.
  */
 static VUBLK_ALWAYS_INLINE bool vublk_blk_plain_start(struct vublk_blk_queue *queue, uint32_t type,
 					 uint64_t offset, void *buffer, size_t bytes,

@@ -222,8 +222,8 @@ static void test_only_queue(void **state)
 	blk = set_up();
 	assert_non_null(vublk_blk_queue(blk, 0));
 	refuses(vublk_blk_pread(blk, 0, memory, 1, 0, &error), EBUSY,
-		"no queue is left for blocking calls: the application has asked for all 1; leave "
-		"one to them, or open the disk with one more (num-queues)");
+		"no queue is left for blocking calls: the application uses all 1; leave "
+		"one unused, or open the disk with one more (num-queues)");
 	tear_down(blk);
 }
 
@@ -406,8 +406,8 @@ static void test_lost_for_good(void **state)
 	start_call(&call, blk, read_short);
 	wait_until_sent();
 	fake_disconnect("the back-end hung up");
-	end_call(&call, ENOTCONN, "read of 511 bytes at byte 1: the back-end is lost for good, and "
-		 "whether it was executed is not known");
+	end_call(&call, ENOTCONN, "read of 511 bytes at byte 1: the back-end is permanently lost, "
+		 "and whether it was executed is not known");
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 512, 0, &error), -ENOTCONN);
 	tear_down(blk);
 }

@@ -399,8 +399,7 @@ static void test_open_failures(void **state)
 	fake_init(DISK_BYTES);
 	assert_int_equal(vublk_blk_open(NULL, NULL, NULL, 0, &blk, &error), -EINVAL);
 	assert_int_equal(vublk_blk_open("", NULL, NULL, 0, &blk, &error), -EINVAL);
-	assert_string_equal(error.text, "a disk is opened by the path of its socket, and none was "
-			    "given");
+	assert_string_equal(error.text, "cannot open a disk: the path of its socket is missing");
 	assert_int_equal(vublk_blk_open("s", chardev, NULL, 0, &blk, &error), -EINVAL);
 	assert_string_equal(error.text, "chardev is not an option here: the path names the socket");
 	assert_int_equal(vublk_blk_open("s", fail_after, NULL, 0, &blk, &error), -EINVAL);

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-`vublk serve` and qemu-storage-daemon, by `vublk bench`. Both serve the same file (around
-the page cache, by io_uring), and then nothing at all (null), which leaves what the
-protocol and the rings cost. They take turns, one round after the other, and the median
-of the rounds is shown. `reconnect`, which is of the part `control`, is the time from a
-killed back-end's new socket to the first request that is completed after it.
+Compares `vublk serve` with qemu-storage-daemon, measured by `vublk bench`. Both serve the same file
+(bypassing the page cache, with io_uring), and then nothing at all (null), which leaves the cost of the
+protocol and the rings. They take turns, round after round, and the median of the rounds is shown.
+`reconnect`, which belongs to the part `control`, is the time from a killed back-end's new socket to the
+first request that is completed after it.
 """
 import json
 import statistics
@@ -54,7 +54,7 @@ def show(name, results):
 
 
 def measure_backend(case, options, command_of, store, image, load):
-    """The other back-end is not running meanwhile: it would hold the file's lock, and may poll."""
+    """The other back-end does not run at that time, because it would hold the lock on the file and might poll."""
     path = case.path('socket')
     path.unlink(missing_ok=True)
     child = case.start(command_of(options, path, store, image))
@@ -74,7 +74,7 @@ def compare(case, options, store, image):
 
 
 def reconnect(case, options, image):
-    """How long a back-end that has just come up takes to complete a request of a disk in use."""
+    """The time that a back-end takes from its start to the completion of a request, for a disk in use."""
     cells = []
     for command_of in (serve, daemon):
         path = case.path('socket')

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What `vublk bench` is compared with, and the client that all back-ends have in common:
- * libblkio's driver virtio-blk-vhost-user, with one call of the library for all that is
- * begun and completed together.
+ * The client with which back-ends are compared, and with which vublk's own client is compared:
+ * libblkio's driver virtio-blk-vhost-user. One call of the library submits all new requests and
+ * takes all completions.
  *
- *     blkio-rate SOCKET [options as those of `vublk bench`]
+ *     blkio-rate SOCKET [options of `vublk bench`]
  *
- * The library is loaded when the program starts, and declared here, so that nothing of it
- * is needed to compile: it comes from another root than the one that the compiler is of.
+ * The program loads the library when it starts, and declares the library's functions itself. So
+ * it compiles without libblkio, which is installed in another root than the compiler.
  *
- * In poll mode it has one of libblkio's poll queues, on which waiting spins: that is faster
- * with one request in flight, and takes fewer instructions, than asking an ordinary queue
- * again and again for what is complete, and is as fast with more of them.
+ * In poll mode the program uses one of libblkio's poll queues, on which a wait spins. With one
+ * request in flight this is faster, and takes fewer instructions, than asking an ordinary queue
+ * repeatedly for completions. With more requests it is as fast.
  */
 #include "disk-rate.h"
 

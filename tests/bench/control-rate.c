@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How long devices take to come up, and what they need: a VMM without a guest that has a
- * device for each socket, brings up one after the other, and then lets all of them go; so
- * many times.
+ * Measures how long devices take to start, and which resources they need. The program is a VMM
+ * without a guest. In each round it starts one device per socket, one after the other, and then
+ * closes all of them.
  *
  *     control-rate [--queues=N] [--regions=N] [--rounds=N] SOCKET...
  *
- * The guest's memory is one page for each queue, which has the parts of its ring, or as
- * many pages as there are regions, with a hole after each. A line of JSON on standard
- * output for each start, with the times from realize on, in microseconds, and one for each
- * round, with what the process has when all devices run, more than it had before.
+ * The guest's memory has one page per queue, which contains all parts of the queue's ring; if
+ * there are more regions than queues, it has one page per region. A hole follows each page.
+ *
+ * The program prints one line of JSON per start, with the times in microseconds since realize
+ * began, and one line per round, with the resources that the process uses while all devices run,
+ * in addition to those that it used before.
  */
 #include <vublk/device.h>
 
@@ -116,7 +118,7 @@ static void read_arguments(struct arguments *arguments, int argc, char **argv)
 		{ 0 },
 	};
 	static const struct argp argp = { options, parse, "SOCKET...",
-					  "Measure how devices come up." };
+					  "Measure how long devices take to start." };
 
 	*arguments = (struct arguments){ .queues = 1, .regions = 1, .rounds = 1 };
 	argp_parse(&argp, argc, argv, 0, NULL, arguments);
@@ -124,7 +126,7 @@ static void read_arguments(struct arguments *arguments, int argc, char **argv)
 
 /* --- the machine --------------------------------------------------------------- */
 
-/* Where the guest sees a page; pages that are regions of their own are not neighbours. */
+/* The guest address of a page. Pages that are separate regions are not adjacent. */
 static uint64_t page_addr(const struct ram *ram, unsigned page)
 {
 	return RAM_ADDR + (uint64_t)page * PAGE_BYTES * (ram->num_regions > 1 ? 2 : 1);
@@ -143,7 +145,7 @@ static void make_ram(struct ram *ram, const struct arguments *arguments)
 								i * bytes };
 }
 
-/* A device has some descriptors, and there may be many devices. */
+/* Raises the limit of open files: each device needs several, and there may be many devices. */
 static void allow_descriptors(void)
 {
 	struct rlimit limit;
@@ -206,7 +208,7 @@ static void on_stopped(void *bus, const struct vublk_error *failure)
 	((struct unit *)bus)->state = OFF;
 }
 
-/* The library says in its log how often it waited for an answer. */
+/* The library logs how often it waited for an answer. */
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 {
 	struct unit *unit = opaque;

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The control path: how long a device takes to come up (control-rate.c), with few and with
-many queues and regions of memory; what a hundred devices in one process need; and how
-long a disk in use is without a back-end when one is restarted. Times are medians, and
-the worst.
+The control path: how long a device takes to start (control-rate.c), with few and with many queues and
+memory regions; the resources that a hundred devices in one process need; and how long a disk in use has
+no back-end when its back-end is restarted. Times are given as the median and the worst.
 """
 import contextlib
 import json
@@ -24,7 +23,7 @@ def entry(name, queues):
 
 
 def run(case, tools, paths, **options):
-    """Returns the starts, and what was said of the last round."""
+    """Returns the lines of all starts, and the line of the last round."""
     words = [f'--{name}={value}' for name, value in options.items()]
     result = case.call([tools.folder / 'control-rate', *words, *paths])
     if result.code:
@@ -39,14 +38,14 @@ def milliseconds(starts, name):
 
 
 def show(title, starts):
-    """Round trips are the same each time; a worse one would be seen in the largest."""
+    """The number of round trips is the same each time; the maximum would show an exception."""
     trips = [max(start[name] for start in starts) for name in ('handshake_trips', 'start_trips')]
     print(f'    {title:36}realized{milliseconds(starts, "realized_us"):27}  ready{milliseconds(starts, "started_us"):27}'
           f'  round trips {trips[0]} + {trips[1]}', flush=True)
 
 
 def start_of(tools, name, queues, regions):
-    """A device on each of these back-ends, again and again."""
+    """Starts one device per back-end, round after round."""
     with systems.processes(tools.temporary) as case:
         _, path = systems.start_backend(case, tools, entry(name, queues), None)
         starts, last = run(case, tools, [path], queues=queues, regions=regions, rounds=STARTS)
@@ -65,7 +64,7 @@ def starts(tools):
 
 
 def many(tools, queues):
-    """A back-end for each, without pinning, for all start at once."""
+    """One back-end per device, not pinned, because all of them start at the same time."""
     with contextlib.ExitStack() as stack:
         cases = [stack.enter_context(systems.processes(tools.temporary)) for _ in range(DEVICES)]
         paths = [systems.start_backend(case, tools, entry('vublk', queues), None)[1] for case in cases]
@@ -85,7 +84,7 @@ def devices(tools):
 
 
 def reconnections(case, options):
-    """Of a file that takes part in nothing else."""
+    """Measures reconnections with an image that no other measurement uses."""
     image = case.path('disk')
     systems.fill(image, 16 << 20)
     print(f'  {"":26}{"vublk serve":46}   qemu-storage-daemon')

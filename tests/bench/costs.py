@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What a request costs that can be counted: instructions, by callgrind (such machines seldom
-have hardware counters), and system calls, by strace. Both make what they watch many times
-slower, so nothing is timed meanwhile; the other end runs as it is, and so is always the
-faster one, for which the watched one hardly ever waits. Runs of two lengths are
-subtracted, so that neither start nor end counts.
+The costs of a request that can be counted: instructions, by callgrind (virtual machines seldom have
+hardware counters), and system calls, by strace. Both tools make the traced end many times slower, so no
+time is measured in these runs. The other end runs untraced and is always the faster one, so the traced
+end hardly ever waits for it. The counts of two runs of different length are subtracted, which removes
+the costs of start and end.
 
-Two ends that poll make no system calls while both are awake, and strace makes none of them
-slower then; but who sleeps first under it would never be awake again. So it is attached to
-them when they are under way, for a while, and its count is compared with their rate.
+Two ends that poll make no system calls while both are awake, and then strace does not slow them. But if
+one of them fell asleep under strace, it would never catch up again. Therefore strace is attached when
+both are running, for a limited time, and its count is divided by their rate.
 """
 import collections
 import re
@@ -20,26 +20,26 @@ import peer
 from systems import (CLIENTS, CORES, SYSTEMS, environment_of, pinned, prepare, processes, report_of, start_backend,
                      wait_for_end, way_of)
 
-# Of a request, on average; None: not counted.
+# Per request, on average; None: not counted.
 Costs = collections.namedtuple('Costs', 'backend_instructions client_instructions backend_calls client_calls')
-# The words before a command, given Tools and where to write; and what to find there.
+# `words` returns the words before the traced command, for Tools and a log; `total` finds the count in the log.
 Tracer = collections.namedtuple('Tracer', 'program words total')
 REQUESTS = (2000, 12000)
-TRIES = 3  # of a client that polls: waiting only ever adds instructions
+TRIES = 3  # with a client that polls: the smallest count is used, because waiting only adds instructions
 WARM_UP_S, ATTACHED_S, RUNTIME_MS = 0.5, 0.5, 1500
 
 TRACERS = {
     'instructions': Tracer('valgrind', lambda tools, log: [
         tools.folder / 'no-uring', 'valgrind', '--tool=callgrind', '--callgrind-out-file=/dev/null',
         f'--log-file={log}'], re.compile(r'Collected : (\d+)')),
-    # As a grandchild (-D), so that a signal goes to the traced program itself.
+    # With -D strace runs as a grandchild, so a signal goes to the traced program itself.
     'calls': Tracer('strace', lambda tools, log: [
         'strace', '-D', '-f', '-qq', '-c', '-U', 'calls,name', '-o', log], re.compile(r'^\s*(\d+) total', re.M)),
 }
 
 
 def total_of(case, tracer):
-    """A tracer may end after what it traces."""
+    """Waits for the tracer's log, because a tracer may end after the traced program."""
     log = case.path('traced')
     peer.wait_until(lambda: log.exists() and tracer.total.search(log.read_text()),
                     f'{tracer.program} says no total')
@@ -47,7 +47,7 @@ def total_of(case, tracer):
 
 
 def run_traced(tools, entry, image, tracer, end, requests):
-    """Events of one end, `backend` or `client`, for so many requests, with all before and after."""
+    """Counts the events of one end (`backend` or `client`) in a run of `requests`, with its start and end."""
     with processes(tools.temporary) as case:
         words = tracer.words(tools, case.path('traced'))
         backend, path = start_backend(case, tools, entry, image, words if end == 'backend' else (),
@@ -62,7 +62,7 @@ def run_traced(tools, entry, image, tracer, end, requests):
 
 
 def attach(case, process):
-    """System calls a second of a process, or nothing where tracing it is not permitted."""
+    """System calls per second of a process; None if tracing it is not permitted."""
     start = time.monotonic()
     tracer = case.start(['strace', '-f', '-qq', '-c', '-U', 'calls,name', '-o', case.path('traced'), '-p', process.pid])
     if wait_for_end(tracer, ATTACHED_S):
@@ -73,7 +73,7 @@ def attach(case, process):
 
 
 def count_attached(tools, entry, image, end):
-    """System calls for each request of two ends that poll."""
+    """System calls per request of two ends that poll."""
     with processes(tools.temporary) as case:
         backend, path = start_backend(case, tools, entry, image)
         prepare(case, tools, entry.load, path)

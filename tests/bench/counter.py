@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A socket between two programs that hands on what comes, descriptors included, and counts
-the messages. It costs time, so nothing is measured through it but their number.
+A socket between two programs that forwards everything, descriptors included, and counts the messages.
+It adds latency, so only the number of messages is measured through it.
 """
 import collections
 import os
@@ -9,23 +9,23 @@ import socket
 import struct
 import threading
 
-MAX_DESCRIPTORS = 32  # of a message: vhost-user has 8, vfio-user 16
+MAX_DESCRIPTORS = 32  # per message: vhost-user permits 8, vfio-user 16
 
-# A protocol's header, and how long the whole message is by its fields.
+# The header of each protocol, and the length of the whole message that its fields say.
 Protocol = collections.namedtuple('Protocol', 'header message_bytes')
 VHOST_USER = Protocol(struct.Struct('=III'), lambda request, flags, payload: 12 + payload)
 VFIO_USER = Protocol(struct.Struct('=HHIII'), lambda number, command, size, flags, error: size)
 
 
 class Direction:
-    """Hands messages on, each as a whole: descriptors belong to its first byte."""
+    """Forwards whole messages, because the descriptors of a message belong to its first byte."""
 
     def __init__(self, protocol, source, sink):
         self.protocol, self.source, self.sink = protocol, source, sink
         self.messages = 0
 
     def receive(self, bytes_, descriptors):
-        """Exactly so many bytes; None at the end of the connection."""
+        """Exactly this number of bytes; None at the end of the connection."""
         pieces = b''
         while len(pieces) < bytes_:
             piece, more, _, _ = socket.recv_fds(self.source, bytes_ - len(pieces), MAX_DESCRIPTORS)
@@ -57,7 +57,7 @@ class Direction:
                 os.close(descriptor)
 
     def run(self):
-        """Until an end closes; then the other is told, too."""
+        """Forwards until one end closes the connection, and then closes the other end's."""
         try:
             while self.hand_on_message():
                 pass
@@ -75,7 +75,7 @@ def hang_up(end):
 
 
 class Counter:
-    """Listens at `path` for connections that are meant for the socket `target`."""
+    """Listens at `path`, and connects each client to the socket `target`."""
 
     def __init__(self, path, target, protocol):
         self.target, self.protocol = target, protocol
@@ -86,7 +86,7 @@ class Counter:
         threading.Thread(target=self.accept, daemon=True).start()
 
     def messages(self):
-        """Of both directions, and of all connections that there were."""
+        """The number of messages in both directions, over all connections so far."""
         return sum(direction.messages for direction in self.directions)
 
     def accept(self):

@@ -3,30 +3,30 @@
 #define BENCH_DISK_RATE_H
 
 /*
- * What the drivers that are compared with each other do alike: keep as many requests in
- * flight as were asked for, each with a buffer of its own, until the run is over. A driver
- * is a few functions; nothing else differs.
+ * The part that is the same for all clients that are compared: a loop that keeps a fixed number
+ * of requests in flight, each with its own buffer, until the run ends. A client provides the few
+ * functions that differ.
  */
 #include "rate.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Of so many requests that were completed together. */
+/* The number of requests that were completed together. */
 struct disk_rate_done {
 	void *request;
 	int result; /* 0, or a negative errno */
 };
 
-/* What fails ends the process by rate_fail(). */
+/* A failure ends the process with rate_fail(). */
 struct disk_rate_driver {
-	/* Connects to rate->path; returns what the other functions get, and the disk's bytes. */
+	/* Connects to rate->path; returns the object for the other functions, and the disk's size. */
 	void *(*open)(const struct rate *rate, uint64_t *capacity_bytes);
-	/* Memory that the back-end may be given. */
+	/* Allocates memory that can be shared with the back-end. */
 	void *(*alloc)(void *disk, size_t bytes);
 	void (*read)(void *disk, uint64_t offset, void *buffer, size_t bytes, void *request);
 	void (*write)(void *disk, uint64_t offset, void *buffer, size_t bytes, void *request);
-	/* Submits what was begun and waits for one completion at least. */
+	/* Submits the prepared requests and waits for at least one completion. */
 	unsigned (*wait)(void *disk, struct disk_rate_done *done, unsigned max);
 	void (*close)(void *disk);
 };

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-One guest has a disk by each way, each with its own `vublk serve`:
-QEMU directly, by the relay, as a PCI device on vfio-user. The guest uses one after
-the other (guest-rate.c), and each round's rate is compared with that of QEMU straight at
-its back-end in the same round. That is there twice: how far it is from itself is the
-noise. The disks are in memory, because the ways to them are compared.
+One guest has one disk per door, each with its own `vublk serve`: QEMU connected directly, through the
+relay, and as a PCI device on vfio-user. The guest uses one disk after the other (guest-rate.c). Each
+round's rate is compared with the rate of the direct disk in the same round. There are two direct disks:
+the difference between them is the noise. The disks are in memory, because the doors are compared, not
+the storage.
 
-On a busy machine rates say little. The time that the processors spent on a request, in
-QEMU, device and back-end, says more: it is not longer because others had their turns.
+On a busy machine, rates mean little. The processor time per request, in QEMU, device and back-end,
+means more, because it does not grow when other programs get their turns.
 """
 import collections
 import json
@@ -26,10 +26,10 @@ import qemu
 
 DISK_BYTES = 16 << 20
 AGAIN = 'again'
-# What is compared: a name for the guest and the table, and the door.
+# The disks that are compared: a name for the guest and the table, and the door.
 DISKS = [('direct', 'direct'), (AGAIN, 'direct'), ('relay', 'relay'), ('vfio-user', 'vfio-user')]
 BASE = DISKS[0][0]
-# The client that is needed came with this version.
+# The first version with a vfio-user client.
 VFIO_USER_SINCE = (10, 1)
 WARM_UP_ROUNDS = 1
 
@@ -37,7 +37,7 @@ Run = collections.namedtuple('Run', 'round disk load requests seconds messages w
 
 
 def processor_seconds(process):
-    """Of all its threads, by the clock that the kernel has for each process: see clock_getcpuclockid(3)."""
+    """The time of all its threads, from the kernel's CPU clock of the process: see clock_getcpuclockid(3)."""
     return time.clock_gettime(~process.pid << 3 | 2)
 
 
@@ -49,7 +49,7 @@ class NamedServe(peer.VublkServe):
 
 
 class Disk:
-    """A back-end and the way to it, through a counter of messages if that is wanted."""
+    """A back-end and the door to it, with a counter of messages in between if requested."""
 
     def __init__(self, case, vublk, folder, name, door, is_counted):
         self.name = name
@@ -67,7 +67,7 @@ class Disk:
             self.counter, self.path = counter.Counter(path, self.path, protocol), path
 
     def arguments(self, number, which):
-        """What QEMU's command line says of it."""
+        """The words for QEMU's command line."""
         chardev = self.door.chardev(self.path, which)
         words = [] if chardev is None else [
             '-chardev', ','.join(['socket', f'id={self.name}-chardev',
@@ -84,13 +84,13 @@ class Disk:
                    for path in pathlib.Path(f'/proc/{self.device.pid}/task').glob('*/status'))
 
     def counts(self):
-        """What has been counted so far: messages, wakes, and seconds of the processors."""
+        """The counts so far: messages, wakes, and seconds of processor time."""
         return (self.counter.messages() if self.counter else 0, self.wakes(),
                 sum(processor_seconds(process) for process in (self.backend, self.device) if process))
 
 
 class Meter:
-    """What has been counted since it was last asked for."""
+    """The counts since the last reading."""
 
     def __init__(self, guest, disks):
         self.guest, self.disks = guest, {disk.name: disk for disk in disks}
@@ -98,7 +98,7 @@ class Meter:
         self.cpu = processor_seconds(guest.child)
 
     def read(self, name):
-        """QEMU worked for no other disk since the last run of any."""
+        """All of QEMU's time since the last run of any disk belongs to this disk."""
         before, cpu = self.seen[name], self.cpu
         self.seen[name], self.cpu = self.disks[name].counts(), processor_seconds(self.guest.child)
         messages, wakes, seconds = (now - then for now, then in zip(self.seen[name], before))
@@ -106,7 +106,7 @@ class Meter:
 
 
 def runs_in(guest, disks, rounds):
-    """A disk's run is over when its line is heard, and its next is behind the others': what is counted is its own."""
+    """A disk's run ends with its line, and its next run comes after those of all others, so the counts are its own."""
     guest.run('load', 'start')
     meter, runs = Meter(guest, disks), []
     while len(runs) == 0 or len(runs) % len(disks) or runs[-1].round < rounds:
@@ -118,7 +118,7 @@ def runs_in(guest, disks, rounds):
 
 
 def measure(case, options, which, wanted, rounds, is_counted):
-    """Boots a guest with these disks; returns what it did in so many rounds."""
+    """Boots a guest with these disks; returns its runs in `rounds` rounds."""
     with tempfile.TemporaryDirectory(prefix='vublk-', dir=options.memory) as folder:
         disks = [Disk(case, options.vublk, folder, name, door, is_counted) for name, door in wanted]
         arguments = [word for number, disk in enumerate(disks) for word in disk.arguments(number, which)]
@@ -128,7 +128,7 @@ def measure(case, options, which, wanted, rounds, is_counted):
         for disk in disks:
             if disk.counter:
                 disk.counter.close()
-        for child in reversed(case.children):  # a device before its back-end, which it would miss
+        for child in reversed(case.children):  # devices first: a device would report the end of its back-end
             case.stop(child)
     return runs
 
@@ -138,7 +138,7 @@ def of(runs, disk, load):
 
 
 def rates(runs, disk, load=None):
-    """By round and load."""
+    """Groups the runs by round and load."""
     return {(run.round, run.load): run.requests / run.seconds for run in of(runs, disk, load)}
 
 
@@ -156,7 +156,7 @@ def cpu_ratio(runs, disk, load):
 
 
 def each_round(runs, disk, load=None):
-    """Both were measured within a second or two: what is slow for longer is in both."""
+    """Both were measured within a second or two, so a longer disturbance affects both."""
     base = rates(runs, BASE, load)
     ratios = [rate / base[key] for key, rate in rates(runs, disk, load).items()]
     low, middle, high = statistics.quantiles(ratios, n=4)
@@ -209,7 +209,7 @@ def compare_in(case, options, which):
 
 
 def compare(case, options):
-    """In each QEMU that there is here."""
+    """Measures with each QEMU that is available here."""
     found = []
     for kind in qemu.QEMUS.values():
         try:

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The load of a guest whose disks are compared: small requests past the page cache at
- * random places, on each disk for a moment and then on the next, again and again. What
- * disturbs the machine so disturbs all of them, and the disks meet the same guest in the
- * same state. It runs until it is killed.
+ * The load that runs in a guest to compare its disks: small requests at random places, bypassing
+ * the page cache. It uses each disk for a moment and then the next one, round after round.
+ * Therefore a disturbance of the machine affects all disks alike, and all disks meet the guest in
+ * the same state.
  *
- * A line of standard output for each moment, one write each, as init's are; ROUND counts
- * from zero and SERIAL is how the host called the disk:
+ * It runs until it is killed. It prints one line per disk and moment, each with a single write().
+ * ROUND counts from zero, and SERIAL is the serial that the host gave to the disk:
  *
  *     run=ROUND:SERIAL:LOAD:REQUESTS:NANOSECONDS
  *
@@ -52,7 +52,7 @@ struct disk {
 static struct disk disks[MAX_DISKS];
 static unsigned num_disks;
 static aio_context_t context;
-static unsigned char *buffer; /* a block for each request of the depth */
+static unsigned char *buffer; /* one block per request in flight */
 static uint64_t random_state = 0x2545f4914f6cdd1du;
 
 static void say(const char *format, ...)
@@ -100,10 +100,10 @@ static void submit(const struct disk *disk, const struct load *load, struct iocb
 		.aio_offset = (int64_t)(next_random() % disk->num_blocks * BLOCK_BYTES),
 	};
 	if (syscall(SYS_io_submit, context, 1L, &request) != 1)
-		fail("%s: a request was not taken: %s", disk->serial, strerror(errno));
+		fail("%s: a request was not accepted: %s", disk->serial, strerror(errno));
 }
 
-/* Waits for one completion at least, and returns how many there were. */
+/* Waits for at least one completion, and returns how many there were. */
 static unsigned reap(const struct disk *disk, struct io_event *events)
 {
 	long n = syscall(SYS_io_getevents, context, 1L, (long)MAX_DEPTH, events, NULL);
@@ -116,7 +116,7 @@ static unsigned reap(const struct disk *disk, struct io_event *events)
 	return (unsigned)n;
 }
 
-/* Every request that was begun is waited for, and counts. */
+/* Waits for all requests that were submitted, and counts them. */
 static void run(unsigned round, const struct disk *disk, const struct load *load)
 {
 	struct iocb requests[MAX_DEPTH];
@@ -154,7 +154,7 @@ static void read_serial(struct disk *disk, char letter)
 	fclose(file);
 }
 
-/* False when there is no disk of that letter. */
+/* False if there is no disk with that letter. */
 static bool open_disk(struct disk *disk, char letter)
 {
 	char path[64];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk that was used a moment ago and now is idle: back-end and device have seen a
- * load, so the one that polls has a reason to. Says "idle", then sleeps until it is
- * ended; the disk stays open.
+ * Keeps a disk open that was used a moment ago and is idle now. Back-end and device have just
+ * served a load, so an end with adaptive polling has a reason to poll. The program prints "idle"
+ * when the load is over, and then sleeps until a signal ends it.
  *
  *     idle-disk SOCKET
  */

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The cost of an idle disk: processor time of device and back-end a
-second after the last request, and memory. The numbers are limits of their own, not ratios.
+The cost of an idle disk: memory, and the processor time of device and back-end, beginning a second after
+the last request. The goals are absolute limits, not ratios.
 """
 import pathlib
 import re
@@ -13,18 +13,18 @@ from systems import Entry, Load, processes, start_backend, why_not
 
 AFTER_S, WATCH_S = 1.0, 2.0
 LOAD = Load('null', 'randread', 'poll', 1, 'two')
-IDLE_PERCENT = 0.05  # what rounds to 0.0 %
+IDLE_PERCENT = 0.05  # rounds to 0.0 %
 RESIDENT_KIB = 3072
 
 
 def finding(what, value, unit, limit=None):
-    """As a row's duel ends in a verdict; without a limit it is only told."""
+    """A result in the form of a duel's verdict; without a limit it is only reported."""
     return {'what': what, 'value': value, 'unit': unit, 'limit': limit,
             'is_met': None if limit is None else value <= limit}
 
 
 def start_idle_disk(case, tools, path):
-    """Returns its process, when its requests are over."""
+    """Starts the client, and returns its process when its requests are complete."""
     out = open(case.path('idle'), 'wb')
     with out:
         child = case.start([tools.folder / 'idle-disk', path], stdout=out)
@@ -52,7 +52,7 @@ def resident_kib(process):
 
 
 def resident(tools):
-    """Before anybody connects, and with a disk that was used; that of peers to compare."""
+    """Memory before any client connects, and with a disk that was used; also of the peers, to compare."""
     findings = []
     for name, limit in ('vublk', RESIDENT_KIB), ('qsd newer', None), ('qsd', None):
         entry = Entry(name, None, LOAD)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What measures: its processors, its kernel, the commit, and whether others work on it."""
+"""The machine that measures: its processors, kernel and commit, and whether other programs use it."""
 import datetime
 import os
 import platform
@@ -8,18 +8,18 @@ import subprocess
 import time
 
 WATCH_S = 1.0
-BUSY_SHARE = 0.1  # of all processors, beyond which figures are doubtful
+BUSY_SHARE = 0.1  # of all processors; above it, figures are doubtful
 
 
 def processor_times():
-    """Of all processors, since the machine began: how long they worked for anybody, and in all."""
+    """The busy time and the total time of all processors since the machine was started."""
     with open('/proc/stat') as file:
         user, nice, system, idle, io_wait, *others = [int(word) for word in file.readline().split()[1:9]]
     return user + nice + system + sum(others), user + nice + system + idle + io_wait + sum(others)
 
 
 def busy_share():
-    """What others use of the processors now, theft by other virtual machines included."""
+    """The share of the processors that other programs use now, including time stolen by other virtual machines."""
     before = processor_times()
     time.sleep(WATCH_S)
     busy, total = (now - then for now, then in zip(processor_times(), before))
@@ -37,7 +37,7 @@ def processor_name():
 
 
 def commit_of(root):
-    """The last commit, and whether there are changes since; a release archive has none."""
+    """The last commit, and whether there are later changes; a release archive has no commit."""
     done = subprocess.run(['git', '-C', root, 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'],
                           capture_output=True, text=True)
     return done.stdout.strip() or 'unknown'
@@ -56,7 +56,7 @@ def sentence(machine):
 
 
 def warning(machine):
-    """What a person has to know of the figures, or nothing."""
+    """A warning about the figures, or an empty text."""
     if machine['busy_share'] <= BUSY_SHARE:
         return ''
     return (f'WARNING: others use {machine["busy_share"]:.0%} of the processors: figures will be wrong, '

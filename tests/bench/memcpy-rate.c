@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The limit of a disk in memory: blocks at random places of as much memory, copied into
- * as many buffers as there would be requests in flight, or from them.
+ * The upper limit for a disk in memory: memcpy() between random blocks of a memory area of the
+ * disk's size and as many buffers as there would be requests in flight.
  *
- *     memcpy-rate [options as those of `vublk bench`]
+ *     memcpy-rate [options of `vublk bench`]
  */
 #include "rate.h"
 
 #include <string.h>
 #include <sys/mman.h>
 
-/* Written once: memory that was never written is one page of zeroes. */
+/* Fills the memory, because all memory that was never written is one page of zeroes. */
 static char *allocate(size_t bytes)
 {
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,

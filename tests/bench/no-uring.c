@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs a program for which the kernel has no io_uring. Valgrind stops all threads of one
- * that waits there; without it, programs wait by epoll.
+ * Runs a program and lets the kernel refuse its io_uring system calls. If one thread of a program
+ * waits in io_uring, Valgrind stops all of its threads. Without io_uring, programs wait in epoll.
  *
  *     no-uring COMMAND...
  */
@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 	}
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
 	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
-		fprintf(stderr, "no-uring: no filter of system calls: %s\n", strerror(errno));
+		fprintf(stderr, "no-uring: cannot filter system calls: %s\n", strerror(errno));
 		return 1;
 	}
 	execvp(argv[1], argv + 1);

@@ -22,13 +22,13 @@ enum {
 
 static const struct argp_option options[] = {
 	{ "rw", KEY_RW, "PATTERN", 0, "randread (default) or randwrite" },
-	{ "bs", KEY_BS, "SIZE", 0, "Bytes of a request (default 4k)" },
+	{ "bs", KEY_BS, "SIZE", 0, "Bytes per request (default 4k)" },
 	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight (default 32)" },
 	{ "mode", KEY_MODE, "MODE", 0, "event (default): sleep until the back-end calls; poll" },
-	{ "runtime", KEY_RUNTIME, "TIME", 0, "How long it is measured (default 1s)" },
-	{ "ramp_time", KEY_RAMP_TIME, "TIME", 0, "Run that long before it is measured" },
+	{ "runtime", KEY_RUNTIME, "TIME", 0, "Time of the measurement (default 1s)" },
+	{ "ramp_time", KEY_RAMP_TIME, "TIME", 0, "Run for this time before the measurement" },
 	{ "number_ios", KEY_NUMBER_IOS, "N", 0, "End after N requests" },
-	{ "size", KEY_SIZE, "SIZE", 0, "Of memory that is copied (default 256M)" },
+	{ "size", KEY_SIZE, "SIZE", 0, "Bytes of memory that are copied (default 256M)" },
 	{ NULL },
 };
 
@@ -46,7 +46,7 @@ void rate_fail(const char *format, ...)
 
 /* --- options ------------------------------------------------------------------ */
 
-/* Whether the value is the second word; anything but the two ends the process. */
+/* Whether the value is the second of two words; any other word ends the process. */
 static bool is_second(struct argp_state *state, const char *option, const char *value,
 		      const char *first, const char *second)
 {
@@ -88,7 +88,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_ARG:
 		if (rate->path)
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "there is an argument too many, '%s'", arg);
+				     "unexpected argument '%s'", arg);
 		rate->path = arg;
 		return 0;
 	default:

@@ -3,10 +3,10 @@
 #define BENCH_RATE_H
 
 /*
- * What the clients of the comparison have in common: options that are named and mean the
- * same as those of `vublk bench`, the clock, the latencies, and a report with the keys of
- * its JSON that tests/bench/systems.py reads. A request costs one look at the clock when
- * it begins, and what is completed together shares another, as in `vublk bench`.
+ * The parts that the compared clients share: options with the names and meanings that they have
+ * in `vublk bench`, the clock, the latencies, and a report with those keys of bench's JSON that
+ * tests/bench/systems.py reads. As in `vublk bench`, each request reads the clock once when it
+ * starts, and all requests that complete together share one more reading.
  */
 #include "cli/cli.h"
 #include "cli/histogram.h"
@@ -20,10 +20,10 @@ struct rate {
 	bool is_poll;
 	uint32_t block_bytes;
 	unsigned depth;
-	uint64_t size_bytes;    /* of what is copied; of no meaning for a disk */
+	uint64_t size_bytes;    /* of the memory that is copied; ignored for a disk */
 	uint64_t ramp_ns;
 	uint64_t runtime_ns;
-	uint64_t number_ios;    /* 0: the time decides */
+	uint64_t number_ios;    /* 0: no limit but the time */
 
 	/* while it runs */
 	uint64_t random;
@@ -36,7 +36,7 @@ struct rate {
 	struct rusage usage;    /* at the start, and then, of the whole run */
 };
 
-/* Reads the command line; what is wrong there ends the process. */
+/* Reads the command line; an error there ends the process. */
 void rate_parse(struct rate *rate, const char *usage, const char *doc, int argc, char **argv);
 
 /* Ends the process with a sentence, whose first word is the program's name. */
@@ -56,7 +56,7 @@ static inline bool rate_wants_more(struct rate *rate, uint64_t now_ns)
 	return !rate->number_ios || rate->is_ramp || rate->begun < rate->number_ios;
 }
 
-/* xorshift64: three shifts, and good enough to choose a block by. */
+/* xorshift64: three shifts, and good enough to choose blocks. */
 static inline uint64_t rate_next_block(struct rate *rate)
 {
 	rate->random ^= rate->random << 13;

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Rates of back-ends and clients, row by row (rates_rows.py), of what systems.py has. What
-is compared takes turns, round after round; medians of the rounds are compared. All that
-is found is a tree of lists and dictionaries, which report.py prints and draws.
+Rates of back-ends and clients (systems.py), row by row (rates_rows.py). The systems that are compared
+take turns, round after round, and the medians of the rounds are compared. The result is a tree of lists
+and dictionaries, which report.py prints and draws.
 """
 import collections
 import contextlib
@@ -16,7 +16,7 @@ import systems
 
 
 class Figures:
-    """All that was measured of the entries of one point."""
+    """All measurements of the entries of one point."""
 
     def __init__(self):
         self.samples, self.costs = collections.defaultdict(list), {}
@@ -32,7 +32,7 @@ class Figures:
         return statistics.median(values) if values else None
 
     def of(self, entry):
-        """All of an entry, for report.py."""
+        """The measurements of an entry, for report.py."""
         names = systems.Sample._fields
         rates = self.values(entry, 'iops')
         return {'system': entry.system, 'client': entry.client, 'load': entry.load._asdict(),
@@ -42,14 +42,14 @@ class Figures:
 
 
 def entries_of(point):
-    """Each once, in the order of the duels."""
+    """Each entry once, in the order of the duels."""
     return list(dict.fromkeys(entry for duel in point.duels for entry in (duel.ours, duel.theirs)))
 
 
 # --- goals ----------------------------------------------------------------------------
 
 def names_of(duel):
-    """How the two ends are told apart."""
+    """The words by which a report distinguishes the two entries."""
     ours, theirs = duel.ours, duel.theirs
     if ours.load.jobs != theirs.load.jobs:
         return [f'{end.load.jobs} queue{"s" * (end.load.jobs > 1)}' for end in (ours, theirs)]
@@ -57,7 +57,7 @@ def names_of(duel):
 
 
 def judge(figures, duel, goal):
-    """What became of a goal; is_met is None where nothing could be compared."""
+    """The outcome of a goal; is_met is None if nothing could be compared."""
     values = [figures.median(entry, goal.metric) for entry in (duel.ours, duel.theirs)]
     ratio = values[0] / values[1] if None not in values and values[1] else None
     is_least = goal.at_least is not None
@@ -69,7 +69,7 @@ def judge(figures, duel, goal):
 
 
 def judge_duel(figures, duel):
-    """Where the first goal is missed, one that may be reached instead decides; it is noted in any case."""
+    """If the first goal is missed, its alternative decides, if it has one; the alternative is always noted."""
     verdicts = [judge(figures, duel, goal) for goal in duel.goals if not goal.instead]
     for goal in duel.goals:
         if goal.instead:
@@ -84,7 +84,7 @@ def judge_duel(figures, duel):
 # --- the part -------------------------------------------------------------------------
 
 def count(tools, figures, entry, image):
-    """What cannot be counted here is told, and the rates are worth something without it."""
+    """Reports costs that cannot be counted here; the rates are useful without them."""
     try:
         figures.costs[entry] = costs.count_all(tools, entry, image)
     except peer.Failure as failure:
@@ -118,7 +118,7 @@ def measure_row(tools, stack, options, row):
 
 
 def version_of(case, tools, name):
-    """What a system says of its version; nothing for one that scripts/bench did not start."""
+    """The version that a system prints; empty for one that scripts/bench did not start."""
     system = systems.SYSTEMS[name]
     if not system.command:
         return str(system.path or '')
@@ -127,7 +127,7 @@ def version_of(case, tools, name):
 
 
 def legend(case, tools, rows):
-    """Which systems there are, and why others are not."""
+    """The available systems, and the reasons why others are not available."""
     entries = [entry for row in rows for point in row.points for entry in entries_of(point)]
     found = {}
     for entry in entries:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The rows of the part `rates`: the systems that each compares, and its goals. A goal is a
-limit of the ratio of our median to theirs.
+The rows of the part `rates`: the systems that each row compares, and its goals. A goal is a limit for
+the ratio of our median to theirs.
 """
 import collections
 
@@ -11,15 +11,15 @@ from systems import Entry, Load
 DEPTHS = (1, 32, 128)
 PEERS = ['qsd newer', 'qsd']
 
-# A bound of the ratio of a metric: a field of systems.Sample or of costs.Costs. With `instead`, it
-# is enough to reach this one where the first one is missed.
+# A limit for the ratio of a metric, which is a field of systems.Sample or costs.Costs. A goal with
+# `instead` is an alternative: it is enough to reach it if the first goal is missed.
 Goal = collections.namedtuple('Goal', 'metric at_least at_most instead', defaults=[None, None, False])
-# Two entries, and what their ratio should be.
+# Two entries, and the goals for their ratios.
 Duel = collections.namedtuple('Duel', 'ours theirs goals')
-# What is measured in turns: A B A B.
+# Entries that are measured in turns: A B A B.
 Point = collections.namedtuple('Point', 'title duels')
-# `costs`: system calls and instructions are counted, too. `check(tools)` finds out something that is
-# no ratio.
+# `costs`: system calls and instructions are counted, too. `check(tools)` returns a result that is not
+# a ratio.
 Row = collections.namedtuple('Row', 'name title points costs check', defaults=[False, None])
 
 
@@ -28,7 +28,7 @@ def rate(at_least):
 
 
 def against_peers(load, peers, goals, client='libblkio', off=None):
-    """Ours against each; with `off` against ours that does not poll, too, which has to be no faster than that."""
+    """Our back-end against each peer; with `off` also against ours with --poll=off, with `off` as the goal."""
     ours = Entry('vublk', client, load)
     duels = [Duel(ours, Entry(peer, client, load), goals) for peer in peers]
     if off:
@@ -76,7 +76,7 @@ def queues_row():
 
 
 def rows(sockets=()):
-    """All of them; what listens at a socket already is a peer where nothing is stored."""
+    """All rows; a back-end that already listens at a socket is a peer in the rows without storage."""
     null_peers = [*PEERS, *sockets]
     cpu = Goal('backend_us', at_most=0.6, instead=True)
     return [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What the part `rates` found (see rates_bench.py), as text, as a table in Markdown, and as a
-drawing by gnuplot.
+The results of the part `rates` (see rates_bench.py) as text, as a table in Markdown, and as a plot made
+with gnuplot.
 """
 import pathlib
 import shutil
@@ -18,7 +18,7 @@ def number(value, form, unit=''):
 
 
 def pair(values, name, form):
-    """Of both ends: back-end + client."""
+    """The values of both ends: back-end + client."""
     return ' + '.join(number(values[f'{end}_{name}'], form) for end in ('backend', 'client'))
 
 
@@ -61,7 +61,7 @@ def print_findings(findings):
 
 
 def judged(found):
-    """All that has a goal: row, place in it, and the verdict or finding."""
+    """All results that have a goal: the row, the place in it, and the verdict or finding."""
     for row in found['rows']:
         for point in row['points']:
             yield from ((row, point['title'], verdict) for verdict in point['verdicts'])
@@ -76,7 +76,7 @@ def print_summary(found):
 # --- Markdown -------------------------------------------------------------------------
 
 def verdict_cells(point, verdict):
-    """With one is a rate, and with the other is what it costs."""
+    """The cells of a verdict: the metric is a rate or a cost."""
     form = ',.0f' if verdict['metric'] == 'iops' or 'instructions' in verdict['metric'] else '.3f'
     values = [number(value, form) for value in verdict['values']]
     return [f'{point}: {verdict["ours"]} by {verdict["theirs"]}', METRICS[verdict['metric']], *values,
@@ -121,7 +121,7 @@ def figures_table(found):
 
 
 def markdown(found, about):
-    """`about` says when and where. Of each pair the first is the back-end, the second the client."""
+    """`about` says when and where. In each pair the back-end comes first, then the client."""
     systems = [f'- {name}: {text}' for name, text in found['systems'].items()]
     return '\n'.join([f'{about}; {found["rounds"]} rounds of {found["runtime_ms"]} ms.', '', *systems, '',
                       *goals_table(found), 'All figures, those of a request as back-end + client:', '',
@@ -159,7 +159,7 @@ def bars(found):
 
 
 def plot(found, about, output):
-    """Returns why there is no drawing, or nothing."""
+    """Returns the reason why there is no drawing, or an empty text."""
     chosen = bars(found)
     if not chosen or not shutil.which('gnuplot'):
         return 'there is no rate to draw' if not chosen else 'no gnuplot here'

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What is compared: the table of back-ends, the table of clients, and how one of each is
-started and measured. A line in SYSTEMS or CLIENTS adds one.
+The systems that are compared: the table of back-ends, the table of clients, and how one of each is
+started and measured. To add a system, add a line to SYSTEMS or CLIENTS.
 
-Each measurement has its own back-end, which ends with it, because an idle one
-may poll, hold the image's lock, or remember what it learnt from the load before.
+Each measurement starts its own back-end and ends it, because an idle back-end may poll, hold the lock on
+the image, or remember what it learnt from the load before.
 """
 import collections
 import contextlib
@@ -20,31 +20,31 @@ import peer
 import qemu
 from door_bench import processor_seconds
 
-# What a back-end serves (one of STORES), and where; `is_awake`: it polls all the time, if it can, for
-# a client that is watched, which would count how long it has to wait else.
+# The storage of a back-end (one of STORES), and its socket. `is_awake`: the back-end polls all the time
+# if it can, because the client is traced, and its waiting would be counted otherwise.
 Setup = collections.namedtuple('Setup', 'store path image size queues is_awake')
-# What a client does; `cores` is one of CORES, a job has a queue and a thread.
+# The load of a client; `cores` is one of CORES; each job has a queue and a thread.
 Load = collections.namedtuple('Load', 'store rw mode depth cores jobs', defaults=[1])
-# What is measured: names of SYSTEMS and CLIENTS, and a Load.
+# One side of a comparison: names in SYSTEMS and CLIENTS, and a Load.
 Entry = collections.namedtuple('Entry', 'system client load')
-# One measurement; what could not be counted is None. Times are per request.
+# One measurement; a value that could not be counted is None. Times are per request.
 Sample = collections.namedtuple(
     'Sample', 'iops p50_us p99_us backend_us client_us backend_switches client_switches '
               'backend_peak_kib client_peak_kib')
 
-# What the disk is; only those of a file have an image.
+# The kinds of storage; only the two files have an image.
 STORES = {'null': 'nothing', 'memory': "the back-end's memory", 'shm': 'a file in /dev/shm',
           'disk': 'a file on disk, O_DIRECT'}
-# Which of two processors the back-end and the client may use.
+# The processors that the back-end and the client may use.
 PROCESSORS = sorted(os.sched_getaffinity(0))
 FIRST, SECOND = PROCESSORS[0], PROCESSORS[min(1, len(PROCESSORS) - 1)]
 CORES = {'two': ((FIRST,), (SECOND,)), 'one': ((FIRST,), (FIRST,)), 'all': ((FIRST, SECOND), (FIRST, SECOND))}
 LISTENS = '00010000'  # the flag SO_ACCEPTCON in /proc/net/unix
-START_S = 0.05  # what a client needs at most before its first request, on an idle machine
+START_S = 0.05  # a client takes at most this time before its first request, on an idle machine
 
 
-# `command` gives the words for a Setup, or None: there is nothing to start; `which` is the QEMU
-# that it is of; `path` is that of a socket that listens already.
+# `command` returns the command line for a Setup; None: there is nothing to start. `which` is the QEMU
+# version of a daemon; `path` is the socket of a back-end that already listens.
 System = collections.namedtuple('System', 'command which path', defaults=[None, None])
 
 
@@ -62,7 +62,7 @@ def serve(*arguments):
 
 
 def storage_daemon(which):
-    """Its export in an I/O thread, which polls for a while before it sleeps, as ours does."""
+    """Runs its export in an I/O thread, which polls for a while before it sleeps, as ours does."""
     def command(tools, setup):
         node = {'null': f'driver=null-co,size={setup.size},read-zeroes=off',
                 'shm': f'driver=file,filename={setup.image},aio=io_uring',
@@ -120,7 +120,7 @@ CLIENTS = {'libblkio': blkio_rate, 'libvublk': vublk_rate, 'vublk bench': vublk_
 
 
 class Tools:
-    """Where what is measured is: the tool, the folder of the programs of tests/bench, the images."""
+    """The paths: the tool, the folder of the programs of tests/bench, the images."""
 
     def __init__(self, options, folder):
         self.vublk = options.vublk
@@ -130,7 +130,7 @@ class Tools:
         self.size = options.size << 20
 
     def image(self, stack, store):
-        """Made when it is first needed."""
+        """Creates the image when it is first needed."""
         if store in self.folders and store not in self.images:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='vublk-', dir=self.folders[store]))
             self.images[store] = pathlib.Path(folder, 'disk')
@@ -139,7 +139,7 @@ class Tools:
 
 
 def fill(image, bytes_):
-    """Blocks of a file that were never written are no disk; reading warms what is below."""
+    """Writes all blocks, because unwritten ones are read without disk access; reads warm the caches below."""
     chunk = os.urandom(1 << 20)
     with open(image, 'wb') as file:
         for _ in range(bytes_ >> 20):
@@ -148,7 +148,7 @@ def fill(image, bytes_):
 
 
 def why_not(entry):
-    """Why it cannot be measured here, or None."""
+    """The reason why it cannot be measured here, or None."""
     system = SYSTEMS[entry.system]
     try:
         if system.which:
@@ -164,7 +164,7 @@ def why_not(entry):
 
 @contextlib.contextmanager
 def processes(folder):
-    """Some, and their output; they are killed afterwards: one that does not want to end is no failure of ours."""
+    """A case for processes and their output. All are killed at the end: a hanging one is no failure of ours."""
     with tempfile.TemporaryDirectory(prefix='run-', dir=folder) as inner:
         case = peer.Case(inner)
         try:
@@ -182,13 +182,13 @@ def environment_of(system):
 
 
 def is_listening(path):
-    """A socket appears a moment before it listens, a long one for a program that is being watched."""
+    """A socket appears a moment before it listens; with a traced program that is a long moment."""
     lines = pathlib.Path('/proc/net/unix').read_text().splitlines()
     return any(line.split()[3] == LISTENS for line in lines if line.endswith(f' {path}'))
 
 
 def start_backend(case, tools, entry, image, before=(), is_awake=False):
-    """With words before its command, such as those of a tracer. Returns process (or None) and socket."""
+    """`before` comes before the command, such as the words of a tracer. Returns process (or None) and socket."""
     system, load, path = SYSTEMS[entry.system], entry.load, case.path('socket')
     if not system.command:
         return None, system.path
@@ -210,14 +210,14 @@ def peak_kib(process):
 
 
 def reading(process):
-    """The time, and what a process has used so far: seconds of the processors, and context switches."""
+    """The time, and the seconds of processor time and context switches of a process so far."""
     if not process:
         return None
     return time.monotonic(), processor_seconds(process), status_of(process, r'ctxt_switches:\s*(\d+)')
 
 
 def wait_for_end(child, seconds):
-    """Whether it ended within that time."""
+    """Whether the process ended within that time."""
     try:
         child.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -227,8 +227,8 @@ def wait_for_end(child, seconds):
 
 def watch(client, backend, ramp_s, runtime_s):
     """
-    Reads the meters a little after the ramp and a little before the end: two readings, and the
-    peaks of both processes. Nothing if the client was faster than that.
+    Reads the meters a little after the ramp and a little before the end. Returns two readings and the
+    peaks of both processes, or None if the client ended earlier.
     """
     if wait_for_end(client, START_S + ramp_s + runtime_s * 0.1):
         return None
@@ -239,7 +239,7 @@ def watch(client, backend, ramp_s, runtime_s):
 
 
 def per_request(watched, iops):
-    """Microseconds of the processors and context switches of the back-end, and the peaks."""
+    """Processor time in microseconds and context switches of the back-end, and the peaks of memory."""
     if not watched or not watched[0] or not iops:
         return None, None, (watched[2] if watched else (None, None))
     begin, end, peaks = watched
@@ -248,7 +248,7 @@ def per_request(watched, iops):
 
 
 def report_of(case, client, out):
-    """What the client says of itself, when it has ended."""
+    """The report of the client, which has ended."""
     client.wait(peer.LIMIT_S)
     text = pathlib.Path(out.name).read_text()
     peer.check(client.returncode == 0, f'{" ".join(client.args)}: exit {client.returncode}\n'
@@ -270,7 +270,7 @@ def sample_of(job, way, watched):
 
 
 def prepare(case, tools, load, backend, path):
-    """Memory that was never written is one page of zeroes, whose copies cost less than others."""
+    """Fills a memory disk: unwritten memory is one page of zeroes, and copying it costs less."""
     if load.store == 'memory' and backend:
         case.run([tools.vublk, 'bench', path, '--rw', 'write', '--bs', '1M', '--iodepth', '4',
                   '--number_ios', tools.size >> 20])

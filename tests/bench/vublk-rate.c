@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API as a driver, with no more around it than libblkio has in blkio-rate.c.
+ * The block API as a client of the comparison, with as little code around it as libblkio has in
+ * blkio-rate.c.
  *
- *     vublk-rate SOCKET [options as those of `vublk bench`]
+ *     vublk-rate SOCKET [options of `vublk bench`]
  */
 #include "disk-rate.h"
 
@@ -76,7 +77,7 @@ static int take(struct disk *disk, unsigned max)
 		return vublk_blk_wait(disk->queue, disk->completions, 1, max, -1, &disk->error);
 	vublk_blk_submit(disk->queue);
 	while (!(n = vublk_blk_poll(disk->queue, disk->completions, max)))
-		vublk_cpu_relax(); /* as libblkio does between two looks */
+		vublk_cpu_relax(); /* as libblkio does between two polls */
 	return n;
 }
 

@@ -4,7 +4,7 @@
  * Key idea: events are queued in `pending`, and an eventfd wakes the bus's thread, which handles
  * them in process(). The thread that calls serve() serves the rings.
  */
-#include "fake-device.h"
+#include "fake-private.h"
 
 #include "harness.h"
 
@@ -23,21 +23,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_IOV 1024
 #define MAX_PENDING 64
 
 enum pending {
 	REALIZED, STARTED, STOPPED, LOST, MEMORY, CONFIG, WRITTEN, NEEDS_RESET, FOUND,
 	FOUND_AND_LOST, GAVE_UP,
-};
-
-struct fake_queue {
-	struct vublk_device_queue queue;
-	struct vublk_device_ring ring;
-	struct iovec iov[MAX_IOV];
-	struct vublk_chain taken;
-	unsigned kicks;
-	pthread_t thread;
 };
 
 struct vublk_device {
@@ -56,22 +46,20 @@ struct fake_request fake_last;
 unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
 
 static struct vublk_device device = { .event_fd = -1 };
-static struct fake_queue queues[FAKE_MAX_QUEUES];
+struct fake_queue fake_queues[FAKE_MAX_QUEUES];
 static char *disk;
 static uint64_t disk_bytes;
 static int stop_fd = -1;
 
 /* under lock */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static enum pending pending[MAX_PENDING];
 static unsigned num_pending;
 static bool has_backend;
 static char lost_text[128];
-static struct vublk_memory_map_region map_regions[VUBLK_MEMORY_MAX_REGIONS];
-static struct vublk_memory_map map = { 0, map_regions };
-static int rings_fd = -1; /* of the first region */
-static char *late_rings;
-static uint64_t late_bytes;
+struct vublk_memory_map_region fake_regions[VUBLK_MEMORY_MAX_REGIONS];
+struct vublk_memory_map fake_map = { 0, fake_regions };
+int fake_rings_fd = -1;
 
 void fake_init(uint64_t bytes)
 {
@@ -99,10 +87,10 @@ char *fake_disk(void)
 
 static void post(enum pending what)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	assert(num_pending < MAX_PENDING);
 	pending[num_pending++] = what;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 	vublk_eventfd_signal(device.event_fd);
 }
 
@@ -136,9 +124,9 @@ void fake_needs_reset(const char *why)
 
 void fake_resize(uint64_t bytes)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	fake_plan.config.capacity = bytes / 512;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 	post(CONFIG);
 }
 
@@ -160,24 +148,24 @@ void vublk_device_unrealize(struct vublk_device *d)
 
 static void unmap_all(void)
 {
-	for (unsigned i = 0; i < map.num_regions; i++)
-		vublk_unmap(map_regions[i].host, map_regions[i].size_bytes);
-	map.num_regions = 0;
+	for (unsigned i = 0; i < fake_map.num_regions; i++)
+		vublk_unmap(fake_regions[i].host, fake_regions[i].size_bytes);
+	fake_map.num_regions = 0;
 }
 
 void vublk_device_free(struct vublk_device *d)
 {
 	if (!d)
 		return;
-	pthread_mutex_lock(&lock); /* a thread of the test may still be serving */
+	pthread_mutex_lock(&fake_lock); /* a thread of the test may still be serving */
 	vublk_fd_close(&d->event_fd);
 	for (unsigned i = 0; i < FAKE_MAX_QUEUES; i++) {
-		vublk_device_ring_deinit(&queues[i].ring);
-		queues[i].queue.size = 0;
+		vublk_device_ring_deinit(&fake_queues[i].ring);
+		fake_queues[i].queue.size = 0;
 	}
 	unmap_all();
-	vublk_fd_close(&rings_fd);
-	pthread_mutex_unlock(&lock);
+	vublk_fd_close(&fake_rings_fd);
+	pthread_mutex_unlock(&fake_lock);
 }
 
 int vublk_device_fd(const struct vublk_device *d)
@@ -195,9 +183,9 @@ static struct vublk_error *error_or_null(struct vublk_error *error, int code, co
 
 static void set_backend(bool there)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	has_backend = there;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 }
 
 static void process_start(struct vublk_device *d)
@@ -323,11 +311,11 @@ int vublk_device_process(struct vublk_device *d)
 	unsigned count;
 
 	vublk_eventfd_clear(d->event_fd);
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	count = num_pending;
 	memcpy(now, pending, count * sizeof(now[0]));
 	num_pending = 0;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 	for (unsigned i = 0; i < count; i++)
 		process(d, now[i]);
 	return 0;
@@ -403,9 +391,9 @@ void vublk_device_config_read(const struct vublk_device *d, unsigned offset, voi
 {
 	char all[VUBLK_BLK_CONFIG_BYTES] = { 0 };
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	memcpy(all, &fake_plan.config, sizeof(fake_plan.config));
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 	memcpy(data, all + offset, bytes);
 }
 
@@ -419,10 +407,10 @@ int vublk_device_config_write(struct vublk_device *d, unsigned offset, const voi
 {
 	if (fake_plan.config.wce == *(const uint8_t *)data)
 		return 0;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	if (!fake_plan.wce_error)
 		fake_plan.config.wce = *(const uint8_t *)data;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 	post(WRITTEN);
 	return 1;
 }
@@ -454,28 +442,28 @@ int vublk_device_set_memory(struct vublk_device *d, const struct vublk_memory_re
 {
 	if (d->state == VUBLK_DEVICE_RUNNING && fake_plan.memory_error == EINVAL)
 		return vublk_error_set(error, EINVAL, "the device does not like the memory");
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	unmap_all();
 	for (unsigned i = 0; i < num_regions; i++)
-		map_regions[map.num_regions++] = (struct vublk_memory_map_region){
+		fake_regions[fake_map.num_regions++] = (struct vublk_memory_map_region){
 			regions[i].guest_addr, regions[i].guest_addr, regions[i].size_bytes,
 			vublk_map_shared(regions[i].fd, regions[i].fd_offset,
 					 regions[i].size_bytes, NULL),
 		};
-	vublk_fd_close(&rings_fd);
-	rings_fd = dup(regions[0].fd);
-	assert(!vublk_memory_map_check(&map, NULL));
+	vublk_fd_close(&fake_rings_fd);
+	fake_rings_fd = dup(regions[0].fd);
+	assert(!vublk_memory_map_check(&fake_map, NULL));
 	for (unsigned i = 0; i < fake_plan.num_queues; i++) {
-		const struct vublk_device_queue *q = &queues[i].queue;
-		struct vublk_split_ring *memory = &queues[i].ring.memory;
+		const struct vublk_device_queue *q = &fake_queues[i].queue;
+		struct vublk_split_ring *memory = &fake_queues[i].ring.memory;
 
 		if (!q->size)
 			continue;
-		memory->desc = vublk_memory_map_guest(&map, q->desc_addr, 16);
-		memory->avail = vublk_memory_map_guest(&map, q->avail_addr, 16);
-		memory->used = vublk_memory_map_guest(&map, q->used_addr, 16);
+		memory->desc = vublk_memory_map_guest(&fake_map, q->desc_addr, 16);
+		memory->avail = vublk_memory_map_guest(&fake_map, q->avail_addr, 16);
+		memory->used = vublk_memory_map_guest(&fake_map, q->used_addr, 16);
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 	if (d->state != VUBLK_DEVICE_RUNNING || !fake_plan.memory_asks_backend)
 		return 0;
 	post(MEMORY);
@@ -486,22 +474,22 @@ int vublk_device_set_queue(struct vublk_device *d, unsigned index,
 			   const struct vublk_device_queue *queue, size_t queue_bytes,
 			   struct vublk_error *error)
 {
-	struct fake_queue *q = &queues[index];
+	struct fake_queue *q = &fake_queues[index];
 	struct vublk_split_ring memory;
 	int r;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	q->queue = *queue;
-	memory.desc = vublk_memory_map_guest(&map, queue->desc_addr,
+	memory.desc = vublk_memory_map_guest(&fake_map, queue->desc_addr,
 					     vublk_split_desc_bytes(queue->size));
-	memory.avail = vublk_memory_map_guest(&map, queue->avail_addr,
+	memory.avail = vublk_memory_map_guest(&fake_map, queue->avail_addr,
 					      vublk_split_avail_bytes(queue->size));
-	memory.used = vublk_memory_map_guest(&map, queue->used_addr,
+	memory.used = vublk_memory_map_guest(&fake_map, queue->used_addr,
 					     vublk_split_used_bytes(queue->size));
 	assert(memory.desc && memory.avail && memory.used);
 	vublk_device_ring_deinit(&q->ring);
 	r = vublk_device_ring_init(&q->ring, &memory, queue->size, 0, d->acked, error);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 	return r;
 }
 
@@ -593,8 +581,8 @@ static int take(struct fake_queue *q)
 	int r;
 
 	q->taken.iov = q->iov;
-	q->taken.max_iov = MAX_IOV;
-	r = vublk_device_ring_take(&q->ring, &map, &q->taken, &error);
+	q->taken.max_iov = FAKE_MAX_IOV;
+	r = vublk_device_ring_take(&q->ring, &fake_map, &q->taken, &error);
 	if (r < 0)
 		fprintf(stderr, "fake device: %s\n", error.text);
 	assert(r >= 0);
@@ -614,11 +602,11 @@ static void give_back(struct fake_queue *q, int status)
 
 static unsigned serve(unsigned index, unsigned max, int status)
 {
-	struct fake_queue *q = &queues[index];
+	struct fake_queue *q = &fake_queues[index];
 	struct fake_request request;
 	unsigned n;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&fake_lock);
 	for (n = 0; n < max && has_backend && q->queue.size && take(q); n++) {
 		request = parse(&q->taken);
 		if (status == VIRTIO_BLK_S_OK)
@@ -626,7 +614,7 @@ static unsigned serve(unsigned index, unsigned max, int status)
 		fake_last = request;
 		give_back(q, status);
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&fake_lock);
 	return n;
 }
 
@@ -649,117 +637,40 @@ bool fake_take(unsigned queue, struct fake_request *request)
 {
 	bool there;
 
-	pthread_mutex_lock(&lock);
-	there = take(&queues[queue]);
+	pthread_mutex_lock(&fake_lock);
+	there = take(&fake_queues[queue]);
 	if (there && request)
-		*request = parse(&queues[queue].taken);
-	pthread_mutex_unlock(&lock);
+		*request = parse(&fake_queues[queue].taken);
+	pthread_mutex_unlock(&fake_lock);
 	return there;
 }
 
 void fake_give_back(unsigned queue, uint8_t status)
 {
-	pthread_mutex_lock(&lock);
-	give_back(&queues[queue], status);
-	pthread_mutex_unlock(&lock);
-}
-
-void fake_push_id(unsigned queue, uint32_t id)
-{
-	struct vring_used *used = queues[queue].ring.memory.used;
-	uint16_t at = used->idx;
-
-	used->ring[at % fake_plan.queue_size].id = id;
-	used->ring[at % fake_plan.queue_size].len = 1;
-	vublk_store_release(&used->idx, (uint16_t)(at + 1));
-	vublk_eventfd_signal(queues[queue].queue.call_fd);
-}
-
-/*
- * A used index that grows by one, with an id that may be outstanding, sometimes passes the checks.
- * Random bytes do not, and break whatever is not checked.
- */
-void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly)
-{
-	struct vublk_memory_map_region *rings = &map_regions[0];
-
-	pthread_mutex_lock(&lock);
-	for (unsigned i = 0; i < count && map.num_regions; i++) {
-		struct vring_used *used = queues[queue].ring.memory.used;
-		uint64_t at = (uint64_t)rand_r(seed) % rings->size_bytes;
-
-		if (rand_r(seed) % 4 && (wildly || (char *)used - rings->host > (long)at ||
-					 (char *)used - rings->host + 512 <= (long)at)) {
-			rings->host[at] = (char)rand_r(seed);
-		} else {
-			unsigned slot = used->idx % fake_plan.queue_size;
-
-			used->ring[slot].id = (uint32_t)rand_r(seed) % fake_plan.queue_size;
-			used->ring[slot].len = (uint32_t)rand_r(seed);
-			vublk_store_release(&used->idx, (uint16_t)(used->idx + 1));
-		}
-	}
-	pthread_mutex_unlock(&lock);
-	vublk_eventfd_signal(queues[queue].queue.call_fd);
-}
-
-void fake_wipe(unsigned queue)
-{
-	const struct vublk_split_ring *ring = &queues[queue].ring.memory;
-	struct vublk_memory_map_region *shared = &map_regions[0];
-	struct vring_avail avail;
-	uint16_t used_event, used;
-
-	pthread_mutex_lock(&lock);
-	avail = *ring->avail;
-	used = ring->used->idx;
-	used_event = *vublk_split_used_event(ring, fake_plan.queue_size);
-	memset(shared->host, 0xee, shared->size_bytes);
-	*ring->avail = avail;
-	*vublk_split_used_event(ring, fake_plan.queue_size) = used_event;
-	ring->used->flags = 0;
-	ring->used->idx = used;
-	pthread_mutex_unlock(&lock);
-}
-
-struct vublk_split_ring fake_map_ring(unsigned queue)
-{
-	const struct vublk_split_ring *ring = &queues[queue].ring.memory;
-	const char *base = map_regions[0].host;
-
-	late_bytes = map_regions[0].size_bytes;
-	late_rings = vublk_map_shared(rings_fd, 0, late_bytes, NULL);
-	return (struct vublk_split_ring){
-		(struct vring_desc *)(late_rings + ((char *)ring->desc - base)),
-		(struct vring_avail *)(late_rings + ((char *)ring->avail - base)),
-		(struct vring_used *)(late_rings + ((char *)ring->used - base)),
-	};
-}
-
-void fake_unmap_ring(void)
-{
-	vublk_unmap(late_rings, late_bytes);
+	pthread_mutex_lock(&fake_lock);
+	give_back(&fake_queues[queue], status);
+	pthread_mutex_unlock(&fake_lock);
 }
 
 void fake_disable_kicks(unsigned queue)
 {
-	vublk_device_ring_disable_kicks(&queues[queue].ring);
+	vublk_device_ring_disable_kicks(&fake_queues[queue].ring);
 }
 
 void fake_call(unsigned queue)
 {
-	vublk_eventfd_signal(queues[queue].queue.call_fd);
+	vublk_eventfd_signal(fake_queues[queue].queue.call_fd);
 }
 
 void fake_block_kicks(unsigned queue)
 {
-	vublk_test_fill_eventfd(queues[queue].queue.kick_fd);
+	vublk_test_fill_eventfd(fake_queues[queue].queue.kick_fd);
 }
 
 unsigned fake_kicks(unsigned queue)
 {
-	queues[queue].kicks += (unsigned)vublk_eventfd_clear(queues[queue].queue.kick_fd);
-	return queues[queue].kicks;
+	fake_queues[queue].kicks += (unsigned)vublk_eventfd_clear(fake_queues[queue].queue.kick_fd);
+	return fake_queues[queue].kicks;
 }
 
 static void *run(void *opaque)
@@ -773,10 +684,10 @@ static void *run(void *opaque)
 	bool sleep;
 
 	while (!pollfds[1].revents) {
-		serve((unsigned)(q - queues), 7, VIRTIO_BLK_S_OK);
-		pthread_mutex_lock(&lock);
+		serve((unsigned)(q - fake_queues), 7, VIRTIO_BLK_S_OK);
+		pthread_mutex_lock(&fake_lock);
 		sleep = !q->queue.size || vublk_device_ring_enable_kicks(&q->ring);
-		pthread_mutex_unlock(&lock);
+		pthread_mutex_unlock(&fake_lock);
 		poll(pollfds, 2, sleep ? -1 : 0);
 		vublk_eventfd_clear(kick_fd);
 	}
@@ -788,13 +699,13 @@ void fake_start_threads(void)
 {
 	stop_fd = vublk_eventfd_new();
 	for (unsigned i = 0; i < fake_plan.num_queues; i++)
-		assert(!pthread_create(&queues[i].thread, NULL, run, &queues[i]));
+		assert(!pthread_create(&fake_queues[i].thread, NULL, run, &fake_queues[i]));
 }
 
 void fake_stop_threads(void)
 {
 	vublk_eventfd_signal(stop_fd);
 	for (unsigned i = 0; i < fake_plan.num_queues; i++)
-		pthread_join(queues[i].thread, NULL);
+		pthread_join(fake_queues[i].thread, NULL);
 	vublk_fd_close(&stop_fd);
 }

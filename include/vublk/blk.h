@@ -127,8 +127,15 @@ struct vublk_blk_handlers {
  * queues as the back-end offers, at most 16 (num-queues-limit). `handlers` (may
  * be NULL) is copied; `handlers_bytes` is sizeof(struct vublk_blk_handlers).
  *
- * EINVAL: a bad option, or a queue-size below 4 (a request has a header, data and a
- * status); ENOENT, ECONNREFUSED, ENOTSOCK: the path; ETIMEDOUT: no
+ * Option fd: the number of a Unix stream socket that is connected to the back-end. `path` then
+ * only names the back-end in messages, and may be NULL. The descriptor is lent: the
+ * disk duplicates it during this call, and makes the socket non-blocking. Close yours
+ * afterwards, or the back-end does not see when the disk is closed. The disk
+ * cannot connect again, so reconnect-ms is 0 then; another value is EINVAL.
+ *
+ * EINVAL: a bad option, a queue-size below 4 (a request has a header, data and a
+ * status), or an fd that is no Unix stream socket; ENOENT, ECONNREFUSED, ENOTSOCK: the path;
+ * ENOTSOCK, ENOTCONN: the fd is not a socket, or not connected; ETIMEDOUT: no
  * answer; EPROTO: the back-end broke the protocol; ENOTSUP: it lacks what a disk
  * needs; ENOTCONN: it closed the connection.
  */

@@ -185,6 +185,17 @@ enum vublk_device_state vublk_device_state(const struct vublk_device *device);
 bool vublk_device_has_rings_out(const struct vublk_device *device);
 
 /*
+ * Lends the device a connection to its back-end for the next realize: `fd` is a connected Unix
+ * stream socket, which the device duplicates. Close yours, or the back-end does not see the
+ * device disconnect. The next realize then does not connect to chardev, which only names the
+ * back-end in messages, and has no other try. It needs reconnect-ms=0 and server=off, because
+ * the device cannot connect again (EINVAL). A second call replaces the first connection. State
+ * CREATED. ENOTSOCK; EINVAL: not a descriptor, or a socket of another kind; ENOTCONN: not
+ * connected; EBUSY; EMFILE.
+ */
+int vublk_device_lend_connection(struct vublk_device *device, int fd, struct vublk_error *error);
+
+/*
  * Validates the properties (EINVAL and one sentence when one is bad), then begins
  * to connect and to negotiate; realized() tells the end. State CREATED, else EBUSY:
  * a device that is LOST is unrealized first.

@@ -350,9 +350,6 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 	struct vublk_blk *blk;
 	int r;
 
-	if (!path || !*path)
-		return vublk_error_set(error, EINVAL, "cannot open a disk: the path of its socket is "
-				       "missing");
 	r = check_queue_size(options, error);
 	if (r)
 		return r;

@@ -10,6 +10,7 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/fd.h"
 #include "util/struct.h"
 
 #include <errno.h>
@@ -57,6 +58,7 @@ void vublk_device_free(struct vublk_device *device)
 	if (!device)
 		return;
 	vublk_device_unrealize(device);
+	vublk_fd_close(&device->lent_fd);
 	vublk_loop_deinit(&device->loop);
 	free(device);
 }

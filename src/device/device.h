@@ -160,6 +160,8 @@ struct vublk_device {
 	struct vublk_frontend frontend;
 	struct vublk_loop_timer connect_timer; /* the next try to realize or to reconnect */
 	unsigned tries; /* to realize */
+	int lent_fd;    /* the bus's connection for the next try, duplicated; -1: none */
+	bool is_lent;   /* realized on such a connection: there is no other try */
 	struct vublk_device_reconnect reconnect;
 	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;

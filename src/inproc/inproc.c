@@ -14,7 +14,9 @@
 #include "util/option.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -228,6 +230,9 @@ static const struct vublk_property own_options[] = {
 	  "how long a back-end may keep a request: after that it counts as hung, is disconnected, "
 	  "and the requests fail with ETIME; 0: without limit" },
 	{ "statistics", "bool", "off", "count requests, bytes, errors and latencies of each queue" },
+	{ "fd", "number", NULL,
+	  "descriptor of a Unix stream socket that is connected to the back-end, instead of a path; "
+	  "there is no reconnection then" },
 	{ NULL },
 };
 
@@ -254,6 +259,16 @@ static int set_unflushed(struct vublk_inproc *inproc, const char *value, struct 
 			       value ? value : "");
 }
 
+static int set_connection(struct vublk_inproc *inproc, const char *value, struct vublk_error *error)
+{
+	uint64_t fd;
+	int r = vublk_parse_u64("fd", value, 0, INT_MAX, &fd, error);
+
+	if (!r)
+		r = vublk_device_lend_connection(inproc->device, (int)fd, error);
+	return r;
+}
+
 static int set_option(struct vublk_inproc *inproc, const struct vublk_option *option,
 		      struct vublk_error *error)
 {
@@ -270,25 +285,48 @@ static int set_option(struct vublk_inproc *inproc, const struct vublk_option *op
 				       &inproc->request_deadline_ms, error);
 	if (!strcmp(option->name, own_options[3].name))
 		return vublk_parse_bool(option->name, option->value, &inproc->statistics, error);
+	if (!strcmp(option->name, own_options[4].name))
+		return set_connection(inproc, option->value, error);
 	return vublk_device_set_property(inproc->device, option->name, option->value, error);
 }
 
-static bool has_option(const struct vublk_option *options, const char *name)
+static const char *find_option(const struct vublk_option *options, const char *name)
 {
 	for (; options && options->name; options++)
 		if (!strcmp(options->name, name))
-			return true;
-	return false;
+			return options->value;
+	return NULL;
+}
+
+/* With server the device reconnects in its own way, and on a lent connection it cannot. */
+static bool may_connect_again(const struct vublk_option *options)
+{
+	return !find_option(options, "server") && !find_option(options, "fd");
+}
+
+static int set_chardev(struct vublk_inproc *inproc, const char *path, const char *fd,
+		       struct vublk_error *error)
+{
+	char name[32];
+
+	if (!path || !*path) {
+		if (!fd)
+			return vublk_error_set(error, EINVAL, "cannot open a disk: give the path of "
+					       "its socket, or a connected descriptor (option fd)");
+		snprintf(name, sizeof(name), "descriptor %s", fd);
+		path = name;
+	}
+	return vublk_device_set_property(inproc->device, "chardev", path, error);
 }
 
 static int set_properties(struct vublk_inproc *inproc, const char *path,
 			  const struct vublk_option *options, struct vublk_error *error)
 {
-	int r = vublk_device_set_property(inproc->device, "chardev", path, error);
+	int r = set_chardev(inproc, path, find_option(options, "fd"), error);
 
 	if (!r) /* this driver knows which of its writes were flushed, and warns itself */
 		r = vublk_device_set_property(inproc->device, "warn-unflushed", "off", error);
-	if (!r && !has_option(options, "server")) /* a device with server always reconnects */
+	if (!r && may_connect_again(options))
 		r = vublk_device_set_property(inproc->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
 					      error);
 	for (; !r && options && options->name; options++)

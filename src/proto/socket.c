@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Unix sockets by path: connect, listen and accept without blocking. Sending and receiving
+ * Unix sockets by path: connect, listen and accept without blocking; and the check of a socket
+ * that is connected already. Sending and receiving
  * is in stream.c and the channels.
  *
  * Key idea: most failures come from a wrong path, so each errno value that a path can cause
@@ -333,4 +334,35 @@ int vublk_socket_accept(int listen_fd, struct vublk_error *error)
 	if (errno == EAGAIN || errno == ECONNABORTED)
 		return -EAGAIN;
 	return vublk_error_set_errno(error, errno, "cannot accept a connection");
+}
+
+static int get_option(int fd, int option, int *value)
+{
+	socklen_t bytes = sizeof(*value);
+
+	return getsockopt(fd, SOL_SOCKET, option, value, &bytes) < 0 ? errno : 0;
+}
+
+int vublk_socket_check_connected(int fd, struct vublk_error *error)
+{
+	struct sockaddr_un peer;
+	socklen_t bytes = sizeof(peer);
+	int domain = 0, type = 0, code;
+
+	code = get_option(fd, SO_DOMAIN, &domain);
+	if (!code)
+		code = get_option(fd, SO_TYPE, &type);
+	if (code == ENOTSOCK)
+		return vublk_error_set(error, ENOTSOCK, "descriptor %d is not a socket: a connected "
+				       "Unix stream socket is needed", fd);
+	if (code)
+		return vublk_error_set(error, EINVAL, "descriptor %d cannot be used: %s", fd,
+				       strerrordesc_np(code));
+	if (domain != AF_UNIX || type != SOCK_STREAM)
+		return vublk_error_set(error, EINVAL, "descriptor %d is a socket of another kind: a "
+				       "connected Unix stream socket is needed", fd);
+	if (getpeername(fd, (struct sockaddr *)&peer, &bytes) < 0)
+		return vublk_error_set(error, ENOTCONN, "the socket of descriptor %d is not connected: "
+				       "connect it to the back-end first", fd);
+	return 0;
 }

@@ -11,6 +11,7 @@
 #include "device/device.h"
 
 #include "util/error.h"
+#include "util/fd.h"
 
 /* --- opening ---------------------------------------------------------------------------- */
 
@@ -63,7 +64,7 @@ static void on_connect_timer(void *opaque)
 	struct vublk_device *device = opaque;
 
 	if (!device->settings.server)
-		try_to_connect(device, -1);
+		try_to_connect(device, vublk_fd_steal(&device->lent_fd));
 	else if (device->state == VUBLK_DEVICE_REALIZING)
 		begin_to_listen(device);
 	else
@@ -135,6 +136,7 @@ void vublk_device_connect_init(struct vublk_device *device)
 {
 	device->connect_timer.fn = on_connect_timer;
 	device->connect_timer.opaque = device;
+	device->lent_fd = -1;
 	device->listener.fd = -1;
 	device->listener.source.fn = on_connection;
 	device->listener.source.opaque = device;

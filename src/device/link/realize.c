@@ -15,6 +15,7 @@
 #include "util/fd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_blk.h>
 
 #define RETRY_PAUSE_NS (UINT64_C(100) * 1000000)
@@ -32,6 +33,7 @@ static void undo(struct vublk_device *device)
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
 	vublk_device_drop_inflight(device);
 	vublk_frontend_close(&device->frontend);
+	vublk_fd_close(&device->lent_fd);
 	vublk_device_dirty_log_drop(device);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_queues_deinit(device);
@@ -70,7 +72,7 @@ static void await_next(struct vublk_device *device, const struct vublk_error *er
 void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error)
 {
 	unsigned tries = (unsigned)device->settings.realize_retries + 1;
-	bool again = is_transient(error->code) && device->tries < tries;
+	bool again = is_transient(error->code) && device->tries < tries && !device->is_lent;
 
 	if (device->listener.fd >= 0) {
 		await_next(device, error);
@@ -148,16 +150,44 @@ void vublk_device_realize_negotiated(struct vublk_device *device)
 
 /* --- the calls ----------------------------------------------------------------------------- */
 
+int vublk_device_lend_connection(struct vublk_device *device, int fd, struct vublk_error *error)
+{
+	int r = vublk_device_require(device, VUBLK_DEVICE_CREATED, "lending a connection", error);
+	int own;
+
+	if (!r)
+		r = vublk_socket_check_connected(fd, error);
+	if (r < 0)
+		return r;
+	own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (own < 0)
+		return vublk_error_set_errno(error, errno, "cannot duplicate descriptor %d", fd);
+	vublk_fd_close(&device->lent_fd);
+	device->lent_fd = own;
+	return 0;
+}
+
+static int check_lent(const struct vublk_device *device, struct vublk_error *error)
+{
+	if (device->lent_fd < 0 || !vublk_device_will_reconnect(&device->settings))
+		return 0;
+	return vublk_error_set(error, EINVAL, "a device on a connected descriptor cannot reconnect: set "
+			       "reconnect-ms to 0 and server to off");
+}
+
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error)
 {
 	int r = vublk_device_require(device, VUBLK_DEVICE_CREATED, "realizing", error);
 
 	if (!r)
 		r = vublk_device_settings_check(&device->settings, error);
+	if (!r)
+		r = check_lent(device, error);
 	if (r < 0)
 		return r;
 	device->life++;
 	device->tries = 0;
+	device->is_lent = device->lent_fd >= 0;
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZE, NULL);
 	vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns());
 	return 0;

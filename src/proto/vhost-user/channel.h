@@ -101,6 +101,12 @@ bool vublk_socket_is_same(const char *a, const char *b);
 ino_t vublk_socket_file(const char *path);
 void vublk_socket_remove(const char *path, ino_t file);
 
+/*
+ * Whether a descriptor is a connected Unix stream socket. ENOTSOCK; EINVAL: no descriptor, or a
+ * socket of another kind; ENOTCONN: it listens or is not connected.
+ */
+int vublk_socket_check_connected(int fd, struct vublk_error *error);
+
 /* Accepts a connection, non-blocking and CLOEXEC; -EAGAIN: none is waiting. */
 int vublk_socket_accept(int listen_fd, struct vublk_error *error);
 

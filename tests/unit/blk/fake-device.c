@@ -358,6 +358,11 @@ bool vublk_device_is_tracked(const struct vublk_device *d)
 	return fake_plan.tracked;
 }
 
+int vublk_device_lend_connection(struct vublk_device *d, int fd, struct vublk_error *error)
+{
+	return 0;
+}
+
 int vublk_device_realize(struct vublk_device *d, struct vublk_error *error)
 {
 	d->state = VUBLK_DEVICE_REALIZING;

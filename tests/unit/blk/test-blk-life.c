@@ -393,13 +393,17 @@ static void test_open_failures(void **state)
 	const struct vublk_option chardev[] = { { "chardev", "x" }, { NULL } };
 	const struct vublk_option fail_after[] = { { "fail-after-ms", "soon" }, { NULL } };
 	const struct vublk_option unknown[] = { { "queue-size", "16" }, { "x", "y" }, { NULL } };
+	const struct vublk_option bad_fd[] = { { "fd", "-1" }, { NULL } };
 	const struct vublk_option small[] = { { "queue-size", "2" }, { NULL } };
 	struct vublk_blk *blk = NULL;
 
 	fake_init(DISK_BYTES);
 	assert_int_equal(vublk_blk_open(NULL, NULL, NULL, 0, &blk, &error), -EINVAL);
 	assert_int_equal(vublk_blk_open("", NULL, NULL, 0, &blk, &error), -EINVAL);
-	assert_string_equal(error.text, "cannot open a disk: the path of its socket is missing");
+	assert_string_equal(error.text, "cannot open a disk: give the path of its socket, or a "
+			    "connected descriptor (option fd)");
+	assert_int_equal(vublk_blk_open(NULL, bad_fd, NULL, 0, &blk, &error), -EINVAL);
+	assert_string_equal(error.text, "fd must be a whole number from 0 to 2147483647, not '-1'");
 	assert_int_equal(vublk_blk_open("s", chardev, NULL, 0, &blk, &error), -EINVAL);
 	assert_string_equal(error.text, "chardev is not an option here: the path names the socket");
 	assert_int_equal(vublk_blk_open("s", fail_after, NULL, 0, &blk, &error), -EINVAL);

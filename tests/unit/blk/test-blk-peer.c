@@ -700,6 +700,33 @@ static void test_out_of_descriptors(void **state)
 	end_peer();
 }
 
+/* On a connection that the application made; the loss of the back-end is permanent. */
+static void test_open_by_descriptor(void **state)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct vublk_option options[] = { { "fd", NULL }, { NULL }, { NULL } };
+	struct vublk_blk *blk;
+	char text[16], sector[512];
+	int fd;
+
+	start_peer();
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	memcpy(address.sun_path, peer.socket, strlen(peer.socket) + 1);
+	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	snprintf(text, sizeof(text), "%d", fd);
+	options[0].value = text;
+	options[1] = (struct vublk_option){ "reconnect-ms", "1000" };
+	assert_int_equal(vublk_blk_open(NULL, options, NULL, 0, &blk, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "set reconnect-ms to 0"));
+	options[1].name = NULL;
+	assert_int_equal(vublk_blk_open(NULL, options, NULL, 0, &blk, &error), 0);
+	close(fd);
+	assert_int_equal(vublk_blk_pread(blk, 0, sector, sizeof(sector), 0, &error), 0);
+	end_peer();
+	assert_int_equal(vublk_blk_pread(blk, 0, sector, sizeof(sector), 0, &error), -ENOTCONN);
+	vublk_blk_close(blk, 0, NULL);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -724,6 +751,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_stalled_at_open),
 		VUBLK_TEST(test_close_with_requests_in_flight),
 		VUBLK_TEST(test_out_of_descriptors),
+		VUBLK_TEST(test_open_by_descriptor),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

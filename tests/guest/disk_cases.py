@@ -41,7 +41,7 @@ class Machine(groups.Group):
     def boot(self, **options):
         return linux.Guest(self.case, self.way.qemu, self.queues, [self.disk], self.load, **options)
 
-    # Host and guest agree: the host reads the files from the image by itself.
+    # Host and guest agree: the host reads the files from the image without the guest.
     def check_sums(self, sums):
         for name, wanted in sums.items():
             copy = self.case.path('copy')
@@ -55,7 +55,7 @@ class Machine(groups.Group):
         check(len(self.sums) == 8, f'the guest told {len(self.sums)} checksums')
 
     def files_survive(self):
-        """Written and synced before a reset, verified after it, and by the host."""
+        """Files are written and synced before a reset, and verified after it by guest and host."""
         self.make_files()
         if self.way.backend.write_back:
             check(int(self.guest.last('flushes')) > 0, 'the guest sent no flush')
@@ -111,7 +111,7 @@ class FourQueues(Machine):
         linux.check_file_system(self.case, self.image)
 
     def discard(self):
-        """A range in the middle reads as zeroes, and what is around it stays."""
+        """A range in the middle reads as zeroes, and the data around it stays."""
         zeroes = sha256(bytes(4 << 20))
         for option in '-z', '':
             parts = self.guest.run('discard', option)['part']
@@ -122,7 +122,7 @@ class FourQueues(Machine):
             check(zeroes not in (parts[0], parts[2]), f'{option}: more than the range is zeroed')
 
     def grow(self):
-        """The best of three, for other guests boot meanwhile."""
+        """The best of three tries, because other guests boot at the same time."""
         if not self.way.backend.tells_growth:
             raise peer.Skip('this back-end does not announce that its disk has grown')
         delays = []
@@ -153,7 +153,7 @@ class FourQueues(Machine):
             self.guest.stop_load()
 
     def reset(self):
-        """In the middle of writes; the disk is of use afterwards."""
+        """In the middle of writes; the disk works afterwards."""
         for _ in range(2):
             self.guest.start_load()
             self.guest.reset()
@@ -170,7 +170,7 @@ class FourQueues(Machine):
                   f'the guest sees {facts["sectors"]} sectors')
 
     def set_cache(self):
-        """What it set is what the next front-end finds."""
+        """The next front-end finds the setting of this one."""
         for mode in 'write through', 'write back', 'write through':
             check(self.guest.run('cache', mode)['cache'] == [mode], f'the guest could not set {mode}')
         self.guest.power_off()
@@ -180,7 +180,7 @@ class FourQueues(Machine):
 
 
 class PluggedIn(Machine):
-    """Where a disk cannot be unplugged, it can be plugged in."""
+    """A disk that cannot be unplugged can still be plugged in."""
     queues = 1
     cases = [('plugged in', 'plug_in')]
 
@@ -207,7 +207,7 @@ class OneQueue(Machine):
 
 
 class DefaultQueues(Machine):
-    """The number of queues is not given: QEMU wants one per processor of its guest."""
+    """Without a number of queues QEMU wants one per processor of its guest."""
     queues = None
     processors = 2 * len(os.sched_getaffinity(0))
     cases = [('as many queues as the guest has processors, by default', 'look')]
@@ -225,7 +225,7 @@ class DefaultQueues(Machine):
 
 
 class SmallQueue(Machine):
-    """Long requests, where the queue has room for 14 segments."""
+    """Long requests on a queue that has room for 14 segments."""
     queues = 1
     cases = [('a queue of 16 entries, no indirect descriptors', 'write_much')]
 

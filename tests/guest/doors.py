@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The ways by which a guest gets its disk: which back-end serves it, and by which door of
-the device it reaches QEMU. A Disk is an image, its back-end, and the door's process.
+The ways to connect a guest's disk: which back-end serves it, and through which door it reaches QEMU. A Disk
+is an image, its back-end, and the process of the door.
 """
 import contextlib
 import json
@@ -42,7 +42,7 @@ class Serve(peer.VublkServe):
 
 
 class Daemon(peer.StorageDaemon):
-    """QEMU's qemu-storage-daemon, with a monitor by which its disk is made larger."""
+    """QEMU's qemu-storage-daemon, with a monitor through which its disk is enlarged."""
     has_inflight = False
     says_unshared = False
     has_legacy = False  # it needs a driver that has accepted VERSION_1
@@ -50,8 +50,8 @@ class Daemon(peer.StorageDaemon):
     def __init__(self, program, qemu):
         self.program, self.environment = qemu.program('qemu-storage-daemon'), qemu.environment
         self.tells_growth = qemu.version >= (8,)  # measured: 7.2 does not announce it
-        # Measured, without a device between, too, one run in ten on a busy machine: 7.2 answers
-        # GET_VRING_BASE with requests under way, and panics when they end ("Error writing eventfd").
+        # Measured, also without vublk in between, in one run of ten on a busy machine: 7.2 answers
+        # GET_VRING_BASE while requests are in flight, and panics when they end ("Error writing eventfd").
         # 11.1 does so less often: see Disk.stopped_under_load().
         self.finishes_at_stop = qemu.version >= (8,)
 
@@ -93,7 +93,7 @@ class Daemon(peer.StorageDaemon):
 
 
 class Own(Serve):
-    """Any other back-end: `script SOCKET IMAGE QUEUES` becomes it. `has` are words of WORDS."""
+    """Any other back-end, started by `script SOCKET IMAGE QUEUES`. `has` lists words of WORDS."""
     WORDS = {'inflight': 'has_inflight', 'legacy': 'has_legacy', 'growth': 'tells_growth', 'drains': 'finishes_at_stop',
              'unshared': 'says_unshared'}
 
@@ -103,7 +103,7 @@ class Own(Serve):
             setattr(self, attribute, word in has)
 
     def __call__(self, program, qemu):
-        """As the classes above, which are called when the QEMU is known."""
+        """Called like the classes above, when the QEMU is known."""
         return self
 
     def start(self, case, image, queues=1, path=None, **options):
@@ -117,7 +117,7 @@ class Own(Serve):
 
 
 class Direct:
-    """QEMU's own front-end at the back-end: what the others are compared with."""
+    """QEMU's own front-end, connected to the back-end: the reference for the other doors."""
     name = 'direct'
     title = 'no device between'
     has_process = False
@@ -129,7 +129,7 @@ class Direct:
         self.program = program
 
     def start(self, case, backend, queues):
-        """Returns the process, if there is one, and the socket that QEMU is given."""
+        """Returns the process, if there is one, and the socket for QEMU."""
         return None, backend
 
     def chardev(self, path, qemu):
@@ -160,7 +160,7 @@ class VfioUser(Relay):
     title = 'vfio-user'
     has_legacy = False
     is_migratable = False
-    is_unpluggable = False  # QEMU 11.1's client then fails an assertion of its own
+    is_unpluggable = False  # QEMU 11.1's client fails one of its own assertions then
     bus = 'vfio-user'
 
     def chardev(self, path, qemu):
@@ -187,7 +187,7 @@ class Disk:
         self.door, self.path = way.door.start(case, self.socket, queues)
 
     def arguments(self, qemu, **device):
-        """What QEMU's command line says of the disk."""
+        """The words for the disk on QEMU's command line."""
         chardev = self.way.door.chardev(self.path, qemu)
         words = [] if chardev is None else [
             '-chardev', ','.join(['socket', f'id={self.name}-chardev',
@@ -225,7 +225,7 @@ class Disk:
     @contextlib.contextmanager
     def stopped_under_load(self):
         """
-        qemu-storage-daemon answers GET_VRING_BASE with requests under way, and panics when they end.
+        qemu-storage-daemon answers GET_VRING_BASE while requests are in flight, and panics when they end.
         The relay tells the guest or refuses the stop, so that the case fails through no fault of ours.
         """
         try:
@@ -239,7 +239,7 @@ class Disk:
         self.way.backend.grow(self.case, self.child, self.image, bytes_)
 
     def info(self):
-        """What the back-end says of its disk, while it has no other front-end."""
+        """The back-end's description of its disk; only while it has no other front-end."""
         return json.loads(self.case.run([self.way.program, 'info', self.socket, '--json']))
 
     def stop_door(self):
@@ -261,23 +261,23 @@ class Disk:
         self.way.backend.stop(self.case, self.child)
 
     def another(self):
-        """The same image by a connection of its own, for a guest that moves there."""
+        """The same image through another connection, for a guest that moves to it."""
         return Disk(self.case, self.way, self.image, self.queues, self.name, second_of=self, **self.options)
 
     def leave(self):
-        """The guest has moved to another, which this was."""
+        """Ends the connection to this disk after its guest has moved to another one."""
         self.stop_door()
         self.way.backend.stop_second(self)
 
     def descriptors(self):
-        """What the process has open that QEMU is connected to."""
+        """The open files of the process to which QEMU is connected."""
         folder = f'/proc/{(self.door or self.child).pid}/fd'
         targets = []
         for number in os.listdir(folder):
             try:
                 targets.append(os.readlink(f'{folder}/{number}'))
             except FileNotFoundError:
-                pass  # closed since
+                pass  # closed in the meantime
         return sorted(targets)
 
 
@@ -290,7 +290,7 @@ class Way:
         self.backend = BACKENDS[backend] if isinstance(backend, str) else backend
 
     def prepare(self):
-        """Raises peer.Skip where there is no such QEMU."""
+        """Raises peer.Skip if there is no such QEMU."""
         self.qemu.find_version()
         self.backend = self.backend(self.program, self.qemu)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Firmware starts a machine from the disk: SeaBIOS a boot sector, OVMF a file of a FAT file
-system. Neither has interrupts or more than one queue, and both leave the device without
-a word; each is another driver than Linux.
+Firmware boots a machine from the disk: SeaBIOS a boot sector, OVMF a file in a FAT file system. Both use
+no interrupts and a single queue, and both stop using the device without a reset. So each is a driver
+that differs from Linux's.
 """
 import pathlib
 import shutil
@@ -21,7 +21,7 @@ SECTOR_BYTES = 512
 
 
 def assemble(case, name):
-    """The bytes of an assembler file in this folder, as they are in memory."""
+    """Assembles a file of this folder; returns its bytes as they are in memory."""
     peer.need('as', 'objcopy')
     case.run(['as', '-o', case.path(f'{name}.o'), HERE / f'{name}.S'])
     case.run(['objcopy', '-O', 'binary', '-j', '.text', case.path(f'{name}.o'), case.path(name)])
@@ -29,7 +29,7 @@ def assemble(case, name):
 
 
 def make_boot_disk(case, name, text):
-    """The boot sector prints what the sector after it says."""
+    """The boot sector prints the text of the next sector."""
     image = case.path(name)
     image.write_bytes(assemble(case, 'boot') + text.encode() + b'\n\0')
     with open(image, 'r+b') as file:
@@ -107,7 +107,7 @@ class SeaBios(groups.Group):
 
 
 class NotShared(groups.Group):
-    """The firmware waits for its first read forever, so a log has to say why."""
+    """The firmware waits forever for its first read, so a log has to give the reason."""
     cases = [
         ('memory that is a private copy is named', 'private'),
         ('memory without a descriptor is named', 'anonymous'),
@@ -115,7 +115,7 @@ class NotShared(groups.Group):
 
     @classmethod
     def cases_for(cls, way):
-        """Without a device between, only our own back-end says anything."""
+        """Without vublk in between, only our own back-end logs the reason."""
         return cls.cases if way.door.has_process or way.backend.says_unshared else []
 
     def expect(self, words, **memory):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Cases that share a machine: a boot takes seconds, so one boot serves many of them. Each
-is a line of TAP. After a case that failed, the next gets a new machine.
+Cases that share a machine: a boot takes seconds, so one boot serves many cases. Each case is a line of
+TAP. After a case that failed, the next one gets a new machine.
 """
 import shutil
 import signal
@@ -13,7 +13,7 @@ import peer
 
 
 class Group:
-    """Derived classes name their `cases`: a text and a method each, in this order."""
+    """Derived classes list their `cases`, each with a text and a method, in the order of execution."""
     cases = []
 
     def __init__(self, way, load):
@@ -23,19 +23,19 @@ class Group:
 
     @classmethod
     def cases_for(cls, way):
-        """Which of them make sense there."""
+        """The cases that make sense with this disk."""
         return cls.cases
 
     def open(self):
-        """Makes what the cases share."""
+        """Creates the machine that the cases share."""
 
     def last_words(self):
-        """What each program said at last: QEMUs, back-ends, and the device between."""
+        """The last output of each program: QEMUs, back-ends, and vublk in between."""
         return ''.join(f'\n{" ".join(child.args)[:200]}: {self.case.output(child)[-1000:]}'
                        for child in self.case.children)
 
     def drop(self):
-        """Whatever is left, in whatever state it is."""
+        """Cleans up whatever is left, in any state."""
         self.case.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -47,7 +47,7 @@ class Runner:
         self.obstacle = 'ok', ''
 
     def prepare(self):
-        """An obstacle to all cases is the outcome of each."""
+        """A failure that prevents all cases is the outcome of each."""
         self.obstacle = peer.outcome_of(self.way.prepare)
 
     def run_case(self, kind, method):
@@ -79,7 +79,7 @@ class Runner:
 
 
 def main(groups, way, load, words, only_list):
-    """The cases whose text has one of the words, or all."""
+    """The cases whose text contains one of the words; without words, all cases."""
     wanted = [(kind, [case for case in kind.cases_for(way)
                       if not words or any(word in case[0] for word in words)])
               for kind in groups]

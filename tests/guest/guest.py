@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Guests in QEMU use a disk of a vhost-user-blk back-end, by one of the device's doors.
-QEMU emulates the processor, so that no /dev/kvm is needed; a boot is a few seconds.
+Guests in QEMU use a disk of a vhost-user-blk back-end through one of vublk's doors. QEMU emulates the
+processor, so no /dev/kvm is needed; a boot takes a few seconds.
 
     guest.py --load LOAD [--door D] [--backend B|--start SCRIPT] [--qemu Q] VUBLK [-l] [WORD...]
 
-Words select the cases that have one of them, -l lists them. To tell whose fault a
-failure is, take another door, back-end or QEMU.
+Words select the cases whose names contain one of them; -l lists the cases. To find out which program
+causes a failure, try another door, back-end or QEMU.
 """
 import argparse
 import pathlib

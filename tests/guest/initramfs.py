@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The guest's memory disk: busybox, the modules of the disk, some programs of the host, the
-load, and the script `init` in this folder. The kernel is the one that scripts/setup fetched.
+The guest's memory disk: busybox, the kernel modules for the disk, some programs of the host, the load,
+and the script `init` of this folder. The kernel is the one that scripts/setup downloaded.
 """
 import os
 import pathlib
@@ -29,20 +29,20 @@ def kernel():
 
 
 def depends(module):
-    """A module says in its .modinfo section which others it needs."""
+    """The modules that a module needs, from its .modinfo section."""
     match = re.search(rb'\0depends=([\w,-]*)\0', b'\0' + module.read_bytes())
     return [name for name in match[1].decode().split(',') if name] if match else []
 
 
 def modules():
-    """The files to load, in an order in which each finds what it needs."""
+    """The files to load, each after the modules that it needs."""
     found = {path.stem.replace('-', '_'): path
              for path in (guest_folder() / 'lib/modules').rglob('*.ko')}
     ordered = []
 
     def add(name):
         path = found.get(name.replace('-', '_'))
-        if path and path not in ordered:  # what is no file is built in
+        if path and path not in ordered:  # a module without a file is built in
             for other in depends(path):
                 add(other)
             ordered.append(path)
@@ -63,7 +63,7 @@ def copy(source, tree, target):
 
 
 def make(folder, load=None, init='init'):
-    """Returns the path of the memory disk, made in the folder; the load is a program's path."""
+    """Creates the memory disk in the folder and returns its path; `load` is the path of a program."""
     peer.need('busybox', 'cpio', *PROGRAMS)
     tree = folder / 'tree'
     search = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'

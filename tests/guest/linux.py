@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A Linux guest: Debian's kernel, a memory disk, and the script `init`, which takes its
-jobs from the serial console and says there what it found.
+A Linux guest: Debian's kernel, a memory disk, and the script `init`, which receives jobs on the serial
+console and prints its results there.
 """
 import functools
 import os
@@ -16,7 +16,7 @@ from peer import check
 
 BOOT_LIMIT_S = 120
 MARK = 'vublk: '
-# What the kernel says of a disk that failed a request, or of itself.
+# Lines of the kernel about a disk that failed a request, or about a fault of the kernel.
 FAULTS = re.compile(r'I/O error|hung_task|blocked for more than|Kernel panic|EXT4-fs error')
 
 scratch = []
@@ -29,7 +29,7 @@ def memory_disk(load):
 
 
 class Guest(qemu.Process):
-    """What the guest says becomes `words`, and `facts` of the job that is under way."""
+    """Output of the guest becomes `words`, and `facts` of the current job."""
 
     def __init__(self, case, which, processors, disks, load, arguments=(), memory=''):
         self.case, self.qemu, self.load, self.memory = case, which, load, memory
@@ -51,8 +51,8 @@ class Guest(qemu.Process):
 
     def until_ready(self):
         """
-        Now and then an emulated processor of several never comes out of the kernel's own
-        start, in which the disk has no driver yet. That says nothing of the disk.
+        In rare cases one of several emulated processors never leaves the kernel's own
+        start, in which the disk has no driver yet. That is not a fault of the disk.
         """
         self.until(lambda: 'ready' in self.words or self.hangs_before_init(), 'the guest is up')
         if 'ready' not in self.words:
@@ -85,7 +85,7 @@ class Guest(qemu.Process):
         check(not FAULTS.search(line), f'the guest has trouble: {line}{self.remarks()}')
 
     def has_said(self, word):
-        """Takes the word, so that the next like it is waited for."""
+        """Waits for a word and removes it, so that the next call waits for the next one."""
         if word in self.words:
             self.words.remove(word)
             return True
@@ -105,7 +105,7 @@ class Guest(qemu.Process):
         return self.facts
 
     def run(self, job, *arguments):
-        """Gives the guest a job; returns the facts that it told, a list of values each."""
+        """Gives the guest a job; returns its facts, each with a list of values."""
         self.begin(job, *arguments)
         return self.end()
 
@@ -118,12 +118,12 @@ class Guest(qemu.Process):
         self.listen_for_more()
 
     def stop_load(self):
-        """Everything that it wrote is read once more, and is there."""
+        """Stops the load, which reads everything that it wrote once more and verifies it."""
         self.run('load', 'stop')
         self.last('verified')
 
     def listen_for_more(self, writes=200):
-        """Until the load has done this many more writes than it last said."""
+        """Waits until the load has done this many more writes than it last reported."""
         written = int(self.last('writes')) if 'writes' in self.facts else 0
         self.until(lambda: int(self.facts.get('writes', [0])[-1]) >= written + writes,
                    f'the load writes on after {written} writes')
@@ -137,7 +137,7 @@ class Guest(qemu.Process):
         self.until_ready()
 
     def continue_for(self, source):
-        """Is the guest that the source was, which has migrated to here."""
+        """Takes over the state of the source, whose guest has migrated to this QEMU."""
         self.event('RESUME')
         self.facts, self.words, self.jobs = source.facts, source.words, source.jobs
 

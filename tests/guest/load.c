@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A verified load for a guest: writes blocks that say where they belong and how often
- * that place was written, past the page cache, and reads them back. Each thread has a
- * slice of the disk to itself and remembers the generation of each of its blocks, so a
- * lost, torn, misplaced or stale write is one that reads back wrongly. A request that
- * takes long is no fault; one that fails is.
+ * A verified load for a guest. It writes blocks that contain their place and how often the place
+ * was written, bypassing the page cache, and reads them back. Each thread has its own slice of
+ * the disk and remembers the generation of each block in it. So a lost, torn, misplaced or stale
+ * write shows when the block is read. A slow request is no fault; a failed one is.
  *
- * Lines go to standard output, one write each, as init's do: "writes=N" now and then;
- * after SIGTERM everything is read once more, and "verified=BLOCKS" is the end.
+ * Each line goes to standard output with a single write(), like those of init: "writes=N" now and
+ * then. After SIGTERM everything is read once more, and "verified=BLOCKS" is the last line.
  *
  *     load DISK
  */

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A guest moves from one QEMU to another on this host while it writes. Each QEMU has a door
-and a connection to a back-end of its own; both back-ends serve the same image.
+A guest moves from one QEMU to another on this host while it writes. Each QEMU has its own door and its
+own connection to a back-end; both back-ends serve the same image.
 """
 import disk_cases
 import doors
@@ -19,7 +19,7 @@ class Moved(disk_cases.Machine):
         return cls.cases if way.door.is_migratable else []
 
     def open(self):
-        # Measured with a disk of QEMU's own, one and four processors, a thread for all and one each.
+        # Measured with QEMU's own disk, with one and four processors, in one thread and in one thread each.
         if self.way.qemu.version < (8,):
             raise peer.Skip('this QEMU loses memory of a guest that it emulates and moves under load, '
                             'whatever disk that has')
@@ -37,7 +37,7 @@ class Moved(disk_cases.Machine):
         self.disk.stop()
 
     def move_once(self):
-        """The source runs until the target has everything; then its disk is the target's."""
+        """The source runs until the target has all of its state; then the target owns the disk."""
         source, source_disk = self.guest, self.disk
         self.disk = source_disk.another()
         path = self.case.path(f'migration-{len(self.case.children)}')

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-One of the three dies while the guest's requests are under way: the back-end, which the
-guest must not notice, or QEMU, after which the others are ready for the next.
+A process dies while the guest's requests are in flight: the back-end, which the guest must not notice, or
+QEMU, after which the other processes must serve the next QEMU.
 """
 import fcntl
 import pathlib
@@ -20,7 +20,7 @@ RESTARTS = 3
 
 
 class BackendKilled(disk_cases.Machine):
-    """With an in-flight area, its successor does what it left."""
+    """With an in-flight area, the next back-end completes the requests of the killed one."""
     cases = [(f'the back-end is killed {KILLS} times under a verified load', 'kill_under_load')]
 
     @classmethod
@@ -32,7 +32,7 @@ class BackendKilled(disk_cases.Machine):
         for number in range(KILLS):
             self.disk.kill()
             self.disk.start_again()
-            # Now in the middle of a few requests, then in the middle of many.
+            # Sometimes in the middle of a few requests, sometimes in the middle of many.
             self.guest.listen_for_more(1 if number % 2 else 100)
         self.guest.stop_load()
         self.files_survive()
@@ -40,7 +40,7 @@ class BackendKilled(disk_cases.Machine):
 
 
 def add_huge_pages(count):
-    """Changes the size of the host's pool, in which other tests have a part, too."""
+    """Changes the size of the host's pool of huge pages, which other tests use, too."""
     with HUGE_PAGES.open('r+') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = int(file.read())
@@ -52,7 +52,7 @@ def add_huge_pages(count):
 
 
 class HugePages(disk_cases.Machine):
-    """Memory of which no part can be mapped that is smaller than such a page."""
+    """Memory that can be mapped only in whole huge pages."""
     kills = 3
     pages = 0
     cases = [(f'the guest has huge pages, and the back-end is killed {kills} times', 'kill_under_load')]
@@ -90,7 +90,7 @@ class HugePages(disk_cases.Machine):
 
 
 class BackendKilledIdle(disk_cases.Machine):
-    """Without one, that is possible when nothing is outstanding."""
+    """Without an in-flight area, the disk continues if no request is outstanding."""
     queues = 1
     cases = [(f'the back-end is killed {RESTARTS} times while nothing is outstanding', 'kill_idle')]
 
@@ -109,7 +109,7 @@ class BackendKilledIdle(disk_cases.Machine):
 
 
 class BackendLost(disk_cases.Machine):
-    """Without one and with requests outstanding, the device says so, and guesses nothing."""
+    """Without an in-flight area and with requests outstanding, the device asks for a reset and does not guess."""
     cases = [('the back-end is killed under load: the device asks for a reset, in words', 'lose')]
 
     @classmethod
@@ -122,14 +122,14 @@ class BackendLost(disk_cases.Machine):
         self.disk.start_again()
         peer.wait_until(lambda: 'reset' in self.case.output(self.disk.door),
                         'the device says nothing of a reset')
-        # What the guest can do about it is to begin anew.
+        # The guest's only remedy is a reset.
         self.guest.reset()
         self.files_survive()
         self.end()
 
 
 class RelayRestarted(disk_cases.Machine):
-    """QEMU connects to the next one, and gives it the in-flight area."""
+    """QEMU connects to the next relay, and gives it the in-flight area."""
     restarts = 3
     cases = [(f'the relay is stopped {restarts} times by SIGTERM under a verified load', 'terminate'),
              (f'the relay is killed {restarts} times by SIGKILL under a verified load', 'kill')]
@@ -156,7 +156,7 @@ class RelayRestarted(disk_cases.Machine):
 
 
 class QemuKilled(groups.Group):
-    """Device and back-end stay, and take the next QEMU."""
+    """Device and back-end keep running, and accept the next QEMU."""
     cases = [('QEMU is killed under load, and the next finds all in order', 'kill_qemu')]
 
     def open(self):
@@ -180,7 +180,7 @@ class QemuKilled(groups.Group):
         self.disk.stop()
 
     def wait_for_descriptors(self, before):
-        """The descriptors of a QEMU are closed with it; a device watches the directory of its socket from then on."""
+        """The device closes the descriptors of a dead QEMU; it then also watches the directory of its socket."""
         allowed = before + (1 if self.way.door.has_process else 0)
         try:
             peer.wait_until(lambda: len(self.disk.descriptors()) <= allowed, '')

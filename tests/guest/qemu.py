@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The QEMUs of this machine, and a process of one. It inherits the sockets of its monitor
-(QMP) and its serial console, so that the tests need not wait for them to appear.
+The available QEMUs, and a QEMU process. It inherits the sockets of its monitor (QMP) and of its serial
+console, so the tests need not wait for them to appear.
 
-Nothing here knows what the guest is or where its disk comes from (guest.py, doors.py).
+This file does not know the guest, or where its disk comes from (guest.py, doors.py).
 """
 import json
 import os
@@ -28,7 +28,7 @@ def cache_folder():
 
 
 class Qemu:
-    """The distribution's, as installed."""
+    """The QEMU that the distribution installs."""
     name = 'system'
     share, firmware = SHARE, []
     environment = {}
@@ -48,7 +48,7 @@ class Qemu:
         return f'QEMU {self.version[0]}.{self.version[1]}' if self.version else f'{self.name} QEMU'
 
     def reconnect(self):
-        """How a character device says that it connects again; the older one knows only seconds."""
+        """The option of a character device to reconnect; the older QEMU has only seconds."""
         return {'reconnect-ms': 100} if self.version >= (9, 2) else {'reconnect': 1}
 
     def ovmf(self):
@@ -59,7 +59,7 @@ class Qemu:
 
 
 class NewerQemu(Qemu):
-    """The one that scripts/setup unpacked: it runs by its own dynamic loader and libraries."""
+    """The QEMU that scripts/setup unpacked; it runs with its own dynamic loader and libraries."""
     name = 'newer'
 
     def __init__(self):
@@ -80,10 +80,10 @@ QEMUS = {qemu.name: qemu for qemu in (Qemu, NewerQemu)}
 
 
 class Process:
-    """One QEMU. Its monitor answers commands and tells events; its console only talks."""
+    """One QEMU process. Its monitor answers commands and reports events; its console is only read."""
 
     def __init__(self, case, qemu, arguments, limit_s, memory='', memory_kind='memfd'):
-        """`memory`: more options of the guest's memory, each after a comma."""
+        """`memory`: further options of the guest's memory, each after a comma."""
         self.case, self.limit_s = case, limit_s
         self.monitor, self.events = b'', []
         self.command = qemu.program() + [
@@ -105,7 +105,7 @@ class Process:
         self.qmp('qmp_capabilities')
 
     def hear_console(self, piece):
-        """Replaced by a class that understands the guest."""
+        """Overridden by a class that understands the guest."""
 
     def hear_monitor(self, piece):
         self.monitor += piece
@@ -113,7 +113,7 @@ class Process:
         self.events += [json.loads(line) for line in lines if line.strip()]
 
     def wait_for_input(self, end, what):
-        """One round of listening; False when QEMU has closed both sockets."""
+        """Reads once; False when QEMU has closed both sockets."""
         if not self.selector.get_map():
             return False
         ready = self.selector.select(max(0, end - time.monotonic()))
@@ -131,7 +131,7 @@ class Process:
         return True
 
     def until(self, condition, what):
-        """Listens until the condition returns something true, and returns that."""
+        """Reads until the condition returns a true value, and returns that value."""
         end = time.monotonic() + self.limit_s
         while not (found := condition()):
             if not self.wait_for_input(end, what):
@@ -140,7 +140,7 @@ class Process:
         return found
 
     def remarks(self):
-        """What a person wants to see when a case fails."""
+        """The output that explains a failed case."""
         return f'\nQEMU: {self.case.output(self.child)}'
 
     def take_reply(self, *names):
@@ -166,11 +166,11 @@ class Process:
         return None
 
     def event(self, name, fits=lambda data: True):
-        """Waits for an event; one that came before counts, once."""
+        """Waits for an event; an earlier one that no call has waited for counts."""
         return self.until(lambda: self.take_event(name, fits), f'the event {name}')
 
     def wait(self):
-        """Waits until QEMU has ended by itself, with success."""
+        """Waits until QEMU has ended by itself, with exit status 0."""
         end = time.monotonic() + self.limit_s
         while self.wait_for_input(end, 'the end of QEMU'):
             pass

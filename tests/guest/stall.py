@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Evidence of a stall: where each thread of QEMU, relay and back-end stands, and what
-the guest's rings look like, so that one failed run shows which side is waiting for which.
+Evidence of a stall: the position of each thread of QEMU, relay and back-end, and the state of the guest's
+rings, so that one failed run shows which side waits for which.
 
-Nothing here may fail or wait: the case has failed already, and QEMU may not answer.
+No function here may fail or wait without limit: the case has already failed, and QEMU may not answer.
 """
 import json
 import os
@@ -50,7 +50,7 @@ def describe_process(child):
 
 
 class Monitor:
-    """Asks QEMU by its monitor, within a limit; None when it does not answer."""
+    """Asks QEMU through its monitor, with a time limit; None if it does not answer."""
 
     def __init__(self, process):
         self.process = process
@@ -75,7 +75,7 @@ class Monitor:
 
 
 def read_ring(memory, queue):
-    """Indices and event fields of a split ring, from the memory of QEMU, which has the guest's mapped."""
+    """Indices and event fields of a split ring, read from QEMU's memory, which contains the guest's."""
     size = queue['num']
     flags, avail = struct.unpack('<HH', os.pread(memory, 4, queue['avail']))
     used_event, = struct.unpack('<H', os.pread(memory, 2, queue['avail'] + 4 + 2 * size))
@@ -104,7 +104,7 @@ def describe_rings(process):
 
 
 def evidence(process):
-    """All that can be found out, as text."""
+    """All available evidence, as text."""
     lines = ['', 'Where everything stands:']
     try:
         lines += describe_rings(process)

@@ -32,7 +32,7 @@ static inline void vublk_cpu_relax(void)
 
 #define VUBLK_CACHE_LINE 64
 
-/* Built with the thread sanitizer, which is some ten times slower. */
+/* Defined if the thread sanitizer is used, which makes the code about ten times slower. */
 #if defined(__SANITIZE_THREAD__)
 #define VUBLK_TSAN 1
 #elif defined(__has_feature)

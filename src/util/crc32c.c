@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * CRC-32C, four bits at a time. A table of sixteen entries, which a reader can check, is fast
- * enough, because only saved states need it.
+ * CRC-32C, computed four bits at a time. Only saved states need it, so a table of sixteen
+ * entries, which a reader can check, is fast enough.
  */
 #include "util/crc32c.h"
 
-/* Of the polynomial 0x1edc6f41, bits reversed: the remainder of each four bits. */
+/* The remainder of each 4-bit value for the polynomial 0x1edc6f41, bits reversed. */
 static const uint32_t table[16] = {
 	0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1,
 	0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,

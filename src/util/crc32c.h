@@ -7,7 +7,7 @@
 
 /*
  * CRC-32C (Castagnoli; RFC 3720, appendix B.4) of `bytes` bytes. It detects accidental
- * errors, including each burst of up to 32 bits, but no deliberate change.
+ * errors, including every burst of up to 32 bits, but not deliberate changes.
  */
 uint32_t vublk_crc32c(const void *data, size_t bytes);
 

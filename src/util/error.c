@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Fills the caller's buffer with the sentence of a failure; see error.h.
+ * Writes the sentence that describes a failure into the caller's buffer; see error.h.
  *
  * Key idea: nothing is allocated, so that running out of memory can be reported, too. A
- * sentence that is too long loses its end.
+ * sentence that is too long is truncated.
  */
 #include "util/error.h"
 

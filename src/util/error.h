@@ -21,9 +21,9 @@ int vublk_error_set_errno(struct vublk_error *error, int code, const char *forma
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * Puts "context: " in front of the sentence. `error` NULL is a no-op. Nothing is returned,
- * because a function must not read its result from `error`, which may be NULL; it returns the
- * errno that it has (tests/lint/style.py).
+ * Puts "context: " in front of the sentence. `error` NULL is a no-op. Returns nothing, so that
+ * no caller takes its result from `error`, which may be NULL. A caller returns the errno that
+ * it already has (tests/lint/style.py checks that).
  */
 void vublk_error_prepend(struct vublk_error *error, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));

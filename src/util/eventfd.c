@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Eventfds, most of which a peer shares.
+ * Signalling and clearing eventfds, most of which a peer also holds.
  *
  * Key idea: O_NONBLOCK belongs to the open file description, which the peer has, too. The
- * peer may clear the flag and fill the counter at any time, so neither
- * the flag nor poll() makes read() or write() safe. Reading has a flag for one call,
- * RWF_NOWAIT. Writing has none; but the completion of an asynchronous read signals an
- * eventfd from inside the kernel, which never waits. The read is of the eventfd itself, with
- * a buffer that is too short, so it fails and changes nothing.
+ * peer may clear the flag and fill the counter at any time, so neither the flag nor poll()
+ * makes read() or write() safe. RWF_NOWAIT makes a single read non-blocking. A write has no
+ * such flag, but the completion of an asynchronous read signals an eventfd from inside the
+ * kernel, which never waits. We read the eventfd itself, with a buffer that is too short, so
+ * the read fails and changes nothing.
  *
- * That costs 1.0 us instead of write()'s 0.4 us. Where this matters write() is used, and a
- * thread that is not blocked frees the writer by reading the eventfd: a reader makes room.
+ * That costs 1.0 us, and write() costs 0.4 us. Where the difference matters, write() is used,
+ * and another thread frees a blocked writer by reading the eventfd, which makes room.
  */
 #include "util/fd.h"
 
@@ -52,8 +52,8 @@ void vublk_eventfd_write(int fd)
 	while (n < 0 && errno == EINTR);
 }
 
-/* For a timerfd, or Linux before 5.8, where O_NONBLOCK must suffice. */
-static bool has_no_flag_for_a_call(int code)
+/* A timerfd, or Linux before 5.8, does not support RWF_NOWAIT; O_NONBLOCK must suffice there. */
+static bool is_flag_unsupported(int code)
 {
 	return code == EOPNOTSUPP || code == ENOSYS;
 }
@@ -68,7 +68,7 @@ int vublk_eventfd_clear(int fd)
 	do
 		n = syscall(SYS_preadv2, fd, &part, 1L, -1L, -1L, RWF_NOWAIT);
 	while (n < 0 && errno == EINTR);
-	while (n < 0 && (has_no_flag_for_a_call(errno) || errno == EINTR))
+	while (n < 0 && (is_flag_unsupported(errno) || errno == EINTR))
 		n = read(fd, &count, sizeof(count));
 	if (n < 0 && errno != EAGAIN)
 		return -errno;
@@ -87,7 +87,7 @@ bool vublk_eventfd_unblock(int fd)
 /* --- signalling through the kernel ------------------------------------------------------ */
 
 #define CONTEXT_EVENTS 64
-#define MAX_TRIES 100 /* while other threads hold all of them */
+#define MAX_TRIES 100 /* while other threads use all events */
 #define RING_MAGIC 0xa10a10a1u
 
 /* The header that the kernel maps; see fs/aio.c. The events follow it. */
@@ -102,7 +102,7 @@ enum { UNTRIED, READY, UNAVAILABLE };
  * milliseconds. Any thread may use it.
  */
 static struct {
-	pthread_mutex_t lock; /* while it is made */
+	pthread_mutex_t lock; /* held while the context is created */
 	unsigned state;
 	bool forks;
 	aio_context_t context;
@@ -139,7 +139,7 @@ static bool has_context(void)
 	return state == UNTRIED ? make_context() : state == READY;
 }
 
-/* The completions carry no information; they only have to leave the ring. */
+/* The completions carry no information; they only have to be removed from the ring. */
 static void drop_completions(void)
 {
 	struct ring *ring = (struct ring *)asynchronous.context;
@@ -188,7 +188,7 @@ static void take_sigpipe(const sigset_t *before)
 		sigtimedwait(&sigpipe, NULL, &now);
 }
 
-/* Suppresses SIGPIPE if the pipe has no reader: the application may not ignore it. */
+/* Suppresses SIGPIPE if the pipe has no reader, because the application might not ignore it. */
 static void signal_pipe(int fd)
 {
 	struct iovec part = { (void *)&one, sizeof(one) };
@@ -230,7 +230,7 @@ static void name_in_proc(int fd, char *path, size_t bytes)
 	snprintf(path, bytes, "/proc/self/fd/%d", fd);
 }
 
-/* Without /proc, accepts any file without a type: write() to the others fails immediately. */
+/* Without /proc, accepts any file without a type: write() fails on all but an eventfd. */
 static bool is_eventfd(int fd)
 {
 	static const char wanted[] = "anon_inode:[eventfd]";

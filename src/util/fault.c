@@ -4,9 +4,9 @@
  *
  * Key idea: the handler runs on the faulting thread, between any two instructions. So it takes
  * no lock and reads the guarded ranges from a list that only grows; each entry has a version
- * that is odd while the entry changes. The handler skips an entry that changes meanwhile: it
- * belongs to another thread's mapping, because a thread does not change a mapping while it
- * accesses it.
+ * that is odd while the entry changes. The handler skips an entry that is being changed. It
+ * belongs to another thread's mapping, because a thread does not change the entry of a mapping
+ * while it accesses the mapping.
  *   F  an entry's fields before its version is even again, and before it is in the list
  */
 #include "util/fault.h"
@@ -139,7 +139,7 @@ bool vublk_sigbus_repair(int code, const void *fault_address)
 	return repaired;
 }
 
-/* Restores the previous handler; returning repeats the access that faulted. */
+/* Calls the previous handler, or restores the default: returning then repeats the fault. */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
 	struct sigaction fatal = { .sa_handler = SIG_DFL };

@@ -7,7 +7,7 @@
  *
  * A peer that holds the descriptor can truncate the file, or punch a hole into huge pages when
  * no free ones are left. The next access raises SIGBUS on the accessing thread. Guarded
- * mappings survive that: the handler replaces the page by an empty one, records the fault in
+ * mappings survive that: the handler replaces the page with an empty one, records the fault in
  * the owner's `struct vublk_fault`, and signals the record's descriptor. Data that was read
  * from such a page is worthless, so the owner checks the record before it acts on the data.
  *
@@ -40,7 +40,7 @@ static inline bool vublk_fault_happened(const struct vublk_fault *fault)
 	return vublk_load_relaxed(&fault->kinds);
 }
 
-/* The first kind that was lost, for a sentence: "a region of the guest's memory". */
+/* The first kind that was lost, as words for a message: "the guest's memory". */
 const char *vublk_fault_name(const struct vublk_fault *fault);
 
 /*

@@ -10,7 +10,7 @@
 /* A descriptor that closes itself when its scope ends: `VUBLK_FD int fd = -1;` */
 #define VUBLK_FD __attribute__((cleanup(vublk_fd_close)))
 
-/* Closes *fd if it is one (>= 0) and sets it to -1; errno is kept. */
+/* Closes *fd if it is a descriptor (>= 0) and sets it to -1. Preserves errno. */
 void vublk_fd_close(int *fd);
 
 /* Closes each of `count` descriptors and sets it to -1. */
@@ -40,14 +40,14 @@ void vublk_eventfd_write(int fd);
 
 /*
  * Frees a thread that is blocked in vublk_eventfd_write(): clears the counter if it is full.
- * True: it was full, which honest use does not reach in centuries. The peer may fill it again
+ * True: it was full, which honest use would take centuries to reach. The peer may fill it again
  * before the writer continues, so the caller repeats this until the writer has returned.
  */
 bool vublk_eventfd_unblock(int fd);
 
 /*
- * Clears the counter: 1 if it was signalled, 0 if not; a negative errno if it never can be
- * again (-EPIPE: the end of a pipe). Never blocks, like vublk_eventfd_signal().
+ * Clears the counter. Returns 1 if it was signalled, 0 if not, or a negative errno if it can
+ * never be signalled again (-EPIPE: the end of a pipe). Never blocks.
  */
 int vublk_eventfd_clear(int fd);
 
@@ -55,8 +55,8 @@ int vublk_eventfd_clear(int fd);
 int vublk_eventfd_check(int fd, struct vublk_error *error);
 
 /*
- * The same for a descriptor that is only signalled: accepts a pipe, too, because User Mode
- * Linux sends one, and then replaces *fd by an open file description of our own.
+ * The same for a descriptor that is only signalled. This accepts a pipe, too, because User Mode
+ * Linux sends one, and then replaces *fd with an open file description of our own.
  */
 int vublk_callfd_check(int *fd, struct vublk_error *error);
 

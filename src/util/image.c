@@ -2,11 +2,11 @@
 /*
  * Opening a raw image or a block device that other programs may be using.
  *
- * Key idea: a program marks what it does with a read lock on one byte of the image,
- * and what it does not tolerate of others with a read lock on another byte; then it
- * looks whether another program has marked the opposite. The bytes are those of
- * QEMU's block/file-posix.c, and each stands for one permission of QEMU's block layer.
- * On a block device O_EXCL adds what the kernel knows: mounts, partitions, swap, RAID.
+ * Key idea: a program takes a read lock on one byte of the image for each thing that it does,
+ * and on another byte for each thing that other programs must not do. Then it checks whether
+ * another program has locked a conflicting byte. The bytes are those of QEMU's
+ * block/file-posix.c, and each stands for one permission of QEMU's block layer. On a block
+ * device O_EXCL also detects what the kernel knows of: mounts, partitions, swap, RAID.
  */
 #include <vublk/image.h>
 
@@ -75,7 +75,7 @@ static bool find_mount(dev_t device, char where[256])
 		if (sscanf(line, "%*u %*u %u:%u %*s %255s", &major_number, &minor_number,
 			   where) != 3)
 			continue;
-		/* btrfs and others have a device number of their own: compare the source. */
+		/* Btrfs and others report a device number of their own, so compare the source. */
 		dash = strstr(line, " - ");
 		found = makedev(major_number, minor_number) == device ||
 			(dash && sscanf(dash, " - %*s %1023s", source) == 1 &&
@@ -113,9 +113,9 @@ static int open_failed(const struct image *image, int code, struct vublk_error *
 }
 
 /*
- * O_NONBLOCK keeps open() from waiting for the other end of a pipe, which is refused
- * next. O_EXCL without O_CREAT concerns block devices only. A reader's claim is only
- * for the time of opening.
+ * O_NONBLOCK keeps open() from waiting for the other end of a pipe, which is refused below.
+ * O_EXCL without O_CREAT affects block devices only. A reader keeps its claim only while the
+ * image is being opened.
  */
 static int open_node(struct image *image, struct vublk_error *error)
 {
@@ -142,7 +142,7 @@ static int check_kind(const struct image *image, struct vublk_error *error)
 	struct stat st;
 
 	if (fstat(image->fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "cannot look at '%s'", image->path);
+		return vublk_error_set_errno(error, errno, "cannot examine '%s'", image->path);
 	if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))
 		return 0;
 	return vublk_error_set(error, ENOTBLK, "'%s' is neither a file nor a block device",
@@ -213,7 +213,7 @@ static struct flock byte_lock(short type, unsigned byte)
 	};
 }
 
-/* Whether another program has locked the byte, in either way. */
+/* Whether another program has locked the byte, shared or exclusively. */
 static bool is_locked(const struct image *image, unsigned byte)
 {
 	struct flock lock = byte_lock(F_WRLCK, byte);
@@ -282,7 +282,7 @@ static int lock_image(const struct image *image, struct vublk_error *error)
 
 /* --- formats ------------------------------------------------------------------- */
 
-/* The first bytes of images in other formats than raw. */
+/* The first bytes of images in formats other than raw. */
 static const struct {
 	const char *format;
 	unsigned offset;

@@ -115,7 +115,7 @@ int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offse
 	if (n < (ssize_t)sizeof(now))
 		return vublk_error_set(error, EIO, "the memory's file ends before offset %" PRIu64
 				       "; has its owner truncated it?", start + offset + 2);
-	return vublk_error_set(error, EIO, "the memory at offset %" PRIu64 " changes all the time",
+	return vublk_error_set(error, EIO, "the memory at offset %" PRIu64 " keeps changing",
 			       start + offset);
 }
 

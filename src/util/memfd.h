@@ -33,18 +33,19 @@ void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fa
 /*
  * Reads an aligned 16-bit word that peers may write meanwhile, at `offset` of the region
  * of `bytes` bytes at `start` of the file; never half of one value and half of another.
- * The region is not mapped if the file can be read: a peer may have sealed it against that,
- * and a file with huge pages cannot be mapped in part. -EIO: the file ends before the word.
+ * Maps the region only if the file cannot be read, because a peer may have sealed the file
+ * against mapping, and a file with huge pages cannot be mapped in part. -EIO: the file ends
+ * before the word.
  */
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error);
 
-#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* that the is_blank() functions look at */
+#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* that the is_blank() functions check */
 
 /*
- * Whether the first MiB is zeros. The start of a VM's memory is not once the VM runs, unless
- * the VM has a private copy of it. The second function reads a memory file; other files are
- * never blank.
+ * Whether the first MiB is all zeros. Once a VM runs, the start of its memory is not, unless
+ * the VM uses a private copy of that memory. The second function reads a memory file; it
+ * returns false for other files.
  */
 bool vublk_memory_is_blank(const void *bytes, uint64_t count);
 bool vublk_file_is_blank(int fd, uint64_t offset, uint64_t count);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Values of options and properties; see option.h. Parsing them in one place keeps the rules
- * and the sentences equal. (The tool reads its command line by itself: src/cli/cli.h.)
+ * Parses the values of options and properties; see option.h. One place for all of them keeps
+ * the rules and the error sentences the same. (The vublk tool has its own parser for its
+ * command line: src/cli/cli.h.)
  */
 #include "util/option.h"
 
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* Digits only: strtoull() alone would take a sign and leading blanks. */
+/* Digits only: strtoull() alone would accept a sign and leading blanks. */
 static int parse_digits(const char *text, uint64_t *value, const char **end)
 {
 	char *stop;

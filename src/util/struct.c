@@ -3,7 +3,7 @@
  * Structs that cross the ABI, whose size in the program may differ from that in the library.
  *
  * Key idea: members are only ever added at the end, and 0 in a new member means what a
- * library without it does. So the shorter struct is the longer one with zeroes.
+ * library without it does. So the shorter struct, extended with zeroes, means the same.
  */
 #include "util/struct.h"
 

@@ -7,18 +7,19 @@
 #include <stddef.h>
 
 /*
- * The two ways across the ABI for a struct that may grow; <vublk/version.h> has the rules.
+ * Copies a struct that may grow across the ABI, in either direction; <vublk/version.h> has the
+ * rules.
  */
 
 /*
- * Copies the program's struct `given` of `given_bytes` into `own`, and zeroes what the program
- * does not have. `given` NULL: all of it. EINVAL: the program sets a member that is not here;
- * `name` is the struct's, for the sentence. `own` is untouched then.
+ * Copies the program's struct `given` of `given_bytes` into `own`, and zeroes the members that
+ * the program's struct lacks; all of them if `given` is NULL. EINVAL: the program has set a
+ * member that this library lacks; the sentence calls the struct `name`, and `own` is untouched.
  */
 int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given_bytes,
 		    const char *name, struct vublk_error *error);
 
-/* Copies `own` into the program's struct, and zeroes what is not here. */
+/* Copies `own` into the program's struct, and zeroes the members that this library lacks. */
 void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t own_bytes);
 
 #endif

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
+ * Watching for a file to appear; see watch.h.
+ *
  * Key idea: every watch adds the instance to its own loop. The loop that wakes first reads the
  * events of all watches and posts a task to the loop of each watch that an event concerns; the
  * other loops find nothing to read. So no watch depends on the thread of another.
@@ -22,7 +24,7 @@
 #define APPEARS (IN_CREATE | IN_MOVED_TO | IN_ATTRIB)
 #define VANISHES (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)
 
-/* A bound, so that a directory with a constant stream of events does not hold the loop. */
+/* A bound, so that a directory with a constant stream of events does not occupy the loop. */
 #define READS_PER_CALL 16
 
 static struct {
@@ -62,7 +64,7 @@ static void prepare_for_fork(void)
 
 /* --- events --------------------------------------------------------------------------- */
 
-/* After an overflow any event may be missing, so every watch reports both. */
+/* After an overflow any event may be missing, so every watch reports both kinds. */
 static void deliver(const struct inotify_event *event)
 {
 	for (struct vublk_watch *watch = shared.watches; watch; watch = watch->next) {

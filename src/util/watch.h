@@ -26,21 +26,21 @@ struct vublk_watch {
 
 	/* under the process's lock while it is watching */
 	struct vublk_watch *next;
-	int descriptor; /* of the directory */
+	int descriptor; /* the kernel watch of the directory */
 	char name[VUBLK_WATCH_PATH_BYTES];
 	bool appeared, vanished;
 };
 
-/* Zeroed before; calls `fn` from the watch's loop. */
+/* `watch` is zeroed before this call. `fn` will be called from the watch's loop. */
 void vublk_watch_init(struct vublk_watch *watch, void (*fn)(void *opaque, bool vanished),
 		      void *opaque);
 /*
- * Begins; a no-op for a watch that has begun. EMFILE (no instance is left), ENOSPC (no
+ * Starts watching; a no-op for a watch that is started. EMFILE (no instance is left), ENOSPC (no
  * kernel watch is left), ENOENT, ...: `fn` is not called, and start() may be called again.
  */
 int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const char *path,
 		      struct vublk_error *error);
-/* Ends; `fn` is not called after it. The instance stays open: closing it takes milliseconds. */
+/* Stops watching and calling `fn`. The instance stays open: closing it takes milliseconds. */
 void vublk_watch_stop(struct vublk_watch *watch);
 /* The same, and the last watch of the process closes the instance. Idempotent. */
 void vublk_watch_close(struct vublk_watch *watch);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The life of a back-end: it opens the disk, the workers and the socket, and accepts one
- * front-end after the other. The messages of a front-end are handled in session.c.
+ * front-end at a time. session.c handles a front-end's messages.
  *
  * Key idea: the socket is not watched while a front-end is served. The next front-end waits
- * in the backlog, until this one has disconnected and its requests are complete.
+ * in the backlog until the current one has disconnected and its requests are complete.
  */
 #include "backend/backend.h"
 
@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 /* After this time a stop logs what it waits for. */
-#define STOP_SAYS_NS UINT64_C(1000000000)
+#define STOP_WARNING_NS UINT64_C(1000000000)
 
 /* --- the state ------------------------------------------------------------- */
 
@@ -79,7 +79,7 @@ static void on_session_ended(void *opaque)
 	if (backend->state == VUBLK_BACKEND_STOPPING)
 		set_state(backend, VUBLK_BACKEND_FINISHED, "the front-end's requests are done");
 	else
-		listen_again(backend, "the front-end is gone");
+		listen_again(backend, "the front-end has disconnected");
 }
 
 static int serve(struct vublk_backend *backend, int fd, struct vublk_error *error)
@@ -113,10 +113,10 @@ static void on_listen(void *opaque, uint32_t events)
 
 static void on_listen_timer(void *opaque)
 {
-	listen_again(opaque, "once more");
+	listen_again(opaque, "retry");
 }
 
-/* --- calls from other threads -- -------------------------------------------- */
+/* --- calls from other threads ----------------------------------------------- */
 
 /* A request cannot be cancelled while the storage has it. */
 static void on_stop_timer(void *opaque)
@@ -124,7 +124,7 @@ static void on_stop_timer(void *opaque)
 	struct vublk_backend *backend = opaque;
 
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_WARNING,
-		  "the end waits for the storage, which has not "
+		  "the stop waits for the storage, which has not "
 		  "completed the requests of %u queues; a second SIGTERM ends vublk serve without "
 		  "them", backend->session->waiting);
 }
@@ -143,7 +143,7 @@ static void on_stop(void *opaque, uint32_t events)
 		return;
 	}
 	set_state(backend, VUBLK_BACKEND_STOPPING, "stopped");
-	vublk_loop_timer_arm(&backend->loop, &backend->stop_timer, vublk_now_ns() + STOP_SAYS_NS);
+	vublk_loop_timer_arm(&backend->loop, &backend->stop_timer, vublk_now_ns() + STOP_WARNING_NS);
 	vublk_session_end(backend->session);
 }
 

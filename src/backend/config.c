@@ -37,8 +37,8 @@ static uint8_t log2_of(uint32_t power_of_two)
 }
 
 /*
- * A size for I/O in blocks; 0: not known. A size of one block adds nothing to the block size,
- * and Windows would split its requests to that size.
+ * Converts a preferred I/O size to blocks; 0: not known. A size of one block tells the driver
+ * nothing new, and would make Windows split its requests into single blocks.
  */
 static uint32_t io_blocks(const struct vublk_engine_geometry *geometry, uint32_t bytes)
 {

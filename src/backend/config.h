@@ -33,7 +33,7 @@ struct vublk_disk {
 /* The virtio feature bits on offer, including two of vhost (26 and 30). */
 uint64_t vublk_backend_features(const struct vublk_engine_geometry *geometry);
 
-/* The configuration space; its fields are little-endian, as the hosts that we build for. */
+/* The configuration space; its fields are little-endian, like the hosts that we build for. */
 void vublk_backend_config_fill(const struct vublk_engine_geometry *geometry,
 			       unsigned num_queues, unsigned seg_max, bool write_cache,
 			       struct virtio_blk_config *config);

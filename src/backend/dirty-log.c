@@ -22,7 +22,7 @@ static int check_message(const struct vublk_vu_message *message, struct vublk_er
 	struct stat st;
 
 	if (!wire->size_bytes)
-		return vublk_error_set(error, EPROTO, "SET_LOG_BASE gives a log of no bytes");
+		return vublk_error_set(error, EPROTO, "SET_LOG_BASE gives an empty log");
 	if (fstat(message->fds[0], &st) < 0 || !S_ISREG(st.st_mode) ||
 	    !vublk_range_within(wire->offset, wire->size_bytes, (uint64_t)st.st_size))
 		return vublk_error_set(error, EPROTO, "SET_LOG_BASE's descriptor is not a memory "

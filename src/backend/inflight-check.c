@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Checks whether the requests that an in-flight area marks can belong to this ring. The
- * front-end supplies the area, which may be that of another ring. The marked requests are
+ * front-end supplies the area, which may belong to another ring. The marked requests are
  * executed again, so each must be a chain that the driver has made available.
  *
  * Key idea: the used and avail indices of the ring say how many chains are outstanding. The
@@ -12,10 +12,10 @@
  *   - each entry taken since the used index is in flight or was completed;
  *   - if the entry that made a chain available is still in the avail ring, the used ring has
  *     no completion that must be later;
- *   - in a ring that has not wrapped yet, that entry is still there, and the chain was
- *     completed once less often than it was made available.
- * A ring that has wrapped proves no more, because later entries may have overwritten the entry
- * of a chain that takes long.
+ *   - in a ring that has not wrapped yet, that entry is still there, and the chain was made
+ *     available exactly once more than it was completed.
+ * In a ring that has wrapped no more can be checked, because later entries may have overwritten
+ * the entry of a chain that takes long.
  */
 #include "backend/inflight.h"
 
@@ -120,8 +120,8 @@ static int check_not_taken(const struct history *history, struct vublk_error *er
 		if (head < history->size && history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
 					       "the in-flight area has the request at entry %u in "
-					       "flight, which by its number of requests was not "
-					       "taken yet; it is not this ring's", head);
+					       "flight, which was not taken yet, as the number of "
+					       "requests in flight shows; it is not this ring's", head);
 	}
 	return 0;
 }
@@ -158,8 +158,9 @@ static int check_complete(const struct history *history, struct vublk_error *err
 		if (open > history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
 					       "the in-flight area does not have the request at "
-					       "entry %u, which by its number of requests was taken "
-					       "and is not completed; it is not this ring's", head);
+					       "entry %u, which was taken, as the number of requests "
+					       "in flight shows, and is not completed; it is not this "
+					       "ring's", head);
 	}
 	return 0;
 }

@@ -7,8 +7,8 @@
  * instruction. So the order in which stores reach memory matters, and each store that must
  * not overtake another is a release:
  *   I  `counter` before `inflight`: a chain that counts as taken has a position
- *   J  the list of the batch before the used index (the ring's publish), that before the
- *      clearing of `inflight`, and that before `used_idx`
+ *   J  these four in this order: the list of the batch, the ring's used index (by its publish),
+ *      the clearing of `inflight`, `used_idx`
  * The front-end owns the area and may write to it at any time, so each value read from it is
  * checked, and none is read while the queue runs.
  */
@@ -35,7 +35,7 @@ static int check_counts(unsigned num_queues, unsigned queue_size, struct vublk_e
 	if (num_queues && queue_size && queue_size <= VUBLK_RING_MAX_SIZE)
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "an in-flight area for %u queues of %u entries is asked for; "
+			       "an in-flight area for %u queues of %u entries was requested; "
 			       "expected at least 1 queue, of 1 to %u entries",
 			       num_queues, queue_size, VUBLK_RING_MAX_SIZE);
 }
@@ -90,7 +90,7 @@ static int check_area(const struct vublk_vu_inflight *wire, int fd, unsigned max
 	if (wire->mmap_offset % VUBLK_INFLIGHT_ALIGN)
 		return vublk_error_set(error, EPROTO,
 				       "SET_INFLIGHT_FD has the offset %" PRIu64
-				       ", which is no multiple of %u", (uint64_t)wire->mmap_offset,
+				       ", which is not a multiple of %u", (uint64_t)wire->mmap_offset,
 				       VUBLK_INFLIGHT_ALIGN);
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
 	    !vublk_range_within(wire->mmap_offset, bytes, (uint64_t)st.st_size))
@@ -164,7 +164,8 @@ static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 	if (batch > size)
 		return vublk_error_set(error, EPROTO,
 				       "the in-flight area stands at used index %u and the ring "
-				       "at %u, %u apart with %u entries; it is not this ring's",
+				       "at %u, %u apart in a ring of %u entries; it is not this "
+				       "ring's",
 				       vublk_load_relaxed(&region->used_idx), used_idx, batch,
 				       size);
 	for (; batch; batch--) {

@@ -50,7 +50,7 @@ void vublk_inflight_area_unmap(struct vublk_inflight_area *area);
 
 /*
  * Starts tracking a queue of `size` entries whose ring has the used index `used_idx`: finishes
- * what the previous back-end had recorded by half, and finds the requests that it left. `base`
+ * what the previous back-end had half recorded, and finds the requests that it left. `base`
  * is the value of SET_VRING_BASE and becomes the index to continue at. EPROTO: the area does
  * not belong to `ring`.
  */

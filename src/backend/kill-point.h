@@ -11,12 +11,12 @@
 
 enum vublk_kill_point {
 	VUBLK_KILL_AFTER_FETCH,          /* a chain is taken and recorded in the in-flight area */
-	VUBLK_KILL_AFTER_IO,             /* the engine has done it, unseen by the driver */
+	VUBLK_KILL_AFTER_IO,             /* the engine has executed it; the driver sees nothing */
 	VUBLK_KILL_AFTER_STATUS,         /* its status byte is written */
-	VUBLK_KILL_AFTER_USED_ELEMENT,   /* it is in the used ring, before the index */
-	VUBLK_KILL_AFTER_USED_INDEX,     /* its batch is published, still recorded as in flight */
+	VUBLK_KILL_AFTER_USED_ELEMENT,   /* its used element is written, the used index is not */
+	VUBLK_KILL_AFTER_USED_INDEX,     /* its batch is published, but still recorded in flight */
 	VUBLK_KILL_AFTER_INFLIGHT_CLEAR, /* it is no longer recorded; others of its batch may be */
-	VUBLK_KILL_BEFORE_CALL,          /* all is recorded, and the driver was not called */
+	VUBLK_KILL_BEFORE_CALL,          /* all is recorded, but the driver was not called */
 	VUBLK_KILL_END,
 };
 

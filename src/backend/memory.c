@@ -40,10 +40,10 @@ static int check_region(const struct vublk_vu_region *region, const struct stat 
 {
 	if (!region->size_bytes)
 		return vublk_error_set(error, EPROTO, "the memory region at 0x%" PRIx64
-				       " has no bytes", region->guest_addr);
+				       " is empty", region->guest_addr);
 	if (!S_ISREG(st->st_mode))
 		return vublk_error_set(error, EPROTO, "the memory region at 0x%" PRIx64
-				       " comes with a descriptor that is no memory file",
+				       " comes with a descriptor that is not a memory file",
 				       region->guest_addr);
 	if (!vublk_range_within(region->mmap_offset, region->size_bytes, (uint64_t)st->st_size))
 		return vublk_error_set(error, EPROTO, "the memory region at 0x%" PRIx64 " has 0x%"
@@ -63,7 +63,7 @@ static int map_region(const struct vublk_vu_region *wire, int fd, struct vublk_f
 	int r;
 
 	if (fstat(fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "cannot look at the file of the memory "
+		return vublk_error_set_errno(error, errno, "cannot examine the file of the memory "
 					     "region at 0x%" PRIx64, wire->guest_addr);
 	r = check_region(wire, &st, error);
 	if (r)
@@ -100,7 +100,7 @@ static int make_room(struct vublk_backend_memory *memory, unsigned count,
 	return vublk_error_set(error, ENOMEM, "no memory for a table of %u memory regions", count);
 }
 
-/* Frees the tables, not the mappings, which another memory now owns. */
+/* Frees the tables, but not the mappings, because another vublk_backend_memory owns them now. */
 static void drop_tables(struct vublk_backend_memory *memory)
 {
 	free(memory->map.regions);
@@ -109,8 +109,8 @@ static void drop_tables(struct vublk_backend_memory *memory)
 }
 
 /*
- * The check sorts the regions; the mappings are then sorted to match, because each region's
- * host address lies in one mapping only.
+ * The check sorts the regions. Then this sorts the mappings to match: the host address of each
+ * region lies in exactly one mapping.
  */
 static int check_and_sort(struct vublk_backend_memory *memory, struct vublk_error *error)
 {
@@ -241,7 +241,7 @@ int vublk_backend_memory_remove(struct vublk_backend_memory *memory,
 		return 0;
 	}
 	return vublk_error_set(error, EPROTO, "REM_MEM_REG names 0x%" PRIx64 " bytes at 0x%" PRIx64
-			       ", which is no region that was added", wire->size_bytes,
+			       ", but no such region was added", wire->size_bytes,
 			       wire->guest_addr);
 }
 

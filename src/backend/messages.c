@@ -2,13 +2,13 @@
 /*
  * The table of a front-end's messages, and the messages that are not about one queue.
  *
- * Key idea: a row of the table names the function that does the message, and the one that says
- * which queues must stand still for it. The first runs when those queues have stopped, so no
- * worker touches what it changes. It answers by filling the reply.
+ * Key idea: a row of the table has two functions. One stops the queues that must not run while
+ * the message is executed. The other executes it when they have stopped, so no worker touches
+ * what it changes, and answers by filling the reply.
  *
- * A refusal is logged with a sentence. The front-end learns of it by a non-zero acknowledgement
- * if it asked for one; else the connection is closed, because the front-end would continue as
- * if the message had succeeded.
+ * A refusal is logged with a sentence. If the front-end asked for an acknowledgement, it gets a
+ * non-zero one; else the connection is closed, because the front-end would continue as if the
+ * message had succeeded.
  *
  * Specification: "Front-end message types".
  */
@@ -91,9 +91,9 @@ static int set_protocol_features(struct vublk_session *session, struct vublk_err
 }
 
 /*
- * SET_OWNER begins a session, which a connection is already; RESET_OWNER is deprecated. The
- * descriptor of SET_LOG_FD could signal that the log has changed; the front-end can look at the
- * log without it.
+ * SET_OWNER begins a session, but here the connection itself is the session. RESET_OWNER is
+ * deprecated. The descriptor of SET_LOG_FD could signal that the log has changed, but the
+ * front-end can read the log without such a signal.
  */
 static int do_nothing(struct vublk_session *session, struct vublk_error *error)
 {
@@ -135,8 +135,8 @@ static void stop_if_status_is_zero(struct vublk_session *session)
 
 /*
  * SET_STATUS 0 is sent when a driver resets the device, and when a VM is merely paused or
- * migrated. So only what is repeated at each start is forgotten; and not the base, which QEMU
- * 7.2 asks for afterwards.
+ * migrated. So this forgets only the settings that are repeated at each start. It keeps the
+ * base, which QEMU 7.2 asks for afterwards.
  */
 static void pause_queues(struct vublk_session *session)
 {
@@ -279,7 +279,7 @@ static int get_inflight_fd(struct vublk_session *session, struct vublk_error *er
 		.num_queues = asked->num_queues,
 		.queue_size = asked->queue_size,
 	};
-	/* Front-ends differ in whether the padding is sent; the answer is as the question. */
+	/* Front-ends differ in whether they send the padding; the reply has the request's size. */
 	session->server.reply.header.size = session->server.request.header.size;
 	session->server.reply.fds[0] = session->server.reply_fd;
 	session->server.reply.num_fds = 1;

@@ -17,11 +17,11 @@ int vublk_session_set_vring_kick(struct vublk_session *session, struct vublk_err
 int vublk_session_set_vring_call(struct vublk_session *session, struct vublk_error *error);
 int vublk_session_set_vring_err(struct vublk_session *session, struct vublk_error *error);
 
-/* Which queue must stand still: the one that the message is about, in each case or ... */
+/* These stop the queue that the message is about, if it runs: always, ... */
 void vublk_session_stop_concerned(struct vublk_session *session);
-/* ... when it is enabled or disabled, or ... */
+/* ... only if the message enables or disables it, ... */
 void vublk_session_stop_if_enable_changes(struct vublk_session *session);
-/* ... with or without a drain, as GET_VRING_BASE says. */
+/* ... or with or without a drain, as the message says. */
 void vublk_session_stop_for_base(struct vublk_session *session);
 
 #endif

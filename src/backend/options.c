@@ -305,7 +305,7 @@ static const struct option options_table[] = {
 	    "Threads that serve the queues; auto: one per CPU, at most 16 and one per queue" },
 	  parse_threads },
 	{ { "seg-max", "number", "126",
-	    "Data segments of a request at most, 1 to 1024; for drivers without indirect "
+	    "Maximum data segments of a request, 1 to 1024; for drivers without indirect "
 	    "descriptors no more than the queue size less 2" }, parse_seg_max },
 	{ { VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,
 	    VUBLK_MESSAGE_TIMEOUT_TEXT }, parse_message_timeout },
@@ -327,13 +327,13 @@ static const struct option options_table[] = {
 	    "Offer an in-flight area, by which the next back-end repeats what this one leaves" },
 	  parse_inflight },
 	{ { "serial", "string", "auto",
-	    "What the disk says it is, at most 20 characters; auto: differs from image to image" },
+	    "Serial number of the disk, at most 20 characters; auto: derived from the image" },
 	  parse_serial },
 	{ { "logical-block-size", "size", "auto",
 	    "Block size of the disk, a power of two from 512; auto: that of the image" },
 	  parse_logical_block_size },
 	{ { "physical-block-size", "size", "auto",
-	    "Size that the disk likes to be written in, a power of two; auto: that of the image" },
+	    "Preferred size of writes to the disk, a power of two; auto: that of the image" },
 	  parse_physical_block_size },
 };
 
@@ -410,7 +410,7 @@ int vublk_backend_settings_parse(const struct vublk_option *options,
 {
 	int r = set_defaults(settings, error);
 
-	/* Continues after a refused option, because the descriptor must be taken over. */
+	/* Continues after a refused option, because the caller's descriptor must be found. */
 	for (const struct vublk_option *o = options; o && o->name; o++) {
 		const struct option *option = find(o->name);
 		bool is_fd = option && option->parse == parse_fd;

@@ -6,11 +6,11 @@
  * Adaptive polling: how long a worker looks for work before it sleeps.
  *
  * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take.
- * Short sleeps suggest that, so they open the polling window and widen it. Whether polling
- * helps shows in what arrives within the window: a driver on the same core cannot run
- * meanwhile, and a driver that waits for longer than the window is missed, too. Several
- * windows in a row without work close it, for so many sleeps that trying again costs almost
- * nothing. Long sleeps close it as well, so an idle disk costs one window.
+ * Short sleeps suggest that, so they open the polling window and widen it. But polling helps
+ * only if work arrives within the window. None does if the driver shares this core, because it
+ * cannot run meanwhile, or if it waits for longer than the window. So several windows in a row
+ * without work turn polling off, for so many sleeps that trying again costs almost nothing.
+ * Long sleeps close the window as well, so an idle disk costs one window.
  *
  * A worker has one poller for the next request of a driver and one for the answer of a disk,
  * because the two are independent: a request comes soon or not at all, and a disk takes as
@@ -20,11 +20,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The window doubles from FIRST to one of the other two. */
+/* The window doubles from FIRST up to DRIVER or DISK, depending on what the poller is for. */
 #define VUBLK_POLLER_FIRST_NS 8000u
 #define VUBLK_POLLER_DRIVER_NS 64000u
 #define VUBLK_POLLER_DISK_NS 8000u
-/* So many windows without work close it, for FIRST to LAST sleeps. */
+/* After this many windows without work, polling is off for FIRST to LAST sleeps. */
 #define VUBLK_POLLER_MISSES 4u
 #define VUBLK_POLLER_FIRST_SLEEPS 64u
 #define VUBLK_POLLER_LAST_SLEEPS 4096u

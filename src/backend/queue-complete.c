@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The completions of a virtqueue, on the queue's worker: into the used ring, into the
- * in-flight area, and to the driver. How chains are taken is in queue-take.c.
+ * The completions of a virtqueue, on the queue's worker: puts them into the used ring, records
+ * them in the in-flight area, and calls the driver. Chains are taken in queue-take.c.
  *
  * Key idea: completions are pushed one by one and published as a batch, with one store of the
  * used index and at most one call. The kernel is entered only to call a driver that wants it.

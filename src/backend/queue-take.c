@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The chains of a virtqueue that are taken off the ring and become requests; on the queue's
- * worker. How they return to the ring is in queue-complete.c.
+ * Takes chains from a virtqueue and makes requests of them, on the queue's worker. Completions
+ * are in queue-complete.c.
  *
  * Key idea: nothing here allocates or locks. Each entry of the ring has a request of its own,
  * and a chain is taken when a request is free.
@@ -72,7 +72,7 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 	unsigned n = 0;
 
 	error.code = 0;
-	error.text[0] = '\0'; /* clearing all of it would cost much of a look that finds nothing */
+	error.text[0] = '\0'; /* clearing all of it would cost too much if there is no chain */
 	while (n < max && queue->phase == VUBLK_QUEUE_TAKING) {
 		struct vublk_request *request = take_free_request(queue);
 		int r;
@@ -87,7 +87,7 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 	return n;
 }
 
-/* The kick for what one look finds may still come; if the next look finds it, too, none was sent. */
+/* After one look a kick may still be on its way; if the next look finds requests, none was sent. */
 #define CERTAIN_LOOKS 2
 
 bool vublk_queue_is_unkicked(struct vublk_queue *queue)
@@ -109,8 +109,8 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 
 	if (queue->pending.count)
 		vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_INFO,
-				  "queue %u: %u requests that the last back-end left undone are "
-				  "done again", queue->index, queue->pending.count);
+				  "queue %u: repeating the %u requests that the previous back-end "
+				  "did not complete", queue->index, queue->pending.count);
 	for (unsigned i = 0; i < queue->pending.count; i++) {
 		struct vublk_request *request = take_free_request(queue);
 		int r = vublk_device_ring_take_again(&queue->ring, queue->map,
@@ -130,7 +130,7 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 /* Long enough for a driver that kicks before it adds its first request. */
 #define QUIET_NS UINT64_C(2000000000)
 
-/* A kick without a request is legal, so the warning needs a memory that is blank, too. */
+/* A kick without a request is legal, so this warns only if the memory is blank, too. */
 static void on_quiet(void *opaque)
 {
 	struct vublk_queue *queue = opaque;
@@ -146,7 +146,7 @@ static void on_quiet(void *opaque)
 			  queue->index, VUBLK_VU_PRIVATE_MEMORY, VUBLK_VU_SHARE_IT);
 }
 
-/* A driver that writes to another copy of the memory would wait forever without a word. */
+/* A driver that writes to another copy of the memory waits forever, so the log must tell why. */
 void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop)
 {
 	if (queue->was_kicked)

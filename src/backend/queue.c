@@ -27,7 +27,7 @@
 enum queue_event {
 	EVENT_START,
 	EVENT_STOP,
-	EVENT_ANSWERED, /* the worker has done it */
+	EVENT_ANSWERED, /* the worker has started or stopped it */
 	EVENT_REFUSED,  /* the worker could not */
 };
 
@@ -39,13 +39,13 @@ static const char *const state_names[] = {
 };
 
 static const char *const event_names[] = {
-	[EVENT_START] = "all that it needs was said",
-	[EVENT_STOP] = "a message wants it to stand still",
+	[EVENT_START] = "it is set up",
+	[EVENT_STOP] = "it has to stop",
 	[EVENT_ANSWERED] = "the worker answered",
 	[EVENT_REFUSED] = "the worker could not",
 };
 
-/* The session makes sure that no other pair occurs. */
+/* The session makes sure that no other pair of state and event occurs. */
 static const enum vublk_queue_state next_states[][4] = {
 	[VUBLK_QUEUE_STOPPED][EVENT_START] = VUBLK_QUEUE_STARTING,
 	[VUBLK_QUEUE_STARTING][EVENT_ANSWERED] = VUBLK_QUEUE_RUNNING,
@@ -198,9 +198,9 @@ static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 }
 
 /*
- * The front-end requests the dirty log in two places: LOG_ALL is for requests, and a flag with
- * the ring's address is for the ring. It may set either before it shares a log (QEMU does if
- * a VM starts during a migration), or without effect; without a log no page is marked.
+ * The front-end turns logging on in two places: LOG_ALL is for the data of requests, and a flag
+ * with the ring's address is for the used ring. It may set either before it shares a log (QEMU
+ * does if a VM starts during a migration), or share none; without a log no page is marked.
  */
 static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
 		    const struct vublk_queue_resources *resources, struct vublk_error *error)
@@ -220,7 +220,7 @@ static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
 	if (!queue->dirty_iovs)
 		queue->dirty_iovs = calloc(num_iovs, sizeof(*queue->dirty_iovs));
 	if (!queue->dirty_iovs)
-		return vublk_error_set(error, ENOMEM, "no memory for what is logged of %u "
+		return vublk_error_set(error, ENOMEM, "no memory to log the writes of %u "
 				       "requests", queue->num_requests);
 	for (unsigned i = 0; i < queue->num_requests; i++)
 		queue->requests[i].dirty = &queue->dirty_iovs[(size_t)i * VUBLK_REQUEST_MAX_IOV];
@@ -275,9 +275,9 @@ static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_m
 }
 
 /*
- * The base of a ring in which more chains were completed than the front-end believes taken: it
- * read the used index before the previous back-end had finished (QEMU does after it loses a
- * connection). Completed chains must not be executed again.
+ * Corrects the base if more chains are completed than the front-end's base counts as taken,
+ * because the front-end read the used index before the previous back-end had finished (QEMU
+ * does after it loses a connection). Completed chains must not be executed again.
  */
 static uint16_t check_base(const struct vublk_queue *queue,
 			   const struct vublk_queue_resources *resources, uint16_t base,
@@ -316,10 +316,10 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 	if (!r)
 		r = make_ring(queue, &memory, base, disk, resources->dirty_log, error);
 	if (!r)
-		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u goes on at %u (the front-end "
-			  "says %u), used %u, %u undone, the driver is at %u", queue->index,
+		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u continues at %u (front-end's base "
+			  "%u), used index %u, avail index %u, %u to repeat", queue->index,
 			  base, queue->setup.base, vublk_device_ring_used(&queue->ring),
-			  queue->pending.count, vublk_load_relaxed(&memory.avail->idx));
+			  vublk_load_relaxed(&memory.avail->idx), queue->pending.count);
 	return r;
 }
 

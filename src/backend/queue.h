@@ -30,7 +30,7 @@ struct vublk_request {
 	struct vublk_request *next_free;
 	struct vublk_chain chain;
 	uint8_t *status;
-	uint32_t written_bytes; /* on success, with the status */
+	uint32_t written_bytes; /* on success, including the status */
 
 	/* where its data was written, for the dirty log; the engine consumes the chain's iovecs */
 	struct iovec *dirty;
@@ -69,14 +69,14 @@ enum vublk_queue_state {
 	VUBLK_QUEUE_STOPPED,
 	VUBLK_QUEUE_STARTING, /* a worker has the order and has not answered */
 	VUBLK_QUEUE_RUNNING,
-	VUBLK_QUEUE_STOPPING, /* the same */
+	VUBLK_QUEUE_STOPPING, /* a worker has that order and has not answered */
 };
 
 /* The worker's view, while it has the queue. */
 enum vublk_queue_phase {
 	VUBLK_QUEUE_TAKING,
 	VUBLK_QUEUE_BROKEN,   /* the ring is broken or its memory was removed: no chain is taken */
-	VUBLK_QUEUE_LEFT,     /* the front-end has disconnected: the same */
+	VUBLK_QUEUE_LEFT,     /* the front-end has disconnected: no chain is taken */
 	VUBLK_QUEUE_DRAINING, /* is to stop when its requests are complete */
 };
 
@@ -165,14 +165,14 @@ void vublk_queue_reset(struct vublk_queue *queue);
 /* The driver kicked; `loop` is the worker's. */
 void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop);
 
-/* Starts the queue: takes the requests again that the previous back-end left. */
+/* Starts the queue: takes again the requests that the previous back-end left. */
 void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *engine);
 /* Takes and submits available chains, at most `max`; returns how many. */
 unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine,
 			  unsigned max);
 /*
- * The worker sleeps with kicks enabled: whether the driver has made requests available without
- * a kick. Logs that once it is certain, because nothing else wakes the worker.
+ * Called while the worker sleeps with kicks enabled. Returns whether the driver has made requests
+ * available without a kick, and logs it when certain: nothing else would wake the worker.
  */
 bool vublk_queue_is_unkicked(struct vublk_queue *queue);
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Memory of the front-end that cannot be accessed any more, because the front-end truncated its
- * file or the host has no huge page left. Such a session ends.
+ * Ends a session if memory of the front-end cannot be accessed any more, because the front-end
+ * truncated its file or the host has no huge page left.
  *
  * Key idea: the signal handler records the fault (util/fault.h) and signals an eventfd, which
- * wakes the loop. The record is also looked at where an operation ends, because what that
- * operation found in lost memory must not become an answer.
+ * wakes the loop. The record is also checked at the end of each operation, because data that
+ * the operation read from lost memory must not be used in an answer.
  */
 #include "backend/session.h"
 

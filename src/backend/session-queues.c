@@ -17,8 +17,8 @@
 #include <string.h>
 
 /*
- * A front-end may be blocking a worker that does not answer for this long. After one was
- * blocked it is looked at again sooner, and a few times in a row.
+ * A front-end may be blocking a worker that does not answer for this long. After a worker was
+ * blocked, it is checked again sooner, and a few times in a row.
  */
 #define WORKER_TIMEOUT_NS UINT64_C(100000000)
 #define UNBLOCK_AGAIN_NS UINT64_C(1000000)
@@ -173,7 +173,7 @@ static void fill_disk(const struct vublk_session *session, struct vublk_disk *di
 	memcpy(disk->serial, session->owner->serial, sizeof(disk->serial));
 }
 
-/* The operation fails with the reason of the first queue, which waits for another kick descriptor. */
+/* The first reason becomes the result. The queue waits for another kick descriptor. */
 static void start_failed(struct vublk_session *session, struct vublk_queue *queue, int result,
 			 const struct vublk_error *error)
 {
@@ -187,7 +187,7 @@ static void start_failed(struct vublk_session *session, struct vublk_queue *queu
 
 /*
  * A VMM whose memory map changes sends one message per region that it removes or adds. In
- * between, a ring may be in no region, so its queue waits for the region that has it. Only a
+ * between, a ring may be in no region, so its queue waits for the region that contains it. Only a
  * message about the queue itself is refused then.
  */
 static bool waits_for_memory(const struct vublk_session *session, struct vublk_queue *queue,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The course of a session; see session.h. The messages are in messages.c, the queues in
- * session-queues.c; backend.c accepts a front-end, and the next one after it.
+ * session-queues.c. backend.c accepts the front-ends.
  *
  * Key idea: step() is called whenever something may have become possible, and takes the session
  * as far as it gets without waiting.
@@ -176,7 +176,7 @@ static const struct vublk_vu_server_ops server_ops = {
 
 /* --- life ------------------------------------------------------------------ */
 
-/* The disk offers many more queues than a front-end uses, so each is initialised when it is used. */
+/* The disk offers many more queues than a front-end uses; each is initialised at its first use. */
 static int make_queues(struct vublk_session *session, struct vublk_error *error)
 {
 	const struct vublk_session_owner *owner = session->owner;

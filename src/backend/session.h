@@ -5,11 +5,11 @@
 /*
  * The session of one connected front-end. All of it belongs to the control thread.
  *
- * Key idea: a session does one operation at a time: a message, a new look at the disk's size,
- * its own end. Each has the same course. The queues that it concerns are stopped, which waits
- * for their requests; the operation runs, while no worker uses what it changes; the queues that
- * are to run are started; the operation is answered. Meanwhile the control thread serves its
- * loop, and further messages wait in the socket.
+ * Key idea: a session does one operation at a time: a message, a check of the disk's size, or
+ * its own end. Each takes the same steps: stop the queues that it concerns, which waits for
+ * their requests; run the operation, while no worker uses what it changes; start the queues
+ * that are to run; answer. Meanwhile the control thread serves its loop, and further messages
+ * wait in the socket.
  */
 #include "backend/dirty-log.h"
 #include "backend/memory.h"
@@ -64,7 +64,7 @@ struct vublk_session {
 	uint64_t features;
 	uint8_t status;
 	bool write_cache; /* config.wce, as the driver set it */
-	bool resumes;           /* an earlier session's rings or in-flight area */
+	bool resumes;           /* it continues an earlier session's rings or in-flight area */
 	bool knows_write_cache; /* the front-end has read config.wce in this session, or set it */
 
 	struct vublk_fault fault; /* of the three that follow */
@@ -136,9 +136,9 @@ void vublk_session_notice_fault(struct vublk_session *session);
 bool vublk_session_has_message(uint32_t request);
 /* Notes the protocol features that are offered. */
 void vublk_session_make_offer(struct vublk_session *session);
-/* Checks the message and has the queues stopped that must stand still for it. */
+/* Checks the message and stops the queues that must not run while it is executed. */
 int vublk_session_begin_message(struct vublk_session *session, struct vublk_error *error);
-/* The operation that is the message; it only answers if the message was refused. */
+/* The operation that executes the message, or, if the message was refused, only answers it. */
 extern const struct vublk_session_operation vublk_session_message;
 
 #endif

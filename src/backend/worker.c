@@ -8,9 +8,9 @@
  * rounds. Before it sleeps, the worker enables kicks and looks at the rings once more. How
  * long it polls before that is adaptive (poller.h).
  *
- * The loop also has the front-end's socket. A process that was stopped, and that its front-end
- * left meanwhile, must not take chains that the driver meant for the next back-end; the
- * control thread would notice that too late.
+ * The loop also watches the front-end's socket. If the front-end disconnected while this process
+ * was suspended (SIGSTOP), the worker must not take chains that are meant for the next back-end.
+ * The control thread would notice the disconnection too late.
  */
 #include "backend/worker.h"
 
@@ -38,7 +38,7 @@
  * handle completions and make new requests while the next batch is served, unless it has to
  * share our core.
  */
-#define TAKE_BATCH_AT_ONCE 16
+#define TAKE_BATCH_IN_SUBMIT 16
 
 #define ROUNDS_BETWEEN_LOOKS 32 /* at the event loop, while there is work */
 #define PAUSES_BETWEEN_LOOKS 4  /* at the rings, while there is none */
@@ -225,7 +225,7 @@ static unsigned take_all(struct vublk_worker *worker)
 {
 	bool is_small = worker->engine_queue->fd < 0 &&
 			!vublk_poller_is_useless(&worker->for_driver);
-	unsigned batch = is_small ? TAKE_BATCH_AT_ONCE : TAKE_BATCH;
+	unsigned batch = is_small ? TAKE_BATCH_IN_SUBMIT : TAKE_BATCH;
 	unsigned n = 0;
 
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
@@ -261,7 +261,7 @@ static bool work(struct vublk_worker *worker)
 
 /* --- sleep ----------------------------------------------------------------- */
 
-/* By what comes next: an answer of the engine, or a request. */
+/* The poller for what is expected next: an answer of the engine, or a request of a driver. */
 static struct vublk_poller *poller_of(struct vublk_worker *worker)
 {
 	for (const struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
@@ -330,7 +330,7 @@ static void sleep_until_needed(struct vublk_worker *worker)
 	if (enable_kicks(worker)) {
 		before = poller ? vublk_now_ns() : 0;
 		worker->is_asleep = true;
-		/* A process that was stopped returns from the wait without an event. */
+		/* A process that was suspended (SIGSTOP) returns from the wait without an event. */
 		if (!vublk_loop_process(&worker->loop, retry_ms ? (int)retry_ms : -1))
 			vublk_loop_process(&worker->loop, 0);
 		worker->is_asleep = false;

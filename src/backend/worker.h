@@ -11,8 +11,8 @@
 #include "util/loop.h"
 
 enum vublk_poll_mode {
-	VUBLK_POLL_ADAPTIVE, /* for a while, if that has been of use */
-	VUBLK_POLL_OFF,      /* never: sleep without work */
+	VUBLK_POLL_ADAPTIVE, /* for a while, if that has found work lately */
+	VUBLK_POLL_OFF,      /* never: sleep when there is no work */
 	VUBLK_POLL_BUSY,     /* always, while a queue runs */
 };
 

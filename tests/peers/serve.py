@@ -285,7 +285,7 @@ def a_second_signal(case, second):
     peer.wait_until(lambda: processor_ticks(child) > 20, 'the back-end is not used')
     frozen = Frozen(worker)
     child.send_signal(signal.SIGTERM)
-    peer.wait_until(lambda: 'the end waits for the storage' in case.output(child), 'serve does not say what it waits for')
+    peer.wait_until(lambda: 'the stop waits for the storage' in case.output(child), 'serve does not say what it waits for')
     check(child.poll() is None, 'serve ended while a request was under way')
     child.send_signal(second)
     try:

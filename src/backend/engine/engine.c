@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening and closing an engine, and the helpers that several engines use. Which engines
- * there are is in list.c.
+ * Opening and closing an engine, and the helpers that several engines use. The list of engines
+ * is in list.c.
  */
 #include "backend/engine/engine.h"
 

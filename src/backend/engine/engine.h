@@ -102,7 +102,7 @@ enum vublk_cache_mode {
 
 enum vublk_io_method {
 	VUBLK_IO_AUTO,     /* io_uring for calls that wait; else blocking, with a warning */
-	VUBLK_IO_URING,    /* for each call */
+	VUBLK_IO_URING,    /* io_uring for every call */
 	VUBLK_IO_BLOCKING, /* system calls on the worker's thread */
 };
 
@@ -110,7 +110,7 @@ enum vublk_io_method {
 struct vublk_engine_options {
 	const char *path;
 	uint64_t size_bytes; /* 0: not given */
-	uint32_t block_bytes, physical_block_bytes; /* of the geometry; 0: as the engine finds */
+	uint32_t block_bytes, physical_block_bytes; /* of the geometry; 0: the engine chooses */
 	bool read_only;
 	bool unlocked; /* the user makes sure that no other program writes meanwhile */
 	enum vublk_cache_mode cache;
@@ -135,11 +135,11 @@ struct vublk_engine_queue_ops;
 struct vublk_engine_queue {
 	const struct vublk_engine_queue_ops *ops;
 	struct vublk_engine *engine;
-	/* After poll() returned nothing: readable when it has something; -1: submit() does all. */
+	/* Readable once poll() has completions again after it found none; -1: submit() does all. */
 	int fd;
 	/*
-	 * Not 0: the kernel refused a request for the moment, and no event will say when it
-	 * accepts it, so the worker calls poll() again after this time.
+	 * Not 0: the kernel temporarily refused a request, and no event will say when it can
+	 * accept the request, so the worker calls poll() again after this time.
 	 */
 	unsigned retry_ms;
 };
@@ -159,9 +159,9 @@ struct vublk_engine_ops {
 			 struct vublk_error *error);
 };
 
-/* The calls of the thread that made the queue. */
+/* Called only by the thread that created the queue. */
 struct vublk_engine_queue_ops {
-	void (*free)(struct vublk_engine_queue *queue); /* no request is submitted */
+	void (*free)(struct vublk_engine_queue *queue); /* no request is outstanding */
 	void (*submit)(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
 	void (*commit)(struct vublk_engine_queue *queue); /* NULL: never holds back a request */
 	void (*woken)(struct vublk_engine_queue *queue);  /* `fd` is readable; NULL: no-op */

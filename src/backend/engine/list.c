@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The engines that there are, by name. The only file that knows all of them. */
+/* All engines, by name. No other file knows all of them. */
 #include "backend/engine/engine.h"
 
 #include "util/checked.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk in this process's memory. It ends with the process, so a flush does nothing. Pages
- * that were never written, or were discarded, take no memory.
+ * A disk in this process's memory. Its data is lost when the process ends, so a flush does
+ * nothing. Pages that were never written, or were discarded, take no memory.
  *
  * Key idea: a copy at a random offset first waits for memory, and more than half of that time
  * is address translation. So a request is served when the next one arrives, whose memory is
@@ -115,8 +115,8 @@ static void copy_out(char *from, const struct vublk_engine_io *io)
 }
 
 /*
- * Touches the first byte, which the request is about to write, to allocate the huge page. The
- * advice is revoked then, because the kernel needs one more mapping for each range whose
+ * Touches the first byte, which the request is about to write, to allocate the huge page. Then
+ * the madvise() is undone, because the kernel needs one more mapping for each range whose
  * advice differs from its neighbours'.
  */
 static void make_huge(char *extent)

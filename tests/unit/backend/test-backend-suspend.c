@@ -256,7 +256,7 @@ static void test_end_waits_for_storage(void **state)
 	add_request(&rig);
 	wait_until_begun();
 	vublk_backend_stop(rig.backend);
-	rig_wait_for_log(&rig, "the end waits for the storage, which has not completed the "
+	rig_wait_for_log(&rig, "the stop waits for the storage, which has not completed the "
 			 "requests of 1 queues");
 	vublk_store_relaxed(&gate.is_open, true);
 	vublk_eventfd_signal(gate.go_fd);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Executes many short requests to a file in memory by one system call.
+ * Executes many short requests to a file in memory with one system call.
  *
  * Key idea: the image is mapped, but this program never touches the mapping. The kernel copies
  * between the mapping and the driver's buffers (process_vm_readv() of our own process), for
@@ -8,7 +8,7 @@
  * kernel returns a short count, where our own copy would raise SIGBUS. Requests that were not
  * moved are executed by plain calls, which report errors.
  *
- * Reading a hole must not fill it, and access to a mapping would. So the mapping is registered
+ * Reading a hole must not fill it, but access to a mapping would. So the mapping is registered
  * with a userfaultfd that fails the kernel's faults in holes (UFFD_FEATURE_SIGBUS, which needs
  * no privilege). Without userfaultfd, and for a read-only image, there is no mapping.
  *
@@ -32,12 +32,12 @@
 
 /* A page costs more here than in a plain call, so long requests gain nothing. */
 #define MAX_BYTES (UINT64_C(16) << 10)
-/* For fewer, one plain call each is not slower. */
+/* For fewer requests, one plain call per request is not slower. */
 #define MIN_REQUESTS 3u
 
 /* --- the mapping ------------------------------------------------------------ */
 
-/* From now on the kernel's faults on pages that the file lacks fail. */
+/* Makes the kernel's faults fail on pages that the file does not have. */
 static int keep_holes(struct vublk_file_mapping *mapping)
 {
 	struct uffdio_api api = {
@@ -56,7 +56,7 @@ static int keep_holes(struct vublk_file_mapping *mapping)
 	return 0;
 }
 
-/* Whether the kernel copies: a sandbox may forbid that. */
+/* Whether the kernel permits such a copy: a sandbox may forbid it. */
 static int try_copy(const struct vublk_file_mapping *mapping)
 {
 	char byte;
@@ -104,8 +104,8 @@ void vublk_file_mapping_open(struct vublk_file *file)
 	r = map_image(mapping, file->fd);
 	if (!r)
 		return;
-	vublk_log(file->engine.log, VUBLK_LOG_DEBUG, "%s takes a system call a request, for many "
-		  "cannot be had by one here (%s)", file->engine.description,
+	vublk_log(file->engine.log, VUBLK_LOG_DEBUG, "%s needs one system call per request, "
+		  "because batches are not available (%s)", file->engine.description,
 		  strerrordesc_np(-r));
 	vublk_file_mapping_close(file);
 }
@@ -148,7 +148,7 @@ bool vublk_file_batch_add(struct vublk_file_batch *batch, const struct vublk_fil
 	return true;
 }
 
-/* How many requests, in order from `from`, were moved completely. */
+/* Moves the requests from `from` on. Returns how many, in order, were moved completely. */
 static unsigned move(struct vublk_file_batch *batch, unsigned from)
 {
 	unsigned skipped = from ? batch->first_iov : 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The file engine without io_uring: the worker's thread makes each call, one after the other.
- * That is slow, and the log says so once.
+ * The file engine without io_uring: the worker's thread makes the calls, one at a time. That
+ * is slow, and the log says so once.
  */
 #include "backend/engine/file/file.h"
 

@@ -3,10 +3,10 @@
  * A disk in a file or on a block device: opens it and determines its geometry. Requests are
  * served in step.c.
  *
- * Key idea: O_DIRECT is used if it can serve every request of a guest, which is any multiple of
- * 512 bytes; on a device with larger blocks only on request (cache=direct). Buffers that
- * O_DIRECT cannot use go through a bounce buffer. tmpfs accepts O_DIRECT since Linux 6.6
- * without any effect, so there it is used only on request, too.
+ * Key idea: O_DIRECT is used if it can serve every request of a guest, that is, any multiple of
+ * 512 bytes. On a device with larger blocks it is used only if the user asks for it
+ * (cache=direct). So it is on tmpfs, where O_DIRECT is accepted since Linux 6.6 and has no
+ * effect. Buffers that O_DIRECT cannot use go through a bounce buffer.
  */
 #include "backend/engine/file/file.h"
 
@@ -89,7 +89,7 @@ static int check_size(const struct vublk_file *file, uint64_t bytes, struct vubl
 		return vublk_error_set(error, EMEDIUMTYPE, "%s is empty; a disk has at least 512 bytes",
 				       file->engine.description);
 	return vublk_error_set(error, EMEDIUMTYPE,
-			       "%s has %" PRIu64 " bytes, which is no multiple of 512; make it %"
+			       "%s has %" PRIu64 " bytes, not a multiple of 512; make it %"
 			       PRIu64 " (truncate -s %%512 FILE rounds up)",
 			       file->engine.description, bytes, vublk_round_up(bytes, 512));
 }
@@ -136,7 +136,7 @@ static bool is_in_memory(const struct vublk_file *file)
 	       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
-/* Stays the same while the host runs, also if the file or device is renamed. */
+/* Stays the same while the host runs, even if the file or device is renamed. */
 static uint64_t identity_of(const struct stat *st)
 {
 	bool is_device = S_ISBLK(st->st_mode);
@@ -157,7 +157,7 @@ static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 	int r = 0;
 
 	if (fstat(file->fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "cannot look at %s",
+		return vublk_error_set_errno(error, errno, "cannot examine %s",
 					     file->engine.description);
 	file->engine.identity = identity_of(&st);
 	file->block_device = S_ISBLK(st.st_mode);
@@ -231,7 +231,7 @@ static const char *try_direct(struct vublk_file *file, bool asked_for)
 	if (file->offset_align > 512 && !asked_for)
 		return "it has blocks of more than 512 bytes (cache=direct forces it)";
 	if (geometry->size_bytes % file->offset_align)
-		return "its size is no multiple of its file system's blocks";
+		return "its size is not a multiple of its file system's blocks";
 	geometry->min_block_bytes = file->offset_align;
 	if (file->offset_align > geometry->block_bytes)
 		geometry->block_bytes = file->offset_align;
@@ -248,11 +248,11 @@ static int choose_cache(struct vublk_file *file, const struct vublk_engine_optio
 
 	if (options->cache == VUBLK_CACHE_BUFFERED)
 		return 0;
-	why = file->in_memory && !asked_for ? "its file system is memory" :
+	why = file->in_memory && !asked_for ? "its file system is in memory" :
 					      try_direct(file, asked_for);
 	if (why && asked_for)
 		return vublk_error_set(error, ENOTSUP,
-				       "cache=direct cannot be had for %s: %s; use cache=auto",
+				       "cache=direct is not possible for %s: %s; use cache=auto",
 				       file->engine.description, why);
 	if (why) {
 		set_direct(file->fd, false);
@@ -345,7 +345,7 @@ static int file_open(const struct vublk_engine_options *options, struct vublk_en
 		return vublk_error_set(error, EINVAL, "the engine file needs an image; give "
 				       "blk-file=PATH");
 	if (options->size_bytes)
-		return vublk_error_set(error, EINVAL, "the size of '%s' is its own; leave out size",
+		return vublk_error_set(error, EINVAL, "'%s' has a size already; leave out size",
 				       options->path);
 	file = calloc(1, sizeof(*file));
 	if (!file)
@@ -384,7 +384,7 @@ static int file_refresh(struct vublk_engine *engine, struct vublk_error *error)
 	return 0;
 }
 
-/* The method of the queue sets its ops. */
+/* Creates a queue of the engine's method (blocking.c, uring.c), which sets the ops. */
 static int file_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
 			  struct vublk_error *error)
 {

@@ -70,17 +70,17 @@ struct vublk_file_step {
 int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		     struct vublk_file_step *step);
 
-/* The step that a request under way needs, once more. */
+/* Repeats the step that a request in progress needs. */
 int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		    struct vublk_file_step *step);
 
-/* Takes the result of the last step (bytes, 0, or a negative errno); returns as begin(). */
+/* Takes the result of the last step (bytes, 0, or a negative errno); returns like begin(). */
 int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
 		    struct vublk_file_step *step);
 
-/* Whether the request's completion means that data is stable. */
-bool vublk_file_promises(const struct vublk_engine_io *io);
-/* Whether a sync has failed, so that no completion may mean that. */
+/* Whether success of the request means that data is stable. */
+bool vublk_file_makes_stable(const struct vublk_engine_io *io);
+/* Whether a sync has failed. Then no such request may succeed any more. */
 bool vublk_file_has_lost_writes(const struct vublk_file *file);
 /* Records a failed sync, and logs the first one. */
 void vublk_file_lose_writes(struct vublk_file *file, int result);
@@ -99,10 +99,10 @@ bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_eng
 int64_t vublk_file_call_instant(const struct vublk_file *file,
 				const struct vublk_file_step *step);
 
-/* Decides whether a fast path is worth a try, by its hits and misses so far. */
+/* Decides whether a fast path is worth trying, based on its hits and misses so far. */
 struct vublk_file_backoff {
 	unsigned misses; /* grows with each miss, shrinks with each hit */
-	unsigned skip;   /* so many times it is skipped */
+	unsigned skip;   /* how many more times it is skipped */
 };
 
 #define VUBLK_FILE_MAX_MISSES 255u
@@ -126,7 +126,7 @@ static inline void vublk_file_backoff_miss(struct vublk_file_backoff *backoff)
 	backoff->skip = backoff->misses;
 }
 
-/* With RWF_NOWAIT, of reads and of writes. */
+/* When to try RWF_NOWAIT, for reads and for writes. */
 struct vublk_file_tries {
 	struct vublk_file_backoff backoff[2];
 };
@@ -134,11 +134,11 @@ struct vublk_file_tries {
 /* Whether the page cache may answer the step. */
 bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_engine_io *io,
 			      const struct vublk_file_step *step);
-/* Tries that, if it seems worth it; returns as begin(), with the rest in `step`. */
+/* Tries that if it seems worthwhile; returns like begin(), with the remaining part in `step`. */
 int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *tries,
 		   struct vublk_engine_io *io, struct vublk_file_step *step);
 
-/* Maps the image if possible; without the mapping only the speed differs. */
+/* Maps the image if possible. The mapping affects only the speed. */
 void vublk_file_mapping_open(struct vublk_file *file);
 void vublk_file_mapping_close(struct vublk_file *file);
 /* Whether a batch may execute the step. */
@@ -164,9 +164,9 @@ struct vublk_file_batch {
 bool vublk_file_batch_add(struct vublk_file_batch *batch, const struct vublk_file *file,
 			  struct vublk_engine_io *io, const struct vublk_file_step *step);
 /*
- * Executes the batch, of writes from the second on. Returns the number of requests, in order,
- * that were moved completely; the caller executes the others by plain calls. It has to execute
- * the first write itself before this.
+ * Executes the batch, or of a batch of writes all except the first, which the caller has
+ * executed before by a plain call. Returns how many of these requests, in order, were moved
+ * completely; the caller executes the others by plain calls.
  */
 unsigned vublk_file_batch_move(struct vublk_file_batch *batch);
 

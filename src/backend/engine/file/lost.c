@@ -4,16 +4,16 @@
  *
  * Key idea: the kernel reports the failure of a write-back once per open file, by the next
  * sync of that file, and then forgets both the failure and the data. All queues share one
- * open file, so the sync that gets the report is not necessarily the one whose data is gone,
+ * open file, so the sync that gets the report is not necessarily the one whose data was lost,
  * and the next sync succeeds. So a failed sync is remembered here: from then on each flush
  * and each durable write of this image fails, on every queue and for every front-end.
  *
- * That is so with O_DIRECT as well. A drive whose cache could not be flushed may have dropped
- * what was in it, and file systems serve some direct writes by the page cache; a later sync
- * that succeeds would prove nothing about the writes before it.
+ * This applies to O_DIRECT as well. A drive whose cache could not be flushed may have dropped
+ * the contents of the cache, and file systems serve some direct writes through the page cache.
+ * So a later sync that succeeds proves nothing about the writes before the failed one.
  *
- * Discards, zeroes and a new size need no rule of their own. They are made stable by the same
- * sync, and the calls that make them leave the kernel's report to it.
+ * Discards, zeroes and a new size need no rule of their own: the same sync makes them stable,
+ * and their system calls do not consume the kernel's report.
  */
 #include "backend/engine/file/file.h"
 
@@ -22,14 +22,14 @@
 
 #include <string.h>
 
-bool vublk_file_promises(const struct vublk_engine_io *io)
+bool vublk_file_makes_stable(const struct vublk_engine_io *io)
 {
 	return io->op == VUBLK_OP_FLUSH || io->flags & VUBLK_IO_DURABLE;
 }
 
 /*
- * Relaxed, because nothing else is read on the strength of it. A driver that has seen a
- * failed flush and then sends another, on whichever queue, orders the two by its rings.
+ * Relaxed, because no other data depends on the flag. If a driver sees a failed flush and then
+ * sends another one, on any queue, its accesses to the rings order the two.
  */
 bool vublk_file_has_lost_writes(const struct vublk_file *file)
 {

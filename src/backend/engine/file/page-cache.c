@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Calls of the file engine that wait for no disk, made on the worker's thread.
+ * Calls of the file engine that do not wait for a disk, made on the worker's thread.
  *
  * Key idea: such a call costs one system call, while io_uring needs an entry, a completion
  * and a wake-up, and hands calls that may wait to a kernel thread.
  *
  * A file on tmpfs is in memory. tmpfs refuses RWF_NOWAIT, so io_uring would give each call to
- * a kernel thread, but a plain call is only a copy. It waits for pages that were swapped out,
- * as an access to guest memory does.
+ * a kernel thread, but a plain call is only a copy. The copy waits only for pages that were
+ * swapped out, as an access to guest memory does.
  *
  * For other files the page cache may have the data: RWF_NOWAIT moves what is cached, or fails
  * with EAGAIN. A failed try costs a system call, so each miss makes the engine skip more
@@ -27,7 +27,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Longer ones go to io_uring: others would wait, and the hand-over costs little of their time. */
+/* Longer ones go to io_uring: other requests would wait for them, and the hand-over is cheap. */
 #define MAX_BYTES (UINT64_C(128) << 10)
 
 static bool is_short_transfer(const struct vublk_engine_io *io,
@@ -46,7 +46,7 @@ bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_eng
 	       (is_short_transfer(io, step) || step->call == VUBLK_FILE_SYNC);
 }
 
-/* The calls without a vector and flags are a tenth cheaper. */
+/* pread() and pwrite() are 10 % cheaper than the calls with a vector and flags. */
 int64_t vublk_file_call_instant(const struct vublk_file *file,
 				const struct vublk_file_step *step)
 {

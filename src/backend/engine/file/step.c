@@ -68,8 +68,8 @@ static const char *advice(const struct vublk_file *file, const struct vublk_engi
 		       "of that memory";
 	if (result == -EINVAL && file->direct &&
 	    ((io->offset | io->bytes) & (file->offset_align - 1)))
-		return "; it is not in whole blocks of the disk, which O_DIRECT wants "
-		       "(cache=buffered serves it)";
+		return "; it is not in whole blocks of the disk, which O_DIRECT requires "
+		       "(cache=buffered can serve it)";
 	if (result == -EIO && !file->block_device && !fstat(file->fd, &st) &&
 	    (uint64_t)st.st_size < io->offset + io->bytes) {
 		snprintf(text, ADVICE_BYTES, "; the image has only %" PRIu64 " bytes now",
@@ -94,11 +94,11 @@ static void log_failure(struct vublk_file_queue *queue, const struct vublk_engin
 			  advice(file, io, result, text));
 }
 
-/* A lost write was logged when it was found; the requests that fail because of it are not. */
+/* Logs no request that fails because of a lost write, which was logged when it was found. */
 static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, int result)
 {
 	const struct vublk_file *file = file_of(queue);
-	bool is_refused = vublk_file_promises(io) && vublk_file_has_lost_writes(file);
+	bool is_refused = vublk_file_makes_stable(io) && vublk_file_has_lost_writes(file);
 
 	free(io->bounce);
 	io->bounce = NULL;
@@ -226,7 +226,7 @@ int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 
 /* --- from stage to stage --------------------------------------------------- */
 
-/* Whether O_DIRECT takes the request's own buffers. */
+/* Whether O_DIRECT can use the request's own buffers. */
 static bool is_aligned(const struct vublk_file *file, const struct vublk_engine_io *io)
 {
 	uintptr_t addresses = 0, lengths = 0;
@@ -290,7 +290,7 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 	io->retries = 0;
 	io->durable_error = 0;
 	io->bounce = NULL;
-	if (vublk_file_promises(io) && vublk_file_has_lost_writes(file_of(queue)))
+	if (vublk_file_makes_stable(io) && vublk_file_has_lost_writes(file_of(queue)))
 		return finish(queue, io, -EIO);
 	r = begin_stage(queue, io);
 	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
@@ -362,7 +362,7 @@ static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io 
 	if (io->stage == STAGE_ZERO_RANGE && result != -EINVAL)
 		vublk_store_relaxed(&file->no_zero_range, true);
 	if (io->op == VUBLK_OP_DISCARD)
-		io->stage = STAGE_DONE; /* a discard is advice */
+		io->stage = STAGE_DONE; /* a discard is only a hint */
 	else if (io->stage == STAGE_PUNCH && !vublk_load_relaxed(&file->no_zero_range))
 		io->stage = STAGE_ZERO_RANGE;
 	else

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The file engine's calls by io_uring. Each worker has a ring that only its thread creates
- * and uses, so that the ring may have the flags of a single issuer.
+ * and uses, so that the ring can have the flags for a single issuer.
  *
  * Key idea: issue() gets the next step of a request. It makes the call itself if the call does
  * not wait, or puts it into the submission queue; a completion ends the request or leads to
@@ -47,7 +47,7 @@ struct uring_queue {
 	uint64_t instant_bytes;         /* moved since the last poll */
 	struct vublk_file_batch batches[2]; /* of reads, of writes; not executed yet */
 
-	struct vublk_engine_io *alone; /* the only one since commit(), not issued yet */
+	struct vublk_engine_io *alone; /* the only request since commit(), not issued yet */
 	unsigned num_submitted;        /* since commit() */
 	struct vublk_file_tries tries;
 };
@@ -256,7 +256,7 @@ static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		vublk_engine_list_add(&queue->done, io);
 }
 
-/* Executes a batch by one call, and by one call per request what that did not move. */
+/* Executes a batch with one call, and then each request that it did not move with its own. */
 static void end_batch(struct uring_queue *uring, struct vublk_file_batch *batch)
 {
 	struct vublk_file_queue *queue = &uring->file_queue;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Helpers that all sub-commands share. Nothing here knows a disk.
+ * Helpers that all sub-commands share. None of them depends on a disk.
  *
- * Key idea: numbers, sizes and times are one syntax (digits, perhaps decimals, a suffix)
- * with three tables of suffixes, so there is one parser.
+ * Key idea: numbers, sizes and times have the same syntax (digits, optional decimals, a
+ * suffix) and differ only in their table of suffixes, so there is one parser.
  */
 #include "cli/cli.h"
 

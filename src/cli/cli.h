@@ -7,10 +7,10 @@
  * numbers.
  *
  * The tool is an application of the library: it includes <vublk/...> only, so that an
- * application can do whatever the tool can. The price is that a few lines which read
- * numbers exist here and in src/util/option.c. They are not exported instead, because
- * reading a command line is not the library's business, and an exported function stays
- * for ever.
+ * application can do whatever the tool can. The disadvantage is that a few lines which
+ * parse numbers exist both here and in src/util/option.c. The library does not export
+ * them, because parsing a command line is not its task, and an exported function can never
+ * be removed.
  */
 
 #include <vublk/error.h>

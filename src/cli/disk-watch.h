@@ -66,12 +66,12 @@ bool vublk_disk_watch_has_outage(const struct vublk_disk_watch *watch);
 bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch);
 
 /*
- * Adds a request for the serial when the present back-end was not asked yet. To be called
- * now and then on the thread that uses `queue`, when the queue is not full.
+ * Adds a request for the serial unless the present back-end has already been asked. To be
+ * called repeatedly on the thread that uses `queue`, when the queue is not full.
  */
 void vublk_disk_watch_poll(struct vublk_disk_watch *watch, struct vublk_blk_queue *queue);
 
-/* Whether the completion belongs to that request; then it has been dealt with. */
+/* True: the completion belongs to that request and has been processed. */
 bool vublk_disk_watch_take(struct vublk_disk_watch *watch,
 			   const struct vublk_blk_completion *completion);
 

@@ -200,9 +200,9 @@ static error_t parse_end(int key, char *arg, struct argp_state *state)
 }
 
 /*
- * Decides when the run ends. Without an amount only the time does, because fio's default,
- * the whole disk, is over too soon on a small one. Without a time, --verify has an amount:
- * each block once.
+ * Decides when the run ends. Without an amount, the run ends after a time, because fio's
+ * default amount, the whole disk, takes too little time on a small disk. With --verify and
+ * without a time, the amount is each block once.
  */
 static void set_end(struct argp_state *state, struct arguments *arguments)
 {

@@ -270,7 +270,7 @@ static bool take_completions(struct vublk_bench_job *job)
 
 /* --- the job ---------------------------------------------------------------------- */
 
-/* Keeps requests in flight until `wants` says no or one fails, then waits for the rest. */
+/* Keeps requests in flight until `wants` is false or one fails, then waits for the rest. */
 static void run_load(struct vublk_bench_job *job, bool (*wants)(struct vublk_bench_job *job),
 		     prepare_fn *prepare_slot)
 {

@@ -130,7 +130,7 @@ static int init_buffers(struct run *run, struct vublk_error *error)
 		return -ENOMEM;
 	for (unsigned i = 0; i < run->num_slots; i++)
 		run->slots[i].buffer = run->buffers + i * stride;
-	/* Some back-ends compress, or store zeroes as holes, which would be too fast. */
+	/* Random data, because compressed blocks, or zeroes stored as holes, would be too fast. */
 	for (size_t i = 0; has_writes(config) && i < run->num_slots * stride / 8; i++)
 		((uint64_t *)(void *)run->buffers)[i] = vublk_random_next(&random);
 	return 0;

@@ -214,7 +214,7 @@ int vublk_cmd_copy(int argc, char **argv)
 		vublk_copy_close(&arguments.copy);
 		return vublk_cli_fail_open("copy", &error);
 	}
-	/* Until here the default action of a signal ends the process: nothing has been written yet. */
+	/* Up to here a signal just ends the process, because nothing has been written yet. */
 	vublk_cli_signals_catch();
 	ret = run(&arguments, &error);
 	vublk_copy_close(&arguments.copy);

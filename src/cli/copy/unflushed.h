@@ -49,7 +49,7 @@ int vublk_copy_unflushed_add(struct vublk_copy_unflushed *unflushed,
 bool vublk_copy_unflushed_take_again(struct vublk_copy_unflushed *unflushed,
 				     struct vublk_extent *piece);
 
-/* Whether a flush is due. A flush has begun. It has succeeded. */
+/* Whether a flush is due; to be called when a flush has begun; when it has succeeded. */
 bool vublk_copy_unflushed_wants_flush(const struct vublk_copy_unflushed *unflushed);
 void vublk_copy_unflushed_begin(struct vublk_copy_unflushed *unflushed);
 void vublk_copy_unflushed_succeeded(struct vublk_copy_unflushed *unflushed);

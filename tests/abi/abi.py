@@ -4,12 +4,12 @@
 Compares the library's ABI with the dump of the last one that was accepted.
 
 Key idea: libabigail reads functions and types from the debug information, and reports only
-what the public headers declare. A removed or changed function or type breaks programs and
-fails. An addition breaks none, but fails, too, until the dump contains it: so that the dump
-is what the next release is compared with.
+what the public headers declare. A removed or changed function or type breaks programs, so the
+test fails. An addition breaks no program, but the test fails until the dump contains it, so
+that the next release is compared with a complete dump.
 
     abi.py LIBVUBLK.SO DUMP HEADER-FOLDER...            TAP on standard output
-    abi.py --write LIBVUBLK.SO DUMP HEADER-FOLDER...    writes the dump anew
+    abi.py --write LIBVUBLK.SO DUMP HEADER-FOLDER...    writes a new dump
 """
 import pathlib
 import shutil
@@ -24,7 +24,7 @@ import tap  # noqa: E402
 SKIP = 77
 # Exit status of abidiff: 1 and 2 are errors, 4: something differs, 8: incompatibly.
 ERROR, CHANGED, INCOMPATIBLE = 1 | 2, 4, 8
-# Nothing that depends on the compiler, on the build folder or on unrelated edits of a header.
+# Leave out everything that depends on the compiler, the build folder or unrelated edits of a header.
 DUMP_OPTIONS = ['--no-show-locs', '--no-corpus-path', '--no-comp-dir-path', '--no-elf-needed', '--no-architecture',
                 '--no-parameter-names', '--type-id-style', 'hash', '--drop-private-types', '--exported-interfaces-only']
 REFRESH = 'if it is meant, run `ninja -C BUILD abi-dump` and commit the file'

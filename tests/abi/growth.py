@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A program and a library that disagree on the size of each struct that can grow.
+A program and a library of different versions, which disagree on the size of each struct that can grow.
 
 Key idea: a copy of the headers in which each such struct has one more member stands for the
 next version of the library. A program of the next version runs with this library, and one
@@ -21,7 +21,7 @@ import peer  # noqa: E402
 from peer import check  # noqa: E402
 
 BUILD = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCE / 'build'
-# Those whose size never changes; <vublk/version.h> lists them, too.
+# The structs whose size never changes; <vublk/version.h> also lists them.
 FIXED = {'vublk_error', 'vublk_option', 'vublk_property', 'vublk_log', 'vublk_memory_region', 'vublk_blk_completion'}
 STRUCT = re.compile(r'^struct (vublk_\w+) \{$(.*?)^\};$', re.M | re.S)
 DISK_BYTES = 1 << 20

@@ -5,10 +5,9 @@
 /*
  * A back-end: a disk served on a vhost-user socket (what `vublk serve` is).
  *
- * A back-end listens (or is given a socket), serves one front-end at a time, and
- * waits for the next when that one disconnects. It has one thread per group of queues, and
- * does everything else on the thread that calls vublk_backend_run() or
- * vublk_backend_process().
+ * A back-end listens (or is given a socket), serves one front-end at a time, and waits for the
+ * next one when it disconnects. One thread per group of queues executes requests. All other work
+ * is done on the thread that calls vublk_backend_run() or vublk_backend_process().
  *
  * A front-end can truncate the memory that it shares. The library survives that by a
  * SIGBUS handler, which it installs with the first front-end; <vublk/sigbus.h> says what
@@ -37,10 +36,10 @@ const struct vublk_property *vublk_backend_options(void);
  * `options` is an array of names and values ended by a NULL name (may be NULL),
  * borrowed during the call; vublk_backend_options() lists them:
  *   socket-path  the Unix socket to listen on; or
- *   fd           a descriptor that is one already (listening or connected), which
+ *   fd           an open socket (listening or connected), which
  *                the back-end owns from then on, also when this call fails;
  *   socket-mode  permissions of the file at socket-path, octal, 0 to 0777; default: 0777
- *                less the umask
+ *                minus the umask
  *   socket-group its group, a name or a number; default: the process's. No client can
  *                connect before both are set. EPERM: not root and not in that group;
  *   engine       file (default), memory, null
@@ -50,34 +49,35 @@ const struct vublk_property *vublk_backend_options(void);
  *                offered; off makes it like the many back-ends without one: if such
  *                a back-end dies, a front-end cannot tell which requests were executed
  *   lock         on (default) or off: whether an image that another program uses is
- *                refused, as <vublk/image.h> says. Off, two back-ends can have it open, as they must for a moment
- *                when a VM migrates on one host; that only one of them is used is then
- *                the caller's to see to. A lock also makes a back-end wait until what a
- *                predecessor that was killed had under way is over, so on is right for
- *                whatever is restarted
+ *                refused, as <vublk/image.h> says. With off, two back-ends can have it open,
+ *                as they must for a moment when a VM migrates on one host; the caller then
+ *                makes sure that only one of them is used. A lock also makes a back-end wait
+ *                until the last requests of a killed predecessor have ended, so leave it on
+ *                for a back-end that is restarted
  *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
  * `log` (may be NULL) is copied.
  *
  * Returns 0 and the back-end in `backend`, freed with vublk_backend_free().
  * EINVAL: an option is unknown, missing, contradicts another, or has a bad value;
  * EADDRINUSE: another process listens on the socket; EBUSY: the image is in use;
- * EMEDIUMTYPE: its size is not that of a disk; ENOTBLK: it is neither a file nor a device; or what opening the image gave.
+ * EMEDIUMTYPE: its size is not that of a disk; ENOTBLK: it is neither a file nor a block
+ * device; or the error of opening the image.
  */
 int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
 		       struct vublk_backend **backend, struct vublk_error *error);
 
 /*
  * Serves until vublk_backend_stop(), or, where `fd` was a connected socket, until
- * the front-end disconnects. Blocks the calling thread. Requests that were taken are
- * completed before it returns. 0, or the error that ended it.
+ * the front-end disconnects. Blocks the calling thread. Requests that the back-end has begun
+ * are completed before it returns. 0, or the error that ended it.
  */
 int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error);
 
 /*
- * The same for a loop of one's own: a descriptor that polls readable when
- * vublk_backend_process() has something to do; the descriptor stays the
- * back-end's. process() never blocks; 1: there is more to come; 0: finished, as
- * vublk_backend_run() would have returned. One thread.
+ * The same in the application's own event loop: the descriptor, which stays the back-end's, polls
+ * readable when vublk_backend_process() has work to do. process() never blocks. 1: call it
+ * again when the descriptor is readable; 0: finished, where vublk_backend_run() would return. One
+ * thread.
  */
 int vublk_backend_fd(const struct vublk_backend *backend);
 int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *error);
@@ -86,7 +86,7 @@ int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *err
 void vublk_backend_stop(struct vublk_backend *backend);
 
 /*
- * Looks at the size of the image again; a change is announced to the front-end
+ * Reads the size of the image again, and reports a change to the front-end
  * (CONFIG_CHANGE_MSG). Any thread; safe in a signal handler.
  */
 void vublk_backend_rescan(struct vublk_backend *backend);

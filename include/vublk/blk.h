@@ -17,7 +17,7 @@
  * different queues at the same time. Calls on the disk itself may be made from any thread
  * between open and close. The disk has a thread of its own for the connection; no call
  * needs an event loop. Calls that wait for that thread (set_write_cache, alloc, release,
- * register, unregister, close) return EBUSY on it, that is, in a handler.
+ * register, unregister, close) fail with EBUSY if a handler makes them.
  */
 
 #include <vublk/device.h>
@@ -63,11 +63,11 @@ enum vublk_blk_event {
  * The loss of a back-end. A disk outlives it: requests in flight, and requests that are added
  * during the outage (up to the queue's size), wait until a back-end listens at the same path
  * again, and that back-end executes them; each completes once. Requests that the lost
- * back-end had completed are not executed again. It may have executed the others in
- * part or in whole, and they are executed once more (a back-end with an in-flight area
+ * back-end had completed are not executed again. It may have executed the others partly or
+ * completely, and they are executed once more (a back-end with an in-flight area
  * does that itself). To make this safe, a write, discard or write-zeroes request waits for
- * earlier ones of the same queue that touch the same place. Between two queues the
- * application itself waits for the first completion before it writes to the same place.
+ * earlier ones of the same queue that touch the same place. For two queues the application has
+ * to ensure this: it waits for the first completion before it writes to the same place.
  *
  * Options decide how long this lasts; a request either waits or fails, never both:
  *   reconnect-ms           how often the disk tries to reconnect, in addition to when the
@@ -79,8 +79,8 @@ enum vublk_blk_event {
  *                          been executed. It is not executed later, unless the lost
  *                          back-end is still alive and executes it then.
  *   request-deadline-ms    a back-end that keeps a request for longer (up to a quarter
- *                          longer) counts as hung; default 0: it may. The disk takes all rings
- *                          back, and disconnects a back-end that does not return them within
+ *                          longer) counts as hung; default 0: no limit. The disk reclaims all
+ *                          rings, and disconnects a back-end that does not return them within
  *                          request-timeout-ms. Then the requests in flight fail with ETIME, and
  *                          so does each later one: the loss is permanent, GAVE_UP. A
  *                          request that waits for that long in an outage fails with ETIME as
@@ -88,21 +88,21 @@ enum vublk_blk_event {
  *                          back-end. Only submitted requests count.
  *                          A back-end that returned the rings touches no buffer any more. One
  *                          that did not may be alive and write to the buffers of reads later,
- *                          so they are not to be used again: close the disk and open it anew,
+ *                          so do not use those buffers again: close the disk and open it again,
  *                          which gives it other memory (for registered memory: register another
  *                          memfd).
  *
  * A back-end may keep completed writes in its own memory until a flush, and loses them when
- * it dies, although the machine has not failed. Its config does not tell whether it has such a
- * cache. So the disk remembers whether writes (discards and write-zeroes included) were
- * completed that no flush is certain to have made stable, and if a back-end is lost then:
+ * it dies, although the machine has not failed. Its config does not say whether it has such a
+ * cache. So the disk records whether writes (also discards and write-zeroes) have completed
+ * that no flush is certain to have made stable. If a back-end is lost in that state:
  *   unflushed=trust        requests continue; for a back-end that writes through or leaves its
  *                          writes to the kernel
  *   unflushed=fail         on each queue the flushes in flight, or the next one if there are none,
  *                          fail once with EOWNERDEAD, and WRITES_LOST occurs; the application
  *                          writes again what it wrote after its last completed flush
  *   unflushed=auto         the default: trust for a back-end with an in-flight area, which is
- *                          made to survive its end, else fail
+ *                          made to survive its own death; otherwise fail
  * A back-end that does not offer FLUSH has no cache.
  */
 
@@ -119,7 +119,7 @@ struct vublk_blk_handlers {
 
 /*
  * Connects to the back-end at the Unix socket `path`, negotiates, and starts all
- * queues. Blocks no longer than request-timeout-ms for each answer.
+ * queues. Blocks for at most request-timeout-ms per answer.
  *
  * `options`: names and values ended by a NULL name, borrowed during the call; may
  * be NULL. They are the device's properties (vublk_device_properties(), except
@@ -133,11 +133,11 @@ struct vublk_blk_handlers {
  * afterwards, or the back-end does not see when the disk is closed. The disk
  * cannot connect again, so reconnect-ms is 0 then; another value is EINVAL.
  *
- * EINVAL: a bad option, a queue-size below 4 (a request has a header, data and a
- * status), or an fd that is no Unix stream socket; ENOENT, ECONNREFUSED, ENOTSOCK: the path;
- * ENOTSOCK, ENOTCONN: the fd is not a socket, or not connected; ETIMEDOUT: no
- * answer; EPROTO: the back-end broke the protocol; ENOTSUP: it lacks what a disk
- * needs; ENOTCONN: it closed the connection.
+ * EINVAL: an invalid option, a queue-size below 4 (a request has a header, data and a status), or
+ * an fd that is not a Unix stream socket; ENOENT, ECONNREFUSED, ENOTSOCK: no back-end listens at
+ * the path; ENOTSOCK, ENOTCONN: the fd is not a socket, or not connected; ETIMEDOUT: no answer;
+ * EPROTO: the back-end broke the protocol; ENOTSUP: it lacks a feature that a disk needs; ENOTCONN:
+ * it closed the connection.
  */
 int vublk_blk_open(const char *path, const struct vublk_option *options,
 		   const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
@@ -153,23 +153,23 @@ const struct vublk_property *vublk_blk_options(void);
 const char *vublk_blk_default(const char *name);
 
 /*
- * Closes the disk. No thread uses a queue any more. `wait_ms` says how long to wait for
- * the requests in flight: 0 not at all, -1 until they complete or the back-end is lost
- * permanently (with reconnect-ms and without a deadline that may be never). A request that has
- * not completed then is abandoned: its completion is never seen, and its buffers
- * are the caller's again when this returns. Buffers of vublk_blk_alloc() go with
- * it. 0; ETIMEDOUT, ENOTCONN: requests were abandoned, and `error` says which; EBUSY: called
- * from a handler, nothing was done. NULL is a no-op. Blocks for `wait_ms` and the back-end's answer. A
- * lost back-end that is still alive may still write to the buffers of reads.
+ * Closes the disk. No thread may use a queue any more. `wait_ms` says how long to wait for the
+ * requests in flight; 0: not at all; -1: until they complete or the back-end is lost permanently
+ * (with reconnect-ms and without a deadline that may be never). A request that has not completed by
+ * then is abandoned: it has no completion, and its buffers are the caller's again when this
+ * returns. Memory from vublk_blk_alloc() is freed. 0; ETIMEDOUT, ENOTCONN: requests were abandoned,
+ * and `error` says which; EBUSY: called from a handler, nothing was done. NULL is a no-op. Blocks
+ * for `wait_ms`, and until the back-end has returned the rings. A lost back-end that is still alive
+ * may still write to the buffers of reads.
  */
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error);
 
 /* --- events without a handler --------------------------------------------------------- */
 
 /*
- * The events that the handler gets, as a queue for an event loop or a binding; with or without a
- * handler. The queue holds one event of each kind: one that occurs again before it was taken
- * replaces the error, and keeps its place in the order.
+ * An event of the disk, taken from a queue, for an event loop or a binding to another language. The
+ * queue works with or without a handler. It holds one event of each kind: an event that occurs
+ * again before it was taken replaces the error and keeps its place in the order.
  */
 struct vublk_blk_event_info {
 	enum vublk_blk_event event;
@@ -203,16 +203,16 @@ struct vublk_blk_info {
 	uint64_t max_write_zeroes_bytes;  /* 0: no write zeroes */
 	bool read_only;
 	bool flush;                       /* FLUSH was negotiated */
-	bool write_cache;                 /* the back-end says that a write needs a flush to be
-					     stable; some say no and are wrong: flush all the same */
+	bool write_cache;                 /* the back-end says that a write is stable only after a
+					     flush; some wrongly say no, so flush in any case */
 	bool can_set_write_cache;
 	bool write_zeroes_may_unmap;
 	unsigned num_queues;
 	unsigned queue_size;
 	uint64_t features;                /* virtio bits that are in use */
 	uint32_t config_generation;
-	uint32_t config_bytes;            /* of config that the back-end has */
-	uint8_t config[96];               /* struct virtio_blk_config as it came */
+	uint32_t config_bytes;            /* how many bytes of the config the back-end has */
+	uint8_t config[96];               /* struct virtio_blk_config as received */
 };
 
 /* Any thread, handlers included. `info_bytes` is sizeof(struct vublk_blk_info). */
@@ -226,21 +226,21 @@ void vublk_blk_get_device_info(struct vublk_blk *blk, struct vublk_device_info *
 			       size_t info_bytes);
 
 /*
- * Turns the write cache on or off (config field wce). Blocks for the back-end's
- * answer. ENOTSUP: CONFIG_WCE was not negotiated; EIO: it did not take it; ENOTCONN:
- * there is no back-end now.
+ * Turns the write cache on or off (config field wce). Blocks until the back-end has answered.
+ * ENOTSUP: CONFIG_WCE was not negotiated; EIO: the back-end did not adopt the value; ENOTCONN: no
+ * back-end is connected.
  */
 int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error *error);
 
 /* --- memory ------------------------------------------------------------------------- */
 
 /*
- * Shared memory for buffers: zeroed, page-aligned, freed by vublk_blk_release() or
- * with the disk. `bytes` is rounded up to pages. NULL on failure (ENOMEM; ENOSPC:
- * the back-end has no memory slot left: allocate fewer, larger pieces). Not for
- * the data path: each call is a message to the back-end. A buffer is released when
- * no request uses it. vublk_blk_release(): 0, also for NULL; EINVAL: `address` is not from
- * vublk_blk_alloc(); EBUSY: called from a handler. Nothing was done then.
+ * Allocates and frees shared memory for buffers: zeroed and page-aligned. `bytes` is rounded up to
+ * pages. vublk_blk_alloc() returns NULL on failure (ENOMEM; ENOSPC: the back-end has no memory slot
+ * left: allocate fewer, larger buffers). vublk_blk_release() may be called when no request uses the
+ * buffer; vublk_blk_close() frees the others. It returns 0, also for NULL; EINVAL: `address` is not
+ * from vublk_blk_alloc(); EBUSY: called from a handler. Each of these calls sends a message to the
+ * back-end, so they are too slow for the data path.
  */
 void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
 int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error);
@@ -258,14 +258,14 @@ int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *
  */
 int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
 		       uint64_t fd_offset, struct vublk_error *error);
-/* No request uses it any more. EINVAL: not registered. */
+/* Undoes vublk_blk_register(). No request may use the memory any more. EINVAL: not registered. */
 int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error);
 
 /* --- requests ------------------------------------------------------------------------ */
 
 /*
- * The queue `index`, which lives as long as the disk; NULL past the last, and where the
- * blocking calls use the queue (vublk/blocking.h).
+ * The queue `index`, which lives as long as the disk. NULL: there is no such queue, or the blocking
+ * calls use it (vublk/blocking.h).
  */
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
 
@@ -355,15 +355,15 @@ int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t b
 int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
 			   uint32_t flags, void *user_data, struct vublk_error *error);
 
-/* The serial of the disk: 20 bytes and a NUL into `id`, an ordinary buffer, at completion. */
+/* Reads the serial of the disk into `id`, an ordinary buffer: 20 bytes and a NUL, at completion. */
 #define VUBLK_BLK_ID_SIZE 21
 int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], uint32_t flags,
 		     void *user_data, struct vublk_error *error);
 
-/* Hands over what was added: one notification for all, if the back-end wants one. */
+/* Makes the added requests visible to the back-end, with one notification if it wants one. */
 void vublk_blk_submit(struct vublk_blk_queue *queue);
 
-/* Requests that were added and whose completion was not taken. */
+/* The number of requests that were added and whose completions were not taken yet. */
 unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
 
 /* --- completions ----------------------------------------------------------------------- */
@@ -379,9 +379,9 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 
 /*
  * Submits, then waits until `min` completions are there or `timeout_ms` has passed
- * (-1: no limit), and takes up to `max`. Sleeps; a caller that wants to spin polls.
- * Returns how many, fewer than `min` only when the time is over or fewer than that
- * are in flight.
+ * (-1: no limit), and takes up to `max`. Sleeps; a caller that prefers to spin uses
+ * vublk_blk_poll(). Returns how many; fewer than `min` only if the time has passed or fewer were
+ * in flight.
  */
 int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned min, unsigned max, int timeout_ms, struct vublk_error *error);
@@ -405,7 +405,7 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue);
  * whatever its result; a request that was refused when it was added does not count.
  */
 struct vublk_blk_stats {
-	uint64_t in_flight;     /* added, and not taken */
+	uint64_t in_flight;     /* added, and not completed or not taken yet */
 	uint64_t reads;
 	uint64_t writes;
 	uint64_t flushes;
@@ -421,10 +421,9 @@ struct vublk_blk_stats {
 };
 
 /*
- * Fills as much of `stats` as `stats_bytes` (sizeof of the caller's) has room for. Needs the
- * option statistics=on when the disk is opened; ENOTSUP, and zeroes, without it: then a queue
- * counts nothing. Any thread at any time; while requests are made, two numbers may be a request
- * apart.
+ * Reads the counters of a queue. `stats_bytes` is sizeof(struct vublk_blk_stats). -ENOTSUP, and all
+ * zeroes: the disk was opened without the option statistics=on. Any thread, any time. Each counter
+ * is exact, but while requests are made, two counters may differ by a request.
  */
 int vublk_blk_queue_get_stats(const struct vublk_blk_queue *queue, struct vublk_blk_stats *stats,
 			      size_t stats_bytes);

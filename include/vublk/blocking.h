@@ -23,9 +23,9 @@
  * or of one block if that is larger. It takes one of the back-end's memory slots, and is
  * freed with the disk. The pieces of a longer request are in flight together.
  *
- * The queue: the first call takes the last queue that the application has not asked for
- * with vublk_blk_queue(), and keeps it; vublk_blk_queue() returns NULL for it from then on.
- * EBUSY: the application has asked for all of them; it leaves one, or opens the disk with one
+ * The queue: the first call reserves the last queue that the application does not use, that is,
+ * for which it has not called vublk_blk_queue(). From then on vublk_blk_queue() returns NULL for
+ * that queue. EBUSY: the application uses all queues; leave one unused, or open the disk with one
  * more (num-queues). Requests on the application's queues are not ordered with these calls.
  *
  * A call that fails may have been executed in part.
@@ -55,9 +55,9 @@ int vublk_blk_pread(struct vublk_blk *blk, uint64_t offset, void *buffer, size_t
 
 /*
  * Writes `bytes` from `buffer`, at any address, to byte `offset` of the disk. Both numbers are
- * multiples of block_size_bytes, except that a range may end where the disk does: a shorter
- * write would be a read and a write of a block, and would undo what another writer changes
- * in between. The caller that wants that reads the block, changes it, and writes it.
+ * multiples of block_size_bytes, except that a range may end at the end of the disk. To write a
+ * part of a block, read the block, change it, and write it. The library does not do this itself,
+ * because it could overwrite a change that another writer makes between the read and the write.
  * With VUBLK_BLK_FUA in `flags` the data is stable when this returns 0: each piece is followed
  * by a flush, so a long write is faster without it, and with one vublk_blk_pflush().
  *

@@ -4,17 +4,17 @@
 
 /*
  * A bus: the host device of <vublk/device.h> presented to a VMM that is another process
- * (what `vublk device` is). The back-end may disconnect and reconnect; the VMM does not
- * see it, and its disk pauses and continues. The VMM may reconnect, too; the back-end stays for the next.
+ * (what `vublk device` is). The back-end may disconnect and reconnect: the VMM does not notice
+ * more than a pause of its disk. The VMM may reconnect, too: the back-end stays connected.
  *
  * The buses, by the name that a specification begins with:
  *   vhost-user:PATH   a relay: listens on the Unix socket PATH and is the back-end of the
  *                     VMM's own vhost-user-blk front-end. Memory, kick and call descriptors
- *                     are passed through: no request touches it. docs/relay.md says what of
- *                     the protocol it has.
+ *                     are passed through, so requests do not pass through the relay.
+ *                     docs/relay.md says which parts of the protocol it supports.
  *   vfio-user:PATH    a virtio-blk PCI device, served on the Unix socket PATH to a VMM with
- *                     a vfio-user client. Memory and interrupts are passed through, each kick
- *                     of the driver is a message. docs/vfio-user.md tells more.
+ *                     a vfio-user client. Memory and interrupts are passed through; each kick
+ *                     of the driver is a message. See docs/vfio-user.md.
  *
  * One VMM at a time; the next waits in the socket's backlog. The socket is created when
  * the first back-end has connected, because the disk has no size before that.
@@ -36,14 +36,14 @@ struct vublk_bus;
 
 /*
  * The options of the bus that `spec` names, in addition to the device's properties, ended by one
- * whose name is NULL (so is that of a bus that has none, or that there is not). Static;
- * any thread, any time.
+ * whose name is NULL. The array is empty if the bus has no options or does not exist. Static; any
+ * thread, any time.
  */
 const struct vublk_property *vublk_bus_options(const char *spec);
 
 /*
- * The default of a device's property on the bus that `spec` names, or on every bus if it
- * names none; NULL: the device's own default. Of reconnect-ms, it is the one without server.
+ * The default of a device's property on the bus that `spec` names, or on every bus if it names
+ * none; NULL: the device's own default. For reconnect-ms it is the default without server.
  * Static; any thread, any time.
  */
 const char *vublk_bus_default(const char *spec, const char *name);
@@ -56,16 +56,16 @@ const char *vublk_bus_default(const char *spec, const char *name);
  * and of vublk_bus_options(). Among these are, for every bus, socket-mode (octal, 0 to 0777)
  * and socket-group (a name or a number) of the file at PATH; no VMM can connect before both
  * are set. EPERM: the process is not root and not in that group.
- * Where a bus has another default than the device it is this:
+ * Defaults of a bus that differ from the device's:
  *   reconnect-ms     1000, without server; 0: the bus ends with its back-end
- *   queue-size       vhost-user: 1024: the VMM decides
+ *   queue-size       vhost-user: 1024, because the VMM chooses the size
  *   request-timeout-ms  vfio-user: 3000, because a VMM waits for 5 seconds at most
- *   realize-retries  0: with reconnect-ms or server the back-end is looked for until it is
- *                    there, without them once
- * All is borrowed during the call; `log` (may be NULL) is copied.
+ *   realize-retries  0: with reconnect-ms or server the bus looks for the back-end until it
+ *                    finds it, without them only once
+ * All arguments are borrowed during the call; `log` (may be NULL) is copied.
  *
- * Both paths are checked here, because they are used when there is a back-end, which may
- * be much later: their length, what is there, the directory of a socket that has to be made.
+ * Both paths are checked here, because they are used only when a back-end has connected, which
+ * may be much later: their length, an existing file, and the directory of a new socket.
  *
  * Returns 0 and the bus in `bus`, freed with vublk_bus_free(). EINVAL: no such bus, a
  * property is unknown, missing or bad, or both paths are the same; ENAMETOOLONG,
@@ -79,15 +79,15 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 /*
  * Serves until vublk_bus_stop(), or until it cannot continue: the socket cannot be
  * made (EADDRINUSE, EEXIST, ...), or no back-end is looked for any more (reconnect-ms 0,
- * reconnect-deadline-ms). Blocks the calling thread. When it returns the rings are back
- * from the back-end. 0, or the error that ended it.
+ * reconnect-deadline-ms). Blocks the calling thread. When it returns, the back-end has returned
+ * the rings. 0, or the error that ended it.
  */
 int vublk_bus_run(struct vublk_bus *bus, struct vublk_error *error);
 
 /*
- * The same for a loop of one's own: a descriptor that polls readable when
- * vublk_bus_process() has something to do; it stays the bus's. process() never blocks;
- * 1: there is more to come; 0: finished, as vublk_bus_run() would have returned. One thread.
+ * The same in the application's own event loop: the descriptor, which stays the bus's, polls
+ * readable when vublk_bus_process() has work to do. process() never blocks. 1: call it again
+ * when the descriptor is readable; 0: finished, where vublk_bus_run() would return. One thread.
  */
 int vublk_bus_fd(const struct vublk_bus *bus);
 int vublk_bus_process(struct vublk_bus *bus, struct vublk_error *error);
@@ -96,15 +96,15 @@ int vublk_bus_process(struct vublk_bus *bus, struct vublk_error *error);
 void vublk_bus_stop(struct vublk_bus *bus);
 
 /*
- * Reads the disk's configuration from the back-end again, and tells the VMM of a change;
- * without a back-end that happens when there is one. Any thread; safe in a signal handler.
+ * Reads the disk's configuration from the back-end again, and reports a change to the VMM.
+ * Without a back-end it is read from the next one. Any thread; safe in a signal handler.
  */
 void vublk_bus_refresh(struct vublk_bus *bus);
 
 /*
- * Frees everything without waiting; not while run() or process() is being called. A
- * back-end that has rings may use them until it has seen the hang-up: a clean end is
- * vublk_bus_stop() and run() before. NULL is a no-op.
+ * Frees everything without waiting; not while run() or process() is being called. A back-end that
+ * has rings may use them until it notices the hang-up. For a clean end, call vublk_bus_stop()
+ * first and wait until run() returns. NULL is a no-op.
  */
 void vublk_bus_free(struct vublk_bus *bus);
 

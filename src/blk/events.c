@@ -3,9 +3,9 @@
  * The events of a disk as a queue that the application polls, instead of a handler on the
  * disk's thread.
  *
- * Key idea: one place per kind of event, in the order of their first occurrence. An event that
- * happens again before it was taken replaces its error and keeps its place, so the
- * queue is bounded and no kind of event is lost.
+ * Key idea: the queue has at most one event of each kind, in the order of their first occurrence.
+ * An event that occurs again before it was taken replaces the error and keeps its place. So the queue
+ * is bounded, and no kind of event is lost.
  */
 #include "blk/disk.h"
 #include "blk/events.h"

@@ -11,10 +11,10 @@
 /* The events of a disk that the application has not taken; any thread. */
 struct vublk_blk_events {
 	pthread_mutex_t lock;
-	int fd; /* eventfd, signalled while there are any; -1: not asked for */
+	int fd; /* eventfd, signalled while an event waits; -1: not requested yet */
 	unsigned count;
-	enum vublk_blk_event kinds[VUBLK_BLK_NUM_EVENTS]; /* the first `count`: each kind once */
-	struct vublk_error errors[VUBLK_BLK_NUM_EVENTS];  /* by kind: of the last time */
+	enum vublk_blk_event kinds[VUBLK_BLK_NUM_EVENTS]; /* the first `count` wait; each kind once */
+	struct vublk_error errors[VUBLK_BLK_NUM_EVENTS];  /* by kind: the error of the latest occurrence */
 };
 
 void vublk_blk_events_init(struct vublk_blk_events *events);

@@ -4,14 +4,15 @@
  * of a piece is in piece.c, the arguments of requests in request.c, and the loss of a back-end in
  * recover.c.
  *
- * Key idea: two lists and a stack. `cutting` has, in order, the requests that still have bytes
- * in no piece; only its first has pieces on the ring, and pump() continues it when slots become
- * free. `done` has the requests that are completed and not yet taken. `free` has those that are
- * not in use. A request whose pieces are all on the ring is in none of them: the slots lead to it.
+ * Key idea: each request is in one of four places. `cutting` is the list of requests that are not
+ * completely cut into pieces yet, in order; only its first has pieces on the ring, and
+ * vublk_blk_queue_pump() continues with it when slots become free. A request that is completely
+ * cut is in no list: the slots of its pieces point to it. `done` is the list of completed requests
+ * whose completions have not been taken. `free` is the stack of unused requests.
  *
- * When the back-end has broken a ring, its contents are not trusted, but the back-end may still
- * write to the buffers. So the disk's thread reclaims all rings first, and the requests in
- * flight fail after that.
+ * If the back-end breaks a ring, the ring's contents are not trusted any more, but the back-end may
+ * still write to the buffers. So the disk's thread first reclaims all rings, and then the requests
+ * in flight fail.
  */
 #include "blk/queue.h"
 
@@ -105,7 +106,7 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->features = setup->features;
 	queue->has_indirect = setup->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
 	queue->limits = setup->limits;
-	/* A request that is counted takes the general path, so the fast one need not ask. */
+	/* With statistics every request takes the general path, so the fast path need not count. */
 	queue->max_plain_bytes = !queue->has_indirect || setup->statistics ? 0 :
 				 VUBLK_MIN(setup->limits.max_segment_bytes,
 					   setup->limits.max_piece_bytes);
@@ -164,7 +165,7 @@ struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *qu
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	request->state = VUBLK_BLK_REQUEST_FREE;
-	request->next = queue->free; /* the one that is in the cache is used next */
+	request->next = queue->free; /* it is in the CPU cache, so use it next */
 	queue->free = request;
 	queue->in_flight--;
 }
@@ -179,7 +180,7 @@ void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_requ
 	queue->num_done++;
 }
 
-/* Issues as many pieces as fit. True: all of them, or the request has failed. */
+/* Issues as many pieces as fit. True: the request is completely cut, or has failed. */
 static bool cut(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	int r = 1;
@@ -240,7 +241,7 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 
 /* --- completions ------------------------------------------------------------------------- */
 
-/* A request that failed because writes are lost keeps that result. */
+/* A request that has failed with EOWNERDEAD, because writes are lost, keeps that result. */
 static int result_of_failure(const struct vublk_blk_queue *queue,
 			     const struct vublk_blk_request *request)
 {
@@ -285,7 +286,7 @@ static VUBLK_COLD void break_queue(struct vublk_blk_queue *queue)
 	queue->on_broken_ring(queue->opaque, &queue->failure);
 }
 
-/* The cache line with the status of the next completion, if that was seen already. */
+/* Prefetches the status of the next completion, if the ring is known to have one. */
 static inline void prefetch_next(const struct vublk_blk_queue *queue)
 {
 	uint16_t token;
@@ -294,11 +295,11 @@ static inline void prefetch_next(const struct vublk_blk_queue *queue)
 		__builtin_prefetch(&queue->shared[token].status);
 }
 
-/* The next request whose last piece the ring has returned; NULL: no further one. */
+/* Takes pieces off the ring until one completes its request. NULL: the ring has no further one. */
 static VUBLK_ALWAYS_INLINE struct vublk_blk_request *take_ended(struct vublk_blk_queue *queue)
 {
 	uint16_t token = 0;
-	uint32_t bytes; /* not used: the status tells the result, and lengths are often wrong */
+	uint32_t bytes; /* ignored: the status has the result, and back-ends report wrong lengths */
 	int r;
 
 	while ((r = vublk_driver_ring_take_inline(&queue->ring, &token, &bytes,
@@ -337,8 +338,8 @@ static VUBLK_ALWAYS_INLINE void give(struct vublk_blk_queue *queue,
 }
 
 /*
- * Takes the requests that are done, and then those that one look at the used index finds.
- * `counted` is constant, so each copy of this function has no branch for statistics.
+ * Takes the requests in `done`, and then those that the ring has completed; the used index is read
+ * at most once. `counted` is a constant in each copy of this function, which saves a branch.
  */
 static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 					    struct vublk_blk_completion *completions,
@@ -372,7 +373,7 @@ static void disable_calls(struct vublk_blk_queue *queue)
 	vublk_driver_ring_disable_calls(&queue->ring);
 }
 
-/* No completion, and no work: the most frequent case for a caller that polls, so it is cheap. */
+/* Nothing to take and nothing to do: the usual case for a caller that polls, so it is cheap. */
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
 {
 	return queue->state == VUBLK_BLK_QUEUE_WORKS && !queue->num_done &&
@@ -407,7 +408,7 @@ int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
 }
 
 /*
- * The signal is cleared before the completions are looked at: a signal that comes after the look
+ * Clears the signal before it checks for completions, so a completion that comes after the check
  * leaves the descriptor readable.
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue)
@@ -481,7 +482,7 @@ int vublk_blk_left_ms(uint64_t deadline_ns)
 	return now >= deadline_ns ? 0 : (int)((deadline_ns - now + 999999) / 1000000);
 }
 
-/* Sleeps until the back-end calls. 1: look for completions; 0: the time is over; or an error. */
+/* Sleeps until the back-end calls. 1: there may be completions; 0: the deadline has passed. */
 static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
 			  struct vublk_error *error)
 {

@@ -6,13 +6,13 @@
  * One queue of a disk: its requests, their pieces on the ring, and the completions. Not the
  * arguments of requests (request.c), and not the ring's format (src/virtio).
  *
- * Key idea: a request, as the application made it, becomes one or more pieces, each of which is
- * one chain on the ring. A piece occupies a slot, and the slot's number is its token on the
- * ring. There are as many requests, and as many slots, as the ring has entries.
+ * Key idea: a request of the application is cut into one or more pieces, and each piece is one
+ * chain on the ring. A piece occupies a slot, and the slot's number is its token on the ring. There
+ * are as many requests, and as many slots, as the ring has entries.
  *
- * Except where a comment says otherwise, everything here belongs to the owner, which is the
- * thread that uses the queue. When a back-end is lost, the disk's thread takes the queue over
- * for a moment, through the gate (gate.h).
+ * The owner of a queue is the thread that uses it. Everything here belongs to the owner, except
+ * where a comment says otherwise. When a back-end is lost, the disk's thread closes the queue's
+ * gate (gate.h) and uses the queue for a moment.
  */
 
 #include "blk/gate.h"
@@ -41,9 +41,9 @@
 #define VUBLK_BLK_SLOT_TABLE 3
 
 /*
- * The part of a slot that the driver shares with the back-end: two cache lines. The first is
- * the same for each request that uses the same buffer, and is then not written again. The
- * second carries the request's header one way and the back-end's answer the other way.
+ * The part of a slot that the driver shares with the back-end: two cache lines. The first has the
+ * descriptors, and is not written again if the next request uses the same buffer. The second has
+ * the request's header, which the driver writes, and the answer, which the back-end writes.
  */
 struct vublk_blk_shared_slot {
 	struct vring_desc table[VUBLK_BLK_SLOT_TABLE];
@@ -55,20 +55,20 @@ struct vublk_blk_shared_slot {
 	struct virtio_blk_discard_write_zeroes segment;
 };
 _Static_assert(offsetof(struct vublk_blk_shared_slot, header) == VUBLK_CACHE_LINE,
-	       "a line for the fields that seldom change");
+	       "a line for the fields that rarely change");
 _Static_assert(sizeof(struct vublk_blk_shared_slot) == 128, "two cache lines");
 
 enum vublk_blk_request_state {
 	VUBLK_BLK_REQUEST_FREE,
-	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`: pieces are still to be made */
-	VUBLK_BLK_REQUEST_ISSUED,  /* all pieces were on the ring; some still are */
-	VUBLK_BLK_REQUEST_FUA_ISSUED, /* the same, of a request that has `fua` */
-	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`: the completion is to be taken */
+	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`: not completely cut yet */
+	VUBLK_BLK_REQUEST_ISSUED,  /* completely cut; some pieces are still on the ring */
+	VUBLK_BLK_REQUEST_FUA_ISSUED, /* the same, for a request with `fua` */
+	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`: the completion can be taken */
 };
 
-/* How far a write that is followed by a flush has come; see fua.h. */
+/* The progress of a request with VUBLK_BLK_FUA, which is a write and then a flush; see fua.c. */
 enum vublk_blk_fua {
-	VUBLK_BLK_FUA_NONE, /* another request */
+	VUBLK_BLK_FUA_NONE, /* not such a request */
 	VUBLK_BLK_FUA_WRITE,
 	VUBLK_BLK_FUA_WRITE_PARTLY_DONE, /* at least one piece has completed */
 	VUBLK_BLK_FUA_FLUSH,
@@ -79,13 +79,13 @@ struct vublk_blk_request {
 	enum vublk_blk_request_state state;
 	enum vublk_blk_fua fua;         /* NONE when the request is free */
 	uint32_t type;                  /* VIRTIO_BLK_T_... */
-	int result;                     /* the first error of a piece */
-	unsigned pieces;                /* on the ring */
+	int result;                     /* the first error among its pieces */
+	unsigned pieces;                /* that are on the ring */
 	uint32_t flags;                 /* of write zeroes */
 	uint64_t offset;                /* of the next piece, bytes */
-	uint64_t left;                  /* bytes that are in no piece yet */
+	uint64_t left;                  /* bytes that are not cut into pieces yet */
 	struct vublk_blk_cursor cursor;
-	struct iovec single;            /* what the cursor runs over for a plain buffer */
+	struct iovec single;            /* the iovec of a request with a plain buffer */
 	union {
 		char *id;           /* of a get-id */
 		uint64_t flush_number;
@@ -94,9 +94,9 @@ struct vublk_blk_request {
 };
 
 /*
- * A piece on the ring, with everything that is needed to issue it again. After the loss of
- * a back-end the new rings are filled from here, in the order of `sequence`, and never from
- * the shared memory.
+ * A piece on the ring, with everything that is needed to issue it again. After the loss of a
+ * back-end the new rings are filled from the slots, in the order of `sequence`, and never from
+ * shared memory, which the lost back-end may have changed.
  */
 struct vublk_blk_slot {
 	struct vublk_blk_request *request; /* NULL: the slot is free */
@@ -104,10 +104,10 @@ struct vublk_blk_slot {
 	uint64_t offset;
 	uint64_t bytes;
 	struct vublk_blk_cursor cursor;
-	/* The data descriptor of the table that plain.h left in shared memory; 0 bytes: unknown. */
+	/* The data descriptor in shared memory, as plain.h last wrote it; 0 bytes: unknown. */
 	uint64_t table_addr;
 	uint32_t table_bytes;
-	bool table_writes; /* to the disk */
+	bool table_writes; /* the request was a write to the disk */
 };
 
 struct vublk_blk_list {
@@ -136,7 +136,7 @@ enum vublk_blk_queue_state {
 	VUBLK_BLK_QUEUE_DEAD, /* the same, permanently */
 };
 
-/* The user that adds requests: the first one that claims the queue keeps it. */
+/* The user of the queue, which adds its requests. The first user that claims it keeps it. */
 enum vublk_blk_queue_user {
 	VUBLK_BLK_QUEUE_UNUSED,
 	VUBLK_BLK_QUEUE_OF_APPLICATION,
@@ -163,15 +163,15 @@ struct vublk_blk_queue {
 	struct vublk_blk_flushes *flushes; /* of the disk */
 	const struct vublk_log *log;
 	unsigned table_entries;
-	struct vublk_blk_statistics *statistics; /* NULL: not wanted; its own counters change */
+	struct vublk_blk_statistics *statistics; /* NULL: off; the counters in it change */
 
 	struct vublk_blk_gate gate;
 
-	/* the owner's, inside the gate; the disk's thread's, while it has closed the gate */
+	/* the owner, inside the gate; or the disk's thread, while it has closed the gate */
 	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
 	struct vublk_blk_shared_slot *shared;
 	uint64_t shared_addr;
-	struct vring_desc *tables; /* `table_entries` for each slot, for longer chains */
+	struct vring_desc *tables; /* indirect tables of longer chains: `table_entries` per slot */
 	uint64_t tables_addr;
 	struct vublk_inproc_region_cache cache;
 	struct vublk_ring_buffer *buffers; /* header, data, status of the piece being made */
@@ -185,8 +185,8 @@ struct vublk_blk_queue {
 	unsigned num_done;
 	unsigned in_flight;   /* requests that are not free */
 	uint64_t sequence;
-	uint64_t covering_flush; /* the first that covers all completed writes; 0: no such write */
-	bool flush_fails;     /* the next flush, because a back-end was lost with completed writes */
+	uint64_t covering_flush; /* the flush that covers all completed writes; 0: no write */
+	bool flush_fails;     /* the next flush fails, because completed writes may be lost */
 	bool unpublished;     /* the ring has chains that the back-end cannot see yet */
 	bool calls_enabled;
 	enum vublk_blk_queue_state state;
@@ -225,64 +225,64 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 
 /*
- * The disk's thread, recover.c. The back-end is disconnected; the rings are dealt with later.
- * Takes the completions of the lost back-end, and keeps the owner out until the next call.
+ * The disk's thread, recover.c. The back-end was lost: takes its completions, and keeps the owner
+ * out until vublk_blk_queue_after_loss(). Does not change the rings.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
 /*
- * `writes_lost`: completed writes of the disk, of this queue or of another, may be lost. Each
- * flush in flight fails with EOWNERDEAD; if none is in flight, the next one fails.
+ * Lets the owner in again. `writes_lost`: completed writes may be lost, of any queue of the disk.
+ * Then each flush in flight fails with EOWNERDEAD; if no flush is in flight, the next one fails.
  */
 void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost);
 /*
- * The rings are about to be replaced: takes all completions, and keeps the owner out until the
- * next call.
+ * The rings are about to be replaced: takes all completions, and keeps the owner out until
+ * vublk_blk_queue_resume().
  */
 void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
 /*
  * The rings were replaced by empty ones. `error` NULL: the pieces in flight are issued again, in
- * their order. Otherwise the requests in flight fail, and new ones fail until
- * vublk_blk_queue_revive().
+ * their original order. Otherwise the requests in flight fail, and new ones fail until
+ * vublk_blk_queue_revive(). Lets the owner in again.
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error);
-/* A back-end is connected again. */
+/* A back-end is connected again: a queue that failed its requests works again. */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
-/* No back-end will be looked for: takes all completions, and fails everything else. */
+/* No further back-end is looked for: takes all completions, and fails all other requests. */
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
 
 /*
- * The disk's thread, deadline.c. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline:
- * whether the back-end has kept a piece for longer than that.
+ * The disk's thread, deadline.c: whether the back-end has kept a piece for longer than the
+ * deadline. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
 
-/* queue.c, for recover.c; inside the gate. Loads where the bus has put the shared memory. */
+/* queue.c, for recover.c; inside the gate. Stores where the bus has the shared memory now. */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
 /* Takes all completions that the ring has. */
 void vublk_blk_queue_take_all(struct vublk_blk_queue *queue);
-/* Each request in flight completes with queue->failure, and no new one is taken. */
+/* Each request in flight completes with queue->failure, and new requests are refused. */
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state);
 /* Whether the request is neither free nor done. */
 bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
-/* A piece has left the ring: its request is done if that was the last piece. */
+/* A piece has left the ring: completes its request if that was the last piece. */
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 /* Continues the requests for which the ring had no room, and publishes the new chains. */
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue);
 
 /*
- * A free request, zeroed, or NULL. The caller passes it to vublk_blk_queue_start(), after which
- * it completes, or returns it with vublk_blk_queue_put_request().
+ * Takes a free request, zeroed; NULL: there is no free one. The caller passes it to
+ * vublk_blk_queue_start() or returns it with vublk_blk_queue_put_request().
  */
 struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue);
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
-/* Adds the request to the ring, as many of its pieces as fit. */
+/* Adds as many pieces of the request to the ring as fit; the others follow later. */
 void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
-/* Completes it without the ring. */
+/* Completes a request, which has no piece on the ring. */
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
 
-/* Any thread. True: the queue is this user's, from now on or already. */
+/* Any thread. True: the queue now belongs to this user, or did before. */
 static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 					 enum vublk_blk_queue_user user)
 {
@@ -295,7 +295,7 @@ static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 /* Any thread: whether the library, not the back-end, completed a request with this result. */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);
 
-/* The time until `deadline_ns` for poll(), rounded up; -1 for UINT64_MAX, which is no limit. */
+/* The time until `deadline_ns`, rounded up, for poll(). For UINT64_MAX (no deadline) it is -1. */
 int vublk_blk_left_ms(uint64_t deadline_ns);
 
 #endif

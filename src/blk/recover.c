@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The requests of a queue whose back-end is lost. The disk's thread does all of this while the
- * gate keeps the owner out, so it also recovers a queue that no thread is using at the moment.
+ * The requests of a queue after the loss of its back-end. The functions here run on the disk's
+ * thread, which has closed the gate, so they also work for a queue that no thread uses at the
+ * moment.
  *
- * Key idea: a slot holds, in private memory, everything that is needed to issue its piece again.
- * The rings are set up anew in memory that no earlier back-end has mapped, so a lost back-end
- * that is still alive cannot disturb them, and the pieces are added in the order of their
- * sequence. Completions of the lost back-end are taken first, and those pieces are not issued
- * again. Executing the others twice is harmless, because of all writes to one place only one is
- * on the ring at a time (piece.c).
+ * Key idea: a slot has, in private memory, everything that is needed to issue its piece again.
+ * First the completions of the lost back-end are taken; those pieces are not issued again. Then new rings
+ * are made in memory that no earlier back-end has mapped, so a lost back-end that is still alive
+ * cannot change them, and the pieces are added in their original order. It is harmless if a piece
+ * is executed twice, because the ring never has two writes to one place (piece.c).
  *
- * With an in-flight area none of this is needed: the rings stay, and the next back-end resumes
- * the requests that the lost one had begun.
+ * With an in-flight area the rings stay, and the next back-end resumes the requests that the lost
+ * one had begun.
  *
- * Writes that the lost back-end completed may be lost with it if no flush made them stable
- * (unflushed.h): then the next flush fails.
+ * Writes that the lost back-end completed may be lost if no flush made them stable (unflushed.h).
+ * The next flush fails in that case.
  */
 #include "blk/fua.h"
 #include "blk/piece.h"
@@ -38,7 +38,7 @@ static void forget_tables(struct vublk_blk_queue *queue)
 		queue->slots[i].table_bytes = 0;
 }
 
-/* The lost back-end may have written to memory that only the driver may write. */
+/* Shared memory has to be written again, because the lost back-end may have changed it. */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_suspend(queue);
@@ -47,8 +47,8 @@ void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 }
 
 /*
- * True: a flush was in flight, and its failure tells the application. A write with FUA reports
- * only its own loss.
+ * Fails the flushes in flight, and the writes with FUA of which a part may be lost. True: a flush
+ * was in flight, so the application learns of the loss. A write with FUA reports only its own loss.
  */
 static bool fail_flushes(struct vublk_blk_queue *queue)
 {
@@ -61,7 +61,7 @@ static bool fail_flushes(struct vublk_blk_queue *queue)
 		if (!vublk_blk_queue_is_in_flight(request) ||
 		    (!is_flush && !vublk_blk_fua_is_unflushed(request)))
 			continue;
-		request->result = -EOWNERDEAD; /* kept, whatever the next back-end's status is */
+		request->result = -EOWNERDEAD; /* stays, whatever status the next back-end returns */
 		found = found || is_flush;
 	}
 	return found;
@@ -74,7 +74,7 @@ void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost)
 		queue->covering_flush = 0; /* a loss is reported once */
 	}
 	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
-		vublk_blk_queue_pump(queue); /* issues the flush of a write whose completion was taken */
+		vublk_blk_queue_pump(queue); /* issues the flush of a write with FUA that has completed */
 	wake_owner(queue);
 }
 
@@ -106,13 +106,13 @@ static unsigned collect_pieces(struct vublk_blk_queue *queue, uint16_t *tokens)
 	return n;
 }
 
-/* The application has unregistered the memory of a request in flight. */
+/* Fails a piece whose memory the application has unregistered while it was in flight. */
 static void drop_piece(struct vublk_blk_queue *queue, uint16_t token, int result)
 {
 	struct vublk_blk_request *request = queue->slots[token].request;
 
 	vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
-		  "queue %u: a request of type %u at byte %llu cannot be made again for the new "
+		  "queue %u: a request of type %u at byte %llu cannot be issued again to the new "
 		  "back-end (%s): its memory was unregistered while it was in flight",
 		  queue->index, request->type, (unsigned long long)queue->slots[token].offset,
 		  strerrordesc_np(-result));
@@ -136,8 +136,8 @@ static void issue_again(struct vublk_blk_queue *queue)
 			drop_piece(queue, tokens[i], r);
 	}
 	if (n)
-		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: %u requests go to the next "
-			  "back-end", queue->index, n);
+		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: %u pieces are issued again "
+			  "to the next back-end", queue->index, n);
 	vublk_blk_queue_pump(queue);
 }
 
@@ -161,8 +161,8 @@ static void fail(struct vublk_blk_queue *queue, const struct vublk_error *error,
 }
 
 /*
- * The back-end may have broken this ring before it was lost. The next one is trusted all the
- * same, but the state of this queue's requests is unknown, so they fail.
+ * If the lost back-end broke this ring, the state of its requests is unknown, so they fail, and the
+ * queue stays dead. The other queues continue with the next back-end.
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls that add a request. Not what becomes of it: that is in queue.c.
+ * The calls that add a request. Its execution is in queue.c.
  *
- * Key idea: all arguments are checked here, while the caller can still be told, so the ring never
- * carries a request that the device must refuse.
+ * Key idea: all arguments are checked here, where the call can still fail, so the ring never has a
+ * request that the device would have to refuse.
  */
 #include "blk/plain.h"
 #include "blk/queue.h"
@@ -34,8 +34,7 @@ static const char *name_of(uint32_t type)
 }
 
 /*
- * A flag that this library does not know may be a promise that it cannot keep, so it is
- * refused rather than ignored.
+ * An unknown flag is refused, not ignored, because the caller may rely on what it requests.
  */
 static int check_flags(uint32_t type, uint32_t flags, uint32_t allowed, struct vublk_error *error)
 {
@@ -83,8 +82,8 @@ static int check_writable(const struct vublk_blk_queue *queue, uint32_t type,
 }
 
 /*
- * The protocol counts in sectors, and a capacity need not be a multiple of the block size: only
- * what ends at the disk's end may have part of a block.
+ * Whether the range is made of whole blocks. The capacity is a number of sectors and need not be a
+ * multiple of the block size, so a range that ends at the end of the disk may end inside a block.
  */
 static bool is_whole_blocks(uint64_t offset, uint64_t bytes, uint64_t capacity, uint32_t block)
 {
@@ -126,7 +125,7 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 	for (int i = 0; i < iovcnt; i++) {
 		if (iov[i].iov_len > VUBLK_BLK_MAX_REQUEST_BYTES - bytes)
 			return vublk_error_set(error, EINVAL, "%s of more than %" PRIu64
-					       " bytes: make it several requests",
+					       " bytes: split it into several requests",
 					       name_of(type), VUBLK_BLK_MAX_REQUEST_BYTES);
 		bytes += iov[i].iov_len;
 	}
@@ -134,7 +133,7 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 	return 0;
 }
 
-/* Cuts the whole request once, to fail while there is a caller to tell. */
+/* Cuts the whole request once as a test, so that a buffer that cannot be used fails the call. */
 static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const struct iovec *iov,
 			int iovcnt, uint64_t bytes, struct vublk_error *error)
 {
@@ -178,7 +177,7 @@ static int check_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t off
 	return r ? r : check_memory(queue, type, iov, iovcnt, *bytes, error);
 }
 
-/* `iov` NULL: the single buffer is the request's iovec. */
+/* `single`: the only buffer, instead of `iov`, which is NULL then. */
 static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
 		       uint64_t bytes, const struct iovec *iov, int iovcnt,
 		       const struct iovec *single, uint32_t flags, void *user_data)
@@ -271,12 +270,12 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 
 /* --- the others ------------------------------------------------------------------------ */
 
-/* A request without data of the application: a flush, a range of the disk, or the serial. */
+/* A request without a data buffer: flush, discard, write zeroes, or get-id. */
 struct command {
 	uint32_t type;
 	uint32_t allowed_flags;
-	uint64_t max_bytes; /* of a range: 0: not negotiated */
-	uint32_t range_flags; /* on the ring */
+	uint64_t max_bytes; /* of discard and write zeroes; 0: not negotiated */
+	uint32_t range_flags; /* flags of the segment on the ring */
 	uint64_t offset, bytes;
 	char *id;
 };
@@ -298,9 +297,9 @@ static int check_command(const struct vublk_blk_queue *queue, const struct comma
 }
 
 /*
- * A back-end that has FLUSH may hold data back whatever its config says of the
- * write cache (some say "write-through" and are not), so the flush is always sent.
- * One without FLUSH completes a write when it is stable: nothing to do.
+ * Whether the request needs no back-end. Without FLUSH a write is stable when it completes, so a
+ * flush has nothing to do. With FLUSH the flush is always sent, because some back-ends say
+ * "write-through" in their config and have a cache.
  */
 static bool is_done_already(const struct vublk_blk_queue *queue, const struct command *command)
 {
@@ -328,7 +327,7 @@ static void start_command(struct vublk_blk_queue *queue, const struct command *c
 		vublk_blk_queue_start(queue, request);
 }
 
-/* Once: then the application knows, and what it writes after that is not concerned. */
+/* Fails one flush after a loss. Later writes are not affected, so later flushes succeed. */
 static int check_lost_writes(struct vublk_blk_queue *queue, const struct command *command,
 			     struct vublk_error *error)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Cuts requests to the device's limits (virtio 1.3, section 5.2.4: size_max,
- * seg_max, max_discard_sectors, max_write_zeroes_sectors).
+ * Cuts requests to the device's limits (virtio 1.3, section 5.2.4: size_max, seg_max,
+ * max_discard_sectors, max_write_zeroes_sectors).
  *
- * Key idea: a piece is filled greedily, segment by segment, and then trimmed to whole blocks, and
- * the cursor moves back by the trimmed bytes. So the elements of an iovec may have any length, as
- * long as the sum is a multiple of the block.
+ * Key idea: a piece is filled as far as the limits permit, segment by segment, and then trimmed to
+ * whole blocks; the cursor moves back by the trimmed bytes. So the elements of an iovec may have
+ * any length, as long as their sum is a multiple of the block size.
  */
 #include "blk/split.h"
 
@@ -14,8 +14,8 @@
 #include <errno.h>
 
 /*
- * Extends the last buffer if the memory adjoins it and it has room, or else takes another buffer.
- * Returns how many bytes were added; 0: all buffers are in use.
+ * Adds memory to a piece: extends the last buffer if the memory follows it directly and it has
+ * room, otherwise uses another buffer. Returns how many bytes were added; 0: all buffers are in use.
  */
 static uint32_t append(const struct vublk_blk_limits *limits, struct vublk_ring_buffer *buffers,
 		       unsigned *num, uint64_t addr, uint32_t bytes)

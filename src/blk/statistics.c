@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The counters of a queue; see statistics.h. */
+/* The counters of a queue. The key idea is in statistics.h. */
 #include "blk/statistics.h"
 
 #include "blk/queue.h"
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of a request in flight; its type and its bytes change while it is cut. */
+/* A request in flight as it was when it started: cutting changes its own type and bytes. */
 struct started {
 	uint64_t ns;
 	uint64_t bytes;
@@ -20,7 +20,7 @@ struct started {
 
 struct vublk_blk_statistics {
 	struct vublk_blk_stats counters;
-	struct started started[]; /* by the number of the request */
+	struct started started[]; /* indexed like queue->requests */
 };
 
 struct vublk_blk_statistics *vublk_blk_statistics_new(unsigned size)
@@ -52,7 +52,7 @@ void vublk_blk_statistics_begin(struct vublk_blk_queue *queue,
 							request->type };
 }
 
-/* The number of bits after the first one: 2^bucket <= ns < 2^(bucket + 1). */
+/* The bucket of a latency: 2^bucket <= ns < 2^(bucket + 1); the last one has all longer ones. */
 static unsigned bucket_of(uint64_t ns)
 {
 	unsigned bucket = ns ? 63 - (unsigned)__builtin_clzll(ns) : 0;

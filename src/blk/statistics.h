@@ -3,12 +3,11 @@
 #define VUBLK_BLK_STATISTICS_H
 
 /*
- * What a queue counts of its requests with the option statistics=on. Not the way of a request:
- * without the option a queue has no such object, and the only trace is one branch per poll
- * that finds something.
+ * The counters of a queue, with the option statistics=on. Without the option a queue has no such
+ * object, and the only cost is one branch per poll that finds a completion.
  *
- * Key idea: one writer, the queue's owner, stores each counter as a whole, so any thread may
- * read them without a lock. Each number is right by itself; two of them may be a request apart.
+ * Key idea: only the queue's owner writes the counters, each with one atomic store, so any thread
+ * can read them without a lock. Each counter is exact, but two counters may differ by a request.
  */
 
 #include <vublk/blk.h>
@@ -20,14 +19,14 @@ struct vublk_blk_queue;
 struct vublk_blk_request;
 struct vublk_blk_statistics;
 
-/* For `size` requests at a time. NULL: no memory. */
+/* `size`: the most requests in flight. NULL: no memory. */
 struct vublk_blk_statistics *vublk_blk_statistics_new(unsigned size);
 void vublk_blk_statistics_free(struct vublk_blk_statistics *statistics);
 
-/* The owner, of a queue that has statistics: a request is about to start, with all its bytes. */
+/* The owner of a queue that has statistics: a request is about to start; no byte of it is cut. */
 void vublk_blk_statistics_begin(struct vublk_blk_queue *queue,
 				const struct vublk_blk_request *request);
-/* The application takes its completion. */
+/* The same: the application takes the completion of the request. */
 void vublk_blk_statistics_end(struct vublk_blk_queue *queue,
 			      const struct vublk_blk_request *request);
 

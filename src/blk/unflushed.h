@@ -3,15 +3,15 @@
 #define VUBLK_BLK_UNFLUSHED_H
 
 /*
- * Whether there are completed writes that no flush has made stable yet. A back-end may keep
- * such writes in its own memory, and loses them when it dies.
+ * Whether there are completed writes that no flush has made stable yet. A back-end may keep such
+ * writes in its own memory, and loses them when it dies.
  *
- * Key idea: flushes are numbered, one sequence per disk, when they go on a ring. A queue
- * notes for its last completed write the first flush number that is certain to cover it:
- * the one after the newest that had been begun when the completion was taken. Flush N makes
- * everything stable whose note is not above N. So a write costs a load of a number that
- * changes only when a flush begins, and a store to a line that only its own queue writes;
- * the answer for the disk is computed when a back-end is lost.
+ * Key idea: the flushes of a disk are numbered when they are put on a ring. When a queue takes the
+ * completion of a write, it records the number of the first flush that certainly covers the write:
+ * one more than the newest flush so far. When flush N has succeeded, all writes are stable whose
+ * recorded number is at most N. So a write costs one load of a number that changes only when a
+ * flush begins, and one store to a cache line that only its own queue writes. Whether the disk has
+ * unflushed writes is computed only when a back-end is lost.
  *
  * The pairs of accesses, by letter:
  *   H  the owner of a queue counts a flush in `begun` before it publishes it on the ring; the
@@ -27,11 +27,11 @@
 
 /* Of the disk. */
 struct vublk_blk_flushes {
-	uint64_t begun;  /* how many went on a ring */
-	uint64_t stable; /* the newest that succeeded */
+	uint64_t begun;  /* how many were put on a ring */
+	uint64_t stable; /* the number of the newest one that succeeded */
 };
 
-/* The number of a flush that is about to go on a ring. */
+/* Numbers a flush that is about to be put on a ring. */
 static inline uint64_t vublk_blk_flush_begin(struct vublk_blk_flushes *flushes)
 {
 	return __atomic_add_fetch(&flushes->begun, 1, __ATOMIC_ACQ_REL); /* H */
@@ -48,7 +48,7 @@ static inline void vublk_blk_flush_succeeded(struct vublk_blk_flushes *flushes, 
 		;
 }
 
-/* The first flush that is certain to cover a write whose completion has just been taken. */
+/* The number of the first flush that certainly covers a write whose completion was just taken. */
 static inline uint64_t vublk_blk_flush_covering(const struct vublk_blk_flushes *flushes)
 {
 	return vublk_load_relaxed(&flushes->begun) + 1; /* H */

@@ -583,7 +583,7 @@ static void test_bad_arguments(void **state)
 		 "vublk_blk_alloc() or vublk_blk_register()", (void *)(b + 4096));
 	refuses(vublk_blk_write(queue, 0, b + 512, 4096, 0, NULL, &error), EINVAL, text);
 	refuses(vublk_blk_readv(queue, 0, iov, 2, 0, NULL, &error), EINVAL,
-		"read of more than 1073741824 bytes: make it several requests");
+		"read of more than 1073741824 bytes: split it into several requests");
 	refuses(vublk_blk_readv(queue, 0, iov, -1, 0, NULL, &error), EINVAL,
 		"read: invalid iovec count -1");
 	refuses(vublk_blk_writev(queue, 0, NULL, 1, 0, NULL, &error), EINVAL,

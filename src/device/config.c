@@ -61,7 +61,7 @@ static int check_block_size(const struct vublk_device *device,
 			       MAX_BLOCK_BYTES);
 }
 
-/* Features whose fields make no sense. The disk can be used without them. */
+/* Features whose config fields are invalid. The disk can be used without them. */
 static uint64_t senseless_features(const struct vublk_device *device,
 				   const struct virtio_blk_config *config)
 {
@@ -104,7 +104,7 @@ static void limit_seg_max(const struct vublk_device *device, struct virtio_blk_c
 		config->seg_max = htole32(room);
 }
 
-/* Whether the driver will not use indirect descriptors, as far as that is known. */
+/* The driver has not accepted indirect descriptors, or is not offered them. */
 static bool lacks_indirect(const struct vublk_device *device)
 {
 	uint64_t features = device->has_acked_features ? device->acked_features : device->features;
@@ -115,7 +115,7 @@ static bool lacks_indirect(const struct vublk_device *device)
 static void put_own_values(const struct vublk_device *device, struct virtio_blk_config *config)
 {
 	config->num_queues = htole16((uint16_t)device->num_queues);
-	/* One block is no information, and Windows would split its requests because of it. */
+	/* One block says nothing, and Windows would split its requests because of it. */
 	if (le16toh(config->min_io_size) == 1)
 		config->min_io_size = 0;
 	if (le32toh(config->opt_io_size) == 1)
@@ -186,7 +186,7 @@ static void end_write(struct vublk_device *device, const struct vublk_error *rea
 	}
 }
 
-/* Shows the driver the config that was read. True: the bus has to be told. */
+/* Makes the config that was read the driver's config. True: the bus has to be told. */
 static bool publish(struct vublk_device *device, const uint8_t *config,
 		    struct vublk_error *error, int *result)
 {
@@ -244,7 +244,7 @@ static void begin_read(struct vublk_device *device)
 	vublk_frontend_read_config(&device->frontend, on_config, device);
 }
 
-/* One read at a time. If there are changes meanwhile, one more read follows, however many there were. */
+/* One read at a time. Any number of changes during a read cause one more read. */
 void vublk_device_refresh_config(struct vublk_device *device)
 {
 	if (device->config_read == VUBLK_DEVICE_READ_NONE && vublk_device_is_connected(device))

@@ -2,9 +2,8 @@
 /*
  * The device as an object: new, free, process, get_info. This file only connects the others.
  *
- * Key idea: start reading at state.c, which has the states. link/ is how the device gets a
- * back-end and what happens when it loses it, rings/ how the rings start, stop and resume,
- * save/ how a device moves to another process.
+ * Key idea: start reading at state.c, which has the states. link/ finds a back-end and handles its
+ * loss; rings/ starts, stops and resumes the rings; save/ moves a device to another process.
  */
 #include "device/device.h"
 

@@ -111,8 +111,8 @@ enum vublk_device_resume {
 	VUBLK_DEVICE_RESUME_NOTHING, /* each ring's base is known */
 	VUBLK_DEVICE_RESUME_NOTIFY,  /* the same, but a kick or a call may have been lost */
 	VUBLK_DEVICE_RESUME_INFLIGHT, /* the same, and the requests in the in-flight area are to be executed */
-	VUBLK_DEVICE_RESUME_RINGS,   /* lost while the rings were out: the used indices have to tell */
-	VUBLK_DEVICE_RESUME_NEVER,   /* the used indices were not enough: the driver has to reset */
+	VUBLK_DEVICE_RESUME_RINGS,   /* lost with the rings: each may resume at its used index */
+	VUBLK_DEVICE_RESUME_NEVER,   /* they did not suffice: the driver has to reset */
 };
 
 /*
@@ -258,7 +258,7 @@ uint64_t vublk_device_session_features(const struct vublk_device *device);
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
-/* The driver is shown another config from here on. */
+/* The driver's config has changed. */
 void vublk_device_bump_config_generation(struct vublk_device *device);
 /* Polls the config from here on if the back-end cannot report changes. */
 void vublk_device_watch_config(struct vublk_device *device);

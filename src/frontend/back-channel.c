@@ -27,7 +27,7 @@ static void abandon(struct vublk_frontend *frontend, const char *why)
 			  "the back channel is closed: %s; the back-end can no longer report that "
 			  "the disk's configuration changed", why);
 	vublk_frontend_close_back_channel(frontend);
-	frontend->ops->config_untold(frontend->opaque);
+	frontend->ops->back_channel_closed(frontend->opaque);
 }
 
 /* The back-end may close the channel. Most often it does so because it ends. */
@@ -39,7 +39,7 @@ static void on_failed(struct vublk_frontend *frontend, const struct vublk_error 
 	}
 	vublk_log(frontend->log, VUBLK_LOG_DEBUG, "the back channel is closed");
 	vublk_frontend_close_back_channel(frontend);
-	frontend->ops->config_untold(frontend->opaque);
+	frontend->ops->back_channel_closed(frontend->opaque);
 }
 
 /* --- requests ----------------------------------------------------------------------- */

@@ -11,8 +11,8 @@
  *
  * If the back-end does not confirm (no REPLY_ACK), GET_FEATURES takes the place of a
  * confirmation: requests are answered in order, so all messages before it have been read by
- * then. An answer of 0 to NEED_REPLY does not mean more than that either, because some
- * back-ends answer 0 to everything.
+ * then. That is worth as much as an answer of 0 to NEED_REPLY, because some back-ends answer 0
+ * to everything.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */

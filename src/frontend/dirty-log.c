@@ -4,7 +4,7 @@
  * writes, so that a VM can be copied while it runs. It is switched on and off here while the
  * rings run; rings that are started with it get it from vring.c.
  *
- * Key idea: the order. The bitmap is given before the feature that makes the back-end write
+ * Key idea: the order matters. The bitmap is given before the feature that makes the back-end write
  * into it, and both are given before the flags of the used rings, which are set ring by ring.
  * The feature and the flags are cleared in the same order. The back-end keeps the bitmap until
  * it is given another one, but does not write to it any more.

@@ -50,8 +50,8 @@ struct vublk_frontend_ops {
 	void (*lost)(void *opaque, const struct vublk_error *error);
 	/* The back-end reports, at any time, that its config has changed. */
 	void (*config_changed)(void *opaque);
-	/* From now on it cannot report that any more: the back channel is closed. */
-	void (*config_untold)(void *opaque);
+	/* The back channel is closed: the back-end can no longer report changes of the config. */
+	void (*back_channel_closed)(void *opaque);
 };
 
 /* What the back-end has said about itself. */
@@ -235,7 +235,7 @@ struct vublk_frontend {
 
 /* --- life (frontend.c; close, fail and has: connection.c) ------------------------------------------------------ */
 
-/* All but `frontend` is borrowed. */
+/* All arguments except `frontend` are borrowed. */
 void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
 			 const struct vublk_log *log, struct vublk_log_limit *limit,
 			 const struct vublk_frontend_ops *ops,
@@ -287,7 +287,7 @@ static inline bool vublk_frontend_may_have_begun(const struct vublk_frontend *fr
 	return frontend->start.any_kick;
 }
 
-/* Its parts of init and open: the fields of the connection, and a socket for it. */
+/* The parts of init and open that concern the connection (connection.c). */
 void vublk_frontend_init_connection(struct vublk_frontend *frontend);
 int vublk_frontend_attach(struct vublk_frontend *frontend, int fd, const char *path,
 			  unsigned timeout_ms, struct vublk_error *error);
@@ -420,7 +420,7 @@ void vublk_frontend_send_u64(struct vublk_frontend_batch *batch, uint32_t reques
 /* A request that carries a number of a queue; ENABLE is confirmed. */
 void vublk_frontend_send_state(struct vublk_frontend_batch *batch, uint32_t request,
 			       unsigned index, unsigned num);
-/* What these two say of the dirty log follows frontend->dirty_log. */
+/* The features and flags of these two include the dirty log if frontend->dirty_log is set. */
 void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t features);
 void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 				   const struct vublk_frontend_queue *queue);

@@ -5,8 +5,9 @@
  * regions.
  *
  * Key idea: the shadow is a copy of the table that the back-end has. A region in it is
- * recognized by its place and its file, not by the number of a descriptor. The user address of
- * a region is its guest address, because the addresses on the wire are only names.
+ * identified by its address and its file, not by the number of its descriptor. The user address
+ * in a message is the guest address, because the back-end only translates it and never uses it
+ * as a pointer.
  *
  * Specification: "VHOST_USER_SET_MEM_TABLE", "VHOST_USER_ADD_MEM_REG",
  * "VHOST_USER_REM_MEM_REG", "VHOST_USER_GET_MAX_MEM_SLOTS".

@@ -3,8 +3,9 @@
  * The messages that more than one step sends, each as part of a batch. Messages of one step
  * only are in the step's own file; wire format and checks are in proto/vhost-user.
  *
- * Key idea: most requests carry one number, or one number per queue. What the dirty log adds
- * to a message follows frontend->dirty_log, so that a step need not know whether it is on.
+ * Key idea: most requests carry one number, or one number per queue. The part of
+ * a message that concerns the dirty log is derived from frontend->dirty_log, so a step need not
+ * know whether the log is on.
  *
  * Specification: "Front-end message types".
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The rings are handed to the back-end and stopped, and their descriptors are replaced while
- * they run. Whether and when is decided by device/rings/start-stop.c.
+ * they run. When to do so is decided in device/rings/start-stop.c.
  *
  * Key idea: the order is one that every known back-end accepts. The features come first,
  * because they determine the layout of the rings; then sizes, places and descriptors of all

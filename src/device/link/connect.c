@@ -120,7 +120,7 @@ static void on_config_changed(void *opaque)
 	vublk_device_refresh_config(opaque);
 }
 
-static void on_config_untold(void *opaque)
+static void on_back_channel_closed(void *opaque)
 {
 	vublk_device_watch_config(opaque);
 }
@@ -129,7 +129,7 @@ static const struct vublk_frontend_ops frontend_ops = {
 	.negotiated = on_negotiated,
 	.lost = on_lost,
 	.config_changed = on_config_changed,
-	.config_untold = on_config_untold,
+	.back_channel_closed = on_back_channel_closed,
 };
 
 void vublk_device_connect_init(struct vublk_device *device)

@@ -2,8 +2,9 @@
 /*
  * Detects a back-end that hangs while the rings run.
  *
- * Key idea: no message is outstanding then, so no deadline would expire. The back-end is asked
- * regularly for its features. As with any other request, it answers or counts as lost.
+ * Key idea: usually no message is outstanding while the rings run, so no deadline would expire. So
+ * the device regularly asks the back-end for its features. As with any other request, the back-end
+ * answers in time or counts as lost.
  */
 #include "device/device.h"
 

@@ -40,7 +40,7 @@ void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error 
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_notifiers_settle(device);
-	/* It may have worked on the rings, and has not said where it stopped. */
+	/* The back-end may have worked on the rings, and has not said where it stopped. */
 	if (rings && device->num_rings && vublk_frontend_may_have_begun(&device->frontend)) {
 		vublk_device_note_loss(device);
 		vublk_device_dirty_log_mark_rings(device);

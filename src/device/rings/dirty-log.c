@@ -271,7 +271,7 @@ static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_erro
 			       "file was truncated: stop the log, and start it again with another");
 }
 
-/* In range: the memory was checked against the bitmap, and the ring against the memory. */
+/* Needs no bounds check: the memory was checked against the bitmap, the ring against the memory. */
 static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes)
 {
 	uint8_t *bits = (uint8_t *)dirty->bitmap;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Where rings resume whose back-end was lost without saying where it stopped.
+ * Where rings resume if their back-end was lost before it said where it stopped.
  *
  * Key idea: a used index says how many requests are completed, and nothing in the ring says
  * which of the others the lost back-end had begun. The in-flight area says so, if there is

@@ -4,8 +4,8 @@
  * forced shutdown, kick. The loss of the back-end is in link/loss.c; where rings resume
  * is in resume.c.
  *
- * Key idea: the driver's status and whether the VM runs say what is wanted, the state says what
- * is, and vublk_device_update() begins the step from one to the other. A step is never
+ * Key idea: the rings should run if the driver is ready and the VM runs, and the state says whether
+ * they do. vublk_device_update() compares the two and begins a start or a stop. Neither is ever
  * interrupted: a reset or a pause during a start takes effect when the start is done. A start
  * that fails is followed by a stop, like one that succeeded, and then the connection is closed.
  */
@@ -111,7 +111,7 @@ static void on_start_memory(void *opaque, const struct vublk_error *error)
 		return;
 	vublk_device_queues_collect(device);
 	if (vublk_device_ring_errors_watch(device, &own) < 0) {
-		device->num_rings = 0; /* nothing is out yet */
+		device->num_rings = 0; /* the back-end has no ring yet */
 		turn_back(device, &own);
 		return;
 	}
@@ -148,7 +148,7 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 				    on_inflight, device);
 }
 
-/* The answer comes before those about the memory, which continue the start or stop it. */
+/* The answers about the memory come after this one. They continue the start, or end it. */
 static void on_session(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;

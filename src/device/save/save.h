@@ -23,8 +23,8 @@
 enum vublk_save_rings {
 	VUBLK_SAVE_RINGS_KNOWN = 0,    /* at their bases; no request has begun */
 	VUBLK_SAVE_RINGS_INFLIGHT = 1, /* at their bases, and the area has requests that have begun */
-	VUBLK_SAVE_RINGS_LOST = 2,     /* the back-end was lost with them: at their used indices;
-					  the area, if there is one, has what has begun */
+	VUBLK_SAVE_RINGS_LOST = 2,     /* the back-end was lost while it had them: at their used
+					  indices; an area, if any, has the begun requests */
 	VUBLK_SAVE_RINGS_NEVER = 3,    /* the driver has to reset the device first */
 	VUBLK_SAVE_NUM_RINGS,
 };

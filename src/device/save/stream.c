@@ -4,7 +4,7 @@
  * machine:
  *
  *   header   "VUBLKDEV", u16 major, u16 minor, u32 zero, u64 bytes of the whole stream
- *   section  u16 number, u16 flags, u32 zero, u64 bytes; then so many bytes
+ *   section  u16 number, u16 flags, u32 zero, u64 bytes; then that many bytes
  *   ...
  *   u32      CRC-32C of everything before it
  *

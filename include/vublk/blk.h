@@ -144,6 +144,24 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 		   struct vublk_blk **blk, struct vublk_error *error);
 
 /*
+ * The same without blocking, in three steps. vublk_blk_open_start() checks the options, begins to
+ * connect, and returns a disk that is not open yet. The descriptor of vublk_blk_opening_fd() polls
+ * readable when the opening has ended; it belongs to the disk, until close. Then
+ * vublk_blk_open_finish() returns 0, or why the disk could not be opened; EAGAIN: the opening has
+ * not ended. Errors as for vublk_blk_open().
+ *
+ * Until vublk_blk_open_finish() has returned 0, only these calls and vublk_blk_close() are
+ * permitted, and those for events; the others return EBUSY, NULL or zeros. vublk_blk_close() cancels an opening that
+ * has not ended. It also frees a disk that could not be opened. The event handler is not
+ * called before the opening has succeeded.
+ */
+int vublk_blk_open_start(const char *path, const struct vublk_option *options,
+			 const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
+			 struct vublk_blk **blk, struct vublk_error *error);
+int vublk_blk_opening_fd(const struct vublk_blk *blk);
+int vublk_blk_open_finish(struct vublk_blk *blk, struct vublk_error *error);
+
+/*
  * The options in addition to the device's properties, ended by a NULL name. Static;
  * any thread, any time.
  */

@@ -246,8 +246,12 @@ static int run(struct vublk_blk *blk, struct job *job, struct vublk_error *error
 static int round_range(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
 {
 	uint64_t capacity = vublk_load_relaxed(&blk->capacity_bytes);
-	uint64_t block = blk->queues[0].limits.block_bytes;
+	int r = vublk_blk_require_running(blk, error);
+	uint64_t block;
 
+	if (r)
+		return r;
+	block = blk->queues[0].limits.block_bytes;
 	if (!job->bytes)
 		return vublk_error_set(error, EINVAL, "%s of 0 bytes at byte %" PRIu64
 				       ": there is nothing to do", job->name, job->offset);
@@ -294,8 +298,10 @@ int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer,
 /* For a job of one request without data: next < end until it is submitted. */
 static int run_one(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
 {
+	int r = vublk_blk_require_running(blk, error);
+
 	job->end = 1;
-	return run(blk, job, error);
+	return r ? r : run(blk, job, error);
 }
 
 int vublk_blk_pflush(struct vublk_blk *blk, uint32_t flags, struct vublk_error *error)

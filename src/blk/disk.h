@@ -7,6 +7,7 @@
 #include "blk/events.h"
 #include "blk/queue.h"
 #include "inproc/inproc.h"
+#include "util/atomic.h"
 
 #include <vublk/blk.h>
 
@@ -40,7 +41,16 @@ struct vublk_blk_blocking {
 	struct vublk_blk_bounce_slot slots[VUBLK_BLK_BOUNCE_SLOTS];
 };
 
+enum vublk_blk_phase {
+	VUBLK_BLK_PHASE_OPENING, /* the thread sets the disk up; the application may finish or close */
+	VUBLK_BLK_PHASE_FAILED,  /* the opening failed; the application may only close */
+	VUBLK_BLK_PHASE_RUNNING, /* the application uses the disk and gets its events */
+	VUBLK_BLK_PHASE_CLOSING,
+};
+
 struct vublk_blk {
+	int opening_fd; /* eventfd; signalled when the phase is no longer OPENING */
+
 	/* constant after open */
 	struct vublk_blk_handlers handlers;
 	struct vublk_inproc *inproc;
@@ -52,13 +62,13 @@ struct vublk_blk {
 
 	/* the disk's thread's */
 	struct vublk_log_limit limit;
+	bool config_stale; /* the config changed while the disk was being opened */
 
 	/* under lock */
 	pthread_mutex_t lock;
-	bool running; /* from the end of open to close: the application gets events */
-	bool config_stale; /* the config changed during the open */
+	enum vublk_blk_phase phase; /* also loaded without it */
+	struct vublk_error open_error; /* in phase FAILED */
 	struct vublk_blk_info info;
-	struct vublk_error lost; /* why the device gave up; code 0: it did not */
 	struct vublk_blk_allocation *allocations;
 
 	/* under its own lock */
@@ -71,5 +81,31 @@ struct vublk_blk {
 
 /* Unmaps the memory that the application did not release. No back-end uses it any more. */
 void vublk_blk_free_allocations(struct vublk_blk *blk);
+
+/* Under lock. */
+static inline void vublk_blk_set_phase(struct vublk_blk *blk, enum vublk_blk_phase phase)
+{
+	vublk_store_release(&blk->phase, phase);
+}
+
+static inline bool vublk_blk_is_running(const struct vublk_blk *blk)
+{
+	return vublk_load_acquire(&blk->phase) == VUBLK_BLK_PHASE_RUNNING;
+}
+
+/* EBUSY and a sentence unless the application has the disk. */
+int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *error);
+
+/* Fills in what follows from events of the device once the disk runs. */
+void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers *handlers);
+
+/*
+ * Reads the config and publishes it, on the disk's thread. The limits of requests stay as they
+ * were at the open, because the queues read them without a lock.
+ */
+int vublk_blk_refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error *error);
+
+/* Frees a disk in any phase, also one that is half made. */
+void vublk_blk_free(struct vublk_blk *blk);
 
 #endif

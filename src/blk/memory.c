@@ -44,6 +44,8 @@ void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *e
 		vublk_error_set(error, EINVAL, "cannot allocate %zu bytes for buffers", bytes);
 		return NULL;
 	}
+	if (vublk_blk_require_running(blk, error))
+		return NULL;
 	allocation = calloc(1, sizeof(*allocation));
 	if (!allocation) {
 		vublk_error_set(error, ENOMEM, "no memory for %zu bytes of buffers", bytes);
@@ -114,10 +116,14 @@ void vublk_blk_free_allocations(struct vublk_blk *blk)
 int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
 		       uint64_t fd_offset, struct vublk_error *error)
 {
-	return vublk_inproc_add_region(blk->inproc, address, bytes, fd, fd_offset, error);
+	int r = vublk_blk_require_running(blk, error);
+
+	return r ? r : vublk_inproc_add_region(blk->inproc, address, bytes, fd, fd_offset, error);
 }
 
 int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error)
 {
-	return vublk_inproc_remove_region(blk->inproc, address, error);
+	int r = vublk_blk_require_running(blk, error);
+
+	return r ? r : vublk_inproc_remove_region(blk->inproc, address, error);
 }

@@ -97,46 +97,29 @@ int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *
 	return r;
 }
 
-static int do_set_up(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
-{
-	struct layout layout = lay_out(inproc->queue_size, inproc->set_up.extra_bytes);
-	int r = vublk_inproc_memory_make_rings(&inproc->memory, inproc->num_queues * layout.bytes, error);
-
-	for (unsigned i = 0; !r && i < inproc->num_queues; i++)
-		r = make_eventfds(&inproc->queues[i], i, error);
-	return r ? r : vublk_inproc_set_up_device(inproc, error);
-}
-
 int vublk_inproc_set_up(struct vublk_inproc *inproc, uint64_t features, uint64_t extra_bytes,
 			struct vublk_error *error)
 {
+	struct layout layout = lay_out(inproc->queue_size, extra_bytes);
+	int r;
+
 	inproc->set_up = (struct vublk_inproc_set_up){ features, extra_bytes };
 	inproc->queues = calloc(inproc->num_queues, sizeof(*inproc->queues));
 	if (!inproc->queues)
 		return vublk_error_set(error, ENOMEM, "no memory for %u queues", inproc->num_queues);
 	for (unsigned i = 0; i < inproc->num_queues; i++)
 		inproc->queues[i].kick_fd = inproc->queues[i].call_fd = -1;
-	return vublk_inproc_make_call(inproc, do_set_up, NULL, error);
-}
-
-static int do_start(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
-{
-	enum vublk_device_state state = vublk_device_state(inproc->device);
-	int r;
-
-	if (state != VUBLK_DEVICE_STOPPED)
-		return vublk_error_set(error, ENOTCONN,
-				       "the back-end was lost before the queues were started: "
-				       "the device is %s", vublk_device_state_name(state));
-	inproc->await = VUBLK_INPROC_AWAIT_STARTED;
-	r = vublk_device_set_status(inproc->device, vublk_device_status(inproc->device) |
-				    VIRTIO_CONFIG_S_DRIVER_OK, error);
-	return r ? r : 1;
+	r = vublk_inproc_memory_make_rings(&inproc->memory, inproc->num_queues * layout.bytes, error);
+	for (unsigned i = 0; !r && i < inproc->num_queues; i++)
+		r = make_eventfds(&inproc->queues[i], i, error);
+	return r ? r : vublk_inproc_set_up_device(inproc, error);
 }
 
 int vublk_inproc_start(struct vublk_inproc *inproc, struct vublk_error *error)
 {
-	return vublk_inproc_make_call(inproc, do_start, NULL, error);
+	inproc->await = VUBLK_INPROC_AWAIT_STARTED;
+	return vublk_device_set_status(inproc->device, vublk_device_status(inproc->device) |
+				       VIRTIO_CONFIG_S_DRIVER_OK, error);
 }
 
 static int do_stop(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
@@ -160,30 +143,11 @@ int vublk_inproc_stop(struct vublk_inproc *inproc, struct vublk_error *error)
 
 /* --- config ------------------------------------------------------------------------------ */
 
-struct config_args {
-	void *config;
-	unsigned bytes;
-	uint32_t *generation;
-};
-
-static int do_read_config(struct vublk_inproc *inproc, void *opaque, struct vublk_error *error)
-{
-	const struct config_args *args = opaque;
-
-	vublk_device_config_read(inproc->device, 0, args->config, args->bytes);
-	*args->generation = vublk_device_config_generation(inproc->device);
-	return 0;
-}
-
 void vublk_inproc_read_config(struct vublk_inproc *inproc, void *config, unsigned bytes,
 			      uint32_t *generation)
 {
-	struct config_args args = { config, bytes, generation };
-
-	if (vublk_inproc_is_own_thread(inproc))
-		do_read_config(inproc, &args, NULL);
-	else
-		vublk_inproc_make_call(inproc, do_read_config, &args, NULL);
+	vublk_device_config_read(inproc->device, 0, config, bytes);
+	*generation = vublk_device_config_generation(inproc->device);
 }
 
 static int do_write_wce(struct vublk_inproc *inproc, void *args, struct vublk_error *error)

@@ -41,7 +41,16 @@ static void on_realized(void *opaque, const struct vublk_error *error)
 		inproc->features = vublk_device_features(inproc->device);
 		vublk_device_get_info(inproc->device, &inproc->info, sizeof(inproc->info));
 	}
-	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_REALIZED, error);
+	inproc->handlers.realized(inproc->handlers.opaque, error);
+}
+
+/* The start that a driver asked for has ended; an outage has others. */
+static void end_start(struct vublk_inproc *inproc, const struct vublk_error *error)
+{
+	if (inproc->await != VUBLK_INPROC_AWAIT_STARTED)
+		return;
+	inproc->await = VUBLK_INPROC_AWAIT_NOTHING;
+	inproc->handlers.started(inproc->handlers.opaque, error);
 }
 
 static void on_started(void *opaque)
@@ -50,7 +59,7 @@ static void on_started(void *opaque)
 
 	vublk_inproc_on_started(inproc);
 	vublk_inproc_watch_deadline(inproc);
-	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STARTED, NULL);
+	end_start(inproc, NULL);
 	vublk_inproc_settled(inproc);
 }
 
@@ -61,8 +70,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 
 	if (!error && inproc->failure.code)
 		vublk_inproc_end(inproc, &inproc->failure);
-	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STARTED,
-				    error ? error : &inproc->failure);
+	end_start(inproc, error ? error : &inproc->failure);
 	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STOPPED, error);
 	if (!error)
 		vublk_inproc_settled(inproc);
@@ -110,8 +118,9 @@ static void on_lost(void *opaque, const struct vublk_error *error)
 	on_memory_changed(inproc, error);
 	if (inproc->await == VUBLK_INPROC_AWAIT_SETTLED)
 		vublk_inproc_settled(inproc);
-	else if (inproc->await != VUBLK_INPROC_AWAIT_NOTHING &&
-		 inproc->await != VUBLK_INPROC_AWAIT_REALIZED)
+	else if (inproc->await == VUBLK_INPROC_AWAIT_STARTED)
+		end_start(inproc, error);
+	else if (inproc->await != VUBLK_INPROC_AWAIT_NOTHING)
 		vublk_inproc_finish_call(inproc, result_of(error), error);
 }
 
@@ -122,7 +131,11 @@ static void on_gave_up(void *opaque, const struct vublk_error *error)
 
 static void on_needs_reset(void *opaque, const struct vublk_error *error)
 {
-	vublk_inproc_on_needs_reset(opaque, error);
+	struct vublk_inproc *inproc = opaque;
+
+	vublk_inproc_on_needs_reset(inproc, error);
+	if (inproc->link == VUBLK_INPROC_DEAD)
+		end_start(inproc, error);
 }
 
 static void on_fail_task(void *opaque)
@@ -208,15 +221,6 @@ static int do_quit(struct vublk_inproc *inproc, void *args, struct vublk_error *
 }
 
 /* --- opening and freeing -------------------------------------------------------------- */
-
-static int do_realize(struct vublk_inproc *inproc, void *args, struct vublk_error *error)
-{
-	int r;
-
-	inproc->await = VUBLK_INPROC_AWAIT_REALIZED;
-	r = vublk_device_realize(inproc->device, error);
-	return r ? r : 1;
-}
 
 static const struct vublk_property own_options[] = {
 	{ "fail-after-ms", "number", "0",
@@ -347,8 +351,8 @@ static int open_device(struct vublk_inproc *inproc, const char *path,
 		r = vublk_loop_add(&inproc->loop, &inproc->device_source,
 				   vublk_device_fd(inproc->device), EPOLLIN, error);
 	if (!r)
-		r = start_thread(inproc, error);
-	return r ? r : vublk_inproc_make_call(inproc, do_realize, NULL, error);
+		r = vublk_device_realize(inproc->device, error);
+	return r ? r : start_thread(inproc, error);
 }
 
 int vublk_inproc_open(const char *path, const struct vublk_option *options,
@@ -382,13 +386,13 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	pthread_mutex_init(&inproc->call_lock, NULL);
 	pthread_mutex_init(&inproc->lock, NULL);
 	pthread_cond_init(&inproc->call_finished, NULL);
+	*out = inproc; /* before the thread calls a handler that uses it */
 	r = open_device(inproc, path, options, error);
 	if (r) {
 		vublk_inproc_free(inproc);
-		return r;
+		*out = NULL;
 	}
-	*out = inproc;
-	return 0;
+	return r;
 }
 
 void vublk_inproc_free(struct vublk_inproc *inproc)

@@ -8,7 +8,8 @@
  *   open (connect, negotiate) -> set_up (features, memory, queues) -> the driver
  *   prepares its rings -> start (DRIVER_OK) ... stop (reset) -> free
  *
- * Key idea: the device belongs to the bus's own thread. The calls below are made on other
+ * Key idea: the device belongs to the bus's own thread. The driver sets it up there, in handlers,
+ * so that opening a device blocks no caller. The calls after that are made on other
  * threads, also concurrently. Each posts its work to the bus's thread and waits until that is
  * done; the device's deadlines limit the wait. Requests need none of these calls: the owner of a
  * queue uses its rings and eventfds directly.
@@ -26,10 +27,16 @@
 struct vublk_inproc;
 
 /*
- * All are called on the bus's thread, and any of them may be NULL. Those about an outage are
+ * All are called on the bus's thread, and any but the first two may be NULL. Those about an outage are
  * called only after vublk_inproc_start() has succeeded.
  */
 struct vublk_inproc_handlers {
+	/*
+	 * The ends of vublk_inproc_open() and of vublk_inproc_start(), once each; `error` NULL:
+	 * success. The driver calls set_up() and start() within realized().
+	 */
+	void (*realized)(void *opaque, const struct vublk_error *error);
+	void (*started)(void *opaque, const struct vublk_error *error);
 	/* The config has changed: vublk_inproc_read_config() returns the new one. */
 	void (*config_changed)(void *opaque);
 	/* An outage has begun: the back-end is lost, and the device looks for another. */
@@ -81,9 +88,10 @@ const struct vublk_property *vublk_inproc_options(void);
 const char *vublk_inproc_default(const char *name);
 
 /*
- * Makes a device, connects it to the Unix socket `path`, and realizes it. `options` may be NULL;
- * it has properties of the device and options of the bus. `handlers` is copied. The errors are
- * those of vublk_blk_open().
+ * Makes a device and begins to realize it at the Unix socket `path`, or on the option fd; the
+ * handler realized() is called at the end. `options` may be NULL; it has properties of the device
+ * and options of the bus. `handlers` is copied. The errors are those of vublk_blk_open_start().
+ * *inproc is set before the first handler is called, and NULL on failure.
  */
 int vublk_inproc_open(const char *path, const struct vublk_option *options,
 		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **inproc,
@@ -92,27 +100,27 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 /* Any state. The driver no longer uses the bus or its queues. NULL is a no-op. */
 void vublk_inproc_free(struct vublk_inproc *inproc);
 
-/* Constant after open. */
+/* Constant after realized(). */
 bool vublk_inproc_wants_statistics(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_num_queues(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_queue_size(const struct vublk_inproc *inproc);
 uint64_t vublk_inproc_features(const struct vublk_inproc *inproc);
 const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *inproc);
 
-/* The config space and its generation. Any thread, also the bus's. */
+/* The config space and its generation. On the bus's thread. */
 void vublk_inproc_read_config(struct vublk_inproc *inproc, void *config, unsigned bytes,
 			      uint32_t *generation);
 
 /*
  * Accepts `features` and gives the device memory and queues. One shared memory holds all rings
- * and, for each queue, `extra_bytes` for the driver's own use.
+ * and, for each queue, `extra_bytes` for the driver's own use. On the bus's thread.
  */
 int vublk_inproc_set_up(struct vublk_inproc *inproc, uint64_t features, uint64_t extra_bytes,
 			struct vublk_error *error);
 const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *inproc,
 						    unsigned index);
 
-/* DRIVER_OK; returns when the rings run. */
+/* DRIVER_OK; started() is called when the rings run, or cannot. On the bus's thread. */
 int vublk_inproc_start(struct vublk_inproc *inproc, struct vublk_error *error);
 /*
  * Resets the device, and returns when the back-end has returned the rings, so it no longer

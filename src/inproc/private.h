@@ -14,7 +14,6 @@
 /* The event of the device that ends the present call. */
 enum vublk_inproc_await {
 	VUBLK_INPROC_AWAIT_NOTHING,
-	VUBLK_INPROC_AWAIT_REALIZED,
 	VUBLK_INPROC_AWAIT_STARTED,
 	VUBLK_INPROC_AWAIT_STOPPED,
 	VUBLK_INPROC_AWAIT_MEMORY,

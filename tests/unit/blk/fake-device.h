@@ -46,6 +46,7 @@ struct fake_plan {
 	unsigned memory_slots;
 	uint64_t features;
 	struct virtio_blk_config config;
+	bool holds_realize;             /* realize() ends with fake_realize() */
 	int realize_error, start_error; /* positive errno: how it ends */
 	bool memory_asks_backend;       /* set_memory() answers later while the rings run */
 	int memory_error;               /* the answer: a positive errno, or 0 */
@@ -69,6 +70,7 @@ void fake_reconnect(void); /* a back-end is found; its rings start if DRIVER_OK 
 void fake_reconnect_and_lose(const char *why); /* a back-end is found, and lost before its rings run */
 void fake_give_up(void);   /* reconnect-deadline-ms has passed */
 void fake_resize(uint64_t bytes);
+void fake_realize(void);
 void fake_needs_reset(const char *why);
 
 /*

@@ -727,6 +727,30 @@ static void test_open_by_descriptor(void **state)
 	vublk_blk_close(blk, 0, NULL);
 }
 
+/* The caller does not block while the back-end does not answer. */
+static void test_open_in_steps(void **state)
+{
+	struct pollfd pollfd = { .events = POLLIN };
+	struct vublk_blk *blk;
+	char sector[512];
+
+	start_peer();
+	kill(peer.pid, SIGSTOP);
+	assert_int_equal(vublk_blk_open_start(peer.socket, NULL, NULL, 0, &blk, &error), 0);
+	assert_int_equal(vublk_blk_open_finish(blk, &error), -EAGAIN);
+	assert_int_equal(vublk_blk_close(blk, -1, &error), 0); /* cancels */
+	assert_int_equal(vublk_blk_open_start(peer.socket, NULL, NULL, 0, &blk, &error), 0);
+	assert_int_equal(vublk_blk_open_finish(blk, &error), -EAGAIN);
+	kill(peer.pid, SIGCONT);
+	pollfd.fd = vublk_blk_opening_fd(blk);
+	while (poll(&pollfd, 1, -1) != 1)
+		;
+	assert_int_equal(vublk_blk_open_finish(blk, &error), 0);
+	assert_int_equal(vublk_blk_pread(blk, 0, sector, sizeof(sector), 0, &error), 0);
+	assert_int_equal(vublk_blk_close(blk, -1, &error), 0);
+	end_peer();
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -752,6 +776,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_close_with_requests_in_flight),
 		VUBLK_TEST(test_out_of_descriptors),
 		VUBLK_TEST(test_open_by_descriptor),
+		VUBLK_TEST(test_open_in_steps),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The check of public calls against the disk's phase. The phases change in open.c and blk.c.
+ *
+ * Key idea: an application has the handle of a disk before the disk is open, so each call on the
+ * disk checks that first, and all refuse with the same sentence.
+ */
+#include "blk/disk.h"
+#include "util/error.h"
+
+#include <errno.h>
+
+int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *error)
+{
+	if (vublk_blk_is_running(blk))
+		return 0;
+	return vublk_error_set(error, EBUSY, "the disk is not open: call vublk_blk_open_finish() "
+			       "until it returns 0");
+}

@@ -298,7 +298,7 @@ struct vublk_blk_completion {
 	 * has no valid status; -EFAULT: the memory was unregistered while it was in flight.
 	 */
 	int result;
-	uint32_t reserved[3]; /* 0; the struct's size never changes */
+	uint32_t reserved; /* 0; the size of the struct never changes */
 };
 
 /*

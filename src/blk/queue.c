@@ -350,9 +350,12 @@ static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 
 	for (; n < max && queue->num_done; n++, queue->num_done--)
 		give(queue, take_first(&queue->done), &completions[n], counted);
-	while (n < max && queue->state == VUBLK_BLK_QUEUE_WORKS &&
-	       (!n || vublk_driver_ring_has_seen(&queue->ring)) && (request = take_ended(queue)))
+	if (queue->state != VUBLK_BLK_QUEUE_WORKS)
+		return n;
+	while (n < max && (!n || vublk_driver_ring_has_seen(&queue->ring)) &&
+	       (request = take_ended(queue)))
 		give(queue, request, &completions[n++], counted);
+	/* A broken ring ends the loop, and the queue with it. */
 	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
 		vublk_blk_queue_pump(queue);
 	return n;

@@ -10,7 +10,7 @@
 #include <linux/virtio_ring.h>
 #include <stddef.h>
 
-/* vhost-user's own, among the bits of GET_FEATURES; never a driver's. */
+/* vhost-user's own bit in GET_FEATURES, which a driver never sees. */
 #define VHOST_F_LOG_ALL_BIT 26
 #define VHOST_USER_F_PROTOCOL_FEATURES_BIT 30
 

@@ -13,7 +13,7 @@
 #define VUBLK_SECTOR_BYTES 512
 #define VUBLK_SECTOR_SHIFT 9
 
-/* Bits of the specification that no, or only newer, kernel headers have. */
+/* Bits of the specification that kernel headers lack, or that only newer ones have. */
 #define VUBLK_BLK_F_LIFETIME 15
 #define VUBLK_BLK_F_SECURE_ERASE 16
 #define VUBLK_BLK_F_ZONED 17
@@ -23,7 +23,7 @@
 
 /* The configuration space with every field of virtio 1.3. */
 #define VUBLK_BLK_CONFIG_BYTES 96
-/* Up to write_zeroes_may_unmap and its padding, as older peers have it. */
+/* The same for older peers: up to write_zeroes_may_unmap and its padding. */
 #define VUBLK_BLK_CONFIG_OLD_BYTES 60
 
 #define VUBLK_BLK_WCE_OFFSET 32

@@ -15,7 +15,7 @@ struct vublk_device_ring {
 	unsigned size;
 	uint16_t mask; /* size - 1 */
 	uint16_t next; /* avail index of the chain to take next */
-	uint16_t seen; /* the driver's avail index at the last look */
+	uint16_t seen; /* the driver's avail index when it was last read */
 	uint16_t used; /* used index of the completion to push next */
 	uint16_t used_published;
 	uint16_t avail_event; /* as written to the ring, like the flags below */

@@ -36,7 +36,7 @@ struct vublk_driver_ring {
 	bool has_event_idx;
 	bool has_indirect;
 	uint64_t taken;     /* completions given to the caller */
-	uint64_t completed; /* the device's used index at the last look */
+	uint64_t completed; /* the device's used index when it was last read */
 	uint64_t published; /* chains that the device can see */
 	uint64_t added;     /* chains that the caller added */
 	uint16_t used_event;  /* as written to the ring, like the flags below */
@@ -46,14 +46,14 @@ struct vublk_driver_ring {
 };
 
 /*
- * The ring gets another device. The previous one may have overwritten the driver's parts, so
- * the record of what the ring contains is discarded.
+ * Call it when the ring gets another device. The previous one may have overwritten the driver's
+ * parts, so this discards the record of what the ring contains.
  */
 void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 
 #define VUBLK_DRIVER_RING_HEAD_UNKNOWN UINT32_MAX
 
-/* A slot's serial where no outstanding chain begins. */
+/* The serial of a slot at which no outstanding chain begins. */
 #define VUBLK_DRIVER_RING_NONE UINT64_MAX
 
 /* The rare cases of the functions below; split-driver.c. */
@@ -83,7 +83,7 @@ static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint
 
 /*
  * vublk_driver_ring_add() of an indirect table that is already written: `count` descriptors at
- * guest address `addr`. There is a free descriptor, and INDIRECT_DESC was negotiated. A caller
+ * guest address `addr`. Requires a free descriptor, and that INDIRECT_DESC was negotiated. A caller
  * that reuses tables in the order of completions gets the same descriptor for the same table
  * each time. Then the descriptor is not written again, and its cache line stays with the
  * device.
@@ -104,7 +104,7 @@ static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, u
 	vublk_driver_ring_append(ring, head, head, 1, token);
 }
 
-/* Whether a completion that the last look at the used index saw is still to be taken. */
+/* Whether there is a completion left to take without reading the used index again. */
 static inline bool vublk_driver_ring_has_seen(const struct vublk_driver_ring *ring)
 {
 	return ring->taken != ring->completed;

@@ -73,7 +73,7 @@ int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *err
 	return (int)place;
 }
 
-/* Compares all pairs: a table has 8 regions, or some hundreds with memory slots. */
+/* Comparing all pairs is fast enough: a table has 8 regions, or a few hundred memory slots. */
 int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error)
 {
 	unsigned count = map->num_regions;

@@ -11,7 +11,7 @@
 /*
  * The memory that a driver shares with a device: regions with a guest address, a user address
  * (in the front-end's address space, used for comparison only) and a host address. The device
- * end uses no address that this has not translated.
+ * end accesses only host addresses that this map returns.
  *
  * A map in use does not change; it is replaced by a new one.
  */
@@ -29,7 +29,7 @@ struct vublk_memory_map {
 
 /*
  * Checks and sorts the regions: none is empty, none wraps, and no two overlap in guest or user
- * addresses. Otherwise EINVAL and a sentence that names the two.
+ * addresses. Otherwise EINVAL and a sentence that names the region or the two that overlap.
  */
 int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error);
 

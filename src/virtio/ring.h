@@ -63,11 +63,10 @@ struct vublk_ring_indirect {
 struct vublk_driver_ring; /* defined in virtio/driver-ring.h, embedded by its user */
 
 /*
- * An empty ring; writes the indices and flags in the shared memory, also the device's,
- * because no device runs yet. `size` is a power of two up to
- * VUBLK_RING_MAX_SIZE; `features` are the negotiated ones (EVENT_IDX,
- * INDIRECT_DESC). `base` is the first avail (and used) index: 0 for a
- * new ring. Calls are enabled. ENOMEM, EINVAL.
+ * Makes an empty ring: writes the indices and flags in the shared memory, including those of
+ * the device, because no device runs yet. `size` is a power of two up to VUBLK_RING_MAX_SIZE;
+ * `features` are the negotiated ones (EVENT_IDX, INDIRECT_DESC). `base` is the first avail (and
+ * used) index: 0 for a new ring. Calls are enabled. ENOMEM, EINVAL.
  */
 int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
 			   unsigned size, uint16_t base, uint64_t features,
@@ -94,7 +93,7 @@ int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_rin
 
 /*
  * Makes the added chains visible to the device. True: the device wants a kick for them; the
- * caller must kick, because this is reported once.
+ * caller must kick, because this is reported only once.
  */
 bool vublk_driver_ring_publish(struct vublk_driver_ring *ring);
 
@@ -139,10 +138,10 @@ struct vublk_dirty_log;
 struct vublk_device_ring; /* defined in virtio/device-ring.h, embedded by its user */
 
 /*
- * For the driver's memory, already translated. `base` is the avail index to continue at
- * (SET_VRING_BASE); the used index is read from the ring. `features` are
- * the negotiated ones (EVENT_IDX, INDIRECT_DESC, NOTIFY_ON_EMPTY). Kicks are
- * enabled. ENOMEM, EINVAL.
+ * Makes the device end of a ring in the driver's memory, whose addresses `memory` has
+ * translated. `base` is the avail index to continue at (SET_VRING_BASE); the used index is read
+ * from the ring. `features` are the negotiated ones (EVENT_IDX, INDIRECT_DESC,
+ * NOTIFY_ON_EMPTY). Kicks are enabled. ENOMEM, EINVAL.
  */
 int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
 			   unsigned size, uint16_t base, uint64_t features,
@@ -187,7 +186,7 @@ void vublk_device_ring_push(struct vublk_device_ring *ring, uint16_t head, uint3
 
 /*
  * Makes the pushed completions visible to the driver. True: the driver wants a call for them;
- * the caller must call, because this is reported once.
+ * the caller must call, because this is reported only once.
  */
 bool vublk_device_ring_publish(struct vublk_device_ring *ring);
 

@@ -6,7 +6,7 @@
  * Key idea: each descriptor is read once, whole, and only the copy is checked and used. A loop
  * without function calls, which runs in registers, reads the usual chain. Any other chain,
  * rare or malformed, is read again from its head by a walk that handles all cases, finds the
- * regions of the buffers, and makes the error sentences.
+ * regions of the buffers, and writes the error sentences.
  *
  * Both are bounded by the ring's size, the table's length, and the caller's iovecs.
  */
@@ -45,8 +45,8 @@ static VUBLK_ALWAYS_INLINE const struct vring_desc *usual_table(
 }
 
 /*
- * Reads a chain of readable and then writable buffers, each in the region that the previous
- * chain's buffer at this position had. False: it is another kind of chain; only `chain` was
+ * Reads a chain of readable and then writable buffers, each in the same region as the previous
+ * chain's buffer at this position. False: it is another kind of chain; only `chain` was
  * written.
  */
 static bool read_usual(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
@@ -117,7 +117,7 @@ static int refuse_buffer(int cause, const struct vublk_chain *chain, const struc
 struct walk {
 	const struct vring_desc *table;
 	unsigned count;
-	unsigned left; /* a chain with more descriptors than its table loops */
+	unsigned left; /* descriptors that may still follow; a chain with more has a loop */
 	unsigned index;
 	bool is_indirect;
 };
@@ -180,7 +180,7 @@ static const struct vring_desc *find_table(struct vublk_device_ring *ring,
 										   ring->table;
 }
 
-/* The flag WRITE and the field next of such a descriptor are ignored (2.7.5.3.2). */
+/* Ignores the flag WRITE and the field next of a descriptor with a table (2.7.5.3.2). */
 static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		       const struct vublk_chain *chain, const struct vring_desc *desc,
 		       struct walk *walk, struct vublk_error *error)
@@ -193,9 +193,9 @@ static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory
 	else if (walk->is_indirect)
 		wrong = "inside an indirect table";
 	else if (desc->flags & VRING_DESC_F_NEXT)
-		wrong = "with the flag NEXT too";
+		wrong = "with the flag NEXT, too";
 	else if (!desc->len || desc->len % sizeof(*desc))
-		wrong = "whose length is no positive multiple of 16 bytes";
+		wrong = "whose length is not a positive multiple of 16 bytes";
 	else if (desc->len / sizeof(*desc) > VUBLK_RING_MAX_INDIRECT)
 		wrong = "that is longer than any request needs";
 	else if (!(table = find_table(ring, map, desc)))

@@ -4,9 +4,9 @@
  *
  * Key idea: the driver may be hostile and may write to the shared memory at any time. Each
  * index, head and descriptor (split-chain.c) is read once into a local, and only the local is
- * checked and used. A chain that breaks a rule is refused alone (EBADMSG), because its head is
- * known and can be completed. An error that makes the position of the next chain uncertain
- * breaks the ring (EPROTO).
+ * checked and used. If a chain breaks a rule, only that chain is refused (EBADMSG), because its
+ * head is known and can be completed. An error that makes the position of the next chain
+ * uncertain breaks the ring (EPROTO).
  */
 #include "virtio/device-ring.h"
 
@@ -124,7 +124,7 @@ static int read_chain(struct vublk_device_ring *ring, const struct vublk_memory_
 	return vublk_split_read_chain(ring, map, head, chain, error);
 }
 
-/* Looks at the driver's avail index. 1: chains are available; 0: none; -EPROTO. */
+/* Reads the driver's avail index. 1: chains are available; 0: none; -EPROTO. */
 static int look(struct vublk_device_ring *ring, struct vublk_error *error)
 {
 	uint16_t index;
@@ -271,7 +271,7 @@ bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 
 void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring)
 {
-	/* With EVENT_IDX the event index was passed, and is next reached after 65536. */
+	/* With EVENT_IDX the ring has passed the event index, and reaches it again after 65536. */
 	if (ring->has_event_idx || ring->used_flags)
 		return;
 	ring->used_flags = VRING_USED_F_NO_NOTIFY;

@@ -198,7 +198,7 @@ static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 	return -EPROTO;
 }
 
-/* Looks at the device's used index. 1: completions wait; 0: none; -EPROTO. */
+/* Reads the device's used index. 1: completions wait; 0: none; -EPROTO. */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
 	uint16_t index, waiting;
@@ -210,7 +210,7 @@ int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *e
 	if (VUBLK_UNLIKELY(waiting > ring->published - ring->taken)) {
 		vublk_error_set(&ring->broken, EPROTO,
 				"the device moved the used index from %u to %u with only %u chains "
-				"outstanding; the ring is unusable until it is set up anew",
+				"outstanding; the ring is unusable until it is set up again",
 				(unsigned)(uint16_t)ring->taken, index,
 				(unsigned)(ring->published - ring->taken));
 		return break_ring(ring, error);
@@ -225,11 +225,11 @@ int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
 	if (id >= ring->size)
 		vublk_error_set(&ring->broken, EPROTO,
 				"the device completed the descriptor %u of a ring of %u; the ring "
-				"is unusable until it is set up anew", id, ring->size);
+				"is unusable until it is set up again", id, ring->size);
 	else
 		vublk_error_set(&ring->broken, EPROTO,
 				"the device completed the descriptor %u, at which no outstanding "
-				"chain begins; the ring is unusable until it is set up anew", id);
+				"chain begins; the ring is unusable until it is set up again", id);
 	return break_ring(ring, error);
 }
 
@@ -263,7 +263,7 @@ bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
 
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring)
 {
-	/* With EVENT_IDX the event index was passed, and is next reached after 65536. */
+	/* With EVENT_IDX the ring has passed the event index, and reaches it again after 65536. */
 	if (ring->has_event_idx || ring->avail_flags)
 		return;
 	ring->avail_flags = VRING_AVAIL_F_NO_INTERRUPT;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The operation in progress that the driver has to wait for, holds of the rings, and a device
- * that needs a reset. The operations themselves are in virtio-pci.c and queue.c.
+ * Keeps track of the operation that the driver has to wait for, of holds of the rings, and of
+ * whether the device needs a reset. The operations themselves are in virtio-pci.c and queue.c.
  *
- * Key idea: one function changes `busy`, by a table, and calls the owner when it ends.
+ * Key idea: only one function changes `busy`, according to a table, and it calls the owner when
+ * the operation ends.
  */
 #include "virtio-pci/private.h"
 

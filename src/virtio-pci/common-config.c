@@ -13,7 +13,7 @@
 #include <linux/virtio_config.h>
 #include <string.h>
 
-/* <linux/virtio_pci.h> ends before the last two. */
+/* The structure in <linux/virtio_pci.h> lacks the last two fields. */
 struct common_config {
 	struct virtio_pci_common_cfg base;
 	__le16 queue_notify_data;
@@ -29,7 +29,7 @@ static bool has(const struct vublk_virtio_pci *pci, unsigned feature)
 	return pci->driver_features & VUBLK_BIT(feature);
 }
 
-/* The 32 bits of `features` that a selector shows. There are only two such halves. */
+/* The 32 bits of `features` that the selector chooses; only two selectors are valid. */
 static uint32_t window(uint64_t features, uint32_t select)
 {
 	return select < 2 ? (uint32_t)(features >> (32 * select)) : 0;

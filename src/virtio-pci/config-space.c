@@ -3,8 +3,8 @@
  * The contents of the PCI configuration space: a conventional header, the five virtio
  * capabilities, and MSI-X. A driver's accesses to it are in access.c.
  *
- * Key idea: it is two arrays, the contents and which bits of them are writable. A driver
- * learns the size of a BAR from the low bits of its address, which are not writable.
+ * Key idea: the space is two arrays: its contents, and a mask of the writable bits. A driver
+ * learns the size of a BAR from the low bits of the BAR's address, which are not writable.
  *
  * PCI 3.0, section 6; virtio 1.3, section 4.1.4.
  */

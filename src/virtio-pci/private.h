@@ -53,8 +53,8 @@ enum vublk_virtio_pci_queue_state {
 	VUBLK_VIRTIO_PCI_QUEUE_DISABLED,
 	VUBLK_VIRTIO_PCI_QUEUE_ENABLED,    /* by the driver; the device does not have it yet */
 	VUBLK_VIRTIO_PCI_QUEUE_ACTIVE,     /* the device has it */
-	VUBLK_VIRTIO_PCI_QUEUE_CANCELLING, /* reset before the device got it */
-	VUBLK_VIRTIO_PCI_QUEUE_RESETTING,  /* reset; the device still has it */
+	VUBLK_VIRTIO_PCI_QUEUE_CANCELLING, /* reset by the driver before the device got it */
+	VUBLK_VIRTIO_PCI_QUEUE_RESETTING,  /* reset by the driver; the device still has it */
 	VUBLK_VIRTIO_PCI_QUEUE_NUM_STATES,
 };
 
@@ -164,7 +164,7 @@ int vublk_virtio_pci_queue_next_state(enum vublk_virtio_pci_queue_state state,
 				      enum vublk_virtio_pci_queue_event event);
 const char *vublk_virtio_pci_queue_state_name(enum vublk_virtio_pci_queue_state state);
 const char *vublk_virtio_pci_queue_event_name(enum vublk_virtio_pci_queue_event event);
-/* What the registers queue_enable and queue_reset show. */
+/* The values of the registers queue_enable and queue_reset. */
 bool vublk_virtio_pci_queue_is_enabled(const struct vublk_virtio_pci_queue *queue);
 bool vublk_virtio_pci_queue_is_resetting(const struct vublk_virtio_pci_queue *queue);
 bool vublk_virtio_pci_queue_is_in_device(const struct vublk_virtio_pci_queue *queue);

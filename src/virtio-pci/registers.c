@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the files with registers share: the sizes of the BARs, the selected queue, and copying
+ * Helpers for the files with registers: the sizes of the BARs, the selected queue, and copying
  * parts of a register file.
  *
  * Key idea: a register file is a structure for reads and a table of functions for writes.

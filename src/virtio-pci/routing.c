@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changes of a vector or of a mask, which also change the eventfd of the queues' calls. The
- * interrupts themselves are in irq.c, and the eventfd of a queue is chosen in queue.c.
+ * Changes the eventfd or the mask of an interrupt, and with it the eventfd that receives the
+ * queues' calls. The interrupts themselves are in irq.c; queue.c chooses the eventfd of a queue.
  *
  * Key idea: first the queues are rerouted, and then pending interrupts are delivered, so that
  * none is lost in between.

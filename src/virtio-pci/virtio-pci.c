@@ -91,7 +91,7 @@ static bool knows_no_features_ok(const struct vublk_virtio_pci *pci)
 
 /*
  * Gives the device features, queues and memory when the driver is ready. Does nothing if the
- * first kick of a legacy driver has done so before.
+ * first kick of a legacy driver has already done so.
  */
 static int prepare_start(struct vublk_virtio_pci *pci, struct vublk_error *error)
 {

@@ -94,8 +94,8 @@ bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 
 /*
  * An interrupt is a signal to an eventfd. An interrupt that is raised while its vector has no
- * eventfd, or is masked, stays pending until it has one. The model owns the eventfds, which
- * have to be non-blocking; -1: none.
+ * eventfd, or is masked, stays pending until the vector has one and is unmasked. The model owns
+ * the eventfds, which have to be non-blocking; -1: none.
  */
 unsigned vublk_virtio_pci_num_vectors(const struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd);
@@ -115,7 +115,7 @@ void vublk_virtio_pci_raise_intx(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_stopped(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_config_changed(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_config_written(struct vublk_virtio_pci *pci);
-/* The device needs a reset, or has lost its back-end for good. */
+/* The device needs a reset, or has lost its back-end permanently. */
 void vublk_virtio_pci_on_failure(struct vublk_virtio_pci *pci, const struct vublk_error *error);
 
 /* Whether the driver has set DRIVER_OK. */

@@ -3,8 +3,8 @@
  * The course of a session; see session.h. The messages are in messages.c, the queues in
  * session-queues.c. backend.c accepts the front-ends.
  *
- * Key idea: step() is called whenever something may have become possible, and takes the session
- * as far as it gets without waiting.
+ * Key idea: step() is called whenever progress may be possible, and advances the session as far
+ * as it can without waiting.
  */
 #include "backend/session.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Clients that connect and send nothing, or half a message; see message-timeout.h. */
+/* Disconnects clients that send nothing, or half a message; see message-timeout.h. */
 #include "proto/message-timeout.h"
 
 #include "util/error.h"
@@ -8,7 +8,7 @@
 #include <inttypes.h>
 #include <sys/epoll.h>
 
-/* The time limit is over, and another client waits. */
+/* The time limit has expired, and another client waits. */
 static void on_next(void *opaque, uint32_t events)
 {
 	struct vublk_message_timeout *timeout = opaque;
@@ -16,12 +16,12 @@ static void on_next(void *opaque, uint32_t events)
 
 	vublk_message_timeout_end(timeout);
 	if (timeout->had_message)
-		vublk_error_set(&error, ETIMEDOUT, "it has sent %zu bytes of a message, and not the "
-				"rest for %" PRIu64 " ms (%s), and another one waits",
+		vublk_error_set(&error, ETIMEDOUT, "it has sent %zu bytes of a message, but not the "
+				"rest within %" PRIu64 " ms (%s), and another client waits",
 				timeout->in_bytes, timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
 	else
 		vublk_error_set(&error, ETIMEDOUT, "it has sent no message for %" PRIu64 " ms (%s), "
-				"and another one waits", timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
+				"and another client waits", timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
 	timeout->expired(timeout->opaque, &error);
 }
 

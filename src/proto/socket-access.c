@@ -2,8 +2,8 @@
 /*
  * Permissions and group of a socket's file. Creating the socket is in socket.c.
  *
- * Key idea: connect(2) needs write permission for the file and a listener behind it. Both
- * attributes are set before the socket listens. They are set on an O_PATH descriptor, so that
+ * Key idea: connect(2) needs write permission for the file and a listener behind it. So mode
+ * and group are set before the socket listens. They are set on an O_PATH descriptor, so that
  * a symbolic link or another file that replaces the socket meanwhile is not changed.
  */
 #include "proto/socket-access.h"

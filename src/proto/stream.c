@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Sending and receiving on a stream socket; see the header. The channel of each protocol keeps
+ * Sending and receiving on a stream socket; see stream.h. The channel of each protocol keeps
  * the messages that wait for a slow peer.
  *
  * Key idea: the kernel may deliver a message in pieces of any size, and descriptors arrive

@@ -4,7 +4,8 @@
 
 /*
  * Messages and descriptors on a stream socket, for the channel of each protocol. A message has
- * a header of fixed size, which gives its length, and a payload. Its meaning is not known here.
+ * a header of fixed size, which gives its length, and a payload. The code here does not know
+ * what a message means.
  *
  * Key idea: all bytes of a peer are received in one place, vublk_stream_read(). The format of
  * a protocol supplies the sizes and the check of the header. No call blocks.
@@ -25,7 +26,7 @@ struct vublk_stream_format {
 	size_t header_bytes;
 	size_t max_payload_bytes;
 	unsigned max_fds; /* per message; at most VUBLK_STREAM_MAX_FDS */
-	/* The payload's bytes by a complete header, or a negative errno: no such message exists. */
+	/* The payload's size according to a complete header; negative errno: no such message exists. */
 	ssize_t (*payload_bytes)(const void *header, struct vublk_error *error);
 	/* Writes the message's name to `text`, as in "the peer disconnected inside NAME". */
 	void (*name)(const void *header, char *text, size_t text_bytes);
@@ -58,7 +59,7 @@ ssize_t vublk_stream_send(int fd, const struct msghdr *msg);
  * complete, and the reader is ready for the next one; 0 if the rest has not arrived.
  *
  * ENOTCONN: the socket is closed (`fd` -1), or the peer closed or reset the connection;
- * EPROTO: a header without a message, or too many descriptors; EMFILE: descriptors were lost
+ * EPROTO: a header that no message has, or too many descriptors; EMFILE: descriptors were lost
  * because this process has no room for them; or another errno of the kernel. After a failure
  * the descriptors are closed, and every further call fails, because the position of the next
  * message is unknown.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The vfio-user codec: the format of each command, and the check of a received one. It does
- * no input or output and knows no meaning: the receiver checks that a region or an interrupt
- * exists.
+ * no input or output and does not know what values mean: the receiver checks that a region or
+ * an interrupt exists.
  *
  * Key idea: one table has one row per command. A row has the accepted sizes, which are larger
  * than in the specification's text where clients send larger structures.
@@ -166,7 +166,7 @@ int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 		return r;
 	if (message->num_fds > info->max_fds)
 		return vublk_error_set(error, EINVAL,
-				       "%s came with %u file descriptors, where %u at most may come",
+				       "%s came with %u file descriptors, where at most %u may come",
 				       info->name, message->num_fds, info->max_fds);
 	return 0;
 }

@@ -5,8 +5,8 @@
 /*
  * vfio-user on the wire: numbers, names and payloads, as in the specification
  * (QEMU's docs/interop/vfio-user.rst) and, where that refers to it, <linux/vfio.h>.
- * All numbers are in native byte order. The codec does no input or output and knows no
- * meaning.
+ * All numbers are in native byte order. The codec does no input or output and does not know
+ * what values mean.
  */
 
 #include <vublk/error.h>
@@ -115,7 +115,7 @@ struct vublk_vfio_region_access {
 	uint8_t data[VUBLK_VFIO_MAX_PAYLOAD_BYTES - VUBLK_VFIO_REGION_ACCESS_BYTES];
 };
 
-/* One of a REGION_WRITE_MULTI. */
+/* One write of a REGION_WRITE_MULTI. */
 struct vublk_vfio_write {
 	uint64_t offset;
 	uint32_t region;
@@ -197,7 +197,7 @@ struct vublk_vfio_header vublk_vfio_error_header(const struct vublk_vfio_header 
 /* Closes the descriptors that were not taken. Idempotent. */
 void vublk_vfio_message_deinit(struct vublk_vfio_message *message);
 
-/* Takes the descriptor at `index`, which the caller owns then; -1: no descriptor, or taken before. */
+/* Takes the descriptor at `index`; the caller owns it. -1: no descriptor, or already taken. */
 int vublk_vfio_message_take_fd(struct vublk_vfio_message *message, unsigned index);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * CONFIG_CHANGE_MSG and its answers; see the header. No other request of a back-end is sent.
+ * Sends CONFIG_CHANGE_MSG and receives the answers; see back-channel.h. It sends no other
+ * request.
  *
  * Key idea: the only messages that a front-end may send here are answers. Any other message
  * closes this channel, and leaves the connection itself open.

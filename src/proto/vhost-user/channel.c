@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A vhost-user channel: sends and receives whole messages on a stream socket. It knows the
- * header of a message and nothing of its meaning. Receiving pieces is in src/proto/stream.c.
+ * header of a message but not what the message means. Receiving pieces is in
+ * src/proto/stream.c.
  *
  * Key idea: a descriptor arrives with the byte that it was sent with. So the descriptors of a
  * message are sent with its first byte, and not again when the rest follows.
@@ -253,7 +254,7 @@ static ssize_t payload_bytes(const void *opaque, struct vublk_error *error)
 	return header->size;
 }
 
-/* The number without a name, which depends on the direction; a channel does not know that. */
+/* Only the number: the name depends on the direction, which a channel does not know. */
 static void name(const void *opaque, char *text, size_t text_bytes)
 {
 	const struct vublk_vu_header *header = opaque;

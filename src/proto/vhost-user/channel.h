@@ -88,15 +88,15 @@ int vublk_socket_listen_with(const char *path, const struct vublk_socket_access 
 int vublk_socket_check_connect(const char *path, struct vublk_error *error);
 int vublk_socket_check_listen(const char *path, struct vublk_error *error);
 
-/* Whether a later try to connect can succeed after one that failed with this errno value. */
+/* Whether another attempt to connect may succeed after one failed with this errno value. */
 bool vublk_socket_may_appear(int code);
 
 /* Whether both paths name the same file, which need not exist. */
 bool vublk_socket_is_same(const char *a, const char *b);
 
 /*
- * The inode of the socket at `path`, or 0, and the removal of the socket if it still has that
- * inode, because another process may have replaced it.
+ * The first returns the inode of the socket at `path`, or 0. The second removes the socket if it
+ * still has that inode; another process may have replaced it.
  */
 ino_t vublk_socket_file(const char *path);
 void vublk_socket_remove(const char *path, ino_t file);

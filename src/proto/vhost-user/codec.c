@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The vhost-user codec: the format of each message, and the check of a received one. It does
- * no input or output and knows no meaning: the receiver checks that a queue index is in range
- * or that each region has a descriptor.
+ * no input or output and does not know what values mean: the receiver checks that a queue index
+ * is in range or that each region has a descriptor.
  *
  * Key idea: there is one table per direction with one row per request. A row has the sizes on
  * the wire, which may differ from the specification's text, because all implementations send
@@ -63,7 +63,7 @@ _Static_assert(IOTLB == 32, "wire size");
 _Static_assert(offsetof(struct vhost_iotlb_msg, type) == IOTLB_FIELDS - 1, "wire size");
 _Static_assert(sizeof(union vublk_vu_payload) == VUBLK_VU_MAX_PAYLOAD_BYTES, "wire size");
 
-/* Short names for columns: it has a reply of its own, it needs no feature. */
+/* Short names for the table: whether a request has a reply of its own; it needs no feature. */
 #define REPLY true
 #define NO_REPLY false
 #define ALWAYS (-1)
@@ -76,8 +76,8 @@ _Static_assert(sizeof(union vublk_vu_payload) == VUBLK_VU_MAX_PAYLOAD_BYTES, "wi
 
 /*
  * These rows accept more than the specification's text:
- * SET_LOG_BASE has a u64 without LOG_SHMFD. With it, it has the log description and a reply,
- *   whose payload is a u64 or empty.
+ * SET_LOG_BASE: without LOG_SHMFD the payload is a u64. With LOG_SHMFD the payload is the log
+ *   description, and there is a reply, whose payload is a u64 or empty.
  * GET_CONFIG: a back-end that refuses it sends an empty payload.
  * REM_MEM_REG: older front-ends send a descriptor, which is closed.
  * CREATE_CRYPTO_SESSION is larger than any message that a channel accepts; the row only
@@ -279,7 +279,7 @@ static int check_request_fds(const struct vublk_vu_request_info *info, unsigned 
 				       "%s came with %u file descriptors, where %s is expected",
 				       info->name, num_fds, info->min_fds ? "one" : "none");
 	return vublk_error_set(error, EPROTO,
-			       "%s came with %u file descriptors, where %u at most may come",
+			       "%s came with %u file descriptors, where at most %u may come",
 			       info->name, num_fds, info->max_fds);
 }
 

@@ -5,7 +5,7 @@
 /*
  * vhost-user on the wire: numbers, names and payloads, as in the specification (QEMU's
  * docs/interop/vhost-user.rst). All numbers are in native byte order. The codec does no input
- * or output and knows no meaning.
+ * or output and does not know what values mean.
  */
 
 #include <vublk/error.h>
@@ -239,7 +239,7 @@ void vublk_vu_message_init(struct vublk_vu_message *message, uint32_t request);
 /* Closes the descriptors that were not taken. Idempotent. */
 void vublk_vu_message_deinit(struct vublk_vu_message *message);
 
-/* Takes the descriptor at `index`, which the caller owns then; -1: no descriptor, or taken before. */
+/* Takes the descriptor at `index`; the caller owns it. -1: no descriptor, or already taken. */
 int vublk_vu_message_take_fd(struct vublk_vu_message *message, unsigned index);
 
 /*

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The checks of a front-end's requests, and the form of the answers. There is no input or
- * output here, no queue and no memory, only messages.
+ * Checks a front-end's requests and makes the answers. It works on messages only: it does no
+ * input or output, and has no queues and no memory.
  *
  * Key idea: every value that a front-end sends is checked here or in the codec, and nowhere
  * else. The callers know the limits of their disk and pass them.
@@ -207,7 +207,7 @@ int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vubl
 	    request->header.size >= offsetof(struct vublk_vu_mem_table, regions) +
 				    count * sizeof(table->regions[0]))
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_MEM_TABLE says %u regions and has %u "
+	return vublk_error_set(error, EPROTO, "SET_MEM_TABLE names %u regions but has %u "
 			       "descriptors and %u bytes", count, request->num_fds,
 			       request->header.size);
 }
@@ -232,7 +232,7 @@ int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned w
 	const struct vublk_vu_config *config = &request->payload.config;
 
 	if (request->header.size != VUBLK_VU_CONFIG_HEADER_BYTES + (uint64_t)config->size_bytes)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG says %u bytes and has %u",
+		return vublk_error_set(error, EPROTO, "SET_CONFIG announces %u bytes but has %u",
 				       config->size_bytes, request->header.size);
 	if (config->flags > VUBLK_VU_CONFIG_MIGRATION)
 		return vublk_error_set(error, EPROTO, "SET_CONFIG has the unknown flags 0x%x",

@@ -3,8 +3,8 @@
 #define VUBLK_PROTO_VHOST_USER_REQUEST_H
 
 /*
- * The requests of a front-end, as every program that serves one has to check and answer them:
- * the parts that the codec's table has no column for.
+ * The checks and answers of a front-end's requests that every back-end needs, and for which the
+ * codec's table has no column.
  *
  * A check returns 0, or EPROTO with a sentence unless another error is named. It expects a
  * request that vublk_vu_check_request() has accepted.
@@ -15,13 +15,14 @@
 #define VUBLK_VU_NO_MEMORY "the front-end shares no memory with this process, so the disk waits for it"
 #define VUBLK_VU_PRIVATE_MEMORY                                                               \
 	"the VM's memory is probably not shared with this process, because a driver runs in it " \
-	"and it contains only zeros"
+	"but it contains only zeros"
 #define VUBLK_VU_SHARE_IT                                                                     \
 	"; start the VM with shared memory (QEMU: -object memory-backend-memfd,share=on,...)"
 
 /*
- * Whether the front-end is a library such as libblkio, SPDK or vublk itself and no VM. Those
- * send their own addresses as guest addresses. Their memory is empty until the first request.
+ * Whether the front-end is a library such as libblkio, SPDK or vublk itself, and not a VMM. Such
+ * a library sends its own addresses as guest addresses, and its memory is empty until the first
+ * request.
  */
 static inline bool vublk_vu_is_no_vm(uint64_t guest_addr, uint64_t user_addr)
 {
@@ -31,7 +32,7 @@ static inline bool vublk_vu_is_no_vm(uint64_t guest_addr, uint64_t user_addr)
 _Static_assert(offsetof(struct vhost_vring_addr, index) == 0, "position of the queue index");
 _Static_assert(offsetof(struct vhost_vring_state, index) == 0, "position of the queue index");
 
-/* *index: the queue that the request is about, less than `num_queues`; -1: it is about none. */
+/* *index: the queue that the request is about, less than `num_queues`; -1: about no queue. */
 int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_queues, int *index,
 			 struct vublk_error *error);
 
@@ -43,8 +44,8 @@ int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offer
 /* Whether the protocol features include those that GET_VRING_BASE_SKIP_DRAIN needs. */
 int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error);
 /*
- * Whether the protocol feature of a request was accepted, if it changes what the request
- * does. Front-ends may send the other requests as soon as the feature is offered.
+ * Whether the protocol feature of a request was accepted, if the feature changes what the
+ * request does. Front-ends may send other requests as soon as their feature is offered.
  */
 int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
 			    struct vublk_error *error);
@@ -64,25 +65,25 @@ int vublk_vu_check_vring_base(const struct vublk_vu_message *request, struct vub
 int vublk_vu_check_vring_enable(const struct vublk_vu_message *request, struct vublk_error *error);
 
 /*
- * Whether a request for a queue's base may leave requests in the in-flight area. With
- * GET_VRING_BASE_SKIP_DRAIN the message of each stop tells. With GET_VRING_BASE_INFLIGHT alone
- * the plain message may: the specification said so before there were two messages, and QEMU
- * 11.1 relies on it.
+ * Whether a request for a queue's base may leave requests in the in-flight area. If
+ * GET_VRING_BASE_SKIP_DRAIN was accepted, only the message of that name may. If only
+ * GET_VRING_BASE_INFLIGHT was accepted, the plain message may: the specification said so before
+ * there were two messages, and QEMU 11.1 relies on it.
  */
 bool vublk_vu_skips_drain(uint32_t request, uint64_t features);
 
 /*
- * Replaces *fd, which is closed, by the descriptor of SET_VRING_KICK, _CALL or _ERR; by -1 if
- * the message says that it has none. The descriptor is made non-blocking, because the process
- * at its other end could otherwise make us wait.
+ * Closes *fd and replaces it with the descriptor of SET_VRING_KICK, _CALL or _ERR, or with -1 if
+ * the message says that it has none. The descriptor is made non-blocking, because otherwise the
+ * process at its other end could block us.
  */
 int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error);
 
 /* --- memory, log and config ------------------------------------------------ */
 
-/* SET_MEM_TABLE: as many regions, descriptors and bytes as it says. */
+/* SET_MEM_TABLE: has as many descriptors and bytes as the number of regions requires. */
 int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vublk_error *error);
-/* SET_LOG_BASE: a log in a file, which LOG_SHMFD has to allow. */
+/* SET_LOG_BASE: a log in a file, which requires LOG_SHMFD. */
 int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t features,
 			    struct vublk_error *error);
 /* SET_CONFIG: writes the one byte that may be written, with 0 or 1. */
@@ -95,13 +96,13 @@ bool vublk_vu_config_includes(const struct vublk_vu_message *request, unsigned o
 
 /* --- answers --------------------------------------------------------------- */
 
-/* An empty reply to the request, and one with a number. */
+/* Makes an empty reply to the request; the second function makes one with a number. */
 void vublk_vu_reply_init(struct vublk_vu_message *reply, const struct vublk_vu_message *request);
 void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value);
 
 /*
- * True: `reply` is to be sent. It holds the request's own reply already, or is made an
- * acknowledgement here. `result` is 0 or a negative errno. A refused request without an answer
+ * True: `reply` is to be sent. It already holds the request's own reply, or this makes it an
+ * acknowledgement. `result` is 0 or a negative errno. A refused request without an answer
  * ends the connection, because the front-end would continue as if the request had succeeded.
  */
 bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The server's end of a connection; see server.h. It does not know what requests mean, nor
- * queues, memory or a disk.
+ * The server's end of a connection; see server.h. It does not know what requests mean, and has
+ * no queues, memory or disk.
  *
- * Key idea: vublk_vu_server_run() is called whenever something may have become possible. The
+ * Key idea: vublk_vu_server_run() is called whenever progress may be possible. The
  * socket is watched only while the owner is ready for a message, so a front-end that does not
  * wait for its answers cannot fill our memory.
  */
@@ -16,7 +16,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
-/* Messages served before other descriptors of the loop have their turn. */
+/* Messages served before other descriptors of the loop get their turn. */
 #define MESSAGES_PER_TURN 16
 
 /* --- the connection -------------------------------------------------------- */
@@ -29,7 +29,7 @@ static void log_closed(struct vublk_vu_server *server, enum vublk_log_level leve
 			  why->text);
 }
 
-/* A front-end that disconnects is no error of ours. */
+/* A front-end that disconnects is not an error. */
 static void lose(struct vublk_vu_server *server, const struct vublk_error *why)
 {
 	log_closed(server, why->code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR, why);
@@ -178,7 +178,7 @@ int vublk_vu_server_check(struct vublk_vu_server *server, struct vublk_error *er
 	if (r < 0)
 		return r;
 	if (!is_offered(server))
-		return vublk_error_set(error, ENOTSUP, "%s needs what this disk does not offer",
+		return vublk_error_set(error, ENOTSUP, "%s needs a feature that this disk does not offer",
 				       vublk_vu_server_request_name(server));
 	r = vublk_vu_check_accepted(&server->request, server->protocol_features, error);
 	if (!r)

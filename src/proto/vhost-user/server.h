@@ -7,10 +7,10 @@
  * request at a time and its answer, and the time limit for messages. `vublk serve`
  * (backend/session.c) and the relay (bus/relay/session.c) use it.
  *
- * Key idea: the owner has a state and a step() that does the next thing. The server calls
+ * Key idea: the owner has a state and a step() that performs the next action. The server calls
  * step() until it can do no more without waiting, and then watches the socket, if the owner
- * is ready for a message. What a request means is the owner's business; every check that does
- * not depend on that is made here and in request.c. One thread.
+ * is ready for a message. Only the owner knows what a request means; every check that does not
+ * depend on that is made here and in request.c. All calls come from one thread.
  */
 #include "proto/message-timeout.h"
 #include "proto/vhost-user/back-channel.h"
@@ -20,7 +20,7 @@
 struct vublk_vu_server_ops {
 	/* Whether the owner's table has a row for this request. */
 	bool (*has_message)(uint32_t request);
-	/* Does the next thing. False: there is nothing to do but wait. */
+	/* Performs the next action. False: there is nothing to do but wait. */
 	bool (*step)(void *opaque);
 	/* Whether the owner is ready for a message; otherwise messages wait in the socket. */
 	bool (*is_reading)(const void *opaque);
@@ -56,17 +56,17 @@ struct vublk_vu_server {
 	int queue_index; /* of the queue that the request is about; -1: none */
 };
 
-/* Takes `fd`; nothing is read before vublk_vu_server_start(). */
+/* Takes ownership of `fd`; nothing is read before vublk_vu_server_start(). */
 void vublk_vu_server_init(struct vublk_vu_server *server, const struct vublk_vu_server_ops *ops,
 			  void *opaque, int fd, struct vublk_loop *loop,
 			  const struct vublk_log *log, struct vublk_log_limit *limit);
 /*
- * `listen_fd` is where the next front-end waits (-1: nowhere), which limits the time for a
- * message to `timeout_ms` (0: no limit).
+ * While the next front-end waits at `listen_fd` (-1: there is no such socket), the time for a
+ * message is limited to `timeout_ms` (0: no limit).
  */
 int vublk_vu_server_start(struct vublk_vu_server *server, int listen_fd, uint64_t timeout_ms,
 			  struct vublk_error *error);
-/* Stops reading for good; the connection stays open until vublk_vu_server_deinit(). */
+/* Stops reading permanently; the connection stays open until vublk_vu_server_deinit(). */
 void vublk_vu_server_stop(struct vublk_vu_server *server);
 /* Idempotent. */
 void vublk_vu_server_deinit(struct vublk_vu_server *server);
@@ -85,7 +85,7 @@ int vublk_vu_server_receive(struct vublk_vu_server *server);
  */
 int vublk_vu_server_check(struct vublk_vu_server *server, struct vublk_error *error);
 const char *vublk_vu_server_request_name(const struct vublk_vu_server *server);
-/* SET_PROTOCOL_FEATURES: checks its value; accept() puts it in force. */
+/* SET_PROTOCOL_FEATURES: the first checks the value, and the second makes it take effect. */
 int vublk_vu_server_check_features(const struct vublk_vu_server *server,
 				   struct vublk_error *error);
 void vublk_vu_server_accept_features(struct vublk_vu_server *server);

@@ -376,7 +376,7 @@ static void test_unknown_requests(void **state)
 	assert_int_equal(rig_send_acked(&rig, &message), 1);
 	assert_true(rig_log_has(&rig, "4711"));
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SEND_RARP, 1), 1);
-	assert_true(rig_log_has(&rig, "SEND_RARP needs what this disk does not offer"));
+	assert_true(rig_log_has(&rig, "SEND_RARP needs a feature that this disk does not offer"));
 	vublk_vu_message_init(&message, VUBLK_VU_RESET_OWNER);
 	assert_int_equal(rig_send_acked(&rig, &message), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);

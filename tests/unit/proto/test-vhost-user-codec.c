@@ -216,7 +216,7 @@ static void test_sentences_of_a_request(void **state)
 	assert_non_null(strstr(e.text, "GET_VRING_BASE_SKIP_DRAIN in a draft of the protocol"));
 	check(VUBLK_VU_TO_BACKEND, VUBLK_VU_SET_VRING_KICK, 8, 2, &e);
 	assert_string_equal(e.text,
-		"SET_VRING_KICK came with 2 file descriptors, where 1 at most may come");
+		"SET_VRING_KICK came with 2 file descriptors, where at most 1 may come");
 }
 
 static void test_flags_of_a_request(void **state)

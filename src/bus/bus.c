@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A running bus: its state, the device and its back-end, the socket, and one client (a VMM)
- * after the other. Options and the choice of a type are in open.c; the messages of a client
+ * at a time. Options and the choice of a type are in open.c; the messages of a client
  * are in the folder of the type.
  *
- * Key idea: the bus serves one client at a time. While it does, it does not watch the
- * socket, so the next client waits in the backlog. The bus accepts it when the current
- * client has disconnected and the back-end has returned the rings.
+ * Key idea: while the bus serves a client, it does not watch the socket, so the next client
+ * waits in the backlog. The bus accepts that client when the current one has disconnected and
+ * the back-end has returned the rings.
  */
 #include "bus/bus.h"
 
@@ -83,7 +83,7 @@ static void on_stop_timer(void *opaque)
 	struct vublk_bus *bus = opaque;
 
 	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_WARNING,
-		  "the end waits for the back-end '%s', which has not "
+		  "the stop waits for the back-end '%s', which has not "
 		  "returned the rings; a second SIGTERM ends vublk device without them",
 		  bus->backend.chardev);
 }
@@ -118,7 +118,7 @@ static void on_stop(void *opaque, uint32_t events)
 	struct vublk_bus *bus = opaque;
 
 	vublk_eventfd_clear(bus->stop_fd);
-	stop(bus, "asked for");
+	stop(bus, "requested");
 }
 
 void vublk_bus_stop(struct vublk_bus *bus)
@@ -276,7 +276,7 @@ void vublk_bus_on_realized(void *opaque, const struct vublk_error *refusal)
 
 /*
  * The device disconnects from a back-end that refuses the rings, and reconnects to it. The
- * log has one warning for all these refusals, and reports the back-end as "there again"
+ * log has one warning for all these refusals, and reports the back-end as "available again"
  * only when it has accepted the rings.
  */
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error)
@@ -288,7 +288,7 @@ void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *err
 static void log_there_again(struct vublk_bus *bus, bool is_news)
 {
 	vublk_log_limited(&bus->log, &bus->limit, is_news ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
-			  "back-end %s is there again", bus->backend.chardev);
+			  "back-end %s is available again", bus->backend.chardev);
 }
 
 void vublk_bus_note_started(struct vublk_bus *bus)
@@ -320,7 +320,7 @@ void vublk_bus_on_lost(void *opaque, const struct vublk_error *error)
 		return;
 	}
 	if (is_known_refusal(bus, error))
-		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "the disk waits still: %s", error->text);
+		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "the disk still waits: %s", error->text);
 	else
 		vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_WARNING,
 				  "the disk waits for a back-end: %s", error->text);

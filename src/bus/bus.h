@@ -30,7 +30,7 @@ enum vublk_bus_event {
 	VUBLK_BUS_EVENT_REALIZED,
 	VUBLK_BUS_EVENT_CLIENT,
 	VUBLK_BUS_EVENT_CLIENT_GONE,
-	VUBLK_BUS_EVENT_STOP, /* requested, or the bus has failed for good */
+	VUBLK_BUS_EVENT_STOP, /* requested, or the bus has failed permanently */
 	VUBLK_BUS_NUM_EVENTS,
 };
 
@@ -91,7 +91,7 @@ struct vublk_bus {
 	uint64_t retry_ms;                /* until the first one connects; 0: try once */
 	struct vublk_loop_timer retry_timer;
 	struct vublk_error refusal;       /* the latest reason for having no back-end; logged once */
-	bool is_expected_loss;            /* we closed the connection, so no one needs a warning */
+	bool is_expected_loss;            /* we closed the connection, so the log has no warning */
 	bool runs;                        /* the back-end has accepted the rings */
 	bool is_refused;                  /* a back-end has refused the rings since they last ran */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening a bus: the table of its types, the options, and their defaults. A bus that runs
- * is in bus.c.
+ * Opening a bus: the table of its types, the options, and their defaults. Running a bus is in
+ * bus.c.
  *
  * Key idea: this file knows the types and bus.c does not, so that the types may call bus.c.
  * Three lists set the options, later ones overriding earlier ones: the defaults of every
@@ -44,8 +44,8 @@ static int find_type(const char *spec, const struct vublk_bus_type **type, const
 /* --- options --------------------------------------------------------------- */
 
 /*
- * Defaults of every bus. Options of the caller override them. The protocol has 256 queues;
- * 128 are as many as a limit of 1,024 open files permits.
+ * Defaults of every bus. Options of the caller override them. The protocol permits 256 queues,
+ * but a limit of 1,024 open files permits only 128.
  */
 static const struct vublk_option defaults[] = {
 	{ "num-queues-limit", "128" },

@@ -2,8 +2,8 @@
 /*
  * The in-flight area: GET_INFLIGHT_FD and SET_INFLIGHT_FD.
  *
- * Key idea: the layout of an area is the back-end's choice, and a back-end may accept no other.
- * So the back-end makes the area, and the answer is passed on unchanged. Without a back-end the
+ * Key idea: a back-end chooses the layout of an area, and may accept no other layout. So the
+ * back-end makes the area, and the relay passes its answer on unchanged. Without a back-end the
  * device makes one, so that a VMM need not wait.
  */
 #include "bus/relay/messages.h"
@@ -24,8 +24,8 @@ static int check_inflight(const struct vublk_relay *relay, struct vublk_error *e
 	if (asked->num_queues && asked->num_queues <= relay->num_queues && asked->queue_size &&
 	    asked->queue_size <= max)
 		return 0;
-	return vublk_error_set(error, EPROTO, "the in-flight area is to be for %u queues of %u "
-			       "entries; this disk has %u, of up to %u", asked->num_queues,
+	return vublk_error_set(error, EPROTO, "an in-flight area for %u queues of %u entries does "
+			       "not fit this disk, which has %u queues of up to %u", asked->num_queues,
 			       asked->queue_size, relay->num_queues, max);
 }
 
@@ -102,7 +102,7 @@ int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 
 	if (r < 0)
 		return r;
-	/* Another area says that it is another driver, whatever its rings are. */
+	/* Another area means another driver, even if the rings look the same. */
 	if (!is_same_file(relay->area.fd, relay->server.request.fds[0]))
 		relay->changes |= VUBLK_RELAY_RESET;
 	vublk_relay_drop_area(relay);

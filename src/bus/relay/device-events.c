@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the device calls back about.
+ * The callbacks of the device to the relay.
  *
- * Key idea: the device calls back from within calls, too. So a callback only notes what it was
- * told, and lets the loop continue with the session.
+ * Key idea: the device may call back while the relay is calling it. So a callback only notes
+ * what it was told, and lets the loop continue with the session.
  */
 #include "bus/relay/relay.h"
 
@@ -14,7 +14,7 @@ static struct vublk_relay *relay_of(void *opaque)
 	return ((struct vublk_bus *)opaque)->client;
 }
 
-/* True: its answer was awaited. */
+/* Notes the device's answer to this request. False: the relay did not wait for it. */
 static bool answered(struct vublk_relay *relay, enum vublk_relay_request request)
 {
 	if (relay->asked != request)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Handing the rings that the VMM has started to the device, as one new session.
+ * Hands the rings that the VMM has started over to the device, as one new session.
  *
  * Key idea: a ring that cannot be handed over is withdrawn, so that it is not tried again
  * before the VMM sends another kick descriptor. One bad ring does not stop the others.
@@ -148,9 +148,9 @@ static unsigned count_wanted(const struct vublk_relay *relay, bool *resumes)
 }
 
 /*
- * A driver that turned the write cache off may have done so in an earlier session. The VMM does
- * not repeat it, and the back-end took the device's read of the config as proof that the setting
- * is known. So a session that begins with rings in use writes through until the VMM reads the
+ * A driver may have turned the write cache off in an earlier session. The VMM does not repeat
+ * that setting, and the back-end assumes that the setting is known, because the device has read
+ * the config. So a session that begins with rings in use writes through until the VMM reads the
  * config or sets wce. 1: the device has been asked. -ENOTCONN: no back-end; the rings wait.
  */
 static int write_through(struct vublk_relay *relay, bool resumes)

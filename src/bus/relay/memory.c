@@ -45,7 +45,7 @@ static int make_room(struct vublk_relay_memory *memory, unsigned count,
 							   "cannot keep a memory table");
 }
 
-/* Puts `memory` in force. The table before is kept, unless an older one is kept already. */
+/* Makes `memory` the current table. Keeps the previous one, unless an older one is already kept. */
 static void change(struct vublk_relay *relay, const struct vublk_relay_memory *memory)
 {
 	if (relay->memory_before.regions)

@@ -3,8 +3,8 @@
  * The table of a VMM's messages, and the messages about features, status, log and config. Those
  * about rings, memory and the in-flight area are in files of their own.
  *
- * Key idea: a message has two functions. One notes what it says, immediately; the other does
- * what can only be done, or known, when the device matches the set-up, and fills the reply.
+ * Key idea: a message has two functions. The first notes what the message says. The second runs
+ * when the device matches the set-up: it does the rest and fills the reply.
  *
  * Specification: "Front-end message types".
  */
@@ -39,7 +39,7 @@
 
 /* --- features and status ----------------------------------------------------- */
 
-/* The VMM may accept the features that it was told last, even if the back-end has changed. */
+/* The VMM may accept the features that it was offered last, even if the back-end has changed. */
 void vublk_relay_make_offer(struct vublk_relay *relay)
 {
 	const struct vublk_device_info *backend = &relay->bus->backend;
@@ -90,7 +90,7 @@ static int get_protocol_features(struct vublk_relay *relay, struct vublk_error *
 
 /*
  * If the back-end leaves requests in the area at each stop, the VMM has to know, because it
- * would take them for complete. With GET_VRING_BASE_SKIP_DRAIN the back-end can be told.
+ * would take them for complete. With GET_VRING_BASE_SKIP_DRAIN the relay can ask for a drain.
  */
 static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 			   struct vublk_error *error)
@@ -118,8 +118,9 @@ static int set_protocol_features(struct vublk_relay *relay, struct vublk_error *
 }
 
 /*
- * SET_OWNER begins a session, which a connection is already; RESET_OWNER is deprecated. The
- * descriptor of SET_LOG_FD could signal changes of the log, which the VMM can look for itself.
+ * SET_OWNER begins a session, but here the connection itself is the session. RESET_OWNER is
+ * deprecated. The descriptor of SET_LOG_FD could signal changes of the log, but the VMM can read
+ * the log without such a signal.
  */
 static int note_nothing(struct vublk_relay *relay, struct vublk_error *error)
 {

@@ -32,7 +32,7 @@ int vublk_relay_get_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 /* --- memory.c ---------------------------------------------------------------- */
 
 /*
- * The descriptors are taken, and the table before is kept until vublk_relay_memory_commit()
+ * These take the descriptors, and keep the previous table until vublk_relay_memory_commit()
  * or vublk_relay_memory_roll_back().
  */
 int vublk_relay_memory_set(struct vublk_relay *relay, struct vublk_error *error);

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Rings on their way back from the device: when they have to come, where each one stopped,
- * and which of its requests may have been begun.
+ * Reclaims rings from the device: when that is necessary, where each ring stopped, and which of
+ * its requests may have been begun.
  *
  * Key idea: the device stops all rings together. So they are reclaimed in two steps: a pause,
  * after which every position is known, and the end of the device's session.
  *
- * The positions. Rings that a back-end returned continue where it stopped. Rings with which a
- * back-end was lost continue at their used index, and the in-flight area says which of the
- * following requests it had begun. The area is the VMM's, which sets it at each start, or else
- * the device's own, which is kept only for rings that the VMM has not stopped. Without an area
- * a ring with outstanding requests is uncertain: it can start again only when none of them is
- * outstanding; else the driver has to reset the device.
+ * Positions: a ring that a back-end returned continues where the back-end stopped. A ring that
+ * ran when its back-end was lost continues at its used index, and the in-flight area says which
+ * of the following requests that back-end had begun. The area is the VMM's, which sets it at
+ * each start, or else the device's own, which is kept only for rings that the VMM has not
+ * stopped. Without an area a ring with outstanding requests is uncertain: it can start again
+ * only when no request is outstanding any more; else the driver has to reset the device.
  */
 #include "bus/relay/relay.h"
 
@@ -37,7 +37,7 @@ static bool differs(const struct vublk_relay *relay, const struct vublk_relay_qu
 	       given.avail_addr != wanted.avail_addr || given.used_addr != wanted.used_addr;
 }
 
-/* The memory alone can change under running rings. */
+/* Only the memory can change while rings run. */
 bool vublk_relay_must_reclaim(const struct vublk_relay *relay)
 {
 	if (relay->changes & ~(unsigned)VUBLK_RELAY_MEMORY)
@@ -71,7 +71,7 @@ static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 	return true;
 }
 
-/* Notes the position of a ring that is at rest. True: the VMM wants it to run again. */
+/* Notes the position of a ring that has stopped. True: the VMM wants it to run again. */
 static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun another */
@@ -88,20 +88,20 @@ static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *qu
 }
 
 /* Keeps the device's own area if a ring that it belongs to is to run again. */
-static void collect_area(struct vublk_relay *relay, bool is_of_use)
+static void collect_area(struct vublk_relay *relay, bool is_needed)
 {
 	struct vublk_device_inflight area;
 
 	if (relay->area_is_vmms)
 		return;
 	vublk_relay_drop_area(relay);
-	if (!is_of_use || vublk_device_get_inflight(relay->device, &area, sizeof(area)) < 0)
+	if (!is_needed || vublk_device_get_inflight(relay->device, &area, sizeof(area)) < 0)
 		return;
 	area.fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
 	relay->area = area;
 }
 
-/* After a reset the requests of the session before are of no interest. */
+/* After a reset the requests of the previous session do not matter. */
 void vublk_relay_mark_uncertain(struct vublk_relay *relay)
 {
 	for (unsigned i = 0; i < relay->num_queues; i++) {
@@ -114,7 +114,7 @@ void vublk_relay_mark_uncertain(struct vublk_relay *relay)
 	}
 }
 
-/* Features and area belong to the session, so the next one is given them again. */
+/* Features and area belong to the session, so the next session has to get them again. */
 void vublk_relay_end_device_session(struct vublk_relay *relay)
 {
 	relay->changes &= ~(unsigned)VUBLK_RELAY_RESET;
@@ -129,15 +129,15 @@ void vublk_relay_close_handed(struct vublk_relay_queue *queue)
 	vublk_fd_close(&queue->handed_call_fd);
 }
 
-/* The rings are at rest: notes their positions and ends the session with the device. */
+/* The rings have stopped: notes their positions and ends the session with the device. */
 static void collect(struct vublk_relay *relay)
 {
-	bool is_of_use = false;
+	bool is_needed = false;
 
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		if (vublk_relay_is_handed(&relay->queues[i]))
-			is_of_use |= collect_ring(relay, &relay->queues[i]);
-	collect_area(relay, is_of_use);
+			is_needed |= collect_ring(relay, &relay->queues[i]);
+	collect_area(relay, is_needed);
 	vublk_relay_mark_uncertain(relay);
 	vublk_relay_end_device_session(relay);
 	vublk_device_set_vm_running(relay->device, true);
@@ -148,7 +148,7 @@ static void collect(struct vublk_relay *relay)
 
 /*
  * Without GET_VRING_BASE_INFLIGHT a VMM takes all requests before the base for complete. With
- * GET_VRING_BASE_SKIP_DRAIN it says for each ring whether they have to be.
+ * GET_VRING_BASE_SKIP_DRAIN it says for each ring whether they have to be complete.
  */
 static bool wants_drain(const struct vublk_relay *relay)
 {

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes the device match what the VMM has set up. Reclaiming rings and handing them over are
- * in files of their own; here is the order of the steps, and all that is not rings.
+ * Makes the device match what the VMM has set up. This file has the order of the steps and
+ * everything that is not about rings; reclaim.c and handover.c have the rest.
  *
- * Key idea: step() compares the two and removes the first difference. It is called until there
- * is no difference, or until the device has to be waited for.
+ * Key idea: step() compares the device with the set-up and removes the first difference. It is
+ * called until there is no difference, or until it has to wait for the device.
  *
- * A VMM starts and stops each queue by itself; the device starts and stops all of them
- * together, and resumes them by itself when a back-end is lost and found. So whenever another
- * set of rings is wanted, or one of them at another address, all are reclaimed, and the set
- * that is wanted then is handed over as a new session. Memory, kick and call descriptors change
- * under running rings.
+ * A VMM starts and stops each queue separately. The device starts and stops all of them
+ * together, and resumes them without being told when it finds another back-end after a loss. So
+ * whenever the VMM wants another set of rings, or one of them at another address, all are
+ * reclaimed, and the new set is handed over as a new session. Memory, kick and call descriptors
+ * can change while rings run.
  */
 #include "bus/relay/relay.h"
 
@@ -78,7 +78,7 @@ void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error 
 	vublk_relay_fail(relay, error);
 }
 
-/* Running rings have to be told. Rings that start later log from their start. */
+/* Turns logging on or off, also for running rings. Rings that start later log from their start. */
 static void change_log(struct vublk_relay *relay)
 {
 	struct vublk_error error;
@@ -99,7 +99,7 @@ static void change_log(struct vublk_relay *relay)
 
 /* --- kick and call descriptors --------------------------------------------- */
 
-/* The device gets a duplicate, which stays valid when the VMM's descriptor is replaced. */
+/* Gives the device a duplicate, which stays valid when the VMM's descriptor is replaced. */
 static void replace(struct vublk_relay *relay, struct vublk_relay_queue *queue, int given,
 		    int *handed,
 		    int (*set)(struct vublk_device *device, unsigned index, int fd,

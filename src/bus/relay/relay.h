@@ -32,7 +32,7 @@ struct vublk_relay_queue {
 	bool enabled;
 	int kick_fd, call_fd, err_fd; /* owned; -1: none */
 
-	/* as the device has it, if it has it */
+	/* as the device has it, if the device has the ring */
 	int handed_kick_fd, handed_call_fd; /* owned, borrowed by the device */
 	bool kick_changed, call_changed;    /* since the device was told */
 
@@ -51,7 +51,7 @@ struct vublk_relay_memory {
 	struct vublk_relay_region *regions;
 };
 
-/* Changes that the device is told of: MEMORY under running rings, the others between. */
+/* Changes to pass to the device: MEMORY while rings run, the others only when it has no rings. */
 enum {
 	VUBLK_RELAY_FEATURES = 1,
 	VUBLK_RELAY_MEMORY = 2,
@@ -115,7 +115,7 @@ void vublk_relay_change_ring(struct vublk_relay *relay, struct vublk_relay_queue
 
 /* Whether the VMM has started the ring: from SET_VRING_KICK to GET_VRING_BASE. */
 bool vublk_relay_is_started(const struct vublk_relay_queue *queue);
-/* Whether the device has it. */
+/* Whether the device has the ring. */
 bool vublk_relay_is_handed(const struct vublk_relay_queue *queue);
 /* Whether the VMM wants it back with all requests complete. */
 bool vublk_relay_is_drained(const struct vublk_relay_queue *queue);
@@ -155,7 +155,7 @@ static inline bool vublk_relay_holds(const struct vublk_relay *relay)
 {
 	return relay->hold_timer.loop;
 }
-/* Forgets which requests were left: the ring is another one. */
+/* Forgets which requests were left, because the ring is now a different one. */
 void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 /* The back-end is lost: it will not complete the requests that it left. */
 void vublk_relay_note_loss(struct vublk_relay *relay);
@@ -188,7 +188,7 @@ bool vublk_relay_hand_over(struct vublk_relay *relay);
 /* --- reconcile.c ------------------------------------------------------------- */
 
 /*
- * Takes the device as far towards what the VMM wants as it gets without waiting. True: it
+ * Makes the device match what the VMM wants, as far as possible without waiting. True: it
  * matches. Failures are given to vublk_relay_fail().
  */
 bool vublk_relay_settle(struct vublk_relay *relay);
@@ -237,7 +237,7 @@ void vublk_relay_make_offer(struct vublk_relay *relay);
 /* --- device-events.c --------------------------------------------------------- */
 
 extern const struct vublk_device_bus_ops vublk_relay_device_ops;
-/* Has the loop continue with the session. */
+/* Makes the loop continue with the session. */
 void vublk_relay_wake(struct vublk_relay *relay);
 
 #endif

@@ -153,7 +153,7 @@ int vublk_relay_withdraw_vring(struct vublk_relay *relay, struct vublk_error *er
 
 /*
  * After a migration the VM would resume from the used index, without the in-flight area, which
- * has the requests that were begun after it. It is better that the migration fails.
+ * records the requests that were begun after that index. So the migration has to fail.
  */
 static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 {
@@ -163,8 +163,8 @@ static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 	if (!count || !relay->is_logging || skips_drain(relay))
 		return 0;
 	return vublk_error_set(error, EIO, "queue %u cannot be stopped for a migration: its "
-			       "back-end %s %u requests outstanding, and the VMM does not take "
-			       "the in-flight area along; wait until they are completed",
+			       "back-end %s %u requests outstanding, and the VMM does not migrate "
+			       "the in-flight area; wait until they are completed",
 			       queue->index, queue->outstanding ? "was lost with" : "stopped with",
 			       count);
 }

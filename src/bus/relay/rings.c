@@ -89,8 +89,8 @@ bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_re
 }
 
 /*
- * QEMU disables a ring before it asks for the base, and only then says whether the drain may
- * be skipped. Disabling stopped the ring, with requests left in the in-flight area.
+ * QEMU disables a ring before it asks for the base, and only by asking says whether the drain
+ * may be skipped. Disabling has already stopped the ring, and left requests in the in-flight area.
  */
 void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
@@ -144,7 +144,7 @@ void vublk_relay_drop_area(struct vublk_relay *relay)
 	relay->area_is_vmms = false;
 }
 
-/* If the device has the ring, its copies of the descriptors stay until it is reclaimed. */
+/* If the device has the ring, the device's descriptors stay until the ring is reclaimed. */
 static void reset_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	vublk_relay_withdraw_queue(relay, queue);

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The course of a VMM's session, from its connection to its end. The messages are in
- * messages.c; how the device comes to match what they say is in reconcile.c.
+ * messages.c; reconcile.c makes the device match what they say.
  *
- * Key idea: step() is called whenever something may have become possible, and takes the session
- * as far as it gets without waiting. The device calls back from within calls, too; so a callback
- * only notes what it heard and wakes the session (device-events.c).
+ * Key idea: step() is called whenever progress may be possible, and advances the session as far
+ * as it can without waiting. The device may call back while the relay is calling it, so a
+ * callback only notes what it was told and wakes the session (device-events.c).
  *
- * The VMM is not read while it waits for an answer. Whatever the answer needs has a deadline
- * (request-timeout-ms): a back-end that exceeds it is lost, and the relay does not wait for a
- * lost back-end.
+ * The relay reads nothing from the VMM while the VMM waits for an answer. That wait is bounded by
+ * a deadline (request-timeout-ms): a back-end that exceeds it counts as lost, and the relay does
+ * not wait for a lost back-end.
  */
 #include "bus/relay/relay.h"
 
@@ -55,7 +55,7 @@ static bool settle(struct vublk_relay *relay)
 	return true;
 }
 
-/* No message is there, so what was noted without an answer is done. True: that failed. */
+/* No message is waiting, so applies the changes that need no answer. True: that failed. */
 static bool settle_unasked(struct vublk_relay *relay)
 {
 	if (!settle(relay) || !relay->result)
@@ -255,7 +255,7 @@ static void end_client(struct vublk_bus *bus)
 
 static const struct vublk_property options[] = { VUBLK_BUS_OPTIONS, { NULL } };
 
-/* The largest size that the device has: the VMM chooses. */
+/* The largest size that the device supports, because the VMM chooses the actual one. */
 static const struct vublk_option defaults[] = {
 	{ "queue-size", "1024" },
 	{ NULL },

@@ -3,8 +3,8 @@
  * Answers to the client, and waking the task that serves it. Everything else about the
  * connection is in client.c, which stands above the files that call these functions.
  *
- * Key idea: an answer that cannot be sent does not end the connection here, where a caller
- * may be in the middle of its work. It notes the failure, and the task ends the connection.
+ * Key idea: a failure to send does not end the connection here, because the caller may be in
+ * the middle of its work. The failure is noted, and the task ends the connection.
  */
 #include "bus/vfio-user/private.h"
 

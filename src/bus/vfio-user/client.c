@@ -93,7 +93,7 @@ static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 			  "a vfio-user command is refused: %s", error->text);
 }
 
-/* The answer follows when the model is idle, or, to a change of used memory, when it is applied. */
+/* The answer follows when the model is idle, or, for a change of memory in use, is deferred. */
 static void execute_command(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;

@@ -6,7 +6,7 @@
  * Key idea: the whole command is checked before any part of it takes effect. Only eventfds
  * are accepted, because writing to another file may block; this process and the back-end
  * write to them. Neither reads them: if a client used one eventfd both as the signal and to
- * unmask it, reading it would keep the loop busy for ever.
+ * unmask the interrupt, reading it would keep the loop busy forever.
  *
  * Specification: "VFIO_USER_DEVICE_SET_IRQS"; struct vfio_irq_set in <linux/vfio.h>.
  */
@@ -64,7 +64,7 @@ static int check_range(const struct vublk_vfio_user *bus, const struct vublk_vfi
 	if (set->index < VFIO_PCI_NUM_IRQS && vublk_range_within(set->start, set->count, count))
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "SET_IRQS is of interrupts %u to %" PRIu64 " of index %u, which has %u",
+			       "SET_IRQS names interrupts %u to %" PRIu64 " of index %u, which has %u",
 			       set->start, (uint64_t)set->start + set->count, set->index, count);
 }
 

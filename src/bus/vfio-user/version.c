@@ -34,7 +34,7 @@ static int check_version(const struct vublk_vfio_version *version, struct vublk_
 	if (version->major == VUBLK_VFIO_MAJOR)
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "the client has vfio-user %u.%u, and version %u is expected",
+			       "the client has vfio-user %u.%u, where version %u is expected",
 			       version->major, version->minor, VUBLK_VFIO_MAJOR);
 }
 

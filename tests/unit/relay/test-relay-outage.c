@@ -210,7 +210,7 @@ static void test_stop_without_an_area(void **state)
 	relay_lose_backend(&relay);
 	assert_int_equal(rig_get_base(&rig, 0), 0);
 	relay_start_backend(&relay, NULL);
-	relay_wait(&relay, "is there again");
+	relay_wait(&relay, "is available again");
 	go_on_from(&rig, 0, 0);
 	relay_wait(&relay, "queue 0 is not started");
 	relay_expect_signal(rig.queues[0].err_fd);

@@ -40,7 +40,7 @@ static void lose(struct relay_mock *mock, struct relay *relay)
 	relay_mock_stop(mock);
 	mock_hang_up(&mock->mock);
 	relay_mock_continue(mock);
-	relay_wait(relay, "is there again");
+	relay_wait(relay, "is available again");
 }
 
 static void test_undrained_and_still_there(void **state)
@@ -162,7 +162,7 @@ static void test_an_area_without_a_back_end(void **state)
 	relay_wait(&relay, "starting, started -> running");
 	rig_drop_area(&area);
 	relay_close_vmm(&relay, &rig);
-	relay_wait(&relay, "is there again"); /* each VMM gets another connection to the back-end */
+	relay_wait(&relay, "is available again"); /* each VMM gets another connection to the back-end */
 	relay_mock_stop(&mock);
 	mock_die(&mock.mock);
 	relay_mock_continue(&mock);
@@ -260,7 +260,7 @@ static void test_a_refusal_is_said_once(void **state)
 	assert_int_equal(count_said(&relay, "the back-end refused SET_VRING_KICK"), 1);
 	assert_int_equal(count_said(&relay, "the back-end refused SET_VRING_CALL"), 1);
 	assert_int_equal(count_said(&relay, "the disk waits for a back-end"), 3);
-	assert_int_equal(count_said(&relay, "is there again"), 2);
+	assert_int_equal(count_said(&relay, "is available again"), 2);
 	relay_mock_close(&mock, &relay);
 }
 

@@ -140,7 +140,7 @@ static void test_features_end_with_the_vmm(void **state)
 	relay_wait(&relay, "the disk waits for a back-end");
 	relay_close_vmm(&relay, &first);
 	relay_start_backend(&relay, "read-only=on");
-	relay_wait(&relay, "is there again");
+	relay_wait(&relay, "is available again");
 	relay_connect(&relay, &second);
 	rig_negotiate(&second);
 	assert_true(second.features & VUBLK_BIT(VIRTIO_BLK_F_RO));

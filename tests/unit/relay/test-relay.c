@@ -365,7 +365,7 @@ static void test_many_vmms(void **state)
 		relay_start_vmm(&relay, &rig, 4);
 		relay_write_and_read(&rig, 0, 4, (char)('a' + i));
 		relay_close_vmm(&relay, &rig);
-		relay_wait(&relay, "is there again"); /* the back-end, for the next VMM */
+		relay_wait(&relay, "is available again"); /* the back-end, for the next VMM */
 		if (!i) {
 			fds = vublk_test_count_fds();
 			mappings = vublk_test_count_mappings();
@@ -402,7 +402,7 @@ static void test_memory_is_given_back(void **state)
 		relay_start_vmm(&relay, &rig, 1);
 		assert_true(backend_maps(&relay, "memfd:rig"));
 		relay_close_vmm(&relay, &rig);
-		relay_wait(&relay, "is there again"); /* the back-end, with another connection */
+		relay_wait(&relay, "is available again"); /* the back-end, with another connection */
 		assert_false(backend_maps(&relay, "memfd:rig"));
 	}
 	relay_close(&relay);

@@ -496,7 +496,7 @@ static void test_bad_mem_tables(void **state)
 	message.header.flags = VUBLK_VU_VERSION;
 	message.payload.table.num_regions = 1;
 	assert_int_equal(rig_send_acked(&rig, &message), 1);
-	assert_true(rig_log_has(&rig, "says 1 regions and has 0 descriptors"));
+	assert_true(rig_log_has(&rig, "names 1 regions but has 0 descriptors"));
 	message.header.flags = VUBLK_VU_VERSION;
 	message.payload.table.num_regions = 2;
 	message.fds[0] = message.fds[1] = rig.memory_fd;

@@ -48,10 +48,11 @@ static int make_room(struct vublk_relay_memory *memory, unsigned count,
 /* Makes `memory` the current table. Keeps the previous one, unless an older one is already kept. */
 static void change(struct vublk_relay *relay, const struct vublk_relay_memory *memory)
 {
-	if (relay->memory_before.regions)
+	if (relay->has_memory_before)
 		clear(&relay->memory);
 	else
 		relay->memory_before = relay->memory;
+	relay->has_memory_before = true;
 	relay->memory = *memory;
 	relay->changes |= VUBLK_RELAY_MEMORY;
 }
@@ -59,22 +60,24 @@ static void change(struct vublk_relay *relay, const struct vublk_relay_memory *m
 void vublk_relay_memory_commit(struct vublk_relay *relay)
 {
 	clear(&relay->memory_before);
+	relay->has_memory_before = false;
 }
 
 bool vublk_relay_memory_roll_back(struct vublk_relay *relay)
 {
-	if (!relay->memory_before.regions)
+	if (!relay->has_memory_before)
 		return false;
 	clear(&relay->memory);
 	relay->memory = relay->memory_before;
 	relay->memory_before = (struct vublk_relay_memory){ 0 };
+	relay->has_memory_before = false;
 	return true;
 }
 
 void vublk_relay_memory_clear(struct vublk_relay *relay)
 {
 	clear(&relay->memory);
-	clear(&relay->memory_before);
+	vublk_relay_memory_commit(relay);
 }
 
 /* --- regions --------------------------------------------------------------- */

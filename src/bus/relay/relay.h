@@ -97,6 +97,7 @@ struct vublk_relay {
 	bool said_unshared; /* the warning that the VM's memory is not shared */
 	struct vublk_loop_timer hold_timer; /* armed: no ring is started before it expires */
 	struct vublk_relay_memory memory_before; /* restored when a change is refused */
+	bool has_memory_before; /* false: no change is pending; the table before the first is empty */
 
 	/* the message */
 	enum vublk_relay_session_state state; /* vublk_relay_change_session() */
@@ -198,7 +199,7 @@ void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error 
 /* --- memory.c ---------------------------------------------------------------- */
 
 void vublk_relay_memory_commit(struct vublk_relay *relay);
-/* True: there was an older table, which is the current one again. */
+/* True: a change was pending, and the table before it is the current one again. */
 bool vublk_relay_memory_roll_back(struct vublk_relay *relay);
 void vublk_relay_memory_clear(struct vublk_relay *relay);
 /* Gives the table to the device. 1: memory_changed() follows. */

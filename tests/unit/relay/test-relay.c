@@ -247,6 +247,45 @@ static void test_memory_refused(void **state)
 	close(fd);
 }
 
+static uint64_t set_mem_table(struct backend_rig *rig, int fd, uint64_t bytes)
+{
+	struct vublk_vu_message message;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_MEM_TABLE);
+	message.payload.table.num_regions = 1;
+	message.payload.table.regions[0] = (struct vublk_vu_region){ .size_bytes = bytes };
+	message.header.size = 8 + sizeof(struct vublk_vu_region);
+	message.fds[0] = fd;
+	message.num_fds = 1;
+	return rig_send_acked(rig, &message);
+}
+
+/* After a refused first table the table is empty again: the refused region is not kept. */
+static void test_first_memory_refused(void **state)
+{
+	int fd = vublk_memfd_new("more", 1 << 20, NULL);
+
+	for (unsigned whole_table = 0; whole_table < 2; whole_table++) {
+		struct relay relay;
+		struct backend_rig rig;
+
+		relay_open(&relay, NULL);
+		relay_connect(&relay, &rig);
+		rig_negotiate(&rig);
+		if (whole_table) /* longer than the file */
+			assert_int_equal(set_mem_table(&rig, fd, 2 << 20), 1);
+		else
+			assert_int_equal(rig_add_mem_reg(&rig, fd, 0, 0, 2 << 20, 0), 1);
+		assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 0), 0);
+		assert_int_equal(rig_set_mem_table(&rig), 0);
+		rig_start_queue(&rig, 0, RIG_SIZE, 0);
+		relay_driver_ok(&rig);
+		relay_write_and_read(&rig, 0, 1, 'a');
+		relay_end(&relay, &rig);
+	}
+	close(fd);
+}
+
 /* --- config ----------------------------------------------------------------------- */
 
 static void test_write_cache(void **state)
@@ -559,6 +598,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_memory_changes_under_rings),
 		VUBLK_TEST(test_memory_of_part_of_a_page),
 		VUBLK_TEST(test_memory_refused),
+		VUBLK_TEST(test_first_memory_refused),
 		VUBLK_TEST(test_write_cache),
 		VUBLK_TEST(test_write_cache_of_a_resumed_disk),
 		VUBLK_TEST(test_resize),

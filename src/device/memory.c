@@ -38,7 +38,7 @@ static int check_region(const struct vublk_memory_region *region, unsigned index
 	if (region->reserved[0] || region->reserved[1])
 		return vublk_error_set(error, EINVAL, "memory region %u: reserved members must be 0",
 				       index);
-	if (!vublk_range_within(region->guest_addr, region->size_bytes, UINT64_MAX) ||
+	if (region->size_bytes - 1 > UINT64_MAX - region->guest_addr ||
 	    !vublk_range_within(region->fd_offset, region->size_bytes, INT64_MAX))
 		return vublk_error_set(error, EINVAL,
 				       "memory region %u (0x%" PRIx64 ", %" PRIu64 " bytes) runs over "
@@ -60,12 +60,19 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 	return 0;
 }
 
-/* A back-end that accesses a region beyond the end of its file gets SIGBUS. */
+/*
+ * Device nodes pass, because some can be mapped (a DAX device) and their size is not known here.
+ * A back-end that accesses a region beyond the end of its file gets SIGBUS.
+ */
 static int check_file(const struct vublk_memory_region *region, unsigned index,
 		      const struct stat *st, struct vublk_error *error)
 {
-	if (!S_ISREG(st->st_mode) ||
-	    vublk_range_within(region->fd_offset, region->size_bytes, (uint64_t)st->st_size))
+	if (S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode))
+		return 0;
+	if (!S_ISREG(st->st_mode))
+		return vublk_error_set(error, EINVAL, "memory region %u comes with a descriptor that "
+				       "is not a memory file", index);
+	if (vublk_range_within(region->fd_offset, region->size_bytes, (uint64_t)st->st_size))
 		return 0;
 	return vublk_error_set(error, EINVAL,
 			       "memory region %u ends at byte %" PRIu64 " of its file, which has %"

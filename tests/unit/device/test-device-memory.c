@@ -47,7 +47,7 @@ static void test_what_is_refused(void **state)
 {
 	const struct { struct vublk_memory_region region; int code; const char *words; } cases[] = {
 		{ { 0x1000, 0, 0, 0 }, EINVAL, "memory region 1 is empty" },
-		{ { UINT64_MAX - PAGE + 1, PAGE, 0, 0 }, EINVAL, "end of the address space" },
+		{ { UINT64_MAX - PAGE + 1, PAGE + 1, 0, 0 }, EINVAL, "end of the address space" },
 		{ { 0x1000, 1ull << 63, 0, 1ull << 63 }, EINVAL, "end of the address space" },
 		{ { RIG_GUEST_ADDR + PAGE, PAGE, 0, 0 }, EINVAL, "memory regions 0 and 1 overlap" },
 		{ { RIG_GUEST_ADDR - PAGE, 2 * PAGE, 0, 0 }, EINVAL, "regions 0 and 1 overlap" },
@@ -58,6 +58,7 @@ static void test_what_is_refused(void **state)
 	struct vublk_error error;
 	struct mock mock;
 	struct device_rig rig;
+	int eventfd = vublk_eventfd_new();
 	unsigned fds;
 
 	rig_begin(&rig, &mock, NULL);
@@ -73,12 +74,18 @@ static void test_what_is_refused(void **state)
 			fail_msg("no '%s' in: %s", cases[i].words, error.text);
 		assert_int_equal(vublk_test_count_fds(), fds);
 	}
+	regions[0] = (struct vublk_memory_region){ 0x1000, PAGE, eventfd, 0 };
+	assert_int_equal(set_memory(&rig, regions, 1, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "region 0 comes with a descriptor that is not a memory"));
+	regions[0] = page(&rig, UINT64_MAX - PAGE + 1); /* ends at 2^64, which is no overflow */
+	assert_int_equal(set_memory(&rig, regions, 1, &error), 0);
 	for (unsigned i = 0; i < 40; i++)
 		regions[i] = page(&rig, PAGE * (i + 1));
 	assert_int_equal(set_memory(&rig, regions, 33, &error), -ENOSPC);
 	assert_non_null(strstr(error.text, "33 memory regions are more than the back-end accepts (32)"));
 	assert_int_equal(set_memory(&rig, regions, 32, &error), 0);
 	rig_end(&rig, &mock);
+	close(eventfd);
 }
 
 /* While the rings run only the difference is sent, removals first. */

@@ -159,13 +159,16 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 	       (server && strcmp(server, "off"));
 }
 
-/* Another protocol at the socket ends in one of these, depending on the program there. */
+/*
+ * Another protocol at the socket ends in one of these, depending on the program there. A
+ * program that did not answer at all is not probed: it may be a relay that serves another
+ * client, and would read the probe later, as a broken vhost-user message.
+ */
 static void explain_failure(const char *command, const char *path, struct vublk_error *error)
 {
 	if (!error)
 		return;
-	if (error->code != ENOTCONN && error->code != ECONNRESET && error->code != EPROTO &&
-	    error->code != ETIMEDOUT)
+	if (error->code != ENOTCONN && error->code != ECONNRESET && error->code != EPROTO)
 		return;
 	if (vublk_vfio_probe(path))
 		vublk_cli_error(error, error->code, "a vfio-user device listens at '%s', and %s "

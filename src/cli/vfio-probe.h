@@ -6,7 +6,8 @@
 
 /*
  * Whether a vfio-user server listens at the socket. It is asked for its version and gets
- * VUBLK_VFIO_PROBE_MS to answer. Used after vhost-user has failed there, to say why.
+ * VUBLK_VFIO_PROBE_MS to answer. Used after vhost-user has failed there, to say why, but not after
+ * a timeout: a server that is busy with another client would read the message later.
  */
 #define VUBLK_VFIO_PROBE_MS 500
 

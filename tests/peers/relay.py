@@ -277,6 +277,21 @@ def outage_is_shown(case):
     peer.VublkServe(VUBLK).stop(case, child)
 
 
+def info_while_in_use(case):
+    """A second client is not accepted, so what `info` leaves in the backlog is read later: it is only vhost-user."""
+    child, socket = peer.VublkServe(VUBLK).start(case, image_file(case), QUEUES)
+    relay, path = start_relay(case, socket)
+    bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
+    peer.wait_until(lambda: bytes_written(child) > MIB or bench.poll() is not None, 'nothing is written')
+    result = case.call([VUBLK, 'info', path, '-o', 'request-timeout-ms=300'])
+    check(result.code == 1 and 'did not answer' in result.err, str(result))
+    kill(bench)
+    check(info(case, path)['is_answering'], 'the relay serves no other client')
+    check('protocol version' not in case.output(relay), case.output(relay))
+    stop_relay(case, relay, path)
+    peer.VublkServe(VUBLK).stop(case, child)
+
+
 def listed_defaults(case):
     """The list shows the defaults of the command."""
     for words, defaults in ((['device'], {'reconnect-ms': '1000', 'queue-size': '128'}),
@@ -326,6 +341,7 @@ def main():
               ('ended by signals', signals),
               ('signals that do not end it', signals_that_do_not_end_it),
               ('an outage is shown', outage_is_shown),
+              ('info while the disk is in use', info_while_in_use),
               ('defaults in the list', listed_defaults),
               ('many queues', many_queues),
               *((f'mode and group of {bus}', bind(mode_and_group, bus)) for bus in ('vhost-user', 'vfio-user')),

@@ -60,7 +60,7 @@ struct row {
 	X("config-poll-ms", NUMBER, "1000", config_poll_ms,                                 \
 	  "how often the config is read again while the back-end cannot report changes; 0: never")    \
 	X("keepalive-ms", AUTO, "auto", keepalive_ms,                                       \
-	  "how often the back-end is asked for a sign of life while the rings run; 0: never; "        \
+	  "how often to check that the back-end still answers while the rings run; 0: never; "        \
 	  "auto: 5000 if the device reconnects, otherwise 0")                                    \
 	X("reconnect-ms", NUMBER, "0", reconnect_ms,                                        \
 	  "longest pause between tries to reach a lost back-end, which is also tried when "  \

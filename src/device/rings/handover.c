@@ -197,8 +197,8 @@ static int make_inflight(struct vublk_device *device, struct vublk_device_inflig
 	if (!area->num_queues || area->num_queues > device->num_queues || !area->queue_size ||
 	    area->queue_size > VUBLK_MAX_QUEUE_SIZE)
 		return vublk_error_set(error, EINVAL,
-				       "the in-flight area is to be for %u queues of %u entries; the "
-				       "device has %u, of up to %u", area->num_queues,
+				       "an in-flight area of %u queues with %u entries each was requested; "
+				       "the device has %u queues of up to %u entries", area->num_queues,
 				       area->queue_size, device->num_queues, VUBLK_MAX_QUEUE_SIZE);
 	if (device->inflight_under_way)
 		return vublk_error_set(error, EBUSY, "an in-flight area is being made already");

@@ -10,6 +10,8 @@
  */
 #include "blk/queue.h"
 
+#include "util/fd.h"
+
 static bool has_piece_before(const struct vublk_blk_queue *queue, uint64_t sequence)
 {
 	for (unsigned i = 0; i < queue->size; i++)
@@ -24,10 +26,16 @@ static uint64_t count_published(const struct vublk_blk_queue *queue)
 	return queue->sequence - (queue->ring.added - queue->ring.published);
 }
 
+/*
+ * A piece that the check takes may make room for other pieces, or end the write before the flush of
+ * a request with FUA. The owner issues those. It is woken, because the ring may have no completion
+ * left that would wake it.
+ */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 {
 	uint64_t *note = &queue->published_notes[queue->next_note];
-	bool overdue;
+	uint64_t taken = queue->ring.taken;
+	bool overdue, took;
 
 	vublk_blk_gate_close(&queue->gate);
 	overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
@@ -37,6 +45,9 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 	}
 	*note = count_published(queue);
 	queue->next_note = (queue->next_note + 1) % VUBLK_INPROC_LOOKS_PER_DEADLINE;
+	took = queue->ring.taken != taken;
 	vublk_blk_gate_open(&queue->gate);
+	if (took)
+		vublk_eventfd_signal(queue->inproc->call_fd);
 	return overdue;
 }

@@ -412,7 +412,9 @@ int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
 
 /*
  * Clears the signal before it checks for completions, so a completion that comes after the check
- * leaves the descriptor readable.
+ * leaves the descriptor readable. The disk's thread may have taken pieces since the last poll, so
+ * that waiting requests fit on the ring now. They are issued here, because the ring may have no
+ * completion left that would wake the caller.
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue)
 {
@@ -420,6 +422,8 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue)
 
 	vublk_eventfd_clear(queue->inproc->call_fd);
 	vublk_blk_gate_enter(&queue->gate);
+	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
+		vublk_blk_queue_pump(queue);
 	ready = queue->num_done;
 	if (!ready && queue->state == VUBLK_BLK_QUEUE_WORKS) {
 		queue->calls_enabled = true;

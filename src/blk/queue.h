@@ -258,7 +258,10 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
 
 /* queue.c, for recover.c; inside the gate. Stores where the bus has the shared memory now. */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
-/* Takes all completions that the ring has. */
+/*
+ * Takes all completions that the ring has. Requests in `cutting` may then fit on the ring, so the
+ * caller pumps the queue or signals call_fd, after which the owner pumps it.
+ */
 void vublk_blk_queue_take_all(struct vublk_blk_queue *queue);
 /* Each request in flight completes with queue->failure, and new requests are refused. */
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state);

@@ -9,9 +9,13 @@
 
 #include "blk-rig.h"
 
+#include "util/fd.h"
+
 #include <vublk/blocking.h>
 
+#include <endian.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #define LOOKS VUBLK_INPROC_LOOKS_PER_DEADLINE
@@ -91,6 +95,68 @@ static void test_busy_queue_is_not_overdue(void **state)
 	}
 	assert_int_equal(fake_serve(0, 1), 1);
 	take_one(blk, NULL, 0);
+	tear_down(blk);
+}
+
+/* --- the owner after a check that took completions -------------------------------------------- */
+
+static bool is_readable(struct vublk_blk_queue *queue)
+{
+	struct pollfd pollfd = { .fd = vublk_blk_queue_fd(queue), .events = POLLIN };
+
+	return poll(&pollfd, 1, 0) == 1;
+}
+
+/*
+ * The ring has `first` pieces, and their completion allows `rest` more. The check takes the
+ * completions before the owner looks. So the check wakes the owner, and vublk_blk_arm() issues the
+ * others.
+ */
+static void expect_progress(struct vublk_blk *blk, unsigned first, unsigned rest, void *tag)
+{
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+
+	vublk_blk_submit(queue);
+	looks_in_time(queue, LOOKS);
+	assert_int_equal(fake_serve(0, first), first);
+	vublk_eventfd_clear(vublk_blk_queue_fd(queue)); /* the owner has seen the call */
+	looks_in_time(queue, 1);
+	assert_true(is_readable(queue));
+	assert_false(vublk_blk_arm(queue));
+	assert_int_equal(fake_serve(0, rest), rest);
+	assert_true(is_readable(queue));
+	take_one(blk, tag, 0);
+}
+
+static void test_flush_of_fua_after_a_check(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+	int tag;
+
+	assert_int_equal(vublk_blk_write(vublk_blk_queue(blk, 0), 0, buffer, 4096, VUBLK_BLK_FUA,
+					 &tag, &error), 0);
+	expect_progress(blk, 1, 1, &tag);
+	assert_int_equal(fake_num_flushes, 1);
+	tear_down(blk);
+}
+
+static void test_rest_of_a_split_request_after_a_check(void **state)
+{
+	struct vublk_blk *blk;
+	char *buffer;
+	int tag;
+
+	fake_init(DISK_BYTES);
+	fake_plan.queue_size = 4;
+	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
+	fake_plan.config.size_max = htole32(4096);
+	fake_plan.config.seg_max = htole32(1);
+	blk = open_disk();
+	buffer = vublk_blk_alloc(blk, 6 * 4096, &error);
+	assert_int_equal(vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 6 * 4096, 0, &tag,
+					&error), 0);
+	expect_progress(blk, 4, 2, &tag);
 	tear_down(blk);
 }
 
@@ -191,6 +257,8 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_overdue_after_a_deadline),
 		VUBLK_TEST(test_busy_queue_is_not_overdue),
+		VUBLK_TEST(test_flush_of_fua_after_a_check),
+		VUBLK_TEST(test_rest_of_a_split_request_after_a_check),
 		VUBLK_TEST(test_silent_back_end),
 		VUBLK_TEST(test_back_end_that_keeps_the_rings),
 		VUBLK_TEST(test_blocking_call),

@@ -6,11 +6,14 @@
  * Key idea: requests have no time stamps. The disk's thread checks the queue several times per
  * deadline, and records each time how many pieces have been published so far. A piece is overdue
  * if it still has its slot and had been published at the check one deadline ago. So deadlines
- * cost the owner nothing, and an overdue piece is found at most one check late.
+ * cost the owner nothing, and an overdue piece is found at most one check late. When a back-end
+ * is found after an outage, the records are cleared, so each back-end has the full deadline.
  */
 #include "blk/queue.h"
 
 #include "util/fd.h"
+
+#include <string.h>
 
 static bool has_piece_before(const struct vublk_blk_queue *queue, uint64_t sequence)
 {
@@ -24,6 +27,11 @@ static bool has_piece_before(const struct vublk_blk_queue *queue, uint64_t seque
 static uint64_t count_published(const struct vublk_blk_queue *queue)
 {
 	return queue->sequence - (queue->ring.added - queue->ring.published);
+}
+
+void vublk_blk_queue_restart_deadlines(struct vublk_blk_queue *queue)
+{
+	memset(queue->published_notes, 0, sizeof(queue->published_notes)); /* no piece is overdue yet */
 }
 
 /*

@@ -245,7 +245,10 @@ void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
  * vublk_blk_queue_revive(). Lets the owner in again.
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error);
-/* A back-end is connected again: a queue that failed its requests works again. */
+/*
+ * A back-end is connected again: a queue that failed its requests works again, and the deadlines of
+ * the requests in flight restart.
+ */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
 /* No further back-end is looked for: takes all completions, and fails all other requests. */
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
@@ -255,6 +258,8 @@ void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_e
  * deadline. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
+/* The same file; inside the gate. The pieces in flight have the full deadline from now on. */
+void vublk_blk_queue_restart_deadlines(struct vublk_blk_queue *queue);
 
 /* queue.c, for recover.c; inside the gate. Stores where the bus has the shared memory now. */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);

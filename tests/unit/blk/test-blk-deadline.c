@@ -98,6 +98,37 @@ static void test_busy_queue_is_not_overdue(void **state)
 	tear_down(blk);
 }
 
+/* The next back-end has the full deadline, however long the lost one had the piece. */
+static void expect_deadline_restarts(bool tracked)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
+	int tag;
+
+	fake_plan.tracked = tracked;
+	read_one(blk, &tag);
+	vublk_blk_submit(queue);
+	looks_in_time(queue, LOOKS);
+	lose();
+	assert_true(vublk_blk_queue_is_overdue(queue)); /* the outage does not restart it */
+	find();
+	looks_in_time(queue, LOOKS);
+	assert_true(vublk_blk_queue_is_overdue(queue));
+	assert_int_equal(fake_serve(0, 1), 1);
+	take_one(blk, &tag, 0);
+	tear_down(blk);
+}
+
+static void test_deadline_restarts_with_new_rings(void **state)
+{
+	expect_deadline_restarts(false);
+}
+
+static void test_deadline_restarts_with_an_inflight_area(void **state)
+{
+	expect_deadline_restarts(true);
+}
+
 /* --- the owner after a check that took completions -------------------------------------------- */
 
 static bool is_readable(struct vublk_blk_queue *queue)
@@ -257,6 +288,8 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_overdue_after_a_deadline),
 		VUBLK_TEST(test_busy_queue_is_not_overdue),
+		VUBLK_TEST(test_deadline_restarts_with_new_rings),
+		VUBLK_TEST(test_deadline_restarts_with_an_inflight_area),
 		VUBLK_TEST(test_flush_of_fua_after_a_check),
 		VUBLK_TEST(test_rest_of_a_split_request_after_a_check),
 		VUBLK_TEST(test_silent_back_end),

@@ -186,8 +186,9 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *erro
 
 /*
  * An event of the disk, taken from a queue, for an event loop or a binding to another language. The
- * queue works with or without a handler. It holds one event of each kind: an event that occurs
- * again before it was taken replaces the error and keeps its place in the order.
+ * queue works with or without a handler. It holds at most one event of each kind, in the order of
+ * their latest occurrence: an event that occurs again before it was taken moves to the end and has
+ * the new error. So after LOST, RECONNECTED, LOST the queue has RECONNECTED, LOST.
  */
 struct vublk_blk_event_info {
 	enum vublk_blk_event event;

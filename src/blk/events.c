@@ -3,9 +3,9 @@
  * The events of a disk as a queue that the application polls, instead of a handler on the
  * disk's thread.
  *
- * Key idea: the queue has at most one event of each kind, in the order of their first occurrence.
- * An event that occurs again before it was taken replaces the error and keeps its place. So the queue
- * is bounded, and no kind of event is lost.
+ * Key idea: the queue has at most one event of each kind, in the order of their latest occurrence. An
+ * event that occurs again before it was taken moves to the end, with the new error. So the queue is
+ * bounded, no kind of event is lost, and the last event tells the disk's present state.
  */
 #include "blk/disk.h"
 #include "blk/events.h"
@@ -27,20 +27,27 @@ void vublk_blk_events_deinit(struct vublk_blk_events *events)
 	pthread_mutex_destroy(&events->lock);
 }
 
-static bool is_pending(const struct vublk_blk_events *events, enum vublk_blk_event event)
+static void remove_at(struct vublk_blk_events *events, unsigned i)
+{
+	events->count--;
+	memmove(&events->kinds[i], &events->kinds[i + 1],
+		(events->count - i) * sizeof(events->kinds[0]));
+}
+
+/* A kind waits at most once. */
+static void remove_kind(struct vublk_blk_events *events, enum vublk_blk_event event)
 {
 	for (unsigned i = 0; i < events->count; i++)
 		if (events->kinds[i] == event)
-			return true;
-	return false;
+			remove_at(events, i);
 }
 
 void vublk_blk_events_add(struct vublk_blk_events *events, enum vublk_blk_event event,
 			  const struct vublk_error *error)
 {
 	pthread_mutex_lock(&events->lock);
-	if (!is_pending(events, event))
-		events->kinds[events->count++] = event;
+	remove_kind(events, event);
+	events->kinds[events->count++] = event;
 	events->errors[event] = error ? *error : (struct vublk_error){ 0 };
 	if (events->fd >= 0)
 		vublk_eventfd_signal(events->fd);
@@ -69,8 +76,7 @@ static void take_first(struct vublk_blk_events *events, struct vublk_blk_event_i
 {
 	info->event = events->kinds[0];
 	info->error = events->errors[info->event];
-	events->count--;
-	memmove(&events->kinds[0], &events->kinds[1], events->count * sizeof(events->kinds[0]));
+	remove_at(events, 0);
 	if (!events->count && events->fd >= 0)
 		vublk_eventfd_clear(events->fd);
 }

@@ -75,6 +75,25 @@ static void test_events_are_coalesced(void **state)
 	tear_down(blk);
 }
 
+/* The last event tells the present state of the disk. */
+static void test_repeated_event_moves_to_the_end(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+
+	fake_disconnect("an earlier one");
+	wait_for_event(VUBLK_BLK_LOST);
+	fake_resize(DISK_BYTES / 2);
+	wait_for_event(VUBLK_BLK_RESIZED);
+	find();
+	fake_disconnect("the last one");
+	wait_for_event(VUBLK_BLK_LOST);
+	expect_event(blk, VUBLK_BLK_RESIZED, NULL);
+	expect_event(blk, VUBLK_BLK_RECONNECTED, NULL);
+	expect_event(blk, VUBLK_BLK_LOST, "the last one");
+	expect_no_event(blk);
+	tear_down(blk);
+}
+
 static void *lose_often(void *opaque)
 {
 	for (unsigned i = 0; i < 200; i++) {
@@ -162,6 +181,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_events_in_order),
 		VUBLK_TEST(test_events_are_coalesced),
+		VUBLK_TEST(test_repeated_event_moves_to_the_end),
 		VUBLK_TEST(test_threads),
 		VUBLK_TEST(test_sentences),
 		VUBLK_TEST(test_close_and_release),

@@ -13,7 +13,7 @@ all: build
 
 help:
 	@echo "make          build the library and the tool into $(BUILD)/"
-	@echo "make demo     build the tool only, then show a disk being served, used and resized (10 seconds)"
+	@echo "make demo     build the tool only (a minute or more), then show a disk served, used and resized (10 seconds)"
 	@echo "make check    run every test: sanitizers, real peers, guests (half an hour)"
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
 	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the ways to a guest (half an hour)"

@@ -123,11 +123,14 @@ def readme_doors(case):
 
 
 def start_qemu(case, folder, script, which):
-    """It realizes its devices before it reads the monitor, and ends with 1 if it cannot."""
+    """
+    It realizes its devices before it reads the monitor, and ends with 1 if it cannot. The monitor
+    takes the standard input, which -nographic would use for the serial port.
+    """
     program = ' '.join(map(str, [*which.program(), *which.firmware]))
     quit_now = ''.join(json.dumps({'execute': word}) for word in ('qmp_capabilities', 'quit'))
     result = case.call(['sh', '-c', f"""cd {folder}; qemu() {{ echo '{quit_now}' | {program} "$@" -display none -S -qmp stdio; }}
-{script.replace('qemu-system-x86_64', 'qemu', 1)}"""], env={**os.environ, **which.environment})
+{script.replace('qemu-system-x86_64', 'qemu', 1).replace(' -nographic', '')}"""], env={**os.environ, **which.environment})
     check(result.code == 0 and '"SHUTDOWN"' in str(result), f'{script}: {result}')
 
 

@@ -474,7 +474,7 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
 	failure = queue->failure;
 	vublk_blk_gate_leave(&queue->gate);
 	if (failure.code == -completion->result)
-		return vublk_error_set(error, failure.code, "queue %u: %s", queue->index, failure.text);
+		return vublk_error_set(error, failure.code, "%s", failure.text);
 	return vublk_error_set(error, -completion->result, "queue %u: %s", queue->index,
 			       describe_result(completion->result));
 }

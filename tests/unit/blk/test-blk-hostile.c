@@ -36,6 +36,8 @@ static void run_broken_ring(uint32_t id, bool stops)
 	assert_int_equal(c[0].result, 0);
 	assert_int_equal(c[1].result, -EPROTO);
 	assert_int_equal(c[2].result, -EPROTO);
+	assert_int_equal(vublk_blk_completion_error(queue, &c[2], &error), -EPROTO);
+	assert_memory_equal(error.text, "queue 0: the", 12); /* the queue is named once */
 	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), -EPROTO);
 	assert_memory_equal(error.text, "flush: queue 0: ", 16);
 	assert_int_equal(vublk_blk_poll(queue, c, 8), 0);

@@ -6,10 +6,10 @@
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/loop.h"
+#include "util/struct.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* A request in flight as it was when it started: cutting changes its own type and bytes. */
 struct started {
@@ -109,11 +109,9 @@ int vublk_blk_queue_get_stats(const struct vublk_blk_queue *queue, struct vublk_
 			      size_t stats_bytes)
 {
 	struct vublk_blk_stats all = { 0 };
-	size_t bytes = VUBLK_MIN(stats_bytes, sizeof(all));
 
 	if (queue->statistics)
 		load_counters(queue->statistics, &all);
-	memcpy(stats, &all, bytes);
-	memset((char *)stats + bytes, 0, stats_bytes - bytes);
+	vublk_struct_out(stats, stats_bytes, &all, sizeof(all));
 	return queue->statistics ? 0 : -ENOTSUP;
 }

@@ -45,6 +45,8 @@ void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t o
 {
 	size_t common = VUBLK_MIN(own_bytes, given_bytes);
 
+	if (!given_bytes)
+		return; /* `given` may be NULL */
 	memcpy(given, own, common);
 	memset((char *)given + common, 0, given_bytes - common);
 }

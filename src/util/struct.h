@@ -19,7 +19,10 @@
 int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given_bytes,
 		    const char *name, struct vublk_error *error);
 
-/* Copies `own` into the program's struct, and zeroes the members that this library lacks. */
+/*
+ * Copies `own` into the program's struct, and zeroes the members that this library lacks. 0 bytes: a
+ * no-op, and `given` may be NULL.
+ */
 void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t own_bytes);
 
 #endif

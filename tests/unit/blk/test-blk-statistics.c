@@ -156,6 +156,7 @@ static void test_other_sizes(void **state)
 	assert_int_equal(vublk_blk_queue_get_stats(queue, (void *)&small, 16), 0);
 	assert_int_equal(small.reads, 1);
 	assert_int_equal(small.guard, 7);
+	assert_int_equal(vublk_blk_queue_get_stats(queue, NULL, 0), 0);
 	tear_down(blk);
 }
 

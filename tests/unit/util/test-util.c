@@ -362,6 +362,7 @@ static void test_struct_out(void **state)
 	vublk_struct_out(&got_longer, sizeof(got_longer), &shorter, sizeof(shorter));
 	longer.c = longer.d[0] = 0;
 	assert_memory_equal(&got_longer, &longer, sizeof(longer));
+	vublk_struct_out(NULL, 0, &longer, sizeof(longer)); /* a no-op, which UBSan accepts */
 }
 
 int main(int argc, char **argv)

@@ -41,6 +41,15 @@ int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given
 	return 0;
 }
 
+int vublk_struct_check_bytes(size_t given_bytes, size_t least_bytes, const char *type,
+			     const char *member, struct vublk_error *error)
+{
+	if (given_bytes >= least_bytes)
+		return 0;
+	return vublk_error_set(error, EINVAL, "%s is given with %zu bytes, which do not contain its "
+			       "member %s: pass the struct's sizeof", type, given_bytes, member);
+}
+
 void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t own_bytes)
 {
 	size_t common = VUBLK_MIN(own_bytes, given_bytes);

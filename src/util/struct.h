@@ -20,6 +20,17 @@ int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given
 		    const char *name, struct vublk_error *error);
 
 /*
+ * EINVAL: `given`, a `type` of `given_bytes`, ends before the end of `member`. Used before
+ * vublk_struct_in() if 0 in the member does not mean "not set", as in a descriptor. `given` NULL: 0.
+ */
+#define vublk_struct_needs(type, member, given, given_bytes, error) \
+	vublk_struct_check_bytes((given) ? (given_bytes) : sizeof(type), \
+				 offsetof(type, member) + sizeof(((type *)0)->member), \
+				 #type, #member, error)
+int vublk_struct_check_bytes(size_t given_bytes, size_t least_bytes, const char *type,
+			     const char *member, struct vublk_error *error);
+
+/*
  * Copies `own` into the program's struct, and zeroes the members that this library lacks. 0 bytes: a
  * no-op, and `given` may be NULL.
  */

@@ -341,6 +341,8 @@ int vublk_device_dirty_log_start(struct vublk_device *device,
 	int r = check_start(device, error);
 
 	if (!r)
+		r = vublk_struct_needs(struct vublk_device_dirty_log, fd, log, log_bytes, error);
+	if (!r)
 		r = vublk_struct_in(&given, sizeof(given), log, log_bytes,
 				    "vublk_device_dirty_log", error);
 	if (!r)

@@ -121,6 +121,8 @@ int vublk_device_set_inflight(struct vublk_device *device,
 	int fd;
 
 	if (!r)
+		r = vublk_struct_needs(struct vublk_device_inflight, fd, given, given_bytes, error);
+	if (!r)
 		r = vublk_struct_in(&area, sizeof(area), given, given_bytes,
 				    "vublk_device_inflight", error);
 	if (!r)

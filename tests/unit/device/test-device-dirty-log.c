@@ -214,6 +214,10 @@ static void test_bitmaps_that_do_not_fit(void **state)
 		expect_sentence(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), &error), EINVAL,
 				&error, bad[i].sentence);
 	}
+	expect_sentence(vublk_device_dirty_log_start(rig.device, &(struct vublk_device_dirty_log){ fd },
+						     0, &error), EINVAL, &error,
+			"struct vublk_device_dirty_log is given with 0 bytes, which do not contain its "
+			"member fd: pass the struct's sizeof");
 	assert_int_equal(mock.num_log, 0);
 	assert_int_equal(vublk_device_dirty_log_start(rig.device,
 						      &(struct vublk_device_dirty_log)

@@ -215,6 +215,13 @@ static void test_bad_queues(void **state)
 	queue.used_addr = 2;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	assert_non_null(strstr(error.text, "not aligned to 16, 2 and 4 bytes"));
+	queue.used_addr = RIG_GUEST_ADDR;
+	/* Without its descriptors the queue would get descriptor 0. */
+	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue,
+						offsetof(struct vublk_device_queue, call_fd), &error),
+			 -EINVAL);
+	assert_string_equal(error.text, "struct vublk_device_queue is given with 36 bytes, which do not "
+			    "contain its member call_fd: pass the struct's sizeof");
 	queue.used_addr = RIG_GUEST_ADDR + RIG_MEMORY_BYTES - 8;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), 0);
 	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -EINVAL);

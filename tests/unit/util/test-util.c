@@ -350,6 +350,19 @@ static void test_struct_in(void **state)
 		assert_int_equal(((char *)&own_longer)[i], 0);
 }
 
+static void test_struct_needs(void **state)
+{
+	const struct longer longer = { 0 }, *given = &longer;
+	struct vublk_error error;
+
+	assert_int_equal(vublk_struct_needs(struct longer, b, given, sizeof(longer), &error), 0);
+	assert_int_equal(vublk_struct_needs(struct longer, b, given, 8, &error), 0);
+	assert_int_equal(vublk_struct_needs(struct longer, b, NULL, 0, &error), 0);
+	assert_int_equal(vublk_struct_needs(struct longer, b, given, 7, &error), -EINVAL);
+	assert_string_equal(error.text, "struct longer is given with 7 bytes, which do not contain "
+			    "its member b: pass the struct's sizeof");
+}
+
 static void test_struct_out(void **state)
 {
 	struct longer longer = { 1, 2, 3, { 4 } }, got_longer;
@@ -380,6 +393,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_loop_timers),
 		VUBLK_TEST(test_loop_tasks),
 		VUBLK_TEST(test_struct_in),
+		VUBLK_TEST(test_struct_needs),
 		VUBLK_TEST(test_struct_out),
 	};
 

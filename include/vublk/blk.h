@@ -291,12 +291,18 @@ struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
 struct vublk_blk_completion {
 	void *user_data;
 	/*
-	 * 0; -EIO: the back-end failed to execute it; -ENOTSUP: the back-end does not support
-	 * it; -ENOTCONN: the back-end is lost permanently, and may have executed it;
-	 * -ETIMEDOUT: the same, while another back-end is looked for (fail-after-ms); -ETIME:
-	 * the same, after request-deadline-ms; -EOWNERDEAD, of a flush or with FUA: writes
-	 * may be lost (see unflushed above); -EPROTO: the back-end broke the ring, or its answer
-	 * has no valid status; -EFAULT: the memory was unregistered while it was in flight.
+	 * 0: success.
+	 * -EIO: the back-end failed to execute the request.
+	 * -ENOTSUP: the back-end does not support the request.
+	 * -ENOTCONN: the back-end is lost permanently, and may have executed the request.
+	 * -ETIMEDOUT: the back-end is lost and may have executed the request; the disk still
+	 * looks for another back-end (fail-after-ms).
+	 * -ETIME: the request did not complete within request-deadline-ms, and may have been
+	 * executed.
+	 * -EOWNERDEAD, only for a flush or a write with FUA: writes may be lost (see unflushed
+	 * above).
+	 * -EPROTO: the back-end corrupted the ring, or its answer has no valid status.
+	 * -EFAULT: the buffer's memory was unregistered while the request was in flight.
 	 */
 	int result;
 	uint32_t reserved; /* 0; the size of the struct never changes */
@@ -409,8 +415,8 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
  * For an event loop: the descriptor polls readable when the back-end has signalled a
  * completion. The loop calls vublk_blk_arm() before it sleeps on the descriptor; true:
  * completions are waiting, so it takes them instead of sleeping. Arming also clears the
- * descriptor. Submit all requests first: the back-end does not see the others. The
- * descriptor may also become readable without a completion.
+ * descriptor. Submit all added requests first, because the back-end does not see a
+ * request before it is submitted. The descriptor may also become readable without a completion.
  */
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
 bool vublk_blk_arm(struct vublk_blk_queue *queue);

@@ -304,13 +304,15 @@ int vublk_device_force_shutdown(struct vublk_device *device);
 /*
  * Sets the guest's whole memory, which replaces the previous memory. The descriptors are
  * duplicated. 0: it takes effect at the next start. 1: the rings run, the change is sent to the
- * back-end (without the regions that stay the same), and memory_changed() follows. Its error means
- * that the back-end refused a region and does not have it.
+ * back-end (without the regions that stay the same), and memory_changed() follows. An error that
+ * memory_changed() is given means that the back-end refused a region and does not have it.
  *
- * With 0 regions the back-end drops its memory immediately, even if no rings run. With
- * reconnect-ms the connection is closed and opened again: 0 is returned, lost() has the error
- * ECANCELED, and reconnected() follows. Without it, or with server, a back-end with memory slots is
- * sent the change: 1 is returned, and a start waits for memory_changed().
+ * Removing all memory (0 regions) takes effect immediately where that is possible, even if no
+ * rings run. If reconnect-ms is set and server is off, the device closes the connection and opens
+ * it again: 0 is returned, lost() has the error ECANCELED, and reconnected() follows. Otherwise the
+ * device sends the removal to a back-end with memory slots: 1 is returned, and a start waits for
+ * memory_changed(). A back-end without memory slots keeps the memory until the next start: 0 is
+ * returned.
  *
  * EINVAL: a region is empty, overlaps another, wraps around, or exceeds its file or the dirty log,
  * or a ring that runs is in no region; ENOSPC: more regions than the back-end has memory slots;
@@ -462,14 +464,15 @@ struct vublk_device_inflight {
 };
 
 /*
- * Sets the in-flight area for the next start, which otherwise gets a new one from the back-end. The
- * area is empty (zeroes), or was left by another back-end of the same rings. The descriptor is
- * duplicated. The next back-end executes the requests that the area records as begun. If it does
- * not accept an area, the rings start only if no request is outstanding; otherwise needs_reset() is
- * called. A reset drops the area.
- * EINVAL: more queues than the device has, or too short for any layout; ENOTSUP: not for split
- * rings; EBUSY: the driver is ready, or rings run; EIO and others: it cannot be read. States
- * STOPPED, LOST, RECONNECTING.
+ * Sets the in-flight area for the next start. Without this call the device asks the back-end for a
+ * new one. The area is empty (zeroes), or comes from another back-end that ran the same rings. The
+ * descriptor is duplicated. The next back-end executes the requests that the area records as begun.
+ * If it does not accept an area, the rings start only if no request is outstanding; otherwise
+ * needs_reset() is called. A reset drops the area.
+ *
+ * EINVAL: more queues than the device has, or too short for any layout; ENOTSUP: the area has a
+ * layout other than that of split rings; EBUSY: the driver is ready, or rings run; EIO and others:
+ * the area cannot be read. States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_set_inflight(struct vublk_device *device,
 			      const struct vublk_device_inflight *area, size_t area_bytes,

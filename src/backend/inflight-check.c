@@ -119,9 +119,10 @@ static int check_not_taken(const struct history *history, struct vublk_error *er
 
 		if (head < history->size && history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
-					       "the in-flight area has the request at entry %u in "
-					       "flight, which was not taken yet, as the number of "
-					       "requests in flight shows; it is not this ring's", head);
+					       "the in-flight area does not belong to this ring: it "
+					       "marks entry %u as in flight, but its number of "
+					       "requests in flight shows that this entry was not "
+					       "taken yet", head);
 	}
 	return 0;
 }
@@ -138,8 +139,8 @@ static int check_taken(const struct history *history, const struct vublk_infligh
 		    available == NEVER || completed < available)
 			continue;
 		return vublk_error_set(error, EPROTO,
-				       "the in-flight area has the request at entry %u in flight, "
-				       "which %s; it is not this ring's", head,
+				       "the in-flight area does not belong to this ring: it marks "
+				       "entry %u as in flight, which %s", head,
 				       available == NEVER ? "the driver never made available" :
 				       "was completed since the driver last made it available");
 	}
@@ -157,10 +158,10 @@ static int check_complete(const struct history *history, struct vublk_error *err
 
 		if (open > history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
-					       "the in-flight area does not have the request at "
-					       "entry %u, which was taken, as the number of requests "
-					       "in flight shows, and is not completed; it is not this "
-					       "ring's", head);
+					       "the in-flight area does not belong to this ring: it "
+					       "does not have the request at entry %u, although its "
+					       "number of requests in flight shows that this entry "
+					       "was taken and is not completed", head);
 	}
 	return 0;
 }
@@ -179,10 +180,10 @@ int vublk_inflight_check(const struct vublk_inflight_pending *pending,
 		return 0;
 	if (history.outstanding > (int)size || history.taken > history.outstanding)
 		return vublk_error_set(error, EPROTO,
-				       "the in-flight area has %u requests in flight, and the ring "
-				       "has %d outstanding (used index %u, avail index %u, %u "
-				       "entries); it is not this ring's", pending->count,
-				       history.outstanding, used, avail, size);
+				       "the in-flight area does not belong to this ring: it marks "
+				       "%u requests as in flight, and the ring has %d outstanding "
+				       "(used index %u, avail index %u, %u entries)",
+				       pending->count, history.outstanding, used, avail, size);
 	history.is_first_round = is_first_round(&history, avail);
 	read_history(&history);
 	for (unsigned i = 0; i < pending->count; i++)

@@ -163,9 +163,9 @@ static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 
 	if (batch > size)
 		return vublk_error_set(error, EPROTO,
-				       "the in-flight area stands at used index %u and the ring "
-				       "at %u, %u apart in a ring of %u entries; it is not this "
-				       "ring's",
+				       "the in-flight area does not belong to this ring: its used "
+				       "index is %u and the ring's is %u, %u apart in a ring of "
+				       "%u entries",
 				       vublk_load_relaxed(&region->used_idx), used_idx, batch,
 				       size);
 	for (; batch; batch--) {

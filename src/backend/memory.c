@@ -133,8 +133,8 @@ static int check_and_sort(struct vublk_backend_memory *memory, struct vublk_erro
 }
 
 /*
- * The same if only the last region is new, because a front-end with hundreds of regions adds
- * them one by one. Unmaps the new region on failure.
+ * Does the same as check_and_sort() for one new region, the last. This is much cheaper, and a
+ * front-end with hundreds of regions adds them one by one. Unmaps the new region on failure.
  */
 static int place_last(struct vublk_backend_memory *memory, struct vublk_error *error)
 {

@@ -100,8 +100,8 @@ int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *e
 void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers *handlers);
 
 /*
- * Reads the config and publishes it, on the disk's thread. The limits of requests stay as they
- * were at the open, because the queues read them without a lock.
+ * Reads the config and publishes it, on the disk's thread. The request limits stay as they
+ * were when the disk was opened, because the queues read them without a lock.
  */
 int vublk_blk_refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error *error);
 

@@ -88,9 +88,9 @@ static void fill_header(const struct vublk_blk_request *request, const struct pl
 }
 
 /*
- * Whether an earlier write on the ring overlaps the range. The new write then waits until the
- * earlier one is complete. Otherwise, after the loss of a back-end, the next one could execute
- * the earlier write again after the new one had completed.
+ * Whether an earlier write on the ring overlaps the range of a new write. If so, the new write
+ * waits until the earlier write is complete. Otherwise, after the loss of a back-end, the next
+ * back-end could repeat the earlier write after the new write had completed.
  */
 static bool overlaps_write(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes)
 {

@@ -22,8 +22,8 @@ struct vublk_crew {
 
 /*
  * Starts `count` threads; thread i calls work(members + i * member_bytes). If a thread cannot
- * be started, `stop` is called once and must make the others end; they have ended when this
- * returns.
+ * be started, `stop` is called once to make the threads that run end. vublk_crew_start() waits
+ * until they have ended, and returns the error.
  */
 int vublk_crew_start(struct vublk_crew *crew, unsigned count, void (*work)(void *member),
 		     void *members, size_t member_bytes, void (*stop)(void *opaque), void *opaque,

@@ -338,7 +338,7 @@ int vublk_device_config_write(struct vublk_device *device, unsigned offset, cons
 		return vublk_error_set(error, ENOTCONN,
 				       "the config cannot be written: there is no back-end");
 	if (device->config_write != VUBLK_DEVICE_WRITE_NONE)
-		return vublk_error_set(error, EBUSY, "a write to the config is under way already");
+		return vublk_error_set(error, EBUSY, "a write to the config is already under way");
 	device->config_write_wce = *(const uint8_t *)data;
 	if (device->config_write_wce == device->config[VUBLK_BLK_WCE_OFFSET])
 		return 0;

@@ -155,7 +155,7 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 {
 	/* A removal while the rings do not run is allowed: the next start waits for its end. */
 	if (device->memory_change_under_way && device->state == VUBLK_DEVICE_RUNNING)
-		return vublk_error_set(error, EBUSY, "a change of the memory is under way already");
+		return vublk_error_set(error, EBUSY, "a change of the memory is already under way");
 	switch (device->state) {
 	case VUBLK_DEVICE_STOPPED:
 	case VUBLK_DEVICE_RUNNING:

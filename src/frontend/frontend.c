@@ -50,7 +50,7 @@ int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsig
 	int fd;
 
 	if (frontend->state != VUBLK_FRONTEND_CLOSED)
-		return vublk_error_set(error, EBUSY, "the front-end is connected already");
+		return vublk_error_set(error, EBUSY, "the front-end is already connected");
 	fd = vublk_socket_connect(path, error);
 	return fd < 0 ? fd : vublk_frontend_open_fd(frontend, fd, path, timeout_ms, error);
 }

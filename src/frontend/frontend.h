@@ -249,7 +249,7 @@ int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsig
 			struct vublk_error *error);
 
 /*
- * The same on a socket that is connected already and non-blocking; `path` is for the
+ * The same on a socket that is already connected and non-blocking; `path` is for the
  * log. The descriptor is the front-end's from here on, also on failure. State CLOSED.
  */
 int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *path,

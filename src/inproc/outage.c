@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The in-process bus after the loss of a back-end: whether the driver's requests wait, are
- * issued again to the next back-end, or fail. Not the search for that back-end: the device does
- * it (src/device/link).
+ * issued again to the next back-end, or fail. The search for that back-end is the device's task
+ * (src/device/link).
  *
  * Key idea: the driver keeps its requests, so it can issue them again. Without an in-flight area
  * the rings do not say which requests the lost back-end had begun. The bus then resets the

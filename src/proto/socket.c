@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Unix sockets by path: connect, listen and accept without blocking; and the check of a socket
- * that is connected already. Sending and receiving
+ * that is already connected. Sending and receiving
  * is in stream.c and the channels.
  *
  * Key idea: most failures come from a wrong path, so each errno value that a path can cause

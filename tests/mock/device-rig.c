@@ -117,7 +117,7 @@ static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 	sscanf(text, "the %*[a-z] took %u round trips", &rig->round_trips);
 	if (level <= VUBLK_LOG_WARNING)
 		rig->num_warnings++;
-	if (level <= VUBLK_LOG_INFO && strstr(text, "reconnects by a timer"))
+	if (level <= VUBLK_LOG_INFO && strstr(text, "tries to reconnect at intervals"))
 		rig->num_unwatched++;
 	if (level <= VUBLK_LOG_INFO)
 		snprintf(rig->last_line, sizeof(rig->last_line), "%s", text);

@@ -8,10 +8,10 @@
  *
  * Positions: a ring that a back-end returned continues where the back-end stopped. A ring that
  * ran when its back-end was lost continues at its used index, and the in-flight area says which
- * of the following requests that back-end had begun. The area is the VMM's, which sets it at
+ * of the requests from there on the lost back-end had begun. The area is the VMM's, which sets it at
  * each start, or else the device's own, which is kept only for rings that the VMM has not
  * stopped. Without an area a ring with outstanding requests is uncertain: it can start again
- * only when no request is outstanding any more; else the driver has to reset the device.
+ * only when no request is outstanding any more; otherwise the driver has to reset the device.
  */
 #include "bus/relay/relay.h"
 

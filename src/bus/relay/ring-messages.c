@@ -176,9 +176,10 @@ static int check_drained(struct vublk_relay *relay, struct vublk_error *error)
 
 	if (!vublk_relay_has_left(relay, queue) || skips_drain(relay))
 		return 0;
-	return vublk_error_set(error, EIO, "queue %u cannot be stopped with its requests complete: "
-			       "%u of them are in the in-flight area, and no back-end executed "
-			       "them; wait until there is a back-end", queue->index, queue->undrained);
+	return vublk_error_set(error, EIO, "queue %u cannot be stopped, because its requests are not "
+			       "complete: %u of them are in the in-flight area, and no back-end "
+			       "has executed them; wait until a back-end is connected",
+			       queue->index, queue->undrained);
 }
 
 int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *error)

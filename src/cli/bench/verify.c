@@ -7,8 +7,8 @@
  * request at a time. Its generation is counted here and written into the block, so that the
  * next read notices a lost write.
  *
- * A load that only reads checks blocks of an earlier run. Then the run and the generations
- * are unknown, but places and checksums are not.
+ * A read-only load checks blocks that an earlier run wrote. In that case the run and the
+ * generations are unknown, but places and checksums are not.
  */
 #include "cli/bench/job.h"
 

@@ -182,9 +182,9 @@ struct vublk_chaos_result {
 typedef int vublk_chaos_open_fn(void *opaque, struct vublk_blk **blk, struct vublk_error *error);
 
 /*
- * Runs everything. 0: the run is complete, and `result` has the faults that were found.
- * Negative: it ended early because of `error` (EINTR: a signal), and `result` has what was
- * found until then.
+ * Executes the whole run. 0: the run is complete, and `result` has the faults that were found.
+ * Negative: it ended early because of `error` (EINTR: a signal), and `result` has the faults
+ * found up to then.
  */
 int vublk_chaos_run(const struct vublk_chaos_config *config, vublk_chaos_open_fn *open_disk,
 		    void *opaque, struct vublk_chaos_result *result, struct vublk_error *error);

@@ -22,9 +22,9 @@ static void log_unwatched(struct vublk_device *device, const struct vublk_error 
 
 	vublk_log_limited(&device->log, &device->limit,
 			  is_news ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
-			  "%s; the device reconnects by a timer instead%s", error->text,
+			  "%s; the device tries to reconnect at intervals instead%s", error->text,
 			  error->code == EMFILE ?
-			  " (fs.inotify.max_user_instances limits inotify)" : "");
+			  " (fs.inotify.max_user_instances limits the inotify instances)" : "");
 	device->reconnect.logged_unwatched |= is_news;
 }
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log of the device: the owner of the bitmap, when logging is on, and reading the
- * bitmap. The messages to the back-end are in frontend/dirty-log.c.
+ * The device's dirty log: owns the bitmap, switches logging on and off, and reads the bitmap.
+ * The messages to the back-end are in frontend/dirty-log.c.
  *
  * Key idea: the log belongs to the VM, not to the driver or the back-end. So it outlives
  * resets, pauses and losses. A start passes it on, so messages are needed only while the rings
  * run. A change waits for the end of a start or stop that is under way, and a stop waits for
- * the end of a change. If the back-end is lost meanwhile, no mark is lost: the next one logs
- * from its first write.
+ * the end of a change. If the back-end is lost meanwhile, no mark is lost: the next
+ * back-end logs from its first write.
  *
  * Specification: "Migration" (the bitmap, and which side marks which pages).
  */

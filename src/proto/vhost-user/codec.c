@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The vhost-user codec: the format of each message, and the check of a received one. It does
- * no input or output and does not know what values mean: the receiver checks that a queue index
- * is in range or that each region has a descriptor.
+ * no input or output and does not know what values mean. It is the receiver that checks, for
+ * example, that a queue index is in range and that each region has a descriptor.
  *
  * Key idea: there is one table per direction with one row per request. A row has the sizes on
  * the wire, which may differ from the specification's text, because all implementations send

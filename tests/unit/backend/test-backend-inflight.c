@@ -275,7 +275,7 @@ static void test_scribbled_areas(void **state)
 	area.region->used_idx = 1000;
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 1);
-	assert_true(rig_log_has(&rig, "it is not this ring's"));
+	assert_true(rig_log_has(&rig, "does not belong to this ring"));
 	/* A list that leads out of the area. */
 	area.region->used_idx = 0;
 	area.region->last_batch_head = RIG_SIZE;
@@ -288,7 +288,7 @@ static void test_scribbled_areas(void **state)
 	for (unsigned i = 0; i < RIG_SIZE; i++)
 		area.region->desc[i].inflight = 0xff;
 	assert_int_equal(rig_tell_queue(&rig, 0, 5), 1);
-	assert_true(rig_log_has(&rig, "it is not this ring's"));
+	assert_true(rig_log_has(&rig, "does not belong to this ring"));
 	rig_drop_area(&area);
 	rig_close(&rig);
 }
@@ -315,9 +315,11 @@ struct history {
 _Static_assert(sizeof(ALL_THE_SAME) - 1 == RIG_SIZE, "it fills the ring");
 
 static const struct history histories[] = {
-	{ "nothing available", 0, "", "", "b", "has 1 requests in flight, and the ring has 0" },
-	{ "all are completed", 0, "abc", "abc", "b", "has 1 requests in flight, and the ring has 0" },
-	{ "more than outstanding", 0, "abc", "ab", "cd", "has 2 requests in flight" },
+	{ "nothing available", 0, "", "", "b",
+	  "marks 1 requests as in flight, and the ring has 0" },
+	{ "all are completed", 0, "abc", "abc", "b",
+	  "marks 1 requests as in flight, and the ring has 0" },
+	{ "more than outstanding", 0, "abc", "ab", "cd", "marks 2 requests as in flight" },
 	{ "never available", 0, "ab", "a", "z", "never made available" },
 	{ "prepared again", 0, "abc", "ab", "a", "was completed since" },
 	{ "prepared again, out of order", 0, "abc", "ba", "b", "was completed since" },

@@ -4,8 +4,9 @@
  * back-end does, and a request without an answer ends the connection after the deadline.
  * The back-end is a `vublk serve` that a signal stops, or a mock.
  *
- * Key idea: no clock tells whether a call waits. This thread lets the back-end continue, so a
- * call that waits for the stopped back-end never returns, and the case runs into its time limit.
+ * Key idea: a call that waits is found without measuring time. Only this thread can let the
+ * back-end continue. So if one of its calls waits for the stopped back-end, the call never
+ * returns, and the case runs into its time limit.
  */
 #include "harness.h"
 

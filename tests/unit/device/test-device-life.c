@@ -4,7 +4,8 @@
  * and unrealize at any moment.
  *
  * Key idea: the mock logs every request, and works only when the case lets it. So each case
- * places an event between two messages, and compares the log.
+ * places an event between two messages, and compares
+ * the log with the expected messages.
  */
 #include "harness.h"
 

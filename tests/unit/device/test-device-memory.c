@@ -104,7 +104,7 @@ static void test_changes_while_running(void **state)
 	regions[2] = page(&rig, 0x2000);
 	assert_int_equal(set_memory(&rig, regions, 3, NULL), 1);
 	assert_int_equal(set_memory(&rig, regions, 2, &error), -EBUSY);
-	assert_string_equal(error.text, "a change of the memory is under way already");
+	assert_string_equal(error.text, "a change of the memory is already under way");
 	rig_wait(&rig, RIG_MEMORY_CHANGED, 1);
 	assert_int_equal(mock.num_log, 2);
 	assert_int_equal(mock.num_regions, 3);

@@ -162,7 +162,8 @@ static void test_a_drain_that_is_none(void **state)
 	begin(&mock, &relay, &rig, &area, 0);
 	disable(&rig);
 	ask_base(&rig, VUBLK_VU_GET_VRING_BASE, 0);
-	relay_wait(&relay, "queue 0 cannot be stopped with its requests complete: 3 of them");
+	relay_wait(&relay, "queue 0 cannot be stopped, because its requests are not complete: 3 "
+			   "of them");
 	rig_wait_for_end(&rig);
 	rig_close(&rig);
 	end(&mock, &relay, &area);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A driver and a device, each on its own thread, which sleep on eventfds. A lost wake-up makes
- * the case hang until the runner's time limit. TSan checks the order in which data and rings
+ * A driver and a device, each on its own thread. The threads sleep on eventfds. A lost wake-up
+ * makes the case hang until the runner's time limit. TSan checks the order in which data and rings
  * are handed over.
  */
 #include "harness.h"

@@ -5,8 +5,8 @@
  *
  * Key idea: O_DIRECT is used if it can serve every request of a guest, that is, any multiple of
  * 512 bytes. On a device with larger blocks it is used only if the user asks for it
- * (cache=direct). So it is on tmpfs, where O_DIRECT is accepted since Linux 6.6 and has no
- * effect. Buffers that O_DIRECT cannot use go through a bounce buffer.
+ * (cache=direct). The same holds on tmpfs, which has accepted O_DIRECT since Linux 6.6,
+ * although it has no effect there. Buffers that O_DIRECT cannot use go through a bounce buffer.
  */
 #include "backend/engine/file/file.h"
 

@@ -425,7 +425,7 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 	int r;
 
 	if (!uring)
-		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
+		return vublk_error_set(error, ENOMEM, "no memory for a queue of the 'file' engine");
 	uring->file_queue.queue.ops = &uring_ops;
 	uring->file_queue.queue.engine = &file->engine;
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(uring->batches); i++) {

@@ -207,16 +207,21 @@ void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_reque
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-static void kick(struct vublk_blk_queue *queue)
+static VUBLK_ALWAYS_INLINE void kick_by(struct vublk_blk_queue *queue, void (*signal_fd)(int fd))
 {
 	if (!queue->unpublished || queue->state != VUBLK_BLK_QUEUE_WORKS)
 		return;
 	queue->unpublished = false;
 	if (vublk_driver_ring_publish(&queue->ring))
-		vublk_eventfd_write(queue->inproc->kick_fd); /* if this blocks, the disk's thread unblocks it */
+		signal_fd(queue->inproc->kick_fd);
 }
 
-void vublk_blk_queue_pump(struct vublk_blk_queue *queue)
+static void kick(struct vublk_blk_queue *queue)
+{
+	kick_by(queue, vublk_eventfd_write); /* if this blocks, the disk's thread unblocks it */
+}
+
+static void cut_waiting(struct vublk_blk_queue *queue)
 {
 	while (queue->cutting.first && cut(queue, queue->cutting.first)) {
 		struct vublk_blk_request *request = take_first(&queue->cutting);
@@ -224,7 +229,18 @@ void vublk_blk_queue_pump(struct vublk_blk_queue *queue)
 		if (!request->pieces)
 			vublk_blk_queue_finish(queue, request, request->result);
 	}
+}
+
+void vublk_blk_queue_pump(struct vublk_blk_queue *queue)
+{
+	cut_waiting(queue);
 	kick(queue);
+}
+
+void vublk_blk_queue_pump_for_owner(struct vublk_blk_queue *queue)
+{
+	cut_waiting(queue);
+	kick_by(queue, vublk_eventfd_signal);
 }
 
 void vublk_blk_submit(struct vublk_blk_queue *queue)

@@ -276,6 +276,8 @@ bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 /* Continues the requests for which the ring had no room, and publishes the new chains. */
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue);
+/* The same on the disk's thread, which no other thread would unblock in a kick. */
+void vublk_blk_queue_pump_for_owner(struct vublk_blk_queue *queue);
 
 /*
  * Takes a free request, zeroed; NULL: there is no free one. The caller passes it to

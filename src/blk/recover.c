@@ -74,7 +74,7 @@ void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost)
 		queue->covering_flush = 0; /* a loss is reported once */
 	}
 	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
-		vublk_blk_queue_pump(queue); /* issues the flush of a write with FUA that has completed */
+		vublk_blk_queue_pump_for_owner(queue); /* issues the flush of a write with FUA that has completed */
 	wake_owner(queue);
 }
 
@@ -138,7 +138,7 @@ static void issue_again(struct vublk_blk_queue *queue)
 	if (n)
 		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: %u pieces are issued again "
 			  "to the next back-end", queue->index, n);
-	vublk_blk_queue_pump(queue);
+	vublk_blk_queue_pump_for_owner(queue);
 }
 
 static void empty_ring(struct vublk_blk_queue *queue)

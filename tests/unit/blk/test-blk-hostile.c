@@ -246,6 +246,23 @@ static void test_kick_that_blocks_and_the_back_end_goes(void **state)
 	tear_down(blk);
 }
 
+/* The disk's thread issues the read again, and must not block: no other thread would unblock it. */
+static void test_lost_back_end_blocks_kicks(void **state)
+{
+	struct vublk_blk *blk = begin(1, NULL);
+	struct vublk_blk_completion c;
+
+	read_many(blk, 0, 1);
+	fake_block_kicks(0);
+	lose();
+	fake_kicks(0); /* clears the counter, so that the next back-end is not blamed for it */
+	find();
+	assert_int_equal(fake_serve(0, 2), 1);
+	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), &c, 1, 1, -1, &error), 1);
+	assert_int_equal(c.result, 0);
+	tear_down(blk);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -257,6 +274,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_needs_reset),
 		VUBLK_TEST(test_kick_that_blocks),
 		VUBLK_TEST(test_kick_that_blocks_and_the_back_end_goes),
+		VUBLK_TEST(test_lost_back_end_blocks_kicks),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -9,6 +9,7 @@
  */
 #include "bus/bus.h"
 
+#include "device/defaults.h"
 #include "proto/vhost-user/channel.h"
 #include "util/checked.h"
 #include "util/error.h"
@@ -53,7 +54,6 @@ static const struct vublk_option defaults[] = {
 	{ VUBLK_MESSAGE_TIMEOUT_NAME, VUBLK_MESSAGE_TIMEOUT_DEFAULT },
 	{ NULL },
 };
-#define DEFAULT_RECONNECT_MS "1000"
 
 static const char *find_default(const struct vublk_option *list, const char *name)
 {
@@ -73,7 +73,7 @@ const char *vublk_bus_default(const char *spec, const char *name)
 	if (!value)
 		value = find_default(defaults, name);
 	if (!value && !strcmp(name, "reconnect-ms"))
-		value = DEFAULT_RECONNECT_MS;
+		value = VUBLK_DEVICE_RECONNECT_MS;
 	return value;
 }
 
@@ -171,7 +171,7 @@ static int open_device(struct vublk_bus *bus, const struct vublk_option *propert
 	if (!r)
 		r = set_properties(bus, properties, &has_reconnect_ms, error);
 	if (!r && !has_reconnect_ms && !vublk_bus_is_server(bus))
-		r = vublk_device_set_property(bus->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
+		r = vublk_device_set_property(bus->device, "reconnect-ms", VUBLK_DEVICE_RECONNECT_MS,
 					      error);
 	if (r < 0)
 		return r;

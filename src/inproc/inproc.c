@@ -8,6 +8,7 @@
  */
 #include "inproc/private.h"
 
+#include "device/defaults.h"
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/log.h"
@@ -20,9 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-
-/* Unlike the device, the bus reconnects by default: its driver keeps the requests meanwhile. */
-#define DEFAULT_RECONNECT_MS "1000"
 
 /* --- callbacks of the device ------------------------------------------------------ */
 
@@ -242,7 +240,7 @@ static const struct vublk_property own_options[] = {
 
 const char *vublk_inproc_default(const char *name)
 {
-	return !strcmp(name, "reconnect-ms") ? DEFAULT_RECONNECT_MS : NULL;
+	return !strcmp(name, "reconnect-ms") ? VUBLK_DEVICE_RECONNECT_MS : NULL;
 }
 
 const struct vublk_property *vublk_inproc_options(void)
@@ -331,7 +329,7 @@ static int set_properties(struct vublk_inproc *inproc, const char *path,
 	if (!r) /* this driver knows which of its writes were flushed, and warns itself */
 		r = vublk_device_set_property(inproc->device, "warn-unflushed", "off", error);
 	if (!r && may_connect_again(options))
-		r = vublk_device_set_property(inproc->device, "reconnect-ms", DEFAULT_RECONNECT_MS,
+		r = vublk_device_set_property(inproc->device, "reconnect-ms", VUBLK_DEVICE_RECONNECT_MS,
 					      error);
 	for (; !r && options && options->name; options++)
 		r = set_option(inproc, options, error);

@@ -82,6 +82,7 @@ struct fake_disk *fake_disk_new(const char *name, uint64_t bytes, unsigned num_q
 	make_socket(disk->path);
 	disk->content = malloc(bytes);
 	assert_non_null(disk->content);
+	disk->content_bytes = bytes;
 	memset(disk->content, 0xdd, bytes);
 	disk->info = (struct vublk_blk_info){
 		.capacity_bytes = bytes, .block_size_bytes = 512, .physical_block_bytes = 4096,
@@ -296,7 +297,7 @@ static void lose(struct fake_disk *disk)
 	struct vublk_blk *blk = disk->blk;
 
 	disk->losses++;
-	memcpy(disk->content, disk->stable, disk->info.capacity_bytes);
+	memcpy(disk->content, disk->stable, disk->content_bytes);
 	for (unsigned q = 0; q < disk->info.num_queues; q++) {
 		struct vublk_blk_queue *queue = &blk->queues[q];
 
@@ -383,7 +384,7 @@ static int add_locked(struct vublk_blk_queue *queue, const struct pending *reque
 	ret = add_as(queue, request, user_data, error);
 	if (!ret && request->flush)
 		memcpy(queue->blk->disk->flushing, queue->blk->disk->content,
-		       queue->blk->disk->info.capacity_bytes);
+		       queue->blk->disk->content_bytes);
 	pthread_mutex_unlock(&queue->blk->disk->lock);
 	return ret;
 }
@@ -499,7 +500,7 @@ static bool stalled(const struct fake_disk *disk)
 static void complete_flush(struct fake_disk *disk, const struct pending *pending)
 {
 	if (pending->flush && !pending->completion.result)
-		memcpy(disk->stable, disk->flushing, disk->info.capacity_bytes);
+		memcpy(disk->stable, disk->flushing, disk->content_bytes);
 }
 
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,

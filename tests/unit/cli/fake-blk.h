@@ -24,6 +24,7 @@ struct fake_disk {
 	struct vublk_blk_info info;
 	const char *serial;
 	unsigned char *content;
+	size_t content_bytes; /* stays, although a new back-end may report another capacity */
 
 	/* faults, chosen by the test */
 	uint64_t fail_offset;       /* requests that include this byte fail ... */

@@ -83,7 +83,7 @@ static void use_disk(const char *path)
 	CHECK(vublk_blk_wait(vublk_blk_queue(blk, 0), completions, 2, 2, -1, &error) == 2);
 	for (unsigned i = 0; i < 2; i++)
 		CHECK(!completions[i].result && completions[i].user_data == buffer &&
-		      !completions[i].reserved[0]);
+		      !completions[i].reserved);
 	CHECK(!vublk_blk_release(blk, buffer, &error));
 	CHECK(!vublk_blk_close(blk, -1, &error));
 }

@@ -84,8 +84,8 @@ struct vublk_device_bus_ops {
 	 */
 	void (*realized)(void *bus, const struct vublk_error *error);
 	/*
-	 * The rings run. A bus kicks each queue once, because the driver may have added requests
-	 * before the start.
+	 * The rings run. The device kicks each queue once, because the driver may have added
+	 * requests before the start.
 	 */
 	void (*started)(void *bus);
 	/*

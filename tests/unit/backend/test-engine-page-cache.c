@@ -370,7 +370,7 @@ static void test_cached(void **state)
 	disk_close(&disk);
 }
 
-/* Several at once are one system call. */
+/* Several requests together are one system call. */
 static void test_cached_several(void **state)
 {
 	struct vublk_engine_io ios[8];

@@ -5,12 +5,12 @@
 /*
  * A back-end: a disk served on a vhost-user socket (what `vublk serve` is).
  *
- * A back-end listens (or is given a socket), serves one front-end at a time, and waits for the
- * next one when it disconnects. One thread per group of queues executes requests. All other work
- * is done on the thread that calls vublk_backend_run() or vublk_backend_process().
+ * A back-end listens (or is given a socket), serves one front-end at a time, and waits for the next
+ * front-end when that one disconnects. One thread per group of queues executes requests. All other
+ * work is done on the thread that calls vublk_backend_run() or vublk_backend_process().
  *
  * A front-end can truncate the memory that it shares. The library survives that by a
- * SIGBUS handler, which it installs with the first front-end; <vublk/sigbus.h> says what
+ * SIGBUS handler, which it installs when the first front-end connects; <vublk/sigbus.h> says what
  * this means for an application with a handler of its own.
  */
 
@@ -27,7 +27,9 @@ extern "C" {
 
 struct vublk_backend;
 
-/* The options, ended by one whose name is NULL. Static; any thread, any time. */
+/*
+ * The options, as a static array that ends with an entry whose name is NULL. Any thread, any time.
+ */
 const struct vublk_property *vublk_backend_options(void);
 
 /*
@@ -40,14 +42,15 @@ const struct vublk_property *vublk_backend_options(void);
  *                the back-end owns from then on, also when this call fails;
  *   socket-mode  permissions of the file at socket-path, octal, 0 to 0777; default: 0777
  *                minus the umask
- *   socket-group its group, a name or a number; default: the process's. No client can
- *                connect before both are set. EPERM: not root and not in that group;
+ *   socket-group the group of that file, a name or a number; default: the group of the process. No
+ *                client can connect before mode and group are set. EPERM: the process is not root
+ *                and not in that group;
  *   engine       file (default), memory, null
  *   blk-file     the image or block device (engine file)
  *   size         bytes of a memory or null disk
  *   inflight     on (default) or off: whether an in-flight area (INFLIGHT_SHMFD) is
- *                offered; off makes it like the many back-ends without one: if such
- *                a back-end dies, a front-end cannot tell which requests were executed
+ *                offered. Many back-ends have no such area; if a back-end without one dies, the
+ *                front-end cannot tell which requests were executed
  *   lock         on (default) or off: whether an image that another program uses is
  *                refused, as <vublk/image.h> says. With off, two back-ends can have it open,
  *                as they must for a moment when a VM migrates on one host; the caller then
@@ -60,8 +63,8 @@ const struct vublk_property *vublk_backend_options(void);
  * Returns 0 and the back-end in `backend`, freed with vublk_backend_free().
  * EINVAL: an option is unknown, missing, contradicts another, or has a bad value;
  * EADDRINUSE: another process listens on the socket; EBUSY: the image is in use;
- * EMEDIUMTYPE: its size is not that of a disk; ENOTBLK: it is neither a file nor a block
- * device; or the error of opening the image.
+ * EMEDIUMTYPE: the size of the image is not that of a disk; ENOTBLK: the image is neither a file
+ * nor a block device; or the error of opening the image.
  */
 int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
 		       struct vublk_backend **backend, struct vublk_error *error);
@@ -69,15 +72,16 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 /*
  * Serves until vublk_backend_stop(), or, where `fd` was a connected socket, until
  * the front-end disconnects. Blocks the calling thread. Requests that the back-end has begun
- * are completed before it returns. 0, or the error that ended it.
+ * are completed before this function returns. It returns 0, or the error that ended the service.
  */
 int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error);
 
 /*
- * The same in the application's own event loop: the descriptor, which stays the back-end's, polls
- * readable when vublk_backend_process() has work to do. process() never blocks. 1: call it
- * again when the descriptor is readable; 0: finished, where vublk_backend_run() would return. One
- * thread.
+ * These two functions replace vublk_backend_run() in the application's own event loop. The
+ * descriptor belongs to the back-end, and polls readable when vublk_backend_process() has work to
+ * do. process() never blocks. It returns 1: call it again when the descriptor is readable; 0: the
+ * service has ended, as when vublk_backend_run() returns 0; or the error that ended it. Only one
+ * thread may call process().
  */
 int vublk_backend_fd(const struct vublk_backend *backend);
 int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *error);

@@ -60,58 +60,60 @@ enum vublk_blk_event {
 };
 
 /*
- * The loss of a back-end. A disk outlives it: requests in flight, and requests that are added
- * during the outage (up to the queue's size), wait until a back-end listens at the same path
- * again, and that back-end executes them; each completes once. Requests that the lost
- * back-end had completed are not executed again. It may have executed the others partly or
- * completely, and they are executed once more (a back-end with an in-flight area
- * does that itself). To make this safe, a write, discard or write-zeroes request waits for
- * earlier ones of the same queue that touch the same place. For two queues the application has
- * to ensure this: it waits for the first completion before it writes to the same place.
+ * The loss of a back-end. A disk outlives its back-end: requests in flight, and requests that are
+ * added during the outage (up to the queue's size), wait until a back-end listens at the same path
+ * again, and that back-end executes them; each request completes once. Requests that the lost
+ * back-end had completed are not executed again. It may have executed the other requests partly or
+ * completely, and they are executed once more (a back-end with an in-flight area does that itself).
+ * To make this safe, a write, discard or write-zeroes request waits for earlier requests of the
+ * same queue that touch the same place. Between two queues the application has to ensure this
+ * order: it waits for the first completion before it writes to the same place.
  *
  * Options decide how long this lasts; a request either waits or fails, never both:
  *   reconnect-ms           how often the disk tries to reconnect, in addition to when the
  *                          socket appears; default 1000; 0: the loss is permanent
- *   reconnect-deadline-ms  after that time the loss is permanent: GAVE_UP; default 0: never
- *   fail-after-ms          after that time requests fail with ETIMEDOUT, those in
- *                          flight and new ones, until a back-end is connected again;
- *                          default 0: they wait. A write that failed in this way may have
- *                          been executed. It is not executed later, unless the lost
- *                          back-end is still alive and executes it then.
+ *   reconnect-deadline-ms  after that time the loss is permanent, and GAVE_UP occurs; default 0: no
+ *                          limit
+ *   fail-after-ms          after that time requests in flight and new requests fail with ETIMEDOUT,
+ *                          until a back-end is connected again; default 0: they wait without limit.
+ *                          A write that failed in this way may have been executed. It is not
+ *                          executed later, unless the lost back-end is still alive and executes it
+ *                          then.
  *   request-deadline-ms    a back-end that keeps a request for longer (up to a quarter
  *                          longer) counts as hung; default 0: no limit. The disk reclaims all
  *                          rings, and disconnects a back-end that does not return them within
- *                          request-timeout-ms. Then the requests in flight fail with ETIME, and
- *                          so does each later one: the loss is permanent, GAVE_UP. A
- *                          request that waits for that long in an outage fails with ETIME as
- *                          if fail-after-ms had passed, and the disk continues with the next
- *                          back-end. Only submitted requests count.
- *                          A back-end that returned the rings touches no buffer any more. One
- *                          that did not may be alive and write to the buffers of reads later,
- *                          so do not use those buffers again: close the disk and open it again,
- *                          which gives it other memory (for registered memory: register another
- *                          memfd).
+ *                          request-timeout-ms. Then the requests in flight fail with ETIME, and so
+ *                          does each later request: the loss is permanent, and GAVE_UP occurs. A
+ *                          request that waits for that long in an outage fails with ETIME as if
+ *                          fail-after-ms had passed, and the disk continues with the next back-end.
+ *                          Only submitted requests count.
+ *                          A back-end that returned the rings touches no buffer any more. A
+ *                          back-end that did not return them may be alive and write to the buffers
+ *                          of reads later, so do not use those buffers again: close the disk and
+ *                          open it again, which gives it other memory (for registered memory:
+ *                          register another memfd).
  *
  * A back-end may keep completed writes in its own memory until a flush, and loses them when
  * it dies, although the machine has not failed. Its config does not say whether it has such a
- * cache. So the disk records whether writes (also discards and write-zeroes) have completed
+ * cache. So the disk records whether there are completed writes (also discards and write-zeroes)
  * that no flush is certain to have made stable. If a back-end is lost in that state:
  *   unflushed=trust        requests continue; for a back-end that writes through or leaves its
  *                          writes to the kernel
- *   unflushed=fail         on each queue the flushes in flight, or the next one if there are none,
- *                          fail once with EOWNERDEAD, and WRITES_LOST occurs; the application
- *                          writes again what it wrote after its last completed flush
- *   unflushed=auto         the default: trust for a back-end with an in-flight area, which is
- *                          made to survive its own death; otherwise fail
+ *   unflushed=fail         on each queue the flushes in flight fail once with EOWNERDEAD, or, if no
+ *                          flush is in flight, the next flush does; WRITES_LOST occurs; the
+ *                          application writes again what it wrote after its last completed flush
+ *   unflushed=auto         the default: like trust for a back-end with an in-flight area, because
+ *                          such a back-end is made to survive its own death; like fail for any
+ *                          other back-end
  * A back-end that does not offer FLUSH has no cache.
  */
 
 struct vublk_blk_handlers {
 	struct vublk_log log;
 	/*
-	 * An event of the disk, on the disk's own thread; `error` says why (NULL if nothing is
-	 * wrong). It may call vublk_blk_get_info(), but not vublk_blk_close(). The first event
-	 * may occur while vublk_blk_open() returns. NULL: no handler.
+	 * Reports an event of the disk, on the disk's own thread; `error` says why (NULL if nothing
+	 * is wrong). The handler may call vublk_blk_get_info(), but not vublk_blk_close(). The
+	 * first event may occur while vublk_blk_open() returns. NULL: no handler.
 	 */
 	void (*event)(void *opaque, enum vublk_blk_event event, const struct vublk_error *error);
 	void *opaque;
@@ -130,30 +132,31 @@ struct vublk_blk_handlers {
  * Option fd: the number of a Unix stream socket that is connected to the back-end. `path` then
  * only names the back-end in messages, and may be NULL. The descriptor is lent: the
  * disk duplicates it during this call, and makes the socket non-blocking. Close yours
- * afterwards, or the back-end does not see when the disk is closed. The disk
- * cannot connect again, so reconnect-ms is 0 then; another value is EINVAL.
+ * afterwards, or the back-end does not see when the disk is closed. The disk cannot connect again,
+ * so with this option reconnect-ms is 0; another value is EINVAL.
  *
  * EINVAL: an invalid option, a queue-size below 4 (a request has a header, data and a status), or
  * an fd that is not a Unix stream socket; ENOENT, ECONNREFUSED, ENOTSOCK: no back-end listens at
  * the path; ENOTSOCK, ENOTCONN: the fd is not a socket, or not connected; ETIMEDOUT: no answer;
- * EPROTO: the back-end broke the protocol; ENOTSUP: it lacks a feature that a disk needs; ENOTCONN:
- * it closed the connection.
+ * EPROTO: the back-end broke the protocol; ENOTSUP: the back-end lacks a feature that a disk needs;
+ * ENOTCONN: the back-end closed the connection.
  */
 int vublk_blk_open(const char *path, const struct vublk_option *options,
 		   const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
 		   struct vublk_blk **blk, struct vublk_error *error);
 
 /*
- * The same without blocking, in three steps. vublk_blk_open_start() checks the options, begins to
- * connect, and returns a disk that is not open yet. The descriptor of vublk_blk_opening_fd() polls
- * readable when the opening has ended; it belongs to the disk, until close. Then
- * vublk_blk_open_finish() returns 0, or why the disk could not be opened; EAGAIN: the opening has
- * not ended. Errors as for vublk_blk_open().
+ * These functions do what vublk_blk_open() does, but without blocking, in three steps.
+ * vublk_blk_open_start() checks the options, begins to connect, and returns a disk that is not open
+ * yet. The descriptor of vublk_blk_opening_fd() polls readable when the opening has ended; the
+ * descriptor belongs to the disk, until close. After that vublk_blk_open_finish() returns 0, or the
+ * error with which the opening failed. Before that it returns EAGAIN. The errors are those of
+ * vublk_blk_open().
  *
- * Until vublk_blk_open_finish() has returned 0, only these calls and vublk_blk_close() are
- * permitted, and those for events; the others return EBUSY, NULL or zeros. vublk_blk_close() cancels an opening that
- * has not ended. It also frees a disk that could not be opened. The event handler is not
- * called before the opening has succeeded.
+ * Until vublk_blk_open_finish() has returned 0, only these calls, vublk_blk_close() and the calls
+ * for events are permitted; all other calls return EBUSY, NULL or zeros. vublk_blk_close() cancels
+ * an opening that has not ended. It also frees a disk that could not be opened. The event handler
+ * is not called before the opening has succeeded.
  */
 int vublk_blk_open_start(const char *path, const struct vublk_option *options,
 			 const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
@@ -162,23 +165,26 @@ int vublk_blk_opening_fd(const struct vublk_blk *blk);
 int vublk_blk_open_finish(struct vublk_blk *blk, struct vublk_error *error);
 
 /*
- * The options in addition to the device's properties, ended by a NULL name. Static;
- * any thread, any time.
+ * The options that a disk has in addition to the device's properties, as a static array that ends
+ * with a NULL name. Any thread, any time.
  */
 const struct vublk_property *vublk_blk_options(void);
 
-/* The default of a device's property for a disk; NULL: the device's own default. Static. */
+/*
+ * The default that a disk has for a property of the device, as a static string; NULL: the device's
+ * own default.
+ */
 const char *vublk_blk_default(const char *name);
 
 /*
  * Closes the disk. No thread may use a queue any more. `wait_ms` says how long to wait for the
  * requests in flight; 0: not at all; -1: until they complete or the back-end is lost permanently
- * (with reconnect-ms and without a deadline that may be never). A request that has not completed by
- * then is abandoned: it has no completion, and its buffers are the caller's again when this
- * returns. Memory from vublk_blk_alloc() is freed. 0; ETIMEDOUT, ENOTCONN: requests were abandoned,
- * and `error` says which; EBUSY: called from a handler, nothing was done. NULL is a no-op. Blocks
- * for `wait_ms`, and until the back-end has returned the rings. A lost back-end that is still alive
- * may still write to the buffers of reads.
+ * (which may never happen with reconnect-ms and without a deadline). A request that has not
+ * completed within that time is abandoned: it has no completion, and its buffers are the caller's
+ * again when this function returns. Memory from vublk_blk_alloc() is freed. Returns 0; ETIMEDOUT,
+ * ENOTCONN: requests were abandoned, and `error` says which; EBUSY: a handler made the call, and
+ * nothing was done. NULL is a no-op. Blocks for `wait_ms`, and until the back-end has returned the
+ * rings. A lost back-end that is still alive may still write to the buffers of reads.
  */
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error);
 
@@ -196,14 +202,15 @@ struct vublk_blk_event_info {
 };
 
 /*
- * A descriptor that polls readable while an event waits. It is the disk's, and is created by
- * the first call. Any thread. EMFILE and others: it cannot be created.
+ * Returns a descriptor that polls readable while an event waits. The descriptor belongs to the
+ * disk, and the first call creates it. Any thread. EMFILE and others: the descriptor cannot be
+ * created.
  */
 int vublk_blk_events_fd(struct vublk_blk *blk, struct vublk_error *error);
 
 /*
- * Takes the next event. 1: `info` is filled, `info_bytes` is sizeof(struct
- * vublk_blk_event_info); 0: no event waits, and `info` is untouched. Any thread; never blocks.
+ * Takes the next event. `info_bytes` is sizeof(struct vublk_blk_event_info). Returns 1: `info` has
+ * the event; 0: no event waits, and `info` is untouched. Any thread; never blocks.
  */
 int vublk_blk_next_event(struct vublk_blk *blk, struct vublk_blk_event_info *info,
 			 size_t info_bytes);
@@ -212,7 +219,7 @@ int vublk_blk_next_event(struct vublk_blk *blk, struct vublk_blk_event_info *inf
 
 struct vublk_blk_info {
 	uint64_t capacity_bytes;          /* a multiple of 512, perhaps not of the block size */
-	uint32_t block_size_bytes;        /* requests are multiples of it; at least 512 */
+	uint32_t block_size_bytes;        /* requests are multiples of this; >= 512 */
 	uint32_t physical_block_bytes;
 	uint32_t optimal_io_bytes;        /* 0: unknown */
 	uint32_t max_segments;            /* of one piece on the ring; requests are split */
@@ -254,37 +261,41 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
 /* --- memory ------------------------------------------------------------------------- */
 
 /*
- * Allocates and frees shared memory for buffers: zeroed and page-aligned. `bytes` is rounded up to
- * pages. vublk_blk_alloc() returns NULL on failure (ENOMEM; ENOSPC: the back-end has no memory slot
- * left: allocate fewer, larger buffers). vublk_blk_release() may be called when no request uses the
- * buffer; vublk_blk_close() frees the others. It returns 0, also for NULL; EINVAL: `address` is not
- * from vublk_blk_alloc(); EBUSY: called from a handler. Each of these calls sends a message to the
- * back-end, so they are too slow for the data path.
+ * Allocates and frees shared memory for buffers. The memory is zeroed and page-aligned. `bytes` is
+ * rounded up to pages. vublk_blk_alloc() returns NULL on failure (ENOMEM; ENOSPC: the back-end has
+ * no memory slot left: allocate fewer, larger buffers). vublk_blk_release() may be called when no
+ * request uses the buffer; vublk_blk_close() frees the buffers that were not released.
+ * vublk_blk_release() returns 0, also for NULL; EINVAL: `address` is not from vublk_blk_alloc();
+ * EBUSY: called from a handler. Each of these calls sends a message to the back-end, so they are
+ * too slow for the data path.
  */
 void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
 int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error);
 
 /*
- * The application's own memory, for zero copy: `bytes` at `address` (both
+ * Registers the application's own memory, for zero copy: `bytes` at `address` (both
  * multiples of the page size) are a shared mapping of `fd` at `fd_offset`. The
  * mapping stays the application's and lasts until vublk_blk_unregister() or close;
- * `fd` is duplicated and handed to the back-end. So it has to be a memfd that is sealed
+ * `fd` is duplicated and handed to the back-end. So `fd` has to be a memfd that is sealed
  * with F_SEAL_SHRINK; otherwise a back-end could truncate it, and the application's next
  * access would end the application (SIGBUS). A seal does not help against holes that the
  * back-end punches into huge pages: share memory of huge pages only with a back-end that
- * is trusted. EINVAL: not aligned, not sealed, or overlaps a registered one; ENOSPC: no
- * memory slot left.
+ * is trusted. EINVAL: the memory is not aligned, not sealed, or overlaps registered memory; ENOSPC:
+ * the back-end has no memory slot left.
  */
 int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
 		       uint64_t fd_offset, struct vublk_error *error);
-/* Undoes vublk_blk_register(). No request may use the memory any more. EINVAL: not registered. */
+/*
+ * Undoes vublk_blk_register(). No request may use the memory any more. EINVAL: no memory is
+ * registered at `address`.
+ */
 int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error);
 
 /* --- requests ------------------------------------------------------------------------ */
 
 /*
- * The queue `index`, which lives as long as the disk. NULL: there is no such queue, or the blocking
- * calls use it (vublk/blocking.h).
+ * Returns the queue `index`, which lives as long as the disk. NULL: there is no such queue, or the
+ * blocking calls use that queue (vublk/blocking.h).
  */
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
 
@@ -309,47 +320,47 @@ struct vublk_blk_completion {
 };
 
 /*
- * Says in one sentence why a request failed: returns the completion's result, and fills
- * `error` (may be NULL) if it is not 0. The queue's thread, before the next loss of a
- * back-end: the cause of a loss is the queue's last one.
+ * Says in one sentence why a request failed: returns the completion's result, and fills `error`
+ * (may be NULL) if that result is not 0. Call this on the queue's thread, and before a back-end is
+ * lost again, because the queue keeps only the cause of its latest loss.
  */
 int vublk_blk_completion_error(struct vublk_blk_queue *queue,
 			       const struct vublk_blk_completion *completion,
 			       struct vublk_error *error);
 
 /*
- * Each of the following calls adds one request. The back-end gets it with the next
+ * Each of the following calls adds one request. The back-end gets the request with the next
  * vublk_blk_submit() or vublk_blk_wait(). Offsets and lengths are bytes, multiples of
- * block_size_bytes. If the capacity is not a multiple of it, a request that ends at the end of the
- * disk may end with part of a block (some back-ends refuse that). Buffers lie in memory from
- * vublk_blk_alloc() or vublk_blk_register(), may span several regions, and belong to the
- * library until the completion, and so does `iov`. `user_data` is returned in the
- * completion. A request that exceeds the device's limits is split; it completes once,
- * when all of its pieces have, with the first error. Requests are not ordered. The calls are
- * made by the thread that uses the queue, and do not block.
+ * block_size_bytes. If the capacity is not a multiple of block_size_bytes, a request that ends at
+ * the end of the disk may end with part of a block (some back-ends refuse that). Buffers lie in
+ * memory from vublk_blk_alloc() or vublk_blk_register(), may span several regions, and belong to
+ * the library until the completion, as does `iov`. `user_data` is returned in the completion. A
+ * request that exceeds the device's limits is split; it completes once, when all of its pieces have
+ * completed, and its result is the first error. Requests are not ordered. The calls are made by the
+ * thread that uses the queue, and do not block.
  *
- * EINVAL: an unknown flag, not aligned, past the end, no such memory, empty, more than
- * VUBLK_BLK_MAX_REQUEST_BYTES, or one block scattered over more segments than the
- * device takes; EROFS: the disk is read-only; ENOTSUP: not
- * negotiated; EAGAIN: the queue has as many requests as its size: take completions first;
- * ENOTCONN: the back-end is lost permanently; ETIMEDOUT: it has been lost for longer than
- * fail-after-ms; EPROTO: it broke the ring.
+ * EINVAL: a flag is unknown; the request is empty, not aligned, ends past the end of the disk, or
+ * exceeds VUBLK_BLK_MAX_REQUEST_BYTES; a buffer is in no such memory; or one block is scattered
+ * over more segments than the device takes; EROFS: the disk is read-only; ENOTSUP: the feature was
+ * not negotiated; EAGAIN: the queue has as many requests as its size: take completions first;
+ * ENOTCONN: the back-end is lost permanently; ETIMEDOUT: the back-end has been lost for longer than
+ * fail-after-ms; EPROTO: the back-end broke the ring.
  */
 #define VUBLK_BLK_MAX_REQUEST_BYTES (UINT64_C(1) << 30) /* of read and write */
 
 /*
- * Flags of a request; 0: none. A flag that the call does not take is EINVAL.
+ * Flags of a request; 0: no flag. A call fails with EINVAL if it does not take a flag that is set.
  *
- * VUBLK_BLK_FUA, of write, writev, write_zeroes and discard: the change is stable when the
- * request completes with 0. virtio-blk has no such request: where FLUSH was negotiated,
- * the library sends a flush after the write; it is still one request with one completion.
- * If the flush fails, so does the request, with the flush's error, and the change may have
- * been made. A loss of the back-end between the two completes the request with -EOWNERDEAD
- * where the back-end's completed writes are not trusted (see unflushed above). The request
- * says nothing about other writes: only vublk_blk_flush() reports their loss.
+ * VUBLK_BLK_FUA, for write, writev, write_zeroes and discard: the change is stable when the
+ * request completes with 0. virtio-blk has no such request: where FLUSH was negotiated, the library
+ * sends a flush after the write; the application still sees one request with one completion. If the
+ * flush fails, the request fails with the flush's error, and the change may have been made. A loss
+ * of the back-end between the write and the flush completes the request with -EOWNERDEAD where the
+ * back-end's completed writes are not trusted (see unflushed above). The request says nothing about
+ * other writes: only vublk_blk_flush() reports their loss.
  *
- * VUBLK_BLK_NO_UNMAP, of write_zeroes: the blocks stay allocated. Without it the back-end
- * may deallocate them, if it says that it can.
+ * VUBLK_BLK_NO_UNMAP, for write_zeroes: the blocks stay allocated. Without this flag a back-end
+ * that offers to deallocate blocks (write_zeroes_may_unmap) may do so.
  */
 #define VUBLK_BLK_FUA UINT32_C(1)
 #define VUBLK_BLK_NO_UNMAP UINT32_C(2)
@@ -364,28 +375,35 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Makes all requests stable that completed before. EOWNERDEAD: writes that completed before a
- * back-end was lost may be lost (see the option unflushed above). Sent whenever FLUSH was
- * negotiated, whatever the config says of the write cache. Where FLUSH was not negotiated,
- * every write is stable when it completes, and a flush completes without the back-end.
+ * Makes all requests stable that completed before the call. EOWNERDEAD: writes that completed
+ * before a back-end was lost may be lost (see the option unflushed above). The flush is sent
+ * whenever FLUSH was negotiated, whatever the config says about the write cache. Where FLUSH was
+ * not negotiated, every write is stable when it completes, and a flush completes without the
+ * back-end.
  */
 int vublk_blk_flush(struct vublk_blk_queue *queue, uint32_t flags, void *user_data,
 		    struct vublk_error *error);
 
-/* Any length within the disk. ENOTSUP: not negotiated. */
+/* The range has any length within the disk. ENOTSUP: the feature was not negotiated. */
 int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
 		      uint32_t flags, void *user_data, struct vublk_error *error);
 
-/* Any length within the disk. ENOTSUP: not negotiated. */
+/* The range has any length within the disk. ENOTSUP: the feature was not negotiated. */
 int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
 			   uint32_t flags, void *user_data, struct vublk_error *error);
 
-/* Reads the serial of the disk into `id`, an ordinary buffer: 20 bytes and a NUL, at completion. */
+/*
+ * Reads the serial of the disk into `id`, an ordinary buffer, which has 20 bytes and a NUL at
+ * completion.
+ */
 #define VUBLK_BLK_ID_SIZE 21
 int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], uint32_t flags,
 		     void *user_data, struct vublk_error *error);
 
-/* Makes the added requests visible to the back-end, with one notification if it wants one. */
+/*
+ * Makes the added requests visible to the back-end, and notifies it once if it wants to be
+ * notified.
+ */
 void vublk_blk_submit(struct vublk_blk_queue *queue);
 
 /* The number of requests that were added and whose completions were not taken yet. */
@@ -395,27 +413,27 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
 
 /*
  * Takes up to `max` completions without waiting and without a system call (except to notify
- * the back-end of further pieces of a request that was split). Returns how many. After a
- * permanent loss of the back-end, or if it broke the ring, all requests in flight complete
- * with an error, after those that it had completed.
+ * the back-end of further pieces of a request that was split). Returns how many were taken. After a
+ * permanent loss of the back-end, or if the back-end broke the ring, the requests that it had
+ * completed come first, and all other requests in flight complete with an error.
  */
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned max);
 
 /*
  * Submits, then waits until `min` completions are there or `timeout_ms` has passed
- * (-1: no limit), and takes up to `max`. Sleeps; a caller that prefers to spin uses
- * vublk_blk_poll(). Returns how many; fewer than `min` only if the time has passed or fewer were
- * in flight.
+ * (-1: no limit), and takes up to `max` completions. The thread sleeps while it waits; a caller
+ * that prefers to spin uses vublk_blk_poll(). Returns how many completions were taken; fewer than
+ * `min` only if the time has passed or fewer requests were in flight.
  */
 int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned min, unsigned max, int timeout_ms, struct vublk_error *error);
 
 /*
  * For an event loop: the descriptor polls readable when the back-end has signalled a
- * completion. The loop calls vublk_blk_arm() before it sleeps on the descriptor; true:
- * completions are waiting, so it takes them instead of sleeping. Arming also clears the
- * descriptor. Submit all added requests first, because the back-end does not see a
+ * completion. The loop calls vublk_blk_arm() before it sleeps on the descriptor. If the call
+ * returns true, completions are waiting, and the loop takes them instead of sleeping. Arming also
+ * clears the descriptor. Submit all added requests first, because the back-end does not see a
  * request before it is submitted. The descriptor may also become readable without a completion.
  */
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
@@ -439,16 +457,17 @@ struct vublk_blk_stats {
 	uint64_t read_bytes;    /* of reads that succeeded */
 	uint64_t written_bytes; /* of writes that succeeded */
 	/*
-	 * How many requests took 2^i to 2^(i+1) ns, from the call that added them to the one that
-	 * took their completion; the last bucket has all that took longer.
+	 * How many requests took 2^i to 2^(i+1) ns, from the call that added a request to the call
+	 * that took its completion; the last bucket also has all requests that took longer.
 	 */
 	uint64_t latency[VUBLK_BLK_LATENCY_BUCKETS];
 };
 
 /*
- * Reads the counters of a queue. `stats_bytes` is sizeof(struct vublk_blk_stats). -ENOTSUP, and all
- * zeroes: the disk was opened without the option statistics=on. Any thread, any time. Each counter
- * is exact, but while requests are made, two counters may differ by a request.
+ * Reads the counters of a queue. `stats_bytes` is sizeof(struct vublk_blk_stats). Returns -ENOTSUP
+ * and fills `stats` with zeroes if the disk was opened without the option statistics=on. Any
+ * thread, any time. Each counter is exact, but while requests are made, one counter may include a
+ * request that another counter does not include yet.
  */
 int vublk_blk_queue_get_stats(const struct vublk_blk_queue *queue, struct vublk_blk_stats *stats,
 			      size_t stats_bytes);

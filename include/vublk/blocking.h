@@ -15,18 +15,19 @@
  * loss of a back-end is treated as the options of the disk say (see vublk/blk.h), so a call
  * may wait for the next back-end.
  *
- * Threads: any thread, several at the same time, except the disk's own (a handler gets
- * EBUSY). The calls take turns: one lock covers a whole call. vublk_blk_close() is called
- * when all of them have returned.
+ * Threads: any thread may make these calls, also several threads at the same time, except the
+ * disk's own thread (a handler gets EBUSY). The calls take turns: one lock covers a whole call.
+ * Call vublk_blk_close() only when all of them have returned.
  *
- * Memory: data is copied through a buffer that the first call allocates: 8 pieces of 128 KiB,
- * or of one block if that is larger. It takes one of the back-end's memory slots, and is
- * freed with the disk. The pieces of a longer request are in flight together.
+ * Memory: data is copied through a buffer that the first call allocates: 8 pieces of 128 KiB, or of
+ * one block if a block is larger. The buffer takes one of the back-end's memory slots, and is freed
+ * with the disk. The pieces of a longer request are in flight together.
  *
  * The queue: the first call reserves the last queue that the application does not use, that is,
  * for which it has not called vublk_blk_queue(). From then on vublk_blk_queue() returns NULL for
- * that queue. EBUSY: the application uses all queues; leave one unused, or open the disk with one
- * more (num-queues). Requests on the application's queues are not ordered with these calls.
+ * that queue. EBUSY: the application uses all queues; leave one queue unused, or open the disk with
+ * one more queue (num-queues). Requests on the application's queues are not ordered with these
+ * calls.
  *
  * A call that fails may have been executed in part.
  */
@@ -46,9 +47,9 @@ extern "C" {
  * Reads `bytes` at byte `offset` of the disk into `buffer`: any range within the disk, at any
  * address. `flags` is 0.
  *
- * EINVAL: an unknown flag, empty, or past the end; EBUSY: see above; ENOMEM, ENOSPC: the
- * buffer could not be allocated; others: the results of struct vublk_blk_completion, and those
- * of vublk_blk_read().
+ * EINVAL: a flag is unknown, or the range is empty or ends past the end of the disk; EBUSY: see
+ * above; ENOMEM, ENOSPC: the buffer could not be allocated; others: the results of struct
+ * vublk_blk_completion, and those of vublk_blk_read().
  */
 int vublk_blk_pread(struct vublk_blk *blk, uint64_t offset, void *buffer, size_t bytes,
 		    uint32_t flags, struct vublk_error *error);
@@ -59,23 +60,24 @@ int vublk_blk_pread(struct vublk_blk *blk, uint64_t offset, void *buffer, size_t
  * part of a block, read the block, change it, and write it. The library does not do this itself,
  * because it could overwrite a change that another writer makes between the read and the write.
  * With VUBLK_BLK_FUA in `flags` the data is stable when this returns 0: each piece is followed
- * by a flush, so a long write is faster without it, and with one vublk_blk_pflush().
+ * by a flush, so a long write is faster without the flag and with one vublk_blk_pflush() after it.
  *
- * Errors as vublk_blk_pread(); EINVAL: also not aligned; EROFS: the disk is read-only.
+ * The errors are those of vublk_blk_pread(), and in addition: EINVAL: the range is not aligned;
+ * EROFS: the disk is read-only.
  */
 int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer, size_t bytes,
 		     uint32_t flags, struct vublk_error *error);
 
 /*
- * All writes that were completed before, on any queue, are stable when this returns 0.
- * EOWNERDEAD: a back-end was lost that had completed writes, and they may be lost with it (see
+ * When this returns 0, all writes are stable that completed before the call, on any queue.
+ * EOWNERDEAD: a back-end that had completed writes was lost, and these writes may be lost, too (see
  * the option unflushed in vublk/blk.h).
  */
 int vublk_blk_pflush(struct vublk_blk *blk, uint32_t flags, struct vublk_error *error);
 
 /*
- * vublk_blk_discard() and vublk_blk_write_zeroes(), blocking; ranges, flags and errors are
- * theirs.
+ * These calls are the blocking forms of vublk_blk_discard() and vublk_blk_write_zeroes(), and take
+ * the same ranges and flags and have the same errors.
  */
 int vublk_blk_pdiscard(struct vublk_blk *blk, uint64_t offset, uint64_t bytes, uint32_t flags,
 		       struct vublk_error *error);

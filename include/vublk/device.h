@@ -3,12 +3,14 @@
 #define VUBLK_DEVICE_H
 
 /*
- * The vhost-user-blk host device, for a program that presents it to a driver: a VMM, an
- * emulator, or the library's own buses. examples/embed.c is a small VMM that does so.
+ * The vhost-user-blk host device, for a program that presents this device to a driver: a VMM, an
+ * emulator, or one of the library's own buses. examples/embed.c is a small VMM that uses this
+ * interface.
  *
  * The program that presents the device is called the bus here. The bus calls the functions below,
- * and the device calls struct vublk_device_bus_ops. Requests pass through neither: the driver and
- * the back-end share the rings and buffers, and kicks and calls are eventfds between them.
+ * and the device calls struct vublk_device_bus_ops. Requests pass through neither the bus nor the
+ * device: the driver and the back-end share the rings and buffers, and kicks and calls are eventfds
+ * between them.
  *
  * Life:
  *   new -> set properties -> realize ... realized()
@@ -16,19 +18,19 @@
  *       -> set_status(0) ... stopped()  -> (again) -> unrealize -> free
  *
  * With the property server the device listens at chardev's path, as QEMU's
- * `-chardev socket,server=on` does. REALIZING then lasts until a usable back-end has connected,
- * without a limit. After a loss the device waits for the next connection.
+ * `-chardev socket,server=on` does. In that case REALIZING lasts until a usable back-end has
+ * connected, without a limit. After a loss the device waits for the next connection.
  *
  * With server or reconnect-ms the device outlives its back-end. After lost() it keeps all that the
- * driver sees and has set up. It tries to connect again, immediately when a socket appears at the
- * path, or listens. When a back-end is connected, reconnected() is called. If DRIVER_OK is set,
- * started() follows, and the rings resume where they were. During the outage the driver's calls are
- * accepted as in STOPPED.
+ * driver sees and has set up. Without server, it tries to connect again, and does so immediately
+ * when a socket appears at the path. With server, it listens. When a back-end is connected,
+ * reconnected() is called. If DRIVER_OK is set, started() follows, and the rings resume where they
+ * were. During the outage the driver's calls are accepted as in STOPPED.
  *
  * Threads: a device belongs to one thread at a time, the one that calls vublk_device_process().
  * All calls are made on that thread, and all callbacks are called on it, within process(). No call
- * blocks. A callback may call the device, also vublk_device_unrealize(), but not
- * vublk_device_free().
+ * blocks. A callback may call every function of the device, including vublk_device_unrealize(),
+ * except vublk_device_free().
  *
  * The owner of a dirty log that the bus gives can truncate it: the library handles SIGBUS for its
  * mappings, see <vublk/sigbus.h>.
@@ -75,12 +77,12 @@ const char *vublk_device_state_name(enum vublk_device_state state);
  */
 struct vublk_device_bus_ops {
 	/*
-	 * vublk_device_realize() has ended. `error` NULL: the state is STOPPED; otherwise it is
-	 * CREATED again. ENOENT, ECONNREFUSED, ENOTSOCK: no back-end listens at the path;
-	 * EADDRINUSE, EEXIST: the device cannot listen at the path (server); ETIMEDOUT: no
-	 * answer; ENOTCONN: the back-end closed the connection; EPROTO: it broke the protocol,
-	 * or its config is invalid; ENOTSUP: it lacks a feature that a disk needs; EINVAL: it has
-	 * fewer queues than num-queues.
+	 * vublk_device_realize() has ended. `error` NULL: the state is STOPPED; otherwise the state
+	 * is CREATED again. ENOENT, ECONNREFUSED, ENOTSOCK: no back-end listens at the path;
+	 * EADDRINUSE, EEXIST: the device cannot listen at the path (server); ETIMEDOUT: no answer;
+	 * ENOTCONN: the back-end closed the connection; EPROTO: the back-end broke the protocol, or
+	 * its config is invalid; ENOTSUP: the back-end lacks a feature that a disk needs; EINVAL:
+	 * the back-end has fewer queues than num-queues.
 	 */
 	void (*realized)(void *bus, const struct vublk_error *error);
 	/*
@@ -117,7 +119,7 @@ struct vublk_device_bus_ops {
 	 * now on are in the log. After a start with an error, and after a stop, the log is off.
 	 */
 	void (*dirty_log_changed)(void *bus, const struct vublk_error *error);
-	/* A write to the config has ended that vublk_device_config_write() began. */
+	/* The write to the config that vublk_device_config_write() began has ended. */
 	void (*config_written)(void *bus, const struct vublk_error *error);
 	/*
 	 * A ring cannot continue, and the driver has to reset the device: the bus sets
@@ -128,8 +130,8 @@ struct vublk_device_bus_ops {
 	/*
 	 * vublk_device_make_inflight() has ended. The descriptor belongs to the device and is valid
 	 * during the call. `area_bytes` is the size of the library's struct: a program built with
-	 * a larger struct treats the members past that size as 0. `area` NULL: the back-end
-	 * refused, or was lost.
+	 * a larger struct treats the members past that size as 0. `area` NULL: the back-end refused
+	 * to make an area, or was lost.
 	 */
 	void (*inflight_made)(void *bus, const struct vublk_device_inflight *area,
 			      size_t area_bytes, const struct vublk_error *error);
@@ -138,24 +140,24 @@ struct vublk_device_bus_ops {
 /* --- properties ------------------------------------------------------------- */
 
 /*
- * The properties, ended by one whose name is NULL. Static; any thread, any time.
- * Named as QEMU's are: chardev (the back-end's Unix socket), server, num-queues ("auto":
- * as many as the back-end offers, up to num-queues-limit), queue-size,
- * config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
+ * The properties, as a static array that ends with an entry whose name is NULL. Any thread, any
+ * time. The names are those of QEMU's properties where QEMU has them: chardev (the back-end's Unix
+ * socket), server, num-queues ("auto": as many as the back-end offers, up to num-queues-limit),
+ * queue-size, config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
  * request-timeout-ms, keepalive-ms, reconnect-ms (0: the loss of the back-end is permanent),
  * reconnect-deadline-ms, inflight, inflight-migration, ...
  */
 const struct vublk_property *vublk_device_properties(void);
 
 /*
- * Sets a property from its text. Its type is checked now; combinations of properties are checked
- * at realize. State CREATED, else EBUSY. EINVAL: no such property, or the value does not fit its
- * type.
+ * Sets a property from its text. Its type is checked now; combinations of properties are checked at
+ * realize. State CREATED, otherwise EBUSY. EINVAL: there is no such property, or the value does not
+ * fit its type.
  */
 int vublk_device_set_property(struct vublk_device *device, const char *name, const char *value,
 			      struct vublk_error *error);
 
-/* The value as text into `value`; EINVAL: no such property. Any state. */
+/* Stores the value as text in `value`. EINVAL: there is no such property. Any state. */
 int vublk_device_get_property(const struct vublk_device *device, const char *name, char *value,
 			      size_t value_bytes, struct vublk_error *error);
 
@@ -190,18 +192,19 @@ bool vublk_device_has_rings_out(const struct vublk_device *device);
 
 /*
  * Lends the device a connection to its back-end for the next realize: `fd` is a connected Unix
- * stream socket, which the device duplicates. Close yours, or the back-end does not see the
- * device disconnect. The next realize then does not connect to chardev, which only names the
- * back-end in messages, and has no other try. It needs reconnect-ms=0 and server=off, because
- * the device cannot connect again (EINVAL). A second call replaces the first connection. State
- * CREATED. ENOTSOCK; EINVAL: not a descriptor, or a socket of another kind; ENOTCONN: not
- * connected; EBUSY; EMFILE.
+ * stream socket, which the device duplicates. Close your descriptor, or the back-end does not see
+ * the device disconnect. The next realize uses this connection instead of connecting to chardev,
+ * which only names the back-end in messages; if it fails, it does not try again. A lent connection
+ * needs reconnect-ms=0 and server=off, because the device cannot connect again (EINVAL). A second
+ * call replaces the first connection. State CREATED, otherwise EBUSY. ENOTSOCK: `fd` is not a
+ * socket; EINVAL: `fd` is not a descriptor, or is a socket of another kind; ENOTCONN: the socket is
+ * not connected; EMFILE.
  */
 int vublk_device_lend_connection(struct vublk_device *device, int fd, struct vublk_error *error);
 
 /*
  * Checks the properties (EINVAL and one sentence if one is invalid), then begins to connect and to
- * negotiate; realized() follows. State CREATED, else EBUSY: a device that is LOST has to be
+ * negotiate; realized() follows. State CREATED, otherwise EBUSY: a device that is LOST has to be
  * unrealized first.
  */
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error);
@@ -215,86 +218,98 @@ void vublk_device_unrealize(struct vublk_device *device);
 
 /* --- what the driver sees ----------------------------------------------------- */
 
-/* States from STOPPED on, unless said otherwise; 0 before. */
+/*
+ * These functions work in the states from STOPPED on, unless a comment says otherwise, and return 0
+ * before.
+ */
 unsigned vublk_device_num_queues(const struct vublk_device *device);
 unsigned vublk_device_queue_size(const struct vublk_device *device);
 
-/* Offered to the driver: features of both device and back-end that no property disables. */
+/*
+ * The features that are offered to the driver: those that both the device and the back-end have and
+ * no property disables.
+ */
 uint64_t vublk_device_features(const struct vublk_device *device);
 
 /*
  * Sets the features that the driver accepted. A driver that did not accept VERSION_1 is a legacy
- * driver. It is supported on little-endian machines only (else ENOTSUP), where its rings and
- * requests are those of a modern driver. Its kick may come before DRIVER_OK (vublk_device_kick()).
- * EINVAL: a bit that was not offered; EBUSY: rings run.
+ * driver. It is supported on little-endian machines only (otherwise ENOTSUP), where its rings and
+ * requests have the format of a modern driver's. Its kick may come before DRIVER_OK
+ * (vublk_device_kick()).
+ * EINVAL: `features` has a bit that was not offered; EBUSY: rings run.
  */
 int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
 			      struct vublk_error *error);
 
 /*
- * The configuration space (struct virtio_blk_config, little-endian), from the
- * device's copy. Bytes past its end read as zero. Any state.
+ * Reads the configuration space (struct virtio_blk_config, little-endian) from the device's copy.
+ * Bytes past the end of the space read as zero. Any state.
  */
 void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
 			      unsigned bytes);
-/* Changes whenever the driver is shown another config; for the bus's config_generation. */
+/*
+ * A number that changes whenever the driver is shown another config; the bus presents it as
+ * config_generation.
+ */
 uint32_t vublk_device_config_generation(const struct vublk_device *device);
 
 /*
- * Reads the config from the back-end again; config_changed() follows if it has changed. Without a
- * back-end it is read from the next one. This is needed only if the back-end does not report
- * changes, and config-poll-ms would find them too late.
+ * Reads the config from the back-end again; config_changed() follows if the config has changed.
+ * Without a back-end, the config is read from the next back-end. This call is needed only if the
+ * back-end does not report changes and config-poll-ms would find them too late.
  */
 void vublk_device_refresh_config(struct vublk_device *device);
 
 /*
- * Writes the config. The only writable field is `wce`. 0: the value is the present one; 1: it is
- * sent to the back-end, and config_written() follows. EINVAL: another field; ENOTSUP: CONFIG_WCE
- * was not negotiated; EBUSY: another write is under way; ENOTCONN: no back-end is connected.
+ * Writes the config. The only writable field is `wce`. Returns 0: the config has this value
+ * already; 1: the value is sent to the back-end, and config_written() follows. EINVAL: the write
+ * touches another field; ENOTSUP: CONFIG_WCE was not negotiated; EBUSY: another write is under way;
+ * ENOTCONN: no back-end is connected.
  */
 int vublk_device_config_write(struct vublk_device *device, unsigned offset, const void *data,
 			      unsigned bytes, struct vublk_error *error);
 
 /*
  * The driver's status byte. DRIVER_OK starts the rings, and started() or stopped() follows.
- * EINVAL: the features are not accepted, no memory is set, or a ring is outside of it; ENOTCONN:
- * the back-end was lost, and no other is looked for. 0 resets the device: rings that run are
- * stopped, and stopped() follows; until then the status cannot be set (EBUSY). A reset forgets the
- * accepted features and the queues. States from STOPPED on.
+ * EINVAL: the features are not accepted, no memory is set, or a ring is outside of the memory;
+ * ENOTCONN: the back-end was lost, and no other is looked for. A status of 0 resets the device:
+ * rings that run are stopped, and stopped() follows; until then the status cannot be set (EBUSY). A
+ * reset forgets the accepted features and the queues. States from STOPPED on.
  */
 uint8_t vublk_device_status(const struct vublk_device *device);
 int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 			    struct vublk_error *error);
 
 /*
- * Tells the device whether the VM runs; for a new device it does. The rings run while the driver
- * has set DRIVER_OK, the VM runs, and a back-end is connected. A pause stops them: the back-end
- * completes the requests that it has begun (with inflight-migration it may leave them in the
- * in-flight area instead) and no longer touches the memory. Status, features, queues, their bases
- * and the in-flight area stay as they are, and the rings resume there after the pause. During the
- * pause memory, features and queues may be set again, except after the loss of a back-end that had
- * the rings (EBUSY: they resume as they are).
+ * Tells the device whether the VM runs. A new device assumes that the VM runs. The rings run while
+ * the driver has set DRIVER_OK, the VM runs, and a back-end is connected. A pause stops them: the
+ * back-end completes the requests that it has begun (with inflight-migration it may leave them in
+ * the in-flight area instead) and no longer touches the memory. Status, features, queues, their
+ * bases and the in-flight area stay as they are, and after the pause the rings resume where they
+ * stopped. During the pause memory, features and queues may be set again, except after the loss of
+ * a back-end that had the rings (EBUSY, because the rings resume as they are).
  * Returns 0: nothing has to change, or the rings wait for a back-end; 1: a start or stop is under
  * way, and started() or stopped() follows. Any state, also CREATED; the setting stays until it is
- * changed, also over unrealize.
+ * changed, and survives unrealize.
  */
 int vublk_device_set_vm_running(struct vublk_device *device, bool running);
 
 /*
- * Whether later stops wait for the requests that the back-end has begun, even with
- * inflight-migration. By default they do not. A back-end that offers
- * GET_VRING_BASE_INFLIGHT without GET_VRING_BASE_SKIP_DRAIN cannot be asked to wait. Any
- * state; the setting stays until it is changed, also over unrealize.
+ * Sets whether later stops wait for the requests that the back-end has begun, even with
+ * inflight-migration. By default, stops with inflight-migration do not wait. A back-end that offers
+ * GET_VRING_BASE_INFLIGHT without GET_VRING_BASE_SKIP_DRAIN cannot be asked to wait. Any state; the
+ * setting stays until it is changed, and survives unrealize.
  */
 void vublk_device_set_drains(struct vublk_device *device, bool drains);
 
 /*
- * A reset for a guest that was ended by force and does not run again. Only
+ * Resets the device of a guest that was ended by force and does not run again. Only
  * vublk_device_unrealize() is useful afterwards, and no other back-end is looked for. A back-end
  * that hangs on a request delays the shutdown until the deadline of the stop (request-timeout-ms).
  * The property skip-get-vring-base-on-force-shutdown avoids that: the connection is closed without
  * stopping the rings, and stopped() and lost() have the error ECANCELED. Requests that the back-end
- * had begun may or may not be executed, and it may touch the memory until it notices the hang-up.
+ * had begun may or may not be executed, and the back-end may touch the memory until it notices the
+ * hang-up.
  * Returns 1: stopped() follows; 0: no rings were out. Any state.
  */
 int vublk_device_force_shutdown(struct vublk_device *device);
@@ -303,9 +318,9 @@ int vublk_device_force_shutdown(struct vublk_device *device);
 
 /*
  * Sets the guest's whole memory, which replaces the previous memory. The descriptors are
- * duplicated. 0: it takes effect at the next start. 1: the rings run, the change is sent to the
- * back-end (without the regions that stay the same), and memory_changed() follows. An error that
- * memory_changed() is given means that the back-end refused a region and does not have it.
+ * duplicated. Returns 0: the memory takes effect at the next start; 1: the rings run, the change is
+ * sent to the back-end (without the regions that stay the same), and memory_changed() follows. If
+ * memory_changed() has an error, the back-end refused a region and does not have that region.
  *
  * Removing all memory (0 regions) takes effect immediately where that is possible, even if no
  * rings run. If reconnect-ms is set and server is off, the device closes the connection and opens
@@ -315,8 +330,8 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * returned.
  *
  * EINVAL: a region is empty, overlaps another, wraps around, or exceeds its file or the dirty log,
- * or a ring that runs is in no region; ENOSPC: more regions than the back-end has memory slots;
- * EBUSY: another change is under way, or the device is starting or stopping. States STOPPED,
+ * or a ring that runs is in no region; ENOSPC: there are more regions than the back-end has memory
+ * slots; EBUSY: another change is under way, or the device is starting or stopping. States STOPPED,
  * RUNNING, LOST, RECONNECTING.
  */
 int vublk_device_set_memory(struct vublk_device *device,
@@ -334,20 +349,22 @@ struct vublk_device_queue {
 };
 
 /*
- * Sets up a queue. `queue` NULL: the driver does not use it. EINVAL: its size, addresses or base
- * are invalid; EBUSY: rings run. States STOPPED, LOST, RECONNECTING.
+ * Sets up a queue. `queue` NULL: the driver does not use this queue. EINVAL: the queue's size,
+ * addresses or base are invalid; EBUSY: rings run. States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 			   const struct vublk_device_queue *queue, size_t queue_bytes,
 			   struct vublk_error *error);
 
 /*
- * Replaces an eventfd of a queue that is set up (-1: no descriptor). The new one is borrowed; the
- * old one is not used after the call. 0: the rings do not run, and the next start hands it over.
- * 1: it is sent to the back-end, and notifiers_changed() follows when the back-end has all of them,
- * unless stopped() comes first. A back-end that refuses is disconnected. No notification is lost:
- * when the back-end has the new descriptor, it is signalled once, because the old one may have been
- * signalled meanwhile. EINVAL: no such queue, or not set up. States from STOPPED on.
+ * Replaces an eventfd of a queue that is set up (-1: no descriptor). The new descriptor is
+ * borrowed; the old one is not used after the call. Returns 0: the rings do not run, and the next
+ * start hands the new descriptor over; 1: the new descriptor is sent to the back-end, and
+ * notifiers_changed() follows when the back-end has all descriptors that were set, unless stopped()
+ * comes first. A back-end that refuses a descriptor is disconnected. No notification is lost: when
+ * the back-end has the new descriptor, the device signals that descriptor once, because the old one
+ * may have been signalled meanwhile. EINVAL: there is no such queue, or it is not set up. States
+ * from STOPPED on.
  */
 int vublk_device_set_queue_kick(struct vublk_device *device, unsigned index, int fd,
 				struct vublk_error *error);
@@ -356,41 +373,42 @@ int vublk_device_set_queue_call(struct vublk_device *device, unsigned index, int
 
 /*
  * Kicks a queue, for a bus that is notified by calls instead of eventfds. Signals the queue's kick
- * descriptor, if it has one. A legacy driver may kick before DRIVER_OK. If it has set a status and
- * accepted its features, and memory and queues are set up, that kick starts the device: started()
- * follows, and each queue that is set up is kicked. A signal on a kick descriptor has the same
- * effect. If the queues cannot be started, needs_reset() is called, once until the reset. Queues
- * that are set up after the kick are not used before a reset.
- * -EINVAL: no such queue, or not set up. States from STOPPED on.
+ * descriptor, if it has one. A legacy driver may kick before DRIVER_OK. If that driver has set a
+ * status and accepted its features, and memory and queues are set up, the kick starts the device:
+ * started() follows, and each queue that is set up is kicked. A signal on a kick descriptor has the
+ * same effect. If the queues cannot be started, needs_reset() is called, but not again before the
+ * reset. Queues that are set up after the kick are not used before a reset. -EINVAL: there is no
+ * such queue, or it is not set up. States from STOPPED on.
  */
 int vublk_device_kick(struct vublk_device *device, unsigned index);
 
 /*
- * The queue as it is set up; size 0: it is not set up. Its base is where the ring started, and
- * after a stop, where it resumes. -EINVAL: no such queue, and *queue is untouched. States from
- * STOPPED on.
+ * Stores the set-up of a queue in *queue; a size of 0 means that the queue is not set up. The base
+ * is the index at which the ring started or, after a stop, at which it resumes. -EINVAL: there is
+ * no such queue, and *queue is untouched. States from STOPPED on.
  */
 int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
 			   struct vublk_device_queue *queue, size_t queue_bytes);
 
-/* Where the queue resumes: the avail index at which the back-end stopped. */
+/* Returns where the queue resumes: the avail index at which the back-end stopped. */
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index);
 
 /*
  * Whether another back-end can resume the rings as they are, with the outstanding requests,
- * because the back-end records them in an in-flight area. If that was negotiated, it is true from
- * the first start until a reset. In LOST it is about the back-end that was lost; in RECONNECTING it
- * is false, because it is not known yet. Any state.
+ * because the back-end records them in an in-flight area. If such an area was negotiated, the
+ * answer is true from the first start until a reset. In LOST the answer is about the back-end that
+ * was lost. In RECONNECTING the answer is false, because the new back-end's offer is not known yet.
+ * Any state.
  */
 bool vublk_device_is_tracked(const struct vublk_device *device);
 
 /* --- the dirty log: which pages of the memory were written ------------------------- */
 
 /*
- * A bitmap in a file. Page N begins at guest address N * VUBLK_DIRTY_PAGE_BYTES; its bit is bit
- * N % 8 of byte N / 8 from `offset`. The back-end sets the bit after it wrote to the page (data,
- * status bytes, used rings). The program that copies the page clears the bit before. Both are
- * atomic.
+ * The log is a bitmap in a file. Page N begins at guest address N * VUBLK_DIRTY_PAGE_BYTES; its bit
+ * is bit N % 8 of byte N / 8 from `offset`. The back-end sets the bit after it wrote to the page
+ * (data, status bytes, used rings). The program that copies the page clears the bit before it
+ * copies. Setting and clearing are atomic.
  */
 struct vublk_device_dirty_log {
 	int fd;
@@ -400,37 +418,41 @@ struct vublk_device_dirty_log {
 
 /*
  * Switches the dirty log on. `log` NULL: the device makes an empty bitmap for the present memory.
- * Otherwise the descriptor is duplicated, its bits are kept, and the file must not become shorter.
- * The log outlives pauses, resets and the back-end: a later back-end that cannot log is refused.
- * When a back-end is lost, the device marks the used rings that it had, because it may have died
- * before it marked them. The log ends with vublk_device_dirty_log_stop() or unrealize.
- * Returns 0: it is on; 1: the back-end has the rings, and dirty_log_changed() follows. ENOTSUP: the
- * back-end does not offer LOG_SHMFD and VHOST_F_LOG_ALL; EBUSY: it is on already; EINVAL: no memory
- * has been set, or `log` does not fit it; ENOMEM and others: the bitmap cannot be made. States from
- * STOPPED on.
+ * Otherwise the descriptor is duplicated, the bits in the file are kept, and the file must not
+ * become shorter. The log outlives pauses, resets and the back-end: a later back-end that cannot
+ * log is refused. When a back-end is lost, the device marks the used rings of that back-end,
+ * because the back-end may have died before it marked them. The log ends with
+ * vublk_device_dirty_log_stop() or unrealize.
+ * Returns 0: the log is on; 1: the back-end has the rings, and dirty_log_changed() follows.
+ * ENOTSUP: the back-end does not offer LOG_SHMFD and VHOST_F_LOG_ALL; EBUSY: the log is on already;
+ * EINVAL: no memory has been set, or `log` does not fit the memory; ENOMEM and others: the bitmap
+ * cannot be made. States from STOPPED on.
  */
 int vublk_device_dirty_log_start(struct vublk_device *device,
 				 const struct vublk_device_dirty_log *log, size_t log_bytes,
 				 struct vublk_error *error);
 
 /*
- * Switches the dirty log off; bits that were not taken are lost. 0: it is off; 1:
+ * Switches the dirty log off; bits that were not taken are lost. Returns 0: the log is off; 1:
  * dirty_log_changed() follows. EBUSY: a change is under way. Any state.
  */
 int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error *error);
 
 /*
  * Reads and clears the bits of the `num_pages` pages from `first_page` on (both multiples
- * of 64): page first_page + N is bit N % 64 of bits[N / 64]. A page that is written
- * during the call is either among them or stays marked. So take the bits first, then copy the
- * pages.
- * EINVAL: more pages than the log has; EBUSY: the log is off; ENOMEM: it cannot be mapped; EIO: its
- * file was truncated, so the bits are useless. Any state while the log is on.
+ * of 64): page first_page + N is bit N % 64 of bits[N / 64]. If a page is written during the call,
+ * its bit is either among the bits that were read or stays set. So take the bits first, then copy
+ * the pages.
+ * EINVAL: more pages than the log has; EBUSY: the log is off; ENOMEM: the log cannot be mapped;
+ * EIO: the log's file was truncated, so the bits are useless. Any state while the log is on.
  */
 int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page,
 				uint64_t num_pages, uint64_t *bits, struct vublk_error *error);
 
-/* The bitmap, for another thread to map. The descriptor stays the device's. -ENOENT: it is off. */
+/*
+ * Returns the bitmap, which another thread may map. The descriptor stays the device's. -ENOENT: the
+ * log is off.
+ */
 int vublk_device_dirty_log_get(const struct vublk_device *device,
 			       struct vublk_device_dirty_log *log, size_t log_bytes);
 
@@ -439,16 +461,16 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
  * the same rings.
  */
 struct vublk_device_place {
-	bool is_known;        /* `base` is where it resumes; false: lost before the back-end said */
+	bool is_known;        /* `base` is where it resumes; false: the back-end was lost first */
 	uint16_t base;        /* if unknown: the used index, which is exact if `outstanding` is 0 */
 	uint16_t outstanding; /* incomplete requests that a back-end may have seen */
 	uint16_t undrained;   /* if known: incomplete requests before `base` */
 };
 
 /*
- * The position of a queue, read from the indices in the guest's memory; the rings should not run.
- * EINVAL: the queue is not set up, or not in the memory that was set; ENOMEM: the memory cannot be
- * mapped. States from STOPPED on.
+ * Reads the position of a queue from the indices in the guest's memory; the rings should not run.
+ * EINVAL: the queue is not set up, or is outside of the memory that was set; ENOMEM: the memory
+ * cannot be mapped. States from STOPPED on.
  */
 int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
 			     struct vublk_device_place *place, size_t place_bytes,
@@ -456,10 +478,10 @@ int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
 
 /* The area in which a back-end records the requests of split rings that it has begun. */
 struct vublk_device_inflight {
-	int fd;              /* the file that has it */
-	uint64_t offset;     /* where in the file it begins, in bytes */
+	int fd;              /* the file that contains the area */
+	uint64_t offset;     /* where in the file the area begins, in bytes */
 	uint64_t size_bytes;
-	uint16_t num_queues; /* that it has room for */
+	uint16_t num_queues; /* that the area has room for */
 	uint16_t queue_size; /* the most entries of a queue */
 };
 
@@ -470,9 +492,9 @@ struct vublk_device_inflight {
  * If it does not accept an area, the rings start only if no request is outstanding; otherwise
  * needs_reset() is called. A reset drops the area.
  *
- * EINVAL: more queues than the device has, or too short for any layout; ENOTSUP: the area has a
- * layout other than that of split rings; EBUSY: the driver is ready, or rings run; EIO and others:
- * the area cannot be read. States STOPPED, LOST, RECONNECTING.
+ * EINVAL: the area has more queues than the device, or is too short for any layout; ENOTSUP: the
+ * area has a layout other than that of split rings; EBUSY: the driver is ready, or rings run; EIO
+ * and others: the area cannot be read. States STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_set_inflight(struct vublk_device *device,
 			      const struct vublk_device_inflight *area, size_t area_bytes,
@@ -480,17 +502,22 @@ int vublk_device_set_inflight(struct vublk_device *device,
 
 /*
  * Makes a new in-flight area, for a bus whose driver keeps it. The caller sets `num_queues` and
- * `queue_size` of `area`. Only a back-end knows its layout, so the back-end makes the area if
- * possible. Returns 1: inflight_made() follows with the area, and no start begins before that; 0:
- * no back-end is connected, or it has the rings, so the device made the area with the layout of the
- * last back-end. The other members of *area are filled, and the descriptor is the caller's.
- * EINVAL: more queues or entries than the device has; ENOTSUP: the back-end has no area, or the
- * property inflight is off; EBUSY: one is being made; ENOMEM and others. States from STOPPED on.
+ * `queue_size` of `area`. Only a back-end knows the layout of its area, so the back-end makes the
+ * area if possible. Returns 1: inflight_made() follows with the area, and no start begins before
+ * that; 0: no back-end is connected, or the back-end has the rings, so the device made the area
+ * with the layout of the last back-end. The other members of *area are filled, and the descriptor
+ * is the caller's.
+ * EINVAL: `area` has more queues or entries than the device; ENOTSUP: the back-end has no area, or
+ * the property inflight is off; EBUSY: an area is being made; ENOMEM and others. States from
+ * STOPPED on.
  */
 int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_inflight *area,
 			       size_t area_bytes, struct vublk_error *error);
 
-/* The present in-flight area. The descriptor stays the device's. -ENOENT: no area. Any state. */
+/*
+ * Returns the present in-flight area. The descriptor stays the device's. -ENOENT: there is no area.
+ * Any state.
+ */
 int vublk_device_get_inflight(const struct vublk_device *device,
 			      struct vublk_device_inflight *area, size_t area_bytes);
 
@@ -499,15 +526,16 @@ int vublk_device_get_inflight(const struct vublk_device *device,
 /*
  * Saves the device for another process: status, features, config, queues and where each resumes,
  * and the in-flight area, but not memory, descriptors and properties. The caller frees `*stream`
- * with free(). Its size is a few hundred bytes plus the area's (16 KiB for each queue of 1024
- * entries). The device itself is not changed.
+ * with free(). The stream's size is a few hundred bytes plus the area's (16 KiB for each queue of
+ * 1024 entries). The device itself is not changed.
  *
  * The rings must not run: pause the VM (vublk_device_set_vm_running()) and wait for stopped(). The
  * requests that the back-end has begun are then complete, or, with the property inflight-migration
  * and a back-end that supports it, in the stream. A device that has lost its back-end can be saved,
- * too. It resumes elsewhere if it has an in-flight area, or if no request was outstanding.
+ * too. The saved device can resume elsewhere if it has an in-flight area, or if no request was
+ * outstanding.
  *
- * EBUSY: rings are out, a write to the config is under way, or the device is not realized;
+ * EBUSY: the back-end has rings, a write to the config is under way, or the device is not realized;
  * EPROTO, EIO: the back-end's in-flight area is too large, or cannot be read; ENOMEM.
  * States STOPPED, LOST, RECONNECTING.
  */
@@ -522,8 +550,9 @@ int vublk_device_save(const struct vublk_device *device, void **stream, size_t *
  * and called once, and this device's back-end executes the requests that were in flight.
  *
  * The stream need not be trusted: everything is checked first, and a failure changes nothing.
- * Returns 0; 1: the config differs from the one that the driver last read (for example, the disk
- * was resized), its generation is one higher, and the bus raises a config interrupt.
+ * Returns 0: the config is unchanged; 1: the config differs from the one that the driver last read
+ * (for example, the disk was resized), its generation is one higher, and the bus raises a config
+ * interrupt.
  * EINVAL: the stream is damaged, or the device has other queues (num-queues, queue-size); ENOTSUP:
  * the stream has a newer version, or the back-end lacks what the driver accepted or what the
  * in-flight requests need; EROFS: the back-end is read-only, and the saved one was not; EBUSY:
@@ -538,18 +567,21 @@ int vublk_device_load(struct vublk_device *device, const void *stream, size_t st
 struct vublk_device_info {
 	char chardev[256];
 	uint64_t backend_features;           /* virtio bits that the back-end offered */
-	uint64_t backend_protocol_features;  /* vhost-user bits that it offered */
-	uint64_t protocol_features;          /* ... and that the device accepted */
+	uint64_t backend_protocol_features;  /* vhost-user bits that the back-end offered */
+	uint64_t protocol_features;          /* vhost-user bits that the device accepted */
 	uint32_t backend_max_queues;
 	uint32_t backend_memory_slots;
-	uint32_t backend_config_bytes;       /* how many bytes of the config it has */
+	uint32_t backend_config_bytes;       /* how many bytes of the config the back-end has */
 };
 
 /* Any state. `info_bytes` is sizeof(struct vublk_device_info). Unknown members are 0. */
 void vublk_device_get_info(const struct vublk_device *device, struct vublk_device_info *info,
 			   size_t info_bytes);
 
-/* The name of a bit, such as "VIRTIO_BLK_F_FLUSH" or "REPLY_ACK"; NULL: it has none. Static. */
+/*
+ * Returns the name of a bit, such as "VIRTIO_BLK_F_FLUSH" or "REPLY_ACK", as a static string; NULL:
+ * the bit has no name.
+ */
 const char *vublk_feature_name(unsigned bit);
 const char *vublk_protocol_feature_name(unsigned bit);
 

@@ -8,7 +8,7 @@
  * A call returns 0 (or a count) when it succeeds and a negative errno value when it fails. A
  * call whose failure a person may read also takes a `struct vublk_error *`, which may be
  * NULL: on failure it holds one sentence that says what failed, why, and what to do about
- * it. It is untouched on success. No call allocates memory in order to fail.
+ * it. The struct is untouched on success. No call allocates memory in order to fail.
  *
  * These are all codes that the library itself returns. Other codes are those of the system
  * call that failed, such as EACCES from open(2).
@@ -17,13 +17,13 @@
  *   EBUSY         the object is in a state in which the call is not permitted, or the call was
  *                 made on the disk's own thread, or an image is in use
  *   EAGAIN        a queue is full: take completions and try again
- *   ENOTSUP       the peer does not offer the feature, or it was not negotiated
+ *   ENOTSUP       the peer does not offer the feature, or the feature was not negotiated
  *   EPROTO        the peer (back-end, front-end, driver) broke a rule, which the sentence names
- *   ENOTCONN      the peer is not connected: it was lost, and no other is looked for
+ *   ENOTCONN      the peer is not connected: it was lost, and no other peer is looked for
  *   ETIMEDOUT     the peer did not answer before the deadline, or requests waited for a
  *                 back-end for longer than fail-after-ms
  *   ETIME         a request did not complete within request-deadline-ms
- *   EOWNERDEAD    a back-end was lost that had completed writes, which no flush had made stable
+ *   EOWNERDEAD    a back-end was lost after it had completed writes that no flush had made stable
  *   ECANCELED     the device itself closed the connection
  *   EIO           the back-end reports an I/O error, or a file became shorter
  *   EROFS         the disk is read-only
@@ -51,7 +51,7 @@ struct vublk_error {
 	char text[VUBLK_ERROR_TEXT_BYTES]; /* one sentence, NUL-terminated, no final full stop */
 };
 
-/* A handler gets the lines of its level and of those before it. */
+/* A handler gets the lines of its level and of the levels that precede it in this list. */
 enum vublk_log_level {
 	VUBLK_LOG_ERROR = 0,   /* data or an operation was lost */
 	VUBLK_LOG_WARNING = 1, /* something is wrong, and the object continues */
@@ -60,15 +60,15 @@ enum vublk_log_level {
 };
 
 /*
- * Receives one line, without a newline. The library itself never prints. It may be called on
- * several threads at the same time, each time on the thread that has something to log.
+ * Receives one line, without a newline. The library itself never prints. The function may be called
+ * on several threads at the same time, each time on the thread that has something to log.
  * `text` is valid during the call only. The function must not call the object that logs.
  */
 typedef void vublk_log_fn(void *opaque, enum vublk_log_level level, const char *text);
 
 /*
- * Where an object sends its log lines; `fn` NULL: nowhere. The object copies it. The struct's
- * size never changes.
+ * Says where an object sends its log lines; `fn` NULL: the lines are dropped. The object copies the
+ * struct. The struct's size never changes.
  */
 struct vublk_log {
 	vublk_log_fn *fn;
@@ -78,8 +78,8 @@ struct vublk_log {
 };
 
 /*
- * A name and its value, as options and properties are given, in an array that ends with a
- * NULL name. Both strings are borrowed during the call. The struct never changes.
+ * A name and its value. Options and properties are given as an array of these structs that ends
+ * with a NULL name. Both strings are borrowed during the call. The struct never changes.
  */
 struct vublk_option {
 	const char *name;
@@ -87,8 +87,8 @@ struct vublk_option {
 };
 
 /*
- * One option or property that a program can list, in a static array that ends with a NULL
- * name. The struct's size never changes.
+ * Describes one option or property, for programs that list them. The library has these structs in
+ * static arrays that end with a NULL name. The struct's size never changes.
  */
 struct vublk_property {
 	const char *name;

@@ -18,7 +18,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 #define VUBLK_IMAGE_WRITE 0x1u    /* read and write; without it, read only */
-#define VUBLK_IMAGE_REPLACE 0x2u  /* also: make a missing file, and permit a change of its size */
+#define VUBLK_IMAGE_REPLACE 0x2u  /* also: create a missing file, and permit size changes */
 #define VUBLK_IMAGE_UNLOCKED 0x4u /* take and respect no lock; another program coordinates */
 
 /*
@@ -34,12 +34,12 @@ extern "C" {
  * takes no lock on it. Readers share it with a read-only loop device.
  *
  * A process that was killed holds its locks until its last requests have ended; so
- * this call waits up to one second for a lock. Where the file system has no locks,
- * `log` (may be NULL) gets a warning. It also gets one if the content begins like a
- * qcow2, VMDK, VHD, VHDX or VDI image; the content is raw data in any case.
+ * this call waits up to one second for a lock. Where the file system has no locks, `log` (may be
+ * NULL) gets a warning. `log` also gets a warning if the content begins like a qcow2, VMDK, VHD,
+ * VHDX or VDI image; the content is raw data in any case.
  *
- * Returns the descriptor, which the caller closes. EBUSY: in use, and the sentence
- * says how; ENOTBLK: `path` is something else; or what open(2) gave.
+ * Returns the descriptor, which the caller closes. EBUSY: the image is in use, and the sentence
+ * says how; ENOTBLK: `path` is neither a regular file nor a block device; or the error of open(2).
  */
 int vublk_image_open(const char *path, unsigned flags, const struct vublk_log *log,
 		     struct vublk_error *error);

@@ -12,15 +12,15 @@ struct vublk_memory_region {
 	uint64_t guest_addr;  /* the address that the driver puts into descriptors */
 	uint64_t size_bytes;  /* not 0 */
 	int fd;               /* memfd, hugetlbfs or shared file; each call says who owns it */
-	uint64_t fd_offset;   /* where in the file it begins */
-	uint64_t reserved[2]; /* 0, else EINVAL; the struct's size never changes */
+	uint64_t fd_offset;   /* where in the file the region begins */
+	uint64_t reserved[2]; /* has to be 0 (EINVAL); the struct's size never changes */
 };
 /*
  * Address, size and offset need not be multiples of the page size: the protocol does not require
- * it. A back-end that does require it refuses such a region.
+ * this. A back-end that does require it refuses a region that is not aligned.
  */
 
-/* The most regions that a device keeps; a back-end may offer fewer. */
+/* The largest number of regions that a device keeps; a back-end may accept fewer. */
 #define VUBLK_MEMORY_MAX_REGIONS 509
 
 /* The bytes that one bit of the dirty log covers, whatever the host's page size is. */

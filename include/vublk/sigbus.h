@@ -5,16 +5,17 @@
 /*
  * The library's SIGBUS handler, for applications that handle SIGBUS themselves.
  *
- * A back-end and a device access memory that a peer shares, and the peer can truncate
- * it at any time. So that this ends the peer's session and not the process, the library
- * installs a handler for SIGBUS, once, when it first maps such memory. The handler
- * repairs faults in these mappings only. It passes every other SIGBUS to the handler
- * that was installed before it, or to the default action (a core dump).
+ * A back-end and a device access memory that a peer shares, and the peer can truncate that memory
+ * at any time. To make a truncation end the peer's session and not the process, the library
+ * installs a handler for SIGBUS, once, when it first maps such memory. The handler repairs faults
+ * in these mappings only. It passes every other SIGBUS to the handler that was installed before it,
+ * or to the default action (a core dump).
  *
  * An application that installs a handler of its own:
- *  - before the library's: has nothing to do, since the library's handler calls it;
- *  - later, or one that must stay the only one: calls vublk_sigbus_manage_self() before
- *    it opens a back-end or a device, and vublk_sigbus_repair() first in its handler.
+ *  - before the library does: has nothing else to do, because the library's handler calls the
+ *    application's handler;
+ *  - later, or that must keep its handler the only one: calls vublk_sigbus_manage_self() before it
+ *    opens a back-end or a device, and calls vublk_sigbus_repair() first in its handler.
  *
  * SIGBUS must not be blocked on a thread that calls into the library: the kernel ends a
  * process whose thread faults while the signal is blocked. The library's own threads
@@ -28,7 +29,10 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-/* The library never installs a handler. Any thread, before the first back-end or device. */
+/*
+ * After this call the library never installs a handler. Any thread, before the first back-end or
+ * device.
+ */
 void vublk_sigbus_manage_self(void);
 
 /*

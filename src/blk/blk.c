@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * An open disk: the events of the back-end, the properties, and the close. Not the opening, which
- * is in open.c, and not the data path, which is in queue.c.
+ * This file has the life of an open disk: the events of the back-end, the properties, and the
+ * closing. The opening is in open.c, and the data path is in queue.c.
  *
- * Key idea: the bus's thread is the one that the application knows as the disk's thread. It
- * keeps blk->info up to date, under the lock. Queues do not take the lock: they
- * read only the capacity, atomically. When a back-end is lost, the disk's thread takes over the
- * queues for a moment (recover.c).
+ * Key idea: the bus's thread is the thread that the application knows as the disk's thread. This
+ * thread keeps blk->info up to date, under the lock. Queues do not take the lock: they read only
+ * the capacity, atomically. When a back-end is lost, the disk's thread takes over the queues for a
+ * moment (recover.c).
  */
 #include "blk/config.h"
 #include "blk/disk.h"
@@ -23,7 +23,7 @@
 
 /* Header, data and status take a descriptor each; 4 is the next power of two. */
 #define MIN_QUEUE_SIZE 4
-/* How often a config that changes during the open is read again, at most. */
+/* The largest number of times that a config that changes during the opening is read again. */
 #define MAX_CONFIG_READS 8
 
 /* --- events, on the disk's thread --------------------------------------------------- */
@@ -82,8 +82,8 @@ static void report_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
 }
 
 /*
- * A back-end without FLUSH has no write cache. One with FLUSH may have one whatever its config
- * says, because some back-ends say "write-through" and have a cache.
+ * A back-end without FLUSH has no write cache. A back-end with FLUSH may have a write cache
+ * whatever its config says, because some back-ends say "write-through" and have a cache.
  */
 static bool has_unflushed_writes(const struct vublk_blk *blk)
 {
@@ -153,7 +153,10 @@ static void on_reconnected(void *opaque)
 	report_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
 }
 
-/* Checks every queue, also after an overdue one, because each records its progress. */
+/*
+ * Checks every queue, also the queues after an overdue one, because each check records the queue's
+ * progress.
+ */
 static bool is_overdue(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
@@ -195,7 +198,9 @@ void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers
 
 #define DRAIN_BATCH 32
 
-/* Takes completions until the deadline. A failure says why requests were abandoned. */
+/*
+ * Takes completions until the deadline. If this fails, the error says why requests were abandoned.
+ */
 static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns, struct vublk_error *error)
 {
 	struct vublk_blk_completion completions[DRAIN_BATCH];

@@ -20,7 +20,7 @@
 #include <sched.h>
 #include <string.h>
 
-/* One call, and how far it has come. */
+/* One call, and its progress. */
 struct job {
 	uint32_t type;        /* VIRTIO_BLK_T_... */
 	const char *name;     /* in errors */
@@ -29,8 +29,8 @@ struct job {
 	char *into;           /* of a read */
 	const char *from;     /* of a write */
 	uint32_t flags;
-	uint64_t next, end;   /* the part that is not submitted yet, in whole blocks */
-	int result;           /* the first failure; no piece is sent after it */
+	uint64_t next, end;   /* what is not submitted yet, in blocks */
+	int result;           /* the first failure; it stops the submission */
 };
 
 static bool is_data(const struct job *job)
@@ -75,7 +75,10 @@ static int prepare(struct vublk_blk *blk, const struct job *job, struct vublk_er
 
 /* --- one piece ------------------------------------------------------------------------------- */
 
-/* The part of the caller's range in this piece: its offsets in slot and caller's buffer. */
+/*
+ * The part of the caller's range that is in this piece: its offsets in the slot and in the caller's
+ * buffer.
+ */
 static size_t part_of(const struct job *job, const struct vublk_blk_bounce_slot *slot,
 		      size_t *in_slot, uint64_t *in_buffer)
 {
@@ -102,7 +105,7 @@ static int add_data(struct vublk_blk_blocking *blocking, const struct job *job,
 			       slot, error);
 }
 
-/* A request without data is one piece here; the queue splits it further. */
+/* A request without data is one piece in this file; the queue splits it further. */
 static int add_other(struct vublk_blk_blocking *blocking, const struct job *job,
 		     struct vublk_blk_bounce_slot *slot, struct vublk_error *error)
 {
@@ -295,7 +298,9 @@ int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer,
 	return run(blk, &job, error);
 }
 
-/* For a job of one request without data: next < end until it is submitted. */
+/*
+ * For a job that consists of one request without data: next < end until the request is submitted.
+ */
 static int run_one(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
 {
 	int r = vublk_blk_require_running(blk, error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether the back-end has kept a piece of a request for longer than request-deadline-ms. Not
- * what follows from that: see src/inproc/deadline.c.
+ * Finds out whether the back-end has kept a piece of a request for longer than request-deadline-ms.
+ * What follows from that is in src/inproc/deadline.c.
  *
  * Key idea: requests have no time stamps. The disk's thread checks the queue several times per
  * deadline, and records each time how many pieces have been published so far. A piece is overdue
@@ -23,7 +23,7 @@ static bool has_piece_before(const struct vublk_blk_queue *queue, uint64_t seque
 	return false;
 }
 
-/* Without the pieces that are not published yet, because the back-end cannot see them. */
+/* Does not count the pieces that are not published yet, because the back-end cannot see them. */
 static uint64_t count_published(const struct vublk_blk_queue *queue)
 {
 	return queue->sequence - (queue->ring.added - queue->ring.published);
@@ -36,8 +36,8 @@ void vublk_blk_queue_restart_deadlines(struct vublk_blk_queue *queue)
 
 /*
  * A piece that the check takes may make room for other pieces, or end the write before the flush of
- * a request with FUA. The owner issues those. It is woken, because the ring may have no completion
- * left that would wake it.
+ * a request with FUA. The owner issues those pieces and the flush. The owner is woken here, because
+ * the ring may have no completion left that would wake it.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 {

@@ -2,7 +2,10 @@
 #ifndef VUBLK_BLK_DISK_H
 #define VUBLK_BLK_DISK_H
 
-/* The disk, for the files that implement its open and close, its memory and its blocking calls. */
+/*
+ * Declares the disk for the files that implement its opening and closing, its memory and its
+ * blocking calls.
+ */
 
 #include "blk/events.h"
 #include "blk/queue.h"
@@ -20,7 +23,7 @@ struct vublk_blk_allocation {
 	uint64_t bytes;
 };
 
-/* The bounce buffer of the blocking calls: the number of slots, and the least size of one. */
+/* The bounce buffer of the blocking calls: the number of slots, and the smallest size of a slot. */
 #define VUBLK_BLK_BOUNCE_SLOTS 8
 #define VUBLK_BLK_BOUNCE_SLOT_BYTES (UINT32_C(128) << 10)
 
@@ -60,13 +63,13 @@ struct vublk_blk {
 	unsigned queue_size;
 	uint64_t features;
 
-	/* the disk's thread's */
+	/* of the disk's thread */
 	struct vublk_log_limit limit;
 	bool config_stale; /* the config changed while the disk was being opened */
 
 	/* under lock */
 	pthread_mutex_t lock;
-	enum vublk_blk_phase phase; /* also loaded without it */
+	enum vublk_blk_phase phase; /* also loaded without the lock */
 	struct vublk_error open_error; /* in phase FAILED */
 	struct vublk_blk_info info;
 	struct vublk_blk_allocation *allocations;
@@ -82,7 +85,7 @@ struct vublk_blk {
 /* Unmaps the memory that the application did not release. No back-end uses it any more. */
 void vublk_blk_free_allocations(struct vublk_blk *blk);
 
-/* Under lock. */
+/* The caller holds the lock. */
 static inline void vublk_blk_set_phase(struct vublk_blk *blk, enum vublk_blk_phase phase)
 {
 	vublk_store_release(&blk->phase, phase);
@@ -93,10 +96,10 @@ static inline bool vublk_blk_is_running(const struct vublk_blk *blk)
 	return vublk_load_acquire(&blk->phase) == VUBLK_BLK_PHASE_RUNNING;
 }
 
-/* EBUSY and a sentence unless the application has the disk. */
+/* Returns EBUSY and a sentence unless the application has the disk. */
 int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *error);
 
-/* Fills in what follows from events of the device once the disk runs. */
+/* Fills in the callbacks for the events that occur while the disk runs. */
 void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers *handlers);
 
 /*
@@ -105,7 +108,7 @@ void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers
  */
 int vublk_blk_refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error *error);
 
-/* Frees a disk in any phase, also one that is half made. */
+/* Frees a disk in any phase, also a disk that is only partly made. */
 void vublk_blk_free(struct vublk_blk *blk);
 
 #endif

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The events of a disk as a queue that the application polls, instead of a handler on the
- * disk's thread.
+ * This file keeps the events of a disk in a queue that the application polls instead of having a
+ * handler on the disk's thread.
  *
- * Key idea: the queue has at most one event of each kind, in the order of their latest occurrence. An
- * event that occurs again before it was taken moves to the end, with the new error. So the queue is
- * bounded, no kind of event is lost, and the last event tells the disk's present state.
+ * Key idea: the queue has at most one event of each kind, in the order of their latest occurrence.
+ * An event that occurs again before it was taken moves to the end, with the new error. For this
+ * reason the queue is bounded, no kind of event is lost, and the last event tells the disk's
+ * present state.
  */
 #include "blk/disk.h"
 #include "blk/events.h"
@@ -34,7 +35,7 @@ static void remove_at(struct vublk_blk_events *events, unsigned i)
 		(events->count - i) * sizeof(events->kinds[0]));
 }
 
-/* A kind waits at most once. */
+/* At most one event of each kind waits. */
 static void remove_kind(struct vublk_blk_events *events, enum vublk_blk_event event)
 {
 	for (unsigned i = 0; i < events->count; i++)

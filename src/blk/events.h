@@ -8,7 +8,7 @@
 
 #define VUBLK_BLK_NUM_EVENTS (VUBLK_BLK_WRITES_LOST + 1)
 
-/* The events of a disk that the application has not taken; any thread. */
+/* The events of a disk that the application has not taken. Any thread may access them. */
 struct vublk_blk_events {
 	pthread_mutex_t lock;
 	int fd; /* eventfd, signalled while an event waits; -1: not requested yet */

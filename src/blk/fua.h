@@ -7,14 +7,16 @@
 #include <stdbool.h>
 
 /*
- * A piece of a request with `fua` has completed. True: that completes the request. False: other
- * pieces, or the flush, are still to complete. A flush is issued by the next
- * vublk_blk_queue_pump().
+ * A piece of a request with `fua` has completed. True: the request is complete. False: other
+ * pieces, or the flush, have not completed yet. The next vublk_blk_queue_pump() issues the flush.
  */
 bool vublk_blk_fua_piece_completed(struct vublk_blk_queue *queue,
 				   struct vublk_blk_request *request);
 
-/* The same for a piece that left the ring without completing. */
+/*
+ * A piece of a request with `fua` has left the ring without completing. The result has the same
+ * meaning.
+ */
 bool vublk_blk_fua_has_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
 /* Whether part of the write has completed, and no flush has made it stable yet. */

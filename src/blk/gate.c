@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The side of the gate that the disk's thread uses, and the owner's wait at a closed gate. The
- * rest of the owner's side is inline, in gate.h, which also has the key idea.
+ * This file has the side of the gate that the disk's thread uses, and the owner's wait at a closed
+ * gate. The rest of the owner's side is inline, in gate.h, which also has the key idea.
  */
 #include "blk/gate.h"
 
@@ -12,7 +12,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* While the owner is inside: how many yields come between two checks of the kick descriptor. */
+/*
+ * How many times the disk's thread yields between two checks of the kick descriptor while the owner
+ * is inside.
+ */
 #define YIELDS_PER_CHECK 64
 
 static bool membarrier(int command)
@@ -20,7 +23,7 @@ static bool membarrier(int command)
 	return !syscall(__NR_membarrier, command, 0, 0);
 }
 
-/* membarrier() registers the whole process; to register again has no effect. */
+/* membarrier() registers the whole process; a second registration has no effect. */
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd)
 {
 	gate->kick_fd = kick_fd;
@@ -36,7 +39,7 @@ void vublk_blk_gate_deinit(struct vublk_blk_gate *gate)
 }
 
 /*
- * The owner is never inside for long: it sleeps outside the gate, and if the back-end blocks it in
+ * The owner is never inside the gate for long: it sleeps outside, and if the back-end blocks it in
  * a kick, the loop below unblocks it. membarrier() worked when the queue was made. If it fails
  * now, the system-wide variant has the same effect, but is slow.
  */
@@ -63,7 +66,7 @@ void vublk_blk_gate_wait(struct vublk_blk_gate *gate)
 {
 	do {
 		vublk_blk_gate_leave(gate);
-		pthread_mutex_lock(&gate->lock); /* until it is opened */
+		pthread_mutex_lock(&gate->lock); /* until the gate is opened */
 		pthread_mutex_unlock(&gate->lock);
 	} while (!vublk_blk_gate_try_enter(gate));
 }

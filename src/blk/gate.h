@@ -3,11 +3,11 @@
 #define VUBLK_BLK_GATE_H
 
 /*
- * Keeps a queue's owner out while the disk's thread uses the queue.
+ * The gate keeps a queue's owner out while the disk's thread uses the queue.
  *
  * Key idea: the cost is asymmetric. The owner, which passes the gate in every call, pays two plain
- * stores and a load. The disk's thread, which closes the gate a few times per outage, pays for
- * the memory barriers of both.
+ * stores and a load. The disk's thread, which closes the gate a few times per outage, pays for the
+ * memory barriers of both threads.
  *
  * The pairs of accesses, by letter:
  *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores `closed` and
@@ -28,23 +28,26 @@
 struct vublk_blk_gate {
 	/* constant */
 	bool asymmetric; /* the disk's thread has membarrier(2) */
-	/* read by the owner, rarely written */
+	/* the owner reads it; rarely written */
 	unsigned closed;
-	int kick_fd; /* the owner may block in a write to it while it is inside */
+	int kick_fd; /* the owner, while inside, may block in a write to this descriptor */
 	pthread_mutex_t lock; /* held by the disk's thread from close to open */
 	/* the owner's */
 	unsigned inside __attribute__((aligned(VUBLK_CACHE_LINE)));
 };
 
-/* `kick_fd` is borrowed: the descriptor that the owner writes to inside the gate. */
+/* `kick_fd` is the descriptor to which the owner writes inside the gate; it is borrowed. */
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd);
 void vublk_blk_gate_deinit(struct vublk_blk_gate *gate);
 
-/* The disk's thread: waits until the owner is outside, and keeps it outside until the opening. */
+/*
+ * Called by the disk's thread: waits until the owner is outside, and keeps the owner outside until
+ * vublk_blk_gate_open().
+ */
 void vublk_blk_gate_close(struct vublk_blk_gate *gate);
 void vublk_blk_gate_open(struct vublk_blk_gate *gate);
 
-/* The owner, after it found the gate closed: waits until it is open, and enters. */
+/* Called by the owner after it found the gate closed: waits until the gate is open, and enters. */
 void vublk_blk_gate_wait(struct vublk_blk_gate *gate);
 
 static inline bool vublk_blk_gate_try_enter(struct vublk_blk_gate *gate)
@@ -58,7 +61,9 @@ static inline bool vublk_blk_gate_try_enter(struct vublk_blk_gate *gate)
 	return !vublk_load_seq(&gate->closed); /* E, F */
 }
 
-/* The owner, before all access to the queue; leave after it. Does not nest. */
+/*
+ * The owner calls enter before each access to the queue, and leave after it. The calls do not nest.
+ */
 static inline void vublk_blk_gate_enter(struct vublk_blk_gate *gate)
 {
 	if (__builtin_expect(!vublk_blk_gate_try_enter(gate), 0))

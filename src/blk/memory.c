@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Memory for requests: allocated here, or the application's own. Not the table of regions: that
- * is the bus's (src/inproc/memory.c).
+ * This file handles the memory for requests, which is allocated here or is the application's own.
+ * The table of regions belongs to the bus (src/inproc/memory.c).
  *
  * Key idea: the bus treats both kinds alike, as regions. They differ only in the mapping: memory
  * that is allocated here is also mapped and unmapped here.
@@ -79,8 +79,9 @@ static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const
 }
 
 /*
- * The back-end removes the region before we unmap it. If it cannot be told, the connection is
- * lost or about to be. The back-end has its own mapping, so ours can be unmapped in any case.
+ * The back-end removes the region before we unmap it. If the back-end cannot be told, the
+ * connection is lost or is about to be lost. The back-end has its own mapping, so ours can be
+ * unmapped in any case.
  */
 int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error)
 {

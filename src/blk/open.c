@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The opening of a disk: the driver's initialisation over the in-process bus (virtio 1.3,
+ * This file opens a disk, which is the driver's initialisation over the in-process bus (virtio 1.3,
  * sections 3.1.1 and 5.2.5). The life of an open disk is in blk.c.
  *
  * Key idea: the opening runs on the disk's thread, as a chain of two callbacks: realized() sets
- * up the queues, and started() ends the opening. Its end is a phase and a signalled eventfd.
+ * up the queues, and started() ends the opening. The end sets a phase and signals an eventfd.
  * vublk_blk_open() waits for that descriptor, so there is one way to open a disk.
  */
 #include "blk/config.h"
@@ -75,7 +75,7 @@ static void fill_constant_info(struct vublk_blk *blk)
 	pthread_mutex_unlock(&blk->lock);
 }
 
-/* After realize: reads the config, accepts features, makes the queues, and starts them. */
+/* Called after realize: reads the config, accepts features, makes the queues, and starts them. */
 static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 {
 	struct vublk_blk_limits limits;
@@ -124,7 +124,9 @@ static void on_realized(void *opaque, const struct vublk_error *cause)
 		end_opening(blk, &error);
 }
 
-/* Earlier events were only noted: if the config changed, it is read again. */
+/*
+ * Events during the opening were only noted, so a config that changed meanwhile is read again now.
+ */
 static void on_started(void *opaque, const struct vublk_error *cause)
 {
 	struct vublk_blk *blk = opaque;
@@ -138,7 +140,10 @@ static void on_started(void *opaque, const struct vublk_error *cause)
 
 /* --- the calls --------------------------------------------------------------------------- */
 
-/* Checked before the connection is made, because it does not depend on the back-end. */
+/*
+ * The option is checked before the connection is made, because the check does not depend on the
+ * back-end.
+ */
 static int check_queue_size(const struct vublk_option *options, struct vublk_error *error)
 {
 	uint64_t size;

@@ -3,14 +3,14 @@
 #define VUBLK_BLK_OVERLAP_H
 
 /*
- * A coarse filter: whether a write that is on the ring may touch a given range of the disk. One
- * filter per queue.
+ * A coarse filter that says whether a write that is on the ring may touch a given range of the
+ * disk. Each queue has one filter.
  *
  * Key idea: the disk is divided into units of 4 KiB, and units share buckets. A narrow write
  * increments the bucket of each unit that it touches. If all buckets of a range are 0, no narrow
- * write touches it. A wide write would increment too many buckets, so it is only counted: while
- * one is on the ring, the filter always says "possible", and the slots are searched. Compared
- * with the data of a wide write, that search is cheap.
+ * write touches it. A wide write would increment too many buckets, so it is only counted: while a
+ * wide write is on the ring, the filter always says "possible", and the slots are searched.
+ * Compared with the data of a wide write, that search is cheap.
  */
 
 #include <stdbool.h>
@@ -69,7 +69,7 @@ static inline void vublk_blk_overlap_remove(struct vublk_blk_overlap *overlap, u
 	vublk_blk_overlap_count(overlap, offset, bytes, -1);
 }
 
-/* False: certainly no write on the ring touches the range. */
+/* False: no write on the ring touches the range. True: a write may touch it. */
 static inline bool vublk_blk_overlap_is_possible(struct vublk_blk_overlap *overlap,
 						 uint64_t offset, uint64_t bytes)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The check of public calls against the disk's phase. The phases change in open.c and blk.c.
+ * This file checks public calls against the disk's phase. The phases change in open.c and blk.c.
  *
  * Key idea: an application has the handle of a disk before the disk is open, so each call on the
- * disk checks that first, and all refuse with the same sentence.
+ * disk checks the phase first, and all calls refuse with the same sentence.
  */
 #include "blk/disk.h"
 #include "util/error.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One piece of a request, from its header to its status byte (virtio 1.3, section 5.2.6): how it
- * is put on the ring, and what its status means. When it is put there is decided in queue.c.
+ * This file handles one piece of a request, from its header to its status byte (virtio 1.3, section
+ * 5.2.6): it puts the piece on the ring and interprets its status. queue.c decides when a piece is
+ * put on the ring.
  *
  * Key idea: header, data and status have separate descriptors, because some back-ends
  * understand no other framing. The header and the status of a slot have a fixed place in shared
@@ -18,7 +19,7 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Where a piece begins, and how many bytes of its request are left. */
+/* The place at which a piece begins, and the number of bytes of its request that are left. */
 struct place {
 	uint64_t offset, left;
 	struct vublk_blk_cursor *cursor;
@@ -46,7 +47,10 @@ static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_
 	return bytes;
 }
 
-/* Fills buffers[1...], which lie between header and status. Returns the bytes of the piece. */
+/*
+ * Fills buffers[1...], which lie between header and status. Returns the number of bytes of the
+ * piece.
+ */
 static int64_t cut_data(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
 			const struct place *place, struct vublk_blk_shared_slot *shared,
 			uint64_t shared_addr, struct chain *chain)

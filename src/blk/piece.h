@@ -8,13 +8,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The status of a slot before the back-end has written one. */
+/* The status of a slot before the back-end has written a status. */
 #define VUBLK_BLK_STATUS_UNTOUCHED 0xff
 
 _Static_assert(VIRTIO_BLK_T_OUT & VIRTIO_BLK_T_DISCARD & VIRTIO_BLK_T_WRITE_ZEROES & 1,
 	       "types that change the disk are odd");
 
-/* Whether the request changes the disk. The types of the others (read, flush, get-id) are even. */
+/*
+ * Whether the request changes the disk. The types of requests that do not (read, flush, get-id) are
+ * even.
+ */
 static inline bool vublk_blk_type_is_write(uint32_t type)
 {
 	return type & 1;
@@ -30,15 +33,15 @@ static inline void vublk_blk_fill_header(struct vublk_blk_shared_slot *shared, u
 }
 
 /*
- * Cuts the next piece off the request and adds it to the ring, without publishing it. 1: done;
- * 0: not now, and nothing has changed: the ring has no room, or an earlier write to the same
- * place is on it; a negative errno: the request cannot be put on the ring.
+ * Cuts the next piece off the request and adds it to the ring, without publishing it. Returns 1:
+ * the piece was added; 0: nothing has changed, because the ring has no room or an earlier write to
+ * the same place is on the ring; a negative errno: the request cannot be put on the ring.
  */
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
 /*
- * Adds the piece of a slot to a new ring, as it was on the previous one. A negative errno: it
- * cannot be issued again.
+ * Adds the piece of a slot to a new ring, as it was on the previous ring. Returns 0, or a negative
+ * errno: the piece cannot be issued again.
  */
 int vublk_blk_piece_issue_again(struct vublk_blk_queue *queue, uint16_t token);
 

@@ -3,8 +3,8 @@
 #define VUBLK_BLK_PLAIN_H
 
 /*
- * The fast path: a read or a write of one buffer that lies in one region and needs no cutting,
- * on a queue that works and has room.
+ * This is the fast path, for a read or a write of one buffer that lies in one region and needs no
+ * cutting, on a queue that works and has room.
  *
  * Key idea: the fast path does the same as request.c, queue.c and piece.c together, and leaves the
  * same state behind, so no other code can tell which path a request took (test-blk-paths.c
@@ -32,7 +32,7 @@ static inline bool vublk_blk_plain_is_within(const struct vublk_blk_queue *queue
 {
 	uint64_t capacity = vublk_load_relaxed(queue->capacity_bytes);
 
-	/* max_plain_bytes is 0 without indirect tables, which this path needs. */
+	/* This path needs indirect tables; without them max_plain_bytes is 0. */
 	return bytes && bytes <= queue->max_plain_bytes &&
 	       !((offset | bytes) & (queue->limits.block_bytes - 1)) && bytes <= capacity &&
 	       offset <= capacity - bytes;
@@ -45,7 +45,7 @@ static inline bool vublk_blk_plain_may_write(struct vublk_blk_queue *queue, uint
 	       !vublk_blk_overlap_is_possible(&queue->overlap, offset, bytes);
 }
 
-/* Takes a free request and fills it as one whose only piece is on the ring. */
+/* Takes a free request and fills it like a request whose only piece is on the ring. */
 static inline struct vublk_blk_request *vublk_blk_plain_take_request(
 	struct vublk_blk_queue *queue, uint32_t type, uint64_t end, void *buffer, size_t bytes,
 	void *user_data)
@@ -81,7 +81,7 @@ static inline uint16_t vublk_blk_plain_take_slot(struct vublk_blk_queue *queue,
 	return token;
 }
 
-/* Writes nothing if the slot's previous request left the same table. */
+/* Writes nothing if the slot's previous request left a table with the same content. */
 static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 					      struct vring_desc *table, uint64_t shared_addr,
 					      uint64_t addr, uint32_t bytes, bool is_write)
@@ -92,7 +92,10 @@ static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 	slot->table_addr = addr;
 	slot->table_bytes = bytes;
 	slot->table_writes = is_write;
-	/* The last descriptor has no successor; its number is what the general path writes. */
+	/*
+	 * The last descriptor has no successor; its field `next` has the value that the general
+	 * path writes.
+	 */
 	vublk_split_write_desc(&table[0],
 			       shared_addr + offsetof(struct vublk_blk_shared_slot, header),
 			       sizeof(struct virtio_blk_outhdr), VRING_DESC_F_NEXT, 1);

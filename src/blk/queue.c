@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of the requests of one queue: from the application to the ring and back. The format
- * of a piece is in piece.c, the arguments of requests in request.c, and the loss of a back-end in
- * recover.c.
+ * This file has the life of the requests of one queue, from the application to the ring and back.
+ * The format of a piece is in piece.c, the arguments of requests in request.c, and the loss of a
+ * back-end in recover.c.
  *
  * Key idea: each request is in one of four places. `cutting` is the list of requests that are not
- * completely cut into pieces yet, in order; only its first has pieces on the ring, and
- * vublk_blk_queue_pump() continues with it when slots become free. A request that is completely
- * cut is in no list: the slots of its pieces point to it. `done` is the list of completed requests
- * whose completions have not been taken. `free` is the stack of unused requests.
+ * completely cut into pieces yet, in order; only the first request of this list has pieces on the
+ * ring, and vublk_blk_queue_pump() continues with that request when slots become free. A request
+ * that is completely cut is in no list: the slots of its pieces point to it. `done` is the list of
+ * completed requests whose completions have not been taken. `free` is the stack of unused requests.
  *
  * If the back-end breaks a ring, the ring's contents are not trusted any more, but the back-end may
  * still write to the buffers. So the disk's thread first reclaims all rings, and then the requests
@@ -106,7 +106,10 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->features = setup->features;
 	queue->has_indirect = setup->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
 	queue->limits = setup->limits;
-	/* With statistics every request takes the general path, so the fast path need not count. */
+	/*
+	 * With statistics every request takes the general path, so that the fast path need not
+	 * count.
+	 */
 	queue->max_plain_bytes = !queue->has_indirect || setup->statistics ? 0 :
 				 VUBLK_MIN(setup->limits.max_segment_bytes,
 					   setup->limits.max_piece_bytes);
@@ -165,7 +168,7 @@ struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *qu
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	request->state = VUBLK_BLK_REQUEST_FREE;
-	request->next = queue->free; /* it is in the CPU cache, so use it next */
+	request->next = queue->free; /* its memory is in the CPU cache, so it is used next */
 	queue->free = request;
 	queue->in_flight--;
 }
@@ -218,7 +221,7 @@ static VUBLK_ALWAYS_INLINE void kick_by(struct vublk_blk_queue *queue, void (*si
 
 static void kick(struct vublk_blk_queue *queue)
 {
-	kick_by(queue, vublk_eventfd_write); /* if this blocks, the disk's thread unblocks it */
+	kick_by(queue, vublk_eventfd_write); /* if it blocks, the disk's thread unblocks it */
 }
 
 static void cut_waiting(struct vublk_blk_queue *queue)
@@ -311,11 +314,15 @@ static inline void prefetch_next(const struct vublk_blk_queue *queue)
 		__builtin_prefetch(&queue->shared[token].status);
 }
 
-/* Takes pieces off the ring until one completes its request. NULL: the ring has no further one. */
+/*
+ * Takes pieces off the ring until a piece completes its request. NULL: the ring has no further
+ * completed piece.
+ */
 static VUBLK_ALWAYS_INLINE struct vublk_blk_request *take_ended(struct vublk_blk_queue *queue)
 {
 	uint16_t token = 0;
-	uint32_t bytes; /* ignored: the status has the result, and back-ends report wrong lengths */
+	uint32_t bytes; /* ignored: the status byte has the result, and some back-ends report wrong
+	                   lengths */
 	int r;
 
 	while ((r = vublk_driver_ring_take_inline(&queue->ring, &token, &bytes,
@@ -371,7 +378,7 @@ static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 	while (n < max && (!n || vublk_driver_ring_has_seen(&queue->ring)) &&
 	       (request = take_ended(queue)))
 		give(queue, request, &completions[n++], counted);
-	/* A broken ring ends the loop, and the queue with it. */
+	/* A broken ring ends the loop, and the queue stops working. */
 	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
 		vublk_blk_queue_pump(queue);
 	return n;
@@ -392,7 +399,10 @@ static void disable_calls(struct vublk_blk_queue *queue)
 	vublk_driver_ring_disable_calls(&queue->ring);
 }
 
-/* Nothing to take and nothing to do: the usual case for a caller that polls, so it is cheap. */
+/*
+ * The usual case for a caller that polls is that there is nothing to take and nothing to do, so
+ * this case is cheap.
+ */
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
 {
 	return queue->state == VUBLK_BLK_QUEUE_WORKS && !queue->num_done &&
@@ -429,8 +439,8 @@ int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
 /*
  * Clears the signal before it checks for completions, so a completion that comes after the check
  * leaves the descriptor readable. The disk's thread may have taken pieces since the last poll, so
- * that waiting requests fit on the ring now. They are issued here, because the ring may have no
- * completion left that would wake the caller.
+ * that waiting requests fit on the ring now. These requests are issued here, because the ring may
+ * have no completion left that would wake the caller.
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue)
 {
@@ -505,7 +515,9 @@ int vublk_blk_left_ms(uint64_t deadline_ns)
 	return now >= deadline_ns ? 0 : (int)((deadline_ns - now + 999999) / 1000000);
 }
 
-/* Sleeps until the back-end calls. 1: there may be completions; 0: the deadline has passed. */
+/*
+ * Sleeps until the back-end calls. Returns 1: there may be completions; 0: the deadline has passed.
+ */
 static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
 			  struct vublk_error *error)
 {

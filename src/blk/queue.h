@@ -3,8 +3,8 @@
 #define VUBLK_BLK_QUEUE_H
 
 /*
- * One queue of a disk: its requests, their pieces on the ring, and the completions. Not the
- * arguments of requests (request.c), and not the ring's format (src/virtio).
+ * This file declares one queue of a disk: its requests, their pieces on the ring, and the
+ * completions. The arguments of requests are in request.c, and the ring's format is in src/virtio.
  *
  * Key idea: a request of the application is cut into one or more pieces, and each piece is one
  * chain on the ring. A piece occupies a slot, and the slot's number is its token on the ring. There
@@ -34,7 +34,7 @@
 
 /* A chain has a header before its data and a status after it. */
 #define VUBLK_BLK_CHAIN_OVERHEAD 2
-/* The most descriptors of one chain: an indirect table of one page. */
+/* The largest number of descriptors in one chain: those of an indirect table of one page. */
 #define VUBLK_BLK_MAX_CHAIN 256
 
 /* The descriptors of a chain whose table fits into its slot: header, data, status. */
@@ -62,25 +62,25 @@ enum vublk_blk_request_state {
 	VUBLK_BLK_REQUEST_FREE,
 	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`: not completely cut yet */
 	VUBLK_BLK_REQUEST_ISSUED,  /* completely cut; some pieces are still on the ring */
-	VUBLK_BLK_REQUEST_FUA_ISSUED, /* the same, for a request with `fua` */
+	VUBLK_BLK_REQUEST_FUA_ISSUED, /* like ISSUED, for a request with `fua` */
 	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`: the completion can be taken */
 };
 
 /* The progress of a request with VUBLK_BLK_FUA, which is a write and then a flush; see fua.c. */
 enum vublk_blk_fua {
-	VUBLK_BLK_FUA_NONE, /* not such a request */
+	VUBLK_BLK_FUA_NONE, /* a request without VUBLK_BLK_FUA */
 	VUBLK_BLK_FUA_WRITE,
 	VUBLK_BLK_FUA_WRITE_PARTLY_DONE, /* at least one piece has completed */
 	VUBLK_BLK_FUA_FLUSH,
 };
 
 struct vublk_blk_request {
-	struct vublk_blk_request *next; /* of the list that it is in */
+	struct vublk_blk_request *next; /* of the list that the request is in */
 	enum vublk_blk_request_state state;
-	enum vublk_blk_fua fua;         /* NONE when the request is free */
+	enum vublk_blk_fua fua;         /* NONE: the request is free */
 	uint32_t type;                  /* VIRTIO_BLK_T_... */
-	int result;                     /* the first error among its pieces */
-	unsigned pieces;                /* that are on the ring */
+	int result;                     /* the first error of a piece */
+	unsigned pieces;                /* on the ring */
 	uint32_t flags;                 /* of write zeroes */
 	uint64_t offset;                /* of the next piece, bytes */
 	uint64_t left;                  /* bytes that are not cut into pieces yet */
@@ -94,7 +94,7 @@ struct vublk_blk_request {
 };
 
 /*
- * A piece on the ring, with everything that is needed to issue it again. After the loss of a
+ * A piece on the ring, with everything that is needed to issue the piece again. After the loss of a
  * back-end the new rings are filled from the slots, in the order of `sequence`, and never from
  * shared memory, which the lost back-end may have changed.
  */
@@ -104,7 +104,10 @@ struct vublk_blk_slot {
 	uint64_t offset;
 	uint64_t bytes;
 	struct vublk_blk_cursor cursor;
-	/* The data descriptor in shared memory, as plain.h last wrote it; 0 bytes: unknown. */
+	/*
+	 * The content of the data descriptor in shared memory, as plain.h last wrote it; 0 bytes:
+	 * unknown.
+	 */
 	uint64_t table_addr;
 	uint32_t table_bytes;
 	bool table_writes; /* the request was a write to the disk */
@@ -133,10 +136,13 @@ enum vublk_blk_queue_state {
 	VUBLK_BLK_QUEUE_BROKEN,
 	/* Requests in flight have failed, and new ones fail, until a back-end is found. */
 	VUBLK_BLK_QUEUE_FAILS,
-	VUBLK_BLK_QUEUE_DEAD, /* the same, permanently */
+	VUBLK_BLK_QUEUE_DEAD, /* like FAILS, but permanently */
 };
 
-/* The user of the queue, which adds its requests. The first user that claims it keeps it. */
+/*
+ * The user of the queue is the part of the program that adds requests. The first user that claims
+ * the queue keeps it.
+ */
 enum vublk_blk_queue_user {
 	VUBLK_BLK_QUEUE_UNUSED,
 	VUBLK_BLK_QUEUE_OF_APPLICATION,
@@ -163,11 +169,13 @@ struct vublk_blk_queue {
 	struct vublk_blk_flushes *flushes; /* of the disk */
 	const struct vublk_log *log;
 	unsigned table_entries;
-	struct vublk_blk_statistics *statistics; /* NULL: off; the counters in it change */
+	struct vublk_blk_statistics *statistics; /* NULL: statistics are off */
 
 	struct vublk_blk_gate gate;
 
-	/* the owner, inside the gate; or the disk's thread, while it has closed the gate */
+	/*
+	 * used by the owner inside the gate, or by the disk's thread while it has closed the gate
+	 */
 	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
 	struct vublk_blk_shared_slot *shared;
 	uint64_t shared_addr;
@@ -185,14 +193,15 @@ struct vublk_blk_queue {
 	unsigned num_done;
 	unsigned in_flight;   /* requests that are not free */
 	uint64_t sequence;
-	uint64_t covering_flush; /* the flush that covers all completed writes; 0: no write */
+	uint64_t covering_flush; /* the number of the flush that covers all completed writes; 0: no
+	                            write */
 	bool flush_fails;     /* the next flush fails, because completed writes may be lost */
 	bool unpublished;     /* the ring has chains that the back-end cannot see yet */
 	bool calls_enabled;
 	enum vublk_blk_queue_state state;
 	struct vublk_error failure; /* why the queue does not work */
 	struct vublk_log_limit log_limit;
-	/* deadline.c: how many pieces had been published at each of the last checks */
+	/* for deadline.c: how many pieces had been published at each of the last checks */
 	uint64_t published_notes[VUBLK_INPROC_LOOKS_PER_DEADLINE];
 	unsigned next_note;
 	struct vublk_blk_overlap overlap; /* of the writes on the ring */
@@ -203,7 +212,7 @@ uint64_t vublk_blk_queue_shared_bytes(unsigned size, bool has_indirect);
 
 /* The arguments of vublk_blk_queue_init(). */
 struct vublk_blk_queue_setup {
-	/* The back-end broke the ring. Called on the owner's thread. */
+	/* Called on the owner's thread when it finds that the back-end broke the ring. */
 	void (*on_broken_ring)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned index;
@@ -225,13 +234,15 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 
 /*
- * The disk's thread, recover.c. The back-end was lost: takes its completions, and keeps the owner
- * out until vublk_blk_queue_after_loss(). Does not change the rings.
+ * The functions from here on are called by the disk's thread and are in recover.c. This function is
+ * called when the back-end was lost: it takes the back-end's completions, and keeps the owner out
+ * until vublk_blk_queue_after_loss(). It does not change the rings.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
 /*
- * Lets the owner in again. `writes_lost`: completed writes may be lost, of any queue of the disk.
- * Then each flush in flight fails with EOWNERDEAD; if no flush is in flight, the next one fails.
+ * Lets the owner in again. `writes_lost`: completed writes of any queue of the disk may be lost. In
+ * that case each flush in flight fails with EOWNERDEAD; if no flush is in flight, the next one
+ * fails.
  */
 void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost);
 /*
@@ -250,18 +261,27 @@ void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_er
  * the requests in flight restart.
  */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
-/* No further back-end is looked for: takes all completions, and fails all other requests. */
+/*
+ * Called when no further back-end is looked for: takes all completions, and fails all other
+ * requests.
+ */
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
 
 /*
- * The disk's thread, deadline.c: whether the back-end has kept a piece for longer than the
- * deadline. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
+ * In deadline.c, called by the disk's thread: whether the back-end has kept a piece for longer than
+ * the deadline. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
-/* The same file; inside the gate. The pieces in flight have the full deadline from now on. */
+/*
+ * Also in deadline.c; called inside the gate. The pieces in flight have the full deadline from now
+ * on.
+ */
 void vublk_blk_queue_restart_deadlines(struct vublk_blk_queue *queue);
 
-/* queue.c, for recover.c; inside the gate. Stores where the bus has the shared memory now. */
+/*
+ * The functions from here on are in queue.c, for recover.c, and are called inside the gate. This
+ * one stores where the bus has the shared memory now.
+ */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
 /*
  * Takes all completions that the ring has. Requests in `cutting` may then fit on the ring, so the
@@ -276,7 +296,10 @@ bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 /* Continues the requests for which the ring had no room, and publishes the new chains. */
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue);
-/* The same on the disk's thread, which no other thread would unblock in a kick. */
+/*
+ * Does the same on the disk's thread, but never blocks in a kick, because no other thread would
+ * unblock this thread.
+ */
 void vublk_blk_queue_pump_for_owner(struct vublk_blk_queue *queue);
 
 /*
@@ -286,13 +309,13 @@ void vublk_blk_queue_pump_for_owner(struct vublk_blk_queue *queue);
 struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue);
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
-/* Adds as many pieces of the request to the ring as fit; the others follow later. */
+/* Adds as many pieces of the request to the ring as fit; the remaining pieces follow later. */
 void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 /* Completes a request, which has no piece on the ring. */
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
 
-/* Any thread. True: the queue now belongs to this user, or did before. */
+/* Any thread. True: the queue belongs to this user, from now on or already before. */
 static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 					 enum vublk_blk_queue_user user)
 {
@@ -302,10 +325,10 @@ static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 					   __ATOMIC_RELAXED) || before == user;
 }
 
-/* Any thread: whether the library, not the back-end, completed a request with this result. */
+/* Whether a result means that the library, not the back-end, completed the request. Any thread. */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);
 
-/* The time until `deadline_ns`, rounded up, for poll(). For UINT64_MAX (no deadline) it is -1. */
+/* The time until `deadline_ns`, rounded up, for poll(); -1 for UINT64_MAX (no deadline). */
 int vublk_blk_left_ms(uint64_t deadline_ns);
 
 #endif

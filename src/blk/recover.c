@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The requests of a queue after the loss of its back-end. The functions here run on the disk's
- * thread, which has closed the gate, so they also work for a queue that no thread uses at the
- * moment.
+ * This file handles the requests of a queue after the loss of its back-end. The functions here run
+ * on the disk's thread, which has closed the gate, so they also work for a queue that no thread
+ * uses at the moment.
  *
  * Key idea: a slot has, in private memory, everything that is needed to issue its piece again.
- * First the completions of the lost back-end are taken; those pieces are not issued again. Then new rings
- * are made in memory that no earlier back-end has mapped, so a lost back-end that is still alive
- * cannot change them, and the pieces are added in their original order. It is harmless if a piece
- * is executed twice, because the ring never has two writes to one place (piece.c).
+ * First the completions of the lost back-end are taken; the completed pieces are not issued again.
+ * Then new rings are made in memory that no earlier back-end has mapped, so a lost back-end that is
+ * still alive cannot change them, and the pieces are added in their original order. It is harmless
+ * if a piece is executed twice, because the ring never has two writes to one place (piece.c).
  *
  * With an in-flight area the rings stay, and the next back-end resumes the requests that the lost
  * one had begun.
@@ -61,7 +61,8 @@ static bool fail_flushes(struct vublk_blk_queue *queue)
 		if (!vublk_blk_queue_is_in_flight(request) ||
 		    (!is_flush && !vublk_blk_fua_is_unflushed(request)))
 			continue;
-		request->result = -EOWNERDEAD; /* stays, whatever status the next back-end returns */
+		request->result = -EOWNERDEAD; /* this result stays, whatever status the next
+		                                  back-end returns */
 		found = found || is_flush;
 	}
 	return found;
@@ -71,7 +72,7 @@ void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost)
 {
 	if (writes_lost) {
 		queue->flush_fails = !fail_flushes(queue);
-		queue->covering_flush = 0; /* a loss is reported once */
+		queue->covering_flush = 0; /* each loss is reported only once */
 	}
 	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
 		vublk_blk_queue_pump_for_owner(queue); /* issues the flush of a write with FUA that has completed */
@@ -106,7 +107,7 @@ static unsigned collect_pieces(struct vublk_blk_queue *queue, uint16_t *tokens)
 	return n;
 }
 
-/* Fails a piece whose memory the application has unregistered while it was in flight. */
+/* Fails a piece whose memory the application has unregistered while the piece was in flight. */
 static void drop_piece(struct vublk_blk_queue *queue, uint16_t token, int result)
 {
 	struct vublk_blk_request *request = queue->slots[token].request;
@@ -145,7 +146,7 @@ static void empty_ring(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_bind(queue);
 	vublk_driver_ring_reset(&queue->ring, &queue->inproc->ring);
-	forget_tables(queue); /* the new memory has none */
+	forget_tables(queue); /* the new memory has no descriptor */
 	if (!queue->calls_enabled)
 		vublk_driver_ring_disable_calls(&queue->ring);
 	queue->overlap = (struct vublk_blk_overlap){ 0 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls that add a request. Its execution is in queue.c.
+ * This file has the calls that add a request. The execution of requests is in queue.c.
  *
  * Key idea: all arguments are checked here, where the call can still fail, so the ring never has a
  * request that the device would have to refuse.
@@ -34,7 +34,7 @@ static const char *name_of(uint32_t type)
 }
 
 /*
- * An unknown flag is refused, not ignored, because the caller may rely on what it requests.
+ * An unknown flag is refused, not ignored, because the caller may rely on the effect of the flag.
  */
 static int check_flags(uint32_t type, uint32_t flags, uint32_t allowed, struct vublk_error *error)
 {
@@ -133,7 +133,7 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 	return 0;
 }
 
-/* Cuts the whole request once as a test, so that a buffer that cannot be used fails the call. */
+/* Cuts the whole request once as a test, so that the call fails if a buffer cannot be used. */
 static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const struct iovec *iov,
 			int iovcnt, uint64_t bytes, struct vublk_error *error)
 {
@@ -177,7 +177,7 @@ static int check_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t off
 	return r ? r : check_memory(queue, type, iov, iovcnt, *bytes, error);
 }
 
-/* `single`: the only buffer, instead of `iov`, which is NULL then. */
+/* `single`: the only buffer, used instead of `iov` if `iov` is NULL. */
 static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
 		       uint64_t bytes, const struct iovec *iov, int iovcnt,
 		       const struct iovec *single, uint32_t flags, void *user_data)
@@ -327,7 +327,9 @@ static void start_command(struct vublk_blk_queue *queue, const struct command *c
 		vublk_blk_queue_start(queue, request);
 }
 
-/* Fails one flush after a loss. Later writes are not affected, so later flushes succeed. */
+/*
+ * Fails one flush after a loss. Writes after the loss are not affected, so later flushes succeed.
+ */
 static int check_lost_writes(struct vublk_blk_queue *queue, const struct command *command,
 			     struct vublk_error *error)
 {

@@ -14,8 +14,9 @@
 #include <errno.h>
 
 /*
- * Adds memory to a piece: extends the last buffer if the memory follows it directly and it has
- * room, otherwise uses another buffer. Returns how many bytes were added; 0: all buffers are in use.
+ * Adds memory to a piece: extends the last buffer if the memory directly follows that buffer and
+ * the buffer has room, otherwise uses another buffer. Returns how many bytes were added; 0: all
+ * buffers are in use.
  */
 static uint32_t append(const struct vublk_blk_limits *limits, struct vublk_ring_buffer *buffers,
 		       unsigned *num, uint64_t addr, uint32_t bytes)

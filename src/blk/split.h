@@ -5,8 +5,8 @@
 /*
  * Cuts a request into pieces within the device's limits: number of segments, bytes of a segment,
  * and bytes of a piece. Each piece consists of whole blocks, except the last piece of a request
- * that ends inside a block. Does not access rings; the only shared state that it reads is the table of
- * regions.
+ * that ends inside a block. The functions here do not access rings; the only shared state that they
+ * read is the table of regions.
  */
 
 #include "inproc/regions.h"
@@ -35,7 +35,7 @@ struct vublk_blk_cursor {
 	size_t offset; /* in iov[index] */
 };
 
-/* vublk_blk_split_next() for any request. */
+/* The general case of vublk_blk_split_next(), which handles any request. */
 int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
 			    const struct vublk_inproc_regions *regions,
 			    struct vublk_inproc_region_cache *cache,
@@ -43,10 +43,11 @@ int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
 			    struct vublk_ring_buffer *buffers, unsigned *num_buffers);
 
 /*
- * Cuts the next piece off the request and moves the cursor past it. `left` (not 0) is how many
- * bytes of the request are not cut yet. `buffers` has room for max_segments; segments that adjoin in
- * guest memory are merged. Returns the bytes of the piece; -EFAULT: the memory at the cursor is in
- * no region; -E2BIG: one block is scattered over more segments than the device accepts.
+ * Cuts the next piece off the request and moves the cursor past it. `left` (not 0) is the number of
+ * bytes of the request that are not cut yet. `buffers` has room for max_segments; segments that
+ * adjoin in guest memory are merged. Returns the bytes of the piece; -EFAULT: the memory at the
+ * cursor is in no region; -E2BIG: one block is scattered over more segments than the device
+ * accepts.
  *
  * The usual request, a buffer in one region that needs no cutting, is handled inline.
  */
@@ -73,9 +74,9 @@ static inline int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits
 }
 
 /*
- * How many bytes the next piece of a discard or write zeroes has, of which `left` bytes at `offset`
- * are not cut yet: at most `max`. A piece that is not the last one ends at a multiple of
- * `alignment`, if possible.
+ * Returns the number of bytes of the next piece of a discard or write zeroes, which is at most
+ * `max`. Of the request, `left` bytes at `offset` are not cut yet. A piece that is not the last one
+ * ends at a multiple of `alignment`, if possible.
  */
 uint64_t vublk_blk_split_range(uint64_t offset, uint64_t left, uint64_t max, uint64_t alignment);
 

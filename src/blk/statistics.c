@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The counters of a queue. The key idea is in statistics.h. */
+/* This file keeps the counters of a queue. The key idea is in statistics.h. */
 #include "blk/statistics.h"
 
 #include "blk/queue.h"
@@ -11,7 +11,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* A request in flight as it was when it started: cutting changes its own type and bytes. */
+/*
+ * A copy of a request in flight as it was when it started, because cutting changes the type and
+ * bytes in the request itself.
+ */
 struct started {
 	uint64_t ns;
 	uint64_t bytes;
@@ -52,7 +55,10 @@ void vublk_blk_statistics_begin(struct vublk_blk_queue *queue,
 							request->type };
 }
 
-/* The bucket of a latency: 2^bucket <= ns < 2^(bucket + 1); the last one has all longer ones. */
+/*
+ * The bucket of a latency: 2^bucket <= ns < 2^(bucket + 1); the last bucket also has all longer
+ * latencies.
+ */
 static unsigned bucket_of(uint64_t ns)
 {
 	unsigned bucket = ns ? 63 - (unsigned)__builtin_clzll(ns) : 0;

@@ -3,8 +3,8 @@
 #define VUBLK_BLK_UNFLUSHED_H
 
 /*
- * Whether there are completed writes that no flush has made stable yet. A back-end may keep such
- * writes in its own memory, and loses them when it dies.
+ * This file keeps track of whether there are completed writes that no flush has made stable yet. A
+ * back-end may keep such writes in its own memory, and loses them when it dies.
  *
  * Key idea: the flushes of a disk are numbered when they are put on a ring. When a queue takes the
  * completion of a write, it records the number of the first flush that certainly covers the write:
@@ -25,10 +25,10 @@
 
 #include <stdint.h>
 
-/* Of the disk. */
+/* The numbers of a disk's flushes. */
 struct vublk_blk_flushes {
-	uint64_t begun;  /* how many were put on a ring */
-	uint64_t stable; /* the number of the newest one that succeeded */
+	uint64_t begun;  /* how many flushes were put on a ring */
+	uint64_t stable; /* the number of the newest flush that succeeded */
 };
 
 /* Numbers a flush that is about to be put on a ring. */
@@ -37,7 +37,7 @@ static inline uint64_t vublk_blk_flush_begin(struct vublk_blk_flushes *flushes)
 	return __atomic_add_fetch(&flushes->begun, 1, __ATOMIC_ACQ_REL); /* H */
 }
 
-/* Flush `number` has succeeded. */
+/* Records that flush `number` has succeeded. */
 static inline void vublk_blk_flush_succeeded(struct vublk_blk_flushes *flushes, uint64_t number)
 {
 	uint64_t before = vublk_load_relaxed(&flushes->stable);

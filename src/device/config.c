@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The configuration space: a copy of the back-end's config in which the device sets its own
- * number of queues and limit of segments. The messages are in frontend/config.c.
+ * This file has the configuration space, which is a copy of the back-end's config in which the
+ * device sets its own number of queues and limit of segments. The messages are in
+ * frontend/config.c.
  *
- * Key idea: the back-end's values are checked first. With a block size or a capacity that no
- * disk has, the back-end is refused; an optional limit that makes no sense disables its
- * feature.
+ * Key idea: the back-end's values are checked first. A block size or a capacity that no disk has
+ * makes the device refuse the back-end; an optional limit that makes no sense disables its feature.
  *
  * virtio 1.3, section 5.2.4; vhost-user "VHOST_USER_GET_CONFIG" and "_SET_CONFIG".
  */
@@ -61,7 +61,7 @@ static int check_block_size(const struct vublk_device *device,
 			       MAX_BLOCK_BYTES);
 }
 
-/* Features whose config fields are invalid. The disk can be used without them. */
+/* Returns the features whose config fields are invalid. The disk can be used without them. */
 static uint64_t senseless_features(const struct vublk_device *device,
 				   const struct virtio_blk_config *config)
 {
@@ -115,7 +115,7 @@ static bool lacks_indirect(const struct vublk_device *device)
 static void put_own_values(const struct vublk_device *device, struct virtio_blk_config *config)
 {
 	config->num_queues = htole16((uint16_t)device->num_queues);
-	/* One block says nothing, and Windows would split its requests because of it. */
+	/* A value of one block says nothing, and Windows would split its requests because of it. */
 	if (le16toh(config->min_io_size) == 1)
 		config->min_io_size = 0;
 	if (le32toh(config->opt_io_size) == 1)
@@ -153,7 +153,7 @@ void vublk_device_bump_config_generation(struct vublk_device *device)
 
 static void begin_read(struct vublk_device *device);
 
-/* The driver wrote wce itself, so it needs no interrupt for that. */
+/* The driver wrote wce itself, so it needs no interrupt for the new value. */
 static bool differs_beyond_wce(const uint8_t *a, const uint8_t *b)
 {
 	return memcmp(a, b, VUBLK_BLK_WCE_OFFSET) ||
@@ -186,7 +186,7 @@ static void end_write(struct vublk_device *device, const struct vublk_error *rea
 	}
 }
 
-/* Makes the config that was read the driver's config. True: the bus has to be told. */
+/* Makes the config that was read the config that the driver sees. True: the bus has to be told. */
 static bool publish(struct vublk_device *device, const uint8_t *config,
 		    struct vublk_error *error, int *result)
 {
@@ -244,7 +244,7 @@ static void begin_read(struct vublk_device *device)
 	vublk_frontend_read_config(&device->frontend, on_config, device);
 }
 
-/* One read at a time. Any number of changes during a read cause one more read. */
+/* There is one read at a time. Any number of changes during a read cause one more read. */
 void vublk_device_refresh_config(struct vublk_device *device)
 {
 	if (device->config_read == VUBLK_DEVICE_READ_NONE && vublk_device_is_connected(device))

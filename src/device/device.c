@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device as an object: new, free, process, get_info. This file only connects the others.
+ * This file has the device as an object: new, free, process, get_info. It only connects the other
+ * files.
  *
  * Key idea: start reading at state.c, which has the states. link/ finds a back-end and handles its
  * loss; rings/ starts, stops and resumes the rings; save/ moves a device to another process.

@@ -3,9 +3,10 @@
 #define VUBLK_DEVICE_DEVICE_H
 
 /*
- * The device, for the files of this folder; its interface for a bus is <vublk/device.h>.
+ * This file declares the device for the files of this folder; the interface for a bus is
+ * <vublk/device.h>.
  *
- * A callback of the bus may unrealize the device. So a function that calls one does so last,
+ * A callback of the bus may unrealize the device. So a function that calls a callback does so last,
  * or checks afterwards that device->life still has the same value.
  *
  * No two files call each other, directly or through others (tests/lint checks). A file that
@@ -26,7 +27,7 @@ enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, and the config is valid */
 	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try failed */
 	VUBLK_DEVICE_EVENT_START,          /* the driver is ready, and the VM runs */
-	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed everything */
+	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed all messages */
 	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, or a start that cannot continue */
 	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has returned the rings */
 	VUBLK_DEVICE_EVENT_LOST,           /* the connection broke */
@@ -74,29 +75,31 @@ enum vublk_device_config_read {
 	VUBLK_DEVICE_READ_UNDER_WAY,
 };
 
-/* A write to the config has succeeded when the new value has been read back. */
+/*
+ * The phases of a write to the config, which has succeeded when the new value has been read back.
+ */
 enum vublk_device_config_write {
 	VUBLK_DEVICE_WRITE_NONE,
 	VUBLK_DEVICE_WRITE_SENT,
 	VUBLK_DEVICE_WRITE_ACCEPTED,   /* waiting for a read that begins after the answer */
 	VUBLK_DEVICE_WRITE_CONFIRMING, /* that read is under way */
-	VUBLK_DEVICE_WRITE_RESTORING,  /* sets a loaded value again; the bus does not wait for it */
+	VUBLK_DEVICE_WRITE_RESTORING,  /* sets a loaded value again; the bus does not wait */
 };
 
 /* An outage, and the search for another back-end (outage.c, reconnect.c). */
 struct vublk_device_reconnect {
 	uint64_t lost_ns;  /* when the outage began; 0: no outage */
 	uint64_t tried_ns; /* when the last try began */
-	uint64_t pause_ms; /* before the next try; doubled each time, up to a limit */
-	unsigned refusals; /* in this outage: tries that reached a back-end which did not start */
-	unsigned short_runs; /* in a row: back-ends that started and were lost within reconnect-ms */
+	uint64_t pause_ms; /* pause before the next try; doubled each time, up to a limit */
+	unsigned refusals; /* tries in this outage that reached a back-end which did not start */
+	unsigned short_runs; /* back-ends in a row that started and were lost within reconnect-ms */
 	struct vublk_error refusal;  /* why the last try failed */
-	uint32_t logged_reasons[16]; /* in this outage: checksums of their sentences */
+	uint32_t logged_reasons[16]; /* checksums of the sentences logged in this outage */
 	unsigned num_logged_reasons;
 	bool warned_unflushed;
 	bool config_changed;        /* the new back-end's config differs from the lost one's */
 	struct vublk_watch watch; /* for a new file in the socket's directory */
-	bool logged_unwatched;    /* that inotify is not available */
+	bool logged_unwatched;    /* logged that inotify is not available */
 };
 
 /* The socket to which back-ends connect, with the property server (listen.c). */
@@ -106,18 +109,19 @@ struct vublk_device_listener {
 	struct vublk_loop_source source; /* in the loop while the device waits for a back-end */
 };
 
-/* What the last back-end left open about the rings, until they run again. */
+/* What is known about the rings after the last back-end, until the rings run again. */
 enum vublk_device_resume {
 	VUBLK_DEVICE_RESUME_NOTHING, /* each ring's base is known */
-	VUBLK_DEVICE_RESUME_NOTIFY,  /* the same, but a kick or a call may have been lost */
-	VUBLK_DEVICE_RESUME_INFLIGHT, /* the same, and the requests in the in-flight area are to be executed */
+	VUBLK_DEVICE_RESUME_NOTIFY,  /* likewise, but a kick or a call may have been lost */
+	VUBLK_DEVICE_RESUME_INFLIGHT, /* likewise, and the requests in the in-flight area are to be
+	                                 executed */
 	VUBLK_DEVICE_RESUME_RINGS,   /* lost with the rings: each may resume at its used index */
-	VUBLK_DEVICE_RESUME_NEVER,   /* they did not suffice: the driver has to reset */
+	VUBLK_DEVICE_RESUME_NEVER,   /* requests could be lost: the driver has to reset */
 };
 
 /*
- * The kick of a legacy driver before DRIVER_OK, which starts the device (early-kick.c). The
- * numbers are part of saved states.
+ * The states of a legacy driver's kick before DRIVER_OK, which starts the device (early-kick.c).
+ * The numbers are part of saved states.
  */
 enum vublk_device_early_kick {
 	VUBLK_DEVICE_KICK_NONE = 0,
@@ -129,11 +133,13 @@ enum vublk_device_early_kick {
 /* The phases of the dirty log (dirty-log.c). */
 enum vublk_device_dirty_phase {
 	VUBLK_DEVICE_DIRTY_OFF,
-	VUBLK_DEVICE_DIRTY_ON,       /* running rings are logged, and so are rings that start */
-	VUBLK_DEVICE_DIRTY_TO_START, /* the bus wants it on; waits for the end of a start or stop */
-	VUBLK_DEVICE_DIRTY_STARTING, /* messages to switch it on are under way */
-	VUBLK_DEVICE_DIRTY_UNDOING,  /* refused: messages to switch it off are under way */
-	VUBLK_DEVICE_DIRTY_TO_STOP,  /* the bus wants it off; waits for the end of a start or stop */
+	VUBLK_DEVICE_DIRTY_ON,       /* running rings are logged, as are rings that start */
+	VUBLK_DEVICE_DIRTY_TO_START, /* the bus wants the log on; waits for the end of a start or
+	                                stop */
+	VUBLK_DEVICE_DIRTY_STARTING, /* messages to switch the log on are under way */
+	VUBLK_DEVICE_DIRTY_UNDOING,  /* refused: messages to switch the log off are under way */
+	VUBLK_DEVICE_DIRTY_TO_STOP,  /* the bus wants the log off; waits for the end of a start or
+	                                stop */
 	VUBLK_DEVICE_DIRTY_STOPPING, /* messages to switch it off are under way */
 };
 
@@ -142,7 +148,7 @@ struct vublk_device_dirty {
 	struct vublk_frontend_dirty_log log;
 	uint64_t *bitmap;           /* mapped by the first read; NULL before */
 	struct vublk_fault fault;   /* set when the owner of the file has truncated it */
-	struct vublk_error refusal; /* why the back-end refused it, in phase UNDOING */
+	struct vublk_error refusal; /* why the back-end refused the log, in phase UNDOING */
 };
 
 struct vublk_device {
@@ -161,7 +167,7 @@ struct vublk_device {
 	struct vublk_loop_timer connect_timer; /* the next try to realize or to reconnect */
 	unsigned tries; /* to realize */
 	int lent_fd;    /* the bus's connection for the next try, duplicated; -1: none */
-	bool is_lent;   /* realized on such a connection: there is no other try */
+	bool is_lent;   /* realized on a lent connection: there is no other try */
 	struct vublk_device_reconnect reconnect;
 	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;
@@ -172,34 +178,36 @@ struct vublk_device {
 	unsigned num_queues;
 	uint64_t features; /* offered */
 	uint64_t acked_features;
-	bool has_acked_features; /* a legacy driver may have accepted none */
+	bool has_acked_features; /* a legacy driver may have accepted no bit */
 	uint8_t status;
 	enum vublk_device_early_kick early_kick;
 	bool is_shutting_down; /* forced shutdown: no other back-end is looked for */
 	bool vm_running; /* set by the bus; kept over realize and unrealize */
-	bool drains;     /* likewise */
+	bool drains;     /* also set by the bus and kept */
 	bool leaves_requests; /* the last stop did not wait for requests in the in-flight area */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
 	uint32_t config_generation;
 
 	/* config requests that are under way */
 	enum vublk_device_config_read config_read;
-	struct vublk_loop_timer config_timer; /* reads it again, where the back-end does not report changes */
-	bool config_read_again; /* it changed while it was being read */
+	struct vublk_loop_timer config_timer; /* reads the config again if the back-end reports no
+	                                         changes */
+	bool config_read_again; /* the config changed during a read */
 	enum vublk_device_config_write config_write;
 	uint8_t config_write_wce;
 
 	struct vublk_loop_timer keepalive_timer; /* while the rings run */
 
 	struct vublk_device_dirty dirty;
-	bool memory_change_under_way; /* asked for by the bus; the back-end has not confirmed yet */
+	bool memory_change_under_way; /* by the bus; the back-end has not confirmed yet */
 	bool inflight_under_way; /* the back-end makes an area for the bus; no start meanwhile */
 	bool has_tight_areas;    /* the last area that a back-end made had no padding */
 	struct vublk_frontend_inflight_area made_inflight;
 	struct vublk_frontend_memory memory; /* the descriptors in it are the device's */
 
 	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
-	uint16_t *bases;                   /* num_queues: the avail index at which each resumes */
+	uint16_t *bases;                   /* num_queues: the avail index at which each queue
+	                                      resumes */
 	int32_t *lost_avail;               /* num_queues: the avail index at the loss; -1: unknown */
 	struct vublk_frontend_queue *rings; /* the rings that the back-end has or is given */
 	unsigned num_rings;
@@ -214,24 +222,29 @@ struct vublk_device {
 /* --- device.c, state.c ---------------------------------------------------------------- */
 
 const char *vublk_device_event_name(enum vublk_device_event event);
-/* The state that the table has for the event; -1: the event does not occur in this state. */
+/*
+ * Returns the state that the table has for the event; -1: the event does not occur in this state.
+ */
 int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_event event);
 /* The only function that changes the state. False: the event has no meaning in this state. */
 bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
 			       const char *why);
-/* Connected: from STOPPED to STOPPING. */
+/* Whether the device is connected: its state is one of STOPPED to STOPPING. */
 bool vublk_device_is_connected(const struct vublk_device *device);
-/* The driver has set DRIVER_OK, or a legacy driver has kicked before that. */
+/* Whether the driver has set DRIVER_OK, or a legacy driver has kicked before DRIVER_OK. */
 bool vublk_device_is_driver_ready(const struct vublk_device *device);
-/* The driver is ready and the VM runs: the rings should run as soon as there is a back-end. */
+/*
+ * Whether the driver is ready and the VM runs, so that the rings should run as soon as there is a
+ * back-end.
+ */
 bool vublk_device_should_run(const struct vublk_device *device);
 /*
- * EBUSY and a sentence unless the driver's set-up may be changed: the rings are not out, and
- * no back-end will be given them as they are.
+ * Returns EBUSY and a sentence unless the driver's set-up may be changed. It may be changed if the
+ * rings are not out and no back-end will be given the rings as they are.
  */
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error);
-/* EBUSY and a sentence with both states unless the device is in `state`. */
+/* Returns EBUSY, and a sentence that names both states, unless the device is in `state`. */
 int vublk_device_require(const struct vublk_device *device, enum vublk_device_state state,
 			 const char *what, struct vublk_error *error);
 
@@ -245,16 +258,16 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 /* --- features.c -------------------------------------------------------------------- */
 
 uint64_t vublk_device_offer_features(const struct vublk_device *device);
-/* The driver has accepted its features, and VERSION_1 is not among them. */
+/* Whether the driver has accepted its features without VERSION_1. */
 bool vublk_device_has_legacy_driver(const struct vublk_device *device);
-/* The features that the back-end is told the driver has accepted. */
+/* The driver's accepted features in the form in which the back-end is given them. */
 uint64_t vublk_device_session_features(const struct vublk_device *device);
 
 /* --- config.c ---------------------------------------------------------------------- */
 
 /*
  * Checks a config from the back-end and stores it as the device's own, with the device's
- * number of queues and limits. EPROTO and a sentence if it is absurd.
+ * number of queues and limits. EPROTO and a sentence if the config is absurd.
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
@@ -274,48 +287,53 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 void vublk_device_queues_deinit(struct vublk_device *device);
 /* Forgets what the driver set up. The bases stay readable. */
 void vublk_device_queues_reset(struct vublk_device *device);
-/* Whether a queue's size and alignment are possible; EINVAL and a sentence if not. */
+/* Checks whether a queue's size and alignment are possible; EINVAL and a sentence if not. */
 int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
 			     const struct vublk_device_queue *queue, struct vublk_error *error);
-/* Whether each queue's ring lies in the memory; EINVAL and a sentence if not. */
+/* Checks whether each queue's ring lies in the memory; EINVAL and a sentence if not. */
 int vublk_device_queues_check(const struct vublk_device *device,
 			      const struct vublk_frontend_memory *memory,
 			      struct vublk_error *error);
-/* Whether the driver's set-up can be started; EINVAL, ENOTCONN and a sentence if not. */
+/* Checks whether the driver's set-up can be started; EINVAL, ENOTCONN and a sentence if not. */
 int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
 /* Fills device->rings with the queues that are set up. */
 void vublk_device_queues_collect(struct vublk_device *device);
 /* Stores the index at which each returned ring resumes; device->rings is empty afterwards. */
 void vublk_device_queues_store_bases(struct vublk_device *device);
-/* Before a kick descriptor is replaced. The next update watches again. Idempotent. */
+/*
+ * Stops watching; called before a kick descriptor is replaced. The next update watches again.
+ * Idempotent.
+ */
 void vublk_device_unwatch_kicks(struct vublk_device *device);
 
 /* --- link/connect.c ---------------------------------------------------------------- */
 
-/* The connect timer, the listener, the socket watch and the front-end. */
+/* Set up and free the connect timer, the listener, the socket watch and the front-end. */
 void vublk_device_connect_init(struct vublk_device *device);
 
 /* --- link/realize.c ---------------------------------------------------------------- */
 
-/* The handshake is done; the try failed. State REALIZING. */
+/* Called in state REALIZING when the handshake is done, and when the try failed. */
 void vublk_device_realize_negotiated(struct vublk_device *device);
 void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error);
 
 /* --- link/loss.c ------------------------------------------------------------- */
 
-/* The back-end is lost while the device was connected. */
+/* Called when the back-end was lost while the device was connected. */
 void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error *error);
 
 /* --- link/reconnect.c -------------------------------------------------------------- */
 
-/* The back-end has just been lost. Looks for another if the properties say so. */
+/*
+ * Called when the back-end has just been lost. Looks for another back-end if the properties say so.
+ */
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
-/* No back-end has connected in time, with the property server. */
+/* Called when, with the property server, no back-end has connected in time. */
 void vublk_device_reconnect_overdue(struct vublk_device *device);
-/* The handshake is done; the try failed. */
+/* Called when the handshake is done, and when the try failed. */
 void vublk_device_reconnect_negotiated(struct vublk_device *device);
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
-/* The socket's directory has changed: the next try is due now. */
+/* Called when the socket's directory has changed: makes the next try now. */
 void vublk_device_reconnect_wake(struct vublk_device *device);
 
 /* --- link/outage.c ----------------------------------------------------------------- */
@@ -323,11 +341,11 @@ void vublk_device_reconnect_wake(struct vublk_device *device);
 #define VUBLK_DEVICE_SHORTEST_PAUSE_MS 1
 
 void vublk_device_outage_begin(struct vublk_device *device, uint64_t now);
-/* Everything is as before the loss: no try is due any more. Idempotent. */
+/* Ends the outage: all is as before the loss, and no further try is made. Idempotent. */
 void vublk_device_outage_end(struct vublk_device *device);
-/* When the device stops looking; UINT64_MAX: never. */
+/* The time at which the device stops looking; UINT64_MAX: there is no such time. */
 uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device);
-/* The pause before the next try. The one after that is longer. */
+/* Returns the pause before the next try. The pause after that is longer. */
 uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device);
 /* Logs why a try failed: each reason once per outage. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error);
@@ -337,7 +355,7 @@ void vublk_device_outage_report(struct vublk_device *device, const struct vublk_
 int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error);
 /* Removes the socket and its file. Idempotent. */
 void vublk_device_listener_close(struct vublk_device *device);
-/* Waits for one connection. Both calls are idempotent. */
+/* Start and stop waiting for one connection. Both calls are idempotent. */
 void vublk_device_listen(struct vublk_device *device);
 void vublk_device_unlisten(struct vublk_device *device);
 /* Takes the connection and stops listening; negative: there is no connection. */
@@ -348,14 +366,14 @@ int vublk_device_listener_accept(struct vublk_device *device);
 /* Watches for a new socket at chardev's path. Idempotent. */
 void vublk_device_watch_socket(struct vublk_device *device);
 void vublk_device_unwatch_socket(struct vublk_device *device);
-/* Also frees the watch. Idempotent. */
+/* Stops watching and frees the watch. Idempotent. */
 void vublk_device_close_watch(struct vublk_device *device);
 
 /* --- link/compat.c ----------------------------------------------------------------- */
 
 /*
- * Adopts what the new back-end offers if it is enough for what the driver has accepted. If it
- * is not, nothing changes, and the sentence names what is missing.
+ * Adopts the new back-end's offer if this offer is enough for the features that the driver has
+ * accepted. Otherwise nothing changes, and the sentence names what is missing.
  */
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
 
@@ -366,14 +384,20 @@ struct vublk_device_reliance {
 	const uint8_t *config; /* NULL: unknown */
 };
 
-/* Whether the device's present offer satisfies it; ENOTSUP or EROFS and a sentence if not. */
+/*
+ * Checks whether the device's present offer satisfies the driver; ENOTSUP or EROFS and a sentence
+ * if not.
+ */
 int vublk_device_check_reliance(const struct vublk_device *device,
 				const struct vublk_device_reliance *reliance,
 				struct vublk_error *error);
 
 /* --- link/keepalive.c -------------------------------------------------------------- */
 
-/* The rings run: from here on the back-end is asked regularly, if the properties say so. */
+/*
+ * Called when the rings run: from here on the back-end is asked regularly, if the properties say
+ * so.
+ */
 void vublk_device_keepalive_begin(struct vublk_device *device);
 void vublk_device_on_keepalive_timer(void *opaque);
 
@@ -382,7 +406,10 @@ void vublk_device_on_keepalive_timer(void *opaque);
 /* Starts or stops the rings if they are not as the driver and the VM want them. */
 void vublk_device_update(struct vublk_device *device);
 void vublk_device_on_update_task(void *opaque);
-/* The same from the loop, for callers below start-stop.c. Cancelled by unrealize. */
+/*
+ * Calls vublk_device_update() later, from the loop, for callers below start-stop.c. Unrealize
+ * cancels this.
+ */
 static inline void vublk_device_post_update(struct vublk_device *device)
 {
 	vublk_loop_post(&device->loop, &device->update_task);
@@ -392,16 +419,23 @@ void vublk_device_end_session(struct vublk_device *device);
 
 /* --- rings/early-kick.c ------------------------------------------------------------ */
 
-/* Watches the kicks of a legacy driver while one would start the device. By updates only. */
+/*
+ * Watches the kicks of a legacy driver while a kick would start the device. Only updates call this.
+ */
 void vublk_device_watch_kicks(struct vublk_device *device);
-/* A kick has come. True: it makes the driver ready. Posts an update; may call the bus. */
+/*
+ * Called when a kick has come. True: the kick makes the driver ready. Posts an update; may call the
+ * bus.
+ */
 bool vublk_device_take_early_kick(struct vublk_device *device);
 
 /* --- rings/notifiers.c ------------------------------------------------------------- */
 
-/* The rings run: sends the descriptors that have been changed meanwhile. */
+/* Called when the rings run: sends the descriptors that have been changed meanwhile. */
 void vublk_device_notifiers_send(struct vublk_device *device);
-/* The rings have been returned or lost: the next start hands over the present descriptors. */
+/*
+ * Called when the rings were returned or lost: the next start hands over the present descriptors.
+ */
 void vublk_device_notifiers_settle(struct vublk_device *device);
 /* Signals each ring's kick or call descriptor once, in case a notification was lost. */
 void vublk_device_kick_rings(struct vublk_device *device);
@@ -411,7 +445,9 @@ void vublk_device_call_rings(struct vublk_device *device);
 
 /* Only a reset by the driver can help: logs the reason and tells the bus, which may unrealize. */
 void vublk_device_raise_needs_reset(struct vublk_device *device, const struct vublk_error *error);
-/* Gives each ring an eventfd for its errors and watches it, until unwatch. Idempotent. */
+/*
+ * Gives each ring an eventfd for its errors and watches this descriptor, until unwatch. Idempotent.
+ */
 int vublk_device_ring_errors_watch(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_ring_errors_unwatch(struct vublk_device *device);
 
@@ -419,71 +455,89 @@ void vublk_device_ring_errors_unwatch(struct vublk_device *device);
 
 /* Whether the back-end records the requests that it has begun in an area for the next one. */
 bool vublk_device_uses_inflight(const struct vublk_device *device);
-/* Tells the front-end which of these protocol features the next handshake accepts. */
+/*
+ * Tells the front-end which of the protocol features for the in-flight area the next handshake
+ * accepts.
+ */
 void vublk_device_ask_for_inflight(struct vublk_device *device);
 /* Closes the session's area. Idempotent. */
 void vublk_device_drop_inflight(struct vublk_device *device);
 
 /* --- rings/indices.c --------------------------------------------------------------- */
 
-/* The indices of a queue that is set up, from the memory that is set. */
+/* Reads the indices of a queue that is set up, in the memory that is set. */
 int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
 			      uint16_t *avail, struct vublk_error *error);
 /*
- * An upper bound of the requests that a ring's indices leave open: those that are not
- * completed; after a loss only those that the lost back-end may have seen.
+ * An upper bound of the requests that are not completed, from the ring's indices. After a loss it
+ * counts only the requests that the lost back-end may have seen.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail);
 
 /* --- rings/resume.c ---------------------------------------------------------------- */
 
-/* The rings have been returned: stores their bases, and what the back-end left open. */
+/*
+ * Called when the rings have been returned: stores their bases, and whether the back-end left
+ * requests incomplete.
+ */
 void vublk_device_rings_are_back(struct vublk_device *device);
-/* The back-end that had the rings has just been lost: records how far the driver was. */
+/* Called when the back-end that had the rings has just been lost: records the driver's progress. */
 void vublk_device_note_loss(struct vublk_device *device);
 /*
- * Whether this back-end can continue the rings as they were left, and where. EIO and a
+ * Decides whether this back-end can continue the rings as they were left, and where. EIO and a
  * sentence if requests could be lost or executed twice.
  */
 int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
 
 /* --- rings/handover.c -------------------------------------------------------------- */
 
-/* A back-end has taken the area: areas that are made without a back-end get its layout. */
+/*
+ * Called when a back-end has taken the area: areas that are made without a back-end get the layout
+ * of this area.
+ */
 void vublk_device_note_inflight_layout(struct vublk_device *device);
 
 /* --- rings/undrained.c ------------------------------------------------------------- */
 
-/* Requests that the back-end had taken and not completed when it returned the ring. */
+/*
+ * The number of requests that the back-end had taken and not completed when it returned the ring.
+ */
 uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigned index,
 				      uint16_t used);
-/* The rings have been returned by a stop that waits for all requests: warns if it did not. */
+/*
+ * Called when the rings have been returned by a stop that waits for all requests: warns if the
+ * back-end did not wait.
+ */
 void vublk_device_warn_undrained(struct vublk_device *device);
-/* The back-end has just been lost while it had no rings. */
+/* Called when a back-end that had no rings has just been lost. */
 void vublk_device_note_loss_at_rest(struct vublk_device *device);
 
 /* --- rings/dirty-log.c ------------------------------------------------------------- */
 
 void vublk_device_dirty_log_init(struct vublk_device *device);
-/* Switches it off without telling the back-end. Idempotent. */
+/* Switches the dirty log off without telling the back-end. Idempotent. */
 void vublk_device_dirty_log_drop(struct vublk_device *device);
 /* The log of rings that are started; NULL: they are not logged. */
 const struct vublk_frontend_dirty_log *vublk_device_dirty_log_of_start(
 	const struct vublk_device *device);
-/* The rings run: begins the change that was asked for meanwhile. */
+/* Called when the rings run: begins the change that was asked for meanwhile. */
 void vublk_device_dirty_log_started(struct vublk_device *device);
-/* The rings do not run any more: the change that was asked for is done. May call the bus. */
+/*
+ * Called when the rings do not run any more: ends the change that was asked for. May call the bus.
+ */
 void vublk_device_dirty_log_stopped(struct vublk_device *device);
-/* The back-end is lost with the rings: marks the pages that it may have written last. */
+/*
+ * Called when a back-end that had the rings is lost: marks the pages that it may have written last.
+ */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device);
-/* Messages about the log are under way: the rings are not stopped meanwhile. */
+/* Whether messages about the log are under way. Until they end, the rings are not stopped. */
 bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
-/* Whether the log that is on covers this memory; EINVAL and a sentence if not. */
+/* Checks whether the log covers this memory; EINVAL and a sentence if not. */
 int vublk_device_dirty_log_check(const struct vublk_device *device,
 				 const struct vublk_frontend_memory *memory,
 				 struct vublk_error *error);
-/* Whether the back-end can log; ENOTSUP and a sentence ("it cannot ...") if not. */
+/* Checks whether the back-end can log; ENOTSUP and a sentence ("it cannot ...") if not. */
 int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 					 struct vublk_error *error);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Virtio features: those that the device offers, and those that the driver has accepted. Names
- * of feature bits are in virtio/blk-format.c.
+ * This file handles the virtio features that the device offers and those that the driver has
+ * accepted. Names of feature bits are in virtio/blk-format.c.
  *
  * Key idea: each feature needs the back-end. It is offered if it is in the list below, the
  * back-end offers it, and no property disables it. Features that the device does not support

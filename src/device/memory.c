@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest's memory, as the bus gives it: checked, its descriptors duplicated, and kept until
- * the next table replaces it. The messages are in frontend/memory.c.
+ * This file keeps the guest's memory as the bus gives it: the table is checked, its descriptors are
+ * duplicated, and it is kept until the next table replaces it. The messages are in
+ * frontend/memory.c.
  *
  * Key idea: a back-end whose rings do not run is given the memory with the next start. Only
  * the removal of all memory is sent immediately.
@@ -146,14 +147,17 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 	struct vublk_device *device = opaque;
 
 	device->memory_change_under_way = false;
-	vublk_device_post_update(device); /* a start or a stop may have waited for this */
+	vublk_device_post_update(device); /* a start or a stop may have waited for this change */
 	if (device->ops->memory_changed)
 		device->ops->memory_changed(device->bus, error);
 }
 
 static int check_state(const struct vublk_device *device, struct vublk_error *error)
 {
-	/* A removal while the rings do not run is allowed: the next start waits for its end. */
+	/*
+	 * A removal is permitted while the rings do not run: the next start waits for the end of
+	 * the removal.
+	 */
 	if (device->memory_change_under_way && device->state == VUBLK_DEVICE_RUNNING)
 		return vublk_error_set(error, EBUSY, "a change of the memory is already under way");
 	switch (device->state) {

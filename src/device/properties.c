@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The properties of the device: their names, types, defaults and descriptions, and the checks
- * of their values. What a property does is in the file that reads the setting.
+ * This file has the properties of the device: their names, types, defaults and descriptions, and
+ * the checks of their values. What a property does is in the file that reads the setting.
  *
- * Key idea: one table. Listing, setting, getting and defaults all read it; there is no second
- * list.
+ * Key idea: there is one table. Listing, setting, getting and defaults all read this table; there
+ * is no second list.
  */
 #include "device/device.h"
 

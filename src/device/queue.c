@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queues as the driver set them up, and the checks before they are handed to the back-end.
- * Rings are never read here.
+ * This file has the queues as the driver set them up, and the checks before they are handed to the
+ * back-end. Rings are never read here.
  *
- * Key idea: `queues` is what the driver set up, `bases` where each queue resumes, and `rings`
- * the copy that the back-end has been given or is being given.
+ * Key idea: there are three arrays. `queues` has the driver's set-up, `bases` the index at which
+ * each queue resumes, and `rings` the copy that the back-end has been given or is being given.
  */
 #include "device/device.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The states of a device, the table of transitions, and questions about the state. The actions
- * that belong to an event are done by the file that causes it.
+ * This file has the states of a device, the table of transitions, and questions about the state.
+ * The file that causes an event also takes the actions that belong to the event.
  *
  * Key idea: the state changes in one function only, by the table. docs/device-states.md is a
  * drawing of the table; a test generates it again and compares.
@@ -42,9 +42,9 @@ static const char *const event_names[VUBLK_DEVICE_NUM_EVENTS] = {
 #define ON(event, state) [VUBLK_DEVICE_EVENT_##event] = VUBLK_DEVICE_##state + 1
 
 /*
- * An entry is the next state plus one; 0: the event does not occur. A start that was overtaken
- * by a reset, or that the back-end refused in part, leads to STOPPING, because rings that were
- * handed over have to be stopped in any case.
+ * An entry is the next state plus one; 0: the event does not occur in this state. A start that was
+ * overtaken by a reset, or that the back-end refused in part, leads to STOPPING, because rings that
+ * were handed over have to be stopped in any case.
  */
 static const unsigned char transitions[VUBLK_DEVICE_NUM_STATES][VUBLK_DEVICE_NUM_EVENTS] = {
 	[VUBLK_DEVICE_CREATED] = {
@@ -152,7 +152,9 @@ int vublk_device_require(const struct vublk_device *device, enum vublk_device_st
 			       what, state_names[state], state_names[device->state]);
 }
 
-/* The VM is paused, so the rings do not resume by themselves, and each base is known. */
+/*
+ * In this case the VM is paused, so the rings do not resume by themselves, and each base is known.
+ */
 static bool is_at_rest(const struct vublk_device *device)
 {
 	return !device->vm_running && device->resume != VUBLK_DEVICE_RESUME_RINGS &&

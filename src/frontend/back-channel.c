@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back channel: a second socket, on which the back-end sends requests and the front-end
- * answers. One request is served: CONFIG_CHANGE_MSG. The back-end's end of such a channel is
- * proto/vhost-user/back-channel.c.
+ * This file implements the back channel, which is a second socket, on which the back-end sends
+ * requests and the front-end answers. One request is served: CONFIG_CHANGE_MSG. The back-end's end
+ * of such a channel is in proto/vhost-user/back-channel.c.
  *
  * Key idea: a disk works without this channel. So a failure on it closes the channel and never
  * the connection: an invalid message closes it, a request that is not served is refused, and
@@ -30,7 +30,7 @@ static void abandon(struct vublk_frontend *frontend, const char *why)
 	frontend->ops->back_channel_closed(frontend->opaque);
 }
 
-/* The back-end may close the channel. Most often it does so because it ends. */
+/* The back-end may close the channel. The most frequent reason is that the back-end ends. */
 static void on_failed(struct vublk_frontend *frontend, const struct vublk_error *error)
 {
 	if (error->code != ENOTCONN) {
@@ -88,7 +88,7 @@ static void serve(struct vublk_frontend *frontend, const struct vublk_vu_message
 		frontend->ops->config_changed(frontend->opaque);
 }
 
-/* A callback may have closed the channel; then its source is in no loop. */
+/* A callback may have closed the channel; in that case the channel's source is in no loop. */
 static void receive(struct vublk_frontend *frontend)
 {
 	struct vublk_frontend_back_channel *backend = &frontend->back_channel;

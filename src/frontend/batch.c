@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Batches: messages that belong together, sent without waiting for each other, and one call
- * of done() when the last of them is answered. The owner of a batch decides which messages it
- * consists of.
+ * This file implements batches. A batch is a set of messages that belong together. They are sent
+ * without waiting for each other, and done() is called once, when the last message is answered. The
+ * owner of a batch decides which messages it consists of.
  *
  * Key idea: a batch is a number of pieces, each of which can be sent by its index. The next
  * piece is sent while few answers are outstanding, and each answer lets further pieces be
@@ -10,8 +10,8 @@
  * descriptors in transit overflows.
  *
  * If the back-end does not confirm (no REPLY_ACK), GET_FEATURES takes the place of a
- * confirmation: requests are answered in order, so all messages before it have been read by
- * then. That is worth as much as an answer of 0 to NEED_REPLY, because some back-ends answer 0
+ * confirmation: requests are answered in order, so when it is answered, all messages before it have
+ * been read. That is worth as much as an answer of 0 to NEED_REPLY, because some back-ends answer 0
  * to everything.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
@@ -24,7 +24,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 
-/* With so many answers outstanding, the next piece has to wait. */
+/* While this many answers are outstanding, the next piece has to wait. */
 #define MAX_WAITING 32
 #define MAX_WAITING_BARRIERS 4
 #define MESSAGES_PER_BARRIER 64 /* messages per barrier if nothing is confirmed */

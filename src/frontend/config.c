@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The disk's configuration, read from its beginning in one piece, and its one writable byte.
- * The meaning of the fields is in device/config.c.
+ * This file reads the disk's configuration, from its beginning and in one piece, and writes its
+ * only writable byte. The meaning of the fields is in device/config.c.
  *
  * Key idea: a back-end refuses a size with an empty answer. Some refuse 60 bytes already,
- * nearly all refuse 96, and some ignore the offset. So the first request is for 60 bytes,
- * then for less until the back-end answers, and for more only if it offers a feature whose
- * fields lie beyond.
+ * nearly all refuse 96, and some ignore the offset. So the first request is for 60 bytes. The next
+ * requests are for less until the back-end answers, or for more only if the back-end offers a
+ * feature whose fields lie beyond.
  *
  * Specification: "VHOST_USER_GET_CONFIG", "VHOST_USER_SET_CONFIG".
  */
@@ -20,10 +20,10 @@
 
 #define LONG_CONFIG_FEATURES (VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE) | VUBLK_BIT(VUBLK_BLK_F_ZONED))
 
-/* The first is asked for after the second, and only if its fields may be in use. */
+/* The first size is requested after the second, and only if its additional fields may be in use. */
 static const unsigned sizes[] = {
 	VUBLK_BLK_CONFIG_BYTES,
-	VUBLK_BLK_CONFIG_OLD_BYTES,                          /* to write_zeroes_may_unmap */
+	VUBLK_BLK_CONFIG_OLD_BYTES,                          /* up to write_zeroes_may_unmap */
 	offsetof(struct virtio_blk_config, max_discard_sectors),
 	offsetof(struct virtio_blk_config, size_max),        /* the capacity alone */
 };
@@ -52,7 +52,7 @@ static void finish(struct vublk_frontend *frontend, const struct vublk_error *er
 	done(read->opaque, read->data, read->num_bytes, error);
 }
 
-/* The number of config bytes in the answer; 0: the back-end refuses the size. */
+/* Returns the number of config bytes in the answer; 0: the back-end refuses the size. */
 static int check_size(const struct vublk_vu_message *reply, unsigned asked,
 		      struct vublk_error *error)
 {
@@ -109,7 +109,7 @@ static void on_config_reply(void *opaque, unsigned size_index, struct vublk_vu_m
 		finish(frontend, NULL);
 }
 
-/* The size that has been answered before. */
+/* Uses the size that has been answered before. */
 static unsigned first_size(const struct vublk_frontend *frontend)
 {
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(sizes); i++)

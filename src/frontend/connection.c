@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connection to a back-end: the socket, the answers that are outstanding, their deadlines,
- * and the one way in which a connection ends. The messages are in the other files of this
- * folder.
+ * This file handles the connection to a back-end: the socket, the answers that are outstanding,
+ * their deadlines, and the one way in which a connection ends. The messages are in the other files
+ * of this folder.
  *
  * Key idea: the protocol has no transaction numbers, and answers come in the order of the
- * requests. So requests are sent without waiting, expected answers form a queue, and its
- * oldest entry says which answer must come next and until when. The connection is never
+ * requests. So requests are sent without waiting, expected answers form a queue, and the oldest
+ * entry of this queue says which answer must come next and by what time. The connection is never
  * closed under a caller: a failure only changes the state and posts a task.
  *
  * Specification: "Communication", "Message Specification".
@@ -49,7 +49,7 @@ static const char *const event_names[VUBLK_FRONTEND_NUM_EVENTS] = {
 	[VUBLK_FRONTEND_EVENT_CLOSED] = "was closed",
 };
 
-#define NEXT(state) (VUBLK_FRONTEND_##state + 1) /* 0: does not occur */
+#define NEXT(state) (VUBLK_FRONTEND_##state + 1) /* 0: the event does not occur */
 
 static const unsigned char transitions[VUBLK_FRONTEND_NUM_STATES][VUBLK_FRONTEND_NUM_EVENTS] = {
 	[VUBLK_FRONTEND_CLOSED] = {
@@ -304,7 +304,7 @@ static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *
 	vublk_frontend_fail(frontend, error);
 }
 
-/* A callback may close the connection and even open another: the turn ends then. */
+/* A callback may close the connection and even open another; in that case the turn ends. */
 static void receive(struct vublk_frontend *frontend)
 {
 	for (unsigned i = 0; i < MESSAGES_PER_TURN && is_open(frontend); i++) {
@@ -326,7 +326,10 @@ static void flush(struct vublk_frontend *frontend)
 	struct vublk_error error;
 	int r = vublk_channel_flush(&frontend->channel, &error);
 
-	/* Messages that the peer sent before it closed are still to be read: one may be the reason. */
+	/*
+	 * Messages that the peer sent before it closed the connection are still to be read, because
+	 * one of them may be the reason.
+	 */
 	if (r < 0 && error.code != ENOTCONN)
 		vublk_frontend_fail(frontend, &error);
 	else if (r <= 0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: a bitmap in which the back-end marks each page of the guest's memory that it
- * writes, so that a VM can be copied while it runs. It is switched on and off here while the
- * rings run; rings that are started with it get it from vring.c.
+ * The dirty log is a bitmap in which the back-end marks each page of the guest's memory that it
+ * writes, so that a VM can be copied while it runs. This file switches the log on and off while the
+ * rings run. Rings that are started while the log is on get the log from vring.c.
  *
  * Key idea: the order matters. The bitmap is given before the feature that makes the back-end write
  * into it, and both are given before the flags of the used rings, which are set ring by ring.
@@ -48,7 +48,7 @@ void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 	vublk_frontend_batch_ask(batch, &message, 0, on_base_set);
 }
 
-/* Pieces: the bitmap if the log is on, the features, each queue's addresses. */
+/* The pieces are: the bitmap if the log is on, the features, and each queue's addresses. */
 static void send_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_dirty_log_change *change = owner;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The front-end as an object: initialized, and opened on a socket. The connection itself is
- * connection.c, the handshake that opening begins is negotiate.c.
+ * This file initializes the front-end and opens it on a socket. The connection itself is in
+ * connection.c, and the handshake that the opening begins is in negotiate.c.
  *
- * Key idea: this file alone knows both the connection and the steps that use it. The
- * connection asks through `explain_loss` what a step can add to the reason of a loss.
+ * Key idea: this file alone knows both the connection and the steps that use it. The connection
+ * uses `explain_loss` to ask a step what to add to the reason of a loss.
  */
 #include "frontend/frontend.h"
 
@@ -12,7 +12,7 @@
 
 #include <errno.h>
 
-/* The back-end hung up instead of answering `request`: a step may know why. */
+/* The back-end hung up instead of answering `request`: a step may know the reason. */
 static void explain_loss(const struct vublk_frontend *frontend, uint32_t request,
 			 struct vublk_error *error)
 {

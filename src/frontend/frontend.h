@@ -21,7 +21,7 @@
  * lost() there is no other callback: no done() follows.
  */
 
-/* How long a back-end may take to answer a request by default. */
+/* The default of the time that a back-end may take to answer a request. */
 #define VUBLK_FRONTEND_DEFAULT_TIMEOUT_MS 5000
 
 enum vublk_frontend_state {
@@ -54,7 +54,7 @@ struct vublk_frontend_ops {
 	void (*back_channel_closed)(void *opaque);
 };
 
-/* What the back-end has said about itself. */
+/* The back-end's answers about itself. */
 struct vublk_frontend_info {
 	uint64_t features;
 	uint64_t protocol_features;          /* offered */
@@ -79,10 +79,13 @@ struct vublk_frontend_batch {
 	struct vublk_frontend *frontend; /* NULL: not under way */
 	/* Sends the messages of piece `index` with vublk_frontend_batch_...(). */
 	void (*send_piece)(void *owner, unsigned index);
-	/* A message of the piece was refused; `first`: none was refused before. May be NULL. */
+	/*
+	 * Called when a message of the piece was refused; `first`: no message was refused before.
+	 * May be NULL.
+	 */
 	void (*refused)(void *owner, unsigned index, bool first);
 	void *owner;
-	/* All messages are answered. `error` is the first refusal, or NULL. */
+	/* Called when all messages are answered. `error` is the first refusal, or NULL. */
 	void (*done)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned num_pieces, next_piece;
@@ -114,7 +117,7 @@ struct vublk_frontend_memory_change {
 	struct vublk_frontend_region additions[VUBLK_MEMORY_MAX_REGIONS];
 };
 
-/* A queue as the back-end is given it. Addresses are guest addresses. */
+/* A queue in the form in which the back-end is given it. Addresses are guest addresses. */
 struct vublk_frontend_queue {
 	uint16_t index;
 	uint16_t size;
@@ -125,7 +128,8 @@ struct vublk_frontend_queue {
 
 struct vublk_frontend_rings {
 	struct vublk_frontend_batch batch;
-	bool any_kick; /* one has been sent: the back-end may work on the ring from then on */
+	bool any_kick; /* a kick descriptor has been sent: the back-end may work on the ring from
+	                  that time on */
 	bool skips_drain; /* a stop by GET_VRING_BASE_SKIP_DRAIN */
 	unsigned num_queues;
 	struct vublk_frontend_queue *queues; /* borrowed until done */
@@ -143,7 +147,10 @@ struct vublk_frontend_notifiers {
 	const struct vublk_frontend_notifier *changes; /* borrowed until done */
 };
 
-/* The area in which back-ends record the requests that they have begun. It outlives each of them. */
+/*
+ * The area in which back-ends record the requests that they have begun. The area outlives each of
+ * these back-ends.
+ */
 struct vublk_frontend_inflight_area {
 	int fd; /* the device's; -1: there is no area yet */
 	uint64_t size_bytes, offset;
@@ -199,7 +206,7 @@ struct vublk_frontend {
 	void *opaque;
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
-	struct vublk_log_limit *limit; /* the owner's; it outlives connections */
+	struct vublk_log_limit *limit; /* the owner's, which outlives connections */
 	unsigned timeout_ms;
 	/* Prepends to the error what may have made the back-end hang up on `request` (frontend.c). */
 	void (*explain_loss)(const struct vublk_frontend *frontend, uint32_t request,
@@ -249,13 +256,13 @@ int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsig
 			struct vublk_error *error);
 
 /*
- * The same on a socket that is already connected and non-blocking; `path` is for the
- * log. The descriptor is the front-end's from here on, also on failure. State CLOSED.
+ * Begins the handshake on a socket that is already connected and non-blocking; `path` is for the
+ * log. From here on the descriptor belongs to the front-end, also on failure. State CLOSED.
  */
 int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *path,
 			   unsigned timeout_ms, struct vublk_error *error);
 
-/* In any state and from any callback; no callback follows. Idempotent. */
+/* Closes the connection, in any state and from any callback; no callback follows. Idempotent. */
 void vublk_frontend_close(struct vublk_frontend *frontend);
 
 /* Abandons the connection for the reason given: lost() follows. */
@@ -263,25 +270,31 @@ void vublk_frontend_fail(struct vublk_frontend *frontend, const struct vublk_err
 
 bool vublk_frontend_has(const struct vublk_frontend *frontend, unsigned protocol_feature);
 
-/* No answer is outstanding. */
+/* Whether no answer is outstanding. */
 static inline bool vublk_frontend_is_idle(const struct vublk_frontend *frontend)
 {
 	return !frontend->expected;
 }
 
-/* The back-end can report that its config changed: the back channel is open. */
+/*
+ * Whether the back-end can report that its config changed, that is, whether the back channel is
+ * open.
+ */
 static inline bool vublk_frontend_reports_config(const struct vublk_frontend *frontend)
 {
 	return frontend->back_channel.source.loop;
 }
 
-/* The back-end has been given memory on this connection, and not all of it was removed. */
+/* Whether the back-end has memory that it was given on this connection and that was not removed. */
 static inline bool vublk_frontend_has_memory(const struct vublk_frontend *frontend)
 {
 	return frontend->memory.num_shadow;
 }
 
-/* The last start has sent a kick descriptor: the back-end may have worked on a ring since. */
+/*
+ * Whether the last start has sent a kick descriptor, so that the back-end may have worked on a ring
+ * since.
+ */
 static inline bool vublk_frontend_may_have_begun(const struct vublk_frontend *frontend)
 {
 	return frontend->start.any_kick;
@@ -333,9 +346,9 @@ void vublk_frontend_batch_refuse(struct vublk_frontend_batch *batch, int code,
 
 /* --- steps ------------------------------------------------------------------------ */
 
-/* The handshake; begun by vublk_frontend_open() (negotiate.c). */
+/* The handshake, which vublk_frontend_open() begins (negotiate.c). */
 void vublk_frontend_negotiate(struct vublk_frontend *frontend);
-/* Its end (connection.c). */
+/* The end of the handshake (connection.c). */
 void vublk_frontend_set_negotiated(struct vublk_frontend *frontend);
 
 /* How many regions the back-end takes (memory.c). */
@@ -350,8 +363,8 @@ void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 			       void *opaque);
 
 /*
- * A back-end hung up when it was given memory: prepends to the error the first region that it
- * may not accept, if there is one (memory.c).
+ * Called when a back-end hung up when it was given memory: prepends to the error the first region
+ * that it may not accept, if there is one (memory.c).
  */
 void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
 				   struct vublk_error *error);
@@ -377,16 +390,17 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Lets the back-end make a new area, as above, but does not give it to the back-end. `area` is
- * borrowed until done(). Not while vublk_frontend_set_inflight() is under way (inflight.c).
+ * Lets the back-end make a new area like the previous function, but does not give the area to the
+ * back-end. `area` is borrowed until done(). Not while vublk_frontend_set_inflight() is under way
+ * (inflight.c).
  */
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
 				 struct vublk_frontend_inflight_area *area,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * A back-end refused the area, or hung up when it was given it: prepends to the error what may
- * be wrong (inflight.c).
+ * Called when a back-end refused the area, or hung up when it was given the area: prepends to the
+ * error what may be wrong (inflight.c).
  */
 void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 				     struct vublk_error *error);
@@ -429,8 +443,8 @@ void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 				  const struct vublk_frontend_dirty_log *dirty_log);
 /*
- * Whether a stop may leave requests in the in-flight area: `drains` says whether it is to
- * wait for them. A back-end with GET_VRING_BASE_INFLIGHT alone cannot be told to wait.
+ * Whether a stop may leave requests in the in-flight area: `drains` says whether the stop is to
+ * wait for these requests. A back-end with GET_VRING_BASE_INFLIGHT alone cannot be told to wait.
  */
 bool vublk_frontend_leaves_requests(const struct vublk_frontend *frontend, bool drains);
 /*
@@ -446,7 +460,7 @@ void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 /* Reads as much of the config as the back-end has. One call at a time (config.c). */
 void vublk_frontend_read_config(struct vublk_frontend *frontend, vublk_frontend_config_fn *done,
 				void *opaque);
-/* Sets the write cache; EIO: refused. One call at a time (config.c). */
+/* Sets the write cache. EIO: the back-end refused. One call at a time (config.c). */
 void vublk_frontend_write_wce(struct vublk_frontend *frontend, uint8_t wce,
 			      void (*done)(void *opaque, const struct vublk_error *error),
 			      void *opaque);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The in-flight area, in which a back-end records the requests that it has begun: the first
- * back-end makes it, and each one is given it. Its content is never read here.
+ * back-end makes the area, and each back-end is given it. The content of the area is never read
+ * here.
  *
  * Key idea: the order is one that every known back-end accepts. The area is given after the
  * features, because they determine its layout, and after the size of each queue, because for
@@ -43,7 +44,7 @@ static void send_area(struct vublk_frontend_inflight *inflight)
 	vublk_frontend_batch_send_confirmed(&inflight->batch, &message);
 }
 
-/* Pieces: each queue's size, then the area. */
+/* The pieces are: each queue's size, and after them the area. */
 static void send_set_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_inflight *inflight = owner;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The memory that the back-end maps. With CONFIGURE_MEM_SLOTS regions are added and removed
- * one by one, and only changes are sent; without it the whole table is sent, of up to eight
- * regions.
+ * This file tells the back-end which memory to map. With CONFIGURE_MEM_SLOTS regions are added and
+ * removed one by one, and only changes are sent; without it the whole table, of up to eight
+ * regions, is sent.
  *
  * Key idea: the shadow is a copy of the table that the back-end has. A region in it is
  * identified by its address and its file, not by the number of its descriptor. The user address
@@ -55,7 +55,7 @@ static bool contains(const struct vublk_frontend_region *regions, unsigned num_r
 	return false;
 }
 
-/* Copies of `from` that are not in `in`. */
+/* Copies the regions of `from` that are not in `in`. */
 static unsigned collect_missing(struct vublk_frontend_region *missing,
 				const struct vublk_frontend_region *from, unsigned num_from,
 				const struct vublk_frontend_region *in, unsigned num_in)
@@ -80,7 +80,7 @@ static void remove_from_shadow(struct vublk_frontend_memory_change *change,
 
 /* --- refusals ----------------------------------------------------------------------- */
 
-/* The protocol does not require whole pages, but some back-ends do. */
+/* The protocol does not require regions of whole pages, but some back-ends do. */
 static bool is_whole_pages(const struct vublk_memory_region *region)
 {
 	uint64_t page_mask = (uint64_t)sysconf(_SC_PAGESIZE) - 1;
@@ -88,7 +88,7 @@ static bool is_whole_pages(const struct vublk_memory_region *region)
 	return !((region->guest_addr | region->size_bytes | region->fd_offset) & page_mask);
 }
 
-/* Names the region: the one that was refused, or the first unusual one of a table. */
+/* Names the region that was refused, or the first unusual region of a table. */
 static void explain(const struct vublk_frontend_region *region, struct vublk_error *error)
 {
 	vublk_error_prepend(error, "the memory region of %" PRIu64 " bytes at guest address 0x%"
@@ -144,8 +144,8 @@ static void send_change(void *owner, unsigned index)
 
 /*
  * A region whose removal was refused is removed from the shadow all the same, because nothing
- * else can be done with it. After a refusal no further piece is sent, so the back-end does not
- * have the additions among them.
+ * else can be done with it. After a refusal no further piece is sent, so the back-end does not have
+ * the regions that the unsent pieces would have added.
  */
 static void on_change_refused(void *owner, unsigned index, bool first)
 {

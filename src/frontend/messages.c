@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The messages that more than one step sends, each as part of a batch. Messages of one step
- * only are in the step's own file; wire format and checks are in proto/vhost-user.
+ * This file has the messages that more than one step sends, each as part of a batch. Messages of
+ * one step only are in the step's own file; wire format and checks are in proto/vhost-user.
  *
  * Key idea: most requests carry one number, or one number per queue. The part of
  * a message that concerns the dirty log is derived from frontend->dirty_log, so a step need not

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The handshake: what the back-end is and what it can do. SET_FEATURES is not part of it,
- * because no driver has accepted features yet.
+ * This file does the handshake, which finds out what the back-end is and can do. SET_FEATURES is
+ * not part of the handshake, because no driver has accepted features yet.
  *
- * Key idea: three round trips. The features come first, then the protocol features, then
- * everything that depends on them, together. Only protocol features that are implemented here
- * are accepted.
+ * Key idea: there are three round trips: the first for the features, the second for the protocol
+ * features, and the third for everything that depends on these. Only protocol features that are
+ * implemented here are accepted.
  *
  * Specification: "Feature negotiation", "Multiple queue support".
  */

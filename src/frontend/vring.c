@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The rings are handed to the back-end and stopped, and their descriptors are replaced while
- * they run. When to do so is decided in device/rings/start-stop.c.
+ * This file hands the rings to the back-end, stops them, and replaces their descriptors while they
+ * run. When to do so is decided in device/rings/start-stop.c.
  *
  * Key idea: the order is one that every known back-end accepts. The features come first,
  * because they determine the layout of the rings; then sizes, places and descriptors of all
@@ -12,8 +12,8 @@
  *
  * A stop either waits for the requests that the back-end has begun or leaves them in the
  * in-flight area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN the message says which.
- * With GET_VRING_BASE_INFLIGHT alone, as in earlier versions of the specification,
- * GET_VRING_BASE leaves them.
+ * With GET_VRING_BASE_INFLIGHT alone, as in earlier versions of the specification, GET_VRING_BASE
+ * leaves the requests in the area.
  *
  * Specification: "Ring states", "Starting and stopping".
  */
@@ -74,7 +74,10 @@ static void send_features_ok(struct vublk_frontend_batch *batch)
 
 /* --- session -------------------------------------------------------------------------- */
 
-/* The in-flight area follows this: after the features, before the memory. */
+/*
+ * The in-flight area follows after these messages, because it comes after the features and before
+ * the memory.
+ */
 static void send_session(void *owner, unsigned index)
 {
 	struct vublk_frontend_session *session = owner;
@@ -117,7 +120,7 @@ static void send_queue(struct vublk_frontend_rings *rings,
 	rings->any_kick |= batch->frontend != NULL; /* not if the connection broke before */
 }
 
-/* Pieces: each queue, each queue's enable, the status if STATUS was negotiated. */
+/* The pieces are: each queue, each queue's enable, and the status if STATUS was negotiated. */
 static void send_start_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_rings *rings = owner;
@@ -224,7 +227,9 @@ static void ask_base(struct vublk_frontend_rings *rings, const struct vublk_fron
 				 on_vring_base);
 }
 
-/* Pieces: each queue's disable, each queue's base, the status if STATUS was negotiated. */
+/*
+ * The pieces are: each queue's disable, each queue's base, and the status if STATUS was negotiated.
+ */
 static void send_stop_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_rings *rings = owner;

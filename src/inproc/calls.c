@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How calls from other threads get onto the bus's thread and back. Not what the calls do: that
- * is in driver.c.
+ * This file gets calls from other threads onto the bus's thread, and their results back. What the
+ * calls do is in driver.c.
  *
  * Key idea: a caller stores a call in inproc->call and waits; the bus's thread runs it. A call
  * that cannot end immediately sets inproc->await to the event of the device that ends it. That

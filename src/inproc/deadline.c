@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The option request-deadline-ms: a back-end that keeps a request for longer counts as hung.
- * Not how the driver finds an overdue request: that is in src/blk/deadline.c.
+ * This file implements the option request-deadline-ms: a back-end that keeps a request for longer
+ * counts as hung. How the driver finds an overdue request is in src/blk/deadline.c.
  *
  * Key idea: only the driver knows its requests, so the bus's thread asks it at intervals, and a
  * request itself pays nothing for its deadline. If a request is overdue, a connected back-end
@@ -41,7 +41,7 @@ static void give_up_requests(struct vublk_inproc *inproc)
 		vublk_inproc_fail_requests(inproc, &error);
 }
 
-/* A back-end that is starting has a deadline of its own; requests are checked after that. */
+/* A start has a deadline of its own; requests are checked after the start. */
 static bool may_give_up(const struct vublk_inproc *inproc)
 {
 	if (inproc->failure.code)

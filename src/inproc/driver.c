@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls with which a driver controls its device: set up, start, stop, config, memory. Not
- * how they get onto the bus's thread: that is in calls.c.
+ * This file has the calls with which a driver controls its device: set up, start, stop, config,
+ * memory. How calls get onto the bus's thread is in calls.c.
  *
  * Key idea: each call is a pair of functions. do_...() runs on the bus's thread, which owns the
  * device; the public function after it runs on the caller's thread and waits.
@@ -21,10 +21,12 @@
 
 /* --- queues, start and stop ------------------------------------------------------------ */
 
-/* The driver's own part begins at a multiple of this, which may be less than a system page. */
+/*
+ * The driver's own part begins at a multiple of this number, which may be less than a system page.
+ */
 #define PAGE_BYTES 4096
 
-/* Offsets of the parts of one queue in its share of the shared memory. */
+/* The offsets of one queue's parts within the queue's share of the shared memory. */
 struct layout {
 	uint64_t avail, used, extra, bytes;
 };
@@ -172,7 +174,10 @@ struct region_args {
 	uint64_t fd_offset;
 };
 
-/* The device accepts no memory during a start or stop. True: the call runs again after it. */
+/*
+ * The device accepts no memory during a start or stop. True: the call runs again after the start or
+ * stop.
+ */
 static bool has_to_settle(struct vublk_inproc *inproc)
 {
 	enum vublk_device_state state = vublk_device_state(inproc->device);
@@ -183,7 +188,10 @@ static bool has_to_settle(struct vublk_inproc *inproc)
 	return true;
 }
 
-/* Gives the device the present set of regions. 0: done; 1: it is telling the back-end. */
+/*
+ * Gives the device the present set of regions. Returns 0: done; 1: the device is telling the
+ * back-end.
+ */
 static int hand_over_memory(struct vublk_inproc *inproc, struct vublk_error *error)
 {
 	int r;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-process bus: its thread, its options, and the callbacks of the device. Not the data
- * path: the driver (src/blk) uses the bus's memory and eventfds without it.
+ * This file is the core of the in-process bus: its thread, its options, and the callbacks of the
+ * device. The data path does not pass through here: the driver (src/blk) uses the bus's memory and
+ * eventfds directly.
  *
  * Key idea: one thread owns the device. calls.c gets calls onto that thread, driver.c has the
  * calls, and outage.c handles the loss of a back-end.
@@ -42,7 +43,10 @@ static void on_realized(void *opaque, const struct vublk_error *error)
 	inproc->handlers.realized(inproc->handlers.opaque, error);
 }
 
-/* The start that a driver asked for has ended; an outage has others. */
+/*
+ * The start that the driver asked for has ended. The starts during an outage are not reported in
+ * this way.
+ */
 static void end_start(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
 	if (inproc->await != VUBLK_INPROC_AWAIT_STARTED)
@@ -61,7 +65,7 @@ static void on_started(void *opaque)
 	vublk_inproc_settled(inproc);
 }
 
-/* With an error the device calls lost() next. */
+/* If there is an error, the device calls lost() next. */
 static void on_stopped(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *inproc = opaque;
@@ -76,7 +80,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 
 /*
  * An added region that the back-end refused is dropped again. A removal always succeeds: if the
- * back-end could not be told, it is lost. If requests wait for the next back-end, that one is
+ * back-end could not be told, it is lost. If requests wait for the next back-end, that back-end is
  * given all regions, so adding a region succeeds, too.
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
@@ -107,7 +111,10 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 	vublk_inproc_finish_awaited(opaque, VUBLK_INPROC_AWAIT_CONFIG, error);
 }
 
-/* The driver is told first. Then a call ends that waits for an event which cannot come any more. */
+/*
+ * The driver is told first. After that, a call that waits for an event which cannot come any more
+ * is ended.
+ */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *inproc = opaque;
@@ -196,7 +203,7 @@ static int start_thread(struct vublk_inproc *inproc, struct vublk_error *error)
 	int r;
 
 	sigfillset(&all);
-	sigdelset(&all, SIGBUS); /* a fault while it is blocked ends the process */
+	sigdelset(&all, SIGBUS); /* a fault while SIGBUS is blocked ends the process */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	r = pthread_create(&inproc->thread, NULL, run, inproc);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -300,7 +307,9 @@ static const char *find_option(const struct vublk_option *options, const char *n
 	return NULL;
 }
 
-/* With server the device reconnects in its own way, and on a lent connection it cannot. */
+/*
+ * With server the device reconnects in its own way, and with a lent connection it cannot reconnect.
+ */
 static bool may_connect_again(const struct vublk_option *options)
 {
 	return !find_option(options, "server") && !find_option(options, "fd");
@@ -326,7 +335,7 @@ static int set_properties(struct vublk_inproc *inproc, const char *path,
 {
 	int r = set_chardev(inproc, path, find_option(options, "fd"), error);
 
-	if (!r) /* this driver knows which of its writes were flushed, and warns itself */
+	if (!r) /* the driver knows which of its writes were flushed, and logs the warning itself */
 		r = vublk_device_set_property(inproc->device, "warn-unflushed", "off", error);
 	if (!r && may_connect_again(options))
 		r = vublk_device_set_property(inproc->device, "reconnect-ms", VUBLK_DEVICE_RECONNECT_MS,
@@ -384,7 +393,7 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	pthread_mutex_init(&inproc->call_lock, NULL);
 	pthread_mutex_init(&inproc->lock, NULL);
 	pthread_cond_init(&inproc->call_finished, NULL);
-	*out = inproc; /* before the thread calls a handler that uses it */
+	*out = inproc; /* set before the thread calls a handler that uses it */
 	r = open_device(inproc, path, options, error);
 	if (r) {
 		vublk_inproc_free(inproc);

@@ -3,7 +3,7 @@
 #define VUBLK_INPROC_INPROC_H
 
 /*
- * Presents a device to a driver that lives in this process.
+ * The in-process bus presents a device to a driver that lives in this process.
  *
  *   open (connect, negotiate) -> set_up (features, memory, queues) -> the driver
  *   prepares its rings -> start (DRIVER_OK) ... stop (reset) -> free
@@ -27,27 +27,27 @@
 struct vublk_inproc;
 
 /*
- * All are called on the bus's thread, and any but the first two may be NULL. Those about an outage are
- * called only after vublk_inproc_start() has succeeded.
+ * All handlers are called on the bus's thread, and all except the first two may be NULL. The
+ * handlers about an outage are called only after vublk_inproc_start() has succeeded.
  */
 struct vublk_inproc_handlers {
 	/*
-	 * The ends of vublk_inproc_open() and of vublk_inproc_start(), once each; `error` NULL:
-	 * success. The driver calls set_up() and start() within realized().
+	 * Called when vublk_inproc_open() and vublk_inproc_start() have ended, once each; `error`
+	 * NULL: success. The driver calls set_up() and start() within realized().
 	 */
 	void (*realized)(void *opaque, const struct vublk_error *error);
 	void (*started)(void *opaque, const struct vublk_error *error);
 	/* The config has changed: vublk_inproc_read_config() returns the new one. */
 	void (*config_changed)(void *opaque);
-	/* An outage has begun: the back-end is lost, and the device looks for another. */
+	/* An outage has begun: the back-end is lost, and the device looks for another back-end. */
 	void (*lost)(void *opaque, const struct vublk_error *error);
 	/*
-	 * The rings do not say which requests a lost back-end had begun, so they are replaced.
+	 * The rings do not say which requests a lost back-end had begun, so the rings are replaced.
 	 * rings_suspend(): the driver takes all completions and then leaves the rings alone.
-	 * rings_replaced(): vublk_inproc_queue() has new rings, zeroed, which no back-end
-	 * knows. `error` NULL: the driver adds its incomplete requests to them. Otherwise
-	 * fail-after-ms has passed, or memory is short: the driver fails its incomplete
-	 * requests, and new ones until reconnected().
+	 * rings_replaced(): vublk_inproc_queue() has new rings, zeroed, which no back-end knows.
+	 * `error` NULL: the driver adds its incomplete requests to them. Otherwise fail-after-ms
+	 * has passed, or memory is short: the driver fails its incomplete requests, and new ones
+	 * until reconnected().
 	 */
 	void (*rings_suspend)(void *opaque);
 	void (*rings_replaced)(void *opaque, const struct vublk_error *error);
@@ -60,8 +60,8 @@ struct vublk_inproc_handlers {
 	 */
 	void (*gave_up)(void *opaque, const struct vublk_error *error);
 	/*
-	 * With request-deadline-ms: whether the back-end has kept a request for longer than
-	 * that. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
+	 * Used with request-deadline-ms: returns whether the back-end has kept a request for longer
+	 * than that time. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
 	 */
 	bool (*is_overdue)(void *opaque);
 	void *opaque;
@@ -82,9 +82,12 @@ struct vublk_inproc_queue {
 	uint64_t extra_addr;          /* its guest address */
 };
 
-/* The bus's own options, in addition to the device's properties; ends with a NULL name. Static. */
+/*
+ * The options that the bus has in addition to the device's properties, as a static array that ends
+ * with a NULL name.
+ */
 const struct vublk_property *vublk_inproc_options(void);
-/* The default of a device property where the bus sets its own; NULL: the device's default. */
+/* The bus's own default of a device property; NULL: the bus uses the device's default. */
 const char *vublk_inproc_default(const char *name);
 
 /*
@@ -97,17 +100,19 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **inproc,
 		      struct vublk_error *error);
 
-/* Any state. The driver no longer uses the bus or its queues. NULL is a no-op. */
+/*
+ * Frees the bus in any state. The driver must no longer use the bus or its queues. NULL is a no-op.
+ */
 void vublk_inproc_free(struct vublk_inproc *inproc);
 
-/* Constant after realized(). */
+/* The results are constant after realized(). */
 bool vublk_inproc_wants_statistics(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_num_queues(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_queue_size(const struct vublk_inproc *inproc);
 uint64_t vublk_inproc_features(const struct vublk_inproc *inproc);
 const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *inproc);
 
-/* The config space and its generation. On the bus's thread. */
+/* Reads the config space and its generation, on the bus's thread. */
 void vublk_inproc_read_config(struct vublk_inproc *inproc, void *config, unsigned bytes,
 			      uint32_t *generation);
 
@@ -129,8 +134,8 @@ int vublk_inproc_start(struct vublk_inproc *inproc, struct vublk_error *error);
 int vublk_inproc_stop(struct vublk_inproc *inproc, struct vublk_error *error);
 
 /*
- * The driver has found a broken ring: the device is reset, and gave_up() is called when the
- * rings have been reclaimed. Any thread; does not wait.
+ * Reports that the driver has found a broken ring: the device is reset, and gave_up() is called
+ * when the rings have been reclaimed. Any thread; does not wait.
  */
 void vublk_inproc_fail(struct vublk_inproc *inproc, const struct vublk_error *error);
 
@@ -145,12 +150,15 @@ int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_er
 
 /*
  * Gives the back-end a region of this process's memory, which is a shared mapping of `fd` at
- * `fd_offset`. The descriptor is duplicated. EINVAL: not aligned, overlapping, or not sealed
- * against shrinking; ENOSPC: no memory slot is left.
+ * `fd_offset`. The descriptor is duplicated. EINVAL: the region is not aligned, overlaps another,
+ * or is not sealed against shrinking; ENOSPC: no memory slot is left.
  */
 int vublk_inproc_add_region(struct vublk_inproc *inproc, void *address, uint64_t bytes, int fd,
 			    uint64_t fd_offset, struct vublk_error *error);
-/* EINVAL: no region begins at `address`. That the back-end cannot be told is not an error. */
+/*
+ * Removes a region. EINVAL: no region begins at `address`. It is not an error if the back-end
+ * cannot be told.
+ */
 int vublk_inproc_remove_region(struct vublk_inproc *inproc, void *address,
 			       struct vublk_error *error);
 /* The table of the added regions, in which the queues look up buffers. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest memory of the in-process bus: which regions of this process the back-end sees, and
- * at which guest addresses. Not the lookup of buffers: that is in regions.c.
+ * This file manages the guest memory of the in-process bus: which regions of this process the
+ * back-end sees, and at which guest addresses. The lookup of buffers is in regions.c.
  *
  * Key idea: the guest addresses are invented. They start at 4 GiB and increase, with a gap after
  * each region, and no address is used twice. So the back-end does not learn our own addresses,
@@ -53,7 +53,7 @@ static uint64_t append(struct vublk_inproc_memory *memory, void *host, uint64_t 
 	return addr;
 }
 
-/* A new memfd of `bytes`, and its mapping. */
+/* Makes a memfd of `bytes`, and maps it. */
 static int make_shared(uint64_t bytes, char **mapped, int *out_fd, struct vublk_error *error)
 {
 	VUBLK_FD int fd = vublk_memfd_new("vublk-rings", bytes, error);

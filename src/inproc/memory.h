@@ -11,8 +11,9 @@
 #include <stdint.h>
 
 /*
- * All memory that the in-process bus shares with a back-end: that of the rings, and the regions
- * that the application added. Belongs to the bus's thread; other threads read only the table.
+ * All memory that the in-process bus shares with a back-end: the memory of the rings, and the
+ * regions that the application added. It belongs to the bus's thread; other threads read only the
+ * table.
  */
 struct vublk_inproc_memory {
 	char *rings; /* one shared memory for all queues; NULL: not made yet */
@@ -35,7 +36,7 @@ int vublk_inproc_memory_make_rings(struct vublk_inproc_memory *memory, uint64_t 
 				   struct vublk_error *error);
 /*
  * Replaces the memory of the rings by new, zeroed memory at the same guest address. A back-end
- * that has mapped the old memory cannot access the new one. ENOMEM, EMFILE: the old one stays.
+ * that has mapped the old memory cannot access the new one. ENOMEM, EMFILE: the old memory stays.
  */
 int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
 				    struct vublk_error *error);
@@ -43,7 +44,7 @@ int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
 /*
  * Adds or removes a region. An added region enters the table when the back-end has confirmed it:
  * vublk_inproc_memory_changed(true); false drops the region again. A removed region leaves the
- * table immediately. `slots` is how many regions the back-end can have.
+ * table immediately. `slots` is the number of regions that the back-end can have.
  */
 int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, void *address,
 			    uint64_t bytes, int fd, uint64_t fd_offset,

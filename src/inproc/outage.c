@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-process bus after the loss of a back-end: whether the driver's requests wait, are
- * issued again to the next back-end, or fail. The search for that back-end is the device's task
+ * This file decides, after the loss of a back-end, whether the driver's requests wait, are issued
+ * again to the next back-end, or fail. The search for that back-end is the device's task
  * (src/device/link).
  *
  * Key idea: the driver keeps its requests, so it can issue them again. Without an in-flight area
- * the rings do not say which requests the lost back-end had begun. The bus then resets the
+ * the rings do not say which requests the lost back-end had begun. In that case the bus resets the
  * device and sets it up with rings in memory that no back-end has seen, and the driver adds the
- * requests that were not completed. The old rings are never read again, so a lost back-end that
- * is still alive can write to them without effect.
+ * requests that were not completed. The old rings are never read again, so a lost back-end that is
+ * still alive can write to them without effect.
  */
 #include "inproc/private.h"
 
@@ -108,7 +108,8 @@ static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 
 /*
  * `refusal`: the error with which the driver's requests fail; NULL: the driver adds them to the
- * new rings, which the device hands to the next back-end, or to the one that it has just found.
+ * new rings, which the device hands to the next back-end, or to the back-end that it has just
+ * found.
  */
 static void renew_rings(struct vublk_inproc *inproc, const struct vublk_error *refusal)
 {
@@ -192,7 +193,10 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 	vublk_loop_timer_disarm(&inproc->fail_timer);
 	vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_STARTED, NULL);
 	vublk_inproc_watch_kicks(inproc);
-	/* The back-end may have been lost after a completion and before the call for it. */
+	/*
+	 * The back-end may have been lost after it published a completion and before it sent the
+	 * call.
+	 */
 	for (unsigned i = 0; i < inproc->num_queues && was_out; i++)
 		vublk_eventfd_signal(inproc->queues[i].call_fd);
 	if (was_out)
@@ -200,8 +204,8 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 }
 
 /*
- * The rings are reclaimed before the driver is told. So the back-end no longer touches the
- * buffers of the requests that the driver then fails.
+ * The rings are reclaimed before the driver is told, so that the back-end no longer touches the
+ * buffers when the driver fails the requests.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
@@ -215,8 +219,8 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk
 }
 
 /*
- * Either a new back-end cannot continue the rings as they are: then the driver issues its
- * requests again on new rings. Or the present back-end reports a broken ring.
+ * There are two causes. If a new back-end cannot continue the rings as they are, the driver issues
+ * its requests again on new rings. Otherwise the present back-end has reported a broken ring.
  */
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error)
 {

@@ -2,7 +2,9 @@
 #ifndef VUBLK_INPROC_PRIVATE_H
 #define VUBLK_INPROC_PRIVATE_H
 
-/* The bus and its calls, for the files of this folder; the driver's interface is inproc.h. */
+/*
+ * Declares the bus and its calls for the files of this folder; the driver's interface is inproc.h.
+ */
 
 #include "inproc/inproc.h"
 #include "inproc/memory.h"
@@ -26,7 +28,7 @@ enum vublk_inproc_link {
 	VUBLK_INPROC_OPENING, /* not started yet; a loss fails the open */
 	VUBLK_INPROC_UP,
 	VUBLK_INPROC_OUTAGE,  /* the device looks for another back-end; requests wait */
-	VUBLK_INPROC_FAILING, /* the same, but requests fail */
+	VUBLK_INPROC_FAILING, /* like OUTAGE, but requests fail */
 	VUBLK_INPROC_DEAD,    /* no request completes any more */
 	VUBLK_INPROC_NUM_LINKS,
 };
@@ -52,7 +54,10 @@ struct vublk_inproc_set_up {
 	uint64_t extra_bytes;
 };
 
-/* Bus's thread. 0: done; 1: an event of the device ends it (inproc->await); or a negative errno. */
+/*
+ * Runs on the bus's thread. Returns 0: the call is done; 1: an event of the device ends the call
+ * (inproc->await); or a negative errno.
+ */
 typedef int vublk_inproc_call_fn(struct vublk_inproc *inproc, void *args, struct vublk_error *error);
 
 struct vublk_inproc_call {
@@ -91,7 +96,7 @@ struct vublk_inproc {
 	struct vublk_loop_timer deadline_timer;
 	bool quit;
 	struct vublk_error failure; /* why the rings are being reclaimed; code 0: they are not */
-	struct vublk_inproc_memory memory; /* any thread reads its table of regions */
+	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
 
 	/* held by a caller during its whole call */
 	pthread_mutex_t call_lock;
@@ -105,16 +110,22 @@ struct vublk_inproc {
 	struct vublk_loop_task fail_task; /* posted by vublk_inproc_fail() */
 };
 
-/* Runs `fn` on the bus's thread and waits until the call has ended. EBUSY: made on that thread. */
+/*
+ * Runs `fn` on the bus's thread and waits until the call has ended. EBUSY: the caller is on that
+ * thread.
+ */
 int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error);
 
 /* --- calls.c ---------------------------------------------------------------- */
 
-/* The bus's thread: ends the present call. `error` may be NULL. A no-op without a call. */
+/*
+ * Called on the bus's thread: ends the present call. `error` may be NULL. Does nothing if there is
+ * no call.
+ */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error);
-/* The same, if the call waits for this event. */
+/* Ends the present call if it waits for this event. */
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
 /* No start or stop is under way any more: runs a call again that waited for that. */
@@ -123,7 +134,10 @@ void vublk_inproc_on_call(void *opaque);
 
 /* --- driver.c ---------------------------------------------------------------- */
 
-/* After a reset: features, memory and queues, so the device is ready for DRIVER_OK. */
+/*
+ * Called after a reset: sets features, memory and queues, so that the device is ready for
+ * DRIVER_OK.
+ */
 int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error);
 
 /* --- outage.c ---------------------------------------------------------------- */
@@ -131,7 +145,7 @@ int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *
 /* The only function that changes the link. False: the event has no effect in this state. */
 bool vublk_inproc_change_link(struct vublk_inproc *inproc, enum vublk_inproc_link_event event,
 			      const char *why);
-/* Whether the loss of a back-end leaves the requests waiting for another one. */
+/* Whether the requests wait for another back-end after the loss of a back-end. */
 bool vublk_inproc_keeps_requests(const struct vublk_inproc *inproc);
 /* Events that the device reports. */
 void vublk_inproc_on_started(struct vublk_inproc *inproc);
@@ -139,10 +153,13 @@ void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error 
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error);
 /* Reported by the driver: the back-end broke a ring. */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
-/* No request completes any more; the driver is told once. */
+/* Called when no request completes any more; tells the driver, but only once. */
 void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_fail_timer(void *opaque);
-/* During an outage: requests in flight fail, and so do new ones until a back-end is found. */
+/*
+ * Called during an outage: requests in flight fail, and new requests fail until a back-end is
+ * found.
+ */
 void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
 
 /* --- deadline.c ---------------------------------------------------------------- */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The table that translates an application's buffers into guest addresses.
+ * This file implements the table that translates an application's buffers into guest addresses.
  *
  * Key idea: a sequence lock. The writer makes the sequence odd, changes the entries, and makes it
- * even again. A reader that saw the same even number before and after has read entries of one
- * version. There is one table and no copy, so no memory has to be freed while readers may use it.
+ * even again. A reader that saw the same even number before and after its loads has read entries of
+ * one version. There is one table and no copy, so no memory has to be freed while readers may use
+ * it.
  *
  * The pairs of accesses, by letter:
  *   A  the writer's last store of the sequence, and a reader's first load of it: a reader that

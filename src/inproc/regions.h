@@ -10,11 +10,11 @@
 #include <stdint.h>
 
 /*
- * The regions of this process's memory that the back-end can access, each with its guest
- * address.
+ * This table has the regions of this process's memory that the back-end can access, each with its
+ * guest address.
  *
- * Only the bus's thread changes the table. Meanwhile any number of queue owners look up
- * addresses without a lock.
+ * Only the bus's thread changes the table. Any number of queue owners may look up addresses at the
+ * same time, without a lock.
  */
 struct vublk_inproc_region {
 	uint64_t host; /* address in this process */
@@ -34,7 +34,7 @@ struct vublk_inproc_region_cache {
 	struct vublk_inproc_region region;
 };
 
-/* vublk_inproc_regions_find() for an address that the cache does not have. */
+/* The part of vublk_inproc_regions_find() for an address that the cache does not have. */
 uint64_t vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
 				     struct vublk_inproc_region_cache *cache, const void *address,
 				     uint64_t *guest_addr);
@@ -56,13 +56,16 @@ static inline uint64_t vublk_inproc_regions_find(const struct vublk_inproc_regio
 	return cache->region.bytes - offset;
 }
 
-/* The writer only. -EINVAL: it overlaps another region; -ENOSPC: the table is full. */
+/*
+ * Checks a new region. Called by the writer only. -EINVAL: the region overlaps another; -ENOSPC:
+ * the table is full.
+ */
 int vublk_inproc_regions_check(const struct vublk_inproc_regions *regions, const void *address,
 			       uint64_t bytes);
-/* The writer only. The region has passed vublk_inproc_regions_check(). */
+/* Adds a region that has passed vublk_inproc_regions_check(). Called by the writer only. */
 void vublk_inproc_regions_insert(struct vublk_inproc_regions *regions, const void *address,
 				 uint64_t bytes, uint64_t guest_addr);
-/* The writer only. -EINVAL: no region begins at `address`. */
+/* Removes a region. Called by the writer only. -EINVAL: no region begins at `address`. */
 int vublk_inproc_regions_remove(struct vublk_inproc_regions *regions, const void *address);
 
 #endif

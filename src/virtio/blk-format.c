@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The names of a virtio-blk device's feature bits (virtio 1.3, sections 5.2.3 and 6). */
+/*
+ * This file has the names of a virtio-blk device's feature bits (virtio 1.3, sections 5.2.3 and 6).
+ */
 #include "virtio/blk-format.h"
 
 #include "util/checked.h"

@@ -3,8 +3,9 @@
 #define VUBLK_VIRTIO_BLK_FORMAT_H
 
 /*
- * virtio-blk (virtio 1.3, section 5.2): definitions that the kernel's <linux/virtio_blk.h>
- * lacks. The names of the feature bits are vublk_feature_name() of <vublk/device.h>.
+ * virtio-blk (virtio 1.3, section 5.2): this file has definitions that the kernel's
+ * <linux/virtio_blk.h> lacks. The names of the feature bits come from vublk_feature_name() of
+ * <vublk/device.h>.
  */
 
 #include <linux/virtio_blk.h>
@@ -13,7 +14,7 @@
 #define VUBLK_SECTOR_BYTES 512
 #define VUBLK_SECTOR_SHIFT 9
 
-/* Bits of the specification that kernel headers lack, or that only newer ones have. */
+/* Bits of the specification that kernel headers lack, or that only newer kernel headers have. */
 #define VUBLK_BLK_F_LIFETIME 15
 #define VUBLK_BLK_F_SECURE_ERASE 16
 #define VUBLK_BLK_F_ZONED 17
@@ -23,7 +24,10 @@
 
 /* The configuration space with every field of virtio 1.3. */
 #define VUBLK_BLK_CONFIG_BYTES 96
-/* The same for older peers: up to write_zeroes_may_unmap and its padding. */
+/*
+ * The size of the configuration space of older peers, which ends with write_zeroes_may_unmap and
+ * its padding.
+ */
 #define VUBLK_BLK_CONFIG_OLD_BYTES 60
 
 #define VUBLK_BLK_WCE_OFFSET 32

@@ -10,9 +10,9 @@
 #include <stdint.h>
 
 /*
- * The front-end's bitmap of the guest pages that a device has written to: one bit per page,
- * from guest address 0 ("Migration" of the vhost-user specification). The front-end clears
- * bits while we set them.
+ * This is the front-end's bitmap of the guest pages that a device has written to. It has one bit
+ * per page, from guest address 0 ("Migration" of the vhost-user specification). The front-end
+ * clears bits while we set them.
  */
 struct vublk_dirty_log {
 	uint8_t *bits; /* NULL: no log */
@@ -23,13 +23,13 @@ struct vublk_dirty_log {
 bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes);
 
 /*
- * Marks the pages of [addr, addr + bytes). Call it after the writes, because the front-end
- * clears a bit and then copies the page. Skips pages without a bit; the caller checks
+ * Marks the pages of [addr, addr + bytes). Call this function after the writes, because the
+ * front-end clears a bit and then copies the page. Skips pages without a bit; the caller checks
  * vublk_dirty_log_covers() first.
  */
 void vublk_dirty_log_mark(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes);
 
-/* The same by host address, each iovec within one region of `map`. */
+/* Marks the pages of iovecs with host addresses. Each iovec lies within one region of `map`. */
 void vublk_dirty_log_mark_iov(const struct vublk_dirty_log *log,
 			      const struct vublk_memory_map *map, const struct iovec *iov,
 			      unsigned num_iov);

@@ -46,8 +46,8 @@ struct vublk_driver_ring {
 };
 
 /*
- * Call it when the ring gets another device. The previous one may have overwritten the driver's
- * parts, so this discards the record of what the ring contains.
+ * Call this function when the ring gets another device. The previous device may have overwritten
+ * the driver's parts, so the function discards the record of what the ring contains.
  */
 void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 
@@ -56,7 +56,7 @@ void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 /* The serial of a slot at which no outstanding chain begins. */
 #define VUBLK_DRIVER_RING_NONE UINT64_MAX
 
-/* The rare cases of the functions below; split-driver.c. */
+/* The rare cases of the functions below, which are in split-driver.c. */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error);
 int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
 			     struct vublk_error *error);
@@ -82,11 +82,11 @@ static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint
 }
 
 /*
- * vublk_driver_ring_add() of an indirect table that is already written: `count` descriptors at
- * guest address `addr`. Requires a free descriptor, and that INDIRECT_DESC was negotiated. A caller
- * that reuses tables in the order of completions gets the same descriptor for the same table
- * each time. Then the descriptor is not written again, and its cache line stays with the
- * device.
+ * Does what vublk_driver_ring_add() does, for an indirect table that is already written: `count`
+ * descriptors at guest address `addr`. Requires a free descriptor, and that INDIRECT_DESC was
+ * negotiated. A caller that reuses tables in the order of completions gets the same descriptor for
+ * the same table each time. Then the descriptor is not written again, and its cache line stays with
+ * the device.
  */
 static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, uint64_t addr,
 					       unsigned count, uint16_t token)
@@ -104,20 +104,23 @@ static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, u
 	vublk_driver_ring_append(ring, head, head, 1, token);
 }
 
-/* Whether there is a completion left to take without reading the used index again. */
+/* Whether a completion can be taken without reading the used index again. */
 static inline bool vublk_driver_ring_has_seen(const struct vublk_driver_ring *ring)
 {
 	return ring->taken != ring->completed;
 }
 
-/* vublk_driver_ring_has_completion() for a caller that polls. */
+/* Does what vublk_driver_ring_has_completion() does, for a caller that polls. */
 static inline bool vublk_driver_ring_has_completion_inline(const struct vublk_driver_ring *ring)
 {
 	/* Relaxed, because nothing depends on it: take() looks again. */
 	return vublk_load_relaxed(&ring->memory.used->idx) != (uint16_t)ring->taken;
 }
 
-/* The token of that completion. A hint only: it is checked when it is taken. */
+/*
+ * The token of the next completion. This is only a hint, because the completion is checked when it
+ * is taken.
+ */
 static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, uint16_t *token)
 {
 	uint32_t id;
@@ -129,7 +132,7 @@ static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, 
 	return true;
 }
 
-/* vublk_driver_ring_take() for a caller that takes many in a loop. */
+/* Does what vublk_driver_ring_take() does, for a caller that takes many completions in a loop. */
 static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, uint16_t *token,
 						uint32_t *bytes, struct vublk_error *error)
 {

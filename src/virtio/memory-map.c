@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Translation of a driver's addresses.
+ * This file translates a driver's addresses.
  *
- * Key idea: regions are sorted by guest address, so a lookup is a binary search. Each buffer
- * of each request needs one.
+ * Key idea: regions are sorted by guest address, so a lookup is a binary search. Each buffer of
+ * each request needs a lookup.
  */
 #include "virtio/memory-map.h"
 
@@ -139,7 +139,7 @@ void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, u
 	return NULL;
 }
 
-/* The part of [addr, addr + bytes) that lies in the first region; -EFAULT. */
+/* Translates the part of [addr, addr + bytes) that lies in the first region, or returns -EFAULT. */
 static int first_part(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
 		      struct iovec *part)
 {

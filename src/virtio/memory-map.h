@@ -9,9 +9,9 @@
 #include <sys/uio.h>
 
 /*
- * The memory that a driver shares with a device: regions with a guest address, a user address
- * (in the front-end's address space, used for comparison only) and a host address. The device
- * end accesses only host addresses that this map returns.
+ * This is the memory that a driver shares with a device: regions with a guest address, a user
+ * address (in the front-end's address space, used for comparison only) and a host address. The
+ * device end accesses only host addresses that this map returns.
  *
  * A map in use does not change; it is replaced by a new one.
  */
@@ -29,23 +29,24 @@ struct vublk_memory_map {
 
 /*
  * Checks and sorts the regions: none is empty, none wraps, and no two overlap in guest or user
- * addresses. Otherwise EINVAL and a sentence that names the region or the two that overlap.
+ * addresses. Otherwise EINVAL and a sentence that names the region or the two regions that overlap.
  */
 int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error);
 
 /*
- * The same if all regions except the last are checked and sorted: checks the last one against
- * each, moves it to its place, and returns that place. EINVAL: it stays where it is.
+ * Does the same for a table of which all regions except the last are checked and sorted: checks the
+ * last region against the others, moves it to its place, and returns that place. EINVAL: the region
+ * stays where it is.
  */
 int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *error);
 
-/* The host address of [addr, addr + bytes) if it lies in ONE region, else NULL. */
+/* The host address of [addr, addr + bytes) if this range lies in ONE region, otherwise NULL. */
 void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 
 /*
- * The same if the range lies in the region with this number; most addresses are in the region
- * of the previous one.
+ * The host address if the range lies in the region with this number; most addresses are in the
+ * region of the previous address.
  */
 static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map, unsigned number,
 					      uint64_t addr, uint64_t bytes)
@@ -62,7 +63,7 @@ static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map
 	return region->host + offset;
 }
 
-/* The same in any region; stores its number for the next lookup. */
+/* The host address in any region; stores the region's number for the next lookup. */
 void *vublk_memory_map_guest_find(const struct vublk_memory_map *map, unsigned *number,
 				  uint64_t addr, uint64_t bytes);
 

@@ -106,18 +106,18 @@ bool vublk_driver_ring_publish(struct vublk_driver_ring *ring);
 int vublk_driver_ring_take(struct vublk_driver_ring *ring, uint16_t *token, uint32_t *bytes,
 			   struct vublk_error *error);
 
-/* Whether a completion waits: looks at the used index only. */
+/* Whether a completion waits. This function looks at the used index only. */
 bool vublk_driver_ring_has_completion(const struct vublk_driver_ring *ring);
 
 /*
  * Enables calls. False: a completion already waits, and the caller takes it instead of
- * sleeping; calls stay enabled, and one more may come. While calls are disabled some may come
- * all the same: with EVENT_IDX one in 65536 completions.
+ * sleeping; calls stay enabled, and one more may come. Even while calls are disabled a call may
+ * come: with EVENT_IDX once in 65536 completions.
  */
 bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring);
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring);
 
-/* Chains that were added and whose completions were not taken. */
+/* The number of chains that were added and whose completions were not taken. */
 unsigned vublk_driver_ring_outstanding(const struct vublk_driver_ring *ring);
 
 /* --- device end ------------------------------------------------------------ */
@@ -169,19 +169,19 @@ int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_me
 			   struct vublk_chain *chain, struct vublk_error *error);
 
 /*
- * The same for the chain at `head`, which a previous device end took and did not complete
- * (in-flight recovery). The avail index does not move, so the `base` of init must count these
- * chains as taken: the used index plus the number in flight. -EPROTO: `head` is out of range
- * or already taken; that does not break the ring.
+ * Takes, like vublk_device_ring_take(), the chain at `head`, which a previous device end took and
+ * did not complete (in-flight recovery). The avail index does not move, so the `base` of init must
+ * count these chains as taken: the used index plus the number in flight. -EPROTO: `head` is out of
+ * range or already taken; that does not break the ring.
  */
 int vublk_device_ring_take_again(struct vublk_device_ring *ring,
 				 const struct vublk_memory_map *map, uint16_t head,
 				 struct vublk_chain *chain, struct vublk_error *error);
 
-/* Whether a chain is available; does not take it. */
+/* Whether a chain is available. This function does not take the chain. */
 bool vublk_device_ring_has_chain(const struct vublk_device_ring *ring);
 
-/* Completes a taken chain; the driver does not see that before publish. */
+/* Completes a taken chain. The driver does not see the completion before publish. */
 void vublk_device_ring_push(struct vublk_device_ring *ring, uint16_t head, uint32_t bytes);
 
 /*
@@ -199,7 +199,7 @@ void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring);
 
 /* The avail index of the next chain to take (GET_VRING_BASE). */
 uint16_t vublk_device_ring_base(const struct vublk_device_ring *ring);
-/* The used index as published. */
+/* The used index that was last published. */
 uint16_t vublk_device_ring_used(const struct vublk_device_ring *ring);
 
 #endif

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reading a descriptor chain at the device end (virtio 1.3, sections 2.7.5 and 2.7.7). Every
- * request takes this path.
+ * This file reads a descriptor chain at the device end (virtio 1.3, sections 2.7.5 and 2.7.7).
+ * Every request takes this path.
  *
  * Key idea: each descriptor is read once, whole, and only the copy is checked and used. A loop
  * without function calls, which runs in registers, reads the usual chain. Any other chain,
  * rare or malformed, is read again from its head by a walk that handles all cases, finds the
  * regions of the buffers, and writes the error sentences.
  *
- * Both are bounded by the ring's size, the table's length, and the caller's iovecs.
+ * The loop and the walk are bounded by the ring's size, the table's length, and the caller's
+ * iovecs.
  */
 #include "virtio/split-chain.h"
 
@@ -30,7 +31,10 @@ static inline unsigned *near_of(struct vublk_device_ring *ring, unsigned filled)
 
 /* --- the usual chain ------------------------------------------------------- */
 
-/* The table in place, if it is contiguous, aligned and of whole descriptors; else NULL. */
+/*
+ * Returns the table in place, if it is contiguous, aligned and of whole descriptors, otherwise
+ * NULL.
+ */
 static VUBLK_ALWAYS_INLINE const struct vring_desc *usual_table(
 	const struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 	struct vring_desc desc)
@@ -167,7 +171,7 @@ static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_
 	return 0;
 }
 
-/* The table in place, or a copy if it spans regions or is not aligned. */
+/* Returns the table in place, or a copy if the table spans regions or is not aligned. */
 static const struct vring_desc *find_table(struct vublk_device_ring *ring,
 					   const struct vublk_memory_map *map,
 					   const struct vring_desc *desc)

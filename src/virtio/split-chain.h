@@ -6,7 +6,7 @@
 
 /*
  * Reads the chain that begins at `head` (within the ring) into `chain`, whose iov and max_iov
- * are set. 1, or -EBADMSG and a sentence: the chain breaks a rule, and only chain->head is
+ * are set. Returns 1, or -EBADMSG and a sentence: the chain breaks a rule, and only chain->head is
  * valid.
  */
 int vublk_split_read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,

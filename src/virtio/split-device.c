@@ -43,7 +43,7 @@ int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_sp
 	if (!table)
 		return vublk_error_set(error, ENOMEM, "out of memory for a ring of %u entries",
 				       size);
-	used = vublk_load_acquire(&memory->used->idx); /* B: an earlier device end's */
+	used = vublk_load_acquire(&memory->used->idx); /* B, for an earlier device end */
 	*ring = (struct vublk_device_ring){
 		.memory = *memory,
 		.table = table,
@@ -75,7 +75,7 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring)
 
 #define USED_FLAGS_AND_INDEX_BYTES offsetof(struct vring_used, ring)
 
-/* Always called after the write. */
+/* This function is always called after the write. */
 static void mark(const struct vublk_device_ring *ring, uint64_t offset, uint64_t bytes)
 {
 	if (VUBLK_UNLIKELY(ring->dirty_log))
@@ -124,7 +124,10 @@ static int read_chain(struct vublk_device_ring *ring, const struct vublk_memory_
 	return vublk_split_read_chain(ring, map, head, chain, error);
 }
 
-/* Reads the driver's avail index. 1: chains are available; 0: none; -EPROTO. */
+/*
+ * Reads the driver's avail index. Returns 1: chains are available; 0: no chain is available; or
+ * -EPROTO.
+ */
 static int look(struct vublk_device_ring *ring, struct vublk_error *error)
 {
 	uint16_t index;
@@ -158,8 +161,8 @@ static int check_head(const struct vublk_device_ring *ring, uint16_t head,
 
 /*
  * Prefetches the cache lines of the next chains while this one is served: the buffer or table
- * of the next chain's descriptor, and the descriptor of the one after it. Only a hint: take()
- * reads the values again.
+ * of the next chain's descriptor, and the descriptor of the chain after it. This is only a hint:
+ * take() reads the values again.
  */
 static void prefetch_next(const struct vublk_device_ring *ring, const struct vublk_memory_map *map)
 {

@@ -198,7 +198,9 @@ static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 	return -EPROTO;
 }
 
-/* Reads the device's used index. 1: completions wait; 0: none; -EPROTO. */
+/*
+ * Reads the device's used index. Returns 1: completions wait; 0: no completion waits; or -EPROTO.
+ */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
 	uint16_t index, waiting;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The layout of a split ring (virtio 1.3, section 2.7), for both ends. */
+/* This file has the layout of a split ring (virtio 1.3, section 2.7), for both ends. */
 #include "virtio/split.h"
 
 #include "util/checked.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether a new back-end can replace a lost one: its offer is compared with what the driver
- * relies on, which is the features that it accepted, the queues, and the limits in the config.
+ * This file decides whether a new back-end can replace a lost one. The new back-end's offer is
+ * compared with what the driver relies on: the features that the driver accepted, the queues, and
+ * the limits in the config.
  *
  * Key idea: an offer of more is accepted, an offer of less is refused. A driver that has not
  * accepted features yet relies on the number of queues only.
@@ -38,7 +39,10 @@ static int check_features(const struct vublk_device *device,
 	uint64_t missing = reliance->accepted & ~device->features;
 	char names[400];
 
-	/* Checked first: a read-only back-end also lacks the features that only a writable one has. */
+	/*
+	 * Read-only is checked first, because a read-only back-end also lacks the features that
+	 * only a writable back-end has.
+	 */
 	if (reliance->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
 	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
 		return vublk_error_set(error, EROFS,
@@ -60,7 +64,7 @@ static int check_features(const struct vublk_device *device,
 static const struct {
 	unsigned feature;
 	unsigned offset; /* of 32 bits */
-	bool exact;      /* false: it may grow */
+	bool exact;      /* false: the value may grow */
 	const char *name;
 } limits[] = {
 	LIMIT(VIRTIO_BLK_F_SIZE_MAX, size_max, false),

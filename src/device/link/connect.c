@@ -5,8 +5,8 @@
  * realize.c before the device is realized, reconnect.c after a loss, loss.c while the
  * device is connected.
  *
- * Key idea: those files never call this one. They arm the connect timer, or listen, and the
- * next try begins here. So a connection begins in one place, and its events arrive in one.
+ * Key idea: those files never call this file. They arm the connect timer, or listen, and the next
+ * try begins here. So there is one place in which a connection begins and its events arrive.
  */
 #include "device/device.h"
 

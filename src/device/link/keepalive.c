@@ -10,7 +10,7 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 
-/* The default for a device that can look for another back-end. */
+/* The default of keepalive-ms for a device that can look for another back-end. */
 #define AUTO_MS 5000
 
 static uint64_t interval_ms(const struct vublk_device *device)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The listening socket at chardev's path, to which back-ends connect with the property server.
- * What follows from a connection is in connect.c.
+ * This file has the listening socket at chardev's path, to which back-ends connect with the
+ * property server. What follows from a connection is in connect.c.
  *
- * Key idea: one back-end at a time. While one is connected the socket is not polled, and the
- * next connection waits in the backlog. So the first connection after a loss is the
- * reconnection. The socket file exists from realize to unrealize.
+ * Key idea: there is one back-end at a time. While a back-end is connected the socket is not
+ * polled, and the next connection waits in the backlog. So the first connection after a loss is
+ * the reconnection. The socket file exists from realize to unrealize.
  */
 #include "device/device.h"
 

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The loss of the back-end of a connected device: what is recorded about the rings, and the
- * callbacks of the bus that end what was under way. The search for another is in reconnect.c.
+ * This file handles the loss of the back-end of a connected device: it records the state of the
+ * rings, and calls the callbacks of the bus that end all pending operations. The search for another
+ * back-end is in reconnect.c.
  *
- * Key idea: everything is recorded and cleared first, then the bus is called. A callback may
- * unrealize the device, so device->life is compared before the next one.
+ * Key idea: the state is recorded and cleared before the bus is called. A callback may unrealize
+ * the device, so device->life is compared before the next callback.
  */
 #include "device/device.h"
 
-/* Ends what the bus waits for. False: a callback has unrealized the device. */
+/* Ends the operations for which the bus waits. False: a callback has unrealized the device. */
 static bool fail_requests(struct vublk_device *device, const struct vublk_error *error)
 {
 	uint64_t life = device->life;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Realize and unrealize: from properties to a device that knows its back-end, and back to
- * properties. The tries themselves begin in connect.c.
+ * This file implements realize and unrealize: realize turns properties into a device that knows its
+ * back-end, and unrealize leaves only the properties. The tries themselves begin in connect.c.
  *
  * Key idea: a try that fails is repeated a few times, with a pause, because the back-end may
  * just be starting. A failure that another try cannot change (a wrong path, a back-end that

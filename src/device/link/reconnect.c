@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The search for another back-end after a loss: when the next try is made, and which
- * conditions a new back-end has to meet. The lengths of the pauses are in outage.c.
+ * This file searches for another back-end after a loss: it decides when the next try is made, and
+ * which conditions a new back-end has to meet. The lengths of the pauses are in outage.c.
  *
  * Key idea: every loss, before or after the handshake, leads to LOST, and from there
  * one timer leads to the next try. A new file in the socket's directory makes the timer expire
@@ -45,7 +45,7 @@ static void await_connection(struct vublk_device *device)
 	vublk_device_listen(device);
 }
 
-/* May call the bus, so it has to be the caller's last call. */
+/* This function may call the bus, so the caller has to call it last. */
 static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
 {
 	uint64_t now = vublk_now_ns(), until = vublk_device_outage_deadline_ns(device);
@@ -95,8 +95,9 @@ void vublk_device_reconnect_overdue(struct vublk_device *device)
 }
 
 /*
- * The device is not in the data path and does not know whether the driver has flushed. The
- * config does not tell either, because some back-ends say "write-through" and have a cache.
+ * The device is not in the data path and does not know whether the driver has flushed. The config
+ * does not tell whether a flush is needed, because some back-ends say "write-through" and have a
+ * cache.
  */
 static void warn_of_unflushed_writes(struct vublk_device *device)
 {
@@ -132,7 +133,7 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 		return;
 	}
 	vublk_device_watch_socket(device);
-	/* One that was lost right after it was found is not tried again immediately. */
+	/* A back-end that was lost right after it was found is not tried again immediately. */
 	delay_ms = vublk_device_outage_next_pause_ms(device);
 	if (!reconnect->refusals && now - reconnect->tried_ns >= limit_ms * NS_PER_MS)
 		delay_ms = 0;
@@ -148,7 +149,10 @@ static void refuse(struct vublk_device *device, struct vublk_error *error)
 	vublk_device_reconnect_failed(device, error);
 }
 
-/* The memory may have been set while there was no back-end whose limit could be checked. */
+/*
+ * The memory may have been set while there was no back-end, so its limit of regions could not be
+ * checked.
+ */
 static int check_slots(const struct vublk_device *device, struct vublk_error *error)
 {
 	unsigned slots = vublk_frontend_memory_slots(&device->frontend);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device's dirty log: owns the bitmap, switches logging on and off, and reads the bitmap.
- * The messages to the back-end are in frontend/dirty-log.c.
+ * This file implements the device's dirty log: it owns the bitmap, switches logging on and off, and
+ * reads the bitmap. The messages to the back-end are in frontend/dirty-log.c.
  *
- * Key idea: the log belongs to the VM, not to the driver or the back-end. So it outlives
- * resets, pauses and losses. A start passes it on, so messages are needed only while the rings
- * run. A change waits for the end of a start or stop that is under way, and a stop waits for
- * the end of a change. If the back-end is lost meanwhile, no mark is lost: the next
- * back-end logs from its first write.
+ * Key idea: the log belongs to the VM, not to the driver or the back-end. So the log outlives
+ * resets, pauses and losses. A start passes the log on, so messages are needed only while the rings
+ * run. A change waits for the end of a start or stop that is under way, and a stop waits for the
+ * end of a change. If the back-end is lost meanwhile, no mark is lost: the next back-end logs from
+ * its first write.
  *
  * Specification: "Migration" (the bitmap, and which side marks which pages).
  */
@@ -169,7 +169,7 @@ static void on_told(void *opaque, const struct vublk_error *error)
 		tell_backend(device, VUBLK_DEVICE_DIRTY_UNDOING);
 		return;
 	}
-	vublk_device_post_update(device); /* a stop may have waited for this */
+	vublk_device_post_update(device); /* a stop may have waited for this change */
 	switch (device->dirty.phase) {
 	case VUBLK_DEVICE_DIRTY_STARTING:
 		end_change(device, true, NULL);
@@ -271,7 +271,10 @@ static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_erro
 			       "file was truncated: stop the log, and start it again with another");
 }
 
-/* Needs no bounds check: the memory was checked against the bitmap, the ring against the memory. */
+/*
+ * This needs no bounds check, because the memory was checked against the bitmap, and the ring
+ * against the memory.
+ */
 static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes)
 {
 	uint8_t *bits = (uint8_t *)dirty->bitmap;
@@ -289,9 +292,9 @@ static void warn_not_marked(struct vublk_device *device, const struct vublk_erro
 }
 
 /*
- * A back-end that died may have published a completion without marking its page, and the
- * in-flight area does not have that request any more. Its other writes belong to requests that
- * are executed again, and are marked then.
+ * A back-end that died may have published a completion without marking its page, and the in-flight
+ * area does not have that request any more. The other writes of the back-end belong to requests
+ * that are executed again, and their pages are marked at that time.
  */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 {
@@ -377,9 +380,9 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
 }
 
 /*
- * L: pairs with the marks of the back-end, each of which follows the write that it marks. So a
- * page that is copied after this has all writes whose marks were taken. Later writes are marked
- * again.
+ * L: pairs with the marks of the back-end, each of which follows the write that it marks. So a page
+ * that is copied after the marks were taken has all writes to which these marks belong. Later
+ * writes are marked again.
  */
 static uint64_t take_word(uint64_t *word)
 {

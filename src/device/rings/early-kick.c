@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kicks before DRIVER_OK, which a legacy driver may send as soon as it has set up its queues:
- * the first one makes the driver ready. The start itself is in start-stop.c, and each queue is
- * kicked once after it.
+ * This file handles kicks before DRIVER_OK, which a legacy driver may send as soon as it has set up
+ * its queues: the first such kick makes the driver ready. The start itself is in start-stop.c, and
+ * each queue is kicked once after the start.
  *
  * Key idea: the kick is meant for the back-end. Here its descriptor is polled but never read,
  * so the signal is still there when the ring is handed over. It is polled only while a kick
- * would start the device, so a modern driver, or one that has started, costs nothing.
+ * would start the device, so a modern driver, or a driver that has started, costs nothing.
  *
  * virtio 1.3, section 3.1.2 ("Legacy Interface: Device Initialization").
  */

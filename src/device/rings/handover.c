@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The state that a bus carries over from one session of the driver to the next: the in-flight
- * area, and the position of each ring. A bus whose driver sets up its queues one by one, or
- * has an area of its own, ends the session and begins another with both.
+ * This file has the state that a bus carries over from one session of the driver to the next: the
+ * in-flight area, and the position of each ring. A bus whose driver sets up its queues one by one,
+ * or has an area of its own, ends the session and begins another with both.
  *
- * Key idea: an area that the bus gives is treated like one that was loaded. The requests that
- * it records as begun have to be executed by a back-end that reads it. If the back-end does
+ * Key idea: an area that the bus gives is treated like an area that was loaded. The requests that
+ * the area records as begun have to be executed by a back-end that reads it. If the back-end does
  * not read areas, resume.c refuses to guess.
  *
  * Specification: "Inflight I/O tracking".
@@ -57,7 +57,7 @@ static int check_area(const struct vublk_device *device, const struct vublk_devi
 	return 0;
 }
 
-/* -EIO: the file has been truncated meanwhile. */
+/* Reads part of the area. -EIO: the file has been truncated meanwhile. */
 static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
 {
 	char *at = to;
@@ -175,13 +175,13 @@ static void on_made(void *opaque, const struct vublk_error *error)
 	device->inflight_under_way = false;
 	if (!error)
 		note_layout(device, &made);
-	vublk_device_post_update(device); /* a start may have waited for this */
+	vublk_device_post_update(device); /* a start may have waited for the area */
 	if (device->ops->inflight_made)
 		device->ops->inflight_made(device->bus, error ? NULL : &area, sizeof(area), error);
 	vublk_fd_close(&made.fd);
 }
 
-/* With the layout of the last area that a back-end made. */
+/* Makes an area with the layout of the last area that a back-end made. */
 static int make_here(const struct vublk_device *device, struct vublk_device_inflight *area,
 		     struct vublk_error *error)
 {

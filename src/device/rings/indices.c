@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The avail and used index of a ring, read in the guest's memory. Nothing else of a ring is
- * read by the device, and nothing is written.
+ * This file reads the avail and used index of a ring in the guest's memory. The device reads
+ * nothing else of a ring, and writes nothing to it.
  *
  * Key idea: the difference of the two indices bounds the requests that are outstanding. It
  * does not say which requests they are, nor which of them a back-end has begun.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether the in-flight area is used, by the device and by the back-end. The content of the
- * area is read and written by back-ends only; handover.c takes areas from the bus and makes areas for it.
+ * This file decides whether the in-flight area is used, by the device and by the back-end. The
+ * content of the area is read and written by back-ends only; handover.c takes areas from the bus
+ * and makes areas for it.
  *
  * Key idea: the area belongs to the session of the driver. It outlives connections, and a
  * reset drops it.

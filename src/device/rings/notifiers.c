@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kick and call descriptors (notifiers): replaced while the rings run, because a bus masks an
- * interrupt or routes it elsewhere, and signalled after events that may have lost a signal.
+ * This file handles kick and call descriptors (notifiers). They are replaced while the rings run,
+ * because a bus masks an interrupt or routes it elsewhere, and they are signalled after events that
+ * may have lost a signal.
  *
  * Key idea: a pending change is a mark per queue, and one batch at a time sends all marked
  * descriptors. So a storm of changes costs one message per descriptor and round trip. When the
@@ -32,7 +33,10 @@ static unsigned which_is(const struct vublk_frontend_notifier *notifier)
 	return notifier->request == VUBLK_VU_SET_VRING_KICK ? KICK : CALL;
 }
 
-/* The present descriptor: the one that was sent may have been closed meanwhile. */
+/*
+ * Signals the present descriptor, because the descriptor that was sent may have been closed
+ * meanwhile.
+ */
 static void signal_once(const struct vublk_device *device, unsigned index, unsigned which)
 {
 	int fd = fd_of(device, index, which);
@@ -68,7 +72,7 @@ static void on_sent(void *opaque, const struct vublk_error *error)
 	for (unsigned i = 0; i < count; i++)
 		signal_once(device, device->notifiers[i].queue,
 			    which_is(&device->notifiers[i]));
-	vublk_device_post_update(device); /* a stop may have waited for this */
+	vublk_device_post_update(device); /* a stop may have waited for the confirmation */
 	vublk_device_notifiers_send(device);
 	if (!device->num_notifiers && device->state == VUBLK_DEVICE_RUNNING &&
 	    device->ops->notifiers_changed)
@@ -116,7 +120,7 @@ void vublk_device_call_rings(struct vublk_device *device)
 
 /* --- the calls ------------------------------------------------------------------------------- */
 
-/* A hand-over that is under way uses the new descriptors from here on. */
+/* From here on, a hand-over that is under way uses the new descriptors. */
 static void replace(struct vublk_device *device, unsigned index)
 {
 	for (unsigned i = 0; i < device->num_notifiers; i++)

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Where rings resume if their back-end was lost before it said where it stopped.
+ * This file decides where rings resume if their back-end was lost before it said where it stopped.
  *
  * Key idea: a used index says how many requests are completed, and nothing in the ring says
- * which of the others the lost back-end had begun. The in-flight area says so, if there is
- * one, and the next back-end reads it. Without an area a ring resumes at its used index if no
- * request was outstanding at the loss; requests that the driver adds later have not been seen
- * by any back-end. If a request was outstanding, guessing would lose it or execute it twice,
- * so the driver has to reset.
+ * which of the other requests the lost back-end had begun. If there is an in-flight area, the area
+ * says so, and the next back-end reads it. Without an area a ring resumes at its used index if no
+ * request was outstanding at the loss; requests that the driver adds later have not been seen by
+ * any back-end. If a request was outstanding, guessing would lose it or execute it twice, so the
+ * driver has to reset.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
@@ -86,7 +86,7 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 
 /*
  * A start that was refused in part does not say anything about the rings that the back-end did
- * not accept: what was open before the start is still open.
+ * not accept: the requests that were outstanding before the start still are.
  */
 void vublk_device_rings_are_back(struct vublk_device *device)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Broken rings: those that the back-end reports on an eventfd per queue, which is watched
- * while the rings are out, and the call that tells the bus of any ring that cannot continue.
+ * This file handles broken rings. The back-end reports them on an eventfd per queue, which is
+ * watched while the rings are out. One call tells the bus of any ring that cannot continue.
  *
  * Key idea: the device cannot repair a ring, so the driver has to reset the device. Each queue
  * is reported once per start; further signals are ignored.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Start and stop of the rings, and the calls of the bus that cause them: status, reset, pause,
- * forced shutdown, kick. The loss of the back-end is in link/loss.c; where rings resume
- * is in resume.c.
+ * This file starts and stops the rings, and has the calls of the bus that cause this: status,
+ * reset, pause, forced shutdown, kick. The loss of the back-end is in link/loss.c; where rings
+ * resume is in resume.c.
  *
  * Key idea: the rings should run if the driver is ready and the VM runs, and the state says whether
  * they do. vublk_device_update() compares the two and begins a start or a stop. Neither is ever
@@ -68,7 +68,10 @@ static void begin_stop(struct vublk_device *device, const char *why)
 
 /* --- start ------------------------------------------------------------------------------ */
 
-/* Stops the rings if the start has failed or is not wanted any more. True: it did. */
+/*
+ * Stops the rings if the start has failed or is not wanted any more. True: the rings are being
+ * stopped.
+ */
 static bool turn_back(struct vublk_device *device, const struct vublk_error *error)
 {
 	if (error && !device->failure.code)
@@ -129,7 +132,10 @@ static void on_inflight(void *opaque, const struct vublk_error *error)
 	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
 }
 
-/* The features determine the layout of the area, so it is requested after them. */
+/*
+ * The features determine the layout of the area, so the area is requested after the features were
+ * sent.
+ */
 static void on_session_for_inflight(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
@@ -148,7 +154,7 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 				    on_inflight, device);
 }
 
-/* The answers about the memory come after this one. They continue the start, or end it. */
+/* The answers about the memory come after this answer. They continue the start, or end it. */
 static void on_session(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
@@ -157,7 +163,10 @@ static void on_session(void *opaque, const struct vublk_error *error)
 		device->failure = *error;
 }
 
-/* Whether the rings can resume. If not, the driver has to reset, and the bus is told once. */
+/*
+ * Finds out whether the rings can resume. If not, the driver has to reset, and the bus is told
+ * once.
+ */
 static bool recover(struct vublk_device *device)
 {
 	struct vublk_error error;
@@ -302,7 +311,7 @@ int vublk_device_force_shutdown(struct vublk_device *device)
 		vublk_error_set(&error, ECANCELED,
 				"the rings are abandoned in a forced shutdown; requests that the "
 				"back-end had begun may or may not have been executed");
-		vublk_frontend_fail(&device->frontend, &error); /* no message is sent after it */
+		vublk_frontend_fail(&device->frontend, &error); /* no message is sent after this */
 	}
 	reset(device);
 	return rings;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Back-ends that return a ring while requests are outstanding. The base in their answer
- * then exceeds the used index by the number of those requests.
+ * This file handles back-ends that return a ring while requests are outstanding. In that case the
+ * base in their answer exceeds the used index by the number of those requests.
  *
  * GET_VRING_BASE means that the ring is drained, unless GET_VRING_BASE_INFLIGHT was
  * negotiated; qemu-storage-daemon 7.2 answers it with requests under way, and panics when
@@ -25,7 +25,7 @@ uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigne
 	return count <= device->queues[index].size ? count : 0;
 }
 
-/* Also 0 if the ring cannot be read, because then the number is unknown. */
+/* Returns 0 also if the ring cannot be read, because in that case the number is unknown. */
 static uint16_t read_undrained(const struct vublk_device *device, unsigned index)
 {
 	uint16_t used, avail;
@@ -72,5 +72,6 @@ void vublk_device_note_loss_at_rest(struct vublk_device *device)
 	}
 	device->resume = VUBLK_DEVICE_RESUME_RINGS;
 	for (unsigned i = 0; i < device->num_queues; i++)
-		device->lost_avail[i] = device->bases[i]; /* it has not seen later requests */
+		device->lost_avail[i] = device->bases[i]; /* the back-end has not seen later
+		                                             requests */
 }

@@ -83,7 +83,7 @@ static int read_area(const struct vublk_frontend_inflight_area *area, uint8_t *b
 	return 0;
 }
 
-/* The caller frees `bytes`, also after a failure; NULL: there is no area. */
+/* The caller frees `bytes`, also after a failure. If `bytes` is NULL, there is no area. */
 static int take_area(const struct vublk_device *device, struct vublk_save_state *state,
 		     uint8_t **bytes, struct vublk_error *error)
 {
@@ -189,7 +189,7 @@ static int check_queues(const struct vublk_device *device, const struct vublk_sa
 	return r;
 }
 
-/* Without a back-end now, the next one is checked when the rings are started. */
+/* If there is no back-end now, the next one is checked when the rings are started. */
 static int check_inflight(const struct vublk_device *device, const struct vublk_save_state *state,
 			  struct vublk_error *error)
 {
@@ -241,7 +241,7 @@ static int write_area(int fd, const uint8_t *bytes, uint64_t num_bytes, struct v
 	return 0;
 }
 
-/* A new file with the saved bytes, which a back-end accepts like an area of its own. */
+/* Makes a new file with the saved bytes, which a back-end accepts like an area of its own. */
 static int make_area(const struct vublk_save_state *state, int *made, struct vublk_error *error)
 {
 	VUBLK_FD int fd = -1;
@@ -272,7 +272,7 @@ static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
 	vublk_frontend_fail(&device->frontend, &error);
 }
 
-/* Without a connection, reconnect.c does it after the next handshake. */
+/* Without a connection, reconnect.c sets the value after the next handshake. */
 static void restore_wce(struct vublk_device *device, uint8_t wce)
 {
 	if (device->config[VUBLK_BLK_WCE_OFFSET] == wce)

@@ -3,8 +3,8 @@
 #define VUBLK_DEVICE_SAVE_SAVE_H
 
 /*
- * The saved state of a device, and its codec (stream.c), which knows no device. save.c copies
- * the state from and to a device.
+ * This file declares the saved state of a device, and the codec of this state (stream.c), which
+ * knows no device. save.c copies the state from and to a device.
  */
 #include "device/device.h"
 
@@ -52,8 +52,8 @@ int vublk_save_encode(const struct vublk_save_state *state, void **stream, size_
 		      struct vublk_error *error);
 
 /*
- * Reads a stream from an untrusted source: EINVAL and a sentence if it is damaged or
- * contradicts itself, ENOTSUP if it is newer than this program. `state` has pointers into
+ * Reads a stream from an untrusted source: EINVAL and a sentence if the stream is damaged or
+ * contradicts itself, ENOTSUP if the stream is newer than this program. `state` has pointers into
  * `stream`, and is unspecified after a failure.
  */
 int vublk_save_decode(const void *stream, size_t stream_bytes, struct vublk_save_state *state,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The stream of a saved device, written and read. All numbers are little-endian on every
+ * This file writes and reads the stream of a saved device. All numbers are little-endian on every
  * machine:
  *
  *   header   "VUBLKDEV", u16 major, u16 minor, u32 zero, u64 bytes of the whole stream
@@ -164,7 +164,10 @@ struct reader {
 	uint64_t left;
 };
 
-/* The caller has checked the length. If it had not, this would read zeroes, never beyond the end. */
+/*
+ * The caller has checked the length. If the caller had not, this function would read zeroes, never
+ * beyond the end.
+ */
 static uint64_t get(struct reader *from, unsigned bytes)
 {
 	uint64_t value = 0;

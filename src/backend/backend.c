@@ -24,7 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* After this time a stop logs what it waits for. */
+/* If a stop takes longer than this, it logs what it waits for. */
 #define STOP_WARNING_NS UINT64_C(1000000000)
 
 /* --- the state ------------------------------------------------------------- */
@@ -273,7 +273,7 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 		return r;
 	if (!listening)
 		return serve(backend, vublk_fd_steal(&fd), error);
-	/* The caller may accept front-ends from it, too, so accept() must not block. */
+	/* The caller may accept front-ends from the same socket, so accept() must not block. */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	backend->listen_fd = vublk_fd_steal(&fd);

@@ -2,7 +2,7 @@
 /*
  * The disk's features and configuration space (virtio 1.3, sections 5.2.3 and 5.2.4).
  *
- * Key idea: each field that a feature makes valid describes the engine; the others are zero.
+ * Key idea: each field that a feature makes valid describes the engine; all other fields are zero.
  */
 #include "backend/config.h"
 

@@ -10,8 +10,8 @@
 #include <linux/virtio_blk.h>
 
 /*
- * The largest `seg-max`. The default is 126, because a ring of the most common size, 128, has
- * room for that many data segments, a header and a status. Longer chains are served, too.
+ * The largest `seg-max`. The default is 126, because a ring of the most common size, 128, has room
+ * for that many data segments, a header and a status. Longer chains are also served.
  */
 #define VUBLK_BACKEND_SEG_MAX (VUBLK_RING_MAX_INDIRECT - VUBLK_BACKEND_CHAIN_OVERHEAD)
 /* The segments of a request in addition to its data. */

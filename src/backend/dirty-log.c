@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Mapping the dirty log ("Log description" of the vhost-user specification).
+ * This file maps the dirty log ("Log description" of the vhost-user specification).
  *
- * Key idea: the log must lie within its file, as a memory region must. Whether it covers the
- * memory and the rings is checked when a queue starts, because those can change later.
+ * Key idea: the log must lie within its file, as a memory region must. Whether the log covers the
+ * memory and the rings is checked when a queue starts, because the memory and the rings can change
+ * after the log was set.
  */
 #include "backend/dirty-log.h"
 

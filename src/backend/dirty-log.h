@@ -18,8 +18,8 @@ struct vublk_backend_dirty_log {
 };
 
 /*
- * SET_LOG_BASE: maps a log in place of the previous one, which stays on failure. The message
- * keeps the descriptor.
+ * SET_LOG_BASE: maps a log in place of the previous log; on failure the previous log stays. The
+ * message keeps the descriptor.
  */
 int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
 				const struct vublk_vu_message *message,

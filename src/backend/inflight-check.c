@@ -4,9 +4,9 @@
  * front-end supplies the area, which may belong to another ring. The marked requests are
  * executed again, so each must be a chain that the driver has made available.
  *
- * Key idea: the used and avail indices of the ring say how many chains are outstanding. The
- * chains in flight are some of these, and the others are those made available last, because a
- * back-end takes chains in order. So
+ * Key idea: the used and avail indices of the ring say how many chains are outstanding. The chains
+ * in flight are some of the outstanding chains, and the outstanding chains that are not in flight
+ * are those made available last, because a back-end takes chains in order. So
  *   - no more chains are in flight than are outstanding;
  *   - none of them is among the entries that were not taken;
  *   - each entry taken since the used index is in flight or was completed;
@@ -14,8 +14,8 @@
  *     no completion that must be later;
  *   - in a ring that has not wrapped yet, that entry is still there, and the chain was made
  *     available exactly once more than it was completed.
- * In a ring that has wrapped no more can be checked, because later entries may have overwritten
- * the entry of a chain that takes long.
+ * In a ring that has wrapped nothing else can be checked, because later entries may have
+ * overwritten the entry of a chain that takes long.
  */
 #include "backend/inflight.h"
 
@@ -28,7 +28,7 @@
 
 #define NEVER INT_MIN
 
-/* Positions count from the used index: the last completion is at -1. */
+/* Positions are relative to the used index: the last completion is at -1. */
 struct history {
 	const struct vublk_split_ring *ring;
 	unsigned size;

@@ -4,13 +4,13 @@
  * vhost-user specification.
  *
  * Key idea: the reader of the area is a process that starts after this one died, at any
- * instruction. So the order in which stores reach memory matters, and each store that must
- * not overtake another is a release:
+ * instruction. So the order in which stores reach memory matters, and each store that must not
+ * overtake an earlier store is a release:
  *   I  `counter` before `inflight`: a chain that counts as taken has a position
  *   J  these four in this order: the list of the batch, the ring's used index (by its publish),
  *      the clearing of `inflight`, `used_idx`
  * The front-end owns the area and may write to it at any time, so each value read from it is
- * checked, and none is read while the queue runs.
+ * checked, and no value is read while the queue runs.
  */
 #include "backend/inflight.h"
 
@@ -152,8 +152,8 @@ bool vublk_inflight_area_is_used(const struct vublk_inflight_area *area)
 /* --- recovery -------------------------------------------------------------- */
 
 /*
- * The previous back-end died after it published its last batch and before it recorded that:
- * the requests of the batch are complete, and the list names them.
+ * The previous back-end died after it had published its last batch and before it had recorded the
+ * publication. The requests of the batch are complete, and the list of the batch names them.
  */
 static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 			     uint16_t used_idx, struct vublk_error *error)
@@ -232,9 +232,9 @@ static int check_region(const struct vublk_inflight_area *area, unsigned index, 
 }
 
 /*
- * Each chain that was made available and not completed is either in flight or was never taken.
- * So the next chain to take follows those that are completed or in flight, whatever
- * SET_VRING_BASE says (front-ends differ in its value after a crash).
+ * Each chain that was made available and not completed is either in flight or was never taken. So
+ * the next chain to take follows the chains that are completed or in flight, whatever value
+ * SET_VRING_BASE has (after a crash, front-ends differ in this value).
  */
 int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       const struct vublk_inflight_area *area, unsigned index,

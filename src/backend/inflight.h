@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_INFLIGHT_H
 
 /*
- * Records in the shared area which requests were taken, so that the next back-end can repeat
- * those that this one did not complete.
+ * These functions record in the shared area which requests were taken, so that the next back-end
+ * can repeat the requests that this back-end did not complete.
  */
 #include "proto/vhost-user/inflight.h"
 #include "proto/vhost-user/codec.h"
@@ -43,16 +43,16 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 int vublk_inflight_area_map(struct vublk_inflight_area *area,
 			    const struct vublk_vu_inflight *wire, int fd, unsigned max_queues,
 			    struct vublk_error *error);
-/* Whether a back-end has started a queue with it. */
+/* Returns whether a back-end has started a queue with the area. */
 bool vublk_inflight_area_is_used(const struct vublk_inflight_area *area);
 /* Idempotent. */
 void vublk_inflight_area_unmap(struct vublk_inflight_area *area);
 
 /*
- * Starts tracking a queue of `size` entries whose ring has the used index `used_idx`: finishes
- * what the previous back-end had half recorded, and finds the requests that it left. `base`
- * is the value of SET_VRING_BASE and becomes the index to continue at. EPROTO: the area does
- * not belong to `ring`.
+ * Starts tracking a queue of `size` entries whose ring has the used index `used_idx`: completes the
+ * record of a batch that the previous back-end left incomplete, and finds the requests that this
+ * back-end did not complete. `base` is the value of SET_VRING_BASE and becomes the index to
+ * continue at. EPROTO: the area does not belong to `ring`.
  */
 int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       const struct vublk_inflight_area *area, unsigned index,

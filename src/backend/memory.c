@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Mapping the guest memory that the front-end shares ("Memory regions description").
+ * This file maps the guest memory that the front-end shares ("Memory regions description").
  *
  * Key idea: a region must lie within its file, because an access past the end would be a bus
  * error later, on a worker. A mapping begins at a multiple of the file's block size, which is
@@ -109,8 +109,8 @@ static void drop_tables(struct vublk_backend_memory *memory)
 }
 
 /*
- * The check sorts the regions. Then this sorts the mappings to match: the host address of each
- * region lies in exactly one mapping.
+ * The check sorts the regions. This function then sorts the mappings in the same order: the host
+ * address of each region lies in exactly one mapping.
  */
 static int check_and_sort(struct vublk_backend_memory *memory, struct vublk_error *error)
 {

@@ -19,8 +19,8 @@ struct vublk_backend_memory {
 };
 
 /*
- * SET_MEM_TABLE: replaces all regions; on failure the old ones stay. The message keeps its
- * descriptors, which are needed for mapping only.
+ * SET_MEM_TABLE: replaces all regions; on failure the old regions stay. The message keeps its
+ * descriptors, because only the mapping needs them.
  */
 int vublk_backend_memory_set(struct vublk_backend_memory *memory,
 			     const struct vublk_vu_message *message, struct vublk_error *error);

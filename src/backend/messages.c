@@ -2,12 +2,12 @@
 /*
  * The table of a front-end's messages, and the messages that are not about one queue.
  *
- * Key idea: a row of the table has two functions. One stops the queues that must not run while
- * the message is executed. The other executes it when they have stopped, so no worker touches
- * what it changes, and answers by filling the reply.
+ * Key idea: a row of the table has two functions. The first one stops the queues that must not run
+ * while the message is executed. The second one executes the message when these queues have
+ * stopped, so no worker touches the data that it changes, and answers by filling the reply.
  *
  * A refusal is logged with a sentence. If the front-end asked for an acknowledgement, it gets a
- * non-zero one; else the connection is closed, because the front-end would continue as if the
+ * non-zero one; otherwise the connection is closed, because the front-end would continue as if the
  * message had succeeded.
  *
  * Specification: "Front-end message types".
@@ -108,9 +108,9 @@ static void reset_queues(struct vublk_session *session)
 }
 
 /*
- * Memory and notifiers belong to the front-end and stay. So does the setting of the write cache:
- * the config that the next driver sees may be a copy that the front-end made before the reset.
- * Everything else is as at the beginning of a session.
+ * Memory and notifiers belong to the front-end and are kept. The setting of the write cache is also
+ * kept: the config that the next driver sees may be a copy that the front-end made before the
+ * reset. Everything else is as at the beginning of a session.
  */
 static int reset_device(struct vublk_session *session, struct vublk_error *error)
 {
@@ -134,9 +134,9 @@ static void stop_if_status_is_zero(struct vublk_session *session)
 }
 
 /*
- * SET_STATUS 0 is sent when a driver resets the device, and when a VM is merely paused or
- * migrated. So this forgets only the settings that are repeated at each start. It keeps the
- * base, which QEMU 7.2 asks for afterwards.
+ * SET_STATUS 0 is sent when a driver resets the device, and when a VM is merely paused or migrated.
+ * So this function forgets only the settings that are repeated at each start. It keeps the base,
+ * because QEMU 7.2 asks for the base afterwards.
  */
 static void pause_queues(struct vublk_session *session)
 {

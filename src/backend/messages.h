@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_MESSAGES_H
 
 /*
- * The functions in the table of messages (messages.c) that are in ring-messages.c. Those about
- * one queue find it in session->concerned.
+ * The functions of ring-messages.c, for the table of messages in messages.c. A function for a
+ * message about one queue finds the queue in session->concerned.
  */
 #include "backend/session.h"
 
@@ -17,9 +17,11 @@ int vublk_session_set_vring_kick(struct vublk_session *session, struct vublk_err
 int vublk_session_set_vring_call(struct vublk_session *session, struct vublk_error *error);
 int vublk_session_set_vring_err(struct vublk_session *session, struct vublk_error *error);
 
-/* These stop the queue that the message is about, if it runs: always, ... */
+/*
+ * The next three functions stop the queue that the message is about, if the queue runs: always, ...
+ */
 void vublk_session_stop_concerned(struct vublk_session *session);
-/* ... only if the message enables or disables it, ... */
+/* ... only if the message enables or disables the queue, ... */
 void vublk_session_stop_if_enable_changes(struct vublk_session *session);
 /* ... or with or without a drain, as the message says. */
 void vublk_session_stop_for_base(struct vublk_session *session);

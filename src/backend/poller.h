@@ -5,16 +5,16 @@
 /*
  * Adaptive polling: how long a worker looks for work before it sleeps.
  *
- * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take.
- * Short sleeps suggest that, so they open the polling window and widen it. But polling helps
- * only if work arrives within the window. None does if the driver shares this core, because it
- * cannot run meanwhile, or if it waits for longer than the window. So several windows in a row
- * without work turn polling off, for so many sleeps that trying again costs almost nothing.
- * Long sleeps close the window as well, so an idle disk costs one window.
+ * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take. Short
+ * sleeps suggest that, so they open the polling window and widen it. But polling helps only if work
+ * arrives within the window. No work arrives if the driver shares this core, because the driver
+ * cannot run while the worker polls, or if the driver waits for longer than the window. So several
+ * windows in a row without work turn polling off, for so many sleeps that trying again costs almost
+ * nothing. Long sleeps close the window as well, so an idle disk costs one window.
  *
- * A worker has one poller for the next request of a driver and one for the answer of a disk,
- * because the two are independent: a request comes soon or not at all, and a disk takes as
- * long as it does. The window for a disk is no longer than a sleep and a wake-up take, because
+ * A worker has one poller for the next request of a driver and another for the answer of a disk,
+ * because the two waits are independent: a request comes soon or not at all, but a disk always
+ * takes about as long. The window for a disk is no longer than a sleep and a wake-up take, because
  * each request pays for it.
  */
 #include <stdbool.h>
@@ -35,7 +35,7 @@ struct vublk_poller {
 	uint64_t began_ns;  /* while it polls: since when */
 	bool is_looking;    /* it polls, and no work has come yet */
 	unsigned misses;    /* windows without work, in a row */
-	unsigned sleeps_left; /* before the window is opened again */
+	unsigned sleeps_left; /* sleeps before the window is opened again */
 	unsigned next_sleeps; /* 0: VUBLK_POLLER_FIRST_SLEEPS */
 };
 

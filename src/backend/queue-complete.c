@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The completions of a virtqueue, on the queue's worker: puts them into the used ring, records
- * them in the in-flight area, and calls the driver. Chains are taken in queue-take.c.
+ * This file handles the completions of a virtqueue, on the queue's worker: it puts them into the
+ * used ring, records them in the in-flight area, and calls the driver. Chains are taken in
+ * queue-take.c.
  *
  * Key idea: completions are pushed one by one and published as a batch, with one store of the
  * used index and at most one call. The kernel is entered only to call a driver that wants it.
@@ -13,7 +14,7 @@
 
 void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes)
 {
-	/* A driver that reuses entries too early must not make the batch longer than it can be. */
+	/* A driver that reuses entries too early must not make the batch longer than the ring. */
 	if (queue->pushed >= queue->ring.size)
 		vublk_queue_publish(queue);
 	vublk_inflight_queue_push(&queue->inflight, request->chain.head);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Takes chains from a virtqueue and makes requests of them, on the queue's worker. Completions
- * are in queue-complete.c.
+ * This file takes chains from a virtqueue and turns them into requests, on the queue's worker.
+ * queue-complete.c handles the completions.
  *
  * Key idea: nothing here allocates or locks. Each entry of the ring has a request of its own,
  * and a chain is taken when a request is free.
@@ -30,7 +30,7 @@ static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *
 {
 	queue->phase = VUBLK_QUEUE_BROKEN;
 	if (vublk_fault_happened(queue->fault))
-		return; /* the session logs what was removed */
+		return; /* the session logs which memory was removed */
 	vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_ERROR,
 			  "queue %u is stopped because its driver broke the ring: %s",
 			  queue->index, error->text);
@@ -87,7 +87,10 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 	return n;
 }
 
-/* After one look a kick may still be on its way; if the next look finds requests, none was sent. */
+/*
+ * After one look a kick may still be on its way; if the next look finds requests as well, the
+ * driver has sent no kick.
+ */
 #define CERTAIN_LOOKS 2
 
 bool vublk_queue_is_unkicked(struct vublk_queue *queue)
@@ -130,7 +133,7 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 /* Long enough for a driver that kicks before it adds its first request. */
 #define QUIET_NS UINT64_C(2000000000)
 
-/* A kick without a request is legal, so this warns only if the memory is blank, too. */
+/* A kick without a request is legal, so this function warns only if the memory is blank as well. */
 static void on_quiet(void *opaque)
 {
 	struct vublk_queue *queue = opaque;
@@ -146,7 +149,10 @@ static void on_quiet(void *opaque)
 			  queue->index, VUBLK_VU_PRIVATE_MEMORY, VUBLK_VU_SHARE_IT);
 }
 
-/* A driver that writes to another copy of the memory waits forever, so the log must tell why. */
+/*
+ * A driver that writes to another copy of the memory waits forever, so the log must tell the
+ * reason.
+ */
 void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop)
 {
 	if (queue->was_kicked)

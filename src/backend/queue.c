@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A virtqueue as the control thread sees it: the settings that the front-end sent, and the
- * hand-over of the queue to its worker and back ("Ring states" of the vhost-user
+ * This file is the control thread's part of a virtqueue: the settings that the front-end sent, and
+ * the hand-over of the queue to its worker and back ("Ring states" of the vhost-user
  * specification). The worker's part is in queue-take.c and queue-complete.c.
  *
- * Key idea: a queue runs as soon as it is described and enabled, without waiting for the
- * first kick, because that kick may have gone to the back-end before this one. A queue that
- * is not enabled does not run, because every request to a disk has side effects.
+ * Key idea: a queue runs as soon as it is described and enabled, without waiting for the first
+ * kick, because that kick may have gone to the previous back-end. A queue that is not enabled does
+ * not run, because every request to a disk has side effects.
  */
 #include "backend/queue.h"
 
@@ -28,7 +28,7 @@ enum queue_event {
 	EVENT_START,
 	EVENT_STOP,
 	EVENT_ANSWERED, /* the worker has started or stopped it */
-	EVENT_REFUSED,  /* the worker could not */
+	EVENT_REFUSED,  /* the worker could not start it */
 };
 
 static const char *const state_names[] = {
@@ -169,7 +169,7 @@ bool vublk_queue_wants_to_run(const struct vublk_queue *queue)
 	return setup->enabled && setup->has_kick && setup->has_addr && setup->size;
 }
 
-/* One slot per ring entry, so that each available chain has one. */
+/* Makes one request per ring entry, so that there is one for each available chain. */
 static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 {
 	unsigned size = queue->setup.size;
@@ -199,8 +199,9 @@ static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 
 /*
  * The front-end turns logging on in two places: LOG_ALL is for the data of requests, and a flag
- * with the ring's address is for the used ring. It may set either before it shares a log (QEMU
- * does if a VM starts during a migration), or share none; without a log no page is marked.
+ * with the ring's address is for the used ring. The front-end may set either of them before it
+ * shares a log (as QEMU does if a VM starts during a migration), or share no log at all; without a
+ * log no page is marked.
  */
 static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
 		    const struct vublk_queue_resources *resources, struct vublk_error *error)
@@ -275,9 +276,9 @@ static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_m
 }
 
 /*
- * Corrects the base if more chains are completed than the front-end's base counts as taken,
- * because the front-end read the used index before the previous back-end had finished (QEMU
- * does after it loses a connection). Completed chains must not be executed again.
+ * Corrects the base if more chains are completed than the front-end's base counts as taken, because
+ * the front-end read the used index before the previous back-end had finished (as QEMU does after
+ * it loses a connection). Completed chains must not be executed again.
  */
 static uint16_t check_base(const struct vublk_queue *queue,
 			   const struct vublk_queue_resources *resources, uint16_t base,

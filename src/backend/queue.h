@@ -3,9 +3,9 @@
 #define VUBLK_BACKEND_QUEUE_H
 
 /*
- * A virtqueue of the disk. The control thread sets it up and a worker runs it; the two never
- * touch the same fields at the same time. The control thread owns all fields while the queue
- * is stopped, and only `setup` and `state` otherwise.
+ * A virtqueue of the disk. The control thread sets the queue up and a worker runs it; the two
+ * threads never touch the same fields at the same time. The control thread owns all fields while
+ * the queue is stopped, and otherwise only `setup` and `state`.
  */
 #include "backend/config.h"
 #include "backend/engine/engine.h"
@@ -20,7 +20,7 @@
 
 struct vublk_worker;
 
-/* Segments of the longest chain, and some more for segments that cross memory regions. */
+/* The number of segments of the longest chain, plus some for segments that cross memory regions. */
 #define VUBLK_REQUEST_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
 
 /* A virtio-blk request, from the ring to the engine and back. request.c */
@@ -41,7 +41,7 @@ struct vublk_request {
 	struct virtio_blk_discard_write_zeroes ranges[VUBLK_BACKEND_MAX_RANGES];
 };
 
-/* The session's objects that a queue uses while it runs; they do not change meanwhile. */
+/* The session's objects that a queue uses; they do not change while it runs. */
 struct vublk_queue_resources {
 	const struct vublk_memory_map *map;
 	const struct vublk_inflight_area *inflight;
@@ -69,7 +69,7 @@ enum vublk_queue_state {
 	VUBLK_QUEUE_STOPPED,
 	VUBLK_QUEUE_STARTING, /* a worker has the order and has not answered */
 	VUBLK_QUEUE_RUNNING,
-	VUBLK_QUEUE_STOPPING, /* a worker has that order and has not answered */
+	VUBLK_QUEUE_STOPPING, /* a worker has the order to stop and has not answered */
 };
 
 /* The worker's view, while it has the queue. */
@@ -98,10 +98,10 @@ struct vublk_queue {
 	int result; /* of the start, with the answer */
 	struct vublk_error error;
 
-	/* the worker's, unless stopped; shares no cache line with other threads' fields */
+	/* the worker's, unless the queue is stopped; on no cache line with other threads' fields */
 	struct vublk_queue *next __attribute__((aligned(VUBLK_CACHE_LINE))); /* of its list */
 	enum vublk_queue_phase phase;
-	bool suspends; /* while draining, leaves what is not in the engine to the next start */
+	bool suspends; /* while it drains, leaves requests not in the engine for later */
 	struct vublk_device_ring ring;
 	const struct vublk_memory_map *map;
 	const struct vublk_fault *fault;
@@ -120,8 +120,8 @@ struct vublk_queue {
 	const struct vublk_dirty_log *dirty_log; /* NULL: what requests write is not logged */
 	unsigned num_requests;
 	struct vublk_request *free_requests;
-	unsigned outstanding; /* taken, not pushed yet */
-	unsigned pushed;      /* not published yet */
+	unsigned outstanding; /* requests that are taken and not pushed yet */
+	unsigned pushed;      /* completions that are pushed and not published yet */
 	unsigned unkicked;    /* successive looks that found requests without a kick */
 	struct vublk_log_limit *limit; /* the worker's, which outlives the queue */
 };
@@ -142,18 +142,20 @@ bool vublk_queue_wants_to_run(const struct vublk_queue *queue);
  */
 int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 		      const struct vublk_queue_resources *resources, struct vublk_error *error);
-/* Reclaims the queue when its requests are complete; then `answered` is called. */
+/*
+ * Takes the queue back from its worker when its requests are complete, and then calls `answered`.
+ */
 void vublk_queue_stop(struct vublk_queue *queue);
 /*
- * The same, but a request with ranges that the engine does not have yet may stay in the
- * in-flight area; the back-end that starts the ring next takes it again.
+ * Like vublk_queue_stop(), but a request with ranges that the engine does not have yet may stay in
+ * the in-flight area; the back-end that starts the ring next takes this request again.
  */
 void vublk_queue_suspend(struct vublk_queue *queue);
 
 /*
- * Frees the worker if a call of this running queue blocks it because the front-end keeps the
- * descriptor full; the queue makes no more calls. Returns whether it was blocked; the caller
- * may have to repeat this until the worker answers.
+ * If the worker is blocked in a call of this running queue, because the front-end keeps the call
+ * descriptor full, frees the worker; the queue makes no more calls. Returns whether the worker was
+ * blocked. The caller may have to repeat this until the worker answers.
  */
 bool vublk_queue_unblock(struct vublk_queue *queue);
 
@@ -172,7 +174,8 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 			  unsigned max);
 /*
  * Called while the worker sleeps with kicks enabled. Returns whether the driver has made requests
- * available without a kick, and logs it when certain: nothing else would wake the worker.
+ * available without a kick, and logs the missing kick when it is certain. Without this function
+ * nothing would wake the worker.
  */
 bool vublk_queue_is_unkicked(struct vublk_queue *queue);
 
@@ -185,12 +188,12 @@ static inline void vublk_queue_free_request(struct vublk_queue *queue,
 	queue->free_requests = request;
 }
 
-/* Publishes what was pushed, and calls the driver if it wants a call. */
+/* Publishes the pushed completions, and calls the driver if it wants a call. */
 void vublk_queue_publish(struct vublk_queue *queue);
 
-/* Puts a completion into the ring, not published yet, and frees the request. */
+/* Puts a completion into the ring without publishing it, and frees the request. */
 void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes);
-/* Frees the request without a completion; the in-flight area keeps it. */
+/* Frees the request without a completion; the request stays recorded in the in-flight area. */
 void vublk_queue_leave(struct vublk_queue *queue, struct vublk_request *request);
 
 /* The worker's; request.c. */

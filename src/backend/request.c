@@ -35,7 +35,10 @@ static void note_written(struct vublk_request *request)
 	request->num_dirty = chain->num_in;
 }
 
-/* Marks those buffers, written to in part or whole, and the status byte. */
+/*
+ * Marks the remembered buffers, whether they were written to in part or completely, and the status
+ * byte.
+ */
 static void mark_written(const struct vublk_request *request)
 {
 	const struct vublk_queue *queue = request->queue;
@@ -112,7 +115,10 @@ static bool is_within(const struct vublk_disk *disk, uint64_t sector, uint64_t b
 	       vublk_range_within(sector, bytes >> VUBLK_SECTOR_SHIFT, disk->capacity_sectors);
 }
 
-/* A request that was read from a lost page is not a request of the driver. */
+/*
+ * A request that was read from a lost page is not necessarily the request that the driver made, so
+ * it fails.
+ */
 static void submit(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
 	if (VUBLK_UNLIKELY(vublk_fault_happened(request->queue->fault))) {

@@ -99,9 +99,9 @@ int vublk_session_set_vring_enable(struct vublk_session *session, struct vublk_e
 
 /*
  * A stop that skips the drain leaves requests in the in-flight area, if they can be suspended.
- * Requests that an engine already has cannot be: the kernel would still write to the driver's
- * memory, or an old write would reach the disk after a newer one of the next back-end. The stop
- * waits for those.
+ * Requests that an engine already has cannot be suspended, because the kernel would still write to
+ * the driver's memory, or an old write would reach the disk after a newer write of the next
+ * back-end. The stop waits for such requests.
  */
 void vublk_session_stop_for_base(struct vublk_session *session)
 {

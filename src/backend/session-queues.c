@@ -3,8 +3,8 @@
  * The queues of a session: stopping and starting them, and the warnings that a start causes.
  *
  * Key idea: a queue belongs to its worker while it runs. A stop or a start is a message to the
- * worker, session->waiting counts those that are not answered, and the session continues when
- * there is none.
+ * worker, session->waiting counts the messages that are not answered yet, and the session continues
+ * when this count is zero.
  */
 #include "backend/session.h"
 
@@ -17,7 +17,7 @@
 #include <string.h>
 
 /*
- * A front-end may be blocking a worker that does not answer for this long. After a worker was
+ * If a worker does not answer for this long, a front-end may be blocking it. After a worker was
  * blocked, it is checked again sooner, and a few times in a row.
  */
 #define WORKER_TIMEOUT_NS UINT64_C(100000000)
@@ -59,8 +59,8 @@ bool vublk_session_is_suspended(const struct vublk_session *session)
 /* --- stopping -------------------------------------------------------------- */
 
 /*
- * Whether a worker was blocked by a call descriptor that is full. An honest front-end never
- * fills one, so its session ends.
+ * Returns whether a worker was blocked by a call descriptor that is full. An honest front-end never
+ * fills a call descriptor, so the session of one that does ends.
  */
 static bool unblock_workers(struct vublk_session *session)
 {
@@ -186,9 +186,9 @@ static void start_failed(struct vublk_session *session, struct vublk_queue *queu
 }
 
 /*
- * A VMM whose memory map changes sends one message per region that it removes or adds. In
- * between, a ring may be in no region, so its queue waits for the region that contains it. Only a
- * message about the queue itself is refused then.
+ * A VMM whose memory map changes sends one message per region that it removes or adds. Between two
+ * messages a ring may be in no region, so its queue waits for the region that contains the ring. In
+ * this state only a message about the queue itself is refused.
  */
 static bool waits_for_memory(const struct vublk_session *session, struct vublk_queue *queue,
 			     int result, const struct vublk_error *error)
@@ -222,8 +222,8 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 }
 
 /*
- * Between two memory maps a VMM may share no memory. But when it has just set up a queue, it
- * has sent its memory map already.
+ * Between two memory maps a VMM may share no memory. But a VMM that has just set up a queue has
+ * already sent its memory map.
  */
 static bool has_no_memory(struct vublk_session *session, const struct vublk_queue *queue)
 {

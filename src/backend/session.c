@@ -55,7 +55,10 @@ static void on_end(void *opaque)
 	session->owner->ended(session->owner->opaque);
 }
 
-/* The owner frees the session, so it is told when no function of the session is on the stack. */
+/*
+ * The owner frees the session, so it is told of the end only when no function of the session is on
+ * the stack.
+ */
 static int run_end(struct vublk_session *session, struct vublk_error *error)
 {
 	vublk_session_notice_fault(session);
@@ -148,7 +151,7 @@ static bool step(void *opaque)
 	case VUBLK_SESSION_STARTING_QUEUES:
 		finish_operation(session);
 		return true;
-	default: /* ENDED: the owner frees it */
+	default: /* ENDED: the owner frees the session */
 		return false;
 	}
 }

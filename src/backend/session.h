@@ -5,11 +5,11 @@
 /*
  * The session of one connected front-end. All of it belongs to the control thread.
  *
- * Key idea: a session does one operation at a time: a message, a check of the disk's size, or
- * its own end. Each takes the same steps: stop the queues that it concerns, which waits for
- * their requests; run the operation, while no worker uses what it changes; start the queues
- * that are to run; answer. Meanwhile the control thread serves its loop, and further messages
- * wait in the socket.
+ * Key idea: a session does one operation at a time: a message, a check of the disk's size, or its
+ * own end. Each operation takes the same steps: stop the queues that it concerns and wait for their
+ * requests; run the operation, while no worker uses the data that it changes; start the queues that
+ * are to run; answer. Meanwhile the control thread serves its loop, and further messages wait in
+ * the socket.
  */
 #include "backend/dirty-log.h"
 #include "backend/memory.h"
@@ -67,7 +67,7 @@ struct vublk_session {
 	bool resumes;           /* it continues an earlier session's rings or in-flight area */
 	bool knows_write_cache; /* the front-end has read config.wce in this session, or set it */
 
-	struct vublk_fault fault; /* of the three that follow */
+	struct vublk_fault fault; /* of the three members that follow */
 	struct vublk_loop_source fault_source;
 	struct vublk_backend_memory memory;
 	struct vublk_inflight_area inflight;
@@ -85,7 +85,7 @@ struct vublk_session {
 	struct vublk_queue *concerned; /* the queue that the message is about, or NULL */
 	int result;
 	struct vublk_error error;
-	bool wants_rescan; /* to be done next */
+	bool wants_rescan; /* a rescan is to be done next */
 	bool wants_end;
 	bool warned_of_seg_max;
 	struct vublk_loop_task end_task;
@@ -94,10 +94,10 @@ struct vublk_session {
 /* Serves the front-end on the socket `fd`, which is taken even if this fails. */
 int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 		      struct vublk_session **session, struct vublk_error *error);
-/* After owner->ended(). NULL is a no-op. */
+/* To be called after owner->ended(). NULL is a no-op. */
 void vublk_session_free(struct vublk_session *session);
 
-/* Ends it as soon as its queues have drained; owner->ended() is called. */
+/* Ends the session as soon as its queues have drained, and then calls owner->ended(). */
 void vublk_session_end(struct vublk_session *session);
 
 /* Checks the engine's size again, and tells the front-end if it has changed. */
@@ -114,14 +114,15 @@ bool vublk_session_runs(const struct vublk_queue *queue);
 bool vublk_session_is_suspended(const struct vublk_session *session);
 /* Stops the queue, if it runs, before the operation's run() is called. */
 void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue *queue);
-/* The same by vublk_queue_suspend(). */
+/* Like vublk_session_stop_queue(), but by vublk_queue_suspend(). */
 void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_queue *queue);
 void vublk_session_stop_all(struct vublk_session *session);
 /* Starts the queues that are to run and do not. */
 void vublk_session_start_queues(struct vublk_session *session);
 /*
- * Whether the driver may take the disk for write-through although config.wce says otherwise:
- * it may have set wce when another process served it, and the front-end does not repeat that.
+ * Whether the driver may take the disk for write-through although config.wce says otherwise: the
+ * driver may have set wce when another process served it, and the front-end does not repeat that
+ * setting.
  */
 bool vublk_session_doubts_write_cache(const struct vublk_session *session);
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The thread of a worker: in each round over its queues it takes, submits, completes and
- * publishes in batches, and it sleeps after a round without work.
+ * This file is the thread of a worker. In each round over its queues the thread takes, submits,
+ * completes and publishes requests in batches; after a round without work it sleeps.
  *
- * Key idea: while there is work, kicks are disabled and the rings are polled; the event loop,
- * which has the kicks, the engine's descriptor and the posted tasks, runs only every few
- * rounds. Before it sleeps, the worker enables kicks and looks at the rings once more. How
- * long it polls before that is adaptive (poller.h).
+ * Key idea: while there is work, kicks are disabled and the rings are polled; the event loop, which
+ * has the kicks, the engine's descriptor and the posted tasks, runs only every few rounds. Before
+ * it sleeps, the worker enables kicks and looks at the rings once more. The time for which the
+ * worker polls before it sleeps is adaptive (poller.h).
  *
  * The loop also watches the front-end's socket. If the front-end disconnected while this process
  * was suspended (SIGSTOP), the worker must not take chains that are meant for the next back-end.
@@ -34,9 +34,9 @@
  */
 #define TAKE_BATCH 64
 /*
- * The same with an engine that serves requests in submit(). With small batches the driver can
- * handle completions and make new requests while the next batch is served, unless it has to
- * share our core.
+ * The batch of an engine that serves requests in submit(). With small batches the driver can handle
+ * completions and make new requests while the next batch is served, unless the driver has to share
+ * our core.
  */
 #define TAKE_BATCH_IN_SUBMIT 16
 
@@ -45,7 +45,7 @@
 
 /* After a start, a sleeping worker looks for a driver that sends no kicks. */
 #define UNKICKED_NS UINT64_C(1000000000)
-#define UNKICKED_LOOKS 10 /* without a result; then it sleeps without looking */
+#define UNKICKED_LOOKS 10 /* without a result; afterwards it sleeps without looking */
 
 /* On cache lines of its own, because several run at the same time. */
 struct vublk_worker {
@@ -69,7 +69,7 @@ struct vublk_worker {
 	bool quit;
 	unsigned polled_queues; /* queues without a kick descriptor */
 	unsigned rounds;
-	struct vublk_poller for_driver, for_disk; /* by what it waits for */
+	struct vublk_poller for_driver, for_disk; /* named after what it waits for */
 	struct vublk_poller *looking;             /* the one in use; NULL: it does not poll */
 	struct vublk_log_limit limit;
 
@@ -119,7 +119,7 @@ static void look_for_unkicked_later(struct vublk_worker *worker)
 				     vublk_now_ns() + UNKICKED_NS);
 }
 
-/* The worker takes what this finds when the loop returns. */
+/* The worker takes the requests that this function finds when the loop returns. */
 static void on_unkicked_timer(void *opaque)
 {
 	struct vublk_worker *worker = opaque;
@@ -261,7 +261,10 @@ static bool work(struct vublk_worker *worker)
 
 /* --- sleep ----------------------------------------------------------------- */
 
-/* The poller for what is expected next: an answer of the engine, or a request of a driver. */
+/*
+ * Returns the poller for the next expected event: an answer of the engine, or a request of a
+ * driver.
+ */
 static struct vublk_poller *poller_of(struct vublk_worker *worker)
 {
 	for (const struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
@@ -270,7 +273,7 @@ static struct vublk_poller *poller_of(struct vublk_worker *worker)
 	return &worker->for_driver;
 }
 
-/* Whether to stay awake although there was no work. */
+/* Returns whether to stay awake although there was no work. */
 static bool keeps_looking(struct vublk_worker *worker)
 {
 	struct vublk_poller *poller;

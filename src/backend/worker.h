@@ -11,7 +11,7 @@
 #include "util/loop.h"
 
 enum vublk_poll_mode {
-	VUBLK_POLL_ADAPTIVE, /* for a while, if that has found work lately */
+	VUBLK_POLL_ADAPTIVE, /* for a while, if polling has found work lately */
 	VUBLK_POLL_OFF,      /* never: sleep when there is no work */
 	VUBLK_POLL_BUSY,     /* always, while a queue runs */
 };
@@ -19,13 +19,13 @@ enum vublk_poll_mode {
 /* A worker of `engine`; its thread runs when this returns. */
 int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
 		     struct vublk_worker **worker, struct vublk_error *error);
-/* Ends the thread and waits for it; the worker has no queues. NULL is a no-op. */
+/* Ends the thread and waits for its end; the worker must have no queues. NULL is a no-op. */
 void vublk_worker_free(struct vublk_worker *worker);
 
 /* Where tasks are posted. */
 struct vublk_loop *vublk_worker_loop(struct vublk_worker *worker);
 
-/* For lines that the drivers of its queues cause; the worker's thread only. */
+/* The limit of log lines that the drivers of its queues cause; for the worker's thread only. */
 struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker);
 
 /* The worker's thread. */

@@ -21,7 +21,7 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 #define LISTEN_AGAIN_MS 100
-#define STOP_WARNING_MS 1000 /* then the log says what the stop waits for */
+#define STOP_WARNING_MS 1000 /* after this time the log says what the stop waits for */
 
 /* --- the state ------------------------------------------------------------- */
 
@@ -240,9 +240,9 @@ static void on_retry_timer(void *opaque)
 }
 
 /*
- * Whether a later try may succeed. A bad property and a path that cannot become a socket
- * stay bad. A device that listens waits for its back-end by itself, so its only failure is
- * that it cannot listen.
+ * Whether a later try may succeed. An error because of a bad property, or of a path that cannot
+ * become a socket, is permanent. A device that listens waits for its back-end by itself, so the
+ * only way in which it can fail is that it cannot listen.
  */
 static bool is_temporary(const struct vublk_bus *bus, const struct vublk_error *error)
 {

@@ -16,7 +16,7 @@
 
 #include <sys/types.h>
 
-/* docs/architecture.md describes them; the table is in bus.c. */
+/* docs/architecture.md describes the states; the table of transitions is in bus.c. */
 enum vublk_bus_state {
 	VUBLK_BUS_REALIZING, /* waits for its first back-end; has no socket yet */
 	VUBLK_BUS_LISTENING,
@@ -52,16 +52,16 @@ struct vublk_bus_type {
 	/* Defaults of properties that differ on this bus, up to a NULL name. May be NULL. */
 	const struct vublk_option *defaults;
 	/*
-	 * These manage bus->own, the state that outlives a client: open() runs before options
-	 * are set, ready() when the device is realized, free() after it has been unrealized.
-	 * Each may be NULL.
+	 * These functions manage bus->own, the state that outlives a client: open() runs before
+	 * options are set, ready() when the device is realized, free() after it has been
+	 * unrealized. Each may be NULL.
 	 */
 	int (*open)(struct vublk_bus *bus, struct vublk_error *error);
 	int (*ready)(struct vublk_bus *bus, struct vublk_error *error);
 	void (*free)(struct vublk_bus *bus);
 	/*
-	 * The device calls them with the bus as `bus`. The functions for realized,
-	 * lost, reconnected and gave_up are vublk_bus_on_...() below, or call them.
+	 * The device calls these functions with the bus as `bus`. The functions for realized, lost,
+	 * reconnected and gave_up are the vublk_bus_on_...() below, or call these.
 	 */
 	const struct vublk_device_bus_ops *device_ops;
 	/* Serves a client on `fd`, owns `fd` even on failure, and sets bus->client. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening a bus: the table of its types, the options, and their defaults. Running a bus is in
- * bus.c.
+ * This file opens a bus: it has the table of the types, the options, and their defaults. bus.c runs
+ * a bus.
  *
  * Key idea: this file knows the types and bus.c does not, so that the types may call bus.c.
  * Three lists set the options, later ones overriding earlier ones: the defaults of every
@@ -135,7 +135,7 @@ static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 
 	vublk_device_get_property(bus->device, "chardev", chardev, sizeof(chardev), NULL);
 	if (!chardev[0])
-		return 0; /* vublk_device_realize() explains it */
+		return 0; /* vublk_device_realize() explains the error */
 	if (vublk_socket_is_same(chardev, bus->path))
 		return vublk_error_set(error, EINVAL, "the bus and chardev are the same socket, "
 				       "'%s'; give each its own path", bus->path);

@@ -3,7 +3,7 @@
 #define VUBLK_CLI_CLI_H
 
 /*
- * Helpers that all sub-commands share: failing, reading the values of options, printing
+ * Helpers that all sub-commands share: they print failures, read the values of options, and print
  * numbers.
  *
  * The tool is an application of the library: it includes <vublk/...> only, so that an
@@ -49,13 +49,14 @@ int vublk_cmd_demo(int argc, char **argv);
 int vublk_cli_fail(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
-/* The same for a wrong command line; returns VUBLK_EXIT_MISUSED. */
+/* Like vublk_cli_fail(), but for a wrong command line; returns VUBLK_EXIT_MISUSED. */
 int vublk_cli_misuse(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
 /*
- * The same for an object that could not be opened. The code EINVAL means that an option
- * of the command line is wrong in itself: VUBLK_EXIT_MISUSED. Otherwise VUBLK_EXIT_FAILED.
+ * Like vublk_cli_fail(), but for an object that could not be opened. The code EINVAL means that an
+ * option of the command line is wrong in itself: in that case the function returns
+ * VUBLK_EXIT_MISUSED, otherwise VUBLK_EXIT_FAILED.
  */
 int vublk_cli_fail_open(const char *command, const struct vublk_error *error);
 
@@ -64,9 +65,9 @@ void vublk_cli_warn(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
 /*
- * Prints "vublk COMMAND: sentence" to standard error, but at most VUBLK_CLI_LIMIT_LINES
- * in VUBLK_CLI_LIMIT_MS; the next line says how many were left out. One limit per kind of
- * line; a zeroed one has seen no line. Used by one thread at a time.
+ * Prints "vublk COMMAND: sentence" to standard error, but at most VUBLK_CLI_LIMIT_LINES in
+ * VUBLK_CLI_LIMIT_MS; the next line says how many were left out. Each kind of line has its own
+ * limit. A zeroed limit has seen no line. Only one thread at a time may use a limit.
  */
 #define VUBLK_CLI_LIMIT_LINES 5
 #define VUBLK_CLI_LIMIT_MS 10000
@@ -85,13 +86,16 @@ void vublk_cli_say_limited(const char *command, struct vublk_cli_limit *limit,
 int vublk_cli_error(struct vublk_error *error, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* The same for a failed system call: ": <description of errno value `code`>" is appended. */
+/*
+ * Like vublk_cli_error(), but for a failed system call: ": <description of errno value `code`>" is
+ * appended.
+ */
 int vublk_cli_error_errno(struct vublk_error *error, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * The log callback of the commands: one line on standard error, with the command's name
- * in front, which is the opaque pointer of struct vublk_log.
+ * The log callback of the commands: it prints one line on standard error, with the command's name
+ * in front. The opaque pointer of struct vublk_log is this name.
  */
 void vublk_cli_log(void *command, enum vublk_log_level level, const char *text);
 
@@ -117,7 +121,10 @@ uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const cha
 			 uint64_t min, uint64_t max);
 /* Seconds, or a number with the suffix ms, s, m or h; decimals are permitted. In milliseconds. */
 uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, const char *text);
-/* The same for a time limit: more than 0, and at most what poll() takes. */
+/*
+ * Like vublk_cli_milliseconds(), but for a time limit, which is more than 0 and at most what poll()
+ * takes.
+ */
 unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const char *text);
 
 /* Stores the only argument of a command. A second one ends the process. */
@@ -127,7 +134,7 @@ void vublk_cli_refuse_argument(struct argp_state *state, const char *text);
 /* Ends the process because SOCKET, an argument of the command, was not given. */
 void vublk_cli_refuse_no_socket(struct argp_state *state);
 
-/* The values without argp: 0, or -EINVAL and the sentence. */
+/* These functions parse the values without argp. They return 0, or -EINVAL and the sentence. */
 int vublk_cli_parse_number(const char *option, const char *text, uint64_t min, uint64_t max,
 			   uint64_t *value, struct vublk_error *error);
 int vublk_cli_parse_bytes(const char *option, const char *text, uint64_t min, uint64_t max,

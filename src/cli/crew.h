@@ -9,8 +9,8 @@
 #include <stddef.h>
 
 /*
- * Threads that run the same function, and one thread that waits for them: the jobs of a
- * bench, the workers of a copy.
+ * A crew is a set of threads that run the same function, and one thread that waits for them. The
+ * jobs of a bench and the workers of a copy are crews.
  */
 struct vublk_crew {
 	pthread_mutex_t lock;

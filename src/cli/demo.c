@@ -4,8 +4,8 @@
  * of its own, the device in this one; data is written and verified through several queues,
  * the disk is resized, and its speed is measured.
  *
- * Key idea: the demo leaves nothing behind. Everything to be removed is in `scratch`, which
- * is cleaned up on every way out, signals included; and the back-end dies with this process
+ * Key idea: the demo leaves nothing behind. Everything to be removed is in `scratch`, which is
+ * cleaned up on every way out, including signals, and the back-end dies with this process
  * (PR_SET_PDEATHSIG).
  */
 #include "cli/bench/bench.h"
@@ -47,7 +47,7 @@ static struct {
 	sigset_t child_signal; /* SIGCHLD; blocked, and waited for */
 } scratch;
 
-/* Called by a signal handler, too: async-signal-safe functions only. */
+/* A signal handler also calls this function, so it calls only async-signal-safe functions. */
 static void clean_up(void)
 {
 	if (scratch.backend)

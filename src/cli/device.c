@@ -4,8 +4,8 @@
  * nothing on standard output, and logs to standard error. SIGTERM and SIGINT end it, SIGHUP
  * makes it read the disk's configuration again.
  *
- * Key idea: --chardev has the syntax of QEMU's -chardev, but all that it says, and every
- * other option, is a property of the device or of the bus.
+ * Key idea: --chardev has the syntax of QEMU's -chardev, but each of its values, like every other
+ * option, is a property of the device or of the bus.
  */
 #include "cli/cli.h"
 #include "cli/disk.h"
@@ -74,7 +74,7 @@ static const struct vublk_cli_alias aliases[] = {
 	{ NULL },
 };
 
-/* Cuts one NAME=VALUE of --chardev; `path` is the only name that is not a property's. */
+/* Cuts one NAME=VALUE of --chardev; `path` is the only NAME that is not the name of a property. */
 static void add_chardev_pair(struct argp_state *state, struct vublk_cli_options *properties,
 			     char *pair)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Outages of a command's disk, and whether the next back-end serves the same disk. This
- * file reports; it neither reconnects (the library does) nor ends the command.
+ * This file reports outages of a command's disk, and whether the next back-end serves the same
+ * disk. It neither reconnects (the library does) nor ends the command.
  *
  * Key idea: a disk is recognized by its capacity, which the library knows, and by its
  * serial, which costs a request. The first answer is the reference for all later ones.
@@ -55,7 +55,7 @@ bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch)
 
 /* --- capacity ------------------------------------------------------------------- */
 
-/* A back-end reports a resize while it runs; that is the same disk. */
+/* A back-end reports a resize while it runs; the disk with the new size is the same disk. */
 static void take_resize(struct vublk_disk_watch *watch)
 {
 	struct vublk_blk *blk = __atomic_load_n(&watch->blk, __ATOMIC_ACQUIRE);
@@ -152,7 +152,10 @@ bool vublk_disk_watch_take(struct vublk_disk_watch *watch,
 	if (!watch || completion->user_data != watch)
 		return false;
 	watch->asking = false;
-	/* An answer that came across an outage is of one back-end or the other: ask again. */
+	/*
+	 * An answer that came across an outage may be from either back-end, so the serial is
+	 * requested again.
+	 */
 	if (watch->asked_at != __atomic_load_n(&watch->reconnections, __ATOMIC_RELAXED))
 		return true;
 	watch->has_answer = true;

@@ -44,7 +44,7 @@ struct vublk_disk_watch {
 };
 
 /*
- * Opens a disk with a watch: the three functions that follow, and vublk_disk_open(). The watch
+ * Opens a disk with a watch, by vublk_disk_open() and the three functions that follow. The watch
  * must exist until the disk is closed, because a late answer is written into it.
  */
 int vublk_disk_open_watched(const char *command, const char *path,
@@ -71,7 +71,7 @@ bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch);
  */
 void vublk_disk_watch_poll(struct vublk_disk_watch *watch, struct vublk_blk_queue *queue);
 
-/* True: the completion belongs to that request and has been processed. */
+/* Returns true if the completion belongs to the request for the serial and has been processed. */
 bool vublk_disk_watch_take(struct vublk_disk_watch *watch,
 			   const struct vublk_blk_completion *completion);
 

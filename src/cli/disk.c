@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening a disk from the command line; see disk.h. What happens to the disk afterwards is
- * watched by disk-watch.c.
+ * This file opens a disk from the command line; see disk.h. Afterwards disk-watch.c watches the
+ * disk.
  *
  * Key idea: the options of a disk are properties of the device with shorter names, so they
  * are checked here only as far as their own syntax goes.
@@ -160,9 +160,9 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 }
 
 /*
- * Another protocol at the socket ends in one of these, depending on the program there. A
- * program that did not answer at all is not probed: it may be a relay that serves another
- * client, and would read the probe later, as a broken vhost-user message.
+ * If the program at the socket speaks another protocol, opening fails with one of these errors,
+ * depending on the program. A program that did not answer at all is not probed: it may be a relay
+ * that serves another client, and would read the probe later, as a broken vhost-user message.
  */
 static void explain_failure(const char *command, const char *path, struct vublk_error *error)
 {

@@ -3,7 +3,7 @@
 #define VUBLK_CLI_DISK_H
 
 /*
- * Opening a disk as the options of a command say. A command takes vublk_disk_argp as a
+ * Functions that open a disk as the options of a command say. A command takes vublk_disk_argp as a
  * child parser, whose input is a zeroed struct vublk_disk_options.
  */
 
@@ -42,7 +42,7 @@ int vublk_disk_open(const char *command, const char *path,
 /* Whether the disk outlives its back-end, as the options say. */
 bool vublk_disk_reconnects(const struct vublk_disk_options *options);
 
-/* At most so many queues, unless --num-queues was given. */
+/* Limits the number of queues to `num_queues`, unless --num-queues was given. */
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues);
 
 /*
@@ -61,8 +61,8 @@ bool vublk_disk_has_property(const struct vublk_property *properties, const char
 bool vublk_disk_is_socket(const char *path);
 
 /*
- * A serial as text: some back-ends pad it with spaces, and what is not printable could be
- * a command to the terminal.
+ * Turns a serial into printable text: some back-ends pad it with spaces, and characters that are
+ * not printable could be a command to the terminal.
  */
 void vublk_disk_clean_serial(char serial[VUBLK_BLK_ID_SIZE]);
 

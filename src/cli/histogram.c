@@ -22,7 +22,7 @@ static unsigned bucket_of(uint64_t value)
 	return (unsigned)(shift * STEPS + (value >> shift));
 }
 
-/* The middle of a bucket: half the error that its ends have. */
+/* Returns the middle of a bucket, whose error is half the error of the bucket's ends. */
 static uint64_t value_of(unsigned bucket)
 {
 	unsigned shift;

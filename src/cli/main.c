@@ -108,9 +108,10 @@ static int dispatch(int argc, char **argv)
 }
 
 /*
- * A process may be started without standard descriptors. Then a disk's socket or the file of
- * a copy would get their numbers, and an error message would be printed into it. Input is
- * opened for writing and output for reading, so that using them still fails.
+ * A process may be started without standard descriptors. In that case a disk's socket or the file
+ * of a copy would get the numbers of these descriptors, and an error message would be printed into
+ * the socket or file. So the standard descriptors are opened: input for writing and output for
+ * reading, so that using them still fails.
  */
 static void occupy_standard_descriptors(void)
 {
@@ -127,7 +128,7 @@ int main(int argc, char **argv)
 	occupy_standard_descriptors();
 	status = dispatch(argc, argv);
 
-	/* A full disk or a closed pipe as standard output is a failure, too. */
+	/* If standard output is a full disk or a closed pipe, the command has failed as well. */
 	if (fflush(stdout) || ferror(stdout)) {
 		fprintf(stderr, "vublk: cannot write to standard output: %s\n", strerror(errno));
 		return status ? status : VUBLK_EXIT_FAILED;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Names and values from the command line, as the library takes them; see options.h. */
+/*
+ * This file collects names and values from the command line in the form in which the library takes
+ * them; see options.h.
+ */
 #include "cli/options.h"
 
 #include "cli/cli.h"

@@ -27,7 +27,10 @@ struct vublk_cli_options {
 void vublk_cli_options_add(struct argp_state *state, struct vublk_cli_options *options,
 			   const char *name, const char *value);
 
-/* Cuts "NAME=VALUE" in argv in two and adds it. `option` is the one that took it: "-o". */
+/*
+ * Cuts "NAME=VALUE" in argv in two and adds it. `option` is the option whose value the pair is:
+ * "-o".
+ */
 void vublk_cli_options_add_pair(struct argp_state *state, struct vublk_cli_options *options,
 				const char *option, char *pair);
 
@@ -39,14 +42,16 @@ void vublk_cli_options_add_default(struct vublk_cli_options *options, const char
 const char *vublk_cli_options_get(const struct vublk_cli_options *options, const char *name);
 
 /*
- * The library calls an option by its name in the list, a person by the option on the
- * command line. Replaces the former by the latter in a sentence of the library, except
- * names that were given as pairs.
+ * The library calls an option by its name in the list, but a person calls it by the option on the
+ * command line. An alias replaces the name by the option in a sentence of the library, unless the
+ * name was given as a pair.
  */
 struct vublk_cli_alias {
 	const char *name;   /* in the list; NULL: the end of the table */
 	const char *option; /* "--blk-file" */
-	/* The name is an English word, too: replaced at the beginning and before '=' only. */
+	/*
+	 * The name is also an English word, so it is replaced only at the beginning and before '='.
+	 */
 	bool is_word;
 };
 

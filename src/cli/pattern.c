@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The blocks that `bench --verify` writes and checks; see pattern.h. It does no I/O.
+ * The blocks that `bench --verify` writes and checks; see pattern.h. This file does no I/O.
  *
  * Key idea: a block is a header (run, place, generation) followed by words that are computed
  * from the header; the header's checksum covers both. A check is one pass over the words.

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 /*
- * Blocks that contain their own place and generation, so that a check can name what a disk
- * returned instead: another block, an older one, a torn one, or none. Also the random
- * numbers and the random order of blocks that the loads use.
+ * Blocks that contain their own place and generation, so that a check can name what a disk returned
+ * instead: another block, an older one, a torn one, or no block at all. This file also has the
+ * random numbers and the random order of blocks that the loads use.
  */
 
 #define VUBLK_PATTERN_MIN_BYTES 512

@@ -5,9 +5,10 @@
 #include <stdbool.h>
 
 /*
- * Whether a vfio-user server listens at the socket. It is asked for its version and gets
- * VUBLK_VFIO_PROBE_MS to answer. Used after vhost-user has failed there, to say why, but not after
- * a timeout: a server that is busy with another client would read the message later.
+ * Whether a vfio-user server listens at the socket. The probe asks for the server's version and
+ * waits VUBLK_VFIO_PROBE_MS for the answer. It is used to explain why vhost-user has failed at the
+ * socket, but not after a timeout: a server that is busy with another client would read the message
+ * later.
  */
 #define VUBLK_VFIO_PROBE_MS 500
 

@@ -3,12 +3,12 @@
 #define VUBLK_PROTO_MESSAGE_TIMEOUT_H
 
 /*
- * A time limit for a client's first message, and for the rest of an incomplete message.
- * Without it, a client that connects and sends nothing would block a server that serves one
- * client at a time.
+ * A time limit for a client's first message, and for the rest of an incomplete message. Without
+ * this limit, a client that connects and sends nothing would block a server that serves one client
+ * at a time.
  *
- * Key idea: a client that exceeds the limit is disconnected only if another client waits. A
- * VMM may connect minutes before its device exists, and does no harm then.
+ * Key idea: a client that exceeds the limit is disconnected only if another client waits. A VMM may
+ * connect minutes before its device exists, and does no harm if no other client waits.
  */
 #include "util/loop.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Permissions and group of a socket's file. Creating the socket is in socket.c.
+ * This file sets permissions and group of a socket's file. socket.c creates the socket.
  *
  * Key idea: connect(2) needs write permission for the file and a listener behind it. So mode
  * and group are set before the socket listens. They are set on an O_PATH descriptor, so that
@@ -44,7 +44,7 @@ int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access 
 	return 0;
 }
 
-/* Returns 0, -ENOENT if no group has that name, or why it cannot be looked up. */
+/* Returns 0, -ENOENT if no group has that name, or the negative errno of a failed lookup. */
 static int find_group(const char *name, gid_t *group)
 {
 	struct group entry, *found = NULL;

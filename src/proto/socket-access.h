@@ -27,7 +27,7 @@ int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access 
 int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access *access,
 				    struct vublk_error *error);
 
-/* Checks, before the file exists, that this process may give it to the group; else EPERM. */
+/* Checks, before the file exists, that this process may give it to the group; EPERM if not. */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error);
 
 /*

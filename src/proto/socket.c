@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Unix sockets by path: connect, listen and accept without blocking; and the check of a socket
- * that is already connected. Sending and receiving
- * is in stream.c and the channels.
+ * Unix sockets by path: this file connects, listens and accepts without blocking, and checks a
+ * socket that is already connected. stream.c and the channels send and receive.
  *
  * Key idea: most failures come from a wrong path, so each errno value that a path can cause
  * has an error of its own, which says what to do.
@@ -77,7 +76,10 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 	}
 }
 
-/* connect() fails in the same way for every other type of file, so this asks for the type. */
+/*
+ * connect() fails in the same way for every type of file that is not a socket, so this function
+ * looks at the type.
+ */
 static int check_is_socket(const char *path, struct vublk_error *error)
 {
 	struct stat st;
@@ -176,7 +178,7 @@ static int probe(const struct sockaddr_un *address, const char *path, struct vub
 	code = try_connect(fd, address);
 	switch (code) {
 	case ECONNREFUSED:
-	case ENOENT: /* removed meanwhile */
+	case ENOENT: /* removed in the meantime */
 		return 0;
 	case 0:
 	case EAGAIN:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Sending and receiving on a stream socket; see stream.h. The channel of each protocol keeps
+ * This file sends and receives on a stream socket; see stream.h. The channel of each protocol keeps
  * the messages that wait for a slow peer.
  *
  * Key idea: the kernel may deliver a message in pieces of any size, and descriptors arrive
@@ -59,8 +59,8 @@ static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, 
 }
 
 /*
- * The kernel drops descriptors if the control buffer or this process's table is full. In the
- * first case max_fds of them have arrived, because the buffer has room for so many.
+ * The kernel drops descriptors if the control buffer or this process's table is full. If the buffer
+ * was full, max_fds descriptors have arrived, because it has room for that number.
  */
 static int check_fds(unsigned before, unsigned arrived, bool is_truncated,
 		     const struct vublk_stream_format *format, struct vublk_error *error)
@@ -111,7 +111,7 @@ static int receive_failed(int code, const struct vublk_stream_format *format,
 	return connection_ended(code ? "reset" : "closed", format, reader, header, error);
 }
 
-/* The missing rest of the header, or else of the payload. */
+/* Returns the missing rest of the header or, if the header is complete, of the payload. */
 static struct iovec missing_part(const struct vublk_stream_format *format,
 				 const struct vublk_stream_reader *reader,
 				 const struct vublk_stream_place *place)
@@ -123,7 +123,10 @@ static struct iovec missing_part(const struct vublk_stream_format *format,
 			       reader->expected_bytes - reader->payload_bytes };
 }
 
-/* Receives bytes of that part and their descriptors. Returns the bytes; 0: none have arrived. */
+/*
+ * Receives bytes of the missing part and their descriptors. Returns the number of bytes; 0: none
+ * have arrived.
+ */
 static ssize_t receive(int fd, const struct vublk_stream_format *format,
 		       const struct vublk_stream_reader *reader,
 		       const struct vublk_stream_place *place, struct vublk_error *error)
@@ -179,7 +182,7 @@ static bool is_complete(const struct vublk_stream_format *format,
 	       reader->payload_bytes == reader->expected_bytes;
 }
 
-/* Returns 1 if bytes have arrived, else 0. */
+/* Returns 1 if bytes have arrived, otherwise 0. */
 static int advance(int fd, const struct vublk_stream_format *format,
 		   struct vublk_stream_reader *reader, const struct vublk_stream_place *place,
 		   struct vublk_error *error)

@@ -35,7 +35,10 @@ static inline bool vublk_is_power_of_two(uint64_t n)
 	return n && !(n & (n - 1));
 }
 
-/* The next multiple of `unit` (a power of two); the caller keeps n + unit from overflowing. */
+/*
+ * The next multiple of `unit` (a power of two); the caller makes sure that n + unit does not
+ * overflow.
+ */
 static inline uint64_t vublk_round_up(uint64_t n, uint64_t unit)
 {
 	return (n + unit - 1) & ~(unit - 1);

@@ -9,7 +9,7 @@
 #define VUBLK_ALWAYS_INLINE inline __attribute__((always_inline))
 /* Never inlined, so that its caller need not save registers for it on the fast path. */
 #define VUBLK_NOINLINE __attribute__((noinline))
-/* Rarely called: kept out of the caller's code. */
+/* For functions that are rarely called: they are kept out of the caller's code. */
 #define VUBLK_COLD __attribute__((cold, noinline))
 
 #endif

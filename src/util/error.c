@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writes the sentence that describes a failure into the caller's buffer; see error.h.
+ * These functions write the sentence that describes a failure into the caller's buffer; see
+ * error.h.
  *
- * Key idea: nothing is allocated, so that running out of memory can be reported, too. A
- * sentence that is too long is truncated.
+ * Key idea: nothing is allocated, so that a lack of memory can be reported as well. A sentence that
+ * is too long is truncated.
  */
 #include "util/error.h"
 

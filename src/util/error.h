@@ -16,14 +16,14 @@ int vublk_error_set(struct vublk_error *error, int code, const char *format, ...
 int vublk_error_set_va(struct vublk_error *error, int code, const char *format, va_list args)
 	__attribute__((format(printf, 3, 0)));
 
-/* The same for a failed system call: ": <strerror(code)>" is appended. */
+/* Like vublk_error_set(), but for a failed system call: ": <strerror(code)>" is appended. */
 int vublk_error_set_errno(struct vublk_error *error, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * Puts "context: " in front of the sentence. `error` NULL is a no-op. Returns nothing, so that
- * no caller takes its result from `error`, which may be NULL. A caller returns the errno that
- * it already has (tests/lint/style.py checks that).
+ * Puts "context: " in front of the sentence. `error` NULL is a no-op. Returns nothing, so that no
+ * caller takes its result from `error`, which may be NULL. A caller returns the errno that it
+ * already has; tests/lint/style.py checks this rule.
  */
 void vublk_error_prepend(struct vublk_error *error, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Signalling and clearing eventfds, most of which a peer also holds.
+ * This file signals and clears eventfds, most of which a peer also holds.
  *
- * Key idea: O_NONBLOCK belongs to the open file description, which the peer has, too. The
- * peer may clear the flag and fill the counter at any time, so neither the flag nor poll()
- * makes read() or write() safe. RWF_NOWAIT makes a single read non-blocking. A write has no
- * such flag, but the completion of an asynchronous read signals an eventfd from inside the
- * kernel, which never waits. We read the eventfd itself, with a buffer that is too short, so
- * the read fails and changes nothing.
+ * Key idea: O_NONBLOCK belongs to the open file description, which the peer shares. The peer may
+ * clear the flag and fill the counter at any time, so neither the flag nor poll() makes read() or
+ * write() safe. RWF_NOWAIT makes a single read non-blocking. A write has no such flag, but the
+ * completion of an asynchronous read signals an eventfd from inside the kernel, which never waits.
+ * We read the eventfd itself, with a buffer that is too short, so the read fails and changes
+ * nothing.
  *
- * That costs 1.0 us, and write() costs 0.4 us. Where the difference matters, write() is used,
- * and another thread frees a blocked writer by reading the eventfd, which makes room.
+ * Such a signal costs 1.0 us, and write() costs 0.4 us. Where the difference matters, write() is
+ * used, and another thread frees a blocked writer by reading the eventfd, which makes room.
  */
 #include "util/fd.h"
 
@@ -58,7 +58,10 @@ static bool is_flag_unsupported(int code)
 	return code == EOPNOTSUPP || code == ENOSYS;
 }
 
-/* The system call itself, because glibc falls back to preadv() for unknown flags. */
+/*
+ * This function makes the system call itself, because glibc falls back to preadv() for unknown
+ * flags.
+ */
 int vublk_eventfd_clear(int fd)
 {
 	uint64_t count;
@@ -98,8 +101,8 @@ struct ring {
 enum { UNTRIED, READY, UNAVAILABLE };
 
 /*
- * One context per process, created when first needed and never destroyed, because that takes
- * milliseconds. Any thread may use it.
+ * There is one context per process. It is created when it is first needed and never destroyed,
+ * because its destruction takes milliseconds. Any thread may use it.
  */
 static struct {
 	pthread_mutex_t lock; /* held while the context is created */
@@ -249,7 +252,7 @@ int vublk_eventfd_check(int fd, struct vublk_error *error)
 {
 	if (!is_eventfd(fd))
 		return vublk_error_set(error, EPROTO, "the descriptor is not an eventfd");
-	/* With an honest peer this makes vublk_eventfd_unblock() unnecessary. */
+	/* If the peer is honest, this flag makes vublk_eventfd_unblock() unnecessary. */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	return 0;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Surviving a peer that removes pages from shared memory; see fault.h.
+ * This file makes the process survive a peer that removes pages from shared memory; see fault.h.
  *
- * Key idea: the handler runs on the faulting thread, between any two instructions. So it takes
- * no lock and reads the guarded ranges from a list that only grows; each entry has a version
- * that is odd while the entry changes. The handler skips an entry that is being changed. It
+ * Key idea: the handler runs on the faulting thread, between any two instructions. So it takes no
+ * lock and reads the guarded ranges from a list that only grows; each entry has a version that is
+ * odd while the entry changes. The handler skips an entry that is being changed. Such an entry
  * belongs to another thread's mapping, because a thread does not change the entry of a mapping
  * while it accesses the mapping.
  *   F  an entry's fields before its version is even again, and before it is in the list
@@ -61,7 +61,7 @@ static void change(struct range *range, const struct range *to)
 	vublk_store_release(&range->version, range->version + 1); /* F */
 }
 
-/* Copies the entry; false: it changed meanwhile. */
+/* Copies the entry. Returns false if the entry changed during the copy. */
 static bool copy(const struct range *range, struct range *to)
 {
 	to->version = vublk_load_acquire(&range->version); /* F */
@@ -139,7 +139,10 @@ bool vublk_sigbus_repair(int code, const void *fault_address)
 	return repaired;
 }
 
-/* Calls the previous handler, or restores the default: returning then repeats the fault. */
+/*
+ * Calls the previous handler, or restores the default action, which takes place when the return
+ * from this handler repeats the fault.
+ */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
 	struct sigaction fatal = { .sa_handler = SIG_DFL };

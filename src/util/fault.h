@@ -3,13 +3,13 @@
 #define VUBLK_UTIL_FAULT_H
 
 /*
- * Surviving a peer that removes pages from shared memory.
+ * These functions make the process survive a peer that removes pages from shared memory.
  *
- * A peer that holds the descriptor can truncate the file, or punch a hole into huge pages when
- * no free ones are left. The next access raises SIGBUS on the accessing thread. Guarded
- * mappings survive that: the handler replaces the page with an empty one, records the fault in
- * the owner's `struct vublk_fault`, and signals the record's descriptor. Data that was read
- * from such a page is worthless, so the owner checks the record before it acts on the data.
+ * A peer that holds the descriptor can truncate the file, or punch a hole into a file of huge pages
+ * when no free huge page is left. The next access raises SIGBUS on the accessing thread. Accesses
+ * to guarded mappings survive this signal: the handler replaces the page with an empty one, records
+ * the fault in the owner's `struct vublk_fault`, and signals the record's descriptor. Data that was
+ * read from such a page is worthless, so the owner checks the record before it acts on the data.
  *
  * Other faults go to the previously installed handler.
  */

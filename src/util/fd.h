@@ -25,23 +25,24 @@ int vublk_fd_steal(int *fd);
 int vublk_eventfd_new(void);
 
 /*
- * Makes an eventfd readable; a full counter is already readable. Never blocks, whatever a
- * peer that holds the descriptor does. Any thread, but not a signal handler. Another kind of
- * descriptor, such as a pipe, gets 8 bytes if it has room, also without blocking.
+ * Makes an eventfd readable; if its counter is full, it is readable already. Never blocks, whatever
+ * a peer that holds the descriptor does. Any thread may call this, but not a signal handler. A
+ * descriptor of another kind, such as a pipe, gets 8 bytes if it has room, also without blocking.
  */
 void vublk_eventfd_signal(int fd);
 
 /*
- * The same by write(2), which is faster and safe in a signal handler. It blocks while a peer
- * has cleared O_NONBLOCK and keeps the counter full. Use it only for an eventfd that no peer
- * has, or if another thread calls vublk_eventfd_unblock().
+ * Like vublk_eventfd_signal(), but by write(2), which is faster and safe in a signal handler. The
+ * call blocks while a peer has cleared O_NONBLOCK and keeps the counter full. Use it only for an
+ * eventfd that no peer has, or if another thread calls vublk_eventfd_unblock().
  */
 void vublk_eventfd_write(int fd);
 
 /*
  * Frees a thread that is blocked in vublk_eventfd_write(): clears the counter if it is full.
- * True: it was full, which honest use would take centuries to reach. The peer may fill it again
- * before the writer continues, so the caller repeats this until the writer has returned.
+ * Returns true if the counter was full, a state that honest use would take centuries to reach. The
+ * peer may fill it again before the writer continues, so the caller repeats this until the writer
+ * has returned.
  */
 bool vublk_eventfd_unblock(int fd);
 
@@ -55,8 +56,9 @@ int vublk_eventfd_clear(int fd);
 int vublk_eventfd_check(int fd, struct vublk_error *error);
 
 /*
- * The same for a descriptor that is only signalled. This accepts a pipe, too, because User Mode
- * Linux sends one, and then replaces *fd with an open file description of our own.
+ * Like vublk_eventfd_check(), but for a descriptor that is only signalled. This function also
+ * accepts a pipe, because User Mode Linux sends one; in that case it replaces *fd with an open file
+ * description of our own.
  */
 int vublk_callfd_check(int *fd, struct vublk_error *error);
 

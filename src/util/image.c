@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening a raw image or a block device that other programs may be using.
+ * This file opens a raw image or a block device that other programs may be using.
  *
- * Key idea: a program takes a read lock on one byte of the image for each thing that it does,
- * and on another byte for each thing that other programs must not do. Then it checks whether
- * another program has locked a conflicting byte. The bytes are those of QEMU's
- * block/file-posix.c, and each stands for one permission of QEMU's block layer. On a block
- * device O_EXCL also detects what the kernel knows of: mounts, partitions, swap, RAID.
+ * Key idea: a program takes a read lock on one byte of the image for each thing that it does, and
+ * on another byte for each thing that other programs must not do. Then it checks whether another
+ * program has locked a conflicting byte. The bytes are those of QEMU's block/file-posix.c, and each
+ * stands for one permission of QEMU's block layer. On a block device O_EXCL also detects the users
+ * that the kernel knows of: mounts, partitions, swap, RAID.
  */
 #include <vublk/image.h>
 
@@ -75,7 +75,10 @@ static bool find_mount(dev_t device, char where[256])
 		if (sscanf(line, "%*u %*u %u:%u %*s %255s", &major_number, &minor_number,
 			   where) != 3)
 			continue;
-		/* Btrfs and others report a device number of their own, so compare the source. */
+		/*
+		 * Btrfs and some other file systems report a device number of their own, so the
+		 * source is compared.
+		 */
 		dash = strstr(line, " - ");
 		found = makedev(major_number, minor_number) == device ||
 			(dash && sscanf(dash, " - %*s %1023s", source) == 1 &&
@@ -113,9 +116,9 @@ static int open_failed(const struct image *image, int code, struct vublk_error *
 }
 
 /*
- * O_NONBLOCK keeps open() from waiting for the other end of a pipe, which is refused below.
- * O_EXCL without O_CREAT affects block devices only. A reader keeps its claim only while the
- * image is being opened.
+ * O_NONBLOCK keeps open() from waiting for the other end of a pipe; a pipe is refused below. O_EXCL
+ * without O_CREAT affects block devices only. A reader keeps its claim only while the image is
+ * being opened.
  */
 static int open_node(struct image *image, struct vublk_error *error)
 {

@@ -60,7 +60,9 @@ static bool is_over(const struct vublk_log_kind *kind, uint64_t now)
 	return now - kind->window_start_ns >= VUBLK_LOG_INTERVAL_MS * UINT64_C(1000000);
 }
 
-/* The row of this kind; else a free or expired one; else the last. */
+/*
+ * Returns the row of this kind, otherwise a free or expired row, or the last row if there is none.
+ */
 static struct vublk_log_kind *find_kind(struct vublk_log_limit *limit, uint32_t hash, uint64_t now)
 {
 	struct vublk_log_kind *last = &limit->kinds[VUBLK_LOG_KINDS - 1];

@@ -13,9 +13,9 @@ void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const ch
 
 /*
  * Keeps a peer from filling the log: passes at most VUBLK_LOG_BURST lines of each kind per
- * VUBLK_LOG_INTERVAL_MS. The next line that passes is preceded by the number of those left out.
- * Lines that differ only in words with a digit are of one kind, so a flood of one kind does
- * not hide the first line of another. Kinds beyond the table share its last row. Debug lines
+ * VUBLK_LOG_INTERVAL_MS. The next line that passes is preceded by the number of lines that were
+ * left out. Lines that differ only in words with a digit are of one kind, so a flood of one kind
+ * does not hide the first line of another. Kinds beyond the table share its last row. Debug lines
  * are not limited, because the user requested all of them.
  *
  * A limit belongs to an object that outlives the peer's connection. Zeroed, it is a new limit.

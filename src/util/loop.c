@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * epoll, one timerfd for all timers, one eventfd for all posted tasks.
+ * The loop consists of an epoll instance, one timerfd for all timers, and one eventfd for all
+ * posted tasks.
  *
  * Key idea: a callback may remove any object, including its own. So the batch that epoll
  * returned is kept in loop->ready, and a removal clears its entry there; a timer or task

@@ -76,7 +76,9 @@ int vublk_loop_process(struct vublk_loop *loop, int timeout_ms);
 int vublk_loop_add(struct vublk_loop *loop, struct vublk_loop_source *source, int fd,
 		   uint32_t events, struct vublk_error *error);
 void vublk_loop_modify(struct vublk_loop_source *source, uint32_t events);
-/* A no-op if it is in no loop. Its callback does not run after this returns. */
+/*
+ * A no-op if the source is in no loop. The callback of the source does not run after this returns.
+ */
 void vublk_loop_remove(struct vublk_loop_source *source);
 
 /* Arms or re-arms; `deadline_ns` is on vublk_now_ns()'s clock. Runs once. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Memory that is shared with a peer by descriptor. */
+/* This file creates, maps and reads memory that is shared with a peer by descriptor. */
 #include "util/memfd.h"
 
 #include "util/atomic.h"

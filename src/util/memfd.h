@@ -10,32 +10,30 @@
 #include <stdint.h>
 
 /*
- * A zeroed anonymous file of `bytes` bytes, CLOEXEC. Its size is sealed, so that a peer
- * that holds it cannot remove pages of a mapping, and so are its seals: a peer that
- * could add F_SEAL_FUTURE_WRITE would keep every later peer from mapping it.
- * Returns the descriptor (the caller's) or a negative errno.
+ * Creates a zeroed anonymous file of `bytes` bytes, CLOEXEC. The size of the file is sealed, so
+ * that a peer that holds the file cannot remove pages of a mapping. The set of seals is sealed as
+ * well, because a peer that could add F_SEAL_FUTURE_WRITE would keep every later peer from mapping
+ * the file. Returns the descriptor, which the caller owns, or a negative errno.
  */
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error);
 
 /*
- * Maps a part of a shared file read-write; NULL and errno on failure. Undone by
- * vublk_unmap().
+ * Maps a part of a shared file read-write; NULL and errno on failure. vublk_unmap() unmaps it.
  */
 void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_error *error);
 
 /*
- * The same for a file that a peer also holds: the mapping survives if the peer removes its
- * pages, which `fault` (util/fault.h) records as `kind`.
+ * Like vublk_map_shared(), but for a file that a peer also holds: the mapping survives if the peer
+ * removes its pages, which `fault` (util/fault.h) records as `kind`.
  */
 void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fault *fault,
 			enum vublk_fault_kind kind, struct vublk_error *error);
 
 /*
- * Reads an aligned 16-bit word that peers may write meanwhile, at `offset` of the region
- * of `bytes` bytes at `start` of the file; never half of one value and half of another.
- * Maps the region only if the file cannot be read, because a peer may have sealed the file
- * against mapping, and a file with huge pages cannot be mapped in part. -EIO: the file ends
- * before the word.
+ * Reads an aligned 16-bit word that peers may write meanwhile, at `offset` of the region of `bytes`
+ * bytes at `start` of the file. The result is never half of one value and half of another. Maps the
+ * region only if the file cannot be read, because a peer may have sealed the file against mapping,
+ * and a file with huge pages cannot be mapped in part. -EIO: the file ends before the word.
  */
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error);
@@ -43,14 +41,14 @@ int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offse
 #define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* that the is_blank() functions check */
 
 /*
- * Whether the first MiB is all zeros. Once a VM runs, the start of its memory is not, unless
- * the VM uses a private copy of that memory. The second function reads a memory file; it
- * returns false for other files.
+ * Whether the first MiB is all zeros. Once a VM runs, the start of its memory is no longer all
+ * zeros, unless the VM uses a private copy of that memory. The second function reads a memory file;
+ * it returns false for other files.
  */
 bool vublk_memory_is_blank(const void *bytes, uint64_t count);
 bool vublk_file_is_blank(int fd, uint64_t offset, uint64_t count);
 
-/* Unmaps either kind. NULL and 0 bytes are a no-op. */
+/* Unmaps a mapping of either kind. NULL and 0 bytes are a no-op. */
 void vublk_unmap(void *address, uint64_t bytes);
 
 #endif

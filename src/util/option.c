@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Parses the values of options and properties; see option.h. One place for all of them keeps
- * the rules and the error sentences the same. (The vublk tool has its own parser for its
- * command line: src/cli/cli.h.)
+ * This file parses the values of options and properties; see option.h. Because all are parsed here,
+ * their rules and error sentences agree. (The vublk tool has its own parser for its command line:
+ * src/cli/cli.h.)
  */
 #include "util/option.h"
 

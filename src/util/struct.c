@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Structs that cross the ABI, whose size in the program may differ from that in the library.
+ * This file copies structs that cross the ABI, whose size in the program may differ from their size
+ * in the library.
  *
- * Key idea: members are only ever added at the end, and 0 in a new member means what a
- * library without it does. So the shorter struct, extended with zeroes, means the same.
+ * Key idea: members are only ever added at the end, and 0 in a new member asks for the behaviour of
+ * a library without this member. So the shorter struct, extended with zeroes, has the same meaning
+ * as the longer one.
  */
 #include "util/struct.h"
 

@@ -12,8 +12,8 @@
  */
 
 /*
- * Copies the program's struct `given` of `given_bytes` into `own`, and zeroes the members that
- * the program's struct lacks; all of them if `given` is NULL. EINVAL: the program has set a
+ * Copies the program's struct `given` of `given_bytes` into `own`, and zeroes the members that the
+ * program's struct lacks; if `given` is NULL, it zeroes all members. EINVAL: the program has set a
  * member that this library lacks; the sentence calls the struct `name`, and `own` is untouched.
  */
 int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given_bytes,
@@ -21,7 +21,8 @@ int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given
 
 /*
  * EINVAL: `given`, a `type` of `given_bytes`, ends before the end of `member`. Used before
- * vublk_struct_in() if 0 in the member does not mean "not set", as in a descriptor. `given` NULL: 0.
+ * vublk_struct_in() if 0 in the member does not mean "not set", as in a descriptor. If `given` is
+ * NULL, the result is 0.
  */
 #define vublk_struct_needs(type, member, given, given_bytes, error) \
 	vublk_struct_check_bytes((given) ? (given_bytes) : sizeof(type), \

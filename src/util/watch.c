@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Watching for a file to appear; see watch.h.
+ * This file watches for files to appear; see watch.h.
  *
  * Key idea: every watch adds the instance to its own loop. The loop that wakes first reads the
  * events of all watches and posts a task to the loop of each watch that an event concerns; the
- * other loops find nothing to read. So no watch depends on the thread of another.
+ * other loops find nothing to read. So no watch depends on another watch's thread.
  *
  * Watches of one directory share one kernel watch, which is removed with the last of them.
  * Lock order: this file's lock, then a loop's. Callbacks run without either.
@@ -24,7 +24,10 @@
 #define APPEARS (IN_CREATE | IN_MOVED_TO | IN_ATTRIB)
 #define VANISHES (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)
 
-/* A bound, so that a directory with a constant stream of events does not occupy the loop. */
+/*
+ * The number of reads is limited, so that a directory with a constant stream of events does not
+ * occupy the loop.
+ */
 #define READS_PER_CALL 16
 
 static struct {

@@ -15,12 +15,12 @@ struct vublk_watch {
 	struct vublk_loop *loop; /* NULL: not watching */
 	/*
 	 * The file appeared. `vanished`: the directory was removed or renamed (or events were
-	 * lost); stop(), then start() to watch the one that the path leads to now.
+	 * lost); stop and start the watch again to watch the directory to which the path leads now.
 	 */
 	void (*fn)(void *opaque, bool vanished);
 	void *opaque;
 	bool is_open;            /* counts as a user of the instance */
-	unsigned generation;     /* of the instance; another one after fork() */
+	unsigned generation;     /* of the instance; changes at fork() */
 	struct vublk_loop_source source; /* the instance */
 	struct vublk_loop_task task;
 
@@ -42,7 +42,7 @@ int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const 
 		      struct vublk_error *error);
 /* Stops watching and calling `fn`. The instance stays open: closing it takes milliseconds. */
 void vublk_watch_stop(struct vublk_watch *watch);
-/* The same, and the last watch of the process closes the instance. Idempotent. */
+/* Like vublk_watch_stop(), but the last watch of the process closes the instance. Idempotent. */
 void vublk_watch_close(struct vublk_watch *watch);
 
 #endif

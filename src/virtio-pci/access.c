@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Passes a driver's accesses, to the BARs and to the configuration space, to the file that
- * implements the register.
+ * This file passes a driver's accesses to the BARs and to the configuration space on to the file
+ * that implements the register.
  *
- * Key idea: this file calls all files with registers, and none of them calls it. So it also has
- * the window, a part of the configuration space through which firmware accesses a BAR without
- * mapping it.
+ * Key idea: this file calls all files with registers, and none of them calls it. So this file also
+ * implements the window, a part of the configuration space through which firmware accesses a BAR
+ * without mapping it.
  *
  * virtio 1.3, section 4.1.4.
  */
@@ -107,7 +107,7 @@ static bool find_window(const struct vublk_virtio_pci *pci, struct window *windo
 
 /*
  * An access reaches the BAR only if it is within the data field. A program that dumps the whole
- * configuration space reads the field, too, and must not affect the device.
+ * configuration space also reads this field, and must not affect the device.
  */
 static bool is_window_access(const struct vublk_virtio_pci *pci, uint64_t offset, unsigned bytes)
 {

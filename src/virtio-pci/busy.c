@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Keeps track of the operation that the driver has to wait for, of holds of the rings, and of
- * whether the device needs a reset. The operations themselves are in virtio-pci.c and queue.c.
+ * This file keeps track of the operation that the driver has to wait for, of holds of the rings,
+ * and of whether the device needs a reset. The operations themselves are in virtio-pci.c and
+ * queue.c.
  *
  * Key idea: only one function changes `busy`, according to a table, and it calls the owner when
  * the operation ends.

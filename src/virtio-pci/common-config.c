@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The common configuration: the registers with which a modern driver negotiates features and
- * sets up queues. Those of a legacy driver are in legacy-config.c.
+ * The common configuration: the registers with which a modern driver negotiates features and sets
+ * up queues. The registers of a legacy driver are in legacy-config.c.
  *
- * Key idea: a read has no effect, so it copies from a structure that is filled for it. A
- * write addresses one register, and the table has the function of each register.
+ * Key idea: a read has no side effect, so the structure is filled at each read, and the bytes are
+ * copied from it. A write addresses one register, and the table has the function of each register.
  *
  * virtio 1.3, section 4.1.4.3.
  */
@@ -126,7 +126,10 @@ static void write_queue_vector(struct vublk_virtio_pci *pci, uint32_t value)
 	vublk_virtio_pci_queue_route(queue);
 }
 
-/* The selected queue if it is disabled, because its other registers are writable only then. */
+/*
+ * Returns the selected queue if it is disabled, because its other registers are writable only while
+ * it is disabled.
+ */
 static struct vublk_virtio_pci_queue *disabled_queue(struct vublk_virtio_pci *pci)
 {
 	struct vublk_virtio_pci_queue *queue = vublk_virtio_pci_selected(pci);

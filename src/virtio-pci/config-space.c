@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The contents of the PCI configuration space: a conventional header, the five virtio
- * capabilities, and MSI-X. A driver's accesses to it are in access.c.
+ * The contents of the PCI configuration space: a conventional header, the five virtio capabilities,
+ * and MSI-X. A driver's accesses to this space are in access.c.
  *
  * Key idea: the space is two arrays: its contents, and a mask of the writable bits. A driver
  * learns the size of a BAR from the low bits of the BAR's address, which are not writable.

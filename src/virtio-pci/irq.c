@@ -3,9 +3,9 @@
  * Interrupts: the vector of each event, pending interrupts, and INTx for drivers without
  * MSI-X. Changes of vectors and masks are in routing.c.
  *
- * Key idea: the back-end signals an eventfd for each call of a queue. While the queue's
- * vector has an eventfd and is not masked, the back-end signals that one directly. Otherwise
- * it signals the queue's own eventfd, which the loop turns into a pending bit, or a bit in
+ * Key idea: the back-end signals an eventfd for each call of a queue. While the queue's vector has
+ * an eventfd and is not masked, the back-end signals the vector's eventfd directly. Otherwise it
+ * signals the queue's own eventfd, and the loop turns this signal into a pending bit, or a bit in
  * the ISR.
  *
  * The mask bits in the MSI-X table have no effect here, because a client that emulates MSI-X

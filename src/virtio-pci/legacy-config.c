@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The registers of a legacy driver, in the I/O BAR of a transitional device. Those of a
+ * The registers of a legacy driver, in the I/O BAR of a transitional device. The registers of a
  * modern driver are in common-config.c.
  *
  * Key idea: a legacy driver uses the same queues and status through an older set of

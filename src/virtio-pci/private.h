@@ -2,7 +2,10 @@
 #ifndef VUBLK_VIRTIO_PCI_PRIVATE_H
 #define VUBLK_VIRTIO_PCI_PRIVATE_H
 
-/* Shared by the files of the virtio-pci model; not for its owner. */
+/*
+ * Declarations that the files of the virtio-pci model share; the owner of the model does not use
+ * them.
+ */
 
 #include "virtio-pci/virtio-pci.h"
 #include "util/checked.h"
@@ -37,7 +40,7 @@ enum vublk_virtio_pci_page {
 enum vublk_virtio_pci_busy {
 	VUBLK_VIRTIO_PCI_IDLE,
 	VUBLK_VIRTIO_PCI_RESETTING,      /* the back-end returns the rings */
-	VUBLK_VIRTIO_PCI_RESETTING_BUS,  /* the same, and the PCI registers are reset, too */
+	VUBLK_VIRTIO_PCI_RESETTING_BUS,  /* the same, and the PCI registers are also reset */
 	VUBLK_VIRTIO_PCI_WRITING_CONFIG, /* the back-end processes the new value */
 	VUBLK_VIRTIO_PCI_CHANGING_QUEUE, /* the rings are held to reset queues or to set them up */
 	VUBLK_VIRTIO_PCI_NUM_BUSY,
@@ -180,7 +183,7 @@ bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
 /* The driver has written 1 to queue_enable or queue_reset. */
 void vublk_virtio_pci_queue_enable(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_queue_reset(struct vublk_virtio_pci_queue *queue);
-/* The rings are stopped: hands over or resets the queues that wait for that. */
+/* The rings are stopped: hands over or resets the queues that wait for this moment. */
 void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci);
 /* Sends the queue's calls to the eventfd of its current vector. */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue);
@@ -189,13 +192,15 @@ void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue);
 
 void vublk_virtio_pci_irqs_init(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_irqs_deinit(struct vublk_virtio_pci *pci);
-/* Delivers what is pending, if nothing masks it. */
+/* Delivers a pending interrupt of the vector, if nothing masks it. */
 void vublk_virtio_pci_deliver(struct vublk_virtio_pci *pci, struct vublk_virtio_pci_vector *vector);
 void vublk_virtio_pci_deliver_intx(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_forget_pending(struct vublk_virtio_pci *pci);
 /* Forgets pending interrupts and the vector of each event; keeps the eventfds. */
 void vublk_virtio_pci_irqs_reset(struct vublk_virtio_pci *pci);
-/* The eventfd for calls that go to the driver directly; -1: not possible now. */
+/*
+ * Returns the eventfd for calls that go to the driver directly; -1: calls cannot go directly now.
+ */
 int vublk_virtio_pci_direct_fd(const struct vublk_virtio_pci *pci, uint16_t vector);
 /* The back-end has called on a queue whose calls do not go to the driver directly. */
 void vublk_virtio_pci_raise_queue(struct vublk_virtio_pci_queue *queue);

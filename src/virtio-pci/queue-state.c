@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The states of a queue between driver and device, and the table of their transitions. The
- * files that cause an event do the work that belongs to it; this file only changes the state.
+ * The states of a queue between driver and device, and the table of their transitions. The files
+ * that cause an event do the work that the event requires; this file only changes the state.
  *
  * Key idea: a driver may enable a queue at any time, but the device accepts or drops a queue
  * only while no ring runs. The states in between are changes by the driver that the device has
  * not made yet.
  *
- * docs/virtio-pci-states.md is the drawing of this table; test-virtio-pci-states compares it.
+ * docs/virtio-pci-states.md is the drawing of this table; test-virtio-pci-states compares the two.
  */
 #include "virtio-pci/private.h"
 

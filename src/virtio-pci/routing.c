@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changes the eventfd or the mask of an interrupt, and with it the eventfd that receives the
- * queues' calls. The interrupts themselves are in irq.c; queue.c chooses the eventfd of a queue.
+ * This file changes the eventfd or the mask of an interrupt, and with this the eventfd that
+ * receives the queues' calls. The interrupts themselves are in irq.c; queue.c chooses the eventfd
+ * of a queue.
  *
- * Key idea: first the queues are rerouted, and then pending interrupts are delivered, so that
- * none is lost in between.
+ * Key idea: first the queues are rerouted, and then pending interrupts are delivered, so that no
+ * interrupt is lost in between.
  */
 #include "virtio-pci/private.h"
 
@@ -18,7 +19,7 @@ static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
 			vublk_virtio_pci_queue_route(&pci->queues[i]);
 }
 
-/* Closes the old eventfd after the queues have been rerouted from it. */
+/* Closes the vector's old eventfd after the queues have been rerouted from it. */
 void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd)
 {
 	int before;

@@ -49,8 +49,8 @@ static bool is_resetting(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * The reset waits for a write to the config, so that a driver that reads the config after
- * its reset cannot see the write change it.
+ * The reset waits for a write to the config, so that a driver that reads the config after its reset
+ * does not see the config change because of that write.
  */
 static void try_finish_reset(struct vublk_virtio_pci *pci)
 {
@@ -141,8 +141,8 @@ static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
 }
 
 /*
- * A driver sets bits, and clears all of them by writing 0, which is a reset. A write during a
- * reset comes too early and is ignored.
+ * A driver sets bits of the status, and clears all of them by writing 0, which is a reset. A write
+ * during a reset comes too early and is ignored.
  */
 void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint8_t status)
 {
@@ -181,8 +181,8 @@ void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue)
 /* --- the device's own config ------------------------------------------------------------------ */
 
 /*
- * The generation changes with the first read that shows a new config, so that a driver
- * notices when its reads mix two of them.
+ * The generation changes with the first read that shows a new config, so that a driver notices when
+ * its reads mix two versions of the config.
  */
 void vublk_virtio_pci_read_device_config(struct vublk_virtio_pci *pci, uint64_t offset,
 					 void *data, unsigned bytes)

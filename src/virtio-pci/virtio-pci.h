@@ -6,8 +6,8 @@
  * A model of a virtio-blk device as a PCI function: its configuration space, its BARs, and
  * the effect of a driver's accesses on a vublk_device. It has no socket and no protocol.
  *
- * Key idea: its owner is a bus that presents the function to a VMM. The owner passes the
- * driver's accesses, eventfds for the interrupts, and the device's callbacks to the model.
+ * Key idea: the owner of the model is a bus that presents the function to a VMM. The owner passes
+ * the driver's accesses, eventfds for the interrupts, and the device's callbacks to the model.
  *
  * Layout (virtio 1.3, section 4.1):
  *   BAR1  16 KiB memory    MSI-X table at 0, pending bits at 0x2000
@@ -67,9 +67,9 @@ void vublk_virtio_pci_free(struct vublk_virtio_pci *pci);
 uint32_t vublk_virtio_pci_bar_bytes(const struct vublk_virtio_pci *pci, unsigned bar);
 
 /*
- * Any offset and size is permitted: bytes without a register read as zero, and a write that
- * a register does not accept is ignored. A caller that wants to report an access beyond the
- * BAR checks that itself.
+ * Any offset and size is permitted: bytes without a register read as zero, and a write that a
+ * register does not accept is ignored. A caller that wants to report an access beyond the BAR has
+ * to check the offset and size itself.
  */
 void vublk_virtio_pci_config_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				  unsigned bytes);
@@ -80,13 +80,16 @@ void vublk_virtio_pci_bar_read(struct vublk_virtio_pci *pci, unsigned bar, uint6
 void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint64_t offset,
 				const void *data, unsigned bytes);
 
-/* Resets to the state after power-on. Busy until the back-end has returned the rings. */
+/*
+ * Resets the device to its state after power-on. The model is busy until the back-end has returned
+ * the rings.
+ */
 void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci);
 
 /*
- * Whether an operation of the driver is still in progress that the driver expects to be
- * complete at its next access: a reset, a write to the config. An owner that can delay the
- * driver's next access does so until the idle callback.
+ * Whether a reset or a write to the config is still in progress, which the driver expects to be
+ * complete at its next access. An owner that can delay the driver's next access delays it until the
+ * idle callback.
  */
 bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 
@@ -94,8 +97,8 @@ bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 
 /*
  * An interrupt is a signal to an eventfd. An interrupt that is raised while its vector has no
- * eventfd, or is masked, stays pending until the vector has one and is unmasked. The model owns
- * the eventfds, which have to be non-blocking; -1: none.
+ * eventfd, or is masked, stays pending until the vector has one and is unmasked. The model owns the
+ * eventfds, which have to be non-blocking; -1: no eventfd.
  */
 unsigned vublk_virtio_pci_num_vectors(const struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd);
@@ -103,8 +106,8 @@ void vublk_virtio_pci_mask_vector(struct vublk_virtio_pci *pci, unsigned vector,
 void vublk_virtio_pci_raise_vector(struct vublk_virtio_pci *pci, unsigned vector);
 
 /*
- * INTx is a level, and an eventfd carries edges. So each signal also masks INTx, and
- * unmasking it signals again if the level is still high.
+ * INTx is level-triggered, but an eventfd carries only edges. So each signal also masks INTx, and
+ * unmasking INTx signals again if the level is still high.
  */
 void vublk_virtio_pci_set_intx_fd(struct vublk_virtio_pci *pci, int fd);
 void vublk_virtio_pci_mask_intx(struct vublk_virtio_pci *pci, bool masked);
@@ -122,17 +125,17 @@ void vublk_virtio_pci_on_failure(struct vublk_virtio_pci *pci, const struct vubl
 bool vublk_virtio_pci_is_driven(const struct vublk_virtio_pci *pci);
 
 /*
- * Calls `fn` for each part of guest memory that holds a ring, until it returns false.
- * Returns the last result of `fn`, or true if there is no ring.
+ * Calls `fn` for each part of guest memory that holds a ring, until `fn` returns false. Returns the
+ * last result of `fn`, or true if there is no ring.
  */
 bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
 					 bool (*fn)(void *opaque, uint64_t addr, uint64_t bytes),
 					 void *opaque);
 
 /*
- * Stops the rings while the owner changes memory that they may be using, and lets them
- * resume. Each hold needs one release. vublk_virtio_pci_hold() returns 0 if the rings are
- * stopped, and 1 if the device's stopped() callback reports it.
+ * Stops the rings while the owner changes memory that they may be using, and lets them resume. Each
+ * hold needs one release. vublk_virtio_pci_hold() returns 0 if the rings are stopped, and 1 if they
+ * are still being stopped; in that case the device's stopped() callback follows.
  */
 int vublk_virtio_pci_hold(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_release(struct vublk_virtio_pci *pci);

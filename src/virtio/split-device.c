@@ -43,7 +43,7 @@ int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_sp
 	if (!table)
 		return vublk_error_set(error, ENOMEM, "out of memory for a ring of %u entries",
 				       size);
-	used = vublk_load_acquire(&memory->used->idx); /* B, for an earlier device end */
+	used = vublk_load_acquire(&memory->used->idx); /* B, paired with an earlier device end */
 	*ring = (struct vublk_device_ring){
 		.memory = *memory,
 		.table = table,

@@ -5,8 +5,8 @@
 /*
  * A back-end that accepts everything and does no I/O.
  *
- * Key idea: it has no thread, so that a run can be repeated exactly. A target that needs false
- * answers sets `replace`, which may change an answer before it is sent, or suppress it.
+ * Key idea: the back-end has no thread, so that a run can be repeated exactly. A target that needs
+ * false answers sets `replace`, which may change an answer before it is sent, or suppress it.
  */
 #include "proto/vhost-user/channel.h"
 

@@ -2,7 +2,7 @@
 #ifndef VUBLK_TESTS_FUZZ_H
 #define VUBLK_TESTS_FUZZ_H
 
-/* The function of a fuzz target, and its checks. A target links an engine or replay.c. */
+/* The function of a fuzz target, and its checks. A target links a fuzzing engine or replay.c. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>

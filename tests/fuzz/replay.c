@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs a fuzz target without an engine: all files of its corpus (the folder CORPUS), then a
- * fixed series of mutations of them.
+ * This program runs a fuzz target without a fuzzing engine: all files of its corpus (the folder
+ * CORPUS), then a fixed series of mutations of them.
  *
- * Key idea: an engine finds more inputs. This program keeps the errors that it has found
- * from returning, and needs only a compiler.
+ * Key idea: a fuzzing engine finds more inputs, but this program needs only a compiler, and keeps
+ * the errors that an engine has found from returning.
  */
 #include "fuzz.h"
 #include "harness.h"

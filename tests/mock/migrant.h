@@ -3,11 +3,11 @@
 #define VUBLK_TESTS_MIGRANT_H
 
 /*
- * A guest that migrates. All of its state is in its memory, so a copy of the memory is the
- * guest. It continuously writes its disk, reads it back, and remembers what it has read into
- * which page. So it notices, sooner or later, if a page of its memory has been changed by the
- * migration. Writes by its processor are marked here, as a hypervisor would see them. Writes by
- * its disk go to pages of their own and are not marked here.
+ * A guest that migrates. All of its state is in its memory, so a copy of the memory is the guest.
+ * It continuously writes its disk, reads it back, and remembers what it has read into which page.
+ * So the guest notices, sooner or later, if the migration has changed a page of its memory. Writes
+ * by its processor are marked here, as a hypervisor would see them. Writes by its disk go to pages
+ * of their own and are not marked here.
  */
 #include <stdbool.h>
 #include <stdint.h>

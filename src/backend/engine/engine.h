@@ -28,7 +28,7 @@ enum vublk_engine_op {
 	VUBLK_OP_WRITE_ZEROES,
 };
 
-#define VUBLK_IO_DURABLE 0x1u   /* completes only when it would survive a power failure */
+#define VUBLK_IO_DURABLE 0x1u   /* completes only when its data would survive a power failure */
 #define VUBLK_IO_MAY_UNMAP 0x2u /* zeroed blocks need not stay allocated */
 
 struct vublk_engine_io {
@@ -95,7 +95,7 @@ struct vublk_engine_geometry {
 };
 
 enum vublk_cache_mode {
-	VUBLK_CACHE_AUTO,     /* direct where it serves every request, else buffered */
+	VUBLK_CACHE_AUTO,     /* direct where it serves every request, otherwise buffered */
 	VUBLK_CACHE_DIRECT,   /* O_DIRECT */
 	VUBLK_CACHE_BUFFERED, /* the page cache */
 };
@@ -135,11 +135,13 @@ struct vublk_engine_queue_ops;
 struct vublk_engine_queue {
 	const struct vublk_engine_queue_ops *ops;
 	struct vublk_engine *engine;
-	/* Readable once poll() has completions again after it found none; -1: submit() does all. */
+	/*
+	 * Readable when completions arrive after poll() found none; -1: submit() does all the work.
+	 */
 	int fd;
 	/*
-	 * Not 0: the kernel temporarily refused a request, and no event will say when it can
-	 * accept the request, so the worker calls poll() again after this time.
+	 * If this is not 0, the kernel has temporarily refused a request, and no event will say
+	 * when the kernel can accept it. So the worker calls poll() again after this time.
 	 */
 	unsigned retry_ms;
 };
@@ -173,7 +175,7 @@ extern const struct vublk_engine_ops vublk_engine_file;
 extern const struct vublk_engine_ops vublk_engine_memory;
 extern const struct vublk_engine_ops vublk_engine_null;
 
-/* A power of two from 512 to this. */
+/* A block size is a power of two from 512 to this. */
 #define VUBLK_ENGINE_MAX_BLOCK_BYTES (UINT32_C(2) << 20)
 
 /* The engine of this name, or NULL. */

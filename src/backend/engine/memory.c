@@ -3,11 +3,11 @@
  * A disk in this process's memory. Its data is lost when the process ends, so a flush does
  * nothing. Pages that were never written, or were discarded, take no memory.
  *
- * Key idea: a copy at a random offset first waits for memory, and more than half of that time
- * is address translation. So a request is served when the next one arrives, whose memory is
- * prefetched meanwhile. And if the first write to an extent of 2 MiB is a long one at its
- * start, the extent becomes one huge page, because the rest will probably be written, too.
- * Other extents consist of small pages, so that a short write takes only one.
+ * Key idea: a copy at a random offset first waits for memory, and more than half of that time is
+ * address translation. So a request is served only when the next one arrives, and its memory is
+ * prefetched in the meantime. And if the first write to an extent of 2 MiB is a long one at its
+ * start, the extent becomes one huge page, because the rest will probably also be written. Other
+ * extents consist of small pages, so that a short write takes only one.
  */
 #include "backend/engine/engine.h"
 
@@ -115,9 +115,9 @@ static void copy_out(char *from, const struct vublk_engine_io *io)
 }
 
 /*
- * Touches the first byte, which the request is about to write, to allocate the huge page. Then
- * the madvise() is undone, because the kernel needs one more mapping for each range whose
- * advice differs from its neighbours'.
+ * Touches the first byte, which the request is about to write, to allocate the huge page.
+ * Afterwards the madvise() is undone, because the kernel needs one more mapping for each range
+ * whose advice differs from its neighbours'.
  */
 static void make_huge(char *extent)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk that stores nothing: it discards writes, and reads leave the buffers unchanged. Use it
- * to measure everything except the storage, and as the example for a new engine.
+ * A disk that stores nothing: it discards writes, and reads leave the buffers unchanged. This
+ * engine serves to measure everything except the storage, and is the example for a new engine.
  */
 #include "backend/engine/engine.h"
 

@@ -4,7 +4,7 @@
  *
  * Key idea: a back-end chooses the layout of an area, and may accept no other layout. So the
  * back-end makes the area, and the relay passes its answer on unchanged. Without a back-end the
- * device makes one, so that a VMM need not wait.
+ * device makes the area, so that a VMM need not wait.
  */
 #include "bus/relay/messages.h"
 
@@ -102,7 +102,7 @@ int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 
 	if (r < 0)
 		return r;
-	/* Another area means another driver, even if the rings look the same. */
+	/* A different area means a different driver, even if the rings look the same. */
 	if (!is_same_file(relay->area.fd, relay->server.request.fds[0]))
 		relay->changes |= VUBLK_RELAY_RESET;
 	vublk_relay_drop_area(relay);

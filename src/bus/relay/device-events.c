@@ -14,7 +14,10 @@ static struct vublk_relay *relay_of(void *opaque)
 	return ((struct vublk_bus *)opaque)->client;
 }
 
-/* Notes the device's answer to this request. False: the relay did not wait for it. */
+/*
+ * Notes the device's answer to this request. Returns false if the relay did not wait for the
+ * answer.
+ */
 static bool answered(struct vublk_relay *relay, enum vublk_relay_request request)
 {
 	if (relay->asked != request)
@@ -82,7 +85,7 @@ static void on_config_changed(void *opaque)
 		vublk_back_channel_tell_config(&relay->server.back_channel);
 }
 
-/* A lost back-end has not refused the memory: the next one gets it with the rest. */
+/* A lost back-end has not refused the memory: the next back-end gets this memory with the rest. */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_relay *relay = relay_of(opaque);

@@ -2,8 +2,8 @@
 /*
  * Hands the rings that the VMM has started over to the device, as one new session.
  *
- * Key idea: a ring that cannot be handed over is withdrawn, so that it is not tried again
- * before the VMM sends another kick descriptor. One bad ring does not stop the others.
+ * Key idea: a ring that cannot be handed over is withdrawn, so that the hand-over is not tried
+ * again before the VMM sends another kick descriptor. One bad ring does not stop the other rings.
  */
 #include "bus/relay/relay.h"
 
@@ -90,7 +90,7 @@ static int give_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue
 	return vublk_device_set_queue(relay->device, queue->index, ring, sizeof(*ring), error);
 }
 
-/* True: it is handed over. */
+/* Returns true if the ring is handed over. */
 static bool hand_over_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	struct vublk_device_queue ring;
@@ -148,10 +148,10 @@ static unsigned count_wanted(const struct vublk_relay *relay, bool *resumes)
 }
 
 /*
- * A driver may have turned the write cache off in an earlier session. The VMM does not repeat
- * that setting, and the back-end assumes that the setting is known, because the device has read
- * the config. So a session that begins with rings in use writes through until the VMM reads the
- * config or sets wce. 1: the device has been asked. -ENOTCONN: no back-end; the rings wait.
+ * A driver may have turned the write cache off in an earlier session. The VMM does not repeat that
+ * setting, and the back-end assumes that the VMM knows the setting, because the device has read the
+ * config. So a session that begins with rings in use writes through until the VMM reads the config
+ * or sets wce. 1: the device has been asked. -ENOTCONN: no back-end; the rings wait.
  */
 static int write_through(struct vublk_relay *relay, bool resumes)
 {

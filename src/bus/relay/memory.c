@@ -2,8 +2,8 @@
 /*
  * The VMM's memory table, and the translation of its user addresses to guest addresses.
  *
- * The device checks guest addresses and files when it gets a table. The checks here are those
- * that it cannot make, because it does not know user addresses.
+ * The device checks guest addresses and files when it gets a table. This file makes the checks that
+ * the device cannot make because it does not know user addresses.
  *
  * Key idea: a message whose change the back-end refuses must leave everything as it was. So a
  * change is a new table, and the old one stays until the message is done.
@@ -148,7 +148,10 @@ static int copy_region(struct vublk_relay_memory *memory, const struct vublk_rel
 	return 0;
 }
 
-/* A copy of the table without the region `except` (UINT_MAX: with all), and with room for one. */
+/*
+ * Makes a copy of the table without the region `except` (UINT_MAX: with all regions), and with room
+ * for one more.
+ */
 static int copy(const struct vublk_relay *relay, unsigned except,
 		struct vublk_relay_memory *memory, struct vublk_error *error)
 {

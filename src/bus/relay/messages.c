@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The table of a VMM's messages, and the messages about features, status, log and config. Those
- * about rings, memory and the in-flight area are in files of their own.
+ * The table of a VMM's messages, and the messages about features, status, log and config. The
+ * messages about rings, memory and the in-flight area are in files of their own.
  *
- * Key idea: a message has two functions. The first notes what the message says. The second runs
- * when the device matches the set-up: it does the rest and fills the reply.
+ * Key idea: a message has two functions. The first function notes what the message says. The second
+ * function runs when the device matches the set-up: it does the rest of the work and fills the
+ * reply.
  *
  * Specification: "Front-end message types".
  */
@@ -29,10 +30,10 @@
 	 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |                   \
 	 VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) |     \
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
-/* A VMM has to accept both if stops leave requests in the in-flight area. */
+/* A VMM has to accept both features if stops leave requests in the in-flight area. */
 #define INFLIGHT_WITHOUT_DRAIN                                                                \
 	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
-/* Offered if the back-end offers them and the device accepted them. */
+/* These features are offered if the back-end offers them and the device accepted them. */
 #define PASSED_ON                                                                             \
 	(INFLIGHT_WITHOUT_DRAIN | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) |           \
 	 VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD))
@@ -89,8 +90,9 @@ static int get_protocol_features(struct vublk_relay *relay, struct vublk_error *
 }
 
 /*
- * If the back-end leaves requests in the area at each stop, the VMM has to know, because it
- * would take them for complete. With GET_VRING_BASE_SKIP_DRAIN the relay can ask for a drain.
+ * If the back-end leaves requests in the area at each stop, the VMM has to know, because otherwise
+ * it would take these requests for complete. With GET_VRING_BASE_SKIP_DRAIN the relay can ask for a
+ * drain.
  */
 static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 			   struct vublk_error *error)
@@ -171,7 +173,7 @@ static int get_max_mem_slots(struct vublk_relay *relay, struct vublk_error *erro
 
 /* --- the dirty log --------------------------------------------------------------- */
 
-/* The contents stay. Running rings are paused for a change to another log. */
+/* The contents of the log are kept. Running rings are paused for a change to another log. */
 static int set_log_base(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_vu_log *wire = &relay->server.request.payload.log;

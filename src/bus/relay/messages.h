@@ -3,9 +3,9 @@
 #define VUBLK_BUS_RELAY_MESSAGES_H
 
 /*
- * The functions in the table of messages (messages.c) that are in other files, each named
- * after its message. Those that note what a message says come first; those that act on it when
- * the device matches the set-up follow.
+ * The functions in the table of messages (messages.c) that are in other files. Each is named after
+ * its message. The functions that note what a message says come first. The functions that act on a
+ * message, when the device matches the set-up, follow.
  */
 #include "bus/relay/relay.h"
 
@@ -32,8 +32,8 @@ int vublk_relay_get_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 /* --- memory.c ---------------------------------------------------------------- */
 
 /*
- * These take the descriptors, and keep the previous table until vublk_relay_memory_commit()
- * or vublk_relay_memory_roll_back().
+ * These functions take the descriptors, and keep the previous table until
+ * vublk_relay_memory_commit() or vublk_relay_memory_roll_back().
  */
 int vublk_relay_memory_set(struct vublk_relay *relay, struct vublk_error *error);
 int vublk_relay_memory_add(struct vublk_relay *relay, struct vublk_error *error);

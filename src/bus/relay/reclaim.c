@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reclaims rings from the device: when that is necessary, where each ring stopped, and which of
- * its requests may have been begun.
+ * This file reclaims rings from the device. It decides when a reclaim is necessary, and finds out
+ * where each ring stopped and which of its requests may have been begun.
  *
  * Key idea: the device stops all rings together. So they are reclaimed in two steps: a pause,
  * after which every position is known, and the end of the device's session.
  *
- * Positions: a ring that a back-end returned continues where the back-end stopped. A ring that
- * ran when its back-end was lost continues at its used index, and the in-flight area says which
- * of the requests from there on the lost back-end had begun. The area is the VMM's, which sets it at
- * each start, or else the device's own, which is kept only for rings that the VMM has not
- * stopped. Without an area a ring with outstanding requests is uncertain: it can start again
- * only when no request is outstanding any more; otherwise the driver has to reset the device.
+ * Positions: a ring that a back-end returned continues where the back-end stopped. A ring that ran
+ * when its back-end was lost continues at its used index, and the in-flight area says which of the
+ * requests from there on the lost back-end had begun. The area is either the VMM's, which sets it
+ * at each start, or the device's own, which is kept only for rings that the VMM has not stopped.
+ * Without an area a ring with outstanding requests is uncertain: it can start again only when no
+ * request is outstanding any more; otherwise the driver has to reset the device.
  */
 #include "bus/relay/relay.h"
 
@@ -74,7 +74,7 @@ static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 /* Notes the position of a ring that has stopped. True: the VMM wants it to run again. */
 static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
-	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun another */
+	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun a new one */
 	bool is_known = is_over || collect_place(relay, queue);
 
 	if (vublk_relay_is_drained(queue)) {
@@ -87,7 +87,7 @@ static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *qu
 	return vublk_relay_is_started(queue);
 }
 
-/* Keeps the device's own area if a ring that it belongs to is to run again. */
+/* Keeps the device's own area if a ring that the area describes is to run again. */
 static void collect_area(struct vublk_relay *relay, bool is_needed)
 {
 	struct vublk_device_inflight area;
@@ -148,7 +148,7 @@ static void collect(struct vublk_relay *relay)
 
 /*
  * Without GET_VRING_BASE_INFLIGHT a VMM takes all requests before the base for complete. With
- * GET_VRING_BASE_SKIP_DRAIN it says for each ring whether they have to be complete.
+ * GET_VRING_BASE_SKIP_DRAIN the VMM says for each ring whether these requests have to be complete.
  */
 static bool wants_drain(const struct vublk_relay *relay)
 {

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes the device match what the VMM has set up. This file has the order of the steps and
- * everything that is not about rings; reclaim.c and handover.c have the rest.
+ * This file makes the device match the set-up that the VMM has made. It has the order of the steps,
+ * and those steps that are not about rings; reclaim.c and handover.c have the steps about rings.
  *
  * Key idea: step() compares the device with the set-up and removes the first difference. It is
  * called until there is no difference, or until it has to wait for the device.
  *
- * A VMM starts and stops each queue separately. The device starts and stops all of them
- * together, and resumes them without being told when it finds another back-end after a loss. So
- * whenever the VMM wants another set of rings, or one of them at another address, all are
- * reclaimed, and the new set is handed over as a new session. Memory, kick and call descriptors
- * can change while rings run.
+ * A VMM starts and stops each queue separately. The device starts and stops all of them together,
+ * and resumes them without being told when it finds another back-end after a loss. So whenever the
+ * VMM wants another set of rings, or wants a ring at another address, all rings are reclaimed, and
+ * the new set is handed over as a new session. Memory, kick and call descriptors can change while
+ * rings run.
  */
 #include "bus/relay/relay.h"
 

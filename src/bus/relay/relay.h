@@ -7,9 +7,9 @@
  * sends goes to the device, which is the front-end of the real back-end.
  *
  * Key idea: a message is noted (messages.c), and later the device is made to match the set-up
- * (reconcile.c): the session is settled. That happens before a message is answered, and when
- * there is no further message to read. So an acknowledgement says that the back-end has done
- * it, or that the device holds it until there is a back-end.
+ * (reconcile.c): the session is settled. The session is settled before a message is answered, and
+ * when there is no further message to read. So an acknowledgement says that the back-end has done
+ * what the message asks for, or that the device holds the change until there is a back-end.
  */
 #include "bus/bus.h"
 #include "bus/relay/state.h"
@@ -51,7 +51,10 @@ struct vublk_relay_memory {
 	struct vublk_relay_region *regions;
 };
 
-/* Changes to pass to the device: MEMORY while rings run, the others only when it has no rings. */
+/*
+ * Changes to pass to the device: MEMORY is passed while rings run, the other changes only when the
+ * device has no rings.
+ */
 enum {
 	VUBLK_RELAY_FEATURES = 1,
 	VUBLK_RELAY_MEMORY = 2,
@@ -118,7 +121,7 @@ void vublk_relay_change_ring(struct vublk_relay *relay, struct vublk_relay_queue
 bool vublk_relay_is_started(const struct vublk_relay_queue *queue);
 /* Whether the device has the ring. */
 bool vublk_relay_is_handed(const struct vublk_relay_queue *queue);
-/* Whether the VMM wants it back with all requests complete. */
+/* Whether the VMM wants the ring back with all requests complete. */
 bool vublk_relay_is_drained(const struct vublk_relay_queue *queue);
 /* Whether it is unknown which of its requests a lost back-end had begun. */
 bool vublk_relay_is_uncertain(const struct vublk_relay_queue *queue);
@@ -143,8 +146,9 @@ bool vublk_relay_is_suspended(const struct vublk_relay *relay);
 void vublk_relay_withdraw_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 void vublk_relay_withdraw_all(struct vublk_relay *relay);
 /*
- * The same, after the back-end has completed all requests that it had begun. A ring that was
- * stopped with requests left in the in-flight area runs once more for that.
+ * Like vublk_relay_withdraw_queue(), but after the back-end has completed all requests that it had
+ * begun. A ring that was stopped with requests left in the in-flight area runs once more to
+ * complete them.
  */
 void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 /* Whether requests are left in the in-flight area that a drain has to complete first. */
@@ -162,8 +166,9 @@ void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue 
 void vublk_relay_note_loss(struct vublk_relay *relay);
 void vublk_relay_drop_area(struct vublk_relay *relay);
 /*
- * The driver's session is over: forgets everything that was set up in it, and has the device
- * do the same. Memory, call and error descriptors and the dirty log belong to the VMM and stay.
+ * The driver's session is over: forgets everything that was set up in it, and makes the device
+ * forget it as well. Memory, call and error descriptors and the dirty log belong to the VMM and
+ * stay.
  */
 void vublk_relay_reset(struct vublk_relay *relay);
 /* The driver has to reset the device: the queues' error descriptors tell the VMM. */
@@ -189,8 +194,8 @@ bool vublk_relay_hand_over(struct vublk_relay *relay);
 /* --- reconcile.c ------------------------------------------------------------- */
 
 /*
- * Makes the device match what the VMM wants, as far as possible without waiting. True: it
- * matches. Failures are given to vublk_relay_fail().
+ * Makes the device match what the VMM wants, as far as possible without waiting. Returns true if
+ * the device matches. Failures are given to vublk_relay_fail().
  */
 bool vublk_relay_settle(struct vublk_relay *relay);
 /* The device was told to log, and refused. */
@@ -230,7 +235,10 @@ static inline struct vublk_relay_queue *vublk_relay_concerned(struct vublk_relay
 
 /* Checks the request and notes what it says. A note that fails has changed nothing. */
 int vublk_relay_note_message(struct vublk_relay *relay, struct vublk_error *error);
-/* Does the rest when the device matches the set-up. 1: relay->asked says what it waits for. */
+/*
+ * Does the rest of a message's work when the device matches the set-up. Returns 1 while the message
+ * has to wait; relay->asked says for what.
+ */
 int vublk_relay_act_on_message(struct vublk_relay *relay, struct vublk_error *error);
 /* Notes which features are on offer now. */
 void vublk_relay_make_offer(struct vublk_relay *relay);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The messages about one ring: SET_VRING_..., GET_VRING_BASE. They change what the VMM wants of
- * the ring (rings.c); the device is told later.
+ * This file has the messages about one ring: SET_VRING_..., GET_VRING_BASE. They change what the
+ * VMM wants of the ring (rings.c); the device is told later.
  *
  * Specification: "Starting and stopping rings", "Front-end message types".
  */
@@ -169,7 +169,7 @@ static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 			       count);
 }
 
-/* Requests that a lost back-end left in the area, and that no other back-end can execute now. */
+/* Refuses if a lost back-end left requests in the area that no other back-end can execute now. */
 static int check_drained(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_relay_queue *queue = vublk_relay_concerned(relay);

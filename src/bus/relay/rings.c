@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The rings as the VMM wants them: which are started, which are enabled, where they are, and
- * when starts are held. Nothing here tells the device; reconcile.c does that later.
+ * This file keeps the rings as the VMM wants them: which rings are started, which are enabled,
+ * where they are, and when starts are held. Nothing here informs the device; reconcile.c does so
+ * later.
  *
- * Key idea: a VMM that stops its queues one by one would otherwise have the others restarted
- * after each stop. So starts are held for a moment after a queue was stopped, and with STATUS
- * until DRIVER_OK.
+ * Key idea: when a VMM stops its queues one by one, the remaining queues would be restarted after
+ * each stop. So starts are held for a moment after a queue was stopped, and with STATUS until
+ * DRIVER_OK.
  */
 #include "bus/relay/relay.h"
 
@@ -81,7 +82,10 @@ void vublk_relay_withdraw_all(struct vublk_relay *relay)
 		vublk_relay_withdraw_queue(relay, &relay->queues[i]);
 }
 
-/* Without the feature a VMM cannot ask for a drain that the back-end did not do by itself. */
+/*
+ * Without GET_VRING_BASE_SKIP_DRAIN a VMM cannot ask for a drain that the back-end did not do by
+ * itself.
+ */
 bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
 {
 	return queue->undrained &&

@@ -46,7 +46,10 @@ static void note_message(struct vublk_relay *relay)
 
 /* --- the course ---------------------------------------------------------------- */
 
-/* True: the device matches the set-up. A memory table that it refused has been replaced. */
+/*
+ * Returns true if the device matches the set-up. A memory table that the device refused has been
+ * replaced.
+ */
 static bool settle(struct vublk_relay *relay)
 {
 	if (!vublk_relay_settle(relay))
@@ -55,7 +58,9 @@ static bool settle(struct vublk_relay *relay)
 	return true;
 }
 
-/* No message is waiting, so applies the changes that need no answer. True: that failed. */
+/*
+ * Applies the changes that need no answer, because no message is waiting. Returns true on failure.
+ */
 static bool settle_unasked(struct vublk_relay *relay)
 {
 	if (!settle(relay) || !relay->result)
@@ -105,7 +110,7 @@ static bool step_acting(struct vublk_relay *relay)
 
 static bool step_closing(struct vublk_relay *relay)
 {
-	vublk_relay_reset(relay); /* the next VMM's driver is another one */
+	vublk_relay_reset(relay); /* the next VMM has another driver */
 	vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_RESET);
 	return true;
 }
@@ -143,7 +148,7 @@ static bool step(void *opaque)
 		return step_closing(relay);
 	case VUBLK_RELAY_ENDING:
 		return step_ending(relay);
-	default: /* ENDED: end_task frees it */
+	default: /* ENDED: end_task frees the session */
 		return false;
 	}
 }
@@ -155,7 +160,7 @@ static bool is_reading(const void *opaque)
 	return relay->state == VUBLK_RELAY_READING;
 }
 
-/* The message that is being served, if there is one, is the last. */
+/* If a message is being served, it is the last one. */
 static void close_session(void *opaque)
 {
 	vublk_relay_change_session(opaque, VUBLK_RELAY_SESSION_CLOSE);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The states of a session, of its rings as a set, and of each ring, with the tables that say
- * which event leads where. Nothing else is done here: the code that causes an event does the
- * work that belongs to it.
+ * The states of a session, of its rings as a set, and of each ring, with the tables that say which
+ * event leads where. Nothing else is done here: the code that causes an event does the work that
+ * the event requires.
  *
  * Key idea: one function per object changes its state, and writes one line to the debug log.
  *
@@ -202,7 +202,7 @@ int vublk_relay_next_state(const struct vublk_relay_machine *machine, unsigned s
 	return machine->transitions[state * machine->num_events + event] - 1;
 }
 
-/* The next state, or the same one. */
+/* Returns the next state, which may be the present one. */
 static unsigned change(const struct vublk_relay *relay, const struct vublk_relay_machine *machine,
 		       unsigned state, unsigned event, const char *object)
 {

@@ -18,7 +18,7 @@ enum vublk_relay_session_state {
 	VUBLK_RELAY_LAST_ACTING,
 	VUBLK_RELAY_CLOSING,       /* no message is read any more; the reset is due */
 	VUBLK_RELAY_ENDING,        /* rings and memory are being reclaimed from the back-end */
-	VUBLK_RELAY_ENDED,         /* to be freed */
+	VUBLK_RELAY_ENDED,         /* waits to be freed */
 	VUBLK_RELAY_NUM_SESSION_STATES,
 };
 
@@ -34,7 +34,7 @@ enum vublk_relay_session_event {
 
 enum vublk_relay_set_state {
 	VUBLK_RELAY_SET_HERE,    /* the device has no rings */
-	VUBLK_RELAY_SET_OUT,     /* the device has those that are handed, and is to run them */
+	VUBLK_RELAY_SET_OUT,     /* the device has the handed rings, and is to run them */
 	VUBLK_RELAY_SET_PAUSING, /* the device stops them, so that they can be reclaimed */
 	VUBLK_RELAY_NUM_SET_STATES,
 };
@@ -49,11 +49,11 @@ enum vublk_relay_set_event {
 enum vublk_relay_ring_state {
 	VUBLK_RELAY_RING_WITHDRAWN, /* not started by the VMM; the device does not have it */
 	VUBLK_RELAY_RING_WANTED,    /* started; the device is to have it */
-	VUBLK_RELAY_RING_LEFT,      /* to run once more for the requests that a stop left */
+	VUBLK_RELAY_RING_LEFT,      /* has to run once more for the requests that a stop left */
 	VUBLK_RELAY_RING_HANDED,    /* started; the device has it */
 	VUBLK_RELAY_RING_DRAINING,  /* the device has it; it is reclaimed with no request left */
 	VUBLK_RELAY_RING_RETURNING, /* the device has it; it is to be reclaimed */
-	/* as WITHDRAWN, WANTED and LEFT, when it is unknown which requests were begun */
+	/* like WITHDRAWN, WANTED and LEFT, but it is unknown which requests were begun */
 	VUBLK_RELAY_RING_UNCERTAIN,
 	VUBLK_RELAY_RING_UNCERTAIN_WANTED,
 	VUBLK_RELAY_RING_UNCERTAIN_LEFT,
@@ -81,7 +81,7 @@ struct vublk_relay_machine {
 extern const struct vublk_relay_machine vublk_relay_session_machine, vublk_relay_set_machine,
 	vublk_relay_ring_machine;
 
-/* What the table says; -1: the event changes nothing in this state. */
+/* Returns the next state by the table; -1: the event changes nothing in this state. */
 int vublk_relay_next_state(const struct vublk_relay_machine *machine, unsigned state,
 			   unsigned event);
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connection to a client: receives commands, has them executed one by one, and sends
- * the answers. The commands themselves are in commands.c.
+ * This file is the connection to a client: it receives commands, has them executed one by one, and
+ * sends the answers. The commands themselves are in commands.c.
  *
- * Key idea: commands are executed in order, and an answer means that the command has taken
- * effect. So while an operation that the next command could interfere with is in progress
- * (a reset, memory that the back-end still uses), further commands wait in the socket.
- * Clients limit the time they wait for an answer, so after a timeout of our own the client
- * is served although the device is still busy; the driver sees that in its registers.
+ * Key idea: commands are executed in order, and an answer means that the command has taken effect.
+ * So while an operation that the next command could interfere with is in progress (a reset, memory
+ * that the back-end still uses), further commands wait in the socket. Clients limit the time they
+ * wait for an answer, so after a timeout of our own the client is served although the device is
+ * still busy; the driver sees in its registers that the device is busy.
  *
  * Specification: "Command Concurrency".
  */
@@ -81,7 +81,7 @@ static void answer_command(struct vublk_vfio_user *bus)
 
 /*
  * A client that has no version in common with this server, or sends something that is not a
- * command, is disconnected. After any other refused command it may continue.
+ * command, is disconnected. After the refusal of any other command the client may continue.
  */
 static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
@@ -120,7 +120,7 @@ static void execute_command(struct vublk_vfio_user *bus)
 	}
 }
 
-/* Returns 1 if there is a command to execute, else 0. */
+/* Returns 1 if there is a command to execute, otherwise 0. */
 static int take_command(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;

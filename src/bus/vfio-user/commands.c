@@ -3,8 +3,8 @@
  * The commands of a client: one function and one row in the table per command. Receiving
  * commands and sending answers is in client.c, memory in dma.c, interrupts in irqs.c.
  *
- * Key idea: the codec has checked the sizes of a command; here its values are checked, and
- * then it becomes a call of the PCI model.
+ * Key idea: the codec has checked the sizes of a command; here the values of the command are
+ * checked, and then the command becomes a call of the PCI model.
  *
  * Specification: the section named after each command.
  */

@@ -2,15 +2,15 @@
 /*
  * The guest's memory: DMA_MAP and DMA_UNMAP, and how the device gets the result.
  *
- * Key idea: a command changes the client's table of maps immediately. The device gets a table
- * made from it only when it may use the memory: when the driver is ready, and, while rings
- * may be running, before the client is answered. So any number of changes before the start
- * costs one change of the device. Later changes are collected: their answers are deferred
- * until no further command is waiting, then all of them are applied as one.
+ * Key idea: a command changes the client's table of maps immediately. The device gets a table made
+ * from the client's table only when the device may use the memory: when the driver is ready, and,
+ * while rings may be running, before the client is answered. So any number of changes before the
+ * start costs one change of the device. Later changes are collected: their answers are deferred
+ * until no further command is waiting, and at that time all changes are applied as one.
  *
- * The back-end is told of added memory while the rings run. For every other change the rings
- * are held, so that no request is in flight. They resume when the memory of the rings
- * themselves is mapped, because a VMM may unmap it and map it again in pieces.
+ * The back-end is told of added memory while the rings run. For every other change the rings are
+ * held, so that no request is in flight. The rings resume when the memory that contains them is
+ * mapped, because a VMM may unmap this memory and map it again in pieces.
  *
  * Specification: "VFIO_USER_DMA_MAP", "VFIO_USER_DMA_UNMAP".
  */
@@ -201,7 +201,10 @@ int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 
 /* --- the device's table ----------------------------------------------------------------------- */
 
-/* Made from the maps: `regions` for the device, `places` to compare with what it has. */
+/*
+ * The table made from the maps: `regions` is for the device, `places` is for the comparison with
+ * the regions that the device has.
+ */
 struct table {
 	struct vublk_memory_region regions[VUBLK_VFIO_USER_MAX_MAPS];
 	struct vublk_vfio_user_region places[VUBLK_VFIO_USER_MAX_MAPS];
@@ -383,7 +386,7 @@ static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *
 
 /* --- while rings may run ---------------------------------------------------------------------- */
 
-/* The rings are held. They resume if their own memory is mapped, else they wait for it. */
+/* The rings are held. They resume if their own memory is mapped; otherwise they wait for it. */
 static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	struct table table;
@@ -398,7 +401,7 @@ static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 	return r;
 }
 
-/* If memory cannot be added, tries again without it. */
+/* If memory cannot be added, tries again without this memory. */
 static void finish_held(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;
@@ -457,7 +460,7 @@ void vublk_vfio_user_dma_on_stopped(struct vublk_vfio_user *bus)
 		finish_held(bus);
 }
 
-/* If the back-end has disconnected, the next one gets the whole table when it connects. */
+/* If the back-end has disconnected, the next back-end gets the whole table when it connects. */
 void vublk_vfio_user_dma_on_memory_changed(struct vublk_vfio_user *bus,
 					   const struct vublk_error *error)
 {

@@ -3,10 +3,10 @@
  * SET_IRQS: the client's eventfds and masks for the interrupts. The interrupts themselves are
  * in src/virtio-pci/irq.c.
  *
- * Key idea: the whole command is checked before any part of it takes effect. Only eventfds
- * are accepted, because writing to another file may block; this process and the back-end
- * write to them. Neither reads them: if a client used one eventfd both as the signal and to
- * unmask the interrupt, reading it would keep the loop busy forever.
+ * Key idea: the whole command is checked before any part of it takes effect. Only eventfds are
+ * accepted, because this process and the back-end write to them, and writing to a file of another
+ * kind may block. Neither process reads the eventfds: if a client used one eventfd both as the
+ * signal and to unmask the interrupt, reading it would keep the loop busy forever.
  *
  * Specification: "VFIO_USER_DEVICE_SET_IRQS"; struct vfio_irq_set in <linux/vfio.h>.
  */
@@ -115,7 +115,7 @@ static void mask(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, bool
 		vublk_virtio_pci_mask_vector(bus->pci, irq, masked);
 }
 
-/* Assigns an eventfd, which it owns; -1: none. */
+/* Assigns an eventfd and takes its ownership; -1: no eventfd. */
 static void assign(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, int fd)
 {
 	switch (index) {

@@ -146,7 +146,7 @@ void vublk_vfio_user_irqs_clear(struct vublk_vfio_user *bus);
 /* --- dma.c ------------------------------------------------------------------------------------ */
 
 bool vublk_vfio_user_dma_is_command(const struct vublk_vfio_message *message);
-/* These change the table of maps only. They return the payload bytes of the answer. */
+/* These functions change only the table of maps. They return the payload bytes of the answer. */
 int vublk_vfio_user_dma_map(struct vublk_vfio_user *bus, struct vublk_vfio_message *message,
 			    struct vublk_error *error);
 int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
@@ -154,10 +154,13 @@ int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 			      struct vublk_error *error);
 /* Whether rings may use the memory, so that the back-end has to learn of each change. */
 bool vublk_vfio_user_dma_is_in_use(const struct vublk_vfio_user *bus);
-/* Defers the answer to a change. The caller has checked that fewer than the maximum wait. */
+/*
+ * Defers the answer to a change. The caller has checked that fewer answers than the maximum are
+ * deferred.
+ */
 void vublk_vfio_user_dma_defer_answer(struct vublk_vfio_user *bus,
 			     const struct vublk_vfio_message *message);
-/* Applies the changes whose answers are deferred. dma.phase is not IDLE until it is done. */
+/* Applies the changes whose answers are deferred. dma.phase is not IDLE until all are applied. */
 void vublk_vfio_user_dma_apply(struct vublk_vfio_user *bus);
 void vublk_vfio_user_dma_on_stopped(struct vublk_vfio_user *bus);
 void vublk_vfio_user_dma_on_memory_changed(struct vublk_vfio_user *bus,

@@ -3,8 +3,8 @@
  * The state of the vfio-user bus: which client it has, and what it waits for. The files that
  * cause an event do the work that belongs to it; this file only changes the state.
  *
- * Key idea: one function changes the state, by a table, so that an event that arrives twice
- * or too late does nothing.
+ * Key idea: one function changes the state, by a table, so that an event that arrives twice or too
+ * late has no effect.
  */
 #include "bus/vfio-user/private.h"
 

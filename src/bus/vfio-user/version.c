@@ -17,7 +17,9 @@
 
 #define TEXT_OFFSET VUBLK_VFIO_VERSION_BYTES
 
-/* The most important first: the last ones are omitted if the text gets too long. */
+/*
+ * The most important capabilities come first: the last ones are omitted if the text gets too long.
+ */
 static const struct {
 	const char *name;
 	int number; /* -1: true */
@@ -54,7 +56,7 @@ static struct json_object *parse(const char *text, uint32_t bytes, struct vublk_
 	return NULL;
 }
 
-/* Those of our first `count` capabilities that the client also names. */
+/* Returns those of our first `count` capabilities that the client also names. */
 static struct json_object *answer(struct json_object *client, size_t count)
 {
 	struct json_object *root = json_object_new_object(), *own, *of_client;

@@ -3,7 +3,7 @@
  * vublk bench: measures the disk behind a socket, or writes and verifies it. This file is
  * the command line; the load is in run.c.
  *
- * Key idea: an option that fio has, too, has fio's name and meaning.
+ * Key idea: each option that exists in fio as well has fio's name and meaning.
  */
 #include "cli/bench/bench.h"
 

@@ -86,7 +86,7 @@ struct vublk_bench_live {
 /* Called every 100 ms on the thread that called vublk_bench_run(); true: stop early. */
 typedef bool vublk_bench_tick_fn(void *opaque, const struct vublk_bench_live *live);
 
-/* 0, or why vublk_bench_run() would refuse: -EINVAL, -EROFS, -ENOTSUP. */
+/* Returns 0, or the error with which vublk_bench_run() would refuse: -EINVAL, -EROFS, -ENOTSUP. */
 int vublk_bench_check(const struct vublk_bench_config *config, const struct vublk_blk_info *info,
 		      struct vublk_error *error);
 

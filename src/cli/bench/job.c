@@ -64,7 +64,10 @@ static bool prepare(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 	return true;
 }
 
-/* Whether to start another request. A prepared one is always started: it was counted. */
+/*
+ * Returns whether to start another request. A prepared request is always started, because it has
+ * been counted already.
+ */
 static bool wants_more(struct vublk_bench_job *job)
 {
 	const struct vublk_bench_config *config = job->config;
@@ -187,7 +190,7 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 		count(job, slot, now);
 	if (!job->config->verify || slot->direction == VUBLK_BENCH_SYNC || job->error.code)
 		return;
-	/* The flag is set before a read can find out. */
+	/* The flag is set before a read can return the content of a lost write. */
 	if (vublk_disk_watch_has_lost_writes(job->config->watch))
 		fail_for_lost_writes(job);
 	else
@@ -224,8 +227,9 @@ static int collect(struct vublk_bench_job *job, unsigned *idle_polls)
 }
 
 /*
- * Whether to leave requests in flight behind. They would delay the end of a run that was
- * told to stop for as long as an outage lasts. Verification cannot do without them.
+ * Whether to leave requests in flight behind. They would delay the end of a run that was told to
+ * stop for as long as an outage lasts. Verification needs their completions, so it does not leave
+ * them.
  */
 static bool abandons(struct vublk_bench_job *job)
 {

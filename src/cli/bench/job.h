@@ -102,7 +102,7 @@ void vublk_bench_verify_deinit(struct vublk_bench_verify *verify);
  */
 bool vublk_bench_verify_pick(struct vublk_bench_job *job, struct vublk_bench_slot *slot);
 
-/* Releases the block of a completed request and checks what was read: 0 or -EILSEQ. */
+/* Releases the block of a completed request and checks the data that was read: 0 or -EILSEQ. */
 int vublk_bench_verify_complete(struct vublk_bench_job *job, struct vublk_bench_slot *slot,
 				struct vublk_error *error);
 

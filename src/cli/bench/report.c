@@ -177,7 +177,7 @@ static struct json_object *options_json(const struct vublk_bench_config *config)
 	struct json_object *object = json_object_new_object();
 	char text[32];
 
-	/* All of them are strings, as in fio's. */
+	/* All values are strings, as in fio's output. */
 	add_text(object, "ioengine", "vublk");
 	add_text(object, "rw", config->rw);
 	add_text(object, "mode", config->poll ? "poll" : "event");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A bench as a whole: checks the configuration against the disk, gives each job its part of
- * the region, its queue and its buffers, and switches the phases of all jobs. Requests are in
- * job.c.
+ * This file is a bench as a whole: it checks the configuration against the disk, gives each job its
+ * part of the region, its queue and its buffers, and switches the phases of all jobs. Requests are
+ * in job.c.
  *
  * Key idea: the calling thread does no I/O. It sleeps, keeps the time and sets one shared
  * phase, which the jobs look at.
@@ -276,7 +276,7 @@ static void watch(struct run *run, struct vublk_crew *crew, vublk_bench_tick_fn 
 	}
 }
 
-/* The error of the first job that failed; the others only stopped because of it. */
+/* The error of the first job that failed; the other jobs only stopped because of this error. */
 static int first_error(const struct run *run, struct vublk_error *error)
 {
 	for (unsigned i = 0; i < run->config->num_jobs; i++) {

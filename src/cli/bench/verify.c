@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Chooses the blocks that a verifying job writes and reads, and checks their content. It does
- * no I/O.
+ * This file chooses the blocks that a verifying job writes and reads, and checks their content. It
+ * does no I/O.
  *
  * Key idea: requests in flight may be executed in any order, so each block takes part in one
  * request at a time. Its generation is counted here and written into the block, so that the
@@ -61,8 +61,8 @@ static bool pick_write(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 }
 
 /*
- * Chooses a block that was written: one that the first pass of writes has reached, because
- * every pass has the same order. After as many tries as requests can be in flight the job
+ * Chooses a block that was written, that is, a block that the first pass of writes has reached,
+ * because every pass has the same order. After as many tries as requests can be in flight the job
  * has to wait for a completion.
  */
 static bool pick_read(struct vublk_bench_job *job, struct vublk_bench_slot *slot)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back-end of a chaos run: starts it, ends it, and watches for its socket. When to do so
- * is decided in run.c.
+ * This file starts and ends the back-end of a chaos run, and watches for its socket. run.c decides
+ * when.
  *
  * Key idea: the back-end and all its children are one process group, which can be signalled
  * as a whole. The kernel kills the back-end when the thread that started it ends for any
@@ -72,7 +72,7 @@ static bool is_in_config(const struct vublk_chaos_config *config, const char *pa
 	return false;
 }
 
-/* No name occurs twice, because programs differ in which of two values they use. */
+/* No name occurs twice, because programs differ in which of two values of one name they use. */
 static int join_env(struct vublk_chaos_backend *backend)
 {
 	const struct vublk_chaos_config *config = backend->config;
@@ -263,7 +263,10 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 {
 	int status = 0;
 
-	/* Kills its children, which could keep its files open; the group exists until it is reaped. */
+	/*
+	 * Kills the children of the back-end, which could keep its files open. The process group
+	 * exists until the back-end is reaped.
+	 */
 	if (backend->pid_fd >= 0) {
 		siginfo_t info;
 
@@ -282,7 +285,10 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 
 /* --- socket and output--------------------------------------------------------- */
 
-/* Without inotify: whether the file is new. Inode numbers are reused, so times count, too. */
+/*
+ * Returns whether the file is new; for use without inotify. Inode numbers are reused, so the times
+ * are compared as well.
+ */
 static bool is_another_file(struct vublk_chaos_backend *backend)
 {
 	struct stat before = backend->file;

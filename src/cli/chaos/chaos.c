@@ -175,7 +175,7 @@ static error_t parse_actions(int key, char *arg, struct argp_state *state)
 	}
 }
 
-/* The SOCKET, then the rest of the command line. */
+/* The first word is the SOCKET; the others belong to the back-end's command. */
 static void take_word(struct argp_state *state, struct vublk_chaos_config *config, char *arg)
 {
 	if (!config->socket) {
@@ -238,7 +238,7 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 	struct vublk_cli_options list = arguments->disk.list;
 	int ret;
 
-	/* The verifier finds out whether the disk keeps what it completed. */
+	/* The verifier finds out whether the disk keeps the data of completed writes. */
 	vublk_cli_options_add_default(&list, "unflushed", "trust");
 	ret = vublk_blk_open(arguments->config.socket, list.list, &handlers, sizeof(handlers), blk,
 			     error);

@@ -37,9 +37,9 @@
 enum vublk_chaos_action {
 	VUBLK_CHAOS_KILL,    /* SIGKILL, then start another */
 	VUBLK_CHAOS_STOP,    /* SIGSTOP, after a while SIGCONT or SIGKILL */
-	VUBLK_CHAOS_TERM,    /* SIGTERM, start another when it has ended */
-	VUBLK_CHAOS_REPLACE, /* remove the socket's file, then like TERM */
-	VUBLK_CHAOS_OWN,     /* none: it ended by itself */
+	VUBLK_CHAOS_TERM,    /* SIGTERM; start another when the back-end has ended */
+	VUBLK_CHAOS_REPLACE, /* remove the socket's file, then do the same as TERM */
+	VUBLK_CHAOS_OWN,     /* no action: the back-end ended by itself */
 	VUBLK_CHAOS_NUM_ACTIONS,
 };
 
@@ -54,7 +54,7 @@ struct vublk_chaos_config {
 	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, for all starts except the last */
 	unsigned num_env;
 	unsigned actions;           /* bits 1 << enum vublk_chaos_action; 0: none */
-	unsigned num_actions;       /* the run ends after so many; 0: no limit */
+	unsigned num_actions;       /* the run ends after this number; 0: no limit */
 	uint64_t runtime_ms;      /* the run ends after this time; 0: no limit */
 	unsigned min_interval_ms; /* between two actions */
 	unsigned max_interval_ms;
@@ -72,7 +72,7 @@ struct vublk_chaos_config {
 struct vublk_chaos_backend {
 	const struct vublk_chaos_config *config;
 	pid_t pid;          /* also its process group; 0: not running */
-	int pid_fd;         /* polls readable when it has ended */
+	int pid_fd;         /* polls readable when the back-end has ended */
 	int watch_fd;       /* inotify on the socket's directory; -1: not available */
 	struct stat file;   /* of the socket at the last check; used without inotify */
 	int output_fd;      /* its output: a file in memory, a new one for each start */
@@ -85,20 +85,26 @@ int vublk_chaos_backend_init(struct vublk_chaos_backend *backend,
 /* Kills the back-end if it runs, and waits for its end. */
 void vublk_chaos_backend_deinit(struct vublk_chaos_backend *backend);
 
-/* Called by the main thread only: the back-end dies with it. `last`: without config->env. */
+/*
+ * To be called by the main thread only: the back-end dies with this thread. `last`: start it
+ * without config->env.
+ */
 int vublk_chaos_backend_start(struct vublk_chaos_backend *backend, bool last,
 			      struct vublk_error *error);
 
 /* Sends a signal to all processes of the back-end. */
 void vublk_chaos_backend_signal(struct vublk_chaos_backend *backend, int number);
 
-/* Waits for its end and kills all processes that it started. Returns the wait status. */
+/*
+ * Waits for the end of the back-end and kills all processes that it started. Returns the wait
+ * status.
+ */
 int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend);
 
 /* Whether the socket has appeared since the last call. */
 bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend);
 
-/* The last line that it printed, to be quoted in a message; "": none. */
+/* Gets the last line that the back-end printed, to be quoted in a message; "": it printed none. */
 const char *vublk_chaos_backend_last_line(const struct vublk_chaos_backend *backend,
 					   char *text, size_t bytes);
 
@@ -183,7 +189,7 @@ typedef int vublk_chaos_open_fn(void *opaque, struct vublk_blk **blk, struct vub
 
 /*
  * Executes the whole run. 0: the run is complete, and `result` has the faults that were found.
- * Negative: it ended early because of `error` (EINTR: a signal), and `result` has the faults
+ * Negative: the run ended early because of `error` (EINTR: a signal), and `result` has the faults
  * found up to then.
  */
 int vublk_chaos_run(const struct vublk_chaos_config *config, vublk_chaos_open_fn *open_disk,

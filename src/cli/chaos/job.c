@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One job of a chaos run: a thread that keeps its own queue busy in its part of the disk. The
- * content is checked by verify.c.
+ * One job of a chaos run: a thread that keeps its own queue busy in its part of the disk. verify.c
+ * checks the content.
  *
- * Key idea: most requests go to a few hot blocks, so that several writes of the same block
- * are in flight whenever the back-end dies. A job does not know about outages: it only sees
- * that completions are late. The time limit of a request counts from when the back-end was
- * last up.
+ * Key idea: most requests go to a few hot blocks, so that several writes of the same block are in
+ * flight whenever the back-end dies. A job does not know about outages: it only sees that
+ * completions are late. While the back-end is down, the time limit of a request does not count; it
+ * counts from the time when the back-end came up last.
  */
 #include "cli/chaos/load.h"
 
@@ -21,7 +21,7 @@
 
 #define WAIT_MS 100        /* between two looks at the phase while nothing is completed */
 #define HOT_BLOCKS 32
-#define HOT_REQUESTS 500   /* then other blocks become hot */
+#define HOT_REQUESTS 500   /* after so many requests other blocks become hot */
 #define HOT_PERCENT 80     /* of all requests */
 
 /* --- shared with the other jobs ---------------------------------------------------- */

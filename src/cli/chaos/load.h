@@ -23,7 +23,7 @@ struct vublk_chaos_job {
 	struct vublk_chaos_slot *slots;
 	struct vublk_blk_completion *completions;
 
-	/* used by the thread; by any thread while no job runs */
+	/* used by the job's thread while it runs, and otherwise by any thread */
 	struct vublk_chaos_verifier verifier; /* for the job's part of the disk */
 	struct vublk_chaos_slot **free;
 	unsigned num_free;

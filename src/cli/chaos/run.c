@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The course of a chaos run: starts the back-end, opens the disk, runs the load, and kills,
- * stops or replaces the back-end at random times. At the end everything is read back twice,
- * through the present back-end and through a new one.
+ * This file is the course of a chaos run: it starts the back-end, opens the disk, runs the load,
+ * and kills, stops or replaces the back-end at random times. At the end everything is read back
+ * twice, through the present back-end and through a new one.
  *
- * Key idea: one thread does all this and waits in one function, wait_for(), for the first of
+ * Key idea: one thread does all of this and waits in one function, wait_for(), for the first of
  * several events. The disk finds the new back-end by itself, without help from here.
  */
 #include "cli/chaos/chaos.h"
@@ -27,7 +27,7 @@
 #define LOOK_MS 10         /* between two checks of the socket's file without inotify */
 #define OPEN_MS 20         /* between two attempts to open the disk */
 #define TERM_MS 20000      /* time limit for a back-end to end after SIGTERM */
-#define MAX_EXTRA_ENDS 8   /* by themselves, in addition to config->num_actions */
+#define MAX_EXTRA_ENDS 8   /* of the back-end by itself, in addition to config->num_actions */
 
 /* Events; a set of bits. */
 enum {
@@ -321,7 +321,7 @@ static uint64_t ms_left(const struct run *run)
 	return now < run->deadline_ns ? (run->deadline_ns - now + 999999) / 1000000 : 0;
 }
 
-/* 0: all actions are done, or the load has ended, which has its own error. */
+/* Returns 0 if all actions are done, or if the load has ended; the load has its own error. */
 static int disturb_backend(struct run *run, struct vublk_error *error)
 {
 	const struct vublk_chaos_config *config = run->config;
@@ -454,7 +454,7 @@ static int run_signalled(struct run *run, vublk_chaos_open_fn *open_disk_fn, voi
 		ret = open_disk(run, open_disk_fn, opaque, &blk, error);
 	if (!ret)
 		ret = run_all(run, blk, error);
-	/* First, because a stopped back-end would not return the rings. */
+	/* The back-end is killed first, because a stopped back-end would not return the rings. */
 	vublk_chaos_backend_deinit(&run->backend);
 	vublk_blk_close(blk, 0, NULL);
 	vublk_chaos_load_deinit(&run->load);

@@ -29,7 +29,7 @@ enum vublk_chaos_content {
 	VUBLK_CHAOS_GARBAGE,  /* none of these */
 };
 
-/* Fills sector stamp->sector of a block; fills a whole block. */
+/* The first function fills sector stamp->sector of a block; the second one fills a whole block. */
 void vublk_chaos_stamp_sector(void *sector, const struct vublk_chaos_stamp *stamp);
 void vublk_chaos_stamp_fill(void *block, const struct vublk_chaos_stamp *stamp);
 

@@ -23,7 +23,7 @@ struct change {
 	uint8_t op;
 	bool seen;        /* a read returned it */
 	bool completed;
-	bool overlapped;         /* the next one was started before it completed */
+	bool overlapped;         /* the next change was started before this one completed */
 	bool interrupted; /* a back-end was lost while it was in flight */
 	uint32_t flush;   /* the first flush that covers its completion; 0: none */
 };
@@ -37,7 +37,7 @@ struct vublk_chaos_block {
 	uint32_t stable;      /* flushed; newer flushed ones may be in the history */
 	uint32_t lost_floor;  /* the floor after the last loss */
 	uint32_t expected;    /* the floor before the last loss; 0: the block was read since */
-	uint32_t reported_newest;    /* no check while the floor is not above; see report_fault() */
+	uint32_t reported_newest;    /* no check until the floor is above; see report_fault() */
 	bool is_reported;
 	struct change history[VUBLK_CHAOS_HISTORY];
 };
@@ -93,7 +93,7 @@ static struct vublk_chaos_block *block_of(const struct vublk_chaos_verifier *ver
 	return &verifier->blocks[request->block + index - verifier->first_block];
 }
 
-/* NULL for generation 0, and for one that is too old for the history. */
+/* Returns NULL for generation 0, and for a generation that is too old for the history. */
 static struct change *change_of(struct vublk_chaos_block *block, uint32_t generation)
 {
 	if (!generation || generation > block->newest ||
@@ -104,7 +104,7 @@ static struct change *change_of(struct vublk_chaos_block *block, uint32_t genera
 
 /* --- a volatile cache --------------------------------------------------------- */
 
-/* Whether a completed flush of the present or an earlier life covers it. */
+/* Returns whether a completed flush of the present or an earlier life covers the change. */
 static bool is_stable(const struct vublk_chaos_verifier *verifier, const struct change *change)
 {
 	return change->completed && change->op != VUBLK_CHAOS_DISCARD && change->flush &&
@@ -133,7 +133,7 @@ static void fall_back(const struct vublk_chaos_verifier *verifier, struct vublk_
 	block->floor = block->lost_floor = block->stable;
 	block->newest_seen = VUBLK_CLI_MIN(block->newest_seen, block->stable);
 	for (unsigned i = 0; i < VUBLK_CHAOS_HISTORY; i++)
-		block->history[i].flush = 0; /* what is not stable now never will be */
+		block->history[i].flush = 0; /* an unstable change stays unstable */
 }
 
 void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life)
@@ -156,7 +156,7 @@ static uint32_t begin_change(struct vublk_chaos_verifier *verifier,
 		verifier->overlapping++;
 	}
 	if (verifier->is_volatile)
-		keep_stable(verifier, block); /* the oldest leaves the history next */
+		keep_stable(verifier, block); /* the oldest change leaves the history next */
 	block->newest++;
 	*change_of(block, block->newest) = (struct change){ .life = verifier->life, .op = (uint8_t)op };
 	if (op != VUBLK_CHAOS_WRITE)
@@ -220,7 +220,7 @@ static enum vublk_chaos_fault report_fault(struct vublk_chaos_verifier *verifier
 	return fault;
 }
 
-/* What a sector was recognized as. */
+/* The kind of content that was recognized in a sector. */
 struct found {
 	enum vublk_chaos_content content;
 	uint32_t generation; /* 0 for zeroes */
@@ -234,7 +234,9 @@ static bool is_allowed(const struct place *place, const struct found *found)
 	return found->mixed || found->generation >= place->floor;
 }
 
-/* The newest generation below the floor that made zeroes; also one not in the history. */
+/*
+ * Returns the newest generation below the floor that made zeroes, even if it is not in the history.
+ */
 static uint32_t older_zero(struct vublk_chaos_block *block, uint32_t floor)
 {
 	if (!block->newest_zero)
@@ -254,7 +256,7 @@ static enum vublk_chaos_fault name_old(const struct vublk_chaos_verifier *verifi
 	const struct change *change = change_of(block, generation);
 	bool newer_seen = block->newest_seen > generation;
 
-	if (!generation) /* no request made it, so it cannot have been repeated */
+	if (!generation) /* no request made generation 0, so it cannot have been repeated */
 		return newer_seen ? VUBLK_CHAOS_STALE : VUBLK_CHAOS_LOST;
 	if (newer_seen && (!change || change->life != verifier->life))
 		return VUBLK_CHAOS_REPEATED;
@@ -284,8 +286,8 @@ static enum vublk_chaos_fault report_old(struct vublk_chaos_verifier *verifier,
 /* --- sectors ------------------------------------------------------------------ */
 
 /*
- * A read may overlap a write in flight, and the storage may copy in pieces smaller than a
- * sector. Then each byte is of one of the permitted generations.
+ * A read may overlap a write in flight, and the storage may copy in pieces smaller than a sector.
+ * In that case each byte is of one of the permitted generations.
  */
 static bool is_mixture(const struct vublk_chaos_verifier *verifier,
 		       const struct vublk_chaos_block *block, uint32_t floor,
@@ -439,7 +441,10 @@ static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *ver
 	return VUBLK_CHAOS_NONE;
 }
 
-/* The worst fault of a block: a damaged sector, then a misplaced one, then an old one. */
+/*
+ * The worst fault of a block: a damaged sector is worse than a misplaced one, and a misplaced one
+ * is worse than an old one.
+ */
 static enum vublk_chaos_fault judge_block(struct vublk_chaos_verifier *verifier,
 					  const struct place *place, const char *memory)
 {

@@ -3,8 +3,9 @@
 #define VUBLK_CLI_CHAOS_VERIFY_H
 
 /*
- * Decides which content each block of a part of a disk may have, and whether a read returned
- * it. No I/O: the caller reports each request when it starts and when it completes.
+ * The verifier decides which content each block of a part of a disk may have, and whether a read
+ * returned permitted content. It does no I/O: the caller reports each request when it starts and
+ * when it completes.
  *
  * Every request that changes a block (write, write zeroes, discard) is a generation of that
  * block, numbered from 1 in the order in which the requests were started. Generation 0 is the
@@ -47,9 +48,9 @@
  * floor, because either the old or the new back-end may have executed it. A block that is
  * permitted to fall back, and did, is counted as forgotten.
  *
- * Each block remembers its last VUBLK_CHAOS_HISTORY generations; older ones count as of an
- * earlier life. A fault is counted once: the block is checked again after a generation that
- * was started after the fault has been completed.
+ * Each block remembers its last VUBLK_CHAOS_HISTORY generations; older generations count as
+ * generations of an earlier life. A fault is counted once: the block is checked again after a
+ * generation that was started after the fault has been completed.
  */
 
 #include "cli/chaos/stamp.h"
@@ -131,8 +132,8 @@ void vublk_chaos_verify_deinit(struct vublk_chaos_verifier *verifier);
 void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life);
 
 /*
- * Called before the request goes to the disk, in the order in which requests go. The fields
- * op, block and count are set, and within the part of the disk.
+ * To be called before the request goes to the disk, for all requests in the order in which they go.
+ * The fields op, block and count are set, and within the part of the disk.
  */
 void vublk_chaos_verify_begin(struct vublk_chaos_verifier *verifier,
 			      struct vublk_chaos_request *request);

@@ -24,7 +24,7 @@ enum {
 	KEY_STALL_TIME,
 };
 
-#define MAX_QUEUES 4 /* unless --num-queues was given; more make it hardly faster */
+#define MAX_QUEUES 4 /* unless --num-queues was given; more queues hardly make the copy faster */
 #define DEFAULT_REQUESTS 16
 #define DEFAULT_REQUEST_BYTES (256 << 10)
 #define MIN_REQUEST_BYTES (4 << 10)

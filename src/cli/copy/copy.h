@@ -42,8 +42,8 @@ struct vublk_copy {
 	unsigned num_queues;
 	bool allocated;              /* write zeroes instead of making holes */
 	bool resumes;                /* after the loss of a back-end; see unflushed.h */
-	uint64_t flush_bytes;        /* in that case, flush after at most so many */
-	unsigned stall_ms;           /* the copy fails after so long without a completion */
+	uint64_t flush_bytes;        /* if it resumes, a flush follows after at most this many */
+	unsigned stall_ms;           /* the copy fails after this time without a completion */
 
 	uint64_t done;               /* bytes copied so far; atomic */
 };
@@ -55,14 +55,14 @@ typedef bool vublk_copy_tick_fn(void *opaque, const struct vublk_copy *copy);
 /* --- end.c ------------------------------------------------------------------- */
 
 /*
- * Opens both ends and checks that the data fits. `size`: copy so many bytes; 0: all. On
+ * Opens both ends and checks that the data fits. `size` is the number of bytes to copy; 0: all. On
  * failure no existing data has changed, but the destination file may have been created.
  * vublk_copy_close() must be called in both cases.
  */
 int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, uint64_t size,
 		    const struct vublk_disk_options *disk, struct vublk_error *error);
 
-/* Sets the size of a destination file, which is one large hole then. */
+/* Sets the size of a destination file, which makes the file one large hole. */
 int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error);
 
 /* Makes all written data stable. `tick` may be NULL. -ECANCELED: `tick` returned true. */

@@ -112,7 +112,7 @@ static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_erro
 
 /*
  * The capacity is in sectors and may end within a block. A request for that part of a block is
- * legal, but some back-ends refuse it. A read shows whether this one does.
+ * legal, but some back-ends refuse it. A read shows whether this back-end refuses it.
  */
 static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *end,
 		    uint64_t bytes, struct vublk_error *error)
@@ -212,7 +212,10 @@ int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error)
 	return 0;
 }
 
-/* Waits for the only request on the queue. 1: it is completed; 0: it is not, after stall_ms. */
+/*
+ * Waits for the only request on the queue. Returns 1 if the request is completed, 0 if it is not
+ * completed after stall_ms.
+ */
 static int wait_for_flush(struct vublk_copy *copy, struct vublk_blk_queue *queue,
 			  struct vublk_blk_completion *completion, vublk_copy_tick_fn *tick,
 			  void *opaque, struct vublk_error *error)

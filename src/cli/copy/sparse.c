@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Finds holes: those that a file has (lseek(2), SEEK_DATA and SEEK_HOLE), and those that it
- * could have, where its data is zero.
+ * This file finds holes: those that a file has (lseek(2), SEEK_DATA and SEEK_HOLE), and those that
+ * the file could have because its data is zero.
  *
  * Key idea: a file system may report a hole as data, but never data as a hole. So a reported
  * hole needs no reading, and reported data is searched for zeroes.
@@ -26,7 +26,7 @@ static uint64_t round_down(const struct vublk_sparse *sparse, uint64_t offset)
 	return offset & ~(uint64_t)(sparse->unit_bytes - 1);
 }
 
-/* The start of the next piece of this kind; without one, the end of the walk. */
+/* Finds the start of the next piece of this kind or, if there is none, the end of the walk. */
 static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 {
 	off_t found = lseek(sparse->fd, (off_t)sparse->position, whence);
@@ -37,7 +37,10 @@ static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 	return 0;
 }
 
-/* A file that was truncated during the copy has no hole there, but no data either. */
+/*
+ * Past the new end of a file that was truncated during the copy there is no hole, but no data
+ * either.
+ */
 static int check_size(const struct vublk_sparse *sparse, struct vublk_error *error)
 {
 	struct stat st;

@@ -6,11 +6,11 @@
  * Keeps track of the pieces of a copy that are written but not stable, and of those that have
  * to be copied again because their back-end was lost. It does no I/O; the caller locks it.
  *
- * Key idea: a flush covers the pieces that were completed when it began. A piece is in
- * `written` until a flush begins, in `flushing` until that flush succeeds, and then in no
- * list. If a flush reports lost writes, the pieces of both lists are copied again. So is a
- * piece that was in flight at that time, because the lost back-end may have completed it
- * without the copy having seen the completion. The number of losses identifies such pieces.
+ * Key idea: a flush covers the pieces that were completed when it began. A piece is in `written`
+ * until a flush begins, in `flushing` until that flush succeeds, and then in no list. If a flush
+ * reports lost writes, the pieces of both lists are copied again. A piece that was in flight at
+ * that time is also copied again, because the lost back-end may have completed it without the copy
+ * having seen the completion. The number of losses identifies such pieces.
  */
 
 #include "cli/copy/sparse.h"
@@ -29,7 +29,7 @@ struct vublk_copy_unflushed {
 	bool is_flushing;
 	unsigned losses;
 	uint64_t written_bytes;    /* since the last flush began */
-	uint64_t interval_bytes;   /* after so many, the next flush begins */
+	uint64_t interval_bytes;   /* after this number, the next flush begins */
 	uint64_t most_bytes;       /* limit of interval_bytes */
 	struct vublk_copy_pieces written, flushing, again;
 };
@@ -40,8 +40,8 @@ void vublk_copy_unflushed_init(struct vublk_copy_unflushed *unflushed, bool trac
 void vublk_copy_unflushed_deinit(struct vublk_copy_unflushed *unflushed);
 
 /*
- * A piece was written; `losses` is the number of losses when its copying began. 1: it counts
- * as copied; 0: it has to be copied again; -ENOMEM.
+ * To be called when a piece was written; `losses` is the number of losses when its copying began.
+ * Returns 1 if the piece counts as copied, 0 if it has to be copied again, or -ENOMEM.
  */
 int vublk_copy_unflushed_add(struct vublk_copy_unflushed *unflushed,
 			     const struct vublk_extent *piece, unsigned losses);
@@ -49,7 +49,10 @@ int vublk_copy_unflushed_add(struct vublk_copy_unflushed *unflushed,
 bool vublk_copy_unflushed_take_again(struct vublk_copy_unflushed *unflushed,
 				     struct vublk_extent *piece);
 
-/* Whether a flush is due; to be called when a flush has begun; when it has succeeded. */
+/*
+ * The first function returns whether a flush is due. The second one is to be called when a flush
+ * has begun, the third one when it has succeeded.
+ */
 bool vublk_copy_unflushed_wants_flush(const struct vublk_copy_unflushed *unflushed);
 void vublk_copy_unflushed_begin(struct vublk_copy_unflushed *unflushed);
 void vublk_copy_unflushed_succeeded(struct vublk_copy_unflushed *unflushed);

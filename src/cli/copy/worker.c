@@ -11,9 +11,9 @@
  *
  * The first worker also flushes a destination that may lose completed writes.
  *
- * Zeroes: a destination file begins as one large hole, so zeroes are not written. A disk has
- * old content, which WRITE ZEROES overwrites; with the permission to unmap it may also free
- * space. A discard would not do, because it guarantees no content.
+ * Zeroes: a destination file begins as one large hole, so zeroes are not written. A disk has old
+ * content, which WRITE ZEROES overwrites; with the permission to unmap it may also free space. A
+ * discard would not suffice, because it guarantees no content.
  */
 #include "cli/copy/worker.h"
 
@@ -177,7 +177,7 @@ static int zero_file(struct vublk_copy_worker *worker, uint64_t offset, uint64_t
 				     "'%s' at offset %" PRIu64, bytes, to->path, offset);
 }
 
-/* Does not write zeroes, not even those within a piece. */
+/* Writes a piece without its zeroes, not even those between data. */
 static int write_sparsely(struct vublk_copy_worker *worker, const unsigned char *data,
 			  uint64_t bytes, uint64_t offset)
 {
@@ -393,7 +393,7 @@ static unsigned poll_queue(struct vublk_copy_worker *worker, struct vublk_blk_qu
 	return n > 0 ? (unsigned)n : 0;
 }
 
-/* One worker does it, because a disk has one serial. */
+/* Only one worker asks for the serials, because a disk has one serial. */
 static void ask_for_serials(struct vublk_copy_worker *worker)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -465,7 +465,7 @@ void vublk_copy_work(void *member)
 		flush_if_due(worker);
 		if (again && !worker->error.code)
 			continue;
-		/* A copy that was stopped has failed: what is in flight does not matter. */
+		/* A copy that was stopped has failed, so the requests in flight do not matter. */
 		if (!in_flight(worker) || is_stopped(worker->run) || !take_completions(worker))
 			break;
 	}

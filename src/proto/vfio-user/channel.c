@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A server's vfio-user channel: receives whole commands and sends replies on a stream socket.
- * It knows the header of a message but not what the message means. Receiving pieces is in
- * src/proto/stream.c.
+ * A server's vfio-user channel: receives whole commands and sends replies on a stream socket. It
+ * knows the header of a message but not what the message means. src/proto/stream.c receives the
+ * pieces of a message.
  *
  * Key idea: replies carry no descriptors, so the replies that wait for a slow client are kept
  * in a plain buffer of bytes, and nothing is allocated.

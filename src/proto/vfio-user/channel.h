@@ -6,10 +6,10 @@
 #include "proto/vfio-user/codec.h"
 
 /*
- * The server's end of a vfio-user socket, which receives whole commands and sends replies.
- * No call blocks; all calls come from one thread. Nothing is allocated: commands are received
- * into the channel, and replies wait in it for a client that does not read. Their buffer
- * never overflows if the server takes no further command while a reply waits.
+ * The server's end of a vfio-user socket, which receives whole commands and sends replies. No call
+ * blocks; all calls come from one thread. Nothing is allocated: commands are received into the
+ * channel, and replies wait in it for a client that does not read. The buffer for replies never
+ * overflows if the server takes no further command while a reply waits.
  */
 
 /* Room for the largest reply, or for many small ones. */
@@ -34,19 +34,19 @@ void vublk_vfio_channel_init(struct vublk_vfio_channel *channel, int fd);
 void vublk_vfio_channel_deinit(struct vublk_vfio_channel *channel);
 
 /*
- * Receives one message. 1: `*message` points into the channel, and is valid until the next
- * call, like the descriptors that were not taken from it; 0: it has not arrived completely.
- * Errors are those of vublk_stream_read(); EPROTO is a wrong size, or more than
- * VUBLK_VFIO_MAX_FDS descriptors.
+ * Receives one message. 1: `*message` points into the channel, and is valid until the next call,
+ * like the descriptors that were not taken from it; 0: the message has not arrived completely.
+ * Errors are those of vublk_stream_read(); EPROTO: a wrong size, or more than VUBLK_VFIO_MAX_FDS
+ * descriptors.
  */
 int vublk_vfio_channel_receive(struct vublk_vfio_channel *channel,
 			       struct vublk_vfio_message **message, struct vublk_error *error);
 
 /*
- * Sends a header and its payload, together header->size bytes, or keeps what the socket did
- * not accept; then the caller waits for EPOLLOUT and calls vublk_vfio_channel_flush().
- * ENOTCONN: the client has disconnected; ENOBUFS: it does not read. After an error the
- * connection is unusable.
+ * Sends a header and its payload, together header->size bytes, or keeps the bytes that the socket
+ * did not accept; in that case the caller waits for EPOLLOUT and calls vublk_vfio_channel_flush().
+ * ENOTCONN: the client has disconnected; ENOBUFS: it does not read. After an error the connection
+ * is unusable.
  */
 int vublk_vfio_channel_send(struct vublk_vfio_channel *channel,
 			    const struct vublk_vfio_header *header, const void *payload,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vfio-user codec: the format of each command, and the check of a received one. It does
- * no input or output and does not know what values mean: the receiver checks that a region or
- * an interrupt exists.
+ * The vfio-user codec: it has the format of each command, and checks a received command. It does no
+ * input or output and does not know what values mean: the receiver checks that a region or an
+ * interrupt exists.
  *
  * Key idea: one table has one row per command. A row has the accepted sizes, which are larger
  * than in the specification's text where clients send larger structures.

@@ -3,10 +3,10 @@
 #define VUBLK_PROTO_VFIO_USER_CODEC_H
 
 /*
- * vfio-user on the wire: numbers, names and payloads, as in the specification
- * (QEMU's docs/interop/vfio-user.rst) and, where that refers to it, <linux/vfio.h>.
- * All numbers are in native byte order. The codec does no input or output and does not know
- * what values mean.
+ * vfio-user on the wire: numbers, names and payloads, as in the specification (QEMU's
+ * docs/interop/vfio-user.rst) and, where the specification refers to it, <linux/vfio.h>. All
+ * numbers are in native byte order. The codec does no input or output and does not know what values
+ * mean.
  */
 
 #include <vublk/error.h>
@@ -188,7 +188,9 @@ int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 /* Whether the sender expects an answer. */
 bool vublk_vfio_wants_reply(const struct vublk_vfio_header *command);
 
-/* The header of an answer with `payload_bytes`, and of a refusal. */
+/*
+ * These functions make the header of an answer with `payload_bytes`, and the header of a refusal.
+ */
 struct vublk_vfio_header vublk_vfio_reply_header(const struct vublk_vfio_header *command,
 						 uint32_t payload_bytes);
 struct vublk_vfio_header vublk_vfio_error_header(const struct vublk_vfio_header *command,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Sends CONFIG_CHANGE_MSG and receives the answers; see back-channel.h. It sends no other
+ * This file sends CONFIG_CHANGE_MSG and receives the answers; see back-channel.h. It sends no other
  * request.
  *
  * Key idea: the only messages that a front-end may send here are answers. Any other message

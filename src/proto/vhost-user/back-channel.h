@@ -6,7 +6,7 @@
  * The back-end channel (SET_BACKEND_REQ_FD), on which the back-end sends requests to the
  * front-end; this is the back-end's end. Its only request is CONFIG_CHANGE_MSG.
  *
- * Key idea: at most one request is unanswered. A change that happens meanwhile is announced
+ * Key idea: at most one request is unanswered. A change that happens before its answer is announced
  * after the answer. All calls come from one thread.
  */
 #include "proto/vhost-user/channel.h"
@@ -35,15 +35,15 @@ int vublk_back_channel_open(struct vublk_back_channel *back, int fd, struct vubl
 void vublk_back_channel_close(struct vublk_back_channel *back);
 
 /*
- * A back-end sends no requests while no ring is started ("Suspended device state"). A new
- * channel is suspended. After the start, vublk_back_channel_remind() announces the changes
- * that happened meanwhile.
+ * A back-end sends no requests while no ring is started ("Suspended device state"). A new channel
+ * is suspended. After the start, vublk_back_channel_remind() announces the changes that happened in
+ * the suspended state.
  */
 void vublk_back_channel_set_suspended(struct vublk_back_channel *back, bool is_suspended);
 
 /* The configuration has changed: tells the front-end, if the channel is open. */
 void vublk_back_channel_tell_config(struct vublk_back_channel *back);
-/* Tells it again, unless it has read the latest configuration. */
+/* Tells the front-end again, unless it has read the latest configuration. */
 void vublk_back_channel_remind(struct vublk_back_channel *back);
 /* The front-end has read the configuration. */
 void vublk_back_channel_config_was_read(struct vublk_back_channel *back);

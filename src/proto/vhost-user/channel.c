@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A vhost-user channel: sends and receives whole messages on a stream socket. It knows the
- * header of a message but not what the message means. Receiving pieces is in
- * src/proto/stream.c.
+ * A vhost-user channel: sends and receives whole messages on a stream socket. It knows the header
+ * of a message but not what the message means. src/proto/stream.c receives the pieces of a message.
  *
  * Key idea: a descriptor arrives with the byte that it was sent with. So the descriptors of a
  * message are sent with its first byte, and not again when the rest follows.
@@ -99,7 +98,10 @@ static void attach_fds(struct msghdr *msg, union control *control, const int *fd
 	memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * num_fds);
 }
 
-/* Sends bytes from `offset` on. Returns how many the socket accepted, or a negative errno. */
+/*
+ * Sends the bytes that begin at `offset`. Returns how many the socket accepted, or a negative
+ * errno.
+ */
 static ssize_t send_bytes(int fd, const struct vublk_vu_message *message, size_t offset)
 {
 	size_t header_left = HEADER_BYTES - VUBLK_MIN(offset, HEADER_BYTES);
@@ -254,7 +256,9 @@ static ssize_t payload_bytes(const void *opaque, struct vublk_error *error)
 	return header->size;
 }
 
-/* Only the number: the name depends on the direction, which a channel does not know. */
+/*
+ * Writes only the number, because the name depends on the direction, which a channel does not know.
+ */
 static void name(const void *opaque, char *text, size_t text_bytes)
 {
 	const struct vublk_vu_header *header = opaque;

@@ -13,7 +13,10 @@
  * sockets themselves by path. No call blocks; all calls come from one thread.
  */
 
-/* The maximum number of messages that wait for a peer that does not read; then ENOBUFS. */
+/*
+ * The maximum number of messages that wait for a peer that does not read; a further one fails with
+ * ENOBUFS.
+ */
 #define VUBLK_CHANNEL_MAX_WAITING 1024
 
 struct vublk_channel_out;
@@ -38,11 +41,11 @@ void vublk_channel_init(struct vublk_channel *channel, int fd);
 void vublk_channel_deinit(struct vublk_channel *channel);
 
 /*
- * Sends a message, or keeps what the socket did not accept; then the caller waits for
- * EPOLLOUT and calls vublk_channel_flush(). `message` and its descriptors are borrowed during
- * the call; descriptors that have to wait are duplicated.
- * ENOTCONN: the peer has disconnected; ENOBUFS: it does not read; EMFILE, ETOOMANYREFS: no
- * room for the descriptors. After an error other than EINVAL the connection is unusable.
+ * Sends a message, or keeps the part that the socket did not accept; in that case the caller waits
+ * for EPOLLOUT and calls vublk_channel_flush(). `message` and its descriptors are borrowed during
+ * the call; descriptors that have to wait are duplicated. ENOTCONN: the peer has disconnected;
+ * ENOBUFS: it does not read; EMFILE, ETOOMANYREFS: no room for the descriptors. After an error
+ * other than EINVAL the connection is unusable.
  */
 int vublk_channel_send(struct vublk_channel *channel, const struct vublk_vu_message *message,
 		       struct vublk_error *error);
@@ -54,10 +57,10 @@ int vublk_channel_flush(struct vublk_channel *channel, struct vublk_error *error
 bool vublk_channel_wants_write(const struct vublk_channel *channel);
 
 /*
- * Receives one message. 1: `message` has it and owns its descriptors; 0: it has not arrived
- * completely. Errors are those of vublk_stream_read(); EPROTO is a wrong version, a size above
- * VUBLK_VU_MAX_PAYLOAD_BYTES, or more than VUBLK_VU_MAX_FDS descriptors. The payload is zero
- * beyond its size.
+ * Receives one message. 1: the message is in `message`, which owns its descriptors; 0: the message
+ * has not arrived completely. Errors are those of vublk_stream_read(); EPROTO: a wrong version, a
+ * size above VUBLK_VU_MAX_PAYLOAD_BYTES, or more than VUBLK_VU_MAX_FDS descriptors. The payload is
+ * zero beyond its size.
  */
 int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message *message,
 			  struct vublk_error *error);
@@ -76,12 +79,12 @@ int vublk_socket_connect(const char *path, struct vublk_error *error);
  * listener; EEXIST: the file is not a socket.
  */
 int vublk_socket_listen(const char *path, struct vublk_error *error);
-/* The same, and sets mode and group of the file before a client can connect. */
+/* Like vublk_socket_listen(), but sets mode and group of the file before a client can connect. */
 int vublk_socket_listen_with(const char *path, const struct vublk_socket_access *access,
 			     struct vublk_error *error);
 
 /*
- * These check a path before it is used, and change nothing. A path to connect to need not
+ * These functions check a path before it is used, and change nothing. A path to connect to need not
  * exist yet. ENAMETOOLONG, EINVAL; for connecting also ENOTSOCK, ENOTDIR; for listening also
  * EADDRINUSE, EEXIST, ENOENT, EACCES, ...
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vhost-user codec: the format of each message, and the check of a received one. It does
+ * The vhost-user codec: it has the format of each message, and checks a received message. It does
  * no input or output and does not know what values mean. It is the receiver that checks, for
  * example, that a queue index is in range and that each region has a descriptor.
  *
@@ -40,7 +40,10 @@
 #define SHMEM_HEADER 8   /* u32 number of regions, u32 padding; then one u64 per region */
 #define SHMEM_MAP_BYTES 40
 
-/* Without and with the padding at the end, which the structs have and the text does not. */
+/*
+ * The sizes without and with the padding at the end, which the structs have but the specification's
+ * text does not mention.
+ */
 #define INFLIGHT_FIELDS offsetof(struct vublk_vu_inflight, padding)
 #define INFLIGHT sizeof(struct vublk_vu_inflight)
 #define IOTLB_FIELDS 26
@@ -63,7 +66,10 @@ _Static_assert(IOTLB == 32, "wire size");
 _Static_assert(offsetof(struct vhost_iotlb_msg, type) == IOTLB_FIELDS - 1, "wire size");
 _Static_assert(sizeof(union vublk_vu_payload) == VUBLK_VU_MAX_PAYLOAD_BYTES, "wire size");
 
-/* Short names for the table: whether a request has a reply of its own; it needs no feature. */
+/*
+ * Short names for the table: the first two say whether a request has a reply of its own, the third
+ * that it needs no feature.
+ */
 #define REPLY true
 #define NO_REPLY false
 #define ALWAYS (-1)

@@ -174,7 +174,9 @@ struct vublk_vu_vring_area {
 	uint64_t offset;
 };
 
-/* 24 bytes on the wire, including padding, because all implementations send their struct. */
+/*
+ * This has 24 bytes on the wire, including padding, because all implementations send their struct.
+ */
 struct vublk_vu_inflight {
 	uint64_t mmap_size;
 	uint64_t mmap_offset;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The size of the in-flight area. Creating and checking its contents is in src/frontend/ and
- * src/backend/.
+ * This file computes the size of the in-flight area. src/frontend/ and src/backend/ create and
+ * check its contents.
  *
  * Key idea: either end may create the area, so both have to compute the same size. The
  * products cannot overflow, because both factors have 16 bits.

@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /*
- * The shared area in which a back-end records the requests in flight (specification:
- * "Inflight I/O tracking"). It has one region per queue, one after the other.
+ * The shared area in which a back-end records the requests in flight (specification: "Inflight I/O
+ * tracking"). The area has one region per queue, one after the other.
  *
  * The specification leaves the distance between regions to the back-end. libvhost-user,
  * SPDK and `vublk serve` align each region to VUBLK_INFLIGHT_ALIGN bytes;
@@ -41,8 +41,8 @@ uint64_t vublk_inflight_split_area_bytes(uint16_t num_queues, uint16_t queue_siz
 /* The bytes of one queue's region without padding, which is the minimum of every layout. */
 uint64_t vublk_inflight_split_least_bytes(uint16_t queue_size);
 /*
- * The distance between the regions of an area, derived from the size of the area; 0: it is too
- * small for every layout.
+ * The distance between the regions of an area, derived from the size of the area; 0: the area is
+ * too small for every layout.
  */
 uint64_t vublk_inflight_split_stride(uint64_t area_bytes, uint16_t num_queues,
 				     uint16_t queue_size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Checks a front-end's requests and makes the answers. It works on messages only: it does no
- * input or output, and has no queues and no memory.
+ * This file checks a front-end's requests and makes the answers. It works on messages only: it does
+ * no input or output, and has no queues and no memory.
  *
  * Key idea: every value that a front-end sends is checked here or in the codec, and nowhere
  * else. The callers know the limits of their disk and pass them.
@@ -20,7 +20,7 @@
 
 /* --- queues ---------------------------------------------------------------- */
 
-/* The queue that a request is about; -1: none. The index is not checked. */
+/* Returns the queue that a request is about; -1: no queue. The index is not checked. */
 static int64_t queue_of(const struct vublk_vu_message *request)
 {
 	switch (request->header.request) {
@@ -30,7 +30,7 @@ static int64_t queue_of(const struct vublk_vu_message *request)
 	case VUBLK_VU_GET_VRING_BASE:
 	case VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN:
 	case VUBLK_VU_SET_VRING_ENABLE:
-		return request->payload.state.index; /* ADDR begins with the index, too */
+		return request->payload.state.index; /* ADDR also begins with the index */
 	case VUBLK_VU_SET_VRING_KICK:
 	case VUBLK_VU_SET_VRING_CALL:
 	case VUBLK_VU_SET_VRING_ERR:
@@ -303,7 +303,7 @@ bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_
 		vublk_vu_reply_u64(reply, result ? 1 : 0);
 		return !result || wants_ack(request, protocol_features);
 	}
-	/* An empty reply to GET_CONFIG means a refusal. No other reply can express one. */
+	/* An empty reply to GET_CONFIG means a refusal. No other reply can express a refusal. */
 	if (has_own_reply(request))
 		return !result || request->header.request == VUBLK_VU_GET_CONFIG;
 	if (!wants_ack(request, protocol_features))

@@ -54,7 +54,7 @@ int vublk_vu_check_status(const struct vublk_vu_message *request, struct vublk_e
 
 /* --- rings ----------------------------------------------------------------- */
 
-/* EBUSY: the queue runs, and the request needs one that is stopped. */
+/* EBUSY: the queue runs, and the request needs a stopped queue. */
 int vublk_vu_refuse_running(const struct vublk_vu_message *request, bool is_running,
 			    struct vublk_error *error);
 /* SET_VRING_NUM: a power of two within the limits. */
@@ -66,9 +66,9 @@ int vublk_vu_check_vring_enable(const struct vublk_vu_message *request, struct v
 
 /*
  * Whether a request for a queue's base may leave requests in the in-flight area. If
- * GET_VRING_BASE_SKIP_DRAIN was accepted, only the message of that name may. If only
- * GET_VRING_BASE_INFLIGHT was accepted, the plain message may: the specification said so before
- * there were two messages, and QEMU 11.1 relies on it.
+ * GET_VRING_BASE_SKIP_DRAIN was accepted, only the message of that name may leave requests. If only
+ * GET_VRING_BASE_INFLIGHT was accepted, the plain message may leave them: the specification
+ * permitted this before there were two messages, and QEMU 11.1 relies on it.
  */
 bool vublk_vu_skips_drain(uint32_t request, uint64_t features);
 
@@ -91,7 +91,7 @@ int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned w
 			      struct vublk_error *error);
 /* GET_CONFIG: within the configuration space. */
 int vublk_vu_check_get_config(const struct vublk_vu_message *request, struct vublk_error *error);
-/* Whether the bytes of GET_CONFIG or SET_CONFIG include the one at `offset`. */
+/* Whether the bytes of GET_CONFIG or SET_CONFIG include the byte at `offset`. */
 bool vublk_vu_config_includes(const struct vublk_vu_message *request, unsigned offset);
 
 /* --- answers --------------------------------------------------------------- */
@@ -101,9 +101,10 @@ void vublk_vu_reply_init(struct vublk_vu_message *reply, const struct vublk_vu_m
 void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value);
 
 /*
- * True: `reply` is to be sent. It already holds the request's own reply, or this makes it an
- * acknowledgement. `result` is 0 or a negative errno. A refused request without an answer
- * ends the connection, because the front-end would continue as if the request had succeeded.
+ * Returns true if `reply` is to be sent. `reply` may hold the request's own reply; otherwise this
+ * function makes it an acknowledgement. `result` is 0 or a negative errno. A refused request
+ * without an answer ends the connection, because the front-end would continue as if the request had
+ * succeeded.
  */
 bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
 			  uint64_t protocol_features, int result);

@@ -8,9 +8,9 @@
  * (backend/session.c) and the relay (bus/relay/session.c) use it.
  *
  * Key idea: the owner has a state and a step() that performs the next action. The server calls
- * step() until it can do no more without waiting, and then watches the socket, if the owner
- * is ready for a message. Only the owner knows what a request means; every check that does not
- * depend on that is made here and in request.c. All calls come from one thread.
+ * step() until it can do no more without waiting, and then watches the socket, if the owner is
+ * ready for a message. Only the owner knows what a request means; every check that does not depend
+ * on the meaning is made here and in request.c. All calls come from one thread.
  */
 #include "proto/message-timeout.h"
 #include "proto/vhost-user/back-channel.h"
@@ -25,8 +25,8 @@ struct vublk_vu_server_ops {
 	/* Whether the owner is ready for a message; otherwise messages wait in the socket. */
 	bool (*is_reading)(const void *opaque);
 	/*
-	 * The connection is over; the reason has been logged. May be called during the calls
-	 * below and may be repeated, so the owner only notes it.
+	 * The connection is over; the reason has been logged. This may be called during the calls
+	 * below, and more than once, so the owner only notes the end.
 	 */
 	void (*close)(void *opaque);
 };
@@ -85,7 +85,10 @@ int vublk_vu_server_receive(struct vublk_vu_server *server);
  */
 int vublk_vu_server_check(struct vublk_vu_server *server, struct vublk_error *error);
 const char *vublk_vu_server_request_name(const struct vublk_vu_server *server);
-/* SET_PROTOCOL_FEATURES: the first checks the value, and the second makes it take effect. */
+/*
+ * SET_PROTOCOL_FEATURES: the first function checks the value, and the second one puts it into
+ * effect.
+ */
 int vublk_vu_server_check_features(const struct vublk_vu_server *server,
 				   struct vublk_error *error);
 void vublk_vu_server_accept_features(struct vublk_vu_server *server);

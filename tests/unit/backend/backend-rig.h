@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_BACKEND_RIG_H
 
 /*
- * A back-end on its own thread, and a small blocking front-end for it, which can break any
- * rule that a test wants to break. Each step that fails ends the case.
+ * A back-end on its own thread, and a small blocking front-end for it, which can break any rule
+ * that a test wants to break. A step that fails ends the case.
  */
 #include "harness.h"
 

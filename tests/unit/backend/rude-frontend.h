@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_RUDE_FRONTEND_H
 
 /*
- * A front-end that breaks the rules, for a server that listens at `path` and must survive it:
- * after each step a well-behaved front-end has to be served.
+ * A front-end that breaks the rules, for a server that listens at `path`. The server must survive
+ * each step, and serve a well-behaved front-end afterwards.
  */
 #include <stddef.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that block the thread that signals them: their eventfds are full, and they have
- * cleared O_NONBLOCK. Such a session ends, and delays no other.
+ * The front-ends of this test block the thread that signals them: their eventfds are full, and they
+ * have cleared O_NONBLOCK. The session of such a front-end ends, and delays no other session.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"

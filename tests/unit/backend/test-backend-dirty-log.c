@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: which pages are marked, whether a copy made with it while requests run is
- * complete, and invalid logs.
+ * This tests the dirty log: which pages are marked, whether a copy of the memory that is made with
+ * the log while requests run is complete, and how invalid logs are refused.
  */
 #include "backend-rig.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * When a write is stable, and system calls that move less than they were asked to.
+ * This tests when a write is stable, and system calls that move fewer bytes than they were asked
+ * to.
  *
  * Key idea: the system calls of the blocking method are intercepted, counted and made to fail.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stopping a ring while the engine has a request of it: the meaning of each message with the
- * protocol features GET_VRING_BASE_INFLIGHT and GET_VRING_BASE_SKIP_DRAIN.
+ * This tests stopping a ring while the engine has a request of that ring: the meaning of each
+ * message with the protocol features GET_VRING_BASE_INFLIGHT and GET_VRING_BASE_SKIP_DRAIN.
  *
  * Key idea: the request zeroes many ranges, which the engine gets one after the other. The
  * test intercepts the system call and decides when a range is done.

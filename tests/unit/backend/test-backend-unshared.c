@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Front-ends whose memory is not shared: without a warning their disk would just hang. */
+/*
+ * Front-ends whose memory is not shared: the back-end has to warn, because their disk just hangs.
+ */
 #include "backend-rig.h"
 
 #include "util/fd.h"

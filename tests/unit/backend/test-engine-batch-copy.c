@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Batches of requests to a file in memory: one system call for many. Requests that it cannot
- * move are executed by plain calls or fail with a message; holes stay holes.
+ * This tests batches of requests to a file in memory: one system call executes many requests.
+ * Requests that this call cannot move are executed by plain calls or fail with a message; holes
+ * stay holes.
  */
 #include "engine-rig.h"
 #include "harness.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which calls the file engine makes without io_uring, and which it must not. The test
- * intercepts and counts them, and decides what the page cache contains.
+ * This tests which calls the file engine makes without io_uring, and which calls it must not make
+ * in this way. The test intercepts and counts the calls, and decides what the page cache contains.
  */
 #include "engine-rig.h"
 #include "harness.h"

@@ -4,11 +4,11 @@
 
 /*
  * A stand-in for src/device: include/vublk/device.h over a disk in memory, without a socket and
- * without a back-end. There is one per process, and each test case is a process.
+ * without a back-end. There is one such device per process, and each test case is a process.
  *
- * Key idea: the program that links it decides what the device offers, when it answers, and what
- * it does to the rings. So the in-process bus and the block API meet devices that no honest
- * back-end would be.
+ * Key idea: the program that links it decides what the device offers, when it answers, and what it
+ * does to the rings. So the in-process bus and the block API meet devices that behave as no honest
+ * back-end would.
  */
 
 #include "util/checked.h"

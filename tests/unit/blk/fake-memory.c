@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a hostile or late back-end does to the memory that the driver shares with it. The other
- * functions of the stand-in device are in fake-device.c.
- * Key idea: the writes go to the same mapping that the stand-in device serves from.
+ * This file changes the memory that the driver shares with a back-end, as a hostile or late
+ * back-end does. The other functions of the stand-in device are in fake-device.c. Key idea: the
+ * writes go to the same mapping that the stand-in device serves from.
  */
 #include "fake-private.h"
 

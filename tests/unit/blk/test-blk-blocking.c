@@ -3,8 +3,8 @@
  * The blocking calls (<vublk/blocking.h>) over the stand-in device: any range into ordinary
  * memory, their queue next to the application's, threads, and failures.
  *
- * Key idea: the device's threads serve where a case is about data; where it is about a failure,
- * the call runs on a thread of its own and the case decides what the device answers.
+ * Key idea: if a case is about data, the device's threads serve the requests. If it is about a
+ * failure, the call runs on a thread of its own, and the case decides what the device answers.
  */
 #include "blk-rig.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writes with VUBLK_BLK_FUA over a stand-in device that decides when each half completes:
+ * Writes with VUBLK_BLK_FUA over a stand-in device that decides when each half completes: there is
  * one request and one completion, whatever happens to the write or to the flush.
  */
 #include "blk-rig.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API over a stand-in device: waiting, threads, events, and each way to close. Not the
- * format of requests: that is test-blk.c.
+ * The block API over a stand-in device: waiting, threads, events, and each way to close. The format
+ * of requests is tested by test-blk.c.
  */
 #include "blk-rig.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The opening of a disk in steps over a stand-in device: what is permitted meanwhile, its end, and
- * each moment at which it is cancelled.
+ * This tests opening a disk in steps over a stand-in device: what is permitted during the opening,
+ * how it ends, and its cancellation at each moment.
  *
  * Key idea: the stand-in device ends realize when the case says so, so a case can look at a disk
  * that is being opened for as long as it likes.

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API's fast path (src/blk/plain.h) against its general path: the same random
- * requests by each, on a disk of its own, step by step.
+ * The block API's fast path (src/blk/plain.h) against its general path: each path executes the same
+ * random requests, on a disk of its own, step by step.
  *
- * Key idea: a read or write of one buffer tries the fast path; the same as an iovec of one
- * element always takes the general one. After each step everything that either end can see
- * (rings, tables, headers, results, kicks) and what a later recovery needs (slots, requests)
- * is copied into a trace, and the traces of both runs are equal byte by byte.
+ * Key idea: a read or write of one buffer tries the fast path; the same read or write as an iovec
+ * of one element always takes the general path. After each step everything that either end can see
+ * (rings, tables, headers, results, kicks) and what a later recovery needs (slots, requests) is
+ * copied into a trace, and the traces of both runs are equal byte by byte.
  *
- * Not a test of what requests do: that is test-blk.c.
+ * test-blk.c tests the effects of requests.
  */
 #include "blk/queue.h" /* before the rig, because its parameters shadow the rig's globals */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The block API against a back-end in a process of its own. VUBLK_TEST_PEER names it:
- * "qemu-storage-daemon", or the path of our tool. The cases are the same for each.
+ * "qemu-storage-daemon", or the path of our tool. The cases are the same for each back-end.
  *
  * Key idea: the peer inherits a listening socket, so a case never waits for it to appear.
  */

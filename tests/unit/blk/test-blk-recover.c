@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API when back-ends are lost and found. Not writes that a lost back-end kept in its
- * own memory: that is test-blk-unflushed.c.
+ * The block API when back-ends are lost and found. Writes that a lost back-end kept in its own
+ * memory are tested by test-blk-unflushed.c.
  *
  * Key idea: the stand-in device decides what a back-end has executed before it is lost. In the
  * end each request completes once.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a queue counts (vublk_blk_queue_get_stats()) over the stand-in device.
+ * This tests the values that a queue counts (vublk_blk_queue_get_stats()), over the stand-in
+ * device.
  *
  * Key idea: a latency is not asserted as a number, but lies between two times that the case
  * takes around the request.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The block API over a stand-in device: how each request looks on the ring, and how each answer
- * reaches the application. Not threads, events and outages: those have tests of their own.
+ * reaches the application. Threads, events and outages have tests of their own.
  */
 #include "fake-device.h"
 #include "harness.h"

@@ -3,9 +3,9 @@
 #define VUBLK_TESTS_FAKE_BLK_H
 
 /*
- * An implementation of <vublk/blk.h> in memory, without back-end and rings, for tests of
- * programs that use it. Completions are in random order, and the disk misbehaves on request.
- * A test program links it instead of the library.
+ * An implementation of <vublk/blk.h> in memory, without back-end and rings, for tests of programs
+ * that use it. Completions are in random order, and the disk misbehaves on request. A test program
+ * links this disk instead of the library.
  */
 
 #include <vublk/blk.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The verifier of chaos runs, on a simulated disk. If the disk keeps all guarantees, nothing
- * may be reported; if it breaks one of them once, exactly that fault must be reported.
+ * The verifier of chaos runs, on a simulated disk. If the disk keeps all guarantees, nothing may be
+ * reported; if the disk breaks one guarantee once, exactly that fault must be reported.
  */
 #include "harness.h"
 

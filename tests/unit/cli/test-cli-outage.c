@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * bench and copy while their back-end is away, and when another one comes. The fake disk
- * stalls or reports events; what the commands print goes to a file.
+ * This tests bench and copy while their back-end is away, and when another back-end comes. The fake
+ * disk stalls or reports events; the commands print to a file.
  */
 #include "harness.h"
 

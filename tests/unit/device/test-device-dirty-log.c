@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: the messages to the back-end, and when the log is on, whatever happens to the
- * device meanwhile. Whether pages are marked is tested by test-device-migrate.c.
+ * The dirty log: which messages the back-end gets, and when the log is on, whatever else happens to
+ * the device. Whether pages are marked is tested by test-device-migrate.c.
  *
  * Key idea: each case compares what the mock has been given (feature, bitmap, flags of the
  * used rings) with what the device reports.

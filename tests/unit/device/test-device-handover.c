@@ -3,8 +3,8 @@
  * The state that a bus carries over from one session of its driver to the next: the in-flight
  * area and the position of each ring. What resumes after a loss is in test-device-reconnect.c.
  *
- * Key idea: the area is a file that the case fills, and its inode shows whether the back-end
- * was given the same one.
+ * Key idea: the area is a file that the case fills, and its inode shows whether the back-end was
+ * given the same file.
  */
 #include "harness.h"
 

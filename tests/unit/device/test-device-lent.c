@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A device on a connection that the bus made and lent it, instead of one to chardev.
+ * This tests a device on a connection that the bus has made and lent to it, instead of a connection
+ * that the device makes to chardev.
  *
- * Key idea: the mock listens, and the case itself connects to it. So the number of connections
- * that the mock has seen says whether the device connected, too.
+ * Key idea: the mock listens, and the case itself connects to it. So the number of connections that
+ * the mock has seen says whether the device has connected as well.
  */
 #include "harness.h"
 

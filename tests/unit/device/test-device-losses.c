@@ -3,9 +3,9 @@
  * Every way to lose a back-end, at every message of every phase of a device's life. What
  * happens to requests is in test-device-reconnect.c.
  *
- * Key idea: three lists are combined: phases, messages, and kinds of loss. Each combination
- * ends with the same checks: the device runs with the next back-end, and nothing of the
- * connection is left.
+ * Key idea: three lists are combined: phases, messages, and kinds of loss. Each combination ends
+ * with the same checks: the device runs with the next back-end, and nothing of the lost connection
+ * is left.
  */
 #include "harness.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A running guest migrates to another process. Its memory is copied in rounds: the first round
- * copies every page, later ones copy the pages that its disk or its processor has written. Then
+ * copies every page, later rounds copy the pages that its disk or its processor has written. Then
  * its device is paused, saved, loaded, and resumed at another back-end on the same disk.
  *
  * Key idea: the guest checks everything that it has read and written, so a page that was not

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kick and call descriptors that are replaced at each moment: in the end the back-end has the
- * new one, and no notification was lost.
+ * Kick and call descriptors that are replaced at each moment: in the end the back-end has the new
+ * descriptor, and no notification was lost.
  *
  * Key idea: the replaced descriptor is closed right away, so any later use of it fails.
  */

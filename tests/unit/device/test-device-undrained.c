@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stops that do not wait for the requests that the back-end has begun: by agreement, which
- * leaves them in the in-flight area (GET_VRING_BASE_INFLIGHT), and without it.
+ * This tests stops that do not wait for the requests that the back-end has begun: stops by
+ * agreement (GET_VRING_BASE_INFLIGHT), which leave the requests in the in-flight area, and stops
+ * without an agreement.
  *
- * Key idea: the answer of the mock and the used index in memory are set independently, so each
- * case has as many open requests as it wants.
+ * Key idea: the answer of the mock and the used index in memory are set independently, so each case
+ * has as many unfinished requests as it wants.
  */
 #include "harness.h"
 

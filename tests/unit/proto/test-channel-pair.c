@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Replaces socket calls of the channel, and plays the other end; see the header. */
+/* This file replaces socket calls of the channel, and plays the other end; see the header. */
 #include "test-channel-pair.h"
 
 #include "util/fd.h"

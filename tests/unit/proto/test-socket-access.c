@@ -2,8 +2,8 @@
 /*
  * Permissions and group of a listening socket.
  *
- * Key idea: a replaced listen() looks at the file at the moment from which clients can
- * connect, so the test sees that mode and group are set before.
+ * Key idea: clients can connect from the call of listen() on. A replaced listen() looks at the file
+ * at this moment, so the test sees that mode and group have already been set.
  */
 #include "harness.h"
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vfio-user on the wire: the table of commands, invalid commands, and the channel with pieces
- * of every size, descriptors, and a client that does not read.
+ * vfio-user on the wire: the table of commands, invalid commands, and the channel, with pieces of
+ * every size, with descriptors, and with a client that does not read.
  *
- * Key idea: the test repeats the numbers of the specification instead of using the codec's, so
- * that a wrong one in the codec fails.
+ * Key idea: the test repeats the numbers of the specification instead of using the codec's, so that
+ * a wrong number in the codec makes it fail.
  */
 #include "harness.h"
 

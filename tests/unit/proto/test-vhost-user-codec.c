@@ -3,8 +3,8 @@
  * The vhost-user codec: every number with its name, sizes and descriptors, and each way in
  * which a message can be invalid.
  *
- * Key idea: the test repeats the specification instead of using the codec's table, so that a
- * wrong row in the codec fails.
+ * Key idea: the test repeats the specification instead of using the codec's table, so that a wrong
+ * row in the codec makes it fail.
  */
 #include "harness.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The relay while its back-end is lost, and with the next one: the VMM does not notice. A
- * back-end that is frozen before it is killed leaves its requests outstanding.
+ * This tests the relay while its back-end is lost, and with the next back-end: the VMM does not
+ * notice the change. A back-end that is frozen before it is killed leaves its requests outstanding.
  */
 #include "relay-rig.h"
 

@@ -3,8 +3,8 @@
  * A VMM stops its rings through the relay: which message the back-end gets, and whether
  * requests may be left in the in-flight area.
  *
- * The back-end is the mock, on a thread of its own. It says that it stopped at BEGUN; the
- * ring's used index says how many of those requests are complete.
+ * The back-end is the mock, on a thread of its own. The mock answers that it stopped at BEGUN; the
+ * ring's used index says how many of the requests before BEGUN are complete.
  */
 #include "relay-mock.h"
 

@@ -3,10 +3,10 @@
 #define VUBLK_TESTS_RING_RIG_H
 
 /*
- * A driver end and a device end on one memory. The driver has the data memory as one mapping;
- * the device has it as several regions, adjoining in guest addresses and apart in host
- * addresses. The ring's parts are allocations of exactly their size, so that a sanitizer
- * detects an access outside.
+ * A driver end and a device end share one memory. The driver has the data memory as one mapping;
+ * the device has it as several regions, which are adjacent in guest addresses but apart in host
+ * addresses. The ring's parts are allocations of exactly their size, so that a sanitizer detects an
+ * access outside them.
  */
 
 #include "virtio/device-ring.h"

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The driver end against the device end, in random order, compared with a model that
- * knows what must come out: which chain, translated to which segments, with which
- * bytes; whether there was room; and exactly when a kick or a call is wanted.
+ * The driver end and the device end work against each other in random order. The results are
+ * compared with a model that knows the expected ones: which chain comes out, translated to which
+ * segments, with which bytes; whether there was room; and exactly when a kick or a call is wanted.
  *
- * The model also sleeps: an end that was told to sleep does nothing until it is
- * woken, and there must never be work for it without a wake-up on its way.
+ * The model also sleeps: an end that was told to sleep does nothing until it is woken, and there
+ * must never be work for a sleeping end without a wake-up on its way.
  */
 #include "harness.h"
 #include "ring-rig.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A second thread writes over the rings all the time, as a hostile peer can. The
- * values are mostly nearly right, because nonsense is refused at the first check.
- * Nothing that comes out may point outside the driver's memory or be more than
- * there is room for; the sanitizers watch the rest.
+ * A second thread writes over the rings all the time, as a hostile peer can. The values are mostly
+ * nearly right, because nonsense is refused at the first check. No result of our end may point
+ * outside the driver's memory or exceed the room that there is; the sanitizers check everything
+ * else.
  */
 #include "harness.h"
 #include "ring-rig.h"

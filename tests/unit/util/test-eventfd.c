@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Eventfds and pipes whose peer has cleared O_NONBLOCK and filled or emptied them: no call
- * waits for the peer. A case that does not end has failed.
+ * The eventfds and pipes of this test have a peer that has cleared O_NONBLOCK and filled or emptied
+ * them: no call may wait for the peer. A case that does not end has failed.
  */
 #include "harness.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The SIGBUS handler: what it repairs, what it records, and to which handler it passes other faults.
+ * The SIGBUS handler: what it repairs, what it records, and the handler to which it passes other
+ * faults.
  */
 #include "harness.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening images that other programs use: which pairs of users can share an image, by
- * the bytes that QEMU locks, and which first bytes cause a warning. Real QEMU
+ * This tests how images are opened that other programs use: which pairs of users can share an
+ * image, according to the bytes that QEMU locks, and which first bytes cause a warning. Real QEMU
  * programs and mounted devices are in tests/peers/images.py.
  */
 #include "harness.h"

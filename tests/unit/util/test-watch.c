@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Watches for a file, on several loops: one inotify instance, whichever loop reads it and
- * whichever watch ends meanwhile. Skips without inotify.
+ * This tests watches for a file on several loops: they share one inotify instance, whichever loop
+ * reads it and whichever watch ends in the meantime. The test skips if there is no inotify.
  */
 #include "harness.h"
 

@@ -6,8 +6,8 @@
  * The virtio-pci model on a device whose back-end is a mock. A test plays the driver: it
  * accesses registers by BAR and offset, or calls functions for the steps of a driver.
  *
- * Key idea: the layout of the registers is repeated here instead of taken from the model, so
- * that a test fails if the model moves one.
+ * Key idea: the layout of the registers is repeated here instead of taken from the model, so that a
+ * test fails if the model moves a register.
  */
 #include "mock/device-rig.h"
 

@@ -3,8 +3,8 @@
  * The guest's memory over vfio-user: valid and invalid maps, and the number of changes that
  * the back-end sees. Other commands are in test-vfio-user.c.
  *
- * Key idea: when a map or unmap is answered, the back-end has applied it, whether the rings
- * run or not. The mock back-end records its messages, so a test can count them.
+ * Key idea: when a map or unmap is answered, the back-end has applied it, whether or not the rings
+ * run. The mock back-end records its messages, so a test can count them.
  */
 #include "harness.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The virtio-pci model with nothing but the layers that it may use: util and virtio. The
- * device is a stand-in with its public functions. The model's behaviour with a real device is
- * in test-virtio-pci.c.
+ * The virtio-pci model with nothing but the layers that it may use: util and virtio. The device is
+ * a stand-in with the public functions of the real device. The model's behaviour with a real device
+ * is in test-virtio-pci.c.
  *
  * Key idea: the program links the whole model and no library that has messages, so a call of
  * a message function anywhere in the model is an error of the linker.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Executes many short requests to a file in memory with one system call.
+ * This file executes many short requests to a file in memory with one system call.
  *
  * Key idea: the image is mapped, but this program never touches the mapping. The kernel copies
  * between the mapping and the driver's buffers (process_vm_readv() of our own process), for
@@ -8,12 +8,13 @@
  * kernel returns a short count, where our own copy would raise SIGBUS. Requests that were not
  * moved are executed by plain calls, which report errors.
  *
- * Reading a hole must not fill it, but access to a mapping would. So the mapping is registered
- * with a userfaultfd that fails the kernel's faults in holes (UFFD_FEATURE_SIGBUS, which needs
- * no privilege). Without userfaultfd, and for a read-only image, there is no mapping.
+ * Reading a hole must not fill the hole, but an access through a mapping would fill it. So the
+ * mapping is registered with a userfaultfd that fails the kernel's faults in holes
+ * (UFFD_FEATURE_SIGBUS, which needs no privilege). Without userfaultfd, and for a read-only image,
+ * there is no mapping.
  *
- * A store to a mapping does not update the file's times, on which backup programs rely. So
- * the first write of each batch is a plain call.
+ * A store to a mapping does not update the file's times, but backup programs rely on these times.
+ * So the first write of each batch is a plain call.
  */
 #include "backend/engine/file/file.h"
 
@@ -56,7 +57,9 @@ static int keep_holes(struct vublk_file_mapping *mapping)
 	return 0;
 }
 
-/* Whether the kernel permits such a copy: a sandbox may forbid it. */
+/*
+ * Checks whether the kernel permits process_vm_readv() of our own process: a sandbox may forbid it.
+ */
 static int try_copy(const struct vublk_file_mapping *mapping)
 {
 	char byte;
@@ -69,8 +72,9 @@ static int try_copy(const struct vublk_file_mapping *mapping)
 }
 
 /*
- * If all memory is locked (mlockall), a new mapping would be filled immediately, including
- * holes. So it begins without access rights, and gets them after the userfaultfd is registered.
+ * If all memory is locked (mlockall), a new mapping would be filled immediately, including holes.
+ * So the mapping is created without access rights, and gets them after the userfaultfd is
+ * registered.
  */
 static int map_image(struct vublk_file_mapping *mapping, int fd)
 {
@@ -148,7 +152,9 @@ bool vublk_file_batch_add(struct vublk_file_batch *batch, const struct vublk_fil
 	return true;
 }
 
-/* Moves the requests from `from` on. Returns how many, in order, were moved completely. */
+/*
+ * Moves the requests that begin at index `from`. Returns how many, in order, were moved completely.
+ */
 static unsigned move(struct vublk_file_batch *batch, unsigned from)
 {
 	unsigned skipped = from ? batch->first_iov : 0;

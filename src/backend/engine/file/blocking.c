@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The file engine without io_uring: the worker's thread makes the calls, one at a time. That
- * is slow, and the log says so once.
+ * The file engine without io_uring: the worker's thread makes the calls, one at a time. Blocking
+ * calls are slow, so the log mentions them once.
  */
 #include "backend/engine/file/file.h"
 

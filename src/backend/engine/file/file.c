@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk in a file or on a block device: opens it and determines its geometry. Requests are
- * served in step.c.
+ * This file opens a disk in a file or on a block device and determines its geometry. step.c serves
+ * the requests.
  *
  * Key idea: O_DIRECT is used if it can serve every request of a guest, that is, any multiple of
  * 512 bytes. On a device with larger blocks it is used only if the user asks for it
@@ -136,7 +136,10 @@ static bool is_in_memory(const struct vublk_file *file)
 	       (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
-/* Stays the same while the host runs, even if the file or device is renamed. */
+/*
+ * Returns an identity that stays the same while the host runs, even if the file or device is
+ * renamed.
+ */
 static uint64_t identity_of(const struct stat *st)
 {
 	bool is_device = S_ISBLK(st->st_mode);

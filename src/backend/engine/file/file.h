@@ -3,9 +3,9 @@
 #define VUBLK_BACKEND_ENGINE_FILE_FILE_H
 
 /*
- * The parts of the file engine. file.c opens the image. step.c turns a request into system
- * calls, one step after the other, without making them. blocking.c and uring.c make them;
- * uring.c first tries page-cache.c and batch-copy.c, which need no io_uring.
+ * The parts of the file engine. file.c opens the image. step.c turns a request into system calls,
+ * one step after the other, without making them. blocking.c and uring.c make them; uring.c first
+ * tries the fast paths in page-cache.c and batch-copy.c, which need no io_uring.
  */
 #include "backend/engine/engine.h"
 
@@ -74,18 +74,24 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		    struct vublk_file_step *step);
 
-/* Takes the result of the last step (bytes, 0, or a negative errno); returns like begin(). */
+/*
+ * Takes the result of the last step (bytes, 0, or a negative errno). Returns as vublk_file_begin()
+ * does.
+ */
 int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
 		    struct vublk_file_step *step);
 
-/* Whether success of the request means that data is stable. */
+/* Returns whether the success of the request means that data is stable. */
 bool vublk_file_makes_stable(const struct vublk_engine_io *io);
-/* Whether a sync has failed. Then no such request may succeed any more. */
+/*
+ * Returns whether a sync has failed. After a failed sync, no request that makes data stable may
+ * succeed.
+ */
 bool vublk_file_has_lost_writes(const struct vublk_file *file);
 /* Records a failed sync, and logs the first one. */
 void vublk_file_lose_writes(struct vublk_file *file, int result);
 
-/* Makes the call of a step and waits for it. Bytes, 0, or a negative errno. */
+/* Makes the call of a step and waits for its end. Returns bytes, 0, or a negative errno. */
 int64_t vublk_file_call_blocking(const struct vublk_file *file,
 				 const struct vublk_file_step *step);
 
@@ -95,7 +101,7 @@ int64_t vublk_file_call_blocking(const struct vublk_file *file,
  */
 bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_engine_io *io,
 			   const struct vublk_file_step *step);
-/* Makes such a call. Bytes, 0, or a negative errno. */
+/* Makes a call for which vublk_file_is_instant() is true. Returns bytes, 0, or a negative errno. */
 int64_t vublk_file_call_instant(const struct vublk_file *file,
 				const struct vublk_file_step *step);
 
@@ -134,7 +140,10 @@ struct vublk_file_tries {
 /* Whether the page cache may answer the step. */
 bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_engine_io *io,
 			      const struct vublk_file_step *step);
-/* Tries that if it seems worthwhile; returns like begin(), with the remaining part in `step`. */
+/*
+ * Tries the page cache if a try seems worthwhile. Returns as vublk_file_begin() does, with the part
+ * that remains in `step`.
+ */
 int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *tries,
 		   struct vublk_engine_io *io, struct vublk_file_step *step);
 
@@ -164,16 +173,16 @@ struct vublk_file_batch {
 bool vublk_file_batch_add(struct vublk_file_batch *batch, const struct vublk_file *file,
 			  struct vublk_engine_io *io, const struct vublk_file_step *step);
 /*
- * Executes the batch, or of a batch of writes all except the first, which the caller has
- * executed before by a plain call. Returns how many of these requests, in order, were moved
- * completely; the caller executes the others by plain calls.
+ * Executes the batch. In a batch of writes it omits the first request, which the caller has
+ * executed before by a plain call. Returns how many of the executed requests, in order, were moved
+ * completely; the caller executes the remaining ones by plain calls.
  */
 unsigned vublk_file_batch_move(struct vublk_file_batch *batch);
 
-/* Creates a queue of a method; -ENOSYS, -EPERM, ...: not available on this system. */
+/* Creates a queue of a method. -ENOSYS, -EPERM, ...: the method is not available on this system. */
 int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
 			       struct vublk_error *error);
-/* 0 if this process may use io_uring; else the negative errno. */
+/* Returns 0 if this process may use io_uring, otherwise the negative errno. */
 int vublk_file_uring_probe(void);
 /* The most likely cause of this errno of io_uring, and what to do. */
 const char *vublk_file_uring_cause(int code);

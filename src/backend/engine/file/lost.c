@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writes that were lost after they had been acknowledged.
+ * This file remembers that writes were lost after they had been acknowledged.
  *
  * Key idea: the kernel reports the failure of a write-back once per open file, by the next
  * sync of that file, and then forgets both the failure and the data. All queues share one
@@ -29,7 +29,7 @@ bool vublk_file_makes_stable(const struct vublk_engine_io *io)
 
 /*
  * Relaxed, because no other data depends on the flag. If a driver sees a failed flush and then
- * sends another one, on any queue, its accesses to the rings order the two.
+ * sends another flush, on any queue, its accesses to the rings order the two.
  */
 bool vublk_file_has_lost_writes(const struct vublk_file *file)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Calls of the file engine that do not wait for a disk, made on the worker's thread.
+ * This file makes those calls of the file engine that do not wait for a disk, on the worker's
+ * thread.
  *
  * Key idea: such a call costs one system call, while io_uring needs an entry, a completion
  * and a wake-up, and hands calls that may wait to a kernel thread.
@@ -27,7 +28,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Longer ones go to io_uring: other requests would wait for them, and the hand-over is cheap. */
+/*
+ * Longer requests go to io_uring, because other requests would wait for them, and handing them over
+ * costs little in comparison.
+ */
 #define MAX_BYTES (UINT64_C(128) << 10)
 
 static bool is_short_transfer(const struct vublk_engine_io *io,
@@ -94,7 +98,7 @@ int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *trie
 		vublk_file_backoff_hit(backoff);
 		return vublk_file_next(queue, io, n, step);
 	}
-	/* io_uring will report errors. Some kernels refuse such writes with EINVAL. */
+	/* io_uring will report errors. Some kernels refuse writes with RWF_NOWAIT with EINVAL. */
 	if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
 		vublk_store_relaxed(&file->no_nowait[direction_of(step)], true);
 	vublk_file_backoff_miss(backoff);

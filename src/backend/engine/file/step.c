@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A request to the file engine as a series of system calls.
+ * This file turns a request to the file engine into a series of system calls.
  *
  * Key idea: a request is in one stage. vublk_file_next() gets the result of the stage's last
  * call and repeats the stage (after a short transfer), enters the next stage, or ends the
@@ -26,7 +26,7 @@
 enum stage {
 	STAGE_DONE,
 	STAGE_TRANSFER,   /* read or write, from and to the request's own buffers */
-	STAGE_BOUNCE,     /* the same through our own aligned buffer */
+	STAGE_BOUNCE,     /* read or write through our own aligned buffer */
 	STAGE_PUNCH,      /* a hole: discard, or zeroes that may be unmapped */
 	STAGE_ZERO_RANGE, /* zeroes that stay allocated */
 	STAGE_ZEROS,      /* zeroes written out */
@@ -313,8 +313,8 @@ static void advance(struct vublk_engine_io *io, uint64_t bytes)
 }
 
 /*
- * A short transfer with O_DIRECT ends at a block boundary, except at the end of a file. If it
- * does not, the rest goes through the bounce buffer.
+ * A short transfer with O_DIRECT ends at a block boundary, except at the end of a file. If a
+ * transfer ends elsewhere, the rest goes through the bounce buffer.
  */
 static int advance_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 			  uint64_t moved)
@@ -348,8 +348,9 @@ static bool is_unsupported(int64_t result)
 }
 
 /*
- * After a failed range call: enters the stage that does the same in another way, or returns
- * the error. EINVAL concerns this range only (not in whole blocks), the others all ranges.
+ * After a failed range call: enters the stage that does the same in another way, or returns the
+ * error. EINVAL concerns only this range (it does not consist of whole blocks); the other errors
+ * concern all ranges.
  */
 static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
@@ -415,9 +416,9 @@ static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io 
 }
 
 /*
- * After a failed call: returns the error, or 0 if another call follows. The failure of a
- * durable write does not say whether the write or its sync failed. So the write is repeated
- * without the sync: if that succeeds, the sync had failed.
+ * After a failed call: returns the error, or 0 if another call follows. The failure of a durable
+ * write does not say whether the write or its sync failed. So the write is repeated without the
+ * sync: if the repetition succeeds, the sync had failed.
  */
 static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {

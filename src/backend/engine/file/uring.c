@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The file engine's calls by io_uring. Each worker has a ring that only its thread creates
- * and uses, so that the ring can have the flags for a single issuer.
+ * This file makes the file engine's calls by io_uring. Each worker has a ring that only its thread
+ * creates and uses, so that the ring can have the flags for a single issuer.
  *
  * Key idea: issue() gets the next step of a request. It makes the call itself if the call does
  * not wait, or puts it into the submission queue; a completion ends the request or leads to
  * issue() again.
  *
- * A ring whose completions are deferred to its thread does not wake a poller of its own
- * descriptor (seen with Linux 6.18), but an eventfd that is registered with it does.
+ * A ring whose completions are deferred to its thread does not wake a thread that polls the ring's
+ * own descriptor (seen with Linux 6.18), but does signal an eventfd that is registered with the
+ * ring.
  *
  * The image is not registered with the ring, although that would save some 30 ns per call. The
- * kernel releases registered files late, and with them the lock of the image, which would stay
- * for 35 ms after the process has ended.
+ * kernel releases registered files late, and with them the lock of the image, so the image would
+ * stay locked for 35 ms after the process has ended.
  */
 #include "backend/engine/file/file.h"
 
@@ -57,7 +58,7 @@ static struct uring_queue *uring_of(struct vublk_engine_queue *queue)
 	return (struct uring_queue *)queue;
 }
 
-/* An older kernel refuses an unknown flag with EINVAL; then fewer flags are tried. */
+/* An older kernel refuses an unknown flag with EINVAL; in that case fewer flags are tried. */
 static int init_ring(struct io_uring *ring)
 {
 	static const unsigned flags[] = {
@@ -256,7 +257,10 @@ static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		vublk_engine_list_add(&queue->done, io);
 }
 
-/* Executes a batch with one call, and then each request that it did not move with its own. */
+/*
+ * Executes a batch with one call, and then each request that this call did not move with a call of
+ * its own.
+ */
 static void end_batch(struct uring_queue *uring, struct vublk_file_batch *batch)
 {
 	struct vublk_file_queue *queue = &uring->file_queue;
@@ -292,8 +296,8 @@ static void join_batch(struct uring_queue *uring, struct vublk_engine_io *io,
 }
 
 /*
- * The page cache may serve a single request by one system call. Several requests would cost
- * one call each, so they go to io_uring together, which looks at the page cache, too.
+ * The page cache may serve a single request by one system call. Several requests would cost one
+ * call each, so they go together to io_uring, which also looks at the page cache.
  */
 static void issue_alone(struct uring_queue *uring, bool still_alone)
 {
@@ -338,7 +342,7 @@ static void uring_commit(struct vublk_engine_queue *queue)
 	note_refused(uring);
 }
 
-/* Issues the requests of a list; some may be put into it again. */
+/* Issues the requests of a list; issuing may put some of them into the list again. */
 static void issue_list(struct uring_queue *uring, struct vublk_engine_list *list)
 {
 	struct vublk_engine_list ios = *list;
@@ -367,8 +371,8 @@ static void take_completions(struct uring_queue *uring)
 
 /*
  * A deferred completion signals the eventfd when it is due and again when it is taken. So the
- * eventfd is cleared after taking, which avoids a second wake-up, and completions that came in
- * between are taken afterwards.
+ * eventfd is cleared only after completions are taken, which avoids a second wake-up. Completions
+ * that arrive before the eventfd is cleared are taken afterwards.
  */
 static void clear_wake_up(struct uring_queue *uring)
 {

@@ -617,7 +617,7 @@ static void test_stalled(void **state)
 static void test_request_deadline(void **state)
 {
 	const struct vublk_option options[] = {
-		{ "request-deadline-ms", "100" }, { "request-timeout-ms", "100" }, { NULL }
+		{ "request-deadline-ms", "100" }, { "request-timeout-ms", "5000" }, { NULL }
 	};
 	struct vublk_blk *blk;
 	char data[512];

@@ -42,10 +42,11 @@ void vublk_blk_queue_restart_deadlines(struct vublk_blk_queue *queue)
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 {
 	uint64_t *note = &queue->published_notes[queue->next_note];
-	uint64_t taken = queue->ring.taken;
+	uint64_t taken;
 	bool overdue, took;
 
 	vublk_blk_gate_close(&queue->gate);
+	taken = queue->ring.taken;
 	overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
 	if (overdue) { /* the piece may be complete, with a completion that has not been taken */
 		vublk_blk_queue_take_all(queue);

@@ -181,6 +181,13 @@ void rig_begin(struct device_rig *rig, struct mock *mock, const char *reconnect_
 	rig_realize(rig);
 }
 
+void rig_pause(struct device_rig *rig)
+{
+	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
+	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
+	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
+}
+
 void rig_end(struct device_rig *rig, struct mock *mock)
 {
 	rig_deinit(rig);

@@ -67,6 +67,8 @@ void rig_deinit(struct device_rig *rig);
 void rig_prepare(struct device_rig *rig, struct mock *mock, const char *reconnect_ms);
 void rig_begin(struct device_rig *rig, struct mock *mock, const char *reconnect_ms);
 void rig_end(struct device_rig *rig, struct mock *mock);
+/* Pauses the VM and waits until the rings have stopped without an error. */
+void rig_pause(struct device_rig *rig);
 
 void rig_set(struct device_rig *rig, const char *name, const char *value);
 

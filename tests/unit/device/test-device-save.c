@@ -39,13 +39,6 @@ static void begin(struct device_rig *rig, struct mock *mock)
 	rig_realize(rig);
 }
 
-static void pause_rig(struct device_rig *rig)
-{
-	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
-	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
-	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
-}
-
 static void expect_notified_once(struct device_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++) {
@@ -93,7 +86,7 @@ static void make_saved(struct saved *saved)
 		saved->area[i] = (uint8_t)(i * 7);
 	assert_int_equal(pwrite(mock.inflight_fd, saved->area, 8192, 0), 8192);
 	mock.base = 41;
-	pause_rig(&rig);
+	rig_pause(&rig);
 	save(&rig, saved);
 	saved->features = rig.device->acked_features;
 	assert_int_equal(vublk_device_config_generation(rig.device), 2);
@@ -483,7 +476,7 @@ static void test_a_legacy_driver(void **state)
 	assert_int_equal(vublk_device_kick(rig.device, 0), 0);
 	rig_wait(&rig, RIG_STARTED, 1);
 	mock.base = 41;
-	pause_rig(&rig);
+	rig_pause(&rig);
 	save(&rig, &saved);
 	rig_end(&rig, &mock);
 	begin_paused(&rig, &mock);

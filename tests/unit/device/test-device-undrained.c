@@ -33,13 +33,6 @@ static void begin(struct device_rig *rig, struct mock *mock)
 	rig_realize(rig);
 }
 
-static void pause_rig(struct device_rig *rig)
-{
-	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
-	rig_wait(rig, RIG_STOPPED, rig->calls[RIG_STOPPED] + 1);
-	assert_int_equal(rig->errors[RIG_STOPPED].code, 0);
-}
-
 static void clear_notifications(struct device_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++) {
@@ -103,7 +96,7 @@ static void test_an_undrained_stop(void **state)
 		rig_set_indices(&rig, 0, 5, 9);
 		mock.base = 8;
 		mock.base_asked_with = 99;
-		pause_rig(&rig);
+		rig_pause(&rig);
 		assert_int_equal(mock.base_asked_with, 0);
 		clear_notifications(&rig);
 		mock_forget(&mock);
@@ -149,7 +142,7 @@ static void test_the_message_of_a_stop(void **state)
 		rig_start(&rig, QUEUES);
 		rig_set_indices(&rig, 0, 5, 9);
 		mock.base = 8;
-		pause_rig(&rig);
+		rig_pause(&rig);
 		assert_int_equal(mock.received[stops[i].request], QUEUES);
 		assert_int_equal(vublk_device_queue_place(rig.device, 0, &place, sizeof(place),
 							  NULL), 0);
@@ -201,7 +194,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 		rig_start(&rig, QUEUES);
 		rig_set_indices(&rig, 1, 5, (uint16_t)(5 + outstanding));
 		mock.base = 7;
-		pause_rig(&rig);
+		rig_pause(&rig);
 		mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 		mock_hang_up(&mock);
 		rig_wait(&rig, RIG_RECONNECTED, 1);
@@ -241,7 +234,7 @@ static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t 
 		rig_set_indices(rig, i, TAKEN, TAKEN);
 	rig_set_indices(rig, 1, TAKEN - 2, TAKEN + 3);
 	mock->base = TAKEN;
-	pause_rig(rig);
+	rig_pause(rig);
 	assert_non_null(strstr(rig->last_line, "queue 1 was returned at index 7 with 2 requests "
 					       "outstanding"));
 	assert_int_equal(rig->num_warnings, 1);

@@ -84,6 +84,16 @@ int vublk_blk_pdiscard(struct vublk_blk *blk, uint64_t offset, uint64_t bytes, u
 int vublk_blk_pwrite_zeroes(struct vublk_blk *blk, uint64_t offset, uint64_t bytes,
 			    uint32_t flags, struct vublk_error *error);
 
+/*
+ * Reads the counters of the queue that these calls use, as vublk_blk_queue_get_stats() does for
+ * the application's queues. A request is one piece, so a long read counts as several. Before the
+ * first call the counters are 0. `stats_bytes` is sizeof(struct vublk_blk_stats). Never waits for a
+ * call that is under way. Any thread, handlers included. On failure `stats` is filled with zeroes.
+ * -ENOTSUP: the disk was opened without the option statistics=on; -EBUSY: the disk is not open.
+ */
+int vublk_blk_get_blocking_stats(const struct vublk_blk *blk, struct vublk_blk_stats *stats,
+				 size_t stats_bytes);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

@@ -12,6 +12,7 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/struct.h"
 
 #include <vublk/blocking.h>
 
@@ -44,7 +45,7 @@ static int claim_queue(struct vublk_blk *blk, struct vublk_error *error)
 {
 	for (unsigned i = blk->num_queues; i-- && !blk->blocking.queue;)
 		if (vublk_blk_queue_claim(&blk->queues[i], VUBLK_BLK_QUEUE_OF_BLOCKING_CALLS))
-			blk->blocking.queue = &blk->queues[i];
+			vublk_store_release(&blk->blocking.queue, &blk->queues[i]); /* J */
 	if (!blk->blocking.queue)
 		return vublk_error_set(error, EBUSY, "no queue is left for blocking calls: the "
 				       "application uses all %u; leave one unused, or open the disk "
@@ -142,41 +143,19 @@ static void take_data(const struct vublk_blk_blocking *blocking, const struct jo
 
 /* --- a job ------------------------------------------------------------------------------------- */
 
-static const char *reason_of(int result)
-{
-	switch (-result) {
-	case EIO:
-		return "the back-end reports an I/O error";
-	case ENOTSUP:
-		return "the back-end does not support it";
-	case ENOTCONN:
-		return "the back-end is permanently lost, and whether it was executed is not known";
-	case ETIMEDOUT:
-		return "no back-end was found within fail-after-ms, and whether it was executed "
-		       "is not known";
-	case ETIME:
-		return "it was not completed within request-deadline-ms, and whether it was "
-		       "executed is not known";
-	case EOWNERDEAD:
-		return "a back-end was lost that had completed writes, and no flush had made them "
-		       "stable: write them again";
-	case EPROTO:
-		return "the back-end broke the protocol";
-	default:
-		return strerrordesc_np(-result);
-	}
-}
-
-static void fail(struct job *job, int result, struct vublk_error *error)
+/* The first failure is the result of the call. */
+static void fail(const struct vublk_blk_blocking *blocking, struct job *job, int result,
+		 struct vublk_error *error)
 {
 	if (job->result)
 		return;
 	job->result = result;
+	vublk_blk_queue_explain(blocking->queue, result, error);
 	if (job->type == VIRTIO_BLK_T_FLUSH)
-		vublk_error_set(error, -result, "%s: %s", job->name, reason_of(result));
+		vublk_error_prepend(error, "%s", job->name);
 	else
-		vublk_error_set(error, -result, "%s of %" PRIu64 " bytes at byte %" PRIu64 ": %s",
-				job->name, job->bytes, job->offset, reason_of(result));
+		vublk_error_prepend(error, "%s of %" PRIu64 " bytes at byte %" PRIu64, job->name,
+				    job->bytes, job->offset);
 }
 
 static bool has_more(const struct job *job)
@@ -218,7 +197,7 @@ static void take_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 		slot->in_use = false;
 		blocking->in_flight--;
 		if (completions[i].result)
-			fail(job, completions[i].result, error);
+			fail(blocking, job, completions[i].result, error);
 		else if (job->type == VIRTIO_BLK_T_IN)
 			take_data(blocking, job, slot);
 	}
@@ -336,4 +315,22 @@ int vublk_blk_pwrite_zeroes(struct vublk_blk *blk, uint64_t offset, uint64_t byt
 	};
 
 	return run_one(blk, &job, error);
+}
+
+/* --- statistics ---------------------------------------------------------------------------------- */
+
+/* Takes no lock, because a call that waits for a back-end holds it. */
+int vublk_blk_get_blocking_stats(const struct vublk_blk *blk, struct vublk_blk_stats *stats,
+				 size_t stats_bytes)
+{
+	const struct vublk_blk_stats zeroes = { 0 };
+	const struct vublk_blk_queue *queue = vublk_load_acquire(&blk->blocking.queue); /* J */
+	int r = vublk_blk_require_running(blk, NULL);
+
+	if (!r && queue)
+		return vublk_blk_queue_get_stats(queue, stats, stats_bytes);
+	vublk_struct_out(stats, stats_bytes, &zeroes, sizeof(zeroes));
+	if (r)
+		return r;
+	return vublk_inproc_wants_statistics(blk->inproc) ? 0 : -ENOTSUP;
 }

@@ -36,7 +36,7 @@ struct vublk_blk_bounce_slot {
 /* State of the blocking calls. The first call claims the queue. */
 struct vublk_blk_blocking {
 	pthread_mutex_t lock; /* held for a whole call */
-	struct vublk_blk_queue *queue;
+	struct vublk_blk_queue *queue; /* also loaded without the lock */
 	char *bounce;
 	uint32_t slot_bytes;
 	unsigned num_slots;

@@ -488,21 +488,36 @@ static const char *describe_result(int result)
 	}
 }
 
+/* Returns whether the queue's own failure is the reason. */
+static bool explain(struct vublk_blk_queue *queue, int result, struct vublk_error *error)
+{
+	struct vublk_error failure;
+
+	vublk_blk_gate_enter(&queue->gate);
+	failure = queue->failure;
+	vublk_blk_gate_leave(&queue->gate);
+	if (failure.code != -result)
+		vublk_error_set(error, -result, "%s", describe_result(result));
+	else if (failure.code == ENOTCONN) /* the other failures say this themselves */
+		vublk_error_set(error, -result, "%s; whether the request was executed is not known",
+				failure.text);
+	else
+		vublk_error_set(error, -result, "%s", failure.text);
+	return failure.code == -result;
+}
+
+void vublk_blk_queue_explain(struct vublk_blk_queue *queue, int result, struct vublk_error *error)
+{
+	explain(queue, result, error);
+}
+
 int vublk_blk_completion_error(struct vublk_blk_queue *queue,
 			       const struct vublk_blk_completion *completion,
 			       struct vublk_error *error)
 {
-	struct vublk_error failure;
-
-	if (!completion->result)
-		return 0;
-	vublk_blk_gate_enter(&queue->gate);
-	failure = queue->failure;
-	vublk_blk_gate_leave(&queue->gate);
-	if (failure.code == -completion->result)
-		return vublk_error_set(error, failure.code, "%s", failure.text);
-	return vublk_error_set(error, -completion->result, "queue %u: %s", queue->index,
-			       describe_result(completion->result));
+	if (completion->result && !explain(queue, completion->result, error))
+		vublk_error_prepend(error, "queue %u", queue->index);
+	return completion->result;
 }
 
 int vublk_blk_left_ms(uint64_t deadline_ns)

@@ -328,6 +328,9 @@ static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 /* Whether a result means that the library, not the back-end, completed the request. Any thread. */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);
 
+/* Fills `error` with one sentence that says why a request had `result`. On the owner's thread. */
+void vublk_blk_queue_explain(struct vublk_blk_queue *queue, int result, struct vublk_error *error);
+
 /* The time until `deadline_ns`, rounded up, for poll(); -1 for UINT64_MAX (no deadline). */
 int vublk_blk_left_ms(uint64_t deadline_ns);
 

@@ -381,14 +381,15 @@ static void test_failed_piece(void **state)
 	serve_one_with(VIRTIO_BLK_S_IOERR);
 	for (unsigned i = 0; i < 3; i++)
 		serve_one_with(VIRTIO_BLK_S_UNSUPP);
-	end_call(&call, EIO, "read of 1048575 bytes at byte 1: the back-end reports an I/O error");
+	end_call(&call, EIO, "read of 1048575 bytes at byte 1: the back-end failed to execute the "
+		 "request; its log says why");
 	assert_int_equal(fake_serve(0, 1), 0);
 	start_call(&call, blk, read_short);
 	serve_one_with(VIRTIO_BLK_S_OK);
 	end_call(&call, 0, NULL);
 	start_call(&call, blk, flush);
 	serve_one_with(VIRTIO_BLK_S_IOERR);
-	end_call(&call, EIO, "flush: the back-end reports an I/O error");
+	end_call(&call, EIO, "flush: the back-end failed to execute the request; its log says why");
 	tear_down(blk);
 }
 
@@ -406,8 +407,8 @@ static void test_lost_for_good(void **state)
 	start_call(&call, blk, read_short);
 	wait_until_sent();
 	fake_disconnect("the back-end hung up");
-	end_call(&call, ENOTCONN, "read of 511 bytes at byte 1: the back-end is permanently lost, "
-		 "and whether it was executed is not known");
+	end_call(&call, ENOTCONN, "read of 511 bytes at byte 1: the back-end hung up; whether the "
+		 "request was executed is not known");
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 512, 0, &error), -ENOTCONN);
 	tear_down(blk);
 }

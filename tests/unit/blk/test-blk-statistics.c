@@ -10,8 +10,11 @@
 
 #include "util/loop.h"
 
+#include <vublk/blocking.h>
+
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 static const struct vublk_option counts[] = { { "statistics", "on" }, { NULL } };
@@ -191,10 +194,91 @@ static void test_another_thread_looks(void **state)
 	tear_down(blk);
 }
 
+/* --- the blocking calls --------------------------------------------------------------------- */
+
+static struct vublk_blk_stats get_blocking(struct vublk_blk *blk)
+{
+	struct vublk_blk_stats stats;
+
+	memset(&stats, 0xee, sizeof(stats));
+	assert_int_equal(vublk_blk_get_blocking_stats(blk, &stats, sizeof(stats)), 0);
+	return stats;
+}
+
+static void test_blocking_calls(void **state)
+{
+	struct vublk_blk *blk = begin(2, counts);
+	static char data[3 * 128 * KIB];
+	struct vublk_blk_stats stats = get_blocking(blk);
+
+	assert_int_equal(stats.reads + stats.writes + stats.flushes, 0);
+	fake_start_threads();
+	assert_int_equal(vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error), 0);
+	assert_int_equal(vublk_blk_pwrite(blk, 512, data, 512, 0, &error), 0);
+	assert_int_equal(vublk_blk_pflush(blk, 0, &error), 0);
+	stats = get_blocking(blk);
+	assert_int_equal(stats.reads, 3); /* pieces */
+	assert_int_equal(stats.read_bytes, sizeof(data));
+	assert_int_equal(stats.writes, 1);
+	assert_int_equal(stats.written_bytes, 512);
+	assert_int_equal(stats.flushes, 1);
+	assert_int_equal(stats.in_flight + stats.errors, 0);
+	assert_int_equal(count_latencies(&stats), 5);
+	assert_int_equal(get(vublk_blk_queue(blk, 0)).reads, 0); /* the application's queue */
+	fake_stop_threads();
+	tear_down(blk);
+}
+
+static void test_blocking_calls_off(void **state)
+{
+	struct vublk_blk *blk = set_up();
+	struct vublk_blk_stats stats;
+	char data[512];
+
+	memset(&stats, 0xee, sizeof(stats));
+	assert_int_equal(vublk_blk_get_blocking_stats(blk, &stats, sizeof(stats)), -ENOTSUP);
+	assert_int_equal(stats.reads + count_latencies(&stats), 0);
+	fake_start_threads();
+	assert_int_equal(vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error), 0);
+	assert_int_equal(vublk_blk_get_blocking_stats(blk, &stats, sizeof(stats)), -ENOTSUP);
+	assert_int_equal(stats.reads, 0);
+	fake_stop_threads();
+	tear_down(blk);
+}
+
+static void *read_once(void *blk)
+{
+	char data[512];
+
+	assert_int_equal(vublk_blk_pread(blk, 0, data, sizeof(data), 0, NULL), 0);
+	return NULL;
+}
+
+/* A call that waits for the back-end does not delay a thread that reads the counters. */
+static void test_blocking_call_that_waits(void **state)
+{
+	struct vublk_blk *blk = begin(1, counts);
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, read_once, blk), 0);
+	while (get_blocking(blk).in_flight < 1)
+		sched_yield();
+	assert_int_equal(get_blocking(blk).reads, 0);
+	while (!fake_serve(0, 1))
+		sched_yield();
+	pthread_join(thread, NULL);
+	assert_int_equal(get_blocking(blk).reads, 1);
+	assert_int_equal(get_blocking(blk).in_flight, 0);
+	tear_down(blk);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_off),
+		VUBLK_TEST(test_blocking_calls),
+		VUBLK_TEST(test_blocking_calls_off),
+		VUBLK_TEST(test_blocking_call_that_waits),
 		VUBLK_TEST(test_each_kind),
 		VUBLK_TEST(test_failed_by_the_disk),
 		VUBLK_TEST(test_latency_lies_between),

@@ -8,9 +8,9 @@
  */
 #include "backend/backend.h"
 
-#include "backend/kill-point.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/kill-point.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -362,6 +362,17 @@ static int set_up(struct vublk_backend *backend, struct vublk_backend_settings *
 	return open_socket(backend, settings, error);
 }
 
+static const char *const kill_points[] = {
+	"after-fetch",          /* a chain is taken and recorded in the in-flight area */
+	"after-io",             /* the engine has executed it; the driver sees nothing */
+	"after-status",         /* its status byte is written */
+	"after-used-element",   /* its used element is written, the used index is not */
+	"after-used-index",     /* its batch is published, but still recorded in flight */
+	"after-inflight-clear", /* it is no longer recorded; others of its batch may be */
+	"before-call",          /* all is recorded, but the driver was not called */
+	NULL,
+};
+
 int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
 		       struct vublk_backend **result, struct vublk_error *error)
 {
@@ -370,7 +381,7 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 	int r = vublk_backend_settings_parse(options, &settings, error);
 
 	if (!r)
-		r = vublk_kill_points_init(error);
+		r = vublk_kill_points_init(kill_points, error);
 	if (r) {
 		vublk_fd_close(&settings.fd);
 		return r;

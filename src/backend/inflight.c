@@ -14,11 +14,11 @@
  */
 #include "backend/inflight.h"
 
-#include "backend/kill-point.h"
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/kill-point.h"
 #include "util/memfd.h"
 
 #include <errno.h>
@@ -296,7 +296,7 @@ void vublk_inflight_queue_publish(struct vublk_inflight_queue *queue, uint16_t u
 		return;
 	for (unsigned i = 0; i < queue->num_batch; i++) {
 		vublk_store_release(&queue->region->desc[queue->batch[i]].inflight, 0); /* J */
-		vublk_kill_point(VUBLK_KILL_AFTER_INFLIGHT_CLEAR);
+		vublk_kill_point("after-inflight-clear");
 	}
 	queue->num_batch = 0;
 	vublk_store_release(&queue->region->used_idx, used_idx); /* J */

@@ -9,8 +9,8 @@
  */
 #include "backend/queue.h"
 
-#include "backend/kill-point.h"
 #include "util/fd.h"
+#include "util/kill-point.h"
 
 void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes)
 {
@@ -19,7 +19,7 @@ void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, 
 		vublk_queue_publish(queue);
 	vublk_inflight_queue_push(&queue->inflight, request->chain.head);
 	vublk_device_ring_push(&queue->ring, request->chain.head, bytes);
-	vublk_kill_point(VUBLK_KILL_AFTER_USED_ELEMENT);
+	vublk_kill_point("after-used-element");
 	queue->pushed++;
 	queue->outstanding--;
 	vublk_queue_free_request(queue, request);
@@ -39,10 +39,10 @@ void vublk_queue_publish(struct vublk_queue *queue)
 		return;
 	queue->pushed = 0;
 	call = vublk_device_ring_publish(&queue->ring);
-	vublk_kill_point(VUBLK_KILL_AFTER_USED_INDEX);
+	vublk_kill_point("after-used-index");
 	vublk_inflight_queue_publish(&queue->inflight, vublk_device_ring_used(&queue->ring));
 	if (!call || queue->call_fd < 0 || vublk_load_relaxed(&queue->is_muted))
 		return;
-	vublk_kill_point(VUBLK_KILL_BEFORE_CALL);
+	vublk_kill_point("before-call");
 	vublk_eventfd_write(queue->call_fd); /* if it blocks, vublk_queue_unblock() frees it */
 }

@@ -8,9 +8,9 @@
  */
 #include "backend/queue.h"
 
-#include "backend/kill-point.h"
 #include "proto/vhost-user/server.h"
 #include "util/fd.h"
+#include "util/kill-point.h"
 #include "util/memfd.h"
 
 #include <errno.h>
@@ -45,7 +45,7 @@ static bool took(struct vublk_queue *queue, struct vublk_request *request, int r
 	if (r == 1 || r == -EBADMSG) {
 		queue->outstanding++;
 		vublk_inflight_queue_take(&queue->inflight, request->chain.head);
-		vublk_kill_point(VUBLK_KILL_AFTER_FETCH);
+		vublk_kill_point("after-fetch");
 	}
 	if (r == 1) {
 		vublk_request_begin(request, engine);

@@ -9,9 +9,9 @@
  */
 #include "backend/queue.h"
 
-#include "backend/kill-point.h"
 #include "util/checked.h"
 #include "util/compiler.h"
+#include "util/kill-point.h"
 
 #include <errno.h>
 #include <string.h>
@@ -54,7 +54,7 @@ static void complete(struct vublk_request *request, uint8_t status)
 	if (VUBLK_UNLIKELY(vublk_fault_happened(request->queue->fault)))
 		status = VIRTIO_BLK_S_IOERR;
 	*request->status = status;
-	vublk_kill_point(VUBLK_KILL_AFTER_STATUS);
+	vublk_kill_point("after-status");
 	if (request->queue->dirty_log)
 		mark_written(request);
 	vublk_queue_push(request->queue, request,
@@ -324,7 +324,7 @@ void vublk_request_done(struct vublk_request *request, struct vublk_engine_queue
 	bool has_ranges = request->io.op == VUBLK_OP_DISCARD ||
 			  request->io.op == VUBLK_OP_WRITE_ZEROES;
 
-	vublk_kill_point(VUBLK_KILL_AFTER_IO);
+	vublk_kill_point("after-io");
 	if (request->io.result)
 		complete(request, VIRTIO_BLK_S_IOERR);
 	else if (has_ranges)

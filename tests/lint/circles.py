@@ -25,7 +25,7 @@ KNOWN = [
 ]
 
 # Compiled only for a test program, so src/ of the build folder has no object file of it.
-NOT_IN_LIBRARY = {'backend/kill-point.c'}
+NOT_IN_LIBRARY = {'util/kill-point.c'}
 
 
 def parse_symbols(lines):

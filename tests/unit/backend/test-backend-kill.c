@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that kills itself at a chosen point (src/backend/kill-point.h), and the recovery
+ * A back-end that kills itself at a chosen point (src/util/kill-point.h), and the recovery
  * by the next one.
  *
  * Key idea: after a death the test overwrites the data of all requests on the disk. A request

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_UTIL_KILL_POINT_H
+#define VUBLK_UTIL_KILL_POINT_H
+
+/*
+ * Points at which a process kills itself, so that a test can check what the next process does with
+ * the state that is left. Only the test program tests/kill/vublk-kill has them
+ * (-DVUBLK_KILL_POINTS); elsewhere the calls compile to nothing.
+ *
+ * A point is known by its name. Each part of vublk that has points lists them when it starts, as
+ * src/backend/backend.c does; code that several parts use has points in each of their lists.
+ */
+#include <vublk/error.h>
+
+#ifdef VUBLK_KILL_POINTS
+
+/*
+ * Reads VUBLK_KILL_POINT from the environment, NAME or NAME:N: the process is killed when a thread
+ * passes that point for the N-th time (default 1). `names` is static and ends with NULL. EINVAL: no
+ * such name.
+ */
+int vublk_kill_points_init(const char *const *names, struct vublk_error *error);
+/* `name` is in the list; the program aborts if it is not. */
+void vublk_kill_point(const char *name);
+
+#else
+
+static inline int vublk_kill_points_init(const char *const *names, struct vublk_error *error)
+{
+	return 0;
+}
+
+static inline void vublk_kill_point(const char *name)
+{
+}
+
+#endif
+
+#endif

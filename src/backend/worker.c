@@ -14,11 +14,11 @@
  */
 #include "backend/worker.h"
 
-#include "backend/poller.h"
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "worker/poller.h"
 
 #include <errno.h>
 #include <semaphore.h>

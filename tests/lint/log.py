@@ -40,7 +40,7 @@ OWNERS = {
     'src/device/device.h': 'the device',
 }
 
-FOLDERS = ('backend', 'blk', 'bus', 'device', 'frontend', 'inproc', 'proto', 'virtio', 'virtio-pci')
+FOLDERS = ('backend', 'blk', 'bus', 'device', 'frontend', 'inproc', 'proto', 'virtio', 'virtio-pci', 'worker')
 CALL = re.compile(r'\bvublk_log\((?:[^;"]|"(?:[^"\\]|\\.)*")*;')
 VISIBLE = re.compile(r'\bVUBLK_LOG_(ERROR|WARNING|INFO)\b')
 MEMBER = re.compile(r'^[^*\n]*\bstruct vublk_log_limit \w+\b[^(\n]*;', re.M)

@@ -2,7 +2,7 @@
 /* Adaptive polling: the effect of sleeps and of polling windows with and without work. */
 #include "harness.h"
 
-#include "backend/poller.h"
+#include "worker/poller.h"
 #include "util/checked.h"
 
 #define SHORT_NS 5000u

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Adaptive polling; see poller.h. */
-#include "backend/poller.h"
+#include "worker/poller.h"
 
 #include "util/checked.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#ifndef VUBLK_BACKEND_POLLER_H
-#define VUBLK_BACKEND_POLLER_H
+#ifndef VUBLK_WORKER_POLLER_H
+#define VUBLK_WORKER_POLLER_H
 
 /*
  * Adaptive polling: how long a worker looks for work before it sleeps.

@@ -294,6 +294,19 @@ static uint16_t check_base(const struct vublk_queue *queue,
 	return used;
 }
 
+static int begin_tracking(struct vublk_queue *queue, const struct vublk_inflight_area *area,
+			  const struct vublk_split_ring *memory, uint16_t used, uint16_t *base,
+			  struct vublk_error *error)
+{
+	struct vublk_inflight_split *region;
+	int r = vublk_inflight_area_region(area, queue->index, queue->setup.size, &region, error);
+
+	if (r)
+		return r;
+	return vublk_inflight_queue_begin(&queue->inflight, region, area->queue_size, memory,
+					  queue->setup.size, used, base, &queue->pending, error);
+}
+
 static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 		      const struct vublk_queue_resources *resources, struct vublk_error *error)
 {
@@ -309,9 +322,7 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 	if (!r)
 		r = make_log(queue, disk, resources, error);
 	if (!r)
-		r = vublk_inflight_queue_begin(&queue->inflight, resources->inflight, queue->index,
-					       &memory, queue->setup.size, used, &base,
-					       &queue->pending, error);
+		r = begin_tracking(queue, resources->inflight, &memory, used, &base, error);
 	if (!r)
 		base = check_base(queue, resources, base, used);
 	if (!r)

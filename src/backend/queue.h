@@ -9,12 +9,13 @@
  */
 #include "backend/config.h"
 #include "backend/engine/engine.h"
-#include "backend/inflight.h"
+#include "backend/inflight-area.h"
 #include "util/atomic.h"
 #include "util/log.h"
 #include "util/loop.h"
 #include "virtio/device-ring.h"
 #include "virtio/ring.h"
+#include "worker/inflight.h"
 
 #include <linux/vhost_types.h>
 

@@ -27,7 +27,7 @@ ALLOWED = {
     'src/inproc': ['util', 'virtio', 'device'],
     'src/bus': ['util', 'proto', 'virtio', 'device', 'virtio-pci'],
     'src/blk': ['util', 'virtio', 'inproc'],
-    'src/worker': ['util'],
+    'src/worker': ['util', 'proto', 'virtio'],
     'src/backend': ['util', 'proto', 'virtio', 'worker'],
     'src/cli': [],
     'plugins': [],

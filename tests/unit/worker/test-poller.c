@@ -2,8 +2,8 @@
 /* Adaptive polling: the effect of sleeps and of polling windows with and without work. */
 #include "harness.h"
 
-#include "worker/poller.h"
 #include "util/checked.h"
+#include "worker/poller.h"
 
 #define SHORT_NS 5000u
 #define LONG_NS 1000000u

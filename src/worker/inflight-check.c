@@ -17,7 +17,7 @@
  * In a ring that has wrapped nothing else can be checked, because later entries may have
  * overwritten the entry of a chain that takes long.
  */
-#include "backend/inflight.h"
+#include "worker/inflight.h"
 
 #include "util/atomic.h"
 #include "util/checked.h"

@@ -329,10 +329,10 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * memory_changed(). A back-end without memory slots keeps the memory until the next start: 0 is
  * returned.
  *
- * EINVAL: a region is empty, overlaps another, wraps around, or exceeds its file or the dirty log,
- * or a ring that runs is in no region; ENOSPC: there are more regions than the back-end has memory
- * slots; EBUSY: another change is under way, or the device is starting or stopping. States STOPPED,
- * RUNNING, LOST, RECONNECTING.
+ * EINVAL: a region is empty, overlaps another, wraps around, exceeds its file or the dirty log, or
+ * its file is neither a regular file nor a DAX device, or a ring that runs is in no region; ENOSPC:
+ * there are more regions than the back-end has memory slots; EBUSY: another change is under way, or
+ * the device is starting or stopping. States STOPPED, RUNNING, LOST, RECONNECTING.
  */
 int vublk_device_set_memory(struct vublk_device *device,
 			    const struct vublk_memory_region *regions, unsigned num_regions,

@@ -11,7 +11,7 @@
 struct vublk_memory_region {
 	uint64_t guest_addr;  /* the address that the driver puts into descriptors */
 	uint64_t size_bytes;  /* not 0 */
-	int fd;               /* memfd, hugetlbfs or shared file; each call says who owns it */
+	int fd;               /* memfd, shared file or DAX device; each call says who owns it */
 	uint64_t fd_offset;   /* where in the file the region begins */
 	uint64_t reserved[2]; /* has to be 0 (EINVAL); the struct's size never changes */
 };

@@ -7,22 +7,21 @@
  * runs. request.c and virtio/split-device.c set the bits.
  */
 #include "proto/vhost-user/codec.h"
-#include "util/fault.h"
+#include "util/memory-file.h"
 #include "virtio/dirty-log.h"
 
 struct vublk_backend_dirty_log {
 	struct vublk_dirty_log dirty;
-	void *mapping; /* NULL: no log */
-	uint64_t mapping_bytes;
+	struct vublk_memory_part part; /* not mapped: no log */
 	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
 };
 
 /*
- * SET_LOG_BASE: maps a log in place of the previous log; on failure the previous log stays. The
- * message keeps the descriptor.
+ * SET_LOG_BASE: maps a log in place of the previous log; on failure the previous log stays.
+ * `features` are the accepted protocol features. The message keeps the descriptor.
  */
 int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
-				const struct vublk_vu_message *message,
+				const struct vublk_vu_message *message, uint64_t features,
 				struct vublk_error *error);
 
 /* Idempotent. */

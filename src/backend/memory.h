@@ -7,14 +7,14 @@
  * the addresses in rings. It changes only while no queue runs.
  */
 #include "proto/vhost-user/codec.h"
-#include "util/fault.h"
+#include "util/memory-file.h"
 #include "virtio/memory-map.h"
 
 #define VUBLK_BACKEND_MEMORY_SLOTS 509
 
 struct vublk_backend_memory {
 	struct vublk_memory_map map;
-	struct vublk_memory_mapping *mappings; /* as many as the map has regions; by guest_addr */
+	struct vublk_memory_part *parts; /* the mapping of each region, in the order of the map */
 	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
 };
 

@@ -192,11 +192,8 @@ static int get_max_mem_slots(struct vublk_session *session, struct vublk_error *
 
 static int set_log_base(struct vublk_session *session, struct vublk_error *error)
 {
-	int r = vublk_vu_check_log_base(&session->server.request,
-					session->server.protocol_features, error);
-
-	return r ? r : vublk_backend_dirty_log_set(&session->dirty_log, &session->server.request,
-						   error);
+	return vublk_backend_dirty_log_set(&session->dirty_log, &session->server.request,
+					   session->server.protocol_features, error);
 }
 
 /* --- config ---------------------------------------------------------------- */

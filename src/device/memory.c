@@ -12,13 +12,13 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/memory-file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/virtio_config.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 void vublk_device_memory_deinit(struct vublk_frontend_memory *memory)
@@ -61,26 +61,6 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 	return 0;
 }
 
-/*
- * Device nodes pass, because some can be mapped (a DAX device) and their size is not known here.
- * A back-end that accesses a region beyond the end of its file gets SIGBUS.
- */
-static int check_file(const struct vublk_memory_region *region, unsigned index,
-		      const struct stat *st, struct vublk_error *error)
-{
-	if (S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode))
-		return 0;
-	if (!S_ISREG(st->st_mode))
-		return vublk_error_set(error, EINVAL, "memory region %u comes with a descriptor that "
-				       "is not a memory file", index);
-	if (vublk_range_within(region->fd_offset, region->size_bytes, (uint64_t)st->st_size))
-		return 0;
-	return vublk_error_set(error, EINVAL,
-			       "memory region %u ends at byte %" PRIu64 " of its file, which has %"
-			       PRIu64, index, region->fd_offset + region->size_bytes,
-			       (uint64_t)st->st_size);
-}
-
 static int check_slots(const struct vublk_device *device, unsigned num_regions,
 		       struct vublk_error *error)
 {
@@ -102,21 +82,23 @@ static int take_region(struct vublk_frontend_memory *memory,
 {
 	unsigned index = memory->num_regions;
 	struct vublk_frontend_region *taken = &memory->regions[index];
-	struct stat st;
+	struct vublk_memory_file file;
 	VUBLK_FD int fd = fcntl(region->fd, F_DUPFD_CLOEXEC, 0);
 	int r;
 
-	if (fd < 0 || fstat(fd, &st) < 0)
+	if (fd < 0)
 		return vublk_error_set_errno(error, errno,
 					     "cannot keep the descriptor %d of memory region %u",
 					     region->fd, index);
-	r = check_file(region, index, &st, error);
-	if (r < 0)
+	r = vublk_memory_file_check(fd, region->fd_offset, region->size_bytes, &file, error);
+	if (r < 0) {
+		vublk_error_prepend(error, "memory region %u", index);
 		return r;
+	}
 	taken->region = *region;
 	taken->region.fd = vublk_fd_steal(&fd);
-	taken->file_device = st.st_dev;
-	taken->file_inode = st.st_ino;
+	taken->file_device = file.device;
+	taken->file_inode = file.inode;
 	memory->num_regions++;
 	return 0;
 }

@@ -16,10 +16,10 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/memory-file.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <sys/stat.h>
 
 static void fill_payload(struct vublk_vu_message *message, uint32_t request,
 			 const struct vublk_frontend_inflight_area *area)
@@ -92,10 +92,10 @@ static void hand_over(struct vublk_frontend *frontend)
 /* A back-end that mapped an area beyond the end of its file would get SIGBUS. */
 static bool is_usable(int fd, const struct vublk_vu_inflight *answer)
 {
-	struct stat st;
+	struct vublk_memory_file file;
 
-	return fd >= 0 && answer->mmap_size && !fstat(fd, &st) && st.st_size >= 0 &&
-	       vublk_range_within(answer->mmap_offset, answer->mmap_size, (uint64_t)st.st_size);
+	return fd >= 0 && answer->mmap_size &&
+	       !vublk_memory_file_check(fd, answer->mmap_offset, answer->mmap_size, &file, NULL);
 }
 
 static void on_area(void *opaque, unsigned tag, struct vublk_vu_message *reply)

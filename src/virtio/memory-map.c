@@ -8,84 +8,29 @@
 #include "virtio/memory-map.h"
 
 #include "util/checked.h"
-#include "util/error.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdbool.h>
 #include <string.h>
 
-/* --- checking -------------------------------------------------------------- */
+unsigned vublk_memory_map_place(struct vublk_memory_map *map)
+{
+	struct vublk_memory_map_region *regions = map->regions;
+	unsigned place = map->num_regions - 1;
+	struct vublk_memory_map_region new = regions[place];
+
+	for (; place && regions[place - 1].guest_addr > new.guest_addr; place--)
+		regions[place] = regions[place - 1];
+	regions[place] = new;
+	return place;
+}
+
+/* --- translating ----------------------------------------------------------- */
 
 static bool wraps(uint64_t addr, uint64_t bytes)
 {
 	return bytes - 1 > UINT64_MAX - addr;
 }
-
-static int check_region(const struct vublk_memory_map_region *region, struct vublk_error *error)
-{
-	if (region->size_bytes == 0)
-		return vublk_error_set(error, EINVAL,
-				       "the memory region at guest address 0x%" PRIx64 " is empty",
-				       region->guest_addr);
-	if (wraps(region->guest_addr, region->size_bytes) ||
-	    wraps(region->user_addr, region->size_bytes))
-		return vublk_error_set(error, EINVAL,
-				       "the memory region of 0x%" PRIx64 " bytes at guest address "
-				       "0x%" PRIx64 " and user address 0x%" PRIx64
-				       " runs past the end of the address space",
-				       region->size_bytes, region->guest_addr, region->user_addr);
-	return 0;
-}
-
-static int check_pair(const struct vublk_memory_map_region *a,
-		      const struct vublk_memory_map_region *b, struct vublk_error *error)
-{
-	if (vublk_ranges_overlap(a->guest_addr, a->size_bytes, b->guest_addr, b->size_bytes))
-		return vublk_error_set(error, EINVAL,
-				       "the memory regions of 0x%" PRIx64 " bytes at guest address "
-				       "0x%" PRIx64 " and of 0x%" PRIx64 " bytes at 0x%" PRIx64
-				       " overlap", a->size_bytes, a->guest_addr, b->size_bytes,
-				       b->guest_addr);
-	if (vublk_ranges_overlap(a->user_addr, a->size_bytes, b->user_addr, b->size_bytes))
-		return vublk_error_set(error, EINVAL,
-				       "the memory regions of 0x%" PRIx64 " bytes at user address "
-				       "0x%" PRIx64 " and of 0x%" PRIx64 " bytes at 0x%" PRIx64
-				       " overlap", a->size_bytes, a->user_addr, b->size_bytes,
-				       b->user_addr);
-	return 0;
-}
-
-int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *error)
-{
-	struct vublk_memory_map_region *regions = map->regions;
-	unsigned last = map->num_regions - 1, place = last;
-	struct vublk_memory_map_region new = regions[last];
-	int ret = check_region(&new, error);
-
-	for (unsigned i = 0; !ret && i < last; i++)
-		ret = check_pair(&regions[i], &new, error);
-	if (ret)
-		return ret;
-	for (; place && regions[place - 1].guest_addr > new.guest_addr; place--)
-		regions[place] = regions[place - 1];
-	regions[place] = new;
-	return (int)place;
-}
-
-/* Comparing all pairs is fast enough: a table has 8 regions, or a few hundred memory slots. */
-int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error)
-{
-	unsigned count = map->num_regions;
-	int ret = 0;
-
-	for (map->num_regions = 1; map->num_regions <= count && ret >= 0; map->num_regions++)
-		ret = vublk_memory_map_place(map, error);
-	map->num_regions = count;
-	return ret < 0 ? ret : 0;
-}
-
-/* --- translating ----------------------------------------------------------- */
 
 /* The region that contains `addr`, or NULL. */
 static const struct vublk_memory_map_region *find(const struct vublk_memory_map *map,

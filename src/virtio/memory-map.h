@@ -2,8 +2,6 @@
 #ifndef VUBLK_VIRTIO_MEMORY_MAP_H
 #define VUBLK_VIRTIO_MEMORY_MAP_H
 
-#include <vublk/error.h>
-
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -28,17 +26,10 @@ struct vublk_memory_map {
 };
 
 /*
- * Checks and sorts the regions: none is empty, none wraps, and no two overlap in guest or user
- * addresses. Otherwise EINVAL and a sentence that names the region or the two regions that overlap.
+ * Sorts the last region in; the regions before it are sorted. Returns the place that it now has.
+ * The owner has checked the region: it is not empty, does not wrap, and overlaps no other.
  */
-int vublk_memory_map_check(struct vublk_memory_map *map, struct vublk_error *error);
-
-/*
- * Does the same for a table of which all regions except the last are checked and sorted: checks the
- * last region against the others, moves it to its place, and returns that place. EINVAL: the region
- * stays where it is.
- */
-int vublk_memory_map_place(struct vublk_memory_map *map, struct vublk_error *error);
+unsigned vublk_memory_map_place(struct vublk_memory_map *map);
 
 /* The host address of [addr, addr + bytes) if this range lies in ONE region, otherwise NULL. */
 void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);

@@ -2,9 +2,6 @@
 /*
  * The VMM's memory table, and the translation of its user addresses to guest addresses.
  *
- * The device checks guest addresses and files when it gets a table. This file makes the checks that
- * the device cannot make because it does not know user addresses.
- *
  * Key idea: a message whose change the back-end refuses must leave everything as it was. So a
  * change is a new table, and the old one stays until the message is done.
  *
@@ -21,7 +18,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 
@@ -30,7 +26,7 @@
 static void clear(struct vublk_relay_memory *memory)
 {
 	for (unsigned i = 0; i < memory->num_regions; i++)
-		vublk_fd_close(&memory->regions[i].region.fd);
+		vublk_fd_close(&memory->regions[i].fd);
 	free(memory->regions);
 	*memory = (struct vublk_relay_memory){ 0 };
 }
@@ -82,37 +78,15 @@ void vublk_relay_memory_clear(struct vublk_relay *relay)
 
 /* --- regions --------------------------------------------------------------- */
 
-static bool wraps(uint64_t addr, uint64_t bytes)
+static int check(const struct vublk_relay_memory *memory, const struct vublk_vu_region *wire,
+		 int fd, struct vublk_error *error)
 {
-	return bytes - 1 > UINT64_MAX - addr;
-}
+	struct vublk_memory_file file;
+	int r = vublk_vu_check_region(wire, fd, &file, error);
 
-static int check_region(const struct vublk_relay_memory *memory, const struct vublk_vu_region *wire,
-			struct vublk_error *error)
-{
-	if (!wire->size_bytes || wraps(wire->guest_addr, wire->size_bytes) ||
-	    wraps(wire->user_addr, wire->size_bytes))
-		return vublk_error_set(error, EPROTO,
-				       "the memory region of 0x%" PRIx64 " bytes at guest address 0x%"
-				       PRIx64 " and user address 0x%" PRIx64 " is empty, or runs past "
-				       "the end of the address space", wire->size_bytes,
-				       wire->guest_addr, wire->user_addr);
-	for (unsigned i = 0; i < memory->num_regions; i++) {
-		const struct vublk_relay_region *other = &memory->regions[i];
-
-		if (!vublk_ranges_overlap(wire->guest_addr, wire->size_bytes,
-					  other->region.guest_addr, other->region.size_bytes) &&
-		    !vublk_ranges_overlap(wire->user_addr, wire->size_bytes, other->user_addr,
-					  other->region.size_bytes))
-			continue;
-		return vublk_error_set(error, EPROTO,
-				       "the memory regions of 0x%" PRIx64 " bytes at 0x%" PRIx64
-				       " and of 0x%" PRIx64 " bytes at 0x%" PRIx64
-				       " overlap, in guest or in user addresses", wire->size_bytes,
-				       wire->guest_addr, other->region.size_bytes,
-				       other->region.guest_addr);
-	}
-	return 0;
+	for (unsigned i = 0; !r && i < memory->num_regions; i++)
+		r = vublk_vu_check_overlap(wire, &memory->regions[i].wire, error);
+	return r;
 }
 
 /* Takes the descriptor, even if this fails. */
@@ -120,18 +94,13 @@ static int add_region(struct vublk_relay_memory *memory, const struct vublk_vu_r
 		      int given, struct vublk_error *error)
 {
 	VUBLK_FD int fd = given;
-	int r = check_region(memory, wire, error);
+	int r = check(memory, wire, fd, error);
 
 	if (r < 0)
 		return r;
 	memory->regions[memory->num_regions++] = (struct vublk_relay_region){
-		.region = {
-			.guest_addr = wire->guest_addr,
-			.size_bytes = wire->size_bytes,
-			.fd = vublk_fd_steal(&fd),
-			.fd_offset = wire->mmap_offset,
-		},
-		.user_addr = wire->user_addr,
+		.wire = *wire,
+		.fd = vublk_fd_steal(&fd),
 	};
 	return 0;
 }
@@ -139,12 +108,12 @@ static int add_region(struct vublk_relay_memory *memory, const struct vublk_vu_r
 static int copy_region(struct vublk_relay_memory *memory, const struct vublk_relay_region *region,
 		       struct vublk_error *error)
 {
-	int fd = fcntl(region->region.fd, F_DUPFD_CLOEXEC, 0);
+	int fd = fcntl(region->fd, F_DUPFD_CLOEXEC, 0);
 
 	if (fd < 0)
 		return vublk_error_set_errno(error, errno, "cannot keep a memory region's descriptor");
 	memory->regions[memory->num_regions] = *region;
-	memory->regions[memory->num_regions++].region.fd = fd;
+	memory->regions[memory->num_regions++].fd = fd;
 	return 0;
 }
 
@@ -197,12 +166,11 @@ int vublk_relay_memory_set(struct vublk_relay *relay, struct vublk_error *error)
 int vublk_relay_memory_add(struct vublk_relay *relay, struct vublk_error *error)
 {
 	struct vublk_relay_memory memory = { 0 };
-	int r;
+	int r = vublk_vu_check_slots(relay->memory.num_regions, vublk_relay_memory_slots(relay),
+				     error);
 
-	if (relay->memory.num_regions >= vublk_relay_memory_slots(relay))
-		return vublk_error_set(error, ENOSPC, "ADD_MEM_REG: all %u memory slots are used",
-				       relay->memory.num_regions);
-	r = copy(relay, UINT_MAX, &memory, error);
+	if (!r)
+		r = copy(relay, UINT_MAX, &memory, error);
 	if (!r)
 		r = add_region(&memory, &relay->server.request.payload.mem_reg.region,
 			       vublk_vu_message_take_fd(&relay->server.request, 0), error);
@@ -211,20 +179,12 @@ int vublk_relay_memory_add(struct vublk_relay *relay, struct vublk_error *error)
 
 int vublk_relay_memory_remove(struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_region *wire = &relay->server.request.payload.mem_reg.region;
 	struct vublk_relay_memory memory = { 0 };
 
-	for (unsigned i = 0; i < relay->memory.num_regions; i++) {
-		const struct vublk_relay_region *region = &relay->memory.regions[i];
-
-		if (region->region.guest_addr == wire->guest_addr &&
-		    region->user_addr == wire->user_addr &&
-		    region->region.size_bytes == wire->size_bytes)
+	for (unsigned i = 0; i < relay->memory.num_regions; i++)
+		if (vublk_vu_names_region(&relay->server.request, &relay->memory.regions[i].wire))
 			return finish_change(relay, &memory, copy(relay, i, &memory, error));
-	}
-	return vublk_error_set(error, EPROTO, "REM_MEM_REG names 0x%" PRIx64 " bytes at 0x%" PRIx64
-			       ", but no such region was added", wire->size_bytes,
-			       wire->guest_addr);
+	return vublk_vu_refuse_removal(&relay->server.request, error);
 }
 
 /* --- for the device -------------------------------------------------------- */
@@ -237,8 +197,16 @@ int vublk_relay_memory_give(struct vublk_relay *relay, struct vublk_error *error
 
 	if (!regions)
 		return vublk_error_set_errno(error, ENOMEM, "cannot keep a memory table");
-	for (unsigned i = 0; i < count; i++)
-		regions[i] = relay->memory.regions[i].region;
+	for (unsigned i = 0; i < count; i++) {
+		const struct vublk_relay_region *region = &relay->memory.regions[i];
+
+		regions[i] = (struct vublk_memory_region){
+			.guest_addr = region->wire.guest_addr,
+			.size_bytes = region->wire.size_bytes,
+			.fd = region->fd,
+			.fd_offset = region->wire.mmap_offset,
+		};
+	}
 	r = vublk_device_set_memory(relay->device, regions, count, error);
 	free(regions);
 	return r;
@@ -248,13 +216,12 @@ static bool translate(const struct vublk_relay_memory *memory, uint64_t user_add
 		      uint64_t *guest_addr)
 {
 	for (unsigned i = 0; i < memory->num_regions; i++) {
-		const struct vublk_relay_region *region = &memory->regions[i];
+		const struct vublk_vu_region *wire = &memory->regions[i].wire;
 
-		if (user_addr < region->user_addr ||
-		    !vublk_range_within(user_addr - region->user_addr, bytes,
-					region->region.size_bytes))
+		if (user_addr < wire->user_addr ||
+		    !vublk_range_within(user_addr - wire->user_addr, bytes, wire->size_bytes))
 			continue;
-		*guest_addr = region->region.guest_addr + (user_addr - region->user_addr);
+		*guest_addr = wire->guest_addr + (user_addr - wire->user_addr);
 		return true;
 	}
 	return false;
@@ -284,7 +251,7 @@ void vublk_relay_memory_check_shared(struct vublk_relay *relay)
 	bool is_set_up = false;
 
 	for (unsigned i = 1; i < relay->memory.num_regions; i++)
-		if (relay->memory.regions[i].region.guest_addr < lowest->region.guest_addr)
+		if (relay->memory.regions[i].wire.guest_addr < lowest->wire.guest_addr)
 			lowest = &relay->memory.regions[i];
 	for (unsigned i = 0; i < relay->num_queues; i++) {
 		const struct vublk_relay_queue *queue = &relay->queues[i];
@@ -293,9 +260,9 @@ void vublk_relay_memory_check_shared(struct vublk_relay *relay)
 	}
 	if (!is_set_up || relay->said_unshared ||
 	    (relay->memory.num_regions &&
-	     (vublk_vu_is_no_vm(lowest->region.guest_addr, lowest->user_addr) ||
-	      !vublk_file_is_blank(lowest->region.fd, lowest->region.fd_offset,
-				   lowest->region.size_bytes))))
+	     (vublk_vu_is_no_vm(lowest->wire.guest_addr, lowest->wire.user_addr) ||
+	      !vublk_file_is_blank(lowest->fd, lowest->wire.mmap_offset,
+				   lowest->wire.size_bytes))))
 		return;
 	relay->said_unshared = true;
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING, "%s%s",

@@ -177,8 +177,9 @@ static int get_max_mem_slots(struct vublk_relay *relay, struct vublk_error *erro
 static int set_log_base(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_vu_log *wire = &relay->server.request.payload.log;
+	struct vublk_memory_file file;
 	int r = vublk_vu_check_log_base(&relay->server.request, relay->server.protocol_features,
-					error);
+					&file, error);
 
 	if (r < 0)
 		return r;

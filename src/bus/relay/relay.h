@@ -42,8 +42,8 @@ struct vublk_relay_queue {
 };
 
 struct vublk_relay_region {
-	struct vublk_memory_region region; /* the descriptor is owned */
-	uint64_t user_addr;
+	struct vublk_vu_region wire; /* as the VMM sent it */
+	int fd;                      /* owned */
 };
 
 struct vublk_relay_memory {

@@ -20,6 +20,7 @@
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/memfd.h"
+#include "util/memory-file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -96,20 +97,19 @@ static int check_place(const struct vublk_vfio_dma_map *map, struct vublk_error 
 	return 0;
 }
 
-static int check_file(const struct vublk_vfio_dma_map *map, int fd, struct stat *st,
-		      struct vublk_error *error)
+static int check_file(const struct vublk_vfio_dma_map *map, int fd,
+		      struct vublk_memory_file *file, struct vublk_error *error)
 {
-	if (fstat(fd, st) < 0)
-		return vublk_error_set_errno(error, errno, "the file of DMA_MAP cannot be used");
-	if (map->offset % PAGE_BYTES || !vublk_range_within(map->offset, map->size, INT64_MAX) ||
-	    (S_ISREG(st->st_mode) &&
-	     !vublk_range_within(map->offset, map->size, (uint64_t)st->st_size)))
+	int r;
+
+	if (map->offset % PAGE_BYTES)
 		return vublk_error_set(error, EINVAL,
-				       "DMA_MAP of 0x%" PRIx64 ": 0x%" PRIx64 " bytes at 0x%" PRIx64
-				       " of its file are not aligned to pages or exceed it (it has 0x%"
-				       PRIx64 ")", map->address, map->size, map->offset,
-				       (uint64_t)st->st_size);
-	return 0;
+				       "DMA_MAP of 0x%" PRIx64 ": the offset in its file, 0x%" PRIx64
+				       ", is not aligned to pages", map->address, map->offset);
+	r = vublk_memory_file_check(fd, map->offset, map->size, file, error);
+	if (r < 0)
+		vublk_error_prepend(error, "DMA_MAP of 0x%" PRIx64, map->address);
+	return r;
 }
 
 /* Whether a back-end can map the memory. If not, the map only occupies its addresses. */
@@ -138,13 +138,13 @@ int vublk_vfio_user_dma_map(struct vublk_vfio_user *bus, struct vublk_vfio_messa
 	const struct vublk_vfio_dma_map *map = &message->payload.map;
 	struct vublk_vfio_user_dma *dma = &bus->dma;
 	unsigned place = place_of(dma, map->address);
-	struct stat st = { 0 };
+	struct vublk_memory_file file = { 0 };
 	int r = check_place(map, error);
 
 	if (!r)
 		r = check_room(dma, map, place, error);
 	if (!r && message->num_fds)
-		r = check_file(map, message->fds[0], &st, error);
+		r = check_file(map, message->fds[0], &file, error);
 	if (r < 0)
 		return r;
 	memmove(&dma->maps[place + 1], &dma->maps[place],
@@ -156,8 +156,8 @@ int vublk_vfio_user_dma_map(struct vublk_vfio_user *bus, struct vublk_vfio_messa
 		.offset = map->offset,
 		.fd = message->num_fds && is_usable(map, message->fds[0]) ?
 			vublk_vfio_message_take_fd(message, 0) : -1,
-		.file_device = st.st_dev,
-		.file_inode = st.st_ino,
+		.file_device = file.device,
+		.file_inode = file.inode,
 	};
 	return 0;
 }

@@ -19,13 +19,13 @@
 #include "util/struct.h"
 #include "util/fd.h"
 #include "util/memfd.h"
+#include "util/memory-file.h"
 #include "virtio/ring.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define PAGES_PER_WORD 64
@@ -82,7 +82,8 @@ static int check_bitmap(const struct vublk_device *device,
 			const struct vublk_device_dirty_log *given, struct vublk_error *error)
 {
 	uint64_t needed = needed_bytes(&device->memory);
-	struct stat st;
+	struct vublk_memory_file file;
+	int r;
 
 	if (given->offset % (uint64_t)sysconf(_SC_PAGESIZE) || given->size_bytes % WORD_BYTES)
 		return vublk_error_set(error, EINVAL,
@@ -93,14 +94,10 @@ static int check_bitmap(const struct vublk_device *device,
 		return vublk_error_set(error, EINVAL,
 				       "the dirty log has %" PRIu64 " bytes; the memory needs %" PRIu64,
 				       given->size_bytes, needed);
-	if (fstat(given->fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "the dirty log's descriptor %d", given->fd);
-	if (!vublk_range_within(given->offset, given->size_bytes, (uint64_t)st.st_size))
-		return vublk_error_set(error, EINVAL,
-				       "the dirty log has %" PRIu64 " bytes at offset %" PRIu64
-				       " of its file, which has %" PRIu64, given->size_bytes,
-				       given->offset, (uint64_t)st.st_size);
-	return 0;
+	r = vublk_memory_file_check(given->fd, given->offset, given->size_bytes, &file, error);
+	if (r < 0)
+		vublk_error_prepend(error, "the dirty log");
+	return r;
 }
 
 static int take_given(struct vublk_device *device, const struct vublk_device_dirty_log *given,

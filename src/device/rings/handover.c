@@ -18,12 +18,12 @@
 #include "util/struct.h"
 #include "util/fd.h"
 #include "util/memfd.h"
+#include "util/memory-file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* --- the area ------------------------------------------------------------------------- */
@@ -32,7 +32,8 @@ static int check_area(const struct vublk_device *device, const struct vublk_devi
 		      struct vublk_error *error)
 {
 	uint64_t least = area->num_queues * vublk_inflight_split_least_bytes(area->queue_size);
-	struct stat st;
+	struct vublk_memory_file file;
+	int r;
 
 	if (!area->num_queues || area->num_queues > device->num_queues || !area->queue_size ||
 	    area->queue_size > VUBLK_MAX_QUEUE_SIZE)
@@ -45,16 +46,10 @@ static int check_area(const struct vublk_device *device, const struct vublk_devi
 				       "the in-flight area has %" PRIu64 " bytes; %u queues of %u "
 				       "entries need at least %" PRIu64, area->size_bytes,
 				       area->num_queues, area->queue_size, least);
-	if (fstat(area->fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "the in-flight area's descriptor %d",
-					     area->fd);
-	if (st.st_size < 0 ||
-	    !vublk_range_within(area->offset, area->size_bytes, (uint64_t)st.st_size))
-		return vublk_error_set(error, EINVAL,
-				       "the in-flight area has %" PRIu64 " bytes at offset %" PRIu64
-				       " of its file, which has %" PRId64, area->size_bytes,
-				       area->offset, (int64_t)st.st_size);
-	return 0;
+	r = vublk_memory_file_check(area->fd, area->offset, area->size_bytes, &file, error);
+	if (r < 0)
+		vublk_error_prepend(error, "the in-flight area");
+	return r;
 }
 
 /* Reads part of the area. -EIO: the file has been truncated meanwhile. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file checks a front-end's requests and makes the answers. It works on messages only: it does
- * no input or output, and has no queues and no memory.
+ * This file checks a front-end's requests and makes the answers. It works on messages and their
+ * descriptors only: it has no queues, and maps no memory.
  *
  * Key idea: every value that a front-end sends is checked here or in the codec, and nowhere
  * else. The callers know the limits of their disk and pass them.
@@ -212,18 +212,90 @@ int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vubl
 			       request->header.size);
 }
 
-int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t features,
-			    struct vublk_error *error)
+static bool wraps(uint64_t addr, uint64_t bytes)
 {
+	return bytes - 1 > UINT64_MAX - addr;
+}
+
+int vublk_vu_check_region(const struct vublk_vu_region *region, int fd,
+			  struct vublk_memory_file *file, struct vublk_error *error)
+{
+	int r;
+
+	if (!region->size_bytes || wraps(region->guest_addr, region->size_bytes) ||
+	    wraps(region->user_addr, region->size_bytes))
+		return vublk_error_set(error, EPROTO,
+				       "the memory region of 0x%" PRIx64 " bytes at guest address 0x%"
+				       PRIx64 " and user address 0x%" PRIx64 " is empty, or runs past "
+				       "the end of the address space", region->size_bytes,
+				       region->guest_addr, region->user_addr);
+	r = vublk_memory_file_check(fd, region->mmap_offset, region->size_bytes, file, error);
+	if (r < 0)
+		vublk_error_prepend(error, "the memory region at guest address 0x%" PRIx64,
+				    region->guest_addr);
+	return r;
+}
+
+int vublk_vu_check_overlap(const struct vublk_vu_region *region,
+			   const struct vublk_vu_region *other, struct vublk_error *error)
+{
+	if (!vublk_ranges_overlap(region->guest_addr, region->size_bytes, other->guest_addr,
+				  other->size_bytes) &&
+	    !vublk_ranges_overlap(region->user_addr, region->size_bytes, other->user_addr,
+				  other->size_bytes))
+		return 0;
+	return vublk_error_set(error, EPROTO,
+			       "the memory regions of 0x%" PRIx64 " bytes at guest address 0x%" PRIx64
+			       " and user address 0x%" PRIx64 ", and of 0x%" PRIx64 " bytes at 0x%"
+			       PRIx64 " and 0x%" PRIx64 ", overlap", region->size_bytes,
+			       region->guest_addr, region->user_addr, other->size_bytes,
+			       other->guest_addr, other->user_addr);
+}
+
+int vublk_vu_check_slots(unsigned num_used, unsigned num_slots, struct vublk_error *error)
+{
+	if (num_used < num_slots)
+		return 0;
+	return vublk_error_set(error, ENOSPC, "ADD_MEM_REG: all %u memory slots are used", num_used);
+}
+
+bool vublk_vu_names_region(const struct vublk_vu_message *request,
+			   const struct vublk_vu_region *region)
+{
+	const struct vublk_vu_region *named = &request->payload.mem_reg.region;
+
+	return named->guest_addr == region->guest_addr && named->user_addr == region->user_addr &&
+	       named->size_bytes == region->size_bytes;
+}
+
+int vublk_vu_refuse_removal(const struct vublk_vu_message *request, struct vublk_error *error)
+{
+	const struct vublk_vu_region *named = &request->payload.mem_reg.region;
+
+	return vublk_error_set(error, EPROTO, "REM_MEM_REG names 0x%" PRIx64 " bytes at 0x%" PRIx64
+			       ", but no such region was added", named->size_bytes,
+			       named->guest_addr);
+}
+
+int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t features,
+			    struct vublk_memory_file *file, struct vublk_error *error)
+{
+	const struct vublk_vu_log *log = &request->payload.log;
+	int r;
+
 	if (!(features & VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD)))
 		return vublk_error_set(error, EPROTO, "SET_LOG_BASE needs the protocol feature "
 				       "LOG_SHMFD, which was not accepted");
-	if (request->header.size == sizeof(request->payload.log) && request->num_fds == 1)
-		return 0;
-	return vublk_error_set(error, EPROTO, "SET_LOG_BASE came with %u bytes and %u descriptors; "
-			       "expected %zu and 1, the log as a file (LOG_SHMFD)",
-			       request->header.size, request->num_fds,
-			       sizeof(request->payload.log));
+	if (request->header.size != sizeof(*log) || request->num_fds != 1)
+		return vublk_error_set(error, EPROTO, "SET_LOG_BASE came with %u bytes and %u "
+				       "descriptors; expected %zu and 1, the log as a file (LOG_SHMFD)",
+				       request->header.size, request->num_fds, sizeof(*log));
+	if (!log->size_bytes)
+		return vublk_error_set(error, EPROTO, "SET_LOG_BASE gives an empty log");
+	r = vublk_memory_file_check(request->fds[0], log->offset, log->size_bytes, file, error);
+	if (r < 0)
+		vublk_error_prepend(error, "the dirty log of SET_LOG_BASE");
+	return r;
 }
 
 int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,

@@ -10,6 +10,7 @@
  * request that vublk_vu_check_request() has accepted.
  */
 #include "proto/vhost-user/codec.h"
+#include "util/memory-file.h"
 
 /* Parts of the warning that a VM's memory is not shared, and how to share it. */
 #define VUBLK_VU_NO_MEMORY "the front-end shares no memory with this process, so the disk waits for it"
@@ -83,9 +84,27 @@ int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vub
 
 /* SET_MEM_TABLE: has as many descriptors and bytes as the number of regions requires. */
 int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vublk_error *error);
-/* SET_LOG_BASE: a log in a file, which requires LOG_SHMFD. */
+/*
+ * ADD_MEM_REG, and each region of SET_MEM_TABLE: not empty, within the address spaces of the guest
+ * and of the front-end, and within the file of `fd`, which *file then describes. EINVAL: the file.
+ */
+int vublk_vu_check_region(const struct vublk_vu_region *region, int fd,
+			  struct vublk_memory_file *file, struct vublk_error *error);
+/* Two regions that passed that check share no guest address and no user address. */
+int vublk_vu_check_overlap(const struct vublk_vu_region *region,
+			   const struct vublk_vu_region *other, struct vublk_error *error);
+/* ADD_MEM_REG: a slot is free. ENOSPC. */
+int vublk_vu_check_slots(unsigned num_used, unsigned num_slots, struct vublk_error *error);
+/* REM_MEM_REG: whether it names this region; the sentence if it names no region. */
+bool vublk_vu_names_region(const struct vublk_vu_message *request,
+			   const struct vublk_vu_region *region);
+int vublk_vu_refuse_removal(const struct vublk_vu_message *request, struct vublk_error *error);
+/*
+ * SET_LOG_BASE: a log that is not empty, in a file, which *file then describes. This requires
+ * LOG_SHMFD. EINVAL: the file.
+ */
 int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t features,
-			    struct vublk_error *error);
+			    struct vublk_memory_file *file, struct vublk_error *error);
 /* SET_CONFIG: writes the one byte that may be written, with 0 or 1. */
 int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,
 			      struct vublk_error *error);

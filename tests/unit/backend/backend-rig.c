@@ -446,6 +446,38 @@ uint64_t rig_add_mem_reg(struct backend_rig *rig, int fd, uint64_t guest, uint64
 	return rig_send_acked(rig, &message);
 }
 
+void rig_expect_regions_refused(struct backend_rig *rig)
+{
+	static const struct { uint64_t guest, user, bytes, offset; } places[] = {
+		{ RIG_GUEST, 0x8000, 4096, 0 },              /* overlaps in guest addresses */
+		{ RIG_GUEST + RIG_MEMORY - 1, 0x8000, 1, 0 },
+		{ 0x8000, RIG_USER, 4096, 0 },               /* and in user addresses */
+		{ 0x8000, 0x8000, 0, 0 },
+		{ 0x8000, 0x8000, 2 << 20, 0 },              /* exceeds the file */
+		{ 0x8000, 0x8000, 4096, 1 << 20 },
+		{ 0x8000, 0x8000, 4096, UINT64_MAX - 4095 },
+		{ 0x8000, 0x8000, 4096, UINT64_MAX },
+		{ UINT64_MAX - 4095, 0x8000, 8192, 0 },      /* wraps */
+		{ 0x8000, UINT64_MAX - 4095, 8192, 0 },
+	};
+	int fds[] = {
+		open("/dev/zero", O_RDWR | O_CLOEXEC), open("/dev", O_RDONLY | O_CLOEXEC),
+		vublk_eventfd_new(),
+	};
+	int file = vublk_memfd_new("refused", 1 << 20, NULL);
+
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(places); i++)
+		if (!rig_add_mem_reg(rig, file, places[i].guest, places[i].user, places[i].bytes,
+				     places[i].offset))
+			fail_msg("region %u was accepted", i);
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(fds); i++) {
+		if (!rig_add_mem_reg(rig, fds[i], 0x8000, 0x8000, 4096, 0))
+			fail_msg("file %u was accepted", i);
+		close(fds[i]);
+	}
+	close(file);
+}
+
 static int fresh_eventfd(int *fd)
 {
 	if (*fd < 0)

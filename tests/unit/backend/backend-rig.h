@@ -125,6 +125,8 @@ void rig_negotiate(struct backend_rig *rig);
 uint64_t rig_set_mem_table(struct backend_rig *rig);
 uint64_t rig_add_mem_reg(struct backend_rig *rig, int fd, uint64_t guest, uint64_t user,
 			 uint64_t bytes, uint64_t offset);
+/* Sends regions and files that no memory may have; each is refused. Needs the rig's own region. */
+void rig_expect_regions_refused(struct backend_rig *rig);
 /* Creates the driver end of a ring that continues at `base`; sends no message. */
 void rig_make_ring(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base);
 /* Sends NUM, BASE, ADDR, CALL, ERR, KICK; returns the answer to KICK. */

@@ -76,7 +76,7 @@ static void test_what_is_refused(void **state)
 	}
 	regions[0] = (struct vublk_memory_region){ 0x1000, PAGE, eventfd, 0 };
 	assert_int_equal(set_memory(&rig, regions, 1, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "region 0 comes with a descriptor that is not a memory"));
+	assert_non_null(strstr(error.text, "memory region 0: its descriptor is not a memory file"));
 	regions[0] = page(&rig, UINT64_MAX - PAGE + 1); /* ends at 2^64, which is no overflow */
 	assert_int_equal(set_memory(&rig, regions, 1, &error), 0);
 	for (unsigned i = 0; i < 40; i++)

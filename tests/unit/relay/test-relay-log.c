@@ -162,10 +162,8 @@ static void test_refused(void **state)
 	assert_int_equal(set_log_base(&rig, -1, LOG_BYTES, 0), 1);
 	assert_int_equal(set_log_base(&rig, log.fd, 8, 0), 0);
 	assert_int_equal(log_all(&rig, true), 1);
-	assert_int_equal(set_log_base(&rig, log.fd, LOG_BYTES, 1 << 20), 0);
-	assert_int_equal(log_all(&rig, true), 1);
-	assert_int_equal(set_log_base(&rig, log.fd, UINT64_MAX - 7, 0), 0);
-	assert_int_equal(log_all(&rig, true), 1);
+	assert_int_equal(set_log_base(&rig, log.fd, LOG_BYTES, 1 << 20), 1);
+	assert_int_equal(set_log_base(&rig, log.fd, UINT64_MAX - 7, 0), 1);
 	read_block(&rig);
 	assert_int_equal(set_log_base(&rig, log.fd, LOG_BYTES, 0), 0);
 	assert_int_equal(log_all(&rig, true), 0);

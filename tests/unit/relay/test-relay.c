@@ -232,13 +232,7 @@ static void test_memory_refused(void **state)
 	struct backend_rig rig;
 
 	relay_begin(&relay, &rig, 1);
-	assert_int_equal(rig_add_mem_reg(&rig, fd, RIG_GUEST, 0x1000, 4096, 0), 1);
-	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, RIG_USER, 4096, 0), 1);
-	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 0, 0), 1);
-	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 2 << 20, 0), 1);
-	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 1 << 20), 1);
-	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 0xfffffffffffff000), 1);
-	assert_int_equal(rig_add_mem_reg(&rig, fd, 0xfffffffffffff000, 0x1000, 8192, 0), 1);
+	rig_expect_regions_refused(&rig);
 	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 4096), 1);
 	relay_write_and_read(&rig, 0, 1, 'a');
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 0), 0);

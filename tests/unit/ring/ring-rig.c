@@ -48,7 +48,6 @@ static void map_regions(struct ring_rig *rig)
 		at += bytes;
 	}
 	rig->map = (struct vublk_memory_map){ n, rig->regions };
-	assert_int_equal(vublk_memory_map_check(&rig->map, NULL), 0);
 }
 
 void rig_init(struct ring_rig *rig, const struct rig_config *config)

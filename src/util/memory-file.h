@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_UTIL_MEMORY_FILE_H
+#define VUBLK_UTIL_MEMORY_FILE_H
+
+#include "util/fault.h"
+
+#include <vublk/error.h>
+
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * A file that a peer shares as memory. VMMs share memfds and files of tmpfs and hugetlbfs, which
+ * are regular files, and DAX devices (/dev/dax0.0), which are character devices. No other kind of
+ * file is accepted, because its size is unknown, or because mapping it has effects of its own.
+ */
+struct vublk_memory_file {
+	uint64_t size_bytes;
+	uint64_t align; /* a mapping begins at a multiple of this, and has a multiple of it as size */
+	dev_t device;   /* both identify the file */
+	ino_t inode;
+};
+
+/*
+ * Examines the file of `fd`, and checks that it has `bytes` bytes at `offset`. -EINVAL: it has not,
+ * or is no memory file. The sentence calls the object "it"; the caller prepends the object's name.
+ */
+int vublk_memory_file_check(int fd, uint64_t offset, uint64_t bytes,
+			    struct vublk_memory_file *file, struct vublk_error *error);
+
+/* A mapped part of a memory file. `mapping` NULL: not mapped. vublk_unmap() unmaps `mapping`. */
+struct vublk_memory_part {
+	void *mapping;
+	uint64_t mapping_bytes;
+	char *start; /* of the part; the mapping may begin before it */
+};
+
+/*
+ * Maps a part that vublk_memory_file_check() has accepted. `fault` and `kind` are as for
+ * vublk_map_guarded() in util/memfd.h. Returns 0 or a negative errno.
+ */
+int vublk_memory_file_map(int fd, const struct vublk_memory_file *file, uint64_t offset,
+			  uint64_t bytes, struct vublk_fault *fault, enum vublk_fault_kind kind,
+			  struct vublk_memory_part *part, struct vublk_error *error);
+
+#endif

@@ -21,6 +21,7 @@
 #include "util/fd.h"
 
 #include <endian.h>
+#include <inttypes.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
 #include <stdio.h>
@@ -54,6 +55,7 @@ struct guest {
 };
 
 _Static_assert(sizeof(struct guest) <= MIGRANT_PAGE, "page 0");
+_Static_assert(MIGRANT_BUFFERS > MIGRANT_QUEUES * MIGRANT_SLOTS, "there is a free buffer");
 
 static struct guest *guest_of(const struct migrant *migrant)
 {
@@ -104,10 +106,26 @@ static unsigned owner_of(unsigned queue, unsigned slot)
 	return queue * MIGRANT_SLOTS + slot;
 }
 
+#define SPREAD UINT64_C(0x9e3779b97f4a7c15)
+#define GATHER UINT64_C(0xf1de83e19937733d) /* SPREAD * GATHER is 1 */
+
 /* Each word of each generation of each owner is different. */
 static uint64_t word_of(unsigned owner, uint32_t generation, unsigned index)
 {
-	return ((uint64_t)(owner + 1) << 32 | generation) * UINT64_C(0x9e3779b97f4a7c15) + index;
+	return ((uint64_t)(owner + 1) << 32 | generation) * SPREAD + index;
+}
+
+/* Says which data the page begins with, if it is data of a guest. */
+static void describe(const uint64_t *page)
+{
+	uint64_t name = page[0] * GATHER;
+	unsigned owner = (unsigned)(name >> 32) - 1;
+
+	if (owner < MIGRANT_QUEUES * MIGRANT_SLOTS)
+		printf("the page begins with generation %u of slot %u of queue %u\n", (unsigned)name,
+		       owner % MIGRANT_SLOTS, owner / MIGRANT_SLOTS);
+	else
+		printf("the page begins with 0x%016" PRIx64 "\n", page[0]);
 }
 
 static void fill(uint64_t *page, unsigned owner, uint32_t generation)
@@ -182,22 +200,60 @@ static void begin_write(struct migrant *migrant, unsigned queue, unsigned slot)
 	publish(migrant, queue, slot);
 }
 
+/* Checks that a buffer has the data of `owner`, and says what is wrong otherwise. */
+static void check_data(struct migrant *migrant, unsigned buffer, unsigned owner,
+		       uint32_t generation, const char *fault)
+{
+	const uint64_t *page = page_at(migrant, READ_PAGES + buffer);
+
+	if (holds(page, owner, generation))
+		return;
+	complain(migrant, fault, owner / MIGRANT_SLOTS, owner % MIGRANT_SLOTS);
+	printf("buffer %u, generation %u: ", buffer, generation);
+	describe(page);
+}
+
 /* The content of a buffer is checked before it is read into again. */
 static void check_buffer(struct migrant *migrant, unsigned buffer)
 {
 	struct guest *guest = guest_of(migrant);
-	unsigned owner = guest->buffers[buffer].owner;
 
-	if (guest->buffers[buffer].generation &&
-	    !holds(page_at(migrant, READ_PAGES + buffer), owner, guest->buffers[buffer].generation))
-		complain(migrant, "a page is not any more what was read", owner / MIGRANT_SLOTS, buffer);
+	if (guest->buffers[buffer].generation)
+		check_data(migrant, buffer, guest->buffers[buffer].owner,
+			   guest->buffers[buffer].generation, "a page is not any more what was read");
+}
+
+static bool is_being_read(const struct guest *guest, unsigned buffer)
+{
+	for (unsigned queue = 0; queue < MIGRANT_QUEUES; queue++)
+		for (unsigned slot = 0; slot < MIGRANT_SLOTS; slot++) {
+			const struct slot *state = &guest->queues[queue].slots[slot];
+
+			if (state->work == READING && state->buffer == buffer)
+				return true;
+		}
+	return false;
+}
+
+/*
+ * The next buffer, without those of outstanding reads: one queue may read into all other buffers
+ * while a read of the other queue is outstanding.
+ */
+static unsigned take_buffer(struct guest *guest)
+{
+	unsigned buffer;
+
+	do
+		buffer = guest->next_buffer++ % MIGRANT_BUFFERS;
+	while (is_being_read(guest, buffer));
+	return buffer;
 }
 
 static void begin_read(struct migrant *migrant, unsigned queue, unsigned slot)
 {
 	struct guest *guest = guest_of(migrant);
 	struct slot *state = &guest->queues[queue].slots[slot];
-	unsigned buffer = guest->next_buffer++ % MIGRANT_BUFFERS;
+	unsigned buffer = take_buffer(guest);
 
 	check_buffer(migrant, buffer);
 	guest->buffers[buffer].generation = 0;
@@ -217,8 +273,8 @@ static void end_request(struct migrant *migrant, unsigned queue, unsigned slot)
 	if (((uint8_t *)page_at(migrant, STATUSES))[owner] != VIRTIO_BLK_S_OK)
 		complain(migrant, "a request failed, or its status did not come", queue, slot);
 	if (state->work == READING) {
-		if (!holds(page_at(migrant, READ_PAGES + state->buffer), owner, state->generation))
-			complain(migrant, "what is read is not what was written", queue, slot);
+		check_data(migrant, state->buffer, owner, state->generation,
+			   "what is read is not what was written");
 		guest->buffers[state->buffer].owner = owner;
 		guest->buffers[state->buffer].generation = state->generation;
 		state->work = IDLE;

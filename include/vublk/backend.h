@@ -95,6 +95,70 @@ void vublk_backend_stop(struct vublk_backend *backend);
  */
 void vublk_backend_rescan(struct vublk_backend *backend);
 
+/* --- what it does now, for a person or a program --------------------------------------------- */
+
+/*
+ * LISTENING --a front-end connects--> SERVING --it disconnects--> LISTENING, or FINISHED if `fd` was
+ * a connected socket. vublk_backend_stop(): LISTENING -> FINISHED, SERVING -> STOPPING --the last
+ * requests are complete--> FINISHED.
+ */
+enum vublk_backend_state {
+	VUBLK_BACKEND_LISTENING,
+	VUBLK_BACKEND_SERVING,
+	VUBLK_BACKEND_STOPPING,
+	VUBLK_BACKEND_FINISHED,
+};
+
+/* The name of a state, for example "serving". Static; NULL: there is no such state. Any thread. */
+const char *vublk_backend_state_name(enum vublk_backend_state state);
+
+struct vublk_backend_info {
+	enum vublk_backend_state state;
+	uint32_t num_queues;           /* that are offered */
+	uint32_t num_threads;          /* that execute requests */
+	uint32_t num_used_queues;      /* that the front-end has set up; 0: no front-end */
+	uint64_t size_bytes;           /* of the disk */
+	uint64_t rescans;              /* how many times the size was read again */
+	uint32_t block_bytes;
+	uint32_t physical_block_bytes;
+	bool read_only;
+	bool write_cache;              /* whether a write may complete before it is stable */
+	char serial[24];               /* NUL-terminated */
+	char description[256];         /* of the storage: "file '/x/disk.img', direct" */
+	/* of the front-end that is connected, otherwise 0 */
+	int64_t peer_pid;              /* the process that connected; 0: unknown */
+	uint64_t features;             /* virtio bits that the driver accepted */
+	uint64_t protocol_features;    /* vhost-user bits that the front-end accepted */
+};
+
+/*
+ * `info_bytes` is sizeof(struct vublk_backend_info). Never blocks. The thread that calls run() or
+ * process(), between two calls.
+ */
+void vublk_backend_get_info(const struct vublk_backend *backend, struct vublk_backend_info *info,
+			    size_t info_bytes);
+
+struct vublk_backend_queue_info {
+	bool is_running;  /* a thread executes its requests */
+	uint32_t size;    /* entries of the ring; 0: not set */
+	/*
+	 * The indices in the guest's memory, while the queue runs: how many chains the driver has
+	 * made available and how many the back-end has completed, modulo 65536. Otherwise both are
+	 * the index at which the ring starts or resumes.
+	 */
+	uint16_t avail_index;
+	uint16_t used_index;
+};
+
+/*
+ * Describes a queue. `info_bytes` is sizeof(struct vublk_backend_queue_info). -EINVAL: `index` is
+ * not less than num_used_queues, and *info is untouched. Threads as above.
+ */
+int vublk_backend_get_queue_info(const struct vublk_backend *backend, unsigned index,
+				 struct vublk_backend_queue_info *info, size_t info_bytes);
+
+/* --- the end ------------------------------------------------------------------------------------ */
+
 /* Frees everything; not while run() or process() is being called. NULL is a no-op. */
 void vublk_backend_free(struct vublk_backend *backend);
 

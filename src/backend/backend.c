@@ -29,23 +29,11 @@
 
 /* --- the state ------------------------------------------------------------- */
 
-static const char *state_name(enum vublk_backend_state state)
-{
-	static const char *const names[] = {
-		[VUBLK_BACKEND_LISTENING] = "listening",
-		[VUBLK_BACKEND_SERVING] = "serving",
-		[VUBLK_BACKEND_STOPPING] = "stopping",
-		[VUBLK_BACKEND_FINISHED] = "finished",
-	};
-
-	return names[state];
-}
-
 static void set_state(struct vublk_backend *backend, enum vublk_backend_state state,
 		      const char *why)
 {
 	vublk_log(&backend->log, VUBLK_LOG_DEBUG, "back-end: %s -> %s (%s)",
-		  state_name(backend->state), state_name(state), why);
+		  vublk_backend_state_name(backend->state), vublk_backend_state_name(state), why);
 	backend->state = state;
 }
 
@@ -155,7 +143,7 @@ static void on_rescan(void *opaque, uint32_t events)
 	if (backend->session)
 		vublk_session_rescan(backend->session);
 	else
-		vublk_engine_rescan(backend->engine);
+		vublk_engine_rescan(backend->engine, &backend->limit);
 }
 
 void vublk_backend_stop(struct vublk_backend *backend)

@@ -7,19 +7,9 @@
 #include "backend/session.h"
 #include "backend/worker.h"
 
-#include <sys/types.h>
+#include <vublk/backend.h>
 
-/*
- * LISTENING --accept--> SERVING --front-end disconnected--> LISTENING, or FINISHED
- * without a listening socket; stop: LISTENING -> FINISHED, SERVING ->
- * STOPPING --drained--> FINISHED.
- */
-enum vublk_backend_state {
-	VUBLK_BACKEND_LISTENING,
-	VUBLK_BACKEND_SERVING,
-	VUBLK_BACKEND_STOPPING, /* the session is ending */
-	VUBLK_BACKEND_FINISHED,
-};
+#include <sys/types.h>
 
 struct vublk_backend {
 	/* constant */

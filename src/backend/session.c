@@ -81,7 +81,7 @@ void vublk_session_end(struct vublk_session *session)
 
 static int run_rescan(struct vublk_session *session, struct vublk_error *error)
 {
-	if (vublk_engine_rescan(session->owner->engine))
+	if (vublk_engine_rescan(session->owner->engine, session->owner->limit))
 		vublk_back_channel_tell_config(&session->server.back_channel);
 	return 0;
 }

@@ -41,6 +41,7 @@ int vublk_cmd_info(int argc, char **argv);
 int vublk_cmd_bench(int argc, char **argv);
 int vublk_cmd_copy(int argc, char **argv);
 int vublk_cmd_chaos(int argc, char **argv);
+int vublk_cmd_ctl(int argc, char **argv);
 int vublk_cmd_demo(int argc, char **argv);
 
 /* --- messages ------------------------------------------------------------------- */

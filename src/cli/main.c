@@ -32,6 +32,8 @@ static const struct command commands[] = {
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },
 	{ "chaos", vublk_cmd_chaos, "SOCKET -- COMMAND [ARGUMENT...]",
 	  "Kill a back-end repeatedly under a verified load" },
+	{ "ctl", vublk_cmd_ctl, "SOCKET COMMAND",
+	  "Ask a running vublk serve or device, at its control socket" },
 	{ "demo", vublk_cmd_demo, "",
 	  "Serve, use and resize a scratch disk, in a few seconds" },
 	{ NULL },

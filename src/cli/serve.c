@@ -8,6 +8,8 @@
  * of the parser handles them all.
  */
 #include "cli/cli.h"
+#include "cli/control/commands.h"
+#include "cli/control/socket.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 
@@ -22,6 +24,8 @@
 
 struct arguments {
 	struct vublk_cli_options options;
+	const char *control; /* NULL: no control socket */
+	mode_t control_mode;
 	bool verbose;
 	bool quiet;
 };
@@ -43,6 +47,8 @@ enum key {
 	KEY_ENGINE,
 	KEY_SIZE,
 	KEY_POLL,
+	KEY_CONTROL,
+	KEY_CONTROL_MODE,
 	KEY_LIST_OPTIONS,
 };
 
@@ -63,6 +69,10 @@ static const struct argp_option argp_options[] = {
 	{ "size", KEY_SIZE, "BYTES", 0, "Size of a memory or null disk (k, M, G, T allowed)" },
 	{ "poll", KEY_POLL, "MODE", 0,
 	  "Look for requests before sleeping: adaptive, off or busy" },
+	{ "control", KEY_CONTROL, "PATH", 0,
+	  "Listen for the commands of vublk ctl on this Unix socket" },
+	{ "control-mode", KEY_CONTROL_MODE, "MODE", 0,
+	  "Permissions of that socket's file, in octal (default: 0600)" },
 	{ "option", 'o', "NAME=VALUE", 0, "Any other option; see --list-options" },
 	{ "list-options", KEY_LIST_OPTIONS, NULL, 0, "List the options for -o and exit" },
 	{ "verbose", 'v', NULL, 0, "Log messages and state changes, too" },
@@ -145,6 +155,12 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case 'o':
 		add_pair(state, &arguments->options, value);
 		break;
+	case KEY_CONTROL:
+		arguments->control = value;
+		break;
+	case KEY_CONTROL_MODE:
+		vublk_control_take_mode(state, value, &arguments->control_mode);
+		break;
 	case KEY_PRINT_CAPABILITIES:
 		print_capabilities();
 		break;
@@ -193,13 +209,26 @@ static void on_signal(int number)
 
 /* --- the command ----------------------------------------------------------- */
 
+static int process(void *backend, struct vublk_error *error)
+{
+	return vublk_backend_process(backend, error);
+}
+
+static int run(struct vublk_control *control, struct vublk_error *error)
+{
+	if (!control)
+		return vublk_backend_run(served, error);
+	return vublk_control_run(control, vublk_backend_fd(served), process, error);
+}
+
 int vublk_cmd_serve(int argc, char **argv)
 {
-	struct arguments arguments = { 0 };
+	struct arguments arguments = { .control_mode = VUBLK_CONTROL_DEFAULT_MODE };
 	struct vublk_log log = { .fn = vublk_cli_log, .opaque = (void *)COMMAND };
 	struct vublk_error error = { 0 };
+	struct vublk_control *control = NULL;
 	struct vublk_cli_signals signals;
-	int r;
+	int r = 0;
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
@@ -209,11 +238,17 @@ int vublk_cmd_serve(int argc, char **argv)
 		vublk_cli_options_rename(&arguments.options, aliases, &error);
 		return vublk_cli_fail_open(COMMAND, &error);
 	}
-	vublk_cli_signals_handle(&signals, on_signal);
-	r = vublk_backend_run(served, &error);
-	vublk_cli_signals_hold(&signals);
+	if (arguments.control)
+		r = vublk_control_open(arguments.control, arguments.control_mode, COMMAND,
+				       vublk_serve_commands, served, &control, &error);
+	if (!r) {
+		vublk_cli_signals_handle(&signals, on_signal);
+		r = run(control, &error);
+		vublk_cli_signals_hold(&signals);
+	}
 	if (r)
 		vublk_cli_fail(COMMAND, "%s", error.text);
+	vublk_control_close(control);
 	vublk_backend_free(served);
 	return r ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE;
 }

@@ -7,6 +7,7 @@
  *
  *   growth SOCKET    of a back-end
  */
+#include <vublk/backend.h>
 #include <vublk/blk.h>
 #include <vublk/device.h>
 
@@ -86,6 +87,29 @@ static void use_disk(const char *path)
 		      !completions[i].reserved);
 	CHECK(!vublk_blk_release(blk, buffer, &error));
 	CHECK(!vublk_blk_close(blk, -1, &error));
+}
+
+/* --- the back-end --------------------------------------------------------------------- */
+
+static void use_backend(const char *path)
+{
+	char own_path[100];
+	const struct vublk_option options[] = {
+		{ "engine", "memory" }, { "size", "1M" }, { "socket-path", own_path }, { NULL },
+	};
+	FRAMED(struct vublk_backend_info, info);
+	FRAMED(struct vublk_backend_queue_info, queue);
+	struct vublk_backend *backend;
+
+	snprintf(own_path, sizeof(own_path), "%s-2", path);
+	CHECK(!vublk_backend_open(options, NULL, &backend, &error));
+	vublk_backend_get_info(backend, &info.it, sizeof(info.it));
+	CHECK(info.it.size_bytes == 1 << 20 && info.it.state == VUBLK_BACKEND_LISTENING);
+	CHECK_ZEROED(info);
+	CHECK_FRAME(info);
+	CHECK(vublk_backend_get_queue_info(backend, 0, &queue.it, sizeof(queue.it)) == -EINVAL);
+	CHECK_FRAME(queue);
+	vublk_backend_free(backend);
 }
 
 /* --- the device --------------------------------------------------------------------- */
@@ -222,6 +246,7 @@ int main(int argc, char **argv)
 {
 	CHECK(argc == 2);
 	use_disk(argv[1]);
+	use_backend(argv[1]);
 	use_device(argv[1]);
 	return 0;
 }

@@ -18,8 +18,6 @@ import tap
 # Lines that no peer can repeat: file, a part of the line, the reason.
 UNLIMITED = [
     ('src/backend/backend.c', 'listening on', 'once per start'),
-    ('src/backend/engine/engine.c', 'the disk keeps its size', 'once per call of vublk_backend_rescan()'),
-    ('src/backend/engine/engine.c', 'the disk has', 'once per call of vublk_backend_rescan()'),
     ('src/backend/engine/file/file.c', 'io_uring is not available', 'once per start'),
     ('src/backend/engine/file/lost.c', 'so data that was acknowledged', 'once per image'),
     ('src/bus/bus.c', 'listening on', 'once per start'),

@@ -68,21 +68,24 @@ void vublk_engine_close(struct vublk_engine *engine)
 		engine->ops->close(engine);
 }
 
-bool vublk_engine_rescan(struct vublk_engine *engine)
+bool vublk_engine_rescan(struct vublk_engine *engine, struct vublk_log_limit *limit)
 {
 	uint64_t before = engine->geometry.size_bytes;
 	struct vublk_error error = { 0 };
 
+	engine->rescans++;
 	if (engine->ops->refresh && engine->ops->refresh(engine, &error)) {
-		vublk_log(engine->log, VUBLK_LOG_WARNING, "the disk keeps its size: %s", error.text);
+		vublk_log_limited(engine->log, limit, VUBLK_LOG_WARNING,
+				  "the disk keeps its size: %s", error.text);
 		return false;
 	}
 	if (engine->geometry.size_bytes == before)
-		vublk_log(engine->log, VUBLK_LOG_INFO, "the disk has %" PRIu64 " bytes, as before",
-			  before);
+		vublk_log_limited(engine->log, limit, VUBLK_LOG_INFO,
+				  "the disk has %" PRIu64 " bytes, as before", before);
 	else
-		vublk_log(engine->log, VUBLK_LOG_INFO, "the disk has %" PRIu64 " bytes now, %" PRIu64
-			  " before", engine->geometry.size_bytes, before);
+		vublk_log_limited(engine->log, limit, VUBLK_LOG_INFO, "the disk has %" PRIu64
+				  " bytes now, %" PRIu64 " before", engine->geometry.size_bytes,
+				  before);
 	return engine->geometry.size_bytes != before;
 }
 

@@ -119,6 +119,7 @@ struct vublk_engine_options {
 };
 
 struct vublk_engine_ops;
+struct vublk_log_limit;
 
 /* Embedded first in each engine's own struct. */
 struct vublk_engine {
@@ -127,6 +128,7 @@ struct vublk_engine {
 	struct vublk_engine_geometry geometry; /* the control thread's; copied for workers */
 	char description[256];                 /* "file '/x/disk.img', direct" */
 	uint64_t identity;                     /* of the storage; 0: none */
+	uint64_t rescans;                      /* the control thread's: how many there were */
 };
 
 struct vublk_engine_queue_ops;
@@ -188,7 +190,7 @@ int vublk_engine_open(const struct vublk_engine_ops *ops,
 		      const struct vublk_engine_options *options, struct vublk_engine **engine,
 		      struct vublk_error *error);
 /* Updates the size and logs it; true: it has changed. */
-bool vublk_engine_rescan(struct vublk_engine *engine);
+bool vublk_engine_rescan(struct vublk_engine *engine, struct vublk_log_limit *limit);
 /* NULL is a no-op. */
 void vublk_engine_close(struct vublk_engine *engine);
 

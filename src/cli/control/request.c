@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Lines of the control protocol; see request.h. The bytes of a request are a client's and can be
+ * anything; client.c limits their number.
+ *
+ * Key idea: json-c parses with a limit on the depth, and everything after that is a check of a
+ * finished value. Members that the protocol does not have are refused, so that a misspelt name is
+ * never silently ignored.
+ */
+#include "cli/control/request.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- requests ---------------------------------------------------------------------- */
+
+static size_t skip_blank(const char *line, size_t at, size_t bytes)
+{
+	while (at < bytes && strchr(" \t\r\n", line[at]) && line[at])
+		at++;
+	return at;
+}
+
+static int not_json(enum json_tokener_error code, size_t at, struct vublk_error *error)
+{
+	if (code == json_tokener_error_depth)
+		return vublk_cli_error(error, EPROTO, "the line nests objects and arrays more than %d "
+				       "deep", VUBLK_CONTROL_DEPTH);
+	if (code == json_tokener_continue)
+		return vublk_cli_error(error, EPROTO, "the line ends in the middle of a JSON value");
+	return vublk_cli_error(error, EPROTO, "the line is not JSON: %s at byte %zu",
+			       json_tokener_error_desc(code), at);
+}
+
+/* Parses exactly one value. */
+static int parse_value(const char *line, size_t bytes, struct json_object **value,
+		       struct vublk_error *error)
+{
+	struct json_tokener *tokener = json_tokener_new_ex(VUBLK_CONTROL_DEPTH);
+	enum json_tokener_error code;
+	size_t at;
+
+	if (!tokener)
+		return vublk_cli_error(error, ENOMEM, "no memory for a request");
+	json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+	*value = json_tokener_parse_ex(tokener, line, (int)bytes);
+	code = json_tokener_get_error(tokener);
+	at = json_tokener_get_parse_end(tokener);
+	json_tokener_free(tokener);
+	if (code != json_tokener_success)
+		return not_json(code, at, error);
+	if (skip_blank(line, at, bytes) == bytes)
+		return 0;
+	json_object_put(*value);
+	*value = NULL;
+	return vublk_cli_error(error, EPROTO, "the line continues after its JSON object, at byte %zu",
+			       at);
+}
+
+static int take_command(struct vublk_control_request *request, struct json_object *value,
+			struct vublk_error *error)
+{
+	const char *name = json_object_get_string(value);
+
+	if (!json_object_is_type(value, json_type_string))
+		return vublk_cli_error(error, EPROTO, "'command' is not a string");
+	if (strlen(name) >= sizeof(request->command) ||
+	    strlen(name) != (size_t)json_object_get_string_len(value))
+		return vublk_cli_error(error, EPROTO, "'command' is not the name of a command");
+	strcpy(request->command, name);
+	return 0;
+}
+
+static int take_id(struct vublk_control_request *request, struct json_object *value,
+		   struct vublk_error *error)
+{
+	if (!json_object_is_type(value, json_type_string) &&
+	    !json_object_is_type(value, json_type_int))
+		return vublk_cli_error(error, EPROTO, "'id' is neither a string nor an integer");
+	request->id = json_object_get(value);
+	return 0;
+}
+
+static int take_arguments(struct vublk_control_request *request, struct json_object *value,
+			  struct vublk_error *error)
+{
+	if (!json_object_is_type(value, json_type_object))
+		return vublk_cli_error(error, EPROTO, "'arguments' is not an object");
+	request->arguments = json_object_get(value);
+	return 0;
+}
+
+static int take_member(struct vublk_control_request *request, const char *name,
+		       struct json_object *value, struct vublk_error *error)
+{
+	if (!strcmp(name, "command"))
+		return take_command(request, value, error);
+	if (!strcmp(name, "id"))
+		return take_id(request, value, error);
+	if (!strcmp(name, "arguments"))
+		return take_arguments(request, value, error);
+	return vublk_cli_error(error, EPROTO, "the request has an unknown member '%.40s'; known are "
+			       "command, id and arguments", name);
+}
+
+static int take_members(struct vublk_control_request *request, struct json_object *value,
+			struct vublk_error *error)
+{
+	struct json_object *id;
+	int r = 0;
+
+	if (!json_object_is_type(value, json_type_object))
+		return vublk_cli_error(error, EPROTO, "the line is not a JSON object, such as "
+				       "{\"command\": \"status\"}");
+	/* The id first, so that an answer to the other faults has it. */
+	if (json_object_object_get_ex(value, "id", &id))
+		r = take_id(request, id, error);
+	if (r)
+		return r;
+	json_object_object_foreach(value, name, member) {
+		r = strcmp(name, "id") ? take_member(request, name, member, error) : 0;
+		if (r)
+			return r;
+	}
+	if (!request->command[0])
+		return vublk_cli_error(error, EPROTO, "the request has no 'command'");
+	return 0;
+}
+
+int vublk_control_request_parse(const char *line, size_t bytes,
+				struct vublk_control_request *request, struct vublk_error *error)
+{
+	struct json_object *value = NULL;
+	int r;
+
+	*request = (struct vublk_control_request){ .id = NULL };
+	if (skip_blank(line, 0, bytes) == bytes)
+		return 0;
+	r = parse_value(line, bytes, &value, error);
+	if (!r)
+		r = take_members(request, value, error);
+	json_object_put(value);
+	return r ? r : 1;
+}
+
+void vublk_control_request_deinit(struct vublk_control_request *request)
+{
+	json_object_put(request->id);
+	json_object_put(request->arguments);
+	request->id = request->arguments = NULL;
+}
+
+static bool is_listed(const char *const *names, const char *name)
+{
+	for (; names && *names; names++)
+		if (!strcmp(*names, name))
+			return true;
+	return false;
+}
+
+int vublk_control_request_check(const struct vublk_control_request *request,
+				const char *const *names, struct vublk_error *error)
+{
+	if (!request->arguments)
+		return 0;
+	json_object_object_foreach(request->arguments, name, value) {
+		(void)value;
+		if (!is_listed(names, name))
+			return vublk_cli_error(error, EINVAL, "the command '%s' has no argument "
+					       "'%.40s'", request->command, name);
+	}
+	return 0;
+}
+
+/* --- answers ----------------------------------------------------------------------- */
+
+/* The bytes of a well-formed UTF-8 character at `text`, which ends with NUL; 0: malformed. */
+static size_t utf8_bytes(const unsigned char *text)
+{
+	static const unsigned least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	size_t bytes = text[0] < 0x80 ? 1 : text[0] >> 5 == 6 ? 2 : text[0] >> 4 == 14 ? 3 :
+		       text[0] >> 3 == 30 ? 4 : 0;
+	unsigned value = bytes > 1 ? text[0] & (0xff >> (bytes + 1)) : text[0];
+
+	for (size_t i = 1; i < bytes; i++) {
+		if (text[i] >> 6 != 2)
+			return 0;
+		value = value << 6 | (text[i] & 0x3f);
+	}
+	if (bytes < 2)
+		return bytes;
+	return value < least[bytes] || value > 0x10ffff || value >> 11 == 27 ? 0 : bytes;
+}
+
+static void replace_malformed(char *text)
+{
+	while (*text) {
+		size_t bytes = utf8_bytes((const unsigned char *)text);
+
+		if (!bytes)
+			*text = '?';
+		text += bytes ? bytes : 1;
+	}
+}
+
+char *vublk_control_line(struct json_object *object)
+{
+	const char *text = object ? json_object_to_json_string_ext(object,
+			   JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+	size_t bytes = text ? strlen(text) : 0;
+	char *line = text ? malloc(bytes + 2) : NULL;
+
+	if (line) {
+		memcpy(line, text, bytes);
+		memcpy(line + bytes, "\n", 2);
+		replace_malformed(line);
+	}
+	json_object_put(object);
+	return line;
+}
+
+static char *answer(const struct vublk_control_request *request, const char *name,
+		    struct json_object *value)
+{
+	struct json_object *object = json_object_new_object();
+
+	if (!object || !value) {
+		json_object_put(object);
+		json_object_put(value);
+		return NULL;
+	}
+	if (request->id)
+		json_object_object_add(object, "id", json_object_get(request->id));
+	json_object_object_add(object, name, value);
+	return vublk_control_line(object);
+}
+
+char *vublk_control_result_line(const struct vublk_control_request *request,
+				struct json_object *result)
+{
+	return answer(request, "result", result ? result : json_object_new_object());
+}
+
+char *vublk_control_error_line(const struct vublk_control_request *request,
+			       const struct vublk_error *error)
+{
+	struct json_object *object = json_object_new_object();
+	const char *name = strerrorname_np(error->code);
+
+	if (object) {
+		json_object_object_add(object, "code",
+				       json_object_new_string(name ? name : "EIO"));
+		json_object_object_add(object, "message", json_object_new_string(error->text));
+	}
+	return answer(request, "error", object);
+}

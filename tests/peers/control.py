@@ -1,0 +1,333 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The control socket of `vublk serve` and `vublk device` (docs/control.md): what each command answers,
+and clients that are slow, silent or hostile.
+
+    control.py VUBLK [-l] [-k] [WORD...]
+"""
+import json
+import os
+import pathlib
+import select
+import socket
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from peer import check  # noqa: E402
+
+VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
+MIB = 1 << 20
+LINE_BYTES = 2048  # VUBLK_CONTROL_LINE_BYTES
+MAX_CLIENTS = 16
+
+# The types of the members of each result: docs/control.md. A list has one type for all elements.
+SERVE_STATUS = {
+    'state': str, 'num_queues': int, 'num_threads': int,
+    'disk': {'storage': str, 'size_bytes': int, 'block_bytes': int, 'physical_block_bytes': int,
+             'read_only': bool, 'write_cache': bool, 'serial': str},
+    'front_end': ({'pid': int, 'features': [str], 'protocol_features': [str]}, None),
+    'queues': [{'index': int, 'running': bool, 'size': int, 'avail_index': int, 'used_index': int}],
+}
+RESIZE = {'before_bytes': int, 'size_bytes': int}
+
+
+def matches(value, schema, where='result'):
+    """Returns the first difference between a value and a schema; '' if there is none."""
+    if isinstance(schema, tuple):
+        found = [matches(value, one, where) for one in schema]
+        return '' if '' in found else found[0]
+    if schema is None:
+        return '' if value is None else f'{where} is not null'
+    if isinstance(schema, list):
+        if not isinstance(value, list):
+            return f'{where} is not an array'
+        return next(filter(None, (matches(one, schema[0], f'{where}[]') for one in value)), '')
+    if isinstance(schema, dict):
+        if not isinstance(value, dict) or set(value) != set(schema):
+            return f'{where} has the members {sorted(value or [])}, not {sorted(schema)}'
+        return next(filter(None, (matches(value[name], schema[name], f'{where}.{name}') for name in schema)), '')
+    return '' if type(value) is schema else f'{where} is {value!r}, not of type {schema.__name__}'
+
+
+def check_schema(value, schema):
+    check(not (fault := matches(value, schema)), fault)
+
+
+class Client:
+    """A connection to a control socket, with its greeting."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(peer.LIMIT_S)
+        self.socket.connect(str(path))
+        self.data = b''
+        self.greeting = self.receive()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def receive(self):
+        while b'\n' not in self.data:
+            more = self.socket.recv(1 << 16)
+            check(more, 'the control socket was closed')
+            self.data += more
+        line, _, self.data = self.data.partition(b'\n')
+        return json.loads(line)
+
+    def send(self, line):
+        self.socket.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b'\n')
+
+    def ask(self, command, **arguments):
+        request = {'command': command, 'id': 7}
+        self.send({**request, 'arguments': arguments} if arguments else request)
+        answer = self.receive()
+        check(answer.pop('id', None) == 7, f'{command}: the answer has another id')
+        return answer
+
+    def result(self, command, **arguments):
+        answer = self.ask(command, **arguments)
+        check(list(answer) == ['result'], f'{command}: {answer}')
+        return answer['result']
+
+
+def start_serve(case, *arguments):
+    """Returns the process, its disk's socket and its control socket."""
+    image, control = case.path('disk'), case.path('control')
+    if not image.exists():
+        with open(image, 'wb') as file:
+            file.truncate(32 * MIB)
+    child, path = peer.VublkServe(VUBLK).start(case, image, arguments=['--control', control, *arguments])
+    peer.wait_for_socket(case, child, control)
+    return child, path, control
+
+
+def end(case, child):
+    code = case.stop(child)
+    check(code == 0, f'{child.args[1]} ended with {code}: {case.output(child)}')
+
+
+def ctl(case, *words):
+    return json.loads(case.run([VUBLK, 'ctl', *words]))
+
+
+def start_load(case, child, path):
+    bench = case.start([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '60'])
+    return bench
+
+
+def resident_bytes(child):
+    return int(pathlib.Path(f'/proc/{child.pid}/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+def serve_status(case):
+    child, path, control = start_serve(case)
+    status = ctl(case, control, 'status')
+    check_schema(status, SERVE_STATUS)
+    check((status['state'], status['front_end'], status['queues']) == ('listening', None, []), str(status))
+    check(status['disk']['size_bytes'] == 32 * MIB, str(status))
+    bench = start_load(case, child, path)
+    peer.wait_until(lambda: [q for q in ctl(case, control, 'status')['queues'] if q['used_index']],
+                    'no ring of the front-end moves')
+    status = ctl(case, control, 'status')
+    check_schema(status, SERVE_STATUS)
+    check(status['state'] == 'serving' and status['front_end']['pid'] == bench.pid, str(status))
+    check('VIRTIO_BLK_F_FLUSH' in status['front_end']['features'], str(status))
+    check(status['queues'][0]['running'] and status['queues'][0]['size'] == 128, str(status))
+    case.stop(bench)
+    end(case, child)
+    check(not control.exists(), 'the control socket was left behind')
+
+
+def serve_resize(case):
+    """`resize` is answered when the size has been read; a front-end is told."""
+    child, path, control = start_serve(case)
+    for size in (64 * MIB, 16 * MIB):
+        os.truncate(case.path('disk'), size)
+        result = ctl(case, control, 'resize')
+        check_schema(result, RESIZE)
+        check(result['size_bytes'] == size != result['before_bytes'], str(result))
+        check(ctl(case, control, 'status')['disk']['size_bytes'] == size, 'status has another size')
+    load = start_load(case, child, path)
+    peer.wait_until(lambda: ctl(case, control, 'status')['state'] == 'serving', 'no front-end connects')
+    os.truncate(case.path('disk'), 48 * MIB)
+    check(ctl(case, control, 'resize')['size_bytes'] == 48 * MIB, 'not resized under load')
+    case.stop(load)
+    end(case, child)
+
+
+def greeting_and_errors(case):
+    child, _, control = start_serve(case)
+    with Client(control) as client:
+        check_schema(client.greeting, {'vublk': str, 'protocol': int, 'role': str, 'pid': int, 'commands': [str]})
+        check((client.greeting['role'], client.greeting['pid']) == ('serve', child.pid), str(client.greeting))
+        for line, code, word in (
+                (b'\n{"command": "status"\n', 'EPROTO', 'middle'), (b'x\n', 'EPROTO', 'not JSON'),
+                (b'[1]\n', 'EPROTO', 'not a JSON object'), (b'{}\n', 'EPROTO', "no 'command'"),
+                (b'{"command": 5}\n', 'EPROTO', 'not a string'), (b'{"command": "status"} 5\n', 'EPROTO', 'not JSON'),
+                (b'{"command": "status"}\0 5\n', 'EPROTO', 'continues'),
+                (b'{"command": "status", "x": 1}\n', 'EPROTO', 'unknown member'),
+                (b'{"command": "status", "id": []}\n', 'EPROTO', "'id'"),
+                (b'{"command": "status", "arguments": 1}\n', 'EPROTO', "'arguments'"),
+                (b'{"command": "\xff"}\n', 'EPROTO', 'not JSON'), (b'{"command": "st\\u0000"}\n', 'EPROTO', 'name'),
+                (b'\0\n', 'EPROTO', ''), (b'{"command": "' + b'a' * 100 + b'"}\n', 'EPROTO', 'name'),
+                (b'{"command": "nope"}\n', 'EINVAL', 'the commands are status'),
+                (b'{"command": "status", "arguments": {"a": 1}}\n', 'EINVAL', "no argument 'a'"),
+                (b'[' * 1500 + b'\n', 'EPROTO', 'deep'), (b'{"a":' * 300 + b'\n', 'EPROTO', 'deep'),
+                (b'a' * (LINE_BYTES + 1) + b'\n', 'EMSGSIZE', 'longer')):
+            client.send(line)
+            answer = client.receive()
+            check_schema(answer, {'error': {'code': str, 'message': str}})
+            check(answer['error']['code'] == code and word in answer['error']['message'], f'{line[:40]}: {answer}')
+        client.send(b'{"command": "status"' + b' ' * (LINE_BYTES - 21) + b'}\n')
+        check_schema(client.receive()['result'], SERVE_STATUS)
+        check(client.ask('nope')['error']['code'] == 'EINVAL', 'an error has no id')
+    end(case, child)
+
+
+def permissions(case):
+    """The umask has no influence; --control-mode has."""
+    for mask in (0, 0o777):
+        for option, mode in (([], 0o600), (['--control-mode', '0660'], 0o660)):
+            before = os.umask(mask)
+            try:
+                child = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--fd', listener(case).fileno(),
+                                    '--control', case.path('control'), *option], pass_fds=[case.listener.fileno()])
+            finally:
+                os.umask(before)
+            ctl_until_ready(case, child)
+            check(case.path('control').stat().st_mode & 0o7777 == mode, oct(case.path('control').stat().st_mode))
+            end(case, child)
+    for mode in ('8', '01000', 'rw', ''):
+        result = case.call([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--socket-path', case.path('s'),
+                            '--control', case.path('control'), f'--control-mode={mode}'])
+        check(result.code == 2 and '--control-mode' in result.err, str(result))
+
+
+def listener(case):
+    case.listener = socket.socket(socket.AF_UNIX)
+    case.path('sock').unlink(missing_ok=True)
+    case.listener.bind(str(case.path('sock')))
+    case.listener.listen()
+    return case.listener
+
+
+def ctl_until_ready(case, child):
+    peer.wait_until(lambda: child.poll() is not None or case.call([VUBLK, 'ctl', case.path('control'), 'status']).code == 0,
+                    'the control socket never answers')
+    check(child.poll() is None, case.output(child))
+
+
+def paths(case):
+    """A stale socket is replaced; a socket in use and other files are refused."""
+    serve = [VUBLK, 'serve', '--engine', 'memory', '--size', '1M']
+    child, _, control = start_serve(case)
+    for path, word in ((control, 'already listens'), (case.path('disk'), 'not a socket'),
+                       (case.path('no/where'), 'does not exist'), ('x' * 200, 'bytes'), ('', 'empty')):
+        result = case.call([*serve, '--socket-path', case.path('s2'), '--control', path])
+        check(result.code == 1 and word in result.err and len(result.err.splitlines()) <= 2, f'{path}: {result}')
+    check(not case.path('s2').exists(), 'the disk\'s socket was left behind')
+    check(ctl(case, control, 'status'), 'the first one was disturbed')
+    child.kill()
+    child.wait()
+    check(control.is_socket(), 'there is no stale socket')
+    child, _, control = start_serve(case)
+    ctl_until_ready(case, child)
+    end(case, child)
+
+
+def ctl_fails(case):
+    """Each failure of the client is one sentence."""
+    silent = listener(case)
+    for words, code, word in (
+            (['nowhere', 'status'], 1, '--control'), ([], 2, 'give the path'), ([case.path('sock')], 2, 'give the path'),
+            ([case.path('sock'), '--timeout', '100ms', 'status'], 1, 'in time'),
+            ([case.path('sock'), 'status', 'x'], 2, 'NAME=VALUE')):
+        result = case.call([VUBLK, 'ctl', *words])
+        check(result.code == code and word in result.err and len(result.err.splitlines()) <= 2, f'{words}: {result}')
+    silent.close()
+    check('no process listens' in case.call([VUBLK, 'ctl', case.path('sock'), 'status']).err, 'a closed socket')
+
+
+def hostile_clients(case):
+    """The disk is verified meanwhile, others are answered, and the memory stays the same."""
+    child, path, control = start_serve(case)
+    ctl(case, control, 'status')
+    before = resident_bytes(child)
+    with Client(control) as endless, Client(control) as half, Client(control) as deaf, Client(control) as good:
+        for _ in range(10 * MIB >> 16):  # 10 MB without a newline
+            endless.send(b'x' * (1 << 16))
+        check(endless.receive()['error']['code'] == 'EMSGSIZE', 'a line of 10 MB is not refused')
+        half.send(b'{"command": "sta')
+        deaf.socket.setblocking(False)
+        request, sent = b'{"command": "status"}\n' * 100, 0
+        while select.select([], [deaf.socket], [], 1)[1]:  # until the server stops reading
+            sent += deaf.socket.send(request)
+        check(sent < 8 * MIB, 'a client that does not read is served forever')
+        case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '1', '--verify'])
+        check_schema(good.result('status'), SERVE_STATUS)
+        endless.send(b'\n{"command": "status"}\n')
+        check('result' in endless.receive(), 'the connection of a long line is useless')
+        half.send(b'tus"}\n')
+        check('result' in half.receive(), 'a line in two parts is not answered')
+    grown = resident_bytes(child) - before
+    check(grown < 16 * MIB, f'the memory has grown by {grown} bytes')
+    end(case, child)
+
+
+def many_clients(case):
+    """1,000 connections: some are served, the others are told why not, and no descriptor stays."""
+    child, _, control = start_serve(case)
+    ctl(case, control, 'status')
+    before = len(os.listdir(f'/proc/{child.pid}/fd'))
+    clients = [Client(control) for _ in range(1000)]
+    served = [client for client in clients if 'vublk' in client.greeting]
+    refused = [client for client in clients if 'vublk' not in client.greeting]
+    check(len(served) == MAX_CLIENTS, f'{len(served)} clients are served')
+    check(all(client.greeting['error']['code'] == 'EBUSY' for client in refused), str(refused[0].greeting))
+    check_schema(served[-1].result('status'), SERVE_STATUS)
+    result = case.call([VUBLK, 'ctl', control, 'status'])
+    check(result.code == 1 and 'clients are connected' in result.err, str(result))
+    check(len(os.listdir(f'/proc/{child.pid}/fd')) <= before + MAX_CLIENTS, 'descriptors are left')
+    for client in clients:
+        client.socket.close()
+    ctl_until_ready(case, child)
+    peer.wait_until(lambda: len(os.listdir(f'/proc/{child.pid}/fd')) <= before, 'descriptors are left', 10)
+    end(case, child)
+
+
+def clients_that_leave(case):
+    """Clients disconnect with commands unanswered; a half-closed one still gets its answers."""
+    child, _, control = start_serve(case)
+    for _ in range(200):
+        with Client(control) as client:
+            client.send(b'{"command": "resize"}\n{"command": "status"}\n')
+    with Client(control) as client:
+        client.send(b'{"command": "status"}\n{"command": "status"}\nhalf')
+        client.socket.shutdown(socket.SHUT_WR)
+        check('result' in client.receive() and 'result' in client.receive(), 'no answer')
+        check(client.socket.recv(1) == b'', 'the connection stays open')
+    check(len(case.output(child).splitlines()) < 50, 'the log has a line per command')
+    end(case, child)
+
+
+def an_end_with_clients(case):
+    child, _, control = start_serve(case)
+    with Client(control) as client:
+        client.result('status')
+        end(case, child)
+        check(client.socket.recv(1) == b'', 'the connection stays open')
+
+
+CASES = [
+    serve_status, serve_resize, greeting_and_errors, permissions, paths, ctl_fails, hostile_clients, many_clients,
+    clients_that_leave, an_end_with_clients,
+]
+
+if __name__ == '__main__':
+    sys.exit(peer.main(CASES, sys.argv[2:]))

@@ -9,6 +9,10 @@ Manual pages of section 3, made from the headers' comments.
 Each header becomes a page, libvublk-NAME.3, in the header's order: its sections, each declaration,
 and under it the comment that stands before it. Each function is an alias of that page, so
 `man vublk_blk_open` finds it.
+
+Key idea: a comment ends with fields, such as "Errors:", each at the start of a line and in the order
+of FIELDS. A field is a text or a table, whose rows begin with their key. The fields that a header
+names after RULE are the defaults of its functions, so each function on a page has its fields.
 """
 import pathlib
 import re
@@ -16,6 +20,13 @@ import sys
 
 FUNCTION = re.compile(r'^(?!typedef|static)\w[\w \t*]*?\b(vublk_\w+)\(', re.M)
 SECTION = re.compile(r'/\* --- (.*?) -* ?\*/')
+FIELDS = ('Returns', 'Errors', 'States', 'Threads', 'Specification')
+FIELD = re.compile(rf'({"|".join(FIELDS)}):(?: (.*))?$')
+RULE = 'Unless a function says otherwise:'
+# A key and two spaces, such as "EINVAL  the fd is not a socket".
+ROW = re.compile(r'  ((?:\d+|others|E[A-Z0-9]+(?:, E[A-Z0-9]+)*))  +(.*)$')
+# A function that can fail: it returns an int, or fills an error.
+FAILS = re.compile(r'^int |[(,]\s*struct vublk_error \*')
 # What a compiler needs and a reader does not.
 PLUMBING = re.compile(r'^#(?:ifndef|endif|include|pragma).*\n|^#define VUBLK_\w+_H\n|^#ifdef __cplusplus\n(?:.*\n)*?#endif\n', re.M)
 
@@ -53,18 +64,81 @@ def escape(line):
     return '\\&' + line if line.startswith(('.', "'")) else line
 
 
-def prose(comment):
-    """The lines of a comment; those that are indented are kept as they are."""
+def lines_of(comment):
     body = re.sub(r'^/\*+ ?\n?|\s*\*/\s*$', '', comment)
+    return [re.sub(r'^ \* ?', '', line.expandtabs(8)).rstrip() for line in body.split('\n')]
+
+
+class Field:
+    """A text, and the rows of a table; either may be empty."""
+
+    def __init__(self, text=''):
+        self.text, self.rows = text, []
+
+    def add(self, line):
+        row = ROW.match(line)
+        if row:
+            self.rows.append([row[1], row[2]])
+        elif self.rows:
+            self.rows[-1][1] += ' ' + line.strip()
+        else:
+            self.text = (self.text + ' ' + line.strip()).strip()
+
+
+def parts(comment):
+    """The lines of a comment without its fields, and its fields by name. A field ends at an empty line."""
+    text, fields, field = [], {}, None
+    for line in lines_of(comment):
+        start = FIELD.match(line)
+        if start:
+            field = fields[start[1]] = Field(start[2] or '')
+        elif field and line:
+            field.add(line)
+        else:
+            field = None
+            text.append(line)
+    return text, fields
+
+
+def rule(about):
+    """The fields that a header's first comment has for all functions."""
+    return parts(about[about.index(RULE):])[1] if RULE in about else {}
+
+
+def prose(lines):
+    """Text for troff; lines that are indented are kept as they are."""
     out, verbatim = [], False
-    for line in body.split('\n'):
-        line = re.sub(r'^ \* ?', '', line.expandtabs(8)).rstrip()
+    for line in lines:
         indented = line.startswith('  ')
         if indented != verbatim and (indented or line):
             out.append('.nf' if indented else '.fi')
             verbatim = indented
         out.append(escape(line) if line or verbatim else '.PP')
     return out + (['.fi'] if verbatim else [])
+
+
+def table(fields):
+    """The fields for troff, in the order of FIELDS, without empty lines between them."""
+    out = []
+    for name in sorted(fields, key=FIELDS.index):
+        field = fields[name]
+        out += ['.TP 9', f'.B {name}:', escape(field.text)] if field.text else ['.PP', f'.B {name}:']
+        out += ['.PD 0'] if '.PD 0' not in out else []
+        if field.rows:
+            out.append('.RS 4')
+            for key, text in field.rows:
+                out += ['.TP 12', '.B ' + escape(key), escape(text)]
+            out.append('.RE')
+    return out + ['.PD'] if out else out
+
+
+def fields_of(comment, code, defaults):
+    """The fields of the functions that `code` declares: their own, and the header's."""
+    fields = {**defaults, **parts(comment)[1]}
+    prototypes = re.findall(r'^(?!typedef|static)\w[^;{}]*\);', code, re.M)
+    if not any(FAILS.search(prototype) for prototype in prototypes):
+        fields.setdefault('Errors', Field('none.'))
+    return fields
 
 
 def declaration(code):
@@ -84,7 +158,8 @@ def page(name, text):
     pairs = pairs[1:] if licence else pairs
     about = pairs[0][0] if pairs else ''
     names = functions(text) or [f'libvublk-{name}']
-    out = [f'.TH LIBVUBLK\\-{name.upper()} 3 "" "libvublk" "Library Functions"', '.SH NAME',
+    defaults = rule(about)
+    out = [f'.TH LIBVUBLK\\-{name.upper()} 3 "" "libvublk" "Library Functions"', '.nh', '.ad l', '.SH NAME',
            escape(', '.join(names)) + ' \\- ' + escape(summary(about)),
            '.SH SYNOPSIS', '.nf', f'.B #include <vublk/{name}.h>', '.fi', '.SH DESCRIPTION']
     for comment, code in pairs:
@@ -92,10 +167,12 @@ def page(name, text):
         if section:
             out.append('.SH ' + escape(section[1].upper()))
             comment = ''
+        text, fields = parts(comment)
         if code:
             out += declaration(code)
-        if comment:
-            out += ['.PP', *prose(comment)]
+        if functions(code):
+            fields = fields_of(comment, code, defaults)
+        out += ['.PP', *prose(text), *table(fields)] if comment or fields else []
     return '\n'.join(out) + '\n.SH SEE ALSO\n.BR vublk (1)\n'
 
 

@@ -9,9 +9,13 @@
  * front-end when that one disconnects. One thread per group of queues executes requests. All other
  * work is done on the thread that calls vublk_backend_run() or vublk_backend_process().
  *
- * A front-end can truncate the memory that it shares. The library survives that by a
- * SIGBUS handler, which it installs when the first front-end connects; <vublk/sigbus.h> says what
- * this means for an application with a handler of its own.
+ * A front-end can truncate the memory that it shares. The library survives that by a SIGBUS
+ * handler, which it installs when the first front-end connects; <vublk/sigbus.h> says what this
+ * means for an application with a handler of its own.
+ *
+ * Unless a function says otherwise:
+ * States: any.
+ * Threads: one at a time.
  */
 
 #include <vublk/error.h>
@@ -28,23 +32,24 @@ extern "C" {
 struct vublk_backend;
 
 /*
- * The options, as a static array that ends with an entry whose name is NULL. Any thread, any time.
+ * Returns the options, as a static array that ends with an entry whose name is NULL; each has its
+ * type, default and description.
+ * Threads: any.
  */
 const struct vublk_property *vublk_backend_options(void);
 
 /*
  * Opens the disk and the socket; nothing is served yet.
  *
- * `options` is an array of names and values ended by a NULL name (may be NULL),
- * borrowed during the call; vublk_backend_options() lists them:
+ * `options` is an array of names and values ended by a NULL name (may be NULL), borrowed during the
+ * call; vublk_backend_options() lists them:
  *   socket-path  the Unix socket to listen on; or
  *   fd           an open socket (listening or connected), which
  *                the back-end owns from then on, also when this call fails;
  *   socket-mode  permissions of the file at socket-path, octal, 0 to 0777; default: 0777
  *                minus the umask
  *   socket-group the group of that file, a name or a number; default: the group of the process. No
- *                client can connect before mode and group are set. EPERM: the process is not root
- *                and not in that group;
+ *                client can connect before mode and group are set;
  *   engine       file (default), memory, null
  *   blk-file     the image or block device (engine file)
  *   size         bytes of a memory or null disk
@@ -60,47 +65,71 @@ const struct vublk_property *vublk_backend_options(void);
  *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
  * `log` (may be NULL) is copied.
  *
- * Returns 0 and the back-end in `backend`, freed with vublk_backend_free().
- * EINVAL: an option is unknown, missing, contradicts another, or has a bad value;
- * EADDRINUSE: another process listens on the socket; EBUSY: the image is in use;
- * EMEDIUMTYPE: the size of the image is not that of a disk; ENOTBLK: the image is neither a file
- * nor a block device; or the error of opening the image.
+ * The back-end is stored in `backend`, and the caller frees it with vublk_backend_free().
+ * Errors:
+ *   EINVAL          an option is unknown, missing, contradicts another or has a bad value, or `fd`
+ *                   is not a Unix stream socket that is listening or connected
+ *   EBUSY           the image is in use
+ *   ENOTBLK         the image is neither a file nor a block device
+ *   EMEDIUMTYPE     the size of the image is not that of a disk
+ *   EADDRINUSE      another process listens on the socket
+ *   EEXIST          socket-path names a file that is not a socket
+ *   ENAMETOOLONG    socket-path is longer than 107 bytes
+ *   ENOENT, EACCES  the socket or the image cannot be created or opened
+ *   EPERM           the process is not root and not in socket-group
+ *   ENOMEM, EMFILE, EAGAIN  no memory, no descriptor, no thread
+ *   others          of open(2), bind(2) or chmod(2)
+ * Threads: any.
  */
 int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
 		       struct vublk_backend **backend, struct vublk_error *error);
 
 /*
- * Serves until vublk_backend_stop(), or, where `fd` was a connected socket, until
- * the front-end disconnects. Blocks the calling thread. Requests that the back-end has begun
- * are completed before this function returns. It returns 0, or the error that ended the service.
+ * Serves until vublk_backend_stop(), or, where `fd` was a connected socket, until the front-end
+ * disconnects. Blocks the calling thread. Requests that the back-end has begun are completed before
+ * this function returns. A front-end that breaks the protocol ends its own session, not this call.
+ * Errors:
+ *   others  the service cannot continue: of epoll_wait(2) or epoll_ctl(2)
  */
 int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error);
 
 /*
- * These two functions replace vublk_backend_run() in the application's own event loop. The
- * descriptor belongs to the back-end, and polls readable when vublk_backend_process() has work to
- * do. process() never blocks. It returns 1: call it again when the descriptor is readable; 0: the
- * service has ended, as when vublk_backend_run() returns 0; or the error that ended it. Only one
- * thread may call process().
+ * Returns a descriptor for the application's own event loop, which then calls
+ * vublk_backend_process() instead of vublk_backend_run(). The descriptor belongs to the back-end,
+ * and polls readable when vublk_backend_process() has work to do.
+ * Errors: none.
+ * Threads: any.
  */
 int vublk_backend_fd(const struct vublk_backend *backend);
+
+/*
+ * Does the pending work without blocking.
+ * Returns:
+ *   0  the service has ended, as when vublk_backend_run() returns 0
+ *   1  call it again when the descriptor is readable
+ * Errors: those of vublk_backend_run().
+ */
 int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *error);
 
-/* Asks run() or process() to finish. Any thread; safe in a signal handler. */
+/*
+ * Asks vublk_backend_run() or vublk_backend_process() to finish.
+ * Threads: any; safe in a signal handler.
+ */
 void vublk_backend_stop(struct vublk_backend *backend);
 
 /*
- * Reads the size of the image again, and reports a change to the front-end
- * (CONFIG_CHANGE_MSG). Any thread; safe in a signal handler.
+ * Reads the size of the image again, and reports a change to the front-end.
+ * Threads: any; safe in a signal handler.
+ * Specification: vhost-user, "VHOST_USER_BACKEND_CONFIG_CHANGE_MSG".
  */
 void vublk_backend_rescan(struct vublk_backend *backend);
 
 /* --- what it does now, for a person or a program --------------------------------------------- */
 
 /*
- * LISTENING --a front-end connects--> SERVING --it disconnects--> LISTENING, or FINISHED if `fd` was
- * a connected socket. vublk_backend_stop(): LISTENING -> FINISHED, SERVING -> STOPPING --the last
- * requests are complete--> FINISHED.
+ * LISTENING --a front-end connects--> SERVING --it disconnects--> LISTENING, or FINISHED if `fd`
+ * was a connected socket. vublk_backend_stop(): LISTENING -> FINISHED, SERVING -> STOPPING --the
+ * last requests are complete--> FINISHED.
  */
 enum vublk_backend_state {
 	VUBLK_BACKEND_LISTENING,
@@ -109,7 +138,11 @@ enum vublk_backend_state {
 	VUBLK_BACKEND_FINISHED,
 };
 
-/* The name of a state, for example "serving". Static; NULL: there is no such state. Any thread. */
+/*
+ * Returns the name of a state, for example "serving", as a static string; NULL: there is no such
+ * state.
+ * Threads: any.
+ */
 const char *vublk_backend_state_name(enum vublk_backend_state state);
 
 struct vublk_backend_info {
@@ -132,8 +165,9 @@ struct vublk_backend_info {
 };
 
 /*
- * `info_bytes` is sizeof(struct vublk_backend_info). Never blocks. The thread that calls run() or
- * process(), between two calls.
+ * Fills `info` with what the back-end does now. `info_bytes` is sizeof(struct vublk_backend_info).
+ * Never blocks.
+ * Threads: the one that calls vublk_backend_process(), between two calls.
  */
 void vublk_backend_get_info(const struct vublk_backend *backend, struct vublk_backend_info *info,
 			    size_t info_bytes);
@@ -151,15 +185,22 @@ struct vublk_backend_queue_info {
 };
 
 /*
- * Describes a queue. `info_bytes` is sizeof(struct vublk_backend_queue_info). -EINVAL: `index` is
- * not less than num_used_queues, and *info is untouched. Threads as above.
+ * Fills `info` with what queue `index` does now. `info_bytes` is sizeof(struct
+ * vublk_backend_queue_info). On failure *info is untouched. Never blocks.
+ * Errors:
+ *   EINVAL  `index` is not less than num_used_queues
+ * Threads: the one that calls vublk_backend_process(), between two calls.
  */
 int vublk_backend_get_queue_info(const struct vublk_backend *backend, unsigned index,
 				 struct vublk_backend_queue_info *info, size_t info_bytes);
 
 /* --- the end ------------------------------------------------------------------------------------ */
 
-/* Frees everything; not while run() or process() is being called. NULL is a no-op. */
+/*
+ * Closes the connection, waits for the requests that the storage has, and frees everything. The
+ * socket at socket-path is removed. NULL is a no-op.
+ * Threads: one; not while vublk_backend_run() or vublk_backend_process() is being called.
+ */
 void vublk_backend_free(struct vublk_backend *backend);
 
 #pragma GCC visibility pop

@@ -13,11 +13,18 @@
  *   vublk_blk_submit(queue);
  *   vublk_blk_wait(queue, &completion, 1, 1, -1, &error);
  *
- * Threads: one thread at a time uses a queue, without a lock; different threads may use
- * different queues at the same time. Calls on the disk itself may be made from any thread
- * between open and close. The disk has a thread of its own for the connection; no call
- * needs an event loop. Calls that wait for that thread (set_write_cache, alloc, release,
- * register, unregister, close) fail with EBUSY if a handler makes them.
+ * One thread at a time uses a queue, without a lock; different threads may use different queues at
+ * the same time. The disk has a thread of its own for the connection, on which it calls the
+ * handlers; no call needs an event loop. A handler may call the functions that are permitted before
+ * the disk is open, and those whose threads include handlers. Calls that wait for the disk's own
+ * thread fail with EBUSY if a handler makes them.
+ *
+ * A parameter such as `info_bytes` is the size of the struct before it (<vublk/version.h>). A disk
+ * is open from the success of vublk_blk_open() or vublk_blk_open_finish() to vublk_blk_close().
+ *
+ * Unless a function says otherwise:
+ * States: open.
+ * Threads: any, except handlers.
  */
 
 #include <vublk/device.h>
@@ -42,9 +49,9 @@ enum vublk_blk_event {
 	VUBLK_BLK_RESIZED = 1,      /* the capacity has changed */
 	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config has changed, or may have */
 	/*
-	 * No back-end is looked for any more (reconnect-ms is 0, or reconnect-deadline-ms
-	 * has passed), or the back-end broke a ring and the disk reclaimed all rings: the
-	 * requests in flight fail, and so do later ones.
+	 * No back-end is looked for any more (reconnect-ms is 0, or reconnect-deadline-ms has
+	 * passed), or the back-end broke a ring and the disk reclaimed all rings: the requests in
+	 * flight fail, and so do later ones.
 	 */
 	VUBLK_BLK_GAVE_UP,
 	/* The connection to the back-end ended; requests wait while another is looked for. */
@@ -52,9 +59,9 @@ enum vublk_blk_event {
 	/* A back-end is connected again, and executes the requests that were in flight. */
 	VUBLK_BLK_RECONNECTED,
 	/*
-	 * After LOST, before the next back-end is used: the lost one had completed writes
-	 * that no flush had made stable, and is not trusted to have kept them (option
-	 * unflushed). They may be lost; the next flush fails.
+	 * After LOST, before the next back-end is used: the lost one had completed writes that no
+	 * flush had made stable, and is not trusted to have kept them (option unflushed). They may
+	 * be lost; the next flush fails.
 	 */
 	VUBLK_BLK_WRITES_LOST,
 };
@@ -93,10 +100,10 @@ enum vublk_blk_event {
  *                          open it again, which gives it other memory (for registered memory:
  *                          register another memfd).
  *
- * A back-end may keep completed writes in its own memory until a flush, and loses them when
- * it dies, although the machine has not failed. Its config does not say whether it has such a
- * cache. So the disk records whether there are completed writes (also discards and write-zeroes)
- * that no flush is certain to have made stable. If a back-end is lost in that state:
+ * A back-end may keep completed writes in its own memory until a flush, and loses them when it
+ * dies, although the machine has not failed. Its config does not say whether it has such a cache.
+ * So the disk records whether there are completed writes (also discards and write-zeroes) that no
+ * flush is certain to have made stable. If a back-end is lost in that state:
  *   unflushed=trust        requests continue; for a back-end that writes through or leaves its
  *                          writes to the kernel
  *   unflushed=fail         on each queue the flushes in flight fail once with EOWNERDEAD, or, if no
@@ -113,78 +120,112 @@ struct vublk_blk_handlers {
 	/*
 	 * Reports an event of the disk, on the disk's own thread; `error` says why (NULL if nothing
 	 * is wrong). The handler may call vublk_blk_get_info(), but not vublk_blk_close(). The
-	 * first event may occur while vublk_blk_open() returns. NULL: no handler.
+	 * first event may occur before vublk_blk_open() has returned. NULL: no handler.
 	 */
 	void (*event)(void *opaque, enum vublk_blk_event event, const struct vublk_error *error);
 	void *opaque;
 };
 
 /*
- * Connects to the back-end at the Unix socket `path`, negotiates, and starts all
- * queues. Blocks for at most request-timeout-ms per answer.
+ * Connects to the back-end at the Unix socket `path`, negotiates, and starts all queues. Blocks for
+ * at most request-timeout-ms per answer. The disk is stored in `blk`, and the caller closes it with
+ * vublk_blk_close().
  *
- * `options`: names and values ended by a NULL name, borrowed during the call; may
- * be NULL. They are the device's properties (vublk_device_properties(), except
- * chardev) and those of vublk_blk_options(). Without num-queues the disk has as many
- * queues as the back-end offers, at most 16 (num-queues-limit). `handlers` (may
- * be NULL) is copied; `handlers_bytes` is sizeof(struct vublk_blk_handlers).
+ * `options` (may be NULL) has names and values, ends with a NULL name, and is borrowed during the
+ * call. The options are the device's properties (vublk_device_properties(), except chardev) and
+ * those of vublk_blk_options(). Without num-queues the disk has as many queues as the back-end
+ * offers, at most 16 (num-queues-limit). `handlers` (may be NULL) is copied.
  *
- * Option fd: the number of a Unix stream socket that is connected to the back-end. `path` then
- * only names the back-end in messages, and may be NULL. The descriptor is lent: the
- * disk duplicates it during this call, and makes the socket non-blocking. Close yours
- * afterwards, or the back-end does not see when the disk is closed. The disk cannot connect again,
- * so with this option reconnect-ms is 0; another value is EINVAL.
- *
- * EINVAL: an invalid option, a queue-size below 4 (a request has a header, data and a status), or
- * an fd that is not a Unix stream socket; ENOENT, ECONNREFUSED, ENOTSOCK: no back-end listens at
- * the path; ENOTSOCK, ENOTCONN: the fd is not a socket, or not connected; ETIMEDOUT: no answer;
- * EPROTO: the back-end broke the protocol; ENOTSUP: the back-end lacks a feature that a disk needs;
- * ENOTCONN: the back-end closed the connection.
+ * Option fd: the number of a Unix stream socket that is connected to the back-end. `path` then only
+ * names the back-end in messages, and may be NULL. The descriptor is lent: the disk duplicates it
+ * during this call, and makes the socket non-blocking. Close yours afterwards, or the back-end does
+ * not see when the disk is closed. The disk cannot connect again, so with this option reconnect-ms
+ * is 0, and any other value is refused.
+ * Errors:
+ *   EINVAL        an option is unknown or invalid; queue-size is below 4 (a request has a header,
+ *                 data and a status); `fd` is not a Unix stream socket; the back-end has fewer
+ *                 queues than num-queues; or a handler is set that this library does not know
+ *   ENOENT, ECONNREFUSED  no back-end listens at the path
+ *   ENOTSOCK      the path or `fd` is not a socket
+ *   ENAMETOOLONG  the path is longer than 107 bytes
+ *   ETIMEDOUT     the back-end did not answer
+ *   ENOTCONN      the back-end closed the connection, or the socket `fd` is not connected
+ *   EPROTO        the back-end broke the protocol, or its config is invalid
+ *   ENOTSUP       the back-end lacks a feature that a disk needs
+ *   ENOMEM, EMFILE, EAGAIN  no memory, no descriptor, no thread
+ *   others        of connect(2)
+ * States: any.
+ * Specification: virtio 1.3, sections 3.1.1 and 5.2.5.
  */
 int vublk_blk_open(const char *path, const struct vublk_option *options,
 		   const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
 		   struct vublk_blk **blk, struct vublk_error *error);
 
 /*
- * These functions do what vublk_blk_open() does, but without blocking, in three steps.
- * vublk_blk_open_start() checks the options, begins to connect, and returns a disk that is not open
- * yet. The descriptor of vublk_blk_opening_fd() polls readable when the opening has ended; the
- * descriptor belongs to the disk, until close. After that vublk_blk_open_finish() returns 0, or the
- * error with which the opening failed. Before that it returns EAGAIN. The errors are those of
- * vublk_blk_open().
+ * Does what vublk_blk_open() does, but without blocking, in three steps: this call checks the
+ * options, begins to connect, and stores a disk that is not open yet in `blk`. The end of the
+ * opening is signalled on vublk_blk_opening_fd(), and vublk_blk_open_finish() returns its result.
  *
- * Until vublk_blk_open_finish() has returned 0, only these calls, vublk_blk_close() and the calls
- * for events are permitted; all other calls return EBUSY, NULL or zeros. vublk_blk_close() cancels
- * an opening that has not ended. It also frees a disk that could not be opened. The event handler
- * is not called before the opening has succeeded.
+ * Until vublk_blk_open_finish() has returned 0, only vublk_blk_opening_fd(),
+ * vublk_blk_open_finish(), vublk_blk_close() and the calls for events are permitted; all other
+ * calls return EBUSY, NULL or zeroes. vublk_blk_close() cancels an opening that has not ended, and
+ * frees a disk that could not be opened. The event handler is not called before the opening has
+ * succeeded.
+ * Errors: those of vublk_blk_open() that need no back-end: EINVAL, ENOTSOCK, ENOTCONN, ENOMEM,
+ * EMFILE and EAGAIN.
+ * States: any.
  */
 int vublk_blk_open_start(const char *path, const struct vublk_option *options,
 			 const struct vublk_blk_handlers *handlers, size_t handlers_bytes,
 			 struct vublk_blk **blk, struct vublk_error *error);
+
+/*
+ * Returns a descriptor that polls readable when the opening has ended. It belongs to the disk,
+ * until vublk_blk_close().
+ * Errors: none.
+ * States: any.
+ */
 int vublk_blk_opening_fd(const struct vublk_blk *blk);
+
+/*
+ * Returns whether the opening has succeeded. A disk whose opening failed has to be closed.
+ * Returns: 0: the disk is open.
+ * Errors: those of vublk_blk_open(), and:
+ *   EAGAIN  the opening has not ended
+ * States: any.
+ */
 int vublk_blk_open_finish(struct vublk_blk *blk, struct vublk_error *error);
 
 /*
- * The options that a disk has in addition to the device's properties, as a static array that ends
- * with a NULL name. Any thread, any time.
+ * Returns the options that a disk has in addition to the device's properties, as a static array
+ * that ends with a NULL name.
+ * States: any.
+ * Threads: any.
  */
 const struct vublk_property *vublk_blk_options(void);
 
 /*
- * The default that a disk has for a property of the device, as a static string; NULL: the device's
- * own default.
+ * Returns the default that a disk has for the device's property `name`, as a static string; NULL:
+ * the device's own default.
+ * States: any.
+ * Threads: any.
  */
 const char *vublk_blk_default(const char *name);
 
 /*
- * Closes the disk. No thread may use a queue any more. `wait_ms` says how long to wait for the
- * requests in flight; 0: not at all; -1: until they complete or the back-end is lost permanently
- * (which may never happen with reconnect-ms and without a deadline). A request that has not
- * completed within that time is abandoned: it has no completion, and its buffers are the caller's
- * again when this function returns. Memory from vublk_blk_alloc() is freed. Returns 0; ETIMEDOUT,
- * ENOTCONN: requests were abandoned, and `error` says which; EBUSY: a handler made the call, and
- * nothing was done. NULL is a no-op. Blocks for `wait_ms`, and until the back-end has returned the
- * rings. A lost back-end that is still alive may still write to the buffers of reads.
+ * Closes the disk and frees it, and its memory from vublk_blk_alloc(), also when it fails, except
+ * with EBUSY. No thread may use a queue any more. `wait_ms` says for how many milliseconds to wait
+ * for the requests in flight; 0: not at all; -1: until they complete or the back-end is lost
+ * permanently (which may never happen with reconnect-ms and without a deadline). A request that has
+ * not completed within that time is abandoned: it has no completion, and its buffers are the
+ * caller's again when this function returns. A lost back-end that is still alive may still write to
+ * the buffers of reads. NULL is a no-op. Blocks for `wait_ms`, and until the back-end has returned
+ * the rings.
+ * Errors:
+ *   ETIMEDOUT  requests were abandoned after `wait_ms`; the sentence says how many
+ *   ENOTCONN   requests failed, because no back-end will complete them
+ *   EBUSY      a handler made the call, and nothing was done
+ * States: any.
  */
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error);
 
@@ -203,14 +244,23 @@ struct vublk_blk_event_info {
 
 /*
  * Returns a descriptor that polls readable while an event waits. The descriptor belongs to the
- * disk, and the first call creates it. Any thread. EMFILE and others: the descriptor cannot be
- * created.
+ * disk, and the first call creates it.
+ * Errors:
+ *   EMFILE  the descriptor cannot be created
+ *   others  of eventfd(2)
+ * States: any.
+ * Threads: any, handlers included.
  */
 int vublk_blk_events_fd(struct vublk_blk *blk, struct vublk_error *error);
 
 /*
- * Takes the next event. `info_bytes` is sizeof(struct vublk_blk_event_info). Returns 1: `info` has
- * the event; 0: no event waits, and `info` is untouched. Any thread; never blocks.
+ * Takes the next event. Never blocks.
+ * Returns:
+ *   0  no event waits, and `info` is untouched
+ *   1  `info` has the event
+ * Errors: none.
+ * States: any.
+ * Threads: any, handlers included.
  */
 int vublk_blk_next_event(struct vublk_blk *blk, struct vublk_blk_event_info *info,
 			 size_t info_bytes);
@@ -241,88 +291,122 @@ struct vublk_blk_info {
 	uint8_t config[96];               /* struct virtio_blk_config as received */
 };
 
-/* Any thread, handlers included. `info_bytes` is sizeof(struct vublk_blk_info). */
+/*
+ * Fills `info` with the disk's properties, or with zeroes if the disk is not open. The events
+ * RESIZED and CONFIG_CHANGED report changes.
+ * Threads: any, handlers included.
+ * Specification: virtio 1.3, section 5.2.4.
+ */
 void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size_t info_bytes);
 
 /*
- * What was negotiated with the first back-end. Any thread, handlers included. `info_bytes` is
- * sizeof(struct vublk_device_info).
+ * Fills `info` with what was negotiated with the first back-end, or with zeroes if the disk is not
+ * open.
+ * Threads: any, handlers included.
  */
 void vublk_blk_get_device_info(struct vublk_blk *blk, struct vublk_device_info *info,
 			       size_t info_bytes);
 
 /*
  * Turns the write cache on or off (config field wce). Blocks until the back-end has answered.
- * ENOTSUP: CONFIG_WCE was not negotiated; EIO: the back-end did not adopt the value; ENOTCONN: no
- * back-end is connected.
+ * Errors:
+ *   EBUSY     a handler made the call, the disk is not open, or the write cache is being restored
+ *             after a reconnection
+ *   ENOTSUP   CONFIG_WCE was not negotiated
+ *   EIO       the back-end did not adopt the value
+ *   ENOTCONN  no back-end is connected
+ *   others    the back-end was lost meanwhile: ETIMEDOUT, EPROTO
+ * Specification: virtio 1.3, section 5.2.4.
  */
 int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error *error);
 
 /* --- memory ------------------------------------------------------------------------- */
 
 /*
- * Allocates and frees shared memory for buffers. The memory is zeroed and page-aligned. `bytes` is
- * rounded up to pages. vublk_blk_alloc() returns NULL on failure (ENOMEM; ENOSPC: the back-end has
- * no memory slot left: allocate fewer, larger buffers). vublk_blk_release() may be called when no
- * request uses the buffer; vublk_blk_close() frees the buffers that were not released.
- * vublk_blk_release() returns 0, also for NULL; EINVAL: `address` is not from vublk_blk_alloc();
- * EBUSY: called from a handler. Each of these calls sends a message to the back-end, so they are
- * too slow for the data path.
+ * Allocates shared memory for buffers, zeroed and page-aligned. `bytes` is rounded up to pages. The
+ * memory belongs to the disk, until vublk_blk_release() or vublk_blk_close(). The call sends a
+ * message to the back-end, so it is too slow for the data path.
+ * Returns: the memory; NULL: the call failed, and `error` says why.
+ * Errors:
+ *   EINVAL          `bytes` is 0 or too large
+ *   ENOSPC          the back-end has no memory slot left: allocate fewer, larger buffers
+ *   EBUSY           a handler made the call, or the disk is not open
+ *   ENOMEM, EMFILE  no memory, no descriptor
+ *   others          the back-end refused the memory (EIO), or was lost permanently meanwhile
  */
 void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
+
+/*
+ * Frees memory from vublk_blk_alloc(). No request may use it any more. NULL is a no-op. The call
+ * sends a message to the back-end, so it is too slow for the data path.
+ * Errors:
+ *   EINVAL  `address` is not from vublk_blk_alloc() of this disk, or was released before
+ *   EBUSY   a handler made the call
+ */
 int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error);
 
 /*
- * Registers the application's own memory, for zero copy: `bytes` at `address` (both
- * multiples of the page size) are a shared mapping of `fd` at `fd_offset`. The
- * mapping stays the application's and lasts until vublk_blk_unregister() or close;
- * `fd` is duplicated and handed to the back-end. So `fd` has to be a memfd that is sealed
- * with F_SEAL_SHRINK; otherwise a back-end could truncate it, and the application's next
- * access would end the application (SIGBUS). A seal does not help against holes that the
- * back-end punches into huge pages: share memory of huge pages only with a back-end that
- * is trusted. EINVAL: the memory is not aligned, not sealed, or overlaps registered memory; ENOSPC:
- * the back-end has no memory slot left.
+ * Registers the application's own memory, for zero copy: `bytes` at `address` (both multiples of
+ * the page size) are a shared mapping of `fd` at `fd_offset`. The mapping stays the application's
+ * and lasts until vublk_blk_unregister() or close; `fd` is duplicated and handed to the back-end.
+ * So `fd` has to be a memfd that is sealed with F_SEAL_SHRINK; otherwise a back-end could truncate
+ * it, and the application's next access would end the application (SIGBUS). A seal does not help
+ * against holes that the back-end punches into huge pages: share memory of huge pages only with a
+ * back-end that is trusted.
+ * Errors:
+ *   EINVAL         the memory is empty, not aligned, not sealed, or overlaps registered memory
+ *   ENOSPC         the back-end has no memory slot left
+ *   EBUSY          a handler made the call, or the disk is not open
+ *   EBADF, EMFILE  `fd` is not a descriptor, or cannot be duplicated
+ *   others         the back-end refused the memory (EIO), or was lost permanently meanwhile
  */
 int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
 		       uint64_t fd_offset, struct vublk_error *error);
+
 /*
- * Undoes vublk_blk_register(). No request may use the memory any more. EINVAL: no memory is
- * registered at `address`.
+ * Undoes vublk_blk_register() of the memory that begins at `address`. No request may use the memory
+ * any more.
+ * Errors:
+ *   EINVAL  no memory is registered at `address`
+ *   EBUSY   a handler made the call, or the disk is not open
  */
 int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error);
 
 /* --- requests ------------------------------------------------------------------------ */
 
 /*
- * Returns the queue `index`, which lives as long as the disk. NULL: there is no such queue, or the
- * blocking calls use that queue (vublk/blocking.h).
+ * Returns the queue `index` (from 0), which lives as long as the disk and belongs to it; the thread
+ * that uses the queue may change, but only one uses it at a time. NULL: there is no such queue, the
+ * disk is not open, or the blocking calls use that queue (<vublk/blocking.h>).
+ * Threads: any, handlers included.
  */
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
 
 struct vublk_blk_completion {
 	void *user_data;
 	/*
-	 * 0: success.
-	 * -EIO: the back-end failed to execute the request.
-	 * -ENOTSUP: the back-end does not support the request.
-	 * -ENOTCONN: the back-end is lost permanently, and may have executed the request.
-	 * -ETIMEDOUT: the back-end is lost and may have executed the request; the disk still
-	 * looks for another back-end (fail-after-ms).
-	 * -ETIME: the request did not complete within request-deadline-ms, and may have been
-	 * executed.
-	 * -EOWNERDEAD, only for a flush or a write with FUA: writes may be lost (see unflushed
-	 * above).
-	 * -EPROTO: the back-end corrupted the ring, or its answer has no valid status.
-	 * -EFAULT: the buffer's memory was unregistered while the request was in flight.
+	 * 0: success; or a negative errno:
+	 *   EIO         the back-end failed to execute the request
+	 *   ENOTSUP     the back-end does not support the request
+	 *   ENOTCONN    the back-end is lost permanently, and may have executed the request
+	 *   ETIMEDOUT   the back-end is lost and may have executed the request; the disk still looks
+	 *               for another back-end (fail-after-ms)
+	 *   ETIME       the request did not complete within request-deadline-ms, and may have been
+	 *               executed
+	 *   EOWNERDEAD  only for a flush or a write with FUA: writes may be lost (see unflushed above)
+	 *   EPROTO      the back-end corrupted the ring, or its answer has no valid status
+	 *   EFAULT      the buffer's memory was unregistered while the request was in flight
 	 */
 	int result;
 	uint32_t reserved; /* 0; the size of the struct never changes */
 };
 
 /*
- * Says in one sentence why a request failed: returns the completion's result, and fills `error`
- * (may be NULL) if that result is not 0. Call this on the queue's thread, and before a back-end is
- * lost again, because the queue keeps only the cause of its latest loss.
+ * Says in one sentence why a request failed. Call this before a back-end is lost again, because the
+ * queue keeps only the cause of its latest loss.
+ * Returns: the completion's result; `error` (may be NULL) is filled if the result is not 0.
+ * Errors: those of struct vublk_blk_completion.
+ * Threads: the one that uses the queue.
  */
 int vublk_blk_completion_error(struct vublk_blk_queue *queue,
 			       const struct vublk_blk_completion *completion,
@@ -336,26 +420,19 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
  * memory from vublk_blk_alloc() or vublk_blk_register(), may span several regions, and belong to
  * the library until the completion, as does `iov`. `user_data` is returned in the completion. A
  * request that exceeds the device's limits is split; it completes once, when all of its pieces have
- * completed, and its result is the first error. Requests are not ordered. The calls are made by the
- * thread that uses the queue, and do not block.
- *
- * EINVAL: a flag is unknown; the request is empty, not aligned, ends past the end of the disk, or
- * exceeds VUBLK_BLK_MAX_REQUEST_BYTES; a buffer is in no such memory; or one block is scattered
- * over more segments than the device takes; EROFS: the disk is read-only; ENOTSUP: the feature was
- * not negotiated; EAGAIN: the queue has as many requests as its size: take completions first;
- * ENOTCONN: the back-end is lost permanently; ETIMEDOUT: the back-end has been lost for longer than
- * fail-after-ms; EPROTO: the back-end broke the ring.
+ * completed, and its result is the first error. Requests are not ordered. The calls do not block.
+ * virtio 1.3, section 5.2.6, specifies the requests.
  */
 #define VUBLK_BLK_MAX_REQUEST_BYTES (UINT64_C(1) << 30) /* of read and write */
 
 /*
  * Flags of a request; 0: no flag. A call fails with EINVAL if it does not take a flag that is set.
  *
- * VUBLK_BLK_FUA, for write, writev, write_zeroes and discard: the change is stable when the
- * request completes with 0. virtio-blk has no such request: where FLUSH was negotiated, the library
- * sends a flush after the write; the application still sees one request with one completion. If the
- * flush fails, the request fails with the flush's error, and the change may have been made. A loss
- * of the back-end between the write and the flush completes the request with -EOWNERDEAD where the
+ * VUBLK_BLK_FUA, for write, writev, write_zeroes and discard: the change is stable when the request
+ * completes with 0. virtio-blk has no such request: where FLUSH was negotiated, the library sends a
+ * flush after the write; the application still sees one request with one completion. If the flush
+ * fails, the request fails with the flush's error, and the change may have been made. A loss of the
+ * back-end between the write and the flush completes the request with -EOWNERDEAD where the
  * back-end's completed writes are not trusted (see unflushed above). The request says nothing about
  * other writes: only vublk_blk_flush() reports their loss.
  *
@@ -365,78 +442,139 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
 #define VUBLK_BLK_FUA UINT32_C(1)
 #define VUBLK_BLK_NO_UNMAP UINT32_C(2)
 
+/*
+ * These calls read from byte `offset` of the disk into `buffer`, or into the `iovcnt` buffers of
+ * `iov`; at most VUBLK_BLK_MAX_REQUEST_BYTES. They take no flag.
+ * Errors:
+ *   EINVAL     a flag is set; the range is empty, not aligned, ends past the end of the disk, or
+ *              exceeds VUBLK_BLK_MAX_REQUEST_BYTES; `iovcnt` is negative; a buffer is not in the
+ *              disk's memory; or one block is scattered over more segments than the device takes
+ *   EAGAIN     the queue has as many requests as its size: take completions first
+ *   ENOTCONN   the back-end is lost permanently
+ *   ETIMEDOUT  the back-end has been lost for longer than fail-after-ms
+ *   ETIME      a request did not complete within request-deadline-ms
+ *   EPROTO     the back-end broke the ring
+ * Threads: the one that uses the queue.
+ */
 int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer, size_t bytes,
 		   uint32_t flags, void *user_data, struct vublk_error *error);
-int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *buffer,
-		    size_t bytes, uint32_t flags, void *user_data, struct vublk_error *error);
 int vublk_blk_readv(struct vublk_blk_queue *queue, uint64_t offset, const struct iovec *iov,
 		    int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
+
+/*
+ * These calls write `buffer`, or the `iovcnt` buffers of `iov`, to byte `offset` of the disk; at
+ * most VUBLK_BLK_MAX_REQUEST_BYTES. They take the flag VUBLK_BLK_FUA.
+ * Errors: those of vublk_blk_read(), and:
+ *   EROFS  the disk is read-only
+ * Threads: the one that uses the queue.
+ */
+int vublk_blk_write(struct vublk_blk_queue *queue, uint64_t offset, const void *buffer,
+		    size_t bytes, uint32_t flags, void *user_data, struct vublk_error *error);
 int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struct iovec *iov,
 		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Makes all requests stable that completed before the call. EOWNERDEAD: writes that completed
- * before a back-end was lost may be lost (see the option unflushed above). The flush is sent
- * whenever FLUSH was negotiated, whatever the config says about the write cache. Where FLUSH was
- * not negotiated, every write is stable when it completes, and a flush completes without the
+ * Makes all requests stable that completed before the call. Takes no flag. The flush is sent
+ * whenever FLUSH was negotiated, even if the config says that there is no write cache. Where FLUSH
+ * was not negotiated, every write is stable when it completes, and a flush completes without the
  * back-end.
+ * Errors: those of vublk_blk_read() that are not about buffers and ranges, and:
+ *   EOWNERDEAD  writes that completed before a back-end was lost may be lost (see the option
+ *               unflushed above)
+ * Threads: the one that uses the queue.
  */
 int vublk_blk_flush(struct vublk_blk_queue *queue, uint32_t flags, void *user_data,
 		    struct vublk_error *error);
 
-/* The range has any length within the disk. ENOTSUP: the feature was not negotiated. */
+/*
+ * Says that the content of `bytes` at `offset` is not needed any more: the back-end may deallocate
+ * the blocks. The range has any length within the disk. Takes the flag VUBLK_BLK_FUA.
+ * Errors: those of vublk_blk_read() that are not about buffers, and:
+ *   EROFS    the disk is read-only
+ *   ENOTSUP  the feature was not negotiated
+ * Threads: the one that uses the queue.
+ */
 int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
 		      uint32_t flags, void *user_data, struct vublk_error *error);
 
-/* The range has any length within the disk. ENOTSUP: the feature was not negotiated. */
+/*
+ * Fills `bytes` at `offset` with zeroes. The range has any length within the disk. Takes the flags
+ * VUBLK_BLK_FUA and VUBLK_BLK_NO_UNMAP.
+ * Errors: those of vublk_blk_discard().
+ * Threads: the one that uses the queue.
+ */
 int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes,
 			   uint32_t flags, void *user_data, struct vublk_error *error);
 
-/*
- * Reads the serial of the disk into `id`, an ordinary buffer, which has 20 bytes and a NUL at
- * completion.
- */
+/* The size of a serial: 20 bytes and a NUL. */
 #define VUBLK_BLK_ID_SIZE 21
+
+/*
+ * Reads the serial of the disk into `id`, an ordinary buffer, which is filled at the completion and
+ * belongs to the library until then. Takes no flag.
+ * Errors: those of vublk_blk_read() that are not about buffers and ranges.
+ * Threads: the one that uses the queue.
+ */
 int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], uint32_t flags,
 		     void *user_data, struct vublk_error *error);
 
 /*
  * Makes the added requests visible to the back-end, and notifies it once if it wants to be
  * notified.
+ * Threads: the one that uses the queue.
  */
 void vublk_blk_submit(struct vublk_blk_queue *queue);
 
-/* The number of requests that were added and whose completions were not taken yet. */
+/*
+ * Returns the number of requests that were added and whose completions were not taken yet.
+ * Threads: the one that uses the queue.
+ */
 unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
 
 /* --- completions ----------------------------------------------------------------------- */
 
 /*
- * Takes up to `max` completions without waiting and without a system call (except to notify
- * the back-end of further pieces of a request that was split). Returns how many were taken. After a
- * permanent loss of the back-end, or if the back-end broke the ring, the requests that it had
- * completed come first, and all other requests in flight complete with an error.
+ * Takes up to `max` completions without waiting and without a system call (except to notify the
+ * back-end of further pieces of a request that was split). After a permanent loss of the back-end,
+ * or if the back-end broke the ring, the requests that it had completed come first, and all other
+ * requests in flight complete with an error.
+ * Returns: how many completions were taken.
+ * Errors: none.
+ * Threads: the one that uses the queue.
  */
 int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned max);
 
 /*
- * Submits, then waits until `min` completions are there or `timeout_ms` has passed
+ * Submits, then waits until `min` completions are there or `timeout_ms` milliseconds have passed
  * (-1: no limit), and takes up to `max` completions. The thread sleeps while it waits; a caller
- * that prefers to spin uses vublk_blk_poll(). Returns how many completions were taken; fewer than
- * `min` only if the time has passed or fewer requests were in flight.
+ * that prefers to spin uses vublk_blk_poll().
+ * Returns: how many completions were taken; fewer than `min` only if the time has passed, fewer
+ * requests were in flight, or the wait failed after some were taken.
+ * Errors:
+ *   others  of poll(2), such as ENOMEM; no completion was taken, and the requests are still in
+ *           flight
+ * Threads: the one that uses the queue.
  */
 int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *completions,
 		   unsigned min, unsigned max, int timeout_ms, struct vublk_error *error);
 
 /*
- * For an event loop: the descriptor polls readable when the back-end has signalled a
- * completion. The loop calls vublk_blk_arm() before it sleeps on the descriptor. If the call
- * returns true, completions are waiting, and the loop takes them instead of sleeping. Arming also
- * clears the descriptor. Submit all added requests first, because the back-end does not see a
- * request before it is submitted. The descriptor may also become readable without a completion.
+ * Returns a descriptor for an event loop, which polls readable when the back-end has signalled a
+ * completion; it may also become readable without a completion. The descriptor belongs to the
+ * queue.
+ * Errors: none.
+ * Threads: the one that uses the queue.
  */
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
+
+/*
+ * Clears the queue's descriptor and asks the back-end to signal it. The loop calls this before it
+ * sleeps on the descriptor. Submit all added requests first, because the back-end does not see a
+ * request before it is submitted.
+ * Returns: true: completions are waiting, and the loop takes them instead of sleeping.
+ * Threads: the one that uses the queue.
+ */
 bool vublk_blk_arm(struct vublk_blk_queue *queue);
 
 /* --- statistics --------------------------------------------------------------------------- */
@@ -444,8 +582,8 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue);
 #define VUBLK_BLK_LATENCY_BUCKETS 40
 
 /*
- * What a queue has done since it was opened. A request counts when its completion is taken,
- * whatever its result; a request that was refused when it was added does not count.
+ * What a queue has done since it was opened. A request counts when its completion is taken, also if
+ * it failed; a request that was refused when it was added does not count.
  */
 struct vublk_blk_stats {
 	uint64_t in_flight;     /* added, and not completed or not taken yet */
@@ -464,10 +602,12 @@ struct vublk_blk_stats {
 };
 
 /*
- * Reads the counters of a queue. `stats_bytes` is sizeof(struct vublk_blk_stats). Returns -ENOTSUP
- * and fills `stats` with zeroes if the disk was opened without the option statistics=on. Any
- * thread, any time. Each counter is exact, but while requests are made, one counter may include a
- * request that another counter does not include yet.
+ * Reads the counters of a queue. Each counter is exact, but while requests are made, one counter
+ * may include a request that another counter does not include yet. vublk_blk_get_blocking_stats()
+ * (<vublk/blocking.h>) reads the counters of the queue of the blocking calls.
+ * Errors:
+ *   ENOTSUP  the disk was opened without the option statistics=on; `stats` is filled with zeroes
+ * Threads: any, handlers included.
  */
 int vublk_blk_queue_get_stats(const struct vublk_blk_queue *queue, struct vublk_blk_stats *stats,
 			      size_t stats_bytes);

@@ -3,33 +3,33 @@
 #define VUBLK_BLOCKING_H
 
 /*
- * A disk without queues: blocking reads and writes of ordinary memory, for tools and for
- * bindings to other languages.
+ * A disk without queues: blocking reads and writes of ordinary memory, for tools and for bindings
+ * to other languages.
  *
  *   struct vublk_blk *blk;
  *   vublk_blk_open("/run/disk.sock", NULL, NULL, 0, &blk, &error);
  *   vublk_blk_pread(blk, 510, signature, 2, 0, &error);
  *   vublk_blk_close(blk, 0, NULL);
  *
- * Each call returns when it is done: 0, or a negative errno with a sentence in `error`. The
- * loss of a back-end is treated as the options of the disk say (see vublk/blk.h), so a call
- * may wait for the next back-end.
- *
- * Threads: any thread may make these calls, also several threads at the same time, except the
- * disk's own thread (a handler gets EBUSY). The calls take turns: one lock covers a whole call.
- * Call vublk_blk_close() only when all of them have returned.
+ * Each call returns when it is done. The loss of a back-end is treated as the options of the disk
+ * say (see <vublk/blk.h>), so a call may wait for the next back-end. Several threads may make these
+ * calls at the same time. The calls take turns: one lock covers a whole call. Call
+ * vublk_blk_close() only when all of them have returned.
  *
  * Memory: data is copied through a buffer that the first call allocates: 8 pieces of 128 KiB, or of
  * one block if a block is larger. The buffer takes one of the back-end's memory slots, and is freed
  * with the disk. The pieces of a longer request are in flight together.
  *
- * The queue: the first call reserves the last queue that the application does not use, that is,
- * for which it has not called vublk_blk_queue(). From then on vublk_blk_queue() returns NULL for
- * that queue. EBUSY: the application uses all queues; leave one queue unused, or open the disk with
- * one more queue (num-queues). Requests on the application's queues are not ordered with these
- * calls.
+ * The queue: the first call reserves the last queue that the application does not use, that is, for
+ * which it has not called vublk_blk_queue(). From then on vublk_blk_queue() returns NULL for that
+ * queue. Leave one queue unused, or open the disk with one more queue (num-queues). Requests on the
+ * application's queues are not ordered with these calls.
  *
  * A call that fails may have been executed in part.
+ *
+ * Unless a function says otherwise:
+ * States: the disk is open.
+ * Threads: any, except handlers.
  */
 
 #include <vublk/blk.h>
@@ -46,10 +46,18 @@ extern "C" {
 /*
  * Reads `bytes` at byte `offset` of the disk into `buffer`: any range within the disk, at any
  * address. `flags` is 0.
- *
- * EINVAL: a flag is unknown, or the range is empty or ends past the end of the disk; EBUSY: see
- * above; ENOMEM, ENOSPC: the buffer could not be allocated; others: the results of struct
- * vublk_blk_completion, and those of vublk_blk_read().
+ * Errors:
+ *   EINVAL          a flag is set, or the range is empty or ends past the end of the disk
+ *   EBUSY           the application uses all queues, a handler made the call, or the disk is not
+ *                   open
+ *   ENOMEM, EMFILE  no memory or no descriptor for the buffer
+ *   ENOSPC          the back-end has no memory slot left for the buffer
+ *   EIO             the back-end failed to execute the request
+ *   ENOTSUP         the back-end does not support the request
+ *   ENOTCONN        the back-end is lost permanently
+ *   ETIMEDOUT       the back-end has been lost for longer than fail-after-ms
+ *   ETIME           a request did not complete within request-deadline-ms
+ *   EPROTO          the back-end broke the ring, or its answer has no valid status
  */
 int vublk_blk_pread(struct vublk_blk *blk, uint64_t offset, void *buffer, size_t bytes,
 		    uint32_t flags, struct vublk_error *error);
@@ -59,25 +67,30 @@ int vublk_blk_pread(struct vublk_blk *blk, uint64_t offset, void *buffer, size_t
  * multiples of block_size_bytes, except that a range may end at the end of the disk. To write a
  * part of a block, read the block, change it, and write it. The library does not do this itself,
  * because it could overwrite a change that another writer makes between the read and the write.
- * With VUBLK_BLK_FUA in `flags` the data is stable when this returns 0: each piece is followed
- * by a flush, so a long write is faster without the flag and with one vublk_blk_pflush() after it.
- *
- * The errors are those of vublk_blk_pread(), and in addition: EINVAL: the range is not aligned;
- * EROFS: the disk is read-only.
+ * With VUBLK_BLK_FUA in `flags` the data is stable when this returns 0: each piece is followed by a
+ * flush, so a long write is faster without the flag and with one vublk_blk_pflush() after it.
+ * Errors: those of vublk_blk_pread(), and:
+ *   EINVAL      the range is not aligned
+ *   EROFS       the disk is read-only
+ *   EOWNERDEAD  with VUBLK_BLK_FUA: a back-end was lost before the write was stable
  */
 int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer, size_t bytes,
 		     uint32_t flags, struct vublk_error *error);
 
 /*
- * When this returns 0, all writes are stable that completed before the call, on any queue.
- * EOWNERDEAD: a back-end that had completed writes was lost, and these writes may be lost, too (see
- * the option unflushed in vublk/blk.h).
+ * When this returns 0, all writes are stable that completed before the call, on any queue. `flags`
+ * is 0.
+ * Errors: those of vublk_blk_pread() that are not about the range and the buffer, and:
+ *   EOWNERDEAD  a back-end that had completed writes was lost, and these writes may be lost, too
+ *               (see the option unflushed in <vublk/blk.h>)
  */
 int vublk_blk_pflush(struct vublk_blk *blk, uint32_t flags, struct vublk_error *error);
 
 /*
  * These calls are the blocking forms of vublk_blk_discard() and vublk_blk_write_zeroes(), and take
- * the same ranges and flags and have the same errors.
+ * the same ranges and flags.
+ * Errors: those of vublk_blk_pwrite(), except those about the buffer, and:
+ *   ENOTSUP  the feature was not negotiated
  */
 int vublk_blk_pdiscard(struct vublk_blk *blk, uint64_t offset, uint64_t bytes, uint32_t flags,
 		       struct vublk_error *error);
@@ -85,11 +98,14 @@ int vublk_blk_pwrite_zeroes(struct vublk_blk *blk, uint64_t offset, uint64_t byt
 			    uint32_t flags, struct vublk_error *error);
 
 /*
- * Reads the counters of the queue that these calls use, as vublk_blk_queue_get_stats() does for
- * the application's queues. A request is one piece, so a long read counts as several. Before the
- * first call the counters are 0. `stats_bytes` is sizeof(struct vublk_blk_stats). Never waits for a
- * call that is under way. Any thread, handlers included. On failure `stats` is filled with zeroes.
- * -ENOTSUP: the disk was opened without the option statistics=on; -EBUSY: the disk is not open.
+ * Reads the counters of the queue that these calls use, as vublk_blk_queue_get_stats() does for the
+ * application's queues. A request is one piece, so a long read counts as several. Before the first
+ * call the counters are 0. Never waits for a call that is under way. `stats` is filled with zeroes
+ * on failure.
+ * Errors:
+ *   ENOTSUP  the disk was opened without the option statistics=on
+ *   EBUSY    the disk is not open
+ * Threads: any, handlers included.
  */
 int vublk_blk_get_blocking_stats(const struct vublk_blk *blk, struct vublk_blk_stats *stats,
 				 size_t stats_bytes);

@@ -17,9 +17,9 @@
  *       -> set memory, queues, ack features, set_status(DRIVER_OK) ... started()
  *       -> set_status(0) ... stopped()  -> (again) -> unrealize -> free
  *
- * With the property server the device listens at chardev's path, as QEMU's
- * `-chardev socket,server=on` does. In that case REALIZING lasts until a usable back-end has
- * connected, without a limit. After a loss the device waits for the next connection.
+ * With the property server the device listens at chardev's path, as a socket chardev of QEMU with
+ * server=on does. In that case REALIZING lasts until a usable back-end has connected, without a
+ * limit. After a loss the device waits for the next connection.
  *
  * With server or reconnect-ms the device outlives its back-end. After lost() it keeps all that the
  * driver sees and has set up. Without server, it tries to connect again, and does so immediately
@@ -27,13 +27,22 @@
  * reconnected() is called. If DRIVER_OK is set, started() follows, and the rings resume where they
  * were. During the outage the driver's calls are accepted as in STOPPED.
  *
- * Threads: a device belongs to one thread at a time, the one that calls vublk_device_process().
- * All calls are made on that thread, and all callbacks are called on it, within process(). No call
- * blocks. A callback may call every function of the device, including vublk_device_unrealize(),
- * except vublk_device_free().
+ * A device belongs to one thread at a time, the one that calls vublk_device_process(). All
+ * callbacks are called within process(), and needs_reset() also within vublk_device_set_status(),
+ * vublk_device_set_vm_running() and vublk_device_kick(). No call blocks. A callback may call every
+ * function of the device, including vublk_device_unrealize(), except vublk_device_free().
+ *
+ * "From STOPPED on" means every state except CREATED and REALIZING. A parameter such as `ops_bytes`
+ * is the size of the struct before it (<vublk/version.h>). A struct that ends before its
+ * descriptors, or that has a member set that this library does not know, is EINVAL. An output is
+ * untouched when the call fails.
  *
  * The owner of a dirty log that the bus gives can truncate it: the library handles SIGBUS for its
  * mappings, see <vublk/sigbus.h>.
+ *
+ * Unless a function says otherwise:
+ * States: any.
+ * Threads: the device's thread, callbacks included.
  */
 
 #include <vublk/error.h>
@@ -68,21 +77,31 @@ enum vublk_device_state {
 	VUBLK_DEVICE_NUM_STATES,
 };
 
-/* The name of a state, for example "running". Static. */
+/*
+ * Returns the name of a state, for example "running", as a static string; "unknown" if there is no
+ * such state.
+ * Threads: any.
+ */
 const char *vublk_device_state_name(enum vublk_device_state state);
 
 /*
- * The callbacks of the device, which the bus implements. Any of them may be NULL. `error` is
- * valid during the call.
+ * The callbacks of the device, which the bus implements. Any of them may be NULL. `error` is valid
+ * during the call.
  */
 struct vublk_device_bus_ops {
 	/*
 	 * vublk_device_realize() has ended. `error` NULL: the state is STOPPED; otherwise the state
-	 * is CREATED again. ENOENT, ECONNREFUSED, ENOTSOCK: no back-end listens at the path;
-	 * EADDRINUSE, EEXIST: the device cannot listen at the path (server); ETIMEDOUT: no answer;
-	 * ENOTCONN: the back-end closed the connection; EPROTO: the back-end broke the protocol, or
-	 * its config is invalid; ENOTSUP: the back-end lacks a feature that a disk needs; EINVAL:
-	 * the back-end has fewer queues than num-queues.
+	 * is CREATED again. The codes of `error`:
+	 *   ENOENT, ECONNREFUSED, ENOTSOCK  no back-end listens at the path
+	 *   ENAMETOOLONG                    the path is longer than 107 bytes
+	 *   EADDRINUSE, EEXIST              the device cannot listen at the path (server)
+	 *   ETIMEDOUT                       the back-end did not answer
+	 *   ENOTCONN                        the back-end closed the connection
+	 *   EPROTO                          it broke the protocol, or its config is invalid
+	 *   ENOTSUP                         the back-end lacks a feature that a disk needs
+	 *   EINVAL                          the back-end has fewer queues than num-queues
+	 *   ENOMEM, EMFILE                  no memory, no descriptor
+	 *   others                          of connect(2), bind(2) or sendmsg(2)
 	 */
 	void (*realized)(void *bus, const struct vublk_error *error);
 	/*
@@ -92,13 +111,14 @@ struct vublk_device_bus_ops {
 	void (*started)(void *bus);
 	/*
 	 * The rings do not run any more. `error` NULL: the stop was requested (reset, pause), and
-	 * vublk_device_queue_base() says where each ring resumes. Otherwise the start failed or
-	 * the back-end was lost, the state is LOST, and the positions of the rings are unknown.
+	 * vublk_device_queue_base() says where each ring resumes. Otherwise the start failed or the
+	 * back-end was lost, the state is LOST, and the positions of the rings are unknown.
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/*
-	 * The connection to the back-end ended. If rings ran, stopped() is called first.
-	 * ECANCELED: the device itself closed the connection.
+	 * The connection to the back-end ended, and `error` says why. If the back-end had the
+	 * rings, stopped() is called first, with the same error. With the code ECANCELED the device
+	 * itself closed the connection.
 	 */
 	void (*lost)(void *bus, const struct vublk_error *error);
 	/* The next back-end is connected, and offers what the driver relies on. State STOPPED. */
@@ -110,27 +130,33 @@ struct vublk_device_bus_ops {
 	void (*gave_up)(void *bus, const struct vublk_error *error);
 	/* Raise a configuration interrupt: the config and its generation changed. */
 	void (*config_changed)(void *bus);
-	/* The memory change that vublk_device_set_memory() began has ended. */
+	/*
+	 * The memory change that vublk_device_set_memory() began has ended; `error` NULL: it
+	 * succeeded.
+	 */
 	void (*memory_changed)(void *bus, const struct vublk_error *error);
 	/* The back-end has all kick and call descriptors that were set since the rings started. */
 	void (*notifiers_changed)(void *bus);
 	/*
-	 * A change of the dirty log has ended. After a start with `error` NULL, all writes from
-	 * now on are in the log. After a start with an error, and after a stop, the log is off.
+	 * A change of the dirty log has ended. After a start with `error` NULL, all writes from now
+	 * on are in the log. After a start with an error, and after a stop, the log is off.
 	 */
 	void (*dirty_log_changed)(void *bus, const struct vublk_error *error);
-	/* The write to the config that vublk_device_config_write() began has ended. */
+	/*
+	 * The write to the config that vublk_device_config_write() began has ended; `error` NULL:
+	 * it succeeded. With the code EIO the back-end did not adopt the value.
+	 */
 	void (*config_written)(void *bus, const struct vublk_error *error);
 	/*
 	 * A ring cannot continue, and the driver has to reset the device: the bus sets
-	 * DEVICE_NEEDS_RESET. After a reconnection the reason is that it is unknown which
-	 * requests the lost back-end had begun; the rings are not started before the reset.
+	 * DEVICE_NEEDS_RESET. After a reconnection the reason is that it is unknown which requests
+	 * the lost back-end had begun; the rings are not started before the reset.
 	 */
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
 	/*
 	 * vublk_device_make_inflight() has ended. The descriptor belongs to the device and is valid
-	 * during the call. `area_bytes` is the size of the library's struct: a program built with
-	 * a larger struct treats the members past that size as 0. `area` NULL: the back-end refused
+	 * during the call. `area_bytes` is the size of the library's struct: a program built with a
+	 * larger struct treats the members past that size as 0. `area` NULL: the back-end refused
 	 * to make an area, or was lost.
 	 */
 	void (*inflight_made)(void *bus, const struct vublk_device_inflight *area,
@@ -140,116 +166,165 @@ struct vublk_device_bus_ops {
 /* --- properties ------------------------------------------------------------- */
 
 /*
- * The properties, as a static array that ends with an entry whose name is NULL. Any thread, any
- * time. The names are those of QEMU's properties where QEMU has them: chardev (the back-end's Unix
- * socket), server, num-queues ("auto": as many as the back-end offers, up to num-queues-limit),
- * queue-size, config-wce, discard, write-zeroes, event_idx, indirect_desc, seg-max-adjust,
- * request-timeout-ms, keepalive-ms, reconnect-ms (0: the loss of the back-end is permanent),
- * reconnect-deadline-ms, inflight, inflight-migration, ...
+ * Returns the properties, as a static array that ends with an entry whose name is NULL; each has
+ * its type, default and description. The names are those of QEMU's properties where QEMU has them:
+ * chardev (the back-end's Unix socket), server, num-queues ("auto": as many as the back-end offers,
+ * up to num-queues-limit), queue-size, config-wce, discard, write-zeroes, event_idx, indirect_desc,
+ * seg-max-adjust, request-timeout-ms, keepalive-ms, reconnect-ms (0: the loss of the back-end is
+ * permanent), reconnect-deadline-ms, inflight, inflight-migration, ...
+ * Threads: any.
  */
 const struct vublk_property *vublk_device_properties(void);
 
 /*
- * Sets a property from its text. Its type is checked now; combinations of properties are checked at
- * realize. State CREATED, otherwise EBUSY. EINVAL: there is no such property, or the value does not
- * fit its type.
+ * Sets a property from its text, which is copied. The type and range are checked now; combinations
+ * of properties are checked by vublk_device_realize(). A property keeps its value until it is set
+ * again.
+ * Errors:
+ *   EINVAL  there is no such property, or the value does not fit its type and range
+ *   EBUSY   the state is not CREATED
+ * States: CREATED.
  */
 int vublk_device_set_property(struct vublk_device *device, const char *name, const char *value,
 			      struct vublk_error *error);
 
-/* Stores the value as text in `value`. EINVAL: there is no such property. Any state. */
+/*
+ * Stores the value of a property as text, with a final NUL, in `value`, which has room for
+ * `value_bytes`.
+ * Errors:
+ *   EINVAL  there is no such property, or `value_bytes` is too small
+ */
 int vublk_device_get_property(const struct vublk_device *device, const char *name, char *value,
 			      size_t value_bytes, struct vublk_error *error);
 
 /*
- * Whether the device outlives its back-end: reconnect-ms is not 0, or server is on. A bus needs
- * this to decide whether outstanding requests wait or fail. Any state.
+ * Returns whether the device outlives its back-end: reconnect-ms is not 0, or server is on. A bus
+ * needs this to decide whether outstanding requests wait or fail.
  */
 bool vublk_device_reconnects(const struct vublk_device *device);
 
 /* --- life ------------------------------------------------------------------- */
 
 /*
- * Makes a device. `ops` (of `ops_bytes`) and `log` may be NULL and are copied; `bus` is passed to
- * each callback. EINVAL: `ops` has a callback that this library does not know; ENOMEM, EMFILE.
+ * Makes a device, whose state is CREATED. `ops` and `log` (both may be NULL) are copied; `bus` is
+ * passed to each callback. The caller frees the device with vublk_device_free().
+ * Errors:
+ *   EINVAL          `ops` has a callback that this library does not know
+ *   ENOMEM, EMFILE  no memory, no descriptor
+ * Threads: any.
  */
 int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, void *bus,
 		     const struct vublk_log *log, struct vublk_device **device,
 		     struct vublk_error *error);
 
-/* Unrealizes the device and frees it. Any state, but not in a callback. NULL is a no-op. */
+/*
+ * Unrealizes the device and frees it. NULL is a no-op.
+ * Threads: the device's thread, but not in a callback.
+ */
 void vublk_device_free(struct vublk_device *device);
 
-/* A descriptor that polls readable when process() has work to do. It belongs to the device. */
+/*
+ * Returns a descriptor that polls readable when vublk_device_process() has work to do. It belongs
+ * to the device and stays the same until vublk_device_free().
+ * Errors: none.
+ */
 int vublk_device_fd(const struct vublk_device *device);
 
-/* Does the pending work without blocking. 0, or a negative errno if the event loop itself fails. */
+/*
+ * Does the pending work without blocking, and calls the callbacks.
+ * Errors:
+ *   others  of epoll_wait(2): the event loop itself failed
+ */
 int vublk_device_process(struct vublk_device *device);
 
+/* Returns the present state. */
 enum vublk_device_state vublk_device_state(const struct vublk_device *device);
-/* STARTING, RUNNING or STOPPING: the back-end has the rings, or is getting or returning them. */
+
+/*
+ * Returns whether the state is STARTING, RUNNING or STOPPING: the back-end has the rings, or is
+ * getting or returning them.
+ */
 bool vublk_device_has_rings_out(const struct vublk_device *device);
 
 /*
  * Lends the device a connection to its back-end for the next realize: `fd` is a connected Unix
  * stream socket, which the device duplicates. Close your descriptor, or the back-end does not see
  * the device disconnect. The next realize uses this connection instead of connecting to chardev,
- * which only names the back-end in messages; if it fails, it does not try again. A lent connection
- * needs reconnect-ms=0 and server=off, because the device cannot connect again (EINVAL). A second
- * call replaces the first connection. State CREATED, otherwise EBUSY. ENOTSOCK: `fd` is not a
- * socket; EINVAL: `fd` is not a descriptor, or is a socket of another kind; ENOTCONN: the socket is
- * not connected; EMFILE.
+ * which only names the back-end in messages; if it fails, it does not try again. A second call
+ * replaces the first connection. The device cannot connect again, so vublk_device_realize() refuses
+ * a lent connection unless reconnect-ms is 0 and server is off.
+ * Errors:
+ *   EBUSY     the state is not CREATED
+ *   ENOTSOCK  `fd` is not a socket
+ *   EINVAL    `fd` is not a descriptor, or is a socket of another kind
+ *   ENOTCONN  the socket is not connected
+ *   EMFILE    `fd` cannot be duplicated
+ * States: CREATED.
  */
 int vublk_device_lend_connection(struct vublk_device *device, int fd, struct vublk_error *error);
 
 /*
- * Checks the properties (EINVAL and one sentence if one is invalid), then begins to connect and to
- * negotiate; realized() follows. State CREATED, otherwise EBUSY: a device that is LOST has to be
- * unrealized first.
+ * Checks the properties, then begins to connect and to negotiate; realized() follows. A device that
+ * is LOST has to be unrealized first.
+ * Errors:
+ *   EINVAL  chardev is missing, queue-size is not a power of two, a combination of properties is
+ *           invalid, or a connection was lent to a device that reconnects
+ *   EBUSY   the state is not CREATED
+ * States: CREATED.
+ * Specification: vhost-user, "Feature negotiation" and "Multiple queue support".
  */
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * Closes the connection without waiting, in any state; the state is CREATED afterwards. The socket
- * of a device that listened is removed. No callback follows. The back-end may still use the rings
- * until it notices the hang-up. For a clean end, call set_status(0) and wait for stopped() first.
+ * Closes the connection without waiting; the state is CREATED afterwards. Forgets all that the
+ * driver has set up; the properties stay. The socket of a device that listened is removed. No
+ * callback follows. The back-end may still use the rings until it notices the hang-up. For a clean
+ * end, call set_status(0) and wait for stopped() first.
  */
 void vublk_device_unrealize(struct vublk_device *device);
 
 /* --- what the driver sees ----------------------------------------------------- */
 
-/*
- * These functions work in the states from STOPPED on, unless a comment says otherwise, and return 0
- * before.
- */
+/* Returns the number of queues; 0 in CREATED and REALIZING. */
 unsigned vublk_device_num_queues(const struct vublk_device *device);
+
+/* Returns the largest number of entries of a queue (queue-size); 0 in CREATED and REALIZING. */
 unsigned vublk_device_queue_size(const struct vublk_device *device);
 
 /*
- * The features that are offered to the driver: those that both the device and the back-end have and
- * no property disables.
+ * Returns the features that are offered to the driver: those that both the device and the back-end
+ * have and no property disables; 0 in CREATED and REALIZING.
+ * Specification: virtio 1.3, sections 2.2, 5.2.3 and 6.
  */
 uint64_t vublk_device_features(const struct vublk_device *device);
 
 /*
  * Sets the features that the driver accepted. A driver that did not accept VERSION_1 is a legacy
- * driver. It is supported on little-endian machines only (otherwise ENOTSUP), where its rings and
- * requests have the format of a modern driver's. Its kick may come before DRIVER_OK
- * (vublk_device_kick()).
- * EINVAL: `features` has a bit that was not offered; EBUSY: rings run.
+ * driver. It is supported on little-endian machines only, where its rings and requests have the
+ * format of a modern driver's. Its kick may come before DRIVER_OK (vublk_device_kick()).
+ * Errors:
+ *   EINVAL   `features` has a bit that was not offered
+ *   ENOTSUP  a legacy driver, and the machine is big-endian
+ *   EBUSY    the device is in another state, or the rings will resume as they are when a back-end
+ *            is connected
+ * States: STOPPED, LOST, RECONNECTING.
+ * Specification: virtio 1.3, section 2.2.
  */
 int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
 			      struct vublk_error *error);
 
 /*
- * Reads the configuration space (struct virtio_blk_config, little-endian) from the device's copy.
- * Bytes past the end of the space read as zero. Any state.
+ * Reads `bytes` from byte `offset` of the configuration space (struct virtio_blk_config,
+ * little-endian) into `data`, from the device's copy. Bytes past the end of the space read as zero.
+ * Specification: virtio 1.3, section 5.2.4.
  */
 void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
 			      unsigned bytes);
+
 /*
- * A number that changes whenever the driver is shown another config; the bus presents it as
+ * Returns a number that changes whenever the driver is shown another config; the bus presents it as
  * config_generation.
+ * Specification: virtio 1.3, section 2.5.
  */
 uint32_t vublk_device_config_generation(const struct vublk_device *device);
 
@@ -257,26 +332,46 @@ uint32_t vublk_device_config_generation(const struct vublk_device *device);
  * Reads the config from the back-end again; config_changed() follows if the config has changed.
  * Without a back-end, the config is read from the next back-end. This call is needed only if the
  * back-end does not report changes and config-poll-ms would find them too late.
+ * Specification: vhost-user, "VHOST_USER_GET_CONFIG".
  */
 void vublk_device_refresh_config(struct vublk_device *device);
 
 /*
- * Writes the config. The only writable field is `wce`. Returns 0: the config has this value
- * already; 1: the value is sent to the back-end, and config_written() follows. EINVAL: the write
- * touches another field; ENOTSUP: CONFIG_WCE was not negotiated; EBUSY: another write is under way;
- * ENOTCONN: no back-end is connected.
+ * Writes the config. The only writable field is `wce`: `offset` is its offset, `bytes` is 1, and
+ * `data` is 0 or 1.
+ * Returns:
+ *   0  the config has this value already
+ *   1  the value is sent to the back-end, and config_written() follows
+ * Errors:
+ *   EINVAL    the write touches another field, or the value is neither 0 nor 1
+ *   ENOTSUP   CONFIG_WCE was not negotiated
+ *   ENOTCONN  no back-end is connected
+ *   EBUSY     another write is under way
+ * States: STOPPED, STARTING, RUNNING, STOPPING.
+ * Specification: virtio 1.3, section 5.2.4; vhost-user, "VHOST_USER_SET_CONFIG".
  */
 int vublk_device_config_write(struct vublk_device *device, unsigned offset, const void *data,
 			      unsigned bytes, struct vublk_error *error);
 
 /*
- * The driver's status byte. DRIVER_OK starts the rings, and started() or stopped() follows.
- * EINVAL: the features are not accepted, no memory is set, or a ring is outside of the memory;
- * ENOTCONN: the back-end was lost, and no other is looked for. A status of 0 resets the device:
- * rings that run are stopped, and stopped() follows; until then the status cannot be set (EBUSY). A
- * reset forgets the accepted features and the queues. States from STOPPED on.
+ * Returns the driver's status byte; 0 in CREATED and REALIZING.
+ * Specification: virtio 1.3, section 2.1.
  */
 uint8_t vublk_device_status(const struct vublk_device *device);
+
+/*
+ * Sets the driver's status byte. DRIVER_OK starts the rings if the VM runs and a back-end is
+ * connected, and started() or stopped() follows. A status of 0 resets the device: it forgets the
+ * accepted features, the queues and the in-flight area, but not the memory. Rings that run are
+ * stopped, and stopped() follows; until then no other status can be set.
+ * Errors:
+ *   EBUSY     the state is CREATED or REALIZING, or the reset is not done
+ *   EINVAL    DRIVER_OK, and the features are not accepted, no memory is set, or a ring is outside
+ *             of the memory
+ *   ENOTCONN  DRIVER_OK, and the back-end was lost and no other is looked for
+ * States: from STOPPED on.
+ * Specification: virtio 1.3, sections 2.1 and 3.1.1.
+ */
 int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 			    struct vublk_error *error);
 
@@ -287,18 +382,22 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
  * the in-flight area instead) and no longer touches the memory. Status, features, queues, their
  * bases and the in-flight area stay as they are, and after the pause the rings resume where they
  * stopped. During the pause memory, features and queues may be set again, except after the loss of
- * a back-end that had the rings (EBUSY, because the rings resume as they are).
- * Returns 0: nothing has to change, or the rings wait for a back-end; 1: a start or stop is under
- * way, and started() or stopped() follows. Any state, also CREATED; the setting stays until it is
- * changed, and survives unrealize.
+ * a back-end that had the rings (EBUSY, because the rings resume as they are). The setting stays
+ * until it is changed, and survives unrealize.
+ * Returns:
+ *   0  nothing has to change, or a start waits for a back-end or for a change of the memory
+ *   1  a start or stop is under way, and started() or stopped() follows
+ * Errors: none.
+ * Specification: vhost-user, "Suspended ring state".
  */
 int vublk_device_set_vm_running(struct vublk_device *device, bool running);
 
 /*
  * Sets whether later stops wait for the requests that the back-end has begun, even with
- * inflight-migration. By default, stops with inflight-migration do not wait. A back-end that offers
- * GET_VRING_BASE_INFLIGHT without GET_VRING_BASE_SKIP_DRAIN cannot be asked to wait. Any state; the
- * setting stays until it is changed, and survives unrealize.
+ * inflight-migration. Default: false, so that stops with inflight-migration do not wait. A back-end
+ * that offers GET_VRING_BASE_INFLIGHT without GET_VRING_BASE_SKIP_DRAIN cannot be asked to wait.
+ * The setting stays until it is changed, and survives unrealize.
+ * Specification: vhost-user, "VHOST_USER_GET_VRING_BASE".
  */
 void vublk_device_set_drains(struct vublk_device *device, bool drains);
 
@@ -310,29 +409,44 @@ void vublk_device_set_drains(struct vublk_device *device, bool drains);
  * stopping the rings, and stopped() and lost() have the error ECANCELED. Requests that the back-end
  * had begun may or may not be executed, and the back-end may touch the memory until it notices the
  * hang-up.
- * Returns 1: stopped() follows; 0: no rings were out. Any state.
+ * Returns:
+ *   0  the back-end did not have the rings
+ *   1  stopped() follows
+ * Errors: none.
  */
 int vublk_device_force_shutdown(struct vublk_device *device);
 
 /* --- what the bus hands over --------------------------------------------------- */
 
 /*
- * Sets the guest's whole memory, which replaces the previous memory. The descriptors are
- * duplicated. Returns 0: the memory takes effect at the next start; 1: the rings run, the change is
- * sent to the back-end (without the regions that stay the same), and memory_changed() follows. If
- * memory_changed() has an error, the back-end refused a region and does not have that region.
+ * Sets the guest's whole memory, which replaces the previous memory: `num_regions` regions, at most
+ * VUBLK_MEMORY_MAX_REGIONS. The array is borrowed during the call, and the descriptors are
+ * duplicated. On failure the previous memory stays. If memory_changed() has an error, the back-end
+ * refused a region and does not have that region.
  *
- * Removing all memory (0 regions) takes effect immediately where that is possible, even if no
- * rings run. If reconnect-ms is set and server is off, the device closes the connection and opens
- * it again: 0 is returned, lost() has the error ECANCELED, and reconnected() follows. Otherwise the
+ * Removing all memory (0 regions) takes effect immediately where that is possible, even if no rings
+ * run. If reconnect-ms is set and server is off, the device closes the connection and opens it
+ * again: 0 is returned, lost() has the error ECANCELED, and reconnected() follows. Otherwise the
  * device sends the removal to a back-end with memory slots: 1 is returned, and a start waits for
  * memory_changed(). A back-end without memory slots keeps the memory until the next start: 0 is
  * returned.
- *
- * EINVAL: a region is empty, overlaps another, wraps around, exceeds its file or the dirty log, or
- * its file is neither a regular file nor a DAX device, or a ring that runs is in no region; ENOSPC:
- * there are more regions than the back-end has memory slots; EBUSY: another change is under way, or
- * the device is starting or stopping. States STOPPED, RUNNING, LOST, RECONNECTING.
+ * Returns:
+ *   0  the memory takes effect at the next start, or the connection is opened again
+ *   1  the change is sent to the back-end (without the regions that stay the same), and
+ *      memory_changed() follows
+ * Errors:
+ *   EINVAL          a region is empty, overlaps another, wraps around, exceeds its file, has
+ *                   `reserved` set, or its file is neither a regular file nor a DAX device; the
+ *                   dirty log is too short for the memory; or a ring that runs or resumes is in no
+ *                   region
+ *   ENOSPC          there are more regions than the back-end has memory slots, or than
+ *                   VUBLK_MEMORY_MAX_REGIONS
+ *   EBUSY           another change is under way, or the device is in another state
+ *   EBADF           a region's `fd` is not a descriptor
+ *   ENOMEM, EMFILE  no memory, no descriptor
+ * States: STOPPED, RUNNING, LOST, RECONNECTING.
+ * Specification: vhost-user, "VHOST_USER_SET_MEM_TABLE", "VHOST_USER_ADD_MEM_REG" and
+ * "VHOST_USER_REM_MEM_REG".
  */
 int vublk_device_set_memory(struct vublk_device *device,
 			    const struct vublk_memory_region *regions, unsigned num_regions,
@@ -349,22 +463,34 @@ struct vublk_device_queue {
 };
 
 /*
- * Sets up a queue. `queue` NULL: the driver does not use this queue. EINVAL: the queue's size,
- * addresses or base are invalid; EBUSY: rings run. States STOPPED, LOST, RECONNECTING.
+ * Sets up queue `index`; `queue` NULL: the driver does not use this queue. The struct is copied;
+ * its descriptors are borrowed until the queue is set again, reset or unrealized.
+ * Errors:
+ *   EINVAL  there is no such queue; its size is not a power of two from VUBLK_MIN_QUEUE_SIZE to
+ *           vublk_device_queue_size(); its parts are not aligned to 16, 2 and 4 bytes; or the
+ *           driver is ready, and the ring is outside of the memory
+ *   EBUSY   the device is in another state, or the rings will resume as they are when a back-end is
+ *           connected
+ * States: STOPPED, LOST, RECONNECTING.
+ * Specification: virtio 1.3, section 2.7.
  */
 int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 			   const struct vublk_device_queue *queue, size_t queue_bytes,
 			   struct vublk_error *error);
 
 /*
- * Replaces an eventfd of a queue that is set up (-1: no descriptor). The new descriptor is
- * borrowed; the old one is not used after the call. Returns 0: the rings do not run, and the next
- * start hands the new descriptor over; 1: the new descriptor is sent to the back-end, and
- * notifiers_changed() follows when the back-end has all descriptors that were set, unless stopped()
- * comes first. A back-end that refuses a descriptor is disconnected. No notification is lost: when
- * the back-end has the new descriptor, the device signals that descriptor once, because the old one
- * may have been signalled meanwhile. EINVAL: there is no such queue, or it is not set up. States
- * from STOPPED on.
+ * Replaces the kick or call eventfd of a queue that is set up (-1: no descriptor). The new
+ * descriptor is borrowed; the old one is not used after the call. A back-end that refuses a
+ * descriptor is disconnected. No notification is lost: when the back-end has the new descriptor,
+ * the device signals that descriptor once, because the old one may have been signalled meanwhile.
+ * Returns:
+ *   0  the rings do not run, and the next start hands the new descriptor over
+ *   1  the new descriptor is sent to the back-end; notifiers_changed() follows when the back-end
+ *      has all descriptors that were set, unless stopped() comes first
+ * Errors:
+ *   EINVAL  there is no such queue, or it is not set up
+ * States: from STOPPED on.
+ * Specification: vhost-user, "VHOST_USER_SET_VRING_KICK" and "VHOST_USER_SET_VRING_CALL".
  */
 int vublk_device_set_queue_kick(struct vublk_device *device, unsigned index, int fd,
 				struct vublk_error *error);
@@ -373,32 +499,44 @@ int vublk_device_set_queue_call(struct vublk_device *device, unsigned index, int
 
 /*
  * Kicks a queue, for a bus that is notified by calls instead of eventfds. Signals the queue's kick
- * descriptor, if it has one. A legacy driver may kick before DRIVER_OK. If that driver has set a
- * status and accepted its features, and memory and queues are set up, the kick starts the device:
- * started() follows, and each queue that is set up is kicked. A signal on a kick descriptor has the
- * same effect. If the queues cannot be started, needs_reset() is called, but not again before the
- * reset. Queues that are set up after the kick are not used before a reset. -EINVAL: there is no
- * such queue, or it is not set up. States from STOPPED on.
+ * descriptor, if it has one.
+ *
+ * A legacy driver may kick before DRIVER_OK. If that driver has set a status and accepted its
+ * features, and memory and queues are set up, the kick starts the device: started() follows, and
+ * each queue that is set up is kicked. A signal on a kick descriptor has the same effect. If the
+ * queues cannot be started, needs_reset() is called, but not again before the reset. Queues that
+ * are set up after the kick are not used before a reset.
+ * Errors:
+ *   EINVAL  there is no such queue, or it is not set up
+ * States: from STOPPED on.
+ * Specification: virtio 1.3, section 3.1.2 for legacy drivers.
  */
 int vublk_device_kick(struct vublk_device *device, unsigned index);
 
 /*
  * Stores the set-up of a queue in *queue; a size of 0 means that the queue is not set up. The base
- * is the index at which the ring started or, after a stop, at which it resumes. -EINVAL: there is
- * no such queue, and *queue is untouched. States from STOPPED on.
+ * is the index at which the ring started or, after a stop, at which it resumes. The descriptors
+ * stay the bus's.
+ * Errors:
+ *   EINVAL  there is no such queue
+ * States: from STOPPED on.
  */
 int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
 			   struct vublk_device_queue *queue, size_t queue_bytes);
 
-/* Returns where the queue resumes: the avail index at which the back-end stopped. */
+/*
+ * Returns where the queue resumes: the avail index at which the back-end stopped; 0 if there is no
+ * such queue.
+ * Specification: vhost-user, "VHOST_USER_GET_VRING_BASE".
+ */
 uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned index);
 
 /*
- * Whether another back-end can resume the rings as they are, with the outstanding requests,
+ * Returns whether another back-end can resume the rings as they are, with the outstanding requests,
  * because the back-end records them in an in-flight area. If such an area was negotiated, the
  * answer is true from the first start until a reset. In LOST the answer is about the back-end that
  * was lost. In RECONNECTING the answer is false, because the new back-end's offer is not known yet.
- * Any state.
+ * Specification: vhost-user, "Inflight I/O tracking".
  */
 bool vublk_device_is_tracked(const struct vublk_device *device);
 
@@ -423,35 +561,52 @@ struct vublk_device_dirty_log {
  * log is refused. When a back-end is lost, the device marks the used rings of that back-end,
  * because the back-end may have died before it marked them. The log ends with
  * vublk_device_dirty_log_stop() or unrealize.
- * Returns 0: the log is on; 1: the back-end has the rings, and dirty_log_changed() follows.
- * ENOTSUP: the back-end does not offer LOG_SHMFD and VHOST_F_LOG_ALL; EBUSY: the log is on already;
- * EINVAL: no memory has been set, or `log` does not fit the memory; ENOMEM and others: the bitmap
- * cannot be made. States from STOPPED on.
+ * Returns:
+ *   0  the log is on
+ *   1  the back-end has the rings, and dirty_log_changed() follows
+ * Errors:
+ *   EBUSY           the log is on, is being switched off, or the state is CREATED or REALIZING
+ *   EINVAL          no memory has been set; `log` is not aligned, too short for the memory, or
+ *                   exceeds its file
+ *   ENOTSUP         the back-end does not offer LOG_SHMFD and VHOST_F_LOG_ALL
+ *   EBADF           the log's `fd` is not a descriptor
+ *   ENOMEM, EMFILE  the bitmap cannot be made, or the descriptor not duplicated
+ * States: from STOPPED on.
+ * Specification: vhost-user, "Migration" and "VHOST_USER_SET_LOG_BASE".
  */
 int vublk_device_dirty_log_start(struct vublk_device *device,
 				 const struct vublk_device_dirty_log *log, size_t log_bytes,
 				 struct vublk_error *error);
 
 /*
- * Switches the dirty log off; bits that were not taken are lost. Returns 0: the log is off; 1:
- * dirty_log_changed() follows. EBUSY: a change is under way. Any state.
+ * Switches the dirty log off; bits that were not taken are lost. A log that is off stays off.
+ * Returns:
+ *   0  the log is off
+ *   1  the back-end has the rings, and dirty_log_changed() follows
+ * Errors:
+ *   EBUSY  a change of the log is under way
  */
 int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * Reads and clears the bits of the `num_pages` pages from `first_page` on (both multiples
- * of 64): page first_page + N is bit N % 64 of bits[N / 64]. If a page is written during the call,
- * its bit is either among the bits that were read or stays set. So take the bits first, then copy
- * the pages.
- * EINVAL: more pages than the log has; EBUSY: the log is off; ENOMEM: the log cannot be mapped;
- * EIO: the log's file was truncated, so the bits are useless. Any state while the log is on.
+ * Reads and clears the bits of the `num_pages` pages from `first_page` on (both multiples of 64):
+ * page first_page + N is bit N % 64 of bits[N / 64]. If a page is written during the call, its bit
+ * is either among the bits that were read or stays set. So take the bits first, then copy the
+ * pages.
+ * Errors:
+ *   EBUSY   the log is off
+ *   EINVAL  a number is not a multiple of 64, or the log does not have so many pages
+ *   ENOMEM  the log cannot be mapped
+ *   EIO     the log's file was truncated, so the bits are useless
  */
 int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page,
 				uint64_t num_pages, uint64_t *bits, struct vublk_error *error);
 
 /*
- * Returns the bitmap, which another thread may map. The descriptor stays the device's. -ENOENT: the
- * log is off.
+ * Stores the place of the bitmap in *log, so that another thread can map it. The descriptor stays
+ * the device's.
+ * Errors:
+ *   ENOENT  the log is off
  */
 int vublk_device_dirty_log_get(const struct vublk_device *device,
 			       struct vublk_device_dirty_log *log, size_t log_bytes);
@@ -469,8 +624,13 @@ struct vublk_device_place {
 
 /*
  * Reads the position of a queue from the indices in the guest's memory; the rings should not run.
- * EINVAL: the queue is not set up, or is outside of the memory that was set; ENOMEM: the memory
- * cannot be mapped. States from STOPPED on.
+ * Errors:
+ *   EINVAL  there is no such queue, it is not set up, or it is outside of the memory that was set
+ *   EIO     the memory's file was truncated, or the index does not stop changing
+ *   ENOMEM  the memory cannot be mapped
+ *   others  of mmap(2), for a file that cannot be read
+ * States: from STOPPED on.
+ * Specification: virtio 1.3, sections 2.7.6 and 2.7.8.
  */
 int vublk_device_queue_place(const struct vublk_device *device, unsigned index,
 			     struct vublk_device_place *place, size_t place_bytes,
@@ -491,32 +651,48 @@ struct vublk_device_inflight {
  * descriptor is duplicated. The next back-end executes the requests that the area records as begun.
  * If it does not accept an area, the rings start only if no request is outstanding; otherwise
  * needs_reset() is called. A reset drops the area.
- *
- * EINVAL: the area has more queues than the device, or is too short for any layout; ENOTSUP: the
- * area has a layout other than that of split rings; EBUSY: the driver is ready, or rings run; EIO
- * and others: the area cannot be read. States STOPPED, LOST, RECONNECTING.
+ * Errors:
+ *   EINVAL          the area has no queue, more queues than the device, or queues of more than
+ *                   VUBLK_MAX_QUEUE_SIZE entries; or it is too short for any layout, exceeds its
+ *                   file, or is not in a memory file
+ *   ENOTSUP         the area has a layout other than that of split rings
+ *   EBUSY           the device is in another state, or the rings will resume as they are when a
+ *                   back-end is connected
+ *   EIO             the area's file was truncated meanwhile
+ *   EBADF           the area's `fd` is not a descriptor
+ *   ENOMEM, EMFILE  no memory, no descriptor
+ *   others          of pread(2)
+ * States: STOPPED, LOST, RECONNECTING.
+ * Specification: vhost-user, "Inflight I/O tracking" and "VHOST_USER_SET_INFLIGHT_FD".
  */
 int vublk_device_set_inflight(struct vublk_device *device,
 			      const struct vublk_device_inflight *area, size_t area_bytes,
 			      struct vublk_error *error);
 
 /*
- * Makes a new in-flight area, for a bus whose driver keeps it. The caller sets `num_queues` and
- * `queue_size` of `area`. Only a back-end knows the layout of its area, so the back-end makes the
- * area if possible. Returns 1: inflight_made() follows with the area, and no start begins before
- * that; 0: no back-end is connected, or the back-end has the rings, so the device made the area
- * with the layout of the last back-end. The other members of *area are filled, and the descriptor
- * is the caller's.
- * EINVAL: `area` has more queues or entries than the device; ENOTSUP: the back-end has no area, or
- * the property inflight is off; EBUSY: an area is being made; ENOMEM and others. States from
- * STOPPED on.
+ * Makes a new in-flight area, for a bus whose driver keeps it. The caller sets `num_queues` (from 1
+ * to the device's) and `queue_size` (from 1 to VUBLK_MAX_QUEUE_SIZE entries) of `area`. Only a
+ * back-end knows the layout of its area, so the back-end makes the area if possible.
+ * Returns:
+ *   0  no back-end is connected, or the back-end has the rings, so the device made the area with
+ *      the layout of the last back-end: the other members of *area are filled, and the caller
+ *      closes the descriptor
+ *   1  inflight_made() follows with the area, and no start begins before that
+ * Errors:
+ *   EINVAL          `area` has a number outside of its range
+ *   ENOTSUP         the back-end has no area, or the properties do not let the device use one
+ *   EBUSY           an area is being made
+ *   ENOMEM, EMFILE  no memory, no descriptor
+ * States: from STOPPED on.
+ * Specification: vhost-user, "VHOST_USER_GET_INFLIGHT_FD".
  */
 int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_inflight *area,
 			       size_t area_bytes, struct vublk_error *error);
 
 /*
- * Returns the present in-flight area. The descriptor stays the device's. -ENOENT: there is no area.
- * Any state.
+ * Stores the place of the present in-flight area in *area. The descriptor stays the device's.
+ * Errors:
+ *   ENOENT  there is no area
  */
 int vublk_device_get_inflight(const struct vublk_device *device,
 			      struct vublk_device_inflight *area, size_t area_bytes);
@@ -525,19 +701,22 @@ int vublk_device_get_inflight(const struct vublk_device *device,
 
 /*
  * Saves the device for another process: status, features, config, queues and where each resumes,
- * and the in-flight area, but not memory, descriptors and properties. The caller frees `*stream`
- * with free(). The stream's size is a few hundred bytes plus the area's (16 KiB for each queue of
- * 1024 entries). The device itself is not changed.
+ * and the in-flight area, but not memory, descriptors and properties. The caller frees `*stream`,
+ * which has `*stream_bytes`, with free(). The stream's size is a few hundred bytes plus the area's
+ * (16 KiB for each queue of 1024 entries). The device itself is not changed.
  *
  * The rings must not run: pause the VM (vublk_device_set_vm_running()) and wait for stopped(). The
  * requests that the back-end has begun are then complete, or, with the property inflight-migration
  * and a back-end that supports it, in the stream. A device that has lost its back-end can be saved,
  * too. The saved device can resume elsewhere if it has an in-flight area, or if no request was
  * outstanding.
- *
- * EBUSY: the back-end has rings, a write to the config is under way, or the device is not realized;
- * EPROTO, EIO: the back-end's in-flight area is too large, or cannot be read; ENOMEM.
- * States STOPPED, LOST, RECONNECTING.
+ * Errors:
+ *   EBUSY   the device is in another state, or a write to the config is under way
+ *   EPROTO  the back-end's in-flight area is too large to be saved
+ *   EIO     the file of the in-flight area was truncated
+ *   ENOMEM  no memory
+ *   others  of pread(2)
+ * States: STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_save(const struct vublk_device *device, void **stream, size_t *stream_bytes,
 		      struct vublk_error *error);
@@ -549,15 +728,21 @@ int vublk_device_save(const struct vublk_device *device, void **stream, size_t *
  * vublk_device_set_queue_call(), and lets the VM run. started() follows, each queue is kicked once
  * and called once, and this device's back-end executes the requests that were in flight.
  *
- * The stream need not be trusted: everything is checked first, and a failure changes nothing.
- * Returns 0: the config is unchanged; 1: the config differs from the one that the driver last read
- * (for example, the disk was resized), its generation is one higher, and the bus raises a config
- * interrupt.
- * EINVAL: the stream is damaged, or the device has other queues (num-queues, queue-size); ENOTSUP:
- * the stream has a newer version, or the back-end lacks what the driver accepted or what the
- * in-flight requests need; EROFS: the back-end is read-only, and the saved one was not; EBUSY:
- * the device is in another state; ENOMEM and others: the in-flight area cannot be made.
- * States STOPPED, LOST, RECONNECTING.
+ * The stream need not be trusted: everything is checked first, and a failure changes nothing. The
+ * stream is borrowed during the call.
+ * Returns:
+ *   0  the config is unchanged
+ *   1  the config differs from the one that the driver last read (for example, the disk was
+ *      resized), its generation is one higher, and the bus raises a config interrupt
+ * Errors:
+ *   EINVAL          the stream is damaged, or the device has other queues (num-queues, queue-size)
+ *   ENOTSUP         the stream has a newer version, or the back-end lacks what the driver accepted
+ *                   or what the in-flight requests need
+ *   EROFS           the back-end is read-only, and the saved one was not
+ *   EBUSY           the device is in another state, the VM runs, or a driver has used the device
+ *   ENOMEM, EMFILE  the in-flight area cannot be made
+ *   others          of pwrite(2) to the in-flight area
+ * States: STOPPED, LOST, RECONNECTING.
  */
 int vublk_device_load(struct vublk_device *device, const void *stream, size_t stream_bytes,
 		      struct vublk_error *error);
@@ -574,13 +759,14 @@ struct vublk_device_info {
 	uint32_t backend_config_bytes;       /* how many bytes of the config the back-end has */
 };
 
-/* Any state. `info_bytes` is sizeof(struct vublk_device_info). Unknown members are 0. */
+/* Fills `info` with what was negotiated. Members that are not known yet are 0. */
 void vublk_device_get_info(const struct vublk_device *device, struct vublk_device_info *info,
 			   size_t info_bytes);
 
 /*
- * Returns the name of a bit, such as "VIRTIO_BLK_F_FLUSH" or "REPLY_ACK", as a static string; NULL:
- * the bit has no name.
+ * These functions return the name of a virtio or vhost-user feature bit, such as
+ * "VIRTIO_BLK_F_FLUSH" or "REPLY_ACK", as a static string; NULL: the bit has no name.
+ * Threads: any.
  */
 const char *vublk_feature_name(unsigned bit);
 const char *vublk_protocol_feature_name(unsigned bit);

@@ -5,18 +5,20 @@
 /*
  * How a call of this library fails, and how the library logs.
  *
- * A call returns 0 (or a count) when it succeeds and a negative errno value when it fails. A
- * call whose failure a person may read also takes a `struct vublk_error *`, which may be
- * NULL: on failure it holds one sentence that says what failed, why, and what to do about
- * it. The struct is untouched on success. No call allocates memory in order to fail.
+ * A call returns 0 (or a count) when it succeeds and a negative errno value when it fails. A call
+ * whose failure a person may read also takes a `struct vublk_error *`, which may be NULL: on
+ * failure it holds one sentence that says what failed, why, and what to do about it. The struct is
+ * untouched on success. No call allocates memory in order to fail.
  *
- * These are all codes that the library itself returns. Other codes are those of the system
- * call that failed, such as EACCES from open(2).
+ * Each function lists its codes, and `others` for those of a system call that failed. A list "those
+ * of vublk_blk_read()" means the same codes with the same conditions. These are all codes that the
+ * library itself returns, and the most frequent ones of system calls:
  *
  *   EINVAL        an argument of the caller is wrong
  *   EBUSY         the object is in a state in which the call is not permitted, or the call was
  *                 made on the disk's own thread, or an image is in use
- *   EAGAIN        a queue is full: take completions and try again
+ *   EAGAIN        a queue is full: take completions and try again; an opening has not ended; or no
+ *                 thread can be made
  *   ENOTSUP       the peer does not offer the feature, or the feature was not negotiated
  *   EPROTO        the peer (back-end, front-end, driver) broke a rule, which the sentence names
  *   ENOTCONN      the peer is not connected: it was lost, and no other peer is looked for
@@ -30,7 +32,8 @@
  *   EFAULT        the memory of a request was unregistered while the request was in flight
  *   ENOSPC        the back-end has no memory slot left
  *   ENOMEM, EMFILE         no memory, no descriptor
- *   ENOENT, ECONNREFUSED, ENOTSOCK, EADDRINUSE, EEXIST, ENOTDIR, ENAMETOOLONG, EACCES
+ *   EBADF         an argument is not a descriptor
+ *   ENOENT, ECONNREFUSED, ENOTSOCK, EADDRINUSE, EEXIST, ENOTDIR, EISDIR, ENAMETOOLONG, EACCES
  *                 the path of a socket or an image cannot be used
  *   EPERM         the process may not give the socket to that group
  *   ENOTBLK       the image is neither a file nor a block device
@@ -61,8 +64,8 @@ enum vublk_log_level {
 
 /*
  * Receives one line, without a newline. The library itself never prints. The function may be called
- * on several threads at the same time, each time on the thread that has something to log.
- * `text` is valid during the call only. The function must not call the object that logs.
+ * on several threads at the same time, each time on the thread that has something to log. `text` is
+ * valid during the call only. The function must not call the object that logs.
  */
 typedef void vublk_log_fn(void *opaque, enum vublk_log_level level, const char *text);
 

@@ -5,9 +5,9 @@
 /*
  * Opening a raw image or a block device that other programs may be using.
  *
- * The file engine of a back-end and `vublk copy` open their images here, so that
- * they and QEMU agree on who may read and write: QEMU's programs lock single bytes
- * of an image, and so does this function.
+ * The file engine of a back-end and `vublk copy` open their images here, so that they and QEMU
+ * agree on who may read and write: QEMU's programs lock single bytes of an image, and so does this
+ * function.
  */
 
 #include <vublk/error.h>
@@ -22,24 +22,26 @@ extern "C" {
 #define VUBLK_IMAGE_UNLOCKED 0x4u /* take and respect no lock; another program coordinates */
 
 /*
- * Opens `path`, a regular file or a block device, and locks it for as long as the
- * returned descriptor (close-on-exec) is open.
+ * Opens `path`, a regular file or a block device, and locks it for as long as the returned
+ * descriptor (close-on-exec) is open.
  *
- * Readers share an image with readers only, and a writer shares it with no other
- * program, except with readers that have declared that they tolerate writes, as
- * `qemu-img info -U` does. A block device must also not be mounted, or claimed
- * within the kernel in another way. A writer keeps that claim. A reader only checks
- * it, so that several readers can share a device, which can therefore be mounted
- * while a reader has it open. A file that a loop device uses is refused: the kernel
+ * Readers share an image with readers only, and a writer shares it with no other program, except
+ * with readers that have declared that they tolerate writes, as `qemu-img info -U` does. A block
+ * device must also not be mounted, or claimed within the kernel in another way. A writer keeps that
+ * claim. A reader only checks it, so that several readers can share a device, which can therefore
+ * be mounted while a reader has it open. A file that a loop device uses is refused: the kernel
  * takes no lock on it. Readers share it with a read-only loop device.
  *
- * A process that was killed holds its locks until its last requests have ended; so
- * this call waits up to one second for a lock. Where the file system has no locks, `log` (may be
- * NULL) gets a warning. `log` also gets a warning if the content begins like a qcow2, VMDK, VHD,
- * VHDX or VDI image; the content is raw data in any case.
- *
- * Returns the descriptor, which the caller closes. EBUSY: the image is in use, and the sentence
- * says how; ENOTBLK: `path` is neither a regular file nor a block device; or the error of open(2).
+ * A process that was killed holds its locks until its last requests have ended; so this call waits
+ * up to one second for a lock. Where the file system has no locks, `log` (may be NULL) gets a
+ * warning. `log` also gets a warning if the content begins like a qcow2, VMDK, VHD, VHDX or VDI
+ * image; the content is raw data in any case.
+ * Returns: the descriptor, which the caller closes.
+ * Errors:
+ *   EBUSY    the image is in use, and the sentence says how
+ *   ENOTBLK  `path` is neither a regular file nor a block device
+ *   others   of open(2) or fstat(2), such as ENOENT and EACCES
+ * Threads: any.
  */
 int vublk_image_open(const char *path, unsigned flags, const struct vublk_log *log,
 		     struct vublk_error *error);

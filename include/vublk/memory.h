@@ -6,7 +6,9 @@
 
 /*
  * A region of the memory that has the rings and buffers: a part of a file that both the driver's
- * side and the back-end map.
+ * side and the back-end map. Address, size and offset are in bytes and need not be multiples of the
+ * page size, because the protocol does not require that. A back-end that does require it refuses
+ * the region.
  */
 struct vublk_memory_region {
 	uint64_t guest_addr;  /* the address that the driver puts into descriptors */
@@ -15,15 +17,11 @@ struct vublk_memory_region {
 	uint64_t fd_offset;   /* where in the file the region begins */
 	uint64_t reserved[2]; /* has to be 0 (EINVAL); the struct's size never changes */
 };
-/*
- * Address, size and offset need not be multiples of the page size: the protocol does not require
- * this. A back-end that does require it refuses a region that is not aligned.
- */
 
 /* The largest number of regions that a device keeps; a back-end may accept fewer. */
 #define VUBLK_MEMORY_MAX_REGIONS 509
 
-/* The bytes that one bit of the dirty log covers, whatever the host's page size is. */
+/* The bytes that one bit of the dirty log covers, also where the host has larger pages. */
 #define VUBLK_DIRTY_PAGE_BYTES 4096
 
 #endif

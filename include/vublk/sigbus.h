@@ -17,9 +17,8 @@
  *  - later, or that must keep its handler the only one: calls vublk_sigbus_manage_self() before it
  *    opens a back-end or a device, and calls vublk_sigbus_repair() first in its handler.
  *
- * SIGBUS must not be blocked on a thread that calls into the library: the kernel ends a
- * process whose thread faults while the signal is blocked. The library's own threads
- * leave it unblocked.
+ * SIGBUS must not be blocked on a thread that calls into the library: the kernel ends a process
+ * whose thread faults while the signal is blocked. The library's own threads leave it unblocked.
  */
 
 #include <stdbool.h>
@@ -30,15 +29,18 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 /*
- * After this call the library never installs a handler. Any thread, before the first back-end or
- * device.
+ * After this call the library never installs a handler. Call it before the first back-end, device
+ * or disk is made: a handler that is installed already stays.
+ * Threads: any.
  */
 void vublk_sigbus_manage_self(void);
 
 /*
- * For the application's handler (SA_SIGINFO): `code` and `address` are si_code and si_addr
- * of its siginfo_t. True: the fault was in memory that a peer shares and is repaired, so
- * the handler returns. False: the fault is not the library's. Async-signal-safe.
+ * For the application's handler (SA_SIGINFO): `code` and `address` are si_code and si_addr of its
+ * siginfo_t. Async-signal-safe; errno is kept.
+ * Returns: true: the fault was in memory that a peer shares and is repaired, so the handler
+ * returns; false: the fault is not the library's.
+ * Threads: any.
  */
 bool vublk_sigbus_repair(int code, const void *address);
 

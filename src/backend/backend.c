@@ -194,8 +194,8 @@ static int open_workers(struct vublk_backend *backend,
 		return vublk_error_set(error, ENOMEM, "no memory for %u threads",
 				       settings->num_threads);
 	while (!r && backend->num_workers < settings->num_threads) {
-		r = vublk_worker_new(backend->engine, settings->poll,
-				     &backend->workers[backend->num_workers], error);
+		r = vublk_backend_worker_new(backend->engine, settings->poll,
+					     &backend->workers[backend->num_workers], error);
 		if (!r)
 			backend->num_workers++;
 	}
@@ -452,7 +452,7 @@ void vublk_backend_free(struct vublk_backend *backend)
 		finish(backend);
 	remove_socket(backend);
 	for (unsigned i = 0; i < backend->num_workers; i++)
-		vublk_worker_free(backend->workers[i]);
+		vublk_backend_worker_free(backend->workers[i]);
 	free(backend->workers);
 	vublk_engine_close(backend->engine);
 	if (backend->has_loop) {

@@ -15,7 +15,7 @@ struct vublk_backend {
 	/* constant */
 	struct vublk_log log;
 	struct vublk_engine *engine;
-	struct vublk_worker **workers;
+	struct vublk_backend_worker **workers;
 	unsigned num_workers;
 	char serial[VUBLK_BLK_ID_BYTES];
 	char *socket_path; /* the socket file that we created; NULL: none */

@@ -69,7 +69,7 @@ static void on_start(void *opaque)
 {
 	struct vublk_queue *queue = opaque;
 
-	queue->result = vublk_worker_add_queue(queue->worker, queue, &queue->error);
+	queue->result = vublk_backend_worker_add_queue(queue->worker, queue, &queue->error);
 	vublk_loop_post(queue->control, &queue->answer_task);
 }
 
@@ -78,7 +78,7 @@ static void on_stop(void *opaque)
 	struct vublk_queue *queue = opaque;
 
 	/* Answered by the worker when the queue has drained. */
-	vublk_worker_drain_queue(queue->worker, queue);
+	vublk_backend_worker_drain_queue(queue->worker, queue);
 }
 
 /* Without an in-flight area a request cannot be left to the next start. */
@@ -87,7 +87,7 @@ static void on_suspend(void *opaque)
 	struct vublk_queue *queue = opaque;
 
 	queue->suspends = queue->inflight.region;
-	vublk_worker_drain_queue(queue->worker, queue);
+	vublk_backend_worker_drain_queue(queue->worker, queue);
 }
 
 static void drop_ring(struct vublk_queue *queue)
@@ -114,8 +114,9 @@ static void on_answer(void *opaque)
 
 /* --- life ------------------------------------------------------------------ */
 
-void vublk_queue_init(struct vublk_queue *queue, unsigned index, struct vublk_worker *worker,
-		      const struct vublk_log *log, struct vublk_loop *control)
+void vublk_queue_init(struct vublk_queue *queue, unsigned index,
+		      struct vublk_backend_worker *worker, const struct vublk_log *log,
+		      struct vublk_loop *control)
 {
 	*queue = (struct vublk_queue){
 		.index = index,
@@ -127,7 +128,7 @@ void vublk_queue_init(struct vublk_queue *queue, unsigned index, struct vublk_wo
 		.stop_task = { .fn = on_stop, .opaque = queue },
 		.suspend_task = { .fn = on_suspend, .opaque = queue },
 		.answer_task = { .fn = on_answer, .opaque = queue },
-		.limit = vublk_worker_log_limit(worker),
+		.limit = vublk_backend_worker_log_limit(worker),
 	};
 }
 
@@ -359,7 +360,7 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 	queue->pushed = 0;
 	queue->unkicked = 0;
 	change_state(queue, EVENT_START);
-	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->start_task);
+	vublk_loop_post(vublk_backend_worker_loop(queue->worker), &queue->start_task);
 	return 0;
 }
 
@@ -374,11 +375,11 @@ bool vublk_queue_unblock(struct vublk_queue *queue)
 void vublk_queue_stop(struct vublk_queue *queue)
 {
 	change_state(queue, EVENT_STOP);
-	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->stop_task);
+	vublk_loop_post(vublk_backend_worker_loop(queue->worker), &queue->stop_task);
 }
 
 void vublk_queue_suspend(struct vublk_queue *queue)
 {
 	change_state(queue, EVENT_STOP);
-	vublk_loop_post(vublk_worker_loop(queue->worker), &queue->suspend_task);
+	vublk_loop_post(vublk_backend_worker_loop(queue->worker), &queue->suspend_task);
 }

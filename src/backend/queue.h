@@ -19,7 +19,7 @@
 
 #include <linux/vhost_types.h>
 
-struct vublk_worker;
+struct vublk_backend_worker;
 
 /* The number of segments of the longest chain, plus some for segments that cross memory regions. */
 #define VUBLK_REQUEST_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
@@ -84,7 +84,7 @@ enum vublk_queue_phase {
 struct vublk_queue {
 	/* constant */
 	unsigned index;
-	struct vublk_worker *worker;
+	struct vublk_backend_worker *worker;
 	const struct vublk_log *log;
 	struct vublk_loop *control; /* where answers are posted */
 	void (*answered)(struct vublk_queue *queue, void *opaque);
@@ -129,8 +129,9 @@ struct vublk_queue {
 
 /* The control thread's; queue.c. */
 
-void vublk_queue_init(struct vublk_queue *queue, unsigned index, struct vublk_worker *worker,
-		      const struct vublk_log *log, struct vublk_loop *control);
+void vublk_queue_init(struct vublk_queue *queue, unsigned index,
+		      struct vublk_backend_worker *worker, const struct vublk_log *log,
+		      struct vublk_loop *control);
 /* The queue is stopped. Closes its descriptors. */
 void vublk_queue_deinit(struct vublk_queue *queue);
 

@@ -42,7 +42,7 @@ struct vublk_session_owner {
 	const struct vublk_log *log;
 	struct vublk_log_limit *limit; /* of lines that front-ends cause; the control thread's */
 	struct vublk_engine *engine;
-	struct vublk_worker **workers;
+	struct vublk_backend_worker **workers;
 	unsigned num_workers;
 	unsigned num_queues;
 	unsigned seg_max;

@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is the thread of a worker. In each round over its queues the thread takes, submits,
- * completes and publishes requests in batches; after a round without work it sleeps.
- *
- * Key idea: while there is work, kicks are disabled and the rings are polled; the event loop, which
- * has the kicks, the engine's descriptor and the posted tasks, runs only every few rounds. Before
- * it sleeps, the worker enables kicks and looks at the rings once more. The time for which the
- * worker polls before it sleeps is adaptive (poller.h).
+ * This file is the back-end's part of a worker: what the thread of worker/worker.c does with queues
+ * and the engine. The loop has the kicks, the engine's descriptor and the posted tasks.
  *
  * The loop also watches the front-end's socket. If the front-end disconnected while this process
  * was suspended (SIGSTOP), the worker must not take chains that are meant for the next back-end.
@@ -15,14 +10,10 @@
 #include "backend/worker.h"
 
 #include "util/atomic.h"
-#include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
-#include "worker/poller.h"
 
 #include <errno.h>
-#include <semaphore.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 
@@ -40,57 +31,38 @@
  */
 #define TAKE_BATCH_IN_SUBMIT 16
 
-#define ROUNDS_BETWEEN_LOOKS 32 /* at the event loop, while there is work */
-#define PAUSES_BETWEEN_LOOKS 4  /* at the rings, while there is none */
-
 /* After a start, a sleeping worker looks for a driver that sends no kicks. */
 #define UNKICKED_NS UINT64_C(1000000000)
 #define UNKICKED_LOOKS 10 /* without a result; afterwards it sleeps without looking */
 
-/* On cache lines of its own, because several run at the same time. */
-struct vublk_worker {
-	/* the control thread's */
-	pthread_t thread __attribute__((aligned(VUBLK_CACHE_LINE)));
+struct vublk_backend_worker {
+	struct vublk_worker common; /* first, because worker_ops get &worker->common */
 
 	/* constant */
 	struct vublk_engine *engine;
-	enum vublk_poll_mode poll;
 
-	/* the worker's; `loop` takes posts from any thread */
-	struct vublk_loop loop;
-	struct vublk_loop_task quit_task;
+	/* the worker's */
 	struct vublk_loop_source engine_source;
 	struct vublk_engine_queue *engine_queue;
 	struct vublk_queue *queues; /* of one session */
 	struct vublk_loop_source peer_source; /* in the loop while there are queues */
 	struct vublk_loop_timer unkicked_timer;
 	unsigned unkicked_looks; /* still to come */
-	bool is_asleep;          /* kicks are enabled, and the thread waits in the loop */
-	bool quit;
-	unsigned polled_queues; /* queues without a kick descriptor */
-	unsigned rounds;
-	struct vublk_poller for_driver, for_disk; /* named after what it waits for */
-	struct vublk_poller *looking;             /* the one in use; NULL: it does not poll */
-	struct vublk_log_limit limit;
-
-	/* while it starts */
-	sem_t *started;
-	int result;
-	struct vublk_error *error;
+	unsigned polled_queues;  /* queues without a kick descriptor */
 };
 
-struct vublk_loop *vublk_worker_loop(struct vublk_worker *worker)
+struct vublk_loop *vublk_backend_worker_loop(struct vublk_backend_worker *worker)
 {
-	return &worker->loop;
+	return &worker->common.loop;
 }
 
-struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker)
+struct vublk_log_limit *vublk_backend_worker_log_limit(struct vublk_backend_worker *worker)
 {
-	return &worker->limit;
+	return &worker->common.limit;
 }
 
 /* An engine may hold back submitted requests until the end of the batch. */
-static void commit(struct vublk_worker *worker)
+static void commit(struct vublk_backend_worker *worker)
 {
 	if (worker->engine_queue->ops->commit)
 		worker->engine_queue->ops->commit(worker->engine_queue);
@@ -112,20 +84,20 @@ static void on_kick(void *opaque, uint32_t events)
 		vublk_loop_remove(&queue->kick_source);
 }
 
-static void look_for_unkicked_later(struct vublk_worker *worker)
+static void look_for_unkicked_later(struct vublk_backend_worker *worker)
 {
-	if (worker->unkicked_looks && worker->queues && worker->poll != VUBLK_POLL_BUSY)
-		vublk_loop_timer_arm(&worker->loop, &worker->unkicked_timer,
+	if (worker->unkicked_looks && worker->queues && worker->common.poll != VUBLK_POLL_BUSY)
+		vublk_loop_timer_arm(&worker->common.loop, &worker->unkicked_timer,
 				     vublk_now_ns() + UNKICKED_NS);
 }
 
 /* The worker takes the requests that this function finds when the loop returns. */
 static void on_unkicked_timer(void *opaque)
 {
-	struct vublk_worker *worker = opaque;
+	struct vublk_backend_worker *worker = opaque;
 
 	worker->unkicked_looks--;
-	for (struct vublk_queue *queue = worker->queues; queue && worker->is_asleep;
+	for (struct vublk_queue *queue = worker->queues; queue && worker->common.is_asleep;
 	     queue = queue->next)
 		if (vublk_queue_is_unkicked(queue))
 			worker->unkicked_looks = UNKICKED_LOOKS;
@@ -135,7 +107,7 @@ static void on_unkicked_timer(void *opaque)
 /* The front-end has disconnected; the control thread will stop the queues. */
 static void on_peer(void *opaque, uint32_t events)
 {
-	struct vublk_worker *worker = opaque;
+	struct vublk_backend_worker *worker = opaque;
 
 	vublk_loop_remove(&worker->peer_source);
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next) {
@@ -147,23 +119,23 @@ static void on_peer(void *opaque, uint32_t events)
 	}
 }
 
-static int watch_peer(struct vublk_worker *worker, int fd, struct vublk_error *error)
+static int watch_peer(struct vublk_backend_worker *worker, int fd, struct vublk_error *error)
 {
 	if (worker->peer_source.loop)
 		return 0;
 	worker->peer_source = (struct vublk_loop_source){ .fn = on_peer, .opaque = worker };
-	return vublk_loop_add(&worker->loop, &worker->peer_source, fd, EPOLLRDHUP, error);
+	return vublk_loop_add(&worker->common.loop, &worker->peer_source, fd, EPOLLRDHUP, error);
 }
 
-int vublk_worker_add_queue(struct vublk_worker *worker, struct vublk_queue *queue,
-			   struct vublk_error *error)
+int vublk_backend_worker_add_queue(struct vublk_backend_worker *worker,
+				   struct vublk_queue *queue, struct vublk_error *error)
 {
 	bool is_polled = queue->setup.kick_fd < 0;
 	int r = 0;
 
 	queue->kick_source = (struct vublk_loop_source){ .fn = on_kick, .opaque = queue };
 	if (!is_polled)
-		r = vublk_loop_add(&worker->loop, &queue->kick_source, queue->setup.kick_fd,
+		r = vublk_loop_add(&worker->common.loop, &queue->kick_source, queue->setup.kick_fd,
 				   EPOLLIN, error);
 	if (!r)
 		r = watch_peer(worker, queue->peer_fd, error);
@@ -183,12 +155,13 @@ int vublk_worker_add_queue(struct vublk_worker *worker, struct vublk_queue *queu
 	return 0;
 }
 
-void vublk_worker_drain_queue(struct vublk_worker *worker, struct vublk_queue *queue)
+void vublk_backend_worker_drain_queue(struct vublk_backend_worker *worker,
+				      struct vublk_queue *queue)
 {
 	queue->phase = VUBLK_QUEUE_DRAINING;
 }
 
-static void remove_queue(struct vublk_worker *worker, struct vublk_queue *queue)
+static void remove_queue(struct vublk_backend_worker *worker, struct vublk_queue *queue)
 {
 	if (!worker->queues) {
 		vublk_loop_remove(&worker->peer_source);
@@ -203,7 +176,7 @@ static void remove_queue(struct vublk_worker *worker, struct vublk_queue *queue)
 }
 
 /* Returns the queues that are to stop and have no requests outstanding. */
-static void remove_drained(struct vublk_worker *worker)
+static void remove_drained(struct vublk_backend_worker *worker)
 {
 	struct vublk_queue **link = &worker->queues;
 
@@ -221,10 +194,10 @@ static void remove_drained(struct vublk_worker *worker)
 
 /* --- work ------------------------------------------------------------------ */
 
-static unsigned take_all(struct vublk_worker *worker)
+static unsigned take_all(struct vublk_backend_worker *worker)
 {
 	bool is_small = worker->engine_queue->fd < 0 &&
-			!vublk_poller_is_useless(&worker->for_driver);
+			!vublk_worker_polling_is_useless(&worker->common);
 	unsigned batch = is_small ? TAKE_BATCH_IN_SUBMIT : TAKE_BATCH;
 	unsigned n = 0;
 
@@ -235,7 +208,7 @@ static unsigned take_all(struct vublk_worker *worker)
 	return n;
 }
 
-static unsigned complete_all(struct vublk_worker *worker)
+static unsigned complete_all(struct vublk_backend_worker *worker)
 {
 	struct vublk_engine_io *ios[COMPLETION_BATCH];
 	unsigned n = worker->engine_queue->ops->poll(worker->engine_queue, ios, COMPLETION_BATCH);
@@ -247,9 +220,9 @@ static unsigned complete_all(struct vublk_worker *worker)
 	return n;
 }
 
-/* One round; returns whether there was work. */
-static bool work(struct vublk_worker *worker)
+static bool work(struct vublk_worker *common)
 {
+	struct vublk_backend_worker *worker = (struct vublk_backend_worker *)common;
 	unsigned n = take_all(worker);
 
 	n += complete_all(worker);
@@ -261,46 +234,27 @@ static bool work(struct vublk_worker *worker)
 
 /* --- sleep ----------------------------------------------------------------- */
 
-/*
- * Returns the poller for the next expected event: an answer of the engine, or a request of a
- * driver.
- */
-static struct vublk_poller *poller_of(struct vublk_worker *worker)
+static enum vublk_worker_wait waits_for(const struct vublk_worker *common)
 {
+	const struct vublk_backend_worker *worker = (const struct vublk_backend_worker *)common;
+
+	if (worker->polled_queues)
+		return VUBLK_WAIT_UNSIGNALLED;
+	if (!worker->queues)
+		return VUBLK_WAIT_NOTHING;
 	for (const struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
 		if (queue->outstanding)
-			return &worker->for_disk;
-	return &worker->for_driver;
-}
-
-/* Returns whether to stay awake although there was no work. */
-static bool keeps_looking(struct vublk_worker *worker)
-{
-	struct vublk_poller *poller;
-
-	if (worker->polled_queues || (worker->queues && worker->poll == VUBLK_POLL_BUSY))
-		return true;
-	if (!worker->queues || worker->poll == VUBLK_POLL_OFF)
-		return false;
-	poller = worker->looking ? worker->looking : poller_of(worker);
-	if (!poller->window_ns)
-		return false;
-	worker->looking = poller;
-	return vublk_poller_looks(poller, vublk_now_ns());
-}
-
-/* Polling without a pause would take the index's cache line from the driver that writes it. */
-static void pause_for_a_moment(void)
-{
-	for (unsigned i = 0; i < PAUSES_BETWEEN_LOOKS; i++)
-		vublk_cpu_relax();
+			return VUBLK_WAIT_DISK;
+	return VUBLK_WAIT_DRIVER;
 }
 
 /* Enables the kicks of all queues; false if a driver has made chains available meanwhile. */
-static bool enable_kicks(struct vublk_worker *worker)
+static bool enable_kicks(struct vublk_worker *common)
 {
+	struct vublk_backend_worker *worker = (struct vublk_backend_worker *)common;
 	bool quiet = true;
 
+	common->retry_ms = worker->engine_queue->retry_ms;
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
 		if (queue->phase == VUBLK_QUEUE_TAKING &&
 		    !vublk_device_ring_enable_kicks(&queue->ring) && queue->free_requests)
@@ -308,165 +262,74 @@ static bool enable_kicks(struct vublk_worker *worker)
 	return quiet;
 }
 
-static void disable_kicks(struct vublk_worker *worker)
+static void disable_kicks(struct vublk_worker *common)
 {
+	struct vublk_backend_worker *worker = (struct vublk_backend_worker *)common;
+
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next)
 		if (queue->phase == VUBLK_QUEUE_TAKING)
 			vublk_device_ring_disable_kicks(&queue->ring);
-}
-
-/* Ends polling, with or without a result. */
-static void stop_looking(struct vublk_worker *worker, void (*ends)(struct vublk_poller *poller))
-{
-	if (worker->looking)
-		ends(worker->looking);
-	worker->looking = NULL;
-}
-
-static void sleep_until_needed(struct vublk_worker *worker)
-{
-	struct vublk_poller *poller = worker->poll == VUBLK_POLL_ADAPTIVE ? poller_of(worker) : NULL;
-	unsigned retry_ms = worker->engine_queue->retry_ms;
-	uint64_t before;
-
-	stop_looking(worker, vublk_poller_missed);
-	if (enable_kicks(worker)) {
-		before = poller ? vublk_now_ns() : 0;
-		worker->is_asleep = true;
-		/* A process that was suspended (SIGSTOP) returns from the wait without an event. */
-		if (!vublk_loop_process(&worker->loop, retry_ms ? (int)retry_ms : -1))
-			vublk_loop_process(&worker->loop, 0);
-		worker->is_asleep = false;
-		if (poller)
-			vublk_poller_slept(poller, vublk_now_ns() - before);
-	}
-	disable_kicks(worker);
-}
-
-static void run(struct vublk_worker *worker)
-{
-	while (!worker->quit) {
-		if (work(worker)) {
-			stop_looking(worker, vublk_poller_found);
-		} else if (keeps_looking(worker)) {
-			pause_for_a_moment();
-		} else {
-			sleep_until_needed(worker);
-			continue;
-		}
-		if (++worker->rounds % ROUNDS_BETWEEN_LOOKS == 0)
-			vublk_loop_process(&worker->loop, 0);
-	}
 }
 
 /* --- life ------------------------------------------------------------------ */
 
 static void on_engine(void *opaque, uint32_t events)
 {
-	struct vublk_worker *worker = opaque;
+	struct vublk_backend_worker *worker = opaque;
 
 	/* The next round takes the completions. */
 	if (worker->engine_queue->ops->woken)
 		worker->engine_queue->ops->woken(worker->engine_queue);
 }
 
-static void on_quit(void *opaque)
-{
-	((struct vublk_worker *)opaque)->quit = true;
-}
-
 /* On the worker's thread, because an engine's queue belongs to the thread that creates it. */
-static int set_up(struct vublk_worker *worker, struct vublk_error *error)
+static int set_up(struct vublk_worker *common, struct vublk_error *error)
 {
+	struct vublk_backend_worker *worker = (struct vublk_backend_worker *)common;
 	int r = worker->engine->ops->queue_new(worker->engine, &worker->engine_queue, error);
 
 	if (r)
 		return r;
 	if (worker->engine_queue->fd >= 0)
-		r = vublk_loop_add(&worker->loop, &worker->engine_source,
+		r = vublk_loop_add(&common->loop, &worker->engine_source,
 				   worker->engine_queue->fd, EPOLLIN, error);
 	if (r)
 		worker->engine_queue->ops->free(worker->engine_queue);
 	return r;
 }
 
-static void *worker_main(void *opaque)
+static void tear_down(struct vublk_worker *common)
 {
-	struct vublk_worker *worker = opaque;
+	struct vublk_backend_worker *worker = (struct vublk_backend_worker *)common;
 
-	worker->result = set_up(worker, worker->error);
-	if (worker->result) {
-		sem_post(worker->started);
-		return NULL;
-	}
-	sem_post(worker->started);
-	run(worker);
 	if (worker->engine_source.loop)
 		vublk_loop_remove(&worker->engine_source);
 	worker->engine_queue->ops->free(worker->engine_queue);
-	return NULL;
 }
 
-/* The application's own threads handle signals. */
-static int start_thread(struct vublk_worker *worker)
+static const struct vublk_worker_ops worker_ops = {
+	.set_up = set_up,
+	.tear_down = tear_down,
+	.work = work,
+	.waits_for = waits_for,
+	.enable_notifications = enable_kicks,
+	.disable_notifications = disable_kicks,
+};
+
+int vublk_backend_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
+			     struct vublk_backend_worker **result, struct vublk_error *error)
 {
-	sigset_t all, before;
-	int r;
-
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS); /* a fault while it is blocked ends the process */
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&worker->thread, NULL, worker_main, worker);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -r;
-}
-
-static int start(struct vublk_worker *worker, struct vublk_error *error)
-{
-	sem_t started;
-	int r;
-
-	sem_init(&started, 0, 0);
-	worker->started = &started;
-	worker->error = error;
-	r = start_thread(worker);
-	if (r) {
-		sem_destroy(&started);
-		return vublk_error_set_errno(error, -r, "cannot start a thread");
-	}
-	while (sem_wait(&started) < 0 && errno == EINTR)
-		;
-	sem_destroy(&started);
-	if (worker->result)
-		pthread_join(worker->thread, NULL);
-	return worker->result;
-}
-
-int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
-		     struct vublk_worker **result, struct vublk_error *error)
-{
-	struct vublk_worker *worker = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*worker));
+	struct vublk_backend_worker *worker = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*worker));
 	int r;
 
 	if (!worker)
 		return vublk_error_set(error, ENOMEM, "no memory for a worker");
-	*worker = (struct vublk_worker){ 0 };
-	r = vublk_loop_init(&worker->loop, error);
-	if (r) {
-		free(worker);
-		return r;
-	}
-	worker->engine = engine;
-	worker->poll = poll;
-	worker->for_driver.last_ns = VUBLK_POLLER_DRIVER_NS;
-	worker->for_disk.last_ns = VUBLK_POLLER_DISK_NS;
-	worker->quit_task = (struct vublk_loop_task){ .fn = on_quit, .opaque = worker };
+	*worker = (struct vublk_backend_worker){ .engine = engine };
 	worker->unkicked_timer = (struct vublk_loop_timer){ .fn = on_unkicked_timer,
 							    .opaque = worker };
 	worker->engine_source = (struct vublk_loop_source){ .fn = on_engine, .opaque = worker };
-	r = start(worker, error);
+	r = vublk_worker_start(&worker->common, &worker_ops, poll, error);
 	if (r) {
-		vublk_loop_deinit(&worker->loop);
 		free(worker);
 		return r;
 	}
@@ -474,12 +337,10 @@ int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
 	return 0;
 }
 
-void vublk_worker_free(struct vublk_worker *worker)
+void vublk_backend_worker_free(struct vublk_backend_worker *worker)
 {
 	if (!worker)
 		return;
-	vublk_loop_post(&worker->loop, &worker->quit_task);
-	pthread_join(worker->thread, NULL);
-	vublk_loop_deinit(&worker->loop);
+	vublk_worker_stop(&worker->common);
 	free(worker);
 }

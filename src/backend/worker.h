@@ -2,38 +2,33 @@
 #ifndef VUBLK_BACKEND_WORKER_H
 #define VUBLK_BACKEND_WORKER_H
 
-/*
- * A thread that runs a group of queues. The control thread communicates with it only by tasks
- * that it posts to the worker's loop.
- */
+/* A worker (worker/worker.h) that runs a group of queues. */
 #include "backend/engine/engine.h"
 #include "backend/queue.h"
 #include "util/loop.h"
+#include "worker/worker.h"
 
-enum vublk_poll_mode {
-	VUBLK_POLL_ADAPTIVE, /* for a while, if polling has found work lately */
-	VUBLK_POLL_OFF,      /* never: sleep when there is no work */
-	VUBLK_POLL_BUSY,     /* always, while a queue runs */
-};
+struct vublk_backend_worker;
 
 /* A worker of `engine`; its thread runs when this returns. */
-int vublk_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
-		     struct vublk_worker **worker, struct vublk_error *error);
+int vublk_backend_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
+			     struct vublk_backend_worker **worker, struct vublk_error *error);
 /* Ends the thread and waits for its end; the worker must have no queues. NULL is a no-op. */
-void vublk_worker_free(struct vublk_worker *worker);
+void vublk_backend_worker_free(struct vublk_backend_worker *worker);
 
 /* Where tasks are posted. */
-struct vublk_loop *vublk_worker_loop(struct vublk_worker *worker);
+struct vublk_loop *vublk_backend_worker_loop(struct vublk_backend_worker *worker);
 
 /* The limit of log lines that the drivers of its queues cause; for the worker's thread only. */
-struct vublk_log_limit *vublk_worker_log_limit(struct vublk_worker *worker);
+struct vublk_log_limit *vublk_backend_worker_log_limit(struct vublk_backend_worker *worker);
 
 /* The worker's thread. */
 
 /* Begins to run a queue. */
-int vublk_worker_add_queue(struct vublk_worker *worker, struct vublk_queue *queue,
-			   struct vublk_error *error);
+int vublk_backend_worker_add_queue(struct vublk_backend_worker *worker,
+				   struct vublk_queue *queue, struct vublk_error *error);
 /* Takes no more chains; posts the queue's answer when all requests are complete. */
-void vublk_worker_drain_queue(struct vublk_worker *worker, struct vublk_queue *queue);
+void vublk_backend_worker_drain_queue(struct vublk_backend_worker *worker,
+				      struct vublk_queue *queue);
 
 #endif

@@ -28,7 +28,7 @@ UNLIMITED = [
 OWNERS = {
     'src/backend/backend.h': 'the server',
     'src/backend/engine/file/file.h': 'a queue of the engine, one per worker',
-    'src/backend/worker.c': 'the worker',
+    'src/worker/worker.h': 'the worker',
     'src/blk/disk.h': 'the disk',
     'src/blk/queue.h': 'the disk',
     'src/bus/bus.h': 'the bus',

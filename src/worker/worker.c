@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * This file is the thread of a worker: its rounds, polling and sleep; see worker.h.
+ *
+ * Key idea: while there is work, notifications are disabled and the rings are polled; the event
+ * loop, which has the descriptors and the posted tasks, runs only every few rounds. Before it
+ * sleeps, the worker enables notifications and looks at the rings once more. The time for which it
+ * polls before it sleeps is adaptive (poller.h).
+ */
+#include "worker/worker.h"
+
+#include "util/atomic.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <signal.h>
+
+#define ROUNDS_BETWEEN_LOOKS 32 /* at the event loop, while there is work */
+#define PAUSES_BETWEEN_LOOKS 4  /* at the rings, while there is none */
+
+/* --- polling --------------------------------------------------------------- */
+
+static struct vublk_poller *poller_of(struct vublk_worker *worker, enum vublk_worker_wait wait)
+{
+	return wait == VUBLK_WAIT_DISK ? &worker->for_disk : &worker->for_driver;
+}
+
+/* Returns whether to stay awake although there was no work. */
+static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wait)
+{
+	struct vublk_poller *poller;
+
+	if (wait == VUBLK_WAIT_UNSIGNALLED)
+		return true;
+	if (wait == VUBLK_WAIT_NOTHING || worker->poll == VUBLK_POLL_OFF)
+		return false;
+	if (worker->poll == VUBLK_POLL_BUSY)
+		return true;
+	poller = worker->looking ? worker->looking : poller_of(worker, wait);
+	if (!poller->window_ns)
+		return false;
+	worker->looking = poller;
+	return vublk_poller_looks(poller, vublk_now_ns());
+}
+
+/* Polling without a pause would take the index's cache line from the driver that writes it. */
+static void pause_for_a_moment(void)
+{
+	for (unsigned i = 0; i < PAUSES_BETWEEN_LOOKS; i++)
+		vublk_cpu_relax();
+}
+
+/* Ends polling, with or without a result. */
+static void stop_looking(struct vublk_worker *worker, void (*ends)(struct vublk_poller *poller))
+{
+	if (worker->looking)
+		ends(worker->looking);
+	worker->looking = NULL;
+}
+
+/* --- sleep ----------------------------------------------------------------- */
+
+static void sleep_until_needed(struct vublk_worker *worker, enum vublk_worker_wait wait)
+{
+	struct vublk_poller *poller =
+		worker->poll == VUBLK_POLL_ADAPTIVE ? poller_of(worker, wait) : NULL;
+	uint64_t before;
+
+	stop_looking(worker, vublk_poller_missed);
+	if (worker->ops->enable_notifications(worker)) {
+		before = poller ? vublk_now_ns() : 0;
+		worker->is_asleep = true;
+		/* A process that was suspended (SIGSTOP) returns from the wait without an event. */
+		if (!vublk_loop_process(&worker->loop,
+					worker->retry_ms ? (int)worker->retry_ms : -1))
+			vublk_loop_process(&worker->loop, 0);
+		worker->is_asleep = false;
+		if (poller)
+			vublk_poller_slept(poller, vublk_now_ns() - before);
+	}
+	worker->ops->disable_notifications(worker);
+}
+
+static void run(struct vublk_worker *worker)
+{
+	while (!worker->quit) {
+		if (worker->ops->work(worker)) {
+			stop_looking(worker, vublk_poller_found);
+		} else {
+			enum vublk_worker_wait wait = worker->ops->waits_for(worker);
+
+			if (!keeps_looking(worker, wait)) {
+				sleep_until_needed(worker, wait);
+				continue;
+			}
+			pause_for_a_moment();
+		}
+		if (++worker->rounds % ROUNDS_BETWEEN_LOOKS == 0)
+			vublk_loop_process(&worker->loop, 0);
+	}
+}
+
+/* --- life ------------------------------------------------------------------ */
+
+/* On the stack of the thread that starts a worker, until `done` is posted. */
+struct start {
+	struct vublk_worker *worker;
+	struct vublk_error *error;
+	int result;
+	sem_t done;
+};
+
+static void on_quit(void *opaque)
+{
+	((struct vublk_worker *)opaque)->quit = true;
+}
+
+static void *worker_main(void *opaque)
+{
+	struct start *start = opaque;
+	struct vublk_worker *worker = start->worker;
+	int r = worker->ops->set_up(worker, start->error);
+
+	start->result = r;
+	sem_post(&start->done);
+	if (r)
+		return NULL;
+	run(worker);
+	worker->ops->tear_down(worker);
+	return NULL;
+}
+
+/* The application's own threads handle signals. */
+static int create_thread(struct start *start)
+{
+	sigset_t all, before;
+	int r;
+
+	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* a fault while it is blocked ends the process */
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = pthread_create(&start->worker->thread, NULL, worker_main, start);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -r;
+}
+
+static int start_thread(struct vublk_worker *worker, struct vublk_error *error)
+{
+	struct start start = { .worker = worker, .error = error };
+	int r;
+
+	sem_init(&start.done, 0, 0);
+	r = create_thread(&start);
+	if (r) {
+		sem_destroy(&start.done);
+		return vublk_error_set_errno(error, -r, "cannot start a thread");
+	}
+	while (sem_wait(&start.done) < 0 && errno == EINTR)
+		;
+	sem_destroy(&start.done);
+	if (start.result)
+		pthread_join(worker->thread, NULL);
+	return start.result;
+}
+
+int vublk_worker_start(struct vublk_worker *worker, const struct vublk_worker_ops *ops,
+		       enum vublk_poll_mode poll, struct vublk_error *error)
+{
+	int r;
+
+	*worker = (struct vublk_worker){
+		.ops = ops,
+		.poll = poll,
+		.quit_task = { .fn = on_quit, .opaque = worker },
+		.for_driver.last_ns = VUBLK_POLLER_DRIVER_NS,
+		.for_disk.last_ns = VUBLK_POLLER_DISK_NS,
+	};
+	r = vublk_loop_init(&worker->loop, error);
+	if (r)
+		return r;
+	r = start_thread(worker, error);
+	if (r)
+		vublk_loop_deinit(&worker->loop);
+	return r;
+}
+
+void vublk_worker_stop(struct vublk_worker *worker)
+{
+	vublk_loop_post(&worker->loop, &worker->quit_task);
+	pthread_join(worker->thread, NULL);
+	vublk_loop_deinit(&worker->loop);
+}

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A worker without rings: when it works, polls and sleeps, and how it starts and stops. The owner's
+ * functions run on the worker's thread, and no case depends on time.
+ */
+#include "harness.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdlib.h>
+
+/* The fields after `worker` are the worker's thread's, except the semaphores. */
+struct rig {
+	struct vublk_worker worker;
+	enum vublk_worker_wait wait;
+	unsigned pieces;   /* of work; each takes a round */
+	unsigned refusals; /* of enable_notifications() */
+	unsigned rounds, asked, enabled, disabled, torn_down;
+	int set_up_result;
+	bool blocks_signals, was_asleep;
+	unsigned rounds_until; /* `reached` is posted in this round; 0: never */
+	sem_t reached, told;
+	struct vublk_loop_task task;
+	void (*tell)(struct rig *rig);
+};
+
+static int set_up(struct vublk_worker *worker, struct vublk_error *error)
+{
+	struct rig *rig = (struct rig *)worker;
+	sigset_t blocked;
+
+	pthread_sigmask(SIG_SETMASK, NULL, &blocked);
+	rig->blocks_signals = sigismember(&blocked, SIGTERM) && !sigismember(&blocked, SIGBUS);
+	return rig->set_up_result ? vublk_error_set(error, EIO, "no disk") : 0;
+}
+
+static void tear_down(struct vublk_worker *worker)
+{
+	((struct rig *)worker)->torn_down++;
+}
+
+static bool work(struct vublk_worker *worker)
+{
+	struct rig *rig = (struct rig *)worker;
+
+	if (++rig->rounds == rig->rounds_until)
+		sem_post(&rig->reached);
+	if (!rig->pieces)
+		return false;
+	rig->pieces--;
+	return true;
+}
+
+static enum vublk_worker_wait waits_for(const struct vublk_worker *worker)
+{
+	struct rig *rig = (struct rig *)worker;
+
+	rig->asked++;
+	return rig->wait;
+}
+
+static bool enable_notifications(struct vublk_worker *worker)
+{
+	struct rig *rig = (struct rig *)worker;
+
+	rig->enabled++;
+	if (!rig->refusals)
+		return true;
+	rig->refusals--;
+	return false;
+}
+
+static void disable_notifications(struct vublk_worker *worker)
+{
+	((struct rig *)worker)->disabled++;
+}
+
+static const struct vublk_worker_ops ops = {
+	.set_up = set_up,
+	.tear_down = tear_down,
+	.work = work,
+	.waits_for = waits_for,
+	.enable_notifications = enable_notifications,
+	.disable_notifications = disable_notifications,
+};
+
+static struct rig *rig_new(void)
+{
+	struct rig *rig = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*rig));
+
+	assert_non_null(rig);
+	*rig = (struct rig){ 0 };
+	sem_init(&rig->reached, 0, 0);
+	sem_init(&rig->told, 0, 0);
+	return rig;
+}
+
+static void rig_start(struct rig *rig, enum vublk_poll_mode poll)
+{
+	struct vublk_error error = { 0 };
+
+	assert_int_equal(vublk_worker_start(&rig->worker, &ops, poll, &error), 0);
+}
+
+static void rig_free(struct rig *rig)
+{
+	sem_destroy(&rig->reached);
+	sem_destroy(&rig->told);
+	free(rig);
+}
+
+static void on_task(void *opaque)
+{
+	struct rig *rig = opaque;
+
+	rig->tell(rig);
+	sem_post(&rig->told);
+}
+
+/* Runs `tell` on the worker's thread, and waits for its end. */
+static void rig_tell(struct rig *rig, void (*tell)(struct rig *rig))
+{
+	rig->tell = tell;
+	rig->task = (struct vublk_loop_task){ .fn = on_task, .opaque = rig };
+	vublk_loop_post(&rig->worker.loop, &rig->task);
+	sem_wait(&rig->told);
+}
+
+static void tell_nothing(struct rig *rig)
+{
+}
+
+static void tell_three_pieces(struct rig *rig)
+{
+	rig->was_asleep = rig->worker.is_asleep;
+	rig->pieces = 3;
+	rig->rounds_until = rig->rounds + 4;
+}
+
+/* --- cases ----------------------------------------------------------------- */
+
+static void test_starts_and_stops(void **state)
+{
+	struct rig *rig = rig_new();
+
+	rig_start(rig, VUBLK_POLL_ADAPTIVE);
+	rig_tell(rig, tell_nothing);
+	vublk_worker_stop(&rig->worker);
+	assert_true(rig->blocks_signals);
+	assert_int_equal(rig->torn_down, 1);
+	rig_free(rig);
+}
+
+static void test_cannot_be_set_up(void **state)
+{
+	struct rig *rig = rig_new();
+	struct vublk_error error = { 0 };
+
+	rig->set_up_result = -EIO;
+	assert_int_equal(vublk_worker_start(&rig->worker, &ops, VUBLK_POLL_OFF, &error), -EIO);
+	assert_string_equal(error.text, "no disk");
+	assert_int_equal(rig->rounds, 0);
+	assert_int_equal(rig->torn_down, 0);
+	rig_free(rig);
+}
+
+/* Each piece is a round; the round after them finds none, and the worker sleeps again. */
+static void test_works_until_there_is_none(void **state)
+{
+	struct rig *rig = rig_new();
+
+	rig->wait = VUBLK_WAIT_DRIVER;
+	rig_start(rig, VUBLK_POLL_OFF);
+	rig_tell(rig, tell_three_pieces);
+	sem_wait(&rig->reached);
+	vublk_worker_stop(&rig->worker);
+	assert_true(rig->was_asleep);
+	assert_int_equal(rig->pieces, 0);
+	assert_int_equal(rig->rounds, rig->asked + 3);
+	assert_int_equal(rig->enabled, rig->asked);
+	assert_int_equal(rig->disabled, rig->enabled);
+	rig_free(rig);
+}
+
+/* If it slept, nothing would end the sleep: the case would not end. */
+static void test_stays_awake_for_work_that_arrives(void **state)
+{
+	struct rig *rig = rig_new();
+
+	rig->wait = VUBLK_WAIT_DISK;
+	rig->refusals = 5;
+	rig->rounds_until = 6;
+	rig_start(rig, VUBLK_POLL_OFF);
+	sem_wait(&rig->reached);
+	vublk_worker_stop(&rig->worker);
+	assert_int_equal(rig->refusals, 0);
+	assert_int_equal(rig->disabled, rig->enabled);
+	rig_free(rig);
+}
+
+/* A sleep with a limit ends without an event. */
+static bool enable_for_a_moment(struct vublk_worker *worker)
+{
+	worker->retry_ms = 1;
+	return enable_notifications(worker);
+}
+
+static void test_sleeps_up_to_the_limit(void **state)
+{
+	static const struct vublk_worker_ops with_limit = {
+		.set_up = set_up,
+		.tear_down = tear_down,
+		.work = work,
+		.waits_for = waits_for,
+		.enable_notifications = enable_for_a_moment,
+		.disable_notifications = disable_notifications,
+	};
+	struct rig *rig = rig_new();
+	struct vublk_error error = { 0 };
+
+	rig->wait = VUBLK_WAIT_DISK;
+	rig->rounds_until = 4;
+	assert_int_equal(vublk_worker_start(&rig->worker, &with_limit, VUBLK_POLL_OFF, &error), 0);
+	sem_wait(&rig->reached);
+	vublk_worker_stop(&rig->worker);
+	rig_free(rig);
+}
+
+/* Polls, and looks at its loop meanwhile, or the stop would not end. */
+static void check_never_sleeps(enum vublk_poll_mode poll, enum vublk_worker_wait wait)
+{
+	struct rig *rig = rig_new();
+
+	rig->wait = wait;
+	rig->rounds_until = 100;
+	rig_start(rig, poll);
+	sem_wait(&rig->reached);
+	vublk_worker_stop(&rig->worker);
+	assert_int_equal(rig->enabled, 0);
+	rig_free(rig);
+}
+
+static void test_never_sleeps(void **state)
+{
+	check_never_sleeps(VUBLK_POLL_BUSY, VUBLK_WAIT_DRIVER);
+	check_never_sleeps(VUBLK_POLL_BUSY, VUBLK_WAIT_DISK);
+	check_never_sleeps(VUBLK_POLL_OFF, VUBLK_WAIT_UNSIGNALLED);
+	check_never_sleeps(VUBLK_POLL_ADAPTIVE, VUBLK_WAIT_UNSIGNALLED);
+}
+
+static void test_sleeps_without_rings(void **state)
+{
+	struct rig *rig = rig_new();
+
+	rig->wait = VUBLK_WAIT_NOTHING;
+	rig_start(rig, VUBLK_POLL_BUSY);
+	rig_tell(rig, tell_three_pieces);
+	sem_wait(&rig->reached);
+	vublk_worker_stop(&rig->worker);
+	assert_int_equal(rig->enabled, rig->asked);
+	rig_free(rig);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_starts_and_stops),
+		VUBLK_TEST(test_cannot_be_set_up),
+		VUBLK_TEST(test_works_until_there_is_none),
+		VUBLK_TEST(test_stays_awake_for_work_that_arrives),
+		VUBLK_TEST(test_sleeps_up_to_the_limit),
+		VUBLK_TEST(test_never_sleeps),
+		VUBLK_TEST(test_sleeps_without_rings),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

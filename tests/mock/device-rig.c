@@ -385,18 +385,28 @@ static bool is_read(uint32_t type)
 	return type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
 }
 
-/* The data area has the header, the status byte, and one page later the data. */
+/*
+ * A queue's data area has the header, the status byte, and one page later the data. Queues do not
+ * share an area: the driver orders their requests in this process, which the thread sanitizer of a
+ * back-end in another process does not see.
+ */
+static uint64_t data_offset(unsigned queue)
+{
+	return RIG_DATA_OFFSET + (uint64_t)queue * RIG_DATA_BYTES;
+}
+
 void rig_submit(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
 		unsigned bytes)
 {
-	char *area = rig->memory + RIG_DATA_OFFSET;
-	uint64_t addr = RIG_GUEST_ADDR + RIG_DATA_OFFSET;
+	char *area = rig->memory + data_offset(queue);
+	uint64_t addr = RIG_GUEST_ADDR + data_offset(queue);
 	struct virtio_blk_outhdr header = { .type = type, .sector = sector };
 	struct vublk_ring_buffer buffers[] = {
 		{ addr, sizeof(header) }, { addr + 4096, bytes }, { addr + 64, 1 },
 	};
 	bool reads = is_read(type);
 
+	assert_true(bytes <= RIG_DATA_BYTES - 4096);
 	memcpy(area, &header, sizeof(header));
 	if (!reads && bytes)
 		memcpy(area + 4096, data, bytes);
@@ -422,7 +432,7 @@ uint8_t rig_finish(struct device_rig *rig, unsigned queue)
 		vublk_eventfd_clear(rig->callfds[queue]);
 	}
 	assert_int_equal(r, 1);
-	return (uint8_t)rig->memory[RIG_DATA_OFFSET + 64];
+	return (uint8_t)rig->memory[data_offset(queue) + 64];
 }
 
 uint8_t rig_request(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
@@ -433,6 +443,6 @@ uint8_t rig_request(struct device_rig *rig, unsigned queue, uint32_t type, uint6
 	rig_submit(rig, queue, type, sector, data, bytes);
 	status = rig_finish(rig, queue);
 	if (is_read(type))
-		memcpy(data, rig->memory + RIG_DATA_OFFSET + 4096, bytes);
+		memcpy(data, rig->memory + data_offset(queue) + 4096, bytes);
 	return status;
 }

@@ -4,8 +4,8 @@
 
 /*
  * A device on a test bus: its callbacks are counted and their errors kept, and the test waits
- * for them by running the device's loop. The memory is one region with a ring per queue and a
- * data area, which the test drives by hand.
+ * for them by running the device's loop. The memory is one region with a ring and a data area per
+ * queue, which the test drives by hand.
  */
 #include "virtio/blk-format.h"
 #include "virtio/driver-ring.h"
@@ -28,6 +28,7 @@ enum rig_callback {
 #define RIG_QUEUE_SIZE 16
 #define RIG_QUEUE_BYTES 4096       /* of memory for each ring */
 #define RIG_DATA_OFFSET (RIG_MAX_QUEUES * RIG_QUEUE_BYTES)
+#define RIG_DATA_BYTES (64 << 10)  /* of memory for the requests of each queue */
 #define RIG_MEMORY_BYTES (1 << 20)
 #define RIG_GUEST_ADDR UINT64_C(0x100000000)
 

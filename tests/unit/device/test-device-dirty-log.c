@@ -11,6 +11,7 @@
 #include "mock/device-rig.h"
 
 #include "device/device.h"
+#include "util/atomic.h"
 #include "util/checked.h"
 #include "util/fd.h"
 #include "util/memfd.h"
@@ -170,8 +171,10 @@ static void test_a_bitmap_that_is_truncated(void **state)
 		assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), NULL), 1);
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 		assert_int_equal(ftruncate(log.fd, 0), 0);
+#ifndef VUBLK_TSAN /* which holds a lock during an atomic read-modify-write, also in the handler */
 		if (i)
 			vublk_device_dirty_log_mark_rings(rig.device);
+#endif
 		expect_sentence(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, &error),
 				EIO, &error, "because its file was truncated");
 		assert_int_equal(vublk_device_dirty_log_stop(rig.device, NULL), 1);

@@ -3,9 +3,9 @@
 #define VUBLK_BUS_H
 
 /*
- * A bus: the host device of <vublk/device.h> presented to a VMM that is another process (what
- * `vublk device` is). The back-end may disconnect and reconnect, which the VMM notices only as a
- * pause of its disk. The VMM may reconnect, too, while the back-end stays connected.
+ * A bus presents the device of <vublk/device.h> to a VMM in another process. `vublk device` is a
+ * program built on this interface. The back-end may disconnect and reconnect, which the VMM notices
+ * only as a pause of its disk. The VMM may reconnect, too, while the back-end stays connected.
  *
  * The buses, each with the name that its specification begins with:
  *   vhost-user:PATH   a relay: listens on the Unix socket PATH and is the back-end of the

@@ -6,35 +6,36 @@
  * How a call of this library fails, and how the library logs.
  *
  * A call returns 0 (or a count) when it succeeds and a negative errno value when it fails. A call
- * whose failure a person may read also takes a `struct vublk_error *`, which may be NULL: on
- * failure it holds one sentence that says what failed, why, and what to do about it. The struct is
- * untouched on success. No call allocates memory in order to fail.
+ * whose failure a person may read also takes a `struct vublk_error *`, which may be NULL. On
+ * failure the struct receives one sentence that says what failed, why, and what to do about it; on
+ * success the struct is untouched. No call allocates memory in order to fail.
  *
  * Each function lists its codes, and `others` for those of a system call that failed. A list "those
- * of vublk_blk_read()" means the same codes with the same conditions. These are all codes that the
- * library itself returns, and the most frequent ones of system calls:
+ * of vublk_blk_read()" means the same codes with the same conditions. The library itself returns the
+ * following codes; the most frequent codes of system calls are also listed:
  *
- *   EINVAL        an argument of the caller is wrong
- *   EBUSY         the object is in a state in which the call is not permitted, or the call was
- *                 made on the disk's own thread, or an image is in use
- *   EAGAIN        a queue is full: take completions and try again; an opening has not ended; or no
- *                 thread can be made
+ *   EINVAL        an argument of the call is wrong
+ *   EBUSY         the object's state does not permit the call, or the call was made on the disk's
+ *                 own thread, or another program uses the image
+ *   EAGAIN        a queue is full: take completions and try again; or the opening of a disk has
+ *                 not ended; or too many clients already wait at a socket; or no thread can be made
  *   ENOTSUP       the peer does not offer the feature, or the feature was not negotiated
- *   EPROTO        the peer (back-end, front-end, driver) broke a rule, which the sentence names
- *   ENOTCONN      the peer is not connected: it was lost, and no other peer is looked for
+ *   EPROTO        the peer (back-end, front-end, driver) broke a rule; the sentence names the rule
+ *   ENOTCONN      the peer is not connected
+ *   ENOBUFS       the peer does not read the messages that are sent to it
  *   ETIMEDOUT     the peer did not answer before the deadline, or requests waited for a
  *                 back-end for longer than fail-after-ms
  *   ETIME         a request did not complete within request-deadline-ms
  *   EOWNERDEAD    a back-end was lost after it had completed writes that no flush had made stable
- *   ECANCELED     the device itself closed the connection
- *   EIO           the back-end reports an I/O error, or a file became shorter
+ *   ECANCELED     the device or the bus itself closed the connection
+ *   EIO           the back-end reports an I/O error or refuses a message, or a file became shorter
  *   EROFS         the disk is read-only
  *   EFAULT        the memory of a request was unregistered while the request was in flight
- *   ENOSPC        the back-end has no memory slot left
+ *   ENOSPC        no memory slot is left
  *   ENOMEM, EMFILE         no memory, no descriptor
  *   EBADF         an argument is not a descriptor
- *   ENOENT, ECONNREFUSED, ENOTSOCK, EADDRINUSE, EEXIST, ENOTDIR, EISDIR, ENAMETOOLONG, EACCES
- *                 the path of a socket or an image cannot be used
+ *   ENOENT, ECONNREFUSED, ENOTSOCK, EPROTOTYPE, EADDRINUSE, EEXIST, ENOTDIR, EISDIR, ENAMETOOLONG,
+ *   EACCES        the path of a socket or an image cannot be used
  *   EPERM         the process may not give the socket to that group
  *   ENOTBLK       the image is neither a file nor a block device
  *   EMEDIUMTYPE   the size of the image is not that of a disk
@@ -81,8 +82,9 @@ struct vublk_log {
 };
 
 /*
- * A name and its value. Options and properties are given as an array of these structs that ends
- * with a NULL name. Both strings are borrowed during the call. The struct never changes.
+ * A name and its value. Options and properties are given as an array of these structs; the NULL
+ * name of its last element ends the array. Both strings are borrowed during the call. The struct
+ * never changes.
  */
 struct vublk_option {
 	const char *name;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file disconnects clients that send nothing, or half a message; see message-timeout.h. */
+/* Disconnects clients that send nothing, or only a part of a message; see message-timeout.h. */
 #include "proto/message-timeout.h"
 
 #include "util/error.h"

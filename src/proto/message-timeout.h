@@ -27,21 +27,27 @@ struct vublk_message_timeout {
 	bool had_message;
 	size_t in_bytes;  /* received of an incomplete message */
 	struct vublk_loop_timer timer;
-	struct vublk_loop_source next_source; /* in the loop after the time limit */
+	struct vublk_loop_source next_source; /* listen_fd; in the loop after the time limit */
 	/* Called once; ends the connection. */
 	void (*expired)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 };
 
-/* A client has connected. Until the end, nothing else in the loop may watch `listen_fd`. */
+/*
+ * Call it when a client has connected. Until vublk_message_timeout_end(), nothing else in the loop
+ * may watch `listen_fd`. The arguments are borrowed until then.
+ */
 void vublk_message_timeout_begin(struct vublk_message_timeout *timeout, struct vublk_loop *loop,
 				 int listen_fd, uint64_t ms,
 				 void (*expired)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
-/* Call it after each attempt to receive: a message is complete, or has `in_bytes` so far. */
+/*
+ * Call it after each attempt to receive. `is_complete`: a message is complete; otherwise `in_bytes`
+ * bytes of the next message have arrived so far.
+ */
 void vublk_message_timeout_note(struct vublk_message_timeout *timeout, bool is_complete,
 				size_t in_bytes);
-/* The connection is closed. Idempotent; zeroed is a no-op. */
+/* Call it when the connection is closed. Idempotent; a no-op for a zeroed struct. */
 void vublk_message_timeout_end(struct vublk_message_timeout *timeout);
 
 #endif

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file sets permissions and group of a socket's file. socket.c creates the socket.
+ * Sets the permissions and the group of the file of a socket that socket.c has created.
  *
- * Key idea: connect(2) needs write permission for the file and a listener behind it. So mode
- * and group are set before the socket listens. They are set on an O_PATH descriptor, so that
- * a symbolic link or another file that replaces the socket meanwhile is not changed.
+ * Key idea: a client can connect only if the socket listens and the client may write to the
+ * socket's file. So the permissions and the group are set before the socket listens. They are set
+ * through an O_PATH descriptor, after a check that it refers to a socket. So if a symbolic link or
+ * another file has replaced the socket, that file is not changed.
  */
 #include "proto/socket-access.h"
 
@@ -83,7 +84,7 @@ int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access
 						     text);
 		if (r < 0)
 			return vublk_error_set(error, EINVAL, VUBLK_SOCKET_GROUP_NAME " must be a "
-					       "group's name or number, and there is no group '%s'",
+					       "group's name or number, but there is no group '%s'",
 					       text ? text : "");
 	}
 	access->group = group;
@@ -101,7 +102,9 @@ static int group_failed(const struct vublk_socket_access *access, int code,
 				     "and the members of a group may do that" : "");
 }
 
-/* The kernel checks the same permission for a socket without a file. */
+/*
+ * Changes the group of a socket without a file, for which the kernel checks the same permission.
+ */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error)
 {
 	VUBLK_FD int fd = -1;

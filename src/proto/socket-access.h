@@ -21,17 +21,19 @@ struct vublk_socket_access {
 	gid_t group;
 };
 
-/* EINVAL: not octal, above 0777; no such group. */
+/* EINVAL: the mode is not octal or is above 0777, or no group has this name. */
 int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access *access,
 				   struct vublk_error *error);
 int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access *access,
 				    struct vublk_error *error);
 
-/* Checks, before the file exists, that this process may give it to the group; EPERM if not. */
+/*
+ * Checks, before the socket is created, that this process may give it to the group; EPERM if not.
+ */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error);
 
 /*
- * Sets mode and group of the socket that is bound at `path`. Call it between bind() and
+ * Sets the mode and the group of the socket that is bound at `path`. Call it between bind() and
  * listen(), because the kernel refuses every connection until listen().
  */
 int vublk_socket_access_apply(const struct vublk_socket_access *access, const char *path,

@@ -4,7 +4,7 @@
  * socket that is already connected. stream.c and the channels send and receive.
  *
  * Key idea: most failures come from a wrong path, so each errno value that a path can cause
- * has an error of its own, which says what to do.
+ * has an error sentence of its own, which says what to do.
  */
 #include "proto/vhost-user/channel.h"
 
@@ -29,7 +29,7 @@ static int fill_address(struct sockaddr_un *address, const char *path, struct vu
 		return vublk_error_set(error, EINVAL, "the path of the socket is empty");
 	if (bytes >= sizeof(address->sun_path))
 		return vublk_error_set(error, ENAMETOOLONG,
-				       "the path of the socket has %zu bytes, at most %zu are "
+				       "the path of the socket has %zu bytes, but at most %zu are "
 				       "possible; use a shorter or a relative one: '%s'", bytes,
 				       sizeof(address->sun_path) - 1, path);
 	memset(address, 0, sizeof(*address));
@@ -167,7 +167,7 @@ static int bind_failed(int code, const char *path, struct vublk_error *error)
 	}
 }
 
-/* Whether a socket file is a leftover without a listener, which only ECONNREFUSED proves. */
+/* Checks that a socket file has no listener. Only ECONNREFUSED proves that it has none. */
 static int probe(const struct sockaddr_un *address, const char *path, struct vublk_error *error)
 {
 	VUBLK_FD int fd = new_socket(error);
@@ -189,7 +189,7 @@ static int probe(const struct sockaddr_un *address, const char *path, struct vub
 	}
 }
 
-/* Whether the path is free, or has only a socket file without a listener. */
+/* Checks that the path is free, or has only a socket file without a listener. */
 static int check_unused(const struct sockaddr_un *address, const char *path,
 			struct vublk_error *error)
 {

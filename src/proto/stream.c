@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file sends and receives on a stream socket; see stream.h. The channel of each protocol keeps
- * the messages that wait for a slow peer.
+ * Sends and receives on a stream socket; see stream.h. The channel of each protocol keeps the
+ * messages that wait for a slow peer.
  *
  * Key idea: the kernel may deliver a message in pieces of any size, and descriptors arrive
  * with a byte of their message. So a receive never asks for bytes beyond the current message.
@@ -59,8 +59,9 @@ static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, 
 }
 
 /*
- * The kernel drops descriptors if the control buffer or this process's table is full. If the buffer
- * was full, max_fds descriptors have arrived, because it has room for that number.
+ * The kernel drops descriptors if the control buffer or this process's table of descriptors is
+ * full. The control buffer has room for max_fds descriptors, so if fewer have arrived, the table
+ * was full.
  */
 static int check_fds(unsigned before, unsigned arrived, bool is_truncated,
 		     const struct vublk_stream_format *format, struct vublk_error *error)

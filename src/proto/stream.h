@@ -4,10 +4,10 @@
 
 /*
  * Messages and descriptors on a stream socket, for the channel of each protocol. A message has
- * a header of fixed size, which gives its length, and a payload. The code here does not know
- * what a message means.
+ * a header of fixed size, which gives the message's length, and a payload. The code here does not
+ * know what a message means.
  *
- * Key idea: all bytes of a peer are received in one place, vublk_stream_read(). The format of
+ * Key idea: all bytes from a peer are received in one place, vublk_stream_read(). The format of
  * a protocol supplies the sizes and the check of the header. No call blocks.
  */
 
@@ -26,13 +26,16 @@ struct vublk_stream_format {
 	size_t header_bytes;
 	size_t max_payload_bytes;
 	unsigned max_fds; /* per message; at most VUBLK_STREAM_MAX_FDS */
-	/* The payload's size according to a complete header; negative errno: no such message exists. */
+	/*
+	 * The payload's size according to a complete header; negative errno: no such message
+	 * exists.
+	 */
 	ssize_t (*payload_bytes)(const void *header, struct vublk_error *error);
 	/* Writes the message's name to `text`, as in "the peer disconnected inside NAME". */
 	void (*name)(const void *header, char *text, size_t text_bytes);
 };
 
-/* Where a message is received; borrowed. */
+/* The buffers into which a message is received; borrowed. */
 struct vublk_stream_place {
 	void *header;
 	void *payload; /* of max_payload_bytes */
@@ -40,7 +43,7 @@ struct vublk_stream_place {
 	unsigned *num_fds;
 };
 
-/* How much of a message has been received. Zeroed: nothing yet. */
+/* How much of a message has been received. A zeroed reader is at the start of a message. */
 struct vublk_stream_reader {
 	size_t header_bytes, payload_bytes; /* received so far */
 	size_t expected_bytes;              /* of the payload, once the header is complete */
@@ -55,8 +58,8 @@ ssize_t vublk_stream_send(int fd, const struct msghdr *msg);
 
 /*
  * Receives the next part of a message, and never more than one message, because the
- * descriptors of the next one would arrive with its first byte. Returns 1 when the message is
- * complete, and the reader is ready for the next one; 0 if the rest has not arrived.
+ * descriptors of the next one would arrive with its first byte. Returns 1 if the message is
+ * complete and the reader is ready for the next one; 0 if the rest of the message has not arrived.
  *
  * ENOTCONN: the socket is closed (`fd` -1), or the peer closed or reset the connection;
  * EPROTO: a header that no message has, or too many descriptors; EMFILE: descriptors were lost

@@ -3,8 +3,8 @@
 #define VUBLK_UTIL_ATOMIC_H
 
 /*
- * Loads and stores of fields that another thread or process writes. Each use of
- * an acquire names, by a letter in a comment, the release that it pairs with.
+ * Loads and stores of fields that another thread or process also accesses. Where a release and an
+ * acquire form a pair, a comment marks both of them with the same letter.
  */
 #define vublk_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define vublk_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
@@ -32,7 +32,7 @@ static inline void vublk_cpu_relax(void)
 
 #define VUBLK_CACHE_LINE 64
 
-/* Defined if the thread sanitizer is used, which makes the code about ten times slower. */
+/* Defined in builds with the thread sanitizer, which makes the code about ten times slower. */
 #if defined(__SANITIZE_THREAD__)
 #define VUBLK_TSAN 1
 #elif defined(__has_feature)

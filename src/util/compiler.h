@@ -2,7 +2,7 @@
 #ifndef VUBLK_UTIL_COMPILER_H
 #define VUBLK_UTIL_COMPILER_H
 
-/* Hints for the path of every request. */
+/* Hints for code that every request runs. */
 
 #define VUBLK_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 /* Always inlined, whatever its size. */

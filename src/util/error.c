@@ -3,8 +3,8 @@
  * These functions write the sentence that describes a failure into the caller's buffer; see
  * error.h.
  *
- * Key idea: nothing is allocated, so that a lack of memory can be reported as well. A sentence that
- * is too long is truncated.
+ * Key idea: the functions allocate nothing, so they can also report that memory ran out. A sentence
+ * that is too long is truncated.
  */
 #include "util/error.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file signals and clears eventfds, most of which a peer also holds.
+ * Signals and clears eventfds, most of which a peer also holds.
  *
  * Key idea: O_NONBLOCK belongs to the open file description, which the peer shares. The peer may
  * clear the flag and fill the counter at any time, so neither the flag nor poll() makes read() or
@@ -106,8 +106,8 @@ enum { UNTRIED, READY, UNAVAILABLE };
  */
 static struct {
 	pthread_mutex_t lock; /* held while the context is created */
-	unsigned state;
-	bool forks;
+	unsigned state; /* S: `context` is stored before READY, and loaded after READY was seen */
+	bool forks;     /* forget_context() is registered */
 	aio_context_t context;
 } asynchronous = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -129,7 +129,7 @@ static bool make_context(void)
 		    syscall(SYS_io_setup, CONTEXT_EVENTS, &asynchronous.context) < 0)
 			vublk_store_release(&asynchronous.state, UNAVAILABLE);
 		else
-			vublk_store_release(&asynchronous.state, READY);
+			vublk_store_release(&asynchronous.state, READY); /* S */
 	}
 	pthread_mutex_unlock(&asynchronous.lock);
 	return asynchronous.state == READY;
@@ -137,12 +137,15 @@ static bool make_context(void)
 
 static bool has_context(void)
 {
-	unsigned state = vublk_load_acquire(&asynchronous.state);
+	unsigned state = vublk_load_acquire(&asynchronous.state); /* S */
 
 	return state == UNTRIED ? make_context() : state == READY;
 }
 
-/* The completions carry no information; they only have to be removed from the ring. */
+/*
+ * The completions carry no information; they only have to be removed from the ring. The kernel
+ * stores the tail after the completions before it.
+ */
 static void drop_completions(void)
 {
 	struct ring *ring = (struct ring *)asynchronous.context;

@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file makes the process survive a peer that removes pages from shared memory; see fault.h.
+ * Makes the process survive a peer that removes pages from shared memory; see fault.h.
  *
  * Key idea: the handler runs on the faulting thread, between any two instructions. So it takes no
  * lock and reads the guarded ranges from a list that only grows; each entry has a version that is
  * odd while the entry changes. The handler skips an entry that is being changed. Such an entry
  * belongs to another thread's mapping, because a thread does not change the entry of a mapping
  * while it accesses the mapping.
- *   F  an entry's fields before its version is even again, and before it is in the list
+ *
+ * Pairs of accesses; the letter marks both accesses of a pair:
+ *   F  a writer stores an entry's fields and then its even version, and links an initialized entry
+ *      into the list; the handler loads the list and the version first. So a handler that sees the
+ *      entry or the version also sees the fields.
+ * The fields are themselves stored with release and loaded with acquire. So a handler that sees a
+ * field of a later change also sees the later version, and discards its copy.
  */
 #include "util/fault.h"
 
@@ -43,7 +49,7 @@ struct range {
 };
 
 static struct range *ranges; /* atomic; entries are reused and never freed */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the writers */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held while entries are changed */
 static bool managed_elsewhere;
 static bool installed;
 static struct sigaction before; /* set before the handler is installed */
@@ -119,9 +125,9 @@ static void record(const struct range *range, uintptr_t address)
 }
 
 /*
- * Records the fault before it replaces the page, so that no thread reads the empty page
- * without the record. Replaces the whole mapping if one page cannot be replaced, because the
- * number of mappings of a process is limited.
+ * Records the fault before it replaces the page, so that a thread that reads the empty page also
+ * finds the record. Replacing one page splits the mapping; if the process has too many mappings for
+ * that, the whole mapping is replaced.
  */
 bool vublk_sigbus_repair(int code, const void *fault_address)
 {
@@ -130,7 +136,7 @@ bool vublk_sigbus_repair(int code, const void *fault_address)
 	struct range range;
 	bool repaired;
 
-	if (code <= 0 || !find(address, &range)) /* sent by a process, or not ours */
+	if (code <= 0 || !find(address, &range)) /* sent by a process, or not a guarded address */
 		return false;
 	record(&range, address);
 	repaired = replace(address & ~(range.page_bytes - 1), range.page_bytes) ||
@@ -140,8 +146,8 @@ bool vublk_sigbus_repair(int code, const void *fault_address)
 }
 
 /*
- * Calls the previous handler, or restores the default action, which takes place when the return
- * from this handler repeats the fault.
+ * Calls the previous handler. If there is none, restores the default action, which takes effect
+ * when this handler returns and the faulting access is repeated.
  */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
@@ -204,7 +210,7 @@ const char *vublk_fault_name(const struct vublk_fault *fault)
 	return kinds & VUBLK_FAULT_INFLIGHT ? "the in-flight area" : "the dirty log";
 }
 
-/* In a mapping of huge pages, at least one huge page is replaced. */
+/* A part of a huge page cannot be replaced. */
 static uintptr_t page_bytes_of(int fd)
 {
 	struct statfs fs;

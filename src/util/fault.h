@@ -8,10 +8,10 @@
  * A peer that holds the descriptor can truncate the file, or punch a hole into a file of huge pages
  * when no free huge page is left. The next access raises SIGBUS on the accessing thread. Accesses
  * to guarded mappings survive this signal: the handler replaces the page with an empty one, records
- * the fault in the owner's `struct vublk_fault`, and signals the record's descriptor. Data that was
+ * the fault in the owner's `struct vublk_fault`, and signals the record's eventfd. Data that was
  * read from such a page is worthless, so the owner checks the record before it acts on the data.
  *
- * Other faults go to the previously installed handler.
+ * The handler passes every other SIGBUS to the handler that was installed before it.
  */
 #include "util/atomic.h"
 
@@ -30,7 +30,7 @@ enum vublk_fault_kind {
 /* The record of one owner; it outlives the owner's guarded mappings. */
 struct vublk_fault {
 	unsigned kinds;    /* any thread, atomic: vublk_fault_kind bits */
-	uintptr_t address; /* the first that faulted; any thread, atomic */
+	uintptr_t address; /* the first address that faulted; any thread, atomic */
 	int fd;            /* an eventfd that is signalled at the first fault; -1: none */
 };
 
@@ -44,8 +44,9 @@ static inline bool vublk_fault_happened(const struct vublk_fault *fault)
 const char *vublk_fault_name(const struct vublk_fault *fault);
 
 /*
- * Guards a mapping of `fd`, whose page size determines how much is replaced. The first call
- * installs the SIGBUS handler. -ENOMEM.
+ * Guards a mapping of `fd`. At a fault, the handler replaces one page, of the page size of that
+ * file. The first call installs the SIGBUS handler, unless the program handles SIGBUS itself
+ * (<vublk/sigbus.h>). -ENOMEM.
  */
 int vublk_fault_guard(void *address, uint64_t bytes, int fd, struct vublk_fault *fault,
 		      enum vublk_fault_kind kind, struct vublk_error *error);

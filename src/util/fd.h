@@ -16,7 +16,7 @@ void vublk_fd_close(int *fd);
 /* Closes each of `count` descriptors and sets it to -1. */
 void vublk_fd_close_all(int *fds, size_t count);
 
-/* Takes *fd from its owner and sets it to -1. */
+/* Returns *fd, which now belongs to the caller, and sets *fd to -1. */
 int vublk_fd_steal(int *fd);
 
 /* --- eventfds; eventfd.c -------------------------------------------------------------- */
@@ -47,18 +47,19 @@ void vublk_eventfd_write(int fd);
 bool vublk_eventfd_unblock(int fd);
 
 /*
- * Clears the counter. Returns 1 if it was signalled, 0 if not, or a negative errno if it can
- * never be signalled again (-EPIPE: the end of a pipe). Never blocks.
+ * Clears the counter. Returns 1 if the eventfd was signalled, 0 if it was not, or a negative errno
+ * if `fd` cannot be read and so can never be signalled (-EPIPE: a pipe without a writer). Never
+ * blocks.
  */
 int vublk_eventfd_clear(int fd);
 
-/* Checks a descriptor that a peer sent for signalling or waiting: 0, or -EPROTO. */
+/* Checks that a descriptor from a peer is an eventfd, and makes it non-blocking. 0 or -EPROTO. */
 int vublk_eventfd_check(int fd, struct vublk_error *error);
 
 /*
- * Like vublk_eventfd_check(), but for a descriptor that is only signalled. This function also
- * accepts a pipe, because User Mode Linux sends one; in that case it replaces *fd with an open file
- * description of our own.
+ * Like vublk_eventfd_check(), but for a descriptor that we only signal. A pipe is accepted, too,
+ * because User Mode Linux sends one; the function replaces it with a descriptor whose open file
+ * description is our own.
  */
 int vublk_callfd_check(int *fd, struct vublk_error *error);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file opens a raw image or a block device that other programs may be using.
+ * Opens a raw image or a block device that other programs may be using.
  *
  * Key idea: a program takes a read lock on one byte of the image for each thing that it does, and
  * on another byte for each thing that other programs must not do. Then it checks whether another
@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A locked byte means: the program does this (HELD), or others must not (UNSHARED). */
+/* A locked byte means: the program does this (HELD), or other programs must not (UNSHARED). */
 #define HELD_BASE 100
 #define UNSHARED_BASE 200
 
@@ -77,7 +77,7 @@ static bool find_mount(dev_t device, char where[256])
 			continue;
 		/*
 		 * Btrfs and some other file systems report a device number of their own, so the
-		 * source is compared.
+		 * mount's source is compared, too.
 		 */
 		dash = strstr(line, " - ");
 		found = makedev(major_number, minor_number) == device ||
@@ -116,9 +116,9 @@ static int open_failed(const struct image *image, int code, struct vublk_error *
 }
 
 /*
- * O_NONBLOCK keeps open() from waiting for the other end of a pipe; a pipe is refused below. O_EXCL
- * without O_CREAT affects block devices only. A reader keeps its claim only while the image is
- * being opened.
+ * O_NONBLOCK keeps open() from waiting for the other end of a pipe; check_kind() then refuses the
+ * pipe. O_EXCL without O_CREAT affects block devices only. A reader keeps its exclusive descriptor
+ * only while the image is being opened.
  */
 static int open_node(struct image *image, struct vublk_error *error)
 {
@@ -182,7 +182,10 @@ static bool is_loop_of(const char *backing_file, const struct stat *image, bool 
 	       is_read_only[0] != '1';
 }
 
-/* The kernel takes no lock on the file of a loop device, and a file system may be mounted on it. */
+/*
+ * A loop device takes no lock on its file, although a file system on the loop device may be
+ * mounted.
+ */
 static int check_loops(struct image *image, struct vublk_error *error)
 {
 	glob_t found = { 0 };
@@ -239,7 +242,10 @@ static int image_is_busy(const struct image *image, struct vublk_error *error)
 			       we_write && !we_replace ? ", or use the image read-only" : "");
 }
 
-/* 0; -EAGAIN: another program has locked the byte exclusively; other errors: no locks here. */
+/*
+ * Takes a read lock on the byte of each permission. -EAGAIN: another program has locked one of the
+ * bytes exclusively; any other error: the file cannot be locked.
+ */
 static int mark(const struct image *image, unsigned base, unsigned permissions)
 {
 	for (unsigned i = 0; i < NUM_PERMISSIONS; i++) {

@@ -61,7 +61,8 @@ static bool is_over(const struct vublk_log_kind *kind, uint64_t now)
 }
 
 /*
- * Returns the row of this kind, otherwise a free or expired row, or the last row if there is none.
+ * Returns the row of this kind. If the kind has none, it gets a free or expired row; if there is no
+ * such row either, it shares the last row.
  */
 static struct vublk_log_kind *find_kind(struct vublk_log_limit *limit, uint32_t hash, uint64_t now)
 {

@@ -15,11 +15,11 @@ void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const ch
  * Keeps a peer from filling the log: passes at most VUBLK_LOG_BURST lines of each kind per
  * VUBLK_LOG_INTERVAL_MS. The next line that passes is preceded by the number of lines that were
  * left out. Lines that differ only in words with a digit are of one kind, so a flood of one kind
- * does not hide the first line of another. Kinds beyond the table share its last row. Debug lines
- * are not limited, because the user requested all of them.
+ * does not hide the first line of another. When the table is full, further kinds share its last
+ * row. Debug lines are not limited, because the user requested all of them.
  *
- * A limit belongs to an object that outlives the peer's connection. Zeroed, it is a new limit.
- * Not thread-safe.
+ * A limit belongs to an object that outlives the peer's connection. A zeroed limit is ready for
+ * use. Not thread-safe.
  */
 #define VUBLK_LOG_BURST 5
 #define VUBLK_LOG_INTERVAL_MS 10000
@@ -28,7 +28,7 @@ void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const ch
 struct vublk_log_kind {
 	uint64_t window_start_ns;
 	uint32_t hash;
-	uint32_t said; /* lines in this window; 0: the row is free */
+	uint32_t said; /* lines that passed in this window; 0: the row is free */
 	uint32_t left_out;
 };
 

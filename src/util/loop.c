@@ -4,8 +4,8 @@
  * posted tasks.
  *
  * Key idea: a callback may remove any object, including its own. So the batch that epoll
- * returned is kept in loop->ready, and a removal clears its entry there; a timer or task
- * leaves its list before it is called.
+ * returned is kept in loop->ready, and the removal of a source clears its entry there; a timer or
+ * task leaves its list before its callback runs.
  */
 #include "util/loop.h"
 

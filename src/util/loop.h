@@ -10,8 +10,8 @@
 
 /*
  * An event loop: descriptors, timers and tasks behind one pollable descriptor. Only the thread
- * that calls vublk_loop_process() may use it, except vublk_loop_post(), which any thread may
- * call. A callback may add and remove any object, including its own.
+ * that calls vublk_loop_process() may make the other calls, except vublk_loop_post(), which any
+ * thread may call. A callback may add and remove any source, timer or task, including its own.
  */
 
 #define VUBLK_LOOP_BATCH 32
@@ -63,7 +63,7 @@ int vublk_loop_init(struct vublk_loop *loop, struct vublk_error *error);
 /* The loop must have no sources, timers or tasks. */
 void vublk_loop_deinit(struct vublk_loop *loop);
 
-/* Readable when vublk_loop_process() has work. */
+/* The loop's descriptor, which is readable when vublk_loop_process() has work. Borrowed. */
 int vublk_loop_fd(const struct vublk_loop *loop);
 
 /*
@@ -72,23 +72,23 @@ int vublk_loop_fd(const struct vublk_loop *loop);
  */
 int vublk_loop_process(struct vublk_loop *loop, int timeout_ms);
 
-/* fn and opaque are set by the caller beforehand; fd is borrowed until removal. */
+/* The caller has set source->fn and source->opaque. `fd` is borrowed until the removal. */
 int vublk_loop_add(struct vublk_loop *loop, struct vublk_loop_source *source, int fd,
 		   uint32_t events, struct vublk_error *error);
 void vublk_loop_modify(struct vublk_loop_source *source, uint32_t events);
 /*
- * A no-op if the source is in no loop. The callback of the source does not run after this returns.
+ * A no-op if the source is in no loop. The source's callback does not run after the call returns.
  */
 void vublk_loop_remove(struct vublk_loop_source *source);
 
-/* Arms or re-arms; `deadline_ns` is on vublk_now_ns()'s clock. Runs once. */
+/* Arms the timer or changes its deadline, a time of vublk_now_ns(). The callback runs once. */
 void vublk_loop_timer_arm(struct vublk_loop *loop, struct vublk_loop_timer *timer,
 			  uint64_t deadline_ns);
 void vublk_loop_timer_disarm(struct vublk_loop_timer *timer);
 
-/* Any thread. A no-op for a task that is already posted. */
+/* May be called on any thread. A no-op for a task that is already posted. */
 void vublk_loop_post(struct vublk_loop *loop, struct vublk_loop_task *task);
-/* The loop's thread. The task does not run unless it is posted again. */
+/* After this call the task does not run unless it is posted again. */
 void vublk_loop_cancel(struct vublk_loop *loop, struct vublk_loop_task *task);
 
 /* CLOCK_MONOTONIC in nanoseconds. */

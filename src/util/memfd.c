@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file creates, maps and reads memory that is shared with a peer by descriptor. */
+/* Creates, maps and reads memory that is shared with a peer by descriptor. */
 #include "util/memfd.h"
 
 #include "util/atomic.h"
@@ -15,7 +15,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define MAX_READS 1000 /* of a word that a peer keeps changing */
+#define MAX_READS 1000 /* then a word that a peer keeps changing cannot be read */
 
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 {
@@ -72,7 +72,7 @@ static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint
 
 	if (address == MAP_FAILED)
 		return vublk_error_set_errno(error, errno,
-					     "cannot read the memory, nor map %" PRIu64
+					     "cannot read the memory, and cannot map %" PRIu64
 					     " bytes of it at offset %" PRIu64, bytes, start);
 	r = vublk_fault_guard(address, bytes, fd, &fault, VUBLK_FAULT_MEMORY, error);
 	if (!r)

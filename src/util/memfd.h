@@ -11,9 +11,10 @@
 
 /*
  * Creates a zeroed anonymous file of `bytes` bytes, CLOEXEC. The size of the file is sealed, so
- * that a peer that holds the file cannot remove pages of a mapping. The set of seals is sealed as
- * well, because a peer that could add F_SEAL_FUTURE_WRITE would keep every later peer from mapping
- * the file. Returns the descriptor, which the caller owns, or a negative errno.
+ * that a peer that holds the file cannot remove pages of a mapping by truncating the file. The set
+ * of seals is sealed as well, because a peer that could add F_SEAL_FUTURE_WRITE would keep every
+ * later peer from mapping the file. Returns the descriptor, which the caller owns, or a negative
+ * errno.
  */
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error);
 
@@ -30,15 +31,16 @@ void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fa
 			enum vublk_fault_kind kind, struct vublk_error *error);
 
 /*
- * Reads an aligned 16-bit word that peers may write meanwhile, at `offset` of the region of `bytes`
- * bytes at `start` of the file. The result is never half of one value and half of another. Maps the
- * region only if the file cannot be read, because a peer may have sealed the file against mapping,
- * and a file with huge pages cannot be mapped in part. -EIO: the file ends before the word.
+ * Reads the aligned 16-bit word at `offset` of a region, which has `bytes` bytes and begins at
+ * `start` of the file. Peers may write the word at the same time; the result is never half of one
+ * value and half of another. The function maps the region only if read() fails, because mapping has
+ * restrictions of its own: a peer may have sealed the file against it, and a file with huge pages
+ * cannot be mapped in part. -EIO: the file ends before the word, or the word keeps changing.
  */
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error);
 
-#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* that the is_blank() functions check */
+#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* the is_blank() functions check at most this much */
 
 /*
  * Whether the first MiB is all zeros. Once a VM runs, the start of its memory is no longer all

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file parses the values of options and properties; see option.h. Because all are parsed here,
+ * Parses the values of options and properties; see option.h. Because all values are parsed here,
  * their rules and error sentences agree. (The vublk tool has its own parser for its command line:
  * src/cli/cli.h.)
  */

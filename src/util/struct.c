@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file copies structs that cross the ABI, whose size in the program may differ from their size
- * in the library.
+ * Copies structs between the program and the library, whose sizes of the same struct may differ
+ * because they were compiled with different versions of the headers.
  *
  * Key idea: members are only ever added at the end, and 0 in a new member asks for the behaviour of
  * a library without this member. So the shorter struct, extended with zeroes, has the same meaning

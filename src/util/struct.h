@@ -7,8 +7,8 @@
 #include <stddef.h>
 
 /*
- * Copies a struct that may grow across the ABI, in either direction; <vublk/version.h> has the
- * rules.
+ * Copying structs from the program and to the program. These structs may grow in later versions of
+ * the library; <vublk/version.h> has the rules.
  */
 
 /*
@@ -20,9 +20,9 @@ int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given
 		    const char *name, struct vublk_error *error);
 
 /*
- * EINVAL: `given`, a `type` of `given_bytes`, ends before the end of `member`. Used before
- * vublk_struct_in() if 0 in the member does not mean "not set", as in a descriptor. If `given` is
- * NULL, the result is 0.
+ * EINVAL: `given`, a `type` of `given_bytes`, ends before the end of `member`. Call it before
+ * vublk_struct_in() if 0 is a valid value of the member, as it is for a file descriptor. If `given`
+ * is NULL, the result is 0.
  */
 #define vublk_struct_needs(type, member, given, given_bytes, error) \
 	vublk_struct_check_bytes((given) ? (given_bytes) : sizeof(type), \
@@ -32,8 +32,8 @@ int vublk_struct_check_bytes(size_t given_bytes, size_t least_bytes, const char 
 			     const char *member, struct vublk_error *error);
 
 /*
- * Copies `own` into the program's struct, and zeroes the members that this library lacks. 0 bytes: a
- * no-op, and `given` may be NULL.
+ * Copies `own` into the program's struct, and zeroes the members that this library lacks. If
+ * `given_bytes` is 0, the call is a no-op, and `given` may be NULL.
  */
 void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t own_bytes);
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file watches for files to appear; see watch.h.
+ * Watches for files to appear; see watch.h.
  *
  * Key idea: every watch adds the instance to its own loop. The loop that wakes first reads the
  * events of all watches and posts a task to the loop of each watch that an event concerns; the
  * other loops find nothing to read. So no watch depends on another watch's thread.
  *
  * Watches of one directory share one kernel watch, which is removed with the last of them.
- * Lock order: this file's lock, then a loop's. Callbacks run without either.
+ * Lock order: this file's lock, then a loop's. Callbacks run while neither is held.
  */
 #include "util/watch.h"
 
@@ -50,7 +50,7 @@ static void after_fork(void)
 	pthread_mutex_unlock(&shared.lock);
 }
 
-/* The instance is the parent's: a child that read its events would steal them. */
+/* If the child read events of the parent's instance, the parent would not receive them. */
 static void after_fork_in_child(void)
 {
 	vublk_fd_close(&shared.fd);

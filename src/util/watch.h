@@ -4,8 +4,8 @@
 
 /*
  * Watches for a file to appear at a path. All watches of a process share one inotify
- * instance, because the kernel allows a user only a few (128 by default). A watch belongs to
- * the thread of its loop; different watches may use different loops.
+ * instance, because the kernel allows a user only a few instances (128 by default). A watch belongs
+ * to the thread of its loop; different watches may use different loops.
  */
 #include "util/loop.h"
 
@@ -24,7 +24,7 @@ struct vublk_watch {
 	struct vublk_loop_source source; /* the instance */
 	struct vublk_loop_task task;
 
-	/* under the process's lock while it is watching */
+	/* under the lock in watch.c while the watch is started */
 	struct vublk_watch *next;
 	int descriptor; /* the kernel watch of the directory */
 	char name[VUBLK_WATCH_PATH_BYTES];
@@ -35,8 +35,9 @@ struct vublk_watch {
 void vublk_watch_init(struct vublk_watch *watch, void (*fn)(void *opaque, bool vanished),
 		      void *opaque);
 /*
- * Starts watching; a no-op for a watch that is started. EMFILE (no instance is left), ENOSPC (no
- * kernel watch is left), ENOENT, ...: `fn` is not called, and start() may be called again.
+ * Starts watching; a no-op for a watch that is started. EMFILE: no instance is left; ENOSPC: no
+ * kernel watch is left; ENOENT and others: the directory cannot be watched. After a failure `fn` is
+ * not called, and the caller may try again.
  */
 int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const char *path,
 		      struct vublk_error *error);

@@ -27,7 +27,7 @@ struct vublk_vfio_channel {
 	uint8_t out[VUBLK_VFIO_CHANNEL_OUT_BYTES];
 };
 
-/* Owns the socket `fd` from now on, and makes it non-blocking and CLOEXEC. */
+/* Takes ownership of the socket `fd`, and makes it non-blocking and CLOEXEC. */
 void vublk_vfio_channel_init(struct vublk_vfio_channel *channel, int fd);
 
 /* Closes the socket and all descriptors of the channel. Idempotent; NULL is a no-op. */
@@ -36,8 +36,8 @@ void vublk_vfio_channel_deinit(struct vublk_vfio_channel *channel);
 /*
  * Receives one message. 1: `*message` points into the channel, and is valid until the next call,
  * like the descriptors that were not taken from it; 0: the message has not arrived completely.
- * Errors are those of vublk_stream_read(); EPROTO: a wrong size, or more than VUBLK_VFIO_MAX_FDS
- * descriptors.
+ * Errors are those of vublk_stream_read(), where EPROTO means a wrong size, or more than
+ * VUBLK_VFIO_MAX_FDS descriptors.
  */
 int vublk_vfio_channel_receive(struct vublk_vfio_channel *channel,
 			       struct vublk_vfio_message **message, struct vublk_error *error);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The vfio-user codec: it has the format of each command, and checks a received command. It does no
- * input or output and does not know what values mean: the receiver checks that a region or an
- * interrupt exists.
+ * input or output and does not know what values mean: the receiver checks, for example, that a
+ * region or an interrupt exists.
  *
- * Key idea: one table has one row per command. A row has the accepted sizes, which are larger
- * than in the specification's text where clients send larger structures.
+ * Key idea: one table has one row per command. A row has the accepted sizes, which exceed those in
+ * the specification's text where clients send larger structures.
  *
  * Specification: "Commands", "Header", and each command's section.
  */
@@ -54,10 +54,9 @@ _Static_assert(sizeof(union vublk_vfio_payload) == VUBLK_VFIO_MAX_PAYLOAD_BYTES,
 	[VUBLK_VFIO_##name] = { #name, min, max, max_fds, served }
 
 /*
- * These rows accept more than the specification's text:
- * the INFO commands may have the larger structures of newer kernels. DMA_UNMAP should have no
- * descriptor; some clients send one, which is closed. A DMA_MAP without a descriptor is
- * memory that cannot be mapped.
+ * Some rows accept more than the specification's text. The INFO commands may have the larger
+ * structures of newer kernels. DMA_UNMAP should have no descriptor; some clients send one, which is
+ * closed. A DMA_MAP without a descriptor describes memory that cannot be mapped.
  */
 static const struct vublk_vfio_command_info commands[] = {
 	ROW(VERSION, VERSION, ANY, 0, SERVED),

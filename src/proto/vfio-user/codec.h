@@ -31,7 +31,7 @@ enum vublk_vfio_command {
 	VUBLK_VFIO_DMA_READ = 11,  /* server to client */
 	VUBLK_VFIO_DMA_WRITE = 12, /* server to client */
 	VUBLK_VFIO_DEVICE_RESET = 13,
-	VUBLK_VFIO_DIRTY_PAGES = 14, /* in older versions */
+	VUBLK_VFIO_DIRTY_PAGES = 14, /* in older versions of the specification */
 	VUBLK_VFIO_REGION_WRITE_MULTI = 15,
 	VUBLK_VFIO_DEVICE_FEATURE = 16,
 	VUBLK_VFIO_MIG_DATA_READ = 17,
@@ -54,8 +54,8 @@ enum vublk_vfio_command {
 #define VUBLK_VFIO_DMA_READABLE 0x1u
 #define VUBLK_VFIO_DMA_WRITABLE 0x2u
 
-#define VUBLK_VFIO_MAX_FDS 16            /* clients send SET_IRQS with up to sixteen */
-#define VUBLK_VFIO_MAX_TRANSFER_BYTES 4096 /* of a region in one message */
+#define VUBLK_VFIO_MAX_FDS 16            /* clients send SET_IRQS with up to 16 descriptors */
+#define VUBLK_VFIO_MAX_TRANSFER_BYTES 4096 /* the most of a region that one message carries */
 #define VUBLK_VFIO_MAX_PAYLOAD_BYTES 8192
 
 struct vublk_vfio_header {
@@ -119,7 +119,7 @@ struct vublk_vfio_region_access {
 struct vublk_vfio_write {
 	uint64_t offset;
 	uint32_t region;
-	uint32_t count; /* of the eight bytes */
+	uint32_t count; /* the number of bytes in `data` */
 	uint8_t data[8];
 };
 
@@ -156,13 +156,13 @@ struct vublk_vfio_message {
 	unsigned num_fds;
 };
 
-/* The format of a command by the specification; one table row per command. */
+/* The format of a command according to the specification; one table row per command. */
 struct vublk_vfio_command_info {
 	const char *name;           /* "REGION_WRITE" */
 	uint32_t min_payload_bytes; /* of the command */
 	uint32_t max_payload_bytes;
 	uint8_t max_fds;
-	bool served; /* implemented here; the other rows only have the name */
+	bool served; /* implemented here; of the other rows only the name is used */
 };
 
 /* NULL for a number that is not in the specification. */
@@ -189,7 +189,8 @@ int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 bool vublk_vfio_wants_reply(const struct vublk_vfio_header *command);
 
 /*
- * These functions make the header of an answer with `payload_bytes`, and the header of a refusal.
+ * The header of a reply to `command` with `payload_bytes` bytes of payload, and of a reply that
+ * refuses `command` with the positive errno value `code`.
  */
 struct vublk_vfio_header vublk_vfio_reply_header(const struct vublk_vfio_header *command,
 						 uint32_t payload_bytes);

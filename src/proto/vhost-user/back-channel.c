@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file sends CONFIG_CHANGE_MSG and receives the answers; see back-channel.h. It sends no other
- * request.
+ * Sends CONFIG_CHANGE_MSG and receives the answers; see back-channel.h. No other request is sent.
  *
- * Key idea: the only messages that a front-end may send here are answers. Any other message
- * closes this channel, and leaves the connection itself open.
+ * Key idea: the only messages that a front-end may send here are answers. After any other message
+ * this channel is closed, and the connection itself stays open.
  *
  * Specification: "Back-end message types".
  */

@@ -151,7 +151,7 @@ static int duplicate_fds(struct vublk_vu_message *copy, const struct vublk_vu_me
 	return 0;
 }
 
-/* Keeps the rest of `message` after `sent_bytes`; if none are sent, also its descriptors. */
+/* Keeps the part of `message` after `sent_bytes`; if no byte was sent, also its descriptors. */
 static int keep_message(struct vublk_channel *channel, const struct vublk_vu_message *message,
 			size_t sent_bytes, struct vublk_error *error)
 {

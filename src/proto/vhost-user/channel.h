@@ -9,8 +9,9 @@
 #include <sys/types.h>
 
 /*
- * One end of a vhost-user Unix socket, which sends and receives whole messages, and the
- * sockets themselves by path. No call blocks; all calls come from one thread.
+ * One end of a vhost-user connection, which sends and receives whole messages; and functions that
+ * connect, listen and accept on Unix sockets. No call blocks. All calls for one channel come from
+ * one thread.
  */
 
 /*
@@ -34,7 +35,7 @@ struct vublk_channel {
 	unsigned num_waiting;
 };
 
-/* Owns the socket `fd` from now on, and makes it non-blocking and CLOEXEC. */
+/* Takes ownership of the socket `fd`, and makes it non-blocking and CLOEXEC. */
 void vublk_channel_init(struct vublk_channel *channel, int fd);
 
 /* Closes the socket and all descriptors of the channel. Idempotent; zeroed or NULL is a no-op. */
@@ -58,9 +59,9 @@ bool vublk_channel_wants_write(const struct vublk_channel *channel);
 
 /*
  * Receives one message. 1: the message is in `message`, which owns its descriptors; 0: the message
- * has not arrived completely. Errors are those of vublk_stream_read(); EPROTO: a wrong version, a
- * size above VUBLK_VU_MAX_PAYLOAD_BYTES, or more than VUBLK_VU_MAX_FDS descriptors. The payload is
- * zero beyond its size.
+ * has not arrived completely. Errors are those of vublk_stream_read(), where EPROTO means a wrong
+ * version, a size above VUBLK_VU_MAX_PAYLOAD_BYTES, or more than VUBLK_VU_MAX_FDS descriptors.
+ * payload.bytes is zero beyond the payload's size.
  */
 int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message *message,
 			  struct vublk_error *error);
@@ -68,18 +69,18 @@ int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message
 /* --- sockets --------------------------------------------------------------- */
 
 /*
- * Connects to the Unix socket at `path` without blocking, because a Unix socket connects
- * immediately or fails. Returns the descriptor; EAGAIN: the backlog is full, try again. The
- * error says what is wrong with the path.
+ * Connects to the Unix socket at `path`. The call does not block, because a non-blocking Unix
+ * socket connects immediately or fails. Returns the descriptor; EAGAIN: the listener's backlog is
+ * full, try again. The error sentence says what is wrong with the path.
  */
 int vublk_socket_connect(const char *path, struct vublk_error *error);
 
 /*
- * Listens at `path`. Replaces a socket file without a listener. EADDRINUSE: the socket has a
- * listener; EEXIST: the file is not a socket.
+ * Listens at `path` and returns the descriptor. Replaces a socket file without a listener.
+ * EADDRINUSE: a process already listens at the socket; EEXIST: the file is not a socket.
  */
 int vublk_socket_listen(const char *path, struct vublk_error *error);
-/* Like vublk_socket_listen(), but sets mode and group of the file before a client can connect. */
+/* Like vublk_socket_listen(), but sets the file's mode and group before a client can connect. */
 int vublk_socket_listen_with(const char *path, const struct vublk_socket_access *access,
 			     struct vublk_error *error);
 
@@ -105,12 +106,15 @@ ino_t vublk_socket_file(const char *path);
 void vublk_socket_remove(const char *path, ino_t file);
 
 /*
- * Whether a descriptor is a connected Unix stream socket. ENOTSOCK; EINVAL: no descriptor, or a
- * socket of another kind; ENOTCONN: it listens or is not connected.
+ * Checks that `fd` is a connected Unix stream socket. ENOTSOCK: not a socket; EINVAL: not a
+ * descriptor, or a socket of another kind; ENOTCONN: a socket that listens or is not connected.
  */
 int vublk_socket_check_connected(int fd, struct vublk_error *error);
 
-/* Accepts a connection, non-blocking and CLOEXEC; -EAGAIN: none is waiting. */
+/*
+ * Accepts a connection. Returns its descriptor, which is non-blocking and CLOEXEC; -EAGAIN: no
+ * connection waits.
+ */
 int vublk_socket_accept(int listen_fd, struct vublk_error *error);
 
 #endif

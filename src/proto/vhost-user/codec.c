@@ -67,8 +67,8 @@ _Static_assert(offsetof(struct vhost_iotlb_msg, type) == IOTLB_FIELDS - 1, "wire
 _Static_assert(sizeof(union vublk_vu_payload) == VUBLK_VU_MAX_PAYLOAD_BYTES, "wire size");
 
 /*
- * Short names for the table: the first two say whether a request has a reply of its own, the third
- * that it needs no feature.
+ * Short names for the table: REPLY and NO_REPLY say whether a request has a reply of its own;
+ * ALWAYS says that it needs no protocol feature.
  */
 #define REPLY true
 #define NO_REPLY false
@@ -81,7 +81,7 @@ _Static_assert(sizeof(union vublk_vu_payload) == VUBLK_VU_MAX_PAYLOAD_BYTES, "wi
 #define TO_FRONTEND(...) ROW(VUBLK_VU_BACKEND_, __VA_ARGS__)
 
 /*
- * These rows accept more than the specification's text:
+ * Some rows accept more than the specification's text:
  * SET_LOG_BASE: without LOG_SHMFD the payload is a u64. With LOG_SHMFD the payload is the log
  *   description, and there is a reply, whose payload is a u64 or empty.
  * GET_CONFIG: a back-end that refuses it sends an empty payload.
@@ -304,8 +304,9 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 	if (direction == VUBLK_VU_TO_BACKEND && is_draft_skip_drain(message))
 		return vublk_error_set(error, EPROTO, "GET_SHMEM_CONFIG came with a payload of 8 bytes, "
 				       "where 0 are expected: message 44 was "
-				       "GET_VRING_BASE_SKIP_DRAIN in a draft of the protocol, and that "
-				       "is 45 now; update the VMM, or turn its inflight-migration off");
+				       "GET_VRING_BASE_SKIP_DRAIN in a draft of the protocol, but that "
+				       "is message 45 now; update the VMM, or turn its "
+				       "inflight-migration off");
 	r = check_request_flags(info->name, header->flags, error);
 	if (!r)
 		r = check_request_size(info, header->size, error);
@@ -315,8 +316,8 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 }
 
 /*
- * Checks only what a reply needs, because some back-ends leave NEED_REPLY set in it, and some
- * replies are longer than the row of the request says.
+ * Ignores other flags and a surplus of bytes, because some back-ends leave NEED_REPLY set in a
+ * reply, and some replies are longer than the row of the request says.
  */
 int vublk_vu_check_reply(uint32_t request, uint32_t min_payload_bytes,
 			 const struct vublk_vu_message *reply, struct vublk_error *error)

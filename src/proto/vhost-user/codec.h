@@ -126,7 +126,7 @@ enum vublk_vu_protocol_feature {
 #define VUBLK_VU_CONFIG_WRITABLE 0u
 #define VUBLK_VU_CONFIG_MIGRATION 1u
 
-#define VUBLK_VU_MAX_FDS 8          /* the maximum, of a SET_MEM_TABLE with 8 regions */
+#define VUBLK_VU_MAX_FDS 8          /* in one message: SET_MEM_TABLE has the most, one per region */
 #define VUBLK_VU_MAX_TABLE_REGIONS 8
 #define VUBLK_VU_MAX_CONFIG_BYTES 256
 #define VUBLK_VU_MAX_PAYLOAD_BYTES 512
@@ -175,7 +175,7 @@ struct vublk_vu_vring_area {
 };
 
 /*
- * This has 24 bytes on the wire, including padding, because all implementations send their struct.
+ * 24 bytes on the wire, including the padding, because all implementations send their C struct.
  */
 struct vublk_vu_inflight {
 	uint64_t mmap_size;
@@ -200,9 +200,9 @@ union vublk_vu_payload {
 };
 
 /*
- * A message and its descriptors. A received message owns them:
+ * A message and its descriptors. A received message owns its descriptors:
  * vublk_vu_message_take_fd() takes one, and vublk_vu_message_deinit() closes the others.
- * A message to be sent borrows them.
+ * A message to be sent borrows its descriptors.
  */
 struct vublk_vu_message {
 	struct vublk_vu_header header;
@@ -211,13 +211,13 @@ struct vublk_vu_message {
 	unsigned num_fds;
 };
 
-/* The direction of a message; a number has a different meaning in each. */
+/* The direction of a message; a request number has a different meaning in each direction. */
 enum vublk_vu_direction {
 	VUBLK_VU_TO_BACKEND,  /* a request on the main channel */
 	VUBLK_VU_TO_FRONTEND, /* a request on the back-end channel */
 };
 
-/* The format of a request by the specification; one table row per request. */
+/* The format of a request according to the specification; one table row per request. */
 struct vublk_vu_request_info {
 	const char *name;           /* "SET_VRING_NUM" */
 	uint32_t min_payload_bytes; /* of the request */
@@ -225,7 +225,7 @@ struct vublk_vu_request_info {
 	uint32_t reply_bytes;       /* minimum payload of its reply; 0: it has no reply of its own */
 	uint8_t min_fds, max_fds;   /* with the request */
 	bool has_reply;             /* has a reply even without NEED_REPLY */
-	int protocol_feature;       /* bit that has to be negotiated, -1: none */
+	int protocol_feature;       /* bit of the feature that the request needs; -1: none */
 };
 
 /* NULL for a number that is not in the specification. */
@@ -235,7 +235,7 @@ const struct vublk_vu_request_info *vublk_vu_request_info(enum vublk_vu_directio
 /* The name, or "unknown request". Static. */
 const char *vublk_vu_request_name(enum vublk_vu_direction direction, uint32_t request);
 
-/* Makes an empty request: it has number and version, no payload and no descriptors. */
+/* Makes an empty request, with its number and the version, but no payload and no descriptors. */
 void vublk_vu_message_init(struct vublk_vu_message *message, uint32_t request);
 
 /* Closes the descriptors that were not taken. Idempotent. */
@@ -245,8 +245,8 @@ void vublk_vu_message_deinit(struct vublk_vu_message *message);
 int vublk_vu_message_take_fd(struct vublk_vu_message *message, unsigned index);
 
 /*
- * Checks size, number of descriptors and flags of a received request against the
- * specification. EPROTO: they differ; ENOTSUP: the number is not in the specification.
+ * Checks the size, the number of descriptors and the flags of a received request against the
+ * specification. EPROTO: they differ; ENOTSUP: the request number is not in the specification.
  */
 int vublk_vu_check_request(enum vublk_vu_direction direction,
 			   const struct vublk_vu_message *message, struct vublk_error *error);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file computes the size of the in-flight area. src/frontend/ and src/backend/ create and
- * check its contents.
+ * Computes the size of the in-flight area. src/backend/ and src/device/ create areas and use their
+ * contents; src/frontend/ only passes them on.
  *
- * Key idea: either end may create the area, so both have to compute the same size. The
- * products cannot overflow, because both factors have 16 bits.
+ * Key idea: peers compute the size as well, so both results have to agree. The products cannot
+ * overflow, because the number of queues and the queue size have 16 bits each.
  *
  * Specification: "Inflight I/O tracking".
  */

@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /*
- * The shared area in which a back-end records the requests in flight (specification: "Inflight I/O
- * tracking"). The area has one region per queue, one after the other.
+ * The shared area in which a back-end records the disk requests in flight (specification: "Inflight
+ * I/O tracking"). The area has one region per queue; the regions follow each other.
  *
  * The specification leaves the distance between regions to the back-end. libvhost-user,
  * SPDK and `vublk serve` align each region to VUBLK_INFLIGHT_ALIGN bytes;
@@ -34,7 +34,7 @@ struct vublk_inflight_split {
 _Static_assert(sizeof(struct vublk_inflight_split_desc) == 16, "wire size");
 _Static_assert(sizeof(struct vublk_inflight_split) == 16, "wire size");
 
-/* The bytes of one queue's region, aligned, and of the whole area. */
+/* The bytes of one queue's region, including its alignment, and of the whole area. */
 uint64_t vublk_inflight_split_region_bytes(uint16_t queue_size);
 uint64_t vublk_inflight_split_area_bytes(uint16_t num_queues, uint16_t queue_size);
 

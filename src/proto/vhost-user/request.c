@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file checks a front-end's requests and makes the answers. It works on messages and their
- * descriptors only: it has no queues, and maps no memory.
+ * Checks a front-end's requests and makes the answers. The functions work on messages and their
+ * descriptors only: they have no queues, and map no memory.
  *
  * Key idea: every value that a front-end sends is checked here or in the codec, and nowhere
  * else. The callers know the limits of their disk and pass them.
@@ -46,10 +46,10 @@ int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_qu
 	int64_t queue = queue_of(request);
 
 	if (queue >= (int64_t)num_queues)
-		return vublk_error_set(error, EPROTO, "%s names queue %" PRId64 "; this disk has %u",
-				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
-							     request->header.request),
-				       queue, num_queues);
+		return vublk_error_set(error, EPROTO, "%s names queue %" PRId64 ", but this disk has "
+				       "%u queue%s", vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
+									   request->header.request),
+				       queue, num_queues, num_queues == 1 ? "" : "s");
 	*index = (int)queue;
 	return 0;
 }
@@ -115,7 +115,8 @@ int vublk_vu_refuse_running(const struct vublk_vu_message *request, bool is_runn
 {
 	if (!is_running)
 		return 0;
-	return vublk_error_set(error, EBUSY, "%s for queue %u, which runs; GET_VRING_BASE stops it",
+	return vublk_error_set(error, EBUSY, "%s changes queue %u, which runs; stop it with "
+			       "GET_VRING_BASE first",
 			       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request),
 			       request->payload.state.index);
 }
@@ -161,7 +162,7 @@ int vublk_vu_check_vring_enable(const struct vublk_vu_message *request, struct v
 			       state->index, state->num);
 }
 
-/* A kick or error descriptor has to be an eventfd; a call descriptor is only written. */
+/* A kick or error descriptor has to be an eventfd. A call descriptor may also be a pipe. */
 static int check_vring_fd(struct vublk_vu_message *request, struct vublk_error *error)
 {
 	if (request->header.request == VUBLK_VU_SET_VRING_CALL)
@@ -288,7 +289,8 @@ int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t fea
 				       "LOG_SHMFD, which was not accepted");
 	if (request->header.size != sizeof(*log) || request->num_fds != 1)
 		return vublk_error_set(error, EPROTO, "SET_LOG_BASE came with %u bytes and %u "
-				       "descriptors; expected %zu and 1, the log as a file (LOG_SHMFD)",
+				       "descriptors; expected %zu bytes and 1 descriptor, of the log's "
+				       "file (LOG_SHMFD)",
 				       request->header.size, request->num_fds, sizeof(*log));
 	if (!log->size_bytes)
 		return vublk_error_set(error, EPROTO, "SET_LOG_BASE gives an empty log");
@@ -304,8 +306,10 @@ int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned w
 	const struct vublk_vu_config *config = &request->payload.config;
 
 	if (request->header.size != VUBLK_VU_CONFIG_HEADER_BYTES + (uint64_t)config->size_bytes)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG announces %u bytes but has %u",
-				       config->size_bytes, request->header.size);
+		return vublk_error_set(error, EPROTO, "SET_CONFIG announces %u bytes of configuration, but "
+				       "its payload has %u bytes, %u of them for its own header",
+				       config->size_bytes, request->header.size,
+				       VUBLK_VU_CONFIG_HEADER_BYTES);
 	if (config->flags > VUBLK_VU_CONFIG_MIGRATION)
 		return vublk_error_set(error, EPROTO, "SET_CONFIG has the unknown flags 0x%x",
 				       config->flags);
@@ -322,8 +326,8 @@ int vublk_vu_check_get_config(const struct vublk_vu_message *request, struct vub
 
 	if (vublk_range_within(config->offset, config->size_bytes, VUBLK_VU_MAX_CONFIG_BYTES))
 		return 0;
-	return vublk_error_set(error, EPROTO, "GET_CONFIG asks for %u bytes at offset %u; the "
-			       "configuration has %u", config->size_bytes, config->offset,
+	return vublk_error_set(error, EPROTO, "GET_CONFIG asks for %u bytes at offset %u, but the "
+			       "configuration has %u bytes", config->size_bytes, config->offset,
 			       VUBLK_VU_MAX_CONFIG_BYTES);
 }
 
@@ -370,7 +374,9 @@ bool vublk_vu_is_answered(const struct vublk_vu_message *request, uint64_t proto
 bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
 			  uint64_t protocol_features, int result)
 {
-	/* The specification does not say whether this reply has a payload; front-ends accept one. */
+	/*
+	 * The specification does not say whether this reply has a payload; front-ends accept one.
+	 */
 	if (request->header.request == VUBLK_VU_SET_LOG_BASE) {
 		vublk_vu_reply_u64(reply, result ? 1 : 0);
 		return !result || wants_ack(request, protocol_features);

@@ -3,10 +3,11 @@
 #define VUBLK_PROTO_VHOST_USER_REQUEST_H
 
 /*
- * The checks and answers of a front-end's requests that every back-end needs, and for which the
- * codec's table has no column.
+ * Checks of a front-end's requests that every back-end needs and for which the codec's table has no
+ * column; and the answers to these requests. A request is a message of the protocol here; requests
+ * that the driver puts on a ring are called disk requests.
  *
- * A check returns 0, or EPROTO with a sentence unless another error is named. It expects a
+ * A check returns 0, or EPROTO and a sentence unless its comment names another error. It expects a
  * request that vublk_vu_check_request() has accepted.
  */
 #include "proto/vhost-user/codec.h"
@@ -15,8 +16,8 @@
 /* Parts of the warning that a VM's memory is not shared, and how to share it. */
 #define VUBLK_VU_NO_MEMORY "the front-end shares no memory with this process, so the disk waits for it"
 #define VUBLK_VU_PRIVATE_MEMORY                                                               \
-	"the VM's memory is probably not shared with this process, because a driver runs in it " \
-	"but it contains only zeros"
+	"the VM's memory is probably not shared with this process, because the VM runs a driver, " \
+	"but the memory contains only zeros"
 #define VUBLK_VU_SHARE_IT                                                                     \
 	"; start the VM with shared memory (QEMU: -object memory-backend-memfd,share=on,...)"
 
@@ -39,14 +40,18 @@ int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_qu
 
 /* --- features and status --------------------------------------------------- */
 
-/* Refuses bits that were not offered; `name` is the message's. */
+/* Refuses bits that were not offered; `name` is the name of the message that has the bits. */
 int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offered,
 				 struct vublk_error *error);
-/* Whether the protocol features include those that GET_VRING_BASE_SKIP_DRAIN needs. */
+/*
+ * Checks that accepted protocol features include those that GET_VRING_BASE_SKIP_DRAIN and
+ * GET_VRING_BASE_INFLIGHT need.
+ */
 int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error);
 /*
- * Whether the protocol feature of a request was accepted, if the feature changes what the
- * request does. Front-ends may send other requests as soon as their feature is offered.
+ * Checks that the protocol feature of GET_VRING_BASE_SKIP_DRAIN was accepted, because it also
+ * changes what GET_VRING_BASE does. A front-end may send any other request as soon as the request's
+ * feature is offered.
  */
 int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
 			    struct vublk_error *error);
@@ -66,10 +71,10 @@ int vublk_vu_check_vring_base(const struct vublk_vu_message *request, struct vub
 int vublk_vu_check_vring_enable(const struct vublk_vu_message *request, struct vublk_error *error);
 
 /*
- * Whether a request for a queue's base may leave requests in the in-flight area. If
- * GET_VRING_BASE_SKIP_DRAIN was accepted, only the message of that name may leave requests. If only
- * GET_VRING_BASE_INFLIGHT was accepted, the plain message may leave them: the specification
- * permitted this before there were two messages, and QEMU 11.1 relies on it.
+ * Whether `request`, one of the two messages that ask for a queue's base, may leave disk requests
+ * in the in-flight area. If GET_VRING_BASE_SKIP_DRAIN was accepted, only the message of that name
+ * may leave them. If only GET_VRING_BASE_INFLIGHT was accepted, GET_VRING_BASE may leave them: the
+ * specification permitted this before there were two messages, and QEMU 11.1 relies on it.
  */
 bool vublk_vu_skips_drain(uint32_t request, uint64_t features);
 
@@ -115,15 +120,15 @@ bool vublk_vu_config_includes(const struct vublk_vu_message *request, unsigned o
 
 /* --- answers --------------------------------------------------------------- */
 
-/* Makes an empty reply to the request; the second function makes one with a number. */
+/* The first function makes an empty reply to the request; the second gives it a number. */
 void vublk_vu_reply_init(struct vublk_vu_message *reply, const struct vublk_vu_message *request);
 void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value);
 
 /*
- * Returns true if `reply` is to be sent. `reply` may hold the request's own reply; otherwise this
- * function makes it an acknowledgement. `result` is 0 or a negative errno. A refused request
- * without an answer ends the connection, because the front-end would continue as if the request had
- * succeeded.
+ * Returns true if the caller has to send `reply`. If the request has a reply of its own, the caller
+ * has put it into `reply`; otherwise this function makes `reply` an acknowledgement. `result` is 0
+ * or a negative errno. If a request is refused and has no answer, the caller closes the connection,
+ * because the front-end would continue as if the request had succeeded.
  */
 bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
 			  uint64_t protocol_features, int result);

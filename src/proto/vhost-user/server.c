@@ -3,8 +3,8 @@
  * The server's end of a connection; see server.h. It does not know what requests mean, and has
  * no queues, memory or disk.
  *
- * Key idea: vublk_vu_server_run() is called whenever progress may be possible. The
- * socket is watched only while the owner is ready for a message, so a front-end that does not
+ * Key idea: the owner or the loop calls vublk_vu_server_run() whenever progress may be possible.
+ * The socket is watched only while the owner is ready for a message, so a front-end that does not
  * wait for its answers cannot fill our memory.
  */
 #include "proto/vhost-user/server.h"

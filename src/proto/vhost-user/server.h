@@ -20,13 +20,13 @@
 struct vublk_vu_server_ops {
 	/* Whether the owner's table has a row for this request. */
 	bool (*has_message)(uint32_t request);
-	/* Performs the next action. False: there is nothing to do but wait. */
+	/* Performs the next action. False: the owner has to wait for an event. */
 	bool (*step)(void *opaque);
 	/* Whether the owner is ready for a message; otherwise messages wait in the socket. */
 	bool (*is_reading)(const void *opaque);
 	/*
-	 * The connection is over; the reason has been logged. This may be called during the calls
-	 * below, and more than once, so the owner only notes the end.
+	 * The connection has ended; the reason has been logged. The functions below may call this,
+	 * also more than once, so the owner only notes the end.
 	 */
 	void (*close)(void *opaque);
 };
@@ -37,7 +37,7 @@ struct vublk_vu_server {
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
 	struct vublk_log_limit *limit; /* outlives the connection */
-	const char *peer; /* name of the front-end in log lines; NULL: not named */
+	const char *peer; /* what log lines call the front-end; NULL: they do not name it */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
@@ -56,13 +56,13 @@ struct vublk_vu_server {
 	int queue_index; /* of the queue that the request is about; -1: none */
 };
 
-/* Takes ownership of `fd`; nothing is read before vublk_vu_server_start(). */
+/* Takes ownership of `fd`, from which nothing is read before vublk_vu_server_start(). */
 void vublk_vu_server_init(struct vublk_vu_server *server, const struct vublk_vu_server_ops *ops,
 			  void *opaque, int fd, struct vublk_loop *loop,
 			  const struct vublk_log *log, struct vublk_log_limit *limit);
 /*
- * While the next front-end waits at `listen_fd` (-1: there is no such socket), the time for a
- * message is limited to `timeout_ms` (0: no limit).
+ * Starts to read. While the next front-end waits at `listen_fd` (-1: there is no such socket), the
+ * time for a message is limited to `timeout_ms` (0: no limit).
  */
 int vublk_vu_server_start(struct vublk_vu_server *server, int listen_fd, uint64_t timeout_ms,
 			  struct vublk_error *error);
@@ -71,23 +71,26 @@ void vublk_vu_server_stop(struct vublk_vu_server *server);
 /* Idempotent. */
 void vublk_vu_server_deinit(struct vublk_vu_server *server);
 
-/* Runs the owner's steps. From the loop only, and never from within a step. */
+/* Runs the owner's steps. Call it from the loop only, and never from within a step. */
 void vublk_vu_server_run(struct vublk_vu_server *server);
 
 /* --- for step() -------------------------------------------------------------- */
 
-/* 1: server->request has a message. 0: not yet. Negative errno: ops->close() was called. */
+/*
+ * Receives a message into server->request. 1: it is complete; 0: it is not, or other descriptors of
+ * the loop have their turn first; negative errno: ops->close() was called.
+ */
 int vublk_vu_server_receive(struct vublk_vu_server *server);
 /*
  * Begins the reply, and makes every check that is the same for all owners: the request is
- * well-formed, is in the table, needs only what was offered or accepted, and names a queue
- * that exists. EPROTO, ENOTSUP.
+ * well-formed, is in the owner's table, needs only features that were offered or accepted, and
+ * names a queue that exists. EPROTO, ENOTSUP.
  */
 int vublk_vu_server_check(struct vublk_vu_server *server, struct vublk_error *error);
 const char *vublk_vu_server_request_name(const struct vublk_vu_server *server);
 /*
- * SET_PROTOCOL_FEATURES: the first function checks the value, and the second one puts it into
- * effect.
+ * For SET_PROTOCOL_FEATURES: the first function checks the features, and the second one accepts
+ * them.
  */
 int vublk_vu_server_check_features(const struct vublk_vu_server *server,
 				   struct vublk_error *error);

@@ -140,7 +140,7 @@ static void test_length_of_a_path(void **state)
 	memset(longest, 'x', sizeof(longest));
 	longest[108] = '\0';
 	assert_int_equal(vublk_socket_connect(longest, &error), -ENAMETOOLONG);
-	assert_text("the path of the socket has 108 bytes, at most 107 are possible; use a "
+	assert_text("the path of the socket has 108 bytes, but at most 107 are possible; use a "
 		    "shorter or a relative one: '%s'", longest);
 	assert_int_equal(vublk_socket_listen(longest, &error), -ENAMETOOLONG);
 	longest[107] = '\0';

@@ -60,7 +60,7 @@ static const struct argp_option argp_options[] = {
 	  "Set any property of the device or the bus; see --list-properties" },
 	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0,
 	  "List the properties for -o, with those of --bus if that is given, and exit" },
-	{ "verbose", 'v', NULL, 0, "Log messages and state changes, too" },
+	{ "verbose", 'v', NULL, 0, "Also log protocol messages and state changes" },
 	{ "quiet", 'q', NULL, 0, "Log only warnings and errors" },
 	{ 0 },
 };

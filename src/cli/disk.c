@@ -39,7 +39,7 @@ static const struct argp_option disk_options[] = {
 	{ "option", 'o', "NAME=VALUE", 0,
 	  "Set any property of the device; see --list-properties" },
 	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0, "List the properties for -o and exit" },
-	{ "verbose", 'v', NULL, 0, "Log messages and state changes of the device" },
+	{ "verbose", 'v', NULL, 0, "Also log protocol messages and state changes" },
 	{ NULL },
 };
 

@@ -75,7 +75,7 @@ static const struct argp_option argp_options[] = {
 	  "Permissions of that socket's file, in octal (default: 0600)" },
 	{ "option", 'o', "NAME=VALUE", 0, "Any other option; see --list-options" },
 	{ "list-options", KEY_LIST_OPTIONS, NULL, 0, "List the options for -o and exit" },
-	{ "verbose", 'v', NULL, 0, "Log messages and state changes, too" },
+	{ "verbose", 'v', NULL, 0, "Also log protocol messages and state changes" },
 	{ "quiet", 'q', NULL, 0, "Log only warnings and errors" },
 	{ 0 },
 };
@@ -232,7 +232,9 @@ int vublk_cmd_serve(int argc, char **argv)
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
-	/* A signal that arrives during the start stays pending until there is a back-end to stop. */
+	/*
+	 * A signal that arrives during the start stays pending until there is a back-end to stop.
+	 */
 	vublk_cli_signals_init(&signals, SIGHUP);
 	if (vublk_backend_open(arguments.options.list, &log, &served, &error)) {
 		vublk_cli_options_rename(&arguments.options, aliases, &error);

@@ -322,7 +322,7 @@ static int check_write(const struct vublk_device *device, unsigned offset, const
 				       "the config field wce is 0 or 1, not %u", *data);
 	if (!(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE)))
 		return vublk_error_set(error, ENOTSUP,
-				       "the driver wrote the config field wce, and "
+				       "the driver wrote to the config field wce, but "
 				       "VIRTIO_BLK_F_CONFIG_WCE was not negotiated");
 	return 0;
 }

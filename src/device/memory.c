@@ -171,7 +171,8 @@ static void hang_up(struct vublk_device *device)
 	struct vublk_error error;
 
 	vublk_error_set(&error, ECANCELED,
-			"the guest's memory was removed, and the connection was closed with it");
+			"the device closed the connection to the back-end because the guest's "
+			"memory was removed");
 	vublk_frontend_fail(&device->frontend, &error);
 }
 

@@ -61,7 +61,7 @@ struct row {
 	  "how often the config is read again while the back-end cannot report changes; 0: never")    \
 	X("keepalive-ms", AUTO, "auto", keepalive_ms,                                       \
 	  "how often to check that the back-end still answers while the rings run; 0: never; "        \
-	  "auto: 5000 if the device reconnects, otherwise 0")                                    \
+	  "auto: 5000 with reconnect-ms or server, otherwise 0")                              \
 	X("reconnect-ms", NUMBER, "0", reconnect_ms,                                        \
 	  "longest pause between tries to reach a lost back-end, which is also tried when "  \
 	  "its socket appears; 0: the device does not reconnect")                           \
@@ -234,7 +234,10 @@ bool vublk_device_reconnects(const struct vublk_device *device)
 	return vublk_device_will_reconnect(&device->settings);
 }
 
-/* --- checks of more than one value ------------------------------------------------------------------ */
+/*
+ * --- checks of more than one value
+ * ------------------------------------------------------------------
+ */
 
 static int check_queue_size(const struct vublk_device_settings *settings,
 			    struct vublk_error *error)

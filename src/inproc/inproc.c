@@ -229,8 +229,8 @@ static int do_quit(struct vublk_inproc *inproc, void *args, struct vublk_error *
 
 static const struct vublk_property own_options[] = {
 	{ "fail-after-ms", "number", "0",
-	  "how long requests wait for another back-end after a loss; then they fail with "
-	  "ETIMEDOUT until one is found; 0: without limit" },
+	  "how long requests wait for another back-end after a loss; then requests fail with "
+	  "ETIMEDOUT until a back-end is found; 0: without limit" },
 	{ "unflushed", "string", "auto",
 	  "how to treat writes that a lost back-end had completed and no flush had made stable: "
 	  "trust (it kept them), fail (they may be lost: the next flush fails), auto (trust a "

@@ -460,8 +460,8 @@ def serve_out_of_descriptors(case):
 
 def a_new_back_end_that_does_not_suit(case):
     """While bench and copy wait, each reason for a refusal is printed once."""
-    unsuitable = [(1, [], 'it has 1 queues, and the device has 2'),
-                  (2, ['--read-only'], 'it is read-only, and the previous back-end was not'),
+    unsuitable = [(1, [], 'it has 1 queue, but the device has 2'),
+                  (2, ['--read-only'], 'it is read-only, but the previous back-end was not'),
                   (2, ['-o', 'logical-block-size=4096'], 'its config says 4096 for blk_size')]
     image, path = image_file(case, size=256 * MIB), case.path('socket')
     server = peer.VublkServe(VUBLK)

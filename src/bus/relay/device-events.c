@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The callbacks of the device to the relay.
+ * The callbacks with which the device informs the relay of events.
  *
  * Key idea: the device may call back while the relay is calling it. So a callback only notes
  * what it was told, and lets the loop continue with the session.

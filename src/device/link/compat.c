@@ -46,7 +46,7 @@ static int check_features(const struct vublk_device *device,
 	if (reliance->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
 	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
 		return vublk_error_set(error, EROFS,
-				       "it is read-only, and the previous back-end was not");
+				       "it is read-only, but the previous back-end was not");
 	list_features(missing, names, sizeof(names));
 	if (missing)
 		return vublk_error_set(error, ENOTSUP,
@@ -95,7 +95,7 @@ static int check_limits(const struct vublk_device *device,
 		    (!limits[i].exact && is > was))
 			continue;
 		return vublk_error_set(error, ENOTSUP,
-				       "its config says %u for %s, and the driver relies on %u", is,
+				       "its config says %u for %s, but the driver relies on %u", is,
 				       limits[i].name, was);
 	}
 	return 0;
@@ -105,11 +105,14 @@ static int check_queues(const struct vublk_device *device, struct vublk_error *e
 {
 	if (device->num_queues <= device->frontend.info.max_queues)
 		return 0;
-	return vublk_error_set(error, ENOTSUP, "it has %u queues, and the device has %u",
-			       (unsigned)device->frontend.info.max_queues, device->num_queues);
+	return vublk_error_set(error, ENOTSUP, "it has %u queue%s, but the device has %u",
+			       (unsigned)device->frontend.info.max_queues,
+			       device->frontend.info.max_queues == 1 ? "" : "s", device->num_queues);
 }
 
-/* --- both --------------------------------------------------------------------------------------- */
+/*
+ * --- both ---------------------------------------------------------------------------------------
+ */
 
 int vublk_device_check_reliance(const struct vublk_device *device,
 			       const struct vublk_device_reliance *reliance,

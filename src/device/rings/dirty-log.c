@@ -126,7 +126,9 @@ static int make_own(struct vublk_device *device, struct vublk_error *error)
 	return 0;
 }
 
-/* --- on and off -------------------------------------------------------------------------------- */
+/*
+ * --- on and off --------------------------------------------------------------------------------
+ */
 
 const struct vublk_frontend_dirty_log *vublk_device_dirty_log_of_start(
 	const struct vublk_device *device)
@@ -248,7 +250,10 @@ static int begin_change(struct vublk_device *device, bool on)
 	return 1;
 }
 
-/* --- reading and marking ---------------------------------------------------------------------------- */
+/*
+ * --- reading and marking
+ * ----------------------------------------------------------------------------
+ */
 
 static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *error)
 {
@@ -310,7 +315,9 @@ void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 		warn_not_marked(device, &error);
 }
 
-/* --- the calls --------------------------------------------------------------------------------- */
+/*
+ * --- the calls ---------------------------------------------------------------------------------
+ */
 
 static int check_start(const struct vublk_device *device, struct vublk_error *error)
 {
@@ -396,12 +403,16 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 
 	if (dirty->phase == VUBLK_DEVICE_DIRTY_OFF)
 		return vublk_error_set(error, EBUSY, "the dirty log is off");
-	if (first_page % PAGES_PER_WORD || num_pages % PAGES_PER_WORD ||
-	    !vublk_range_within(first, words, dirty->log.size_bytes / WORD_BYTES))
+	if (first_page % PAGES_PER_WORD || num_pages % PAGES_PER_WORD)
 		return vublk_error_set(error, EINVAL,
-				       "%" PRIu64 " pages from page %" PRIu64 " cannot be read from the "
-				       "dirty log: it has %" PRIu64 ", and both have to be multiples of %u", num_pages,
-				       first_page, dirty->log.size_bytes * 8, PAGES_PER_WORD);
+				       "cannot read the bits of %" PRIu64 " pages from page %" PRIu64
+				       " on: the number of pages and the first page have to be multiples "
+				       "of %u", num_pages, first_page, PAGES_PER_WORD);
+	if (!vublk_range_within(first, words, dirty->log.size_bytes / WORD_BYTES))
+		return vublk_error_set(error, EINVAL,
+				       "cannot read the bits of %" PRIu64 " pages from page %" PRIu64
+				       " on: the dirty log has bits for %" PRIu64 " pages", num_pages,
+				       first_page, dirty->log.size_bytes * 8);
 	if (map_bitmap(dirty, error) < 0)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < words; i++)

@@ -534,8 +534,9 @@ static void test_what_cannot_be_taken(void **state)
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, pages - 64, 64, bits, NULL), 0);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, pages, 0, bits, NULL), 0);
 	expect_sentence(vublk_device_dirty_log_take(rig.device, pages, 64, bits, &error), EINVAL,
+			&error, "the dirty log has bits for ");
+	expect_sentence(vublk_device_dirty_log_take(rig.device, 1, 64, bits, &error), EINVAL,
 			&error, "multiples of 64");
-	assert_int_equal(vublk_device_dirty_log_take(rig.device, 1, 64, bits, NULL), -EINVAL);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 0, 63, bits, NULL), -EINVAL);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 64, UINT64_MAX - 63, bits, NULL),
 			 -EINVAL);

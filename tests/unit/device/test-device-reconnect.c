@@ -230,14 +230,14 @@ static void test_smaller_offers(void **state)
 	expect_refusal(&rig, &mock, &good, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9), "
 		       "VIRTIO_RING_F_EVENT_IDX (bit 29), which the driver has accepted");
 	mock.features |= VUBLK_BIT(VIRTIO_BLK_F_RO);
-	expect_refusal(&rig, &mock, &good, "it is read-only, and the previous back-end was not");
+	expect_refusal(&rig, &mock, &good, "it is read-only, but the previous back-end was not");
 	mock.max_queues = 1;
-	expect_refusal(&rig, &mock, &good, "it has 1 queues, and the device has 4");
+	expect_refusal(&rig, &mock, &good, "it has 1 queue, but the device has 4");
 	config->blk_size = 4096;
-	expect_refusal(&rig, &mock, &good, "its config says 4096 for blk_size, and the driver relies "
+	expect_refusal(&rig, &mock, &good, "its config says 4096 for blk_size, but the driver relies "
 		       "on 512");
 	config->seg_max = 100;
-	expect_refusal(&rig, &mock, &good, "its config says 100 for seg_max, and the driver relies on "
+	expect_refusal(&rig, &mock, &good, "its config says 100 for seg_max, but the driver relies on "
 		       "126");
 	config->seg_max = 0;
 	expect_refusal(&rig, &mock, &good, "no sensible value for VIRTIO_BLK_F_SEG_MAX any more");
@@ -486,7 +486,10 @@ static void expect_area(const struct mock *mock, uint64_t inode)
 	assert_int_equal(mock->inflight.queue_size, RIG_QUEUE_SIZE);
 }
 
-/* Made once, after the features. Each back-end is given it after all sizes and before everything else. */
+/*
+ * Made once, after the features. Each back-end is given it after all sizes and before everything
+ * else.
+ */
 static void test_the_area_outlives_back_ends(void **state)
 {
 	struct mock mock;

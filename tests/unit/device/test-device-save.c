@@ -304,7 +304,7 @@ static void test_devices_and_back_ends_that_will_not_do(void **state)
 	mock.features = good.features;
 	config->seg_max = 100;
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
-			  "says 100 for seg_max, and the driver relies on 126");
+			  "says 100 for seg_max, but the driver relies on 126");
 	config->seg_max = 126;
 	config->blk_size = 4096;
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP, "says 4096 for blk_size");
@@ -381,7 +381,9 @@ static void test_when_it_is_loaded(void **state)
 	free(saved.stream);
 }
 
-/* --- without a back-end, here or there ---------------------------------------------------------- */
+/*
+ * --- without a back-end, here or there ----------------------------------------------------------
+ */
 
 /* The used indices say where the rings resume, and the area has the open requests. */
 static void test_saved_without_a_back_end(void **state)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reads a whole disk behind a vhost-user socket and prints the sum of its bytes, as disk-sum.c
- * does, with an epoll loop in place of vublk_blk_wait(): how a program that has an event loop
- * already uses <vublk/blk.h>. The loop waits for two descriptors: the queue's, and a pipe
- * that brings the events of the disk from its own thread.
+ * does, but with an epoll loop in place of vublk_blk_wait(). It shows how a program that already
+ * has an event loop uses <vublk/blk.h>. The loop waits for two descriptors: the queue's, and a pipe
+ * that brings the events of the disk from the disk's own thread.
  *
  *   cc disk-epoll.c $(pkg-config --cflags --libs vublk) -o disk-epoll
  *   ./disk-epoll /run/disk.sock
@@ -30,7 +30,7 @@ static int fail(const char *what, const struct vublk_error *error)
 	return 1;
 }
 
-/* Adds a read of the next part of the disk; nothing at its end. */
+/* Adds a read of the next part of the disk, unless the end of the disk is reached. */
 static int read_next(struct reader *reader, struct chunk *chunk, struct vublk_error *error)
 {
 	uint64_t offset = reader->next, left = reader->capacity_bytes - offset;
@@ -61,7 +61,7 @@ static int start(struct reader *reader, struct vublk_blk *blk, struct vublk_erro
 	return 0;
 }
 
-/* Takes all completions that there are, and reads on into their buffers. */
+/* Takes all completions that have arrived, and uses their buffers for the next reads. */
 static int take(struct reader *reader, struct vublk_error *error)
 {
 	struct vublk_blk_completion done;
@@ -80,7 +80,7 @@ static int take(struct reader *reader, struct vublk_error *error)
 	return 0;
 }
 
-/* On the disk's own thread: passes the event to the loop. */
+/* Runs on the disk's own thread, and passes the event to the loop. */
 static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
 {
 	const int *pipe_fds = opaque;
@@ -105,7 +105,7 @@ static void watch(int epoll_fd, int fd)
 	epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
-/* Before it sleeps the loop arms the queue, which tells whether completions have come already. */
+/* Before the loop sleeps it arms the queue; the result says whether completions already wait. */
 static int run(struct reader *reader, int epoll_fd, int events_fd, struct vublk_error *error)
 {
 	int r = 0;

@@ -20,7 +20,7 @@ static int fail(const char *what, const struct vublk_error *error)
 	return 1;
 }
 
-/* One read of up to a chunk at `*next`, into the buffer that also names the request. */
+/* Adds a read of up to CHUNK_BYTES at `*next`. The buffer's address identifies the request. */
 static int read_next(struct vublk_blk_queue *queue, const struct vublk_blk_info *info,
 		     uint64_t *next, uint8_t *buffer, size_t *bytes, struct vublk_error *error)
 {

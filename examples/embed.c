@@ -7,8 +7,8 @@
  *
  * A VMM shows the device to its guest on a bus; here the bus's registers are function calls. The
  * guest is a driver of one queue (virtio 1.3: 2.7, 3.1.1, 5.2; on a little-endian machine) that
- * writes a block, flushes, and reads it back: once, and for each line on standard input, whose end
- * turns it off. Resize the disk, or kill the back-end and start it again: the guest continues.
+ * writes a block, flushes, and reads it back: at the start, and for each line on standard input;
+ * the end of the input turns it off. Resize the disk, or restart the back-end: the guest continues.
  */
 #define _GNU_SOURCE 1
 #include <vublk/device.h>
@@ -25,14 +25,14 @@
 
 #define QUEUE_SIZE 8        /* a driver may take fewer than vublk_device_queue_size() */
 #define RAM_BYTES (1 << 20) /* whole pages, whatever their size */
-#define RAM_ADDR 0x40000000 /* where the guest sees its memory; what descriptors hold */
+#define RAM_ADDR 0x40000000 /* the guest address of the memory; descriptors have guest addresses */
 #define ADDR(member) (RAM_ADDR + offsetof(struct ram, member))
 
 struct ram {
 	struct vring_desc desc[QUEUE_SIZE];
 	struct { uint16_t flags, idx, ring[QUEUE_SIZE]; } avail;
 	struct { uint16_t flags, idx; struct vring_used_elem ring[QUEUE_SIZE]; } used;
-	struct virtio_blk_outhdr header; /* of the one request; status is the device's verdict */
+	struct virtio_blk_outhdr header; /* of the only request; the device writes its status */
 	uint8_t data[4096], status;
 };
 
@@ -40,7 +40,7 @@ struct vm {
 	struct vublk_device *device;
 	struct ram *ram;
 	int ram_fd, kick_fd, call_fd; /* the data path: from the guest to the back-end directly */
-	enum { WRITE, FLUSH, READ, IDLE, LEAVING, OFF } step; /* from here on: the guest's */
+	enum { WRITE, FLUSH, READ, IDLE, LEAVING, OFF } step; /* this and below: the guest's state */
 	uint16_t avail_idx, used_idx, round;
 };
 
@@ -53,7 +53,7 @@ static void check(bool is_good, const char *what, const struct vublk_error *erro
 	}
 }
 
-/* guest_...() know the guest's memory, its interrupts, and the bus's registers. One request: */
+/* The guest_...() functions see only memory, interrupts and the bus's registers. Adds a request: */
 static void guest_request(struct vm *vm)
 {
 	static const uint32_t types[] = { VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN };
@@ -68,12 +68,12 @@ static void guest_request(struct vm *vm)
 	ram->desc[1] = (struct vring_desc){ ADDR(data), sizeof(ram->data), data_flags, 2 };
 	ram->desc[2] = (struct vring_desc){ ADDR(status), 1, VRING_DESC_F_WRITE, 0 };
 	ram->avail.ring[vm->avail_idx % QUEUE_SIZE] = 0; /* the chain begins at desc[0] */
-	/* Released, so that the back-end that sees the index sees all of the above; the kick comes last. */
+	/* Release: a back-end that sees the index sees all of the above. The kick comes last. */
 	__atomic_store_n(&ram->avail.idx, ++vm->avail_idx, __ATOMIC_RELEASE);
 	eventfd_write(vm->kick_fd, 1);
 }
 
-/* From nothing to a driver that works: the calls that writes to a bus's registers come to. */
+/* Initializes the driver, by the calls that a bus makes when a driver writes to its registers. */
 static void guest_boot(struct vm *vm)
 {
 	const uint64_t wanted = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_BLK_F_FLUSH;
@@ -92,7 +92,7 @@ static void guest_boot(struct vm *vm)
 	guest_request(vm); /* requests that are added before the rings run are not lost */
 }
 
-/* At boot, and the config interrupt: what the guest reads is the device's own copy. */
+/* Called at boot and by the config interrupt. The guest reads the device's copy of the config. */
 static void guest_read_config(void *bus)
 {
 	struct vm *vm = bus;
@@ -102,7 +102,7 @@ static void guest_read_config(void *bus)
 	printf("config %u: capacity %llu\n", vublk_device_config_generation(vm->device), sectors * 512);
 }
 
-/* A completion; or a call for nothing, as after a resize: drivers have to bear these. */
+/* Takes a completion. A call may come without one, as after a resize: drivers have to ignore it. */
 static void guest_queue_interrupt(struct vm *vm)
 {
 	if (__atomic_load_n(&vm->ram->used.idx, __ATOMIC_ACQUIRE) == vm->used_idx)
@@ -118,7 +118,7 @@ static void guest_queue_interrupt(struct vm *vm)
 		guest_request(vm);
 }
 
-/* on_...() are the bus's, called from inside vublk_device_process(). The back-end is there: */
+/* vublk_device_process() calls the on_...() functions. This one: the back-end has connected. */
 static void on_realized(void *bus, const struct vublk_error *failure)
 {
 	struct vm *vm = bus;
@@ -137,7 +137,7 @@ static void on_started(void *bus)
 	printf("the rings run\n");
 }
 
-/* The rings are back: by the guest's reset, or since the back-end went. */
+/* The rings have stopped, because the guest reset the device or the back-end was lost. */
 static void on_stopped(void *bus, const struct vublk_error *error)
 {
 	if (error)
@@ -146,7 +146,7 @@ static void on_stopped(void *bus, const struct vublk_error *error)
 		((struct vm *)bus)->step = OFF;
 }
 
-/* The bus shows DEVICE_NEEDS_RESET in its status register, but our guest cannot begin anew. */
+/* A bus shows DEVICE_NEEDS_RESET in its status register, but this guest cannot start again. */
 static void on_needs_reset(void *bus, const struct vublk_error *error)
 {
 	check(((struct vm *)bus)->step >= LEAVING, "the guest has to reset the disk", error);
@@ -167,7 +167,7 @@ static void turn(struct vm *vm)
 	if (fds[2].revents && read(STDIN_FILENO, bytes, sizeof(bytes)) > 0) {
 		vm->step = WRITE;
 		guest_request(vm);
-	} else if (fds[2].revents) { /* a reset; if the rings are out (1) stopped() follows */
+	} else if (fds[2].revents) { /* a reset; 1: the rings are not back yet; stopped() follows */
 		vublk_device_set_status(vm->device, 0, NULL);
 		vm->step = vublk_device_set_vm_running(vm->device, false) ? LEAVING : OFF;
 	}
@@ -194,7 +194,7 @@ int main(int argc, char **argv)
 	      !vublk_device_realize(vm.device, &error), "the device", &error);
 	while (vm.step != OFF)
 		turn(&vm);
-	vublk_device_unrealize(vm.device); /* hangs up; it could be realized again */
+	vublk_device_unrealize(vm.device); /* disconnects; the device could be realized again */
 	vublk_device_free(vm.device);
 	return 0;
 }

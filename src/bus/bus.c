@@ -175,7 +175,9 @@ static void on_listen(void *opaque, uint32_t events)
 	}
 	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_ERROR, "a VMM is not served: %s",
 			  error.text);
-	/* Descriptors or memory may be short. The client waits in the backlog until the timer. */
+	/*
+	 * Descriptors or memory may be short, so further clients wait in the backlog for a moment.
+	 */
 	vublk_loop_timer_arm(&bus->loop, &bus->listen_timer,
 			     vublk_now_ns() + LISTEN_AGAIN_MS * NS_PER_MS);
 }
@@ -240,9 +242,9 @@ static void on_retry_timer(void *opaque)
 }
 
 /*
- * Whether a later try may succeed. An error because of a bad property, or of a path that cannot
- * become a socket, is permanent. A device that listens waits for its back-end by itself, so the
- * only way in which it can fail is that it cannot listen.
+ * Whether a later try may succeed. An error that is caused by a wrong property, or by a path that
+ * cannot become a socket, is permanent. A device that listens waits for its back-end by itself, so
+ * it can only fail because it cannot listen.
  */
 static bool is_temporary(const struct vublk_bus *bus, const struct vublk_error *error)
 {
@@ -426,7 +428,7 @@ void vublk_bus_free(struct vublk_bus *bus)
 	if (!bus)
 		return;
 	if (bus->device)
-		vublk_device_unrealize(bus->device); /* it borrows descriptors of the client */
+		vublk_device_unrealize(bus->device); /* the device borrows the client's descriptors */
 	if (bus->client)
 		bus->type->free_client(bus);
 	if (bus->own)

@@ -88,7 +88,7 @@ struct vublk_bus {
 	struct vublk_device *device;
 	struct vublk_loop_source device_source;
 	struct vublk_device_info backend; /* the latest one that connected */
-	uint64_t retry_ms;                /* until the first one connects; 0: try once */
+	uint64_t retry_ms;                /* pause between tries until a back-end connects; 0: one try */
 	struct vublk_loop_timer retry_timer;
 	struct vublk_error refusal;       /* the latest reason for having no back-end; logged once */
 	bool is_expected_loss;            /* we closed the connection, so the log has no warning */

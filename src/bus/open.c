@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file opens a bus: it has the table of the types, the options, and their defaults. bus.c runs
- * a bus.
+ * Opens a bus. The table of bus types, the options and their defaults are here; bus.c runs a bus.
  *
  * Key idea: this file knows the types and bus.c does not, so that the types may call bus.c.
  * Three lists set the options, later ones overriding earlier ones: the defaults of every
@@ -19,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SERVER_RETRY_MS 1000 /* any value will do: a device that listens does not retry */
+#define SERVER_RETRY_MS 1000 /* any value except 0 will do: a device that listens does not retry */
 
 /* --- the types ------------------------------------------------------------- */
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file implements the back channel, which is a second socket, on which the back-end sends
- * requests and the front-end answers. One request is served: CONFIG_CHANGE_MSG. The back-end's end
- * of such a channel is in proto/vhost-user/back-channel.c.
+ * The back channel: a second socket, on which the back-end sends requests and the front-end
+ * answers. One request is served: CONFIG_CHANGE_MSG. The back-end's end of such a channel is in
+ * proto/vhost-user/back-channel.c.
  *
- * Key idea: a disk works without this channel. So a failure on it closes the channel and never
- * the connection: an invalid message closes it, a request that is not served is refused, and
- * the log lines about it are limited.
+ * Key idea: a disk works without this channel. So a failure closes the channel and never the
+ * connection: an invalid message closes the channel, a request that is not served is refused, and
+ * the log lines about either are limited.
  *
  * Specification: "Back-end communication", "VHOST_USER_SET_BACKEND_REQ_FD".
  */
@@ -30,7 +30,7 @@ static void abandon(struct vublk_frontend *frontend, const char *why)
 	frontend->ops->back_channel_closed(frontend->opaque);
 }
 
-/* The back-end may close the channel. The most frequent reason is that the back-end ends. */
+/* ENOTCONN is no cause for a warning: a back-end closes the channel when it ends. */
 static void on_failed(struct vublk_frontend *frontend, const struct vublk_error *error)
 {
 	if (error->code != ENOTCONN) {
@@ -126,7 +126,9 @@ static void on_channel(void *opaque, uint32_t events)
 	receive(frontend);
 }
 
-/* --- giving the back-end its end ---------------------------------------------------------------- */
+/*
+ * --- giving the back-end its end ----------------------------------------------------------------
+ */
 
 static void on_handed_over(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file implements batches. A batch is a set of messages that belong together. They are sent
- * without waiting for each other, and done() is called once, when the last message is answered. The
- * owner of a batch decides which messages it consists of.
+ * A batch is a set of messages that belong together. They are sent without waiting for the answer
+ * to each, and done() is called once, when the last message is answered. The owner of a batch
+ * decides which messages the batch consists of.
  *
  * Key idea: a batch is a number of pieces, each of which can be sent by its index. The next
  * piece is sent while few answers are outstanding, and each answer lets further pieces be
- * sent. So 256 queues take a few round trips, and neither the socket nor the number of
- * descriptors in transit overflows.
+ * sent. So 256 queues take a few round trips, and the messages exceed neither the room in the
+ * socket nor the limit of descriptors in transit.
  *
- * If the back-end does not confirm (no REPLY_ACK), GET_FEATURES takes the place of a
- * confirmation: requests are answered in order, so when it is answered, all messages before it have
- * been read. That is worth as much as an answer of 0 to NEED_REPLY, because some back-ends answer 0
- * to everything.
+ * If the back-end does not confirm messages (no REPLY_ACK), a batch sends GET_FEATURES as a barrier
+ * instead: requests are answered in order, so when the barrier is answered, the back-end has read
+ * all messages before it. That is worth as much as a confirmation, because some back-ends confirm
+ * every message.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */

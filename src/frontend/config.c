@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file reads the disk's configuration, from its beginning and in one piece, and writes its
- * only writable byte. The meaning of the fields is in device/config.c.
+ * Reads the disk's configuration, from its beginning and in one piece, and writes its only writable
+ * byte. device/config.c knows the meaning of the fields.
  *
- * Key idea: a back-end refuses a size with an empty answer. Some refuse 60 bytes already,
- * nearly all refuse 96, and some ignore the offset. So the first request is for 60 bytes. The next
- * requests are for less until the back-end answers, or for more only if the back-end offers a
- * feature whose fields lie beyond.
+ * Key idea: a back-end refuses a size with an empty answer. Some back-ends refuse even 60 bytes,
+ * nearly all refuse 96, and some ignore the offset. So the first request is for 60 bytes. If it is
+ * refused, smaller sizes follow. If it is answered and the back-end offers a feature whose fields
+ * lie beyond 60 bytes, a request for 96 bytes follows.
  *
  * Specification: "VHOST_USER_GET_CONFIG", "VHOST_USER_SET_CONFIG".
  */
@@ -20,7 +20,9 @@
 
 #define LONG_CONFIG_FEATURES (VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE) | VUBLK_BIT(VUBLK_BLK_F_ZONED))
 
-/* The first size is requested after the second, and only if its additional fields may be in use. */
+/*
+ * Requests begin with the second size. The first one follows if its additional fields are in use.
+ */
 static const unsigned sizes[] = {
 	VUBLK_BLK_CONFIG_BYTES,
 	VUBLK_BLK_CONFIG_OLD_BYTES,                          /* up to write_zeroes_may_unmap */
@@ -109,7 +111,7 @@ static void on_config_reply(void *opaque, unsigned size_index, struct vublk_vu_m
 		finish(frontend, NULL);
 }
 
-/* Uses the size that has been answered before. */
+/* If the back-end has answered a size before, requests begin with that size. */
 static unsigned first_size(const struct vublk_frontend *frontend)
 {
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(sizes); i++)

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles the connection to a back-end: the socket, the answers that are outstanding,
- * their deadlines, and the one way in which a connection ends. The messages are in the other files
- * of this folder.
+ * The connection to a back-end: the socket, the answers that are outstanding, their deadlines, and
+ * the one way in which a connection ends. The messages are in the other files of this folder.
  *
  * Key idea: the protocol has no transaction numbers, and answers come in the order of the
  * requests. So requests are sent without waiting, expected answers form a queue, and the oldest
- * entry of this queue says which answer must come next and by what time. The connection is never
- * closed under a caller: a failure only changes the state and posts a task.
+ * entry of this queue says which answer must come next and by what time. A failure inside a call
+ * only changes the state and posts a task; the task closes the connection and calls lost().
  *
  * Specification: "Communication", "Message Specification".
  */
@@ -261,7 +260,7 @@ static int check_reply(const struct vublk_frontend *frontend,
 
 	if (!expected)
 		return vublk_error_set(error, EPROTO,
-				       "the back-end sent %s (number %u), and no answer was outstanding",
+				       "the back-end sent %s (number %u), but no answer was outstanding",
 				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
 							     reply->header.request),
 				       reply->header.request);
@@ -348,7 +347,10 @@ static void on_socket(void *opaque, uint32_t events)
 
 /* --- deadlines, checked ---------------------------------------------------------- */
 
-/* If the loop runs late, that is not the back-end's fault: messages that have come are read first. */
+/*
+ * The loop may run late, which is not the back-end's fault. So messages in the socket are read
+ * first.
+ */
 static void on_deadline(void *opaque)
 {
 	struct vublk_frontend *frontend = opaque;

@@ -4,10 +4,10 @@
  * writes, so that a VM can be copied while it runs. This file switches the log on and off while the
  * rings run. Rings that are started while the log is on get the log from vring.c.
  *
- * Key idea: the order matters. The bitmap is given before the feature that makes the back-end write
- * into it, and both are given before the flags of the used rings, which are set ring by ring.
- * The feature and the flags are cleared in the same order. The back-end keeps the bitmap until
- * it is given another one, but does not write to it any more.
+ * Key idea: the order matters. The back-end gets the bitmap first, then the feature that makes it
+ * write into the bitmap, and then the flag of each used ring. To switch the log off, the feature
+ * and then the flags are cleared. After that the back-end still has the bitmap, but no longer
+ * writes to it.
  *
  * Specification: "Migration", "VHOST_USER_SET_LOG_BASE".
  */
@@ -17,8 +17,9 @@
 #include <inttypes.h>
 
 /*
- * Some back-ends answer with the number 0, some with an empty payload. libvhost-user, and so
- * qemu-storage-daemon, returns the first number of the request, which is the size.
+ * To accept the bitmap, some back-ends answer with the number 0, and some with an empty payload.
+ * libvhost-user, and so qemu-storage-daemon, returns the first number of the request, which is the
+ * size of the bitmap.
  */
 static void on_base_set(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {

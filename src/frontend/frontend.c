@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file initializes the front-end and opens it on a socket. The connection itself is in
- * connection.c, and the handshake that the opening begins is in negotiate.c.
+ * Initializes the front-end and opens it on a socket. The connection itself is in connection.c, and
+ * the handshake that the opening begins is in negotiate.c.
  *
- * Key idea: this file alone knows both the connection and the steps that use it. The connection
- * uses `explain_loss` to ask a step what to add to the reason of a loss.
+ * Key idea: this file alone knows both the connection and the steps that use it. When a connection
+ * is lost, it calls `explain_loss`, so that a step can add to the error what it knows.
  */
 #include "frontend/frontend.h"
 

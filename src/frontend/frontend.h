@@ -72,8 +72,9 @@ typedef void vublk_frontend_reply_fn(void *opaque, unsigned tag,
 				     struct vublk_vu_message *reply);
 
 /*
- * Messages that belong together, in pieces that are sent as earlier ones are answered, so
- * that they do not fill the socket of a back-end that reads slowly.
+ * Messages that belong together. They are sent in pieces; a piece waits while many answers to
+ * earlier pieces are outstanding, so that the messages do not fill the socket of a back-end that
+ * reads slowly.
  */
 struct vublk_frontend_batch {
 	struct vublk_frontend *frontend; /* NULL: not under way */
@@ -94,9 +95,9 @@ struct vublk_frontend_batch {
 	struct vublk_error refusal;
 };
 
-/* A region of memory and the file behind it: equal numbers mean the same file. */
+/* A region of memory. Regions with the same device and inode number are in the same file. */
 struct vublk_frontend_region {
-	struct vublk_memory_region region; /* fd: the device's; -1 in the shadow */
+	struct vublk_memory_region region; /* fd: borrowed from the device; not used in the shadow */
 	uint64_t file_device, file_inode;
 };
 
@@ -117,7 +118,7 @@ struct vublk_frontend_memory_change {
 	struct vublk_frontend_region additions[VUBLK_MEMORY_MAX_REGIONS];
 };
 
-/* A queue in the form in which the back-end is given it. Addresses are guest addresses. */
+/* A queue as the back-end is told of it. Addresses are guest addresses. */
 struct vublk_frontend_queue {
 	uint16_t index;
 	uint16_t size;
@@ -130,7 +131,7 @@ struct vublk_frontend_rings {
 	struct vublk_frontend_batch batch;
 	bool any_kick; /* a kick descriptor has been sent: the back-end may work on the ring from
 	                  that time on */
-	bool skips_drain; /* a stop by GET_VRING_BASE_SKIP_DRAIN */
+	bool skips_drain; /* the stop uses GET_VRING_BASE_SKIP_DRAIN */
 	unsigned num_queues;
 	struct vublk_frontend_queue *queues; /* borrowed until done */
 };
@@ -148,11 +149,11 @@ struct vublk_frontend_notifiers {
 };
 
 /*
- * The area in which back-ends record the requests that they have begun. The area outlives each of
- * these back-ends.
+ * The area in which back-ends record the disk requests that they have begun. The area outlives each
+ * of these back-ends.
  */
 struct vublk_frontend_inflight_area {
-	int fd; /* the device's; -1: there is no area yet */
+	int fd; /* owned by the device; -1: there is no area yet */
 	uint64_t size_bytes, offset;
 	uint16_t num_queues, queue_size;
 };
@@ -168,7 +169,7 @@ struct vublk_frontend_inflight {
 
 /* The bitmap of the pages that the back-end has written. */
 struct vublk_frontend_dirty_log {
-	int fd; /* the device's; -1: there is no log */
+	int fd; /* owned by the device; -1: there is no log */
 	uint64_t size_bytes, offset;
 };
 
@@ -208,11 +209,15 @@ struct vublk_frontend {
 	const struct vublk_log *log;
 	struct vublk_log_limit *limit; /* the owner's, which outlives connections */
 	unsigned timeout_ms;
-	/* Prepends to the error what may have made the back-end hang up on `request` (frontend.c). */
+	/*
+	 * Called when the back-end hung up instead of answering `request`: prepends to the error
+	 * what the reason may be, if a reason is known (frontend.c).
+	 */
 	void (*explain_loss)(const struct vublk_frontend *frontend, uint32_t request,
 			     struct vublk_error *error);
-	bool wants_inflight; /* set before it is opened: accept INFLIGHT_SHMFD */
-	bool wants_undrained_stops; /* likewise: and GET_VRING_BASE_INFLIGHT and _SKIP_DRAIN, which need it */
+	/* The owner sets these two before it opens the front-end. */
+	bool wants_inflight; /* accept INFLIGHT_SHMFD */
+	bool wants_undrained_stops; /* accept GET_VRING_BASE_INFLIGHT and _SKIP_DRAIN, too */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
@@ -240,7 +245,10 @@ struct vublk_frontend {
 	struct vublk_frontend_back_channel back_channel;
 };
 
-/* --- life (frontend.c; close, fail and has: connection.c) ------------------------------------------------------ */
+/*
+ * --- life (frontend.c; close, fail and has: connection.c)
+ * ------------------------------------------------------
+ */
 
 /* All arguments except `frontend` are borrowed. */
 void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
@@ -257,7 +265,7 @@ int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsig
 
 /*
  * Begins the handshake on a socket that is already connected and non-blocking; `path` is for the
- * log. From here on the descriptor belongs to the front-end, also on failure. State CLOSED.
+ * log. Takes ownership of `fd`, also on failure. State CLOSED.
  */
 int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *path,
 			   unsigned timeout_ms, struct vublk_error *error);
@@ -318,12 +326,14 @@ void vublk_frontend_ask(struct vublk_frontend *frontend, struct vublk_vu_message
 			unsigned min_bytes, vublk_frontend_reply_fn *fn, void *opaque,
 			unsigned tag);
 
-/* Sends a request that every back-end answers immediately, to see whether it hangs. */
+/*
+ * Checks that the back-end does not hang: sends a request that every back-end answers immediately.
+ */
 void vublk_frontend_ping(struct vublk_frontend *frontend);
 
 /* --- batches (batch.c) ------------------------------------------------------------ */
 
-/* owner, send_piece and refused are set by the caller, the other fields here. */
+/* The caller has set owner, send_piece and refused of the batch; this function sets the others. */
 void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 				struct vublk_frontend_batch *batch, unsigned num_pieces,
 				void (*done)(void *opaque, const struct vublk_error *error),
@@ -338,9 +348,9 @@ void vublk_frontend_batch_send_confirmed(struct vublk_frontend_batch *batch,
 void vublk_frontend_batch_ask(struct vublk_frontend_batch *batch,
 			      struct vublk_vu_message *message, unsigned min_bytes,
 			      vublk_frontend_reply_fn *fn);
-/* From a reply function, as its last call: counts the answer. The last one calls done(). */
+/* From a reply function, as its last call: counts the answer. The last answer calls done(). */
 void vublk_frontend_batch_answered(struct vublk_frontend_batch *batch);
-/* From a reply function: the answer is a refusal. The first sentence is kept. */
+/* From a reply function: notes that the answer is a refusal. The first refusal is kept. */
 void vublk_frontend_batch_refuse(struct vublk_frontend_batch *batch, int code,
 				 const char *format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -364,7 +374,7 @@ void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 
 /*
  * Called when a back-end hung up when it was given memory: prepends to the error the first region
- * that it may not accept, if there is one (memory.c).
+ * that the back-end may not accept, if there is such a region (memory.c).
  */
 void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
 				   struct vublk_error *error);
@@ -380,9 +390,10 @@ void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t feat
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
- * Gives the back-end the in-flight area, after the session and before the memory. If the area
- * has no descriptor, the back-end makes it: num_queues and queue_size are set, the other
- * fields are filled in. INFLIGHT_SHMFD has been negotiated (inflight.c).
+ * Gives the back-end the in-flight area, after the session and before the memory. If area->fd is
+ * -1, the back-end makes the area first: the caller has set num_queues and queue_size of the area,
+ * and the front-end sets fd, size_bytes and offset when the back-end has answered. INFLIGHT_SHMFD
+ * has been negotiated (inflight.c).
  */
 void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 struct vublk_frontend_inflight_area *area,
@@ -390,9 +401,9 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Lets the back-end make a new area like the previous function, but does not give the area to the
- * back-end. `area` is borrowed until done(). Not while vublk_frontend_set_inflight() is under way
- * (inflight.c).
+ * Lets the back-end make a new area, as the previous function does if area->fd is -1, but does not
+ * give the area to the back-end afterwards. `area` is borrowed until done(). Not permitted while
+ * vublk_frontend_set_inflight() is under way (inflight.c).
  */
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
 				 struct vublk_frontend_inflight_area *area,
@@ -429,12 +440,12 @@ void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
 				  void *opaque);
 /* --- messages of more than one step (messages.c) ----------------------------------- */
 
-/* A request that carries a number, and is confirmed. */
+/* Sends a request that carries a number, and has it confirmed. */
 void vublk_frontend_send_u64(struct vublk_frontend_batch *batch, uint32_t request, uint64_t value);
-/* A request that carries a number of a queue; ENABLE is confirmed. */
+/* Sends a request that carries a queue index and a number; only SET_VRING_ENABLE is confirmed. */
 void vublk_frontend_send_state(struct vublk_frontend_batch *batch, uint32_t request,
 			       unsigned index, unsigned num);
-/* The features and flags of these two include the dirty log if frontend->dirty_log is set. */
+/* If frontend->dirty_log is set, the features and the addresses' flags turn the dirty log on. */
 void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t features);
 void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 				   const struct vublk_frontend_queue *queue);
@@ -443,13 +454,15 @@ void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 				  const struct vublk_frontend_dirty_log *dirty_log);
 /*
- * Whether a stop may leave requests in the in-flight area: `drains` says whether the stop is to
- * wait for these requests. A back-end with GET_VRING_BASE_INFLIGHT alone cannot be told to wait.
+ * Whether a stop of the rings may leave disk requests in the in-flight area. `drains` says whether
+ * the caller wants the stop to wait until these requests are complete; a back-end that has
+ * GET_VRING_BASE_INFLIGHT alone cannot be told to wait.
  */
 bool vublk_frontend_leaves_requests(const struct vublk_frontend *frontend, bool drains);
 /*
- * Stops the rings; afterwards queue->base is the index at which each resumes. Requests that
- * the back-end had begun are complete, unless vublk_frontend_leaves_requests().
+ * Stops the rings; afterwards the base of each queue is the index at which its ring resumes. Disk
+ * requests that the back-end had begun are complete, unless vublk_frontend_leaves_requests() is
+ * true.
  */
 void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       struct vublk_frontend_queue *queues, unsigned num_queues,
@@ -465,7 +478,9 @@ void vublk_frontend_write_wce(struct vublk_frontend *frontend, uint8_t wce,
 			      void (*done)(void *opaque, const struct vublk_error *error),
 			      void *opaque);
 
-/* Opens a socket pair and gives the back-end the other end (back-channel.c; close: connection.c). */
+/*
+ * Opens a socket pair and gives the back-end the other end (back-channel.c; close: connection.c).
+ */
 void vublk_frontend_open_back_channel(struct vublk_frontend *frontend);
 void vublk_frontend_close_back_channel(struct vublk_frontend *frontend);
 

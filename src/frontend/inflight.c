@@ -7,7 +7,7 @@
  * Key idea: the order is one that every known back-end accepts. The area is given after the
  * features, because they determine its layout, and after the size of each queue, because for
  * some back-ends a queue without a size does not exist. The numbers of queues and entries are
- * those that were asked for, because some answers leave them out.
+ * those of our request, because some back-ends leave them out of the answer.
  *
  * Specification: "Inflight I/O tracking".
  */
@@ -62,7 +62,7 @@ void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 {
 	const struct vublk_frontend_inflight_area *area = frontend->inflight.area;
 
-	vublk_error_prepend(error, "it does not take the in-flight area of %" PRIu64 " bytes for %u "
+	vublk_error_prepend(error, "it does not accept the in-flight area of %" PRIu64 " bytes for %u "
 			    "queues of %u entries, which may have another layout than its own: "
 			    "start the back-end that made the area, or one like it, or reset the "
 			    "device", area->size_bytes, area->num_queues, area->queue_size);
@@ -87,7 +87,10 @@ static void hand_over(struct vublk_frontend *frontend)
 				   inflight->done, inflight->opaque);
 }
 
-/* --- letting the back-end make it ------------------------------------------------------------------------ */
+/*
+ * --- letting the back-end make it
+ * ------------------------------------------------------------------------
+ */
 
 /* A back-end that mapped an area beyond the end of its file would get SIGBUS. */
 static bool is_usable(int fd, const struct vublk_vu_inflight *answer)
@@ -112,8 +115,8 @@ static void on_area(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 	} else {
 		vublk_frontend_batch_refuse(batch, EPROTO,
 					    "the answer to GET_INFLIGHT_FD says %" PRIu64
-					    " bytes at offset %" PRIu64 ", and has %s; without the "
-					    "area, set inflight to off", answer->mmap_size,
+					    " bytes at offset %" PRIu64 ", but has %s; to do without the "
+					    "in-flight area, set inflight to off", answer->mmap_size,
 					    answer->mmap_offset,
 					    fd < 0 ? "no descriptor" : "no file of that size");
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file tells the back-end which memory to map. With CONFIGURE_MEM_SLOTS regions are added and
- * removed one by one, and only changes are sent; without it the whole table, of up to eight
+ * Tells the back-end which memory to map. With CONFIGURE_MEM_SLOTS regions are added and removed
+ * one by one, and only changes are sent; without this feature the whole table, of up to eight
  * regions, is sent.
  *
  * Key idea: the shadow is a copy of the table that the back-end has. A region in it is
@@ -88,7 +88,7 @@ static bool is_whole_pages(const struct vublk_memory_region *region)
 	return !((region->guest_addr | region->size_bytes | region->fd_offset) & page_mask);
 }
 
-/* Names the region that was refused, or the first unusual region of a table. */
+/* Prepends the region that was refused to the error. */
 static void explain(const struct vublk_frontend_region *region, struct vublk_error *error)
 {
 	vublk_error_prepend(error, "the memory region of %" PRIu64 " bytes at guest address 0x%"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the messages that more than one step sends, each as part of a batch. Messages of
- * one step only are in the step's own file; wire format and checks are in proto/vhost-user.
+ * The messages that more than one step sends, each as part of a batch. Messages that only one step
+ * sends are in the step's own file; wire format and checks are in proto/vhost-user.
  *
  * Key idea: most requests carry one number, or one number per queue. The part of
  * a message that concerns the dirty log is derived from frontend->dirty_log, so a step need not
@@ -46,7 +46,7 @@ void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t f
 	vublk_frontend_send_u64(batch, VUBLK_VU_SET_FEATURES, features);
 }
 
-/* The log address of a used ring is its guest address, which is its user address, too. */
+/* The log address of a used ring is its guest address, which we also send as its user address. */
 void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 				   const struct vublk_frontend_queue *queue)
 {

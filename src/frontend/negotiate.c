@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file does the handshake, which finds out what the back-end is and can do. SET_FEATURES is
- * not part of the handshake, because no driver has accepted features yet.
+ * The handshake, which finds out what the back-end is and can do. SET_FEATURES is not part of the
+ * handshake, because no driver has accepted features yet.
  *
  * Key idea: there are three round trips: the first for the features, the second for the protocol
  * features, and the third for everything that depends on these. Only protocol features that are
@@ -150,7 +150,7 @@ static void on_features(void *opaque, unsigned tag, struct vublk_vu_message *rep
 	}
 	if (!(offered & VUBLK_BIT(VIRTIO_F_VERSION_1))) {
 		fail(frontend, ENOTSUP,
-		     "the back-end does not offer VIRTIO_F_VERSION_1 (feature bit 32); one that "
+		     "the back-end does not offer VIRTIO_F_VERSION_1 (feature bit 32); a back-end that "
 		     "only knows legacy virtio is not supported");
 		return;
 	}

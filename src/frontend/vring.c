@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file hands the rings to the back-end, stops them, and replaces their descriptors while they
- * run. When to do so is decided in device/rings/start-stop.c.
+ * Hands the rings to the back-end, stops them, and replaces their eventfds while they run.
+ * device/rings/start-stop.c decides when.
  *
  * Key idea: the order is one that every known back-end accepts. The features come first,
- * because they determine the layout of the rings; then sizes, places and descriptors of all
- * queues; then enable, because some back-ends begin as soon as they have what they need. Kick
- * and call descriptors are sent again at each start, because some back-ends close them when a
+ * because they determine the layout of the rings; then sizes, addresses and eventfds of all
+ * queues; then SET_VRING_ENABLE, because some back-ends begin as soon as they have what they need.
+ * Kick and call eventfds are sent again at each start, because some back-ends close them when a
  * ring stops. All queues are stopped together, because for some back-ends the first stop stops
  * everything.
  *
- * A stop either waits for the requests that the back-end has begun or leaves them in the
+ * A stop either waits for the disk requests that the back-end has begun or leaves them in the
  * in-flight area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN the message says which.
  * With GET_VRING_BASE_INFLIGHT alone, as in earlier versions of the specification, GET_VRING_BASE
  * leaves the requests in the area.
@@ -31,7 +31,7 @@
 
 /* --- messages ------------------------------------------------------------------- */
 
-/* Without a kick descriptor the back-end polls, without a call descriptor the driver does. */
+/* Without a kick descriptor the back-end polls; without a call descriptor the driver polls. */
 static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
 			 int fd)
 {
@@ -74,10 +74,7 @@ static void send_features_ok(struct vublk_frontend_batch *batch)
 
 /* --- session -------------------------------------------------------------------------- */
 
-/*
- * The in-flight area follows after these messages, because it comes after the features and before
- * the memory.
- */
+/* This batch ends before the memory, because the in-flight area is given between the two. */
 static void send_session(void *owner, unsigned index)
 {
 	struct vublk_frontend_session *session = owner;
@@ -178,7 +175,7 @@ static void on_notifier_refused(void *owner, unsigned index, bool first)
 
 	if (first)
 		vublk_error_prepend(&notifiers->batch.refusal,
-				    "queue %u, whose ring runs, cannot have another descriptor",
+				    "queue %u cannot get another descriptor while its ring runs",
 				    notifiers->changes[index].queue);
 }
 
@@ -208,7 +205,7 @@ static void on_vring_base(void *opaque, unsigned tag, struct vublk_vu_message *r
 	if (state->index != queue->index || state->num > UINT16_MAX)
 		vublk_frontend_batch_refuse(batch, EPROTO,
 					    "the answer to GET_VRING_BASE of queue %u is about "
-					    "queue %u and says %u, where at most 65535 is possible",
+					    "queue %u, with the base %u (at most 65535 is possible)",
 					    queue->index, state->index, state->num);
 	else
 		queue->base = (uint16_t)state->num;

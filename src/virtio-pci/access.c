@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file passes a driver's accesses to the BARs and to the configuration space on to the file
- * that implements the register.
+ * Passes a driver's accesses to the BARs and to the configuration space on to the file that
+ * implements the register.
  *
- * Key idea: this file calls all files with registers, and none of them calls it. So this file also
- * implements the window, a part of the configuration space through which firmware accesses a BAR
+ * Key idea: this file calls all files with registers, and none of them calls this file. So the
+ * window is also here: the part of the configuration space through which firmware accesses any BAR
  * without mapping it.
  *
  * virtio 1.3, section 4.1.4.
@@ -135,7 +135,10 @@ static void write_window(struct vublk_virtio_pci *pci)
 					   window.bytes);
 }
 
-/* --- the configuration space --------------------------------------------------------------------------------- */
+/*
+ * --- the configuration space
+ * ---------------------------------------------------------------------------------
+ */
 
 void vublk_virtio_pci_config_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				  unsigned bytes)

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file keeps track of the operation that the driver has to wait for, of holds of the rings,
- * and of whether the device needs a reset. The operations themselves are in virtio-pci.c and
- * queue.c.
+ * Keeps track of the operation that the driver has to wait for, of holds of the rings, and of
+ * whether the device needs a reset. The operations themselves are in virtio-pci.c and queue.c.
  *
  * Key idea: only one function changes `busy`, according to a table, and it calls the owner when
  * the operation ends.
@@ -13,7 +12,7 @@
 
 #define MAY(to) (1u << VUBLK_VIRTIO_PCI_##to)
 
-/* The permitted transitions: a reset overrides everything, and only a larger reset overrides a reset. */
+/* The permitted transitions: a reset overrides other operations, and a bus reset also a reset. */
 static const unsigned char busy_transitions[VUBLK_VIRTIO_PCI_NUM_BUSY] = {
 	[VUBLK_VIRTIO_PCI_IDLE] = MAY(RESETTING) | MAY(RESETTING_BUS) | MAY(WRITING_CONFIG) |
 				  MAY(CHANGING_QUEUE),

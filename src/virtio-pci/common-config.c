@@ -3,8 +3,8 @@
  * The common configuration: the registers with which a modern driver negotiates features and sets
  * up queues. The registers of a legacy driver are in legacy-config.c.
  *
- * Key idea: a read has no side effect, so the structure is filled at each read, and the bytes are
- * copied from it. A write addresses one register, and the table has the function of each register.
+ * Key idea: a read has no side effect, so each read fills the structure, and copies the bytes from
+ * it. A write addresses one register; the table has a function for each register.
  *
  * virtio 1.3, section 4.1.4.3.
  */

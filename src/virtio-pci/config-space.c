@@ -116,7 +116,7 @@ static unsigned put_virtio_capability(struct vublk_virtio_pci *pci, unsigned off
 	return put_capability(pci, offset, PCI_CAP_ID_VNDR, bytes);
 }
 
-/* The driver writes which BAR, offset and length the window shows. */
+/* The driver selects the part of a BAR that the window shows: it writes BAR, offset and length. */
 static unsigned put_window(struct vublk_virtio_pci *pci, unsigned offset)
 {
 	unsigned end = put_virtio_capability(pci, offset, VIRTIO_PCI_CAP_PCI_CFG, 0,

@@ -16,7 +16,7 @@
 enum {
 	VUBLK_VIRTIO_PCI_BAR_LEGACY = 0,
 	VUBLK_VIRTIO_PCI_BAR_MSIX = 1,
-	VUBLK_VIRTIO_PCI_BAR_MODERN = 4, /* 64 bits: 5 is its upper half */
+	VUBLK_VIRTIO_PCI_BAR_MODERN = 4, /* 64 bits: BAR5 has the upper half of its address */
 };
 
 /* BAR1 */
@@ -54,7 +54,7 @@ struct vublk_virtio_pci_vector {
 
 enum vublk_virtio_pci_queue_state {
 	VUBLK_VIRTIO_PCI_QUEUE_DISABLED,
-	VUBLK_VIRTIO_PCI_QUEUE_ENABLED,    /* by the driver; the device does not have it yet */
+	VUBLK_VIRTIO_PCI_QUEUE_ENABLED,    /* by the driver; the device does not have the queue yet */
 	VUBLK_VIRTIO_PCI_QUEUE_ACTIVE,     /* the device has it */
 	VUBLK_VIRTIO_PCI_QUEUE_CANCELLING, /* reset by the driver before the device got it */
 	VUBLK_VIRTIO_PCI_QUEUE_RESETTING,  /* reset by the driver; the device still has it */
@@ -76,7 +76,7 @@ struct vublk_virtio_pci_queue {
 	enum vublk_virtio_pci_queue_state state;
 	uint64_t desc_addr, avail_addr, used_addr;
 	int kick_fd;
-	int call_fd;  /* for calls while they cannot go to the driver directly */
+	int call_fd;  /* receives the calls while they cannot go to the driver directly */
 	struct vublk_loop_source call_source;
 	bool direct;  /* the device has the vector's eventfd */
 };
@@ -90,7 +90,7 @@ struct vublk_virtio_pci {
 	void *opaque;
 	bool transitional;
 	enum vublk_virtio_pci_busy busy;
-	bool writes_config; /* also during a reset, which waits for the write */
+	bool writes_config; /* a write to the config is in progress; a reset waits for its end */
 	unsigned holds;
 
 	/* PCI */
@@ -124,7 +124,7 @@ struct vublk_virtio_pci {
 struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci *pci);
 /*
  * The specification requires drivers to write whole registers, so an access that does not
- * match a register is ignored. An access of eight bytes is two accesses of four.
+ * match a register is ignored. An access of eight bytes counts as two accesses of four.
  */
 struct vublk_virtio_pci_register {
 	uint8_t offset;
@@ -170,6 +170,7 @@ const char *vublk_virtio_pci_queue_event_name(enum vublk_virtio_pci_queue_event 
 /* The values of the registers queue_enable and queue_reset. */
 bool vublk_virtio_pci_queue_is_enabled(const struct vublk_virtio_pci_queue *queue);
 bool vublk_virtio_pci_queue_is_resetting(const struct vublk_virtio_pci_queue *queue);
+/* Whether the device has the queue. */
 bool vublk_virtio_pci_queue_is_in_device(const struct vublk_virtio_pci_queue *queue);
 
 /* --- queue.c ---------------------------------------------------------------------------------- */
@@ -183,9 +184,9 @@ bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
 /* The driver has written 1 to queue_enable or queue_reset. */
 void vublk_virtio_pci_queue_enable(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_queue_reset(struct vublk_virtio_pci_queue *queue);
-/* The rings are stopped: hands over or resets the queues that wait for this moment. */
+/* Call it when the rings are stopped: hands over or resets the queues that wait for that. */
 void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci);
-/* Sends the queue's calls to the eventfd of its current vector. */
+/* Sends the queue's calls to the eventfd of its vector or, if they cannot go there, to call_fd. */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue);
 
 /* --- irq.c, below queue.c --------------------------------------------------------------------- */
@@ -196,13 +197,13 @@ void vublk_virtio_pci_irqs_deinit(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_deliver(struct vublk_virtio_pci *pci, struct vublk_virtio_pci_vector *vector);
 void vublk_virtio_pci_deliver_intx(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_forget_pending(struct vublk_virtio_pci *pci);
-/* Forgets pending interrupts and the vector of each event; keeps the eventfds. */
+/* Forgets pending interrupts, the ISR and the config's vector; keeps the eventfds. */
 void vublk_virtio_pci_irqs_reset(struct vublk_virtio_pci *pci);
 /*
  * Returns the eventfd for calls that go to the driver directly; -1: calls cannot go directly now.
  */
 int vublk_virtio_pci_direct_fd(const struct vublk_virtio_pci *pci, uint16_t vector);
-/* The back-end has called on a queue whose calls do not go to the driver directly. */
+/* Raises the interrupt of a queue whose calls do not go to the driver directly. */
 void vublk_virtio_pci_raise_queue(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_raise_config(struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_intx_level(const struct vublk_virtio_pci *pci);
@@ -222,12 +223,12 @@ void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci);
 
 /* --- config-space.c --------------------------------------------------------------------------- */
 
-/* Little-endian fields of the contents. */
+/* These functions read and write a little-endian field of the contents. */
 uint32_t vublk_virtio_pci_config_get(const struct vublk_virtio_pci *pci, unsigned offset,
 				     unsigned bytes);
 void vublk_virtio_pci_config_set(struct vublk_virtio_pci *pci, unsigned offset, unsigned bytes,
 				 uint32_t value);
-/* Restores the contents after power-on. */
+/* Restores the contents that the space has after power-on. */
 void vublk_virtio_pci_config_reset(struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_msix_is_enabled(const struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_msix_is_masked(const struct vublk_virtio_pci *pci); /* the whole function */

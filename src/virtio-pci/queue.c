@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the queues as a driver has set them up, and hands them over to the device: all
- * together when the driver is ready, or a single one after its own reset. Their registers are in
+ * The queues as a driver has set them up, and their hand-over to the device: all together when the
+ * driver is ready, or a single queue after its own reset. The registers of the queues are in
  * common-config.c and legacy-config.c, their states in queue-state.c.
  *
  * Key idea: the device accepts or drops a queue only while no ring runs. So to change a
@@ -142,8 +142,8 @@ bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * No call is lost between the two eventfds, because the device signals the new one once. The device
- * has the queue, so it does not refuse the change.
+ * No call is lost between the two eventfds, because the device signals the new eventfd once when it
+ * gets it. The device has the queue, so it does not refuse the change.
  */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue)
 {

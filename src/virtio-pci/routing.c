@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file changes the eventfd or the mask of an interrupt, and with this the eventfd that
- * receives the queues' calls. The interrupts themselves are in irq.c; queue.c chooses the eventfd
- * of a queue.
+ * Changes the eventfd or the mask of an interrupt, and reroutes the calls of the queues
+ * accordingly. The interrupts themselves are in irq.c; queue.c chooses the eventfd that receives
+ * the calls of a queue.
  *
  * Key idea: first the queues are rerouted, and then pending interrupts are delivered, so that no
  * interrupt is lost in between.

@@ -116,7 +116,8 @@ static int check_features_ok(struct vublk_virtio_pci *pci, struct vublk_error *e
 	if (pci->driver_features & VUBLK_BIT(VIRTIO_F_VERSION_1))
 		return accept_features(pci, error);
 	return vublk_error_set(error, EPROTO,
-			       "it has no VIRTIO_F_VERSION_1, and a legacy driver has no FEATURES_OK");
+			       "it lacks VIRTIO_F_VERSION_1, which only a legacy driver may leave out, "
+			       "but a legacy driver does not set FEATURES_OK");
 }
 
 static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)

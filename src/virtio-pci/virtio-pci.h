@@ -42,7 +42,7 @@ struct vublk_virtio_pci_options {
 struct vublk_virtio_pci_ops {
 	/*
 	 * The driver is ready: the owner gives the device the guest's memory, unless the
-	 * device has it. After a failure the driver has to reset the device.
+	 * device already has the memory. After a failure the driver has to reset the device.
 	 */
 	int (*before_start)(void *opaque, struct vublk_error *error);
 	/* vublk_virtio_pci_is_busy() has become false. */
@@ -58,12 +58,12 @@ int vublk_virtio_pci_new(struct vublk_device *device, struct vublk_loop *loop,
 			 const struct vublk_virtio_pci_options *options,
 			 const struct vublk_virtio_pci_ops *ops, void *opaque,
 			 struct vublk_virtio_pci **pci, struct vublk_error *error);
-/* NULL is a no-op. The rings are stopped, or the device is unrealized. */
+/* Call it when the rings are stopped or the device is unrealized. NULL is a no-op. */
 void vublk_virtio_pci_free(struct vublk_virtio_pci *pci);
 
 /* --- accesses of a driver ---------------------------------------------------------------- */
 
-/* 0: the device has no such BAR. */
+/* The size of a BAR in bytes; 0: the device has no such BAR. */
 uint32_t vublk_virtio_pci_bar_bytes(const struct vublk_virtio_pci *pci, unsigned bar);
 
 /*
@@ -87,9 +87,9 @@ void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint
 void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci);
 
 /*
- * Whether a reset or a write to the config is still in progress, which the driver expects to be
- * complete at its next access. An owner that can delay the driver's next access delays it until the
- * idle callback.
+ * Whether an operation is still in progress that the driver expects to be complete at its next
+ * access, such as a reset or a write to the config. An owner that can delay the driver's next
+ * access delays it until the idle callback.
  */
 bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 
@@ -133,9 +133,10 @@ bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
 					 void *opaque);
 
 /*
- * Stops the rings while the owner changes memory that they may be using, and lets them resume. Each
- * hold needs one release. vublk_virtio_pci_hold() returns 0 if the rings are stopped, and 1 if they
- * are still being stopped; in that case the device's stopped() callback follows.
+ * The owner holds the rings while it changes memory that they may be using. A hold stops the rings,
+ * and the last release lets them resume; each hold needs one release. vublk_virtio_pci_hold()
+ * returns 0 if the rings are stopped, and 1 if they are still being stopped; in that case the
+ * device's stopped() callback follows.
  */
 int vublk_virtio_pci_hold(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_release(struct vublk_virtio_pci *pci);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the names of a virtio-blk device's feature bits (virtio 1.3, sections 5.2.3 and 6).
+ * The names of a virtio-blk device's feature bits (virtio 1.3, sections 5.2.3 and 6).
  */
 #include "virtio/blk-format.h"
 
@@ -12,7 +12,7 @@
 #include <linux/virtio_ring.h>
 #include <stddef.h>
 
-/* vhost-user's own bit in GET_FEATURES, which a driver never sees. */
+/* Bits of GET_FEATURES that belong to vhost-user itself; a driver never sees them. */
 #define VHOST_F_LOG_ALL_BIT 26
 #define VHOST_USER_F_PROTOCOL_FEATURES_BIT 30
 

@@ -3,9 +3,8 @@
 #define VUBLK_VIRTIO_BLK_FORMAT_H
 
 /*
- * virtio-blk (virtio 1.3, section 5.2): this file has definitions that the kernel's
- * <linux/virtio_blk.h> lacks. The names of the feature bits come from vublk_feature_name() of
- * <vublk/device.h>.
+ * Definitions of virtio-blk (virtio 1.3, section 5.2) that the kernel's <linux/virtio_blk.h> lacks.
+ * vublk_feature_name() of <vublk/device.h> returns the names of the feature bits.
  */
 
 #include <linux/virtio_blk.h>

@@ -23,11 +23,11 @@ struct vublk_device_ring {
 	/* the memory regions of the last chain's buffers, by number */
 	unsigned near[VUBLK_DEVICE_RING_NEAR];
 	const struct vublk_dirty_log *dirty_log; /* NULL: writes to the used ring are not logged */
-	uint64_t log_addr; /* where the used ring's first byte is logged */
+	uint64_t log_addr; /* the guest address as which the used ring's first byte is logged */
 	bool has_event_idx;
 	bool has_indirect;
 	bool has_notify_on_empty;
-	bool called; /* since init: the first publish always calls */
+	bool called; /* a publish has happened since init; the first one always calls */
 	struct vublk_error broken; /* code 0: the driver has kept the rules */
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Marking pages dirty.
+ * Marks guest pages in the dirty log.
  *
  * Key idea: the front-end clears a bit and then copies the page (pair L). If we only tested
  * a bit that is already set, the test could overtake our write to the page and see the bit
@@ -15,7 +15,7 @@
 
 static uint64_t count_pages(const struct vublk_dirty_log *log)
 {
-	return log->bytes * PAGES_PER_BYTE; /* mapped, so far from overflowing */
+	return log->bytes * PAGES_PER_BYTE; /* no overflow: a bitmap that is mapped is small enough */
 }
 
 bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes)

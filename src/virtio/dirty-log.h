@@ -10,9 +10,9 @@
 #include <stdint.h>
 
 /*
- * This is the front-end's bitmap of the guest pages that a device has written to. It has one bit
- * per page, from guest address 0 ("Migration" of the vhost-user specification). The front-end
- * clears bits while we set them.
+ * The front-end's bitmap of the guest pages that a device has written to. It has one bit per page,
+ * from guest address 0 ("Migration" of the vhost-user specification). The front-end clears bits
+ * while we set them.
  */
 struct vublk_dirty_log {
 	uint8_t *bits; /* NULL: no log */

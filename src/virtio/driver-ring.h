@@ -28,7 +28,7 @@ struct vublk_driver_slot {
 struct vublk_driver_ring {
 	struct vublk_split_ring memory;
 	struct vublk_driver_slot *slots;
-	uint32_t *heads; /* the content of each entry of the avail ring; HEAD_UNKNOWN */
+	uint32_t *heads; /* what each entry of the avail ring contains, or ..._HEAD_UNKNOWN */
 	unsigned size;
 	uint16_t mask; /* size - 1 */
 	uint16_t free_head;
@@ -41,7 +41,7 @@ struct vublk_driver_ring {
 	uint64_t added;     /* chains that the caller added */
 	uint16_t used_event;  /* as written to the ring, like the flags below */
 	uint16_t avail_flags;
-	bool kicked;        /* since init: the first publish always kicks */
+	bool kicked;        /* a publish has happened since init; the first one always kicks */
 	struct vublk_error broken; /* code 0: the device has kept the rules */
 };
 
@@ -56,7 +56,7 @@ void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 /* The serial of a slot at which no outstanding chain begins. */
 #define VUBLK_DRIVER_RING_NONE UINT64_MAX
 
-/* The rare cases of the functions below, which are in split-driver.c. */
+/* The rare cases of the functions below; split-driver.c defines them. */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error);
 int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
 			     struct vublk_error *error);
@@ -118,8 +118,8 @@ static inline bool vublk_driver_ring_has_completion_inline(const struct vublk_dr
 }
 
 /*
- * The token of the next completion. This is only a hint, because the completion is checked when it
- * is taken.
+ * Gets the token of the next completion. False: the next completion has not been seen. The token is
+ * only a hint, because the completion is checked when it is taken.
  */
 static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, uint16_t *token)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file translates a driver's addresses.
+ * Translates a driver's addresses.
  *
- * Key idea: regions are sorted by guest address, so a lookup is a binary search. Each buffer of
- * each request needs a lookup.
+ * Key idea: each buffer of each request needs a lookup. So regions are sorted by guest address, and
+ * a lookup is a binary search.
  */
 #include "virtio/memory-map.h"
 

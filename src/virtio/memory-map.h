@@ -7,9 +7,9 @@
 #include <sys/uio.h>
 
 /*
- * This is the memory that a driver shares with a device: regions with a guest address, a user
- * address (in the front-end's address space, used for comparison only) and a host address. The
- * device end accesses only host addresses that this map returns.
+ * The memory that a driver shares with a device: regions with a guest address, a user address (in
+ * the front-end's address space; never dereferenced) and a host address. The device end accesses
+ * only host addresses that this map returns.
  *
  * A map in use does not change; it is replaced by a new one.
  */
@@ -36,8 +36,8 @@ void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, 
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 
 /*
- * The host address if the range lies in the region with this number; most addresses are in the
- * region of the previous address.
+ * The host address if the range lies in the region with this number, otherwise NULL. Callers try
+ * the region of the previous address first, because most addresses are in that region.
  */
 static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map, unsigned number,
 					      uint64_t addr, uint64_t bytes)
@@ -54,7 +54,7 @@ static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map
 	return region->host + offset;
 }
 
-/* The host address in any region; stores the region's number for the next lookup. */
+/* Looks in all regions, and stores the number of the region that was found for the next lookup. */
 void *vublk_memory_map_guest_find(const struct vublk_memory_map *map, unsigned *number,
 				  uint64_t addr, uint64_t bytes);
 

@@ -111,8 +111,8 @@ bool vublk_driver_ring_has_completion(const struct vublk_driver_ring *ring);
 
 /*
  * Enables calls. False: a completion already waits, and the caller takes it instead of
- * sleeping; calls stay enabled, and one more may come. Even while calls are disabled a call may
- * come: with EVENT_IDX once in 65536 completions.
+ * sleeping; calls stay enabled, and one more call may come. Even while calls are disabled a call
+ * may come: with EVENT_IDX once in 65536 completions.
  */
 bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring);
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring);
@@ -138,8 +138,8 @@ struct vublk_dirty_log;
 struct vublk_device_ring; /* defined in virtio/device-ring.h, embedded by its user */
 
 /*
- * Makes the device end of a ring in the driver's memory, whose addresses `memory` has
- * translated. `base` is the avail index to continue at (SET_VRING_BASE); the used index is read
+ * Makes the device end of a ring in the driver's memory; `memory` has the ring's host addresses.
+ * `base` is the avail index to continue at (SET_VRING_BASE); the used index is read
  * from the ring. `features` are the negotiated ones (EVENT_IDX, INDIRECT_DESC,
  * NOTIFY_ON_EMPTY). Kicks are enabled. ENOMEM, EINVAL.
  */
@@ -149,10 +149,10 @@ int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_sp
 void vublk_device_ring_deinit(struct vublk_device_ring *ring);
 
 /*
- * Marks writes to the used ring in `log` from now on, as if the ring were at guest address
- * `log_addr`. The log, borrowed until deinit, covers the whole ring. The call marks the whole
- * ring, because init has written to it, and an earlier device end may have died before it
- * marked its writes.
+ * Starts to mark writes to the used ring in `log`, as if the ring were at guest address `log_addr`.
+ * The log is borrowed until deinit, and has to cover the whole used ring. The call itself marks the
+ * whole used ring, because init has written to it, and an earlier device end may have died before
+ * it marked its writes.
  */
 void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_dirty_log *log,
 			   uint64_t log_addr);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file reads a descriptor chain at the device end (virtio 1.3, sections 2.7.5 and 2.7.7).
- * Every request takes this path.
+ * Reads a descriptor chain at the device end (virtio 1.3, sections 2.7.5 and 2.7.7). Every request
+ * takes this path.
  *
  * Key idea: each descriptor is read once, whole, and only the copy is checked and used. A loop
- * without function calls, which runs in registers, reads the usual chain. Any other chain,
- * rare or malformed, is read again from its head by a walk that handles all cases, finds the
- * regions of the buffers, and writes the error sentences.
+ * without function calls, which runs in registers, reads the usual chain. Any other chain, rare or
+ * malformed, is read again from its head, and nothing of the first attempt is used. This second
+ * walk handles all cases, finds the regions of the buffers, and writes the error sentences.
  *
  * The loop and the walk are bounded by the ring's size, the table's length, and the caller's
  * iovecs.
@@ -23,7 +23,7 @@
 /* "A descriptor chain longer than 2^32 bytes in total" is forbidden (2.7.5.2). */
 #define CHAIN_MAX_BYTES (UINT64_C(1) << 32)
 
-/* The slot of the ring that remembers the region of this buffer. */
+/* Where the ring remembers the region of the chain's buffer number `filled`. */
 static inline unsigned *near_of(struct vublk_device_ring *ring, unsigned filled)
 {
 	return &ring->near[VUBLK_MIN(filled, VUBLK_DEVICE_RING_NEAR - 1u)];
@@ -32,8 +32,8 @@ static inline unsigned *near_of(struct vublk_device_ring *ring, unsigned filled)
 /* --- the usual chain ------------------------------------------------------- */
 
 /*
- * Returns the table in place, if it is contiguous, aligned and of whole descriptors, otherwise
- * NULL.
+ * Returns the indirect table in place if it is contiguous, aligned and consists of whole
+ * descriptors, otherwise NULL.
  */
 static VUBLK_ALWAYS_INLINE const struct vring_desc *usual_table(
 	const struct vublk_device_ring *ring, const struct vublk_memory_map *map,
@@ -126,7 +126,10 @@ struct walk {
 	bool is_indirect;
 };
 
-/* Adds a buffer in one region, whose number is remembered, or in several. */
+/*
+ * Adds the iovecs of a buffer, and returns their number. If the buffer lies in one region, the
+ * ring remembers the region's number.
+ */
 static int translate(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		     struct vublk_chain *chain, const struct vring_desc *desc)
 {
@@ -155,7 +158,7 @@ static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_
 	if (!desc->len)
 		return refuse(chain, "an empty buffer", error);
 	if (!is_writable && chain->num_in)
-		return refuse(chain, "a buffer to read after one to write", error);
+		return refuse(chain, "a readable buffer after a writable one", error);
 	n = translate(ring, map, chain, desc);
 	if (n < 0)
 		return refuse_buffer(n, chain, desc, error);
@@ -197,7 +200,7 @@ static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory
 	else if (walk->is_indirect)
 		wrong = "inside an indirect table";
 	else if (desc->flags & VRING_DESC_F_NEXT)
-		wrong = "with the flag NEXT, too";
+		wrong = "in a descriptor that also has the flag NEXT";
 	else if (!desc->len || desc->len % sizeof(*desc))
 		wrong = "whose length is not a positive multiple of 16 bytes";
 	else if (desc->len / sizeof(*desc) > VUBLK_RING_MAX_INDIRECT)

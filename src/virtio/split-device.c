@@ -75,7 +75,7 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring)
 
 #define USED_FLAGS_AND_INDEX_BYTES offsetof(struct vring_used, ring)
 
-/* This function is always called after the write. */
+/* Call it after the write. */
 static void mark(const struct vublk_device_ring *ring, uint64_t offset, uint64_t bytes)
 {
 	if (VUBLK_UNLIKELY(ring->dirty_log))
@@ -108,7 +108,7 @@ void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_di
 
 /* --- taking ---------------------------------------------------------------- */
 
-/* The ring is broken, as ring->broken says; take() leaves its fast path. */
+/* Returns the error in ring->broken, and makes each later take() leave its fast path and fail. */
 static int break_ring(struct vublk_device_ring *ring, struct vublk_error *error)
 {
 	ring->seen = ring->next;
@@ -274,7 +274,10 @@ bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 
 void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring)
 {
-	/* With EVENT_IDX the ring has passed the event index, and reaches it again after 65536. */
+	/*
+	 * With EVENT_IDX the avail index is past the event index; the next kick is 65536 chains
+	 * away.
+	 */
 	if (ring->has_event_idx || ring->used_flags)
 		return;
 	ring->used_flags = VRING_USED_F_NO_NOTIFY;

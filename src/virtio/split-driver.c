@@ -189,7 +189,7 @@ bool vublk_driver_ring_publish(struct vublk_driver_ring *ring)
 
 /* --- taking ---------------------------------------------------------------- */
 
-/* The ring is broken, as ring->broken says; take() leaves its fast path. */
+/* Returns the error in ring->broken, and makes each later take() leave its fast path and fail. */
 static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
 	ring->completed = ring->taken;
@@ -265,7 +265,10 @@ bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
 
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring)
 {
-	/* With EVENT_IDX the ring has passed the event index, and reaches it again after 65536. */
+	/*
+	 * With EVENT_IDX the used index is past the event index; the next call is 65536 chains
+	 * away.
+	 */
 	if (ring->has_event_idx || ring->avail_flags)
 		return;
 	ring->avail_flags = VRING_AVAIL_F_NO_INTERRUPT;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file has the layout of a split ring (virtio 1.3, section 2.7), for both ends. */
+/* The layout of a split ring (virtio 1.3, section 2.7), for both ends. */
 #include "virtio/split.h"
 
 #include "util/checked.h"
@@ -41,7 +41,7 @@ int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 
 	if (!vublk_is_power_of_two(size) || size > VUBLK_RING_MAX_SIZE)
 		return vublk_error_set(error, EINVAL,
-				       "the ring has %u entries; a split ring has a power of two "
+				       "the ring has %u entries; the number has to be a power of two "
 				       "up to %u", size, VUBLK_RING_MAX_SIZE);
 	ret = check_part("descriptor table", memory->desc, VRING_DESC_ALIGN_SIZE, error);
 	if (ret < 0)

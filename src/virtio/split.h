@@ -9,7 +9,7 @@
  * Fields are little-endian (virtio 1.3, section 1.4), and only little-endian hosts are
  * supported.
  *
- * The pairs of accesses, by letter:
+ * Pairs of accesses; comments mark the accesses of a pair with its letter:
  *   A  the driver publishes chains: descriptors and avail entries are written
  *      before the avail index; the device reads the index before them.
  *   B  the device publishes completions: data and used elements are written
@@ -41,7 +41,9 @@ static inline uint16_t *vublk_split_avail_event(const struct vublk_split_ring *r
 	return (uint16_t *)&ring->used->ring[size];
 }
 
-/* A descriptor by two loads or stores, so that no field is read twice or torn. */
+/*
+ * Descriptors are read by two loads and written by two stores, so no field is read twice or torn.
+ */
 static inline struct vring_desc vublk_split_read_desc(const struct vring_desc *desc)
 {
 	const uint64_t *words = (const uint64_t *)desc;

@@ -25,7 +25,7 @@ static int check_inflight(const struct vublk_relay *relay, struct vublk_error *e
 	    asked->queue_size <= max)
 		return 0;
 	return vublk_error_set(error, EPROTO, "an in-flight area for %u queues of %u entries does "
-			       "not fit this disk, which has %u queues of up to %u", asked->num_queues,
+			       "not fit this disk, which has %u queues of up to %u entries", asked->num_queues,
 			       asked->queue_size, relay->num_queues, max);
 }
 

@@ -39,7 +39,9 @@ static void on_started(void *opaque)
 	if (!relay)
 		return;
 	relay->device_status = 0;
-	/* Config changes are not reported while no ring is started, so they are reported now. */
+	/*
+	 * No config change is reported while no ring is started, so earlier ones are reported now.
+	 */
 	vublk_back_channel_set_suspended(&relay->server.back_channel,
 					 vublk_relay_is_suspended(relay));
 	vublk_back_channel_remind(&relay->server.back_channel);

@@ -40,7 +40,7 @@ static int check_area(const struct vublk_relay *relay, const struct vublk_relay_
 		return 0;
 	return vublk_error_set(error, EPROTO,
 			       "queue %u of %u entries has no place in the in-flight area, which is for "
-			       "%u queues of %u", queue->index, queue->size, area->num_queues,
+			       "%u queues of %u entries", queue->index, queue->size, area->num_queues,
 			       area->queue_size);
 }
 
@@ -169,7 +169,7 @@ static int write_through(struct vublk_relay *relay, bool resumes)
 	relay->asked = VUBLK_RELAY_ASKED_WRITE_THROUGH;
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_INFO,
 			  "the VMM resumes a disk without having read its config, so every write is "
-			  "durable until it sets wce");
+			  "durable until the VMM sets wce");
 	return 1;
 }
 

@@ -89,7 +89,7 @@ static int check(const struct vublk_relay_memory *memory, const struct vublk_vu_
 	return r;
 }
 
-/* Takes the descriptor, even if this fails. */
+/* Takes ownership of the descriptor `given`, even on failure. */
 static int add_region(struct vublk_relay_memory *memory, const struct vublk_vu_region *wire,
 		      int given, struct vublk_error *error)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file reclaims rings from the device. It decides when a reclaim is necessary, and finds out
- * where each ring stopped and which of its requests may have been begun.
+ * Reclaims rings from the device: decides when that is necessary, and finds out where each ring
+ * stopped and which of its requests may have been begun.
  *
  * Key idea: the device stops all rings together. So they are reclaimed in two steps: a pause,
  * after which every position is known, and the end of the device's session.
@@ -74,7 +74,7 @@ static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 /* Notes the position of a ring that has stopped. True: the VMM wants it to run again. */
 static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
-	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the VMM may have begun a new one */
+	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the next driver may use the ring */
 	bool is_known = is_over || collect_place(relay, queue);
 
 	if (vublk_relay_is_drained(queue)) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file makes the device match the set-up that the VMM has made. It has the order of the steps,
+ * Makes the device match the set-up that the VMM has made. This file has the order of the steps,
  * and those steps that are not about rings; reclaim.c and handover.c have the steps about rings.
  *
  * Key idea: step() compares the device with the set-up and removes the first difference. It is

@@ -6,10 +6,11 @@
  * The relay: the session of one VMM. Towards the VMM it is a back-end. The set-up that the VMM
  * sends goes to the device, which is the front-end of the real back-end.
  *
- * Key idea: a message is noted (messages.c), and later the device is made to match the set-up
- * (reconcile.c): the session is settled. The session is settled before a message is answered, and
- * when there is no further message to read. So an acknowledgement says that the back-end has done
- * what the message asks for, or that the device holds the change until there is a back-end.
+ * Key idea: the relay first notes what a message says (messages.c). Later it settles the session:
+ * it makes the device match the set-up (reconcile.c). It settles the session before it answers a
+ * message, and when there is no further message to read. So an acknowledgement says that the
+ * back-end has done what the message asks for, or that the device holds the change until there is a
+ * back-end.
  */
 #include "bus/bus.h"
 #include "bus/relay/state.h"
@@ -32,7 +33,7 @@ struct vublk_relay_queue {
 	bool enabled;
 	int kick_fd, call_fd, err_fd; /* owned; -1: none */
 
-	/* as the device has it, if the device has the ring */
+	/* as the device was given it, if the device has the ring */
 	int handed_kick_fd, handed_call_fd; /* owned, borrowed by the device */
 	bool kick_changed, call_changed;    /* since the device was told */
 
@@ -83,7 +84,7 @@ struct vublk_relay {
 	uint64_t offered_features, features;
 	bool has_features;
 	uint8_t status;
-	uint8_t device_status; /* NEEDS_RESET, or 0: the bits that the device adds to it */
+	uint8_t device_status; /* the bits that the device adds to `status`: NEEDS_RESET, or 0 */
 	struct vublk_relay_memory memory;
 	struct vublk_device_inflight area; /* fd owned; -1: none */
 	struct vublk_device_dirty_log log; /* fd owned; -1: none; LOG_ALL turns it on */
@@ -123,10 +124,10 @@ bool vublk_relay_is_started(const struct vublk_relay_queue *queue);
 bool vublk_relay_is_handed(const struct vublk_relay_queue *queue);
 /* Whether the VMM wants the ring back with all requests complete. */
 bool vublk_relay_is_drained(const struct vublk_relay_queue *queue);
-/* Whether it is unknown which of its requests a lost back-end had begun. */
+/* Whether it is unknown which requests of the ring a lost back-end had begun. */
 bool vublk_relay_is_uncertain(const struct vublk_relay_queue *queue);
 
-/* The set-up, or the message that is served, fails. The first reason is kept. */
+/* Notes that the set-up, or the message that is served, has failed. The first reason is kept. */
 void vublk_relay_fail(struct vublk_relay *relay, const struct vublk_error *error);
 
 /* --- rings.c ----------------------------------------------------------------- */
@@ -142,7 +143,7 @@ bool vublk_relay_is_wanted(const struct vublk_relay *relay, const struct vublk_r
 			   struct vublk_device_queue *ring);
 /* Whether no ring is started, as the VMM sees it. */
 bool vublk_relay_is_suspended(const struct vublk_relay *relay);
-/* The VMM has stopped the ring, or it is refused. */
+/* Call it when the VMM has stopped the ring, or when the ring is refused. */
 void vublk_relay_withdraw_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 void vublk_relay_withdraw_all(struct vublk_relay *relay);
 /*
@@ -171,7 +172,7 @@ void vublk_relay_drop_area(struct vublk_relay *relay);
  * stay.
  */
 void vublk_relay_reset(struct vublk_relay *relay);
-/* The driver has to reset the device: the queues' error descriptors tell the VMM. */
+/* Tells the VMM, by the status and the queues' error descriptors, that the driver has to reset. */
 void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
 
 /* --- reclaim.c --------------------------------------------------------------- */
@@ -195,10 +196,10 @@ bool vublk_relay_hand_over(struct vublk_relay *relay);
 
 /*
  * Makes the device match what the VMM wants, as far as possible without waiting. Returns true if
- * the device matches. Failures are given to vublk_relay_fail().
+ * the device matches. Failures are passed to vublk_relay_fail().
  */
 bool vublk_relay_settle(struct vublk_relay *relay);
-/* The device was told to log, and refused. */
+/* Call it when the device has refused to log. */
 void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error *error);
 
 /* --- memory.c ---------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the messages about one ring: SET_VRING_..., GET_VRING_BASE. They change what the
- * VMM wants of the ring (rings.c); the device is told later.
+ * The messages about one ring: SET_VRING_..., GET_VRING_BASE. They change what the VMM wants of the
+ * ring (rings.c); reconcile.c tells the device later.
  *
  * Specification: "Starting and stopping rings", "Front-end message types".
  */

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file keeps the rings as the VMM wants them: which rings are started, which are enabled,
- * where they are, and when starts are held. Nothing here informs the device; reconcile.c does so
- * later.
+ * The rings as the VMM wants them: which rings are started, which are enabled, where they are, and
+ * when starts are held. Nothing here informs the device; reconcile.c does so later.
  *
  * Key idea: when a VMM stops its queues one by one, the remaining queues would be restarted after
  * each stop. So starts are held for a moment after a queue was stopped, and with STATUS until

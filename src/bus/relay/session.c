@@ -47,8 +47,8 @@ static void note_message(struct vublk_relay *relay)
 /* --- the course ---------------------------------------------------------------- */
 
 /*
- * Returns true if the device matches the set-up. A memory table that the device refused has been
- * replaced.
+ * Returns true if the device matches the set-up. If the device has refused a memory table, the
+ * previous table is the current one again.
  */
 static bool settle(struct vublk_relay *relay)
 {

@@ -13,7 +13,7 @@
 enum vublk_relay_session_state {
 	VUBLK_RELAY_READING,       /* waits for a message */
 	VUBLK_RELAY_SETTLING,      /* a message waits until the device matches the set-up */
-	VUBLK_RELAY_ACTING,        /* ... and then for the device's answer to its own request */
+	VUBLK_RELAY_ACTING,        /* ... and then waits for the device's answer to the message */
 	VUBLK_RELAY_LAST_SETTLING, /* the same two; the session ends after this message */
 	VUBLK_RELAY_LAST_ACTING,
 	VUBLK_RELAY_CLOSING,       /* no message is read any more; the reset is due */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file sends answers to the client, and wakes the task that serves it. Everything else about
- * the connection is in client.c, which stands above the files that call these functions.
+ * Sends answers to the client, and wakes the task that serves the client. Everything else about the
+ * connection is in client.c, which calls the files that call these functions.
  *
  * Key idea: a failure to send does not end the connection here, because the caller may be in
  * the middle of its work. The failure is noted, and the task ends the connection.

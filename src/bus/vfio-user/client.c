@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is the connection to a client: it receives commands, has them executed one by one, and
- * sends the answers. The commands themselves are in commands.c.
+ * The connection to a client: receives commands, has them executed one by one, and sends the
+ * answers. The commands themselves are in commands.c.
  *
  * Key idea: commands are executed in order, and an answer means that the command has taken effect.
  * So while an operation that the next command could interfere with is in progress (a reset, memory
@@ -20,7 +20,7 @@
 #include <inttypes.h>
 #include <sys/epoll.h>
 
-#define BATCH 64 /* steps per turn, so that other sources of the loop get theirs */
+#define BATCH 64 /* steps per turn; then other sources of the loop get their turn */
 #define BUSY_TIMEOUT_NS (UINT64_C(2) * 1000000000) /* clients wait five seconds for an answer */
 
 /* --- the end of a connection ------------------------------------------------------------------ */
@@ -217,12 +217,16 @@ static void on_busy_timer(void *opaque)
 	struct vublk_vfio_user *bus = opaque;
 
 	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
-			  "the back-end keeps the driver waiting; the VMM is answered without it");
+			  "the back-end keeps the driver waiting; the VMM is answered before the "
+			  "back-end has finished");
 	bus->has_timed_out = true;
 	serve(bus);
 }
 
-/* epoll reports a hang-up even if no event is watched. Commands sent before it are executed first. */
+/*
+ * epoll reports a hang-up even if no event is watched. Commands that were sent before the hang-up
+ * are executed first, unless they have to wait.
+ */
 static void on_socket(void *opaque, uint32_t events)
 {
 	struct vublk_vfio_user *bus = opaque;

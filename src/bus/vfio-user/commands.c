@@ -34,7 +34,7 @@ static int check_argsz(const char *name, uint32_t argsz, size_t needed, struct v
 	if (argsz >= needed)
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "%s has room for an answer of %u bytes, and %zu are needed",
+			       "%s has room for an answer of %u bytes, but %zu are needed",
 			       name, argsz, needed);
 }
 
@@ -64,7 +64,7 @@ static int get_region_info(struct vublk_vfio_user *bus, struct vublk_error *erro
 	if (r < 0)
 		return r;
 	if (asked->index >= NUM_REGIONS)
-		return vublk_error_set(error, EINVAL, "there is no region %u; the device has %u",
+		return vublk_error_set(error, EINVAL, "there is no region %u; the device has %u regions",
 				       asked->index, NUM_REGIONS);
 	*info = (struct vfio_region_info){
 		.argsz = sizeof(*info),
@@ -86,7 +86,7 @@ static int get_irq_info(struct vublk_vfio_user *bus, struct vublk_error *error)
 		return r;
 	if (asked->index >= VFIO_PCI_NUM_IRQS)
 		return vublk_error_set(error, EINVAL,
-				       "there is no interrupt index %u; the device has %u",
+				       "there is no interrupt index %u; the device has %u of them",
 				       asked->index, VFIO_PCI_NUM_IRQS);
 	*info = (struct vfio_irq_info){
 		.argsz = sizeof(*info),
@@ -108,8 +108,8 @@ static int check_access(const struct vublk_vfio_user *bus, const char *name, uin
 	    vublk_range_within(offset, count, bytes))
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "%s of %u bytes at 0x%" PRIx64 " of region %u, which has %u; at most "
-			       "%u are possible per command", name, count, offset, region, bytes,
+			       "%s of %u bytes at 0x%" PRIx64 " of region %u, which has %u bytes; at "
+			       "most %u bytes are possible per command", name, count, offset, region, bytes,
 			       VUBLK_VFIO_MAX_TRANSFER_BYTES);
 }
 
@@ -167,7 +167,7 @@ static int check_writes(const struct vublk_vfio_user *bus, struct vublk_error *e
 	if (writes->count > VUBLK_VFIO_MAX_WRITES ||
 	    bytes != writes->count * sizeof(writes->writes[0]))
 		return vublk_error_set(error, EINVAL,
-				       "REGION_WRITE_MULTI of %" PRIu64 " writes has %u bytes of them",
+				       "REGION_WRITE_MULTI of %" PRIu64 " writes has %u bytes for them",
 				       writes->count, bytes);
 	for (unsigned i = 0; i < writes->count && !r; i++) {
 		const struct vublk_vfio_write *write = &writes->writes[i];

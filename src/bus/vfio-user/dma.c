@@ -124,7 +124,7 @@ static int check_room(const struct vublk_vfio_user_dma *dma, const struct vublk_
 {
 	if (overlaps(dma, place, map->address, map->size))
 		return vublk_error_set(error, EEXIST,
-				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes: something is "
+				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes: memory is "
 				       "mapped there already", map->address, map->size);
 	if (dma->num_maps >= VUBLK_VFIO_USER_MAX_MAPS)
 		return vublk_error_set(error, ENOSPC, "DMA_MAP: %d maps exist already, which is "
@@ -231,7 +231,7 @@ static void append(struct table *table, const struct vublk_vfio_user_map *map)
 
 /*
  * Adjacent maps of one file become one region, because back-ends have few slots for regions,
- * and a buffer may not cross from one region to the next.
+ * and a buffer must not cross from one region to the next.
  */
 static void make_table(const struct vublk_vfio_user_dma *dma, struct table *table)
 {
@@ -386,7 +386,7 @@ static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *
 
 /* --- while rings may run ---------------------------------------------------------------------- */
 
-/* The rings are held. They resume if their own memory is mapped; otherwise they wait for it. */
+/* The rings are held. They resume if the memory that contains them is mapped; if not, they wait. */
 static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	struct table table;

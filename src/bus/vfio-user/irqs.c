@@ -64,8 +64,8 @@ static int check_range(const struct vublk_vfio_user *bus, const struct vublk_vfi
 	if (set->index < VFIO_PCI_NUM_IRQS && vublk_range_within(set->start, set->count, count))
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "SET_IRQS names interrupts %u to %" PRIu64 " of index %u, which has %u",
-			       set->start, (uint64_t)set->start + set->count, set->index, count);
+			       "SET_IRQS names %u interrupts from number %u on, but index %u has %u",
+			       set->count, set->start, set->index, count);
 }
 
 static int check_data(const struct vublk_vfio_irq_set *set, uint32_t data_bytes, unsigned num_fds,
@@ -83,7 +83,7 @@ static int check_data(const struct vublk_vfio_irq_set *set, uint32_t data_bytes,
 				       num_fds, set->count);
 	if (eventfds && !(set->flags & VFIO_IRQ_SET_ACTION_TRIGGER))
 		return vublk_error_set(error, ENOTSUP,
-				       "SET_IRQS with an eventfd to mask or unmask by is not served");
+				       "SET_IRQS with an eventfd that masks or unmasks is not supported");
 	return 0;
 }
 

@@ -10,7 +10,7 @@
  * are passed to the back-end. So requests bypass this process, and only the driver's kicks
  * are messages to it.
  *
- * The sections below are in the order of calls, lowest first.
+ * The sections below follow the direction of calls: a file calls functions of earlier sections.
  */
 
 #include "bus/bus.h"
@@ -79,7 +79,7 @@ struct vublk_vfio_user_dma {
 	struct vublk_vfio_user_answer answers[VUBLK_VFIO_USER_MAX_ANSWERS];
 	unsigned num_answers;
 	enum vublk_vfio_user_dma_phase phase;
-	bool held; /* the rings wait until their own memory is mapped */
+	bool held; /* the rings wait until the memory that contains them is mapped */
 };
 
 /* --- the bus ---------------------------------------------------------------------------------- */
@@ -97,9 +97,9 @@ struct vublk_vfio_user {
 	/* the connection to the client */
 	struct vublk_vfio_channel channel;
 	struct vublk_loop_source source;
-	uint64_t num_commands; /* received from it */
+	uint64_t num_commands; /* received from the client */
 	struct vublk_vfio_message *command; /* being executed; in the channel's buffer */
-	bool is_done;          /* it has been executed, and its answer is due */
+	bool is_done;          /* the command has been executed, and its answer is due */
 	unsigned next_write;   /* next element of a REGION_WRITE_MULTI */
 	int result;            /* payload bytes of the reply, or a negative errno */
 	union vublk_vfio_payload reply;
@@ -121,7 +121,9 @@ bool vublk_vfio_user_has_client(const struct vublk_vfio_user *bus);
 
 /* --- answers.c -------------------------------------------------------------------------------- */
 
-/* `result`: payload bytes, or a negative errno. If sending fails, the client is disconnected later. */
+/*
+ * `result`: payload bytes, or a negative errno. If sending fails, the client is disconnected later.
+ */
 void vublk_vfio_user_answer(struct vublk_vfio_user *bus, const struct vublk_vfio_header *command,
 			    int result, const void *payload);
 /* An operation that the client may be waiting for has ended: serves it from the loop. */
@@ -184,7 +186,7 @@ bool vublk_vfio_user_has_more(const struct vublk_vfio_user *bus);
 /* --- client.c --------------------------------------------------------------------------------- */
 
 void vublk_vfio_user_client_init(struct vublk_vfio_user *bus);
-/* Owns the descriptor, even on failure. A failure leaves the bus without a client. */
+/* Takes ownership of `fd`, even on failure. A failure leaves the bus without a client. */
 int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_error *error);
 /* Ends the connection for the given reason, and resets the device. */
 void vublk_vfio_user_client_disconnect(struct vublk_vfio_user *bus, const struct vublk_error *error);

@@ -252,7 +252,7 @@ static void test_wrong_values(void **state)
 		{ VUBLK_VU_GET_MAX_MEM_SLOTS, 0, EPROTO, "no memory slots" },
 		{ VUBLK_VU_GET_STATUS, 1, EPROTO, "without FEATURES_OK" },
 		{ VUBLK_VU_GET_VRING_BASE, 7, EPROTO, "is about queue 7" },
-		{ VUBLK_VU_GET_VRING_BASE, 1ull << 48, EPROTO, "says 65536" },
+		{ VUBLK_VU_GET_VRING_BASE, 1ull << 48, EPROTO, "the base 65536" },
 		{ VUBLK_VU_GET_QUEUE_NUM, UINT64_MAX, 0, "" },
 		{ VUBLK_VU_GET_MAX_MEM_SLOTS, UINT64_MAX, 0, "" },
 	};

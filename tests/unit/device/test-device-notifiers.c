@@ -236,7 +236,7 @@ static void test_refused(void **state)
 		exchange(&rig, &kinds[0], 1);
 		rig_wait(&rig, RIG_LOST, 1);
 		assert_non_null(strstr(rig.errors[RIG_LOST].text,
-				       "queue 1, whose ring runs, cannot have another descriptor: the "
+				       "queue 1 cannot get another descriptor while its ring runs: the "
 				       "back-end refused SET_VRING_KICK (it answered 1)"));
 		if (reconnect) {
 			rig_wait(&rig, RIG_STARTED, 2);

@@ -194,7 +194,7 @@ static void test_an_area_of_another_layout(void **state)
 	mock_hang_up(&mock.mock);
 	mock.mock.has_tight_areas = true;
 	relay_mock_continue(&mock);
-	relay_wait(&relay, "does not take the in-flight area of 8448 bytes for 4 queues of 128 "
+	relay_wait(&relay, "does not accept the in-flight area of 8448 bytes for 4 queues of 128 "
 			   "entries, which may have another layout than its own");
 	relay_mock_stop(&mock);
 	mock.mock.has_tight_areas = false;

@@ -88,7 +88,7 @@ static const struct chain_case chain_cases[] = {
 	{ .name = "last buffer of 0 bytes", .ring = { { PAGE(0), 16, N, 1 }, { PAGE(0), 0, W, 0 } },
 	  .words = "an empty buffer" },
 	{ .name = "write before read",
-	  .ring = { { PAGE(0), 16, W | N, 1 }, { PAGE(0), 16, 0, 0 } }, .words = "after one to write" },
+	  .ring = { { PAGE(0), 16, W | N, 1 }, { PAGE(0), 16, 0, 0 } }, .words = "after a writable one" },
 	{ .name = "loop of one", .ring = { { PAGE(0), 1, N, 0 } }, .words = "segments" },
 	{ .name = "loop of three",
 	  .ring = { { PAGE(0), 1, N, 1 }, { PAGE(0), 1, N, 2 }, { PAGE(0), 1, N, 0 } },
@@ -138,7 +138,7 @@ static const struct chain_case chain_cases[] = {
 	  .ring = { { TABLE, 16, I, 0 } }, .table = { { END, 1, W, 0 } }, .words = "not within" },
 	{ .name = "write before read, over the table's edge", .features = INDIRECT,
 	  .table_addr = TABLE, .ring = { { PAGE(0), 1, W | N, 1 }, { TABLE, 16, I, 0 } },
-	  .table = { { PAGE(0), 1, 0, 0 } }, .words = "after one to write" },
+	  .table = { { PAGE(0), 1, 0, 0 } }, .words = "after a writable one" },
 };
 
 static struct ring_rig rig;

@@ -11,8 +11,8 @@
  * success the struct is untouched. No call allocates memory in order to fail.
  *
  * Each function lists its codes, and `others` for those of a system call that failed. A list "those
- * of vublk_blk_read()" means the same codes with the same conditions. The library itself returns the
- * following codes; the most frequent codes of system calls are also listed:
+ * of vublk_blk_read()" means the same codes with the same conditions. The library itself returns
+ * the following codes; the most frequent codes of system calls are also listed:
  *
  *   EINVAL        an argument of the call is wrong
  *   EBUSY         the object's state does not permit the call, or the call was made on the disk's

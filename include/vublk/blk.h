@@ -17,7 +17,8 @@
  * the same time. The disk has a thread of its own for the connection, on which it calls the
  * handlers; no call needs an event loop. A handler may call the functions that are permitted before
  * the disk is open, and those whose threads include handlers. Calls that wait for the disk's own
- * thread fail with EBUSY if a handler makes them.
+ * thread fail with EBUSY if a handler makes them. Opening a disk and changing its memory can also be
+ * started, without waiting: vublk_blk_open_start(), vublk_blk_alloc_start().
  *
  * A parameter such as `info_bytes` is the size of the struct before it (<vublk/version.h>). A disk
  * is open from the success of vublk_blk_open() or vublk_blk_open_finish() to vublk_blk_close().
@@ -371,6 +372,113 @@ int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int f
  *   EBUSY   a handler made the call, or the disk is not open
  */
 int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error);
+
+/* --- memory without blocking ------------------------------------------------------- */
+
+/*
+ * A change of the disk's memory that was started: an alloc, release, register or unregister. It
+ * belongs to the disk until vublk_blk_change_finish() or vublk_blk_change_cancel() frees it. Any
+ * number of changes may be in progress; they are carried out one after another, in the order of
+ * their start, together with the blocking calls. Different threads may use different changes at the
+ * same time.
+ *
+ * No request may use memory that is added before vublk_blk_change_finish() has returned 0, or
+ * memory that is removed after the start. The application keeps the mapping of registered memory
+ * until the unregister has ended.
+ *
+ * In an outage, memory is added and removed without a back-end, and the change ends with 0: the
+ * next back-end gets all memory that is there then. While the disk starts or stops the rings of a
+ * back-end, a change waits. If the back-end is lost in the middle of a change, the change ends with
+ * 0, too. But if that loss is permanent, no memory is added, and the change ends with the error of
+ * the loss. A removal of memory that is there always ends with 0.
+ *
+ * vublk_blk_close() frees all changes, with the memory of an alloc. It waits for one change at
+ * most, which the back-end answers within request-timeout-ms, or is lost.
+ */
+struct vublk_blk_change;
+
+/*
+ * Starts what vublk_blk_alloc() does, and does not wait for the back-end. The change is stored in
+ * `change`, NULL on failure. vublk_blk_change_finish() has the memory.
+ * Errors: more may come with vublk_blk_change_finish().
+ *   EINVAL          `bytes` is 0 or too large
+ *   EBUSY           the disk is not open
+ *   ENOMEM, EMFILE  no memory, no descriptor
+ * Threads: any, including handlers.
+ */
+int vublk_blk_alloc_start(struct vublk_blk *blk, size_t bytes, struct vublk_blk_change **change,
+			  struct vublk_error *error);
+
+/*
+ * Starts what vublk_blk_release() does, and does not wait for the back-end. The change is stored in
+ * `change`, NULL on failure. The memory at `address` is not the application's any more.
+ * Errors: more may come with vublk_blk_change_finish().
+ *   EINVAL          `address` is NULL, is not from vublk_blk_alloc() or vublk_blk_alloc_start() of
+ *                   this disk, or was released before
+ *   EBUSY           the disk is not open
+ *   ENOMEM, EMFILE  no memory, no descriptor; the memory was not released
+ * Threads: any, including handlers.
+ */
+int vublk_blk_release_start(struct vublk_blk *blk, void *address, struct vublk_blk_change **change,
+			    struct vublk_error *error);
+
+/*
+ * Starts what vublk_blk_register() does with the same parameters, and does not wait for the
+ * back-end. `fd` is duplicated during the call. The change is stored in `change`, NULL on failure.
+ * Errors: more may come with vublk_blk_change_finish().
+ *   EINVAL         the memory is empty, not aligned or not sealed
+ *   EBUSY          the disk is not open
+ *   ENOMEM         no memory
+ *   EBADF, EMFILE  `fd` is not a descriptor; no descriptor
+ * Threads: any, including handlers.
+ */
+int vublk_blk_register_start(struct vublk_blk *blk, void *address, size_t bytes, int fd,
+			     uint64_t fd_offset, struct vublk_blk_change **change,
+			     struct vublk_error *error);
+
+/*
+ * Starts what vublk_blk_unregister() does, and does not wait for the back-end. The change is stored
+ * in `change`, NULL on failure.
+ * Errors: more may come with vublk_blk_change_finish().
+ *   EBUSY           the disk is not open
+ *   ENOMEM, EMFILE  no memory, no descriptor
+ * Threads: any, including handlers.
+ */
+int vublk_blk_unregister_start(struct vublk_blk *blk, void *address,
+			       struct vublk_blk_change **change, struct vublk_error *error);
+
+/*
+ * Returns a descriptor that polls readable when the change has ended. It belongs to the change, and
+ * is closed with it.
+ * Errors: none.
+ * Threads: any, including handlers.
+ */
+int vublk_blk_change_fd(const struct vublk_blk_change *change);
+
+/*
+ * Takes the result of a change that has ended, and frees the change, whatever the result. `address`
+ * (may be NULL) is set to the memory that was allocated or registered, or to NULL after a removal
+ * or a failure. Never blocks.
+ * Returns: 0: the memory was changed.
+ * Errors:
+ *   EAGAIN  the change has not ended, and was not freed
+ *   EINVAL  the memory overlaps registered memory, or no memory is registered at `address`
+ *   ENOSPC  the back-end has no memory slot left
+ *   others  the back-end refused the memory (EIO), or was lost permanently meanwhile
+ * Threads: one at a time, including handlers.
+ */
+int vublk_blk_change_finish(struct vublk_blk_change *change, void **address,
+			    struct vublk_error *error);
+
+/*
+ * Abandons a change and frees it. An alloc or register has no effect in the end: if the back-end
+ * has the memory, it is removed again in the background, before any later change. So the
+ * application may unmap the memory of a register after this call, and may register it again. A
+ * release or unregister is carried out. NULL is a no-op. Never blocks.
+ * Errors: none.
+ * Threads: one at a time, including handlers.
+ */
+void vublk_blk_change_cancel(struct vublk_blk_change *change);
 
 /* --- requests ------------------------------------------------------------------------ */
 

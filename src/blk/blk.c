@@ -8,6 +8,7 @@
  * the capacity, atomically. When a back-end is lost, the disk's thread takes over the queues for a
  * moment (recover.c).
  */
+#include "blk/change.h"
 #include "blk/config.h"
 #include "blk/disk.h"
 #include "util/checked.h"
@@ -228,11 +229,13 @@ static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns, struct vub
 void vublk_blk_free(struct vublk_blk *blk)
 {
 	vublk_inproc_free(blk->inproc);
+	vublk_blk_free_changes(blk);
 	for (unsigned i = 0; blk->queues && i < blk->num_queues; i++)
 		vublk_blk_queue_deinit(&blk->queues[i]);
 	free(blk->queues);
 	vublk_blk_free_allocations(blk);
 	pthread_mutex_destroy(&blk->blocking.lock);
+	pthread_cond_destroy(&blk->change_ended);
 	pthread_mutex_destroy(&blk->lock);
 	vublk_blk_events_deinit(&blk->events);
 	vublk_fd_close(&blk->opening_fd);
@@ -263,6 +266,7 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *erro
 	pthread_mutex_lock(&blk->lock);
 	vublk_blk_set_phase(blk, VUBLK_BLK_PHASE_CLOSING);
 	pthread_mutex_unlock(&blk->lock);
+	vublk_blk_cancel_changes(blk);
 	vublk_inproc_stop(blk->inproc, NULL);
 	vublk_blk_free(blk);
 	return r;

@@ -73,6 +73,8 @@ struct vublk_blk {
 	struct vublk_error open_error; /* in phase FAILED */
 	struct vublk_blk_info info;
 	struct vublk_blk_allocation *allocations;
+	struct vublk_blk_change *changes; /* of the memory, begun by the application */
+	pthread_cond_t change_ended; /* of a change that a call waits for */
 
 	/* under its own lock */
 	struct vublk_blk_blocking blocking;

@@ -4,9 +4,11 @@
  * The table of regions belongs to the bus (src/inproc/memory.c).
  *
  * Key idea: the bus treats both kinds alike, as regions. They differ only in the mapping: memory
- * that is allocated here is also mapped and unmapped here.
+ * that is allocated here is also mapped and unmapped here. Each call prepares a change (change.c).
+ * A call that waits has the change on its stack, so that a release needs no memory and no
+ * descriptor, and cannot fail for lack of them.
  */
-#include "blk/disk.h"
+#include "blk/change.h"
 
 #include "util/checked.h"
 #include "util/error.h"
@@ -17,50 +19,66 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static int map_and_register(struct vublk_blk *blk, struct vublk_blk_allocation *allocation,
-			    struct vublk_error *error)
+/* --- how the changes begin ------------------------------------------------------------- */
+
+static int map_allocation(struct vublk_blk_allocation *allocation, int *out_fd,
+			  struct vublk_error *error)
 {
 	VUBLK_FD int fd = vublk_memfd_new("vublk-buffers", allocation->bytes, error);
-	int r;
 
 	if (fd < 0)
 		return fd;
 	allocation->address = vublk_map_shared(fd, 0, allocation->bytes, error);
 	if (!allocation->address)
 		return -ENOMEM;
-	r = vublk_inproc_add_region(blk->inproc, allocation->address, allocation->bytes, fd, 0,
-				    error);
+	*out_fd = vublk_fd_steal(&fd);
+	return 0;
+}
+
+static int make_allocation(size_t bytes, struct vublk_blk_allocation **out, int *fd,
+			   struct vublk_error *error)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	struct vublk_blk_allocation *allocation = calloc(1, sizeof(*allocation));
+	int r;
+
+	if (!allocation)
+		return vublk_error_set(error, ENOMEM, "no memory for %zu bytes of buffers", bytes);
+	allocation->bytes = vublk_round_up(bytes, page);
+	r = map_allocation(allocation, fd, error);
 	if (r)
-		vublk_unmap(allocation->address, allocation->bytes);
+		free(allocation);
+	else
+		*out = allocation;
 	return r;
 }
 
-void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error)
+static int begin_alloc(struct vublk_blk *blk, struct vublk_blk_change *change, size_t bytes,
+		       struct vublk_error *error)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-	struct vublk_blk_allocation *allocation;
+	struct vublk_blk_allocation *allocation = NULL;
+	VUBLK_FD int fd = -1;
+	int r = make_allocation(bytes, &allocation, &fd, error);
 
-	if (!bytes || bytes > SIZE_MAX / 2) {
-		vublk_error_set(error, EINVAL, "cannot allocate %zu bytes for buffers", bytes);
-		return NULL;
-	}
-	if (vublk_blk_require_running(blk, error))
-		return NULL;
-	allocation = calloc(1, sizeof(*allocation));
-	if (!allocation) {
-		vublk_error_set(error, ENOMEM, "no memory for %zu bytes of buffers", bytes);
-		return NULL;
-	}
-	allocation->bytes = vublk_round_up(bytes, page);
-	if (map_and_register(blk, allocation, error)) {
-		free(allocation);
-		return NULL;
-	}
-	pthread_mutex_lock(&blk->lock);
-	allocation->next = blk->allocations;
-	blk->allocations = allocation;
-	pthread_mutex_unlock(&blk->lock);
-	return allocation->address;
+	if (r)
+		return r;
+	r = vublk_inproc_region_init(&change->region, allocation->address, allocation->bytes, fd,
+				     0, error);
+	vublk_blk_change_init(change, blk, VUBLK_BLK_CHANGE_ALLOC, allocation);
+	if (!r)
+		vublk_blk_change_begin(change);
+	return r;
+}
+
+static int begin_register(struct vublk_blk *blk, struct vublk_blk_change *change, void *address,
+			  size_t bytes, int fd, uint64_t fd_offset, struct vublk_error *error)
+{
+	int r = vublk_inproc_region_init(&change->region, address, bytes, fd, fd_offset, error);
+
+	vublk_blk_change_init(change, blk, VUBLK_BLK_CHANGE_REGISTER, NULL);
+	if (!r)
+		vublk_blk_change_begin(change);
+	return r;
 }
 
 static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const void *address)
@@ -83,24 +101,161 @@ static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const
  * connection is lost or is about to be lost. The back-end has its own mapping, so ours can be
  * unmapped in any case.
  */
+static int begin_release(struct vublk_blk *blk, struct vublk_blk_change *change, void *address,
+			 struct vublk_error *error)
+{
+	struct vublk_blk_allocation *allocation = take_allocation(blk, address);
+
+	if (!allocation)
+		return vublk_error_set(error, EINVAL, "the buffer at %p cannot be released: it is not "
+				       "from vublk_blk_alloc() of this disk, or was released before",
+				       address);
+	vublk_blk_change_init(change, blk, VUBLK_BLK_CHANGE_RELEASE, allocation);
+	vublk_blk_change_begin(change);
+	return 0;
+}
+
+static void begin_unregister(struct vublk_blk *blk, struct vublk_blk_change *change, void *address)
+{
+	vublk_blk_change_init(change, blk, VUBLK_BLK_CHANGE_UNREGISTER, NULL);
+	change->region.address = address;
+	vublk_blk_change_begin(change);
+}
+
+/* --- calls that do not wait -------------------------------------------------------------- */
+
+static int check_bytes(size_t bytes, struct vublk_error *error)
+{
+	if (bytes && bytes <= SIZE_MAX / 2)
+		return 0;
+	return vublk_error_set(error, EINVAL, "cannot allocate %zu bytes for buffers", bytes);
+}
+
+static int new_change(struct vublk_blk *blk, struct vublk_blk_change **change,
+		      struct vublk_error *error)
+{
+	int r = vublk_blk_require_running(blk, error);
+
+	*change = NULL;
+	return r ? r : vublk_blk_change_new(blk, change, error);
+}
+
+/* Frees the change if it could not begin. */
+static int return_begun(int r, struct vublk_blk_change **change)
+{
+	if (!r)
+		return 0;
+	vublk_blk_change_free(*change);
+	*change = NULL;
+	return r;
+}
+
+int vublk_blk_alloc_start(struct vublk_blk *blk, size_t bytes, struct vublk_blk_change **change,
+			  struct vublk_error *error)
+{
+	int r = check_bytes(bytes, error);
+
+	*change = NULL;
+	if (!r)
+		r = new_change(blk, change, error);
+	return r ? r : return_begun(begin_alloc(blk, *change, bytes, error), change);
+}
+
+int vublk_blk_release_start(struct vublk_blk *blk, void *address, struct vublk_blk_change **change,
+			    struct vublk_error *error)
+{
+	int r = new_change(blk, change, error);
+
+	return r ? r : return_begun(begin_release(blk, *change, address, error), change);
+}
+
+int vublk_blk_register_start(struct vublk_blk *blk, void *address, size_t bytes, int fd,
+			     uint64_t fd_offset, struct vublk_blk_change **change,
+			     struct vublk_error *error)
+{
+	int r = new_change(blk, change, error);
+
+	if (r)
+		return r;
+	return return_begun(begin_register(blk, *change, address, bytes, fd, fd_offset, error),
+			    change);
+}
+
+int vublk_blk_unregister_start(struct vublk_blk *blk, void *address,
+			       struct vublk_blk_change **change, struct vublk_error *error)
+{
+	int r = new_change(blk, change, error);
+
+	if (!r)
+		begin_unregister(blk, *change, address);
+	return r;
+}
+
+/* --- calls that wait ------------------------------------------------------------------------ */
+
+#define WAITING_CHANGE { .region = { .fd = -1 }, .fd = -1 }
+
+/* The disk is open, and this is not its own thread. */
+static int check_wait(const struct vublk_blk *blk, struct vublk_error *error)
+{
+	int r = vublk_blk_require_running(blk, error);
+
+	return r ? r : vublk_inproc_check_wait(blk->inproc, error);
+}
+
+static int end(struct vublk_blk_change *change, int begun, struct vublk_error *error)
+{
+	int r = begun ? begun : vublk_blk_change_wait(change, error);
+
+	vublk_blk_change_deinit(change);
+	return r;
+}
+
+void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error)
+{
+	struct vublk_blk_change change = WAITING_CHANGE;
+	int r = check_bytes(bytes, error);
+
+	if (!r)
+		r = check_wait(blk, error);
+	if (!r)
+		r = end(&change, begin_alloc(blk, &change, bytes, error), error);
+	return r ? NULL : change.region.address;
+}
+
 int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *error)
 {
-	struct vublk_blk_allocation *allocation;
+	struct vublk_blk_change change = WAITING_CHANGE;
 
 	if (!address)
 		return 0;
 	if (vublk_inproc_is_own_thread(blk->inproc))
 		return vublk_error_set(error, EBUSY, "a buffer cannot be released from a handler of "
 				       "the disk: release it on another thread");
-	allocation = take_allocation(blk, address);
-	if (!allocation)
-		return vublk_error_set(error, EINVAL, "the buffer at %p cannot be released: it is not "
-				       "from vublk_blk_alloc() of this disk, or was released before",
-				       address);
-	vublk_inproc_remove_region(blk->inproc, address, NULL);
-	vublk_unmap(allocation->address, allocation->bytes);
-	free(allocation);
-	return 0;
+	return end(&change, begin_release(blk, &change, address, error), error);
+}
+
+int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
+		       uint64_t fd_offset, struct vublk_error *error)
+{
+	struct vublk_blk_change change = WAITING_CHANGE;
+	int r = check_wait(blk, error);
+
+	if (r)
+		return r;
+	return end(&change, begin_register(blk, &change, address, bytes, fd, fd_offset, error),
+		   error);
+}
+
+int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error)
+{
+	struct vublk_blk_change change = WAITING_CHANGE;
+	int r = check_wait(blk, error);
+
+	if (r)
+		return r;
+	begin_unregister(blk, &change, address);
+	return end(&change, 0, error);
 }
 
 void vublk_blk_free_allocations(struct vublk_blk *blk)
@@ -109,22 +264,6 @@ void vublk_blk_free_allocations(struct vublk_blk *blk)
 		struct vublk_blk_allocation *allocation = blk->allocations;
 
 		blk->allocations = allocation->next;
-		vublk_unmap(allocation->address, allocation->bytes);
-		free(allocation);
+		vublk_blk_free_allocation(allocation);
 	}
-}
-
-int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
-		       uint64_t fd_offset, struct vublk_error *error)
-{
-	int r = vublk_blk_require_running(blk, error);
-
-	return r ? r : vublk_inproc_add_region(blk->inproc, address, bytes, fd, fd_offset, error);
-}
-
-int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_error *error)
-{
-	int r = vublk_blk_require_running(blk, error);
-
-	return r ? r : vublk_inproc_remove_region(blk->inproc, address, error);
 }

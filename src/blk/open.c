@@ -166,6 +166,7 @@ static int make_disk(const struct vublk_blk_handlers *handlers, size_t handlers_
 		return vublk_error_set(error, ENOMEM, "no memory for a disk");
 	memset(blk, 0, sizeof(*blk));
 	pthread_mutex_init(&blk->lock, NULL);
+	pthread_cond_init(&blk->change_ended, NULL);
 	vublk_blk_events_init(&blk->events);
 	pthread_mutex_init(&blk->blocking.lock, NULL);
 	blk->opening_fd = vublk_eventfd_new();

@@ -3,58 +3,125 @@
  * This file gets calls from other threads onto the bus's thread, and their results back. What the
  * calls do is in driver.c.
  *
- * Key idea: a caller stores a call in inproc->call and waits; the bus's thread runs it. A call
- * that cannot end immediately sets inproc->await to the event of the device that ends it. That
- * event, or the loss of the back-end, finishes the call. There is one call at a time, so an
- * event always belongs to the present call.
+ * Key idea: calls wait in a queue, and the bus's thread runs them one after another. A call that
+ * cannot end immediately sets inproc->await to the event of the device that ends it. That event,
+ * or the loss of the back-end, finishes the call. Only one call runs at a time, so an event always
+ * belongs to the present call. A call that waits is made from a call that does not: its ended()
+ * wakes the caller.
  */
 #include "inproc/private.h"
 
 #include "util/error.h"
 
 #include <errno.h>
+#include <stddef.h>
 
 bool vublk_inproc_is_own_thread(const struct vublk_inproc *inproc)
 {
 	return inproc->has_thread && pthread_equal(pthread_self(), inproc->thread);
 }
 
+int vublk_inproc_check_wait(const struct vublk_inproc *inproc, struct vublk_error *error)
+{
+	if (!vublk_inproc_is_own_thread(inproc))
+		return 0;
+	return vublk_error_set(error, EBUSY,
+			       "this call waits for the disk's own thread and cannot be "
+			       "made on it: make it from another thread, not from a handler");
+}
+
+void vublk_inproc_calls_init(struct vublk_inproc *inproc)
+{
+	pthread_mutex_init(&inproc->lock, NULL);
+	pthread_cond_init(&inproc->call_ended, NULL);
+	inproc->calls_end = &inproc->calls;
+	inproc->call_task.fn = vublk_inproc_on_call;
+	inproc->call_task.opaque = inproc;
+}
+
+void vublk_inproc_begin_call(struct vublk_inproc *inproc, struct vublk_inproc_call *call,
+			     bool ahead, vublk_inproc_call_fn *fn, void *args)
+{
+	struct vublk_inproc_call **link;
+
+	call->fn = fn;
+	call->args = args;
+	call->canceled = false;
+	pthread_mutex_lock(&inproc->lock);
+	link = ahead ? &inproc->calls : inproc->calls_end;
+	call->next = *link;
+	*link = call;
+	if (!call->next)
+		inproc->calls_end = &call->next;
+	pthread_mutex_unlock(&inproc->lock);
+	vublk_loop_post(&inproc->loop, &inproc->call_task);
+}
+
+void vublk_inproc_cancel(struct vublk_inproc *inproc, struct vublk_inproc_call *call)
+{
+	pthread_mutex_lock(&inproc->lock);
+	call->canceled = true;
+	pthread_mutex_unlock(&inproc->lock);
+}
+
+/* --- calls that wait --------------------------------------------------------------- */
+
+struct waiting_call {
+	struct vublk_inproc_call call;
+	struct vublk_inproc *inproc;
+	bool ended; /* under inproc->lock, like result and error */
+	int result;
+	struct vublk_error error;
+};
+
+/* The caller may return, and end the life of the call, as soon as the lock is free. */
+static void wake_caller(struct vublk_inproc_call *call, int result,
+			const struct vublk_error *error)
+{
+	struct waiting_call *waiting = (struct waiting_call *)call;
+	struct vublk_inproc *inproc = waiting->inproc;
+
+	pthread_mutex_lock(&inproc->lock);
+	if (result < 0)
+		waiting->error = *error;
+	waiting->result = result;
+	waiting->ended = true;
+	pthread_cond_broadcast(&inproc->call_ended);
+	pthread_mutex_unlock(&inproc->lock);
+}
+
 int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error)
 {
-	struct vublk_inproc_call call = { .fn = fn, .args = args };
+	struct waiting_call waiting = { .call = { .ended = wake_caller }, .inproc = inproc };
+	int r = vublk_inproc_check_wait(inproc, error);
 
-	if (vublk_inproc_is_own_thread(inproc))
-		return vublk_error_set(error, EBUSY,
-				       "this call waits for the disk's own thread and cannot be "
-				       "made on it: make it from another thread, not from a handler");
-	pthread_mutex_lock(&inproc->call_lock);
+	if (r)
+		return r;
+	vublk_inproc_begin_call(inproc, &waiting.call, false, fn, args);
 	pthread_mutex_lock(&inproc->lock);
-	inproc->call = &call;
-	vublk_loop_post(&inproc->loop, &inproc->call_task);
-	while (!call.finished)
-		pthread_cond_wait(&inproc->call_finished, &inproc->lock);
-	inproc->call = NULL;
+	while (!waiting.ended)
+		pthread_cond_wait(&inproc->call_ended, &inproc->lock);
 	pthread_mutex_unlock(&inproc->lock);
-	pthread_mutex_unlock(&inproc->call_lock);
-	if (call.result < 0 && error)
-		*error = call.error;
-	return call.result;
+	if (waiting.result < 0 && error)
+		*error = waiting.error;
+	return waiting.result;
 }
 
+/* --- on the bus's thread -------------------------------------------------------------- */
+
+/* The next call does not run in here, because the device may be in the middle of an event. */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error)
 {
+	struct vublk_inproc_call *call = inproc->call;
+
 	inproc->await = VUBLK_INPROC_AWAIT_NOTHING;
-	pthread_mutex_lock(&inproc->lock);
-	if (inproc->call && !inproc->call->finished) {
-		if (error)
-			inproc->call->error = *error;
-		inproc->call->result = result;
-		inproc->call->finished = true;
-		pthread_cond_signal(&inproc->call_finished);
-	}
-	pthread_mutex_unlock(&inproc->lock);
+	if (!call)
+		return;
+	inproc->call = NULL;
+	vublk_loop_post(&inproc->loop, &inproc->call_task);
+	call->ended(call, result, error);
 }
 
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
@@ -64,19 +131,48 @@ void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_
 		vublk_inproc_finish_call(inproc, error ? -error->code : 0, error);
 }
 
+static void run(struct vublk_inproc *inproc)
+{
+	struct vublk_error error = { 0 };
+	int r = inproc->call->fn(inproc, inproc->call->args, &error);
+
+	if (r <= 0)
+		vublk_inproc_finish_call(inproc, r, &error);
+}
+
+static struct vublk_inproc_call *take_first(struct vublk_inproc *inproc, bool *canceled)
+{
+	struct vublk_inproc_call *call;
+
+	pthread_mutex_lock(&inproc->lock);
+	call = inproc->calls;
+	if (call) {
+		*canceled = call->canceled;
+		inproc->calls = call->next;
+		if (!inproc->calls)
+			inproc->calls_end = &inproc->calls;
+	}
+	pthread_mutex_unlock(&inproc->lock);
+	return call;
+}
+
 void vublk_inproc_on_call(void *opaque)
 {
 	struct vublk_inproc *inproc = opaque;
-	struct vublk_error error = { 0 };
-	struct vublk_inproc_call *call;
-	int r;
+	struct vublk_error error;
+	bool canceled = false;
 
-	pthread_mutex_lock(&inproc->lock);
-	call = inproc->call;
-	pthread_mutex_unlock(&inproc->lock);
-	r = call->fn(inproc, call->args, &error);
-	if (r <= 0)
-		vublk_inproc_finish_call(inproc, r, &error);
+	if (inproc->call)
+		return; /* its end posts this task again */
+	inproc->call = take_first(inproc, &canceled);
+	if (!inproc->call)
+		return;
+	if (!canceled) {
+		run(inproc);
+		return;
+	}
+	vublk_error_set(&error, ECANCELED, "the call was canceled before it began");
+	vublk_inproc_finish_call(inproc, -ECANCELED, &error);
 }
 
 void vublk_inproc_settled(struct vublk_inproc *inproc)
@@ -84,5 +180,5 @@ void vublk_inproc_settled(struct vublk_inproc *inproc)
 	if (inproc->await != VUBLK_INPROC_AWAIT_SETTLED)
 		return;
 	inproc->await = VUBLK_INPROC_AWAIT_NOTHING;
-	vublk_inproc_on_call(inproc);
+	run(inproc);
 }

@@ -4,7 +4,8 @@
  * memory. How calls get onto the bus's thread is in calls.c.
  *
  * Key idea: each call is a pair of functions. do_...() runs on the bus's thread, which owns the
- * device; the public function after it runs on the caller's thread and waits.
+ * device; the public function after it runs on the caller's thread. The function waits, unless it
+ * only begins the call (vublk_inproc_begin_...).
  *
  * The initialisation follows virtio 1.3, section 3.1.1.
  */
@@ -167,13 +168,6 @@ int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_er
 
 /* --- memory ------------------------------------------------------------------------------- */
 
-struct region_args {
-	void *address;
-	uint64_t bytes;
-	int fd;
-	uint64_t fd_offset;
-};
-
 /*
  * The device accepts no memory during a start or stop. True: the call runs again after the start or
  * stop.
@@ -206,38 +200,55 @@ static int hand_over_memory(struct vublk_inproc *inproc, struct vublk_error *err
 
 static int do_add_region(struct vublk_inproc *inproc, void *opaque, struct vublk_error *error)
 {
-	const struct region_args *args = opaque;
+	struct vublk_inproc_region_call *region = opaque;
 	int r;
 
 	if (has_to_settle(inproc))
 		return 1;
 	r = vublk_inproc_memory_add(&inproc->memory, inproc->info.backend_memory_slots,
-				    args->address, args->bytes, args->fd, args->fd_offset, error);
-	return r ? r : hand_over_memory(inproc, error);
+				    region->address, region->bytes, region->fd, region->fd_offset,
+				    error);
+	if (r)
+		return r;
+	region->fd = -1; /* the memory has it now */
+	return hand_over_memory(inproc, error);
 }
 
-int vublk_inproc_add_region(struct vublk_inproc *inproc, void *address, uint64_t bytes, int fd,
-			    uint64_t fd_offset, struct vublk_error *error)
+int vublk_inproc_region_init(struct vublk_inproc_region_call *region, void *address,
+			     uint64_t bytes, int fd, uint64_t fd_offset,
+			     struct vublk_error *error)
 {
-	struct region_args args = { address, bytes, fd, fd_offset };
-
-	return vublk_inproc_make_call(inproc, do_add_region, &args, error);
+	*region = (struct vublk_inproc_region_call){
+		.address = address, .bytes = bytes, .fd = -1, .fd_offset = fd_offset,
+	};
+	return vublk_inproc_memory_prepare(address, bytes, fd, fd_offset, &region->fd, error);
 }
 
-static int do_remove_region(struct vublk_inproc *inproc, void *address, struct vublk_error *error)
+void vublk_inproc_begin_add(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region)
 {
+	vublk_inproc_begin_call(inproc, &region->call, false, do_add_region, region);
+}
+
+static int do_remove_region(struct vublk_inproc *inproc, void *opaque, struct vublk_error *error)
+{
+	const struct vublk_inproc_region_call *region = opaque;
 	int r;
 
 	if (has_to_settle(inproc))
 		return 1;
-	r = vublk_inproc_memory_remove(&inproc->memory, address, error);
+	r = vublk_inproc_memory_remove(&inproc->memory, region->address, error);
 	if (r)
 		return r;
 	r = hand_over_memory(inproc, NULL);
 	return r < 0 ? 0 : r;
 }
 
-int vublk_inproc_remove_region(struct vublk_inproc *inproc, void *address, struct vublk_error *error)
+void vublk_inproc_begin_remove(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region)
 {
-	return vublk_inproc_make_call(inproc, do_remove_region, address, error);
+	vublk_inproc_begin_call(inproc, &region->call, false, do_remove_region, region);
+}
+
+void vublk_inproc_begin_undo(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region)
+{
+	vublk_inproc_begin_call(inproc, &region->call, true, do_remove_region, region);
 }

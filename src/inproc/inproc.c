@@ -379,8 +379,6 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	inproc->handlers = *handlers;
 	inproc->device_source.fn = on_device;
 	inproc->device_source.opaque = inproc;
-	inproc->call_task.fn = vublk_inproc_on_call;
-	inproc->call_task.opaque = inproc;
 	inproc->fail_task.fn = on_fail_task;
 	inproc->fail_task.opaque = inproc;
 	inproc->fail_timer.fn = vublk_inproc_on_fail_timer;
@@ -390,9 +388,7 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	inproc->deadline_timer.fn = vublk_inproc_on_deadline_timer;
 	inproc->deadline_timer.opaque = inproc;
 	vublk_inproc_memory_init(&inproc->memory);
-	pthread_mutex_init(&inproc->call_lock, NULL);
-	pthread_mutex_init(&inproc->lock, NULL);
-	pthread_cond_init(&inproc->call_finished, NULL);
+	vublk_inproc_calls_init(inproc);
 	*out = inproc; /* set before the thread calls a handler that uses it */
 	r = open_device(inproc, path, options, error);
 	if (r) {
@@ -412,6 +408,7 @@ void vublk_inproc_free(struct vublk_inproc *inproc)
 	}
 	vublk_loop_remove(&inproc->device_source);
 	vublk_loop_cancel(&inproc->loop, &inproc->fail_task);
+	vublk_loop_cancel(&inproc->loop, &inproc->call_task);
 	vublk_device_free(inproc->device);
 	for (unsigned i = 0; inproc->queues && i < inproc->num_queues; i++) {
 		vublk_fd_close(&inproc->queues[i].kick_fd);
@@ -420,9 +417,8 @@ void vublk_inproc_free(struct vublk_inproc *inproc)
 	free(inproc->queues);
 	vublk_inproc_memory_deinit(&inproc->memory);
 	vublk_loop_deinit(&inproc->loop);
-	pthread_cond_destroy(&inproc->call_finished);
+	pthread_cond_destroy(&inproc->call_ended);
 	pthread_mutex_destroy(&inproc->lock);
-	pthread_mutex_destroy(&inproc->call_lock);
 	free(inproc);
 }
 

@@ -10,9 +10,9 @@
  *
  * Key idea: the device belongs to the bus's own thread. The driver sets it up there, in handlers,
  * so that opening a device blocks no caller. The calls after that are made on other
- * threads, also concurrently. Each posts its work to the bus's thread and waits until that is
- * done; the device's deadlines limit the wait. Requests need none of these calls: the owner of a
- * queue uses its rings and eventfds directly.
+ * threads, also concurrently. The bus's thread runs them one after another; the device's deadlines
+ * limit how long each takes. A caller either waits for the end of its call or is told about it.
+ * Requests need none of these calls: the owner of a queue uses its rings and eventfds directly.
  */
 
 #include "inproc/regions.h"
@@ -148,23 +148,74 @@ bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc);
 /* Writes the config field wce. EIO and others: the back-end has not adopted the value. */
 int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_error *error);
 
+/* --- calls that end later --------------------------------------------------------- */
+
+/* Runs on the bus's thread; see private.h. */
+typedef int vublk_inproc_call_fn(struct vublk_inproc *inproc, void *args, struct vublk_error *error);
+
 /*
- * Gives the back-end a region of this process's memory, which is a shared mapping of `fd` at
- * `fd_offset`. The descriptor is duplicated. EINVAL: the region is not aligned, overlaps another,
- * or is not sealed against shrinking; ENOSPC: no memory slot is left.
+ * A call that the bus's thread runs while its caller continues. The struct belongs to the caller,
+ * which keeps it in place until ended() is called.
  */
-int vublk_inproc_add_region(struct vublk_inproc *inproc, void *address, uint64_t bytes, int fd,
-			    uint64_t fd_offset, struct vublk_error *error);
+struct vublk_inproc_call {
+	/*
+	 * Called once, on the bus's thread, and may free the call or begin it again. `error`
+	 * belongs to a negative `result`.
+	 */
+	void (*ended)(struct vublk_inproc_call *call, int result, const struct vublk_error *error);
+
+	/* the bus's */
+	vublk_inproc_call_fn *fn;
+	void *args;
+	struct vublk_inproc_call *next; /* under the bus's lock, like canceled */
+	bool canceled;
+};
+
+/* A call about a region of this process's memory: a shared mapping of `fd` at `fd_offset`. */
+struct vublk_inproc_region_call {
+	struct vublk_inproc_call call; /* the caller sets ended() */
+	void *address;
+	uint64_t bytes;
+	int fd;                        /* owned by the call; -1: the bus has it, or there is none */
+	uint64_t fd_offset;
+};
+
 /*
- * Removes a region. EINVAL: no region begins at `address`. It is not an error if the back-end
- * cannot be told.
+ * Fills in everything but ended(), and duplicates `fd`. The caller closes region->fd after the end
+ * of the call, if it is not -1. EINVAL: the region is not aligned or not sealed against shrinking;
+ * EBADF, EMFILE: `fd` cannot be duplicated.
  */
-int vublk_inproc_remove_region(struct vublk_inproc *inproc, void *address,
-			       struct vublk_error *error);
+int vublk_inproc_region_init(struct vublk_inproc_region_call *region, void *address,
+			     uint64_t bytes, int fd, uint64_t fd_offset,
+			     struct vublk_error *error);
+/*
+ * Begins to give the back-end the region. Any thread; does not wait. The call ends with EINVAL: the
+ * region overlaps another; ENOSPC: no memory slot is left.
+ */
+void vublk_inproc_begin_add(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region);
+/*
+ * Begins to remove the region at region->address. Any thread; does not wait. The call ends with
+ * EINVAL: no region begins there. It is not an error if the back-end cannot be told.
+ */
+void vublk_inproc_begin_remove(struct vublk_inproc *inproc,
+			       struct vublk_inproc_region_call *region);
+/*
+ * Begins to remove a region that was added a moment ago, ahead of the calls that have not begun:
+ * one of them may add other memory at the same address.
+ */
+void vublk_inproc_begin_undo(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region);
+/*
+ * A call that the bus's thread has not begun to run ends with ECANCELED, without an effect. There
+ * is no difference for a call that it has begun. Any thread.
+ */
+void vublk_inproc_cancel(struct vublk_inproc *inproc, struct vublk_inproc_call *call);
+
 /* The table of the added regions, in which the queues look up buffers. */
 const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inproc *inproc);
 
 /* Whether the caller is on the bus's own thread, where no call may wait. */
 bool vublk_inproc_is_own_thread(const struct vublk_inproc *inproc);
+/* Returns EBUSY and a sentence on the bus's own thread, otherwise 0. */
+int vublk_inproc_check_wait(const struct vublk_inproc *inproc, struct vublk_error *error);
 
 #endif

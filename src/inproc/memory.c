@@ -96,31 +96,18 @@ int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory, struct v
 	return 0;
 }
 
-static int check_region(const struct vublk_inproc_memory *memory, unsigned slots,
-			const void *address, uint64_t bytes, uint64_t fd_offset,
-			struct vublk_error *error)
+static int check_alignment(const void *address, uint64_t bytes, uint64_t fd_offset,
+			   struct vublk_error *error)
 {
-	unsigned most = VUBLK_MIN(slots, (unsigned)VUBLK_MEMORY_MAX_REGIONS);
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 
-	if (!bytes || ((uintptr_t)address | bytes | fd_offset) & (page - 1))
-		return vublk_error_set(error, EINVAL,
-				       "cannot register %" PRIu64 " bytes at %p from offset %" PRIu64
-				       " of their file: all three must be multiples of the page "
-				       "size %" PRIu64 ", and the length not 0",
-				       bytes, address, fd_offset, page);
-	if (bytes > LAST_ADDR - memory->next_addr)
-		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64
-				       " bytes: not enough guest addresses are left", bytes);
-	if (vublk_inproc_regions_check(&memory->table, address, bytes) == -EINVAL)
-		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes at %p: "
-				       "they overlap memory that is registered already",
-				       bytes, address);
-	if (memory->num_regions >= most)
-		return vublk_error_set(error, ENOSPC,
-				       "no memory slot is left: the back-end has %u, and all are "
-				       "in use; register fewer, larger pieces", most);
-	return 0;
+	if (bytes && !(((uintptr_t)address | bytes | fd_offset) & (page - 1)))
+		return 0;
+	return vublk_error_set(error, EINVAL,
+			       "cannot register %" PRIu64 " bytes at %p from offset %" PRIu64
+			       " of their file: all three must be multiples of the page "
+			       "size %" PRIu64 ", and the length not 0",
+			       bytes, address, fd_offset, page);
 }
 
 /* The back-end gets the descriptor and could truncate the file, so the file has to be sealed. */
@@ -136,12 +123,11 @@ static int check_seal(int fd, const void *address, struct vublk_error *error)
 			       "(fcntl F_ADD_SEALS, F_SEAL_SHRINK)", address);
 }
 
-int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, void *address,
-			    uint64_t bytes, int fd, uint64_t fd_offset,
-			    struct vublk_error *error)
+int vublk_inproc_memory_prepare(const void *address, uint64_t bytes, int fd, uint64_t fd_offset,
+				int *out_fd, struct vublk_error *error)
 {
-	int r = check_region(memory, slots, address, bytes, fd_offset, error);
-	int own_fd;
+	int r = check_alignment(address, bytes, fd_offset, error);
+	VUBLK_FD int own_fd = -1;
 
 	if (r)
 		return r;
@@ -151,11 +137,39 @@ int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, 
 					     "cannot duplicate descriptor %d of the memory at %p",
 					     fd, address);
 	r = check_seal(own_fd, address, error);
-	if (r) {
-		vublk_fd_close(&own_fd);
+	if (!r)
+		*out_fd = vublk_fd_steal(&own_fd);
+	return r;
+}
+
+static int check_room(const struct vublk_inproc_memory *memory, unsigned slots,
+		      const void *address, uint64_t bytes, struct vublk_error *error)
+{
+	unsigned most = VUBLK_MIN(slots, (unsigned)VUBLK_MEMORY_MAX_REGIONS);
+
+	if (bytes > LAST_ADDR - memory->next_addr)
+		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64
+				       " bytes: not enough guest addresses are left", bytes);
+	if (vublk_inproc_regions_check(&memory->table, address, bytes) == -EINVAL)
+		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes at %p: "
+				       "they overlap memory that is registered already",
+				       bytes, address);
+	if (memory->num_regions >= most)
+		return vublk_error_set(error, ENOSPC,
+				       "no memory slot is left: the back-end has %u, and all are "
+				       "in use; register fewer, larger pieces", most);
+	return 0;
+}
+
+int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, void *address,
+			    uint64_t bytes, int fd, uint64_t fd_offset,
+			    struct vublk_error *error)
+{
+	int r = check_room(memory, slots, address, bytes, error);
+
+	if (r)
 		return r;
-	}
-	append(memory, address, bytes, own_fd, fd_offset);
+	append(memory, address, bytes, fd, fd_offset);
 	memory->adding = true;
 	return 0;
 }

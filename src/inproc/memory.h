@@ -42,7 +42,15 @@ int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
 				    struct vublk_error *error);
 
 /*
- * Adds or removes a region. An added region enters the table when the back-end has confirmed it:
+ * The checks of a new region that do not depend on other regions. Any thread. Duplicates `fd`,
+ * which is borrowed. EINVAL: the region is not aligned or not sealed against shrinking; EBADF,
+ * EMFILE: `fd` cannot be duplicated.
+ */
+int vublk_inproc_memory_prepare(const void *address, uint64_t bytes, int fd, uint64_t fd_offset,
+				int *out_fd, struct vublk_error *error);
+/*
+ * Adds or removes a region, which has passed the checks above. On success the memory owns `fd`. An
+ * added region enters the table when the back-end has confirmed it:
  * vublk_inproc_memory_changed(true); false drops the region again. A removed region leaves the
  * table immediately. `slots` is the number of regions that the back-end can have.
  */

@@ -54,20 +54,6 @@ struct vublk_inproc_set_up {
 	uint64_t extra_bytes;
 };
 
-/*
- * Runs on the bus's thread. Returns 0: the call is done; 1: an event of the device ends the call
- * (inproc->await); or a negative errno.
- */
-typedef int vublk_inproc_call_fn(struct vublk_inproc *inproc, void *args, struct vublk_error *error);
-
-struct vublk_inproc_call {
-	vublk_inproc_call_fn *fn;
-	void *args;
-	bool finished; /* under inproc->lock, like result and error */
-	int result;
-	struct vublk_error error;
-};
-
 struct vublk_inproc {
 	/* constant after open; queues and set_up: after set_up */
 	struct vublk_inproc_handlers handlers;
@@ -98,27 +84,36 @@ struct vublk_inproc {
 	struct vublk_error failure; /* why the rings are being reclaimed; code 0: they are not */
 	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
 
-	/* held by a caller during its whole call */
-	pthread_mutex_t call_lock;
-	struct vublk_loop_task call_task;
+	struct vublk_inproc_call *call; /* the present call; NULL: no call is running */
+
+	struct vublk_loop_task call_task; /* posted when there may be a call to run */
 
 	/* under lock */
 	pthread_mutex_t lock;
-	pthread_cond_t call_finished;
-	struct vublk_inproc_call *call;
+	pthread_cond_t call_ended; /* a caller that waits may continue */
+	struct vublk_inproc_call *calls; /* that wait for their turn, in order */
+	struct vublk_inproc_call **calls_end;
 	struct vublk_error asked_failure; /* the error given to vublk_inproc_fail() */
 	struct vublk_loop_task fail_task; /* posted by vublk_inproc_fail() */
 };
 
 /*
- * Runs `fn` on the bus's thread and waits until the call has ended. EBUSY: the caller is on that
- * thread.
+ * Runs `fn` on the bus's thread and waits until the call has ended. `fn` returns 0: the call is
+ * done; 1: an event of the device ends the call (inproc->await); or a negative errno. EBUSY: the
+ * caller is on that thread.
  */
 int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error);
 
 /* --- calls.c ---------------------------------------------------------------- */
 
+void vublk_inproc_calls_init(struct vublk_inproc *inproc);
+/*
+ * Queues a call, whose ended() is set; `ahead`: before all calls that have not begun. Any thread;
+ * does not wait.
+ */
+void vublk_inproc_begin_call(struct vublk_inproc *inproc, struct vublk_inproc_call *call,
+			     bool ahead, vublk_inproc_call_fn *fn, void *args);
 /*
  * Called on the bus's thread: ends the present call. `error` may be NULL. Does nothing if there is
  * no call.

@@ -44,6 +44,7 @@ struct vublk_device {
 struct fake_plan fake_plan;
 struct fake_request fake_last;
 unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
+unsigned fake_num_changes;
 
 static struct vublk_device device = { .event_fd = -1 };
 struct fake_queue fake_queues[FAKE_MAX_QUEUES];
@@ -56,6 +57,8 @@ pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static enum pending pending[MAX_PENDING];
 static unsigned num_pending;
 static bool has_backend;
+static bool memory_is_held;
+static pthread_cond_t memory_held = PTHREAD_COND_INITIALIZER;
 static char lost_text[128];
 struct vublk_memory_map_region fake_regions[VUBLK_MEMORY_MAX_REGIONS];
 struct vublk_memory_map fake_map = { 0, fake_regions };
@@ -376,6 +379,23 @@ void fake_realize(void)
 	post(REALIZED);
 }
 
+void fake_await_memory(void)
+{
+	pthread_mutex_lock(&fake_lock);
+	while (!memory_is_held)
+		pthread_cond_wait(&memory_held, &fake_lock);
+	pthread_mutex_unlock(&fake_lock);
+}
+
+void fake_answer_memory(void)
+{
+	pthread_mutex_lock(&fake_lock);
+	fake_plan.holds_memory = false;
+	memory_is_held = false;
+	pthread_mutex_unlock(&fake_lock);
+	post(MEMORY);
+}
+
 unsigned vublk_device_num_queues(const struct vublk_device *d)
 {
 	return fake_plan.num_queues;
@@ -451,6 +471,9 @@ int vublk_device_set_status(struct vublk_device *d, uint8_t status, struct vublk
 int vublk_device_set_memory(struct vublk_device *d, const struct vublk_memory_region *regions,
 			    unsigned num_regions, struct vublk_error *error)
 {
+	bool asks = d->state == VUBLK_DEVICE_RUNNING && fake_plan.memory_asks_backend;
+	bool answers;
+
 	if (d->state == VUBLK_DEVICE_RUNNING && fake_plan.memory_error == EINVAL)
 		return vublk_error_set(error, EINVAL, "the device does not like the memory");
 	pthread_mutex_lock(&fake_lock);
@@ -475,11 +498,14 @@ int vublk_device_set_memory(struct vublk_device *d, const struct vublk_memory_re
 		memory->avail = vublk_memory_map_guest(&fake_map, q->avail_addr, 16);
 		memory->used = vublk_memory_map_guest(&fake_map, q->used_addr, 16);
 	}
+	fake_num_changes += asks;
+	memory_is_held = asks && fake_plan.holds_memory;
+	answers = asks && !memory_is_held;
+	pthread_cond_signal(&memory_held);
 	pthread_mutex_unlock(&fake_lock);
-	if (d->state != VUBLK_DEVICE_RUNNING || !fake_plan.memory_asks_backend)
-		return 0;
-	post(MEMORY);
-	return 1;
+	if (answers)
+		post(MEMORY);
+	return asks;
 }
 
 int vublk_device_set_queue(struct vublk_device *d, unsigned index,

@@ -49,6 +49,7 @@ struct fake_plan {
 	bool holds_realize;             /* realize() ends with fake_realize() */
 	int realize_error, start_error; /* positive errno: how it ends */
 	bool memory_asks_backend;       /* set_memory() answers later while the rings run */
+	bool holds_memory;              /* the answer comes with fake_answer_memory() */
 	int memory_error;               /* the answer: a positive errno, or 0 */
 	int wce_error;
 	bool breaks_at_start;           /* needs a reset before the rings run */
@@ -71,6 +72,8 @@ void fake_reconnect_and_lose(const char *why); /* a back-end is found, and lost 
 void fake_give_up(void);   /* reconnect-deadline-ms has passed */
 void fake_resize(uint64_t bytes);
 void fake_realize(void);
+void fake_await_memory(void);  /* blocks until a change is held */
+void fake_answer_memory(void); /* answers the change that is held, and holds no further one */
 void fake_needs_reset(const char *why);
 
 /*
@@ -108,6 +111,7 @@ void fake_call(unsigned queue);
 extern struct fake_request fake_last;
 unsigned fake_kicks(unsigned queue); /* counted from the kick eventfd */
 extern unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
+extern unsigned fake_num_changes; /* of the memory, sent to the back-end */
 
 /* One thread per queue, which serves it until the stop while a back-end is connected. */
 void fake_start_threads(void);

@@ -69,9 +69,15 @@ static void expect_busy(int result)
 static void expect_unusable(struct vublk_blk *blk)
 {
 	struct vublk_device_info device_info;
+	struct vublk_blk_change *change;
 	struct vublk_blk_info info;
 	char text[512];
 
+	expect_busy(vublk_blk_alloc_start(blk, 4096, &change, &error));
+	assert_null(change);
+	expect_busy(vublk_blk_release_start(blk, text, &change, &error));
+	expect_busy(vublk_blk_register_start(blk, text, 4096, 0, 0, &change, &error));
+	expect_busy(vublk_blk_unregister_start(blk, text, &change, &error));
 	assert_null(vublk_blk_queue(blk, 0));
 	assert_null(vublk_blk_alloc(blk, 4096, &error));
 	expect_busy(-error.code);

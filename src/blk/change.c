@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * This file has the life of a change of the disk's memory. The calls that make changes are in
+ * memory.c, and what the disk's thread does is in src/inproc/driver.c.
+ *
+ * Key idea: a change owns what it needs (the descriptor of the memory, the mapping) until its
+ * result is taken. So there is one way to undo it, wherever it ends: refused, canceled, or closed
+ * with the disk. A change that the application cancels belongs to the disk's thread, which removes
+ * an added region again and then frees the change.
+ */
+#include "blk/change.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "util/memfd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+void vublk_blk_free_allocation(struct vublk_blk_allocation *allocation)
+{
+	if (!allocation)
+		return;
+	vublk_unmap(allocation->address, allocation->bytes);
+	free(allocation);
+}
+
+static bool adds(const struct vublk_blk_change *change)
+{
+	return change->kind == VUBLK_BLK_CHANGE_ALLOC || change->kind == VUBLK_BLK_CHANGE_REGISTER;
+}
+
+/* --- begin and end ------------------------------------------------------------------ */
+
+/* A canceled change has ended. Memory that it added is removed by the same change. */
+static void undo(struct vublk_blk_change *change)
+{
+	struct vublk_blk *blk = change->blk;
+
+	if (!vublk_blk_is_running(blk))
+		return; /* the closing of the disk frees it */
+	if (!adds(change) || change->result < 0) {
+		vublk_blk_change_free(change);
+		return;
+	}
+	pthread_mutex_lock(&blk->lock);
+	change->ended = false;
+	pthread_mutex_unlock(&blk->lock);
+	change->kind = change->kind == VUBLK_BLK_CHANGE_ALLOC ? VUBLK_BLK_CHANGE_RELEASE :
+								 VUBLK_BLK_CHANGE_UNREGISTER;
+	vublk_inproc_begin_undo(blk->inproc, &change->region);
+}
+
+/* As soon as the lock is free, the application may free a change that is not canceled. */
+static void on_ended(struct vublk_inproc_call *call, int result, const struct vublk_error *error)
+{
+	struct vublk_blk_change *change =
+		vublk_container_of(call, struct vublk_blk_change, region.call);
+	struct vublk_blk *blk = change->blk;
+	bool canceled;
+
+	pthread_mutex_lock(&blk->lock);
+	change->result = result;
+	if (result < 0)
+		change->error = *error;
+	change->ended = true;
+	canceled = change->canceled;
+	if (change->fd >= 0)
+		vublk_eventfd_signal(change->fd);
+	else
+		pthread_cond_broadcast(&blk->change_ended);
+	pthread_mutex_unlock(&blk->lock);
+	if (canceled)
+		undo(change);
+}
+
+void vublk_blk_change_init(struct vublk_blk_change *change, struct vublk_blk *blk,
+			   enum vublk_blk_change_kind kind,
+			   struct vublk_blk_allocation *allocation)
+{
+	change->blk = blk;
+	change->kind = kind;
+	change->allocation = allocation;
+	change->region.call.ended = on_ended;
+	if (allocation)
+		change->region.address = allocation->address;
+}
+
+void vublk_blk_change_deinit(struct vublk_blk_change *change)
+{
+	vublk_fd_close(&change->region.fd);
+	vublk_fd_close(&change->fd);
+	vublk_blk_free_allocation(change->allocation);
+	change->allocation = NULL;
+}
+
+void vublk_blk_change_begin(struct vublk_blk_change *change)
+{
+	if (adds(change))
+		vublk_inproc_begin_add(change->blk->inproc, &change->region);
+	else
+		vublk_inproc_begin_remove(change->blk->inproc, &change->region);
+}
+
+/* --- the result ---------------------------------------------------------------------- */
+
+/*
+ * Called under the lock, for a change that has ended. The disk gets the memory of an alloc. A
+ * release frees its memory in any case: its failure means that the region was removed before.
+ */
+static int settle(struct vublk_blk_change *change, struct vublk_error *error)
+{
+	struct vublk_blk *blk = change->blk;
+
+	if (change->kind == VUBLK_BLK_CHANGE_RELEASE)
+		return 0;
+	if (change->result < 0)
+		return vublk_error_set(error, change->error.code, "%s", change->error.text);
+	if (change->kind == VUBLK_BLK_CHANGE_ALLOC) {
+		change->allocation->next = blk->allocations;
+		blk->allocations = change->allocation;
+		change->allocation = NULL;
+	}
+	return 0;
+}
+
+int vublk_blk_change_wait(struct vublk_blk_change *change, struct vublk_error *error)
+{
+	struct vublk_blk *blk = change->blk;
+	int r;
+
+	pthread_mutex_lock(&blk->lock);
+	while (!change->ended)
+		pthread_cond_wait(&blk->change_ended, &blk->lock);
+	r = settle(change, error);
+	pthread_mutex_unlock(&blk->lock);
+	return r;
+}
+
+int vublk_blk_change_finish(struct vublk_blk_change *change, void **address,
+			    struct vublk_error *error)
+{
+	struct vublk_blk *blk = change->blk;
+	bool ended;
+	int r = 0;
+
+	if (address)
+		*address = NULL;
+	pthread_mutex_lock(&blk->lock);
+	ended = change->ended;
+	if (ended)
+		r = settle(change, error);
+	pthread_mutex_unlock(&blk->lock);
+	if (!ended)
+		return vublk_error_set(error, EAGAIN, "the change of the memory has not ended: wait "
+				       "until the descriptor of vublk_blk_change_fd() is readable");
+	if (!r && address && adds(change))
+		*address = change->region.address;
+	vublk_blk_change_free(change);
+	return r;
+}
+
+int vublk_blk_change_fd(const struct vublk_blk_change *change)
+{
+	return change->fd;
+}
+
+/* The lock keeps the disk's thread from freeing the change in the middle. */
+void vublk_blk_change_cancel(struct vublk_blk_change *change)
+{
+	struct vublk_blk *blk;
+	bool ended;
+
+	if (!change)
+		return;
+	blk = change->blk;
+	pthread_mutex_lock(&blk->lock);
+	ended = change->ended;
+	change->canceled = true;
+	if (!ended && adds(change))
+		vublk_inproc_cancel(blk->inproc, &change->region.call);
+	pthread_mutex_unlock(&blk->lock);
+	if (ended)
+		undo(change);
+}
+
+/* --- the disk's list -------------------------------------------------------------------- */
+
+int vublk_blk_change_new(struct vublk_blk *blk, struct vublk_blk_change **out,
+			 struct vublk_error *error)
+{
+	struct vublk_blk_change *change;
+	int fd = vublk_eventfd_new();
+
+	if (fd < 0)
+		return vublk_error_set_errno(error, -fd, "cannot create an eventfd");
+	change = calloc(1, sizeof(*change));
+	if (!change) {
+		vublk_fd_close(&fd);
+		return vublk_error_set(error, ENOMEM, "no memory to change the disk's memory");
+	}
+	change->blk = blk;
+	change->fd = fd;
+	change->region.fd = -1;
+	pthread_mutex_lock(&blk->lock);
+	change->next = blk->changes;
+	blk->changes = change;
+	pthread_mutex_unlock(&blk->lock);
+	*out = change;
+	return 0;
+}
+
+void vublk_blk_change_free(struct vublk_blk_change *change)
+{
+	struct vublk_blk *blk = change->blk;
+	struct vublk_blk_change **link;
+
+	pthread_mutex_lock(&blk->lock);
+	link = &blk->changes;
+	while (*link != change)
+		link = &(*link)->next;
+	*link = change->next;
+	pthread_mutex_unlock(&blk->lock);
+	vublk_blk_change_deinit(change);
+	free(change);
+}
+
+void vublk_blk_cancel_changes(struct vublk_blk *blk)
+{
+	pthread_mutex_lock(&blk->lock);
+	for (struct vublk_blk_change *change = blk->changes; change; change = change->next)
+		if (!change->ended)
+			vublk_inproc_cancel(blk->inproc, &change->region.call);
+	pthread_mutex_unlock(&blk->lock);
+}
+
+void vublk_blk_free_changes(struct vublk_blk *blk)
+{
+	while (blk->changes)
+		vublk_blk_change_free(blk->changes);
+}

@@ -87,14 +87,19 @@ enum vublk_blk_event {
  *                          A write that failed in this way may have been executed. It is not
  *                          executed later, unless the lost back-end is still alive and executes it
  *                          then.
- *   request-deadline-ms    a back-end that keeps a request for longer (up to a quarter
- *                          longer) counts as hung; default 0: no limit. The disk reclaims all
- *                          rings, and disconnects a back-end that does not return them within
- *                          request-timeout-ms. Then the requests in flight fail with ETIME, and so
- *                          does each later request: the loss is permanent, and GAVE_UP occurs. A
- *                          request that waits for that long in an outage fails with ETIME as if
- *                          fail-after-ms had passed, and the disk continues with the next back-end.
- *                          Only submitted requests count.
+ *   request-deadline-ms    after that time (up to a quarter later) a request fails with ETIME, and
+ *                          so do all requests in flight; default 0: no limit. The time runs from
+ *                          the submission, over all back-ends; only submitted requests count. A
+ *                          back-end that has been connected for all that time counts as hung. The
+ *                          disk reclaims all rings, and disconnects a back-end that does not
+ *                          return them within request-timeout-ms. The loss is permanent: GAVE_UP
+ *                          occurs, and later requests fail with ETIME, too. If earlier back-ends
+ *                          used up a part of the time, the disk reclaims the rings in the same way,
+ *                          but the connected back-end then executes later requests. If it does not
+ *                          return the rings, an ordinary loss follows. In an outage the requests
+ *                          fail as if fail-after-ms had passed, and the disk continues with the
+ *                          next back-end. The time of a request that is split, or has
+ *                          VUBLK_BLK_FUA, runs for each piece that is sent to a back-end.
  *                          A back-end that returned the rings touches no buffer any more. A
  *                          back-end that did not return them may be alive and write to the buffers
  *                          of reads later, so do not use those buffers again: close the disk and

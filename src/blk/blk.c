@@ -124,6 +124,7 @@ static void on_lost(void *opaque, const struct vublk_error *error)
 	writes_lost = !vublk_inproc_trusts_unflushed(blk->inproc) && has_unflushed_writes(blk);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_after_loss(&blk->queues[i], writes_lost);
+	blk->is_lost = true;
 	report(blk, VUBLK_BLK_LOST, error);
 	if (writes_lost)
 		report_lost_writes(blk);
@@ -145,13 +146,16 @@ static void on_rings_replaced(void *opaque, const struct vublk_error *error)
 		vublk_blk_queue_resume(&blk->queues[i], error);
 }
 
+/* The rings also start again after requests expired, without a loss. */
 static void on_reconnected(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
 
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_revive(&blk->queues[i]);
-	report_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
+	if (blk->is_lost)
+		report_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
+	blk->is_lost = false;
 }
 
 /*

@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Finds out whether the back-end has kept a piece of a request for longer than request-deadline-ms.
- * What follows from that is in src/inproc/deadline.c.
+ * Finds out whether a piece of a request has taken longer than request-deadline-ms. What follows from
+ * that is in src/inproc/deadline.c.
  *
  * Key idea: requests have no time stamps. The disk's thread checks the queue several times per
  * deadline, and records each time how many pieces have been published so far. A piece is overdue
  * if it still has its slot and had been published at the check one deadline ago. So deadlines
- * cost the owner nothing, and an overdue piece is found at most one check late. When a back-end
- * is found after an outage, the records are cleared, so each back-end has the full deadline.
+ * cost the owner nothing, and an overdue piece is found at most one check late. A piece keeps its
+ * sequence when it is issued again to the next back-end, so its time runs from the submission, over
+ * all back-ends.
  */
 #include "blk/queue.h"
 
 #include "util/fd.h"
-
-#include <string.h>
 
 static bool has_piece_before(const struct vublk_blk_queue *queue, uint64_t sequence)
 {
@@ -29,11 +28,6 @@ static uint64_t count_published(const struct vublk_blk_queue *queue)
 	return queue->sequence - (queue->ring.added - queue->ring.published);
 }
 
-void vublk_blk_queue_restart_deadlines(struct vublk_blk_queue *queue)
-{
-	memset(queue->published_notes, 0, sizeof(queue->published_notes)); /* no piece is overdue yet */
-}
-
 /*
  * A piece that the check takes may make room for other pieces, or end the write before the flush of
  * a request with FUA. The owner issues those pieces and the flush. The owner is woken here, because
@@ -41,11 +35,11 @@ void vublk_blk_queue_restart_deadlines(struct vublk_blk_queue *queue)
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 {
-	uint64_t *note = &queue->published_notes[queue->next_note];
-	uint64_t taken;
+	uint64_t *note, taken;
 	bool overdue, took;
 
 	vublk_blk_gate_close(&queue->gate);
+	note = &queue->published_notes[queue->next_note];
 	taken = queue->ring.taken;
 	overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
 	if (overdue) { /* the piece may be complete, with a completion that has not been taken */

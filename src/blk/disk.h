@@ -65,6 +65,7 @@ struct vublk_blk {
 
 	/* of the disk's thread */
 	struct vublk_log_limit limit;
+	bool is_lost; /* LOST was reported, and RECONNECTED was not */
 	bool config_stale; /* the config changed while the disk was being opened */
 
 	/* under lock */

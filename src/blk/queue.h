@@ -256,10 +256,7 @@ void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
  * vublk_blk_queue_revive(). Lets the owner in again.
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error);
-/*
- * A back-end is connected again: a queue that failed its requests works again, and the deadlines of
- * the requests in flight restart.
- */
+/* A back-end is connected again: a queue that failed its requests works again. */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
 /*
  * Called when no further back-end is looked for: takes all completions, and fails all other
@@ -268,15 +265,10 @@ void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
 
 /*
- * In deadline.c, called by the disk's thread: whether the back-end has kept a piece for longer than
- * the deadline. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
+ * In deadline.c, called by the disk's thread: whether a piece has taken longer than the
+ * deadline, since its submission. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
-/*
- * Also in deadline.c; called inside the gate. The pieces in flight have the full deadline from now
- * on.
- */
-void vublk_blk_queue_restart_deadlines(struct vublk_blk_queue *queue);
 
 /*
  * The functions from here on are in queue.c, for recover.c, and are called inside the gate. This

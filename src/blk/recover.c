@@ -182,7 +182,6 @@ void vublk_blk_queue_revive(struct vublk_blk_queue *queue)
 	vublk_blk_gate_close(&queue->gate);
 	if (queue->state == VUBLK_BLK_QUEUE_FAILS)
 		queue->state = VUBLK_BLK_QUEUE_WORKS;
-	vublk_blk_queue_restart_deadlines(queue);
 	wake_owner(queue);
 }
 

@@ -4,10 +4,15 @@
  * counts as hung. How the driver finds an overdue request is in src/blk/deadline.c.
  *
  * Key idea: only the driver knows its requests, so the bus's thread asks it at intervals, and a
- * request itself pays nothing for its deadline. If a request is overdue, a connected back-end
- * has to return the rings, and is disconnected if it does not. The requests fail only after
- * that, so that their buffers are no longer in use, as far as the bus can ensure it. During an
- * outage no back-end has the requests, and they fail as they do after fail-after-ms.
+ * request itself pays nothing for its deadline. A request's time runs from its submission, over all
+ * back-ends. If a request is overdue, there are three cases:
+ *   - The connected back-end has had the rings for a whole deadline, so it counts as hung. It has
+ *     to return the rings, and is disconnected if it does not. The loss is permanent.
+ *   - The connected back-end was found later, so earlier back-ends used up the request's time. It
+ *     returns the rings, the requests fail, and it continues with later requests.
+ *   - In an outage no back-end has the requests, and they fail as they do after fail-after-ms.
+ * With a connected back-end the requests fail only after it has returned the rings, so that their
+ * buffers are no longer in use, as far as the bus can ensure it.
  */
 #include "inproc/private.h"
 
@@ -27,16 +32,20 @@ static void arm(struct vublk_inproc *inproc)
 static void give_up_requests(struct vublk_inproc *inproc)
 {
 	bool connected = inproc->link == VUBLK_INPROC_UP;
+	bool hung = connected && inproc->num_looks > VUBLK_INPROC_LOOKS_PER_DEADLINE;
 	struct vublk_error error;
 
 	vublk_error_set(&error, ETIME, "a request was not completed within %u ms "
 			"(request-deadline-ms), %s; which requests were executed is not known",
 			(unsigned)inproc->request_deadline_ms,
-			connected ? "so the back-end counts as hung" :
+			hung ? "so the back-end counts as hung" :
+			connected ? "because back-ends before the present one were lost" :
 				    "and no back-end is connected");
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_ERROR, "%s", error.text);
-	if (connected)
+	if (hung)
 		vublk_inproc_on_broken_ring(inproc, &error);
+	else if (connected)
+		vublk_inproc_expire_requests(inproc, &error);
 	else
 		vublk_inproc_fail_requests(inproc, &error);
 }
@@ -44,7 +53,7 @@ static void give_up_requests(struct vublk_inproc *inproc)
 /* A start has a deadline of its own; requests are checked after the start. */
 static bool may_give_up(const struct vublk_inproc *inproc)
 {
-	if (inproc->failure.code)
+	if (inproc->failure.code || inproc->expiry.code)
 		return false;
 	return inproc->link == VUBLK_INPROC_UP ||
 	       (inproc->link == VUBLK_INPROC_OUTAGE && !vublk_device_has_rings_out(inproc->device));
@@ -54,6 +63,7 @@ void vublk_inproc_on_deadline_timer(void *opaque)
 {
 	struct vublk_inproc *inproc = opaque;
 
+	inproc->num_looks++;
 	if (inproc->handlers.is_overdue(inproc->handlers.opaque) && may_give_up(inproc))
 		give_up_requests(inproc);
 	if (inproc->link != VUBLK_INPROC_DEAD)
@@ -62,6 +72,7 @@ void vublk_inproc_on_deadline_timer(void *opaque)
 
 void vublk_inproc_watch_deadline(struct vublk_inproc *inproc)
 {
+	inproc->num_looks = 0;
 	if (inproc->request_deadline_ms && inproc->handlers.is_overdue && !inproc->deadline_timer.loop)
 		arm(inproc);
 }

@@ -72,6 +72,9 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 
 	if (!error && inproc->failure.code)
 		vublk_inproc_end(inproc, &inproc->failure);
+	else if (!error && inproc->await != VUBLK_INPROC_AWAIT_STOPPED &&
+		 vublk_inproc_restart_expired(inproc))
+		return; /* a call that waits for the stop now waits for the start */
 	end_start(inproc, error ? error : &inproc->failure);
 	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STOPPED, error);
 	if (!error)
@@ -236,8 +239,9 @@ static const struct vublk_property own_options[] = {
 	  "trust (it kept them), fail (they may be lost: the next flush fails), auto (trust a "
 	  "back-end with an in-flight area, which is made to survive)" },
 	{ "request-deadline-ms", "number", "0",
-	  "how long a back-end may keep a request: after that it counts as hung, is disconnected, "
-	  "and the requests fail with ETIME; 0: without limit" },
+	  "how long a request may take, over all back-ends: after that requests fail with ETIME, "
+	  "and a back-end that had it for all that time counts as hung and is disconnected; 0: "
+	  "without limit" },
 	{ "statistics", "bool", "off", "count requests, bytes, errors and latencies of each queue" },
 	{ "fd", "number", NULL,
 	  "descriptor of a Unix stream socket that is connected to the back-end, instead of a path; "

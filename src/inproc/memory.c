@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <string.h>
 #include <unistd.h>
 
 #define FIRST_ADDR (UINT64_C(4) << 30)
@@ -94,6 +95,11 @@ int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory, struct v
 	vublk_fd_close(&memory->regions[0].fd);
 	memory->regions[0].fd = fd;
 	return 0;
+}
+
+void vublk_inproc_memory_clear_rings(struct vublk_inproc_memory *memory)
+{
+	memset(memory->rings, 0, memory->rings_bytes);
 }
 
 static int check_alignment(const void *address, uint64_t bytes, uint64_t fd_offset,

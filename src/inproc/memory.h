@@ -41,6 +41,8 @@ int vublk_inproc_memory_make_rings(struct vublk_inproc_memory *memory, uint64_t 
 int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
 				    struct vublk_error *error);
 
+/* Zeroes the memory of the rings, which no back-end uses at the moment. */
+void vublk_inproc_memory_clear_rings(struct vublk_inproc_memory *memory);
 /*
  * The checks of a new region that do not depend on other regions. Any thread. Duplicates `fd`,
  * which is borrowed. EINVAL: the region is not aligned or not sealed against shrinking; EBADF,

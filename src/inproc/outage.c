@@ -47,6 +47,7 @@ static const unsigned char transitions[VUBLK_INPROC_NUM_LINKS][VUBLK_INPROC_NUM_
 	},
 	[VUBLK_INPROC_UP] = {
 		ON(LOST, OUTAGE),
+		ON(TIMED_OUT, FAILING), /* a deadline; the back-end has returned the rings */
 		ON(ENDED, DEAD),
 	},
 	[VUBLK_INPROC_OUTAGE] = {
@@ -97,11 +98,14 @@ void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *err
 
 /* --- new rings -------------------------------------------------------------------------- */
 
+/* A back-end that has returned the rings has no use for their old memory, so it is used again. */
 static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 {
 	int r = vublk_device_set_status(inproc->device, 0, error);
 
-	if (!r)
+	if (inproc->expiry.code)
+		vublk_inproc_memory_clear_rings(&inproc->memory);
+	else if (!r)
 		r = vublk_inproc_memory_renew_rings(&inproc->memory, error);
 	return r ? r : vublk_inproc_set_up_device(inproc, error);
 }
@@ -142,6 +146,24 @@ void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_
 		renew_rings(inproc, error);
 }
 
+void vublk_inproc_expire_requests(struct vublk_inproc *inproc, const struct vublk_error *error)
+{
+	inproc->expiry = *error;
+	vublk_device_set_status(inproc->device, 0, NULL);
+}
+
+bool vublk_inproc_restart_expired(struct vublk_inproc *inproc)
+{
+	struct vublk_error error = inproc->expiry;
+
+	if (!error.code)
+		return false;
+	if (vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_TIMED_OUT, error.text))
+		renew_rings(inproc, &error);
+	inproc->expiry.code = 0;
+	return true;
+}
+
 /* A start that is under way is not interrupted: its own deadline ends it. */
 void vublk_inproc_on_fail_timer(void *opaque)
 {
@@ -171,8 +193,10 @@ bool vublk_inproc_keeps_requests(const struct vublk_inproc *inproc)
 /* The loss of a back-end whose rings never ran does not begin another outage. */
 void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
+	bool was_reset = inproc->expiry.code;
 	bool begins;
 
+	inproc->expiry.code = 0;
 	if (!vublk_inproc_keeps_requests(inproc)) {
 		vublk_inproc_end(inproc, inproc->failure.code ? &inproc->failure : error);
 		return;
@@ -180,7 +204,7 @@ void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error 
 	begins = vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_LOST, error->text);
 	if (begins && inproc->fail_after_ms)
 		arm_fail_timer(inproc, inproc->fail_after_ms);
-	if (!vublk_device_is_tracked(inproc->device))
+	if (was_reset || !vublk_device_is_tracked(inproc->device))
 		renew_rings(inproc, NULL);
 	if (begins && inproc->link == VUBLK_INPROC_OUTAGE)
 		call_with(inproc->handlers.lost, inproc->handlers.opaque, error);

@@ -82,6 +82,8 @@ struct vublk_inproc {
 	struct vublk_loop_timer deadline_timer;
 	bool quit;
 	struct vublk_error failure; /* why the rings are being reclaimed; code 0: they are not */
+	struct vublk_error expiry;  /* like failure, but the rings are started again afterwards */
+	unsigned num_looks;         /* checks of the deadline since the rings of this back-end started */
 	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
 
 	struct vublk_inproc_call *call; /* the present call; NULL: no call is running */
@@ -148,6 +150,13 @@ void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error 
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error);
 /* Reported by the driver: the back-end broke a ring. */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
+/*
+ * Called while a back-end is connected: requests fail, and the same back-end continues with new
+ * requests.
+ */
+void vublk_inproc_expire_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
+/* The back-end has returned the rings. True: they were expired, and are being started again. */
+bool vublk_inproc_restart_expired(struct vublk_inproc *inproc);
 /* Called when no request completes any more; tells the driver, but only once. */
 void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_fail_timer(void *opaque);

@@ -98,8 +98,8 @@ static void test_busy_queue_is_not_overdue(void **state)
 	tear_down(blk);
 }
 
-/* The next back-end has the full deadline, however long the lost one had the piece. */
-static void expect_deadline_restarts(bool tracked)
+/* Each back-end has the piece for a part of its time. */
+static void expect_time_continues(bool tracked)
 {
 	struct vublk_blk *blk = begin(1, NULL);
 	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
@@ -108,25 +108,25 @@ static void expect_deadline_restarts(bool tracked)
 	fake_plan.tracked = tracked;
 	read_one(blk, &tag);
 	vublk_blk_submit(queue);
-	looks_in_time(queue, LOOKS);
-	lose();
-	assert_true(vublk_blk_queue_is_overdue(queue)); /* the outage does not restart it */
-	find();
-	looks_in_time(queue, LOOKS);
+	for (unsigned i = 0; i < LOOKS; i++) {
+		looks_in_time(queue, 1);
+		lose();
+		find();
+	}
 	assert_true(vublk_blk_queue_is_overdue(queue));
 	assert_int_equal(fake_serve(0, 1), 1);
 	take_one(blk, &tag, 0);
 	tear_down(blk);
 }
 
-static void test_deadline_restarts_with_new_rings(void **state)
+static void test_time_continues_with_new_rings(void **state)
 {
-	expect_deadline_restarts(false);
+	expect_time_continues(false);
 }
 
-static void test_deadline_restarts_with_an_inflight_area(void **state)
+static void test_time_continues_with_an_inflight_area(void **state)
 {
-	expect_deadline_restarts(true);
+	expect_time_continues(true);
 }
 
 /* --- the owner after a check that took completions -------------------------------------------- */
@@ -273,6 +273,120 @@ static void test_outage(void **state)
 	tear_down(blk);
 }
 
+static bool take_if_done(struct vublk_blk *blk, int *result)
+{
+	struct vublk_blk_completion completion;
+
+	if (!vublk_blk_poll(vublk_blk_queue(blk, 0), &completion, 1))
+		return false;
+	*result = completion.result;
+	return true;
+}
+
+static void serve_one(struct vublk_blk *blk)
+{
+	struct vublk_blk_completion completion;
+	char *buffer = vublk_blk_alloc(blk, 4096, &error);
+	int r;
+
+	do { /* requests fail until the rings have started again */
+		r = vublk_blk_read(vublk_blk_queue(blk, 0), 0, buffer, 4096, 0, NULL, &error);
+		assert_true(!r || r == -ETIME);
+	} while (r);
+	vublk_blk_submit(vublk_blk_queue(blk, 0));
+	assert_int_equal(fake_serve(0, 1), 1);
+	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), &completion, 1, 1, -1, &error), 1);
+	assert_int_equal(completion.result, 0);
+}
+
+/* No back-end has the request for a whole deadline. The deadline is long enough for that. */
+static void test_back_ends_that_die_again_and_again(void **state)
+{
+	const struct vublk_option waits[] = { { "request-deadline-ms", "1000" }, { NULL } };
+	struct vublk_blk *blk = begin(1, waits);
+	int tag, result = 0;
+
+	read_one(blk, &tag);
+	vublk_blk_submit(vublk_blk_queue(blk, 0));
+	while (!take_if_done(blk, &result)) {
+		lose();
+		find();
+	}
+	assert_int_equal(result, -ETIME);
+	serve_one(blk);
+	assert_int_equal(told.events[VUBLK_BLK_GAVE_UP], 0);
+	tear_down(blk);
+}
+
+/*
+ * A back-end that has just been found does not count as hung for a request whose time earlier
+ * back-ends have used up. It returns the rings, or is lost.
+ */
+static struct vublk_blk *begin_late(const struct vublk_option *waits, void *tag)
+{
+	struct vublk_blk *blk = begin(1, waits);
+
+	read_one(blk, tag);
+	vublk_blk_submit(vublk_blk_queue(blk, 0));
+	for (unsigned i = 0; i < LOOKS; i++) /* as the disk's thread does, but without the time */
+		vublk_blk_queue_is_overdue(vublk_blk_queue(blk, 0));
+	lose();
+	find();
+	return blk;
+}
+
+/* So long that the checks of the case are over before those of the disk, which find the request overdue. */
+static const struct vublk_option slow[] = { { "request-deadline-ms", "2000" }, { NULL } };
+
+static void test_back_end_that_came_late(void **state)
+{
+	int tag;
+	struct vublk_blk *blk = begin_late(slow, &tag);
+
+	take_one(blk, &tag, -ETIME);
+	assert_int_equal(fake_num_stops, 1);
+	serve_one(blk);
+	assert_int_equal(told.events[VUBLK_BLK_LOST], 0);
+	assert_int_equal(told.events[VUBLK_BLK_RECONNECTED], 0);
+	assert_int_equal(told.events[VUBLK_BLK_GAVE_UP], 0);
+	tear_down(blk);
+}
+
+/* What the back-end completed before it returned the rings is a success. */
+static void test_late_back_end_that_completes(void **state)
+{
+	int tag;
+	struct vublk_blk *blk = begin_late(slow, &tag);
+
+	assert_int_equal(fake_serve(0, 1), 1);
+	take_one(blk, &tag, 0);
+	serve_one(blk);
+	tear_down(blk);
+}
+
+static void test_late_back_end_that_keeps_the_rings(void **state)
+{
+	int tag;
+	struct vublk_blk *blk;
+
+	fake_init(DISK_BYTES);
+	fake_plan.never_stops = true;
+	fake_plan.tracked = true;
+	blk = open_disk_with(slow);
+	read_one(blk, &tag);
+	vublk_blk_submit(vublk_blk_queue(blk, 0));
+	for (unsigned i = 0; i < LOOKS; i++)
+		vublk_blk_queue_is_overdue(vublk_blk_queue(blk, 0));
+	lose();
+	find();
+	wait_for_event(VUBLK_BLK_LOST); /* the stop has failed */
+	take_one(blk, &tag, -ETIME);    /* in the outage */
+	find();
+	serve_one(blk);
+	assert_int_equal(told.events[VUBLK_BLK_GAVE_UP], 0);
+	tear_down(blk);
+}
+
 static void test_bad_value(void **state)
 {
 	const struct vublk_option bad[] = { { "request-deadline-ms", "soon" }, { NULL } };
@@ -289,14 +403,18 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_overdue_after_a_deadline),
 		VUBLK_TEST(test_busy_queue_is_not_overdue),
-		VUBLK_TEST(test_deadline_restarts_with_new_rings),
-		VUBLK_TEST(test_deadline_restarts_with_an_inflight_area),
+		VUBLK_TEST(test_time_continues_with_new_rings),
+		VUBLK_TEST(test_time_continues_with_an_inflight_area),
 		VUBLK_TEST(test_flush_of_fua_after_a_check),
 		VUBLK_TEST(test_rest_of_a_split_request_after_a_check),
 		VUBLK_TEST(test_silent_back_end),
 		VUBLK_TEST(test_back_end_that_keeps_the_rings),
 		VUBLK_TEST(test_blocking_call),
 		VUBLK_TEST(test_outage),
+		VUBLK_TEST(test_back_ends_that_die_again_and_again),
+		VUBLK_TEST(test_back_end_that_came_late),
+		VUBLK_TEST(test_late_back_end_that_completes),
+		VUBLK_TEST(test_late_back_end_that_keeps_the_rings),
 		VUBLK_TEST(test_bad_value),
 	};
 

@@ -133,6 +133,39 @@ void vublk_bus_stop(struct vublk_bus *bus);
  */
 void vublk_bus_refresh(struct vublk_bus *bus);
 
+/* --- what it does now, for a person or a program --------------------------------------------- */
+
+/*
+ * Returns the device that the bus presents, for the functions of <vublk/device.h> that read from a
+ * device. It belongs to the bus.
+ * Errors: none.
+ * Threads: the one that calls vublk_bus_process(), between two calls.
+ */
+const struct vublk_device *vublk_bus_device(const struct vublk_bus *bus);
+
+struct vublk_bus_info {
+	/*
+	 * "realizing" (waits for its first back-end), "listening" (for a VMM), "serving" (a VMM),
+	 * "stopping" or "finished". Static.
+	 */
+	const char *state;
+	bool has_vmm;
+	int64_t vmm_pid;    /* the process that connected; 0: unknown, or no VMM */
+	uint64_t outages;   /* how many times a back-end was lost */
+	uint64_t outage_ms; /* the length of the present outage; 0: there is none */
+	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why there is no back-end; empty: there is one */
+};
+
+/*
+ * Fills `info` with what the bus does now. `info_bytes` is sizeof(struct vublk_bus_info). Never
+ * blocks.
+ * Threads: the one that calls vublk_bus_process(), between two calls.
+ */
+void vublk_bus_get_info(const struct vublk_bus *bus, struct vublk_bus_info *info,
+			size_t info_bytes);
+
+/* --- the end ------------------------------------------------------------------------------------ */
+
 /*
  * Frees everything without waiting, and removes the socket at PATH. A back-end that has rings may
  * use them until it notices the hang-up. For a clean end, call vublk_bus_stop() first and wait

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #define NS_PER_MS UINT64_C(1000000)
 #define LISTEN_AGAIN_MS 100
@@ -160,6 +161,14 @@ static void accept_again(struct vublk_bus *bus)
 		fail(bus, &error);
 }
 
+static int64_t peer_of(int fd)
+{
+	struct ucred peer = { 0 };
+	socklen_t bytes = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0 ? 0 : peer.pid;
+}
+
 static void on_listen(void *opaque, uint32_t events)
 {
 	struct vublk_bus *bus = opaque;
@@ -169,6 +178,7 @@ static void on_listen(void *opaque, uint32_t events)
 	if (fd == -EAGAIN)
 		return;
 	vublk_loop_remove(&bus->listen_source);
+	bus->client_pid = peer_of(fd);
 	if (fd >= 0 && !bus->type->serve(bus, fd, &error)) {
 		change_state(bus, VUBLK_BUS_EVENT_CLIENT, "a VMM connected");
 		return;
@@ -308,11 +318,21 @@ static bool is_known_refusal(const struct vublk_bus *bus, const struct vublk_err
 	       !strcmp(bus->refusal.text, error->text);
 }
 
+/* A device that disconnects from its back-end on purpose has no outage. */
+static void note_outage(struct vublk_bus *bus)
+{
+	if (!bus->lost_ns)
+		bus->lost_ns = vublk_now_ns();
+	bus->outages++;
+}
+
 void vublk_bus_on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_bus *bus = opaque;
 
 	bus->is_expected_loss = error->code == ECANCELED;
+	if (!bus->is_expected_loss)
+		note_outage(bus);
 	if (!bus->retry_ms) {
 		fail(bus, error);
 		return;
@@ -333,6 +353,7 @@ void vublk_bus_on_reconnected(void *opaque)
 {
 	struct vublk_bus *bus = opaque;
 
+	bus->lost_ns = 0;
 	note_backend(bus);
 	log_there_again(bus, !bus->is_expected_loss && !bus->is_refused);
 }

@@ -90,6 +90,8 @@ struct vublk_bus {
 	struct vublk_device_info backend; /* the latest one that connected */
 	uint64_t retry_ms;                /* pause between tries until a back-end connects; 0: one try */
 	struct vublk_loop_timer retry_timer;
+	uint64_t lost_ns;                 /* when the present outage began; 0: there is none */
+	uint64_t outages;
 	struct vublk_error refusal;       /* the latest reason for having no back-end; logged once */
 	bool is_expected_loss;            /* we closed the connection, so the log has no warning */
 	bool runs;                        /* the back-end has accepted the rings */
@@ -103,6 +105,7 @@ struct vublk_bus {
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
 	struct vublk_loop_timer stop_timer; /* while a stop waits for the rings */
+	int64_t client_pid; /* 0: unknown */
 	void *client; /* owned by the type; NULL: no client is connected */
 	void *own;    /* owned by the type, outlives clients; may be NULL */
 };

@@ -8,6 +8,8 @@
  * option, is a property of the device or of the bus.
  */
 #include "cli/cli.h"
+#include "cli/control/commands.h"
+#include "cli/control/socket.h"
 #include "cli/disk.h"
 #include "cli/options.h"
 #include "cli/signals.h"
@@ -25,6 +27,8 @@
 struct arguments {
 	const char *bus;
 	struct vublk_cli_options properties;
+	const char *control; /* NULL: no control socket */
+	mode_t control_mode;
 	bool list_properties;
 	bool verbose;
 	bool quiet;
@@ -41,6 +45,8 @@ enum key {
 	KEY_NUM_QUEUES,
 	KEY_SOCKET_MODE,
 	KEY_SOCKET_GROUP,
+	KEY_CONTROL,
+	KEY_CONTROL_MODE,
 	KEY_LIST_PROPERTIES,
 };
 
@@ -56,6 +62,10 @@ static const struct argp_option argp_options[] = {
 	  "Permissions of the --bus socket's file, in octal (default: 0777 less the umask)" },
 	{ "socket-group", KEY_SOCKET_GROUP, "GROUP", 0,
 	  "Group of the --bus socket's file, a name or a number" },
+	{ "control", KEY_CONTROL, "PATH", 0,
+	  "Listen for the commands of vublk ctl on this Unix socket" },
+	{ "control-mode", KEY_CONTROL_MODE, "MODE", 0,
+	  "Permissions of that socket's file, in octal (default: 0600)" },
 	{ "option", 'o', "NAME=VALUE", 0,
 	  "Set any property of the device or the bus; see --list-properties" },
 	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0,
@@ -163,6 +173,12 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case 'o':
 		vublk_cli_options_add_pair(state, &arguments->properties, "--option", value);
 		break;
+	case KEY_CONTROL:
+		arguments->control = value;
+		break;
+	case KEY_CONTROL_MODE:
+		vublk_control_take_mode(state, value, &arguments->control_mode);
+		break;
 	case KEY_LIST_PROPERTIES:
 		arguments->list_properties = true;
 		break;
@@ -206,11 +222,24 @@ static void on_signal(int number)
 		vublk_bus_stop(served);
 }
 
+static int process(void *bus, struct vublk_error *error)
+{
+	return vublk_bus_process(bus, error);
+}
+
+static int run(struct vublk_control *control, struct vublk_error *error)
+{
+	if (!control)
+		return vublk_bus_run(served, error);
+	return vublk_control_run(control, vublk_bus_fd(served), process, error);
+}
+
 int vublk_cmd_device(int argc, char **argv)
 {
-	struct arguments arguments = { 0 };
+	struct arguments arguments = { .control_mode = VUBLK_CONTROL_DEFAULT_MODE };
 	struct vublk_log log = { .fn = vublk_cli_log, .opaque = (void *)COMMAND };
 	struct vublk_error error = { 0 };
+	struct vublk_control *control = NULL;
 	struct vublk_cli_signals signals;
 	int r;
 
@@ -223,11 +252,17 @@ int vublk_cmd_device(int argc, char **argv)
 		vublk_cli_options_rename(&arguments.properties, aliases, &error);
 		return vublk_cli_fail_open(COMMAND, &error);
 	}
-	vublk_cli_signals_handle(&signals, on_signal);
-	r = vublk_bus_run(served, &error);
-	vublk_cli_signals_hold(&signals);
+	if (arguments.control)
+		r = vublk_control_open(arguments.control, arguments.control_mode, COMMAND,
+				       vublk_device_commands, served, &control, &error);
+	if (!r) {
+		vublk_cli_signals_handle(&signals, on_signal);
+		r = run(control, &error);
+		vublk_cli_signals_hold(&signals);
+	}
 	if (r < 0)
 		vublk_cli_fail(COMMAND, "%s", error.text);
+	vublk_control_close(control);
 	vublk_bus_free(served);
 	return r < 0 ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE;
 }

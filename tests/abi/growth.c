@@ -9,6 +9,7 @@
  */
 #include <vublk/backend.h>
 #include <vublk/blk.h>
+#include <vublk/bus.h>
 #include <vublk/device.h>
 
 #include <errno.h>
@@ -110,6 +111,24 @@ static void use_backend(const char *path)
 	CHECK(vublk_backend_get_queue_info(backend, 0, &queue.it, sizeof(queue.it)) == -EINVAL);
 	CHECK_FRAME(queue);
 	vublk_backend_free(backend);
+}
+
+/* --- a bus ------------------------------------------------------------------------------ */
+
+static void use_bus(const char *path)
+{
+	const struct vublk_option options[] = { { "chardev", path }, { NULL } };
+	FRAMED(struct vublk_bus_info, info);
+	char spec[120];
+	struct vublk_bus *bus;
+
+	snprintf(spec, sizeof(spec), "vhost-user:%s-3", path);
+	CHECK(!vublk_bus_open(spec, options, NULL, &bus, &error));
+	vublk_bus_get_info(bus, &info.it, sizeof(info.it));
+	CHECK(!strcmp(info.it.state, "realizing") && !info.it.has_vmm);
+	CHECK_ZEROED(info);
+	CHECK_FRAME(info);
+	vublk_bus_free(bus);
 }
 
 /* --- the device --------------------------------------------------------------------- */
@@ -247,6 +266,7 @@ int main(int argc, char **argv)
 	CHECK(argc == 2);
 	use_disk(argv[1]);
 	use_backend(argv[1]);
+	use_bus(argv[1]);
 	use_device(argv[1]);
 	return 0;
 }

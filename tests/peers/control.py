@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import select
+import signal
 import socket
 import sys
 
@@ -30,6 +31,13 @@ SERVE_STATUS = {
              'read_only': bool, 'write_cache': bool, 'serial': str},
     'front_end': ({'pid': int, 'features': [str], 'protocol_features': [str]}, None),
     'queues': [{'index': int, 'running': bool, 'size': int, 'avail_index': int, 'used_index': int}],
+}
+DEVICE_STATUS = {
+    'state': str, 'device': str, 'size_bytes': int, 'num_queues': int, 'features': [str],
+    'back_end': {'chardev': str, 'connected': bool, 'outages': int, 'outage_ms': int, 'reason': str, 'max_queues': int,
+                 'memory_slots': int, 'features': [str], 'protocol_features': [str]},
+    'vmm': ({'pid': int, 'driver_status': int}, None),
+    'queues': [{'index': int, 'size': int, 'base': int, 'outstanding': (int, None)}],
 }
 RESIZE = {'before_bytes': int, 'size_bytes': int}
 
@@ -107,6 +115,35 @@ def start_serve(case, *arguments):
     return child, path, control
 
 
+def start_device(case, bus='vhost-user', *arguments):
+    """Returns the process and its control socket; it looks for a back-end at back.sock."""
+    control = case.path('device-control')
+    child = case.start([VUBLK, 'device', '--chardev', f'path={case.path("back.sock")},request-timeout-ms=1000',
+                        '--bus', f'{bus}:{case.path("vm.sock")}', '--control', control, *arguments])
+    peer.wait_for_socket(case, child, control)
+    return child, control
+
+
+def start_backend(case):
+    image = case.path('disk')
+    if not image.exists():
+        image.write_bytes(bytes(32 * MIB))
+    return peer.VublkServe(VUBLK).start(case, image, path=case.path('back.sock'))[0]
+
+
+def wait_for_status(case, control, condition, sentence):
+    """Waits until the status fulfils a condition, and returns it."""
+    found = []
+
+    def holds():
+        found.append(ctl(case, control, 'status'))
+        check_schema(found[-1], DEVICE_STATUS)
+        return condition(found[-1])
+
+    peer.wait_until(holds, sentence)
+    return found[-1]
+
+
 def end(case, child):
     code = case.stop(child)
     check(code == 0, f'{child.args[1]} ended with {code}: {case.output(child)}')
@@ -159,6 +196,58 @@ def serve_resize(case):
     check(ctl(case, control, 'resize')['size_bytes'] == 48 * MIB, 'not resized under load')
     case.stop(load)
     end(case, child)
+
+
+def device_status(case):
+    """Before the first back-end, with it, with a VMM, and during an outage."""
+    child, control = start_device(case)
+    status = wait_for_status(case, control, lambda s: s['back_end']['reason'], 'no reason is known')
+    check((status['state'], status['back_end']['connected'], status['vmm']) == ('realizing', False, None), str(status))
+    backend = start_backend(case)
+    status = wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
+    check(status['back_end']['connected'] and status['size_bytes'] == 32 * MIB, str(status))
+    check(status['back_end']['chardev'] == str(case.path('back.sock')) and not status['back_end']['reason'], str(status))
+    bench = start_load(case, child, case.path('vm.sock'))
+    status = wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
+    check(status['state'] == 'serving' and status['vmm'] == {'pid': bench.pid, 'driver_status': 15}, str(status))
+    check(status['queues'][0]['size'] == 128 and status['queues'][0]['index'] == 0, str(status))
+    backend.kill()
+    backend.wait()
+    status = wait_for_status(case, control, lambda s: s['back_end']['outage_ms'], 'the loss is not noticed')
+    check(status['back_end']['outages'] == 1 and 'closed' in status['back_end']['reason'], str(status))
+    check(not status['back_end']['connected'] and status['device'] in ('lost', 'reconnecting'), str(status))
+    backend = start_backend(case)
+    status = wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run again')
+    check((status['back_end']['outages'], status['back_end']['outage_ms']) == (1, 0), str(status))
+    case.stop(bench)
+    end(case, child)
+    end(case, backend)
+    check(not control.exists(), 'the control socket was left behind')
+
+
+def pci_device_status(case):
+    child, control = start_device(case, 'vfio-user')
+    backend = start_backend(case)
+    status = wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
+    check(status['queues'] == [] and status['vmm'] is None, str(status))
+    end(case, child)
+    end(case, backend)
+
+
+def a_stuck_backend(case):
+    """`status` is answered while the back-end hangs, before and after the loss is noticed."""
+    child, control = start_device(case)
+    backend = start_backend(case)
+    wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
+    bench = start_load(case, child, case.path('vm.sock'))
+    wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
+    backend.send_signal(signal.SIGSTOP)
+    wait_for_status(case, control, lambda s: s['back_end']['outages'], 'the hanging back-end is not noticed')
+    backend.send_signal(signal.SIGCONT)
+    wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run again')
+    case.stop(bench)
+    end(case, child)
+    end(case, backend)
 
 
 def greeting_and_errors(case):
@@ -325,7 +414,7 @@ def an_end_with_clients(case):
 
 
 CASES = [
-    serve_status, serve_resize, greeting_and_errors, permissions, paths, ctl_fails, hostile_clients, many_clients,
+    serve_status, serve_resize, device_status, pci_device_status, a_stuck_backend, greeting_and_errors, permissions, paths, ctl_fails, hostile_clients, many_clients,
     clients_that_leave, an_end_with_clients,
 ]
 

@@ -8,4 +8,7 @@
 /* Of `vublk serve`; the owner is its struct vublk_backend. */
 extern const struct vublk_control_command vublk_serve_commands[];
 
+/* Of `vublk device`; the owner is its struct vublk_bus. */
+extern const struct vublk_control_command vublk_device_commands[];
+
 #endif

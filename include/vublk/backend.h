@@ -62,6 +62,7 @@ const struct vublk_property *vublk_backend_options(void);
  *                makes sure that only one of them is used. A lock also makes a back-end wait
  *                until the last requests of a killed predecessor have ended, so leave it on
  *                for a back-end that is restarted
+ *   statistics   on or off (default): whether requests are counted from the start
  *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
  * `log` (may be NULL) is copied.
  *
@@ -193,6 +194,77 @@ struct vublk_backend_queue_info {
  */
 int vublk_backend_get_queue_info(const struct vublk_backend *backend, unsigned index,
 				 struct vublk_backend_queue_info *info, size_t info_bytes);
+
+/* --- statistics --------------------------------------------------------------------------------- */
+
+enum vublk_backend_request {
+	VUBLK_BACKEND_READ,
+	VUBLK_BACKEND_WRITE,
+	VUBLK_BACKEND_FLUSH,
+	VUBLK_BACKEND_DISCARD,
+	VUBLK_BACKEND_WRITE_ZEROES,
+	VUBLK_BACKEND_OTHER, /* the serial, and types that the disk does not have */
+	VUBLK_BACKEND_NUM_REQUESTS,
+};
+
+/*
+ * Returns the name of a type, for example "read", as a static string; NULL: there is no such type.
+ * Threads: any.
+ */
+const char *vublk_backend_request_name(enum vublk_backend_request request);
+
+#define VUBLK_BACKEND_LATENCY_BUCKETS 288
+
+/*
+ * The requests of one queue and type, while they were counted, over all front-ends. A request
+ * without a header, or that breaks the ring, is not counted.
+ */
+struct vublk_backend_stats {
+	uint64_t count;     /* complete, whatever their result is */
+	uint64_t errors;    /* of these: failed or refused */
+	uint64_t bytes;     /* of data, of those that succeeded */
+	uint64_t in_flight; /* taken from the ring, and not complete */
+	uint64_t total_ns;  /* the sum of the times from taking a request to its completion */
+	uint64_t max_ns;    /* the longest */
+	/*
+	 * How many took less than vublk_backend_latency_limit() of this index, and not less than
+	 * that of the index before.
+	 */
+	uint64_t latency[VUBLK_BACKEND_LATENCY_BUCKETS];
+};
+
+/*
+ * Returns the upper end of a bucket in ns; the last one has none, UINT64_MAX.
+ * Errors: none.
+ * Threads: any.
+ */
+uint64_t vublk_backend_latency_limit(unsigned bucket);
+
+/*
+ * Starts or stops counting; the counters keep their values. The option `statistics` is the setting
+ * at the start. A request counts if it begins while counting is on.
+ * Threads: any.
+ */
+void vublk_backend_set_statistics(struct vublk_backend *backend, bool on);
+
+/*
+ * Returns whether requests are counted.
+ * Errors: none.
+ * Threads: any.
+ */
+bool vublk_backend_has_statistics(const struct vublk_backend *backend);
+
+/*
+ * Reads the counters of a queue and type. `stats_bytes` is sizeof(struct vublk_backend_stats). Each
+ * counter is exact, but while requests are made, one counter may include a request that another
+ * counter does not include yet. On failure *stats is untouched.
+ * Errors:
+ *   EINVAL  there is no such queue or type
+ * Threads: any.
+ */
+int vublk_backend_get_stats(const struct vublk_backend *backend, unsigned queue,
+			    enum vublk_backend_request request, struct vublk_backend_stats *stats,
+			    size_t stats_bytes);
 
 /* --- the end ------------------------------------------------------------------------------------ */
 

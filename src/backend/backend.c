@@ -296,6 +296,7 @@ static void fill_owner(struct vublk_backend *backend,
 		.workers = backend->workers,
 		.num_workers = backend->num_workers,
 		.num_queues = settings->num_queues,
+		.statistics = backend->statistics,
 		.seg_max = settings->seg_max,
 		.write_cache = settings->write_cache,
 		.inflight = settings->inflight,
@@ -346,6 +347,9 @@ static int set_up(struct vublk_backend *backend, struct vublk_backend_settings *
 		r = open_workers(backend, settings, error);
 	if (r)
 		return r;
+	backend->statistics = vublk_statistics_new(settings->num_queues, settings->statistics);
+	if (!backend->statistics)
+		return vublk_error_set(error, ENOMEM, "no memory for statistics");
 	fill_owner(backend, settings);
 	return open_socket(backend, settings, error);
 }
@@ -454,6 +458,7 @@ void vublk_backend_free(struct vublk_backend *backend)
 	for (unsigned i = 0; i < backend->num_workers; i++)
 		vublk_backend_worker_free(backend->workers[i]);
 	free(backend->workers);
+	vublk_statistics_free(backend->statistics);
 	vublk_engine_close(backend->engine);
 	if (backend->has_loop) {
 		vublk_loop_remove(&backend->listen_source);

@@ -17,6 +17,7 @@ struct vublk_backend {
 	struct vublk_engine *engine;
 	struct vublk_backend_worker **workers;
 	unsigned num_workers;
+	struct vublk_statistics *statistics;
 	char serial[VUBLK_BLK_ID_BYTES];
 	char *socket_path; /* the socket file that we created; NULL: none */
 	ino_t socket_file;

@@ -230,6 +230,12 @@ static int parse_write_cache(const char *name, const char *value,
 	return vublk_parse_bool(name, value, &settings->write_cache, error);
 }
 
+static int parse_statistics(const char *name, const char *value,
+			    struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	return vublk_parse_bool(name, value, &settings->statistics, error);
+}
+
 static int parse_inflight(const char *name, const char *value,
 			  struct vublk_backend_settings *settings, struct vublk_error *error)
 {
@@ -326,6 +332,9 @@ static const struct option options_table[] = {
 	{ { "inflight", "bool", "on",
 	    "Offer an in-flight area, by which the next back-end repeats what this one leaves" },
 	  parse_inflight },
+	{ { "statistics", "bool", "off",
+	    "Count requests and their times from the start, for the control socket" },
+	  parse_statistics },
 	{ { "serial", "string", "auto",
 	    "Serial number of the disk, at most 20 characters; auto: derived from the image" },
 	  parse_serial },

@@ -25,6 +25,7 @@ struct vublk_backend_settings {
 	uint64_t message_timeout_ms;
 	enum vublk_poll_mode poll;
 	bool write_cache;
+	bool statistics;
 	bool inflight;
 	bool has_serial; /* false: derived from the image's identity */
 	char serial[VUBLK_BLK_ID_BYTES];

@@ -9,6 +9,7 @@
  */
 #include "backend/config.h"
 #include "backend/engine/engine.h"
+#include "backend/statistics.h"
 #include "backend/inflight-area.h"
 #include "util/atomic.h"
 #include "util/log.h"
@@ -32,6 +33,10 @@ struct vublk_request {
 	struct vublk_chain chain;
 	uint8_t *status;
 	uint32_t written_bytes; /* on success, including the status */
+
+	/* statistics.c */
+	struct vublk_backend_stats *stats; /* NULL: the request is not counted */
+	uint64_t begun_ns, begun_bytes;
 
 	/* where its data was written, for the dirty log; the engine consumes the chain's iovecs */
 	struct iovec *dirty;
@@ -89,6 +94,7 @@ struct vublk_queue {
 	struct vublk_loop *control; /* where answers are posted */
 	void (*answered)(struct vublk_queue *queue, void *opaque);
 	void *opaque;
+	struct vublk_queue_statistics *statistics;
 
 	/* the control thread's */
 	enum vublk_queue_state state;

@@ -57,6 +57,8 @@ static void complete(struct vublk_request *request, uint8_t status)
 	vublk_kill_point("after-status");
 	if (request->queue->dirty_log)
 		mark_written(request);
+	if (VUBLK_UNLIKELY(request->stats))
+		vublk_statistics_end(request, status);
 	vublk_queue_push(request->queue, request,
 			 status == VIRTIO_BLK_S_OK ? request->written_bytes : 1);
 }
@@ -209,6 +211,8 @@ static void next_range(struct vublk_request *request, struct vublk_engine_queue 
 		if (!range->num_sectors)
 			continue;
 		if (request->queue->suspends) {
+			if (request->stats)
+				vublk_statistics_leave(request);
 			vublk_queue_leave(request->queue, request);
 			return;
 		}
@@ -310,12 +314,18 @@ void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queu
 		return;
 	}
 	request->num_dirty = 0;
+	request->num_ranges = 0;
+	request->stats = NULL;
 	request->status = take_status(&chain->iov[chain->num_out], &chain->num_in);
 	if (chain->out_bytes < HEADER_BYTES) {
 		complete(request, VIRTIO_BLK_S_IOERR);
 		return;
 	}
 	take_header(&out, &num_out, &header);
+	if (VUBLK_UNLIKELY(vublk_load_relaxed(request->queue->statistics->is_on)))
+		vublk_statistics_begin(request, header.type, header.type == VIRTIO_BLK_T_IN ?
+				       chain->in_bytes - 1 : header.type == VIRTIO_BLK_T_OUT ?
+				       chain->out_bytes - HEADER_BYTES : 0);
 	dispatch(request, engine, &header, out, num_out);
 }
 

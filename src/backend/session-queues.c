@@ -38,6 +38,7 @@ struct vublk_queue *vublk_session_use_queue(struct vublk_session *session, unsig
 				 owner->loop);
 		queue->answered = on_queue_answered;
 		queue->opaque = session;
+		queue->statistics = &owner->statistics->queues[session->num_used];
 		queue->setup.enabled = session->enables_all;
 	}
 	return &session->queues[index];

@@ -45,6 +45,7 @@ struct vublk_session_owner {
 	struct vublk_backend_worker **workers;
 	unsigned num_workers;
 	unsigned num_queues;
+	struct vublk_statistics *statistics; /* of the queues, which outlive the session */
 	unsigned seg_max;
 	bool write_cache;
 	bool inflight; /* whether an in-flight area is offered */

@@ -100,6 +100,7 @@ static void use_backend(const char *path)
 	};
 	FRAMED(struct vublk_backend_info, info);
 	FRAMED(struct vublk_backend_queue_info, queue);
+	FRAMED(struct vublk_backend_stats, stats);
 	struct vublk_backend *backend;
 
 	snprintf(own_path, sizeof(own_path), "%s-2", path);
@@ -110,6 +111,10 @@ static void use_backend(const char *path)
 	CHECK_FRAME(info);
 	CHECK(vublk_backend_get_queue_info(backend, 0, &queue.it, sizeof(queue.it)) == -EINVAL);
 	CHECK_FRAME(queue);
+	CHECK(!vublk_backend_get_stats(backend, 0, VUBLK_BACKEND_READ, &stats.it, sizeof(stats.it)));
+	CHECK(!stats.it.count && !stats.it.in_flight);
+	CHECK_ZEROED(stats);
+	CHECK_FRAME(stats);
 	vublk_backend_free(backend);
 }
 

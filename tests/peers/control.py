@@ -9,6 +9,7 @@ and clients that are slow, silent or hostile.
 import json
 import os
 import pathlib
+import re
 import select
 import signal
 import socket
@@ -39,6 +40,8 @@ DEVICE_STATUS = {
     'vmm': ({'pid': int, 'driver_status': int}, None),
     'queues': [{'index': int, 'size': int, 'base': int, 'outstanding': (int, None)}],
 }
+COUNTERS = {'count': int, 'bytes': int, 'errors': int, 'in_flight': int,
+            'latency_ns': {name: int for name in ('mean', 'p50', 'p90', 'p99', 'p99_9', 'p99_99', 'max')}}
 RESIZE = {'before_bytes': int, 'size_bytes': int}
 
 
@@ -195,6 +198,92 @@ def serve_resize(case):
     os.truncate(case.path('disk'), 48 * MIB)
     check(ctl(case, control, 'resize')['size_bytes'] == 48 * MIB, 'not resized under load')
     case.stop(load)
+    end(case, child)
+
+
+def check_stats(stats):
+    """The schema, and that the numbers fit each other."""
+    check_schema(stats['enabled'], bool)
+    for queue in stats['queues']:
+        check_schema(queue['index'], int)
+        for name, counters in queue['requests'].items():
+            check_schema(counters, COUNTERS)
+            times = [counters['latency_ns'][key] for key in ('p50', 'p90', 'p99', 'p99_9', 'p99_99', 'max')]
+            check(times == sorted(times) and times[0] > 0, f'{name}: {counters}')
+
+
+def total(stats, name, member):
+    return sum(queue['requests'].get(name, {}).get(member, 0) for queue in stats['queues'])
+
+
+def count_load(case, path, *arguments):
+    """Runs a load of 4 KiB requests; returns how many reads and writes it has made."""
+    report = json.loads(case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '1', '--output-format', 'json',
+                                  *arguments]))
+    return [sum(job[kind]['total_ios'] for job in report['jobs']) for kind in ('read', 'write')]
+
+
+def serve_stats(case):
+    """Nothing is counted until that is switched on; then the counters agree with the client's."""
+    child, path, control = start_serve(case)
+    count_load(case, path)
+    check(ctl(case, control, 'stats') == {'enabled': False, 'queues': []}, 'requests are counted without being asked to')
+    check(ctl(case, control, 'stats', 'enable=true')['enabled'], 'not switched on')
+    reads, writes = count_load(case, path)
+    stats = ctl(case, control, 'stats')
+    check_stats(stats)
+    for name, count in (('read', reads), ('write', writes)):
+        found = total(stats, name, 'count')
+        check(count <= found <= count + 100, f'{found} {name}s are counted, not {count}')
+        check(total(stats, name, 'bytes') == 4096 * found, f'{name}: {stats}')
+        check(not total(stats, name, 'errors') and not total(stats, name, 'in_flight'), f'{name}: {stats}')
+    ctl(case, control, 'stats', 'enable=false')
+    count_load(case, path)
+    check(ctl(case, control, 'stats')['queues'] == stats['queues'], 'requests are counted although that is off')
+    for words in (['enable=5'], ['x=1']):
+        check(case.call([VUBLK, 'ctl', control, 'stats', *words]).code == 1, str(words))
+    end(case, child)
+
+
+def parse_metrics(text):
+    """Checks the Prometheus text format; returns the samples by name and labels, and the types."""
+    samples, types = {}, {}
+    check(text.endswith('\n'), 'the last line has no newline')
+    for line in text.splitlines():
+        if match := re.fullmatch(r'# HELP ([a-z_]+) (\S.*)', line):
+            continue
+        if match := re.fullmatch(r'# TYPE ([a-z_]+) (counter|gauge|histogram)', line):
+            check(match[1] not in types, f'two types: {line}')
+            types[match[1]] = match[2]
+            continue
+        match = re.fullmatch(r'([a-z_]+)(?:\{((?:[a-z]+="[^"\\\n]*",?)*)\})? ([0-9.e+-]+)', line)
+        check(match, f'not a sample: {line}')
+        family = match[1] if match[1] in types else re.sub('_(bucket|sum|count)$', '', match[1])
+        check(family in types, f'a sample without a type: {line}')
+        check((types[family] == 'histogram') == (family != match[1]), f'wrong type: {line}')
+        check((match[1], match[2]) not in samples, f'twice: {line}')
+        samples[match[1], match[2]] = float(match[3])
+    return samples, types
+
+
+def serve_metrics(case):
+    child, path, control = start_serve(case, '-o', 'statistics=on')
+    samples, types = parse_metrics(case.run([VUBLK, 'ctl', control, 'metrics']))
+    check(samples['vublk_disk_size_bytes', None] == 32 * MIB and samples['vublk_statistics_enabled', None] == 1, str(samples))
+    check(types['vublk_request_duration_seconds'] == 'histogram', str(types))
+    count_load(case, path)
+    samples, _ = parse_metrics(case.run([VUBLK, 'ctl', control, 'metrics']))
+    stats = ctl(case, control, 'stats')
+    name = 'vublk_request_duration_seconds'
+    for kind in ('read', 'write'):
+        counted = total(stats, kind, 'count')
+        check(samples['vublk_requests_total', f'queue="0",type="{kind}"'] == counted > 0, str(samples))
+        check(samples['vublk_request_bytes_total', f'queue="0",type="{kind}"'] == total(stats, kind, 'bytes'), str(samples))
+        buckets = [value for (sample, labels), value in samples.items()
+                   if sample == f'{name}_bucket' and f'type="{kind}"' in labels]
+        check(len(buckets) > 10 and buckets == sorted(buckets), f'{buckets}')
+        check(buckets[-1] == samples[f'{name}_count', f'type="{kind}"'] == counted, f'{buckets}')
+        check(samples[f'{name}_sum', f'type="{kind}"'] > 0, str(samples))
     end(case, child)
 
 
@@ -355,7 +444,7 @@ def hostile_clients(case):
         half.send(b'{"command": "sta')
         deaf.socket.setblocking(False)
         request, sent = b'{"command": "status"}\n' * 100, 0
-        while select.select([], [deaf.socket], [], 1)[1]:  # until the server stops reading
+        while sent < 8 * MIB and select.select([], [deaf.socket], [], 1)[1]:  # until the server stops reading
             sent += deaf.socket.send(request)
         check(sent < 8 * MIB, 'a client that does not read is served forever')
         case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '1', '--verify'])
@@ -416,7 +505,7 @@ def an_end_with_clients(case):
 
 
 CASES = [
-    serve_status, serve_resize, device_status, pci_device_status, a_stuck_backend, greeting_and_errors, permissions, paths, ctl_fails, hostile_clients, many_clients,
+    serve_status, serve_resize, serve_stats, serve_metrics, device_status, pci_device_status, a_stuck_backend, greeting_and_errors, permissions, paths, ctl_fails, hostile_clients, many_clients,
     clients_that_leave, an_end_with_clients,
 ]
 

@@ -222,9 +222,17 @@ static int send_request(struct connection *connection, const struct arguments *a
 
 /* --- the command --------------------------------------------------------------------- */
 
-static void print_value(struct json_object *value, int flags)
+/* A result with a content type is a text for a program: metrics. */
+static void print_result(struct json_object *result)
 {
-	puts(json_object_to_json_string_ext(value, flags | JSON_C_TO_STRING_NOSLASHESCAPE));
+	struct json_object *text;
+
+	if (json_object_object_get_ex(result, "content_type", NULL) &&
+	    json_object_object_get_ex(result, "text", &text))
+		fputs(json_object_get_string(text), stdout);
+	else
+		puts(json_object_to_json_string_ext(result, JSON_C_TO_STRING_PRETTY |
+			JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
 /* Returns 0, or the negative errno of an error that the server answered or that occurred here. */
@@ -236,7 +244,7 @@ static int print_answer(struct connection *connection, struct vublk_error *error
 	if (r)
 		return r;
 	if (json_object_object_get_ex(answer, "result", &value)) {
-		print_value(value, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED);
+		print_result(value);
 	} else if (json_object_object_get_ex(answer, "error", &value) &&
 		   json_object_object_get_ex(value, "message", &value)) {
 		r = vublk_cli_error(error, EIO, "%s", json_object_get_string(value));

@@ -8,6 +8,7 @@
 
 #include "cli/cli.h"
 #include "cli/control/json.h"
+#include "cli/control/serve-stats.h"
 
 #include <vublk/backend.h>
 #include <vublk/device.h>
@@ -142,5 +143,9 @@ static struct json_object *format_resize(void *owner, const void *copy)
 const struct vublk_control_command vublk_serve_commands[] = {
 	{ "status", NULL, sizeof(struct status), NULL, copy_status, format_status },
 	{ "resize", NULL, sizeof(struct resize), NULL, run_resize, format_resize },
+	{ "stats", vublk_serve_stats_arguments, VUBLK_SERVE_STATS_COPY_BYTES,
+	  vublk_serve_check_stats, NULL, vublk_serve_format_stats },
+	{ "metrics", NULL, sizeof(struct vublk_backend_info), NULL, vublk_serve_copy_info,
+	  vublk_serve_format_metrics },
 	{ NULL },
 };

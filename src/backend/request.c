@@ -3,23 +3,21 @@
  * virtio-blk requests (virtio 1.3, section 5.2.6): turns a chain into a request to the engine,
  * and the outcome into the status byte.
  *
- * Key idea: the driver chooses the framing. So the 16 bytes of the header are taken from the
- * front of the readable buffers and the status byte from the end of the writable ones; the
- * data is what remains. The header and ranges are copied, and the copies are checked.
+ * Key idea: header and ranges are copied, and only the copies are checked and used, because the
+ * driver can change its memory at any time. Where they are in the chain is in virtio/blk-frame.h.
  */
 #include "backend/queue.h"
 
 #include "util/checked.h"
 #include "util/compiler.h"
 #include "util/kill-point.h"
+#include "virtio/blk-frame.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define HEADER_BYTES sizeof(struct virtio_blk_outhdr)
 #define RANGE_BYTES sizeof(struct virtio_blk_discard_write_zeroes)
 
-_Static_assert(HEADER_BYTES == 16, "wire size");
 _Static_assert(RANGE_BYTES == 16, "wire size");
 
 /* --- the dirty log --------------------------------------------------------- */
@@ -61,52 +59,6 @@ static void complete(struct vublk_request *request, uint8_t status)
 		vublk_statistics_end(request, status);
 	vublk_queue_push(request->queue, request,
 			 status == VIRTIO_BLK_S_OK ? request->written_bytes : 1);
-}
-
-/* --- framing --------------------------------------------------------------- */
-
-/* Copies the first `bytes` of the readable buffers and removes them from the iovecs. */
-static void take_front(struct iovec **iov, unsigned *num_iov, void *to, size_t bytes)
-{
-	char *at = to;
-
-	while (bytes) {
-		size_t n = VUBLK_MIN((*iov)->iov_len, bytes);
-
-		memcpy(at, (*iov)->iov_base, n);
-		at += n;
-		bytes -= n;
-		(*iov)->iov_base = (char *)(*iov)->iov_base + n;
-		(*iov)->iov_len -= n;
-		if (!(*iov)->iov_len) {
-			(*iov)++;
-			(*num_iov)--;
-		}
-	}
-}
-
-/* Most drivers use a separate descriptor for the header. */
-static inline void take_header(struct iovec **iov, unsigned *num_iov,
-			       struct virtio_blk_outhdr *header)
-{
-	if (VUBLK_UNLIKELY((*iov)->iov_len != HEADER_BYTES)) {
-		take_front(iov, num_iov, header, HEADER_BYTES);
-		return;
-	}
-	memcpy(header, (*iov)->iov_base, HEADER_BYTES);
-	(*iov)++;
-	(*num_iov)--;
-}
-
-/* Removes the last byte of the writable buffers and returns its address. */
-static uint8_t *take_status(struct iovec *iov, unsigned *num_iov)
-{
-	struct iovec *last = &iov[*num_iov - 1];
-
-	last->iov_len--;
-	if (!last->iov_len)
-		(*num_iov)--;
-	return (uint8_t *)last->iov_base + last->iov_len;
 }
 
 /* --- the kinds of request -------------------------------------------------- */
@@ -229,7 +181,7 @@ static void next_range(struct vublk_request *request, struct vublk_engine_queue 
 }
 
 static void begin_ranges(struct vublk_request *request, struct vublk_engine_queue *engine,
-			 uint32_t type, struct iovec *iov, unsigned num_iov, uint64_t bytes)
+			 uint32_t type, struct vublk_blk_buffers *readable, uint64_t bytes)
 {
 	const struct vublk_disk *disk = &request->queue->disk;
 	uint8_t status = VIRTIO_BLK_S_OK;
@@ -243,7 +195,7 @@ static void begin_ranges(struct vublk_request *request, struct vublk_engine_queu
 		complete(request, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	take_front(&iov, &num_iov, request->ranges, bytes);
+	vublk_blk_take_front(readable, request->ranges, bytes);
 	request->num_ranges = (unsigned)(bytes / RANGE_BYTES);
 	request->next_range = 0;
 	for (unsigned i = 0; i < request->num_ranges && status == VIRTIO_BLK_S_OK; i++)
@@ -260,10 +212,10 @@ static void begin_ranges(struct vublk_request *request, struct vublk_engine_queu
 /* --- beginning and end ----------------------------------------------------- */
 
 static void dispatch(struct vublk_request *request, struct vublk_engine_queue *engine,
-		     const struct virtio_blk_outhdr *header, struct iovec *out, unsigned num_out)
+		     const struct virtio_blk_outhdr *header, struct vublk_blk_buffers *readable)
 {
 	struct vublk_chain *chain = &request->chain;
-	uint64_t out_bytes = chain->out_bytes - HEADER_BYTES;
+	uint64_t out_bytes = chain->out_bytes - VUBLK_BLK_HEADER_BYTES;
 	uint64_t in_bytes = chain->in_bytes - 1;
 
 	request->written_bytes = 1;
@@ -276,8 +228,8 @@ static void dispatch(struct vublk_request *request, struct vublk_engine_queue *e
 		transfer(request, engine, VUBLK_OP_READ, header->sector, in_bytes);
 		break;
 	case VIRTIO_BLK_T_OUT:
-		request->io.iov = out;
-		request->io.num_iov = num_out;
+		request->io.iov = readable->iov;
+		request->io.num_iov = readable->num;
 		transfer(request, engine, VUBLK_OP_WRITE, header->sector, out_bytes);
 		break;
 	case VIRTIO_BLK_T_FLUSH:
@@ -289,7 +241,7 @@ static void dispatch(struct vublk_request *request, struct vublk_engine_queue *e
 		break;
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
-		begin_ranges(request, engine, header->type, out, num_out, out_bytes);
+		begin_ranges(request, engine, header->type, readable, out_bytes);
 		break;
 	default:
 		complete(request, VIRTIO_BLK_S_UNSUPP);
@@ -300,9 +252,9 @@ static void dispatch(struct vublk_request *request, struct vublk_engine_queue *e
 void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
 	struct vublk_chain *chain = &request->chain;
-	struct iovec *out = chain->iov;
+	struct vublk_blk_buffers readable = vublk_blk_readable(chain);
+	struct vublk_blk_buffers writable = vublk_blk_writable(chain);
 	struct virtio_blk_outhdr header;
-	unsigned num_out = chain->num_out;
 
 	if (!chain->in_bytes) {
 		if (!vublk_fault_happened(request->queue->fault))
@@ -316,17 +268,18 @@ void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queu
 	request->num_dirty = 0;
 	request->num_ranges = 0;
 	request->stats = NULL;
-	request->status = take_status(&chain->iov[chain->num_out], &chain->num_in);
-	if (chain->out_bytes < HEADER_BYTES) {
+	request->status = vublk_blk_take_status(&writable);
+	chain->num_in = writable.num;
+	if (chain->out_bytes < VUBLK_BLK_HEADER_BYTES) {
 		complete(request, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	take_header(&out, &num_out, &header);
+	vublk_blk_take_header(&readable, &header);
 	if (VUBLK_UNLIKELY(vublk_load_relaxed(request->queue->statistics->is_on)))
 		vublk_statistics_begin(request, header.type, header.type == VIRTIO_BLK_T_IN ?
 				       chain->in_bytes - 1 : header.type == VIRTIO_BLK_T_OUT ?
-				       chain->out_bytes - HEADER_BYTES : 0);
-	dispatch(request, engine, &header, out, num_out);
+				       chain->out_bytes - VUBLK_BLK_HEADER_BYTES : 0);
+	dispatch(request, engine, &header, &readable);
 }
 
 void vublk_request_done(struct vublk_request *request, struct vublk_engine_queue *engine)

@@ -124,7 +124,8 @@ unsigned vublk_driver_ring_outstanding(const struct vublk_driver_ring *ring);
 
 /*
  * A copied and translated chain: the device may read `iov[0 .. num_out)` and write
- * `iov[num_out .. num_out + num_in)`. The caller provides the array, with room for `max_iov`.
+ * `iov[num_out .. num_out + num_in)`. The caller provides the array, with room for `max_iov`, and
+ * may provide another one for the guest address of each iovec.
  */
 struct vublk_chain {
 	uint16_t head; /* identifies the chain for vublk_device_ring_push() */
@@ -132,6 +133,7 @@ struct vublk_chain {
 	uint64_t out_bytes, in_bytes;
 	unsigned max_iov;
 	struct iovec *iov;
+	uint64_t *guest_addrs; /* NULL: not wanted */
 };
 
 struct vublk_dirty_log;

@@ -53,8 +53,9 @@ static VUBLK_ALWAYS_INLINE const struct vring_desc *usual_table(
  * chain's buffer at this position. False: it is another kind of chain; only `chain` was
  * written.
  */
-static bool read_usual(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-		       struct vublk_chain *chain)
+static VUBLK_ALWAYS_INLINE bool read_usual(struct vublk_device_ring *ring,
+					  const struct vublk_memory_map *map,
+					  struct vublk_chain *chain, bool wants_guest)
 {
 	const struct vring_desc *table = ring->memory.desc;
 	struct vring_desc desc = vublk_split_read_desc(&table[chain->head]);
@@ -74,6 +75,8 @@ static bool read_usual(struct vublk_device_ring *ring, const struct vublk_memory
 
 		if (!host || !desc.len || filled == chain->max_iov || filled == count)
 			return false;
+		if (wants_guest)
+			chain->guest_addrs[filled] = desc.addr;
 		chain->iov[filled++] = (struct iovec){ host, desc.len };
 		if (desc.flags & VRING_DESC_F_WRITE) {
 			in_bytes += desc.len;
@@ -126,6 +129,15 @@ struct walk {
 	bool is_indirect;
 };
 
+/* Stores the guest addresses of the `n` iovecs of one buffer. */
+static void note_guest(struct vublk_chain *chain, unsigned filled, int n, uint64_t addr)
+{
+	for (int i = 0; chain->guest_addrs && i < n; i++) {
+		chain->guest_addrs[filled + (unsigned)i] = addr;
+		addr += chain->iov[filled + (unsigned)i].iov_len;
+	}
+}
+
 /*
  * Adds the iovecs of a buffer, and returns their number. If the buffer lies in one region, the
  * ring remembers the region's number.
@@ -162,6 +174,7 @@ static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_
 	n = translate(ring, map, chain, desc);
 	if (n < 0)
 		return refuse_buffer(n, chain, desc, error);
+	note_guest(chain, chain->num_out + chain->num_in, n, desc->addr);
 	if (is_writable) {
 		chain->num_in += (unsigned)n;
 		chain->in_bytes += desc->len;
@@ -268,6 +281,13 @@ static VUBLK_COLD int read_any(struct vublk_device_ring *ring, const struct vubl
 int vublk_split_read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 			   uint16_t head, struct vublk_chain *chain, struct vublk_error *error)
 {
+	bool is_usual;
+
 	chain->head = head;
-	return read_usual(ring, map, chain) ? 1 : read_any(ring, map, chain, error);
+	/* Two copies of the loop, because most device ends need no guest addresses. */
+	if (chain->guest_addrs)
+		is_usual = read_usual(ring, map, chain, true);
+	else
+		is_usual = read_usual(ring, map, chain, false);
+	return is_usual ? 1 : read_any(ring, map, chain, error);
 }

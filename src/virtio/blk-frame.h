@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_VIRTIO_BLK_FRAME_H
+#define VUBLK_VIRTIO_BLK_FRAME_H
+
+/*
+ * The framing of a virtio-blk request (virtio 1.3, sections 2.7.4 and 5.2.6.4): where in a chain
+ * the header, the data and the status byte are.
+ *
+ * Key idea: the driver chooses the framing. So the header is taken from the front of the readable
+ * buffers and the status byte from the end of the writable ones; the data is what remains. The
+ * header is copied, because the driver can change it meanwhile.
+ */
+#include "util/checked.h"
+#include "util/compiler.h"
+#include "virtio/ring.h"
+
+#include <linux/virtio_blk.h>
+#include <stddef.h>
+#include <string.h>
+
+#define VUBLK_BLK_HEADER_BYTES sizeof(struct virtio_blk_outhdr)
+
+_Static_assert(VUBLK_BLK_HEADER_BYTES == 16, "wire size");
+
+/* A part of a chain's buffers. `guest_addrs` belongs to the iovecs, or is NULL. */
+struct vublk_blk_buffers {
+	struct iovec *iov;
+	uint64_t *guest_addrs;
+	unsigned num;
+};
+
+static inline struct vublk_blk_buffers vublk_blk_readable(const struct vublk_chain *chain)
+{
+	return (struct vublk_blk_buffers){ chain->iov, chain->guest_addrs, chain->num_out };
+}
+
+static inline struct vublk_blk_buffers vublk_blk_writable(const struct vublk_chain *chain)
+{
+	return (struct vublk_blk_buffers){
+		&chain->iov[chain->num_out],
+		chain->guest_addrs ? &chain->guest_addrs[chain->num_out] : NULL,
+		chain->num_in,
+	};
+}
+
+static inline void vublk_blk_drop_first(struct vublk_blk_buffers *buffers)
+{
+	buffers->iov++;
+	buffers->num--;
+	if (buffers->guest_addrs)
+		buffers->guest_addrs++;
+}
+
+/* Copies the first `bytes` and removes them from the buffers, which have at least as many. */
+static inline void vublk_blk_take_front(struct vublk_blk_buffers *buffers, void *to, size_t bytes)
+{
+	char *at = to;
+
+	while (bytes) {
+		struct iovec *iov = buffers->iov;
+		size_t n = VUBLK_MIN(iov->iov_len, bytes);
+
+		memcpy(at, iov->iov_base, n);
+		at += n;
+		bytes -= n;
+		iov->iov_base = (char *)iov->iov_base + n;
+		iov->iov_len -= n;
+		if (buffers->guest_addrs)
+			*buffers->guest_addrs += n;
+		if (!iov->iov_len)
+			vublk_blk_drop_first(buffers);
+	}
+}
+
+/* Takes the header; most drivers use a separate descriptor for it. */
+static inline void vublk_blk_take_header(struct vublk_blk_buffers *readable,
+					 struct virtio_blk_outhdr *header)
+{
+	if (VUBLK_UNLIKELY(readable->iov->iov_len != VUBLK_BLK_HEADER_BYTES)) {
+		vublk_blk_take_front(readable, header, VUBLK_BLK_HEADER_BYTES);
+		return;
+	}
+	memcpy(header, readable->iov->iov_base, VUBLK_BLK_HEADER_BYTES);
+	vublk_blk_drop_first(readable);
+}
+
+/* Removes the last byte of the buffers, which are not empty, and returns its address. */
+static inline uint8_t *vublk_blk_take_status(struct vublk_blk_buffers *writable)
+{
+	struct iovec *last = &writable->iov[writable->num - 1];
+
+	last->iov_len--;
+	if (!last->iov_len)
+		writable->num--;
+	return (uint8_t *)last->iov_base + last->iov_len;
+}
+
+#endif

@@ -16,7 +16,7 @@
  */
 
 #include "blk/gate.h"
-#include "blk/overlap.h"
+#include "virtio/blk-overlap.h"
 #include "blk/split.h"
 #include "blk/statistics.h"
 #include "blk/unflushed.h"

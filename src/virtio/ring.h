@@ -154,10 +154,12 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring);
  * Starts to mark writes to the used ring in `log`, as if the ring were at guest address `log_addr`.
  * The log is borrowed until deinit, and has to cover the whole used ring. The call itself marks the
  * whole used ring, because init has written to it, and an earlier device end may have died before
- * it marked its writes.
- */
+ * it marked its writes. */
 void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_dirty_log *log,
 			   uint64_t log_addr);
+
+/* Uses the same ring at other host addresses, because the driver's memory was mapped again. */
+void vublk_device_ring_move(struct vublk_device_ring *ring, const struct vublk_split_ring *memory);
 
 /*
  * Takes the next available chain into `chain`. 1: taken; 0: no chain is available.

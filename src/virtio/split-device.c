@@ -71,6 +71,13 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring)
 	*ring = (struct vublk_device_ring){ 0 };
 }
 
+void vublk_device_ring_move(struct vublk_device_ring *ring, const struct vublk_split_ring *memory)
+{
+	ring->memory = *memory;
+	for (unsigned i = 0; i < VUBLK_DEVICE_RING_NEAR; i++)
+		ring->near[i] = 0;
+}
+
 /* --- the dirty log --------------------------------------------------------- */
 
 #define USED_FLAGS_AND_INDEX_BYTES offsetof(struct vring_used, ring)

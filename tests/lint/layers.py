@@ -21,6 +21,7 @@ ALLOWED = {
     'src/util': [],
     'src/proto': ['util'],
     'src/virtio': ['util'],
+    'src/plane': ['util', 'virtio'],
     'src/frontend': ['util', 'proto', 'virtio'],
     'src/device': ['util', 'proto', 'virtio', 'frontend'],
     'src/virtio-pci': ['util', 'virtio'],

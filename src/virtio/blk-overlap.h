@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#ifndef VUBLK_BLK_OVERLAP_H
-#define VUBLK_BLK_OVERLAP_H
+#ifndef VUBLK_VIRTIO_BLK_OVERLAP_H
+#define VUBLK_VIRTIO_BLK_OVERLAP_H
 
 /*
  * A coarse filter that says whether a write that is on the ring may touch a given range of the

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * This file has the driver's side of the plane: it takes over the rings in the guest's memory and
+ * returns them. Requests are in take.c, submit.c and complete.c; the back-end's side is in side.c.
+ *
+ * Key idea: the driver's rings stay attached while back-ends come and go. The driver notices an
+ * outage only because its requests take longer.
+ */
+#include "plane/plane.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
+#include "virtio/split.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+/* --- life ------------------------------------------------------------------ */
+
+int vublk_plane_init(struct vublk_plane *plane, unsigned num_queues, unsigned max_segments,
+		     const struct vublk_plane_ops *ops, void *opaque, const struct vublk_log *log,
+		     struct vublk_error *error)
+{
+	*plane = (struct vublk_plane){
+		.ops = ops,
+		.opaque = opaque,
+		.log = log,
+		.max_segments = max_segments,
+		.num_queues = num_queues,
+		.queues = calloc(num_queues, sizeof(*plane->queues)),
+	};
+	if (!plane->queues)
+		return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", num_queues);
+	for (unsigned i = 0; i < num_queues; i++)
+		plane->queues[i].index = i;
+	return 0;
+}
+
+void vublk_plane_deinit(struct vublk_plane *plane)
+{
+	free(plane->queues);
+	plane->queues = NULL;
+}
+
+/* --- the driver's rings ------------------------------------------------------ */
+
+static void *find_part(const struct vublk_memory_map *map, const char *name, uint64_t addr,
+		       uint64_t bytes, struct vublk_error *error)
+{
+	void *host = vublk_memory_map_guest(map, addr, bytes);
+
+	if (!host)
+		vublk_error_set(error, EFAULT, "its %s at 0x%" PRIx64 ", 0x%" PRIx64
+				" bytes, is not within the guest's memory", name, addr, bytes);
+	return host;
+}
+
+static int find_ring(const struct vublk_plane_setup *setup, const struct vublk_memory_map *map,
+		     struct vublk_split_ring *ring, struct vublk_error *error)
+{
+	ring->desc = find_part(map, "descriptor table", setup->desc_addr,
+			       vublk_split_desc_bytes(setup->size), error);
+	if (!ring->desc)
+		return -EFAULT;
+	ring->avail = find_part(map, "avail ring", setup->avail_addr,
+				vublk_split_avail_bytes(setup->size), error);
+	if (!ring->avail)
+		return -EFAULT;
+	ring->used = find_part(map, "used ring", setup->used_addr,
+			       vublk_split_used_bytes(setup->size), error);
+	return ring->used ? vublk_split_ring_check(ring, setup->size, error) : -EFAULT;
+}
+
+static void free_queue(struct vublk_plane_queue *queue)
+{
+	vublk_device_ring_deinit(&queue->ring);
+	free(queue->slots);
+	free(queue->segments);
+	free(queue->ranges);
+	*queue = (struct vublk_plane_queue){ .index = queue->index };
+}
+
+/* The arrays for long requests are large, but only the parts that are used become resident. */
+static int make_slots(struct vublk_plane *plane, struct vublk_plane_queue *queue, unsigned size)
+{
+	queue->slots = calloc(size, sizeof(*queue->slots));
+	queue->segments = calloc((size_t)size * plane->max_segments, sizeof(*queue->segments));
+	queue->ranges = calloc((size_t)size * VUBLK_PLANE_MAX_RANGES, sizeof(*queue->ranges));
+	if (!queue->slots || !queue->segments || !queue->ranges)
+		return -ENOMEM;
+	for (unsigned i = 0; i < size; i++) {
+		queue->slots[i].queue = (uint16_t)queue->index;
+		queue->slots[i].head = (uint16_t)i;
+	}
+	return 0;
+}
+
+static int attach_queue(struct vublk_plane *plane, struct vublk_plane_queue *queue,
+			const struct vublk_plane_setup *setup, uint64_t features,
+			const struct vublk_memory_map *map, struct vublk_error *error)
+{
+	struct vublk_split_ring memory;
+	int r = find_ring(setup, map, &memory, error);
+
+	if (r < 0)
+		return r;
+	if (make_slots(plane, queue, setup->size) < 0)
+		return vublk_error_set(error, ENOMEM, "no memory for %u requests", setup->size);
+	r = vublk_device_ring_init(&queue->ring, &memory, setup->size, setup->base, features,
+				   error);
+	if (r < 0)
+		return r;
+	queue->setup = *setup;
+	queue->phase = VUBLK_PLANE_QUEUE_TAKING;
+	vublk_device_ring_disable_kicks(&queue->ring);
+	return 0;
+}
+
+int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup *setups,
+		       uint64_t features, const struct vublk_memory_map *map,
+		       const struct vublk_fault *fault, struct vublk_error *error)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < plane->num_queues && !r; i++) {
+		if (!setups[i].size)
+			continue;
+		r = attach_queue(plane, &plane->queues[i], &setups[i], features, map, error);
+		if (r < 0)
+			vublk_error_prepend(error, "queue %u", i);
+	}
+	if (r < 0) {
+		vublk_plane_detach(plane);
+		return r;
+	}
+	plane->map = map;
+	plane->fault = fault;
+	plane->takes = true;
+	return 0;
+}
+
+void vublk_plane_detach(struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		free_queue(&plane->queues[i]);
+	plane->first = plane->last = NULL;
+	plane->num_held = plane->num_submitted = 0;
+	plane->overlap = (struct vublk_blk_overlap){ 0 };
+	plane->takes = false;
+	plane->map = NULL;
+	plane->fault = NULL;
+	plane->dirty_log = NULL;
+}
+
+bool vublk_plane_is_attached(const struct vublk_plane *plane)
+{
+	return plane->map;
+}
+
+uint16_t vublk_plane_base(const struct vublk_plane *plane, unsigned index)
+{
+	return vublk_device_ring_base(&plane->queues[index].ring);
+}
+
+/* --- another mapping ----------------------------------------------------------- */
+
+static bool is_in(const struct vublk_memory_map *map, const struct vublk_plane_slot *slot)
+{
+	for (unsigned i = 0; i < slot->num_segments; i++)
+		if (!vublk_memory_map_guest(map, slot->segments[i].addr, slot->segments[i].bytes))
+			return false;
+	return vublk_memory_map_guest(map, slot->status_addr, 1);
+}
+
+/* The driver has removed memory that a request was using. */
+static void end_lost_requests(struct vublk_plane *plane)
+{
+	struct vublk_plane_slot *next;
+
+	for (struct vublk_plane_slot *slot = plane->first; slot; slot = next) {
+		next = slot->next;
+		if (!is_in(plane->map, slot))
+			vublk_plane_end(plane, slot, VIRTIO_BLK_S_IOERR);
+	}
+	vublk_plane_publish(plane);
+}
+
+int vublk_plane_set_map(struct vublk_plane *plane, const struct vublk_memory_map *map,
+			const struct vublk_fault *fault, struct vublk_error *error)
+{
+	struct vublk_split_ring memory;
+
+	for (unsigned i = 0; i < plane->num_queues; i++) {
+		struct vublk_plane_queue *queue = &plane->queues[i];
+		int r;
+
+		if (queue->phase == VUBLK_PLANE_QUEUE_UNUSED)
+			continue;
+		r = find_ring(&queue->setup, map, &memory, error);
+		if (r < 0) {
+			vublk_error_prepend(error, "queue %u", i);
+			return r;
+		}
+	}
+	for (unsigned i = 0; i < plane->num_queues; i++) {
+		struct vublk_plane_queue *queue = &plane->queues[i];
+
+		if (queue->phase != VUBLK_PLANE_QUEUE_UNUSED &&
+		    !find_ring(&queue->setup, map, &memory, NULL))
+			vublk_device_ring_move(&queue->ring, &memory);
+	}
+	plane->map = map;
+	plane->fault = fault;
+	end_lost_requests(plane);
+	return 0;
+}
+
+void vublk_plane_set_dirty_log(struct vublk_plane *plane, const struct vublk_dirty_log *log)
+{
+	plane->dirty_log = log;
+	for (unsigned i = 0; i < plane->num_queues; i++) {
+		struct vublk_plane_queue *queue = &plane->queues[i];
+
+		if (queue->phase != VUBLK_PLANE_QUEUE_UNUSED)
+			vublk_device_ring_log(&queue->ring, log, queue->setup.used_addr);
+	}
+}
+
+/* --- a round --------------------------------------------------------------------- */
+
+/* A larger batch means fewer notifications; a smaller one begins the first request earlier. */
+#define BATCH 64
+
+static void publish_queue(struct vublk_plane_queue *queue)
+{
+	if (!queue->pushed)
+		return;
+	queue->pushed = 0;
+	if (vublk_device_ring_publish(&queue->ring) && queue->setup.call_fd >= 0)
+		vublk_eventfd_write(queue->setup.call_fd); /* vublk_eventfd_unblock() frees it */
+}
+
+void vublk_plane_publish(struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		publish_queue(&plane->queues[i]);
+	for (unsigned i = 0; plane->side && i < plane->side->num_queues; i++) {
+		struct vublk_plane_side_queue *queue = &plane->side->queues[i];
+
+		if (queue->ring.size && vublk_driver_ring_publish(&queue->ring))
+			vublk_eventfd_write(queue->kick_fd); /* likewise */
+	}
+}
+
+void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue, uint16_t head,
+		      uint32_t bytes)
+{
+	/* A driver that reuses entries too early must not make the batch longer than the ring. */
+	if (queue->pushed >= queue->ring.size)
+		publish_queue(queue);
+	vublk_device_ring_push(&queue->ring, head, bytes);
+	queue->pushed++;
+	queue->outstanding--;
+}
+
+static unsigned take_all(struct vublk_plane *plane)
+{
+	unsigned n = 0;
+
+	if (!plane->takes || !plane->side)
+		return 0;
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		if (plane->queues[i].phase == VUBLK_PLANE_QUEUE_TAKING)
+			n += vublk_plane_take(plane, &plane->queues[i], BATCH);
+	return n;
+}
+
+bool vublk_plane_work(struct vublk_plane *plane)
+{
+	unsigned n = vublk_plane_complete(plane, BATCH);
+
+	if (plane->num_held)
+		vublk_plane_submit_held(plane);
+	n += take_all(plane);
+	if (n)
+		vublk_plane_publish(plane);
+	return n;
+}
+
+/* --- sleeping ------------------------------------------------------------------------ */
+
+/* Without a back-end the chains stay in the rings, and their kicks are of no interest. */
+static bool wants_kicks(const struct vublk_plane *plane, const struct vublk_plane_queue *queue)
+{
+	return plane->takes && plane->side && queue->phase == VUBLK_PLANE_QUEUE_TAKING;
+}
+
+bool vublk_plane_enable_notifications(struct vublk_plane *plane)
+{
+	bool quiet = true;
+
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		if (wants_kicks(plane, &plane->queues[i]) &&
+		    !vublk_device_ring_enable_kicks(&plane->queues[i].ring))
+			quiet = false;
+	if (!plane->side || plane->side->is_broken)
+		return quiet;
+	for (unsigned i = 0; i < plane->side->num_queues; i++) {
+		struct vublk_driver_ring *ring = &plane->side->queues[i].ring;
+
+		if (ring->size && !vublk_driver_ring_enable_calls(ring))
+			quiet = false;
+	}
+	return quiet;
+}
+
+void vublk_plane_disable_notifications(struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		if (wants_kicks(plane, &plane->queues[i]))
+			vublk_device_ring_disable_kicks(&plane->queues[i].ring);
+	for (unsigned i = 0; plane->side && i < plane->side->num_queues; i++)
+		if (plane->side->queues[i].ring.size)
+			vublk_driver_ring_disable_calls(&plane->side->queues[i].ring);
+}

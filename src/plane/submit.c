@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * This file puts requests on the back-end's rings.
+ *
+ * Key idea: a write waits while an earlier write to the same place is outstanding, on any queue.
+ * So, after a loss, all requests that were not completed can be submitted again: none of them can
+ * overwrite what a completed request has written. The list of outstanding requests is in the order
+ * in which they were taken, and it is walked in that order.
+ */
+#include "plane/plane.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/compiler.h"
+#include "virtio/blk-format.h"
+#include "virtio/split.h"
+
+/* --- overlapping writes ------------------------------------------------------ */
+
+/* A part of the disk, in bytes. */
+struct extent {
+	uint64_t offset, bytes;
+};
+
+static unsigned count_extents(const struct vublk_plane_slot *slot)
+{
+	return slot->num_ranges ? slot->num_ranges : 1;
+}
+
+static struct extent extent_of(const struct vublk_plane *plane,
+			       const struct vublk_plane_slot *slot, unsigned i)
+{
+	const struct virtio_blk_discard_write_zeroes *range;
+
+	if (!slot->num_ranges)
+		return (struct extent){ slot->offset, slot->bytes };
+	range = &plane->queues[slot->queue].ranges[(size_t)slot->head * VUBLK_PLANE_MAX_RANGES + i];
+	return (struct extent){
+		range->sector << VUBLK_SECTOR_SHIFT,
+		(uint64_t)range->num_sectors << VUBLK_SECTOR_SHIFT,
+	};
+}
+
+static void count_write(struct vublk_plane *plane, const struct vublk_plane_slot *slot, int change)
+{
+	if (slot->is_wide) {
+		plane->overlap.num_wide += (unsigned)change;
+		return;
+	}
+	for (unsigned i = 0; i < count_extents(slot); i++) {
+		struct extent extent = extent_of(plane, slot, i);
+
+		if (extent.bytes)
+			vublk_blk_overlap_count(&plane->overlap, extent.offset, extent.bytes,
+						change);
+	}
+}
+
+/* Exact, except for requests that count as the whole disk. */
+static bool overlap(const struct vublk_plane *plane, const struct vublk_plane_slot *a,
+		    const struct vublk_plane_slot *b)
+{
+	if (a->is_wide || b->is_wide)
+		return true;
+	for (unsigned i = 0; i < count_extents(a); i++)
+		for (unsigned k = 0; k < count_extents(b); k++) {
+			struct extent x = extent_of(plane, a, i), y = extent_of(plane, b, k);
+
+			if (vublk_ranges_overlap(x.offset, x.bytes, y.offset, y.bytes))
+				return true;
+		}
+	return false;
+}
+
+/* Whether an earlier write is outstanding that touches the same place. */
+static bool must_wait(const struct vublk_plane *plane, const struct vublk_plane_slot *slot)
+{
+	for (const struct vublk_plane_slot *other = slot->previous; other; other = other->previous)
+		if (other->is_write && overlap(plane, other, slot))
+			return true;
+	return false;
+}
+
+/* What the filter said before the write itself was added to it. */
+static bool may_overlap(struct vublk_plane *plane, const struct vublk_plane_slot *slot)
+{
+	if (slot->is_wide)
+		return true;
+	for (unsigned i = 0; i < count_extents(slot); i++) {
+		struct extent extent = extent_of(plane, slot, i);
+
+		if (extent.bytes && vublk_blk_overlap_is_possible(&plane->overlap, extent.offset,
+								  extent.bytes))
+			return true;
+	}
+	return false;
+}
+
+void vublk_plane_begin_write(struct vublk_plane *plane, struct vublk_plane_slot *slot)
+{
+	if (!slot->is_write)
+		return;
+	slot->may_wait = may_overlap(plane, slot);
+	count_write(plane, slot, 1);
+}
+
+void vublk_plane_end_write(struct vublk_plane *plane, struct vublk_plane_slot *slot)
+{
+	if (slot->is_write)
+		count_write(plane, slot, -1);
+}
+
+/* --- the chain --------------------------------------------------------------- */
+
+static bool device_writes(uint32_t type)
+{
+	return type == VIRTIO_BLK_T_IN;
+}
+
+/* The chain of a request for the back-end. */
+struct build {
+	struct vring_desc *table; /* NULL: in plane->buffers */
+	struct vublk_ring_buffer *buffers;
+	unsigned count, total;
+};
+
+static inline void add(struct build *build, uint64_t addr, uint32_t bytes, bool writable)
+{
+	unsigned i = build->count++;
+	uint16_t flags = (uint16_t)((writable ? VRING_DESC_F_WRITE : 0) |
+				    (build->count < build->total ? VRING_DESC_F_NEXT : 0));
+
+	if (VUBLK_UNLIKELY(!build->table)) {
+		build->buffers[i] = (struct vublk_ring_buffer){ addr, bytes };
+		return;
+	}
+	vublk_split_write_desc(&build->table[i], addr, bytes, flags, (uint16_t)(i + 1));
+}
+
+static uint64_t member_addr(const struct vublk_plane_region_queue *memory, uint16_t token,
+			    uint64_t offset)
+{
+	return memory->slots_addr + token * sizeof(struct vublk_plane_shared_slot) + offset;
+}
+
+/* Copies the ranges to memory that the back-end reads. Returns their address there. */
+static uint64_t share_ranges(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+			     const struct vublk_plane_region_queue *memory)
+{
+	size_t first = (size_t)slot->head * VUBLK_PLANE_MAX_RANGES;
+
+	for (unsigned i = 0; i < slot->num_ranges; i++)
+		memory->ranges[first + i] = plane->queues[slot->queue].ranges[first + i];
+	return memory->ranges_addr + first * sizeof(memory->ranges[0]);
+}
+
+static void add_data(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+		     const struct vublk_plane_region_queue *memory, struct build *build)
+{
+	if (slot->num_ranges)
+		add(build, share_ranges(plane, slot, memory),
+		    (uint32_t)(slot->num_ranges * sizeof(memory->ranges[0])), false);
+	else if (slot->type == VIRTIO_BLK_T_GET_ID)
+		add(build, member_addr(memory, slot->head,
+				       offsetof(struct vublk_plane_shared_slot, id)),
+		    VUBLK_BLK_ID_BYTES, true);
+	else
+		for (unsigned i = 0; i < slot->num_segments; i++)
+			add(build, slot->segments[i].addr, slot->segments[i].bytes,
+			    device_writes(slot->type));
+}
+
+/* The number of buffers of the chain. */
+static unsigned count_buffers(const struct vublk_plane_slot *slot)
+{
+	if (slot->num_ranges || slot->type == VIRTIO_BLK_T_GET_ID)
+		return 3;
+	return slot->num_segments + 2;
+}
+
+static void build_chain(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+			const struct vublk_plane_region_queue *memory, struct build *build)
+{
+	struct vublk_plane_shared_slot *shared = &memory->slots[slot->head];
+
+	shared->header = (struct virtio_blk_outhdr){
+		.type = slot->type,
+		.ioprio = slot->priority,
+		.sector = slot->sector,
+	};
+	vublk_store_relaxed(&shared->status, VUBLK_PLANE_NO_STATUS);
+	add(build, member_addr(memory, slot->head,
+			       offsetof(struct vublk_plane_shared_slot, header)),
+	    sizeof(shared->header), false);
+	add_data(plane, slot, memory, build);
+	add(build, member_addr(memory, slot->head,
+			       offsetof(struct vublk_plane_shared_slot, status)), 1, true);
+}
+
+/* --- the ring ------------------------------------------------------------------ */
+
+/* A chain with an indirect table takes one entry of the ring. */
+static bool add_indirect(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+			 struct vublk_plane_side_queue *queue, unsigned count)
+{
+	const struct vublk_plane_region_queue *memory = queue->memory;
+	size_t first = (size_t)slot->head * plane->side->region.long_table;
+	struct build build = { .total = count };
+	uint64_t addr;
+
+	if (!queue->ring.num_free)
+		return false;
+	if (count <= VUBLK_PLANE_SHORT_TABLE) {
+		build.table = memory->slots[slot->head].table;
+		addr = member_addr(memory, slot->head,
+				   offsetof(struct vublk_plane_shared_slot, table));
+	} else {
+		build.table = &memory->tables[first];
+		addr = memory->tables_addr + first * sizeof(memory->tables[0]);
+	}
+	build_chain(plane, slot, memory, &build);
+	vublk_driver_ring_add_table(&queue->ring, addr, count, slot->head);
+	return true;
+}
+
+/* Without indirect tables, a chain takes an entry of the ring for each buffer. */
+static bool add_direct(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+		       struct vublk_plane_side_queue *queue, unsigned count)
+{
+	struct vublk_ring_buffer buffers[VUBLK_RING_MAX_SIZE];
+	struct build build = { .buffers = buffers, .total = count };
+	unsigned num_in = slot->type == VIRTIO_BLK_T_IN ? slot->num_segments + 1 :
+			  slot->type == VIRTIO_BLK_T_GET_ID ? 2 : 1;
+
+	if (count > queue->ring.num_free)
+		return false;
+	build_chain(plane, slot, queue->memory, &build);
+	return !vublk_driver_ring_add(&queue->ring, buffers, count - num_in, num_in, NULL,
+				      slot->head);
+}
+
+void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot)
+{
+	struct vublk_plane_side_queue *queue;
+	unsigned count = count_buffers(slot);
+
+	if (!plane->side || plane->side->is_broken)
+		return;
+	queue = &plane->side->queues[slot->queue];
+	if (VUBLK_UNLIKELY(slot->may_wait)) {
+		if (must_wait(plane, slot))
+			return;
+		slot->may_wait = false;
+	}
+	if (VUBLK_UNLIKELY(!queue->ring.has_indirect)) {
+		if (count > queue->ring.size) {
+			vublk_plane_end(plane, slot, VIRTIO_BLK_S_IOERR);
+			return;
+		}
+		queue->is_full = !add_direct(plane, slot, queue, count);
+	} else {
+		queue->is_full = !add_indirect(plane, slot, queue, count);
+	}
+	if (queue->is_full)
+		return;
+	slot->state = VUBLK_PLANE_SLOT_SUBMITTED;
+	plane->num_held--;
+	plane->num_submitted++;
+}
+
+static void submit_all(struct vublk_plane *plane)
+{
+	struct vublk_plane_slot *next;
+
+	for (struct vublk_plane_slot *slot = plane->first; slot && plane->num_held; slot = next) {
+		next = slot->next;
+		if (slot->state == VUBLK_PLANE_SLOT_HELD)
+			vublk_plane_submit(plane, slot);
+	}
+}
+
+/* A request that is too long for the ring ends here, and others may have waited for it. */
+void vublk_plane_submit_held(struct vublk_plane *plane)
+{
+	while (plane->has_ended && plane->num_held) {
+		plane->has_ended = false;
+		submit_all(plane);
+	}
+}

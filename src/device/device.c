@@ -46,6 +46,7 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, v
 	made->config_timer.opaque = made;
 	made->keepalive_timer.fn = vublk_device_on_keepalive_timer;
 	made->keepalive_timer.opaque = made;
+	made->shadow.fault.fd = -1;
 	vublk_device_dirty_log_init(made);
 	vublk_device_settings_init(&made->settings);
 	vublk_device_connect_init(made);
@@ -84,7 +85,7 @@ void vublk_device_get_info(const struct vublk_device *device, struct vublk_devic
 		.backend_protocol_features = backend->protocol_features,
 		.protocol_features = backend->accepted_protocol_features,
 		.backend_max_queues = backend->max_queues,
-		.backend_memory_slots = backend->memory_slots,
+		.backend_memory_slots = vublk_device_memory_slots(device),
 		.backend_config_bytes = backend->config_bytes,
 	};
 

@@ -14,6 +14,7 @@
  * (vublk_device_post_update()) instead of calling start-stop.c.
  */
 #include "frontend/frontend.h"
+#include "plane/thread.h"
 #include "util/fault.h"
 #include "util/log.h"
 #include "util/loop.h"
@@ -60,6 +61,7 @@ struct vublk_device_settings {
 	bool indirect_desc;
 	bool seg_max_adjust;
 	bool skip_get_vring_base; /* on forced shutdown */
+	bool shadow;              /* the request plane is in the data path */
 };
 
 #define VUBLK_DEVICE_AUTO UINT64_MAX
@@ -151,6 +153,20 @@ struct vublk_device_dirty {
 	struct vublk_error refusal; /* why the back-end refused the log, in phase UNDOING */
 };
 
+/* The request plane, with the property shadow (shadow.c). */
+struct vublk_device_shadow {
+	struct vublk_plane_thread *thread; /* NULL: off */
+	struct vublk_plane_memory *memory; /* the mapping that the plane uses; NULL: not attached */
+	struct vublk_fault fault;          /* of the mapping */
+	struct vublk_loop_source fault_source;
+	struct vublk_dirty_log log;
+	struct vublk_plane_side *side; /* of the present connection; NULL: not made */
+	struct vublk_frontend_memory regions; /* the guest's, borrowed, and the side's */
+	struct vublk_loop_timer timer; /* armed while a stop waits for requests */
+	bool is_overdue; /* the stop waits no longer */
+	void (*drained)(struct vublk_device *device);
+};
+
 struct vublk_device {
 	enum vublk_device_state state;
 	uint64_t life; /* changes with each realize and unrealize */
@@ -199,6 +215,7 @@ struct vublk_device {
 	struct vublk_loop_timer keepalive_timer; /* while the rings run */
 
 	struct vublk_device_dirty dirty;
+	struct vublk_device_shadow shadow;
 	bool memory_change_under_way; /* by the bus; the back-end has not confirmed yet */
 	bool inflight_under_way; /* the back-end makes an area for the bus; no start meanwhile */
 	bool has_tight_areas;    /* the last area that a back-end made had no padding */
@@ -238,6 +255,10 @@ bool vublk_device_is_driver_ready(const struct vublk_device *device);
  * back-end.
  */
 bool vublk_device_should_run(const struct vublk_device *device);
+/* Likewise, or a pause waits for requests that only a back-end can complete (shadow.c). */
+bool vublk_device_needs_backend(const struct vublk_device *device);
+/* Whether the back-end has the rings, or is being given or asked for them. */
+bool vublk_device_backend_has_rings(const struct vublk_device *device);
 /*
  * Returns EBUSY and a sentence unless the driver's set-up may be changed. It may be changed if the
  * rings are not out and no back-end will be given the rings as they are.
@@ -280,6 +301,9 @@ void vublk_device_on_config_timer(void *opaque);
 /* --- memory.c ---------------------------------------------------------------------- */
 
 void vublk_device_memory_deinit(struct vublk_frontend_memory *memory);
+
+/* How many regions of the guest's memory the back-end has room for. */
+unsigned vublk_device_memory_slots(const struct vublk_device *device);
 
 /* --- queue.c ----------------------------------------------------------------------- */
 
@@ -513,6 +537,59 @@ void vublk_device_warn_undrained(struct vublk_device *device);
 /* Called when a back-end that had no rings has just been lost. */
 void vublk_device_note_loss_at_rest(struct vublk_device *device);
 
+/* --- rings/shadow.c ---------------------------------------------------------------- */
+
+/* Makes the plane, if the property is on and the number of queues is known. */
+int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *error);
+/* Drops the driver's rings and frees everything. Idempotent. */
+void vublk_device_shadow_deinit(struct vublk_device *device);
+/* Whether the plane is in the data path. */
+static inline bool vublk_device_is_shadowed(const struct vublk_device *device)
+{
+	return device->shadow.thread;
+}
+/* Whether the plane has the driver's rings. */
+static inline bool vublk_device_shadow_is_attached(const struct vublk_device *device)
+{
+	return device->shadow.memory;
+}
+/* Whether the driver waits for requests in the plane. */
+bool vublk_device_shadow_has_requests(const struct vublk_device *device);
+
+/* Called by a start, in this order; without the plane they do nothing. */
+int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error *error);
+/* Adds the plane's memory to the table for the back-end again, because the guest's has changed. */
+int vublk_device_shadow_refresh(struct vublk_device *device, struct vublk_error *error);
+const struct vublk_frontend_memory *vublk_device_shadow_memory(const struct vublk_device *device);
+void vublk_device_shadow_collect(struct vublk_device *device); /* after queues_collect() */
+int vublk_device_shadow_attach(struct vublk_device *device, struct vublk_error *error);
+int vublk_device_shadow_run(struct vublk_device *device, struct vublk_error *error);
+
+/*
+ * Takes no more requests. True: `drained` (may be NULL) is called when the driver has got back all
+ * requests. If that takes too long, the back-end counts as lost; without a back-end, an update
+ * returns the rings.
+ */
+bool vublk_device_shadow_stop(struct vublk_device *device,
+			      void (*drained)(struct vublk_device *device));
+/* Takes requests again after a stop that was not needed. */
+void vublk_device_shadow_resume(struct vublk_device *device);
+/* The back-end has the plane's rings no more. */
+void vublk_device_shadow_part(struct vublk_device *device);
+/* Stores the bases and returns the driver's rings, whose requests are complete. */
+void vublk_device_shadow_return(struct vublk_device *device);
+/* Returns the driver's rings, whose requests do not matter any more. Idempotent. */
+void vublk_device_shadow_drop(struct vublk_device *device);
+/* Called when the back-end is lost. False: a stop waits no longer, so the rings are uncertain. */
+bool vublk_device_shadow_lose(struct vublk_device *device);
+/* Maps the memory that was set while rings run, when the back-end has it. */
+int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_error *error);
+/* Gives the plane the driver's present descriptors of a queue. */
+int vublk_device_shadow_set_notifiers(struct vublk_device *device, unsigned index,
+				      struct vublk_error *error);
+/* Switches logging on, with this bitmap, or off (NULL). */
+void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint64_t bytes);
+
 /* --- rings/dirty-log.c ------------------------------------------------------------- */
 
 void vublk_device_dirty_log_init(struct vublk_device *device);
@@ -537,6 +614,8 @@ bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
 int vublk_device_dirty_log_check(const struct vublk_device *device,
 				 const struct vublk_frontend_memory *memory,
 				 struct vublk_error *error);
+/* Gives the plane the bitmap, if the log is on. Without the plane it does nothing. */
+void vublk_device_dirty_log_give(struct vublk_device *device);
 /* Checks whether the back-end can log; ENOTSUP and a sentence ("it cannot ...") if not. */
 int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 					 struct vublk_error *error);

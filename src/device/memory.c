@@ -61,13 +61,21 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 	return 0;
 }
 
+unsigned vublk_device_memory_slots(const struct vublk_device *device)
+{
+	unsigned slots = vublk_frontend_memory_slots(&device->frontend);
+
+	/* One of them is for the memory of the plane's rings. */
+	return device->settings.shadow && slots ? slots - 1 : slots;
+}
+
 static int check_slots(const struct vublk_device *device, unsigned num_regions,
 		       struct vublk_error *error)
 {
 	unsigned slots = VUBLK_MEMORY_MAX_REGIONS;
 
 	if (vublk_device_is_connected(device))
-		slots = vublk_frontend_memory_slots(&device->frontend);
+		slots = vublk_device_memory_slots(device);
 	if (num_regions <= slots)
 		return 0;
 	return vublk_error_set(error, ENOSPC,
@@ -127,7 +135,12 @@ static int take_table(struct vublk_frontend_memory *memory,
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
+	struct vublk_error own;
 
+	if (vublk_device_shadow_change_memory(device, &own) < 0) {
+		vublk_frontend_fail(&device->frontend, &own);
+		return;
+	}
 	device->memory_change_under_way = false;
 	vublk_device_post_update(device); /* a start or a stop may have waited for this change */
 	if (device->ops->memory_changed)
@@ -191,6 +204,17 @@ static bool is_told_now(const struct vublk_device *device, unsigned num_regions)
 		vublk_frontend_has(&device->frontend, VUBLK_VU_F_CONFIGURE_MEM_SLOTS));
 }
 
+static void send_memory(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	if (vublk_device_shadow_refresh(device, &error) < 0)
+		vublk_frontend_fail(&device->frontend, &error);
+	else
+		vublk_frontend_set_memory(&device->frontend, vublk_device_shadow_memory(device),
+					  on_memory_changed, device);
+}
+
 int vublk_device_set_memory(struct vublk_device *device,
 			    const struct vublk_memory_region *regions, unsigned num_regions,
 			    struct vublk_error *error)
@@ -223,6 +247,8 @@ int vublk_device_set_memory(struct vublk_device *device,
 		return 0;
 	}
 	device->memory_change_under_way = true;
-	vublk_frontend_set_memory(&device->frontend, &device->memory, on_memory_changed, device);
+	/* A request must not use memory while the back-end maps it anew. */
+	if (!running || !vublk_device_shadow_stop(device, send_memory))
+		send_memory(device);
 	return 1;
 }

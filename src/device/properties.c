@@ -76,6 +76,9 @@ struct row {
 	X("inflight-migration", BOOL, "off", inflight_migration,                            \
 	  "with inflight, if the back-end can: a stop does not wait for requests that it "   \
 	  "has begun but leaves them in the area, to be saved or resumed")                  \
+	X("shadow", BOOL, "off", shadow,                                                    \
+	  "keep a record of each request, and give the back-end rings of the device's own: "  \
+	  "no request is lost with any back-end")                                           \
 	X("skip-get-vring-base-on-force-shutdown", BOOL, "off", skip_get_vring_base,        \
 	  "a forced shutdown does not wait for requests that the back-end has begun")       \
 	X("realize-retries", NUMBER, "3", realize_retries,                                  \

@@ -123,7 +123,7 @@ enum vublk_device_state vublk_device_state(const struct vublk_device *device)
 
 bool vublk_device_is_connected(const struct vublk_device *device)
 {
-	return device->state == VUBLK_DEVICE_STOPPED || vublk_device_has_rings_out(device);
+	return device->state == VUBLK_DEVICE_STOPPED || vublk_device_backend_has_rings(device);
 }
 
 bool vublk_device_is_driver_ready(const struct vublk_device *device)
@@ -137,7 +137,7 @@ bool vublk_device_should_run(const struct vublk_device *device)
 	return device->vm_running && vublk_device_is_driver_ready(device);
 }
 
-bool vublk_device_has_rings_out(const struct vublk_device *device)
+bool vublk_device_backend_has_rings(const struct vublk_device *device)
 {
 	return device->state == VUBLK_DEVICE_STARTING ||
 	       device->state == VUBLK_DEVICE_RUNNING || device->state == VUBLK_DEVICE_STOPPING;

@@ -8,10 +8,8 @@
  */
 #include "plane/plane.h"
 
-#include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
-#include "util/fd.h"
 #include "virtio/split.h"
 
 #include <errno.h>
@@ -22,12 +20,13 @@
 
 int vublk_plane_init(struct vublk_plane *plane, unsigned num_queues, unsigned max_segments,
 		     const struct vublk_plane_ops *ops, void *opaque, const struct vublk_log *log,
-		     struct vublk_error *error)
+		     struct vublk_log_limit *limit, struct vublk_error *error)
 {
 	*plane = (struct vublk_plane){
 		.ops = ops,
 		.opaque = opaque,
 		.log = log,
+		.limit = limit,
 		.max_segments = max_segments,
 		.num_queues = num_queues,
 		.queues = calloc(num_queues, sizeof(*plane->queues)),
@@ -227,102 +226,4 @@ void vublk_plane_set_dirty_log(struct vublk_plane *plane, const struct vublk_dir
 		if (queue->phase != VUBLK_PLANE_QUEUE_UNUSED)
 			vublk_device_ring_log(&queue->ring, log, queue->setup.used_addr);
 	}
-}
-
-/* --- a round --------------------------------------------------------------------- */
-
-/* A larger batch means fewer notifications; a smaller one begins the first request earlier. */
-#define BATCH 64
-
-static void publish_queue(struct vublk_plane_queue *queue)
-{
-	if (!queue->pushed)
-		return;
-	queue->pushed = 0;
-	if (vublk_device_ring_publish(&queue->ring) && queue->setup.call_fd >= 0)
-		vublk_eventfd_write(queue->setup.call_fd); /* vublk_eventfd_unblock() frees it */
-}
-
-void vublk_plane_publish(struct vublk_plane *plane)
-{
-	for (unsigned i = 0; i < plane->num_queues; i++)
-		publish_queue(&plane->queues[i]);
-	for (unsigned i = 0; plane->side && i < plane->side->num_queues; i++) {
-		struct vublk_plane_side_queue *queue = &plane->side->queues[i];
-
-		if (queue->ring.size && vublk_driver_ring_publish(&queue->ring))
-			vublk_eventfd_write(queue->kick_fd); /* likewise */
-	}
-}
-
-void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue, uint16_t head,
-		      uint32_t bytes)
-{
-	/* A driver that reuses entries too early must not make the batch longer than the ring. */
-	if (queue->pushed >= queue->ring.size)
-		publish_queue(queue);
-	vublk_device_ring_push(&queue->ring, head, bytes);
-	queue->pushed++;
-	queue->outstanding--;
-}
-
-static unsigned take_all(struct vublk_plane *plane)
-{
-	unsigned n = 0;
-
-	if (!plane->takes || !plane->side)
-		return 0;
-	for (unsigned i = 0; i < plane->num_queues; i++)
-		if (plane->queues[i].phase == VUBLK_PLANE_QUEUE_TAKING)
-			n += vublk_plane_take(plane, &plane->queues[i], BATCH);
-	return n;
-}
-
-bool vublk_plane_work(struct vublk_plane *plane)
-{
-	unsigned n = vublk_plane_complete(plane, BATCH);
-
-	if (plane->num_held)
-		vublk_plane_submit_held(plane);
-	n += take_all(plane);
-	if (n)
-		vublk_plane_publish(plane);
-	return n;
-}
-
-/* --- sleeping ------------------------------------------------------------------------ */
-
-/* Without a back-end the chains stay in the rings, and their kicks are of no interest. */
-static bool wants_kicks(const struct vublk_plane *plane, const struct vublk_plane_queue *queue)
-{
-	return plane->takes && plane->side && queue->phase == VUBLK_PLANE_QUEUE_TAKING;
-}
-
-bool vublk_plane_enable_notifications(struct vublk_plane *plane)
-{
-	bool quiet = true;
-
-	for (unsigned i = 0; i < plane->num_queues; i++)
-		if (wants_kicks(plane, &plane->queues[i]) &&
-		    !vublk_device_ring_enable_kicks(&plane->queues[i].ring))
-			quiet = false;
-	if (!plane->side || plane->side->is_broken)
-		return quiet;
-	for (unsigned i = 0; i < plane->side->num_queues; i++) {
-		struct vublk_driver_ring *ring = &plane->side->queues[i].ring;
-
-		if (ring->size && !vublk_driver_ring_enable_calls(ring))
-			quiet = false;
-	}
-	return quiet;
-}
-
-void vublk_plane_disable_notifications(struct vublk_plane *plane)
-{
-	for (unsigned i = 0; i < plane->num_queues; i++)
-		if (wants_kicks(plane, &plane->queues[i]))
-			vublk_device_ring_disable_kicks(&plane->queues[i].ring);
-	for (unsigned i = 0; plane->side && i < plane->side->num_queues; i++)
-		if (plane->side->queues[i].ring.size)
-			vublk_driver_ring_disable_calls(&plane->side->queues[i].ring);
 }

@@ -71,7 +71,6 @@ struct vublk_plane_side_queue {
 /* What belongs to one back-end. */
 struct vublk_plane_side {
 	struct vublk_plane_region region;
-	uint64_t features;
 	bool is_broken; /* the back-end broke a ring: nothing more is taken from it */
 	unsigned num_queues;
 	struct vublk_plane_side_queue *queues;
@@ -89,7 +88,7 @@ struct vublk_plane {
 	const struct vublk_plane_ops *ops;
 	void *opaque;
 	const struct vublk_log *log;
-	struct vublk_log_limit limit; /* of lines that drivers and back-ends cause */
+	struct vublk_log_limit *limit; /* of lines that drivers and back-ends cause */
 
 	const struct vublk_memory_map *map;
 	const struct vublk_fault *fault;         /* of the map's memory */
@@ -116,7 +115,7 @@ struct vublk_plane {
 
 int vublk_plane_init(struct vublk_plane *plane, unsigned num_queues, unsigned max_segments,
 		     const struct vublk_plane_ops *ops, void *opaque, const struct vublk_log *log,
-		     struct vublk_error *error);
+		     struct vublk_log_limit *limit, struct vublk_error *error);
 /* No driver's ring is attached. */
 void vublk_plane_deinit(struct vublk_plane *plane);
 
@@ -153,13 +152,16 @@ static inline unsigned vublk_plane_outstanding(const struct vublk_plane *plane)
 
 /* --- side.c: the back-end's rings ------------------------------------------------------------ */
 
-/* Makes rings for queues of these sizes (0: not used). */
-int vublk_plane_side_new(const uint16_t *sizes, unsigned num_queues, unsigned max_segments,
-			 uint64_t features, struct vublk_plane_side **side,
-			 struct vublk_error *error);
+/* Makes the memory for rings of up to `size` entries. */
+int vublk_plane_side_new(unsigned num_queues, unsigned size, unsigned max_segments,
+			 struct vublk_plane_side **side, struct vublk_error *error);
 void vublk_plane_side_free(struct vublk_plane_side *side);
-/* Makes the rings empty, for another start by the same back-end. */
-int vublk_plane_side_reset(struct vublk_plane_side *side, struct vublk_error *error);
+/*
+ * Makes empty rings of these sizes (0: the queue is not used) before each start by the back-end,
+ * which stays the same. `features` are the negotiated ones.
+ */
+int vublk_plane_side_reset(struct vublk_plane_side *side, const uint16_t *sizes, uint64_t features,
+			   struct vublk_error *error);
 
 /* A back-end runs the side's rings from here on. The requests that are held are submitted. */
 void vublk_plane_set_side(struct vublk_plane *plane, struct vublk_plane_side *side);
@@ -169,27 +171,38 @@ void vublk_plane_set_side(struct vublk_plane *plane, struct vublk_plane_side *si
  */
 void vublk_plane_lose_side(struct vublk_plane *plane);
 
-/* --- take.c, submit.c, complete.c: requests ------------------------------------------------ */
+/* --- overlap.c: writes to the same place -------------------------------------------------- */
 
-/* Takes at most `max` chains of a queue and submits those that may be. Returns the number taken. */
-unsigned vublk_plane_take(struct vublk_plane *plane, struct vublk_plane_queue *queue,
-			  unsigned max);
 /* Called when a write is taken and when it ends: later writes to the same place wait meanwhile. */
 void vublk_plane_begin_write(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 void vublk_plane_end_write(struct vublk_plane *plane, struct vublk_plane_slot *slot);
-/* Puts a request that is held on the back-end's ring, if nothing is in the way. */
-void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot);
-/* Does so for all requests that are held, if a request has ended. */
-void vublk_plane_submit_held(struct vublk_plane *plane);
-/* Takes the back-end's completions, at most `max` for each queue. Returns the number taken. */
-unsigned vublk_plane_complete(struct vublk_plane *plane, unsigned max);
-/* Ends a request with this status. */
-void vublk_plane_end(struct vublk_plane *plane, struct vublk_plane_slot *slot, uint8_t status);
-/* Completes a chain that is no request; it has no slot. */
+/* Whether an earlier write to the same place is outstanding. */
+bool vublk_plane_must_wait(const struct vublk_plane *plane, const struct vublk_plane_slot *slot);
+
+/* --- publish.c, end.c, submit.c, take.c, complete.c: requests -------------------------------- */
+
+/* Completes a taken chain. The driver does not see the completion before publish. */
 void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue, uint16_t head,
 		      uint32_t bytes);
 /* Makes everything visible to the driver and the back-end, and notifies them. */
 void vublk_plane_publish(struct vublk_plane *plane);
+
+/* Ends a request with this status. */
+void vublk_plane_end(struct vublk_plane *plane, struct vublk_plane_slot *slot, uint8_t status);
+
+/* Puts a request that is held on the back-end's ring, if nothing is in the way. */
+void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot);
+/* Does so for all requests that are held, if a request has ended. */
+void vublk_plane_submit_held(struct vublk_plane *plane);
+
+/* Takes at most `max` chains of a queue and submits those that may be. Returns the number taken. */
+unsigned vublk_plane_take(struct vublk_plane *plane, struct vublk_plane_queue *queue,
+			  unsigned max);
+
+/* Takes the back-end's completions, at most `max` for each queue. Returns the number taken. */
+unsigned vublk_plane_complete(struct vublk_plane *plane, unsigned max);
+
+/* --- round.c ------------------------------------------------------------------------------- */
 
 /* One round of all of these. Returns whether there was work. */
 bool vublk_plane_work(struct vublk_plane *plane);

@@ -40,23 +40,22 @@ static void lay_out_queue(struct layout *layout, struct vublk_plane_region_queue
 	queue->slots = reserve(layout, size * sizeof(*queue->slots), &queue->slots_addr);
 }
 
-static void lay_out(struct vublk_plane_region *region, const uint16_t *sizes,
-		    struct layout *layout)
+static void lay_out(struct vublk_plane_region *region, unsigned size, struct layout *layout)
 {
 	for (unsigned i = 0; i < region->num_queues; i++)
-		lay_out_queue(layout, &region->queues[i], sizes[i]);
+		lay_out_queue(layout, &region->queues[i], size);
 	for (unsigned i = 0; i < region->num_queues; i++) {
 		struct vublk_plane_region_queue *queue = &region->queues[i];
 
-		queue->ranges = reserve(layout, (uint64_t)sizes[i] * VUBLK_PLANE_MAX_RANGES *
+		queue->ranges = reserve(layout, (uint64_t)size * VUBLK_PLANE_MAX_RANGES *
 					sizeof(*queue->ranges), &queue->ranges_addr);
-		queue->tables = reserve(layout, (uint64_t)sizes[i] * region->long_table *
+		queue->tables = reserve(layout, (uint64_t)size * region->long_table *
 					sizeof(*queue->tables), &queue->tables_addr);
 	}
 }
 
-int vublk_plane_region_init(struct vublk_plane_region *region, const uint16_t *sizes,
-			    unsigned num_queues, unsigned long_table, struct vublk_error *error)
+int vublk_plane_region_init(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
+			    unsigned long_table, struct vublk_error *error)
 {
 	struct layout layout = { 0 };
 
@@ -68,7 +67,7 @@ int vublk_plane_region_init(struct vublk_plane_region *region, const uint16_t *s
 	};
 	if (!region->queues)
 		return vublk_error_set_errno(error, ENOMEM, "cannot make shadow rings");
-	lay_out(region, sizes, &layout);
+	lay_out(region, size, &layout);
 	region->bytes = vublk_round_up(layout.offset, VUBLK_PLANE_REGION_ALIGN);
 	region->fd = vublk_memfd_new("vublk-shadow", region->bytes, error);
 	if (region->fd >= 0)
@@ -81,7 +80,7 @@ int vublk_plane_region_init(struct vublk_plane_region *region, const uint16_t *s
 		return r;
 	}
 	layout = (struct layout){ .host = region->host };
-	lay_out(region, sizes, &layout);
+	lay_out(region, size, &layout);
 	return 0;
 }
 

@@ -57,11 +57,11 @@ struct vublk_plane_region {
 };
 
 /*
- * Makes the memory for queues of these sizes (0: the queue is not used), with tables of
- * `long_table` entries. ENOMEM and others.
+ * Makes the memory for queues of `size` entries, with tables of `long_table` entries. Only pages
+ * that are used become resident. ENOMEM and others.
  */
-int vublk_plane_region_init(struct vublk_plane_region *region, const uint16_t *sizes,
-			    unsigned num_queues, unsigned long_table, struct vublk_error *error);
+int vublk_plane_region_init(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
+			    unsigned long_table, struct vublk_error *error);
 /* Idempotent on a region that was zeroed with fd -1. */
 void vublk_plane_region_deinit(struct vublk_plane_region *region);
 

@@ -16,36 +16,40 @@
 
 /* --- life -------------------------------------------------------------------- */
 
-static int init_ring(struct vublk_plane_side_queue *queue, uint16_t size, uint64_t features,
-		     struct vublk_error *error)
-{
-	int r = vublk_driver_ring_init(&queue->ring, &queue->memory->ring, size, 0, features, error);
-
-	queue->is_full = false;
-	if (!r)
-		vublk_driver_ring_disable_calls(&queue->ring);
-	return r;
-}
-
-static int init_queue(struct vublk_plane_side *side, unsigned index, uint16_t size,
-		      struct vublk_error *error)
+static int make_queue(struct vublk_plane_side *side, unsigned index, struct vublk_error *error)
 {
 	struct vublk_plane_side_queue *queue = &side->queues[index];
+	int bad;
 
-	if (!size)
-		return 0;
 	queue->memory = &side->region.queues[index];
 	queue->kick_fd = vublk_eventfd_new();
 	queue->call_fd = vublk_eventfd_new();
-	if (queue->kick_fd < 0 || queue->call_fd < 0)
-		return vublk_error_set_errno(error, queue->kick_fd < 0 ? -queue->kick_fd :
-					     -queue->call_fd, "cannot make an eventfd for a ring");
-	return init_ring(queue, size, side->features, error);
+	bad = VUBLK_MIN(queue->kick_fd, queue->call_fd);
+	if (bad < 0)
+		return vublk_error_set_errno(error, -bad, "cannot make an eventfd for a ring");
+	return 0;
 }
 
-int vublk_plane_side_new(const uint16_t *sizes, unsigned num_queues, unsigned max_segments,
-			 uint64_t features, struct vublk_plane_side **result,
-			 struct vublk_error *error)
+static int make_queues(struct vublk_plane_side *side, unsigned num_queues, unsigned size,
+		       unsigned max_segments, struct vublk_error *error)
+{
+	int r;
+
+	side->queues = calloc(num_queues, sizeof(*side->queues));
+	if (!side->queues)
+		return vublk_error_set_errno(error, ENOMEM, "cannot make shadow rings");
+	for (unsigned i = 0; i < num_queues; i++)
+		side->queues[i].kick_fd = side->queues[i].call_fd = -1;
+	side->num_queues = num_queues;
+	/* header and status are in the table, too */
+	r = vublk_plane_region_init(&side->region, num_queues, size, max_segments + 2, error);
+	for (unsigned i = 0; i < num_queues && !r; i++)
+		r = make_queue(side, i, error);
+	return r;
+}
+
+int vublk_plane_side_new(unsigned num_queues, unsigned size, unsigned max_segments,
+			 struct vublk_plane_side **result, struct vublk_error *error)
 {
 	struct vublk_plane_side *side = calloc(1, sizeof(*side));
 	int r;
@@ -53,19 +57,7 @@ int vublk_plane_side_new(const uint16_t *sizes, unsigned num_queues, unsigned ma
 	if (!side)
 		return vublk_error_set_errno(error, ENOMEM, "cannot make shadow rings");
 	side->region.fd = -1;
-	side->features = features;
-	side->queues = calloc(num_queues, sizeof(*side->queues));
-	if (!side->queues) {
-		vublk_plane_side_free(side);
-		return vublk_error_set_errno(error, ENOMEM, "cannot make shadow rings");
-	}
-	for (unsigned i = 0; i < num_queues; i++)
-		side->queues[i].kick_fd = side->queues[i].call_fd = -1;
-	side->num_queues = num_queues;
-	/* header and status are in the table, too */
-	r = vublk_plane_region_init(&side->region, sizes, num_queues, max_segments + 2, error);
-	for (unsigned i = 0; i < num_queues && !r; i++)
-		r = init_queue(side, i, sizes[i], error);
+	r = make_queues(side, num_queues, size, max_segments, error);
 	if (r < 0) {
 		vublk_plane_side_free(side);
 		return r;
@@ -88,19 +80,23 @@ void vublk_plane_side_free(struct vublk_plane_side *side)
 	free(side);
 }
 
-int vublk_plane_side_reset(struct vublk_plane_side *side, struct vublk_error *error)
+int vublk_plane_side_reset(struct vublk_plane_side *side, const uint16_t *sizes, uint64_t features,
+			   struct vublk_error *error)
 {
 	int r = 0;
 
+	side->is_broken = false;
 	for (unsigned i = 0; i < side->num_queues && !r; i++) {
 		struct vublk_plane_side_queue *queue = &side->queues[i];
-		unsigned size = queue->ring.size;
 
-		if (!size)
+		vublk_driver_ring_deinit(&queue->ring); /* and size 0: the queue is not used */
+		queue->is_full = false;
+		if (!sizes[i])
 			continue;
-		vublk_driver_ring_deinit(&queue->ring);
-		r = init_ring(queue, (uint16_t)size, side->features, error);
-		queue->ring.size = size; /* so that a failure can be repeated */
+		r = vublk_driver_ring_init(&queue->ring, &queue->memory->ring, sizes[i], 0, features,
+					   error);
+		if (!r)
+			vublk_driver_ring_disable_calls(&queue->ring);
 	}
 	return r;
 }

@@ -185,7 +185,7 @@ static bool took(struct vublk_plane *plane, struct vublk_plane_queue *queue, int
 		begin(plane, queue, chain);
 		return true;
 	}
-	vublk_log_limited(plane->log, &plane->limit, VUBLK_LOG_WARNING,
+	vublk_log_limited(plane->log, plane->limit, VUBLK_LOG_WARNING,
 			  "queue %u: a malformed request is refused: %s", queue->index,
 			  r == 1 ? "it has no room for a status" : error->text);
 	vublk_plane_push(plane, queue, chain->head, 0);

@@ -154,7 +154,8 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring);
  * Starts to mark writes to the used ring in `log`, as if the ring were at guest address `log_addr`.
  * The log is borrowed until deinit, and has to cover the whole used ring. The call itself marks the
  * whole used ring, because init has written to it, and an earlier device end may have died before
- * it marked its writes. */
+ * it marked its writes. `log` NULL: writes are not marked any more.
+ */
 void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_dirty_log *log,
 			   uint64_t log_addr);
 

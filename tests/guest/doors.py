@@ -121,6 +121,7 @@ class Direct:
     name = 'direct'
     title = 'no device between'
     has_process = False
+    has_plane = False
     has_legacy = True
     is_migratable = True
     is_unpluggable = True
@@ -145,11 +146,12 @@ class Relay(Direct):
     title = 'relay'
     has_process = True
     bus = 'vhost-user'
+    options = ()
 
     def start(self, case, backend, queues, path=None):
         path = path or case.path(f'door-{len(case.children)}')
         child = case.start([self.program, 'device', '--chardev', f'path={backend},reconnect-ms=100',
-                            '--num-queues', queues, '--bus', f'{self.bus}:{path}'])
+                            '--num-queues', queues, '--bus', f'{self.bus}:{path}', *self.options])
         peer.wait_for_socket(case, child, path)
         return child, path
 
@@ -170,7 +172,22 @@ class VfioUser(Relay):
         return {'driver': 'vfio-user-pci', 'socket': {'type': 'unix', 'path': str(path)}}
 
 
-DOORS = {door.name: door for door in (Direct, Relay, VfioUser)}
+class ShadowRelay(Relay):
+    """The relay with rings of its own, which keeps a record of each request."""
+    name = 'relay-shadow'
+    title = 'relay with shadow rings'
+    has_plane = True
+    options = ('-o', 'shadow=on')
+
+
+class ShadowVfioUser(VfioUser):
+    name = 'vfio-user-shadow'
+    title = 'vfio-user with shadow rings'
+    has_plane = True
+    options = ('-o', 'shadow=on')
+
+
+DOORS = {door.name: door for door in (Direct, Relay, VfioUser, ShadowRelay, ShadowVfioUser)}
 BACKENDS = {'vublk-serve': Serve, 'storage-daemon': Daemon}
 
 
@@ -293,6 +310,10 @@ class Way:
         """Raises peer.Skip if there is no such QEMU."""
         self.qemu.find_version()
         self.backend = self.backend(self.program, self.qemu)
+
+    def keeps_requests(self):
+        """Whether a driver that waits for requests does not notice the loss of a back-end."""
+        return self.backend.has_inflight or self.door.has_plane
 
     def has_legacy(self):
         """Whether a driver may use the interface from before virtio 1.0."""

@@ -20,12 +20,12 @@ RESTARTS = 3
 
 
 class BackendKilled(disk_cases.Machine):
-    """With an in-flight area, the next back-end completes the requests of the killed one."""
+    """With an in-flight area or shadow rings, the next back-end completes the requests of the killed one."""
     cases = [(f'the back-end is killed {KILLS} times under a verified load', 'kill_under_load')]
 
     @classmethod
     def cases_for(cls, way):
-        return cls.cases if way.backend.has_inflight else []
+        return cls.cases if way.keeps_requests() else []
 
     def kill_under_load(self):
         self.guest.start_load()
@@ -59,7 +59,7 @@ class HugePages(disk_cases.Machine):
 
     @classmethod
     def cases_for(cls, way):
-        return cls.cases if way.backend.has_inflight else []
+        return cls.cases if way.keeps_requests() else []
 
     def open(self):
         try:
@@ -96,7 +96,7 @@ class BackendKilledIdle(disk_cases.Machine):
 
     @classmethod
     def cases_for(cls, way):
-        return [] if way.backend.has_inflight else cls.cases
+        return [] if way.keeps_requests() else cls.cases
 
     def kill_idle(self):
         for _ in range(RESTARTS):
@@ -114,7 +114,7 @@ class BackendLost(disk_cases.Machine):
 
     @classmethod
     def cases_for(cls, way):
-        return [] if way.backend.has_inflight or not way.door.has_process else cls.cases
+        return [] if way.keeps_requests() or not way.door.has_process else cls.cases
 
     def lose(self):
         self.guest.start_load()

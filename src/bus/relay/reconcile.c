@@ -178,7 +178,8 @@ static bool is_under_way(const struct vublk_relay *relay)
 
 	return relay->asked || state == VUBLK_DEVICE_STARTING ||
 	       state == VUBLK_DEVICE_STOPPING ||
-	       (relay->set == VUBLK_RELAY_SET_PAUSING && state == VUBLK_DEVICE_RUNNING);
+	       (relay->set == VUBLK_RELAY_SET_PAUSING &&
+		vublk_device_has_rings_out(relay->device));
 }
 
 bool vublk_relay_settle(struct vublk_relay *relay)

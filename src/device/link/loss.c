@@ -33,27 +33,49 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 	return device->life == life;
 }
 
-void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error *error)
+/* The plane knows every request, so the driver's rings stay with it if a back-end is needed. */
+static void note_shadow(struct vublk_device *device)
 {
-	bool rings = vublk_device_has_rings_out(device);
-	uint64_t life = device->life;
+	bool waits = vublk_device_shadow_lose(device);
 
-	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
-	vublk_device_ring_errors_unwatch(device);
-	vublk_device_notifiers_settle(device);
-	/* The back-end may have worked on the rings, and has not said where it stopped. */
-	if (rings && device->num_rings && vublk_frontend_may_have_begun(&device->frontend)) {
+	if (!vublk_device_shadow_is_attached(device))
+		return;
+	if (!waits) {
+		vublk_device_note_loss(device);
+		vublk_device_shadow_drop(device);
+	} else if (!vublk_device_needs_backend(device)) {
+		vublk_device_shadow_return(device);
+	}
+}
+
+/* The back-end may have worked on the rings, and has not said where it stopped. */
+static void note_rings(struct vublk_device *device, bool rings)
+{
+	if (vublk_device_is_shadowed(device)) {
+		note_shadow(device);
+	} else if (rings && device->num_rings && vublk_frontend_may_have_begun(&device->frontend)) {
 		vublk_device_note_loss(device);
 		vublk_device_dirty_log_mark_rings(device);
 	} else {
 		vublk_device_note_loss_at_rest(device);
 	}
+}
+
+void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error *error)
+{
+	bool rings = vublk_device_backend_has_rings(device);
+	uint64_t life = device->life;
+
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
+	vublk_device_ring_errors_unwatch(device);
+	vublk_device_notifiers_settle(device);
+	note_rings(device, rings);
 	vublk_device_reconnect_begin(device, error);
 	if (rings && !device->status) /* the reset that waited for the rings */
 		vublk_device_end_session(device);
 	if (!fail_requests(device, error))
 		return;
-	if (rings && device->ops->stopped)
+	if (rings && !vublk_device_has_rings_out(device) && device->ops->stopped)
 		device->ops->stopped(device->bus, error);
 	if (device->life == life && device->ops->lost)
 		device->ops->lost(device->bus, error);

@@ -28,6 +28,7 @@ static void undo(struct vublk_device *device)
 	vublk_loop_timer_disarm(&device->config_timer);
 	vublk_loop_timer_disarm(&device->keepalive_timer);
 	vublk_loop_cancel(&device->loop, &device->update_task);
+	vublk_device_shadow_deinit(device);
 	vublk_device_outage_end(device);
 	vublk_device_close_watch(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
@@ -124,6 +125,8 @@ static int settle(struct vublk_device *device, struct vublk_error *error)
 	vublk_device_queues_reset(device);
 	device->features = vublk_device_offer_features(device);
 	r = vublk_device_take_config(device, device->frontend.config, error);
+	if (!r)
+		r = vublk_device_shadow_init(device, error);
 	if (!r)
 		vublk_device_bump_config_generation(device);
 	return r;

@@ -101,7 +101,8 @@ void vublk_device_reconnect_overdue(struct vublk_device *device)
  */
 static void warn_of_unflushed_writes(struct vublk_device *device)
 {
-	if (device->resume != VUBLK_DEVICE_RESUME_RINGS || !device->settings.warn_unflushed ||
+	if ((device->resume != VUBLK_DEVICE_RESUME_RINGS &&
+	     !vublk_device_shadow_is_attached(device)) || !device->settings.warn_unflushed ||
 	    device->reconnect.warned_unflushed || vublk_device_uses_inflight(device) ||
 	    !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)))
 		return;
@@ -155,7 +156,7 @@ static void refuse(struct vublk_device *device, struct vublk_error *error)
  */
 static int check_slots(const struct vublk_device *device, struct vublk_error *error)
 {
-	unsigned slots = vublk_frontend_memory_slots(&device->frontend);
+	unsigned slots = vublk_device_memory_slots(device);
 
 	if (device->memory.num_regions <= slots)
 		return 0;

@@ -65,6 +65,7 @@ void vublk_device_dirty_log_drop(struct vublk_device *device)
 {
 	struct vublk_device_dirty *dirty = &device->dirty;
 
+	vublk_device_shadow_log(device, NULL, 0);
 	vublk_unmap(dirty->bitmap, dirty->log.size_bytes);
 	dirty->bitmap = NULL;
 	dirty->fault = (struct vublk_fault){ .fd = -1 };
@@ -225,7 +226,7 @@ int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 	bool shared = vublk_frontend_has(&device->frontend, VUBLK_VU_F_LOG_SHMFD);
 	bool logs = device->frontend.info.features & VUBLK_BIT(VHOST_F_LOG_ALL);
 
-	if (shared && logs)
+	if ((shared && logs) || vublk_device_is_shadowed(device))
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
 			       "it cannot log which pages it writes: it does not offer %s%s%s",
@@ -237,11 +238,12 @@ int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 /* The second half of a start or stop of the log. 1: dirty_log_changed() follows. */
 static int begin_change(struct vublk_device *device, bool on)
 {
-	if (!vublk_device_has_rings_out(device)) {
+	if (!vublk_device_has_rings_out(device) || vublk_device_is_shadowed(device)) {
 		if (on)
 			device->dirty.phase = VUBLK_DEVICE_DIRTY_ON;
 		else
 			vublk_device_dirty_log_drop(device);
+		vublk_device_dirty_log_give(device);
 		return 0;
 	}
 	device->dirty.phase = on ? VUBLK_DEVICE_DIRTY_TO_START : VUBLK_DEVICE_DIRTY_TO_STOP;
@@ -315,9 +317,19 @@ void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 		warn_not_marked(device, &error);
 }
 
-/*
- * --- the calls ---------------------------------------------------------------------------------
- */
+void vublk_device_dirty_log_give(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	if (!vublk_device_is_shadowed(device) || device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF)
+		return;
+	if (map_bitmap(&device->dirty, &error) < 0)
+		vublk_device_raise_needs_reset(device, &error); /* a migration would lose writes */
+	else
+		vublk_device_shadow_log(device, device->dirty.bitmap, device->dirty.log.size_bytes);
+}
+
+/* --- the calls --------------------------------------------------------------------------------- */
 
 static int check_start(const struct vublk_device *device, struct vublk_error *error)
 {

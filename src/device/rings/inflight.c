@@ -17,7 +17,7 @@ static bool wants_inflight(const struct vublk_device *device)
 {
 	const struct vublk_device_settings *settings = &device->settings;
 
-	return settings->inflight &&
+	return settings->inflight && !settings->shadow &&
 	       (vublk_device_will_reconnect(settings) || settings->inflight_migration);
 }
 

@@ -114,8 +114,7 @@ void vublk_device_kick_rings(struct vublk_device *device)
 void vublk_device_call_rings(struct vublk_device *device)
 {
 	for (unsigned i = 0; i < device->num_rings; i++)
-		if (device->rings[i].call_fd >= 0)
-			vublk_eventfd_signal(device->rings[i].call_fd);
+		signal_once(device, device->rings[i].index, CALL);
 }
 
 /* --- the calls ------------------------------------------------------------------------------- */
@@ -138,16 +137,24 @@ static void replace(struct vublk_device *device, unsigned index)
 static int change(struct vublk_device *device, unsigned index, unsigned which, int fd,
 		  struct vublk_error *error)
 {
-	struct vublk_device_queue *queue;
+	struct vublk_device_queue *queue, before;
 
 	if (index >= device->num_queues || !device->queues[index].size)
 		return vublk_error_set(error, EINVAL,
 				       "queue %u cannot have another %s descriptor: it is not set up",
 				       index, which == KICK ? "kick" : "call");
 	queue = &device->queues[index];
+	before = *queue;
 	*(which == KICK ? &queue->kick_fd : &queue->call_fd) = fd;
 	vublk_device_unwatch_kicks(device);
 	vublk_device_post_update(device);
+	if (vublk_device_is_shadowed(device)) {
+		int r = vublk_device_shadow_set_notifiers(device, index, error);
+
+		if (r < 0)
+			*queue = before;
+		return r;
+	}
 	if (!vublk_device_has_rings_out(device))
 		return 0;
 	replace(device, index);

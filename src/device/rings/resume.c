@@ -93,6 +93,12 @@ void vublk_device_rings_are_back(struct vublk_device *device)
 	bool were_out = device->num_rings;
 	bool refused = device->failure.code;
 
+	if (vublk_device_is_shadowed(device)) {
+		device->num_rings = 0;
+		if (!refused && vublk_device_shadow_is_attached(device) && device->status)
+			vublk_device_shadow_return(device);
+		return;
+	}
 	vublk_device_queues_store_bases(device);
 	if (!were_out)
 		return;

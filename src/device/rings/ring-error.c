@@ -40,9 +40,13 @@ static void on_signalled(void *opaque, uint32_t events)
 	vublk_loop_remove(&watch->source);
 	vublk_error_set(&error, EPROTO,
 			"back-end '%s': queue %u: the back-end reports that it cannot continue "
-			"the ring; the device needs a reset", device->settings.chardev,
-			watch->queue);
-	vublk_device_raise_needs_reset(device, &error);
+			"the ring%s", device->settings.chardev, watch->queue,
+			vublk_device_is_shadowed(device) ? "" : "; the device needs a reset");
+	/* The plane can give its requests to another back-end. */
+	if (vublk_device_is_shadowed(device))
+		vublk_frontend_fail(&device->frontend, &error);
+	else
+		vublk_device_raise_needs_reset(device, &error);
 }
 
 static int watch_queue(struct vublk_device *device, struct vublk_device_ring_error *watch,

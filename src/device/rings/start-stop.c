@@ -22,6 +22,7 @@
 
 void vublk_device_end_session(struct vublk_device *device)
 {
+	vublk_device_shadow_drop(device);
 	device->has_acked_features = false;
 	device->acked_features = 0;
 	vublk_device_queues_reset(device);
@@ -57,13 +58,21 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 		vublk_device_update(device);
 }
 
-static void begin_stop(struct vublk_device *device, const char *why)
+static void stop_rings(struct vublk_device *device)
 {
-	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOP, why);
+	vublk_device_shadow_part(device);
 	device->leaves_requests = vublk_frontend_leaves_requests(&device->frontend,
 								 device->drains);
 	vublk_frontend_stop_rings(&device->frontend, device->rings, device->num_rings,
 				  device->drains, on_rings_stopped, device);
+}
+
+/* After a start that failed there is nothing to wait for: the connection is closed. */
+static void begin_stop(struct vublk_device *device, const char *why)
+{
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOP, why);
+	if (device->failure.code || !vublk_device_shadow_stop(device, stop_rings))
+		stop_rings(device);
 }
 
 /* --- start ------------------------------------------------------------------------------ */
@@ -76,19 +85,35 @@ static bool turn_back(struct vublk_device *device, const struct vublk_error *err
 {
 	if (error && !device->failure.code)
 		device->failure = *error;
-	if (!device->failure.code && vublk_device_should_run(device))
+	if (!device->failure.code && vublk_device_needs_backend(device))
 		return false;
 	begin_stop(device, device->failure.code ? device->failure.text :
 		   device->vm_running ? "reset meanwhile" : "paused meanwhile");
 	return true;
 }
 
+/* The dirty log is on before the first request. */
+static int run_shadow(struct vublk_device *device, struct vublk_error *error)
+{
+	int r = vublk_device_shadow_attach(device, error);
+
+	if (r < 0)
+		return r;
+	vublk_device_dirty_log_give(device);
+	return vublk_device_shadow_run(device, error);
+}
+
 static void on_rings_started(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
+	struct vublk_error own;
 
 	if (turn_back(device, error))
 		return;
+	if (run_shadow(device, &own) < 0) {
+		turn_back(device, &own);
+		return;
+	}
 	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the start took %u round trips",
 		  device->frontend.round_trips);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STARTED, NULL);
@@ -101,6 +126,7 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 	vublk_device_notifiers_send(device);
 	vublk_device_keepalive_begin(device);
 	vublk_device_dirty_log_started(device);
+	vublk_device_post_update(device); /* a pause may have waited for this back-end */
 	if (device->ops->started)
 		device->ops->started(device->bus);
 }
@@ -113,6 +139,7 @@ static void on_start_memory(void *opaque, const struct vublk_error *error)
 	if (turn_back(device, error))
 		return;
 	vublk_device_queues_collect(device);
+	vublk_device_shadow_collect(device);
 	if (vublk_device_ring_errors_watch(device, &own) < 0) {
 		device->num_rings = 0; /* the back-end has no ring yet */
 		turn_back(device, &own);
@@ -182,8 +209,10 @@ static bool recover(struct vublk_device *device)
 
 static void begin_start(struct vublk_device *device)
 {
-	const struct vublk_frontend_dirty_log *dirty_log = vublk_device_dirty_log_of_start(device);
+	const struct vublk_frontend_dirty_log *dirty_log = vublk_device_is_shadowed(device) ?
+		NULL : vublk_device_dirty_log_of_start(device);
 	uint64_t features = vublk_device_session_features(device);
+	struct vublk_error error;
 
 	if (!recover(device))
 		return;
@@ -191,6 +220,10 @@ static void begin_start(struct vublk_device *device)
 	device->failure.code = 0;
 	device->num_rings = 0;
 	device->frontend.round_trips = 0;
+	if (vublk_device_shadow_prepare(device, &error) < 0) {
+		turn_back(device, &error);
+		return;
+	}
 	if (vublk_device_uses_inflight(device)) {
 		vublk_frontend_begin_session(&device->frontend, features, dirty_log,
 					     on_session_for_inflight, device);
@@ -199,12 +232,53 @@ static void begin_start(struct vublk_device *device)
 	/* Without this back-end's records the area would mislead the next one. */
 	vublk_device_drop_inflight(device);
 	vublk_frontend_begin_session(&device->frontend, features, dirty_log, on_session, device);
-	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
+	vublk_frontend_set_memory(&device->frontend, vublk_device_shadow_memory(device),
+				  on_start_memory, device);
+}
+
+/*
+ * A pause has waited long enough for the next back-end. Which of the requests were executed is
+ * unknown, as if the driver's rings had run at the loss.
+ */
+static void return_overdue(struct vublk_device *device)
+{
+	struct vublk_error error;
+
+	vublk_error_set(&error, ETIMEDOUT, "no back-end has completed the requests that the driver "
+			"waits for");
+	vublk_device_note_loss(device);
+	vublk_device_shadow_drop(device);
+	if (device->ops->stopped)
+		device->ops->stopped(device->bus, &error);
+}
+
+/*
+ * While there is no back-end, the plane has the driver's rings. A pause returns them, if the driver
+ * does not wait for a request.
+ */
+static void update_without_backend(struct vublk_device *device)
+{
+	if (!vublk_device_shadow_is_attached(device))
+		return;
+	if (device->shadow.is_overdue)
+		return_overdue(device);
+	else if (vublk_device_should_run(device))
+		vublk_device_shadow_resume(device);
+	else if (vublk_device_shadow_has_requests(device))
+		vublk_device_shadow_stop(device, NULL);
+	else
+		vublk_device_shadow_return(device);
 }
 
 void vublk_device_update(struct vublk_device *device)
 {
-	if (device->state == VUBLK_DEVICE_STOPPED && vublk_device_should_run(device) &&
+	uint64_t life = device->life;
+
+	if (!vublk_device_backend_has_rings(device))
+		update_without_backend(device); /* may call the bus */
+	if (device->life != life)
+		return;
+	if (device->state == VUBLK_DEVICE_STOPPED && vublk_device_needs_backend(device) &&
 	    !device->memory_change_under_way && !device->inflight_under_way)
 		begin_start(device);
 	else if (device->state == VUBLK_DEVICE_RUNNING && !vublk_device_should_run(device) &&
@@ -232,7 +306,7 @@ static int reset(struct vublk_device *device)
 {
 	device->status = 0;
 	device->early_kick = VUBLK_DEVICE_KICK_NONE;
-	if (vublk_device_has_rings_out(device))
+	if (vublk_device_backend_has_rings(device))
 		vublk_device_update(device);
 	else
 		vublk_device_end_session(device);

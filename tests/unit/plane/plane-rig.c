@@ -96,7 +96,8 @@ void rig_init(struct plane_rig *rig, unsigned num_queues, unsigned size, uint16_
 	rig->map = (struct vublk_memory_map){ 1, &rig->region };
 	for (unsigned i = 0; i < num_queues; i++)
 		init_queue(rig, i, base, &setups[i]);
-	assert_int_equal(vublk_plane_init(&rig->plane, num_queues, 32, &ops, rig, NULL, NULL), 0);
+	assert_int_equal(vublk_plane_init(&rig->plane, num_queues, 32, &ops, rig, NULL, &rig->limit,
+					  NULL), 0);
 	assert_int_equal(vublk_plane_attach(&rig->plane, setups, features, &rig->map, &rig->fault,
 					    NULL), 0);
 }
@@ -115,8 +116,8 @@ void rig_connect(struct plane_rig *rig)
 
 	for (unsigned i = 0; i < rig->num_queues; i++)
 		sizes[i] = (uint16_t)rig->size;
-	assert_int_equal(vublk_plane_side_new(sizes, rig->num_queues, 32, rig->features, &rig->side,
-					      NULL), 0);
+	assert_int_equal(vublk_plane_side_new(rig->num_queues, rig->size, 32, &rig->side, NULL), 0);
+	assert_int_equal(vublk_plane_side_reset(rig->side, sizes, rig->features, NULL), 0);
 	rig->side_regions[0] = rig->region;
 	rig->side_regions[1] = (struct vublk_memory_map_region){
 		VUBLK_PLANE_REGION_ADDR, VUBLK_PLANE_REGION_ADDR, rig->side->region.bytes,

@@ -26,6 +26,7 @@ struct rig_request {
 
 struct plane_rig {
 	struct vublk_plane plane;
+	struct vublk_log_limit limit;
 	struct vublk_memory_map map;
 	struct vublk_memory_map_region region;
 	struct vublk_fault fault;

@@ -5,7 +5,8 @@
  * The disk outlives the back-ends. A back-end executes its requests in any order, publishes some of
  * the completions, and is lost with the others. Each request completes exactly once, and a sector
  * never returns to the content of a write that a later write has replaced: write W may not be read
- * once another write, which was submitted after W had completed, has completed itself.
+ * once another write, which was submitted after W had completed, has completed itself. Nor is a
+ * write executed again when another one has replaced it.
  */
 #include "harness.h"
 #include "plane-rig.h"
@@ -25,6 +26,7 @@ struct write {
 	uint64_t submitted, completed; /* completed 0: outstanding */
 	uint64_t sector;
 	unsigned num_sectors;
+	bool is_executed;
 };
 
 static struct plane_rig rig;
@@ -87,7 +89,8 @@ static void submit(unsigned queue)
 	request.id = num_writes + 1;
 	if (rig_add(&rig, queue, token, &request) == -ENOSPC || request.type != VIRTIO_BLK_T_OUT)
 		return;
-	writes[++num_writes] = (struct write){ now, 0, request.sector, request.num_sectors };
+	writes[++num_writes] = (struct write){ now, 0, request.sector, request.num_sectors,
+					       false };
 }
 
 static void take(unsigned queue)
@@ -124,6 +127,15 @@ static void backend_take(unsigned queue)
 	taken[queue][num_taken[queue]++] = chain;
 }
 
+/* A write may be executed again only if no other write has replaced it meanwhile. */
+static void execute_sector(uint64_t sector, uint64_t id)
+{
+	if (writes[id].is_executed && disk[sector] != id)
+		fail_msg("write %u is executed again in sector %u, over write %u", (unsigned)id,
+			 (unsigned)sector, (unsigned)disk[sector]);
+	disk[sector] = id;
+}
+
 static void execute(const struct rig_chain *chain)
 {
 	uint64_t sector = chain->header.sector;
@@ -140,8 +152,10 @@ static void execute(const struct rig_chain *chain)
 		if (is_read)
 			memcpy(iov.iov_base, &disk[sector++], sizeof(disk[0]));
 		else
-			memcpy(&disk[sector++], iov.iov_base, sizeof(disk[0]));
+			execute_sector(sector++, *(uint64_t *)iov.iov_base);
 	}
+	if (chain->header.type == VIRTIO_BLK_T_OUT)
+		writes[disk[chain->header.sector]].is_executed = true;
 }
 
 /* Executes one request, and perhaps completes it. */

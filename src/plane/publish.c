@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * This file makes chains and completions visible to the other end of their ring.
+ *
+ * Key idea: they are published in batches, with one store of an index and at most one notification
+ * for each ring. The kernel is entered only for a peer that wants to be notified.
+ */
+#include "plane/plane.h"
+
+#include "util/fd.h"
+
+static void publish_queue(struct vublk_plane_queue *queue)
+{
+	if (!queue->pushed)
+		return;
+	queue->pushed = 0;
+	if (vublk_device_ring_publish(&queue->ring) && queue->setup.call_fd >= 0)
+		vublk_eventfd_write(queue->setup.call_fd); /* vublk_eventfd_unblock() frees it */
+}
+
+void vublk_plane_publish(struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		publish_queue(&plane->queues[i]);
+	for (unsigned i = 0; plane->side && i < plane->side->num_queues; i++) {
+		struct vublk_plane_side_queue *queue = &plane->side->queues[i];
+
+		if (queue->ring.size && vublk_driver_ring_publish(&queue->ring))
+			vublk_eventfd_write(queue->kick_fd); /* likewise */
+	}
+}
+
+void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue, uint16_t head,
+		      uint32_t bytes)
+{
+	/* A driver that reuses entries too early must not make the batch longer than the ring. */
+	if (queue->pushed >= queue->ring.size)
+		publish_queue(queue);
+	vublk_device_ring_push(&queue->ring, head, bytes);
+	queue->pushed++;
+	queue->outstanding--;
+}

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Tests the relay with shadow rings, in front of a back-end without an in-flight area: a VMM does
+ * not notice that the back-end was lost, whatever was outstanding.
+ *
+ * A back-end that is frozen before it is killed leaves its requests outstanding.
+ */
+#include "relay-rig.h"
+
+#include "util/checked.h"
+#include "util/fd.h"
+
+#include <linux/virtio_config.h>
+#include <string.h>
+#include <unistd.h>
+
+#define OUTAGES 4
+#define BLOCK 4096
+
+static void open_relay(struct relay *relay, const char *timeout_ms)
+{
+	const struct vublk_option properties[] = {
+		{ "shadow", "on" },
+		{ "request-timeout-ms", timeout_ms },
+		{ NULL, NULL },
+	};
+
+	relay_open_alone(relay, properties);
+	relay_start_backend(relay, "inflight=off");
+	relay_wait(relay, "listening on");
+}
+
+static void begin(struct relay *relay, struct backend_rig *rig, unsigned num_queues,
+		  const char *timeout_ms)
+{
+	open_relay(relay, timeout_ms);
+	relay_start_vmm(relay, rig, num_queues);
+}
+
+/* The requests of queue 0 are outstanding, and there is no back-end. */
+static void lose_with_requests(struct relay *relay, struct backend_rig *rig)
+{
+	relay_wait_for_start(relay);
+	relay_freeze_backend(relay);
+	relay_send_requests(rig, 0);
+	relay_lose_backend(relay);
+}
+
+/* --- outages --------------------------------------------------------------- */
+
+static void test_requests(void **state)
+{
+	struct relay relay;
+	struct backend_rig rig;
+
+	begin(&relay, &rig, 4, "5000");
+	for (unsigned i = 0; i < 10; i++)
+		relay_write_and_read(&rig, 0, 4, (char)('a' + i));
+	relay_send_requests(&rig, 2);
+	relay_take_requests(&rig, 2);
+	relay_end(&relay, &rig);
+}
+
+static void test_outages(void **state)
+{
+	struct relay relay;
+	struct backend_rig rig;
+
+	begin(&relay, &rig, 2, "5000");
+	for (unsigned i = 0; i < OUTAGES; i++) {
+		relay_write_and_read(&rig, 0, 2, (char)('a' + i));
+		lose_with_requests(&relay, &rig);
+		relay_send_requests(&rig, 1);
+		relay_start_backend(&relay, "inflight=off");
+		relay_take_requests(&rig, 0);
+		relay_take_requests(&rig, 1);
+	}
+	assert_false(relay_has_said(&relay, "needs a reset"));
+	relay_end(&relay, &rig);
+}
+
+/* Some back-ends break when memory that they know is removed, so the region stays. */
+static void test_queue_by_queue(void **state)
+{
+	struct relay relay;
+	struct backend_rig rig;
+
+	begin(&relay, &rig, 1, "5000");
+	relay_write_and_read(&rig, 0, 1, 'a');
+	rig_start_queue(&rig, 1, RIG_SIZE, 0);
+	relay_write_and_read(&rig, 0, 2, 'b');
+	assert_int_equal(rig_get_base(&rig, 0), 4);
+	relay_write_and_read(&rig, 1, 1, 'c');
+	relay_end(&relay, &rig);
+}
+
+/* --- stops ------------------------------------------------------------------- */
+
+/* The next back-end executes the requests before the VMM gets its ring. */
+static void test_stop_in_an_outage(void **state)
+{
+	struct vublk_vu_message message;
+	struct relay relay;
+	struct backend_rig rig;
+
+	begin(&relay, &rig, 1, "60000");
+	lose_with_requests(&relay, &rig);
+	vublk_vu_message_init(&message, VUBLK_VU_GET_VRING_BASE);
+	message.header.size = sizeof(message.payload.state);
+	rig_send(&rig, &message);
+	relay_wait(&relay, "relay rings: out, pause -> pausing");
+	relay_start_backend(&relay, "inflight=off");
+	rig_receive(&rig, &message);
+	assert_int_equal(message.payload.state.num, RELAY_REQUESTS);
+	relay_take_requests(&rig, 0);
+	relay_end(&relay, &rig);
+}
+
+/* Without a back-end the ring is returned in the end, and its requests are uncertain. */
+static void test_stop_that_waits_too_long(void **state)
+{
+	struct relay relay;
+	struct backend_rig rig;
+
+	begin(&relay, &rig, 1, "100");
+	lose_with_requests(&relay, &rig);
+	assert_int_equal(rig_get_base(&rig, 0), 0);
+	assert_true(relay_has_said(&relay, "16 requests were not completed within 100 ms"));
+	relay_start_backend(&relay, "inflight=off");
+	relay_wait(&relay, "is available again");
+	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
+	relay_driver_ok(&rig);
+	relay_wait(&relay, "queue 0 is not started");
+	relay_end(&relay, &rig);
+}
+
+/* A reset does not wait for the back-end longer than request-timeout-ms. */
+static void test_reset_of_a_frozen_back_end(void **state)
+{
+	struct relay relay;
+	struct backend_rig rig;
+
+	begin(&relay, &rig, 1, "100");
+	relay_write_and_read(&rig, 0, 1, 'a');
+	relay_wait_for_start(&relay);
+	relay_freeze_backend(&relay);
+	relay_send_requests(&rig, 0);
+	relay_reset_device(&rig);
+	assert_true(relay_has_said(&relay, "16 requests were not completed within 100 ms"));
+	relay_kill_backend(&relay);
+	relay_close_vmm(&relay, &rig);
+	relay_start_backend(&relay, "inflight=off");
+	relay_start_vmm(&relay, &rig, 1);
+	relay_write_and_read(&rig, 0, 1, 'b');
+	relay_end(&relay, &rig);
+}
+
+static void test_vmm_disconnects_in_an_outage(void **state)
+{
+	struct relay relay;
+	struct backend_rig rig;
+
+	begin(&relay, &rig, 2, "5000");
+	for (unsigned i = 0; i < OUTAGES; i++) {
+		lose_with_requests(&relay, &rig);
+		relay_close_vmm(&relay, &rig);
+		relay_start_backend(&relay, "inflight=off");
+		relay_start_vmm(&relay, &rig, 2);
+		relay_write_and_read(&rig, 0, 2, (char)('a' + i));
+	}
+	relay_end(&relay, &rig);
+}
+
+/* --- changes while the rings run ------------------------------------------------ */
+
+static void test_memory(void **state)
+{
+	const uint64_t guest = UINT64_C(1) << 40, bytes = 1 << 20;
+	struct relay relay;
+	struct backend_rig rig;
+	int fd = rig_unsealed_memfd(1 << 20);
+
+	begin(&relay, &rig, 2, "5000");
+	relay_send_requests(&rig, 0);
+	assert_int_equal(rig_add_mem_reg(&rig, fd, guest, guest, bytes, 0), 0);
+	relay_take_requests(&rig, 0);
+	relay_write_and_read(&rig, 0, 2, 'a');
+	lose_with_requests(&relay, &rig);
+	relay_start_backend(&relay, "inflight=off");
+	relay_take_requests(&rig, 0);
+	close(fd);
+	relay_end(&relay, &rig);
+}
+
+static void test_notifiers(void **state)
+{
+	struct relay relay;
+	struct backend_rig rig;
+	struct rig_queue *queue = &rig.queues[0];
+
+	begin(&relay, &rig, 1, "5000");
+	for (unsigned i = 0; i < 20; i++) {
+		vublk_fd_close(&queue->call_fd);
+		queue->call_fd = vublk_eventfd_new();
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 0, queue->call_fd),
+				 0);
+		vublk_fd_close(&queue->kick_fd);
+		queue->kick_fd = vublk_eventfd_new();
+		assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, queue->kick_fd),
+				 0);
+		relay_write_and_read(&rig, 0, 1, (char)('a' + i));
+	}
+	relay_end(&relay, &rig);
+}
+
+/* --- a driver that breaks the rules --------------------------------------------------- */
+
+static void test_driver_breaks_a_ring(void **state)
+{
+	struct relay relay;
+	struct backend_rig rig;
+
+	begin(&relay, &rig, 2, "5000");
+	rig.queues[0].ring.avail->idx += RIG_SIZE + 1;
+	rig_kick(&rig, 0);
+	relay_wait(&relay, "the driver broke the ring of queue 0");
+	relay_expect_signal(rig.queues[0].err_fd);
+	relay_write_and_read(&rig, 1, 1, 'a');
+	relay_end(&relay, &rig);
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_requests),
+		VUBLK_TEST(test_outages),
+		VUBLK_TEST(test_queue_by_queue),
+		VUBLK_TEST(test_stop_in_an_outage),
+		VUBLK_TEST(test_stop_that_waits_too_long),
+		VUBLK_TEST(test_reset_of_a_frozen_back_end),
+		VUBLK_TEST(test_vmm_disconnects_in_an_outage),
+		VUBLK_TEST(test_memory),
+		VUBLK_TEST(test_notifiers),
+		VUBLK_TEST(test_driver_breaks_a_ring),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

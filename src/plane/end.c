@@ -53,7 +53,8 @@ void vublk_plane_end(struct vublk_plane *plane, struct vublk_plane_slot *slot, u
 		written = 0;
 	if (VUBLK_UNLIKELY(plane->dirty_log))
 		mark_written(plane, slot);
-	vublk_plane_end_write(plane, slot);
+	if (slot->is_write)
+		vublk_plane_end_write(plane, slot);
 	unlink_slot(plane, slot);
 	plane->has_ended = true;
 	vublk_plane_push(plane, &plane->queues[slot->queue], slot->head, written);

@@ -90,14 +90,11 @@ static bool may_overlap(struct vublk_plane *plane, const struct vublk_plane_slot
 
 void vublk_plane_begin_write(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {
-	if (!slot->is_write)
-		return;
 	slot->may_wait = may_overlap(plane, slot);
 	count_write(plane, slot, 1);
 }
 
 void vublk_plane_end_write(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {
-	if (slot->is_write)
-		count_write(plane, slot, -1);
+	count_write(plane, slot, -1);
 }

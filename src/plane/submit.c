@@ -17,35 +17,22 @@
 
 /* --- the chain --------------------------------------------------------------- */
 
-static bool device_writes(uint32_t type)
-{
-	return type == VIRTIO_BLK_T_IN;
-}
-
-/* The chain of a request for the back-end. */
+/* Where the chain of a request is built; one of `table` and `buffers` is NULL. */
 struct build {
-	struct vring_desc *table; /* NULL: in plane->buffers */
+	struct vring_desc *table;
 	struct vublk_ring_buffer *buffers;
-	unsigned count, total;
+	unsigned count;
 };
 
-static inline void add(struct build *build, uint64_t addr, uint32_t bytes, bool writable)
+static VUBLK_ALWAYS_INLINE void add(struct build *build, uint64_t addr, uint32_t bytes,
+				    uint16_t flags)
 {
 	unsigned i = build->count++;
-	uint16_t flags = (uint16_t)((writable ? VRING_DESC_F_WRITE : 0) |
-				    (build->count < build->total ? VRING_DESC_F_NEXT : 0));
 
-	if (VUBLK_UNLIKELY(!build->table)) {
+	if (!build->buffers)
+		vublk_split_write_desc(&build->table[i], addr, bytes, flags, (uint16_t)(i + 1));
+	else
 		build->buffers[i] = (struct vublk_ring_buffer){ addr, bytes };
-		return;
-	}
-	vublk_split_write_desc(&build->table[i], addr, bytes, flags, (uint16_t)(i + 1));
-}
-
-static uint64_t member_addr(const struct vublk_plane_region_queue *memory, uint16_t token,
-			    uint64_t offset)
-{
-	return memory->slots_addr + token * sizeof(struct vublk_plane_shared_slot) + offset;
 }
 
 /* Copies the ranges to memory that the back-end reads. Returns their address there. */
@@ -59,34 +46,41 @@ static uint64_t share_ranges(const struct vublk_plane *plane, const struct vublk
 	return memory->ranges_addr + first * sizeof(memory->ranges[0]);
 }
 
-static void add_data(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
-		     const struct vublk_plane_region_queue *memory, struct build *build)
+static VUBLK_ALWAYS_INLINE void add_data(const struct vublk_plane *plane,
+					 const struct vublk_plane_slot *slot,
+					 const struct vublk_plane_region_queue *memory,
+					 uint64_t shared_addr, struct build *build)
 {
-	if (slot->num_ranges)
+	uint16_t flags = VRING_DESC_F_NEXT |
+			 (slot->type == VIRTIO_BLK_T_IN ? VRING_DESC_F_WRITE : 0);
+
+	if (VUBLK_UNLIKELY(slot->num_ranges)) {
 		add(build, share_ranges(plane, slot, memory),
-		    (uint32_t)(slot->num_ranges * sizeof(memory->ranges[0])), false);
-	else if (slot->type == VIRTIO_BLK_T_GET_ID)
-		add(build, member_addr(memory, slot->head,
-				       offsetof(struct vublk_plane_shared_slot, id)),
-		    VUBLK_BLK_ID_BYTES, true);
-	else
-		for (unsigned i = 0; i < slot->num_segments; i++)
-			add(build, slot->segments[i].addr, slot->segments[i].bytes,
-			    device_writes(slot->type));
+		    (uint32_t)(slot->num_ranges * sizeof(memory->ranges[0])), VRING_DESC_F_NEXT);
+		return;
+	}
+	if (VUBLK_UNLIKELY(slot->type == VIRTIO_BLK_T_GET_ID)) {
+		add(build, shared_addr + offsetof(struct vublk_plane_shared_slot, id),
+		    VUBLK_BLK_ID_BYTES, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE);
+		return;
+	}
+	for (unsigned i = 0; i < slot->num_segments; i++)
+		add(build, slot->segments[i].addr, slot->segments[i].bytes, flags);
 }
 
-/* The number of buffers of the chain. */
-static unsigned count_buffers(const struct vublk_plane_slot *slot)
+static uint64_t shared_addr_of(const struct vublk_plane_region_queue *memory, uint16_t token)
 {
-	if (slot->num_ranges || slot->type == VIRTIO_BLK_T_GET_ID)
-		return 3;
-	return slot->num_segments + 2;
+	return memory->slots_addr + token * sizeof(struct vublk_plane_shared_slot);
 }
 
-static void build_chain(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
-			const struct vublk_plane_region_queue *memory, struct build *build)
+/* Inline, so that each caller gets a copy for its kind of chain. */
+static VUBLK_ALWAYS_INLINE void build_chain(const struct vublk_plane *plane,
+					    const struct vublk_plane_slot *slot,
+					    const struct vublk_plane_region_queue *memory,
+					    struct build *build)
 {
 	struct vublk_plane_shared_slot *shared = &memory->slots[slot->head];
+	uint64_t shared_addr = shared_addr_of(memory, slot->head);
 
 	shared->header = (struct virtio_blk_outhdr){
 		.type = slot->type,
@@ -94,36 +88,51 @@ static void build_chain(const struct vublk_plane *plane, const struct vublk_plan
 		.sector = slot->sector,
 	};
 	vublk_store_relaxed(&shared->status, VUBLK_PLANE_NO_STATUS);
-	add(build, member_addr(memory, slot->head,
-			       offsetof(struct vublk_plane_shared_slot, header)),
-	    sizeof(shared->header), false);
-	add_data(plane, slot, memory, build);
-	add(build, member_addr(memory, slot->head,
-			       offsetof(struct vublk_plane_shared_slot, status)), 1, true);
+	add(build, shared_addr + offsetof(struct vublk_plane_shared_slot, header),
+	    sizeof(shared->header), VRING_DESC_F_NEXT);
+	add_data(plane, slot, memory, shared_addr, build);
+	add(build, shared_addr + offsetof(struct vublk_plane_shared_slot, status), 1,
+	    VRING_DESC_F_WRITE);
+}
+
+/* The number of buffers of the chain. */
+static inline unsigned count_buffers(const struct vublk_plane_slot *slot)
+{
+	if (VUBLK_UNLIKELY(slot->num_ranges || slot->type == VIRTIO_BLK_T_GET_ID))
+		return 3;
+	return slot->num_segments + 2;
 }
 
 /* --- the ring ------------------------------------------------------------------ */
 
-/* A chain with an indirect table takes one entry of the ring. */
-static bool add_indirect(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
-			 struct vublk_plane_side_queue *queue, unsigned count)
+/* Where the table of a slot is. */
+static inline struct vring_desc *table_of(const struct vublk_plane_side *side,
+					  const struct vublk_plane_region_queue *memory,
+					  uint16_t token, unsigned count, uint64_t *addr)
 {
-	const struct vublk_plane_region_queue *memory = queue->memory;
-	size_t first = (size_t)slot->head * plane->side->region.long_table;
-	struct build build = { .total = count };
+	size_t first;
+
+	if (count <= VUBLK_PLANE_SHORT_TABLE) {
+		*addr = shared_addr_of(memory, token) +
+			offsetof(struct vublk_plane_shared_slot, table);
+		return memory->slots[token].table;
+	}
+	first = (size_t)token * side->region.long_table;
+	*addr = memory->tables_addr + first * sizeof(memory->tables[0]);
+	return &memory->tables[first];
+}
+
+/* A chain with an indirect table takes one entry of the ring. */
+static inline bool add_indirect(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+				struct vublk_plane_side_queue *queue, unsigned count)
+{
+	struct build build = { 0 };
 	uint64_t addr;
 
 	if (!queue->ring.num_free)
 		return false;
-	if (count <= VUBLK_PLANE_SHORT_TABLE) {
-		build.table = memory->slots[slot->head].table;
-		addr = member_addr(memory, slot->head,
-				   offsetof(struct vublk_plane_shared_slot, table));
-	} else {
-		build.table = &memory->tables[first];
-		addr = memory->tables_addr + first * sizeof(memory->tables[0]);
-	}
-	build_chain(plane, slot, memory, &build);
+	build.table = table_of(plane->side, queue->memory, slot->head, count, &addr);
+	build_chain(plane, slot, queue->memory, &build);
 	vublk_driver_ring_add_table(&queue->ring, addr, count, slot->head);
 	return true;
 }
@@ -133,7 +142,7 @@ static bool add_direct(struct vublk_plane *plane, const struct vublk_plane_slot 
 		       struct vublk_plane_side_queue *queue, unsigned count)
 {
 	struct vublk_ring_buffer buffers[VUBLK_RING_MAX_SIZE];
-	struct build build = { .buffers = buffers, .total = count };
+	struct build build = { .buffers = buffers };
 	unsigned num_in = slot->type == VIRTIO_BLK_T_IN ? slot->num_segments + 1 :
 			  slot->type == VIRTIO_BLK_T_GET_ID ? 2 : 1;
 

@@ -135,7 +135,7 @@ static void begin(struct vublk_plane *plane, struct vublk_plane_queue *queue,
 	vublk_blk_take_status(&writable);
 	slot->status_addr = chain->guest_addrs[chain->num_out + last] +
 			    chain->iov[chain->num_out + last].iov_len;
-	slot->is_write = slot->is_wide = false;
+	slot->is_write = slot->is_wide = slot->may_wait = false;
 	slot->num_segments = slot->num_ranges = 0;
 	slot->written_bytes = 1;
 	slot->bytes = 0;
@@ -154,7 +154,8 @@ static void begin(struct vublk_plane *plane, struct vublk_plane_queue *queue,
 	if (VUBLK_UNLIKELY(vublk_fault_happened(plane->fault)))
 		status = VIRTIO_BLK_S_IOERR;
 	if (status == SUBMIT) {
-		vublk_plane_begin_write(plane, slot);
+		if (slot->is_write)
+			vublk_plane_begin_write(plane, slot);
 		vublk_plane_submit(plane, slot);
 		return;
 	}

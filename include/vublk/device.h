@@ -757,6 +757,7 @@ struct vublk_device_info {
 	uint32_t backend_max_queues;
 	uint32_t backend_memory_slots;
 	uint32_t backend_config_bytes;       /* how many bytes of the config the back-end has */
+	uint32_t bus_protocol_features; /* vhost-user bits that a bus may offer to its VMM */
 };
 
 /* Fills `info` with what was negotiated. Members that are not known yet are 0. */

@@ -76,6 +76,20 @@ int vublk_device_process(struct vublk_device *device)
 	return r < 0 ? r : 0;
 }
 
+/* What depends on the back-end, or on the plane in its place. */
+static uint64_t bus_protocol_features(const struct vublk_device *device)
+{
+	uint64_t drains = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT) |
+			  VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
+	uint64_t features = device->frontend.info.accepted_protocol_features & drains;
+
+	if (vublk_device_records_requests(device))
+		features |= VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+	if (!vublk_device_dirty_log_check_backend(device, NULL))
+		features |= VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD);
+	return features;
+}
+
 void vublk_device_get_info(const struct vublk_device *device, struct vublk_device_info *info,
 			   size_t info_bytes)
 {
@@ -87,6 +101,7 @@ void vublk_device_get_info(const struct vublk_device *device, struct vublk_devic
 		.backend_max_queues = backend->max_queues,
 		.backend_memory_slots = vublk_device_memory_slots(device),
 		.backend_config_bytes = backend->config_bytes,
+		.bus_protocol_features = (uint32_t)bus_protocol_features(device),
 	};
 
 	strcpy(all.chardev, device->settings.chardev);

@@ -157,6 +157,7 @@ struct vublk_device_dirty {
 struct vublk_device_shadow {
 	struct vublk_plane_thread *thread; /* NULL: off */
 	struct vublk_plane_memory *memory; /* the mapping that the plane uses; NULL: not attached */
+	struct vublk_memory_part area;     /* the in-flight area, while attached */
 	struct vublk_fault fault;          /* of the mapping */
 	struct vublk_loop_source fault_source;
 	struct vublk_dirty_log log;
@@ -479,6 +480,8 @@ void vublk_device_ring_errors_unwatch(struct vublk_device *device);
 
 /* Whether the back-end records the requests that it has begun in an area for the next one. */
 bool vublk_device_uses_inflight(const struct vublk_device *device);
+/* Whether the back-end does so, or the plane. */
+bool vublk_device_records_requests(const struct vublk_device *device);
 /*
  * Tells the front-end which of the protocol features for the in-flight area the next handshake
  * accepts.

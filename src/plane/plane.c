@@ -8,6 +8,7 @@
  */
 #include "plane/plane.h"
 
+#include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "virtio/split.h"
@@ -101,6 +102,7 @@ static int attach_queue(struct vublk_plane *plane, struct vublk_plane_queue *que
 			const struct vublk_plane_setup *setup, uint64_t features,
 			const struct vublk_memory_map *map, struct vublk_error *error)
 {
+	uint16_t base = setup->base;
 	struct vublk_split_ring memory;
 	int r = find_ring(setup, map, &memory, error);
 
@@ -108,8 +110,13 @@ static int attach_queue(struct vublk_plane *plane, struct vublk_plane_queue *que
 		return r;
 	if (make_slots(plane, queue, setup->size) < 0)
 		return vublk_error_set(error, ENOMEM, "no memory for %u requests", setup->size);
-	r = vublk_device_ring_init(&queue->ring, &memory, setup->size, setup->base, features,
-				   error);
+	r = vublk_inflight_queue_begin(&queue->inflight, setup->inflight, setup->inflight_entries,
+				       &memory, setup->size,
+				       vublk_load_acquire(&memory.used->idx), /* B */
+				       &base, &queue->pending, error);
+	if (!r)
+		r = vublk_device_ring_init(&queue->ring, &memory, setup->size, base, features,
+					   error);
 	if (r < 0)
 		return r;
 	queue->setup = *setup;
@@ -138,6 +145,9 @@ int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup
 	plane->map = map;
 	plane->fault = fault;
 	plane->takes = true;
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		if (plane->queues[i].pending.count)
+			vublk_plane_take_again(plane, &plane->queues[i]);
 	return 0;
 }
 

@@ -25,6 +25,7 @@
 #include "virtio/blk-overlap.h"
 #include "virtio/device-ring.h"
 #include "virtio/driver-ring.h"
+#include "worker/inflight.h"
 
 #include <vublk/error.h>
 
@@ -39,6 +40,9 @@ struct vublk_plane_setup {
 	uint16_t base;
 	uint64_t desc_addr, avail_addr, used_addr; /* guest addresses */
 	int kick_fd, call_fd; /* borrowed; -1: none */
+	/* Where requests are recorded for a later process; NULL: they are not. */
+	struct vublk_inflight_split *inflight;
+	uint16_t inflight_entries; /* at least size */
 };
 
 enum vublk_plane_queue_phase {
@@ -53,6 +57,8 @@ struct vublk_plane_queue {
 	enum vublk_plane_queue_phase phase;
 	struct vublk_plane_setup setup;
 	struct vublk_device_ring ring;
+	struct vublk_inflight_queue inflight;
+	struct vublk_inflight_pending pending; /* begun by an earlier process */
 	struct vublk_plane_slot *slots; /* one for each entry of the ring */
 	struct vublk_ring_buffer *segments; /* max_segments for each slot; NULL until one is needed */
 	struct virtio_blk_discard_write_zeroes *ranges; /* VUBLK_PLANE_MAX_RANGES for each slot */
@@ -121,8 +127,10 @@ void vublk_plane_deinit(struct vublk_plane *plane);
 
 /*
  * Takes over the driver's rings, in the memory of `map`, with `features` as negotiated with the
- * driver. The setups, one for each queue, are copied; map and fault are borrowed. A failure changes
- * nothing. EFAULT: a ring is not in the memory; EINVAL, ENOMEM.
+ * driver. The setups, one for each queue, are copied; map, fault and the memory of the in-flight
+ * area are borrowed. Requests that an earlier process began and did not complete are taken again. A
+ * failure changes nothing. EFAULT: a ring is not in the memory; EPROTO: the in-flight area does not
+ * belong to it; EINVAL, ENOMEM.
  */
 int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup *setups,
 		       uint64_t features, const struct vublk_memory_map *map,
@@ -189,6 +197,9 @@ void vublk_plane_publish(struct vublk_plane *plane);
 
 /* Ends a request with this status. */
 void vublk_plane_end(struct vublk_plane *plane, struct vublk_plane_slot *slot, uint8_t status);
+
+/* Takes the requests again that an earlier process began. */
+void vublk_plane_take_again(struct vublk_plane *plane, struct vublk_plane_queue *queue);
 
 /* Puts a request that is held on the back-end's ring, if nothing is in the way. */
 void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot);

@@ -11,10 +11,14 @@
 
 static void publish_queue(struct vublk_plane_queue *queue)
 {
+	bool call;
+
 	if (!queue->pushed)
 		return;
 	queue->pushed = 0;
-	if (vublk_device_ring_publish(&queue->ring) && queue->setup.call_fd >= 0)
+	call = vublk_device_ring_publish(&queue->ring);
+	vublk_inflight_queue_publish(&queue->inflight, vublk_device_ring_used(&queue->ring));
+	if (call && queue->setup.call_fd >= 0)
 		vublk_eventfd_write(queue->setup.call_fd); /* vublk_eventfd_unblock() frees it */
 }
 
@@ -36,6 +40,7 @@ void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue
 	/* A driver that reuses entries too early must not make the batch longer than the ring. */
 	if (queue->pushed >= queue->ring.size)
 		publish_queue(queue);
+	vublk_inflight_queue_push(&queue->inflight, head);
 	vublk_device_ring_push(&queue->ring, head, bytes);
 	queue->pushed++;
 	queue->outstanding--;

@@ -182,6 +182,7 @@ static bool took(struct vublk_plane *plane, struct vublk_plane_queue *queue, int
 	if (r != 1 && r != -EBADMSG)
 		return false;
 	queue->outstanding++;
+	vublk_inflight_queue_take(&queue->inflight, chain->head);
 	if (r == 1 && chain->in_bytes) {
 		begin(plane, queue, chain);
 		return true;
@@ -213,4 +214,26 @@ unsigned vublk_plane_take(struct vublk_plane *plane, struct vublk_plane_queue *q
 		n++;
 	}
 	return n;
+}
+
+/* The next process after one that died: the requests keep their order within the queue. */
+void vublk_plane_take_again(struct vublk_plane *plane, struct vublk_plane_queue *queue)
+{
+	struct vublk_chain chain = {
+		.max_iov = VUBLK_PLANE_MAX_IOV,
+		.iov = plane->iov,
+		.guest_addrs = plane->guest_addrs,
+	};
+	struct vublk_error error = { 0 };
+
+	vublk_log_limited(plane->log, plane->limit, VUBLK_LOG_INFO,
+			  "queue %u: repeating the %u requests that the previous process did not "
+			  "complete", queue->index, queue->pending.count);
+	for (unsigned i = 0; i < queue->pending.count; i++) {
+		int r = vublk_device_ring_take_again(&queue->ring, plane->map,
+						     queue->pending.heads[i], &chain, &error);
+
+		if (!took(plane, queue, r, &chain, &error))
+			break;
+	}
 }

@@ -121,6 +121,7 @@ class Direct:
     name = 'direct'
     title = 'no device between'
     has_process = False
+    bus = None
     has_plane = False
     has_legacy = True
     is_migratable = True

@@ -136,7 +136,7 @@ class RelayRestarted(disk_cases.Machine):
 
     @classmethod
     def cases_for(cls, way):
-        return cls.cases if way.door.name == 'relay' and way.backend.has_inflight else []
+        return cls.cases if way.door.bus == 'vhost-user' and way.keeps_requests() else []
 
     def terminate(self):
         self.restart(self.disk.stop_door)

@@ -33,10 +33,6 @@
 /* A VMM has to accept both features if stops leave requests in the in-flight area. */
 #define INFLIGHT_WITHOUT_DRAIN                                                                \
 	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
-/* These features are offered if the back-end offers them and the device accepted them. */
-#define PASSED_ON                                                                             \
-	(INFLIGHT_WITHOUT_DRAIN | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN) |           \
-	 VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD))
 
 /* --- features and status ----------------------------------------------------- */
 
@@ -44,13 +40,12 @@
 void vublk_relay_make_offer(struct vublk_relay *relay)
 {
 	const struct vublk_device_info *backend = &relay->bus->backend;
-	bool logs = backend->backend_features & VUBLK_BIT(VHOST_F_LOG_ALL) &&
-		    backend->protocol_features & VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD);
+	bool logs = backend->bus_protocol_features & VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD);
 
 	relay->offered_features = vublk_device_features(relay->device) |
 				  (VUBLK_RELAY_OWN_FEATURES & ~VUBLK_BIT(VHOST_F_LOG_ALL));
 	relay->server.offered_protocol_features =
-		ALWAYS_OFFERED | (backend->protocol_features & PASSED_ON);
+		ALWAYS_OFFERED | backend->bus_protocol_features;
 	if (logs)
 		relay->offered_features |= VUBLK_BIT(VHOST_F_LOG_ALL);
 }

@@ -199,7 +199,8 @@ static int make_inflight(struct vublk_device *device, struct vublk_device_inflig
 				       area->queue_size, device->num_queues, VUBLK_MAX_QUEUE_SIZE);
 	if (device->inflight_under_way)
 		return vublk_error_set(error, EBUSY, "an in-flight area is being made already");
-	if (device->state != VUBLK_DEVICE_STOPPED)
+	if (device->state != VUBLK_DEVICE_STOPPED ||
+	    (vublk_device_is_shadowed(device) && vublk_device_records_requests(device)))
 		return make_here(device, area, error);
 	if (!vublk_device_uses_inflight(device))
 		return vublk_error_set(error, ENOTSUP,

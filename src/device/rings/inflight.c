@@ -17,20 +17,29 @@ static bool wants_inflight(const struct vublk_device *device)
 {
 	const struct vublk_device_settings *settings = &device->settings;
 
-	return settings->inflight && !settings->shadow &&
+	return settings->inflight &&
 	       (vublk_device_will_reconnect(settings) || settings->inflight_migration);
 }
 
 bool vublk_device_uses_inflight(const struct vublk_device *device)
 {
-	return wants_inflight(device) &&
+	return wants_inflight(device) && !device->settings.shadow &&
 	       vublk_frontend_has(&device->frontend, VUBLK_VU_F_INFLIGHT_SHMFD);
+}
+
+bool vublk_device_records_requests(const struct vublk_device *device)
+{
+	return vublk_device_uses_inflight(device) ||
+	       (wants_inflight(device) && device->settings.shadow);
 }
 
 void vublk_device_ask_for_inflight(struct vublk_device *device)
 {
-	device->frontend.wants_inflight = wants_inflight(device);
-	device->frontend.wants_undrained_stops = device->settings.inflight_migration;
+	bool is_for_backend = !device->settings.shadow;
+
+	device->frontend.wants_inflight = wants_inflight(device) && is_for_backend;
+	device->frontend.wants_undrained_stops = device->settings.inflight_migration &&
+						 is_for_backend;
 }
 
 void vublk_device_drop_inflight(struct vublk_device *device)
@@ -38,8 +47,8 @@ void vublk_device_drop_inflight(struct vublk_device *device)
 	vublk_fd_close(&device->inflight.fd);
 }
 
-/* The area exists, so the lost back-end wrote to it, and the new one will read it. */
+/* The area exists, so the lost back-end wrote to it, and the new one, or the plane, will read it. */
 bool vublk_device_is_tracked(const struct vublk_device *device)
 {
-	return vublk_device_uses_inflight(device) && device->inflight.fd >= 0;
+	return vublk_device_records_requests(device) && device->inflight.fd >= 0;
 }

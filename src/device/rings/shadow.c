@@ -15,9 +15,12 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/memfd.h"
+#include "util/memory-file.h"
 
 #include <endian.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/virtio_blk.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -169,12 +172,56 @@ static int map_memory(struct vublk_device *device, struct vublk_plane_memory **m
 	return r;
 }
 
+/* Maps the in-flight area of the driver's session, if there is one. */
+static int map_area(struct vublk_device *device, struct vublk_error *error)
+{
+	const struct vublk_frontend_inflight_area *area = &device->inflight;
+	struct vublk_device_shadow *shadow = &device->shadow;
+	struct vublk_memory_file file;
+	int r;
+
+	if (!vublk_device_is_tracked(device))
+		return 0;
+	if (area->offset % sizeof(uint64_t))
+		return vublk_error_set(error, EINVAL, "the in-flight area's offset, %" PRIu64
+				       ", is not a multiple of 8", area->offset);
+	r = vublk_memory_file_check(area->fd, area->offset, area->size_bytes, &file, error);
+	if (!r)
+		r = vublk_memory_file_map(area->fd, &file, area->offset, area->size_bytes,
+					  &shadow->fault, VUBLK_FAULT_INFLIGHT, &shadow->area, error);
+	if (r < 0)
+		vublk_error_prepend(error, "the in-flight area");
+	return r;
+}
+
+static void unmap_area(struct vublk_device *device)
+{
+	struct vublk_memory_part *area = &device->shadow.area;
+
+	vublk_unmap(area->mapping, area->mapping_bytes);
+	*area = (struct vublk_memory_part){ 0 };
+}
+
+/* Where the requests of a queue are recorded; NULL: nowhere. */
+static struct vublk_inflight_split *region_of(const struct vublk_device *device, unsigned index)
+{
+	const struct vublk_frontend_inflight_area *area = &device->inflight;
+
+	if (!device->shadow.area.mapping || index >= area->num_queues ||
+	    device->queues[index].size > area->queue_size)
+		return NULL;
+	return (struct vublk_inflight_split *)
+		(device->shadow.area.start + index *
+		 vublk_inflight_split_stride(area->size_bytes, area->num_queues, area->queue_size));
+}
+
 static int attach(struct vublk_device *device, const struct vublk_plane_memory *memory,
 		  struct vublk_error *error)
 {
 	struct vublk_plane_setup setups[VUBLK_MAX_QUEUES] = { 0 };
+	int r = map_area(device, error);
 
-	for (unsigned i = 0; i < device->num_queues; i++) {
+	for (unsigned i = 0; i < device->num_queues && !r; i++) {
 		const struct vublk_device_queue *queue = &device->queues[i];
 
 		setups[i] = (struct vublk_plane_setup){
@@ -185,11 +232,17 @@ static int attach(struct vublk_device *device, const struct vublk_plane_memory *
 			.used_addr = queue->used_addr,
 			.kick_fd = queue->kick_fd,
 			.call_fd = queue->call_fd,
+			.inflight = region_of(device, i),
+			.inflight_entries = device->inflight.queue_size,
 		};
 	}
-	return vublk_plane_thread_attach(device->shadow.thread, setups,
-					 vublk_device_session_features(device), memory,
-					 &device->shadow.fault, error);
+	if (!r)
+		r = vublk_plane_thread_attach(device->shadow.thread, setups,
+					      vublk_device_session_features(device), memory,
+					      &device->shadow.fault, error);
+	if (r < 0)
+		unmap_area(device);
+	return r;
 }
 
 /* Maps the memory as it is now; a mapping that the plane does not use any more is removed. */
@@ -280,6 +333,7 @@ static void detach(struct vublk_device *device)
 	struct vublk_device_shadow *shadow = &device->shadow;
 
 	vublk_plane_thread_detach(shadow->thread);
+	unmap_area(device);
 	vublk_plane_memory_free(shadow->memory);
 	shadow->memory = NULL;
 	shadow->is_overdue = false;
@@ -393,9 +447,9 @@ static void on_fault(void *opaque, uint32_t events)
 	struct vublk_error error;
 
 	vublk_loop_remove(&device->shadow.fault_source);
-	vublk_error_set(&error, EFAULT, "a page of the guest's memory cannot be accessed, because the "
-			"VMM truncated its file, or it is a huge page and the host has none left; "
-			"all requests fail until a reset");
+	vublk_error_set(&error, EFAULT, "a page of %s cannot be accessed, because the VMM truncated its "
+			"file, or it is a huge page and the host has none left; all requests fail "
+			"until a reset", vublk_fault_name(&device->shadow.fault));
 	vublk_device_raise_needs_reset(device, &error);
 }
 

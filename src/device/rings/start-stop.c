@@ -230,7 +230,8 @@ static void begin_start(struct vublk_device *device)
 		return;
 	}
 	/* Without this back-end's records the area would mislead the next one. */
-	vublk_device_drop_inflight(device);
+	if (!vublk_device_records_requests(device))
+		vublk_device_drop_inflight(device);
 	vublk_frontend_begin_session(&device->frontend, features, dirty_log, on_session, device);
 	vublk_frontend_set_memory(&device->frontend, vublk_device_shadow_memory(device),
 				  on_start_memory, device);

@@ -196,7 +196,8 @@ static int check_inflight(const struct vublk_device *device, const struct vublk_
 	bool needed = state->rings == VUBLK_SAVE_RINGS_INFLIGHT ||
 		      (state->rings == VUBLK_SAVE_RINGS_LOST && state->area);
 
-	if (!needed || !vublk_device_is_connected(device) || vublk_device_uses_inflight(device))
+	if (!needed || !vublk_device_is_connected(device) ||
+	    vublk_device_records_requests(device))
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
 			       "requests are in flight in the saved device, and back-end '%s' does not "

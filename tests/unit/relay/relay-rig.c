@@ -170,12 +170,16 @@ static void prepare(struct relay *relay)
 
 static void open_bus(struct relay *relay, const struct vublk_option *properties)
 {
-	struct vublk_option all[16] = { { "chardev", relay->backend }, { "reconnect-ms", "20" } };
+	struct vublk_option all[16] = {
+		{ "chardev", relay->backend },
+		{ "reconnect-ms", "20" },
+		{ "shadow", getenv("VUBLK_TEST_SHADOW") ? "on" : "off" },
+	};
 	struct vublk_log log = { hear, relay, VUBLK_LOG_DEBUG };
 	struct vublk_error error;
 	char spec[200];
 
-	for (unsigned n = 2; properties && properties->name; n++)
+	for (unsigned n = 3; properties && properties->name; n++)
 		all[n] = *properties++;
 	snprintf(spec, sizeof(spec), "vhost-user:%s", relay->socket);
 	if (vublk_bus_open(spec, all, &log, &relay->bus, &error))

@@ -35,7 +35,10 @@ struct relay {
 	size_t loud_length;
 };
 
-/* A disk and its back-end, and a relay in front of it that listens. `properties` may be NULL. */
+/*
+ * A disk and its back-end, and a relay in front of it that listens. `properties` may be NULL. The
+ * relay has shadow rings if the environment variable VUBLK_TEST_SHADOW is set.
+ */
 void relay_open(struct relay *relay, const struct vublk_option *properties);
 /* The same without a back-end. Does not wait for the relay to listen. */
 void relay_open_alone(struct relay *relay, const struct vublk_option *properties);

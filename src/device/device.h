@@ -160,7 +160,6 @@ struct vublk_device_shadow {
 	struct vublk_memory_part area;     /* the in-flight area, while attached */
 	struct vublk_fault fault;          /* of the mapping */
 	struct vublk_loop_source fault_source;
-	struct vublk_dirty_log log;
 	struct vublk_plane_side *side; /* of the present connection; NULL: not made */
 	struct vublk_frontend_memory regions; /* the guest's, borrowed, and the side's */
 	struct vublk_loop_timer timer; /* armed while a stop waits for requests */

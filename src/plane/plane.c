@@ -229,11 +229,14 @@ int vublk_plane_set_map(struct vublk_plane *plane, const struct vublk_memory_map
 
 void vublk_plane_set_dirty_log(struct vublk_plane *plane, const struct vublk_dirty_log *log)
 {
-	plane->dirty_log = log;
+	if (log)
+		plane->marks = *log;
+	plane->dirty_log = log ? &plane->marks : NULL;
 	for (unsigned i = 0; i < plane->num_queues; i++) {
 		struct vublk_plane_queue *queue = &plane->queues[i];
 
 		if (queue->phase != VUBLK_PLANE_QUEUE_UNUSED)
-			vublk_device_ring_log(&queue->ring, log, queue->setup.used_addr);
+			vublk_device_ring_log(&queue->ring, plane->dirty_log,
+					      queue->setup.used_addr);
 	}
 }

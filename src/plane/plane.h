@@ -98,7 +98,8 @@ struct vublk_plane {
 
 	const struct vublk_memory_map *map;
 	const struct vublk_fault *fault;         /* of the map's memory */
-	const struct vublk_dirty_log *dirty_log; /* NULL: off */
+	struct vublk_dirty_log marks;
+	const struct vublk_dirty_log *dirty_log; /* &marks; NULL: off */
 	unsigned num_queues;
 	struct vublk_plane_queue *queues;
 	unsigned max_segments;
@@ -149,7 +150,10 @@ uint16_t vublk_plane_base(const struct vublk_plane *plane, unsigned index);
 int vublk_plane_set_map(struct vublk_plane *plane, const struct vublk_memory_map *map,
 			const struct vublk_fault *fault, struct vublk_error *error);
 
-/* Pages that the plane and the back-end write are marked from here on. NULL: no longer. */
+/*
+ * Pages that the plane and the back-end write are marked from here on; the struct is copied. NULL:
+ * no longer.
+ */
 void vublk_plane_set_dirty_log(struct vublk_plane *plane, const struct vublk_dirty_log *log);
 
 /* Requests that the driver has not got back. */

@@ -308,12 +308,10 @@ int vublk_device_shadow_set_notifiers(struct vublk_device *device, unsigned inde
 
 void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint64_t bytes)
 {
-	struct vublk_device_shadow *shadow = &device->shadow;
+	struct vublk_dirty_log log = { (uint8_t *)bitmap, bytes };
 
-	if (!vublk_device_shadow_is_attached(device))
-		return;
-	shadow->log = (struct vublk_dirty_log){ (uint8_t *)bitmap, bytes };
-	vublk_plane_thread_set_dirty_log(shadow->thread, bitmap ? &shadow->log : NULL);
+	if (vublk_device_shadow_is_attached(device))
+		vublk_plane_thread_set_dirty_log(device->shadow.thread, bitmap ? &log : NULL);
 }
 
 /* A fault ends with the driver's session. */

@@ -40,7 +40,11 @@ static void note_shadow(struct vublk_device *device)
 
 	if (!vublk_device_shadow_is_attached(device))
 		return;
-	if (!waits) {
+	if (vublk_device_should_run(device)) {
+		vublk_device_shadow_resume(device); /* a stop or a change of the memory was under way */
+	} else if (!vublk_device_shadow_has_requests(device)) {
+		vublk_device_shadow_return(device);
+	} else if (!waits) {
 		vublk_device_note_loss(device);
 		vublk_device_shadow_drop(device);
 	} else if (!vublk_device_needs_backend(device)) {

@@ -391,6 +391,7 @@ bool vublk_device_shadow_stop(struct vublk_device *device,
 
 void vublk_device_shadow_resume(struct vublk_device *device)
 {
+	device->shadow.is_overdue = false;
 	vublk_loop_timer_disarm(&device->shadow.timer);
 	vublk_plane_thread_resume(device->shadow.thread);
 }

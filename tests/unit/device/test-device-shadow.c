@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The device with shadow rings, in front of a back-end that completes no request: what happens to
+ * the request, and to the driver's rings, when a stop, a reset, a change or a loss comes meanwhile.
+ */
+#include "harness.h"
+
+#include "mock/device-rig.h"
+
+#include "device/device.h"
+#include "util/checked.h"
+#include "util/loop.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <string.h>
+
+#define OUT 1 /* a start or a stop is under way */
+#define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
+
+static void prepare(struct device_rig *rig, struct mock *mock, const char *timeout_ms)
+{
+	rig_prepare(rig, mock, "1");
+	rig_set(rig, "shadow", "on");
+	rig_set(rig, "request-timeout-ms", timeout_ms);
+	rig_set(rig, "keepalive-ms", "0");
+}
+
+static void begin(struct device_rig *rig, struct mock *mock, const char *timeout_ms)
+{
+	prepare(rig, mock, timeout_ms);
+	rig_realize(rig);
+	rig_start(rig, 1);
+}
+
+static unsigned outstanding(const struct device_rig *rig)
+{
+	return vublk_plane_thread_outstanding(rig->device->shadow.thread);
+}
+
+/* The plane has a request, and the back-end does not complete it. */
+static void send_request(struct device_rig *rig)
+{
+	const char data[512] = "data";
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
+
+	rig_submit(rig, 0, VIRTIO_BLK_T_OUT, 0, data, sizeof(data));
+	while (!outstanding(rig))
+		assert_true(vublk_now_ns() < until);
+}
+
+/* The rings run again, with the request, and the driver was not told to reset. */
+static void expect_resumed(struct device_rig *rig)
+{
+	rig_wait(rig, RIG_STARTED, 2);
+	assert_int_equal(rig->calls[RIG_NEEDS_RESET], 0);
+	assert_int_equal(outstanding(rig), 1);
+	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
+}
+
+/* --- stops that are not wanted any more ------------------------------------------- */
+
+/* The back-end counts as lost, and that is all. */
+static void test_memory_change_waits_too_long(void **state)
+{
+	struct vublk_memory_region regions[2] = {
+		{ .guest_addr = RIG_GUEST_ADDR, .size_bytes = RIG_MEMORY_BYTES },
+		{ .guest_addr = 0x1000, .size_bytes = 4096 },
+	};
+	struct mock mock;
+	struct device_rig rig;
+
+	begin(&rig, &mock, "100");
+	send_request(&rig);
+	regions[0].fd = regions[1].fd = rig.memfd;
+	assert_int_equal(vublk_device_set_memory(rig.device, regions, 2, NULL), 1);
+	rig_wait(&rig, RIG_LOST, 1);
+	assert_int_equal(rig.calls[RIG_MEMORY_CHANGED], 1);
+	expect_resumed(&rig);
+	rig_end(&rig, &mock);
+}
+
+static void test_resumed_stop_waits_too_long(void **state)
+{
+	struct mock mock;
+	struct device_rig rig;
+
+	begin(&rig, &mock, "100");
+	send_request(&rig);
+	assert_int_equal(vublk_device_set_vm_running(rig.device, false), OUT);
+	assert_int_equal(vublk_device_set_vm_running(rig.device, true), OUT);
+	rig_wait(&rig, RIG_LOST, 1);
+	expect_resumed(&rig);
+	rig_end(&rig, &mock);
+}
+
+/* A stop that the loss has ended must not expire during the outage. */
+static void test_loss_ends_a_stop(void **state)
+{
+	struct vublk_memory_region region = { RIG_GUEST_ADDR, RIG_MEMORY_BYTES, -1, 0 };
+
+	for (unsigned memory = 0; memory < 2; memory++) {
+		struct mock mock;
+		struct device_rig rig;
+
+		begin(&rig, &mock, "20000");
+		send_request(&rig);
+		region.fd = rig.memfd;
+		if (memory)
+			assert_int_equal(vublk_device_set_memory(rig.device, &region, 1, NULL), 1);
+		else
+			vublk_device_set_vm_running(rig.device, false);
+		vublk_device_set_vm_running(rig.device, true);
+		assert_non_null(rig.device->shadow.timer.loop);
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_LOST, 1);
+		assert_null(rig.device->shadow.timer.loop);
+		expect_resumed(&rig);
+		rig_end(&rig, &mock);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_memory_change_waits_too_long),
+		VUBLK_TEST(test_resumed_stop_waits_too_long),
+		VUBLK_TEST(test_loss_ends_a_stop),
+	};
+
+	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
+}

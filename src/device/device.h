@@ -555,6 +555,8 @@ static inline bool vublk_device_shadow_is_attached(const struct vublk_device *de
 {
 	return device->shadow.memory;
 }
+/* Whether the plane gives requests to a back-end: from the end of a start to the stop. */
+bool vublk_device_shadow_has_backend(const struct vublk_device *device);
 /* Whether the driver waits for requests in the plane. */
 bool vublk_device_shadow_has_requests(const struct vublk_device *device);
 

@@ -472,6 +472,11 @@ void vublk_plane_thread_lose_side(struct vublk_plane_thread *thread)
 	thread->side = NULL;
 }
 
+bool vublk_plane_thread_has_side(const struct vublk_plane_thread *thread)
+{
+	return thread->side;
+}
+
 void vublk_plane_thread_stop(struct vublk_plane_thread *thread)
 {
 	struct call call = { 0 };

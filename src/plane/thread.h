@@ -55,6 +55,8 @@ int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_
 /* NULL side before: a no-op. side_broke() does not follow. */
 void vublk_plane_thread_lose_side(struct vublk_plane_thread *thread);
 
+bool vublk_plane_thread_has_side(const struct vublk_plane_thread *thread);
+
 /*
  * Takes no more chains. drained() follows when the driver has got back every request, perhaps
  * after another back-end has executed some of them.

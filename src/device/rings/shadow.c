@@ -31,6 +31,12 @@
 /* Data segments of a request for which the plane has room, whatever the config says. */
 #define LEAST_SEGMENTS 128
 
+bool vublk_device_shadow_has_backend(const struct vublk_device *device)
+{
+	return vublk_device_is_shadowed(device) &&
+	       vublk_plane_thread_has_side(device->shadow.thread);
+}
+
 bool vublk_device_shadow_has_requests(const struct vublk_device *device)
 {
 	return vublk_device_shadow_is_attached(device) &&

@@ -67,11 +67,16 @@ static void stop_rings(struct vublk_device *device)
 				  device->drains, on_rings_stopped, device);
 }
 
-/* After a start that failed there is nothing to wait for: the connection is closed. */
+/*
+ * After a start that failed there is nothing to wait for: the connection is closed. Nor is there
+ * before the plane has got the back-end's rings: no request can be completed.
+ */
 static void begin_stop(struct vublk_device *device, const char *why)
 {
+	bool waits = !device->failure.code && vublk_device_shadow_has_backend(device);
+
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOP, why);
-	if (device->failure.code || !vublk_device_shadow_stop(device, stop_rings))
+	if (!waits || !vublk_device_shadow_stop(device, stop_rings))
 		stop_rings(device);
 }
 
@@ -376,7 +381,7 @@ void vublk_device_set_drains(struct vublk_device *device, bool drains)
 
 int vublk_device_force_shutdown(struct vublk_device *device)
 {
-	bool rings = vublk_device_has_rings_out(device);
+	bool rings = vublk_device_backend_has_rings(device);
 	struct vublk_error error;
 
 	if (device->state == VUBLK_DEVICE_CREATED || device->state == VUBLK_DEVICE_REALIZING)

@@ -120,12 +120,69 @@ static void test_loss_ends_a_stop(void **state)
 	}
 }
 
+/* --- resets ------------------------------------------------------------------------ */
+
+/* The request needs no back-end any more, so this one is not asked to complete it. */
+static void test_reset_at_each_step_of_a_restart(void **state)
+{
+	unsigned starting = 0;
+
+	for (unsigned steps = 0; steps < 30; steps++) {
+		struct mock mock;
+		struct device_rig rig;
+
+		begin(&rig, &mock, "20000");
+		send_request(&rig);
+		mock_hang_up(&mock);
+		rig_wait(&rig, RIG_RECONNECTED, 1);
+		for (unsigned i = 0; i < steps; i++) {
+			mock_pump_once(&mock);
+			vublk_device_process(rig.device);
+		}
+		if (vublk_device_state(rig.device) == VUBLK_DEVICE_STARTING) {
+			starting++;
+			assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+			rig_wait(&rig, RIG_STOPPED, 1);
+			assert_int_equal(rig.errors[RIG_STOPPED].code, 0);
+			assert_int_equal(rig.calls[RIG_LOST], 1);
+			rig_start(&rig, 1);
+			assert_int_equal(outstanding(&rig), 0);
+		}
+		rig_end(&rig, &mock);
+	}
+	assert_true(starting >= 5);
+}
+
+/* The rings are not the back-end's, so no callback follows. */
+static void test_forced_shutdown_in_an_outage(void **state)
+{
+	for (unsigned skip = 0; skip < 2; skip++) {
+		struct mock mock;
+		struct device_rig rig;
+
+		prepare(&rig, &mock, "20000");
+		rig_set(&rig, "skip-get-vring-base-on-force-shutdown", skip ? "on" : "off");
+		rig_realize(&rig);
+		rig_start(&rig, 1);
+		send_request(&rig);
+		mock_die(&mock);
+		rig_wait(&rig, RIG_LOST, 1);
+		assert_int_equal(vublk_device_force_shutdown(rig.device), 0);
+		assert_false(vublk_device_has_rings_out(rig.device));
+		rig_settle(&rig);
+		assert_int_equal(rig.calls[RIG_STOPPED], 0);
+		rig_end(&rig, &mock);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_memory_change_waits_too_long),
 		VUBLK_TEST(test_resumed_stop_waits_too_long),
 		VUBLK_TEST(test_loss_ends_a_stop),
+		VUBLK_TEST(test_reset_at_each_step_of_a_restart),
+		VUBLK_TEST(test_forced_shutdown_in_an_outage),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

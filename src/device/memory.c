@@ -61,6 +61,23 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 	return 0;
 }
 
+/* The addresses from there on are the plane's in the back-end's table. */
+static int check_plane(const struct vublk_device *device,
+		       const struct vublk_frontend_memory *memory, struct vublk_error *error)
+{
+	for (unsigned i = 0; i < memory->num_regions && device->settings.shadow; i++) {
+		const struct vublk_memory_region *region = &memory->regions[i].region;
+
+		if (region->guest_addr + (region->size_bytes - 1) >= VUBLK_PLANE_REGION_ADDR)
+			return vublk_error_set(error, EINVAL,
+					       "memory region %u (0x%" PRIx64 ", %" PRIu64 " bytes) "
+					       "reaches the addresses of the shadow rings, from 0x%"
+					       PRIx64 " on", i, region->guest_addr,
+					       region->size_bytes, VUBLK_PLANE_REGION_ADDR);
+	}
+	return 0;
+}
+
 unsigned vublk_device_memory_slots(const struct vublk_device *device)
 {
 	unsigned slots = vublk_frontend_memory_slots(&device->frontend);
@@ -229,6 +246,8 @@ int vublk_device_set_memory(struct vublk_device *device,
 	if (r < 0)
 		return r;
 	r = take_table(&memory, regions, num_regions, error);
+	if (!r)
+		r = check_plane(device, &memory, error);
 	if (!r)
 		r = vublk_device_dirty_log_check(device, &memory, error);
 	if (!r && (running || vublk_device_is_driver_ready(device)))

@@ -167,6 +167,10 @@ int vublk_device_require_set_up(const struct vublk_device *device, const char *w
 	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_LOST &&
 	    device->state != VUBLK_DEVICE_RECONNECTING)
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
+	if (vublk_device_shadow_is_attached(device))
+		return vublk_error_set(error, EBUSY,
+				       "%s is possible after a reset: the driver waits for requests, and "
+				       "the rings stay as they are until then", what);
 	if (vublk_device_will_reconnect(&device->settings) && vublk_device_is_driver_ready(device) &&
 	    !is_at_rest(device))
 		return vublk_error_set(error, EBUSY,

@@ -120,6 +120,56 @@ static void test_loss_ends_a_stop(void **state)
 	}
 }
 
+/* --- what the driver has set up --------------------------------------------------- */
+
+/* The plane has the rings as they were set up, also while a pause waits for a back-end. */
+static void test_set_up_in_an_outage(void **state)
+{
+	for (unsigned reconnects = 0; reconnects < 2; reconnects++) {
+		struct mock mock;
+		struct device_rig rig;
+
+		prepare(&rig, &mock, "20000");
+		rig_set(&rig, "reconnect-ms", reconnects ? "1" : "0");
+		rig_realize(&rig);
+		rig_start(&rig, 1);
+		send_request(&rig);
+		mock_die(&mock);
+		rig_wait(&rig, RIG_LOST, 1);
+		assert_int_equal(vublk_device_set_vm_running(rig.device, false), OUT);
+		assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL), -EBUSY);
+		assert_int_equal(vublk_device_ack_features(rig.device,
+							   vublk_device_features(rig.device),
+							   NULL), -EBUSY);
+		assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+		assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL), 0);
+		rig_end(&rig, &mock);
+	}
+}
+
+static void test_memory_at_the_planes_address(void **state)
+{
+	const uint64_t end = UINT64_C(1) << 53;
+	struct vublk_memory_region regions[2] = {
+		{ .guest_addr = RIG_GUEST_ADDR, .size_bytes = RIG_MEMORY_BYTES },
+		{ .guest_addr = end - 8192, .size_bytes = 8192 },
+	};
+	struct vublk_error error;
+	struct mock mock;
+	struct device_rig rig;
+
+	begin(&rig, &mock, "20000");
+	regions[0].fd = regions[1].fd = rig.memfd;
+	assert_int_equal(vublk_device_set_memory(rig.device, regions, 2, &error), 1);
+	rig_wait(&rig, RIG_MEMORY_CHANGED, 1);
+	regions[1].guest_addr += 4096;
+	assert_int_equal(vublk_device_set_memory(rig.device, regions, 2, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "memory region 1 (0x1ffffffffff000, 8192 bytes) reaches"));
+	regions[1].guest_addr = UINT64_MAX - 8191;
+	assert_int_equal(vublk_device_set_memory(rig.device, regions, 2, &error), -EINVAL);
+	rig_end(&rig, &mock);
+}
+
 /* --- resets ------------------------------------------------------------------------ */
 
 /* The request needs no back-end any more, so this one is not asked to complete it. */
@@ -181,6 +231,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_memory_change_waits_too_long),
 		VUBLK_TEST(test_resumed_stop_waits_too_long),
 		VUBLK_TEST(test_loss_ends_a_stop),
+		VUBLK_TEST(test_set_up_in_an_outage),
+		VUBLK_TEST(test_memory_at_the_planes_address),
 		VUBLK_TEST(test_reset_at_each_step_of_a_restart),
 		VUBLK_TEST(test_forced_shutdown_in_an_outage),
 	};

@@ -122,6 +122,7 @@ static void put_own_values(const struct vublk_device *device, struct virtio_blk_
 		config->opt_io_size = 0;
 	if (device->settings.seg_max_adjust)
 		limit_seg_max(device, config);
+	vublk_device_shadow_limit(device, config);
 }
 
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,

@@ -160,6 +160,7 @@ struct vublk_device_shadow {
 	struct vublk_memory_part area;     /* the in-flight area, while attached */
 	struct vublk_fault fault;          /* of the mapping */
 	struct vublk_loop_source fault_source;
+	unsigned max_segments; /* of a request; constant */
 	struct vublk_plane_side *side; /* of the present connection; NULL: not made */
 	struct vublk_frontend_memory regions; /* the guest's, borrowed, and the side's */
 	struct vublk_loop_timer timer; /* armed while a stop waits for requests */
@@ -543,6 +544,9 @@ void vublk_device_note_loss_at_rest(struct vublk_device *device);
 
 /* Makes the plane, if the property is on and the number of queues is known. */
 int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *error);
+/* Lowers seg_max of a back-end's config to what the plane has room for, or will have. */
+void vublk_device_shadow_limit(const struct vublk_device *device,
+			       struct virtio_blk_config *config);
 /* Drops the driver's rings and frees everything. Idempotent. */
 void vublk_device_shadow_deinit(struct vublk_device *device);
 /* Whether the plane is in the data path. */

@@ -30,6 +30,8 @@
 
 /* Data segments of a request for which the plane has room, whatever the config says. */
 #define LEAST_SEGMENTS 128
+/* A buffer that crosses memory regions counts more than once. */
+#define EXTRA_SEGMENTS 14
 
 bool vublk_device_shadow_has_backend(const struct vublk_device *device)
 {
@@ -66,15 +68,22 @@ static void free_side(struct vublk_device *device)
 	shadow->regions = (struct vublk_frontend_memory){ 0 };
 }
 
-static unsigned max_segments(const struct vublk_device *device)
+static unsigned choose_segments(const struct vublk_device *device)
 {
 	const struct virtio_blk_config *config = (const void *)device->config;
 	unsigned seg_max = device->features & VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX) ?
 			   le32toh(config->seg_max) : 1;
 
-	/* A buffer that crosses memory regions counts more than once. */
-	seg_max = VUBLK_MAX(seg_max, (unsigned)LEAST_SEGMENTS) + 14;
-	return VUBLK_MIN(seg_max, (unsigned)VUBLK_PLANE_MAX_IOV);
+	return VUBLK_MAX(seg_max, (unsigned)LEAST_SEGMENTS) + EXTRA_SEGMENTS;
+}
+
+void vublk_device_shadow_limit(const struct vublk_device *device, struct virtio_blk_config *config)
+{
+	unsigned room = vublk_device_is_shadowed(device) ?
+			device->shadow.max_segments - EXTRA_SEGMENTS : VUBLK_RING_MAX_INDIRECT - 2;
+
+	if (device->settings.shadow && le32toh(config->seg_max) > room)
+		config->seg_max = htole32(room);
 }
 
 /* The region stays the same while the connection lasts, because some back-ends require that. */
@@ -88,8 +97,8 @@ static int make_side(struct vublk_device *device, struct vublk_error *error)
 		sizes[i] = device->queues[i].size;
 	if (!shadow->side)
 		r = vublk_plane_side_new(device->num_queues,
-					 (unsigned)device->settings.queue_size, max_segments(device),
-					 &shadow->side, error);
+					 (unsigned)device->settings.queue_size,
+					 shadow->max_segments, &shadow->side, error);
 	return r < 0 ? r : vublk_plane_side_reset(shadow->side, sizes,
 						  vublk_device_session_features(device), error);
 }
@@ -484,7 +493,8 @@ int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *er
 	r = watch_fault(device, error);
 	if (r < 0)
 		return r;
-	return vublk_plane_thread_new(device->num_queues, max_segments(device), &device->loop,
+	shadow->max_segments = choose_segments(device);
+	return vublk_plane_thread_new(device->num_queues, shadow->max_segments, &device->loop,
 				      &plane_ops, device, &device->log, &shadow->thread, error);
 }
 

@@ -12,6 +12,7 @@
 #include "util/loop.h"
 
 #include <errno.h>
+#include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <string.h>
 
@@ -170,6 +171,63 @@ static void test_memory_at_the_planes_address(void **state)
 	rig_end(&rig, &mock);
 }
 
+/* --- other back-ends ----------------------------------------------------------------- */
+
+static struct virtio_blk_config *config_of(struct mock *mock)
+{
+	return (struct virtio_blk_config *)mock->config;
+}
+
+static uint32_t seg_max_of(const struct device_rig *rig)
+{
+	struct virtio_blk_config config;
+
+	vublk_device_config_read(rig->device, 0, &config, sizeof(config));
+	return config.seg_max;
+}
+
+/* Requests that the plane has taken for one back-end must fit into the memory for the next. */
+static void test_back_end_with_fewer_segments(void **state)
+{
+	struct mock mock;
+	struct device_rig rig;
+
+	prepare(&rig, &mock, "20000");
+	config_of(&mock)->seg_max = 500;
+	rig.refused_features = VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	assert_true(rig.device->shadow.max_segments >= 500);
+	config_of(&mock)->seg_max = 4;
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(rig.device->shadow.side->region.long_table,
+			 rig.device->shadow.max_segments + 2);
+	rig_end(&rig, &mock);
+}
+
+/* The plane's memory is made once, so a driver must not learn of a higher limit. */
+static void test_back_end_with_more_segments(void **state)
+{
+	struct mock mock;
+	struct device_rig rig;
+
+	prepare(&rig, &mock, "20000");
+	rig_set(&rig, "seg-max-adjust", "off");
+	config_of(&mock)->seg_max = 200;
+	rig_realize(&rig);
+	assert_int_equal(seg_max_of(&rig), 200);
+	config_of(&mock)->seg_max = 100000;
+	mock_hang_up(&mock);
+	rig_wait(&rig, RIG_RECONNECTED, 1);
+	assert_int_equal(seg_max_of(&rig), 200);
+	vublk_device_unrealize(rig.device);
+	rig_realize(&rig);
+	assert_int_equal(seg_max_of(&rig), VUBLK_RING_MAX_INDIRECT - 2);
+	assert_true(rig.device->shadow.max_segments <= VUBLK_PLANE_MAX_IOV);
+	rig_end(&rig, &mock);
+}
+
 /* --- resets ------------------------------------------------------------------------ */
 
 /* The request needs no back-end any more, so this one is not asked to complete it. */
@@ -233,6 +291,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_loss_ends_a_stop),
 		VUBLK_TEST(test_set_up_in_an_outage),
 		VUBLK_TEST(test_memory_at_the_planes_address),
+		VUBLK_TEST(test_back_end_with_fewer_segments),
+		VUBLK_TEST(test_back_end_with_more_segments),
 		VUBLK_TEST(test_reset_at_each_step_of_a_restart),
 		VUBLK_TEST(test_forced_shutdown_in_an_outage),
 	};

@@ -622,8 +622,11 @@ bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
 int vublk_device_dirty_log_check(const struct vublk_device *device,
 				 const struct vublk_frontend_memory *memory,
 				 struct vublk_error *error);
-/* Gives the plane the bitmap, if the log is on. Without the plane it does nothing. */
-void vublk_device_dirty_log_give(struct vublk_device *device);
+/*
+ * Gives the plane the bitmap, if the log is on. Without the plane it does nothing. ENOMEM: the
+ * bitmap cannot be mapped.
+ */
+int vublk_device_dirty_log_give(struct vublk_device *device, struct vublk_error *error);
 /* Checks whether the back-end can log; ENOTSUP and a sentence ("it cannot ...") if not. */
 int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 					 struct vublk_error *error);

@@ -236,15 +236,19 @@ int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 }
 
 /* The second half of a start or stop of the log. 1: dirty_log_changed() follows. */
-static int begin_change(struct vublk_device *device, bool on)
+static int begin_change(struct vublk_device *device, bool on, struct vublk_error *error)
 {
+	int r;
+
 	if (!vublk_device_has_rings_out(device) || vublk_device_is_shadowed(device)) {
 		if (on)
 			device->dirty.phase = VUBLK_DEVICE_DIRTY_ON;
 		else
 			vublk_device_dirty_log_drop(device);
-		vublk_device_dirty_log_give(device);
-		return 0;
+		r = vublk_device_dirty_log_give(device, error);
+		if (r < 0)
+			vublk_device_dirty_log_drop(device);
+		return r;
 	}
 	device->dirty.phase = on ? VUBLK_DEVICE_DIRTY_TO_START : VUBLK_DEVICE_DIRTY_TO_STOP;
 	if (device->state == VUBLK_DEVICE_RUNNING)
@@ -317,16 +321,16 @@ void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 		warn_not_marked(device, &error);
 }
 
-void vublk_device_dirty_log_give(struct vublk_device *device)
+int vublk_device_dirty_log_give(struct vublk_device *device, struct vublk_error *error)
 {
-	struct vublk_error error;
+	int r;
 
 	if (!vublk_device_is_shadowed(device) || device->dirty.phase == VUBLK_DEVICE_DIRTY_OFF)
-		return;
-	if (map_bitmap(&device->dirty, &error) < 0)
-		vublk_device_raise_needs_reset(device, &error); /* a migration would lose writes */
-	else
+		return 0;
+	r = map_bitmap(&device->dirty, error);
+	if (!r)
 		vublk_device_shadow_log(device, device->dirty.bitmap, device->dirty.log.size_bytes);
+	return r;
 }
 
 /* --- the calls --------------------------------------------------------------------------------- */
@@ -366,7 +370,7 @@ int vublk_device_dirty_log_start(struct vublk_device *device,
 				    "vublk_device_dirty_log", error);
 	if (!r)
 		r = log ? take_given(device, &given, error) : make_own(device, error);
-	return r < 0 ? r : begin_change(device, true);
+	return r < 0 ? r : begin_change(device, true, error);
 }
 
 int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error *error)
@@ -377,7 +381,7 @@ int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error 
 		return vublk_error_set(error, EBUSY,
 				       "a change of the dirty log is under way: wait for "
 				       "dirty_log_changed()");
-	return begin_change(device, false);
+	return begin_change(device, false, error);
 }
 
 int vublk_device_dirty_log_get(const struct vublk_device *device,

@@ -102,10 +102,9 @@ static int run_shadow(struct vublk_device *device, struct vublk_error *error)
 {
 	int r = vublk_device_shadow_attach(device, error);
 
-	if (r < 0)
-		return r;
-	vublk_device_dirty_log_give(device);
-	return vublk_device_shadow_run(device, error);
+	if (!r)
+		r = vublk_device_dirty_log_give(device, error);
+	return r < 0 ? r : vublk_device_shadow_run(device, error);
 }
 
 static void on_rings_started(void *opaque, const struct vublk_error *error)

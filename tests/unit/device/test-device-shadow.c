@@ -10,12 +10,17 @@
 #include "device/device.h"
 #include "util/checked.h"
 #include "util/loop.h"
+#include "util/memfd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#define RIG_DIRTY_BYTES ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 8)
 #define OUT 1 /* a start or a stop is under way */
 #define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
 
@@ -171,6 +176,32 @@ static void test_memory_at_the_planes_address(void **state)
 	rig_end(&rig, &mock);
 }
 
+/* The plane marks pages itself, so it has to map the bitmap for writing. */
+static void test_dirty_log_that_cannot_be_written(void **state)
+{
+	struct vublk_device_dirty_log log = { .size_bytes = RIG_DIRTY_BYTES };
+	char path[64];
+	struct vublk_error error;
+	struct mock mock;
+	struct device_rig rig;
+	int fd = vublk_memfd_new("log", log.size_bytes, NULL);
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	log.fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(log.fd >= 0);
+	begin(&rig, &mock, "20000");
+	assert_true(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), &error) < 0);
+	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
+	assert_int_equal(vublk_device_dirty_log_take(rig.device, 0, 64, (uint64_t[1]){ 0 }, NULL),
+			 -EBUSY);
+	close(log.fd);
+	log.fd = fd;
+	assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), &error), 0);
+	assert_int_equal(vublk_device_dirty_log_stop(rig.device, &error), 0);
+	close(fd);
+	rig_end(&rig, &mock);
+}
+
 /* --- other back-ends ----------------------------------------------------------------- */
 
 static struct virtio_blk_config *config_of(struct mock *mock)
@@ -291,6 +322,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_loss_ends_a_stop),
 		VUBLK_TEST(test_set_up_in_an_outage),
 		VUBLK_TEST(test_memory_at_the_planes_address),
+		VUBLK_TEST(test_dirty_log_that_cannot_be_written),
 		VUBLK_TEST(test_back_end_with_fewer_segments),
 		VUBLK_TEST(test_back_end_with_more_segments),
 		VUBLK_TEST(test_reset_at_each_step_of_a_restart),

@@ -219,6 +219,13 @@ unsigned vublk_plane_complete(struct vublk_plane *plane, unsigned max);
 
 /* --- round.c ------------------------------------------------------------------------------- */
 
+/*
+ * Takes no more chains. The driver's kicks stay enabled from here on, because the next device end
+ * of its rings may not enable them.
+ */
+void vublk_plane_stop(struct vublk_plane *plane);
+/* Takes chains again. */
+void vublk_plane_resume(struct vublk_plane *plane);
 /* One round of all of these. Returns whether there was work. */
 bool vublk_plane_work(struct vublk_plane *plane);
 /* Before and after a sleep. False: there is work already. */

@@ -5,6 +5,19 @@
 /* A larger batch means fewer notifications; a smaller one begins the first request earlier. */
 #define BATCH 64
 
+void vublk_plane_stop(struct vublk_plane *plane)
+{
+	plane->takes = false;
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		if (plane->queues[i].phase != VUBLK_PLANE_QUEUE_UNUSED)
+			vublk_device_ring_enable_kicks(&plane->queues[i].ring);
+}
+
+void vublk_plane_resume(struct vublk_plane *plane)
+{
+	plane->takes = true;
+}
+
 static unsigned take_all(struct vublk_plane *plane)
 {
 	unsigned n = 0;

@@ -353,14 +353,14 @@ static int do_set_side(struct vublk_plane_thread *thread, struct call *call)
 
 static int do_stop(struct vublk_plane_thread *thread, struct call *call)
 {
-	thread->plane.takes = false;
+	vublk_plane_stop(&thread->plane);
 	thread->drains = true;
 	return 0;
 }
 
 static int do_resume(struct vublk_plane_thread *thread, struct call *call)
 {
-	thread->plane.takes = true;
+	vublk_plane_resume(&thread->plane);
 	thread->drains = false;
 	return 0;
 }

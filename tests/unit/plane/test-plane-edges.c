@@ -56,10 +56,31 @@ static void test_dirty_log_is_copied(void **state)
 	rig_deinit(&rig);
 }
 
+/* A device end that takes over the ring may leave the flags as they are, so kicks are enabled. */
+static void test_kicks_are_enabled_at_the_end(void **state)
+{
+	rig_init(&rig, 1, 8, 0, 0);
+	rig_connect(&rig);
+	write_and_complete();
+	assert_int_equal(rig.drivers[0].memory.used->flags, VRING_USED_F_NO_NOTIFY);
+	vublk_plane_stop(&rig.plane);
+	for (unsigned i = 0; i < 3; i++) {
+		vublk_plane_disable_notifications(&rig.plane);
+		vublk_plane_work(&rig.plane);
+		vublk_plane_enable_notifications(&rig.plane);
+	}
+	vublk_plane_disable_notifications(&rig.plane);
+	assert_int_equal(rig.drivers[0].memory.used->flags, 0);
+	vublk_plane_resume(&rig.plane);
+	write_and_complete();
+	rig_deinit(&rig);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_dirty_log_is_copied),
+		VUBLK_TEST(test_kicks_are_enabled_at_the_end),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

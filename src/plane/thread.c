@@ -71,6 +71,7 @@ struct call {
 	struct vublk_plane_thread *thread;
 	int (*fn)(struct vublk_plane_thread *thread, struct call *call);
 	sem_t done;
+	bool is_done; /* atomic, because TSan does not know sem_clockwait() */
 	int result;
 	struct vublk_error *error;
 
@@ -90,6 +91,7 @@ static void on_call(void *opaque)
 	struct call *call = opaque;
 
 	call->result = call->fn(call->thread, call);
+	vublk_store_release(&call->is_done, true);
 	sem_post(&call->done); /* the owner may free the call from here on */
 }
 
@@ -130,6 +132,7 @@ static int execute(struct vublk_plane_thread *thread, struct call *call,
 	sem_init(&call->done, 0, 0);
 	vublk_loop_post(&thread->worker.loop, &call->task);
 	wait_for(thread, &call->done);
+	(void)vublk_load_acquire(&call->is_done);
 	sem_destroy(&call->done);
 	return call->result;
 }

@@ -168,5 +168,9 @@ void vublk_relay_reclaim(struct vublk_relay *relay)
 	}
 	vublk_relay_change_set(relay, VUBLK_RELAY_SET_PAUSE);
 	vublk_device_set_drains(relay->device, wants_drain(relay));
-	vublk_device_set_vm_running(relay->device, false);
+	/* After a reset no request matters any more, so a pause would wait for nothing. */
+	if (relay->changes & VUBLK_RELAY_RESET)
+		vublk_device_set_status(relay->device, 0, NULL);
+	else
+		vublk_device_set_vm_running(relay->device, false);
 }

@@ -60,6 +60,7 @@ static void on_started(void *opaque)
 	struct vublk_inproc *inproc = opaque;
 
 	vublk_inproc_on_started(inproc);
+	vublk_inproc_watch_kicks(inproc);
 	vublk_inproc_watch_deadline(inproc);
 	end_start(inproc, NULL);
 	vublk_inproc_settled(inproc);

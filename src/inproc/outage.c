@@ -216,7 +216,6 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 
 	vublk_loop_timer_disarm(&inproc->fail_timer);
 	vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_STARTED, NULL);
-	vublk_inproc_watch_kicks(inproc);
 	/*
 	 * The back-end may have been lost after it published a completion and before it sent the
 	 * call.

@@ -18,11 +18,7 @@ import sys
 import tap
 
 # Layer, the files of the circle, why they may form one.
-KNOWN = [
-    ('inproc',
-     'kick.c outage.c',
-     'a broken ring ends its kicks, and recovery watches them again'),
-]
+KNOWN = []
 
 # Compiled only for a test program, so src/ of the build folder has no object file of it.
 NOT_IN_LIBRARY = {'util/kill-point.c'}

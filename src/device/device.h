@@ -147,7 +147,7 @@ enum vublk_device_dirty_phase {
 
 struct vublk_device_dirty {
 	enum vublk_device_dirty_phase phase;
-	struct vublk_frontend_dirty_log log;
+	struct vublk_device_dirty_log log; /* fd owned; -1: no log */
 	uint64_t *bitmap;           /* mapped by the first read; NULL before */
 	struct vublk_fault fault;   /* set when the owner of the file has truncated it */
 	struct vublk_error refusal; /* why the back-end refused the log, in phase UNDOING */
@@ -188,7 +188,8 @@ struct vublk_device {
 	struct vublk_device_reconnect reconnect;
 	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;
-	struct vublk_frontend_inflight_area inflight; /* of the driver's session, until reset */
+	struct vublk_device_inflight inflight; /* of the driver's session, until reset; fd owned;
+	                                          -1: no area */
 	struct vublk_error failure; /* why rings are stopped for good; code 0: no failure */
 
 	/* what the driver sees and sets */
@@ -220,7 +221,7 @@ struct vublk_device {
 	bool memory_change_under_way; /* by the bus; the back-end has not confirmed yet */
 	bool inflight_under_way; /* the back-end makes an area for the bus; no start meanwhile */
 	bool has_tight_areas;    /* the last area that a back-end made had no padding */
-	struct vublk_frontend_inflight_area made_inflight;
+	struct vublk_device_inflight made_inflight;
 	struct vublk_frontend_memory memory; /* the descriptors in it are the device's */
 
 	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
@@ -604,7 +605,7 @@ void vublk_device_dirty_log_init(struct vublk_device *device);
 /* Switches the dirty log off without telling the back-end. Idempotent. */
 void vublk_device_dirty_log_drop(struct vublk_device *device);
 /* The log of rings that are started; NULL: they are not logged. */
-const struct vublk_frontend_dirty_log *vublk_device_dirty_log_of_start(
+const struct vublk_device_dirty_log *vublk_device_dirty_log_of_start(
 	const struct vublk_device *device);
 /* Called when the rings run: begins the change that was asked for meanwhile. */
 void vublk_device_dirty_log_started(struct vublk_device *device);

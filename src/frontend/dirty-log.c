@@ -24,7 +24,7 @@
 static void on_base_set(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
 	struct vublk_frontend_batch *batch = opaque;
-	const struct vublk_frontend_dirty_log *dirty_log =
+	const struct vublk_device_dirty_log *dirty_log =
 		batch->frontend ? batch->frontend->dirty_log : NULL;
 
 	if (reply->header.size >= sizeof(reply->payload.u64) && reply->payload.u64 &&
@@ -36,7 +36,7 @@ static void on_base_set(void *opaque, unsigned tag, struct vublk_vu_message *rep
 }
 
 void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
-				  const struct vublk_frontend_dirty_log *dirty_log)
+				  const struct vublk_device_dirty_log *dirty_log)
 {
 	struct vublk_vu_message message;
 
@@ -65,7 +65,7 @@ static void send_piece(void *owner, unsigned index)
 }
 
 void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
-				  const struct vublk_frontend_dirty_log *dirty_log,
+				  const struct vublk_device_dirty_log *dirty_log,
 				  uint64_t features, const struct vublk_frontend_queue *queues,
 				  unsigned num_queues,
 				  void (*done)(void *opaque, const struct vublk_error *error),

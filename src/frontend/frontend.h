@@ -7,6 +7,7 @@
 #include "util/loop.h"
 #include "virtio/blk-format.h"
 
+#include <vublk/device.h>
 #include <vublk/error.h>
 #include <vublk/memory.h>
 
@@ -148,29 +149,13 @@ struct vublk_frontend_notifiers {
 	const struct vublk_frontend_notifier *changes; /* borrowed until done */
 };
 
-/*
- * The area in which back-ends record the disk requests that they have begun. The area outlives each
- * of these back-ends.
- */
-struct vublk_frontend_inflight_area {
-	int fd; /* owned by the device; -1: there is no area yet */
-	uint64_t size_bytes, offset;
-	uint16_t num_queues, queue_size;
-};
-
 struct vublk_frontend_inflight {
 	struct vublk_frontend_batch batch;
-	struct vublk_frontend_inflight_area *area; /* borrowed until done, like the queues */
+	struct vublk_device_inflight *area; /* borrowed until done, like the queues */
 	const struct vublk_frontend_queue *queues;
 	unsigned num_queues;
 	void (*done)(void *opaque, const struct vublk_error *error);
 	void *opaque;
-};
-
-/* The bitmap of the pages that the back-end has written. */
-struct vublk_frontend_dirty_log {
-	int fd; /* owned by the device; -1: there is no log */
-	uint64_t size_bytes, offset;
 };
 
 struct vublk_frontend_dirty_log_change {
@@ -237,7 +222,7 @@ struct vublk_frontend {
 	struct vublk_frontend_session session;
 	struct vublk_frontend_inflight inflight;
 	struct vublk_frontend_rings start, stop;
-	const struct vublk_frontend_dirty_log *dirty_log; /* the device's; NULL: off */
+	const struct vublk_device_dirty_log *dirty_log; /* the device's; NULL: off */
 	struct vublk_frontend_dirty_log_change dirty_log_change;
 	struct vublk_frontend_notifiers notifiers;
 	struct vublk_frontend_batch config_write;
@@ -386,7 +371,7 @@ void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
  * or the end of the connection (vring.c).
  */
 void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
-				  const struct vublk_frontend_dirty_log *dirty_log,
+				  const struct vublk_device_dirty_log *dirty_log,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
@@ -396,7 +381,7 @@ void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t feat
  * has been negotiated (inflight.c).
  */
 void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
-				 struct vublk_frontend_inflight_area *area,
+				 struct vublk_device_inflight *area,
 				 const struct vublk_frontend_queue *queues, unsigned num_queues,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
@@ -406,7 +391,7 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
  * vublk_frontend_set_inflight() is under way (inflight.c).
  */
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
-				 struct vublk_frontend_inflight_area *area,
+				 struct vublk_device_inflight *area,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
@@ -433,7 +418,7 @@ void vublk_frontend_set_notifiers(struct vublk_frontend *frontend,
  * session. LOG_SHMFD has been negotiated. One call at a time (dirty-log.c).
  */
 void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
-				  const struct vublk_frontend_dirty_log *dirty_log,
+				  const struct vublk_device_dirty_log *dirty_log,
 				  uint64_t features, const struct vublk_frontend_queue *queues,
 				  unsigned num_queues,
 				  void (*done)(void *opaque, const struct vublk_error *error),
@@ -452,7 +437,7 @@ void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 
 /* Gives the back-end the bitmap (dirty-log.c). */
 void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
-				  const struct vublk_frontend_dirty_log *dirty_log);
+				  const struct vublk_device_dirty_log *dirty_log);
 /*
  * Whether a stop of the rings may leave disk requests in the in-flight area. `drains` says whether
  * the caller wants the stop to wait until these requests are complete; a back-end that has

@@ -22,7 +22,7 @@
 #include <inttypes.h>
 
 static void fill_payload(struct vublk_vu_message *message, uint32_t request,
-			 const struct vublk_frontend_inflight_area *area)
+			 const struct vublk_device_inflight *area)
 {
 	vublk_vu_message_init(message, request);
 	message->header.size = sizeof(message->payload.inflight);
@@ -60,7 +60,7 @@ static void send_set_piece(void *owner, unsigned index)
 void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 				     struct vublk_error *error)
 {
-	const struct vublk_frontend_inflight_area *area = frontend->inflight.area;
+	const struct vublk_device_inflight *area = frontend->inflight.area;
 
 	vublk_error_prepend(error, "it does not accept the in-flight area of %" PRIu64 " bytes for %u "
 			    "queues of %u entries, which may have another layout than its own: "
@@ -144,7 +144,7 @@ static void on_got(void *opaque, const struct vublk_error *error)
 }
 
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
-				 struct vublk_frontend_inflight_area *area,
+				 struct vublk_device_inflight *area,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque)
 {
@@ -158,7 +158,7 @@ void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
 }
 
 void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
-				 struct vublk_frontend_inflight_area *area,
+				 struct vublk_device_inflight *area,
 				 const struct vublk_frontend_queue *queues, unsigned num_queues,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque)

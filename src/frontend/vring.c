@@ -88,7 +88,7 @@ static void send_session(void *owner, unsigned index)
 }
 
 void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
-				  const struct vublk_frontend_dirty_log *dirty_log,
+				  const struct vublk_device_dirty_log *dirty_log,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque)
 {

@@ -123,7 +123,7 @@ static int make_own(struct vublk_device *device, struct vublk_error *error)
 
 	if (fd < 0)
 		return fd;
-	device->dirty.log = (struct vublk_frontend_dirty_log){ .fd = fd, .size_bytes = bytes };
+	device->dirty.log = (struct vublk_device_dirty_log){ .fd = fd, .size_bytes = bytes };
 	return 0;
 }
 
@@ -131,7 +131,7 @@ static int make_own(struct vublk_device *device, struct vublk_error *error)
  * --- on and off --------------------------------------------------------------------------------
  */
 
-const struct vublk_frontend_dirty_log *vublk_device_dirty_log_of_start(
+const struct vublk_device_dirty_log *vublk_device_dirty_log_of_start(
 	const struct vublk_device *device)
 {
 	bool is_on = device->dirty.phase == VUBLK_DEVICE_DIRTY_ON ||

@@ -113,7 +113,6 @@ int vublk_device_set_inflight(struct vublk_device *device,
 	int r = vublk_device_require_set_up(device, "setting the in-flight area", error);
 	struct vublk_device_inflight area;
 	unsigned begun = 0;
-	int fd;
 
 	if (!r)
 		r = vublk_struct_needs(struct vublk_device_inflight, fd, given, given_bytes, error);
@@ -126,24 +125,18 @@ int vublk_device_set_inflight(struct vublk_device *device,
 		r = count_begun(&area, &begun, error);
 	if (r < 0)
 		return r;
-	fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
-	if (fd < 0)
+	area.fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
+	if (area.fd < 0)
 		return vublk_error_set_errno(error, errno, "cannot keep the in-flight area");
 	vublk_device_drop_inflight(device);
-	device->inflight = (struct vublk_frontend_inflight_area){
-		.fd = fd,
-		.size_bytes = area.size_bytes,
-		.offset = area.offset,
-		.num_queues = area.num_queues,
-		.queue_size = area.queue_size,
-	};
+	device->inflight = area;
 	device->resume = begun ? VUBLK_DEVICE_RESUME_INFLIGHT : VUBLK_DEVICE_RESUME_NOTHING;
 	return 0;
 }
 
 /* --- making an area ------------------------------------------------------------------------- */
 
-static void note_layout(struct vublk_device *device, const struct vublk_frontend_inflight_area *area)
+static void note_layout(struct vublk_device *device, const struct vublk_device_inflight *area)
 {
 	device->has_tight_areas = area->size_bytes ==
 		area->num_queues * vublk_inflight_split_least_bytes(area->queue_size);
@@ -157,14 +150,7 @@ void vublk_device_note_inflight_layout(struct vublk_device *device)
 static void on_made(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
-	struct vublk_frontend_inflight_area made = device->made_inflight;
-	struct vublk_device_inflight area = {
-		.fd = made.fd,
-		.offset = made.offset,
-		.size_bytes = made.size_bytes,
-		.num_queues = made.num_queues,
-		.queue_size = made.queue_size,
-	};
+	struct vublk_device_inflight made = device->made_inflight;
 
 	device->made_inflight.fd = -1;
 	device->inflight_under_way = false;
@@ -172,7 +158,7 @@ static void on_made(void *opaque, const struct vublk_error *error)
 		note_layout(device, &made);
 	vublk_device_post_update(device); /* a start may have waited for the area */
 	if (device->ops->inflight_made)
-		device->ops->inflight_made(device->bus, error ? NULL : &area, sizeof(area), error);
+		device->ops->inflight_made(device->bus, error ? NULL : &made, sizeof(made), error);
 	vublk_fd_close(&made.fd);
 }
 
@@ -208,7 +194,7 @@ static int make_inflight(struct vublk_device *device, struct vublk_device_inflig
 				       "told not to use it");
 	vublk_fd_close(&device->made_inflight.fd);
 	device->inflight_under_way = true;
-	device->made_inflight = (struct vublk_frontend_inflight_area){
+	device->made_inflight = (struct vublk_device_inflight){
 		.fd = -1,
 		.num_queues = area->num_queues,
 		.queue_size = area->queue_size,
@@ -234,17 +220,9 @@ int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_
 int vublk_device_get_inflight(const struct vublk_device *device,
 			      struct vublk_device_inflight *area, size_t area_bytes)
 {
-	const struct vublk_device_inflight own = {
-		.fd = device->inflight.fd,
-		.offset = device->inflight.offset,
-		.size_bytes = device->inflight.size_bytes,
-		.num_queues = device->inflight.num_queues,
-		.queue_size = device->inflight.queue_size,
-	};
-
 	if (device->inflight.fd < 0)
 		return -ENOENT;
-	vublk_struct_out(area, area_bytes, &own, sizeof(own));
+	vublk_struct_out(area, area_bytes, &device->inflight, sizeof(device->inflight));
 	return 0;
 }
 

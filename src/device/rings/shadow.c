@@ -190,7 +190,7 @@ static int map_memory(struct vublk_device *device, struct vublk_plane_memory **m
 /* Maps the in-flight area of the driver's session, if there is one. */
 static int map_area(struct vublk_device *device, struct vublk_error *error)
 {
-	const struct vublk_frontend_inflight_area *area = &device->inflight;
+	const struct vublk_device_inflight *area = &device->inflight;
 	struct vublk_device_shadow *shadow = &device->shadow;
 	struct vublk_memory_file file;
 	int r;
@@ -220,7 +220,7 @@ static void unmap_area(struct vublk_device *device)
 /* Where the requests of a queue are recorded; NULL: nowhere. */
 static struct vublk_inflight_split *region_of(const struct vublk_device *device, unsigned index)
 {
-	const struct vublk_frontend_inflight_area *area = &device->inflight;
+	const struct vublk_device_inflight *area = &device->inflight;
 
 	if (!device->shadow.area.mapping || index >= area->num_queues ||
 	    device->queues[index].size > area->queue_size)

@@ -213,7 +213,7 @@ static bool recover(struct vublk_device *device)
 
 static void begin_start(struct vublk_device *device)
 {
-	const struct vublk_frontend_dirty_log *dirty_log = vublk_device_is_shadowed(device) ?
+	const struct vublk_device_dirty_log *dirty_log = vublk_device_is_shadowed(device) ?
 		NULL : vublk_device_dirty_log_of_start(device);
 	uint64_t features = vublk_device_session_features(device);
 	struct vublk_error error;

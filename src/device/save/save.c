@@ -64,7 +64,7 @@ static void fill_state(const struct vublk_device *device, struct vublk_save_stat
 }
 
 /* Reads the file instead of mapping it, because the back-end that made it may truncate it. */
-static int read_area(const struct vublk_frontend_inflight_area *area, uint8_t *bytes,
+static int read_area(const struct vublk_device_inflight *area, uint8_t *bytes,
 		     struct vublk_error *error)
 {
 	uint64_t done = 0;
@@ -87,7 +87,7 @@ static int read_area(const struct vublk_frontend_inflight_area *area, uint8_t *b
 static int take_area(const struct vublk_device *device, struct vublk_save_state *state,
 		     uint8_t **bytes, struct vublk_error *error)
 {
-	const struct vublk_frontend_inflight_area *area = &device->inflight;
+	const struct vublk_device_inflight *area = &device->inflight;
 	int r;
 
 	if (area->fd < 0)
@@ -324,7 +324,7 @@ static void take_rings(struct vublk_device *device, const struct vublk_save_stat
 	}
 	device->resume = resume_of(state);
 	vublk_device_drop_inflight(device);
-	device->inflight = (struct vublk_frontend_inflight_area){
+	device->inflight = (struct vublk_device_inflight){
 		.fd = area_fd,
 		.size_bytes = state->area_bytes,
 		.num_queues = state->area_num_queues,

@@ -429,7 +429,7 @@ static void test_serve_requests_in_flight(void **state)
 /* The state that a back-end leaves which has begun both requests and completed only the second. */
 static void complete_second(struct device_rig *rig)
 {
-	const struct vublk_frontend_inflight_area *area = &rig->device->inflight;
+	const struct vublk_device_inflight *area = &rig->device->inflight;
 	struct vublk_inflight_split *region = vublk_map_shared(area->fd, area->offset,
 							       area->size_bytes, NULL);
 	struct vublk_split_ring *ring = &rig->rings[0].memory;

@@ -115,24 +115,17 @@ static bool is_window_access(const struct vublk_virtio_pci *pci, uint64_t offset
 	       vublk_range_within(offset - (pci->pci_cfg_cap + PCI_CFG_DATA), bytes, 4);
 }
 
-static void read_window(struct vublk_virtio_pci *pci)
+static void access_window(struct vublk_virtio_pci *pci, bool is_write)
 {
+	uint8_t *data = pci->config + pci->pci_cfg_cap + PCI_CFG_DATA;
 	struct window window;
 
-	if (find_window(pci, &window))
-		vublk_virtio_pci_bar_read(pci, window.bar, window.offset,
-					  pci->config + pci->pci_cfg_cap + PCI_CFG_DATA,
-					  window.bytes);
-}
-
-static void write_window(struct vublk_virtio_pci *pci)
-{
-	struct window window;
-
-	if (find_window(pci, &window))
-		vublk_virtio_pci_bar_write(pci, window.bar, window.offset,
-					   pci->config + pci->pci_cfg_cap + PCI_CFG_DATA,
-					   window.bytes);
+	if (!find_window(pci, &window))
+		return;
+	if (is_write)
+		vublk_virtio_pci_bar_write(pci, window.bar, window.offset, data, window.bytes);
+	else
+		vublk_virtio_pci_bar_read(pci, window.bar, window.offset, data, window.bytes);
 }
 
 /*
@@ -149,7 +142,7 @@ void vublk_virtio_pci_config_read(struct vublk_virtio_pci *pci, uint64_t offset,
 		status |= PCI_STATUS_INTERRUPT;
 	vublk_virtio_pci_config_set(pci, PCI_STATUS, 2, status);
 	if (is_window_access(pci, offset, bytes))
-		read_window(pci);
+		access_window(pci, false);
 	vublk_virtio_pci_copy(data, bytes, offset, pci->config, sizeof(pci->config));
 }
 
@@ -169,5 +162,5 @@ void vublk_virtio_pci_config_write(struct vublk_virtio_pci *pci, uint64_t offset
 	    vublk_ranges_overlap(offset, bytes, pci->msix_cap + PCI_MSIX_FLAGS, 2))
 		vublk_virtio_pci_irqs_update(pci);
 	if (is_window_access(pci, offset, bytes))
-		write_window(pci);
+		access_window(pci, true);
 }

@@ -101,31 +101,6 @@ static void write_driver_feature(struct vublk_virtio_pci *pci, uint32_t value)
 	pci->driver_features |= ((uint64_t)value << shift) & vublk_virtio_pci_features(pci);
 }
 
-static void write_config_vector(struct vublk_virtio_pci *pci, uint32_t value)
-{
-	pci->config_vector = vublk_virtio_pci_accept_vector(pci, value);
-}
-
-static void write_status(struct vublk_virtio_pci *pci, uint32_t value)
-{
-	vublk_virtio_pci_write_status(pci, (uint8_t)value);
-}
-
-static void write_queue_select(struct vublk_virtio_pci *pci, uint32_t value)
-{
-	pci->queue_select = (uint16_t)value;
-}
-
-static void write_queue_vector(struct vublk_virtio_pci *pci, uint32_t value)
-{
-	struct vublk_virtio_pci_queue *queue = vublk_virtio_pci_selected(pci);
-
-	if (!queue)
-		return;
-	queue->vector = vublk_virtio_pci_accept_vector(pci, value);
-	vublk_virtio_pci_queue_route(queue);
-}
-
 /*
  * Returns the selected queue if it is disabled, because its other registers are writable only while
  * it is disabled.
@@ -192,11 +167,11 @@ static const struct vublk_virtio_pci_register registers[] = {
 	{ VIRTIO_PCI_COMMON_DFSELECT, 4, write_device_feature_select },
 	{ VIRTIO_PCI_COMMON_GFSELECT, 4, write_driver_feature_select },
 	{ VIRTIO_PCI_COMMON_GF, 4, write_driver_feature },
-	{ VIRTIO_PCI_COMMON_MSIX, 2, write_config_vector },
-	{ VIRTIO_PCI_COMMON_STATUS, 1, write_status },
-	{ VIRTIO_PCI_COMMON_Q_SELECT, 2, write_queue_select },
+	{ VIRTIO_PCI_COMMON_MSIX, 2, vublk_virtio_pci_write_config_vector },
+	{ VIRTIO_PCI_COMMON_STATUS, 1, vublk_virtio_pci_write_status },
+	{ VIRTIO_PCI_COMMON_Q_SELECT, 2, vublk_virtio_pci_write_queue_select },
 	{ VIRTIO_PCI_COMMON_Q_SIZE, 2, write_queue_size },
-	{ VIRTIO_PCI_COMMON_Q_MSIX, 2, write_queue_vector },
+	{ VIRTIO_PCI_COMMON_Q_MSIX, 2, vublk_virtio_pci_write_queue_vector },
 	{ VIRTIO_PCI_COMMON_Q_ENABLE, 2, write_queue_enable },
 	{ VIRTIO_PCI_COMMON_Q_DESCLO, 4, write_desc_low },
 	{ VIRTIO_PCI_COMMON_Q_DESCHI, 4, write_desc_high },

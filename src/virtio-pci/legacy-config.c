@@ -108,44 +108,20 @@ static void write_queue_pfn(struct vublk_virtio_pci *pci, uint32_t value)
 	vublk_virtio_pci_queue_enable(queue);
 }
 
-static void write_queue_select(struct vublk_virtio_pci *pci, uint32_t value)
-{
-	pci->queue_select = (uint16_t)value;
-}
-
 static void write_queue_notify(struct vublk_virtio_pci *pci, uint32_t value)
 {
 	vublk_virtio_pci_notify(pci, value);
 }
 
-static void write_status(struct vublk_virtio_pci *pci, uint32_t value)
-{
-	vublk_virtio_pci_write_status(pci, (uint8_t)value);
-}
-
-static void write_config_vector(struct vublk_virtio_pci *pci, uint32_t value)
-{
-	pci->config_vector = vublk_virtio_pci_accept_vector(pci, value);
-}
-
-static void write_queue_vector(struct vublk_virtio_pci *pci, uint32_t value)
-{
-	struct vublk_virtio_pci_queue *queue = vublk_virtio_pci_selected(pci);
-
-	if (!queue)
-		return;
-	queue->vector = vublk_virtio_pci_accept_vector(pci, value);
-	vublk_virtio_pci_queue_route(queue);
-}
-
 static const struct vublk_virtio_pci_register registers[] = {
 	{ VIRTIO_PCI_GUEST_FEATURES, 4, write_features },
 	{ VIRTIO_PCI_QUEUE_PFN, 4, write_queue_pfn },
-	{ VIRTIO_PCI_QUEUE_SEL, 2, write_queue_select },
+	{ VIRTIO_PCI_QUEUE_SEL, 2, vublk_virtio_pci_write_queue_select },
 	{ VIRTIO_PCI_QUEUE_NOTIFY, 2, write_queue_notify },
-	{ VIRTIO_PCI_STATUS, 1, write_status },
-	{ VIRTIO_MSI_CONFIG_VECTOR, 2, write_config_vector }, /* this and the next: with MSI-X only */
-	{ VIRTIO_MSI_QUEUE_VECTOR, 2, write_queue_vector },
+	{ VIRTIO_PCI_STATUS, 1, vublk_virtio_pci_write_status },
+	/* These two exist only while MSI-X is enabled. */
+	{ VIRTIO_MSI_CONFIG_VECTOR, 2, vublk_virtio_pci_write_config_vector },
+	{ VIRTIO_MSI_QUEUE_VECTOR, 2, vublk_virtio_pci_write_queue_vector },
 };
 #define NUM_MSIX_REGISTERS 2
 

@@ -122,6 +122,7 @@ struct vublk_virtio_pci {
 
 /* The queue of queue_select, or NULL if the device has no such queue. */
 struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci *pci);
+void vublk_virtio_pci_write_queue_select(struct vublk_virtio_pci *pci, uint32_t value);
 /*
  * The specification requires drivers to write whole registers, so an access that does not
  * match a register is ignored. An access of eight bytes counts as two accesses of four.
@@ -149,7 +150,7 @@ bool vublk_virtio_pci_set_busy(struct vublk_virtio_pci *pci, enum vublk_virtio_p
 
 /* The features offered to the driver: the device's and the transport's own. */
 uint64_t vublk_virtio_pci_features(const struct vublk_virtio_pci *pci);
-void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint8_t status);
+void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint32_t value);
 /* The driver has written to the notification register of `queue`. */
 void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue);
 void vublk_virtio_pci_read_device_config(struct vublk_virtio_pci *pci, uint64_t offset,
@@ -218,6 +219,9 @@ void vublk_virtio_pci_msix_write(struct vublk_virtio_pci *pci, uint64_t offset,
 
 /* --- routing.c -------------------------------------------------------------------------------- */
 
+/* Registers of both interfaces: the vector of config changes, and that of the selected queue. */
+void vublk_virtio_pci_write_config_vector(struct vublk_virtio_pci *pci, uint32_t value);
+void vublk_virtio_pci_write_queue_vector(struct vublk_virtio_pci *pci, uint32_t value);
 /* A register that masks all interrupts has changed: command, MSI-X control. */
 void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci);
 

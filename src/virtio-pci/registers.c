@@ -32,6 +32,11 @@ struct vublk_virtio_pci_queue *vublk_virtio_pci_selected(struct vublk_virtio_pci
 	return pci->queue_select < pci->num_queues ? &pci->queues[pci->queue_select] : NULL;
 }
 
+void vublk_virtio_pci_write_queue_select(struct vublk_virtio_pci *pci, uint32_t value)
+{
+	pci->queue_select = (uint16_t)value;
+}
+
 void vublk_virtio_pci_copy(void *data, unsigned bytes, uint64_t offset, const void *from,
 			   unsigned from_bytes)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changes the eventfd or the mask of an interrupt, and reroutes the calls of the queues
+ * Changes the vector, the eventfd or the mask of an interrupt, and reroutes the calls of the queues
  * accordingly. The interrupts themselves are in irq.c; queue.c chooses the eventfd that receives
  * the calls of a queue.
  *
@@ -53,4 +53,19 @@ void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci)
 	for (unsigned i = 0; i < pci->num_vectors; i++)
 		vublk_virtio_pci_deliver(pci, &pci->vectors[i]);
 	vublk_virtio_pci_deliver_intx(pci);
+}
+
+void vublk_virtio_pci_write_config_vector(struct vublk_virtio_pci *pci, uint32_t value)
+{
+	pci->config_vector = vublk_virtio_pci_accept_vector(pci, value);
+}
+
+void vublk_virtio_pci_write_queue_vector(struct vublk_virtio_pci *pci, uint32_t value)
+{
+	struct vublk_virtio_pci_queue *queue = vublk_virtio_pci_selected(pci);
+
+	if (!queue)
+		return;
+	queue->vector = vublk_virtio_pci_accept_vector(pci, value);
+	vublk_virtio_pci_queue_route(queue);
 }

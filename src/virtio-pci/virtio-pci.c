@@ -145,8 +145,10 @@ static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
  * A driver sets bits of the status, and clears all of them by writing 0, which is a reset. A write
  * during a reset comes too early and is ignored.
  */
-void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint8_t status)
+void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint32_t value)
 {
+	uint8_t status = (uint8_t)value;
+
 	if (!status)
 		begin_reset(pci, VUBLK_VIRTIO_PCI_RESETTING);
 	else if (!is_resetting(pci))

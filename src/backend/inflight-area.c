@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The in-flight area of a session: it is created or mapped, checked, and unmapped. */
+/* The in-flight area of a session: it is created or mapped, and unmapped. */
 #include "backend/inflight-area.h"
 
+#include "proto/vhost-user/request.h"
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
@@ -11,30 +12,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-static int check_counts(unsigned num_queues, unsigned queue_size, struct vublk_error *error)
-{
-	if (num_queues && queue_size && queue_size <= VUBLK_RING_MAX_SIZE)
-		return 0;
-	return vublk_error_set(error, EPROTO,
-			       "an in-flight area for %u queues of %u entries was requested; "
-			       "expected at least 1 queue, of 1 to %u entries",
-			       num_queues, queue_size, VUBLK_RING_MAX_SIZE);
-}
 
 int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queues,
 			    uint16_t queue_size, int *fd, struct vublk_error *error)
 {
 	uint64_t bytes = vublk_inflight_split_area_bytes(num_queues, queue_size);
-	VUBLK_FD int memfd = -1;
+	VUBLK_FD int memfd = vublk_memfd_new("vublk-inflight", bytes, error);
 	void *mapping;
-	int r = check_counts(num_queues, queue_size, error);
 
-	if (r)
-		return r;
-	memfd = vublk_memfd_new("vublk-inflight", bytes, error);
 	if (memfd < 0)
 		return memfd;
 	mapping = vublk_map_guarded(memfd, 0, bytes, area->fault, VUBLK_FAULT_INFLIGHT, error);
@@ -42,9 +27,7 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 		return -ENOMEM;
 	vublk_inflight_area_unmap(area);
 	*area = (struct vublk_inflight_area){
-		.mapping = mapping,
-		.mapping_bytes = bytes,
-		.regions = mapping,
+		.part = { mapping, bytes, mapping },
 		.num_queues = num_queues,
 		.queue_size = queue_size,
 		.fault = area->fault,
@@ -53,58 +36,23 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 	return 0;
 }
 
-static int check_area(const struct vublk_vu_inflight *wire, int fd, unsigned max_queues,
-		      struct vublk_error *error)
-{
-	uint64_t bytes = vublk_inflight_split_area_bytes(wire->num_queues, wire->queue_size);
-	struct stat st;
-	int r = check_counts(wire->num_queues, wire->queue_size, error);
-
-	if (r)
-		return r;
-	if (wire->num_queues > max_queues)
-		return vublk_error_set(error, EPROTO,
-				       "SET_INFLIGHT_FD has %u queues; this disk has %u",
-				       wire->num_queues, max_queues);
-	if (wire->mmap_size < bytes)
-		return vublk_error_set(error, EPROTO,
-				       "SET_INFLIGHT_FD has %" PRIu64 " bytes; %u queues of %u "
-				       "entries need %" PRIu64, (uint64_t)wire->mmap_size,
-				       wire->num_queues, wire->queue_size, bytes);
-	if (wire->mmap_offset % VUBLK_INFLIGHT_ALIGN)
-		return vublk_error_set(error, EPROTO,
-				       "SET_INFLIGHT_FD has the offset %" PRIu64
-				       ", which is not a multiple of %u", (uint64_t)wire->mmap_offset,
-				       VUBLK_INFLIGHT_ALIGN);
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
-	    !vublk_range_within(wire->mmap_offset, bytes, (uint64_t)st.st_size))
-		return vublk_error_set(error, EPROTO,
-				       "SET_INFLIGHT_FD's descriptor is not a memory file of at "
-				       "least %" PRIu64 " bytes after the offset %" PRIu64,
-				       bytes, (uint64_t)wire->mmap_offset);
-	return 0;
-}
-
 int vublk_inflight_area_map(struct vublk_inflight_area *area,
-			    const struct vublk_vu_inflight *wire, int fd, unsigned max_queues,
-			    struct vublk_error *error)
+			    const struct vublk_vu_message *message, struct vublk_error *error)
 {
+	const struct vublk_vu_inflight *wire = &message->payload.inflight;
 	uint64_t bytes = vublk_inflight_split_area_bytes(wire->num_queues, wire->queue_size);
-	uint64_t inside = wire->mmap_offset % (uint64_t)sysconf(_SC_PAGESIZE);
-	void *mapping;
-	int r = check_area(wire, fd, max_queues, error);
+	struct vublk_memory_file file;
+	struct vublk_memory_part part;
+	int r = vublk_vu_check_inflight_file(message, bytes, VUBLK_INFLIGHT_ALIGN, &file, error);
 
+	if (!r)
+		r = vublk_memory_file_map(message->fds[0], &file, wire->mmap_offset, bytes,
+					  area->fault, VUBLK_FAULT_INFLIGHT, &part, error);
 	if (r)
 		return r;
-	mapping = vublk_map_guarded(fd, wire->mmap_offset - inside, inside + bytes, area->fault,
-				    VUBLK_FAULT_INFLIGHT, error);
-	if (!mapping)
-		return -ENOMEM;
 	vublk_inflight_area_unmap(area);
 	*area = (struct vublk_inflight_area){
-		.mapping = mapping,
-		.mapping_bytes = inside + bytes,
-		.regions = (char *)mapping + inside,
+		.part = part,
 		.num_queues = wire->num_queues,
 		.queue_size = wire->queue_size,
 		.fault = area->fault,
@@ -114,7 +62,7 @@ int vublk_inflight_area_map(struct vublk_inflight_area *area,
 
 void vublk_inflight_area_unmap(struct vublk_inflight_area *area)
 {
-	vublk_unmap(area->mapping, area->mapping_bytes);
+	vublk_unmap(area->part.mapping, area->part.mapping_bytes);
 	*area = (struct vublk_inflight_area){ .fault = area->fault };
 }
 
@@ -122,7 +70,7 @@ static struct vublk_inflight_split *region_at(const struct vublk_inflight_area *
 					      unsigned index)
 {
 	return (struct vublk_inflight_split *)
-		(area->regions + index * vublk_inflight_split_region_bytes(area->queue_size));
+		(area->part.start + index * vublk_inflight_split_region_bytes(area->queue_size));
 }
 
 bool vublk_inflight_area_is_used(const struct vublk_inflight_area *area)
@@ -138,7 +86,7 @@ int vublk_inflight_area_region(const struct vublk_inflight_area *area, unsigned 
 			       struct vublk_error *error)
 {
 	*region = NULL;
-	if (!area->mapping)
+	if (!area->part.mapping)
 		return 0;
 	if (index < area->num_queues && size <= area->queue_size) {
 		*region = region_at(area, index);

@@ -256,23 +256,27 @@ static int set_config(struct vublk_session *session, struct vublk_error *error)
 
 /* --- in-flight area and back-end channel ----------------------------------- */
 
+static int check_inflight(const struct vublk_session *session, struct vublk_error *error)
+{
+	return vublk_vu_check_inflight(&session->server.request, session->owner->num_queues,
+				       VUBLK_RING_MAX_SIZE, error);
+}
+
 static int get_inflight_fd(struct vublk_session *session, struct vublk_error *error)
 {
 	const struct vublk_vu_inflight *asked = &session->server.request.payload.inflight;
 	struct vublk_vu_inflight *given = &session->server.reply.payload.inflight;
-	int r;
+	int r = check_inflight(session, error);
 
-	if (asked->num_queues > session->owner->num_queues)
-		return vublk_error_set(error, EPROTO, "GET_INFLIGHT_FD asks for %u queues; this "
-				       "disk has %u", asked->num_queues,
-				       session->owner->num_queues);
+	if (r)
+		return r;
 	vublk_fd_close(&session->server.reply_fd);
 	r = vublk_inflight_area_new(&session->inflight, asked->num_queues, asked->queue_size,
 				    &session->server.reply_fd, error);
 	if (r)
 		return r;
 	*given = (struct vublk_vu_inflight){
-		.mmap_size = session->inflight.mapping_bytes,
+		.mmap_size = session->inflight.part.mapping_bytes,
 		.num_queues = asked->num_queues,
 		.queue_size = asked->queue_size,
 	};
@@ -285,9 +289,10 @@ static int get_inflight_fd(struct vublk_session *session, struct vublk_error *er
 
 static int set_inflight_fd(struct vublk_session *session, struct vublk_error *error)
 {
-	int r = vublk_inflight_area_map(&session->inflight, &session->server.request.payload.inflight,
-					session->server.request.fds[0], session->owner->num_queues, error);
+	int r = check_inflight(session, error);
 
+	if (!r)
+		r = vublk_inflight_area_map(&session->inflight, &session->server.request, error);
 	session->resumes |= !r && vublk_inflight_area_is_used(&session->inflight);
 	return r;
 }

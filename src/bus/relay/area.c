@@ -8,7 +8,8 @@
  */
 #include "bus/relay/messages.h"
 
-#include "util/checked.h"
+#include "proto/vhost-user/inflight.h"
+#include "proto/vhost-user/request.h"
 #include "util/error.h"
 #include "util/fd.h"
 
@@ -18,15 +19,8 @@
 
 static int check_inflight(const struct vublk_relay *relay, struct vublk_error *error)
 {
-	const struct vublk_vu_inflight *asked = &relay->server.request.payload.inflight;
-	unsigned max = vublk_device_queue_size(relay->device);
-
-	if (asked->num_queues && asked->num_queues <= relay->num_queues && asked->queue_size &&
-	    asked->queue_size <= max)
-		return 0;
-	return vublk_error_set(error, EPROTO, "an in-flight area for %u queues of %u entries does "
-			       "not fit this disk, which has %u queues of up to %u entries", asked->num_queues,
-			       asked->queue_size, relay->num_queues, max);
+	return vublk_vu_check_inflight(&relay->server.request, relay->num_queues,
+				       vublk_device_queue_size(relay->device), error);
 }
 
 /* Front-ends differ in whether they send the padding; the reply has the size of the request. */
@@ -98,8 +92,14 @@ static bool is_same_file(int a, int b)
 int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_vu_inflight *wire = &relay->server.request.payload.inflight;
+	struct vublk_memory_file file;
 	int r = check_inflight(relay, error);
 
+	/* The layout is that of the back-end that made the area. */
+	if (!r)
+		r = vublk_vu_check_inflight_file(&relay->server.request, wire->num_queues *
+						 vublk_inflight_split_least_bytes(wire->queue_size),
+						 1, &file, error);
 	if (r < 0)
 		return r;
 	/* A different area means a different driver, even if the rings look the same. */

@@ -300,6 +300,43 @@ int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t fea
 	return r;
 }
 
+int vublk_vu_check_inflight(const struct vublk_vu_message *request, unsigned num_queues,
+			    unsigned queue_size, struct vublk_error *error)
+{
+	const struct vublk_vu_inflight *area = &request->payload.inflight;
+
+	if (area->num_queues && area->num_queues <= num_queues && area->queue_size &&
+	    area->queue_size <= queue_size)
+		return 0;
+	return vublk_error_set(error, EPROTO, "%s: an in-flight area for %u queues of %u entries "
+			       "does not fit this disk, which has %u queues of up to %u "
+			       "entries",
+			       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request),
+			       area->num_queues, area->queue_size, num_queues, queue_size);
+}
+
+int vublk_vu_check_inflight_file(const struct vublk_vu_message *request, uint64_t least_bytes,
+				 unsigned align, struct vublk_memory_file *file,
+				 struct vublk_error *error)
+{
+	const struct vublk_vu_inflight *area = &request->payload.inflight;
+	int r;
+
+	if (area->mmap_size < least_bytes)
+		return vublk_error_set(error, EPROTO,
+				       "SET_INFLIGHT_FD has %" PRIu64 " bytes; %u queues of %u "
+				       "entries need %" PRIu64, (uint64_t)area->mmap_size,
+				       area->num_queues, area->queue_size, least_bytes);
+	if (area->mmap_offset % align)
+		return vublk_error_set(error, EPROTO, "SET_INFLIGHT_FD has the offset %" PRIu64
+				       ", which is not a multiple of %u",
+				       (uint64_t)area->mmap_offset, align);
+	r = vublk_memory_file_check(request->fds[0], area->mmap_offset, least_bytes, file, error);
+	if (r < 0)
+		vublk_error_prepend(error, "the in-flight area of SET_INFLIGHT_FD");
+	return r;
+}
+
 int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,
 			      struct vublk_error *error)
 {

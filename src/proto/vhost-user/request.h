@@ -110,6 +110,19 @@ int vublk_vu_refuse_removal(const struct vublk_vu_message *request, struct vublk
  */
 int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t features,
 			    struct vublk_memory_file *file, struct vublk_error *error);
+/*
+ * GET_INFLIGHT_FD and SET_INFLIGHT_FD: an area for at least one queue, and for no more and no
+ * larger queues than the disk has.
+ */
+int vublk_vu_check_inflight(const struct vublk_vu_message *request, unsigned num_queues,
+			    unsigned queue_size, struct vublk_error *error);
+/*
+ * SET_INFLIGHT_FD: the area has `least_bytes` bytes, which lie within its file, and begins at a
+ * multiple of `align`. *file then describes the file. EINVAL: the file.
+ */
+int vublk_vu_check_inflight_file(const struct vublk_vu_message *request, uint64_t least_bytes,
+				 unsigned align, struct vublk_memory_file *file,
+				 struct vublk_error *error);
 /* SET_CONFIG: writes the one byte that may be written, with 0 or 1. */
 int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,
 			      struct vublk_error *error);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which memory regions and dirty logs of a front-end are accepted. */
+/* Which memory regions, dirty logs and in-flight areas of a front-end are accepted. */
 #include "harness.h"
 
 #include "proto/vhost-user/request.h"
@@ -110,6 +110,42 @@ static void test_logs(void **state)
 	       "needs the protocol feature LOG_SHMFD", &error);
 }
 
+static void test_inflight_areas(void **state)
+{
+	static const struct {
+		const char *name;
+		struct vublk_vu_inflight area; /* bytes, offset, queues, entries */
+		const char *words;
+	} cases[] = {
+		{ "whole file", { FILE_BYTES, 0, 4, 128 }, NULL },
+		{ "announced larger than its file", { 2 * FILE_BYTES, FILE_BYTES - 4096, 1, 1 }, NULL },
+		{ "no queue", { FILE_BYTES, 0, 0, 128 }, "for 0 queues of 128 entries does not fit" },
+		{ "too many queues", { FILE_BYTES, 0, 5, 128 }, "which has 4 queues of up to 128" },
+		{ "no entry", { FILE_BYTES, 0, 4, 0 }, "of 0 entries does not fit" },
+		{ "too many entries", { FILE_BYTES, 0, 4, 129 }, "of 129 entries does not fit" },
+		{ "a byte too small", { 4095, 0, 4, 128 }, "has 4095 bytes; 4 queues of 128 entries need 4096" },
+		{ "not aligned", { 4096, 32, 4, 128 }, "the offset 32, which is not a multiple of 64" },
+		{ "past the end", { 4096, FILE_BYTES - 4032, 4, 128 }, "of its file, which has 1048576" },
+		{ "offset wraps", { 4096, TOP - 4095, 4, 128 }, "of its file, which has 1048576" },
+	};
+	VUBLK_FD int fd = vublk_memfd_new("request", FILE_BYTES, NULL);
+	struct vublk_vu_message message;
+	struct vublk_memory_file file;
+	struct vublk_error error;
+
+	vublk_vu_message_init(&message, VUBLK_VU_SET_INFLIGHT_FD);
+	message.fds[0] = fd;
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
+		int r;
+
+		message.payload.inflight = cases[i].area;
+		r = vublk_vu_check_inflight(&message, 4, 128, &error);
+		if (!r)
+			r = vublk_vu_check_inflight_file(&message, 4096, 64, &file, &error);
+		expect(cases[i].name, r, cases[i].words, &error);
+	}
+}
+
 /* Also files that can be mapped: a device's driver may do anything in mmap(). */
 static void test_files_that_are_no_memory(void **state)
 {
@@ -134,6 +170,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_regions),
 		VUBLK_TEST(test_overlaps),
 		VUBLK_TEST(test_logs),
+		VUBLK_TEST(test_inflight_areas),
 		VUBLK_TEST(test_files_that_are_no_memory),
 	};
 

@@ -181,6 +181,20 @@ void rig_begin(struct device_rig *rig, struct mock *mock, const char *reconnect_
 	rig_realize(rig);
 }
 
+void rig_init_movable(struct device_rig *rig, struct mock *mock)
+{
+	rig_init_with_mock(rig, mock);
+	rig_set(rig, "reconnect-ms", "1");
+	rig_set(rig, "inflight-migration", "on");
+}
+
+void rig_begin_movable(struct device_rig *rig, struct mock *mock)
+{
+	mock_init(mock);
+	rig_init_movable(rig, mock);
+	rig_realize(rig);
+}
+
 void rig_pause(struct device_rig *rig)
 {
 	assert_int_equal(vublk_device_set_vm_running(rig->device, false), 1);
@@ -433,6 +447,14 @@ uint8_t rig_finish(struct device_rig *rig, unsigned queue)
 	}
 	assert_int_equal(r, 1);
 	return (uint8_t)rig->memory[data_offset(queue) + 64];
+}
+
+void rig_expect_notified_once(struct device_rig *rig, unsigned num_queues)
+{
+	for (unsigned i = 0; i < num_queues; i++) {
+		assert_int_equal(vublk_eventfd_clear(rig->kicks[i]), 1);
+		assert_int_equal(vublk_eventfd_clear(rig->callfds[i]), 1);
+	}
 }
 
 uint8_t rig_request(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,

@@ -68,6 +68,12 @@ void rig_deinit(struct device_rig *rig);
 void rig_prepare(struct device_rig *rig, struct mock *mock, const char *reconnect_ms);
 void rig_begin(struct device_rig *rig, struct mock *mock, const char *reconnect_ms);
 void rig_end(struct device_rig *rig, struct mock *mock);
+/*
+ * The same for a VM that can be moved with requests in flight: retries at once, and leaves
+ * requests in the in-flight area. rig_init_movable() takes a mock that has been set up.
+ */
+void rig_init_movable(struct device_rig *rig, struct mock *mock);
+void rig_begin_movable(struct device_rig *rig, struct mock *mock);
 /* Pauses the VM and waits until the rings have stopped without an error. */
 void rig_pause(struct device_rig *rig);
 
@@ -97,6 +103,9 @@ int rig_try_session(struct device_rig *rig, unsigned num_queues, struct vublk_er
 
 /* Sets the indices as a back-end (`used`) and a driver (`avail`) would. */
 void rig_set_indices(struct device_rig *rig, unsigned queue, uint16_t used, uint16_t avail);
+
+/* Each kick and each call of these queues was signalled exactly once. */
+void rig_expect_notified_once(struct device_rig *rig, unsigned num_queues);
 
 /* Sends one request and returns its status byte. */
 uint8_t rig_request(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,

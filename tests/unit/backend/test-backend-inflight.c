@@ -15,15 +15,21 @@
 #define REQUESTS 3
 #define SECTOR 40 /* all write to it, so it shows which one was executed last */
 
+/* A session with memory and a new area, which the back-end has not been given yet. */
+static void open_with_area(struct backend_rig *rig, struct rig_area *area)
+{
+	rig_open_memory(rig);
+	rig_negotiate(rig);
+	assert_int_equal(rig_set_mem_table(rig), 0);
+	rig_get_area(rig, area);
+}
+
 static void test_noted_and_cleared(void **state)
 {
 	struct rig_area area;
 	struct backend_rig rig;
 
-	rig_open_memory(&rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
-	rig_get_area(&rig, &area);
+	open_with_area(&rig, &area);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	for (unsigned i = 0; i < 10; i++)
@@ -189,10 +195,7 @@ static void test_died_at_each_step(void **state)
 		struct rig_area area;
 		struct backend_rig rig;
 
-		rig_open_memory(&rig);
-		rig_negotiate(&rig);
-		assert_int_equal(rig_set_mem_table(&rig), 0);
-		rig_get_area(&rig, &area);
+		open_with_area(&rig, &area);
 		rig_make_ring(&rig, 0, RIG_SIZE, 0);
 		prepare(&rig, &area, &scenes[i]);
 		assert_int_equal(rig_set_area(&rig, &area), 0);
@@ -209,10 +212,7 @@ static void test_died_after_the_last(void **state)
 	struct rig_area area;
 	struct backend_rig rig;
 
-	rig_open_memory(&rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
-	rig_get_area(&rig, &area);
+	open_with_area(&rig, &area);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	prepare(&rig, &area, &(struct scene){ .died = after_publishing });
 	push(&rig, area.region, rig.queues[0].ring.avail->ring[0], 2);
@@ -233,10 +233,7 @@ static void test_refused_areas(void **state)
 	struct rig_area area;
 	struct backend_rig rig;
 
-	rig_open_memory(&rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
-	rig_get_area(&rig, &area);
+	open_with_area(&rig, &area);
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes - 1, 0, RIG_QUEUES, RIG_SIZE), 1);
 	assert_int_equal(rig_set_area_as(&rig, &area, UINT64_MAX, 64, RIG_QUEUES, RIG_SIZE), 1);
 	assert_true(rig_log_has(&rig, "of its file, which has"));
@@ -265,10 +262,7 @@ static void test_scribbled_areas(void **state)
 	struct rig_area area;
 	struct backend_rig rig;
 
-	rig_open_memory(&rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
-	rig_get_area(&rig, &area);
+	open_with_area(&rig, &area);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
 	/* Of another ring. */
 	area.region->version = 1;
@@ -379,10 +373,7 @@ static void check_history(const struct history *history)
 	struct backend_rig rig;
 	uint64_t r;
 
-	rig_open_memory(&rig);
-	rig_negotiate(&rig);
-	assert_int_equal(rig_set_mem_table(&rig), 0);
-	rig_get_area(&rig, &area);
+	open_with_area(&rig, &area);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	set_history(&rig, &area, history);
 	assert_int_equal(rig_set_area(&rig, &area), 0);

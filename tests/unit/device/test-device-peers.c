@@ -533,12 +533,20 @@ static void resize(const struct peer *peer)
 	peer->end(pid);
 }
 
+/* Reads the sector that the image begins with data in. */
+static void expect_seven(struct device_rig *rig, unsigned queue)
+{
+	char data[512];
+
+	assert_int_equal(rig_request(rig, queue, VIRTIO_BLK_T_IN, 7, data, 512), 0);
+	assert_memory_equal(data, "seven", 5);
+}
+
 /* Memory is added and removed while the rings run. */
 static void memory_changes(const struct peer *peer)
 {
 	pid_t pid = peer->start(1);
 	struct vublk_memory_region regions[2];
-	char data[512];
 	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
@@ -550,8 +558,7 @@ static void memory_changes(const struct peer *peer)
 		assert_int_equal(vublk_device_set_memory(rig.device, regions, 1 + i % 2, NULL), 1);
 		rig_wait(&rig, RIG_MEMORY_CHANGED, i);
 		assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
-		assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 7, data, 512), 0);
-		assert_memory_equal(data, "seven", 5);
+		expect_seven(&rig, 0);
 	}
 	rig_deinit(&rig);
 	peer->end(pid);
@@ -561,15 +568,13 @@ static void memory_changes(const struct peer *peer)
 static void pauses(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
-	char data[512];
 	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
 	rig_start(&rig, 2);
 	for (unsigned i = 1; i <= 10; i++) {
-		assert_int_equal(rig_request(&rig, i % 2, VIRTIO_BLK_T_IN, 7, data, 512), 0);
-		assert_memory_equal(data, "seven", 5);
+		expect_seven(&rig, i % 2);
 		assert_int_equal(vublk_device_set_vm_running(rig.device, false), 1);
 		rig_wait(&rig, RIG_STOPPED, i);
 		assert_int_equal(vublk_device_queue_base(rig.device, 1), (i + 1) / 2);
@@ -584,7 +589,6 @@ static void pauses(const struct peer *peer)
 static void notifiers_change(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
-	char data[512];
 	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
@@ -601,8 +605,7 @@ static void notifiers_change(const struct peer *peer)
 		assert_int_equal(vublk_device_set_queue_call(rig.device, q, rig.callfds[q], NULL),
 				 1);
 		rig_wait(&rig, RIG_NOTIFIERS_CHANGED, i);
-		assert_int_equal(rig_request(&rig, q, VIRTIO_BLK_T_IN, 7, data, 512), 0);
-		assert_memory_equal(data, "seven", 5);
+		expect_seven(&rig, q);
 	}
 	rig_deinit(&rig);
 	peer->end(pid);
@@ -612,7 +615,6 @@ static void notifiers_change(const struct peer *peer)
 static void legacy_driver(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
-	char data[512];
 	struct device_rig rig;
 
 	rig_init(&rig, socket_path);
@@ -622,8 +624,7 @@ static void legacy_driver(const struct peer *peer)
 	rig_set_up(&rig, 2);
 	vublk_eventfd_signal(rig.kicks[1]);
 	rig_wait(&rig, RIG_STARTED, 1);
-	assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 7, data, 512), 0);
-	assert_memory_equal(data, "seven", 5);
+	expect_seven(&rig, 0);
 	rig_stop(&rig);
 	rig_deinit(&rig);
 	peer->end(pid);

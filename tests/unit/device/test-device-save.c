@@ -25,28 +25,6 @@
 
 #define QUEUES 2
 
-static void set_up_rig(struct device_rig *rig, struct mock *mock)
-{
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", "1");
-	rig_set(rig, "inflight-migration", "on");
-}
-
-static void begin(struct device_rig *rig, struct mock *mock)
-{
-	mock_init(mock);
-	set_up_rig(rig, mock);
-	rig_realize(rig);
-}
-
-static void expect_notified_once(struct device_rig *rig)
-{
-	for (unsigned i = 0; i < QUEUES; i++) {
-		assert_int_equal(vublk_eventfd_clear(rig->kicks[i]), 1);
-		assert_int_equal(vublk_eventfd_clear(rig->callfds[i]), 1);
-	}
-}
-
 /* --- saved, and loaded elsewhere -------------------------------------------------------------- */
 
 struct saved {
@@ -78,7 +56,7 @@ static void make_saved(struct saved *saved)
 	struct mock mock;
 	struct device_rig rig;
 
-	begin(&rig, &mock);
+	rig_begin_movable(&rig, &mock);
 	rig_start(&rig, QUEUES);
 	assert_int_equal(vublk_device_config_write(rig.device, 32, &wce, 1, NULL), 1);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
@@ -95,7 +73,7 @@ static void make_saved(struct saved *saved)
 
 static void begin_paused(struct device_rig *rig, struct mock *mock)
 {
-	begin(rig, mock);
+	rig_begin_movable(rig, mock);
 	vublk_device_set_vm_running(rig->device, false);
 }
 
@@ -191,7 +169,7 @@ static void test_a_session_goes_on_elsewhere(void **state)
 	assert_true(fcntl(rig.device->inflight.fd, F_GET_SEALS) & F_SEAL_SHRINK);
 	assert_int_equal(mock.given_bases[0], 41);
 	assert_int_equal(mock.given_bases[1], 41);
-	expect_notified_once(&rig);
+	rig_expect_notified_once(&rig, QUEUES);
 	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN] + rig.calls[RIG_CONFIG_CHANGED], 0);
 	expect_session(&rig, &saved);
 	drop_descriptors(&rig);
@@ -233,7 +211,7 @@ static void test_a_disk_that_was_resized(void **state)
 	make_saved(&saved);
 	mock_init(&mock);
 	((struct virtio_blk_config *)mock.config)->capacity = 4096;
-	set_up_rig(&rig, &mock);
+	rig_init_movable(&rig, &mock);
 	vublk_device_set_vm_running(rig.device, false);
 	rig_realize(&rig);
 	load_well(&rig, &saved, 1);
@@ -268,7 +246,7 @@ static void expect_refusal_by(const struct saved *saved, struct mock *mock, cons
 {
 	struct device_rig rig;
 
-	set_up_rig(&rig, mock);
+	rig_init_movable(&rig, mock);
 	vublk_device_set_vm_running(rig.device, false);
 	if (property)
 		rig_set(&rig, property, value);
@@ -331,7 +309,7 @@ static void test_when_it_is_saved(void **state)
 	uint8_t wce = 0;
 
 	mock_init(&mock);
-	set_up_rig(&rig, &mock);
+	rig_init_movable(&rig, &mock);
 	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
 		    "saving is possible when the device is stopped; it is created");
 	rig_realize(&rig);
@@ -361,7 +339,7 @@ static void test_when_it_is_loaded(void **state)
 
 	make_saved(&saved);
 	mock_init(&mock);
-	set_up_rig(&rig, &mock);
+	rig_init_movable(&rig, &mock);
 	expect_busy(load(&rig, &saved, &error), &error, "it is created");
 	rig_realize(&rig);
 	expect_busy(load(&rig, &saved, &error), &error, "while its VM is paused");
@@ -393,7 +371,7 @@ static void test_saved_without_a_back_end(void **state)
 		struct mock mock;
 		struct device_rig rig;
 
-		begin(&rig, &mock);
+		rig_begin_movable(&rig, &mock);
 		if (!tracked) {
 			mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 			vublk_device_unrealize(rig.device);
@@ -471,7 +449,7 @@ static void test_a_legacy_driver(void **state)
 	struct mock mock;
 	struct device_rig rig;
 
-	begin(&rig, &mock);
+	rig_begin_movable(&rig, &mock);
 	rig_set_up(&rig, QUEUES);
 	assert_int_equal(vublk_device_ack_features(rig.device, legacy, NULL), 0);
 	assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER, NULL), 0);

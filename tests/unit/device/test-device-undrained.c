@@ -19,33 +19,11 @@
 
 #define QUEUES 2
 
-static void set_up_rig(struct device_rig *rig, struct mock *mock)
-{
-	rig_init_with_mock(rig, mock);
-	rig_set(rig, "reconnect-ms", "1");
-	rig_set(rig, "inflight-migration", "on");
-}
-
-static void begin(struct device_rig *rig, struct mock *mock)
-{
-	mock_init(mock);
-	set_up_rig(rig, mock);
-	rig_realize(rig);
-}
-
 static void clear_notifications(struct device_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++) {
 		vublk_eventfd_clear(rig->kicks[i]);
 		vublk_eventfd_clear(rig->callfds[i]);
-	}
-}
-
-static void expect_notified_once(struct device_rig *rig)
-{
-	for (unsigned i = 0; i < QUEUES; i++) {
-		assert_int_equal(vublk_eventfd_clear(rig->kicks[i]), 1);
-		assert_int_equal(vublk_eventfd_clear(rig->callfds[i]), 1);
 	}
 }
 
@@ -89,7 +67,7 @@ static void test_an_undrained_stop(void **state)
 	struct device_rig rig;
 	uint64_t inode;
 
-	begin(&rig, &mock);
+	rig_begin_movable(&rig, &mock);
 	rig_start(&rig, QUEUES);
 	inode = mock.inflight_inode;
 	for (unsigned i = 1; i <= 3; i++) {
@@ -105,7 +83,7 @@ static void test_an_undrained_stop(void **state)
 		assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 0);
 		assert_int_equal(mock.inflight_inode, inode);
 		assert_int_equal(mock.given_bases[0], 8);
-		expect_notified_once(&rig);
+		rig_expect_notified_once(&rig, QUEUES);
 	}
 	rig_stop(&rig);
 	mock_forget(&mock);
@@ -136,7 +114,7 @@ static void test_the_message_of_a_stop(void **state)
 
 		mock_init(&mock);
 		mock.protocol_features &= ~(stops[i].is_old ? skip : 0);
-		set_up_rig(&rig, &mock);
+		rig_init_movable(&rig, &mock);
 		vublk_device_set_drains(rig.device, stops[i].drains);
 		rig_realize(&rig);
 		rig_start(&rig, QUEUES);
@@ -157,7 +135,7 @@ static void test_a_back_end_with_the_draft_number(void **state)
 	struct mock mock;
 	struct device_rig rig;
 
-	begin(&rig, &mock);
+	rig_begin_movable(&rig, &mock);
 	rig_start(&rig, QUEUES);
 	mock.fault = (struct mock_fault){ .kind = MOCK_CUT,
 					  .request = VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN };
@@ -173,7 +151,7 @@ static void test_each_start_kicks_once(void **state)
 	struct mock mock;
 	struct device_rig rig;
 
-	begin(&rig, &mock);
+	rig_begin_movable(&rig, &mock);
 	clear_notifications(&rig);
 	rig_start(&rig, QUEUES);
 	for (unsigned i = 0; i < QUEUES; i++) {
@@ -190,7 +168,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 		struct mock mock;
 		struct device_rig rig;
 
-		begin(&rig, &mock);
+		rig_begin_movable(&rig, &mock);
 		rig_start(&rig, QUEUES);
 		rig_set_indices(&rig, 1, 5, (uint16_t)(5 + outstanding));
 		mock.base = 7;

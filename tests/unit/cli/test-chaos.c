@@ -5,6 +5,8 @@
  */
 #include "harness.h"
 
+#include "mock/inotify-limit.h"
+
 #include "fake-blk.h"
 
 #include "cli/chaos/chaos.h"
@@ -21,19 +23,6 @@
 
 #define MIB (UINT64_C(1) << 20)
 #define LISTEN "rm -f \"$0\"; : > \"$0\"; "
-
-static bool inotify_is_used_up;
-
-int __real_inotify_init1(int flags);
-int __wrap_inotify_init1(int flags);
-
-int __wrap_inotify_init1(int flags)
-{
-	if (!inotify_is_used_up)
-		return __real_inotify_init1(flags);
-	errno = EMFILE;
-	return -1;
-}
 
 struct chaos_rig {
 	struct fake_disk *disk;

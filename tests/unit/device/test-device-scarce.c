@@ -8,6 +8,7 @@
 #include "harness.h"
 
 #include "mock/device-rig.h"
+#include "mock/inotify-limit.h"
 
 #include "device/device.h"
 #include "util/checked.h"
@@ -32,19 +33,6 @@ void *__wrap_calloc(size_t count, size_t bytes)
 	if (calloc_fails_at && !--calloc_fails_at)
 		return NULL;
 	return __real_calloc(count, bytes);
-}
-
-static bool inotify_is_used_up;
-
-int __real_inotify_init1(int flags);
-int __wrap_inotify_init1(int flags);
-
-int __wrap_inotify_init1(int flags)
-{
-	if (!inotify_is_used_up)
-		return __real_inotify_init1(flags);
-	errno = EMFILE;
-	return -1;
 }
 
 /* The limits, and what is left of them. */

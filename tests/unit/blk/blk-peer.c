@@ -109,3 +109,29 @@ struct vublk_blk *open_with(const struct vublk_option *options)
 	assert_int_equal(r, 0);
 	return blk;
 }
+
+struct vublk_blk *open_disk(void)
+{
+	const struct vublk_option options[] = {
+		{ "num-queues", "4" }, { "reconnect-ms", "0" }, { NULL }
+	};
+
+	start_peer();
+	return open_with(options);
+}
+
+void *alloc(struct vublk_blk *blk, size_t bytes)
+{
+	void *buffer = vublk_blk_alloc(blk, bytes, &error);
+
+	assert_non_null(buffer);
+	return buffer;
+}
+
+int wait_one(struct vublk_blk_queue *queue)
+{
+	struct vublk_blk_completion c;
+
+	assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, -1, &error), 1);
+	return c.result;
+}

@@ -105,6 +105,8 @@ struct vublk_plane {
 	unsigned max_segments;
 	struct vublk_plane_side *side; /* NULL: there is no back-end */
 	bool takes; /* false: chains stay in the driver's rings */
+	/* A peer keeps an eventfd full, so none is written to in a way that can block. Atomic. */
+	bool is_careful;
 
 	struct vublk_plane_slot *first, *last; /* of the requests that are not free */
 	unsigned num_held, num_submitted;

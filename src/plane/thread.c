@@ -95,14 +95,18 @@ static void on_call(void *opaque)
 	sem_post(&call->done); /* the owner may free the call from here on */
 }
 
+/* A peer that fills an eventfd once may do so for each of the thread's next writes. */
 static void unblock(struct vublk_plane_thread *thread)
 {
+	bool was_full = false;
+
 	for (unsigned i = 0; i < thread->num_queues; i++) {
-		if (thread->queues[i].call_fd >= 0)
-			vublk_eventfd_unblock(thread->queues[i].call_fd);
-		if (thread->side && thread->side->queues[i].kick_fd >= 0)
-			vublk_eventfd_unblock(thread->side->queues[i].kick_fd);
+		was_full |= vublk_eventfd_unblock(thread->queues[i].call_fd);
+		if (thread->side)
+			was_full |= vublk_eventfd_unblock(thread->side->queues[i].kick_fd);
 	}
+	if (was_full)
+		vublk_store_relaxed(&thread->plane.is_careful, true);
 }
 
 static void wait_for(struct vublk_plane_thread *thread, sem_t *done)

@@ -8,7 +8,9 @@
 #include "mock/device-rig.h"
 
 #include "device/device.h"
+#include "util/atomic.h"
 #include "util/checked.h"
+#include "util/fd.h"
 #include "util/loop.h"
 #include "util/memfd.h"
 
@@ -202,6 +204,49 @@ static void test_dirty_log_that_cannot_be_written(void **state)
 	rig_end(&rig, &mock);
 }
 
+/* --- peers that fill eventfds --------------------------------------------------------- */
+
+static void fill(int fd)
+{
+	const uint64_t full = UINT64_MAX - 1;
+
+	vublk_eventfd_clear(fd);
+	assert_int_equal(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
+	assert_int_equal(write(fd, &full, sizeof(full)), sizeof(full));
+}
+
+static void wait_for_avail(const struct device_rig *rig, uint16_t index)
+{
+	const struct vublk_plane_side *side = rig->device->shadow.side;
+	const uint16_t *avail = &side->queues[0].memory->ring.avail->idx;
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
+
+	while (vublk_load_acquire(avail) != index)
+		if (vublk_now_ns() > until)
+			fail_msg("the plane's thread is blocked");
+}
+
+/* After the first time no write of the plane's thread blocks, whether or not the device calls it. */
+static void test_full_eventfd(void **state)
+{
+	const char data[512] = "data";
+	struct mock mock;
+	struct device_rig rig;
+
+	prepare(&rig, &mock, "20000");
+	rig.refused_features = VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX); /* every request is kicked */
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	for (uint16_t i = 1; i <= 4; i++) {
+		fill(rig.device->shadow.side->queues[0].kick_fd);
+		rig_submit(&rig, 0, VIRTIO_BLK_T_IN, 0, (void *)data, sizeof(data));
+		wait_for_avail(&rig, i);
+		if (i == 1)
+			assert_int_equal(outstanding(&rig), 1);
+	}
+	rig_end(&rig, &mock);
+}
+
 /* --- other back-ends ----------------------------------------------------------------- */
 
 static struct virtio_blk_config *config_of(struct mock *mock)
@@ -323,6 +368,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_set_up_in_an_outage),
 		VUBLK_TEST(test_memory_at_the_planes_address),
 		VUBLK_TEST(test_dirty_log_that_cannot_be_written),
+		VUBLK_TEST(test_full_eventfd),
 		VUBLK_TEST(test_back_end_with_fewer_segments),
 		VUBLK_TEST(test_back_end_with_more_segments),
 		VUBLK_TEST(test_reset_at_each_step_of_a_restart),

@@ -566,8 +566,8 @@ struct vublk_device_dirty_log {
  *   1  the back-end has the rings, and dirty_log_changed() follows
  * Errors:
  *   EBUSY           the log is on, is being switched off, or the state is CREATED or REALIZING
- *   EINVAL          no memory has been set; `log` is not aligned, too short for the memory, or
- *                   exceeds its file
+ *   EINVAL          no memory has been set; `log` is not aligned, too short for the memory, exceeds
+ *                   its file, or is not in a memory file
  *   ENOTSUP         the back-end does not offer LOG_SHMFD and VHOST_F_LOG_ALL
  *   EBADF           the log's `fd` is not a descriptor
  *   ENOMEM, EMFILE  the bitmap cannot be made, or the descriptor not duplicated

@@ -22,7 +22,7 @@
 
 struct vublk_blk_overlap {
 	unsigned num_wide;
-	uint16_t narrow[VUBLK_BLK_OVERLAP_BUCKETS];
+	uint32_t narrow[VUBLK_BLK_OVERLAP_BUCKETS];
 };
 
 struct vublk_blk_overlap_units {
@@ -38,7 +38,7 @@ static inline struct vublk_blk_overlap_units vublk_blk_overlap_units(uint64_t of
 	return (struct vublk_blk_overlap_units){ first, last - first + 1 };
 }
 
-static inline uint16_t *vublk_blk_overlap_bucket(struct vublk_blk_overlap *overlap, uint64_t unit)
+static inline uint32_t *vublk_blk_overlap_bucket(struct vublk_blk_overlap *overlap, uint64_t unit)
 {
 	return &overlap->narrow[unit % VUBLK_BLK_OVERLAP_BUCKETS];
 }
@@ -53,7 +53,7 @@ static inline void vublk_blk_overlap_count(struct vublk_blk_overlap *overlap, ui
 		return;
 	}
 	for (uint64_t i = 0; i < units.count; i++)
-		*vublk_blk_overlap_bucket(overlap, units.first + i) += (uint16_t)change;
+		*vublk_blk_overlap_bucket(overlap, units.first + i) += (uint32_t)change;
 }
 
 /* A write is added when it is put on the ring, and removed when it is complete. `bytes` is not 0. */

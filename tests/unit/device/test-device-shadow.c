@@ -206,13 +206,17 @@ static void test_dirty_log_that_cannot_be_written(void **state)
 
 /* --- peers that fill eventfds --------------------------------------------------------- */
 
+/* The plane's thread may still be about to signal it for the previous request. */
 static void fill(int fd)
 {
 	const uint64_t full = UINT64_MAX - 1;
+	int flags = fcntl(fd, F_GETFL);
 
-	vublk_eventfd_clear(fd);
-	assert_int_equal(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
-	assert_int_equal(write(fd, &full, sizeof(full)), sizeof(full));
+	assert_int_equal(fcntl(fd, F_SETFL, flags | O_NONBLOCK), 0);
+	do
+		vublk_eventfd_clear(fd);
+	while (write(fd, &full, sizeof(full)) < 0);
+	assert_int_equal(fcntl(fd, F_SETFL, flags & ~O_NONBLOCK), 0);
 }
 
 static void wait_for_avail(const struct device_rig *rig, uint16_t index)

@@ -74,7 +74,8 @@ const char *vublk_bus_default(const char *spec, const char *name);
  * The bus is stored in `bus`, and the caller frees it with vublk_bus_free().
  * Errors:
  *   EINVAL          there is no such bus, a property is unknown, missing or bad, properties
- *                   contradict each other, or PATH and chardev are the same socket
+ *                   contradict each other, serial is set (a bus does not see the requests for
+ *                   it), or PATH and chardev are the same socket
  *   ENAMETOOLONG    PATH or chardev is longer than 107 bytes
  *   EADDRINUSE      a process listens at PATH, or at chardev with server
  *   EEXIST          PATH, or chardev with server, names a file that is not a socket

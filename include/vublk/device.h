@@ -169,9 +169,17 @@ struct vublk_device_bus_ops {
  * Returns the properties, as a static array that ends with an entry whose name is NULL; each has
  * its type, default and description. The names are those of QEMU's properties where QEMU has them:
  * chardev (the back-end's Unix socket), server, num-queues ("auto": as many as the back-end offers,
- * up to num-queues-limit), queue-size, config-wce, discard, write-zeroes, event_idx, indirect_desc,
- * seg-max-adjust, request-timeout-ms, keepalive-ms, reconnect-ms (0: the loss of the back-end is
- * permanent), reconnect-deadline-ms, inflight, inflight-migration, ...
+ * up to num-queues-limit), queue-size, read-only, config-wce, discard, write-zeroes, features-off,
+ * serial, event_idx, indirect_desc, seg-max-adjust, request-timeout-ms, keepalive-ms, reconnect-ms
+ * (0: the loss of the back-end is permanent), reconnect-deadline-ms, inflight, inflight-migration,
+ * ...
+ *
+ * Some properties change what the driver is shown of the back-end's offer; struct vublk_device_info
+ * says what they changed. read-only offers VIRTIO_BLK_F_RO. The device does not see requests, so it
+ * cannot refuse a write: a bus that does see them has to. features-off is a mask (0x2000) or names
+ * joined by + (discard+topology); the features VERSION_1 and RO cannot be hidden. serial is for a
+ * bus that answers GET_ID itself, which reads the value with vublk_device_get_property(); a bus
+ * whose requests go to the back-end has to refuse a serial that is not empty.
  * Threads: any.
  */
 const struct vublk_property *vublk_device_properties(void);
@@ -293,7 +301,8 @@ unsigned vublk_device_queue_size(const struct vublk_device *device);
 
 /*
  * Returns the features that are offered to the driver: those that both the device and the back-end
- * have and no property disables; 0 in CREATED and REALIZING.
+ * have and no property hides, and VIRTIO_BLK_F_RO with read-only. The back-end is given only those
+ * that it has offered. 0 in CREATED and REALIZING.
  * Specification: virtio 1.3, sections 2.2, 5.2.3 and 6.
  */
 uint64_t vublk_device_features(const struct vublk_device *device);
@@ -736,9 +745,9 @@ int vublk_device_save(const struct vublk_device *device, void **stream, size_t *
  *      resized), its generation is one higher, and the bus raises a config interrupt
  * Errors:
  *   EINVAL          the stream is damaged, or the device has other queues (num-queues, queue-size)
- *   ENOTSUP         the stream has a newer version, or the back-end lacks what the driver accepted
- *                   or what the in-flight requests need
- *   EROFS           the back-end is read-only, and the saved one was not
+ *   ENOTSUP         the stream has a newer version, or the back-end lacks, or a property hides,
+ *                   what the driver accepted or what the in-flight requests need
+ *   EROFS           the back-end is read-only or read-only is on, and the saved disk was writable
  *   EBUSY           the device is in another state, the VM runs, or a driver has used the device
  *   ENOMEM, EMFILE  the in-flight area cannot be made
  *   others          of pwrite(2) to the in-flight area
@@ -758,6 +767,11 @@ struct vublk_device_info {
 	uint32_t backend_memory_slots;
 	uint32_t backend_config_bytes;       /* how many bytes of the config the back-end has */
 	uint32_t bus_protocol_features; /* vhost-user bits that a bus may offer to its VMM */
+	/* what the device makes of the back-end's offer */
+	uint64_t features;                   /* virtio bits that are offered to the driver */
+	uint64_t hidden_features;            /* bits that the back-end offered and a property hides */
+	uint8_t backend_config[96];          /* struct virtio_blk_config as the back-end sent it last;
+	                                        vublk_device_config_read() has the driver's */
 };
 
 /* Fills `info` with what was negotiated. Members that are not known yet are 0. */

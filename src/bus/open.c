@@ -13,6 +13,7 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/option.h"
+#include "virtio/blk-format.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -154,6 +155,20 @@ static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 	return r;
 }
 
+/* Requests do not pass through the bus, so the back-end answers the guest's GET_ID. */
+static int check_serial(const struct vublk_bus *bus, struct vublk_error *error)
+{
+	char serial[VUBLK_BLK_ID_BYTES + 1] = "";
+
+	vublk_device_get_property(bus->device, "serial", serial, sizeof(serial), NULL);
+	if (!serial[0])
+		return 0;
+	return vublk_error_set(error, EINVAL,
+			       "the serial cannot be set here, because the back-end itself answers "
+			       "the guest's request for it: set the back-end's serial, and leave "
+			       "serial out");
+}
+
 static int open_device(struct vublk_bus *bus, const struct vublk_option *properties,
 		       struct vublk_error *error)
 {
@@ -172,6 +187,8 @@ static int open_device(struct vublk_bus *bus, const struct vublk_option *propert
 	if (!r && !has_reconnect_ms && !vublk_bus_is_server(bus))
 		r = vublk_device_set_property(bus->device, "reconnect-ms", VUBLK_DEVICE_RECONNECT_MS,
 					      error);
+	if (!r)
+		r = check_serial(bus, error);
 	if (r < 0)
 		return r;
 	bus->retry_ms = vublk_bus_is_server(bus) ? SERVER_RETRY_MS :

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * This file has the configuration space, which is a copy of the back-end's config in which the
- * device sets its own number of queues and limit of segments. The messages are in
- * frontend/config.c.
+ * device sets its own number of queues and limit of segments, corrects sizes that make no sense,
+ * and zeroes the fields of features that are not offered. The messages are in frontend/config.c.
  *
  * Key idea: the back-end's values are checked first. A block size or a capacity that no disk has
  * makes the device refuse the back-end; an optional limit that makes no sense disables its feature.
@@ -24,6 +24,7 @@
 #define MAX_BLOCK_BYTES (2u << 20)
 #define MAX_CAPACITY_SECTORS (INT64_MAX >> VUBLK_SECTOR_SHIFT)
 #define MAX_PHYSICAL_BLOCK_EXP 16
+#define MAX_PHYSICAL_BLOCK_BYTES ((uint64_t)VUBLK_SECTOR_BYTES << MAX_PHYSICAL_BLOCK_EXP)
 
 _Static_assert(offsetof(struct virtio_blk_config, wce) == VUBLK_BLK_WCE_OFFSET, "layout");
 
@@ -61,6 +62,23 @@ static int check_block_size(const struct vublk_device *device,
 			       MAX_BLOCK_BYTES);
 }
 
+static uint32_t block_bytes_of(const struct vublk_device *device,
+			       const struct virtio_blk_config *config)
+{
+	return offers(device, VIRTIO_BLK_F_BLK_SIZE) ? le32toh(config->blk_size) :
+						       VUBLK_SECTOR_BYTES;
+}
+
+/* Drivers keep the size in 32 bits. */
+static bool is_physical_block_sensible(const struct vublk_device *device,
+				       const struct virtio_blk_config *config)
+{
+	uint64_t block_bytes = block_bytes_of(device, config);
+
+	return config->physical_block_exp <= MAX_PHYSICAL_BLOCK_EXP &&
+	       block_bytes << config->physical_block_exp <= MAX_PHYSICAL_BLOCK_BYTES;
+}
+
 /* Returns the features whose config fields are invalid. The disk can be used without them. */
 static uint64_t senseless_features(const struct vublk_device *device,
 				   const struct virtio_blk_config *config)
@@ -71,7 +89,7 @@ static uint64_t senseless_features(const struct vublk_device *device,
 		features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
 	if (!config->seg_max)
 		features |= VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX);
-	if (config->physical_block_exp > MAX_PHYSICAL_BLOCK_EXP)
+	if (!is_physical_block_sensible(device, config))
 		features |= VUBLK_BIT(VIRTIO_BLK_F_TOPOLOGY);
 	return features & device->features;
 }
@@ -112,14 +130,38 @@ static bool lacks_indirect(const struct vublk_device *device)
 	return !(features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC));
 }
 
+/*
+ * Corrects a preferred I/O size, which is a number of blocks, to 0 (unknown) unless it is a
+ * multiple of the physical block; otherwise requests of that size would be slow. A size of one
+ * block says nothing, and Windows would split its requests because of it. Drivers keep the size in
+ * bytes in 32 bits.
+ */
+static uint32_t io_blocks(uint32_t blocks, unsigned physical_block_exp, uint32_t block_bytes)
+{
+	bool is_multiple = !(blocks & ((UINT32_C(1) << physical_block_exp) - 1));
+
+	return blocks > 1 && is_multiple && (uint64_t)blocks * block_bytes <= UINT32_MAX ? blocks :
+											   0;
+}
+
+static void correct_topology(const struct vublk_device *device, struct virtio_blk_config *config)
+{
+	uint32_t block_bytes = block_bytes_of(device, config);
+	unsigned exp = config->physical_block_exp;
+
+	config->min_io_size = htole16((uint16_t)io_blocks(le16toh(config->min_io_size), exp,
+							  block_bytes));
+	config->opt_io_size = htole32(io_blocks(le32toh(config->opt_io_size), exp, block_bytes));
+	/* The first aligned block is within the first physical block. */
+	if (config->alignment_offset >> exp)
+		config->alignment_offset = 0;
+}
+
 static void put_own_values(const struct vublk_device *device, struct virtio_blk_config *config)
 {
 	config->num_queues = htole16((uint16_t)device->num_queues);
-	/* A value of one block says nothing, and Windows would split its requests because of it. */
-	if (le16toh(config->min_io_size) == 1)
-		config->min_io_size = 0;
-	if (le32toh(config->opt_io_size) == 1)
-		config->opt_io_size = 0;
+	if (offers(device, VIRTIO_BLK_F_TOPOLOGY))
+		correct_topology(device, config);
 	if (device->settings.seg_max_adjust)
 		limit_seg_max(device, config);
 	vublk_device_shadow_limit(device, config);
@@ -140,8 +182,10 @@ int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 	if (r < 0)
 		return r;
 	put_own_values(device, &own);
+	memcpy(device->backend_config, config, sizeof(device->backend_config));
 	memcpy(device->config, config, sizeof(device->config));
 	memcpy(device->config, &own, sizeof(own));
+	vublk_device_clear_fields(device, device->config);
 	return 0;
 }
 

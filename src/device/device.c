@@ -102,8 +102,14 @@ void vublk_device_get_info(const struct vublk_device *device, struct vublk_devic
 		.backend_memory_slots = vublk_device_memory_slots(device),
 		.backend_config_bytes = backend->config_bytes,
 		.bus_protocol_features = (uint32_t)bus_protocol_features(device),
+		.features = device->features,
+		.hidden_features = backend->features &
+				   vublk_device_hidden_features(&device->settings),
 	};
 
+	_Static_assert(sizeof(all.backend_config) == sizeof(device->backend_config), "all of it");
 	strcpy(all.chardev, device->settings.chardev);
+	if (device->num_queues)
+		memcpy(all.backend_config, device->backend_config, sizeof(all.backend_config));
 	vublk_struct_out(info, info_bytes, &all, sizeof(all));
 }

@@ -60,6 +60,9 @@ struct vublk_device_settings {
 	bool event_idx;
 	bool indirect_desc;
 	bool seg_max_adjust;
+	bool read_only;        /* shown to the driver as read-only, whatever the back-end offers */
+	uint64_t features_off; /* bits that are not offered */
+	char serial[VUBLK_BLK_ID_BYTES + 1]; /* for a bus that answers GET_ID; empty: the back-end's */
 	bool skip_get_vring_base; /* on forced shutdown */
 	bool shadow;              /* the request plane is in the data path */
 };
@@ -204,6 +207,7 @@ struct vublk_device {
 	bool drains;     /* also set by the bus and kept */
 	bool leaves_requests; /* the last stop did not wait for requests in the in-flight area */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
+	uint8_t backend_config[VUBLK_BLK_CONFIG_BYTES]; /* from which `config` was made */
 	uint32_t config_generation;
 
 	/* config requests that are under way */
@@ -281,6 +285,14 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 /* --- features.c -------------------------------------------------------------------- */
 
 uint64_t vublk_device_offer_features(const struct vublk_device *device);
+/* The features that the properties hide from the driver, whether or not the back-end has them. */
+uint64_t vublk_device_hidden_features(const struct vublk_device_settings *settings);
+/* Checks the property features-off; EINVAL and a sentence if a bit cannot be hidden. */
+int vublk_device_check_features_off(const struct vublk_device_settings *settings,
+				    struct vublk_error *error);
+/* Zeroes the config fields of the features that are not offered. */
+void vublk_device_clear_fields(const struct vublk_device *device,
+			       uint8_t config[VUBLK_BLK_CONFIG_BYTES]);
 /* Whether the driver has accepted its features without VERSION_1. */
 bool vublk_device_has_legacy_driver(const struct vublk_device *device);
 /* The driver's accepted features in the form in which the back-end is given them. */
@@ -407,6 +419,7 @@ int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *err
 struct vublk_device_reliance {
 	bool has_accepted;
 	uint64_t accepted;
+	bool was_read_only;    /* the driver was offered RO; false: not, or unknown */
 	const uint8_t *config; /* NULL: unknown */
 };
 

@@ -4,13 +4,16 @@
  * accepted. Names of feature bits are in virtio/blk-format.c.
  *
  * Key idea: each feature needs the back-end. It is offered if it is in the list below, the
- * back-end offers it, and no property disables it. Features that the device does not support
+ * back-end offers it, and no property hides it. Features that the device does not support
  * (packed rings, in-order, ring reset, translation, notification data) are not in the list.
+ * The exception is RO, which the property read-only adds. The back-end is told only of
+ * features that it has offered.
  */
 #include "device/device.h"
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "virtio/blk-format.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -18,6 +21,7 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <stddef.h>
+#include <string.h>
 
 static const unsigned device_bits[] = {
 	VIRTIO_BLK_F_SIZE_MAX,
@@ -39,25 +43,36 @@ static const unsigned device_bits[] = {
 	VIRTIO_F_VERSION_1,
 };
 
-/* A feature whose config fields the back-end does not have cannot be offered. */
+#define FIELDS(bit, first, next) \
+	{ bit, offsetof(struct virtio_blk_config, first), offsetof(struct virtio_blk_config, next) }
+
+/*
+ * The config fields of each feature, from `begin` to before `end`. A feature whose fields the
+ * back-end does not have cannot be offered.
+ */
 static const struct {
 	unsigned bit;
-	unsigned needs_bytes;
-} needs_config[] = {
-	{ VIRTIO_BLK_F_SIZE_MAX, offsetof(struct virtio_blk_config, seg_max) },
-	{ VIRTIO_BLK_F_SEG_MAX, offsetof(struct virtio_blk_config, geometry) },
-	{ VIRTIO_BLK_F_GEOMETRY, offsetof(struct virtio_blk_config, blk_size) },
-	{ VIRTIO_BLK_F_BLK_SIZE, offsetof(struct virtio_blk_config, physical_block_exp) },
-	{ VIRTIO_BLK_F_TOPOLOGY, offsetof(struct virtio_blk_config, wce) },
-	{ VIRTIO_BLK_F_CONFIG_WCE, offsetof(struct virtio_blk_config, unused) },
-	{ VIRTIO_BLK_F_DISCARD, offsetof(struct virtio_blk_config, max_write_zeroes_sectors) },
-	{ VIRTIO_BLK_F_WRITE_ZEROES, offsetof(struct virtio_blk_config, unused1) },
-	{ VUBLK_BLK_F_SECURE_ERASE, 72 },
+	unsigned begin, end;
+} fields[] = {
+	FIELDS(VIRTIO_BLK_F_SIZE_MAX, size_max, seg_max),
+	FIELDS(VIRTIO_BLK_F_SEG_MAX, seg_max, geometry),
+	FIELDS(VIRTIO_BLK_F_GEOMETRY, geometry, blk_size),
+	FIELDS(VIRTIO_BLK_F_BLK_SIZE, blk_size, physical_block_exp),
+	FIELDS(VIRTIO_BLK_F_TOPOLOGY, physical_block_exp, wce),
+	FIELDS(VIRTIO_BLK_F_CONFIG_WCE, wce, unused),
+	FIELDS(VIRTIO_BLK_F_DISCARD, max_discard_sectors, max_write_zeroes_sectors),
+	FIELDS(VIRTIO_BLK_F_WRITE_ZEROES, max_write_zeroes_sectors, unused1),
+	{ VUBLK_BLK_F_SECURE_ERASE, 60, 72 },
 };
 
-static uint64_t without(uint64_t features, bool wanted, unsigned bit)
+/* Requests that change the disk; vublk serve --read-only does not offer them either. */
+#define WRITING_FEATURES \
+	(VUBLK_BIT(VIRTIO_BLK_F_DISCARD) | VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES) | \
+	 VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE))
+
+static uint64_t bit_unless(bool wanted, unsigned bit)
 {
-	return wanted ? features : features & ~VUBLK_BIT(bit);
+	return wanted ? 0 : VUBLK_BIT(bit);
 }
 
 static uint64_t bits_of_device(void)
@@ -69,22 +84,70 @@ static uint64_t bits_of_device(void)
 	return features;
 }
 
+/* --- policy ------------------------------------------------------------------------------- */
+
+uint64_t vublk_device_hidden_features(const struct vublk_device_settings *settings)
+{
+	return settings->features_off | (settings->read_only ? WRITING_FEATURES : 0) |
+	       bit_unless(settings->config_wce, VIRTIO_BLK_F_CONFIG_WCE) |
+	       bit_unless(settings->discard, VIRTIO_BLK_F_DISCARD) |
+	       bit_unless(settings->write_zeroes, VIRTIO_BLK_F_WRITE_ZEROES) |
+	       bit_unless(settings->event_idx, VIRTIO_RING_F_EVENT_IDX) |
+	       bit_unless(settings->indirect_desc, VIRTIO_RING_F_INDIRECT_DESC);
+}
+
+/*
+ * A hidden feature is like one that the driver declines, and a driver may decline each of them
+ * except two: VERSION_1, without which the device uses no back-end, and RO, without which it
+ * would write.
+ */
+int vublk_device_check_features_off(const struct vublk_device_settings *settings,
+				    struct vublk_error *error)
+{
+	uint64_t hideable = bits_of_device() & ~VUBLK_BIT(VIRTIO_F_VERSION_1) &
+			    ~VUBLK_BIT(VIRTIO_BLK_F_RO);
+	char names[VUBLK_FEATURE_LIST_BYTES];
+
+	if (settings->features_off & ~hideable) {
+		vublk_features_list(settings->features_off & ~hideable, names);
+		return vublk_error_set(error, EINVAL,
+				       "features-off has %s, which the device either needs or never "
+				       "offers: leave it out", names);
+	}
+	if (settings->features_off & VUBLK_BIT(VIRTIO_BLK_F_MQ) &&
+	    settings->num_queues != VUBLK_DEVICE_AUTO && settings->num_queues > 1)
+		return vublk_error_set(error, EINVAL,
+				       "features-off hides VIRTIO_BLK_F_MQ, without which a driver "
+				       "uses one queue, and num-queues is %u: set it to 1",
+				       (unsigned)settings->num_queues);
+	return 0;
+}
+
+/* --- the offer ---------------------------------------------------------------------------- */
+
 uint64_t vublk_device_offer_features(const struct vublk_device *device)
 {
-	const struct vublk_device_settings *settings = &device->settings;
 	uint64_t features = bits_of_device() & device->frontend.info.features;
 
-	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(needs_config); i++)
-		features = without(features,
-				   device->frontend.info.config_bytes >= needs_config[i].needs_bytes,
-				   needs_config[i].bit);
-	features = without(features, device->num_queues > 1, VIRTIO_BLK_F_MQ);
-	features = without(features, settings->config_wce, VIRTIO_BLK_F_CONFIG_WCE);
-	features = without(features, settings->discard, VIRTIO_BLK_F_DISCARD);
-	features = without(features, settings->write_zeroes, VIRTIO_BLK_F_WRITE_ZEROES);
-	features = without(features, settings->event_idx, VIRTIO_RING_F_EVENT_IDX);
-	features = without(features, settings->indirect_desc, VIRTIO_RING_F_INDIRECT_DESC);
-	return features;
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(fields); i++)
+		features &= ~bit_unless(device->frontend.info.config_bytes >= fields[i].end,
+					fields[i].bit);
+	features &= ~bit_unless(device->num_queues > 1, VIRTIO_BLK_F_MQ);
+	features &= ~vublk_device_hidden_features(&device->settings);
+	return device->settings.read_only ? features | VUBLK_BIT(VIRTIO_BLK_F_RO) : features;
+}
+
+/*
+ * The driver may see the byte `wce` in any case: after a reconnection the device compares it with
+ * the back-end's.
+ */
+void vublk_device_clear_fields(const struct vublk_device *device,
+			       uint8_t config[VUBLK_BLK_CONFIG_BYTES])
+{
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(fields); i++)
+		if (fields[i].bit != VIRTIO_BLK_F_CONFIG_WCE &&
+		    !(device->features & VUBLK_BIT(fields[i].bit)))
+			memset(config + fields[i].begin, 0, fields[i].end - fields[i].begin);
 }
 
 uint64_t vublk_device_features(const struct vublk_device *device)
@@ -107,7 +170,9 @@ bool vublk_device_has_legacy_driver(const struct vublk_device *device)
 
 uint64_t vublk_device_session_features(const struct vublk_device *device)
 {
-	return device->acked_features | VUBLK_BIT(VIRTIO_F_VERSION_1);
+	/* The back-end may not know RO, or has a reason not to offer it. */
+	return (device->acked_features & device->frontend.info.features) |
+	       VUBLK_BIT(VIRTIO_F_VERSION_1);
 }
 
 static int check_acked(const struct vublk_device *device, uint64_t features,

@@ -11,6 +11,7 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/option.h"
+#include "virtio/blk-format.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -20,18 +21,20 @@
 #define MAX_TIMEOUT_MS 3600000
 #define MAX_RETRIES 1000
 
-enum kind { KIND_STRING, KIND_NUMBER, KIND_AUTO, KIND_BOOL };
+enum kind { KIND_STRING, KIND_NUMBER, KIND_AUTO, KIND_BOOL, KIND_FEATURES };
 
 #define TYPE_STRING "string"
 #define TYPE_NUMBER "number"
 #define TYPE_AUTO "auto"
 #define TYPE_BOOL "bool"
+#define TYPE_FEATURES "string" /* a mask or names */
 
 /* A property as the bus sees it, and where its value is stored. */
 struct row {
 	struct vublk_property property;
 	enum kind kind;
 	size_t offset; /* in struct vublk_device_settings */
+	size_t bytes;
 };
 
 /* X(name, kind, default, field, description) */
@@ -45,10 +48,19 @@ struct row {
 	  "the most queues that auto takes")                                                \
 	X("queue-size", NUMBER, "128", queue_size,                                          \
 	  "entries of each queue: a power of two from 2 (4 for the block API) to 1024")                           \
+	X("read-only", BOOL, "off", read_only,                                              \
+	  "present the disk as read-only although the back-end can write; a guest that "    \
+	  "writes all the same reaches the back-end")                                       \
 	X("config-wce", BOOL, "on", config_wce,                                             \
 	  "offer VIRTIO_BLK_F_CONFIG_WCE: the driver may switch the write cache")           \
 	X("discard", BOOL, "on", discard, "offer VIRTIO_BLK_F_DISCARD")                     \
 	X("write-zeroes", BOOL, "on", write_zeroes, "offer VIRTIO_BLK_F_WRITE_ZEROES")      \
+	X("features-off", FEATURES, NULL, features_off,                                     \
+	  "further features that are not offered: a mask (0x2000), or names joined by + "   \
+	  "(discard+topology)")                                                             \
+	X("serial", STRING, NULL, serial,                                                   \
+	  "serial of the disk, up to 20 characters, instead of the back-end's; only for "   \
+	  "the block API")                                                                  \
 	X("event_idx", BOOL, "on", event_idx,                                               \
 	  "offer VIRTIO_RING_F_EVENT_IDX: fewer notifications")                             \
 	X("indirect_desc", BOOL, "on", indirect_desc,                                       \
@@ -88,7 +100,8 @@ struct row {
 	{ name, TYPE_##kind, default_value, description },
 #define AS_ROW(name, kind, default_value, field, description) \
 	{ { name, TYPE_##kind, default_value, description }, KIND_##kind, \
-	  offsetof(struct vublk_device_settings, field) },
+	  offsetof(struct vublk_device_settings, field), \
+	  sizeof(((struct vublk_device_settings *)0)->field) },
 
 /* The ranges of numbers that are narrower than 32 bits. */
 static const struct {
@@ -131,11 +144,9 @@ const struct vublk_property *vublk_device_properties(void)
 static int set_string(const struct row *row, char *field, const char *text,
 		      struct vublk_error *error)
 {
-	size_t room = sizeof(((struct vublk_device_settings *)0)->chardev);
-
-	if (!text || strlen(text) >= room)
+	if (!text || strlen(text) >= row->bytes)
 		return vublk_error_set(error, EINVAL, "%s has %zu characters, at most %zu are possible",
-				       row->property.name, text ? strlen(text) : 0, room - 1);
+				       row->property.name, text ? strlen(text) : 0, row->bytes - 1);
 	strcpy(field, text);
 	return 0;
 }
@@ -170,6 +181,8 @@ static int set_value(struct vublk_device_settings *settings, const struct row *r
 		return set_number(row, field, text, error);
 	case KIND_BOOL:
 		return vublk_parse_bool(row->property.name, text, field, error);
+	case KIND_FEATURES:
+		return vublk_features_parse(row->property.name, text, field, error);
 	}
 	return -EINVAL;
 }
@@ -188,6 +201,11 @@ static const char *text_of(const struct vublk_device_settings *settings, const s
 		if (*(const uint64_t *)field == VUBLK_DEVICE_AUTO)
 			return "auto";
 		break;
+	case KIND_FEATURES:
+		if (!*(const uint64_t *)field)
+			return "";
+		snprintf(number, bytes, "0x%" PRIx64, *(const uint64_t *)field);
+		return number;
 	case KIND_NUMBER:
 		break;
 	}
@@ -281,5 +299,7 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 				       "chardev is missing: set it to the path of the back-end's "
 				       "socket");
 	r = check_queue_size(settings, error);
+	if (!r)
+		r = vublk_device_check_features_off(settings, error);
 	return r ? r : check_reconnection(settings, error);
 }

@@ -7,7 +7,10 @@
  * vublk_feature_name() of <vublk/device.h> returns the names of the feature bits.
  */
 
+#include <vublk/error.h>
+
 #include <linux/virtio_blk.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define VUBLK_SECTOR_BYTES 512
@@ -31,5 +34,18 @@
 
 #define VUBLK_BLK_WCE_OFFSET 32
 #define VUBLK_BLK_ID_BYTES 20
+
+/* Room for the names and numbers of some feature bits; a longer list is cut. */
+#define VUBLK_FEATURE_LIST_BYTES 400
+
+/* Writes the names and numbers of the bits in `features`, separated by commas. */
+void vublk_features_list(uint64_t features, char text[VUBLK_FEATURE_LIST_BYTES]);
+/*
+ * Parses a set of feature bits: a number (0x2000), or names joined by + (discard+topology), in
+ * upper or lower case, with or without the prefix VIRTIO_BLK_F_, VIRTIO_RING_F_ or VIRTIO_F_. An
+ * empty text is the empty set. EINVAL and one sentence, which begins with `name`.
+ */
+int vublk_features_parse(const char *name, const char *text, uint64_t *features,
+			 struct vublk_error *error);
 
 #endif

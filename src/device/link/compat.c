@@ -11,43 +11,35 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "virtio/blk-format.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 
 /* --- features ------------------------------------------------------------------------------ */
-
-static void list_features(uint64_t features, char *text, size_t bytes)
-{
-	size_t at = 0;
-
-	text[0] = '\0';
-	for (unsigned bit = 0; bit < 64 && at < bytes; bit++)
-		if (features & VUBLK_BIT(bit))
-			at += (size_t)snprintf(text + at, bytes - at, "%s%s (bit %u)", at ? ", " : "",
-					       vublk_feature_name(bit) ? vublk_feature_name(bit) :
-									 "no name", bit);
-}
 
 static int check_features(const struct vublk_device *device,
 			  const struct vublk_device_reliance *reliance, struct vublk_error *error)
 {
 	uint64_t missing = reliance->accepted & ~device->features;
-	char names[400];
+	char names[VUBLK_FEATURE_LIST_BYTES];
 
 	/*
 	 * Read-only is checked first, because a read-only back-end also lacks the features that
-	 * only a writable back-end has.
+	 * only a writable back-end has. Some drivers (SeaBIOS) never accept RO, and only read.
 	 */
 	if (reliance->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
-	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)))
+	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)) && !reliance->was_read_only)
 		return vublk_error_set(error, EROFS,
 				       "it is read-only, but the previous back-end was not");
-	list_features(missing, names, sizeof(names));
+	if (missing & VUBLK_BIT(VIRTIO_BLK_F_RO))
+		return vublk_error_set(error, ENOTSUP,
+				       "it is writable, but the driver was shown a read-only disk: set "
+				       "read-only=on, or use a read-only back-end");
+	vublk_features_list(missing, names);
 	if (missing)
 		return vublk_error_set(error, ENOTSUP,
 				       "it does not offer %s, which the driver has accepted from the "
@@ -129,19 +121,15 @@ static bool keeps_wce(const struct vublk_device *device)
 	return device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE);
 }
 
-static int take(struct vublk_device *device, const uint8_t *before, struct vublk_error *error)
+static int take(struct vublk_device *device, const struct vublk_device_reliance *reliance,
+		struct vublk_error *error)
 {
-	struct vublk_device_reliance reliance = {
-		.has_accepted = device->has_acked_features,
-		.accepted = device->acked_features,
-		.config = before,
-	};
 	int r = check_queues(device, error);
 
 	if (!r)
 		r = vublk_device_take_config(device, device->frontend.config, error);
 	if (!r)
-		r = vublk_device_check_reliance(device, &reliance, error);
+		r = vublk_device_check_reliance(device, reliance, error);
 	if (!r && vublk_device_dirty_log_of_start(device))
 		r = vublk_device_dirty_log_check_backend(device, error);
 	return r;
@@ -150,15 +138,23 @@ static int take(struct vublk_device *device, const uint8_t *before, struct vublk
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error)
 {
 	uint64_t features_before = device->features;
-	uint8_t before[VUBLK_BLK_CONFIG_BYTES];
+	uint8_t before[VUBLK_BLK_CONFIG_BYTES], theirs_before[VUBLK_BLK_CONFIG_BYTES];
+	struct vublk_device_reliance reliance = {
+		.has_accepted = device->has_acked_features,
+		.accepted = device->acked_features,
+		.was_read_only = features_before & VUBLK_BIT(VIRTIO_BLK_F_RO),
+		.config = before,
+	};
 	int r;
 
 	memcpy(before, device->config, sizeof(before));
+	memcpy(theirs_before, device->backend_config, sizeof(theirs_before));
 	device->features = vublk_device_offer_features(device);
-	r = take(device, before, error);
+	r = take(device, &reliance, error);
 	if (r < 0) {
 		device->features = features_before;
 		memcpy(device->config, before, sizeof(before));
+		memcpy(device->backend_config, theirs_before, sizeof(theirs_before));
 		return r;
 	}
 	if (keeps_wce(device))

@@ -13,6 +13,7 @@
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "virtio/blk-format.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -100,7 +101,8 @@ static int choose_num_queues(struct vublk_device *device, struct vublk_error *er
 {
 	const struct vublk_device_settings *settings = &device->settings;
 	uint64_t offered = device->frontend.info.max_queues;
-	bool multi = device->frontend.info.features & VUBLK_BIT(VIRTIO_BLK_F_MQ);
+	bool multi = device->frontend.info.features & ~settings->features_off &
+		     VUBLK_BIT(VIRTIO_BLK_F_MQ);
 	uint64_t wanted = settings->num_queues;
 
 	if (wanted == VUBLK_DEVICE_AUTO)
@@ -132,6 +134,24 @@ static int settle(struct vublk_device *device, struct vublk_error *error)
 	return r;
 }
 
+/* Only what the properties change is logged; the rest is in vublk_device_get_info(). */
+static void log_policy(struct vublk_device *device)
+{
+	uint64_t theirs = device->frontend.info.features;
+	uint64_t hidden = theirs & vublk_device_hidden_features(&device->settings);
+	bool adds_ro = device->features & ~theirs & VUBLK_BIT(VIRTIO_BLK_F_RO);
+	char names[VUBLK_FEATURE_LIST_BYTES];
+
+	if (!hidden && !adds_ro)
+		return;
+	vublk_features_list(hidden, names);
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
+			  "by its properties the device %s%s%s%s",
+			  adds_ro ? "presents the writable disk as read-only" : "",
+			  adds_ro && hidden ? ", and " : "",
+			  hidden ? "hides features of the back-end: " : "", names);
+}
+
 void vublk_device_realize_negotiated(struct vublk_device *device)
 {
 	struct vublk_error error;
@@ -143,6 +163,7 @@ void vublk_device_realize_negotiated(struct vublk_device *device)
 	}
 	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the handshake took %u round trips",
 		  device->frontend.round_trips);
+	log_policy(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZED, NULL);
 	if (device->config_read_again)
 		vublk_device_refresh_config(device);

@@ -19,6 +19,7 @@
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/memfd.h"
+#include "virtio/blk-format.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -205,6 +206,30 @@ static int check_inflight(const struct vublk_device *device, const struct vublk_
 			       "inflight-migration have to be on", device->settings.chardev);
 }
 
+/*
+ * The properties are not part of the stream. The driver keeps what it has accepted, so the
+ * properties of this device must not take it away.
+ */
+static int check_policy(const struct vublk_device *device, const struct vublk_save_state *state,
+			struct vublk_error *error)
+{
+	uint64_t hidden = state->features & vublk_device_hidden_features(&device->settings);
+	char names[VUBLK_FEATURE_LIST_BYTES];
+
+	if (state->has_features && device->settings.read_only &&
+	    !(state->features & VUBLK_BIT(VIRTIO_BLK_F_RO)))
+		return vublk_error_set(error, EROFS,
+				       "the saved driver does not know that its disk is read-only, and "
+				       "this device has read-only=on: set it to off, or load a device "
+				       "that was saved with read-only=on");
+	if (!hidden)
+		return 0;
+	vublk_features_list(hidden, names);
+	return vublk_error_set(error, ENOTSUP,
+			       "the saved driver uses %s, which properties of this device hide: set "
+			       "them as they were set for the saved device", names);
+}
+
 static int check_state(const struct vublk_device *device, const struct vublk_save_state *state,
 		       struct vublk_error *error)
 {
@@ -217,6 +242,8 @@ static int check_state(const struct vublk_device *device, const struct vublk_sav
 
 	if (!r)
 		r = check_queues(device, state, error);
+	if (!r)
+		r = check_policy(device, state, error);
 	if (!r) {
 		r = vublk_device_check_reliance(device, &reliance, error);
 		if (r < 0)

@@ -222,6 +222,37 @@ static void test_a_disk_that_was_resized(void **state)
 	free(saved.stream);
 }
 
+/* The policy is the device's: a driver with a read-only disk keeps it only with the property. */
+static void test_read_only_by_property(void **state)
+{
+	struct vublk_error error;
+	struct saved saved;
+	struct mock mock;
+	struct device_rig rig;
+
+	mock_init(&mock);
+	set_up_rig(&rig, &mock);
+	rig_set(&rig, "read-only", "on");
+	rig_realize(&rig);
+	rig_start(&rig, QUEUES);
+	rig_pause(&rig);
+	save(&rig, &saved);
+	vublk_device_unrealize(rig.device);
+	rig_settle(&rig);
+	rig_set(&rig, "read-only", "off");
+	rig_realize(&rig);
+	assert_int_equal(load(&rig, &saved, &error), -ENOTSUP);
+	assert_non_null(strstr(error.text, "it is writable, but the driver was shown a read-only "
+					   "disk: set read-only=on"));
+	vublk_device_unrealize(rig.device);
+	rig_settle(&rig);
+	rig_set(&rig, "read-only", "on");
+	rig_realize(&rig);
+	load_well(&rig, &saved, 0);
+	rig_end(&rig, &mock);
+	free(saved.stream);
+}
+
 /* A device that cannot replace the saved one refuses it, and does not change. */
 static void expect_refusal(struct device_rig *rig, const struct saved *saved, int code,
 			   const char *sentence)
@@ -277,6 +308,14 @@ static void test_devices_and_back_ends_that_will_not_do(void **state)
 	mock.features &= ~(VUBLK_BIT(VIRTIO_BLK_F_FLUSH) | VUBLK_BIT(VIRTIO_BLK_F_DISCARD));
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
 			  "it does not offer VIRTIO_BLK_F_FLUSH (bit 9), VIRTIO_BLK_F_DISCARD");
+	mock.features = good.features;
+	expect_refusal_by(&saved, &mock, "discard", "off", ENOTSUP,
+			  "the saved driver uses VIRTIO_BLK_F_DISCARD (bit 13), which properties of "
+			  "this device hide: set them as they were set for the saved device");
+	expect_refusal_by(&saved, &mock, "features-off", "flush+event_idx", ENOTSUP,
+			  "VIRTIO_BLK_F_FLUSH (bit 9), VIRTIO_RING_F_EVENT_IDX (bit 29), which prop");
+	expect_refusal_by(&saved, &mock, "read-only", "on", EROFS,
+			  "the saved driver does not know that its disk is read-only");
 	mock.features = good.features | VUBLK_BIT(VIRTIO_BLK_F_RO);
 	expect_refusal_by(&saved, &mock, NULL, NULL, EROFS, "it is read-only");
 	mock.features = good.features;
@@ -477,6 +516,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_session_goes_on_elsewhere),
 		VUBLK_TEST(test_saving_changes_nothing),
 		VUBLK_TEST(test_a_disk_that_was_resized),
+		VUBLK_TEST(test_read_only_by_property),
 		VUBLK_TEST(test_devices_and_back_ends_that_will_not_do),
 		VUBLK_TEST(test_when_it_is_saved),
 		VUBLK_TEST(test_when_it_is_loaded),

@@ -80,6 +80,8 @@ static void test_bad_values(void **state)
 		  "realize-retries must be a whole number from 0 to 1000, not '1001'" },
 		{ "config-wce", "perhaps", "config-wce must be on or off, not 'perhaps'" },
 		{ "discard", NULL, "discard must be on or off, not ''" },
+		{ "serial", "123456789012345678901",
+		  "serial has 21 characters, at most 20 are possible" },
 	};
 	struct vublk_device *device = new_device();
 	struct vublk_error error;

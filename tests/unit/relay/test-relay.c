@@ -41,6 +41,31 @@ static void test_negotiation(void **state)
 	relay_end(&relay, &rig);
 }
 
+/* The VMM's guest is shown the policy, and the back-end is given only what it offered. */
+static void test_policy(void **state)
+{
+	const struct vublk_option policy[] = { { "read-only", "on" }, { "seg-max-adjust", "on" },
+					       { "queue-size", "16" }, { NULL } };
+	uint64_t writing = VUBLK_BIT(VIRTIO_BLK_F_DISCARD) | VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES);
+	struct virtio_blk_config config;
+	struct relay relay;
+	struct backend_rig rig;
+
+	relay_open(&relay, policy);
+	assert_true(relay_has_said(&relay, "presents the writable disk as read-only, and hides "
+					   "features of the back-end: VIRTIO_BLK_F_DISCARD (bit 13)"));
+	relay_connect(&relay, &rig);
+	rig_negotiate(&rig);
+	assert_int_equal(rig.features & (writing | VUBLK_BIT(VIRTIO_BLK_F_RO)),
+			 VUBLK_BIT(VIRTIO_BLK_F_RO));
+	rig_get_config(&rig, &config);
+	assert_int_equal(config.seg_max, 14);
+	assert_int_equal(config.max_discard_sectors, 0);
+	assert_int_equal(config.max_write_zeroes_sectors, 0);
+	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, rig.features), 0);
+	relay_end(&relay, &rig);
+}
+
 static void test_requests_on_four_queues(void **state)
 {
 	struct relay relay;
@@ -492,6 +517,8 @@ static void test_bad_arguments(void **state)
 	const struct vublk_option unknown[] = { { "chardev", "/nowhere" }, { "x", "1" }, { NULL } };
 	const struct vublk_option odd[] = { { "chardev", "/nowhere" }, { "queue-size", "100" },
 					    { NULL } };
+	const struct vublk_option serial[] = { { "chardev", "/nowhere" }, { "serial", "disk7" },
+					       { NULL } };
 
 	check_refused(NULL, good, "no bus ''");
 	check_refused("vhost-user", good, "no bus 'vhost-user'");
@@ -500,6 +527,8 @@ static void test_bad_arguments(void **state)
 	check_refused("vhost-user:/x", none, "chardev is missing");
 	check_refused("vhost-user:/x", unknown, "no property 'x'");
 	check_refused("vhost-user:/x", odd, "power of two");
+	check_refused("vhost-user:/x", serial, "the back-end itself answers");
+	check_refused("vfio-user:/x", serial, "the back-end itself answers");
 	vublk_bus_free(NULL);
 }
 
@@ -582,6 +611,7 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_negotiation),
+		VUBLK_TEST(test_policy),
 		VUBLK_TEST(test_requests_on_four_queues),
 		VUBLK_TEST(test_stop_and_go_on),
 		VUBLK_TEST(test_reset_and_begin_anew),

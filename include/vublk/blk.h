@@ -294,7 +294,7 @@ struct vublk_blk_info {
 	uint64_t features;                /* virtio bits that are in use */
 	uint32_t config_generation;
 	uint32_t config_bytes;            /* how many bytes of the config the back-end has */
-	uint8_t config[96];               /* struct virtio_blk_config as received */
+	uint8_t config[96];               /* struct virtio_blk_config as the device presents it */
 };
 
 /*
@@ -624,7 +624,8 @@ int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint6
 
 /*
  * Reads the serial of the disk into `id`, an ordinary buffer, which is filled at the completion and
- * belongs to the library until then. Takes no flag.
+ * belongs to the library until then. With the property serial the request waits for the back-end's
+ * answer, too, but `id` is the property's value. Takes no flag.
  * Errors: those of vublk_blk_read() that are not about buffers and ranges.
  * Threads: the one that uses the queue.
  */

@@ -47,6 +47,7 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 		.flushes = &blk->flushes,
 		.statistics = vublk_inproc_wants_statistics(blk->inproc),
 		.log = &blk->handlers.log,
+		.serial = vublk_inproc_serial(blk->inproc),
 	};
 	size_t bytes = blk->num_queues * sizeof(*blk->queues);
 	int r = 0;

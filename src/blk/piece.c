@@ -248,6 +248,20 @@ static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot 
 	}
 }
 
+/* With a serial of its own, the disk needs an answer, whatever it says. */
+static int judge_id(const struct vublk_blk_queue *queue, struct vublk_blk_request *request,
+		    const struct vublk_blk_shared_slot *shared, int result)
+{
+	bool has_own = queue->serial[0] && result != -EPROTO;
+
+	if (result && !has_own)
+		return result;
+	memcpy(request->id, has_own ? (const void *)queue->serial : shared->id,
+	       VUBLK_BLK_ID_BYTES);
+	request->id[VUBLK_BLK_ID_BYTES] = '\0';
+	return 0;
+}
+
 void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_t status)
 {
 	const struct vublk_blk_shared_slot *shared = &queue->shared[token];
@@ -255,10 +269,8 @@ void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_
 	struct vublk_blk_request *request = slot->request;
 	int result = result_of(queue, slot, status);
 
-	if (!result && request->type == VIRTIO_BLK_T_GET_ID) {
-		memcpy(request->id, shared->id, VUBLK_BLK_ID_BYTES);
-		request->id[VUBLK_BLK_ID_BYTES] = '\0';
-	}
+	if (request->type == VIRTIO_BLK_T_GET_ID)
+		result = judge_id(queue, request, shared, result);
 	if (!result && request->type == VIRTIO_BLK_T_FLUSH)
 		vublk_blk_flush_succeeded(queue->flushes, request->flush_number);
 	if (!request->result)

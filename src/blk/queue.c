@@ -119,6 +119,7 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->capacity_bytes = setup->capacity_bytes;
 	queue->flushes = setup->flushes;
 	queue->log = setup->log;
+	queue->serial = setup->serial;
 	queue->table_entries = table_entries(queue->size, queue->has_indirect);
 	vublk_blk_gate_init(&queue->gate, setup->inproc->kick_fd);
 	vublk_blk_queue_bind(queue);

@@ -168,6 +168,7 @@ struct vublk_blk_queue {
 	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
 	struct vublk_blk_flushes *flushes; /* of the disk */
 	const struct vublk_log *log;
+	const char *serial; /* of VUBLK_BLK_ID_BYTES, of the disk; empty: the back-end's */
 	unsigned table_entries;
 	struct vublk_blk_statistics *statistics; /* NULL: statistics are off */
 
@@ -226,6 +227,7 @@ struct vublk_blk_queue_setup {
 	struct vublk_blk_flushes *flushes;
 	bool statistics;
 	const struct vublk_log *log;
+	const char *serial;
 };
 
 /* `queue` is zeroed by the caller. A failure leaves it deinitialised. */

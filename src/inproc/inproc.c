@@ -360,6 +360,9 @@ static int open_device(struct vublk_inproc *inproc, const char *path,
 	if (!r)
 		r = set_properties(inproc, path, options, error);
 	if (!r)
+		r = vublk_device_get_property(inproc->device, "serial", inproc->serial,
+					      sizeof(inproc->serial), error);
+	if (!r)
 		r = vublk_loop_add(&inproc->loop, &inproc->device_source,
 				   vublk_device_fd(inproc->device), EPOLLIN, error);
 	if (!r)
@@ -450,6 +453,11 @@ uint64_t vublk_inproc_features(const struct vublk_inproc *inproc)
 const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *inproc)
 {
 	return &inproc->info;
+}
+
+const char *vublk_inproc_serial(const struct vublk_inproc *inproc)
+{
+	return inproc->serial;
 }
 
 bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc)

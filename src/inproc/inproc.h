@@ -111,6 +111,8 @@ unsigned vublk_inproc_num_queues(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_queue_size(const struct vublk_inproc *inproc);
 uint64_t vublk_inproc_features(const struct vublk_inproc *inproc);
 const struct vublk_device_info *vublk_inproc_info(const struct vublk_inproc *inproc);
+/* The property serial, which is not empty if the driver presents this instead of the back-end's. */
+const char *vublk_inproc_serial(const struct vublk_inproc *inproc);
 
 /* Reads the config space and its generation, on the bus's thread. */
 void vublk_inproc_read_config(struct vublk_inproc *inproc, void *config, unsigned bytes,

@@ -10,6 +10,7 @@
 #include "inproc/memory.h"
 #include "util/log.h"
 #include "util/loop.h"
+#include "virtio/blk-format.h"
 
 #include <pthread.h>
 
@@ -69,6 +70,7 @@ struct vublk_inproc {
 	uint64_t fail_after_ms; /* 0: requests wait without limit */
 	uint64_t request_deadline_ms; /* 0: no deadline */
 	bool statistics; /* the driver's queues have statistics */
+	char serial[VUBLK_BLK_ID_BYTES + 1]; /* empty: the back-end's */
 	enum vublk_inproc_unflushed unflushed;
 
 	/* the bus's thread */

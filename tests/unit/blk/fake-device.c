@@ -39,6 +39,7 @@ struct vublk_device {
 	uint64_t acked;
 	unsigned generation;
 	char reconnect_ms[16];
+	char serial[VUBLK_BLK_ID_BYTES + 1];
 };
 
 struct fake_plan fake_plan;
@@ -345,9 +346,19 @@ int vublk_device_set_property(struct vublk_device *d, const char *name, const ch
 {
 	if (!strcmp(name, "reconnect-ms"))
 		snprintf(d->reconnect_ms, sizeof(d->reconnect_ms), "%s", value);
+	else if (!strcmp(name, "serial"))
+		snprintf(d->serial, sizeof(d->serial), "%s", value);
 	else if (strcmp(name, "chardev") && strcmp(name, "queue-size") &&
 		 strcmp(name, "warn-unflushed"))
 		return vublk_error_set(error, EINVAL, "no property %s", name);
+	return 0;
+}
+
+int vublk_device_get_property(const struct vublk_device *d, const char *name, char *value,
+			      size_t value_bytes, struct vublk_error *error)
+{
+	assert_string_equal(name, "serial");
+	snprintf(value, value_bytes, "%s", d->serial);
 	return 0;
 }
 

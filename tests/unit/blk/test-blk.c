@@ -168,6 +168,33 @@ static void test_other_requests(void **state)
 	tear_down(blk);
 }
 
+/* The back-end is asked, so that an answer is a sign of life, but its serial is not used. */
+static void test_own_serial(void **state)
+{
+	const struct vublk_option options[] = { { "reconnect-ms", "0" }, { "serial", "disk 7" },
+						{ NULL } };
+	const struct { uint8_t status; int result; } cases[] = {
+		{ VIRTIO_BLK_S_OK, 0 }, { VIRTIO_BLK_S_UNSUPP, 0 }, { VIRTIO_BLK_S_IOERR, 0 },
+		{ 77, -EPROTO },
+	};
+	char id[VUBLK_BLK_ID_SIZE];
+	struct vublk_blk_queue *queue;
+	struct vublk_blk *blk;
+
+	fake_init(DISK_BYTES);
+	assert_int_equal(vublk_blk_open("socket", options, NULL, 0, &blk, &error), 0);
+	queue = vublk_blk_queue(blk, 0);
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(cases); i++) {
+		memset(id, 'x', sizeof(id));
+		assert_int_equal(vublk_blk_get_id(queue, id, 0, NULL, &error), 0);
+		vublk_blk_submit(queue);
+		assert_int_equal(fake_serve_with(0, 1, cases[i].status), 1);
+		take_one(queue, NULL, cases[i].result);
+		assert_memory_equal(id, cases[i].result ? "xxxxxxx" : "disk 7", 7);
+	}
+	tear_down(blk);
+}
+
 /* Without FLUSH a flush completes without the back-end, and a wait finds the completion. */
 static void test_flush_not_negotiated(void **state)
 {
@@ -649,6 +676,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_write_and_read),
 		VUBLK_TEST(test_same_buffer),
 		VUBLK_TEST(test_other_requests),
+		VUBLK_TEST(test_own_serial),
 		VUBLK_TEST(test_flush_not_negotiated),
 		VUBLK_TEST(test_statuses),
 		VUBLK_TEST(test_large_indirect),

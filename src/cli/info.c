@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk info: shows the properties of a disk, the features that its back-end offers and
- * those that are in use; as text, or with --json for programs.
+ * vublk info: shows the properties of a disk, the features that its back-end offers, those that
+ * are in use, and what the device changed; as text, or with --json for programs.
  *
  * Key idea: one table describes the fields of the configuration space for both forms.
  */
@@ -93,18 +93,43 @@ static bool has_field(const struct vublk_blk_info *info, const struct config_fie
 	       field->offset + field->bytes <= sizeof(info->config);
 }
 
-static uint64_t field_value(const struct vublk_blk_info *info, const struct config_field *field)
+static uint64_t field_value(const uint8_t *config, const struct config_field *field)
 {
 	uint64_t value = 0;
 
-	memcpy(&value, info->config + field->offset, field->bytes);
+	memcpy(&value, config + field->offset, field->bytes);
 	return le64toh(value);
 }
 
 static bool field_has_meaning(const struct disk *disk, const struct config_field *field)
 {
-	return field->feature == NO_FEATURE ||
-	       disk->device.backend_features & BIT(field->feature);
+	return field->feature == NO_FEATURE || disk->device.features & BIT(field->feature);
+}
+
+/* --- what the device changed -------------------------------------------------- */
+
+/*
+ * The device always has a number of queues of its own, which is shown elsewhere. A field changes
+ * only if it has a meaning to the back-end: zeroing another one hides nothing.
+ */
+static bool is_field_changed(const struct disk *disk, const struct config_field *field)
+{
+	return has_field(&disk->info, field) &&
+	       field->offset != offsetof(struct virtio_blk_config, num_queues) &&
+	       (field->feature == NO_FEATURE ||
+		disk->device.backend_features & BIT(field->feature)) &&
+	       field_value(disk->info.config, field) !=
+		       field_value(disk->device.backend_config, field);
+}
+
+static bool is_added(const struct disk *disk, unsigned bit)
+{
+	return disk->device.features & ~disk->device.backend_features & BIT(bit);
+}
+
+static bool is_hidden(const struct disk *disk, unsigned bit)
+{
+	return disk->device.hidden_features & BIT(bit);
 }
 
 /* --- text --------------------------------------------------------------------- */
@@ -131,6 +156,35 @@ static void print_features(const char *title, const char *in_use_word,
 			printf("  %-32s%s%s\n", bit_name(name, bit, text),
 			       in_use & BIT(bit) ? in_use_word : "offered",
 			       offered & BIT(bit) ? "" : ", not offered");
+}
+
+static void print_change(unsigned number, const char *name)
+{
+	if (!number)
+		printf("changed by the device\n");
+	printf("  %-32s", name);
+}
+
+static void print_changes(const struct disk *disk)
+{
+	unsigned number = 0;
+	char text[16];
+
+	for (unsigned bit = 0; bit < 64; bit++)
+		if (is_added(disk, bit) || is_hidden(disk, bit)) {
+			print_change(number++, bit_name(vublk_feature_name, bit, text));
+			printf("%s\n", is_added(disk, bit) ? "added" : "hidden");
+		}
+	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(config_fields); i++) {
+		const struct config_field *field = &config_fields[i];
+
+		if (!is_field_changed(disk, field))
+			continue;
+		print_change(number++, field->name);
+		printf("%" PRIu64 ", the back-end says %" PRIu64 "\n",
+		       field_value(disk->info.config, field),
+		       field_value(disk->device.backend_config, field));
+	}
 }
 
 static void print_range_command(const char *name, uint64_t max_bytes, const char *more)
@@ -192,7 +246,8 @@ static void print_config(const struct disk *disk)
 		const struct config_field *field = &config_fields[i];
 
 		if (has_field(info, field))
-			printf("  %-32s%" PRIu64 "%s\n", field->name, field_value(info, field),
+			printf("  %-32s%" PRIu64 "%s\n", field->name,
+			       field_value(info->config, field),
 			       field_has_meaning(disk, field) ? "" : " (feature not offered)");
 	}
 }
@@ -208,6 +263,7 @@ static void print_text(const struct disk *disk)
 	print_features("virtio features", "in use", vublk_feature_name,
 		       disk->device.backend_features, i->features);
 	print_config(disk);
+	print_changes(disk);
 }
 
 /* --- JSON --------------------------------------------------------------------- */
@@ -268,7 +324,7 @@ static struct json_object *group_of(struct json_object *config, const char **nam
 }
 
 /* A field past the end of the back-end's configuration is null. */
-static struct json_object *config_json(const struct vublk_blk_info *info)
+static struct json_object *config_json(const struct vublk_blk_info *info, const uint8_t *bytes)
 {
 	struct json_object *config = json_object_new_object();
 
@@ -278,11 +334,45 @@ static struct json_object *config_json(const struct vublk_blk_info *info)
 		struct json_object *group = group_of(config, &name);
 
 		if (has_field(info, field))
-			add_u64(group, name, field_value(info, field));
+			add_u64(group, name, field_value(bytes, field));
 		else
 			json_object_object_add(group, name, NULL);
 	}
 	return config;
+}
+
+static struct json_object *new_change(struct json_object *changes, const char *name)
+{
+	struct json_object *change = json_object_new_object();
+
+	add_text(change, "name", name);
+	json_object_array_add(changes, change);
+	return change;
+}
+
+/* Features have the values true and false, fields of the configuration space numbers. */
+static struct json_object *changes_json(const struct disk *disk)
+{
+	struct json_object *changes = json_object_new_array(), *change;
+	char text[16];
+
+	for (unsigned bit = 0; bit < 64; bit++) {
+		if (!is_added(disk, bit) && !is_hidden(disk, bit))
+			continue;
+		change = new_change(changes, bit_name(vublk_feature_name, bit, text));
+		add_bool(change, "backend", is_hidden(disk, bit));
+		add_bool(change, "device", is_added(disk, bit));
+	}
+	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(config_fields); i++) {
+		const struct config_field *field = &config_fields[i];
+
+		if (!is_field_changed(disk, field))
+			continue;
+		change = new_change(changes, field->name);
+		add_u64(change, "backend", field_value(disk->device.backend_config, field));
+		add_u64(change, "device", field_value(disk->info.config, field));
+	}
+	return changes;
 }
 
 static void add_disk(struct json_object *root, const struct disk *disk)
@@ -327,7 +417,9 @@ static void print_json(const struct disk *disk)
 					     disk->device.backend_features, i->features));
 	add_u64(root, "config_bytes", i->config_bytes);
 	add_u64(root, "config_generation", i->config_generation);
-	json_object_object_add(root, "config", config_json(i));
+	json_object_object_add(root, "config", config_json(i, i->config));
+	json_object_object_add(root, "backend_config", config_json(i, disk->device.backend_config));
+	json_object_object_add(root, "changes", changes_json(disk));
 	printf("%s\n", json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY |
 						      JSON_C_TO_STRING_SPACED |
 						      JSON_C_TO_STRING_NOSLASHESCAPE));

@@ -100,6 +100,28 @@ def info_tells_read_only(case, p):
     check(told['read_only'], 'the disk is told to be writable')
 
 
+def info_tells_policy(case, p):
+    """The back-end is as before, and the disk is what the properties make of it."""
+    child, socket = p.start(case, p.image(case))
+    command = [p.vublk, 'info', socket, '-o', 'read-only=on', '-o', 'features-off=blk_size', '-o', 'serial=mine']
+    plain = json.loads(case.run([p.vublk, 'info', socket, '--json']))
+    told = json.loads(case.run([*command, '--json']))
+    text = case.run(command)
+    plain_text = case.run([p.vublk, 'info', socket])
+    p.stop(case, child)
+    check(told['read_only'] and told['serial'] == 'mine' and told['is_answering'], f'{told}')
+    check(told['backend_config'] == plain['backend_config'], 'the back-end has another config')
+    changes = {change['name']: (change['backend'], change['device']) for change in told['changes']}
+    for name, wanted in {'VIRTIO_BLK_F_RO': (False, True), 'VIRTIO_BLK_F_BLK_SIZE': (True, False),
+                         'VIRTIO_BLK_F_WRITE_ZEROES': (True, False),
+                         'blk_size': (plain['config']['blk_size'], 0)}.items():
+        check(changes.get(name) == wanted, f'{name} is {changes.get(name)} in {changes}')
+    before = {change['name'] for change in plain['changes']}
+    check(before <= {'min_io_size', 'opt_io_size'}, f'without properties, {before} are changed')
+    check('changed by the device\n' in text and f'blk_size{" " * 24}0, the back-end says' in text, text)
+    check(bool(before) == ('changed by the device' in plain_text), plain_text)
+
+
 # --- bench -------------------------------------------------------------------------------
 
 LOADS = [
@@ -276,7 +298,7 @@ def cases(vublk, *examples):
     for backend, form in kinds:
         for queues in (1, 4):
             p = Peer(vublk, backend, form, queues)
-            functions = [info_tells_the_disk, info_tells_read_only, bench_reads_read_only,
+            functions = [info_tells_the_disk, info_tells_read_only, info_tells_policy, bench_reads_read_only,
                          copy_in_and_out, copy_from_read_only]
             functions += [functools.partial(bench_verifies, load=load) for load in LOADS]
             if queues == 1:

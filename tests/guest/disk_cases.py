@@ -261,3 +261,24 @@ class ReadOnly(Machine):
         check(self.guest.has_said('refused'), 'the guest wrote to a read-only disk')
         self.end()
         check(self.image.read_bytes() == before, 'the image has changed')
+
+
+class PresentedReadOnly(ReadOnly):
+    """The back-end can write, discard and zero; the device's property hides that."""
+    cases = [('a writable back-end is a read-only disk with read-only=on', 'look_at_policy')]
+
+    @classmethod
+    def cases_for(cls, way):
+        return cls.cases if way.door.has_process and way.backend.name == 'vublk serve' else []
+
+    def open(self):
+        self.image = make_image(self.case, random_bytes=1 << 20)
+        self.disk = doors.Disk(self.case, self.way, self.image, self.queues, door_options=['-o', 'read-only=on'])
+        self.guest = self.boot()
+
+    def look_at_policy(self):
+        check(not self.disk.told['read_only'], 'the back-end is read-only itself')
+        facts = self.guest.run('facts')
+        for name in 'discard_max_hw_bytes', 'write_zeroes_max_bytes':
+            check(facts[name] == ['0'], f'{name} is {facts[name]} in the guest')
+        self.look()

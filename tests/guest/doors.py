@@ -130,7 +130,7 @@ class Direct:
     def __init__(self, program):
         self.program = program
 
-    def start(self, case, backend, queues):
+    def start(self, case, backend, queues, options=()):
         """Returns the process, if there is one, and the socket for QEMU."""
         return None, backend
 
@@ -149,10 +149,11 @@ class Relay(Direct):
     bus = 'vhost-user'
     options = ()
 
-    def start(self, case, backend, queues, path=None):
+    def start(self, case, backend, queues, path=None, options=()):
         path = path or case.path(f'door-{len(case.children)}')
         child = case.start([self.program, 'device', '--chardev', f'path={backend},reconnect-ms=100',
-                            '--num-queues', queues, '--bus', f'{self.bus}:{path}', *self.options])
+                            '--num-queues', queues, '--bus', f'{self.bus}:{path}', *self.options,
+                            *options])
         peer.wait_for_socket(case, child, path)
         return child, path
 
@@ -195,14 +196,15 @@ BACKENDS = {'vublk-serve': Serve, 'storage-daemon': Daemon}
 class Disk:
     """An image behind a back-end behind a door."""
 
-    def __init__(self, case, way, image, queues=1, name='disk', second_of=None, **options):
+    def __init__(self, case, way, image, queues=1, name='disk', second_of=None, door_options=(),
+                 **options):
         self.case, self.way, self.image, self.queues, self.name = case, way, image, queues, name
         self.options = options
         self.properties = {}  # more of QEMU's device
         self.child, self.socket = (way.backend.start_second(second_of) if second_of else
                                    way.backend.start(case, image, queues=queues, **options))
         self.told = self.info()
-        self.door, self.path = way.door.start(case, self.socket, queues)
+        self.door, self.path = way.door.start(case, self.socket, queues, options=door_options)
 
     def arguments(self, qemu, **device):
         """The words for the disk on QEMU's command line."""

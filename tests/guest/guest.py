@@ -24,7 +24,7 @@ import outage_cases  # noqa: E402
 import qemu  # noqa: E402
 
 GROUPS = [disk_cases.FourQueues, disk_cases.PluggedIn, disk_cases.OneQueue, disk_cases.DefaultQueues, disk_cases.SmallQueue,
-          disk_cases.ReadOnly,
+          disk_cases.ReadOnly, disk_cases.PresentedReadOnly,
           firmware_cases.SeaBios, firmware_cases.NotShared, firmware_cases.Ovmf,
           outage_cases.BackendKilled, outage_cases.HugePages, outage_cases.BackendKilledIdle,
           outage_cases.BackendLost, outage_cases.RelayRestarted, outage_cases.QemuKilled, migration_cases.Moved]

@@ -231,7 +231,7 @@ static void test_read_only_by_property(void **state)
 	struct device_rig rig;
 
 	mock_init(&mock);
-	set_up_rig(&rig, &mock);
+	rig_init_movable(&rig, &mock);
 	rig_set(&rig, "read-only", "on");
 	rig_realize(&rig);
 	rig_start(&rig, QUEUES);

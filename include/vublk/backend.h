@@ -45,7 +45,7 @@ const struct vublk_property *vublk_backend_options(void);
  * call; vublk_backend_options() lists them:
  *   socket-path  the Unix socket to listen on; or
  *   fd           an open socket (listening or connected), which
- *                the back-end owns from then on, also when this call fails;
+ *                the back-end owns after this call, even if the call fails;
  *   socket-mode  permissions of the file at socket-path, octal, 0 to 0777; default: 0777
  *                minus the umask
  *   socket-group the group of that file, a name or a number; default: the group of the process. No
@@ -60,8 +60,8 @@ const struct vublk_property *vublk_backend_options(void);
  *                refused, as <vublk/image.h> says. With off, two back-ends can have it open,
  *                as they must for a moment when a VM migrates on one host; the caller then
  *                makes sure that only one of them is used. A lock also makes a back-end wait
- *                until the last requests of a killed predecessor have ended, so leave it on
- *                for a back-end that is restarted
+ *                until the last requests of a killed predecessor have ended, so leave the
+ *                lock on for a back-end that may be restarted
  *   statistics   on or off (default): whether requests are counted from the start
  *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
  * `log` (may be NULL) is copied.
@@ -86,9 +86,9 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 		       struct vublk_backend **backend, struct vublk_error *error);
 
 /*
- * Serves until vublk_backend_stop(), or, where `fd` was a connected socket, until the front-end
- * disconnects. Blocks the calling thread. Requests that the back-end has begun are completed before
- * this function returns. A front-end that breaks the protocol ends its own session, not this call.
+ * Serves until vublk_backend_stop() or, if `fd` was a connected socket, until the front-end
+ * disconnects. Blocks the calling thread, and completes the requests that the back-end has begun
+ * before it returns. A front-end that breaks the protocol ends its own session, not this call.
  * Errors:
  *   others  the service cannot continue: of epoll_wait(2) or epoll_ctl(2)
  */
@@ -159,7 +159,7 @@ struct vublk_backend_info {
 	bool write_cache;              /* whether a write may complete before it is stable */
 	char serial[24];               /* NUL-terminated */
 	char description[256];         /* of the storage: "file '/x/disk.img', direct" */
-	/* of the front-end that is connected, otherwise 0 */
+	/* about the connected front-end; 0 if there is none */
 	int64_t peer_pid;              /* the process that connected; 0: unknown */
 	uint64_t features;             /* virtio bits that the driver accepted */
 	uint64_t protocol_features;    /* vhost-user bits that the front-end accepted */
@@ -177,9 +177,9 @@ struct vublk_backend_queue_info {
 	bool is_running;  /* a thread executes its requests */
 	uint32_t size;    /* entries of the ring; 0: not set */
 	/*
-	 * The indices in the guest's memory, while the queue runs: how many chains the driver has
-	 * made available and how many the back-end has completed, modulo 65536. Otherwise both are
-	 * the index at which the ring starts or resumes.
+	 * While the queue runs, these are the indices in the guest's memory: how many chains the
+	 * driver has made available and how many the back-end has completed, modulo 65536.
+	 * Otherwise both are the index at which the ring starts or resumes.
 	 */
 	uint16_t avail_index;
 	uint16_t used_index;
@@ -216,25 +216,25 @@ const char *vublk_backend_request_name(enum vublk_backend_request request);
 #define VUBLK_BACKEND_LATENCY_BUCKETS 288
 
 /*
- * The requests of one queue and type, while they were counted, over all front-ends. A request
- * without a header, or that breaks the ring, is not counted.
+ * Counters of the requests of one queue and type, over all front-ends and all times at which
+ * counting was on. A request that has no header or breaks the ring is not counted.
  */
 struct vublk_backend_stats {
-	uint64_t count;     /* complete, whatever their result is */
+	uint64_t count;     /* complete, with any result */
 	uint64_t errors;    /* of these: failed or refused */
-	uint64_t bytes;     /* of data, of those that succeeded */
+	uint64_t bytes;     /* data of those that succeeded */
 	uint64_t in_flight; /* taken from the ring, and not complete */
 	uint64_t total_ns;  /* the sum of the times from taking a request to its completion */
 	uint64_t max_ns;    /* the longest */
 	/*
-	 * How many took less than vublk_backend_latency_limit() of this index, and not less than
-	 * that of the index before.
+	 * latency[i]: how many requests took less than vublk_backend_latency_limit(i), but not less
+	 * than vublk_backend_latency_limit(i - 1).
 	 */
 	uint64_t latency[VUBLK_BACKEND_LATENCY_BUCKETS];
 };
 
 /*
- * Returns the upper end of a bucket in ns; the last one has none, UINT64_MAX.
+ * Returns the upper limit of a bucket in ns. UINT64_MAX: the last bucket, which has no limit.
  * Errors: none.
  * Threads: any.
  */
@@ -269,9 +269,9 @@ int vublk_backend_get_stats(const struct vublk_backend *backend, unsigned queue,
 /* --- the end ------------------------------------------------------------------------------------ */
 
 /*
- * Closes the connection, waits for the requests that the storage has, and frees everything. The
- * socket at socket-path is removed. NULL is a no-op.
- * Threads: one; not while vublk_backend_run() or vublk_backend_process() is being called.
+ * Closes the connection, waits for the requests that the storage has, frees everything, and removes
+ * the socket at socket-path. NULL is a no-op.
+ * Threads: one; not while vublk_backend_run() or vublk_backend_process() runs.
  */
 void vublk_backend_free(struct vublk_backend *backend);
 

@@ -15,13 +15,14 @@
  *
  * One thread at a time uses a queue, without a lock; different threads may use different queues at
  * the same time. The disk has a thread of its own for the connection, on which it calls the
- * handlers; no call needs an event loop. A handler may call the functions that are permitted before
- * the disk is open, and those whose threads include handlers. Calls that wait for the disk's own
- * thread fail with EBUSY if a handler makes them. Opening a disk and changing its memory can also be
- * started, without waiting: vublk_blk_open_start(), vublk_blk_alloc_start().
+ * handlers; no call needs an event loop. A handler calls only functions whose field Threads permits
+ * it. Calls that wait for the disk's own thread fail with EBUSY if a handler makes them. To open a
+ * disk or to change its memory without waiting, use vublk_blk_open_start(), vublk_blk_alloc_start()
+ * and the functions after them.
  *
- * A parameter such as `info_bytes` is the size of the struct before it (<vublk/version.h>). A disk
- * is open from the success of vublk_blk_open() or vublk_blk_open_finish() to vublk_blk_close().
+ * A parameter such as `info_bytes` is the size of the struct to which the parameter before it
+ * points (<vublk/version.h>). A disk is open from the success of vublk_blk_open() or
+ * vublk_blk_open_finish() to vublk_blk_close().
  *
  * Unless a function says otherwise:
  * States: open.
@@ -50,19 +51,19 @@ enum vublk_blk_event {
 	VUBLK_BLK_RESIZED = 1,      /* the capacity has changed */
 	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config has changed, or may have */
 	/*
-	 * No back-end is looked for any more (reconnect-ms is 0, or reconnect-deadline-ms has
-	 * passed), or the back-end broke a ring and the disk reclaimed all rings: the requests in
-	 * flight fail, and so do later ones.
+	 * The back-end is lost permanently (reconnect-ms is 0, or reconnect-deadline-ms has
+	 * passed), or it broke a ring or hung (request-deadline-ms) and the disk reclaimed all
+	 * rings. The requests in flight fail, and so do later requests.
 	 */
 	VUBLK_BLK_GAVE_UP,
-	/* The connection to the back-end ended; requests wait while another is looked for. */
+	/* The connection to the back-end ended. Requests wait for the next back-end. */
 	VUBLK_BLK_LOST,
 	/* A back-end is connected again, and executes the requests that were in flight. */
 	VUBLK_BLK_RECONNECTED,
 	/*
-	 * After LOST, before the next back-end is used: the lost one had completed writes that no
-	 * flush had made stable, and is not trusted to have kept them (option unflushed). They may
-	 * be lost; the next flush fails.
+	 * Follows LOST, before the next back-end is used: the lost back-end had completed writes
+	 * that no flush had made stable, and the disk does not trust it to have kept them (option
+	 * unflushed). These writes may be lost. The flushes in flight, or the next flush, fail.
 	 */
 	VUBLK_BLK_WRITES_LOST,
 };
@@ -77,34 +78,36 @@ enum vublk_blk_event {
  * same queue that touch the same place. Between two queues the application has to ensure this
  * order: it waits for the first completion before it writes to the same place.
  *
- * Options decide how long this lasts; a request either waits or fails, never both:
- *   reconnect-ms           how often the disk tries to reconnect, in addition to when the
- *                          socket appears; default 1000; 0: the loss is permanent
- *   reconnect-deadline-ms  after that time the loss is permanent, and GAVE_UP occurs; default 0: no
- *                          limit
- *   fail-after-ms          after that time requests in flight and new requests fail with ETIMEDOUT,
- *                          until a back-end is connected again; default 0: they wait without limit.
- *                          A write that failed in this way may have been executed. It is not
- *                          executed later, unless the lost back-end is still alive and executes it
- *                          then.
- *   request-deadline-ms    after that time (up to a quarter later) a request fails with ETIME, and
- *                          so do all requests in flight; default 0: no limit. The time runs from
- *                          the submission, over all back-ends; only submitted requests count. A
- *                          back-end that has been connected for all that time counts as hung. The
- *                          disk reclaims all rings, and disconnects a back-end that does not
- *                          return them within request-timeout-ms. The loss is permanent: GAVE_UP
- *                          occurs, and later requests fail with ETIME, too. If earlier back-ends
- *                          used up a part of the time, the disk reclaims the rings in the same way,
- *                          but the connected back-end then executes later requests. If it does not
- *                          return the rings, an ordinary loss follows. In an outage the requests
- *                          fail as if fail-after-ms had passed, and the disk continues with the
- *                          next back-end. The time of a request that is split, or has
- *                          VUBLK_BLK_FUA, runs for each piece that is sent to a back-end.
+ * These options limit how long requests wait:
+ *   reconnect-ms           the longest pause between attempts to reconnect; the disk also tries
+ *                          when the socket appears; default 1000; 0: the loss is permanent
+ *   reconnect-deadline-ms  after an outage of this length the loss is permanent, and GAVE_UP
+ *                          occurs; default 0: no limit
+ *   fail-after-ms          after an outage of this length, requests in flight and new requests fail
+ *                          with ETIMEDOUT until a back-end is connected again; default 0: they wait
+ *                          without limit. A write that failed in this way may have been executed.
+ *                          It is not executed later, unless the lost back-end is still alive and
+ *                          executes it then.
+ *   request-deadline-ms    the longest time that a request may take from its submission, over all
+ *                          back-ends; default 0: no limit. When a request exceeds this time, all
+ *                          requests in flight fail with ETIME (the disk may notice up to a quarter
+ *                          of the time later). Only submitted requests count. If the request is
+ *                          split, or has VUBLK_BLK_FUA, the time runs separately for each piece
+ *                          that is sent to a back-end.
+ *                          A back-end that was connected for all that time counts as hung. The disk
+ *                          reclaims all rings, and disconnects a back-end that does not return them
+ *                          within request-timeout-ms. The loss is permanent: GAVE_UP occurs, and
+ *                          later requests fail with ETIME, too.
+ *                          If earlier back-ends used up a part of the time, the disk reclaims the
+ *                          rings in the same way, but the connected back-end then executes later
+ *                          requests. If it does not return the rings, an ordinary loss follows.
+ *                          In an outage the requests fail as if fail-after-ms had passed, and the
+ *                          disk continues with the next back-end.
  *                          A back-end that returned the rings touches no buffer any more. A
  *                          back-end that did not return them may be alive and write to the buffers
  *                          of reads later, so do not use those buffers again: close the disk and
- *                          open it again, which gives it other memory (for registered memory:
- *                          register another memfd).
+ *                          open it again, and then allocate new buffers (or register another
+ *                          memfd).
  *
  * A back-end may keep completed writes in its own memory until a flush, and loses them when it
  * dies, although the machine has not failed. Its config does not say whether it has such a cache.
@@ -114,10 +117,11 @@ enum vublk_blk_event {
  *                          writes to the kernel
  *   unflushed=fail         on each queue the flushes in flight fail once with EOWNERDEAD, or, if no
  *                          flush is in flight, the next flush does; WRITES_LOST occurs; the
- *                          application writes again what it wrote after its last completed flush
+ *                          application then has to repeat the writes that it made after its last
+ *                          successful flush
  *   unflushed=auto         the default: like trust for a back-end with an in-flight area, because
- *                          such a back-end is made to survive its own death; like fail for any
- *                          other back-end
+ *                          such a back-end is designed to be restarted without a loss; like fail
+ *                          for any other back-end
  * A back-end that does not offer FLUSH has no cache.
  */
 
@@ -143,10 +147,10 @@ struct vublk_blk_handlers {
  * offers, at most 16 (num-queues-limit). `handlers` (may be NULL) is copied.
  *
  * Option fd: the number of a Unix stream socket that is connected to the back-end. `path` then only
- * names the back-end in messages, and may be NULL. The descriptor is lent: the disk duplicates it
- * during this call, and makes the socket non-blocking. Close yours afterwards, or the back-end does
- * not see when the disk is closed. The disk cannot connect again, so with this option reconnect-ms
- * is 0, and any other value is refused.
+ * names the back-end in messages, and may be NULL. The descriptor stays yours: the disk duplicates
+ * it during this call, and makes the socket non-blocking. Close your descriptor afterwards;
+ * otherwise the back-end does not notice when the disk is closed. The disk cannot connect again, so
+ * with this option reconnect-ms is 0, and any other value is refused.
  * Errors:
  *   EINVAL        an option is unknown or invalid; queue-size is below 4 (a request has a header,
  *                 data and a status); `fd` is not a Unix stream socket; the back-end has fewer
@@ -219,14 +223,14 @@ const struct vublk_property *vublk_blk_options(void);
 const char *vublk_blk_default(const char *name);
 
 /*
- * Closes the disk and frees it, and its memory from vublk_blk_alloc(), also when it fails, except
- * with EBUSY. No thread may use a queue any more. `wait_ms` says for how many milliseconds to wait
- * for the requests in flight; 0: not at all; -1: until they complete or the back-end is lost
- * permanently (which may never happen with reconnect-ms and without a deadline). A request that has
- * not completed within that time is abandoned: it has no completion, and its buffers are the
+ * Closes the disk, and frees it and its memory from vublk_blk_alloc(), even if an error other than
+ * EBUSY is returned. No thread may be using a queue. `wait_ms` says for how many milliseconds to
+ * wait for the requests in flight; 0: not at all; -1: until they complete or the back-end is lost
+ * permanently (with reconnect-ms and without a deadline, neither may ever happen). A request that
+ * has not completed within that time is abandoned: it has no completion, and its buffers are the
  * caller's again when this function returns. A lost back-end that is still alive may still write to
- * the buffers of reads. NULL is a no-op. Blocks for `wait_ms`, and until the back-end has returned
- * the rings.
+ * the buffers of reads. NULL is a no-op. Blocks for up to `wait_ms`, and then until the back-end
+ * has returned the rings.
  * Errors:
  *   ETIMEDOUT  requests were abandoned after `wait_ms`; the sentence says how many
  *   ENOTCONN   requests failed, because no back-end will complete them
@@ -238,10 +242,11 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *erro
 /* --- events without a handler --------------------------------------------------------- */
 
 /*
- * An event of the disk, taken from a queue, for an event loop or a binding to another language. The
- * queue works with or without a handler. It holds at most one event of each kind, in the order of
- * their latest occurrence: an event that occurs again before it was taken moves to the end and has
- * the new error. So after LOST, RECONNECTED, LOST the queue has RECONNECTED, LOST.
+ * An event of the disk, taken from the disk's queue of events, for an event loop or a binding to
+ * another language. This queue works with or without a handler. It holds at most one event of each
+ * kind, in the order of their latest occurrence: an event that occurs again before it was taken
+ * moves to the end and has the new error. So after LOST, RECONNECTED, LOST the queue has
+ * RECONNECTED, LOST.
  */
 struct vublk_blk_event_info {
 	enum vublk_blk_event event;
@@ -387,24 +392,24 @@ int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_erro
  * their start, together with the blocking calls. Different threads may use different changes at the
  * same time.
  *
- * No request may use memory that is added before vublk_blk_change_finish() has returned 0, or
- * memory that is removed after the start. The application keeps the mapping of registered memory
- * until the unregister has ended.
+ * Before vublk_blk_change_finish() has returned 0, no request may use the memory that the change
+ * adds. After the start of a removal, no request may use the memory that it removes. The
+ * application keeps the mapping of registered memory until the unregister has ended.
  *
  * In an outage, memory is added and removed without a back-end, and the change ends with 0: the
- * next back-end gets all memory that is there then. While the disk starts or stops the rings of a
- * back-end, a change waits. If the back-end is lost in the middle of a change, the change ends with
- * 0, too. But if that loss is permanent, no memory is added, and the change ends with the error of
- * the loss. A removal of memory that is there always ends with 0.
+ * next back-end gets all memory that the disk has at that time. While the disk starts or stops the
+ * rings of a back-end, a change waits. If the back-end is lost in the middle of a change, the
+ * change ends with 0, too. But if that loss is permanent, no memory is added, and the change ends
+ * with the error of the loss. The removal of memory that the disk has always ends with 0.
  *
- * vublk_blk_close() frees all changes, with the memory of an alloc. It waits for one change at
- * most, which the back-end answers within request-timeout-ms, or is lost.
+ * vublk_blk_close() frees all changes, and the memory that an alloc has added. It waits for at most
+ * one change, until the back-end has answered it or is lost (at most request-timeout-ms).
  */
 struct vublk_blk_change;
 
 /*
  * Starts what vublk_blk_alloc() does, and does not wait for the back-end. The change is stored in
- * `change`, NULL on failure. vublk_blk_change_finish() has the memory.
+ * `change`, NULL on failure. vublk_blk_change_finish() returns the memory.
  * Errors: more may come with vublk_blk_change_finish().
  *   EINVAL          `bytes` is 0 or too large
  *   EBUSY           the disk is not open
@@ -416,7 +421,7 @@ int vublk_blk_alloc_start(struct vublk_blk *blk, size_t bytes, struct vublk_blk_
 
 /*
  * Starts what vublk_blk_release() does, and does not wait for the back-end. The change is stored in
- * `change`, NULL on failure. The memory at `address` is not the application's any more.
+ * `change`, NULL on failure. The memory at `address` no longer belongs to the application.
  * Errors: more may come with vublk_blk_change_finish().
  *   EINVAL          `address` is NULL, is not from vublk_blk_alloc() or vublk_blk_alloc_start() of
  *                   this disk, or was released before
@@ -477,9 +482,9 @@ int vublk_blk_change_finish(struct vublk_blk_change *change, void **address,
 
 /*
  * Abandons a change and frees it. An alloc or register has no effect in the end: if the back-end
- * has the memory, it is removed again in the background, before any later change. So the
- * application may unmap the memory of a register after this call, and may register it again. A
- * release or unregister is carried out. NULL is a no-op. Never blocks.
+ * already has the memory, the disk removes the memory again in the background, before any later
+ * change. So the application may unmap the memory of a register after this call, and may register
+ * it again. A release or unregister is still carried out. NULL is a no-op. Never blocks.
  * Errors: none.
  * Threads: one at a time, including handlers.
  */
@@ -502,11 +507,12 @@ struct vublk_blk_completion {
 	 *   EIO         the back-end failed to execute the request
 	 *   ENOTSUP     the back-end does not support the request
 	 *   ENOTCONN    the back-end is lost permanently, and may have executed the request
-	 *   ETIMEDOUT   the back-end is lost and may have executed the request; the disk still looks
-	 *               for another back-end (fail-after-ms)
+	 *   ETIMEDOUT   the back-end is lost and may have executed the request; the disk still
+	 *               looks for another back-end (fail-after-ms)
 	 *   ETIME       the request did not complete within request-deadline-ms, and may have been
 	 *               executed
-	 *   EOWNERDEAD  only for a flush or a write with FUA: writes may be lost (see unflushed above)
+	 *   EOWNERDEAD  only for a flush or a write with FUA: writes may be lost (see unflushed
+	 *               above)
 	 *   EPROTO      the back-end corrupted the ring, or its answer has no valid status
 	 *   EFAULT      the buffer's memory was unregistered while the request was in flight
 	 */
@@ -640,7 +646,7 @@ int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], 
 void vublk_blk_submit(struct vublk_blk_queue *queue);
 
 /*
- * Returns the number of requests that were added and whose completions were not taken yet.
+ * Returns the number of requests that were added and whose completions have not been taken yet.
  * Threads: the one that uses the queue.
  */
 unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
@@ -650,8 +656,8 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
 /*
  * Takes up to `max` completions without waiting and without a system call (except to notify the
  * back-end of further pieces of a request that was split). After a permanent loss of the back-end,
- * or if the back-end broke the ring, the requests that it had completed come first, and all other
- * requests in flight complete with an error.
+ * or if the back-end broke the ring, the requests that the back-end had completed come first, and
+ * all other requests in flight complete with an error.
  * Returns: how many completions were taken.
  * Errors: none.
  * Threads: the one that uses the queue.
@@ -660,9 +666,9 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 		   unsigned max);
 
 /*
- * Submits, then waits until `min` completions are there or `timeout_ms` milliseconds have passed
- * (-1: no limit), and takes up to `max` completions. The thread sleeps while it waits; a caller
- * that prefers to spin uses vublk_blk_poll().
+ * Submits the added requests, waits until there are `min` completions or `timeout_ms` milliseconds
+ * have passed (-1: no limit), and takes up to `max` completions. The thread sleeps while it waits;
+ * a caller that prefers to spin uses vublk_blk_poll().
  * Returns: how many completions were taken; fewer than `min` only if the time has passed, fewer
  * requests were in flight, or the wait failed after some were taken.
  * Errors:
@@ -683,10 +689,10 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
 
 /*
- * Clears the queue's descriptor and asks the back-end to signal it. The loop calls this before it
+ * Clears the queue's descriptor and asks the back-end to signal it. Call this before the event loop
  * sleeps on the descriptor. Submit all added requests first, because the back-end does not see a
  * request before it is submitted.
- * Returns: true: completions are waiting, and the loop takes them instead of sleeping.
+ * Returns: true: completions are waiting, so take them instead of sleeping.
  * Threads: the one that uses the queue.
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue);
@@ -705,7 +711,7 @@ struct vublk_blk_stats {
 	uint64_t writes;
 	uint64_t flushes;
 	uint64_t others;        /* discard, write zeroes, get id */
-	uint64_t errors;        /* of all of these: the result was not 0 */
+	uint64_t errors;        /* how many of all these requests failed */
 	uint64_t read_bytes;    /* of reads that succeeded */
 	uint64_t written_bytes; /* of writes that succeeded */
 	/*

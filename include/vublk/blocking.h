@@ -66,7 +66,7 @@ int vublk_blk_pread(struct vublk_blk *blk, uint64_t offset, void *buffer, size_t
  * Writes `bytes` from `buffer`, at any address, to byte `offset` of the disk. Both numbers are
  * multiples of block_size_bytes, except that a range may end at the end of the disk. To write a
  * part of a block, read the block, change it, and write it. The library does not do this itself,
- * because it could overwrite a change that another writer makes between the read and the write.
+ * because its write could overwrite a change that another writer made after the read.
  * With VUBLK_BLK_FUA in `flags` the data is stable when this returns 0: each piece is followed by a
  * flush, so a long write is faster without the flag and with one vublk_blk_pflush() after it.
  * Errors: those of vublk_blk_pread(), and:
@@ -78,10 +78,10 @@ int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer,
 		     uint32_t flags, struct vublk_error *error);
 
 /*
- * When this returns 0, all writes are stable that completed before the call, on any queue. `flags`
- * is 0.
+ * Flushes the disk: when this returns 0, all writes that completed before the call, on any queue,
+ * are stable. `flags` is 0.
  * Errors: those of vublk_blk_pread() that are not about the range and the buffer, and:
- *   EOWNERDEAD  a back-end that had completed writes was lost, and these writes may be lost, too
+ *   EOWNERDEAD  a back-end was lost, and writes that it had completed may be lost, too
  *               (see the option unflushed in <vublk/blk.h>)
  */
 int vublk_blk_pflush(struct vublk_blk *blk, uint32_t flags, struct vublk_error *error);

@@ -25,17 +25,18 @@ extern "C" {
  * Opens `path`, a regular file or a block device, and locks it for as long as the returned
  * descriptor (close-on-exec) is open.
  *
- * Readers share an image with readers only, and a writer shares it with no other program, except
- * with readers that have declared that they tolerate writes, as `qemu-img info -U` does. A block
- * device must also not be mounted, or claimed within the kernel in another way. A writer keeps that
- * claim. A reader only checks it, so that several readers can share a device, which can therefore
- * be mounted while a reader has it open. A file that a loop device uses is refused: the kernel
- * takes no lock on it. Readers share it with a read-only loop device.
+ * Readers share an image with readers only. A writer shares it with no other program, except with
+ * readers that have declared that they tolerate writes, as `qemu-img info -U` does. A block device
+ * must also not be mounted or otherwise claimed in the kernel (O_EXCL). A writer claims the device
+ * itself. A reader only checks that there is no claim, so several readers can share a device, but
+ * the device can also be mounted while a reader has it open. The kernel takes no lock on a file
+ * that a loop device uses, so such a file is refused, except that readers may share it with a
+ * read-only loop device.
  *
- * A process that was killed holds its locks until its last requests have ended; so this call waits
- * up to one second for a lock. Where the file system has no locks, `log` (may be NULL) gets a
- * warning. `log` also gets a warning if the content begins like a qcow2, VMDK, VHD, VHDX or VDI
- * image; the content is raw data in any case.
+ * A process that was killed holds its locks until its last requests have ended, so this call waits
+ * up to one second for a lock. `log` (may be NULL) gets a warning if the file system has no locks,
+ * or if the content begins like a qcow2, VMDK, VHD, VHDX or VDI image; the content is raw data in
+ * any case.
  * Returns: the descriptor, which the caller closes.
  * Errors:
  *   EBUSY    the image is in use, and the sentence says how

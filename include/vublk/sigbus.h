@@ -11,11 +11,12 @@
  * in these mappings only. It passes every other SIGBUS to the handler that was installed before it,
  * or to the default action (a core dump).
  *
- * An application that installs a handler of its own:
- *  - before the library does: has nothing else to do, because the library's handler calls the
- *    application's handler;
- *  - later, or that must keep its handler the only one: calls vublk_sigbus_manage_self() before it
- *    opens a back-end or a device, and calls vublk_sigbus_repair() first in its handler.
+ * An application with a handler of its own has two choices:
+ *  - It installs its handler before the library does, and nothing else: the library's handler calls
+ *    the application's handler.
+ *  - It calls vublk_sigbus_manage_self() before it opens a back-end or a device, and its handler
+ *    begins with a call of vublk_sigbus_repair(). This is necessary if the application installs its
+ *    handler later, or if there must be no other handler.
  *
  * SIGBUS must not be blocked on a thread that calls into the library: the kernel ends a process
  * whose thread faults while the signal is blocked. The library's own threads leave it unblocked.
@@ -38,8 +39,8 @@ void vublk_sigbus_manage_self(void);
 /*
  * For the application's handler (SA_SIGINFO): `code` and `address` are si_code and si_addr of its
  * siginfo_t. Async-signal-safe; errno is kept.
- * Returns: true: the fault was in memory that a peer shares and is repaired, so the handler
- * returns; false: the fault is not the library's.
+ * Returns: true: the fault was in memory that a peer shares and is repaired, so the application's
+ * handler returns; false: the fault has another cause.
  * Threads: any.
  */
 bool vublk_sigbus_repair(int code, const void *address);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the life of an open disk: the events of the back-end, the properties, and the
- * closing. The opening is in open.c, and the data path is in queue.c.
+ * The life of an open disk: the bus's events, the disk's properties, and the closing. The opening
+ * is in open.c, and the data path is in queue.c.
  *
  * Key idea: the bus's thread is the thread that the application knows as the disk's thread. This
  * thread keeps blk->info up to date, under the lock. Queues do not take the lock: they read only
@@ -84,7 +84,7 @@ static void report_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
 
 /*
  * A back-end without FLUSH has no write cache. A back-end with FLUSH may have a write cache
- * whatever its config says, because some back-ends say "write-through" and have a cache.
+ * whatever its config says, because some back-ends have a cache although they say "write-through".
  */
 static bool has_unflushed_writes(const struct vublk_blk *blk)
 {
@@ -111,7 +111,10 @@ static void report_lost_writes(struct vublk_blk *blk)
 	report(blk, VUBLK_BLK_WRITES_LOST, &error);
 }
 
-/* Closes all gates before it looks for unflushed writes, so that no completion is missed. */
+/*
+ * Closes the gates of all queues before it looks for unflushed writes, so that it misses no
+ * completion.
+ */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_blk *blk = opaque;
@@ -146,7 +149,7 @@ static void on_rings_replaced(void *opaque, const struct vublk_error *error)
 		vublk_blk_queue_resume(&blk->queues[i], error);
 }
 
-/* The rings also start again after requests expired, without a loss. */
+/* The rings also start again, without a loss, after requests exceeded request-deadline-ms. */
 static void on_reconnected(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
@@ -204,7 +207,8 @@ void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers
 #define DRAIN_BATCH 32
 
 /*
- * Takes completions until the deadline. If this fails, the error says why requests were abandoned.
+ * Takes completions until no request is in flight or the deadline has passed. On failure, `error`
+ * says why requests failed or were abandoned.
  */
 static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns, struct vublk_error *error)
 {

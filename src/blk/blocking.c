@@ -30,7 +30,7 @@ struct job {
 	char *into;           /* of a read */
 	const char *from;     /* of a write */
 	uint32_t flags;
-	uint64_t next, end;   /* what is not submitted yet, in blocks */
+	uint64_t next, end;   /* the range that is not submitted yet, in whole blocks */
 	int result;           /* the first failure; it stops the submission */
 };
 
@@ -182,7 +182,10 @@ static void send_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 	}
 }
 
-/* A wait fails only if the kernel lacks memory. The requests are still in flight, so wait again. */
+/*
+ * A wait fails only if the kernel lacks memory. The requests are then still in flight, so the
+ * caller waits again.
+ */
 static void take_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 			struct vublk_error *error)
 {
@@ -278,7 +281,7 @@ int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer,
 }
 
 /*
- * For a job that consists of one request without data: next < end until the request is submitted.
+ * Runs a job that is one request without data: `next` is 0 and `end` is 1 until it is submitted.
  */
 static int run_one(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
 {

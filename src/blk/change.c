@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the life of a change of the disk's memory. The calls that make changes are in
- * memory.c, and what the disk's thread does is in src/inproc/driver.c.
+ * The life of a change of the disk's memory. The calls that start changes are in memory.c, and the
+ * disk's thread carries them out in src/inproc/driver.c.
  *
  * Key idea: a change owns what it needs (the descriptor of the memory, the mapping) until its
  * result is taken. So there is one way to undo it, wherever it ends: refused, canceled, or closed
@@ -33,7 +33,9 @@ static bool adds(const struct vublk_blk_change *change)
 
 /* --- begin and end ------------------------------------------------------------------ */
 
-/* A canceled change has ended. Memory that it added is removed by the same change. */
+/*
+ * Called when a canceled change has ended: the same change then removes the memory that it added.
+ */
 static void undo(struct vublk_blk_change *change)
 {
 	struct vublk_blk *blk = change->blk;

@@ -3,8 +3,8 @@
 #define VUBLK_BLK_CHANGE_H
 
 /*
- * Declares a change of a disk's memory: an alloc, register, release or unregister that the disk's
- * thread carries out. What the application sees of it is in memory.c.
+ * A change of a disk's memory: an alloc, register, release or unregister that the disk's thread
+ * carries out. The public calls that start changes are in memory.c.
  */
 
 #include "blk/disk.h"
@@ -20,7 +20,7 @@ struct vublk_blk_change {
 	struct vublk_inproc_region_call region;
 	struct vublk_blk *blk;
 	enum vublk_blk_change_kind kind;
-	/* Owned; of ALLOC and RELEASE. */
+	/* Owned by the change; NULL except for ALLOC and RELEASE. */
 	struct vublk_blk_allocation *allocation;
 	int fd;                   /* eventfd, signalled at the end; -1 for a call that waits */
 
@@ -45,7 +45,7 @@ void vublk_blk_change_deinit(struct vublk_blk_change *change);
 /* Makes a change for the application, with a descriptor, in the disk's list. */
 int vublk_blk_change_new(struct vublk_blk *blk, struct vublk_blk_change **out,
 			 struct vublk_error *error);
-/* Takes it off the list, deinitialises and frees it. It has not begun, or has ended. */
+/* Removes the change from the list, and frees it. It has not begun, or has ended. */
 void vublk_blk_change_free(struct vublk_blk_change *change);
 
 /* Gives the change to the disk's thread. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Interprets the configuration space for the driver (virtio 1.3, section 5.2.4). When the space is
- * read is decided in blk.c.
+ * Interprets the configuration space for the driver (virtio 1.3, section 5.2.4). blk.c and open.c
+ * decide when to read it.
  *
  * Key idea: a field is used only if its feature was negotiated, and an invalid value is replaced
  * by a safe one, because the back-end is not trusted.
@@ -47,9 +47,9 @@ static void describe_blocks(const struct virtio_blk_config *config, struct vublk
 }
 
 /*
- * A device that does not say how many segments it accepts gets one segment per piece. Linux does
- * the same, so such a device has never been tested with more segments. A chain is never longer than
- * the queue (section 2.7.5.3.1), with or without an indirect table.
+ * A device that does not say how many segments it accepts (SEG_MAX) gets one segment per piece.
+ * Linux does the same, so such a device has never been tested with more segments. A chain is never
+ * longer than the queue (section 2.7.5.3.1), with or without an indirect table.
  */
 static void describe_segments(const struct virtio_blk_config *config, unsigned queue_size,
 			      struct vublk_blk_info *info)

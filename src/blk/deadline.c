@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Finds out whether a piece of a request has taken longer than request-deadline-ms. What follows from
- * that is in src/inproc/deadline.c.
+ * Finds out whether a piece of a request has taken longer than request-deadline-ms.
+ * src/inproc/deadline.c decides what happens in that case.
  *
  * Key idea: requests have no time stamps. The disk's thread checks the queue several times per
  * deadline, and records each time how many pieces have been published so far. A piece is overdue
@@ -29,9 +29,10 @@ static uint64_t count_published(const struct vublk_blk_queue *queue)
 }
 
 /*
- * A piece that the check takes may make room for other pieces, or end the write before the flush of
- * a request with FUA. The owner issues those pieces and the flush. The owner is woken here, because
- * the ring may have no completion left that would wake it.
+ * If the check takes completed pieces, there may be room for other pieces, or the write of a
+ * request with FUA may be complete, so that its flush is due. The owner issues these pieces and the
+ * flush. The check wakes the owner, because the ring may have no completion left that would wake
+ * it.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 {

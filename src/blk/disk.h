@@ -33,7 +33,13 @@ struct vublk_blk_bounce_slot {
 	uint64_t bytes;
 };
 
-/* State of the blocking calls. The first call claims the queue. */
+/*
+ * State of the blocking calls. The first call claims the queue.
+ *
+ * The pair of accesses:
+ *   J  the first call stores `queue`, which points to an initialised queue; a thread that loads
+ *      `queue` without the lock also sees that queue's constant fields.
+ */
 struct vublk_blk_blocking {
 	pthread_mutex_t lock; /* held for a whole call */
 	struct vublk_blk_queue *queue; /* also loaded without the lock */
@@ -45,7 +51,7 @@ struct vublk_blk_blocking {
 };
 
 enum vublk_blk_phase {
-	VUBLK_BLK_PHASE_OPENING, /* the thread sets the disk up; the application may finish or close */
+	VUBLK_BLK_PHASE_OPENING, /* not open yet; the application may finish or close */
 	VUBLK_BLK_PHASE_FAILED,  /* the opening failed; the application may only close */
 	VUBLK_BLK_PHASE_RUNNING, /* the application uses the disk and gets its events */
 	VUBLK_BLK_PHASE_CLOSING,
@@ -74,8 +80,8 @@ struct vublk_blk {
 	struct vublk_error open_error; /* in phase FAILED */
 	struct vublk_blk_info info;
 	struct vublk_blk_allocation *allocations;
-	struct vublk_blk_change *changes; /* of the memory, begun by the application */
-	pthread_cond_t change_ended; /* of a change that a call waits for */
+	struct vublk_blk_change *changes; /* of the memory, started by the application */
+	pthread_cond_t change_ended; /* signalled when a change ends that a call waits for */
 
 	/* under its own lock */
 	struct vublk_blk_blocking blocking;
@@ -99,7 +105,7 @@ static inline bool vublk_blk_is_running(const struct vublk_blk *blk)
 	return vublk_load_acquire(&blk->phase) == VUBLK_BLK_PHASE_RUNNING;
 }
 
-/* Returns EBUSY and a sentence unless the application has the disk. */
+/* Returns 0 in phase RUNNING; otherwise fills `error` and returns -EBUSY. */
 int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *error);
 
 /* Fills in the callbacks for the events that occur while the disk runs. */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file keeps the events of a disk in a queue that the application polls instead of having a
- * handler on the disk's thread.
+ * The queue of a disk's events. An application can poll it instead of having a handler, which would
+ * run on the disk's thread.
  *
  * Key idea: the queue has at most one event of each kind, in the order of their latest occurrence.
- * An event that occurs again before it was taken moves to the end, with the new error. For this
- * reason the queue is bounded, no kind of event is lost, and the last event tells the disk's
- * present state.
+ * An event that occurs again before it was taken moves to the end, with the new error. So the queue
+ * is bounded, no kind of event is lost, and the latest of LOST, RECONNECTED and GAVE_UP tells the
+ * present state of the connection.
  */
 #include "blk/disk.h"
 #include "blk/events.h"

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file implements writes with FUA (force unit access), which are stable when they complete.
- * virtio-blk has no FUA, so such a request is a write followed by a flush. Whether the flush is
- * needed is decided in request.c.
+ * Writes with FUA (force unit access), which are stable when they complete. virtio-blk has no FUA,
+ * so such a request is a write followed by a flush. request.c decides whether the flush is needed.
  *
  * Key idea: one request changes its type. When the last piece of the write has completed, the
  * same request becomes a flush and waits for room on the ring again. The application sees one

@@ -14,8 +14,8 @@ bool vublk_blk_fua_piece_completed(struct vublk_blk_queue *queue,
 				   struct vublk_blk_request *request);
 
 /*
- * A piece of a request with `fua` has left the ring without completing. The result has the same
- * meaning.
+ * A piece of a request with `fua` has left the ring without completing. Returns the same as
+ * vublk_blk_fua_piece_completed().
  */
 bool vublk_blk_fua_has_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 

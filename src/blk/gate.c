@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the side of the gate that the disk's thread uses, and the owner's wait at a closed
- * gate. The rest of the owner's side is inline, in gate.h, which also has the key idea.
+ * The functions of the gate that the disk's thread calls, and the owner's wait at a closed gate.
+ * The other functions of the owner are inline in gate.h, which also has the key idea.
  */
 #include "blk/gate.h"
 

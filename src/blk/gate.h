@@ -12,12 +12,12 @@
  * The pairs of accesses, by letter:
  *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores `closed` and
  *      then loads `inside`. At least one of them sees the other's store. If the kernel has
- *      membarrier(2), the owner needs no barrier between its store and its load: the disk's
- *      thread makes every thread of the process execute one between its own.
+ *      membarrier(2), the owner needs no barrier between its store and its load: between its own
+ *      store and load, the disk's thread makes every thread of the process execute a barrier.
  *   F  the disk's thread stores 0 in `closed` after its last access to the queue; the owner loads
- *      that 0 before its first.
+ *      that 0 before its first access.
  *   G  the owner stores 0 in `inside` after its last access to the queue; the disk's thread loads
- *      that 0 before its first.
+ *      that 0 before its first access.
  */
 
 #include "util/atomic.h"
@@ -27,8 +27,8 @@
 
 struct vublk_blk_gate {
 	/* constant */
-	bool asymmetric; /* the disk's thread has membarrier(2) */
-	/* the owner reads it; rarely written */
+	bool asymmetric; /* the kernel has membarrier(2) */
+	/* read by the owner, and rarely written */
 	unsigned closed;
 	int kick_fd; /* the owner, while inside, may block in a write to this descriptor */
 	pthread_mutex_t lock; /* held by the disk's thread from close to open */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles the memory for requests, which is allocated here or is the application's own.
- * The table of regions belongs to the bus (src/inproc/memory.c).
+ * The memory for the buffers of requests, which is allocated here or is the application's own. The
+ * table of regions belongs to the bus (src/inproc/memory.c).
  *
  * Key idea: the bus treats both kinds alike, as regions. They differ only in the mapping: memory
  * that is allocated here is also mapped and unmapped here. Each call prepares a change (change.c).
@@ -97,7 +97,7 @@ static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const
 }
 
 /*
- * The back-end removes the region before we unmap it. If the back-end cannot be told, the
+ * The back-end removes the region before we unmap it. If the bus cannot tell the back-end, the
  * connection is lost or is about to be lost. The back-end has its own mapping, so ours can be
  * unmapped in any case.
  */

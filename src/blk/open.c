@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file opens a disk, which is the driver's initialisation over the in-process bus (virtio 1.3,
+ * Opens a disk: initialises a device through the in-process bus, as a driver does (virtio 1.3,
  * sections 3.1.1 and 5.2.5). The life of an open disk is in blk.c.
  *
  * Key idea: the opening runs on the disk's thread, as a chain of two callbacks: realized() sets
@@ -101,7 +101,7 @@ static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 	return r ? r : vublk_inproc_start(blk->inproc, error);
 }
 
-/* `error` NULL: the application has the disk from here on, and gets its events. */
+/* `error` NULL: the opening has succeeded, and the application now gets the disk's events. */
 static void end_opening(struct vublk_blk *blk, const struct vublk_error *error)
 {
 	pthread_mutex_lock(&blk->lock);
@@ -126,7 +126,8 @@ static void on_realized(void *opaque, const struct vublk_error *cause)
 }
 
 /*
- * Events during the opening were only noted, so a config that changed meanwhile is read again now.
+ * A change of the config during the opening was only noted (config_stale), so the config is read
+ * again now.
  */
 static void on_started(void *opaque, const struct vublk_error *cause)
 {
@@ -142,7 +143,7 @@ static void on_started(void *opaque, const struct vublk_error *cause)
 /* --- the calls --------------------------------------------------------------------------- */
 
 /*
- * The option is checked before the connection is made, because the check does not depend on the
+ * Checks queue-size before the connection is made, because the check does not depend on the
  * back-end.
  */
 static int check_queue_size(const struct vublk_option *options, struct vublk_error *error)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file checks public calls against the disk's phase. The phases change in open.c and blk.c.
+ * Checks whether the disk's phase permits a public call. The phases change in open.c and blk.c.
  *
  * Key idea: an application has the handle of a disk before the disk is open, so each call on the
  * disk checks the phase first, and all calls refuse with the same sentence.

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles one piece of a request, from its header to its status byte (virtio 1.3, section
- * 5.2.6): it puts the piece on the ring and interprets its status. queue.c decides when a piece is
- * put on the ring.
+ * Puts one piece of a request on the ring, from its header to its status byte, and interprets the
+ * status (virtio 1.3, section 5.2.6). queue.c decides when a piece is put on the ring.
  *
  * Key idea: header, data and status have separate descriptors, because some back-ends
  * understand no other framing. The header and the status of a slot have a fixed place in shared
@@ -28,7 +27,7 @@ struct place {
 /* A piece that is ready for the ring. Its buffers are in queue->buffers. */
 struct chain {
 	unsigned num_out, num_in;
-	uint64_t bytes; /* 0: a flush */
+	uint64_t bytes; /* of the disk; 0: a flush or a get-id */
 };
 
 /* A discard or write zeroes is described by one segment, in the shared part of the slot. */

@@ -3,8 +3,8 @@
 #define VUBLK_BLK_PLAIN_H
 
 /*
- * This is the fast path, for a read or a write of one buffer that lies in one region and needs no
- * cutting, on a queue that works and has room.
+ * The fast path, for a read or a write of one buffer that lies in one region and needs no cutting,
+ * on a queue that works and has room.
  *
  * Key idea: the fast path does the same as request.c, queue.c and piece.c together, and leaves the
  * same state behind, so no other code can tell which path a request took (test-blk-paths.c

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the life of the requests of one queue, from the application to the ring and back.
- * The format of a piece is in piece.c, the arguments of requests in request.c, and the loss of a
- * back-end in recover.c.
+ * The life of a queue's requests, from the application to the ring and back. piece.c has the format
+ * of a piece, request.c checks the arguments of requests, and recover.c handles the loss of a
+ * back-end.
  *
  * Key idea: each request is in one of four places. `cutting` is the list of requests that are not
  * completely cut into pieces yet, in order; only the first request of this list has pieces on the
@@ -401,8 +401,8 @@ static void disable_calls(struct vublk_blk_queue *queue)
 }
 
 /*
- * The usual case for a caller that polls is that there is nothing to take and nothing to do, so
- * this case is cheap.
+ * Whether there is nothing to take and nothing to do. For a caller that polls, this is the usual
+ * case, so the check is cheap.
  */
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
 {
@@ -489,7 +489,7 @@ static const char *describe_result(int result)
 	}
 }
 
-/* Returns whether the queue's own failure is the reason. */
+/* Fills `error`. True: the queue's own failure is the reason for the result. */
 static bool explain(struct vublk_blk_queue *queue, int result, struct vublk_error *error)
 {
 	struct vublk_error failure;
@@ -499,7 +499,7 @@ static bool explain(struct vublk_blk_queue *queue, int result, struct vublk_erro
 	vublk_blk_gate_leave(&queue->gate);
 	if (failure.code != -result)
 		vublk_error_set(error, -result, "%s", describe_result(result));
-	else if (failure.code == ENOTCONN) /* the other failures say this themselves */
+	else if (failure.code == ENOTCONN) /* the texts of the other failures say this already */
 		vublk_error_set(error, -result, "%s; whether the request was executed is not known",
 				failure.text);
 	else

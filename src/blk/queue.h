@@ -3,8 +3,8 @@
 #define VUBLK_BLK_QUEUE_H
 
 /*
- * This file declares one queue of a disk: its requests, their pieces on the ring, and the
- * completions. The arguments of requests are in request.c, and the ring's format is in src/virtio.
+ * One queue of a disk: its requests, their pieces on the ring, and the completions. request.c
+ * checks the arguments of requests, and src/virtio implements the ring.
  *
  * Key idea: a request of the application is cut into one or more pieces, and each piece is one
  * chain on the ring. A piece occupies a slot, and the slot's number is its token on the ring. There
@@ -77,11 +77,11 @@ enum vublk_blk_fua {
 struct vublk_blk_request {
 	struct vublk_blk_request *next; /* of the list that the request is in */
 	enum vublk_blk_request_state state;
-	enum vublk_blk_fua fua;         /* NONE: the request is free */
+	enum vublk_blk_fua fua;         /* always NONE in a free request */
 	uint32_t type;                  /* VIRTIO_BLK_T_... */
 	int result;                     /* the first error of a piece */
 	unsigned pieces;                /* on the ring */
-	uint32_t flags;                 /* of write zeroes */
+	uint32_t flags;                 /* of the segment of a write zeroes */
 	uint64_t offset;                /* of the next piece, bytes */
 	uint64_t left;                  /* bytes that are not cut into pieces yet */
 	struct vublk_blk_cursor cursor;
@@ -194,8 +194,7 @@ struct vublk_blk_queue {
 	unsigned num_done;
 	unsigned in_flight;   /* requests that are not free */
 	uint64_t sequence;
-	uint64_t covering_flush; /* the number of the flush that covers all completed writes; 0: no
-	                            write */
+	uint64_t covering_flush; /* number of the flush that covers all completed writes; 0: none */
 	bool flush_fails;     /* the next flush fails, because completed writes may be lost */
 	bool unpublished;     /* the ring has chains that the back-end cannot see yet */
 	bool calls_enabled;
@@ -236,9 +235,10 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 
 /*
- * The functions from here on are called by the disk's thread and are in recover.c. This function is
- * called when the back-end was lost: it takes the back-end's completions, and keeps the owner out
- * until vublk_blk_queue_after_loss(). It does not change the rings.
+ * The disk's thread calls the following functions, which are in recover.c.
+ *
+ * The back-end was lost: takes its completions, and keeps the owner out until
+ * vublk_blk_queue_after_loss(). Does not change the rings.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
 /*
@@ -261,20 +261,21 @@ void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_er
 /* A back-end is connected again: a queue that failed its requests works again. */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
 /*
- * Called when no further back-end is looked for: takes all completions, and fails all other
+ * No back-end will complete a request any more: takes all completions, and fails all other
  * requests.
  */
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
 
 /*
- * In deadline.c, called by the disk's thread: whether a piece has taken longer than the
- * deadline, since its submission. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
+ * In deadline.c, called by the disk's thread: whether a piece has taken longer than the deadline
+ * since its submission. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
 
 /*
- * The functions from here on are in queue.c, for recover.c, and are called inside the gate. This
- * one stores where the bus has the shared memory now.
+ * The following functions are in queue.c, for recover.c, and are called inside the gate.
+ *
+ * Stores the present address of the memory that the queue shares with the back-end.
  */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
 /*
@@ -309,7 +310,10 @@ void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_reque
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
 
-/* Any thread. True: the queue belongs to this user, from now on or already before. */
+/*
+ * Claims the queue. True: the queue belongs to `user`, which may have claimed it before. Any
+ * thread.
+ */
 static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 					 enum vublk_blk_queue_user user)
 {
@@ -319,10 +323,12 @@ static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 					   __ATOMIC_RELAXED) || before == user;
 }
 
-/* Whether a result means that the library, not the back-end, completed the request. Any thread. */
+/*
+ * Whether `result` means that the library, not the back-end, completed the request. By the owner.
+ */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);
 
-/* Fills `error` with one sentence that says why a request had `result`. On the owner's thread. */
+/* Fills `error` with one sentence that says why a request has this result. By the owner. */
 void vublk_blk_queue_explain(struct vublk_blk_queue *queue, int result, struct vublk_error *error);
 
 /* The time until `deadline_ns`, rounded up, for poll(); -1 for UINT64_MAX (no deadline). */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles the requests of a queue after the loss of its back-end. The functions here run
- * on the disk's thread, which has closed the gate, so they also work for a queue that no thread
- * uses at the moment.
+ * The requests of a queue after the loss of its back-end. The functions here run on the disk's
+ * thread, which has closed the gate, so they also work for a queue that no thread uses at the
+ * moment.
  *
  * Key idea: a slot has, in private memory, everything that is needed to issue its piece again.
  * First the completions of the lost back-end are taken; the completed pieces are not issued again.
@@ -38,7 +38,7 @@ static void forget_tables(struct vublk_blk_queue *queue)
 		queue->slots[i].table_bytes = 0;
 }
 
-/* Shared memory has to be written again, because the lost back-end may have changed it. */
+/* Forgets what shared memory contains, because the lost back-end may have changed it. */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_suspend(queue);
@@ -146,7 +146,7 @@ static void empty_ring(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_bind(queue);
 	vublk_driver_ring_reset(&queue->ring, &queue->inproc->ring);
-	forget_tables(queue); /* the new memory has no descriptor */
+	forget_tables(queue); /* the new memory has no descriptors yet */
 	if (!queue->calls_enabled)
 		vublk_driver_ring_disable_calls(&queue->ring);
 	queue->overlap = (struct vublk_blk_overlap){ 0 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the calls that add a request. The execution of requests is in queue.c.
+ * The calls that add a request. queue.c executes requests.
  *
  * Key idea: all arguments are checked here, where the call can still fail, so the ring never has a
  * request that the device would have to refuse.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file keeps the counters of a queue. The key idea is in statistics.h. */
+/* The counters of a queue. The key idea is in statistics.h. */
 #include "blk/statistics.h"
 
 #include "blk/queue.h"
@@ -12,8 +12,8 @@
 #include <stdlib.h>
 
 /*
- * A copy of a request in flight as it was when it started, because cutting changes the type and
- * bytes in the request itself.
+ * What a request in flight was when it started. Cutting it changes the number of bytes in the
+ * request itself, and the flush of a request with FUA changes its type.
  */
 struct started {
 	uint64_t ns;

@@ -3,9 +3,9 @@
 #define VUBLK_BLK_STATISTICS_H
 
 /*
- * This file declares the counters that a queue has with the option statistics=on. Without the
- * option a queue has no such object, and the only cost is one branch per poll that finds a
- * completion.
+ * The counters that a queue has with the option statistics=on. Without the option a queue has no
+ * such object, and the only cost is a branch in each poll that has work, and one in each request
+ * outside the fast path.
  *
  * Key idea: only the queue's owner writes the counters, each with one atomic store, so any thread
  * can read them without a lock. Each counter is exact, but one counter may include a request that

@@ -3,8 +3,8 @@
 #define VUBLK_BLK_UNFLUSHED_H
 
 /*
- * This file keeps track of whether there are completed writes that no flush has made stable yet. A
- * back-end may keep such writes in its own memory, and loses them when it dies.
+ * Tracks whether there are completed writes that no flush has made stable yet. A back-end may keep
+ * such writes in its own memory, and loses them when it dies.
  *
  * Key idea: the flushes of a disk are numbered when they are put on a ring. When a queue takes the
  * completion of a write, it records the number of the first flush that certainly covers the write:

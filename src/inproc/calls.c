@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file gets calls from other threads onto the bus's thread, and their results back. What the
- * calls do is in driver.c.
+ * Runs the calls of other threads on the bus's thread, and returns their results. The calls
+ * themselves are in driver.c.
  *
  * Key idea: calls wait in a queue, and the bus's thread runs them one after another. A call that
  * cannot end immediately sets inproc->await to the event of the device that ends it. That event,
  * or the loss of the back-end, finishes the call. Only one call runs at a time, so an event always
- * belongs to the present call. A call that waits is made from a call that does not: its ended()
- * wakes the caller.
+ * belongs to the present call. If a caller waits for its call, the call's ended() wakes it.
  */
 #include "inproc/private.h"
 
@@ -110,7 +109,7 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 
 /* --- on the bus's thread -------------------------------------------------------------- */
 
-/* The next call does not run in here, because the device may be in the middle of an event. */
+/* Does not run the next call itself, because the device may be in the middle of an event. */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error)
 {

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file implements the option request-deadline-ms: a back-end that keeps a request for longer
- * counts as hung. How the driver finds an overdue request is in src/blk/deadline.c.
+ * The option request-deadline-ms, the longest time that a request may take. src/blk/deadline.c
+ * finds overdue requests.
  *
  * Key idea: only the driver knows its requests, so the bus's thread asks it at intervals, and a
  * request itself pays nothing for its deadline. A request's time runs from its submission, over all
  * back-ends. If a request is overdue, there are three cases:
  *   - The connected back-end has had the rings for a whole deadline, so it counts as hung. It has
  *     to return the rings, and is disconnected if it does not. The loss is permanent.
- *   - The connected back-end was found later, so earlier back-ends used up the request's time. It
- *     returns the rings, the requests fail, and it continues with later requests.
- *   - In an outage no back-end has the requests, and they fail as they do after fail-after-ms.
- * With a connected back-end the requests fail only after it has returned the rings, so that their
- * buffers are no longer in use, as far as the bus can ensure it.
+ *   - The connected back-end was found later, so earlier back-ends used up a part of the request's
+ *     time. It has to return the rings, the requests fail, and it then executes later requests.
+ *   - In an outage no connected back-end has the requests, so they fail as they do after
+ *     fail-after-ms.
+ * With a connected back-end the requests fail only after it has returned the rings, so that the
+ * requests' buffers are no longer in use, as far as the bus can ensure this.
  */
 #include "inproc/private.h"
 

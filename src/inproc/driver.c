@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the calls with which a driver controls its device: set up, start, stop, config,
- * memory. How calls get onto the bus's thread is in calls.c.
+ * The calls with which a driver controls its device: set up, start, stop, config, memory. calls.c
+ * runs them on the bus's thread.
  *
  * Key idea: each call is a pair of functions. do_...() runs on the bus's thread, which owns the
  * device; the public function after it runs on the caller's thread. The function waits, unless it
@@ -210,7 +210,7 @@ static int do_add_region(struct vublk_inproc *inproc, void *opaque, struct vublk
 				    error);
 	if (r)
 		return r;
-	region->fd = -1; /* the memory has it now */
+	region->fd = -1; /* inproc->memory owns it now */
 	return hand_over_memory(inproc, error);
 }
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is the core of the in-process bus: its thread, its options, and the callbacks of the
- * device. The data path does not pass through here: the driver (src/blk) uses the bus's memory and
- * eventfds directly.
+ * The core of the in-process bus: its thread, its options, and the callbacks of the device. The
+ * data path does not pass through here: the driver (src/blk) uses the bus's memory and eventfds
+ * directly.
  *
- * Key idea: one thread owns the device. calls.c gets calls onto that thread, driver.c has the
- * calls, and outage.c handles the loss of a back-end.
+ * Key idea: one thread owns the device. calls.c runs the driver's calls on that thread, driver.c
+ * has the calls, and outage.c handles the loss of a back-end.
  */
 #include "inproc/private.h"
 
@@ -116,8 +116,8 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * The driver is told first. After that, a call that waits for an event which cannot come any more
- * is ended.
+ * Tells the driver first. Then ends the present call if it waits for an event that cannot come any
+ * more.
  */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {

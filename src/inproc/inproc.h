@@ -9,10 +9,10 @@
  *   prepares its rings -> start (DRIVER_OK) ... stop (reset) -> free
  *
  * Key idea: the device belongs to the bus's own thread. The driver sets it up there, in handlers,
- * so that opening a device blocks no caller. The calls after that are made on other
- * threads, also concurrently. The bus's thread runs them one after another; the device's deadlines
- * limit how long each takes. A caller either waits for the end of its call or is told about it.
- * Requests need none of these calls: the owner of a queue uses its rings and eventfds directly.
+ * so that opening a device blocks no caller. Later calls come from other threads, also
+ * concurrently. The bus's thread runs them one after another; the device's deadlines limit how long
+ * each takes. A caller either waits for the end of its call or is notified of it. Requests need
+ * none of these calls: the owner of a queue uses its ring and eventfds directly.
  */
 
 #include "inproc/regions.h"
@@ -42,21 +42,21 @@ struct vublk_inproc_handlers {
 	/* An outage has begun: the back-end is lost, and the device looks for another back-end. */
 	void (*lost)(void *opaque, const struct vublk_error *error);
 	/*
-	 * The rings do not say which requests a lost back-end had begun, so the rings are replaced.
+	 * The bus replaces the rings if they do not say which requests the lost back-end had begun.
 	 * rings_suspend(): the driver takes all completions and then leaves the rings alone.
 	 * rings_replaced(): vublk_inproc_queue() has new rings, zeroed, which no back-end knows.
-	 * `error` NULL: the driver adds its incomplete requests to them. Otherwise fail-after-ms
-	 * has passed, or memory is short: the driver fails its incomplete requests, and new ones
-	 * until reconnected().
+	 * `error` NULL: the driver adds its incomplete requests to them. Otherwise (fail-after-ms
+	 * has passed, for example) the driver fails its incomplete requests, and new ones until
+	 * reconnected().
 	 */
 	void (*rings_suspend)(void *opaque);
 	void (*rings_replaced)(void *opaque, const struct vublk_error *error);
 	/* The outage is over: the rings run again. */
 	void (*reconnected)(void *opaque);
 	/*
-	 * The device does not look for a back-end any more, or the rings have been reclaimed
-	 * after one of them was found broken. No further request completes, and no back-end
-	 * touches a buffer.
+	 * The device does not look for a back-end any more, or the bus has reclaimed the rings
+	 * after one of them was found broken. No further request completes, and no connected
+	 * back-end touches a buffer.
 	 */
 	void (*gave_up)(void *opaque, const struct vublk_error *error);
 	/*
@@ -130,8 +130,8 @@ const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *i
 /* DRIVER_OK; started() is called when the rings run, or cannot. On the bus's thread. */
 int vublk_inproc_start(struct vublk_inproc *inproc, struct vublk_error *error);
 /*
- * Resets the device, and returns when the back-end has returned the rings, so it no longer
- * touches a buffer. A no-op if the rings do not run.
+ * Resets the device, and returns when the back-end has returned the rings and so no longer touches
+ * a buffer. A no-op if the rings do not run.
  */
 int vublk_inproc_stop(struct vublk_inproc *inproc, struct vublk_error *error);
 
@@ -143,7 +143,7 @@ void vublk_inproc_fail(struct vublk_inproc *inproc, const struct vublk_error *er
 
 /*
  * Whether the back-end that has just been lost is trusted to have kept the writes that it
- * completed and that no flush made stable. Called by the handler lost().
+ * completed and that no flush made stable. To be called in the handler lost().
  */
 bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc);
 
@@ -162,7 +162,7 @@ typedef int vublk_inproc_call_fn(struct vublk_inproc *inproc, void *args, struct
 struct vublk_inproc_call {
 	/*
 	 * Called once, on the bus's thread, and may free the call or begin it again. `error`
-	 * belongs to a negative `result`.
+	 * describes a negative `result`.
 	 */
 	void (*ended)(struct vublk_inproc_call *call, int result, const struct vublk_error *error);
 
@@ -183,9 +183,9 @@ struct vublk_inproc_region_call {
 };
 
 /*
- * Fills in everything but ended(), and duplicates `fd`. The caller closes region->fd after the end
- * of the call, if it is not -1. EINVAL: the region is not aligned or not sealed against shrinking;
- * EBADF, EMFILE: `fd` cannot be duplicated.
+ * Fills in everything but ended(), and duplicates `fd`. After the end of the call, the caller
+ * closes region->fd if that is not -1. EINVAL: the region is not aligned or not sealed against
+ * shrinking; EBADF, EMFILE: `fd` cannot be duplicated.
  */
 int vublk_inproc_region_init(struct vublk_inproc_region_call *region, void *address,
 			     uint64_t bytes, int fd, uint64_t fd_offset,
@@ -197,27 +197,29 @@ int vublk_inproc_region_init(struct vublk_inproc_region_call *region, void *addr
 void vublk_inproc_begin_add(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region);
 /*
  * Begins to remove the region at region->address. Any thread; does not wait. The call ends with
- * EINVAL: no region begins there. It is not an error if the back-end cannot be told.
+ * EINVAL: no region begins there. If the bus cannot tell the back-end, that is not an error.
  */
 void vublk_inproc_begin_remove(struct vublk_inproc *inproc,
 			       struct vublk_inproc_region_call *region);
 /*
- * Begins to remove a region that was added a moment ago, ahead of the calls that have not begun:
- * one of them may add other memory at the same address.
+ * Begins to remove a region that was added a moment ago, ahead of the calls that have not begun,
+ * because one of them may add other memory at the same address.
  */
 void vublk_inproc_begin_undo(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region);
 /*
- * A call that the bus's thread has not begun to run ends with ECANCELED, without an effect. There
- * is no difference for a call that it has begun. Any thread.
+ * Makes a call that the bus's thread has not begun to run end with ECANCELED, without an effect.
+ * Does not affect a call that has begun. Any thread.
  */
 void vublk_inproc_cancel(struct vublk_inproc *inproc, struct vublk_inproc_call *call);
 
 /* The table of the added regions, in which the queues look up buffers. */
 const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inproc *inproc);
 
-/* Whether the caller is on the bus's own thread, where no call may wait. */
+/* Whether the caller is on the bus's own thread, where a call must not wait. */
 bool vublk_inproc_is_own_thread(const struct vublk_inproc *inproc);
-/* Returns EBUSY and a sentence on the bus's own thread, otherwise 0. */
+/*
+ * Fills `error` and returns -EBUSY if the caller is on the bus's own thread; otherwise returns 0.
+ */
 int vublk_inproc_check_wait(const struct vublk_inproc *inproc, struct vublk_error *error);
 
 #endif

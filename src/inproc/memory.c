@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file manages the guest memory of the in-process bus: which regions of this process the
- * back-end sees, and at which guest addresses. The lookup of buffers is in regions.c.
+ * The guest memory of the in-process bus: which regions of this process the back-end sees, and at
+ * which guest addresses. The lookup of buffers is in regions.c.
  *
  * Key idea: the guest addresses are invented. They start at 4 GiB and increase, with a gap after
  * each region, and no address is used twice. So the back-end does not learn our own addresses,

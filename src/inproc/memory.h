@@ -44,9 +44,9 @@ int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
 /* Zeroes the memory of the rings, which no back-end uses at the moment. */
 void vublk_inproc_memory_clear_rings(struct vublk_inproc_memory *memory);
 /*
- * The checks of a new region that do not depend on other regions. Any thread. Duplicates `fd`,
- * which is borrowed. EINVAL: the region is not aligned or not sealed against shrinking; EBADF,
- * EMFILE: `fd` cannot be duplicated.
+ * Makes those checks of a new region that do not depend on other regions, and stores a duplicate of
+ * `fd` in `out_fd`. Any thread. EINVAL: the region is not aligned or not sealed against shrinking;
+ * EBADF, EMFILE: `fd` cannot be duplicated.
  */
 int vublk_inproc_memory_prepare(const void *address, uint64_t bytes, int fd, uint64_t fd_offset,
 				int *out_fd, struct vublk_error *error);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file decides, after the loss of a back-end, whether the driver's requests wait, are issued
- * again to the next back-end, or fail. The search for that back-end is the device's task
- * (src/device/link).
+ * Decides, after the loss of a back-end, whether the driver's requests wait, are issued again to
+ * the next back-end, or fail. The device itself looks for the next back-end (src/device/link).
  *
  * Key idea: the driver keeps its requests, so it can issue them again. Without an in-flight area
  * the rings do not say which requests the lost back-end had begun. In that case the bus resets the
@@ -47,7 +46,7 @@ static const unsigned char transitions[VUBLK_INPROC_NUM_LINKS][VUBLK_INPROC_NUM_
 	},
 	[VUBLK_INPROC_UP] = {
 		ON(LOST, OUTAGE),
-		ON(TIMED_OUT, FAILING), /* a deadline; the back-end has returned the rings */
+		ON(TIMED_OUT, FAILING), /* request-deadline-ms; the rings were reclaimed */
 		ON(ENDED, DEAD),
 	},
 	[VUBLK_INPROC_OUTAGE] = {
@@ -98,7 +97,10 @@ void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *err
 
 /* --- new rings -------------------------------------------------------------------------- */
 
-/* A back-end that has returned the rings has no use for their old memory, so it is used again. */
+/*
+ * After requests have expired, the back-end has returned the rings and does not use their memory
+ * any more, so the bus keeps that memory. In the other cases the rings get new memory.
+ */
 static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 {
 	int r = vublk_device_set_status(inproc->device, 0, error);

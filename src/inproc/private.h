@@ -38,11 +38,14 @@ enum vublk_inproc_link_event {
 	VUBLK_INPROC_EVENT_STARTED,   /* the rings run */
 	VUBLK_INPROC_EVENT_LOST,      /* the connection broke */
 	VUBLK_INPROC_EVENT_TIMED_OUT, /* fail-after-ms */
-	VUBLK_INPROC_EVENT_ENDED,     /* no other back-end will be looked for */
+	VUBLK_INPROC_EVENT_ENDED,     /* the device does not look for a back-end any more */
 	VUBLK_INPROC_NUM_EVENTS,
 };
 
-/* Whether a lost back-end is trusted with writes that it completed and did not flush. */
+/*
+ * Whether a lost back-end is trusted to have kept writes that it completed and no flush made
+ * stable.
+ */
 enum vublk_inproc_unflushed {
 	VUBLK_INPROC_UNFLUSHED_AUTO, /* if it has an in-flight area */
 	VUBLK_INPROC_UNFLUSHED_TRUST,
@@ -58,7 +61,7 @@ struct vublk_inproc_set_up {
 struct vublk_inproc {
 	/* constant after open; queues and set_up: after set_up */
 	struct vublk_inproc_handlers handlers;
-	struct vublk_log_limit limit; /* the bus's thread's */
+	struct vublk_log_limit limit; /* used by the bus's thread */
 	pthread_t thread;
 	bool has_thread;
 	unsigned num_queues;
@@ -84,7 +87,7 @@ struct vublk_inproc {
 	struct vublk_loop_timer deadline_timer;
 	bool quit;
 	struct vublk_error failure; /* why the rings are being reclaimed; code 0: they are not */
-	struct vublk_error expiry;  /* like failure, but the rings are started again afterwards */
+	struct vublk_error expiry;  /* like failure, but the rings will start again */
 	unsigned num_looks;         /* checks of the deadline since the rings of this back-end started */
 	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
 
@@ -95,7 +98,7 @@ struct vublk_inproc {
 	/* under lock */
 	pthread_mutex_t lock;
 	pthread_cond_t call_ended; /* a caller that waits may continue */
-	struct vublk_inproc_call *calls; /* that wait for their turn, in order */
+	struct vublk_inproc_call *calls; /* those that wait for their turn, in order */
 	struct vublk_inproc_call **calls_end;
 	struct vublk_error asked_failure; /* the error given to vublk_inproc_fail() */
 	struct vublk_loop_task fail_task; /* posted by vublk_inproc_fail() */
@@ -153,11 +156,14 @@ void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk
 /* Reported by the driver: the back-end broke a ring. */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
- * Called while a back-end is connected: requests fail, and the same back-end continues with new
- * requests.
+ * Called while a back-end is connected: the requests in flight fail, and the same back-end executes
+ * later requests.
  */
 void vublk_inproc_expire_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
-/* The back-end has returned the rings. True: they were expired, and are being started again. */
+/*
+ * The back-end has returned the rings. True: the bus had reclaimed them because requests expired,
+ * and now starts the rings again.
+ */
 bool vublk_inproc_restart_expired(struct vublk_inproc *inproc);
 /* Called when no request completes any more; tells the driver, but only once. */
 void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *error);
@@ -170,13 +176,13 @@ void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_
 
 /* --- deadline.c ---------------------------------------------------------------- */
 
-/* Asks the driver regularly, from now on, whether a request is overdue. */
+/* Starts to ask the driver, at regular intervals, whether a request is overdue. */
 void vublk_inproc_watch_deadline(struct vublk_inproc *inproc);
 void vublk_inproc_on_deadline_timer(void *opaque);
 
 /* --- kick.c ---------------------------------------------------------------- */
 
-/* From now on a driver thread that the back-end blocks in a kick is unblocked within a second. */
+/* Starts to unblock, within a second, driver threads that the back-end blocks in a kick. */
 void vublk_inproc_watch_kicks(struct vublk_inproc *inproc);
 void vublk_inproc_on_kick_timer(void *opaque);
 

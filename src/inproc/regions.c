@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file implements the table that translates an application's buffers into guest addresses.
+ * The table that translates an application's buffers into guest addresses.
  *
  * Key idea: a sequence lock. The writer makes the sequence odd, changes the entries, and makes it
  * even again. A reader that saw the same even number before and after its loads has read entries of
@@ -10,8 +10,8 @@
  * The pairs of accesses, by letter:
  *   A  the writer's last store of the sequence, and a reader's first load of it: a reader that
  *      sees the even number sees the entries.
- *   B  each store of an entry, and each load of one: a reader that sees an entry of a change also
- *      sees that the sequence has become odd, and reads again.
+ *   B  each store, and each load, of an entry or of the count: a reader that sees a value that a
+ *      change has stored also sees that the sequence has become odd, and reads again.
  */
 #include "inproc/regions.h"
 

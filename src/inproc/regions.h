@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /*
- * This table has the regions of this process's memory that the back-end can access, each with its
+ * The table of the regions of this process's memory that the back-end can access, each with its
  * guest address.
  *
  * Only the bus's thread changes the table. Any number of queue owners may look up addresses at the
@@ -28,7 +28,7 @@ struct vublk_inproc_regions {
 	struct vublk_inproc_region entries[VUBLK_MEMORY_MAX_REGIONS]; /* sorted by host */
 };
 
-/* A reader's own cache of the last region that it found; zeroed at first. */
+/* A reader's own cache of the last region that it found; initially zeroed. */
 struct vublk_inproc_region_cache {
 	unsigned sequence;
 	struct vublk_inproc_region region;

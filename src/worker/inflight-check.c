@@ -10,8 +10,8 @@
  *   - no more chains are in flight than are outstanding;
  *   - none of them is among the entries that were not taken;
  *   - each entry taken since the used index is in flight or was completed;
- *   - if the entry that made a chain available is still in the avail ring, the used ring has
- *     no completion that must be later;
+ *   - if the entry that made a chain available is still in the avail ring, the used ring has no
+ *     completion of that chain after the entry;
  *   - in a ring that has not wrapped yet, that entry is still there, and the chain was made
  *     available exactly once more than it was completed.
  * In a ring that has wrapped nothing else can be checked, because later entries may have
@@ -39,7 +39,7 @@ struct history {
 		bool in_flight;
 		int available, completed; /* the last position of each; NEVER */
 		int balance;              /* times available minus times completed */
-		int taken, completions;   /* how often, from the used index on; in the used ring */
+		int taken, completions;   /* how often: since the used index; in the used ring */
 	} heads[VUBLK_RING_MAX_SIZE];
 };
 

@@ -6,7 +6,7 @@
  * Key idea: the reader of the area is a process that starts after this one died, at any
  * instruction. So the order in which stores reach memory matters, and each store that must not
  * overtake an earlier store is a release:
- *   I  `counter` before `inflight`: a chain that counts as taken has a position
+ *   I  `counter` before `inflight`: a chain that counts as taken has a valid counter
  *   J  these four in this order: the list of the batch, the ring's used index (by its publish),
  *      the clearing of `inflight`, `used_idx`
  * The front-end owns the area and may write to it at any time, so each value read from it is
@@ -25,8 +25,9 @@
 /* --- recovery -------------------------------------------------------------- */
 
 /*
- * The previous process died after it had published its last batch and before it had recorded the
- * publication. The requests of the batch are complete, and the list of the batch names them.
+ * Finishes the record of the last batch, if the previous process died after it had published the
+ * batch and before it had recorded the publication. The requests of the batch are complete, and the
+ * list of the batch names them.
  */
 static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 			     uint16_t used_idx, struct vublk_error *error)

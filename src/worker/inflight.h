@@ -28,8 +28,8 @@ struct vublk_inflight_pending {
 
 /*
  * Starts tracking a queue of `size` entries whose ring has the used index `used_idx`: completes the
- * record of a batch that the previous process left incomplete, and finds the requests that this
- * process did not complete. `base` is the value of SET_VRING_BASE and becomes the index to
+ * record of a batch that the previous process left incomplete, and finds the requests that the
+ * previous process did not complete. `base` is the value of SET_VRING_BASE and becomes the index to
  * continue at.
  *
  * `region` has `desc_num` entries, at least `size`, and stays mapped until the queue stops; the

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is the thread of a worker: its rounds, polling and sleep; see worker.h.
+ * The thread of a worker: its rounds, polling and sleep; see worker.h.
  *
  * Key idea: while there is work, notifications are disabled and the rings are polled; the event
  * loop, which has the descriptors and the posted tasks, runs only every few rounds. Before it
@@ -131,14 +131,14 @@ static void *worker_main(void *opaque)
 	return NULL;
 }
 
-/* The application's own threads handle signals. */
+/* Blocks signals in the worker's thread, so that the application's own threads handle them. */
 static int create_thread(struct start *start)
 {
 	sigset_t all, before;
 	int r;
 
 	sigfillset(&all);
-	sigdelset(&all, SIGBUS); /* a fault while it is blocked ends the process */
+	sigdelset(&all, SIGBUS); /* a fault while SIGBUS is blocked ends the process */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	r = pthread_create(&start->worker->thread, NULL, worker_main, start);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -45,8 +45,8 @@ struct vublk_worker_ops {
 	/* After a round without work. */
 	enum vublk_worker_wait (*waits_for)(const struct vublk_worker *worker);
 	/*
-	 * Before a sleep: makes every other end send its notifications, and then looks at the rings
-	 * once more. False: there is work, so the worker does not sleep.
+	 * Before a sleep: makes the other end of each ring send notifications, and then looks at
+	 * the rings once more. False: there is work, so the worker does not sleep.
 	 */
 	bool (*enable_notifications)(struct vublk_worker *worker);
 	/* After the sleep, and after enable_notifications() returned false. */
@@ -55,7 +55,7 @@ struct vublk_worker_ops {
 
 /* On cache lines of its own, because several run at the same time. */
 struct vublk_worker {
-	/* the thread's that starts and stops it */
+	/* used by the thread that starts and stops the worker */
 	pthread_t thread __attribute__((aligned(VUBLK_CACHE_LINE)));
 
 	/* constant */
@@ -77,18 +77,18 @@ struct vublk_worker {
 };
 
 /*
- * Starts the thread, which has executed ops->set_up() when this returns. The memory of the worker is
- * aligned to VUBLK_CACHE_LINE, and this call fills it; `ops` outlives the worker. Returns the error
- * of set_up(), or one of its own; after an error the thread does not run.
+ * Starts the thread, which has executed ops->set_up() when this returns. The memory of the worker
+ * is aligned to VUBLK_CACHE_LINE, and this call fills it; `ops` outlives the worker. Returns the
+ * error of set_up(), or one of its own; after an error the thread does not run.
  */
 int vublk_worker_start(struct vublk_worker *worker, const struct vublk_worker_ops *ops,
 		       enum vublk_poll_mode poll, struct vublk_error *error);
-/* Ends the thread, after the tasks posted so far, and waits for its end. It runs no ring. */
+/* Ends the thread after the tasks posted so far, and waits for its end. It must not run a ring. */
 void vublk_worker_stop(struct vublk_worker *worker);
 
 /*
- * The worker's thread. Whether polling for the driver has been useless lately; the driver probably
- * runs on the same core.
+ * Called on the worker's thread. Whether polling for the driver has been useless lately; the driver
+ * then probably runs on the same core.
  */
 static inline bool vublk_worker_polling_is_useless(const struct vublk_worker *worker)
 {

@@ -24,7 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* If a stop takes longer than this, it logs what it waits for. */
+/* If a stop takes longer than this, the back-end logs what it waits for. */
 #define STOP_WARNING_NS UINT64_C(1000000000)
 
 /* --- the state ------------------------------------------------------------- */
@@ -358,7 +358,7 @@ static const char *const kill_points[] = {
 	"after-fetch",          /* a chain is taken and recorded in the in-flight area */
 	"after-io",             /* the engine has executed it; the driver sees nothing */
 	"after-status",         /* its status byte is written */
-	"after-used-element",   /* its used element is written, the used index is not */
+	"after-used-element",   /* its used element is written, but the used index is not */
 	"after-used-index",     /* its batch is published, but still recorded in flight */
 	"after-inflight-clear", /* it is no longer recorded; others of its batch may be */
 	"before-call",          /* all is recorded, but the driver was not called */

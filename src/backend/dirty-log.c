@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file maps the dirty log ("Log description" of the vhost-user specification).
+ * Maps the dirty log ("Log description" of the vhost-user specification).
  *
- * Key idea: whether the log covers the memory and the rings is checked when a queue starts, because
- * the memory and the rings can change after the log was set.
+ * Key idea: the start of a queue (queue.c), not this file, checks whether the log covers the memory
+ * and the used ring, because both can change after the log was set.
  */
 #include "backend/dirty-log.h"
 

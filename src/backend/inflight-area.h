@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_INFLIGHT_AREA_H
 
 /*
- * The in-flight area of a session (INFLIGHT_SHMFD), which either end may create. The queues record
- * in it by worker/inflight.h.
+ * The in-flight area of a session (INFLIGHT_SHMFD), which either end may create. The queues use
+ * worker/inflight.h to record their requests in it.
  */
 #include "proto/vhost-user/codec.h"
 #include "proto/vhost-user/inflight.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file answers what a back-end does at the moment, on the control thread: its state, the disk,
- * the front-end and the positions of the rings.
+ * Tells, on the control thread, what a back-end does at the moment: its state, the disk, the
+ * front-end and the positions of the rings.
  *
  * Key idea: a queue that runs belongs to its worker. So the positions of its ring are read from the
  * guest's memory, where both ends publish them, and not from the worker's fields.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file maps the guest memory that the front-end shares ("Memory regions description").
- * proto/vhost-user/request.c checks what the front-end says about it.
+ * Maps the guest memory that the front-end shares ("Memory regions description").
+ * proto/vhost-user/request.c checks the front-end's description of that memory.
  */
 #include "backend/memory.h"
 
@@ -57,7 +57,7 @@ static int check(const struct vublk_backend_memory *memory, const struct vublk_v
 	return r;
 }
 
-/* Moves the region, which is the last, to its place in the map, and its mapping to the same place. */
+/* Moves the last region to its place in the map, and inserts its mapping at the same index. */
 static void place(struct vublk_backend_memory *memory, const struct vublk_memory_part *part)
 {
 	unsigned to = vublk_memory_map_place(&memory->map);

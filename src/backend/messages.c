@@ -2,9 +2,9 @@
 /*
  * The table of a front-end's messages, and the messages that are not about one queue.
  *
- * Key idea: a row of the table has two functions. The first one stops the queues that must not run
- * while the message is executed. The second one executes the message when these queues have
- * stopped, so no worker touches the data that it changes, and answers by filling the reply.
+ * Key idea: a row of the table has two functions. stop() stops the queues that must not run while
+ * the message is executed. When these queues have stopped, run() executes the message, so no worker
+ * touches the data that it changes, and fills the reply.
  *
  * A refusal is logged with a sentence. If the front-end asked for an acknowledgement, it gets a
  * non-zero one; otherwise the connection is closed, because the front-end would continue as if the
@@ -203,7 +203,7 @@ static bool tells_wce(const struct vublk_session *session)
 	return vublk_vu_config_includes(&session->server.request, VUBLK_BLK_WCE_OFFSET);
 }
 
-/* The answer contains wce, and a front-end that resumes may rely on it from then on. */
+/* The answer contains wce, and a front-end that resumes may rely on it afterwards. */
 static void stop_if_doubts_end(struct vublk_session *session)
 {
 	if (vublk_session_doubts_write_cache(session) && tells_wce(session))

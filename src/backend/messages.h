@@ -17,13 +17,11 @@ int vublk_session_set_vring_kick(struct vublk_session *session, struct vublk_err
 int vublk_session_set_vring_call(struct vublk_session *session, struct vublk_error *error);
 int vublk_session_set_vring_err(struct vublk_session *session, struct vublk_error *error);
 
-/*
- * The next three functions stop the queue that the message is about, if the queue runs: always, ...
- */
+/* Stops the queue that the message is about, if it runs. */
 void vublk_session_stop_concerned(struct vublk_session *session);
-/* ... only if the message enables or disables the queue, ... */
+/* Does so only if the message enables or disables the queue. */
 void vublk_session_stop_if_enable_changes(struct vublk_session *session);
-/* ... or with or without a drain, as the message says. */
+/* Does so with or without a drain, as the message says. */
 void vublk_session_stop_for_base(struct vublk_session *session);
 
 #endif

@@ -3,7 +3,7 @@
  * The options of a back-end.
  *
  * Key idea: one table has the name, the help text, the default and the parser of each option.
- * Defaults are parsed like any other value, so none is written twice.
+ * Defaults are parsed like any other value, so no default is written twice.
  */
 #include "backend/options.h"
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles the completions of a virtqueue, on the queue's worker: it puts them into the
- * used ring, records them in the in-flight area, and calls the driver. Chains are taken in
- * queue-take.c.
+ * Handles the completions of a virtqueue, on the queue's worker: puts them into the used ring,
+ * records them in the in-flight area, and calls the driver. queue-take.c takes the chains.
  *
  * Key idea: completions are pushed one by one and published as a batch, with one store of the
  * used index and at most one call. The kernel is entered only to call a driver that wants it.

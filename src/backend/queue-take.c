@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file takes chains from a virtqueue and turns them into requests, on the queue's worker.
+ * Takes chains from a virtqueue and turns them into requests, on the queue's worker.
  * queue-complete.c handles the completions.
  *
- * Key idea: nothing here allocates or locks. Each entry of the ring has a request of its own,
+ * Key idea: nothing here allocates or locks. There are as many requests as the ring has entries,
  * and a chain is taken when a request is free.
  */
 #include "backend/queue.h"

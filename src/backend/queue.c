@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is the control thread's part of a virtqueue: the settings that the front-end sent, and
- * the hand-over of the queue to its worker and back ("Ring states" of the vhost-user
- * specification). The worker's part is in queue-take.c and queue-complete.c.
+ * The control thread's part of a virtqueue: the settings that the front-end sent, and the hand-over
+ * of the queue to its worker and back ("Ring states" of the vhost-user specification). The worker's
+ * part is in queue-take.c and queue-complete.c.
  *
  * Key idea: a queue runs as soon as it is described and enabled, without waiting for the first
  * kick, because that kick may have gone to the previous back-end. A queue that is not enabled does

@@ -53,7 +53,7 @@ struct vublk_queue_resources {
 	const struct vublk_inflight_area *inflight;
 	const struct vublk_dirty_log *dirty_log;
 	const struct vublk_fault *fault; /* of the session's mappings */
-	int peer_fd; /* the front-end's socket: a worker watches for its end */
+	int peer_fd; /* the front-end's socket: a worker watches it for a disconnection */
 	struct vublk_log_limit *limit; /* the control thread's, during the start */
 };
 
@@ -64,7 +64,7 @@ struct vublk_queue_setup {
 	bool has_addr;
 	bool has_kick;
 	bool enabled;
-	struct vhost_vring_addr addr; /* in the front-end's addresses; the log's in the guest's */
+	struct vhost_vring_addr addr; /* front-end addresses, except the log's: a guest address */
 	int kick_fd; /* -1: none: the queue is polled */
 	int call_fd; /* -1: none */
 	int err_fd;  /* -1: none */
@@ -73,7 +73,7 @@ struct vublk_queue_setup {
 /* The control thread's view. */
 enum vublk_queue_state {
 	VUBLK_QUEUE_STOPPED,
-	VUBLK_QUEUE_STARTING, /* a worker has the order and has not answered */
+	VUBLK_QUEUE_STARTING, /* a worker has the order to start and has not answered */
 	VUBLK_QUEUE_RUNNING,
 	VUBLK_QUEUE_STOPPING, /* a worker has the order to stop and has not answered */
 };
@@ -108,7 +108,7 @@ struct vublk_queue {
 	/* the worker's, unless the queue is stopped; on no cache line with other threads' fields */
 	struct vublk_queue *next __attribute__((aligned(VUBLK_CACHE_LINE))); /* of its list */
 	enum vublk_queue_phase phase;
-	bool suspends; /* while it drains, leaves requests not in the engine for later */
+	bool suspends; /* while it drains: it leaves requests that the engine does not have */
 	struct vublk_device_ring ring;
 	const struct vublk_memory_map *map;
 	const struct vublk_fault *fault;
@@ -117,7 +117,7 @@ struct vublk_queue {
 	struct vublk_inflight_pending pending;
 	struct vublk_loop_source kick_source;
 	uint16_t first;      /* avail index at the start */
-	bool was_kicked;     /* since then */
+	bool was_kicked;     /* since the start */
 	struct vublk_loop_timer quiet_timer; /* from the first kick on */
 	int call_fd, err_fd, peer_fd;
 	bool is_muted; /* set by the control thread if the peer blocks the worker with call_fd */
@@ -151,7 +151,7 @@ bool vublk_queue_wants_to_run(const struct vublk_queue *queue);
 int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 		      const struct vublk_queue_resources *resources, struct vublk_error *error);
 /*
- * Takes the queue back from its worker when its requests are complete, and then calls `answered`.
+ * Reclaims the queue from its worker when its requests are complete, and then calls `answered`.
  */
 void vublk_queue_stop(struct vublk_queue *queue);
 /*

@@ -61,7 +61,7 @@ bool vublk_session_is_suspended(const struct vublk_session *session)
 
 /*
  * Returns whether a worker was blocked by a call descriptor that is full. An honest front-end never
- * fills a call descriptor, so the session of one that does ends.
+ * fills a call descriptor, so a full one ends the session.
  */
 static bool unblock_workers(struct vublk_session *session)
 {
@@ -188,8 +188,8 @@ static void start_failed(struct vublk_session *session, struct vublk_queue *queu
 
 /*
  * A VMM whose memory map changes sends one message per region that it removes or adds. Between two
- * messages a ring may be in no region, so its queue waits for the region that contains the ring. In
- * this state only a message about the queue itself is refused.
+ * messages a ring is sometimes in no region, so its queue waits for the region that contains it.
+ * Only a message about the queue itself fails for this reason.
  */
 static bool waits_for_memory(const struct vublk_session *session, struct vublk_queue *queue,
 			     int result, const struct vublk_error *error)
@@ -223,8 +223,9 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 }
 
 /*
- * Between two memory maps a VMM may share no memory. But a VMM that has just set up a queue has
- * already sent its memory map.
+ * While a VMM replaces its memory map, it shares no memory for a moment, so a queue waits for the
+ * new map, and this function logs nothing. But a VMM sends its memory map before it sets up a
+ * queue. So if the present message has set up this queue, this function logs a warning.
  */
 static bool has_no_memory(struct vublk_session *session, const struct vublk_queue *queue)
 {

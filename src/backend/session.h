@@ -36,7 +36,7 @@ struct vublk_session_operation {
 	bool is_message;
 };
 
-/* Given by the session's owner, which is told of the end. */
+/* What the session's owner provides. The owner is notified when the session has ended. */
 struct vublk_session_owner {
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
@@ -52,7 +52,9 @@ struct vublk_session_owner {
 	uint64_t message_timeout_ms;
 	int listen_fd; /* where the next front-end waits; -1: nowhere */
 	const char *serial; /* VUBLK_BLK_ID_BYTES of it */
-	/* The front-end has disconnected and the queues are stopped; the owner frees the session. */
+	/*
+	 * The front-end has disconnected and the queues are stopped; the owner frees the session.
+	 */
 	void (*ended)(void *opaque);
 	void *opaque;
 };
@@ -68,7 +70,7 @@ struct vublk_session {
 	bool resumes;           /* it continues an earlier session's rings or in-flight area */
 	bool knows_write_cache; /* the front-end has read config.wce in this session, or set it */
 
-	struct vublk_fault fault; /* of the three members that follow */
+	struct vublk_fault fault; /* of memory, inflight and dirty_log */
 	struct vublk_loop_source fault_source;
 	struct vublk_backend_memory memory;
 	struct vublk_inflight_area inflight;
@@ -118,7 +120,7 @@ void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue 
 /* Like vublk_session_stop_queue(), but by vublk_queue_suspend(). */
 void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_queue *queue);
 void vublk_session_stop_all(struct vublk_session *session);
-/* Starts the queues that are to run and do not. */
+/* Starts the queues that are to run and do not run yet. */
 void vublk_session_start_queues(struct vublk_session *session);
 /*
  * Whether the driver may take the disk for write-through although config.wce says otherwise: the

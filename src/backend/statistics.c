@@ -78,7 +78,7 @@ void vublk_statistics_begin(struct vublk_request *request, uint32_t type, uint64
 	add(&request->stats->in_flight, 1);
 }
 
-/* The bytes of a discard are those of its ranges. */
+/* For a discard or write zeroes, the bytes are those of its ranges. */
 static uint64_t bytes_of(const struct vublk_request *request)
 {
 	uint64_t bytes = request->begun_bytes;

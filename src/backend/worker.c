@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is the back-end's part of a worker: what the thread of worker/worker.c does with queues
- * and the engine. The loop has the kicks, the engine's descriptor and the posted tasks.
+ * The back-end's part of a worker: what the thread of worker/worker.c does with queues and the
+ * engine. The thread's loop has the kicks, the engine's descriptor and the posted tasks.
  *
  * The loop also watches the front-end's socket. If the front-end disconnected while this process
  * was suspended (SIGSTOP), the worker must not take chains that are meant for the next back-end.
@@ -33,7 +33,7 @@
 
 /* After a start, a sleeping worker looks for a driver that sends no kicks. */
 #define UNKICKED_NS UINT64_C(1000000000)
-#define UNKICKED_LOOKS 10 /* without a result; afterwards it sleeps without looking */
+#define UNKICKED_LOOKS 10 /* without a result; afterwards the worker sleeps without looking */
 
 struct vublk_backend_worker {
 	struct vublk_worker common; /* first, because worker_ops get &worker->common */
@@ -175,7 +175,7 @@ static void remove_queue(struct vublk_backend_worker *worker, struct vublk_queue
 	vublk_loop_post(queue->control, &queue->answer_task);
 }
 
-/* Returns the queues that are to stop and have no requests outstanding. */
+/* Removes the queues that are to stop and have no requests outstanding, and answers for them. */
 static void remove_drained(struct vublk_backend_worker *worker)
 {
 	struct vublk_queue **link = &worker->queues;

@@ -4,10 +4,11 @@
  * nothing. Pages that were never written, or were discarded, take no memory.
  *
  * Key idea: a copy at a random offset first waits for memory, and more than half of that time is
- * address translation. So a request is served only when the next one arrives, and its memory is
- * prefetched in the meantime. And if the first write to an extent of 2 MiB is a long one at its
- * start, the extent becomes one huge page, because the rest will probably also be written. Other
- * extents consist of small pages, so that a short write takes only one.
+ * address translation. So each request is served only when the next one arrives or the batch ends,
+ * and the disk's memory at its offset is prefetched in the meantime. And if the first write to an
+ * extent of 2 MiB is a long one at the extent's start, the extent becomes one huge page, because
+ * the rest of it will probably also be written. Other extents consist of small pages, so that a
+ * short write takes only one.
  */
 #include "backend/engine/engine.h"
 
@@ -31,7 +32,7 @@ struct memory_engine {
 	struct vublk_engine engine;
 	char *bytes; /* aligned to an extent */
 	size_t page_bytes;
-	uint8_t *begun; /* any worker, relaxed; per extent: not empty */
+	uint8_t *begun; /* per extent: whether it may have data; any worker, relaxed */
 	void *mapping;
 	size_t mapping_bytes;
 };
@@ -42,7 +43,9 @@ struct memory_queue {
 	struct vublk_engine_io *last; /* submitted; served by the next submit() or by commit() */
 };
 
-/* Huge pages only where the engine wants them, whatever the system's policy. */
+/*
+ * Maps the disk. It gets huge pages only where the engine wants them, whatever the system's policy.
+ */
 static int map(struct memory_engine *memory, uint64_t bytes)
 {
 	uint64_t begin;

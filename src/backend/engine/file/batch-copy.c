@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file executes many short requests to a file in memory with one system call.
+ * Executes many short requests to a file in memory with one system call.
  *
  * Key idea: the image is mapped, but this program never touches the mapping. The kernel copies
  * between the mapping and the driver's buffers (process_vm_readv() of our own process), for

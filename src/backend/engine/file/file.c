@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file opens a disk in a file or on a block device and determines its geometry. step.c serves
- * the requests.
+ * Opens a disk in a file or on a block device, and determines its geometry. step.c serves the
+ * requests.
  *
  * Key idea: O_DIRECT is used if it can serve every request of a guest, that is, any multiple of
  * 512 bytes. On a device with larger blocks it is used only if the user asks for it
@@ -219,7 +219,7 @@ static int set_direct(int fd, bool on)
 	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
 }
 
-/* Turns O_DIRECT on and returns NULL, or the reason why it cannot be used. */
+/* Turns O_DIRECT on. Returns NULL, or the reason why O_DIRECT cannot be used. */
 static const char *try_direct(struct vublk_file *file, bool asked_for)
 {
 	struct vublk_engine_geometry *geometry = &file->engine.geometry;

@@ -35,7 +35,7 @@ struct vublk_file {
 	void *zeros;             /* VUBLK_FILE_PIECE_BYTES of them, page aligned */
 	struct vublk_file_mapping mapping;
 
-	/* any worker, relaxed: features that the file system turned out to lack */
+	/* any worker, relaxed: what requests have found out about the file and its file system */
 	bool no_punch;
 	bool no_zero_range;
 	bool no_nowait[2]; /* RWF_NOWAIT of reads, of writes */
@@ -108,7 +108,7 @@ int64_t vublk_file_call_instant(const struct vublk_file *file,
 /* Decides whether a fast path is worth trying, based on its hits and misses so far. */
 struct vublk_file_backoff {
 	unsigned misses; /* grows with each miss, shrinks with each hit */
-	unsigned skip;   /* how many more times it is skipped */
+	unsigned skip;   /* how many more times to skip the fast path */
 };
 
 #define VUBLK_FILE_MAX_MISSES 255u

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file remembers that writes were lost after they had been acknowledged.
+ * Remembers that writes were lost after they had been acknowledged.
  *
  * Key idea: the kernel reports the failure of a write-back once per open file, by the next
  * sync of that file, and then forgets both the failure and the data. All queues share one
  * open file, so the sync that gets the report is not necessarily the one whose data was lost,
- * and the next sync succeeds. So a failed sync is remembered here: from then on each flush
+ * and the next sync succeeds. So a failed sync is remembered here: afterwards each flush
  * and each durable write of this image fails, on every queue and for every front-end.
  *
  * This applies to O_DIRECT as well. A drive whose cache could not be flushed may have dropped

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file makes those calls of the file engine that do not wait for a disk, on the worker's
- * thread.
+ * Makes, on the worker's thread, those calls of the file engine that do not wait for a disk.
  *
  * Key idea: such a call costs one system call, while io_uring needs an entry, a completion
  * and a wake-up, and hands calls that may wait to a kernel thread.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file turns a request to the file engine into a series of system calls.
+ * Turns a request to the file engine into a series of system calls.
  *
  * Key idea: a request is in one stage. vublk_file_next() gets the result of the stage's last
  * call and repeats the stage (after a short transfer), enters the next stage, or ends the
@@ -94,7 +94,7 @@ static void log_failure(struct vublk_file_queue *queue, const struct vublk_engin
 			  advice(file, io, result, text));
 }
 
-/* Logs no request that fails because of a lost write, which was logged when it was found. */
+/* Does not log a request that fails only because of lost writes: their loss is logged once. */
 static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, int result)
 {
 	const struct vublk_file *file = file_of(queue);

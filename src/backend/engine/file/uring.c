@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file makes the file engine's calls by io_uring. Each worker has a ring that only its thread
- * creates and uses, so that the ring can have the flags for a single issuer.
+ * Makes the file engine's calls with io_uring. Each worker has a ring that only its thread creates
+ * and uses, so that the ring can have the flags for a single issuer.
  *
  * Key idea: issue() gets the next step of a request. It makes the call itself if the call does
  * not wait, or puts it into the submission queue; a completion ends the request or leads to

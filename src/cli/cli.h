@@ -128,14 +128,14 @@ uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, co
  */
 unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const char *text);
 
-/* Stores the only argument of a command. A second one ends the process. */
+/* Stores the only argument of a command. A second argument ends the process. */
 void vublk_cli_take_argument(struct argp_state *state, const char **argument, const char *text);
 /* Ends the process because of an argument that the command does not take. */
 void vublk_cli_refuse_argument(struct argp_state *state, const char *text);
 /* Ends the process because SOCKET, an argument of the command, was not given. */
 void vublk_cli_refuse_no_socket(struct argp_state *state);
 
-/* These functions parse the values without argp. They return 0, or -EINVAL and the sentence. */
+/* These functions parse values without argp. They return 0, or fill `error` and return -EINVAL. */
 int vublk_cli_parse_number(const char *option, const char *text, uint64_t min, uint64_t max,
 			   uint64_t *value, struct vublk_error *error);
 int vublk_cli_parse_bytes(const char *option, const char *text, uint64_t min, uint64_t max,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file reports outages of a command's disk, and whether the next back-end serves the same
- * disk. It neither reconnects (the library does) nor ends the command.
+ * Reports outages of a command's disk, and whether the next back-end serves the same disk. The
+ * library reconnects, and the command decides when it ends.
  *
  * Key idea: a disk is recognized by its capacity, which the library knows, and by its
  * serial, which costs a request. The first answer is the reference for all later ones.
@@ -153,8 +153,8 @@ bool vublk_disk_watch_take(struct vublk_disk_watch *watch,
 		return false;
 	watch->asking = false;
 	/*
-	 * An answer that came across an outage may be from either back-end, so the serial is
-	 * requested again.
+	 * If there was an outage after the request, its answer may be from either back-end, so the
+	 * serial is requested again.
 	 */
 	if (watch->asked_at != __atomic_load_n(&watch->reconnections, __ATOMIC_RELAXED))
 		return true;

@@ -44,8 +44,8 @@ struct vublk_disk_watch {
 };
 
 /*
- * Opens a disk with a watch, by vublk_disk_open() and the three functions that follow. The watch
- * must exist until the disk is closed, because a late answer is written into it.
+ * Opens a disk with a watch, by means of vublk_disk_open() and the three functions declared below.
+ * The watch must exist until the disk is closed, because a late answer is written into it.
  */
 int vublk_disk_open_watched(const char *command, const char *path,
 			    const struct vublk_disk_options *options,
@@ -59,7 +59,7 @@ void vublk_disk_watch_init(struct vublk_disk_watch *watch, const char *command, 
 void vublk_disk_watch_event(void *watch, enum vublk_blk_event event,
 			    const struct vublk_error *error);
 
-/* The disk is open. `asks`: compare serials, because the disk can outlive its back-end. */
+/* To be called when the disk is open. `asks`: compare serials, because the disk may reconnect. */
 void vublk_disk_watch_start(struct vublk_disk_watch *watch, struct vublk_blk *blk, bool asks);
 
 bool vublk_disk_watch_has_outage(const struct vublk_disk_watch *watch);

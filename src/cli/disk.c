@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file opens a disk from the command line; see disk.h. Afterwards disk-watch.c watches the
- * disk.
+ * Opens a disk from the command line; see disk.h. disk-watch.c then watches the disk.
  *
  * Key idea: the options of a disk are properties of the device with shorter names, so they
  * are checked here only as far as their own syntax goes.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file collects names and values from the command line in the form in which the library takes
- * them; see options.h.
+ * Collects names and values from the command line in the form in which the library takes them; see
+ * options.h.
  */
 #include "cli/options.h"
 

@@ -23,13 +23,13 @@ struct vublk_cli_options {
 	unsigned count;
 };
 
-/* Adds an option. Too many end the process with one sentence. */
+/* Adds an option. Too many options end the process with one sentence. */
 void vublk_cli_options_add(struct argp_state *state, struct vublk_cli_options *options,
 			   const char *name, const char *value);
 
 /*
- * Cuts "NAME=VALUE" in argv in two and adds it. `option` is the option whose value the pair is:
- * "-o".
+ * Cuts "NAME=VALUE" in argv in two and adds it. `option` is the command-line option, such as
+ * "--option", that has the pair as its value; it is named in error messages.
  */
 void vublk_cli_options_add_pair(struct argp_state *state, struct vublk_cli_options *options,
 				const char *option, char *pair);
@@ -43,7 +43,7 @@ const char *vublk_cli_options_get(const struct vublk_cli_options *options, const
 
 /*
  * The library calls an option by its name in the list, but a person calls it by the option on the
- * command line. An alias replaces the name by the option in a sentence of the library, unless the
+ * command line. An alias replaces the name with the option in a sentence of the library, unless the
  * name was given as a pair.
  */
 struct vublk_cli_alias {

@@ -99,7 +99,7 @@ static int fail_foreign(const struct vublk_pattern *pattern, const uint64_t *wor
 			       ", which no verified run wrote", pattern->offset, MAGIC, words[0]);
 }
 
-/* The header is right and the sum is not: finds the first wrong byte. */
+/* The header is right, but the checksum is not: finds the first wrong byte. */
 static int fail_damaged(const struct header *header, const uint64_t *words, uint32_t bytes,
 			struct vublk_error *error)
 {
@@ -161,7 +161,7 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 /*
  * A Feistel network is a permutation of the numbers with 2 * half_bits bits, whatever its
  * round function is. A result past the count goes through the network again until it is
- * below the count: that is still a permutation, and takes fewer than four rounds on average.
+ * below the count: that is still a permutation, and takes fewer than four passes on average.
  */
 void vublk_shuffle_init(struct vublk_shuffle *shuffle, uint64_t count, uint64_t seed)
 {

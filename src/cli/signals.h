@@ -29,12 +29,12 @@ void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another);
  */
 void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)(int number));
 
-/* Blocks them again, before the object is freed. */
+/* Blocks the signals again, before the object is freed. */
 void vublk_cli_signals_hold(struct vublk_cli_signals *signals);
 
-/* --- bench, copy: a flag that is looked at ----------------------------------------- */
+/* --- bench, copy: a flag that the command checks ----------------------------------- */
 
-/* From now on SIGTERM and SIGINT only set the flag. */
+/* After this call the first SIGTERM or SIGINT only sets the flag. */
 void vublk_cli_signals_catch(void);
 
 /* The number of the signal that was caught; 0: none. */

@@ -3,8 +3,9 @@
  * One connection of the control socket; see client.h. control.c decides what a line means.
  *
  * Key idea: the memory of a client is bounded. The input has room for one line; a longer line is
- * refused and skipped up to its newline. control.c reads the next line only when the answer to the
- * last one has been sent, so the output has one answer, however slowly the client reads.
+ * refused and skipped up to its newline. control.c reads a line only when the answer to the
+ * previous line has been sent, so the output has at most one answer, however slowly the client
+ * reads.
  */
 #include "cli/control/client.h"
 

@@ -27,16 +27,16 @@ void vublk_control_client_close(struct vublk_control_client *client);
 /* Reads what has arrived and fits. A negative errno: the connection is over. */
 int vublk_control_client_receive(struct vublk_control_client *client);
 /*
- * Removes the last line, and looks for the next one in the input. 1: `line` has `bytes` bytes, and
- * is valid until the next call; 0: there is no complete line yet; -EMSGSIZE: a line is too long,
- * and will be skipped.
+ * Removes the line that the previous call returned, and looks for the next line in the input. 1:
+ * `line` has `bytes` bytes, and is valid until the next call; 0: there is no complete line yet;
+ * -EMSGSIZE: a line is too long, and will be skipped.
  */
 int vublk_control_client_next_line(struct vublk_control_client *client, const char **line,
 				   size_t *bytes);
 
 /* Whether all output has been sent. */
 bool vublk_control_client_is_flushed(const struct vublk_control_client *client);
-/* Appends a line to the output and frees it; NULL: ENOMEM. A negative errno: close the client. */
+/* Appends `line` to the output and frees it; NULL: -ENOMEM. A negative errno: close the client. */
 int vublk_control_client_put(struct vublk_control_client *client, char *line);
 /* Sends what the socket has room for. A negative errno: the connection is over. */
 int vublk_control_client_flush(struct vublk_control_client *client);

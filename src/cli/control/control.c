@@ -3,8 +3,8 @@
  * The control socket: its thread, its clients, and the exchange of tasks with the owner's thread;
  * see control.h. client.c has the bytes of a connection, request.c the format of a line.
  *
- * Key idea: each client has one task, and its next line is read only when the task is answered and
- * the answer sent. So the number of tasks, copies and answers is bounded by the number of clients.
+ * Key idea: each client has one task, and the client's next line is read only when the answer to
+ * the task has been sent. So the number of clients bounds the number of tasks, copies and answers.
  * The owner's thread never waits for the control thread: it holds the lock only to move a task from
  * one list to another.
  */
@@ -62,7 +62,7 @@ struct vublk_control {
 	pthread_t thread;
 	bool has_thread;
 	struct vublk_control_socket listener;
-	bool pauses_accept; /* descriptors are short */
+	bool pauses_accept; /* accept() failed, because there was no descriptor, for example */
 	struct slot slots[MAX_CLIENTS];
 
 	/* the owner's thread's */
@@ -340,7 +340,7 @@ static struct slot *find_free_slot(struct vublk_control *control)
 	return NULL;
 }
 
-/* The line may be lost if the socket has no room for it; nothing waits for the client. */
+/* The line is lost if the socket has no room for it, because nothing must wait for the client. */
 static void refuse_client(int fd)
 {
 	struct vublk_control_request request = { .id = NULL };
@@ -442,7 +442,7 @@ static void *control_main(void *opaque)
 
 /* --- life ------------------------------------------------------------------------------ */
 
-/* The owner's thread handles signals. */
+/* Blocks signals in the control thread, so that the owner's thread handles them. */
 static int start_thread(struct vublk_control *control, struct vublk_error *error)
 {
 	sigset_t all, before;

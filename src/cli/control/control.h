@@ -4,12 +4,12 @@
 
 /*
  * The control socket of a command that serves a disk (docs/control.md): clients send commands, one
- * JSON object per line, and get one line for each.
+ * JSON object per line, and get one line in answer to each command.
  *
  * Key idea: clients have a thread of their own, the control thread. The served object belongs to
- * the thread that runs it, the owner's thread. A command has one function for each: run(), on the
- * owner's thread, copies what the answer needs, and format(), on the control thread, makes JSON of
- * the copy. So a client delays the object by no more than the time of a copy.
+ * the thread that runs it, the owner's thread. A command has one function for each thread: run(),
+ * on the owner's thread, copies what the answer needs, and format(), on the control thread, makes
+ * JSON of the copy. So a client delays the object by no more than the time of a copy.
  */
 #include <vublk/error.h>
 
@@ -29,8 +29,8 @@ struct vublk_control_command {
 	/* Control thread: reads the arguments, if the request has any. 0, or a negative errno. */
 	int (*check)(struct json_object *arguments, void *copy, struct vublk_error *error);
 	/*
-	 * Owner's thread: 0; a negative errno; or 1: not yet, and the function is called again after
-	 * the object has done some work, or a second later. It must not block.
+	 * Owner's thread: 0; a negative errno; or 1: not yet, and the function is called again
+	 * after the object has done some work, or a second later. It must not block.
 	 */
 	int (*run)(void *owner, void *copy, struct vublk_error *error);
 	/*
@@ -42,8 +42,9 @@ struct vublk_control_command {
 
 /*
  * Listens at `path` with permissions `mode`. `role` is the name in the greeting: "serve". `path`,
- * `role` and `commands` are borrowed until the end. Clients are served when the owner's thread
- * calls vublk_control_run(). Errors as of vublk_control_socket_listen().
+ * `role` and `commands` are borrowed until vublk_control_close(). A command's run() is called when
+ * the owner's thread calls vublk_control_run(). The errors are those of
+ * vublk_control_socket_listen().
  */
 int vublk_control_open(const char *path, mode_t mode, const char *role,
 		       const struct vublk_control_command *commands, void *owner,
@@ -58,7 +59,9 @@ int vublk_control_run(struct vublk_control *control, int fd,
 		      int (*process)(void *owner, struct vublk_error *error),
 		      struct vublk_error *error);
 
-/* Disconnects all clients and removes the socket; not during run(). NULL is a no-op. */
+/*
+ * Disconnects all clients and removes the socket. Not during vublk_control_run(). NULL is a no-op.
+ */
 void vublk_control_close(struct vublk_control *control);
 
 /* Reads the value of --control-mode. A wrong one ends the process, as in cli.h. */

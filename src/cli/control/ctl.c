@@ -2,8 +2,8 @@
 /*
  * vublk ctl: sends one command to a control socket (docs/control.md) and prints the answer.
  *
- * Key idea: this client knows the protocol and not the commands, so it works with those of any
- * version; the server refuses those that it does not know.
+ * Key idea: this client knows the protocol but not the commands, so it works with the commands of
+ * any version. The server refuses commands that it does not know.
  */
 #include "cli/cli.h"
 #include "cli/control/request.h"
@@ -222,7 +222,7 @@ static int send_request(struct connection *connection, const struct arguments *a
 
 /* --- the command --------------------------------------------------------------------- */
 
-/* A result with a content type is a text for a program: metrics. */
+/* A result with a content type (metrics) is text for a program, and is printed as it is. */
 static void print_result(struct json_object *result)
 {
 	struct json_object *text;

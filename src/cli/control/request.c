@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Lines of the control protocol; see request.h. The bytes of a request are a client's and can be
- * anything; client.c limits their number.
+ * Lines of the control protocol; see request.h. The bytes of a request come from a client and can
+ * be anything; client.c limits their number.
  *
  * Key idea: json-c parses with a limit on the depth, and everything after that is a check of a
  * finished value. Members that the protocol does not have are refused, so that a misspelt name is
@@ -115,7 +115,7 @@ static int take_members(struct vublk_control_request *request, struct json_objec
 	if (!json_object_is_type(value, json_type_object))
 		return vublk_cli_error(error, EPROTO, "the line is not a JSON object, such as "
 				       "{\"command\": \"status\"}");
-	/* The id first, so that an answer to the other faults has it. */
+	/* Takes the id first, so that the answer to any other fault has the id. */
 	if (json_object_object_get_ex(value, "id", &id))
 		r = take_id(request, id, error);
 	if (r)

@@ -2,7 +2,7 @@
 #ifndef VUBLK_CLI_CONTROL_REQUEST_H
 #define VUBLK_CLI_CONTROL_REQUEST_H
 
-/* Lines of the control protocol (docs/control.md): requests are parsed, answers are made. */
+/* Lines of the control protocol (docs/control.md): parses requests and makes answers. */
 
 #include <vublk/error.h>
 
@@ -22,8 +22,8 @@ struct vublk_control_request {
 };
 
 /*
- * Parses one line. 1: a request; 0: the line is blank; EPROTO: it is not a request, and the
- * sentence says why. `request` has the id, if it could be read, in each case.
+ * Parses one line. 1: the line is a request; 0: it is blank; -EPROTO: it is not a request, and
+ * `error` says why. In each case `request` has the id, if it could be read.
  */
 int vublk_control_request_parse(const char *line, size_t bytes,
 				struct vublk_control_request *request, struct vublk_error *error);
@@ -39,8 +39,8 @@ int vublk_control_request_check(const struct vublk_control_request *request,
 
 /*
  * These return a line with its newline, which the caller frees with free(), or NULL if there is no
- * memory. `result` is taken; NULL stands for an empty object. The line is valid UTF-8 even if a
- * path in it is not: its bytes are replaced by '?'.
+ * memory. `result` is taken; NULL stands for an empty object. The line is valid UTF-8: if a path in
+ * it is not, '?' replaces the invalid bytes.
  */
 char *vublk_control_line(struct json_object *object);
 char *vublk_control_result_line(const struct vublk_control_request *request,

@@ -3,7 +3,7 @@
  * The commands `stats` and `metrics` of the control socket of `vublk serve`.
  *
  * Key idea: any thread may read the counters, so the control thread reads them itself, one queue
- * and type at a time, and the server is not asked.
+ * and type at a time, without asking the server's thread.
  */
 #include "cli/control/serve-stats.h"
 
@@ -44,7 +44,7 @@ int vublk_serve_check_stats(struct json_object *arguments, void *copy, struct vu
 	return 0;
 }
 
-/* The time that this share of the requests did not exceed, rounded up to its bucket's end. */
+/* The time that `percent` of the requests did not exceed, rounded up to the bucket's limit. */
 static uint64_t percentile(const struct vublk_backend_stats *stats, double percent)
 {
 	double wanted = ceil(percent * (double)stats->count / 100 - 1e-6);
@@ -175,7 +175,7 @@ static void print_family(FILE *out, const struct vublk_backend *backend,
 		}
 }
 
-/* The counters of all queues. */
+/* Adds up the times of all queues. */
 static void add_up(const struct vublk_backend *backend, enum vublk_backend_request request,
 		   struct vublk_backend_stats *sum)
 {
@@ -187,12 +187,12 @@ static void add_up(const struct vublk_backend *backend, enum vublk_backend_reque
 		sum->total_ns += stats.total_ns;
 		for (unsigned b = 0; b < VUBLK_BACKEND_LATENCY_BUCKETS; b++) {
 			sum->latency[b] += stats.latency[b];
-			sum->count += stats.latency[b]; /* agrees with the buckets */
+			sum->count += stats.latency[b]; /* so that it agrees with the buckets */
 		}
 	}
 }
 
-/* Prometheus needs few buckets; each power of 4 is the end of one of ours. */
+/* Prometheus needs few buckets; each power of 4 is the limit of one of our buckets. */
 static void print_histogram(FILE *out, const char *name, const char *type,
 			    const struct vublk_backend_stats *sum)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The Unix socket of the control interface, by path; see socket.h. src/proto/socket.c does the
- * same for the sockets of disks, which the library makes; the tool has no access to it.
+ * The Unix socket of the control interface; see socket.h. src/proto/socket.c does the same for the
+ * sockets of disks, but it belongs to the library, which does not export it.
  *
  * Key idea: the file gets the mode of the socket's inode, less the umask, when bind() creates it.
  * So the inode gets its mode first, and bits that the umask removed are added before listen(),
@@ -127,8 +127,8 @@ static int bind_to(int fd, const struct sockaddr_un *address, struct vublk_error
 }
 
 /*
- * Gives the file the permissions that the umask removed. It is opened with O_PATH, so that no
- * other file that replaces the socket meanwhile is changed.
+ * Gives the file the permissions that the umask removed. Opens the file with O_PATH, so that
+ * another file that replaces the socket meanwhile is not changed.
  */
 static int set_mode(struct vublk_control_socket *listener, mode_t mode, struct vublk_error *error)
 {

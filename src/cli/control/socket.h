@@ -3,8 +3,8 @@
 #define VUBLK_CLI_CONTROL_SOCKET_H
 
 /*
- * The Unix socket of the control interface, both ends. A process that may connect may control the disk,
- * so the file is private unless the user asks for another mode.
+ * The Unix socket of the control interface, both ends. A process that can connect can control the
+ * disk, so the file is private unless the user asks for another mode.
  */
 
 #include <vublk/error.h>

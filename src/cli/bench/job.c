@@ -22,7 +22,7 @@
  * that is read, and a read that transfers nothing would pass.
  */
 #define NOT_READ 0xa5
-#define POLLS_PER_LOOK 4096  /* the same for a job that polls */
+#define POLLS_PER_LOOK 4096  /* between two looks at the phase, for a job that polls */
 
 static unsigned current_phase(const struct vublk_bench_job *job)
 {
@@ -190,7 +190,7 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 		count(job, slot, now);
 	if (!job->config->verify || slot->direction == VUBLK_BENCH_SYNC || job->error.code)
 		return;
-	/* The flag is set before a read can return the content of a lost write. */
+	/* The watch learns of the loss before a read can return the content of a lost write. */
 	if (vublk_disk_watch_has_lost_writes(job->config->watch))
 		fail_for_lost_writes(job);
 	else
@@ -227,9 +227,8 @@ static int collect(struct vublk_bench_job *job, unsigned *idle_polls)
 }
 
 /*
- * Whether to leave requests in flight behind. They would delay the end of a run that was told to
- * stop for as long as an outage lasts. Verification needs their completions, so it does not leave
- * them.
+ * Whether to abandon the requests in flight. During an outage, they would delay the end of a run
+ * that has to stop. Verification needs their completions, so it does not abandon them.
  */
 static bool abandons(struct vublk_bench_job *job)
 {

@@ -2,8 +2,8 @@
 /*
  * The result of a bench, as text and as JSON.
  *
- * Key idea: the JSON has the field names and units of fio's, so that programs which read
- * fio's output can read it. A value that is not measured has no field.
+ * Key idea: the JSON has the field names and units of fio's JSON, so that programs which read fio's
+ * output can read ours. A value that is not measured has no field.
  */
 #include "cli/bench/bench.h"
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is a bench as a whole: it checks the configuration against the disk, gives each job its
- * part of the region, its queue and its buffers, and switches the phases of all jobs. Requests are
- * in job.c.
+ * A bench as a whole: checks the configuration against the disk, gives each job its part of the
+ * region, its queue and its buffers, and switches the phases of all jobs. Requests are in job.c.
  *
- * Key idea: the calling thread does no I/O. It sleeps, keeps the time and sets one shared
- * phase, which the jobs look at.
+ * Key idea: the calling thread does no I/O. It sleeps, keeps the time and sets one shared phase,
+ * which the jobs check.
  */
 #include "cli/bench/bench.h"
 
@@ -207,7 +206,7 @@ static void deinit_run(struct run *run)
 
 /* --- phases ----------------------------------------------------------------------- */
 
-/* From one phase to the next, unless a job has failed and set VUBLK_BENCH_ABORT. */
+/* Moves from one phase to the next, unless a job has failed and set VUBLK_BENCH_ABORT. */
 static void advance(struct run *run, unsigned from, unsigned to)
 {
 	__atomic_compare_exchange_n(&run->phase, &from, to, false, __ATOMIC_RELAXED,
@@ -276,7 +275,9 @@ static void watch(struct run *run, struct vublk_crew *crew, vublk_bench_tick_fn 
 	}
 }
 
-/* The error of the first job that failed; the other jobs only stopped because of this error. */
+/*
+ * The error of the first job that has one; other jobs may only have stopped because a job failed.
+ */
 static int first_error(const struct run *run, struct vublk_error *error)
 {
 	for (unsigned i = 0; i < run->config->num_jobs; i++) {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file chooses the blocks that a verifying job writes and reads, and checks their content. It
- * does no I/O.
+ * Chooses the blocks that a verifying job writes and reads, and checks their content. Does no I/O.
  *
  * Key idea: requests in flight may be executed in any order, so each block takes part in one
  * request at a time. Its generation is counted here and written into the block, so that the

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk copy: copies from a file to a disk, from a disk to a file, or from disk to disk. This
- * file is the command line and the progress; run.c copies.
+ * vublk copy: copies from a file to a disk, from a disk to a file, or from disk to disk. The
+ * command line and the progress are here; run.c copies.
  */
 #include "cli/copy/copy.h"
 
@@ -142,7 +142,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 /* --- while it runs ------------------------------------------------------------ */
 
-/* A closed progress pipe does not end the copy; a file size limit is an I/O error. */
+/* A closed progress pipe must not end the copy, and a file size limit must cause an I/O error. */
 static void ignore_signals(void)
 {
 	signal(SIGPIPE, SIG_IGN);

@@ -42,7 +42,7 @@ struct vublk_copy {
 	unsigned num_queues;
 	bool allocated;              /* write zeroes instead of making holes */
 	bool resumes;                /* after the loss of a back-end; see unflushed.h */
-	uint64_t flush_bytes;        /* if it resumes, a flush follows after at most this many */
+	uint64_t flush_bytes;        /* if it resumes, a flush begins after this many bytes */
 	unsigned stall_ms;           /* the copy fails after this time without a completion */
 
 	uint64_t done;               /* bytes copied so far; atomic */

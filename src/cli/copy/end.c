@@ -129,7 +129,7 @@ static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *
 		ret = vublk_blk_wait(queue, &completion, 1, 1, (int)copy->stall_ms, error);
 	if (ret < 0)
 		return ret;
-	if (completion.result != -ETIMEDOUT) /* otherwise the back-end may still write to it */
+	if (completion.result != -ETIMEDOUT) /* otherwise the back-end may write to it later */
 		vublk_blk_release(end->blk, buffer, NULL);
 	return completion.result;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is a copy as a whole: it gives each worker its queues, slots and buffers, starts the
- * workers and waits for them. A worker's own code is in worker.c.
+ * A copy as a whole: gives each worker its queues, slots and buffers, starts the workers and waits
+ * for them. A worker's own code is in worker.c.
  *
- * Key idea: the calling thread does not copy. It shows the progress, looks at the signals, and
- * issues the last flush.
+ * Key idea: the calling thread does not copy. It shows the progress, checks for signals, and issues
+ * the last flush.
  */
 #include "cli/copy/worker.h"
 

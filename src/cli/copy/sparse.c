@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file finds holes: those that a file has (lseek(2), SEEK_DATA and SEEK_HOLE), and those that
- * the file could have because its data is zero.
+ * Finds holes: those that a file has (lseek(2), SEEK_DATA and SEEK_HOLE), and those that the file
+ * could have because its data is zero.
  *
  * Key idea: a file system may report a hole as data, but never data as a hole. So a reported
  * hole needs no reading, and reported data is searched for zeroes.
@@ -81,7 +81,9 @@ static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error
 	if (ret)
 		return vublk_cli_error_errno(error, -ret, "cannot find the next hole");
 	hole = round_down(sparse, hole + sparse->unit_bytes - 1);
-	/* The answer is unreliable if the file changes: advance by at least one unit. */
+	/*
+	 * The answer is unreliable if the file changes, so the walk advances by at least one unit.
+	 */
 	hole = VUBLK_CLI_MAX(hole, sparse->position + sparse->unit_bytes);
 	sparse->known_end = VUBLK_CLI_MIN(hole, sparse->end);
 	return 0;

@@ -49,12 +49,11 @@ int vublk_copy_unflushed_add(struct vublk_copy_unflushed *unflushed,
 bool vublk_copy_unflushed_take_again(struct vublk_copy_unflushed *unflushed,
 				     struct vublk_extent *piece);
 
-/*
- * The first function returns whether a flush is due. The second one is to be called when a flush
- * has begun, the third one when it has succeeded.
- */
+/* Whether a flush is due. */
 bool vublk_copy_unflushed_wants_flush(const struct vublk_copy_unflushed *unflushed);
+/* To be called when a flush has begun. */
 void vublk_copy_unflushed_begin(struct vublk_copy_unflushed *unflushed);
+/* To be called when that flush has succeeded. */
 void vublk_copy_unflushed_succeeded(struct vublk_copy_unflushed *unflushed);
 /* A flush reports lost writes. Returns how many bytes have to be copied again, or -ENOMEM. */
 int64_t vublk_copy_unflushed_lose(struct vublk_copy_unflushed *unflushed);

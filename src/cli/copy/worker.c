@@ -6,8 +6,8 @@
  * Key idea: a slot is a state machine that carries one piece at a time from the source to the
  * destination. Requests to a disk are asynchronous; files are read and written immediately.
  * Pieces are taken in order, under one lock, and copied in any order. The buffers are shared
- * memory that both disks have registered, so this process does not touch the data of a copy
- * from disk to disk.
+ * memory that both disks have registered, so a copy from disk to disk needs no copy in this
+ * process, which only looks for zeroes in the data.
  *
  * The first worker also flushes a destination that may lose completed writes.
  *
@@ -177,7 +177,7 @@ static int zero_file(struct vublk_copy_worker *worker, uint64_t offset, uint64_t
 				     "'%s' at offset %" PRIu64, bytes, to->path, offset);
 }
 
-/* Writes a piece without its zeroes, not even those between data. */
+/* Writes the data of a piece, and leaves out or zeroes the ranges that contain only zeroes. */
 static int write_sparsely(struct vublk_copy_worker *worker, const unsigned char *data,
 			  uint64_t bytes, uint64_t offset)
 {
@@ -254,7 +254,7 @@ int vublk_copy_redo_unflushed(struct vublk_copy_run *run, struct vublk_error *er
 	return 0;
 }
 
-/* Under the lock, because the flush does not cover pieces that are written later. */
+/* Called under the lock, because the flush does not cover pieces that are written later. */
 static int begin_flush(struct vublk_copy_worker *worker)
 {
 	struct vublk_copy_run *run = worker->run;

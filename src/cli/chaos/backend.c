@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file starts and ends the back-end of a chaos run, and watches for its socket. run.c decides
- * when.
+ * Starts and ends the back-end of a chaos run, and watches for its socket. run.c decides when the
+ * back-end starts and ends.
  *
  * Key idea: the back-end and all its children are one process group, which can be signalled
  * as a whole. The kernel kills the back-end when the thread that started it ends for any
@@ -36,7 +36,7 @@ static const char *file_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-/* From now on the socket's file is checked periodically. */
+/* Without a watch, run.c checks the socket's file periodically. */
 static void close_watch(struct vublk_chaos_backend *backend)
 {
 	if (backend->watch_fd >= 0)

@@ -17,8 +17,8 @@
  * Two words: an action is done to the back-end (the option --faults selects actions); a fault
  * is wrong content that a read returned.
  *
- * Threads: the main thread runs run.c, and each job has one more. They share the atomic fields
- * of struct vublk_chaos_load.
+ * Threads: the main thread runs run.c, and each job has a thread of its own. They share the atomic
+ * fields of struct vublk_chaos_load.
  */
 
 #include "cli/chaos/verify.h"
@@ -201,7 +201,7 @@ void vublk_chaos_print_text(FILE *out, const struct vublk_chaos_config *config,
 			    const struct vublk_chaos_result *result);
 void vublk_chaos_print_json(FILE *out, const struct vublk_chaos_config *config,
 			    const struct vublk_chaos_result *result);
-/* All faults, and stuck requests. */
+/* The number of faults and stuck requests. */
 uint64_t vublk_chaos_count_faults(const struct vublk_chaos_result *result);
 
 #endif

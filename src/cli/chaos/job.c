@@ -134,7 +134,7 @@ static int add_request(struct vublk_chaos_job *job, struct vublk_chaos_slot *slo
 	const struct vublk_chaos_request *request = &slot->request;
 	uint64_t offset = request->block * VUBLK_CHAOS_BLOCK_BYTES;
 	size_t bytes = request->count * VUBLK_CHAOS_BLOCK_BYTES;
-	uint32_t flags = request->generations[0] % 2 ? 0 : VUBLK_BLK_NO_UNMAP; /* both get used */
+	uint32_t flags = request->generations[0] % 2 ? 0 : VUBLK_BLK_NO_UNMAP; /* tests both */
 
 	switch (request->op) {
 	case VUBLK_CHAOS_READ:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is the course of a chaos run: it starts the back-end, opens the disk, runs the load,
- * and kills, stops or replaces the back-end at random times. At the end everything is read back
- * twice, through the present back-end and through a new one.
+ * The course of a chaos run: starts the back-end, opens the disk, runs the load, and kills, stops
+ * or replaces the back-end at random times. At the end the jobs read everything back twice, through
+ * the present back-end and through a new one.
  *
  * Key idea: one thread does all of this and waits in one function, wait_for(), for the first of
  * several events. The disk finds the new back-end by itself, without help from here.
@@ -84,7 +84,7 @@ static void take_signal(struct run *run)
 /* Polls for events once. The appearance of the socket is reported once. */
 static unsigned poll_events(struct run *run, unsigned events, int timeout_ms)
 {
-	struct pollfd fds[] = { /* negative ones are skipped */
+	struct pollfd fds[] = { /* poll() skips negative descriptors */
 		{ run->signal_fd, POLLIN, 0 },
 		{ events & ENDED ? run->backend.pid_fd : -1, POLLIN, 0 },
 		{ events & LISTENS ? run->backend.watch_fd : -1, POLLIN, 0 },
@@ -356,7 +356,7 @@ static int end_load(struct run *run, int ret, struct vublk_error *error)
 	return vublk_cli_error(error, found.code, "%s", found.text);
 }
 
-/* Waits while everything is read back, without further actions. */
+/* Waits, without further actions, while the jobs read everything back. */
 static int wait_for_load(struct run *run, struct vublk_error *error)
 {
 	int ret = 0;

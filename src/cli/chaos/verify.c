@@ -37,7 +37,7 @@ struct vublk_chaos_block {
 	uint32_t stable;      /* flushed; newer flushed ones may be in the history */
 	uint32_t lost_floor;  /* the floor after the last loss */
 	uint32_t expected;    /* the floor before the last loss; 0: the block was read since */
-	uint32_t reported_newest;    /* no check until the floor is above; see report_fault() */
+	uint32_t reported_newest;    /* no check until the floor is above it; see report_fault() */
 	bool is_reported;
 	struct change history[VUBLK_CHAOS_HISTORY];
 };

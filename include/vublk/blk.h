@@ -72,8 +72,9 @@ enum vublk_blk_event {
  * The loss of a back-end. A disk outlives its back-end: requests in flight, and requests that are
  * added during the outage (up to the queue's size), wait until a back-end listens at the same path
  * again, and that back-end executes them; each request completes once. Requests that the lost
- * back-end had completed are not executed again. It may have executed the other requests partly or
- * completely, and they are executed once more (a back-end with an in-flight area does that itself).
+ * back-end had completed are not executed again. The lost back-end may have executed the other
+ * requests partly or completely; the next back-end executes them once more (with an in-flight area
+ * it does so on its own, otherwise the disk sends them again).
  * To make this safe, a write, discard or write-zeroes request waits for earlier requests of the
  * same queue that touch the same place. Between two queues the application has to ensure this
  * order: it waits for the first completion before it writes to the same place.

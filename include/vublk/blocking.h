@@ -21,7 +21,7 @@
  * with the disk. The pieces of a longer request are in flight together.
  *
  * The queue: the first call reserves the last queue that the application does not use, that is, for
- * which it has not called vublk_blk_queue(). From then on vublk_blk_queue() returns NULL for that
+ * which it has not called vublk_blk_queue(). Afterwards vublk_blk_queue() returns NULL for that
  * queue. Leave one queue unused, or open the disk with one more queue (num-queues). Requests on the
  * application's queues are not ordered with these calls.
  *

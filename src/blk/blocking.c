@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The blocking calls (<vublk/blocking.h>), which work on ordinary memory. They use a queue of
- * the disk that is reserved for them. This file only cuts, copies and waits: requests, limits
- * and lost back-ends are handled by the queue.
+ * the disk that is reserved for them. The code here only cuts, copies and waits; the queue handles
+ * requests, limits and lost back-ends.
  *
  * Key idea: a call is a job, which is cut into pieces. Each piece occupies a slot of the bounce
  * buffer from its submission until its completion is taken. A call returns when all its slots

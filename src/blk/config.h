@@ -21,7 +21,7 @@
 
 /*
  * Fills info->features and the fields of `info` that come from the config space; sizes are in
- * bytes. Missing and invalid values are replaced by safe ones. `config` has
+ * bytes. Replaces missing and invalid values with safe ones. `config` has
  * VUBLK_BLK_CONFIG_BYTES. EPROTO: no disk can have that capacity.
  */
 int vublk_blk_config_describe(const uint8_t *config, uint64_t features, unsigned queue_size,

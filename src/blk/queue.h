@@ -298,7 +298,7 @@ void vublk_blk_queue_pump(struct vublk_blk_queue *queue);
 void vublk_blk_queue_pump_for_owner(struct vublk_blk_queue *queue);
 
 /*
- * Takes a free request, zeroed; NULL: there is no free one. The caller passes it to
+ * Takes a free request, zeroed; NULL: no request is free. The caller passes the request to
  * vublk_blk_queue_start() or returns it with vublk_blk_queue_put_request().
  */
 struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue);
@@ -324,11 +324,12 @@ static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 }
 
 /*
- * Whether `result` means that the library, not the back-end, completed the request. By the owner.
+ * Called by the owner: whether `result` means that the library, not the back-end, completed the
+ * request.
  */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);
 
-/* Fills `error` with one sentence that says why a request has this result. By the owner. */
+/* Called by the owner: fills `error` with one sentence that says why a request has this result. */
 void vublk_blk_queue_explain(struct vublk_blk_queue *queue, int result, struct vublk_error *error);
 
 /* The time until `deadline_ns`, rounded up, for poll(); -1 for UINT64_MAX (no deadline). */

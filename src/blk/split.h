@@ -75,8 +75,8 @@ static inline int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits
 
 /*
  * Returns the number of bytes of the next piece of a discard or write zeroes, which is at most
- * `max`. Of the request, `left` bytes at `offset` are not cut yet. A piece that is not the last one
- * ends at a multiple of `alignment`, if possible.
+ * `max`. The `left` bytes at `offset` are the part of the request that is not cut yet. A piece that
+ * is not the last one ends at a multiple of `alignment`, if possible.
  */
 uint64_t vublk_blk_split_range(uint64_t offset, uint64_t left, uint64_t max, uint64_t alignment);
 

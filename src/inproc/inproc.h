@@ -37,7 +37,7 @@ struct vublk_inproc_handlers {
 	 */
 	void (*realized)(void *opaque, const struct vublk_error *error);
 	void (*started)(void *opaque, const struct vublk_error *error);
-	/* The config has changed: vublk_inproc_read_config() returns the new one. */
+	/* The config has changed: vublk_inproc_read_config() returns the new config. */
 	void (*config_changed)(void *opaque);
 	/* An outage has begun: the back-end is lost, and the device looks for another back-end. */
 	void (*lost)(void *opaque, const struct vublk_error *error);

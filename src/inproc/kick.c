@@ -21,7 +21,7 @@
 #define LOOK_AGAIN_NS UINT64_C(1000000) /* after a full counter was found */
 #define UNBLOCKS_PER_LOOK 16
 
-/* The first queue whose counter was full; -1: no counter was. */
+/* Clears the counters that are full. Returns the first queue that had one; -1: there was none. */
 static int unblock_kicks(const struct vublk_inproc *inproc)
 {
 	int found = -1;

@@ -229,7 +229,7 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 }
 
 /*
- * The rings are reclaimed before the driver is told, so that the back-end no longer touches the
+ * Reclaims the rings before the driver is notified, so that the back-end no longer touches the
  * buffers when the driver fails the requests.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error)

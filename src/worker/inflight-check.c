@@ -58,7 +58,10 @@ static uint32_t completed_at(const struct history *history, int position)
 	return vublk_load_relaxed(&history->ring->used->ring[slot_of(history, position)].id);
 }
 
-/* The used ring has not wrapped: the slots after its index are as the driver initialised them. */
+/*
+ * Whether the used ring has not wrapped, that is, the slots after its index are still as the driver
+ * initialised them.
+ */
 static bool is_used_ring_fresh(const struct history *history)
 {
 	const struct vublk_split_ring *ring = history->ring;
@@ -70,7 +73,7 @@ static bool is_used_ring_fresh(const struct history *history)
 	return history->used < history->size;
 }
 
-/* Neither ring has wrapped: both end in slots that are zero. */
+/* Whether neither ring has wrapped, that is, both end in slots that are zero. */
 static bool is_first_round(const struct history *history, uint16_t avail)
 {
 	const struct vublk_split_ring *ring = history->ring;

@@ -6,11 +6,11 @@
  * Adaptive polling: how long a worker looks for work before it sleeps.
  *
  * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take. Short
- * sleeps suggest that, so they open the polling window and widen it. But polling helps only if work
- * arrives within the window. No work arrives if the driver shares this core, because the driver
- * cannot run while the worker polls, or if the driver waits for longer than the window. So several
- * windows in a row without work turn polling off, for so many sleeps that trying again costs almost
- * nothing. Long sleeps close the window as well, so an idle disk costs one window.
+ * sleeps suggest that this is so, and open and widen the polling window. But polling helps only if
+ * work arrives within the window. No work arrives if the driver shares this core, because the
+ * driver cannot run while the worker polls, or if the driver waits for longer than the window. So
+ * several windows in a row without work turn polling off, for so many sleeps that trying again
+ * costs almost nothing. Long sleeps close the window as well, so an idle disk costs one window.
  *
  * A worker has one poller for the next request of a driver and another for the answer of a disk,
  * because the two waits are independent: a request comes soon or not at all, but a disk always

@@ -56,8 +56,8 @@ static void on_end(void *opaque)
 }
 
 /*
- * The owner frees the session, so it is told of the end only when no function of the session is on
- * the stack.
+ * The owner frees the session when it is notified of the end. So the notification is a posted task,
+ * which runs when no function of the session is on the stack.
  */
 static int run_end(struct vublk_session *session, struct vublk_error *error)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk serve: a back-end as a program that follows the conventions for vhost-user
- * back-end programs: --socket-path, --fd, --print-capabilities, --blk-file, --read-only;
- * nothing on standard output, the log on standard error, SIGTERM ends it.
+ * back-end programs: it has --socket-path, --fd, --print-capabilities, --blk-file and --read-only,
+ * prints nothing on standard output while it serves, logs to standard error, and ends on SIGTERM.
  *
  * Key idea: most options have the name of the library's option that they set, so one line
  * of the parser handles them all.

@@ -177,7 +177,7 @@ extern const struct vublk_engine_ops vublk_engine_file;
 extern const struct vublk_engine_ops vublk_engine_memory;
 extern const struct vublk_engine_ops vublk_engine_null;
 
-/* A block size is a power of two from 512 to this. */
+/* The largest block size. A block size is a power of two, at least 512. */
 #define VUBLK_ENGINE_MAX_BLOCK_BYTES (UINT32_C(2) << 20)
 
 /* The engine of this name, or NULL. */

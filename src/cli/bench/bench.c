@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk bench: measures the disk behind a socket, or writes and verifies it. This file is
- * the command line; the load is in run.c.
+ * vublk bench: measures the disk behind a socket, or writes and verifies it. The command line is
+ * here, and the load is in run.c.
  *
  * Key idea: each option that exists in fio as well has fio's name and meaning.
  */

@@ -132,8 +132,9 @@ void vublk_chaos_verify_deinit(struct vublk_chaos_verifier *verifier);
 void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life);
 
 /*
- * To be called before the request goes to the disk, for all requests in the order in which they go.
- * The fields op, block and count are set, and within the part of the disk.
+ * To be called for each request before it goes to the disk, in the same order in which the requests
+ * go there. The caller has set the fields op, block and count, which lie within the part of the
+ * disk.
  */
 void vublk_chaos_verify_begin(struct vublk_chaos_verifier *verifier,
 			      struct vublk_chaos_request *request);

@@ -104,7 +104,7 @@ static void finish_task(struct vublk_control *control, struct task *task, int re
 	wake(control->control_fd);
 }
 
-/* Runs a list of tasks; those that are not complete are put on the list of waiting ones. */
+/* Runs a list of tasks, and puts those that are not complete on the list of waiting tasks. */
 static void run_tasks(struct vublk_control *control, struct task *task)
 {
 	while (task) {

@@ -209,7 +209,7 @@ static int write_file(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	return ret ? ret : finish(worker, slot);
 }
 
-/* The last block of the disk may be larger than the rest of the data: zeroes fill it. */
+/* If the data ends within a block of the disk, zeroes fill the rest of that block. */
 static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	const struct vublk_copy *copy = worker->run->copy;

@@ -4,7 +4,7 @@
  * requests.
  *
  * Key idea: O_DIRECT is used if it can serve every request of a guest, that is, any multiple of
- * 512 bytes. On a device with larger blocks it is used only if the user asks for it
+ * 512 bytes. On a device with larger blocks O_DIRECT is used only if the user asks for it
  * (cache=direct). The same holds on tmpfs, which has accepted O_DIRECT since Linux 6.6,
  * although it has no effect there. Buffers that O_DIRECT cannot use go through a bounce buffer.
  */

@@ -146,7 +146,8 @@ static int add_eventfd(struct uring_queue *uring)
 /*
  * Submits the prepared entries. EBUSY: completions have to be taken first, which poll() does.
  * EAGAIN: the kernel is short of memory, and there may be no completion to wait for, so this
- * retries a few times, and each poll(), which note_refused() requests, tries again.
+ * function retries a few times. After that, note_refused() requests another poll(), which submits
+ * again.
  */
 static void submit_prepared(struct uring_queue *uring)
 {
@@ -161,7 +162,7 @@ static void submit_prepared(struct uring_queue *uring)
 		uring->prepared -= VUBLK_MIN((unsigned)n, uring->prepared);
 }
 
-/* A free entry, after submitting the prepared ones if necessary. NULL: none. */
+/* Returns a free entry, after submitting the prepared entries if necessary. NULL: there is none. */
 static struct io_uring_sqe *get_sqe(struct uring_queue *uring)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);

@@ -175,8 +175,8 @@ struct vublk_device_bus_ops {
  * ...
  *
  * Some properties change what the driver is shown of the back-end's offer; struct vublk_device_info
- * says what they changed. read-only offers VIRTIO_BLK_F_RO. The device does not see requests, so it
- * cannot refuse a write: a bus that does see them has to. features-off is a mask (0x2000) or names
+ * says what they changed. read-only offers VIRTIO_BLK_F_RO. The device does not check requests,
+ * also with shadow, so it refuses no write: a bus that sees requests has to. features-off is a mask (0x2000) or names
  * joined by + (discard+topology); the features VERSION_1 and RO cannot be hidden. serial is for a
  * bus that answers GET_ID itself, which reads the value with vublk_device_get_property(); a bus
  * whose requests go to the back-end has to refuse a serial that is not empty.

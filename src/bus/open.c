@@ -155,7 +155,7 @@ static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 	return r;
 }
 
-/* Requests do not pass through the bus, so the back-end answers the guest's GET_ID. */
+/* The back-end answers the guest's GET_ID, also with shadow rings. */
 static int check_serial(const struct vublk_bus *bus, struct vublk_error *error)
 {
 	char serial[VUBLK_BLK_ID_BYTES + 1] = "";

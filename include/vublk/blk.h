@@ -484,8 +484,9 @@ int vublk_blk_change_finish(struct vublk_blk_change *change, void **address,
 /*
  * Abandons a change and frees it. An alloc or register has no effect in the end: if the back-end
  * already has the memory, the disk removes the memory again in the background, before any later
- * change. So the application may unmap the memory of a register after this call, and may register
- * it again. A release or unregister is still carried out. NULL is a no-op. Never blocks.
+ * change. No request has used the memory of a register that is canceled, so the application may
+ * unmap it after this call. It may also register the same memory again, because the removal comes
+ * first. A release or unregister is still carried out. NULL is a no-op. Never blocks.
  * Errors: none.
  * Threads: one at a time, including handlers.
  */

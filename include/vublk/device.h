@@ -117,7 +117,8 @@ struct vublk_device_bus_ops {
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/*
 	 * The connection to the back-end ended, and `error` says why. If the back-end had the
-	 * rings, stopped() is called first, with the same error. With the code ECANCELED the device
+	 * rings, stopped() is called first, with the same error; with the property shadow only if the
+	 * device does not keep the rings for the next back-end. With the code ECANCELED the device
 	 * itself closed the connection.
 	 */
 	void (*lost)(void *bus, const struct vublk_error *error);
@@ -433,8 +434,8 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * duplicated. On failure the previous memory stays. If memory_changed() has an error, the back-end
  * refused a region and does not have that region.
  *
- * Removing all memory (0 regions) takes effect immediately where that is possible, even if no rings
- * run. If reconnect-ms is set and server is off, the device closes the connection and opens it
+ * While no rings run, new memory takes effect at the next start. Removing all memory (0 regions) is
+ * the exception: it takes effect immediately where that is possible. If reconnect-ms is set and server is off, the device closes the connection and opens it
  * again: 0 is returned, lost() has the error ECANCELED, and reconnected() follows. Otherwise the
  * device sends the removal to a back-end with memory slots: 1 is returned, and a start waits for
  * memory_changed(). A back-end without memory slots keeps the memory until the next start: 0 is

@@ -105,8 +105,9 @@ struct vublk_blk_slot {
 	uint64_t bytes;
 	struct vublk_blk_cursor cursor;
 	/*
-	 * The content of the data descriptor in shared memory, as plain.h last wrote it; 0 bytes:
-	 * unknown.
+	 * These three fields are a copy of the data descriptor that plain.h last wrote to the slot's
+	 * table in shared memory, so that plain.h need not write the same table again.
+	 * table_bytes 0: the content of the table is unknown.
 	 */
 	uint64_t table_addr;
 	uint32_t table_bytes;

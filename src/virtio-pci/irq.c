@@ -8,9 +8,9 @@
  * signals the queue's own eventfd, and the loop turns this signal into a pending bit, or a bit in
  * the ISR.
  *
- * The mask bits in the MSI-X table have no effect here, because a client that emulates MSI-X
- * itself never writes them: it masks a vector by removing its eventfd. The bits that mask the
- * whole function do have an effect.
+ * The mask bits in the MSI-X table have no effect here. They are set after a reset, and a client
+ * that emulates MSI-X itself never clears them: it masks a vector by removing the vector's eventfd.
+ * The Function Mask bit, which masks all vectors, does have an effect.
  *
  * virtio 1.3, sections 4.1.4.5 and 4.1.5; PCI 3.0, section 6.8.
  */

@@ -136,8 +136,8 @@ int vublk_relay_queues_init(struct vublk_relay *relay, struct vublk_error *error
 void vublk_relay_queues_deinit(struct vublk_relay *relay);
 
 /*
- * Whether the device is to have the ring, with its guest addresses in `ring`. A ring that is in
- * no memory region waits for one.
+ * Whether the device is to have the ring. If so, *ring gets the ring's guest addresses. A ring that
+ * is in no memory region waits for one.
  */
 bool vublk_relay_is_wanted(const struct vublk_relay *relay, const struct vublk_relay_queue *queue,
 			   struct vublk_device_queue *ring);
@@ -210,7 +210,7 @@ bool vublk_relay_memory_roll_back(struct vublk_relay *relay);
 void vublk_relay_memory_clear(struct vublk_relay *relay);
 /* Gives the table to the device. 1: memory_changed() follows. */
 int vublk_relay_memory_give(struct vublk_relay *relay, struct vublk_error *error);
-/* Whether the ring is in the table, with its guest addresses in `ring`. */
+/* Whether the ring is in the table. If so, *ring gets its size and guest addresses. */
 bool vublk_relay_memory_find_ring(const struct vublk_relay *relay,
 				  const struct vublk_relay_queue *queue,
 				  struct vublk_device_queue *ring);

@@ -17,15 +17,16 @@
  *       -> set memory, queues, ack features, set_status(DRIVER_OK) ... started()
  *       -> set_status(0) ... stopped()  -> (again) -> unrealize -> free
  *
- * With the property server the device listens at chardev's path, as a socket chardev of QEMU with
+ * With the property server the device listens at chardev's path, as a QEMU socket chardev with
  * server=on does. In that case REALIZING lasts until a usable back-end has connected, without a
- * limit. After a loss the device waits for the next connection.
+ * time limit. After a loss the device waits for the next connection.
  *
- * With server or reconnect-ms the device outlives its back-end. After lost() it keeps all that the
- * driver sees and has set up. Without server, it tries to connect again, and does so immediately
- * when a socket appears at the path. With server, it listens. When a back-end is connected,
- * reconnected() is called. If DRIVER_OK is set, started() follows, and the rings resume where they
- * were. During the outage the driver's calls are accepted as in STOPPED.
+ * With server or reconnect-ms the device outlives its back-end. After lost() the device keeps all
+ * that the driver sees and has set up. Without server, the device tries to connect again at
+ * intervals, and immediately when a socket appears at the path. With server, the device listens.
+ * When a back-end is connected, reconnected() is called. If DRIVER_OK is set, started() follows,
+ * and the rings resume where they were. During the outage the driver's calls are accepted as in
+ * STOPPED.
  *
  * A device belongs to one thread at a time, the one that calls vublk_device_process(). All
  * callbacks are called within process(), and needs_reset() also within vublk_device_set_status(),
@@ -33,9 +34,9 @@
  * function of the device, including vublk_device_unrealize(), except vublk_device_free().
  *
  * "From STOPPED on" means every state except CREATED and REALIZING. A parameter such as `ops_bytes`
- * is the size of the struct before it (<vublk/version.h>). A struct that ends before its
- * descriptors, or that has a member set that this library does not know, is EINVAL. An output is
- * untouched when the call fails.
+ * is the size of the struct that the preceding parameter points to (<vublk/version.h>). A call
+ * fails with EINVAL if the struct ends before its descriptors, or if a member that this library
+ * does not know is set. An output is untouched when the call fails.
  *
  * The owner of a dirty log that the bus gives can truncate it: the library handles SIGBUS for its
  * mappings, see <vublk/sigbus.h>.
@@ -90,14 +91,15 @@ const char *vublk_device_state_name(enum vublk_device_state state);
  */
 struct vublk_device_bus_ops {
 	/*
-	 * vublk_device_realize() has ended. `error` NULL: the state is STOPPED; otherwise the state
-	 * is CREATED again. The codes of `error`:
+	 * The attempt that vublk_device_realize() began has ended. `error` NULL: the state is
+	 * STOPPED; otherwise the state is CREATED again. The codes of `error`:
 	 *   ENOENT, ECONNREFUSED, ENOTSOCK  no back-end listens at the path
 	 *   ENAMETOOLONG                    the path is longer than 107 bytes
 	 *   EADDRINUSE, EEXIST              the device cannot listen at the path (server)
 	 *   ETIMEDOUT                       the back-end did not answer
 	 *   ENOTCONN                        the back-end closed the connection
-	 *   EPROTO                          it broke the protocol, or its config is invalid
+	 *   EPROTO                          the back-end broke the protocol, or its config is
+		 *                                   invalid
 	 *   ENOTSUP                         the back-end lacks a feature that a disk needs
 	 *   EINVAL                          the back-end has fewer queues than num-queues
 	 *   ENOMEM, EMFILE                  no memory, no descriptor
@@ -117,19 +119,18 @@ struct vublk_device_bus_ops {
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/*
 	 * The connection to the back-end ended, and `error` says why. If the back-end had the
-	 * rings, stopped() is called first, with the same error; with the property shadow only if the
-	 * device does not keep the rings for the next back-end. With the code ECANCELED the device
-	 * itself closed the connection.
+	 * rings, stopped() is called first, with the same error, unless the device keeps the rings
+	 * (property shadow). The code ECANCELED means that the device itself closed the connection.
 	 */
 	void (*lost)(void *bus, const struct vublk_error *error);
 	/* The next back-end is connected, and offers what the driver relies on. State STOPPED. */
 	void (*reconnected)(void *bus);
 	/*
-	 * reconnect-deadline-ms has passed: the device does not try any more, and the state stays
-	 * LOST. `error` says why the last try failed.
+	 * reconnect-deadline-ms has passed: the device no longer tries to reconnect, and the state
+	 * stays LOST. `error` says why the last try failed.
 	 */
 	void (*gave_up)(void *bus, const struct vublk_error *error);
-	/* Raise a configuration interrupt: the config and its generation changed. */
+	/* The config and its generation have changed: the bus raises a configuration interrupt. */
 	void (*config_changed)(void *bus);
 	/*
 	 * The memory change that vublk_device_set_memory() began has ended; `error` NULL: it
@@ -139,8 +140,8 @@ struct vublk_device_bus_ops {
 	/* The back-end has all kick and call descriptors that were set since the rings started. */
 	void (*notifiers_changed)(void *bus);
 	/*
-	 * A change of the dirty log has ended. After a start with `error` NULL, all writes from now
-	 * on are in the log. After a start with an error, and after a stop, the log is off.
+	 * A change of the dirty log has ended. After a start with `error` NULL, the log records all
+	 * later writes. After a start with an error, and after a stop, the log is off.
 	 */
 	void (*dirty_log_changed)(void *bus, const struct vublk_error *error);
 	/*
@@ -150,15 +151,15 @@ struct vublk_device_bus_ops {
 	void (*config_written)(void *bus, const struct vublk_error *error);
 	/*
 	 * A ring cannot continue, and the driver has to reset the device: the bus sets
-	 * DEVICE_NEEDS_RESET. After a reconnection the reason is that it is unknown which requests
-	 * the lost back-end had begun; the rings are not started before the reset.
+	 * DEVICE_NEEDS_RESET. After a reconnection the reason is that the device does not know
+	 * which requests the lost back-end had begun; it does not start the rings before the reset.
 	 */
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
 	/*
-	 * vublk_device_make_inflight() has ended. The descriptor belongs to the device and is valid
-	 * during the call. `area_bytes` is the size of the library's struct: a program built with a
-	 * larger struct treats the members past that size as 0. `area` NULL: the back-end refused
-	 * to make an area, or was lost.
+	 * The request that vublk_device_make_inflight() began has ended. The area's descriptor
+	 * belongs to the device and is valid during the call. `area_bytes` is the size of the
+	 * library's struct: a program built with a larger struct treats the members past that size
+	 * as 0. `area` NULL: the back-end refused to make an area, or was lost.
 	 */
 	void (*inflight_made)(void *bus, const struct vublk_device_inflight *area,
 			      size_t area_bytes, const struct vublk_error *error);
@@ -176,11 +177,11 @@ struct vublk_device_bus_ops {
  * ...
  *
  * Some properties change what the driver is shown of the back-end's offer; struct vublk_device_info
- * says what they changed. read-only offers VIRTIO_BLK_F_RO. The device does not check requests,
- * also with shadow, so it refuses no write: a bus that sees requests has to. features-off is a mask (0x2000) or names
- * joined by + (discard+topology); the features VERSION_1 and RO cannot be hidden. serial is for a
- * bus that answers GET_ID itself, which reads the value with vublk_device_get_property(); a bus
- * whose requests go to the back-end has to refuse a serial that is not empty.
+ * says what they changed. read-only offers VIRTIO_BLK_F_RO. The device checks no request, not even
+ * with shadow, so a bus that sees requests has to refuse writes. features-off is a mask (0x2000) or
+ * names joined by + (discard+topology); VERSION_1 and RO cannot be hidden. serial is for a bus that
+ * answers GET_ID itself and reads the value with vublk_device_get_property(); any other bus has to
+ * refuse a serial that is not empty.
  * Threads: any.
  */
 const struct vublk_property *vublk_device_properties(void);
@@ -199,7 +200,7 @@ int vublk_device_set_property(struct vublk_device *device, const char *name, con
 
 /*
  * Stores the value of a property as text, with a final NUL, in `value`, which has room for
- * `value_bytes`.
+ * `value_bytes` bytes.
  * Errors:
  *   EINVAL  there is no such property, or `value_bytes` is too small
  */
@@ -257,11 +258,12 @@ bool vublk_device_has_rings_out(const struct vublk_device *device);
 
 /*
  * Lends the device a connection to its back-end for the next realize: `fd` is a connected Unix
- * stream socket, which the device duplicates. Close your descriptor, or the back-end does not see
- * the device disconnect. The next realize uses this connection instead of connecting to chardev,
- * which only names the back-end in messages; if it fails, it does not try again. A second call
- * replaces the first connection. The device cannot connect again, so vublk_device_realize() refuses
- * a lent connection unless reconnect-ms is 0 and server is off.
+ * stream socket, which the device duplicates. Close `fd` after the call; while it is open, the
+ * back-end does not notice that the device has disconnected. The next realize uses this connection
+ * instead of connecting to chardev, which only names the back-end in messages. If that realize
+ * fails, the device does not try again. A second call replaces the first connection. The device
+ * cannot connect again, so vublk_device_realize() refuses a lent connection unless reconnect-ms is
+ * 0 and server is off.
  * Errors:
  *   EBUSY     the state is not CREATED
  *   ENOTSOCK  `fd` is not a socket
@@ -350,7 +352,7 @@ void vublk_device_refresh_config(struct vublk_device *device);
  * Writes the config. The only writable field is `wce`: `offset` is its offset, `bytes` is 1, and
  * `data` is 0 or 1.
  * Returns:
- *   0  the config has this value already
+ *   0  `wce` has this value already
  *   1  the value is sent to the back-end, and config_written() follows
  * Errors:
  *   EINVAL    the write touches another field, or the value is neither 0 nor 1
@@ -375,10 +377,10 @@ uint8_t vublk_device_status(const struct vublk_device *device);
  * accepted features, the queues and the in-flight area, but not the memory. Rings that run are
  * stopped, and stopped() follows; until then no other status can be set.
  * Errors:
- *   EBUSY     the state is CREATED or REALIZING, or the reset is not done
- *   EINVAL    DRIVER_OK, and the features are not accepted, no memory is set, or a ring is outside
- *             of the memory
- *   ENOTCONN  DRIVER_OK, and the back-end was lost and no other is looked for
+ *   EBUSY     the state is CREATED or REALIZING, or a reset is not complete
+ *   EINVAL    DRIVER_OK is set, but the features are not accepted, no memory is set, or a ring is
+ *             outside of the memory
+ *   ENOTCONN  DRIVER_OK is set, but the back-end was lost, and the device does not look for another
  * States: from STOPPED on.
  * Specification: virtio 1.3, sections 2.1 and 3.1.1.
  */
@@ -391,9 +393,9 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
  * back-end completes the requests that it has begun (with inflight-migration it may leave them in
  * the in-flight area instead) and no longer touches the memory. Status, features, queues, their
  * bases and the in-flight area stay as they are, and after the pause the rings resume where they
- * stopped. During the pause memory, features and queues may be set again, except after the loss of
- * a back-end that had the rings (EBUSY, because the rings resume as they are). The setting stays
- * until it is changed, and survives unrealize.
+ * stopped. During the pause, the memory, features and queues may be set again, except after the
+ * loss of a back-end that had the rings (EBUSY, because the rings resume as they are). The setting
+ * stays until it is changed, and survives unrealize.
  * Returns:
  *   0  nothing has to change, or a start waits for a back-end or for a change of the memory
  *   1  a start or stop is under way, and started() or stopped() follows
@@ -413,12 +415,12 @@ void vublk_device_set_drains(struct vublk_device *device, bool drains);
 
 /*
  * Resets the device of a guest that was ended by force and does not run again. Only
- * vublk_device_unrealize() is useful afterwards, and no other back-end is looked for. A back-end
- * that hangs on a request delays the shutdown until the deadline of the stop (request-timeout-ms).
- * The property skip-get-vring-base-on-force-shutdown avoids that: the connection is closed without
- * stopping the rings, and stopped() and lost() have the error ECANCELED. Requests that the back-end
- * had begun may or may not be executed, and the back-end may touch the memory until it notices the
- * hang-up.
+ * vublk_device_unrealize() is useful afterwards, and the device does not look for another back-end.
+ * A back-end that hangs on a request delays the shutdown until the deadline of the stop
+ * (request-timeout-ms). The property skip-get-vring-base-on-force-shutdown avoids that: the
+ * connection is closed without stopping the rings, and stopped() and lost() have the error
+ * ECANCELED. Requests that the back-end had begun may or may not be executed, and the back-end may
+ * touch the memory until it notices the hang-up.
  * Returns:
  *   0  the back-end did not have the rings
  *   1  stopped() follows
@@ -434,14 +436,14 @@ int vublk_device_force_shutdown(struct vublk_device *device);
  * duplicated. On failure the previous memory stays. If memory_changed() has an error, the back-end
  * refused a region and does not have that region.
  *
- * While no rings run, new memory takes effect at the next start. Removing all memory (0 regions) is
- * the exception: it takes effect immediately where that is possible. If reconnect-ms is set and server is off, the device closes the connection and opens it
- * again: 0 is returned, lost() has the error ECANCELED, and reconnected() follows. Otherwise the
- * device sends the removal to a back-end with memory slots: 1 is returned, and a start waits for
- * memory_changed(). A back-end without memory slots keeps the memory until the next start: 0 is
- * returned.
+ * While no rings run, new memory takes effect at the next start. Removing all memory (0 regions)
+ * takes effect immediately where that is possible. If reconnect-ms is set and server is off, the
+ * device closes the connection and connects again: 0 is returned, lost() has the error ECANCELED,
+ * and reconnected() follows. Otherwise the device sends the removal to a back-end with memory slots:
+ * 1 is returned, and a start waits for memory_changed(). A back-end without memory slots keeps the
+ * memory until the next start: 0 is returned.
  * Returns:
- *   0  the memory takes effect at the next start, or the connection is opened again
+ *   0  the memory takes effect at the next start, or the device connects again
  *   1  the change is sent to the back-end (without the regions that stay the same), and
  *      memory_changed() follows
  * Errors:
@@ -467,14 +469,14 @@ struct vublk_device_queue {
 	uint64_t desc_addr;  /* guest addresses of a split ring's parts */
 	uint64_t avail_addr;
 	uint64_t used_addr;
-	int kick_fd;         /* eventfds, borrowed until the queue is set again, reset or */
-	int call_fd;         /* unrealized; -1: the back-end, or the driver, polls */
+	int kick_fd;         /* eventfds, borrowed until the queue is set again, or the device is */
+	int call_fd;         /* reset or unrealized; -1: the back-end, or the driver, polls */
 	uint16_t base;       /* avail index at which the ring starts: 0 for a new ring */
 };
 
 /*
  * Sets up queue `index`; `queue` NULL: the driver does not use this queue. The struct is copied;
- * its descriptors are borrowed until the queue is set again, reset or unrealized.
+ * its descriptors are borrowed until the queue is set again, or the device is reset or unrealized.
  * Errors:
  *   EINVAL  there is no such queue; its size is not a power of two from VUBLK_MIN_QUEUE_SIZE to
  *           vublk_device_queue_size(); its parts are not aligned to 16, 2 and 4 bytes; or the
@@ -508,8 +510,8 @@ int vublk_device_set_queue_call(struct vublk_device *device, unsigned index, int
 				struct vublk_error *error);
 
 /*
- * Kicks a queue, for a bus that is notified by calls instead of eventfds. Signals the queue's kick
- * descriptor, if it has one.
+ * Kicks a queue, for a bus that is notified by function calls instead of eventfds. Signals the
+ * queue's kick descriptor, if it has one.
  *
  * A legacy driver may kick before DRIVER_OK. If that driver has set a status and accepted its
  * features, and memory and queues are set up, the kick starts the device: started() follows, and
@@ -526,7 +528,7 @@ int vublk_device_kick(struct vublk_device *device, unsigned index);
 /*
  * Stores the set-up of a queue in *queue; a size of 0 means that the queue is not set up. The base
  * is the index at which the ring started or, after a stop, at which it resumes. The descriptors
- * stay the bus's.
+ * still belong to the bus.
  * Errors:
  *   EINVAL  there is no such queue
  * States: from STOPPED on.
@@ -554,9 +556,9 @@ bool vublk_device_is_tracked(const struct vublk_device *device);
 
 /*
  * The log is a bitmap in a file. Page N begins at guest address N * VUBLK_DIRTY_PAGE_BYTES; its bit
- * is bit N % 8 of byte N / 8 from `offset`. The back-end sets the bit after it wrote to the page
- * (data, status bytes, used rings). The program that copies the page clears the bit before it
- * copies. Setting and clearing are atomic.
+ * is bit N % 8 of byte N / 8, counted from `offset` in the file. The back-end sets the bit after it
+ * wrote to the page (data, status bytes, used rings). The program that copies the page clears the
+ * bit before it copies. Setting and clearing are atomic.
  */
 struct vublk_device_dirty_log {
 	int fd;
@@ -567,9 +569,9 @@ struct vublk_device_dirty_log {
 /*
  * Switches the dirty log on. `log` NULL: the device makes an empty bitmap for the present memory.
  * Otherwise the descriptor is duplicated, the bits in the file are kept, and the file must not
- * become shorter. The log outlives pauses, resets and the back-end: a later back-end that cannot
- * log is refused. When a back-end is lost, the device marks the used rings of that back-end,
- * because the back-end may have died before it marked them. The log ends with
+ * become shorter. The log outlives pauses, resets and the back-end: the device refuses a later
+ * back-end that cannot log. When a back-end is lost, the device marks the used rings of that
+ * back-end, because the back-end may have died before it marked them. The log ends with
  * vublk_device_dirty_log_stop() or unrealize.
  * Returns:
  *   0  the log is on
@@ -605,7 +607,7 @@ int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error 
  * pages.
  * Errors:
  *   EBUSY   the log is off
- *   EINVAL  a number is not a multiple of 64, or the log does not have so many pages
+ *   EINVAL  a number is not a multiple of 64, or the log does not cover all of these pages
  *   ENOMEM  the log cannot be mapped
  *   EIO     the log's file was truncated, so the bits are useless
  */
@@ -613,8 +615,8 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 				uint64_t num_pages, uint64_t *bits, struct vublk_error *error);
 
 /*
- * Stores the place of the bitmap in *log, so that another thread can map it. The descriptor stays
- * the device's.
+ * Stores the place of the bitmap in *log, so that another thread can map it. The descriptor still
+ * belongs to the device.
  * Errors:
  *   ENOENT  the log is off
  */
@@ -626,14 +628,16 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
  * the same rings.
  */
 struct vublk_device_place {
-	bool is_known;        /* `base` is where it resumes; false: the back-end was lost first */
-	uint16_t base;        /* if unknown: the used index, which is exact if `outstanding` is 0 */
+	bool is_known;        /* false: the back-end was lost before it returned the ring */
+	uint16_t base;        /* where the queue resumes; if unknown: the used index, which
+	                         is exact if `outstanding` is 0 */
 	uint16_t outstanding; /* incomplete requests that a back-end may have seen */
 	uint16_t undrained;   /* if known: incomplete requests before `base` */
 };
 
 /*
- * Reads the position of a queue from the indices in the guest's memory; the rings should not run.
+ * Reads the position of a queue from the indices in the guest's memory; the result is reliable only
+ * while the rings do not run.
  * Errors:
  *   EINVAL  there is no such queue, it is not set up, or it is outside of the memory that was set
  *   EIO     the memory's file was truncated, or the index does not stop changing
@@ -652,15 +656,15 @@ struct vublk_device_inflight {
 	uint64_t offset;     /* where in the file the area begins, in bytes */
 	uint64_t size_bytes;
 	uint16_t num_queues; /* that the area has room for */
-	uint16_t queue_size; /* the most entries of a queue */
+	uint16_t queue_size; /* the largest number of entries of a queue */
 };
 
 /*
  * Sets the in-flight area for the next start. Without this call the device asks the back-end for a
  * new one. The area is empty (zeroes), or comes from another back-end that ran the same rings. The
  * descriptor is duplicated. The next back-end executes the requests that the area records as begun.
- * If it does not accept an area, the rings start only if no request is outstanding; otherwise
- * needs_reset() is called. A reset drops the area.
+ * If that back-end does not accept an area, the rings start only if no request is outstanding;
+ * otherwise needs_reset() is called. A reset drops the area.
  * Errors:
  *   EINVAL          the area has no queue, more queues than the device, or queues of more than
  *                   VUBLK_MAX_QUEUE_SIZE entries; or it is too short for any layout, exceeds its
@@ -680,9 +684,9 @@ int vublk_device_set_inflight(struct vublk_device *device,
 			      struct vublk_error *error);
 
 /*
- * Makes a new in-flight area, for a bus whose driver keeps it. The caller sets `num_queues` (from 1
- * to the device's) and `queue_size` (from 1 to VUBLK_MAX_QUEUE_SIZE entries) of `area`. Only a
- * back-end knows the layout of its area, so the back-end makes the area if possible.
+ * Makes a new in-flight area, for a bus whose driver keeps the area. The caller sets `num_queues`
+ * (from 1 to the device's number) and `queue_size` (from 1 to VUBLK_MAX_QUEUE_SIZE entries) of
+ * `area`. Only a back-end knows the layout of its area, so the back-end makes the area if possible.
  * Returns:
  *   0  no back-end is connected, or the back-end has the rings, so the device made the area with
  *      the layout of the last back-end: the other members of *area are filled, and the caller
@@ -700,7 +704,8 @@ int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_
 			       size_t area_bytes, struct vublk_error *error);
 
 /*
- * Stores the place of the present in-flight area in *area. The descriptor stays the device's.
+ * Stores the place of the present in-flight area in *area. The descriptor still belongs to the
+ * device.
  * Errors:
  *   ENOENT  there is no area
  */
@@ -718,7 +723,7 @@ int vublk_device_get_inflight(const struct vublk_device *device,
  * The rings must not run: pause the VM (vublk_device_set_vm_running()) and wait for stopped(). The
  * requests that the back-end has begun are then complete, or, with the property inflight-migration
  * and a back-end that supports it, in the stream. A device that has lost its back-end can be saved,
- * too. The saved device can resume elsewhere if it has an in-flight area, or if no request was
+ * too. Such a device can resume elsewhere if it has an in-flight area, or if no request was
  * outstanding.
  * Errors:
  *   EBUSY   the device is in another state, or a write to the config is under way

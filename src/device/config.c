@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the configuration space, which is a copy of the back-end's config in which the
- * device sets its own number of queues and limit of segments, corrects sizes that make no sense,
- * and zeroes the fields of features that are not offered. The messages are in frontend/config.c.
+ * The configuration space: a copy of the back-end's config in which the device sets its own number
+ * of queues and limit of segments, corrects sizes that make no sense, and zeroes the fields of
+ * features that are not offered. The messages are in frontend/config.c.
  *
  * Key idea: the back-end's values are checked first. A block size or a capacity that no disk has
  * makes the device refuse the back-end; an optional limit that makes no sense disables its feature.
@@ -94,7 +94,10 @@ static uint64_t senseless_features(const struct vublk_device *device,
 	return features & device->features;
 }
 
-/* A feature that the driver has been offered cannot be withdrawn. */
+/*
+ * Stops offering these features. This fails if the driver may rely on one of them: during a
+ * reconnection a feature that it has accepted, and while the device is connected any feature.
+ */
 static int withdraw_features(struct vublk_device *device, uint64_t features,
 			     struct vublk_error *error)
 {
@@ -122,7 +125,10 @@ static void limit_seg_max(const struct vublk_device *device, struct virtio_blk_c
 		config->seg_max = htole32(room);
 }
 
-/* The driver has not accepted indirect descriptors, or is not offered them. */
+/*
+ * Whether the driver has not accepted indirect descriptors, or, before it accepts features, is not
+ * offered them.
+ */
 static bool lacks_indirect(const struct vublk_device *device)
 {
 	uint64_t features = device->has_acked_features ? device->acked_features : device->features;
@@ -322,8 +328,8 @@ void vublk_device_on_config_timer(void *opaque)
 /* --- the bus reads and writes --------------------------------------------------------- */
 
 /*
- * A driver without indirect descriptors cannot send a request of more segments than its ring
- * has entries, and Linux hangs when it is allowed to.
+ * A driver without indirect descriptors cannot send a request of more segments than its ring has
+ * entries, and the driver of Linux hangs if seg_max permits such a request.
  */
 void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
 			      unsigned bytes)

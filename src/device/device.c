@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the device as an object: new, free, process, get_info. It only connects the other
+ * The device as an object: new, free, process, get_info. The code here only connects the other
  * files.
  *
  * Key idea: start reading at state.c, which has the states. link/ finds a back-end and handles its

@@ -3,7 +3,7 @@
 #define VUBLK_DEVICE_DEVICE_H
 
 /*
- * This file declares the device for the files of this folder; the interface for a bus is
+ * The declarations that the files of this folder share. The interface for a bus is
  * <vublk/device.h>.
  *
  * A callback of the bus may unrealize the device. So a function that calls a callback does so last,
@@ -50,7 +50,7 @@ struct vublk_device_settings {
 	uint64_t config_poll_ms;
 	uint64_t keepalive_ms;          /* 0: never; VUBLK_DEVICE_AUTO */
 	uint64_t reconnect_ms;          /* 0: a lost back-end is not looked for */
-	uint64_t reconnect_deadline_ms; /* 0: none */
+	uint64_t reconnect_deadline_ms; /* 0: no deadline */
 	bool inflight; /* effective if the device reconnects, or with inflight_migration */
 	bool inflight_migration;
 	bool warn_unflushed;
@@ -81,14 +81,15 @@ enum vublk_device_config_read {
 };
 
 /*
- * The phases of a write to the config, which has succeeded when the new value has been read back.
+ * The phases of a write to the config. The write has succeeded when the new value has been read
+ * back.
  */
 enum vublk_device_config_write {
 	VUBLK_DEVICE_WRITE_NONE,
 	VUBLK_DEVICE_WRITE_SENT,
 	VUBLK_DEVICE_WRITE_ACCEPTED,   /* waiting for a read that begins after the answer */
 	VUBLK_DEVICE_WRITE_CONFIRMING, /* that read is under way */
-	VUBLK_DEVICE_WRITE_RESTORING,  /* sets a loaded value again; the bus does not wait */
+	VUBLK_DEVICE_WRITE_RESTORING,  /* restores a loaded value; the bus does not wait for it */
 };
 
 /* An outage, and the search for another back-end (outage.c, reconnect.c). */
@@ -114,13 +115,14 @@ struct vublk_device_listener {
 	struct vublk_loop_source source; /* in the loop while the device waits for a back-end */
 };
 
-/* What is known about the rings after the last back-end, until the rings run again. */
+/* What the device knows about the rings after the last back-end, until the rings run again. */
 enum vublk_device_resume {
 	VUBLK_DEVICE_RESUME_NOTHING, /* each ring's base is known */
 	VUBLK_DEVICE_RESUME_NOTIFY,  /* likewise, but a kick or a call may have been lost */
 	VUBLK_DEVICE_RESUME_INFLIGHT, /* likewise, and the requests in the in-flight area are to be
 	                                 executed */
-	VUBLK_DEVICE_RESUME_RINGS,   /* lost with the rings: each may resume at its used index */
+	VUBLK_DEVICE_RESUME_RINGS,   /* the back-end was lost with the rings: each may resume at its
+	                                used index */
 	VUBLK_DEVICE_RESUME_NEVER,   /* requests could be lost: the driver has to reset */
 };
 
@@ -138,14 +140,14 @@ enum vublk_device_early_kick {
 /* The phases of the dirty log (dirty-log.c). */
 enum vublk_device_dirty_phase {
 	VUBLK_DEVICE_DIRTY_OFF,
-	VUBLK_DEVICE_DIRTY_ON,       /* running rings are logged, as are rings that start */
-	VUBLK_DEVICE_DIRTY_TO_START, /* the bus wants the log on; waits for the end of a start or
-	                                stop */
+	VUBLK_DEVICE_DIRTY_ON,       /* writes of rings that run or start are logged */
+	VUBLK_DEVICE_DIRTY_TO_START, /* the bus wants the log on; the device waits until the rings
+	                                have started or stopped */
 	VUBLK_DEVICE_DIRTY_STARTING, /* messages to switch the log on are under way */
 	VUBLK_DEVICE_DIRTY_UNDOING,  /* refused: messages to switch the log off are under way */
-	VUBLK_DEVICE_DIRTY_TO_STOP,  /* the bus wants the log off; waits for the end of a start or
-	                                stop */
-	VUBLK_DEVICE_DIRTY_STOPPING, /* messages to switch it off are under way */
+	VUBLK_DEVICE_DIRTY_TO_STOP,  /* the bus wants the log off; the device waits until the rings
+	                                have started or stopped */
+	VUBLK_DEVICE_DIRTY_STOPPING, /* messages to switch the log off are under way */
 };
 
 struct vublk_device_dirty {
@@ -185,7 +187,7 @@ struct vublk_device {
 
 	struct vublk_frontend frontend;
 	struct vublk_loop_timer connect_timer; /* the next try to realize or to reconnect */
-	unsigned tries; /* to realize */
+	unsigned tries; /* number of tries to realize */
 	int lent_fd;    /* the bus's connection for the next try, duplicated; -1: none */
 	bool is_lent;   /* realized on a lent connection: there is no other try */
 	struct vublk_device_reconnect reconnect;
@@ -222,11 +224,11 @@ struct vublk_device {
 
 	struct vublk_device_dirty dirty;
 	struct vublk_device_shadow shadow;
-	bool memory_change_under_way; /* by the bus; the back-end has not confirmed yet */
+	bool memory_change_under_way; /* the bus changed it; the back-end has not confirmed yet */
 	bool inflight_under_way; /* the back-end makes an area for the bus; no start meanwhile */
 	bool has_tight_areas;    /* the last area that a back-end made had no padding */
 	struct vublk_device_inflight made_inflight;
-	struct vublk_frontend_memory memory; /* the descriptors in it are the device's */
+	struct vublk_frontend_memory memory; /* the device owns its descriptors */
 
 	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
 	uint16_t *bases;                   /* num_queues: the avail index at which each queue
@@ -249,7 +251,7 @@ const char *vublk_device_event_name(enum vublk_device_event event);
  * Returns the state that the table has for the event; -1: the event does not occur in this state.
  */
 int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_event event);
-/* The only function that changes the state. False: the event has no meaning in this state. */
+/* The only function that changes the state. False: the event does not occur in this state. */
 bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
 			       const char *why);
 /* Whether the device is connected: its state is one of STOPPED to STOPPING. */
@@ -306,9 +308,9 @@ uint64_t vublk_device_session_features(const struct vublk_device *device);
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
-/* The driver's config has changed. */
+/* Called when the config that the driver sees has changed. */
 void vublk_device_bump_config_generation(struct vublk_device *device);
-/* Polls the config from here on if the back-end cannot report changes. */
+/* Begins to poll the config if the back-end cannot report changes. */
 void vublk_device_watch_config(struct vublk_device *device);
 void vublk_device_on_config_timer(void *opaque);
 
@@ -332,21 +334,21 @@ int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
 int vublk_device_queues_check(const struct vublk_device *device,
 			      const struct vublk_frontend_memory *memory,
 			      struct vublk_error *error);
-/* Checks whether the driver's set-up can be started; EINVAL, ENOTCONN and a sentence if not. */
+/* Checks whether the driver's set-up can be started; EINVAL or ENOTCONN and a sentence if not. */
 int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
 /* Fills device->rings with the queues that are set up. */
 void vublk_device_queues_collect(struct vublk_device *device);
 /* Stores the index at which each returned ring resumes; device->rings is empty afterwards. */
 void vublk_device_queues_store_bases(struct vublk_device *device);
 /*
- * Stops watching; called before a kick descriptor is replaced. The next update watches again.
- * Idempotent.
+ * Stops watching the kick descriptors; called before one is replaced. The next update watches them
+ * again. Idempotent.
  */
 void vublk_device_unwatch_kicks(struct vublk_device *device);
 
 /* --- link/connect.c ---------------------------------------------------------------- */
 
-/* Set up and free the connect timer, the listener, the socket watch and the front-end. */
+/* Initializes the connect timer, the listener, the socket watch and the front-end. */
 void vublk_device_connect_init(struct vublk_device *device);
 
 /* --- link/realize.c ---------------------------------------------------------------- */
@@ -366,7 +368,9 @@ void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error 
  * Called when the back-end has just been lost. Looks for another back-end if the properties say so.
  */
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
-/* Called when, with the property server, no back-end has connected in time. */
+/*
+ * Called when, with the property server, the connect timer expires before a back-end has connected.
+ */
 void vublk_device_reconnect_overdue(struct vublk_device *device);
 /* Called when the handshake is done, and when the try failed. */
 void vublk_device_reconnect_negotiated(struct vublk_device *device);
@@ -379,9 +383,9 @@ void vublk_device_reconnect_wake(struct vublk_device *device);
 #define VUBLK_DEVICE_SHORTEST_PAUSE_MS 1
 
 void vublk_device_outage_begin(struct vublk_device *device, uint64_t now);
-/* Ends the outage: all is as before the loss, and no further try is made. Idempotent. */
+/* Ends the outage: makes no further try, and forgets the failed ones. Idempotent. */
 void vublk_device_outage_end(struct vublk_device *device);
-/* The time at which the device stops looking; UINT64_MAX: there is no such time. */
+/* The time at which the device stops looking for a back-end; UINT64_MAX: there is no such time. */
 uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device);
 /* Returns the pause before the next try. The pause after that is longer. */
 uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device);
@@ -434,8 +438,8 @@ int vublk_device_check_reliance(const struct vublk_device *device,
 /* --- link/keepalive.c -------------------------------------------------------------- */
 
 /*
- * Called when the rings run: from here on the back-end is asked regularly, if the properties say
- * so.
+ * Called when the rings run: begins to check regularly that the back-end answers, if the properties
+ * say so.
  */
 void vublk_device_keepalive_begin(struct vublk_device *device);
 void vublk_device_on_keepalive_timer(void *opaque);
@@ -446,7 +450,7 @@ void vublk_device_on_keepalive_timer(void *opaque);
 void vublk_device_update(struct vublk_device *device);
 void vublk_device_on_update_task(void *opaque);
 /*
- * Calls vublk_device_update() later, from the loop, for callers below start-stop.c. Unrealize
+ * Calls vublk_device_update() later, from the loop, for files that start-stop.c calls. Unrealize
  * cancels this.
  */
 static inline void vublk_device_post_update(struct vublk_device *device)
@@ -482,23 +486,27 @@ void vublk_device_call_rings(struct vublk_device *device);
 
 /* --- rings/ring-error.c ------------------------------------------------------------ */
 
-/* Only a reset by the driver can help: logs the reason and tells the bus, which may unrealize. */
+/*
+ * Called when only a reset by the driver can help: logs the reason and tells the bus, which may
+ * unrealize the device.
+ */
 void vublk_device_raise_needs_reset(struct vublk_device *device, const struct vublk_error *error);
 /*
- * Gives each ring an eventfd for its errors and watches this descriptor, until unwatch. Idempotent.
+ * The first function gives each ring an eventfd for its errors and watches it; the second closes
+ * these eventfds and is idempotent.
  */
 int vublk_device_ring_errors_watch(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_ring_errors_unwatch(struct vublk_device *device);
 
 /* --- rings/inflight.c -------------------------------------------------------------- */
 
-/* Whether the back-end records the requests that it has begun in an area for the next one. */
+/* Whether the back-end records the requests that it has begun in an area for the next back-end. */
 bool vublk_device_uses_inflight(const struct vublk_device *device);
 /* Whether the back-end does so, or the plane. */
 bool vublk_device_records_requests(const struct vublk_device *device);
 /*
- * Tells the front-end which of the protocol features for the in-flight area the next handshake
- * accepts.
+ * Tells the front-end which protocol features of the in-flight area to accept in the next
+ * handshake.
  */
 void vublk_device_ask_for_inflight(struct vublk_device *device);
 /* Closes the session's area. Idempotent. */
@@ -510,8 +518,8 @@ void vublk_device_drop_inflight(struct vublk_device *device);
 int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
 			      uint16_t *avail, struct vublk_error *error);
 /*
- * An upper bound of the requests that are not completed, from the ring's indices. After a loss it
- * counts only the requests that the lost back-end may have seen.
+ * An upper bound on the number of incomplete requests, from the ring's indices. After a loss, only
+ * requests that the lost back-end may have seen are counted.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail);
@@ -523,11 +531,14 @@ uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsig
  * requests incomplete.
  */
 void vublk_device_rings_are_back(struct vublk_device *device);
-/* Called when the back-end that had the rings has just been lost: records the driver's progress. */
+/*
+ * Called when the back-end that had the rings has just been lost: records the avail index of each
+ * ring.
+ */
 void vublk_device_note_loss(struct vublk_device *device);
 /*
- * Decides whether this back-end can continue the rings as they were left, and where. EIO and a
- * sentence if requests could be lost or executed twice.
+ * Decides whether this back-end can continue the rings as they were left, and at which index. EIO
+ * and a sentence if requests could be lost or executed twice.
  */
 int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
 
@@ -551,7 +562,10 @@ uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigne
  * back-end did not wait.
  */
 void vublk_device_warn_undrained(struct vublk_device *device);
-/* Called when a back-end that had no rings has just been lost. */
+/*
+ * Called when a back-end that had no rings has just been lost: records whether it had left requests
+ * incomplete.
+ */
 void vublk_device_note_loss_at_rest(struct vublk_device *device);
 
 /* --- rings/shadow.c ---------------------------------------------------------------- */
@@ -620,10 +634,11 @@ void vublk_device_dirty_log_drop(struct vublk_device *device);
 /* The log of rings that are started; NULL: they are not logged. */
 const struct vublk_device_dirty_log *vublk_device_dirty_log_of_start(
 	const struct vublk_device *device);
-/* Called when the rings run: begins the change that was asked for meanwhile. */
+/* Called when the rings run: begins the change that the bus requested meanwhile. */
 void vublk_device_dirty_log_started(struct vublk_device *device);
 /*
- * Called when the rings do not run any more: ends the change that was asked for. May call the bus.
+ * Called when the rings do not run any more: ends the change that the bus requested. May call the
+ * bus.
  */
 void vublk_device_dirty_log_stopped(struct vublk_device *device);
 /*

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles the virtio features that the device offers and those that the driver has
- * accepted. Names of feature bits are in virtio/blk-format.c.
+ * The virtio features that the device offers and those that the driver has accepted. Names of
+ * feature bits are in virtio/blk-format.c.
  *
- * Key idea: each feature needs the back-end. It is offered if it is in the list below, the
- * back-end offers it, and no property hides it. Features that the device does not support
- * (packed rings, in-order, ring reset, translation, notification data) are not in the list.
- * The exception is RO, which the property read-only adds. The back-end is told only of
- * features that it has offered.
+ * Key idea: a feature is offered if it is in the list below, the back-end offers it, and no
+ * property hides it. Features that the device does not support (packed rings, in-order, ring reset,
+ * translation, notification data) are not in the list. The exception is RO, which the property
+ * read-only adds. The device sends the back-end only features that the back-end has offered.
  */
 #include "device/device.h"
 

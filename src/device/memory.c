@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file keeps the guest's memory as the bus gives it: the table is checked, its descriptors are
- * duplicated, and it is kept until the next table replaces it. The messages are in
- * frontend/memory.c.
+ * Keeps the guest's memory as the bus gives it: checks the table, duplicates its descriptors, and
+ * keeps both until the next table replaces them. The messages are in frontend/memory.c.
  *
  * Key idea: a back-end whose rings do not run is given the memory with the next start. Only
  * the removal of all memory is sent immediately.
@@ -185,10 +184,10 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 }
 
 /*
- * If a new connection can be made, all memory is removed by closing the present one. Back-ends
- * with libvhost-user remember the rings that lay in removed memory. When memory is added again
- * region by region, and the rings are not in the first region, they close the connection in
- * the middle of a start.
+ * If a new connection can be made, all memory is removed by closing the present one. Back-ends with
+ * libvhost-user remember the rings that lay in removed memory. When memory is added again region by
+ * region, and the rings are not in the first region, these back-ends close the connection in the
+ * middle of a start.
  */
 static bool hangs_up(const struct vublk_device *device)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the properties of the device: their names, types, defaults and descriptions, and
- * the checks of their values. What a property does is in the file that reads the setting.
+ * The properties of the device: their names, types, defaults and descriptions, and the checks of
+ * their values. What a property does is in the file that reads the setting.
  *
  * Key idea: there is one table. Listing, setting, getting and defaults all read this table; there
  * is no second list.
@@ -103,7 +103,7 @@ struct row {
 	  offsetof(struct vublk_device_settings, field), \
 	  sizeof(((struct vublk_device_settings *)0)->field) },
 
-/* The ranges of numbers that are narrower than 32 bits. */
+/* The numbers whose range is narrower than 32 bits. */
 static const struct {
 	const char *name;
 	uint64_t min, max;
@@ -255,10 +255,7 @@ bool vublk_device_reconnects(const struct vublk_device *device)
 	return vublk_device_will_reconnect(&device->settings);
 }
 
-/*
- * --- checks of more than one value
- * ------------------------------------------------------------------
- */
+/* --- checks of more than one value ----------------------------------------------------- */
 
 static int check_queue_size(const struct vublk_device_settings *settings,
 			    struct vublk_error *error)

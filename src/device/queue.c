@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the queues as the driver set them up, and the checks before they are handed to the
- * back-end. Rings are never read here.
+ * The queues as the driver set them up, and the checks before the queues are handed to the
+ * back-end. The code here never reads a ring.
  *
  * Key idea: there are three arrays. `queues` has the driver's set-up, `bases` the index at which
  * each queue resumes, and `rings` the copy that the back-end has been given or is being given.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the states of a device, the table of transitions, and questions about the state.
- * The file that causes an event also takes the actions that belong to the event.
+ * The states of a device, the table of transitions, and functions that answer questions about the
+ * state. The file that causes an event also does what the event requires.
  *
  * Key idea: the state changes in one function only, by the table. docs/device-states.md is a
  * drawing of the table; a test generates it again and compares.
@@ -153,7 +153,7 @@ int vublk_device_require(const struct vublk_device *device, enum vublk_device_st
 }
 
 /*
- * In this case the VM is paused, so the rings do not resume by themselves, and each base is known.
+ * Whether the VM is paused, so that the rings do not resume by themselves, and each base is known.
  */
 static bool is_at_rest(const struct vublk_device *device)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file decides whether a new back-end can replace a lost one. The new back-end's offer is
- * compared with what the driver relies on: the features that the driver accepted, the queues, and
- * the limits in the config.
+ * Decides whether a new back-end can replace a lost one. The new back-end's offer is compared with
+ * what the driver relies on: the features that the driver accepted, the queues, and the limits in
+ * the config.
  *
  * Key idea: an offer of more is accepted, an offer of less is refused. A driver that has not
  * accepted features yet relies on the number of queues only.
@@ -102,9 +102,7 @@ static int check_queues(const struct vublk_device *device, struct vublk_error *e
 			       device->frontend.info.max_queues == 1 ? "" : "s", device->num_queues);
 }
 
-/*
- * --- both ---------------------------------------------------------------------------------------
- */
+/* --- both ---------------------------------------------------------------------------------- */
 
 int vublk_device_check_reliance(const struct vublk_device *device,
 			       const struct vublk_device_reliance *reliance,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opens the connection to a back-end, by a timer or because a back-end has connected to the
- * device, and dispatches its events. The reaction to an event is in the file of the phase:
- * realize.c before the device is realized, reconnect.c after a loss, loss.c while the
+ * Opens the connection to a back-end when the connect timer expires or when a back-end connects to
+ * the device, and dispatches the connection's events. The reaction to an event is in the file of
+ * the phase: realize.c before the device is realized, reconnect.c after a loss, loss.c while the
  * device is connected.
  *
  * Key idea: those files never call this file. They arm the connect timer, or listen, and the next
@@ -34,7 +34,7 @@ static void fail_try(struct vublk_device *device, const struct vublk_error *erro
 		vublk_device_reconnect_failed(device, error);
 }
 
-/* `fd`: a connected socket, which is closed on failure; -1: connects to chardev. */
+/* `fd`: a connected socket, which is closed on failure; -1: the device connects to chardev. */
 static void try_to_connect(struct vublk_device *device, int fd)
 {
 	struct vublk_error error;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the listening socket at chardev's path, to which back-ends connect with the
- * property server. What follows from a connection is in connect.c.
+ * The listening socket at chardev's path, to which back-ends connect if the property server is on.
+ * connect.c handles the connections.
  *
  * Key idea: there is one back-end at a time. While a back-end is connected the socket is not
  * polled, and the next connection waits in the backlog. So the first connection after a loss is

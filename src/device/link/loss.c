@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles the loss of the back-end of a connected device: it records the state of the
- * rings, and calls the callbacks of the bus that end all pending operations. The search for another
- * back-end is in reconnect.c.
+ * Handles the loss of the back-end of a connected device: records the state of the rings, and calls
+ * the callbacks of the bus that end all pending operations. The search for another back-end is in
+ * reconnect.c.
  *
  * Key idea: the state is recorded and cleared before the bus is called. A callback may unrealize
  * the device, so device->life is compared before the next callback.
@@ -75,7 +75,7 @@ void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error 
 	vublk_device_notifiers_settle(device);
 	note_rings(device, rings);
 	vublk_device_reconnect_begin(device, error);
-	if (rings && !device->status) /* the reset that waited for the rings */
+	if (rings && !device->status) /* a reset has waited for the rings */
 		vublk_device_end_session(device);
 	if (!fail_requests(device, error))
 		return;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file does the bookkeeping of an outage: when the outage began, how long the pause before the
- * next try is, which reasons have been logged, and when the outage has ended. The tries are in
- * connect.c and reconnect.c.
+ * The bookkeeping of an outage: when the outage began, how long the pause before the next try is,
+ * which reasons have been logged, and when the outage has ended. The tries are in connect.c and
+ * reconnect.c.
  *
  * Key idea: each try that fails doubles the pause, up to reconnect-ms. A back-end that is
  * reached and refuses is likely to refuse again, so each refusal doubles that limit, up to

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file implements realize and unrealize: realize turns properties into a device that knows its
- * back-end, and unrealize leaves only the properties. The tries themselves begin in connect.c.
+ * Implements realize and unrealize: realize turns properties into a device that knows its back-end,
+ * and unrealize leaves only the properties. The tries themselves begin in connect.c.
  *
  * Key idea: a try that fails is repeated a few times, with a pause, because the back-end may
  * just be starting. A failure that another try cannot change (a wrong path, a back-end that
@@ -70,7 +70,7 @@ static void await_next(struct vublk_device *device, const struct vublk_error *er
 	vublk_device_listen(device);
 }
 
-/* `error` must not be part of the device, because undo() clears it. */
+/* `error` must not be part of the device, because undo() clears the errors in the device. */
 void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error)
 {
 	unsigned tries = (unsigned)device->settings.realize_retries + 1;
@@ -80,7 +80,7 @@ void vublk_device_realize_failed(struct vublk_device *device, const struct vublk
 		await_next(device, error);
 		return;
 	}
-	/* The last failure is reported by realized(). */
+	/* realized() reports the last failure, so the log has it at debug level only. */
 	vublk_log_limited(&device->log, &device->limit, again ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
 			  "try %u of %u to realize the device failed%s: %s", device->tries, tries,
 			  again ? "" : ", and there will be no other", error->text);

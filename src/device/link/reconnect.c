@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file searches for another back-end after a loss: it decides when the next try is made, and
- * which conditions a new back-end has to meet. The lengths of the pauses are in outage.c.
+ * Searches for another back-end after a loss: decides when the next try is made, and which
+ * conditions a new back-end has to meet. The lengths of the pauses are in outage.c.
  *
  * Key idea: every loss, before or after the handshake, leads to LOST, and from there
  * one timer leads to the next try. A new file in the socket's directory makes the timer expire
@@ -36,7 +36,7 @@ static void give_up(struct vublk_device *device, const struct vublk_error *cause
 		device->ops->gave_up(device->bus, &error);
 }
 
-/* The timer is armed for the deadline only. */
+/* Listens. The timer is armed for the deadline only. */
 static void await_connection(struct vublk_device *device)
 {
 	if (vublk_device_outage_deadline_ns(device) != UINT64_MAX)
@@ -151,8 +151,8 @@ static void refuse(struct vublk_device *device, struct vublk_error *error)
 }
 
 /*
- * The memory may have been set while there was no back-end, so its limit of regions could not be
- * checked.
+ * The memory may have been set while there was no back-end, so the number of regions could not be
+ * compared with the back-end's limit.
  */
 static int check_slots(const struct vublk_device *device, struct vublk_error *error)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Watches the directory of the back-end's socket while there is no back-end, so that a new
- * back-end is noticed when it creates its socket, whatever happened to the old file. What
- * follows from an event is in connect.c.
+ * Watches the directory of the back-end's socket while there is no back-end, so that a new back-end
+ * is noticed when it creates its socket, whatever happened to the old file. connect.c handles the
+ * events.
  *
  * Key idea: the watch only makes recovery faster. Without it (no inotify instance left, a
  * directory that does not exist yet, a file system that reports nothing) the timer of

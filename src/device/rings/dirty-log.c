@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file implements the device's dirty log: it owns the bitmap, switches logging on and off, and
- * reads the bitmap. The messages to the back-end are in frontend/dirty-log.c.
+ * The device's dirty log: owns the bitmap, switches logging on and off, and reads the bitmap. The
+ * messages to the back-end are in frontend/dirty-log.c.
  *
  * Key idea: the log belongs to the VM, not to the driver or the back-end. So the log outlives
  * resets, pauses and losses. A start passes the log on, so messages are needed only while the rings
@@ -33,7 +33,7 @@
 
 /* --- the bitmap ----------------------------------------------------------------------------- */
 
-/* The size for pages from address 0 to the last byte of the last region. */
+/* The size of a bitmap for the pages from address 0 to the last byte of the last region. */
 static uint64_t needed_bytes(const struct vublk_frontend_memory *memory)
 {
 	uint64_t last = 0;
@@ -127,9 +127,7 @@ static int make_own(struct vublk_device *device, struct vublk_error *error)
 	return 0;
 }
 
-/*
- * --- on and off --------------------------------------------------------------------------------
- */
+/* --- on and off ------------------------------------------------------------------------ */
 
 const struct vublk_device_dirty_log *vublk_device_dirty_log_of_start(
 	const struct vublk_device *device)
@@ -256,10 +254,7 @@ static int begin_change(struct vublk_device *device, bool on, struct vublk_error
 	return 1;
 }
 
-/*
- * --- reading and marking
- * ----------------------------------------------------------------------------
- */
+/* --- reading and marking --------------------------------------------------------------- */
 
 static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *error)
 {
@@ -300,9 +295,10 @@ static void warn_not_marked(struct vublk_device *device, const struct vublk_erro
 }
 
 /*
- * A back-end that died may have published a completion without marking its page, and the in-flight
- * area does not have that request any more. The other writes of the back-end belong to requests
- * that are executed again, and their pages are marked at that time.
+ * A back-end that died may have published a completion without marking the page of the used ring,
+ * and the in-flight area does not have that request any more. So the pages of each used ring are
+ * marked. The other writes of the back-end belong to requests that are executed again, and their
+ * pages are marked at that time.
  */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 {
@@ -400,8 +396,8 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
 }
 
 /*
- * L: pairs with the marks of the back-end, each of which follows the write that it marks. So a page
- * that is copied after the marks were taken has all writes to which these marks belong. Later
+ * Barrier pair L: the back-end sets a mark after the write that the mark is for, and this exchange
+ * reads the mark before the page is copied. So the copy has every write whose mark was taken. Later
  * writes are marked again.
  */
 static uint64_t take_word(uint64_t *word)

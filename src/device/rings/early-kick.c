@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles kicks before DRIVER_OK, which a legacy driver may send as soon as it has set up
- * its queues: the first such kick makes the driver ready. The start itself is in start-stop.c, and
- * each queue is kicked once after the start.
+ * Handles kicks before DRIVER_OK, which a legacy driver may send as soon as it has set up its
+ * queues: the first such kick makes the driver ready. The start itself is in start-stop.c, and each
+ * queue is kicked once after the start.
  *
  * Key idea: the kick is meant for the back-end. Here its descriptor is polled but never read,
  * so the signal is still there when the ring is handed over. It is polled only while a kick
@@ -62,8 +62,8 @@ static void on_kick(void *opaque, uint32_t events)
 }
 
 /*
- * The watch is always made anew, because another file may have the same number by now. A
- * descriptor that cannot be watched (two queues share it) is logged; the others are watched.
+ * The watch is always made anew, because the descriptor's number may refer to another file by now.
+ * A descriptor that cannot be watched (two queues share it) is logged; the others are watched.
  */
 static void watch_queue(struct vublk_device *device, unsigned index, int fd)
 {

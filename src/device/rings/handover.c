@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the state that a bus carries over from one session of the driver to the next: the
- * in-flight area, and the position of each ring. A bus whose driver sets up its queues one by one,
- * or has an area of its own, ends the session and begins another with both.
+ * The state that a bus carries over from one session of the driver to the next: the in-flight area,
+ * and the position of each ring. A bus whose driver sets up its queues one by one, or has an area
+ * of its own, ends the session and begins another with both.
  *
  * Key idea: an area that the bus gives is treated like an area that was loaded. The requests that
  * the area records as begun have to be executed by a back-end that reads it. If the back-end does

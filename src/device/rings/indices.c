@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file reads the avail and used index of a ring in the guest's memory. The device reads
- * nothing else of a ring, and writes nothing to it.
+ * Reads the avail and used index of a ring in the guest's memory. The device reads nothing else of
+ * a ring, and writes nothing to it.
  *
- * Key idea: the difference of the two indices bounds the requests that are outstanding. It
- * does not say which requests they are, nor which of them a back-end has begun.
+ * Key idea: the difference of the two indices is an upper bound on the number of outstanding
+ * requests. It does not say which requests they are, nor which of them a back-end has begun.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
@@ -68,8 +68,8 @@ int vublk_device_read_indices(const struct vublk_device *device, unsigned index,
 }
 
 /*
- * A used index past the avail index at the loss means that the back-end was still alive: it
- * may have seen every request that the driver has added since.
+ * A used index past the avail index at the loss means that the back-end still ran after the loss:
+ * it may have seen every request that the driver has added since then.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail)

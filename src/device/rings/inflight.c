@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file decides whether the in-flight area is used, by the device and by the back-end. The
- * content of the area is read and written by back-ends only; handover.c takes areas from the bus
- * and makes areas for it.
+ * Decides whether the device and the back-end use an in-flight area. Only back-ends record requests
+ * in the area; handover.c checks the areas that a bus gives, and makes areas for the bus.
  *
  * Key idea: the area belongs to the session of the driver. It outlives connections, and a
  * reset drops it.
@@ -47,7 +46,10 @@ void vublk_device_drop_inflight(struct vublk_device *device)
 	vublk_fd_close(&device->inflight.fd);
 }
 
-/* The area exists, so the lost back-end wrote to it, and the new one, or the plane, will read it. */
+/*
+ * If the area exists, the lost back-end recorded its requests there, and the new back-end, or the
+ * plane, will read them.
+ */
 bool vublk_device_is_tracked(const struct vublk_device *device)
 {
 	return vublk_device_records_requests(device) && device->inflight.fd >= 0;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles kick and call descriptors (notifiers). They are replaced while the rings run,
- * because a bus masks an interrupt or routes it elsewhere, and they are signalled after events that
- * may have lost a signal.
+ * Handles kick and call descriptors (notifiers). A bus replaces them while the rings run, to mask
+ * an interrupt or to route it elsewhere. The device signals them after events that may have lost a
+ * signal.
  *
- * Key idea: a pending change is a mark per queue, and one batch at a time sends all marked
+ * Key idea: a pending change is one mark per descriptor, and one batch at a time sends all marked
  * descriptors. So a storm of changes costs one message per descriptor and round trip. When the
- * back-end has confirmed, the new descriptor is signalled once, because a signal on the old
- * one may have been missed.
+ * back-end has confirmed a new descriptor, the device signals that descriptor once, because a
+ * signal on the old one may have been missed.
  *
  * Specification: "VHOST_USER_SET_VRING_KICK", "VHOST_USER_SET_VRING_CALL".
  */
@@ -119,7 +119,7 @@ void vublk_device_call_rings(struct vublk_device *device)
 
 /* --- the calls ------------------------------------------------------------------------------- */
 
-/* From here on, a hand-over that is under way uses the new descriptors. */
+/* Makes a hand-over that is under way use the new descriptors. */
 static void replace(struct vublk_device *device, unsigned index)
 {
 	for (unsigned i = 0; i < device->num_notifiers; i++)

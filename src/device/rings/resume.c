@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file decides where rings resume if their back-end was lost before it said where it stopped.
+ * Decides where rings resume if their back-end was lost before it said where it stopped.
  *
  * Key idea: a used index says how many requests are completed, and nothing in the ring says
  * which of the other requests the lost back-end had begun. If there is an in-flight area, the area

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles broken rings. The back-end reports them on an eventfd per queue, which is
- * watched while the rings are out. One call tells the bus of any ring that cannot continue.
+ * Handles broken rings. The back-end reports a broken ring on that queue's eventfd, which the
+ * device watches while the rings are out. vublk_device_raise_needs_reset() tells the bus that a
+ * ring cannot continue, whatever the reason is.
  *
  * Key idea: the device cannot repair a ring, so the driver has to reset the device. Each queue
  * is reported once per start; further signals are ignored.

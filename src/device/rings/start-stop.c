@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file starts and stops the rings, and has the calls of the bus that cause this: status,
- * reset, pause, forced shutdown, kick. The loss of the back-end is in link/loss.c; where rings
- * resume is in resume.c.
+ * Starts and stops the rings, and implements the calls of the bus that cause this: status, reset,
+ * pause, forced shutdown, kick. link/loss.c handles the loss of the back-end; resume.c decides
+ * where rings resume.
  *
  * Key idea: the rings should run if the driver is ready and the VM runs, and the state says whether
  * they do. vublk_device_update() compares the two and begins a start or a stop. Neither is ever
- * interrupted: a reset or a pause during a start takes effect when the start is done. A start
- * that fails is followed by a stop, like one that succeeded, and then the connection is closed.
+ * interrupted: a reset or a pause during a start takes effect when the start is done. After a start
+ * that fails the rings are stopped in the same way as after one that succeeded, and then the
+ * connection is closed.
  */
 #include "device/device.h"
 
@@ -176,7 +177,8 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 		return;
 	vublk_device_queues_collect(device);
 	num_rings = device->num_rings;
-	device->num_rings = 0; /* their sizes are sent, but they are not handed over yet */
+	/* The sizes of the rings are sent, but the rings are not handed over yet. */
+	device->num_rings = 0;
 	if (device->inflight.fd < 0) { /* a new area, with room for every queue */
 		device->inflight.num_queues = (uint16_t)device->num_queues;
 		device->inflight.queue_size = (uint16_t)device->settings.queue_size;
@@ -364,7 +366,7 @@ int vublk_device_set_vm_running(struct vublk_device *device, bool running)
 	device->vm_running = running;
 	if (changed)
 		vublk_device_update(device);
-	/* 1: a start or stop is under way, and its end is a callback. */
+	/* Returns 1 if a start or stop is under way, because a callback follows at its end. */
 	if (vublk_device_should_run(device))
 		return device->state == VUBLK_DEVICE_STARTING ||
 		       device->state == VUBLK_DEVICE_STOPPING;

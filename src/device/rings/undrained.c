@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file handles back-ends that return a ring while requests are outstanding. In that case the
- * base in their answer exceeds the used index by the number of those requests.
+ * Handles back-ends that return a ring while requests are outstanding. In that case the base in
+ * their answer exceeds the used index by the number of those requests.
  *
- * GET_VRING_BASE means that the ring is drained, unless GET_VRING_BASE_INFLIGHT was
- * negotiated; qemu-storage-daemon 7.2 answers it with requests under way, and panics when
- * they end. While such a back-end is connected, the ring can be started again at that base,
- * because the back-end still has the requests. When the back-end is lost, they are like
- * the requests of a ring that was lost while it ran: the in-flight area has them, or it is unknown which of
- * them were executed.
+ * GET_VRING_BASE means that the ring is drained, unless GET_VRING_BASE_INFLIGHT was negotiated;
+ * qemu-storage-daemon 7.2 answers it while requests are under way, and panics when they end. While
+ * such a back-end is connected, the ring can be started again at that base, because the back-end
+ * still has the requests. When the back-end is lost, these requests are like those of a ring that
+ * was lost while it ran: the in-flight area has them, or it is unknown which of them were executed.
  *
  * Key idea: no record is needed. The base and the used index can be compared at any time, and
  * a back-end that completes the requests later moves the used index up to the base.

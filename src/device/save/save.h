@@ -3,8 +3,8 @@
 #define VUBLK_DEVICE_SAVE_SAVE_H
 
 /*
- * This file declares the saved state of a device, and the codec of this state (stream.c), which
- * knows no device. save.c copies the state from and to a device.
+ * The saved state of a device, and the codec of this state (stream.c), which does not access a
+ * device. save.c copies the state from and to a device.
  */
 #include "device/device.h"
 
@@ -16,12 +16,12 @@
 #define VUBLK_SAVE_MAJOR 1
 #define VUBLK_SAVE_MINOR 0
 
-/* An in-flight area for 256 queues of 1024 entries has 8 MiB, with padding or without. */
+/* An in-flight area for 256 queues of 1024 entries has about 4 MiB, with padding or without. */
 #define VUBLK_SAVE_MAX_AREA_BYTES (UINT64_C(64) << 20)
 
 /* Where the rings resume. The numbers are part of the stream. */
 enum vublk_save_rings {
-	VUBLK_SAVE_RINGS_KNOWN = 0,    /* at their bases; no request has begun */
+	VUBLK_SAVE_RINGS_KNOWN = 0,    /* at their bases; no request is in flight */
 	VUBLK_SAVE_RINGS_INFLIGHT = 1, /* at their bases, and the area has requests that have begun */
 	VUBLK_SAVE_RINGS_LOST = 2,     /* the back-end was lost while it had them: at their used
 					  indices; an area, if any, has the begun requests */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file writes and reads the stream of a saved device. All numbers are little-endian on every
- * machine:
+ * Writes and reads the stream of a saved device. All numbers are little-endian on every machine:
  *
  *   header   "VUBLKDEV", u16 major, u16 minor, u32 zero, u64 bytes of the whole stream
  *   section  u16 number, u16 flags, u32 zero, u64 bytes; then that many bytes
@@ -210,7 +209,7 @@ static int read_device(struct reader *from, struct vublk_save_state *state,
 	return 0;
 }
 
-/* The number of queues is checked when the device section has been read, too. */
+/* The device section has been read already, and it gives the number of queues. */
 static int read_queues(struct reader *from, struct vublk_save_state *state,
 		       struct vublk_error *error)
 {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The client with which back-ends are compared, and with which vublk's own client is compared:
+ * The client for the comparison of back-ends, to which vublk's own client is compared, too:
  * libblkio's driver virtio-blk-vhost-user. One call of the library submits all new requests and
  * takes all completions.
  *
  *     blkio-rate SOCKET [options of `vublk bench`]
  *
- * The program loads the library when it starts, and declares the library's functions itself. So
- * it compiles without libblkio, which is installed in another root than the compiler.
+ * The program loads the library when it starts, and declares the library's functions itself. So it
+ * compiles without libblkio, which is installed in a different root directory from the compiler's.
  *
  * In poll mode the program uses one of libblkio's poll queues, on which a wait spins. With one
  * request in flight this is faster, and takes fewer instructions, than asking an ordinary queue

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The number of requests that were completed together. */
+/* A completed request. */
 struct disk_rate_done {
 	void *request;
 	int result; /* 0, or a negative errno */

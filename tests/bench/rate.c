@@ -124,7 +124,7 @@ void rate_begin(struct rate *rate)
 	begin_run(rate, now);
 	if (!rate->ramp_ns)
 		return;
-	rate->is_ramp = true; /* then it begins once more */
+	rate->is_ramp = true; /* after the ramp the run begins once more */
 	rate->turn_ns = now + rate->ramp_ns;
 }
 

@@ -30,10 +30,10 @@ struct rate {
 	uint64_t begun;
 	uint64_t num_blocks;    /* of block_bytes each: among which rate_next_block() chooses */
 	uint64_t start_ns;
-	uint64_t turn_ns;       /* when the ramp is over, and then, the run */
+	uint64_t turn_ns;       /* when the ramp is over; after the ramp: when the run is over */
 	bool is_ramp;
 	struct vublk_histogram latency_ns;
-	struct rusage usage;    /* at the start, and then, of the whole run */
+	struct rusage usage;    /* at the start; after the run: of the whole run */
 };
 
 /* Reads the command line; an error there ends the process. */
@@ -46,7 +46,7 @@ void rate_begin(struct rate *rate);
 void rate_end(struct rate *rate);
 void rate_print(const struct rate *rate);
 
-/* At turn_ns: ends the ramp, whose numbers do not count. False: the run is over. */
+/* Called at turn_ns: ends the ramp and discards its numbers. False: the run is over. */
 bool rate_turn(struct rate *rate, uint64_t now_ns);
 
 static inline bool rate_wants_more(struct rate *rate, uint64_t now_ns)

@@ -31,7 +31,7 @@ struct friendly_backend {
 	(VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) | \
 	 VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS))
 
-/* Listens at a path that has the process's id. */
+/* Listens at a path that contains the process's id. */
 void friendly_backend_open(struct friendly_backend *backend);
 void friendly_backend_close(struct friendly_backend *backend);
 /* Does one step. False: there is nothing to do. */

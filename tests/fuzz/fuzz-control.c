@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Where the input's next line is looked for; the input has been sent up to `sent`. */
+/* The input. The next line is searched from `at` on; the input has been sent up to `sent`. */
 struct stream {
 	const uint8_t *data;
 	size_t size, at, sent;

@@ -56,7 +56,7 @@ struct world {
 	struct friendly_backend backend;
 	struct {
 		bool is_set;
-		unsigned after; /* so many good answers */
+		unsigned after; /* after this number of good answers */
 		enum false_answer kind;
 		uint8_t bytes[256];
 		size_t num_bytes;
@@ -107,7 +107,7 @@ static void describe_queue(struct world *world, unsigned index)
 	send_state(world, VUBLK_VU_SET_VRING_ENABLE, index, 1);
 }
 
-/* With the protocol features that the relay always has, and those in `record`. */
+/* Starts two queues, with the protocol features that the relay always has and those in `record`. */
 static void start(struct world *world, uint8_t record)
 {
 	uint64_t protocol = VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |

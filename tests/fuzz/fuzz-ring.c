@@ -9,8 +9,8 @@
  *   2 our end takes up to that many elements, plus one
  *   3 another operation of our end, selected by the number
  *
- * Key idea: rings and buffers are in one memory, whose guest addresses are the offsets in it.
- * For any contents, all segments lie in it, a head or token appears at most once, each failure
+ * Key idea: rings and buffers are in one memory, whose guest addresses are the offsets in it. For
+ * any contents, all segments lie in this memory, a head or token appears at most once, each failure
  * has a text, and a broken ring stays broken.
  */
 #include "fuzz.h"

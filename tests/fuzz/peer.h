@@ -42,7 +42,7 @@ struct fuzz_objects {
 
 void fuzz_objects_open(struct fuzz_objects *objects);
 void fuzz_objects_close(struct fuzz_objects *objects);
-/* Takes an offset, a size and bytes, and writes these to the memory. */
+/* Takes an offset, a size and bytes from the input, and writes the bytes to the memory. */
 void fuzz_write_memory(struct fuzz_input *input, struct fuzz_objects *objects);
 /* The descriptor that a byte of the input selects: bits 4 and 5 are its kind. */
 int fuzz_select_fd(const struct fuzz_objects *objects, uint8_t selector);

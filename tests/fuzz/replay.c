@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This program runs a fuzz target without a fuzzing engine: all files of its corpus (the folder
- * CORPUS), then a fixed series of mutations of them.
+ * Runs a fuzz target without a fuzzing engine: on all files of its corpus (the folder CORPUS), then
+ * on a fixed series of mutations of these files.
  *
  * Key idea: a fuzzing engine finds more inputs, but this program needs only a compiler, and keeps
  * the errors that an engine has found from returning.

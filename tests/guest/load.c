@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A verified load for a guest. It writes blocks that contain their place and how often the place
- * was written, bypassing the page cache, and reads them back. Each thread has its own slice of
- * the disk and remembers the generation of each block in it. So a lost, torn, misplaced or stale
- * write shows when the block is read. A slow request is no fault; a failed one is.
+ * A verified load for a guest. It writes blocks with O_DIRECT and reads them back. Each block
+ * contains its number and its generation, which counts the writes to this block. Each thread has
+ * its own slice of the disk and remembers the generation of each block in the slice. So a lost,
+ * torn, misplaced or stale write shows when the block is read. A slow request is no fault; a failed
+ * one is.
  *
- * Each line goes to standard output with a single write(), like those of init: "writes=N" now and
- * then. After SIGTERM everything is read once more, and "verified=BLOCKS" is the last line.
+ * It prints each line with a single write(), as init does: "writes=N" at intervals. After SIGTERM
+ * it reads every block once more, and prints "verified=BLOCKS" as the last line.
  *
  *     load DISK
  */
@@ -66,7 +67,7 @@ static uint64_t next_random(uint64_t *state)
 	return *state;
 }
 
-/* The content of a block follows from its place and its generation. */
+/* The content of a block follows from its number and its generation. */
 static void fill(uint64_t *words, uint64_t block, uint32_t generation)
 {
 	uint64_t state = (block << 32 | generation) * 0x9e3779b97f4a7c15u + 1;

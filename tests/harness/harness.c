@@ -162,7 +162,9 @@ static void *do_nothing(void *opaque)
 	return opaque;
 }
 
-/* The sanitizer starts its own thread with the program's first one; that is no leak. */
+/*
+ * The sanitizer starts its own thread with the program's first one, and that thread is not a leak.
+ */
 static void start_sanitizer_thread(void)
 {
 	pthread_t thread;

@@ -15,8 +15,8 @@
  *       return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);
  *   }
  *
- * Arguments: `-l` lists the cases; `-f` runs in this process, for a debugger;
- * any other word runs the cases whose name contains it.
+ * Arguments: `-l` lists the cases; `-f` runs the cases in this process, for a debugger; any other
+ * word selects the cases whose names contain it.
  */
 
 #include <setjmp.h>
@@ -29,8 +29,8 @@
 #include "util/checked.h"
 
 /*
- * The limit only ends a deadlock, so it has room for a machine that does other work, too; an
- * instrumented build has three times as long.
+ * The limit only ends a deadlock, so it is long enough for a machine that also does other work. In
+ * an instrumented build it is three times as long.
  */
 #define VUBLK_TEST_SECONDS 120
 
@@ -56,7 +56,10 @@ unsigned vublk_test_count_fds(void);
 /* Mappings of this process that have a file behind them, memfds included. */
 unsigned vublk_test_count_mappings(void);
 
-/* Does what a peer may do: the next write(2) to the eventfd blocks, whatever its flags were. */
+/*
+ * Does what a peer can do: fills the eventfd, so that the next write(2) to it blocks, whatever its
+ * flags were.
+ */
 void vublk_test_fill_eventfd(int fd);
 
 #endif

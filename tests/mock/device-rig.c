@@ -2,8 +2,8 @@
 /*
  * A device on a test bus; see the header.
  *
- * Key idea: each callback only counts itself and keeps its error. A failure inside the rig fails
- * the test.
+ * Key idea: each callback only counts its calls and keeps the last error. A failure inside the rig
+ * fails the test.
  */
 #include "harness.h"
 
@@ -400,9 +400,9 @@ static bool is_read(uint32_t type)
 }
 
 /*
- * A queue's data area has the header, the status byte, and one page later the data. Queues do not
- * share an area: the driver orders their requests in this process, which the thread sanitizer of a
- * back-end in another process does not see.
+ * A queue's data area has the header and the status byte, and one page later the data. Queues do
+ * not share an area: the driver that orders their requests runs in this process, so the thread
+ * sanitizer of a back-end in another process does not see that order.
  */
 static uint64_t data_offset(unsigned queue)
 {

@@ -3,9 +3,9 @@
 #define VUBLK_TESTS_DEVICE_RIG_H
 
 /*
- * A device on a test bus: its callbacks are counted and their errors kept, and the test waits
- * for them by running the device's loop. The memory is one region with a ring and a data area per
- * queue, which the test drives by hand.
+ * A device on a test bus: the rig counts the callbacks and keeps their errors, and the test waits
+ * for callbacks by running the device's loop. The memory is one region with a ring and a data area
+ * per queue, which the test drives by hand.
  */
 #include "virtio/blk-format.h"
 #include "virtio/driver-ring.h"
@@ -36,7 +36,7 @@ struct device_rig {
 	struct vublk_device *device;
 	unsigned calls[RIG_NUM_CALLBACKS];
 	struct vublk_error errors[RIG_NUM_CALLBACKS]; /* of the last call; code 0: no error */
-	void (*hook)(struct device_rig *rig, enum rig_callback callback); /* called inside each */
+	void (*hook)(struct device_rig *rig, enum rig_callback callback); /* called in each callback */
 	uint64_t refused_features; /* offered, and not accepted by rig_set_up() */
 	bool (*pump)(void *opaque); /* lets the other end work; true: it did something */
 	void *pump_opaque;
@@ -90,14 +90,14 @@ void rig_settle(struct device_rig *rig);
 void rig_realize(struct device_rig *rig);
 void rig_realize_fails(struct device_rig *rig, int code);
 
-/* Memory, rings, features, DRIVER_OK; waits for started(). */
+/* Sets up memory, rings and features; rig_start() also sets DRIVER_OK and waits for started(). */
 void rig_set_up(struct device_rig *rig, unsigned num_queues);
 void rig_start(struct device_rig *rig, unsigned num_queues);
 void rig_stop(struct device_rig *rig);
 
 /*
- * Realize, start, stop. 0, or the code of the failure that ended it, from RIG_REALIZED or
- * RIG_STOPPED; *error has its sentence.
+ * Realizes, starts and stops the device. Returns 0, or the code of the error that realized() or
+ * stopped() reported; *error is that error.
  */
 int rig_try_session(struct device_rig *rig, unsigned num_queues, struct vublk_error *error);
 
@@ -110,7 +110,10 @@ void rig_expect_notified_once(struct device_rig *rig, unsigned num_queues);
 /* Sends one request and returns its status byte. */
 uint8_t rig_request(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, void *data,
 		    unsigned bytes);
-/* The same in two steps, with one request at a time. */
+/*
+ * The same in two steps: rig_submit() sends the request, and rig_finish() waits for it and returns
+ * its status byte. A queue has at most one such request at a time.
+ */
 void rig_submit(struct device_rig *rig, unsigned queue, uint32_t type, uint64_t sector, const void *data,
 		unsigned bytes);
 uint8_t rig_finish(struct device_rig *rig, unsigned queue);

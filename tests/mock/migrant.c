@@ -115,7 +115,7 @@ static uint64_t word_of(unsigned owner, uint32_t generation, unsigned index)
 	return ((uint64_t)(owner + 1) << 32 | generation) * SPREAD + index;
 }
 
-/* Says which data the page begins with, if it is data of a guest. */
+/* Prints which data the page begins with, if it is data of a guest. */
 static void describe(const uint64_t *page)
 {
 	uint64_t name = page[0] * GATHER;
@@ -183,7 +183,8 @@ static void publish(struct migrant *migrant, unsigned queue, unsigned slot)
 	struct queue *state = &guest_of(migrant)->queues[queue];
 
 	avail->ring[state->avail++ % MIGRANT_RING_SIZE] = htole16((uint16_t)(3 * slot));
-	vublk_store_release(&avail->idx, htole16(state->avail)); /* the back-end's load */
+	/* Pairs with the back-end's load. */
+	vublk_store_release(&avail->idx, htole16(state->avail));
 	wrote(migrant, avail);
 	vublk_eventfd_signal(migrant->kicks[queue]);
 }
@@ -236,8 +237,8 @@ static bool is_being_read(const struct guest *guest, unsigned buffer)
 }
 
 /*
- * The next buffer, without those of outstanding reads: one queue may read into all other buffers
- * while a read of the other queue is outstanding.
+ * Returns the next buffer, and skips those of outstanding reads: one queue can read into all other
+ * buffers while a read of the other queue is outstanding.
  */
 static unsigned take_buffer(struct guest *guest)
 {
@@ -304,7 +305,8 @@ static unsigned collect_queue(struct migrant *migrant, unsigned queue)
 {
 	struct queue *state = &guest_of(migrant)->queues[queue];
 	struct vring_used *used = page_at(migrant, desc_page(queue) + 1);
-	uint16_t end = le16toh(vublk_load_acquire(&used->idx)); /* the back-end's store */
+	/* Pairs with the back-end's store. */
+	uint16_t end = le16toh(vublk_load_acquire(&used->idx));
 	unsigned count = 0;
 
 	for (; state->used != end && count < MIGRANT_RING_SIZE; state->used++, count++) {

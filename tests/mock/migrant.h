@@ -6,8 +6,8 @@
  * A guest that migrates. All of its state is in its memory, so a copy of the memory is the guest.
  * It continuously writes its disk, reads it back, and remembers what it has read into which page.
  * So the guest notices, sooner or later, if the migration has changed a page of its memory. Writes
- * by its processor are marked here, as a hypervisor would see them. Writes by its disk go to pages
- * of their own and are not marked here.
+ * by its processor are marked here, as a VMM would see them. Writes by its disk go to pages of
+ * their own and are not marked here.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -22,7 +22,7 @@
 #define MIGRANT_GUEST_ADDR UINT64_C(0x40000000)
 #define MIGRANT_DISK_BYTES (MIGRANT_QUEUES * MIGRANT_SLOTS * MIGRANT_PAGE)
 
-/* The hypervisor's view: where the memory is, and what its processor has written to. */
+/* The VMM's view: where the memory is, and which pages the guest's processor has written to. */
 struct migrant {
 	char *memory;
 	uint64_t written[MIGRANT_PAGES / 64]; /* cleared by the code that copies */
@@ -45,7 +45,7 @@ bool migrant_is_idle(const struct migrant *migrant);
 /* Requests that have completed since boot, and those with wrong data. */
 uint64_t migrant_num_done(const struct migrant *migrant);
 unsigned migrant_num_wrong(const struct migrant *migrant);
-/* Checks every page that it has read and not reused since. */
+/* Checks every page that the guest has read from the disk and not reused since. */
 void migrant_verify(struct migrant *migrant);
 /* Whether the page was read into and will still be checked. */
 bool migrant_remembers(const struct migrant *migrant, unsigned page);

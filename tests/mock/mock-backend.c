@@ -104,7 +104,7 @@ void mock_forget(struct mock *mock)
 
 /* --- answers, valid and invalid ----------------------------------------------------------- */
 
-/* With `given_fd`, or with `num_fds` descriptors that must not be there. */
+/* Sends the bytes with `given_fd`, or with `num_fds` descriptors that the message must not have. */
 static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_fds, int given_fd)
 {
 	struct iovec iov = { (void *)bytes, num_bytes };
@@ -158,7 +158,7 @@ static uint64_t next_random(struct mock *mock)
 	return x;
 }
 
-/* One answer in eight, and mostly its header and first bytes, which matter most. */
+/* Changes one answer in eight, mostly in its header and first bytes, which matter most. */
 static void scramble(struct mock *mock, struct vublk_vu_message *reply)
 {
 	if (next_random(mock) % 8)
@@ -292,7 +292,7 @@ static uint64_t area_bytes(const struct mock *mock, const struct vublk_vu_inflig
 	return mock->insists_on_area ? bytes : VUBLK_MAX(bytes, (uint64_t)INFLIGHT_BYTES);
 }
 
-/* Like some back-ends, it omits the numbers of the request. */
+/* Like some back-ends, the mock does not repeat the request's numbers in its answer. */
 static void on_get_inflight(struct mock *mock, const struct vublk_vu_message *request)
 {
 	uint64_t bytes = area_bytes(mock, &request->payload.inflight);

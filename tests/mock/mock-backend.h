@@ -27,9 +27,9 @@ enum mock_fault_kind {
 	MOCK_SHORT,         /* a payload that is a byte too short */
 	MOCK_HUGE,          /* a size in the header that no message has */
 	MOCK_TWICE,         /* the answer comes twice */
-	MOCK_WITH_FDS,      /* three descriptors come with it */
-	MOCK_WITH_MANY_FDS, /* more than a message may have */
-	MOCK_REFUSE,        /* a confirmation that says no */
+	MOCK_WITH_FDS,      /* three descriptors come with the answer */
+	MOCK_WITH_MANY_FDS, /* more descriptors than a message can have */
+	MOCK_REFUSE,        /* the confirmation is a refusal */
 	MOCK_EMPTY,         /* no payload at all */
 	MOCK_VALUE,         /* the u64 `value` */
 	MOCK_RANDOM,        /* now and then an answer has random bytes, from the seed `value` */
@@ -51,11 +51,14 @@ struct mock {
 	struct vublk_channel channel;
 	int back_channel; /* -1: it was given none */
 
-	int inflight_fd; /* the area that it made; -1: none was requested */
-	uint64_t inflight_inode; /* of the last area that it was given */
+	int inflight_fd; /* the area that the mock made; -1: none was requested */
+	uint64_t inflight_inode; /* of the last area that the device sent */
 	struct vublk_vu_inflight inflight; /* and the message that came with it */
 
-	/* hangs up when it is given an area of another size than its own (yc-libvhost-server) */
+	/*
+	 * hangs up when the device sends an area of another size than the mock's own
+	 * (yc-libvhost-server)
+	 */
 	bool insists_on_area;
 	bool has_tight_areas; /* its area has no padding; false: regions are aligned to 64 bytes */
 
@@ -66,7 +69,7 @@ struct mock {
 	uint64_t max_queues, memory_slots, status;
 	bool echoes_log_size; /* answers SET_LOG_BASE with the size, not with 0 */
 	uint8_t config[256];
-	unsigned max_config_bytes; /* more is refused with an empty answer */
+	unsigned max_config_bytes; /* a longer config is refused with an empty answer */
 	bool ignore_set_config;
 	uint16_t base; /* the answer to GET_VRING_BASE */
 	uint32_t base_asked_with; /* the number in the last GET_VRING_BASE, which has to be 0 */
@@ -77,7 +80,7 @@ struct mock {
 	uint64_t dirty_log_inode;      /* 0: it was given none */
 	unsigned num_regions;
 
-	uint32_t refused_request; /* each time that it has to be confirmed; 0: no request */
+	uint32_t refused_request; /* refused each time it needs a confirmation; 0: no request */
 	struct mock_fault fault;
 	bool silent; /* since MOCK_SILENCE */
 	unsigned answers[VUBLK_VU_REQUEST_END];
@@ -95,7 +98,7 @@ void mock_die(struct mock *mock);
 void mock_live_again(struct mock *mock);
 /* Hangs up, and connects to a device that listens. */
 void mock_connect(struct mock *mock, const char *path);
-/* Does what is pending. True: there was something. */
+/* Does the pending work. True: there was some. */
 bool mock_pump(void *mock);
 /* Answers one request. True: there was one. */
 bool mock_pump_once(struct mock *mock);
@@ -109,7 +112,7 @@ void mock_send_config_change(struct mock *mock, bool need_reply);
 void mock_send_on_back_channel(struct mock *mock, const void *bytes, unsigned num_bytes);
 void mock_send_with_fds_on_back_channel(struct mock *mock, const void *bytes,
 					   unsigned num_bytes, unsigned num_fds);
-/* Reads the answers that have come on it; returns their number. */
+/* Reads the answers that have come on the back channel; returns their number. */
 unsigned mock_take_backend_answers(struct mock *mock);
 
 #endif

@@ -38,7 +38,7 @@ struct rig_log {
 	pthread_mutex_t lock;
 	pthread_cond_t said;
 	unsigned lines;
-	char last[VUBLK_ERROR_TEXT_BYTES + 256]; /* warning or error */
+	char last[VUBLK_ERROR_TEXT_BYTES + 256]; /* the last warning or error */
 };
 
 struct backend_rig {
@@ -47,7 +47,7 @@ struct backend_rig {
 	int result;
 	struct rig_log log;
 	struct vublk_channel channel;
-	uint64_t features, protocol_features; /* acked */
+	uint64_t features, protocol_features; /* accepted by the rig */
 	int memory_fd;
 	char *memory;
 	struct rig_queue queues[RIG_QUEUES];
@@ -59,14 +59,17 @@ struct backend_rig {
 void rig_open(struct backend_rig *rig, const struct vublk_option *options);
 /* A memory disk of 8 MiB with RIG_QUEUES queues. */
 void rig_open_memory(struct backend_rig *rig);
-/* The memory of the guest is a memfd without seals, so that a test can truncate it. */
+/* Makes the guest's memory a memfd without seals, so that a test can truncate it. */
 void rig_use_unsealed_memory(struct backend_rig *rig);
 int rig_unsealed_memfd(uint64_t bytes);
 /* An image of zeroes, named `image` in the case's folder; its path, and a descriptor. */
 int rig_make_image(char path[RIG_PATH_BYTES], uint64_t bytes);
-/* Only a front-end, on the socket `fd`, which it takes over; the back-end has the other end. */
+/*
+ * Makes only the front-end, on the socket `fd`, which the rig takes over; the back-end has the
+ * other end.
+ */
 void rig_attach(struct backend_rig *rig, int fd);
-/* Connects it to the next back-end; memory, rings and notifiers stay. */
+/* Connects the rig to the next back-end; memory, rings and notifiers stay. */
 void rig_attach_again(struct backend_rig *rig, int fd);
 /* Disconnects, waits for the back-end's thread, and frees everything. */
 void rig_close(struct backend_rig *rig);
@@ -76,7 +79,7 @@ void rig_close_expecting_end(struct backend_rig *rig);
 void rig_wait_for_end(struct backend_rig *rig);
 /* Whether the last warning or error of the log has these words. */
 bool rig_log_has(struct backend_rig *rig, const char *words);
-/* Waits for that. */
+/* Waits until rig_log_has() is true. */
 void rig_wait_for_log(struct backend_rig *rig, const char *words);
 /* The number of log lines of all levels. */
 unsigned rig_log_lines(struct backend_rig *rig);
@@ -94,7 +97,7 @@ struct backend_server {
 void backend_server_start(struct backend_server *server, const struct vublk_option *options);
 /* Starts the thread of a back-end that the case opened itself. */
 void backend_server_run(struct backend_server *server);
-/* Expects that it removes its socket. */
+/* Stops the back-end, and expects that it removes its socket. */
 void backend_server_stop(struct backend_server *server);
 
 /* --- messages ---------------------------------------------------------------- */
@@ -120,7 +123,7 @@ uint64_t rig_set_wce(struct backend_rig *rig, uint8_t value);
 
 /* --- the whole sequence ------------------------------------------------------ */
 
-/* Owner, all features on offer, all protocol features on offer. */
+/* Sends SET_OWNER, and accepts all features and protocol features that are offered. */
 void rig_negotiate(struct backend_rig *rig);
 uint64_t rig_set_mem_table(struct backend_rig *rig);
 uint64_t rig_add_mem_reg(struct backend_rig *rig, int fd, uint64_t guest, uint64_t user,
@@ -131,11 +134,11 @@ void rig_expect_regions_refused(struct backend_rig *rig);
 void rig_make_ring(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base);
 /* Sends NUM, BASE, ADDR, CALL, ERR, KICK; returns the answer to KICK. */
 uint64_t rig_describe_queue(struct backend_rig *rig, unsigned index, uint16_t base);
-/* The same and ENABLE; 0: the queue runs. */
+/* The same, then ENABLE; 0: the queue runs. */
 uint64_t rig_tell_queue(struct backend_rig *rig, unsigned index, uint16_t base);
 /* Makes the ring and tells the back-end, which must accept it. */
 void rig_start_queue(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base);
-/* negotiate, memory table, queue 0. */
+/* Negotiates, sends the memory table, and starts queue 0. */
 void rig_start(struct backend_rig *rig);
 
 /* --- the in-flight area ------------------------------------------------------ */
@@ -146,9 +149,9 @@ struct rig_area {
 	struct vublk_inflight_split *region; /* of queue 0 */
 };
 
-/* GET_INFLIGHT_FD for RIG_QUEUES queues of RIG_SIZE entries; maps the area. */
+/* Sends GET_INFLIGHT_FD for RIG_QUEUES queues of RIG_SIZE entries; maps the area. */
 void rig_get_area(struct backend_rig *rig, struct rig_area *area);
-/* SET_INFLIGHT_FD with the same numbers, or with others. */
+/* Sends SET_INFLIGHT_FD with the same numbers, or with others. */
 uint64_t rig_set_area(struct backend_rig *rig, const struct rig_area *area);
 uint64_t rig_set_area_as(struct backend_rig *rig, const struct rig_area *area, uint64_t size,
 			 uint64_t offset, unsigned num_queues, unsigned queue_size);

@@ -9,12 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Connects; waits until the other side closes the connection. */
+/* The first function connects; the second waits until the other side closes the connection. */
 int rude_dial(const char *path);
 void rude_wait_for_end(int fd);
 /* Sends all bytes, unless the other side has hung up. */
 void rude_send(int fd, const void *bytes, size_t count);
-/* The same numbers for the same seed. */
+/* Returns a random number; the same seed gives the same numbers. */
 uint64_t rude_random(uint64_t *seed);
 /* Checks that a well-behaved front-end is served. */
 void rude_check_served(const char *path);

@@ -50,7 +50,7 @@ static void test_call_and_the_front_end_goes(void **state)
 	rig_close(&rig);
 }
 
-/* As SIGTERM does. */
+/* The back-end stops while a call blocks its worker, as after SIGTERM. */
 static void test_call_and_the_back_end_stops(void **state)
 {
 	struct backend_rig rig;
@@ -113,7 +113,10 @@ static void *steal(void *opaque)
 	return NULL;
 }
 
-/* A kick that woke the worker is cleared before it reads the eventfd, so a read would block. */
+/*
+ * Another thread clears the eventfd of a kick that woke the worker before the worker reads it, so
+ * the worker's read() would block.
+ */
 static void test_stolen_kicks(void **state)
 {
 	struct thief thief = { 0 };

@@ -18,7 +18,7 @@
 
 /* --- sizes for I/O ---------------------------------------------------------------- */
 
-/* In blocks; 0 if unknown, or not a multiple of blocks. */
+/* The sizes are in blocks; 0 if unknown, or not a multiple of the block size. */
 static void test_io_sizes(void **state)
 {
 	const struct {
@@ -181,7 +181,7 @@ static void test_refused_block_sizes(void **state)
 	expect_refused(path, "4096", "512", "less than the logical block size of 4096 bytes");
 }
 
-/* An image that grows by a part of a block keeps its size. */
+/* The disk keeps its size when its image grows by part of a block. */
 static void test_block_size_of_a_new_size(void **state)
 {
 	char path[128];
@@ -277,7 +277,7 @@ static void test_unused_queues(void **state)
 	rig_close(&rig);
 }
 
-/* Without protocol features queues begin enabled, also those first used later. */
+/* Without protocol features queues begin enabled, including those that are first used later. */
 static void test_enabled_later(void **state)
 {
 	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };

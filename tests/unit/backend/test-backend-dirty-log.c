@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests the dirty log: which pages are marked, whether a copy of the memory that is made with
- * the log while requests run is complete, and how invalid logs are refused.
+ * The dirty log: which pages are marked, whether a copy of the memory that is made with the log
+ * while requests run is complete, and how invalid logs are refused.
  */
 #include "backend-rig.h"
 
@@ -18,7 +18,7 @@
 #define PAGE VUBLK_DIRTY_PAGE_BYTES
 #define LOG_BYTES ((RIG_GUEST + RIG_MEMORY) / PAGE / 8)
 #define USED_ADDR UINT64_C(0x8000) /* where the used ring of queue 0 is logged */
-#define TEST_RINGS_OFFSET 0x20000  /* in a queue's memory: what is below is the rings' */
+#define TEST_RINGS_OFFSET 0x20000  /* in a queue's memory; the rings are below this offset */
 
 struct log {
 	int fd;
@@ -97,7 +97,7 @@ static void open_rig(struct backend_rig *rig)
 	rig_start_queue(rig, 0, RIG_SIZE, 0);
 }
 
-/* As front-ends do while a VM runs. */
+/* Begins to log as front-ends do while a VM runs. */
 static void begin_logging(struct backend_rig *rig, struct log *log)
 {
 	make_log(log, LOG_BYTES);
@@ -117,7 +117,9 @@ static bool take_page(struct log *log, uint64_t addr)
 	       bit;
 }
 
-/* A worker without work enables kicks after polling for a while, and marks that. */
+/*
+ * A worker without work enables kicks after polling for a while, and marks the page of that write.
+ */
 static void wait_for_page(const struct log *log, uint64_t addr)
 {
 	while (!(__atomic_load_n(&log->bits[addr / PAGE / 8], __ATOMIC_SEQ_CST) &
@@ -153,7 +155,7 @@ static void check_request(struct backend_rig *rig, struct log *log, uint32_t typ
 			fail_msg("type %u, %u bytes at %u: page %u is not marked", type, bytes,
 				 (unsigned)offset, i);
 	assert_true(take_page(log, RIG_GUEST + TEST_RINGS_OFFSET));
-	take_page(log, USED_ADDR); /* at some time, by its worker */
+	take_page(log, USED_ADDR); /* the worker marks it at some time */
 	if (count_pages(log))
 		fail_msg("type %u, %u bytes at %u: %u pages too many are marked", type, bytes,
 			 (unsigned)offset, count_pages(log));
@@ -208,7 +210,7 @@ static void test_marks_the_used_ring(void **state)
 		wait_for_page(&log, USED_ADDR + 2 * PAGE);
 		assert_int_equal(rig_get_base(&rig, 0), done);
 		assert_true(take_page(&log, USED_ADDR - PAGE));
-		/* 0 to 8 are in the first, 8 to 520 in both, 520 to 1032 too. */
+		/* Elements 0 to 8 are in the first page; 8 to 520, and 520 to 1032, are in both. */
 		assert_true(take_page(&log, USED_ADDR));
 		assert_int_equal(take_page(&log, USED_ADDR + PAGE), until > 8);
 		assert_true(take_page(&log, USED_ADDR + 2 * PAGE));

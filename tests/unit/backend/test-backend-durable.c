@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests when a write is stable, and system calls that move fewer bytes than they were asked
- * to.
+ * When a write is stable, and system calls that move fewer bytes than requested.
  *
  * Key idea: the system calls of the blocking method are intercepted, counted and made to fail.
  */
@@ -101,7 +100,7 @@ static void open_image(struct backend_rig *rig, const char *io, const char *writ
 	rig_open(rig, options);
 }
 
-/* With blocking calls, and queue 0 runs. */
+/* Starts a back-end with blocking calls, whose queue 0 runs. */
 static void start(struct backend_rig *rig, const char *write_cache)
 {
 	open_image(rig, "blocking", write_cache);
@@ -173,8 +172,8 @@ static void test_write_cache_off(void **state)
 }
 
 /*
- * A VM's reset: QEMU read the configuration when it began and keeps its copy, so the
- * next driver still sees a write cache that is off, and sends no flush.
+ * A VM's reset: QEMU read the configuration when the VM began and keeps its copy, so the next
+ * driver still sees a write cache that is off, and sends no flush.
  */
 static void test_write_cache_stays_off(void **state)
 {
@@ -228,7 +227,7 @@ static void test_resumed_and_config_read(void **state)
 	struct backend_rig rig;
 
 	resume(&rig, &area, true, 0);
-	/* A read of a part without wce does not tell the driver its value. */
+	/* A read of a part of the config without wce does not tell the driver the value of wce. */
 	vublk_vu_message_init(&message, VUBLK_VU_GET_CONFIG);
 	message.payload.config.size_bytes = 32;
 	message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES;

@@ -48,7 +48,7 @@ static void test_gone_at_each_byte(void **state)
 	backend_server_stop(&server);
 }
 
-/* They connect and send nothing; the next one is served all the same. */
+/* Front-ends connect and send nothing; the next front-end is still served. */
 static void test_silent(void **state)
 {
 	struct backend_server server;
@@ -70,7 +70,7 @@ static void test_idle_is_not_silent(void **state)
 	rig_attach(&rig, rude_dial(server.path));
 	rig_negotiate(&rig);
 	next = rude_dial(server.path);
-	assert_int_equal(poll(&nothing, 1, 100), 0); /* five times the limit of a silent one */
+	assert_int_equal(poll(&nothing, 1, 100), 0); /* five times the limit of silence */
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
@@ -170,7 +170,9 @@ static void test_descriptors_rewritten(void **state)
 			rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		}
 		if (i % 64 == 0 && i) {
-			/* It has probably broken the ring, and starts again. */
+			/*
+			 * The scribbler has probably broken the ring, so the ring is started again.
+			 */
 			rig_get_base(&rig, 0);
 			assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0,
 						       (i + 1) & 0xffff), 0);

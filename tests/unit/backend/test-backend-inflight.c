@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define REQUESTS 3
-#define SECTOR 40 /* all write to it, so it shows which one was executed last */
+#define SECTOR 40 /* all requests write to it, so it shows which request was executed last */
 
 /* A session with memory and a new area, which the back-end has not been given yet. */
 static void open_with_area(struct backend_rig *rig, struct rig_area *area)
@@ -51,16 +51,16 @@ static void test_noted_and_cleared(void **state)
 /* --- a predecessor that died ------------------------------------------------- */
 
 /*
- * Three writes were made available; `died` leaves the state in which the predecessor died.
- * heads[i] is the chain of the i-th.
+ * Three writes were made available; `died` leaves rings and area as the predecessor left them.
+ * heads[i] is the head of the i-th write's chain.
  */
 struct scene {
 	const char *name;
 	void (*died)(struct backend_rig *rig, struct vublk_inflight_split *region,
 		     const uint16_t *heads);
 	unsigned base;     /* the value of SET_VRING_BASE */
-	unsigned executed; /* bit mask of those to be executed now */
-	unsigned last;     /* the one executed last */
+	unsigned executed; /* bit mask of the writes to be executed now */
+	unsigned last;     /* the write executed last */
 };
 
 static void take(struct vublk_inflight_split *region, uint16_t head, uint64_t counter)
@@ -206,7 +206,10 @@ static void test_died_at_each_step(void **state)
 	}
 }
 
-/* No request is left, and the area records that first. */
+/*
+ * The predecessor completed every request but did not clear the last one in the area. The next
+ * back-end first records in the area that no request is left.
+ */
 static void test_died_after_the_last(void **state)
 {
 	struct rig_area area;
@@ -264,7 +267,7 @@ static void test_scribbled_areas(void **state)
 
 	open_with_area(&rig, &area);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
-	/* Of another ring. */
+	/* An area of another ring. */
 	area.region->version = 1;
 	area.region->used_idx = 1000;
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
@@ -276,7 +279,10 @@ static void test_scribbled_areas(void **state)
 	rig.queues[0].ring.used->idx = 5;
 	assert_int_equal(rig_tell_queue(&rig, 0, 5), 1);
 	assert_true(rig_log_has(&rig, "last batch names entry 128"));
-	/* A circular list ends, and a chain in flight that is not the driver's. */
+	/*
+	 * A circular list does not hang the back-end, and a chain in flight that the driver did not
+	 * add is refused.
+	 */
 	area.region->last_batch_head = 7;
 	area.region->desc[7].next = 7;
 	for (unsigned i = 0; i < RIG_SIZE; i++)
@@ -345,7 +351,8 @@ static void set_history(struct backend_rig *rig, struct rig_area *area,
 	size_t num_completed = strlen(history->completed);
 
 	for (unsigned i = 0; history->first && i < RIG_SIZE; i++) {
-		ring->avail->ring[i] = RIG_SIZE - 1; /* a ring that has wrapped, of another chain */
+		/* The ring has wrapped; its entries are those of another chain. */
+		ring->avail->ring[i] = RIG_SIZE - 1;
 		ring->used->ring[i].id = RIG_SIZE - 1;
 		ring->used->ring[i].len = 1;
 	}

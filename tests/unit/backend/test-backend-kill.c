@@ -223,7 +223,10 @@ static void check_content(const struct scene *scene, unsigned i, char expected, 
 			fail_msg("%s: request %u left '%c', not '%c'", point, i, got[k], expected);
 }
 
-/* The number of requests that the driver sees as not completed. */
+/*
+ * Overwrites the data of all requests. Returns the number of requests that the driver sees as not
+ * completed.
+ */
 static unsigned write_over(struct scene *scene, const char *point)
 {
 	unsigned unpublished = 0;
@@ -382,7 +385,7 @@ static void die_twice(const char *io, const char *first, const char *second)
 	recover(&scene, both);
 }
 
-/* The second dies at the first occasion, because few requests may be left. */
+/* The second back-end dies at the first opportunity, because few requests may be left. */
 static void die_at_each_two(const char *io)
 {
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(points); i++)

@@ -285,7 +285,7 @@ static void test_broken_ring_stops_alone(void **state)
 	assert_int_equal(poll(&wait, 1, -1), 1);
 	assert_true(rig_log_has(&rig, "queue 1 is stopped because its driver broke the ring"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
-	/* It starts again like any other. */
+	/* The broken queue starts again like any other. */
 	rig_get_base(&rig, 1);
 	memset(rig.queues[1].ring.avail, 0, 4);
 	rig_start_queue(&rig, 1, RIG_SIZE, 0);
@@ -430,7 +430,7 @@ static void test_resize(void **state)
 	rig_close(&rig);
 }
 
-/* A channel for the back-end's requests; its other end. */
+/* Opens a channel for the back-end's requests; `back` is its other end. */
 static void open_back_channel(struct backend_rig *rig, struct vublk_channel *back)
 {
 	struct vublk_vu_message message;
@@ -516,7 +516,7 @@ static void test_silence_while_suspended(void **state)
 
 	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
 	answer_config_change(&back);
-	/* It has read the size, and is not notified again. */
+	/* The front-end has read the size, and is not notified again. */
 	rig_get_config(&rig, &config);
 	assert_int_equal(config.capacity, 3 << 11);
 	rig_start_queue(&rig, 1, RIG_SIZE, 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The kernel refuses requests for a while, as when it is short of memory. They are submitted
- * again until it accepts them, without any other event such as a kick or a completion.
+ * The kernel refuses requests for a while, as when it is short of memory. The back-end submits them
+ * again until the kernel accepts them, without any other event such as a kick or a completion.
  */
 #include "backend-rig.h"
 

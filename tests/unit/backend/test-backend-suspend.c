@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests stopping a ring while the engine has a request of that ring: the meaning of each
- * message with the protocol features GET_VRING_BASE_INFLIGHT and GET_VRING_BASE_SKIP_DRAIN.
+ * Stopping a ring while the engine has a request of that ring: the meaning of each message with the
+ * protocol features GET_VRING_BASE_INFLIGHT and GET_VRING_BASE_SKIP_DRAIN.
  *
  * Key idea: the request zeroes many ranges, which the engine gets one after the other. The
  * test intercepts the system call and decides when a range is done.
@@ -199,7 +199,7 @@ static void test_the_plain_message_drains(void **state)
 	assert_int_equal(count_left(UNDRAINED | SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE), 0);
 }
 
-/* As an earlier text of the specification has it, and QEMU 11.1. */
+/* An earlier text of the specification and QEMU 11.1 do this. */
 static void test_without_skip_drain_the_plain_message_leaves_the_rest(void **state)
 {
 	assert_int_not_equal(count_left(SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE), 0);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends whose memory is not shared: the back-end has to warn, because their disk just hangs.
+ * Front-ends whose memory is not shared: the back-end has to warn, because these front-ends see
+ * nothing but a disk that hangs.
  */
 #include "backend-rig.h"
 
@@ -53,7 +54,10 @@ static void test_no_memory(void **state)
 	rig_close(&rig);
 }
 
-/* A library uses its program's addresses, and its memory is blank until the first request. */
+/*
+ * Acts like a driver in a library: guest addresses are addresses in the program, and the memory is
+ * blank until the first request.
+ */
 static void start_library(struct backend_rig *rig)
 {
 	rig_open_memory(rig);

@@ -312,7 +312,6 @@ static void test_base_and_restart(void **state)
 	rig_close(&rig);
 }
 
-/* Without a kick descriptor the queue is polled. */
 /* A front-end that read the used index before the last completions. */
 static void test_base_behind_used(void **state)
 {

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests batches of requests to a file in memory: one system call executes many requests.
- * Requests that this call cannot move are executed by plain calls or fail with a message; holes
- * stay holes.
+ * Batches of requests to a file in memory: one system call executes many requests. Requests that
+ * this call cannot move are executed by plain calls or fail with a message; holes stay holes.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -104,7 +103,7 @@ struct disk {
 	struct vublk_engine_queue *queue;
 	char *image; /* its expected content */
 	int buffer_fd;
-	char *buffers; /* IMAGE_BYTES, a driver's */
+	char *buffers; /* the driver's buffers, of IMAGE_BYTES */
 	struct vublk_engine_io ios[MANY];
 	struct iovec iovs[MANY][2];
 	unsigned num_ios;
@@ -127,7 +126,7 @@ static void open_engine(struct disk *disk, bool read_only)
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queue, &error), 0);
 }
 
-/* All of it is written, or it has a hole from the middle on. */
+/* Opens an image that is written as a whole, or has a hole from the middle on. */
 static void disk_open(struct disk *disk, bool has_hole)
 {
 	const struct vublk_file *file;
@@ -167,7 +166,7 @@ static void disk_close(struct disk *disk)
 	close(disk->fd);
 }
 
-/* A request between the image at an offset and the buffers at the same, in two parts. */
+/* Adds a request, in two parts, between the image and the buffers at the same offset. */
 static void ask(struct disk *disk, enum vublk_engine_op op, uint64_t offset, uint64_t bytes,
 		unsigned flags)
 {
@@ -205,7 +204,7 @@ static void ask_many(struct disk *disk, enum vublk_engine_op op, unsigned flags)
 		ask(disk, op, (uint64_t)i * (IMAGE_BYTES / MANY) + 512, BYTES, flags);
 }
 
-/* Buffers and image are equal where the requests were. */
+/* Checks that buffers and image are equal where the requests were. */
 static void check_many(const struct disk *disk)
 {
 	for (unsigned i = 0; i < MANY; i++) {
@@ -226,7 +225,7 @@ static void fill_many(struct disk *disk, unsigned seed)
 	}
 }
 
-/* The file has the expected content. */
+/* Checks that the file has the expected content. */
 static void check_image(const struct disk *disk)
 {
 	char *there = malloc(IMAGE_BYTES);
@@ -236,7 +235,7 @@ static void check_image(const struct disk *disk)
 	free(there);
 }
 
-/* All requests succeed, and buffers and image are equal. */
+/* Reads everything; checks that all requests succeed and that buffers and image are equal. */
 static void read_many(struct disk *disk)
 {
 	ask_many(disk, VUBLK_OP_READ, 0);
@@ -388,7 +387,7 @@ static void test_in_vain(void **state)
 	disk_close(&disk);
 }
 
-/* A batch may move a part of its requests, or of one request. */
+/* A batch can move only a part of its requests, or of one request. */
 static void test_part(void **state)
 {
 	static const ssize_t parts[] = { 1, BYTES / 4, BYTES / 8 };
@@ -432,7 +431,7 @@ static void test_shrunk_image(void **state)
 	disk_close(&disk);
 }
 
-/* The same with a driver's memory. */
+/* The same when a driver's memory shrinks. */
 static void test_shrunk_buffers(void **state)
 {
 	struct disk disk;

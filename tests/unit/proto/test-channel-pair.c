@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file replaces socket calls of the channel, and plays the other end; see the header. */
+/* Replaces socket calls of the channel, and acts as the other end; see the header. */
 #include "test-channel-pair.h"
 
 #include "util/fd.h"

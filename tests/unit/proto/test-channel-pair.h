@@ -3,8 +3,8 @@
 #define VUBLK_TEST_CHANNEL_PAIR_H
 
 /*
- * A channel with a raw socket at its other end, and socket calls that replace the kernel's
- * (--wrap of the linker).
+ * A channel with a raw socket at its other end, and socket calls that replace the kernel's (the
+ * linker's option --wrap).
  *
  * Key idea: the kernel accepts a small message as a whole or not at all. The replaced calls
  * accept any part of it, and fail as a test demands.

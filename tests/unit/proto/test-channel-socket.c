@@ -130,7 +130,9 @@ static void test_connect_to_a_datagram_socket(void **state)
 	close(fd);
 }
 
-/* 107 bytes are the maximum. A path of that size is valid and only does not exist. */
+/*
+ * 107 bytes are the maximum. A path of that size is valid, so the error is that it does not exist.
+ */
 static void test_length_of_a_path(void **state)
 {
 	char longest[109];

@@ -2,8 +2,8 @@
 /*
  * Permissions and group of a listening socket.
  *
- * Key idea: clients can connect from the call of listen() on. A replaced listen() looks at the file
- * at this moment, so the test sees that mode and group have already been set.
+ * Key idea: clients can connect as soon as listen() is called. A replaced listen() examines the
+ * file at this moment, so the test sees whether mode and group have already been set.
  */
 #include "harness.h"
 
@@ -24,7 +24,7 @@
 
 static char path[256];
 static struct stat at_listen; /* the file when listen() was called */
-static int refused;           /* errno value of a client's connect() then */
+static int refused;           /* errno value of a client's connect() at that moment */
 static void (*after_bind)(void);
 
 static const char *make_path(const char *name)

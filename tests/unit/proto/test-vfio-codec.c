@@ -205,7 +205,10 @@ static void expect_nothing(struct pair *pair)
 	assert_int_equal(vublk_vfio_channel_receive(&pair->channel, &message, NULL), 0);
 }
 
-/* Cut at every byte: its descriptor arrives with the first, and the next message's does not. */
+/*
+ * A message is cut at every byte: its descriptor arrives with its first part, and the descriptor of
+ * the next message does not.
+ */
 static void test_pieces_of_every_size(void **state)
 {
 	for (size_t cut = 1; cut < sizeof(struct small); cut++) {

@@ -146,7 +146,10 @@ static void test_inflight_areas(void **state)
 	}
 }
 
-/* Also files that can be mapped: a device's driver may do anything in mmap(). */
+/*
+ * Files that can be mapped are refused, too: the driver of a character device can do anything in
+ * mmap().
+ */
 static void test_files_that_are_no_memory(void **state)
 {
 	static const char *const paths[] = { "/dev/zero", "/dev/null", "/proc/self", "/dev" };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The skeleton of a vhost-user server, with an owner that only counts. The relay and
+ * The skeleton of a vhost-user server, with an owner that only counts messages. The relay and
  * `vublk serve` have tests of their own for the meaning of messages.
  *
  * Key idea: the loop runs only when a case processes it, so the number of messages that are
@@ -188,7 +188,7 @@ static void test_checks(void **state)
 	owner.server.offered_protocol_features = UINT64_MAX;
 	send_empty(&owner, VUBLK_VU_GET_QUEUE_NUM);
 	expect(&owner, -ENOTSUP, -1);
-	/* in the table, with a protocol feature that is not offered, and then is */
+	/* in the table, with a protocol feature that is not offered at first, and then is */
 	owner.server.offered_protocol_features = 0;
 	send_empty(&owner, VUBLK_VU_RESET_DEVICE);
 	expect(&owner, -ENOTSUP, -1);

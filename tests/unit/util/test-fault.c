@@ -108,7 +108,7 @@ static void test_owners(void **state)
 	vublk_fd_close(&fd);
 }
 
-/* No huge page is left: a mapping that reserved none loses the page as a whole. */
+/* When no huge page is free, a mapping that has reserved none loses the huge page as a whole. */
 static void test_huge_pages(void **state)
 {
 	struct vublk_fault fault = { .fd = -1 };
@@ -190,7 +190,9 @@ static void handle(void (*handler)(int number, siginfo_t *info, void *context))
 	assert_int_equal(sigaction(SIGBUS, &action, NULL), 0);
 }
 
-/* The application's own fault, and a signal that a process sends, go to its handler. */
+/*
+ * The application's own fault, and a signal that a process sends, go to the application's handler.
+ */
 static void test_application_with_a_handler(void **state)
 {
 	struct vublk_fault fault = { .fd = -1 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests how images are opened that other programs use: which pairs of users can share an
- * image, according to the bytes that QEMU locks, and which first bytes cause a warning. Real QEMU
- * programs and mounted devices are in tests/peers/images.py.
+ * Opening images that other programs use: which pairs of users can share an image, according to the
+ * bytes that QEMU locks, and which first bytes cause a warning. Real QEMU programs and mounted
+ * devices are in tests/peers/images.py.
  */
 #include "harness.h"
 
@@ -61,7 +61,7 @@ static void check_busy(unsigned flags, const char *words)
 		fail_msg("'%s' does not contain '%s'", error.text, words);
 }
 
-/* Another program, by the bytes that it locks. */
+/* Opens the image as another program does, which locks these bytes. */
 static int lock_bytes(const unsigned *bytes, unsigned count)
 {
 	int fd = open(image, O_RDWR | O_CLOEXEC);

@@ -3,7 +3,7 @@
  * Which files may be shared memory, and how parts of them are mapped.
  *
  * Key idea: a machine with a DAX device is rare, so a memfd poses as one: fstat() says that it is a
- * character device, and open() finds the device's folder of sysfs in a temporary folder.
+ * character device, and open() looks for the device's sysfs folder in a temporary folder.
  */
 #include "harness.h"
 

@@ -184,7 +184,10 @@ static void test_log_is_limited(void **state)
 	assert_string_equal(lines.last, "line 100 at 0x0");
 }
 
-/* A peer that causes many kinds of lines shares the last row; the limit holds. */
+/*
+ * When a peer causes many kinds of lines, some share the last row of the table, and the limit
+ * holds.
+ */
 static void test_log_has_many_kinds(void **state)
 {
 	struct lines lines = { 0 };

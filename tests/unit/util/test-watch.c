@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests watches for a file on several loops: they share one inotify instance, whichever loop
- * reads it and whichever watch ends in the meantime. The test skips if there is no inotify.
+ * Watches for a file on several loops. The watches share one inotify instance, whichever loop reads
+ * it and whichever watch ends in the meantime. The test is skipped if there is no inotify.
  */
 #include "harness.h"
 
@@ -100,7 +100,7 @@ static void test_one_instance_for_all_loops(void **state)
 	}
 }
 
-/* The loop that reads may be another one than the watch's, and its own may end first. */
+/* An event can be read by the loop of another watch, and the loop of that watch can end first. */
 static void test_another_loop_reads(void **state)
 {
 	struct waiter a, b;
@@ -119,7 +119,7 @@ static void test_another_loop_reads(void **state)
 	end(&b);
 }
 
-/* Its event was read by another loop and is posted when the watch and its loop end. */
+/* A watch and its loop end while an event of the watch is posted, which another loop has read. */
 static void test_an_end_with_a_posted_event(void **state)
 {
 	struct waiter a, b;
@@ -159,7 +159,10 @@ static unsigned read_limit(const char *path)
 	return limit;
 }
 
-/* Every watch reports both then, because any event may be among the lost ones. */
+/*
+ * Every watch reports both a file and a lost directory, because any event may be among the lost
+ * ones.
+ */
 static void test_an_overflow(void **state)
 {
 	unsigned limit = read_limit("/proc/sys/fs/inotify/max_queued_events");
@@ -169,7 +172,7 @@ static void test_an_overflow(void **state)
 	begin(&b, "b");
 	make_file(a.path);
 	make_file(b.path);
-	vublk_watch_stop(&b.watch); /* its watch is another kernel watch from here on */
+	vublk_watch_stop(&b.watch); /* b has another kernel watch from here on */
 	assert_int_equal(vublk_watch_start(&b.watch, &b.loop, "/tmp/no-such-file", NULL), 0);
 	/* Two files alternately, because equal successive events are merged. */
 	for (unsigned i = 0; i <= limit; i++)

@@ -365,7 +365,10 @@ static void test_holes_are_filled(void **state)
 	disk_close(&disk);
 }
 
-/* Failing batches are rarely tried, and again when they succeed. */
+/*
+ * After failures, batches are tried rarely; when they succeed, they are used for every request
+ * again.
+ */
 static void test_in_vain(void **state)
 {
 	struct disk disk;

@@ -98,7 +98,7 @@ struct disk {
 };
 
 static struct {
-	unsigned errors; /* lines */
+	unsigned errors; /* number of lines */
 	char text[1024];
 } logged;
 
@@ -177,7 +177,7 @@ static int flush(struct disk *disk, unsigned queue)
 	return disk_do(disk, queue, VUBLK_OP_FLUSH, 0);
 }
 
-/* Requests that guarantee stable data fail; the others are served. */
+/* Checks that requests that guarantee stable data fail, and that the others are served. */
 static void check_lost(struct disk *disk)
 {
 	for (unsigned i = 0; i < 2; i++) {
@@ -224,7 +224,10 @@ static void test_flush(void **state)
 	for_each_mode(check_flush);
 }
 
-/* Of two concurrent syncs, the one that fails may have got the other's report. */
+/*
+ * When one of two concurrent syncs fails, the kernel may have given it the other's report. So both
+ * flushes fail.
+ */
 static void check_both_at_once(struct disk *disk)
 {
 	struct vublk_engine_io ios[2] = { { .op = VUBLK_OP_FLUSH }, { .op = VUBLK_OP_FLUSH } };
@@ -274,7 +277,7 @@ static void test_durable_write(void **state)
 	for_each_mode(check_durable_write);
 }
 
-/* The write itself fails: its driver learns that, and nothing else is lost. */
+/* The write itself fails: its driver is told, and no other write is lost. */
 static void check_failed_write(struct disk *disk)
 {
 	failing.durable_write = failing.plain_write = ENOSPC;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests which calls the file engine makes without io_uring, and which calls it must not make
- * in this way. The test intercepts and counts the calls, and decides what the page cache contains.
+ * Which calls the file engine makes without io_uring, and which calls it must not make without
+ * io_uring. The test intercepts and counts the calls, and decides what the page cache contains.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -147,7 +147,10 @@ struct disk {
 static struct engine_log last;
 static const struct vublk_log test_log = { engine_log_keep, &last, VUBLK_LOG_DEBUG };
 
-/* Always on tmpfs; the engine believes that or, for a case about a disk, does not. */
+/*
+ * Opens an image, always on tmpfs. In a case about a disk, the engine takes the file system for
+ * another one.
+ */
 static void disk_open(struct disk *disk, enum vublk_io_method method, bool in_memory)
 {
 	char path[64];
@@ -288,7 +291,7 @@ static void test_refused_for_a_while(void **state)
 	check_refused(ENOMEM);
 }
 
-/* A call may move less than requested, and the next one fail. */
+/* A call can move less than requested, and the next call can fail. */
 static void test_memory_short(void **state)
 {
 	struct disk disk;
@@ -418,7 +421,10 @@ static void test_cached_in_part(void **state)
 	disk_close(&disk);
 }
 
-/* A cold cache is rarely tried, and again when it is warm. */
+/*
+ * While the cache is cold, cached reads are tried rarely; when it is warm, they are tried for every
+ * request again.
+ */
 static void test_cold(void **state)
 {
 	struct disk disk;
@@ -480,7 +486,7 @@ static void test_try_is_no_verdict(void **state)
 
 /* --- files that fail ----------------------------------------------------------- */
 
-/* Another program shrinks it: an error, and no signal. */
+/* Another program shrinks the image: the request fails with an error, and no signal comes. */
 static void test_shrunk(void **state)
 {
 	struct disk disk;

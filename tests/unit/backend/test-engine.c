@@ -329,7 +329,7 @@ static void test_memory_disk_room(void **state)
 	for (unsigned i = 0; i < NUM_EXTENTS; i++)
 		memory_write(queue, i * (uint64_t)EXTENT + i % 2 * 8192, data, 4096);
 	assert_in_range(resident_bytes() - before, 0, NUM_EXTENTS * 4096 + (1 << 20));
-	/* They stay so until they are empty. */
+	/* The extents stay allocated in this way until they are empty. */
 	memory_write(queue, 0, data, 1 << 20);
 	assert_in_range(resident_bytes() - before, 0, NUM_EXTENTS * 4096 + (2 << 20));
 	check_stored(queue, 1 << 20, NULL, back, 1 << 20);
@@ -337,7 +337,10 @@ static void test_memory_disk_room(void **state)
 		assert_int_equal(engine_io(queue, VUBLK_OP_DISCARD, 0, i * (uint64_t)EXTENT, EXTENT,
 					   NULL, 0), 0);
 	assert_in_range(resident_bytes() + (1 << 20) - before, 0, 2 << 20);
-	/* Over three extents: of the first the end, of the second all, of the third a bit. */
+	/*
+	 * Two writes over three extents: the end of the first, all of the second, and one page of
+	 * the third.
+	 */
 	memory_write(queue, EXTENT / 2, data, EXTENT);
 	memory_write(queue, EXTENT + EXTENT / 2, data, EXTENT / 2 + 4096);
 	assert_in_range(resident_bytes() - before, 2 << 20, 4 << 20);
@@ -545,7 +548,7 @@ static void test_refresh(void **state)
 	vublk_engine_close(engine);
 }
 
-/* A size that is not a multiple of O_DIRECT's blocks is served all the same. */
+/* An image whose size is not a multiple of O_DIRECT's blocks is still served. */
 static void check_memory_file(enum vublk_cache_mode cache, enum vublk_io_method method)
 {
 	struct vublk_engine_options options = {
@@ -623,7 +626,7 @@ static void check_device(const char *path, enum vublk_cache_mode cache,
 		fail_msg("%s", error.text);
 	assert_int_equal(engine->geometry.size_bytes, IMAGE_BYTES);
 	assert_int_equal(engine->geometry.block_bytes, block_bytes);
-	/* Its node is on devtmpfs. */
+	/* The device's node is on devtmpfs, but the device is not in memory. */
 	assert_false(((struct vublk_file *)engine)->in_memory);
 	assert_int_equal(engine->ops->queue_new(engine, &queue, NULL), 0);
 	if (cache == VUBLK_CACHE_BUFFERED || block_bytes == 512) {

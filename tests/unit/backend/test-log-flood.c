@@ -68,7 +68,7 @@ static void check_lines(struct lines *lines)
 	pthread_mutex_unlock(&lines->lock);
 }
 
-/* No lines except those at its start. */
+/* Checks that there are no lines except the `at_start` lines of the program's start. */
 static void check_silence(struct lines *lines, unsigned at_start)
 {
 	pthread_mutex_lock(&lines->lock);
@@ -145,7 +145,7 @@ static void stop_relay(struct programs *programs)
 	vublk_bus_free(programs->relay);
 }
 
-/* A front-end with a ring, connected to `path`. */
+/* Connects a front-end to `path`, and starts a ring. */
 static void connect_with_ring(struct backend_rig *rig, const char *path)
 {
 	rig_attach(rig, rude_dial(path));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back-end in a process of its own; its purpose is in blk-peer.h.
+ * The back-end in a process of its own; see the header.
  *
  * Key idea: the peer inherits a listening socket, so a case never waits for it to appear.
  */

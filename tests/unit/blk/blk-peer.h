@@ -33,12 +33,12 @@ void end_peer(void);
 /* Returns when the peer's process has stopped. */
 void stop_peer_running(void);
 
-/* A disk of the peer. The second function also starts the peer, and the disk ends with it. */
+/* Opens a disk of the peer. The second function also starts the peer, which ends with the disk. */
 struct vublk_blk *open_with(const struct vublk_option *options);
 struct vublk_blk *open_disk(void);
-/* A buffer of the disk. */
+/* Allocates a buffer of the disk. */
 void *alloc(struct vublk_blk *blk, size_t bytes);
-/* The result of the next request that completes. */
+/* Waits for one request, and returns its result. */
 int wait_one(struct vublk_blk_queue *queue);
 
 #endif

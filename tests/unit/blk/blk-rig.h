@@ -21,24 +21,24 @@ extern struct told {
 	pthread_cond_t changed;
 	unsigned events[VUBLK_BLK_WRITES_LOST + 1];
 	char text[VUBLK_ERROR_TEXT_BYTES];
-	struct vublk_blk *blk; /* calls back into it */
+	struct vublk_blk *blk; /* the handler calls functions of this disk */
 	uint64_t capacity_bytes;
 	int close_result;
 } told;
 
-/* Blocks until the event has come, since the last wait for it. */
+/* Blocks until the event has come at least once since the last wait for this event. */
 void wait_for_event(enum vublk_blk_event event);
 
-/* Open a disk with the present plan; set_up() makes the usual plan first. */
+/* These functions open a disk with the present plan; set_up() makes the usual plan first. */
 extern const struct vublk_option blk_fails_at_once[]; /* the loss of the back-end is permanent */
 struct vublk_blk *open_disk_with(const struct vublk_option *options);
 struct vublk_blk *open_disk(void); /* with blk_fails_at_once */
 struct vublk_blk *set_up(void);
 void tear_down(struct vublk_blk *blk);
 
-/* A disk with the usual plan and this many queues. */
+/* Opens a disk with the usual plan and this many queues. */
 struct vublk_blk *begin(unsigned num_queues, const struct vublk_option *options);
-/* The back-end is lost, and another is found; return when the event has come. */
+/* lose() loses the back-end, and find() finds another; both return when the event has come. */
 void lose(void);
 void find(void);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The stand-in device; its purpose is in fake-device.h.
+ * The stand-in device; see fake-device.h.
+ *
  * Key idea: events are queued in `pending`, and an eventfd wakes the bus's thread, which handles
  * them in process(). The thread that calls serve() serves the rings.
  */
@@ -574,7 +575,10 @@ static struct fake_request parse(const struct vublk_chain *chain)
 	assert(chain->num_in >= 1);
 	assert(chain->iov[chain->num_out + chain->num_in - 1].iov_len == 1);
 	memcpy(&header, chain->iov[0].iov_base, sizeof(header));
-	/* Types that change the disk are odd. The device reads their data, and writes that of others. */
+	/*
+	 * Types that change the disk are odd. The device reads the data of these requests, and
+	 * writes the data of the others.
+	 */
 	assert((header.type & 1 ? chain->num_in : chain->num_out) == 1);
 	request.type = header.type;
 	request.sector = header.sector;

@@ -6,9 +6,9 @@
  * A stand-in for src/device: include/vublk/device.h over a disk in memory, without a socket and
  * without a back-end. There is one such device per process, and each test case is a process.
  *
- * Key idea: the program that links it decides what the device offers, when it answers, and what it
- * does to the rings. So the in-process bus and the block API meet devices that behave as no honest
- * back-end would.
+ * Key idea: the program that links the stand-in decides what the device offers, when it answers,
+ * and what it does to the rings. So the in-process bus and the block API meet devices that behave
+ * as no honest back-end would.
  */
 
 #include "util/checked.h"
@@ -47,15 +47,15 @@ struct fake_plan {
 	uint64_t features;
 	struct virtio_blk_config config;
 	bool holds_realize;             /* realize() ends with fake_realize() */
-	int realize_error, start_error; /* positive errno: how it ends */
+	int realize_error, start_error; /* positive errno: realizing or starting fails with it */
 	bool memory_asks_backend;       /* set_memory() answers later while the rings run */
 	bool holds_memory;              /* the answer comes with fake_answer_memory() */
 	int memory_error;               /* the answer: a positive errno, or 0 */
 	int wce_error;
 	bool breaks_at_start;           /* needs a reset before the rings run */
 	bool never_stops;               /* set_status(0) ends with ETIMEDOUT */
-	bool tracked;                   /* there is an in-flight area */
-	bool next_is_blind;             /* the next back-end has none: needs_reset() */
+	bool tracked;                   /* the back-end has an in-flight area */
+	bool next_is_blind;             /* the next back-end has no in-flight area: needs_reset() */
 };
 
 extern struct fake_plan fake_plan;
@@ -65,7 +65,9 @@ void fake_init(uint64_t bytes);
 void fake_deinit(void);
 char *fake_disk(void);
 
-/* Events of the device. They only queue the event for the device's thread. Any thread. */
+/*
+ * Events of the device. These functions only queue the event for the device's thread. Threads: any.
+ */
 void fake_disconnect(const char *why);
 void fake_reconnect(void); /* a back-end is found; its rings start if DRIVER_OK is set */
 void fake_reconnect_and_lose(const char *why); /* a back-end is found, and lost before its rings run */
@@ -77,8 +79,8 @@ void fake_answer_memory(void); /* answers the change that is held, and holds no 
 void fake_needs_reset(const char *why);
 
 /*
- * The device's end of a queue, which the caller drives. Executes and completes up to `max`
- * requests, and returns how many. With a `status` other than OK a request is not executed.
+ * The device's end of a queue, which the caller drives: executes and completes up to `max`
+ * requests, and returns their number. With a `status` other than OK a request is not executed.
  */
 unsigned fake_serve(unsigned queue, unsigned max);
 unsigned fake_serve_with(unsigned queue, unsigned max, uint8_t status);
@@ -91,13 +93,16 @@ void fake_give_back(unsigned queue, uint8_t status);
 /* Writes a used element with any id. */
 void fake_push_id(unsigned queue, uint32_t id);
 /*
- * Writes `count` times at random into the memory that the driver shares with the device: used
- * ring, descriptors, headers, statuses. `wildly`: also where a write breaks the ring immediately.
+ * Writes `count` times at random into the memory that the driver shares with the device: used ring,
+ * descriptors, headers, statuses. `wildly`: also writes where this breaks the ring immediately.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
 /* Overwrites all memory that the driver shares, except the indices. */
 void fake_wipe(unsigned queue);
-/* Another mapping of the queue's present ring, which remains when the rings are replaced. */
+/*
+ * Returns another mapping of the queue's present ring, which remains valid when the rings are
+ * replaced.
+ */
 struct vublk_split_ring fake_map_ring(unsigned queue);
 void fake_unmap_ring(void);
 /* The device wants no kicks, like a back-end that polls. */
@@ -113,7 +118,10 @@ unsigned fake_kicks(unsigned queue); /* counted from the kick eventfd */
 extern unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
 extern unsigned fake_num_changes; /* of the memory, sent to the back-end */
 
-/* One thread per queue, which serves it until the stop while a back-end is connected. */
+/*
+ * Starts one thread per queue, which serves the queue while a back-end is connected, until
+ * fake_stop_threads().
+ */
 void fake_start_threads(void);
 void fake_stop_threads(void);
 

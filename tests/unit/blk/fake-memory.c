@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file changes the memory that the driver shares with a back-end, as a hostile or late
- * back-end does. The other functions of the stand-in device are in fake-device.c. Key idea: the
- * writes go to the same mapping that the stand-in device serves from.
+ * Changes the memory that the driver shares with a back-end, as a hostile or late back-end does.
+ * The other functions of the stand-in device are in fake-device.c. Key idea: the writes go to the
+ * same mapping that the stand-in device serves from.
  */
 #include "fake-private.h"
 
@@ -30,7 +30,7 @@ void fake_push_id(unsigned queue, uint32_t id)
 
 /*
  * A used index that grows by one, with an id that may be outstanding, sometimes passes the checks.
- * Random bytes do not, and break whatever is not checked.
+ * Random bytes fail a check, or break code that does not check them.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly)
 {

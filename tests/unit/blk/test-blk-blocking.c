@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The blocking calls (<vublk/blocking.h>) over the stand-in device: any range into ordinary
- * memory, their queue next to the application's, threads, and failures.
+ * The blocking calls (<vublk/blocking.h>) over the stand-in device: any range into ordinary memory,
+ * the calls' own queue next to the application's, threads, and failures.
  *
  * Key idea: if a case is about data, the device's threads serve the requests. If it is about a
  * failure, the call runs on a thread of its own, and the case decides what the device answers.
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static char memory[DISK_BYTES + 4096]; /* of the application, not shared */
+static char memory[DISK_BYTES + 4096]; /* the application's memory, which is not shared */
 
 static void fill(char *data, size_t bytes, unsigned seed)
 {
@@ -368,14 +368,17 @@ static void serve_one_with(uint8_t status)
 		sched_yield();
 }
 
-/* The first failure counts. The call waits for the pieces in flight, and sends no other. */
+/*
+ * The first failure is the call's result. The call waits for the pieces in flight, and sends no
+ * further pieces.
+ */
 static void test_failed_piece(void **state)
 {
 	struct vublk_blk *blk;
 	struct call call;
 
 	fake_init(DISK_BYTES);
-	fake_plan.queue_size = 4; /* of the eight pieces */
+	fake_plan.queue_size = 4; /* for a call of eight pieces */
 	blk = open_disk();
 	start_call(&call, blk, read_all);
 	serve_one_with(VIRTIO_BLK_S_IOERR);

@@ -69,7 +69,7 @@ static void test_overdue_after_a_deadline(void **state)
 	assert_true(vublk_blk_queue_is_overdue(queue));
 	assert_int_equal(fake_serve(0, 1), 1); /* even if the application has not taken it */
 	looks_in_time(queue, LOOKS - 2);
-	assert_true(vublk_blk_queue_is_overdue(queue)); /* the second */
+	assert_true(vublk_blk_queue_is_overdue(queue)); /* the second request is overdue */
 	assert_int_equal(fake_serve(0, 1), 1);
 	looks_in_time(queue, 3 * LOOKS);
 	take_one(blk, &tags[0], 0);
@@ -98,7 +98,7 @@ static void test_busy_queue_is_not_overdue(void **state)
 	tear_down(blk);
 }
 
-/* Each back-end has the piece for a part of its time. */
+/* The time of a request continues when another back-end gets its piece. */
 static void expect_time_continues(bool tracked)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -139,9 +139,9 @@ static bool is_readable(struct vublk_blk_queue *queue)
 }
 
 /*
- * The ring has `first` pieces, and their completion allows `rest` more. The check takes the
+ * The ring has `first` pieces, and their completion makes room for `rest` more. The check takes the
  * completions before the owner looks. So the check wakes the owner, and vublk_blk_arm() issues the
- * others.
+ * other pieces.
  */
 static void expect_progress(struct vublk_blk *blk, unsigned first, unsigned rest, void *tag)
 {
@@ -249,7 +249,7 @@ static void test_blocking_call(void **state)
 /* Only the requests fail: the disk continues with the next back-end. */
 static void test_outage(void **state)
 {
-	/* Long, because the last request is served in time. */
+	/* The deadline is long, because the last request has to be served in time. */
 	const struct vublk_option waits[] = { { "request-deadline-ms", "1000" }, { NULL } };
 	struct vublk_blk *blk = begin(1, waits);
 	char *buffer;
@@ -299,7 +299,10 @@ static void serve_one(struct vublk_blk *blk)
 	assert_int_equal(completion.result, 0);
 }
 
-/* No back-end has the request for a whole deadline. The deadline is long enough for that. */
+/*
+ * No back-end has the request for a whole deadline, which is long enough to lose and find many
+ * back-ends.
+ */
 static void test_back_ends_that_die_again_and_again(void **state)
 {
 	const struct vublk_option waits[] = { { "request-deadline-ms", "1000" }, { NULL } };
@@ -328,14 +331,17 @@ static struct vublk_blk *begin_late(const struct vublk_option *waits, void *tag)
 
 	read_one(blk, tag);
 	vublk_blk_submit(vublk_blk_queue(blk, 0));
-	for (unsigned i = 0; i < LOOKS; i++) /* as the disk's thread does, but without the time */
+	for (unsigned i = 0; i < LOOKS; i++) /* as the disk's thread does, but without waiting */
 		vublk_blk_queue_is_overdue(vublk_blk_queue(blk, 0));
 	lose();
 	find();
 	return blk;
 }
 
-/* So long that the checks of the case are over before those of the disk, which find the request overdue. */
+/*
+ * So long that the case makes all of its checks before the disk makes the checks that find the
+ * request overdue.
+ */
 static const struct vublk_option slow[] = { { "request-deadline-ms", "2000" }, { NULL } };
 
 static void test_back_end_that_came_late(void **state)
@@ -352,7 +358,7 @@ static void test_back_end_that_came_late(void **state)
 	tear_down(blk);
 }
 
-/* What the back-end completed before it returned the rings is a success. */
+/* A request that the back-end completed before it returned the rings succeeds. */
 static void test_late_back_end_that_completes(void **state)
 {
 	int tag;

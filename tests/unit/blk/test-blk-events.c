@@ -68,7 +68,7 @@ static void test_events_are_coalesced(void **state)
 		wait_for_event(VUBLK_BLK_LOST);
 		find();
 	}
-	assert_true(is_readable(vublk_blk_events_fd(blk, &error))); /* what came before counts */
+	assert_true(is_readable(vublk_blk_events_fd(blk, &error))); /* also for earlier events */
 	expect_event(blk, VUBLK_BLK_LOST, "the last one");
 	expect_event(blk, VUBLK_BLK_RECONNECTED, NULL);
 	expect_no_event(blk);

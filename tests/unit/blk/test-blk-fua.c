@@ -41,7 +41,7 @@ static void add_fua(size_t bytes)
 	vublk_blk_submit(queue);
 }
 
-/* The device takes a request, which is of this type, and completes it with this status. */
+/* The device takes a request, which must be of this type, and completes it with this status. */
 static void serve(uint32_t type, uint8_t status)
 {
 	assert_int_equal(fake_serve_with(0, 1, status), 1);
@@ -98,7 +98,7 @@ static void test_write_and_then_flush(void **state)
 	end_fua();
 }
 
-/* A request slot that a FUA write used carries nothing over to the next request. */
+/* A slot that a FUA write has used keeps no state for the next request. */
 static void test_the_next_request_is_plain(void **state)
 {
 	begin_fua(fails);
@@ -201,7 +201,7 @@ static void test_without_flush_a_plain_write(void **state)
 	end_fua();
 }
 
-/* As many as the queue takes: each needs its place on the ring twice. */
+/* The queue is full of FUA writes, each of which needs a place on the ring twice. */
 static void test_full_queue(void **state)
 {
 	struct vublk_blk_completion c[16];
@@ -230,7 +230,7 @@ static void test_full_queue(void **state)
 
 /* --- the back-end is lost ------------------------------------------------------------------ */
 
-/* Before the write completed: the next back-end executes both halves. */
+/* The back-end is lost before the write completed: the next back-end executes both halves. */
 static void test_lost_before_the_write(void **state)
 {
 	begin_fua(fails);
@@ -246,7 +246,10 @@ static void test_lost_before_the_write(void **state)
 	end_fua();
 }
 
-/* After the write completed: whether the application has seen that, and sent the flush, or not. */
+/*
+ * The back-end is lost after the write completed, before or after the application has polled and so
+ * sent the flush.
+ */
 static void test_lost_before_the_flush(void **state)
 {
 	begin_fua(fails);
@@ -260,14 +263,20 @@ static void test_lost_before_the_flush(void **state)
 		fake_serve(0, 1); /* the flush, if it was on a ring already */
 		expect_result(LOST);
 		expect_idle_ring();
-		/* A FUA write speaks for itself: that others may be lost is not told with it. */
+		/*
+		 * The result of a FUA write is about that write only; the next flush reports that
+		 * other writes may be lost.
+		 */
 		assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), LOST);
 		assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), 0, NULL, &error), LOST);
 	}
 	end_fua();
 }
 
-/* One of three pieces completed on the lost back-end: the next one does not execute it again. */
+/*
+ * The lost back-end completed one of three pieces: the next back-end does not execute that piece
+ * again.
+ */
 static void test_lost_within_the_write(void **state)
 {
 	struct iovec iov[12];
@@ -337,7 +346,10 @@ static void test_lost_for_good(void **state)
 	}
 }
 
-/* Requests fail while there is no back-end; the unflushed rule has precedence. */
+/*
+ * Requests fail while there is no back-end; if a write was completed but not flushed, the result is
+ * that writes were lost.
+ */
 static void test_given_up_during_an_outage(void **state)
 {
 	static const struct vublk_option options[] = {

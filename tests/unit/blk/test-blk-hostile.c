@@ -50,7 +50,7 @@ static void run_broken_ring(uint32_t id, bool stops)
 	tear_down(blk);
 }
 
-/* An immediate close reports that a request was abandoned, whichever end is at fault. */
+/* An immediate close of a disk with a broken ring still reports that a request was abandoned. */
 static void test_close_tells_of_a_broken_ring(void **state)
 {
 	struct vublk_blk *blk;
@@ -73,7 +73,7 @@ static void test_id_not_outstanding(void **state)
 	run_broken_ring(11, false);
 }
 
-/* Fills the queue with requests of all kinds; returns how many. */
+/* Fills the queue with requests of all kinds; returns their number. */
 static unsigned add_all_kinds(struct vublk_blk_queue *queue, char *buffer, unsigned *seed,
 			      char *id, unsigned char *completed)
 {
@@ -255,7 +255,7 @@ static void test_lost_back_end_blocks_kicks(void **state)
 	read_many(blk, 0, 1);
 	fake_block_kicks(0);
 	lose();
-	fake_kicks(0); /* clears the counter, so that the next back-end is not blamed for it */
+	fake_kicks(0); /* clears the counter, which would block kicks to the next back-end, too */
 	find();
 	assert_int_equal(fake_serve(0, 2), 1);
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), &c, 1, 1, -1, &error), 1);

@@ -61,7 +61,7 @@ static void test_arm_and_sleep(void **state)
 	assert_false(vublk_blk_arm(queue)); /* clears the signal */
 	assert_int_equal(poll(&pollfd, 1, 0), 0);
 	assert_int_equal(fake_serve(0, 1), 1);
-	assert_true(vublk_blk_arm(queue)); /* a completion came before it */
+	assert_true(vublk_blk_arm(queue)); /* a completion came before the call */
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
 	/* A caller that polls asks for no calls. */
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 0);
@@ -104,7 +104,7 @@ static void on_trap(int signal)
 	num_traps++;
 }
 
-/* Counts each system call of this thread from here on, except those that end it. */
+/* Counts each later system call of this thread, except those that end the thread. */
 static void trap_system_calls(void)
 {
 	struct sock_filter filter[] = {
@@ -257,7 +257,10 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 	wait_for_event(VUBLK_BLK_GAVE_UP);
 	assert_string_equal(told.text, "the back-end hung up");
 	assert_int_equal(told.close_result, -EBUSY);
-	/* Completions of the back-end come first, then the failures, in batches of the given size. */
+	/*
+	 * Completions from the back-end come first, then the failures, in batches of the requested
+	 * size.
+	 */
 	for (int i = 0; i < 5; i++) {
 		assert_int_equal(vublk_blk_wait(queue, c, 1, 1, -1, &error), 1);
 		assert_int_equal(c[0].result, i < 2 ? 0 : -ENOTCONN);
@@ -431,8 +434,8 @@ static void test_open_failures(void **state)
 	fake_deinit();
 }
 
-/* Each allocation of an open fails once: each time with a sentence and without a leak. */
-static int allocations_left = -1; /* until one fails; -1: none does */
+/* Each allocation of an open fails once: the open then fails with a sentence and without a leak. */
+static int allocations_left = -1; /* allocations until one fails; -1: none fails */
 
 void *__real_calloc(size_t count, size_t bytes);
 void *__wrap_calloc(size_t count, size_t bytes);

@@ -81,7 +81,10 @@ static void test_killed_in_the_middle(void **state)
 	changes[0] = start_alloc(blk);
 	changes[1] = start_alloc(blk);
 	end_peer();
-	/* It fails if the back-end died in the middle. After that no back-end has to be told. */
+	/*
+	 * The first change fails if the back-end died during it. Without a back-end, the second
+	 * succeeds.
+	 */
 	r = finish(changes[0], &buffer);
 	assert_true(!r || r == -ENOTCONN);
 	assert_true(!r == !!buffer);

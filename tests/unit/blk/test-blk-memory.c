@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests changes of a disk's memory in steps over a stand-in device: how they begin and end,
- * and how they are undone when they are canceled, or the back-end or the disk goes away.
+ * Changes of a disk's memory in steps, over a stand-in device: how they begin and end, and how they
+ * are undone when they are canceled, the back-end is lost, or the disk is closed.
  *
- * Key idea: the stand-in device answers a change when the case says so, so a case can look at a
- * change in progress for as long as it likes. The harness finds descriptors and mappings that an
- * undone change left behind.
+ * Key idea: the stand-in device answers a change when the case says so, so a case can examine a
+ * change in progress for any time. The harness finds descriptors and mappings that an undone change
+ * left behind.
  */
 #include "blk-rig.h"
 
@@ -45,7 +45,7 @@ static struct vublk_blk_change *start_release(struct vublk_blk *blk, void *addre
 	return change;
 }
 
-/* Memory of the application. */
+/* Memory that the application has mapped. */
 struct own {
 	int fd;
 	char *address;
@@ -98,7 +98,7 @@ static void finish_removal(struct vublk_blk_change *change)
 	assert_null(address);
 }
 
-/* A disk whose device holds the next change. */
+/* Opens a disk whose device holds the next change. */
 static struct vublk_blk *begin_and_hold(const struct vublk_option *options)
 {
 	struct vublk_blk *blk = begin(1, options);
@@ -182,7 +182,7 @@ static void test_register_and_unregister_in_steps(void **state)
 	free_own(&own);
 }
 
-/* They end in the order of their start, the blocking call among them. */
+/* Changes end in the order in which they were started, including the one of a blocking call. */
 static void test_several_in_progress(void **state)
 {
 	struct vublk_blk *blk = begin_and_hold(NULL);
@@ -198,7 +198,7 @@ static void test_several_in_progress(void **state)
 	fake_answer_memory();
 	assert_non_null(buffers[2] = vublk_blk_alloc(blk, BYTES, &error));
 	for (unsigned i = 0; i < 3; i++)
-		assert_true(is_ready(changes[i], 0)); /* because the blocking call was the last */
+		assert_true(is_ready(changes[i], 0)); /* the blocking call's ended last */
 	finish_removal(changes[2]);
 	assert_ptr_equal(finish_add(changes[1]), own.address);
 	buffers[0] = finish_add(changes[0]);
@@ -360,7 +360,7 @@ static void test_lost_for_good_in_the_middle(void **state)
 	expect_in_progress(change);
 	fake_disconnect("the back-end hung up");
 	expect_failure(change, ENOTCONN, "the back-end hung up");
-	/* The failed one has left nothing. */
+	/* The failed change has left nothing behind. */
 	finish_add(start_register(blk, &own));
 	tear_down(blk);
 	free_own(&own);
@@ -404,8 +404,8 @@ static void test_cancel_before_it_began(void **state)
 }
 
 /*
- * The back-end is about to confirm the region. The next change adds memory at the same address,
- * which the application has mapped meanwhile.
+ * A change is canceled while the back-end is about to confirm its region. The next change adds
+ * memory at the same address, which the application has mapped meanwhile.
  */
 static void test_cancel_in_the_middle(void **state)
 {
@@ -443,7 +443,7 @@ static void test_cancel_leaves_no_region(void **state)
 	tear_down(blk);
 }
 
-/* A removal is carried out. */
+/* A canceled removal is still carried out. */
 static void test_cancel_of_a_release(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -475,7 +475,10 @@ static void test_cancel_in_an_outage(void **state)
 
 /* --- close --------------------------------------------------------------------------------------- */
 
-/* The disk's thread is anywhere in the changes. Some have ended, and some are canceled. */
+/*
+ * The close comes while the disk's thread is anywhere in the changes. Some changes have ended, and
+ * some are canceled.
+ */
 static void test_close_at_any_moment(void **state)
 {
 	struct own own = make_own();

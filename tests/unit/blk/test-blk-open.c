@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests opening a disk in steps over a stand-in device: what is permitted during the opening,
- * how it ends, and its cancellation at each moment.
+ * Opening a disk in steps, over a stand-in device: what is permitted during the opening, how the
+ * opening ends, and its cancellation at each moment.
  *
- * Key idea: the stand-in device ends realize when the case says so, so a case can look at a disk
- * that is being opened for as long as it likes.
+ * Key idea: the stand-in device ends realize when the case says so, so a case can examine a disk
+ * that is being opened for any time.
  */
 #include "blk-rig.h"
 
@@ -29,7 +29,7 @@ static struct vublk_blk *start(void)
 	return blk;
 }
 
-/* A disk whose opening does not end by itself. */
+/* Begins to open a disk; the opening does not end by itself. */
 static struct vublk_blk *start_and_hold(void)
 {
 	fake_init(DISK_BYTES);
@@ -65,7 +65,7 @@ static void expect_busy(int result)
 	error.text[0] = '\0';
 }
 
-/* Whether the opening has not ended or has failed. */
+/* Checks that the disk cannot be used, because its opening has not ended or has failed. */
 static void expect_unusable(struct vublk_blk *blk)
 {
 	struct vublk_device_info device_info;
@@ -129,7 +129,7 @@ static void test_failures(void **state)
 	fake_deinit();
 }
 
-/* Before a thread or a connection exists. */
+/* Bad arguments are refused before a thread or a connection exists. */
 static void test_bad_arguments(void **state)
 {
 	const struct vublk_option unknown[] = { { "x", "y" }, { NULL } };

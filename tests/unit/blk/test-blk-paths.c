@@ -23,11 +23,11 @@
 #include <sys/mman.h>
 
 #ifdef VUBLK_TSAN
-#define STEPS 100 /* comparing the traces takes some ten times as long */
+#define STEPS 100 /* with the sanitizer, comparing the traces takes about ten times as long */
 #else
 #define STEPS 800
 #endif
-#define MEMORY_BYTES (256 * KIB) /* two regions side by side, and as much that is not registered */
+#define MEMORY_BYTES (256 * KIB) /* two adjacent regions, and as much unregistered memory */
 #define REGION_BYTES (MEMORY_BYTES / 2)
 #define MAX_QUEUE 32
 #define MAX_SHARED_BYTES (24 * KIB)
@@ -37,13 +37,13 @@ enum path { FAST, GENERAL };
 
 /* What a recovery would need of a piece on the ring. */
 struct piece {
-	int request; /* -1: the slot is free, and the rest 0 */
+	int request; /* -1: the slot is free, and the other members are 0 */
 	int cursor_index;
 	uint64_t sequence, offset, bytes, cursor_offset;
 };
 
 struct request {
-	int state; /* VUBLK_BLK_REQUEST_FREE: the rest is 0 */
+	int state; /* VUBLK_BLK_REQUEST_FREE: the other members are 0 */
 	int result;
 	uint32_t type;
 	unsigned pieces;
@@ -152,7 +152,10 @@ static void record(struct run *run, struct step *step)
 
 /* --- one step ------------------------------------------------------------------------------- */
 
-/* Mostly what the fast path takes; else unaligned, too long, at a region's end, or outside. */
+/*
+ * Mostly chooses a buffer for the fast path; otherwise one that is unaligned, too long, at a
+ * region's end, or outside of the regions.
+ */
 static void *choose_buffer(struct run *run, size_t bytes)
 {
 	switch (pick(run, 8)) {
@@ -187,7 +190,7 @@ static uint64_t choose_offset(struct run *run)
 	case 1:
 		return DISK_BYTES - pick(run, 4) * 4096; /* at the end, or past it */
 	default:
-		return pick(run, 32) * 4096; /* so that writes meet */
+		return pick(run, 32) * 4096; /* so that writes overlap */
 	}
 }
 
@@ -371,7 +374,10 @@ static void free_run(struct run *run)
 	free(run);
 }
 
-/* User data points into the run; a number tells the same of both. */
+/*
+ * User data points into the run, so it differs between the runs; it is replaced by a number that
+ * does not.
+ */
 static void number_user_data(struct run *run)
 {
 	for (unsigned i = 0; i < STEPS; i++) {
@@ -434,7 +440,7 @@ static void test_fast_path_is_the_general_path(void **state)
 	}
 	munmap(memory, 2 * MEMORY_BYTES);
 	vublk_fd_close(&memory_fd);
-	/* Each run took the way that it was meant to take. */
+	/* Each run took the path that it was meant to take. */
 	assert_true(num_fast > STEPS);
 	assert_int_equal(num_slow, 0);
 }

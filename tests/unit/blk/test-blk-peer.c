@@ -246,7 +246,10 @@ struct piece {
 	bool is_write;
 };
 
-/* A random request; each of the DEPTH has a part of the disk, so that none overlap. */
+/*
+ * Adds a random request. Each of the WORKER_DEPTH requests has its own part of the disk, so that no
+ * two overlap.
+ */
 static void add_piece(struct worker *w, struct piece *piece, unsigned slot)
 {
 	uint64_t part = WORKER_BYTES / WORKER_DEPTH;

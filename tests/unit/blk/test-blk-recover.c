@@ -61,7 +61,7 @@ static void test_what_was_not_completed_is_done_again(void **state)
 	assert_int_equal(fake_serve(0, 3), 3);
 	assert_true(fake_take(0, NULL)); /* begun, and not completed */
 	lose();
-	memset(fake_disk(), 0x77, 3 * 512); /* shows if a completed write is executed again */
+	memset(fake_disk(), 0x77, 3 * 512); /* shows whether a completed write is executed again */
 	assert_int_equal(fake_serve(0, 8), 0);
 	find();
 	for (unsigned i = 3; i < 8; i++) { /* in their order */
@@ -280,7 +280,7 @@ static void test_every_kind(void **state)
 	assert_int_equal(request.type, VIRTIO_BLK_T_IN);
 	assert_int_equal(request.sector, 8);
 	assert_int_equal(request.data_bytes, 4096);
-	lose(); /* the one that the case took is not lost either */
+	lose(); /* the request that the case took is not lost either */
 	find();
 	assert_int_equal(fake_serve(0, 9), 5);
 	take(blk, 0, 5, 0);
@@ -304,7 +304,7 @@ static void test_completed_without_a_call(void **state)
 
 	write_blocks(blk, 0, 4, buffer, 1);
 	assert_int_equal(fake_serve(0, 1), 1);
-	vublk_eventfd_clear(pollfd.fd); /* it was lost before it called */
+	vublk_eventfd_clear(pollfd.fd); /* the back-end was lost before it signalled the call */
 	lose();
 	assert_int_equal(poll(&pollfd, 1, -1), 1);
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
@@ -374,7 +374,7 @@ static void test_no_two_overlap(void **state)
 								  out[n].offset, out[n].bytes));
 		}
 		held_back += n < in_flight;
-		lose(); /* the simplest way to return them all */
+		lose(); /* the simplest way to return all requests */
 		find();
 		fake_serve(0, 1 + (unsigned)rand() % 3);
 		in_flight -= (unsigned)vublk_blk_poll(queue, c, 16);
@@ -412,7 +412,7 @@ static void write_same(struct vublk_blk *blk, char *buffer, int value)
 	expect_block(0, value);
 }
 
-/* Another back-end is found, and executes what was written meanwhile (`value` 0: no write). */
+/* Finds another back-end, which executes what was written meanwhile (`value` 0: no write). */
 static void change_back_end(struct vublk_blk *blk, char *buffer, int value)
 {
 	unsigned count = value ? 1 : 0;
@@ -427,8 +427,9 @@ static void change_back_end(struct vublk_blk *blk, char *buffer, int value)
 }
 
 /*
- * A back-end overwrites memory that only the driver may write. The damage ends with it: requests
- * that are made during the outage, and with the next back-end, are as the application made them.
+ * A back-end overwrites memory that only the driver may write. The damage ends when that back-end
+ * is lost: requests made during the outage, and with the next back-end, are as the application made
+ * them.
  */
 static void test_tracked_and_wiped(void **state)
 {
@@ -445,7 +446,7 @@ static void test_tracked_and_wiped(void **state)
 	tear_down(blk);
 }
 
-/* The same with rings that are replaced: they are in other memory. */
+/* The same with rings that are replaced: the new rings are in other memory. */
 static void test_same_buffer_on_other_rings(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -561,7 +562,7 @@ struct worker {
 	pthread_t thread;
 };
 
-/* One queue is polled, one sleeps; each reads back what it wrote. */
+/* The owner of one queue polls, the owner of another sleeps; each reads back what it wrote. */
 static void *work(void *opaque)
 {
 	struct worker *w = opaque;

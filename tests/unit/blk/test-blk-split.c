@@ -185,7 +185,7 @@ static void test_cut_refuses(void **state)
 	assert_int_equal(cut(&limits, &cursor, 512), -EFAULT);
 }
 
-/* For random limits and iovecs: the pieces keep the limits and add up to the iovec. */
+/* Checks, for any limits and iovecs, that the pieces keep the limits and add up to the iovec. */
 static void check_pieces(const struct vublk_blk_limits *limits, const struct iovec *iov,
 			 int iovcnt, uint64_t bytes)
 {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests the values that a queue counts (vublk_blk_queue_get_stats()), over the stand-in
- * device.
+ * The values that a queue counts (vublk_blk_queue_get_stats()), over the stand-in device.
  *
  * Key idea: a latency is not asserted as a number, but lies between two times that the case
  * takes around the request.
@@ -143,7 +142,7 @@ static void test_latency_lies_between(void **state)
 	tear_down(blk);
 }
 
-/* As a caller does that was compiled against a header with fewer fields, or more. */
+/* A caller can be compiled against a header with fewer fields, or more. */
 static void test_other_sizes(void **state)
 {
 	struct vublk_blk *blk = begin(1, counts);

@@ -73,7 +73,10 @@ static int flush(struct vublk_blk *blk, unsigned queue)
 	return r ? r : serve_one(blk, queue);
 }
 
-/* How often WRITES_LOST has come since the last call. It comes before the event of find(). */
+/*
+ * Returns how often WRITES_LOST has come since the last call. WRITES_LOST comes before the event of
+ * find().
+ */
 static unsigned times_told(void)
 {
 	unsigned n;
@@ -119,7 +122,7 @@ static void test_what_was_flushed_is_not_lost(void **state)
 	assert_int_equal(flush(blk, 0), 0);
 	write_one(blk, 0);
 	write_one(blk, 1);
-	assert_int_equal(flush(blk, 0), 0); /* of both queues */
+	assert_int_equal(flush(blk, 0), 0); /* a flush covers the writes of both queues */
 	outage();
 	assert_int_equal(times_told(), 0);
 	assert_int_equal(flush(blk, 0), 0);
@@ -184,7 +187,7 @@ static void test_all_that_changes_the_disk_counts(void **state)
 	tear_down(blk);
 }
 
-/* The back-end has completed it, and the application has not taken the completion. */
+/* The back-end has completed the write, but the application has not taken the completion. */
 static void test_a_completion_that_was_not_taken_counts(void **state)
 {
 	struct vublk_blk *blk = begin_unflushed(1, fails);
@@ -296,11 +299,11 @@ static void test_words_of_the_option(void **state)
 /* The completed writes, and how many of them a flush covers that is in flight or completed. */
 struct model {
 	unsigned completed;        /* writes */
-	unsigned stable;           /* this many of them, the first ones */
+	unsigned stable;           /* how many of them are stable: the first ones */
 	bool flushing[QUEUES];     /* one at a time */
 	unsigned covers[QUEUES];
-	bool doomed[QUEUES];       /* the flush that is in flight */
-	bool fails[QUEUES];        /* the next one */
+	bool doomed[QUEUES];       /* the flush in flight will fail */
+	bool fails[QUEUES];        /* the next flush will fail */
 };
 
 static void step_flush(struct vublk_blk *blk, struct model *model, unsigned q)
@@ -365,7 +368,7 @@ struct worker {
 	unsigned failed;
 };
 
-/* Of each round the last flush succeeds: then the round's write is stable. */
+/* Each round flushes until a flush succeeds: then the round's write is stable. */
 static void *work(void *opaque)
 {
 	struct worker *w = opaque;

@@ -303,7 +303,10 @@ static void lose(struct fake_disk *disk)
 
 		queue->flush_fails = true;
 		for (unsigned i = 0; i < queue->in_flight; i++) {
-			/* The others were completed, and the completions not taken yet. */
+			/*
+			 * The other requests were completed, but their completions were not taken
+			 * yet.
+			 */
 			if (rand_r(&queue->random) % 2)
 				execute(disk, &queue->pending[i]);
 			if (!queue->pending[i].flush)
@@ -510,7 +513,7 @@ int vublk_blk_poll(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 
 	if (!queue->in_flight || stalled(queue->blk->disk))
 		return 0;
-	/* Some of the completions, in random order. */
+	/* Takes some of the completions, in random order. */
 	max = 1 + rand_r(&queue->random) % max;
 	pthread_mutex_lock(&queue->blk->disk->lock);
 	for (; n < max && queue->in_flight; n++) {

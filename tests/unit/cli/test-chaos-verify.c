@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The verifier of chaos runs, on a simulated disk. If the disk keeps all guarantees, nothing may be
- * reported; if the disk breaks one guarantee once, exactly that fault must be reported.
+ * The verifier of chaos runs, on a simulated disk. If the disk keeps all guarantees, nothing must
+ * be reported; if the disk breaks one guarantee once, exactly that fault must be reported.
  */
 #include "harness.h"
 
@@ -112,7 +112,7 @@ static enum vublk_chaos_fault read_back(struct verify_rig *rig, uint64_t block, 
 	return complete(rig, &r);
 }
 
-/* Exactly this fault was found, and its sentence begins with the name. */
+/* Checks that exactly this fault was found, and that its sentence begins with its name. */
 static void check_fault(const struct verify_rig *rig, enum vublk_chaos_fault fault)
 {
 	const char *name = vublk_chaos_fault_name(fault);
@@ -203,7 +203,7 @@ static void repeated_zeroes(struct verify_rig *rig)
 	memset(rig->disk[3], 0, BLOCK);
 }
 
-/* Older than the whole history. */
+/* The repeated write is older than the whole history. */
 static void repeated_long_ago(struct verify_rig *rig)
 {
 	struct request first;
@@ -251,7 +251,7 @@ static void stale_beginning(struct verify_rig *rig)
 	memset(rig->disk[3], 0, BLOCK);
 }
 
-/* Completed in order, executed in another order. */
+/* Two writes were completed in order, but executed in another order. */
 static void reordered(struct verify_rig *rig)
 {
 	struct request first, second;
@@ -342,7 +342,10 @@ static void test_each_fault_has_its_name(void **state)
 
 		cases[i].inject(rig);
 		check_fault(rig, VUBLK_CHAOS_NONE);
-		/* Found in the middle of a larger read, and reported once for all reads. */
+		/*
+		 * The fault is found in the middle of a larger read, and reported once for all
+		 * reads.
+		 */
 		assert_int_equal(read_back(rig, 1, 4), cases[i].fault);
 		assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_NONE);
 		check_fault(rig, cases[i].fault);
@@ -601,7 +604,9 @@ static void test_a_lost_write_is_always_found(void **state)
 	}
 }
 
-/* Everything was written and read back; then the back-end dies, and the next one errs. */
+/*
+ * Everything was written and read back; then the back-end dies, and the next one repeats a write.
+ */
 static void test_a_repeated_write_is_always_found(void **state)
 {
 	for (unsigned i = 0; i < 1000; i++) {
@@ -635,7 +640,7 @@ struct volatile_disk {
 	bool in_flight[SLOTS], flushing;
 	unsigned char stable[BLOCKS][BLOCK];      /* the next back-end has this or newer */
 	unsigned char flushed[BLOCKS][BLOCK];     /* the content when the flush started */
-	unsigned char older[BLOCKS][BLOCK];       /* before the last flush */
+	unsigned char older[BLOCKS][BLOCK];       /* the stable content before the last flush */
 	bool forgets_flushed;
 	uint32_t life;
 };
@@ -693,12 +698,12 @@ static void lose_cache(struct volatile_disk *disk)
 		if (disk->in_flight[i] && (disk->slots[i].done < sectors(&disk->slots[i]) ||
 					   pick(rig, 2)))
 			disk->slots[i].done = 0;
-	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* it was read from the new back-end */
+	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* the new back-end returned it */
 	memcpy(disk->older, rig->disk, sizeof(disk->older));
 	memcpy(disk->flushed, rig->disk, sizeof(disk->flushed));
 }
 
-/* Faults; `forgotten`: blocks that fell back. */
+/* Returns the number of faults; adds to `forgotten` the number of blocks that fell back. */
 static unsigned run_volatile(uint64_t seed, bool is_volatile, bool forgets_flushed,
 			     uint64_t *forgotten)
 {

@@ -130,7 +130,10 @@ static void test_a_full_queue_is_no_error(void **state)
 	chaos_rig_free(rig);
 }
 
-/* The load continues after a stop and after an end, with and without the socket's file. */
+/*
+ * The load continues after the back-end was stopped and after it ended, with and without the
+ * socket's file.
+ */
 static void test_all_that_is_done_to_it(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
@@ -274,7 +277,7 @@ static void test_back_ends_that_do_not_start(void **state)
 	chaos_rig_free(rig);
 }
 
-/* Without inotify the file is checked periodically; one from before a start is not new. */
+/* Without inotify the file is checked periodically; a file from before a start is not a new one. */
 static void test_without_inotify(void **state)
 {
 	inotify_is_used_up = true;

@@ -22,7 +22,7 @@
 
 #define MIB (UINT64_C(1) << 20)
 
-/* A disk that is only slow, because the machine is busy, must not count as one that hangs. */
+/* A disk that is only slow because the machine is busy must not count as a disk that hangs. */
 #define STALL_MS 30000
 #define SHORT_STALL_MS 100
 
@@ -538,7 +538,7 @@ static void test_copy_to_a_volatile_disk(void **state)
 			}
 }
 
-/* The source is a disk, too. The copy advances if a flush fits between two losses. */
+/* The source is a disk, too. The copy progresses if a flush fits between two losses. */
 static void test_copy_makes_progress_between_losses(void **state)
 {
 	struct fake_disk *a = fake_disk_new("a", 8 * MIB, 2), *b = fake_disk_new("b", 8 * MIB, 2);

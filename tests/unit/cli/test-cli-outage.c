@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests bench and copy while their back-end is away, and when another back-end comes. The fake
- * disk stalls or reports events; the commands print to a file.
+ * bench and copy during an outage of their back-end, and when another back-end connects. The fake
+ * disk stalls or reports events, and the case captures what the commands print.
  */
 #include "harness.h"
 
@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define MIB (UINT64_C(1) << 20)
-#define LONG_MS 3600000 /* longer than a case may take: it must not be waited for */
+#define LONG_MS 3600000 /* longer than a case may take, so the code must not wait this long */
 
 /* --- standard error --------------------------------------------------------------- */
 
@@ -168,7 +168,7 @@ static void test_copy_stops_without_a_backend(void **state)
 	fake_disk_free(to);
 }
 
-/* The last flush is waited for by the thread that looks at the signals. */
+/* The thread that looks at the signals waits for the last flush. */
 static void test_copy_stops_during_the_last_flush(void **state)
 {
 	struct vublk_copy copy = { .stall_ms = LONG_MS };
@@ -220,7 +220,7 @@ static const char *bench_with_next(uint64_t capacity_bytes, const char *serial, 
 	struct vublk_bench_config config = new_load(&watch);
 	const char *text;
 
-	config.num_jobs = 1; /* it has asked for the serial long before the outage */
+	config.num_jobs = 1; /* this job has read the serial long before the outage */
 	config.time_based = false;
 	config.number_ios = 2000;
 	config.size_bytes = MIB / 2;
@@ -259,7 +259,7 @@ static void test_copy_notices_another_disk(void **state)
 	struct vublk_error e = { 0 };
 	const char *text;
 
-	/* One queue, whose worker has asked both ends long before the outages. */
+	/* One queue, whose worker has read both serials long before the outages. */
 	from->replace_after = 40;
 	from->next_serial = "another";
 	to->next_capacity_bytes = 4 * MIB + 512;

@@ -118,7 +118,7 @@ static void check_renamed(const struct vublk_cli_options *options, const char *s
 	vublk_cli_options_rename(options, aliases, NULL);
 }
 
-/* Names that a person did not give become the options that there are for them. */
+/* A sentence names the tool's option instead of a property that the user did not name. */
 static void test_names_in_sentences(void **state)
 {
 	struct vublk_cli_options none = { 0 }, pair = { .count = 1 };

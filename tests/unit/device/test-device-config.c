@@ -107,7 +107,10 @@ static void test_senseless_limits_cost_their_feature(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A back-end with a short config is asked for less and less, and fewer features are offered. */
+/*
+ * The device asks a back-end with a short config for fewer and fewer bytes, and offers fewer
+ * features.
+ */
 static void test_short_configs(void **state)
 {
 	const struct { unsigned max, got; uint64_t without; } cases[] = {
@@ -136,7 +139,7 @@ static void test_short_configs(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Fields beyond 60 bytes are asked for only if a feature says that they exist. */
+/* The device asks for fields beyond 60 bytes only if a feature says that they exist. */
 static void test_long_config(void **state)
 {
 	struct vublk_device_info info;
@@ -188,7 +191,7 @@ static uint32_t seg_max_after_accepting(struct device_rig *rig, uint64_t feature
 	return read_config(rig).seg_max;
 }
 
-/* Without indirect descriptors a request has at most as many segments as the ring has entries. */
+/* Without indirect descriptors a request can have only as many segments as the ring has entries. */
 static void test_seg_max_without_indirect(void **state)
 {
 	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC), all;
@@ -438,7 +441,7 @@ static void test_answers_that_are_not_read(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A back-end must not report it while no ring is started. */
+/* A back-end must not report a resize while no ring is started. */
 static void test_resize_while_stopped(void **state)
 {
 	struct mock mock;

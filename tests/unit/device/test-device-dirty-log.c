@@ -3,7 +3,7 @@
  * The dirty log: which messages the back-end gets, and when the log is on, whatever else happens to
  * the device. Whether pages are marked is tested by test-device-migrate.c.
  *
- * Key idea: each case compares what the mock has been given (feature, bitmap, flags of the
+ * Key idea: each case compares what the device has sent to the mock (feature, bitmap, flags of the
  * used rings) with what the device reports.
  */
 #include "harness.h"
@@ -60,7 +60,7 @@ static uint64_t log_inode(const struct device_rig *rig)
 	return st.st_ino;
 }
 
-/* The back-end logs into the device's bitmap, or not at all. */
+/* Checks that the back-end logs into the device's bitmap, or does not log. */
 static void expect_logging(const struct device_rig *rig, const struct mock *mock, bool on)
 {
 	assert_int_equal(!!(mock->accepted_features & LOG_ALL), on);
@@ -111,7 +111,7 @@ static void test_on_and_off(void **state)
 		expect_logging(&rig, &mock, true);
 		assert_true(mock.dirty_log.size_bytes >= WORDS * 8);
 		assert_int_equal(mock.dirty_log.offset, 0);
-		/* The bitmap, then the feature, then the used rings. */
+		/* The messages are in order: the bitmap, the feature, the used rings. */
 		assert_int_equal(mock.num_log, 2 + QUEUES);
 		assert_int_equal(mock.log[0], VUBLK_VU_SET_LOG_BASE);
 		assert_int_equal(mock.log[1], VUBLK_VU_SET_FEATURES);
@@ -171,7 +171,7 @@ static void test_a_bitmap_that_is_truncated(void **state)
 		assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), NULL), 1);
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 		assert_int_equal(ftruncate(log.fd, 0), 0);
-#ifndef VUBLK_TSAN /* which holds a lock during an atomic read-modify-write, also in the handler */
+#ifndef VUBLK_TSAN /* the read-modify-write holds a TSan lock that the handler needs */
 		if (i)
 			vublk_device_dirty_log_mark_rings(rig.device);
 #endif
@@ -277,7 +277,7 @@ static void test_before_the_rings_run(void **state)
 			"the dirty log is on, or is being");
 	rig_start(&rig, QUEUES);
 	expect_logging(&rig, &mock, true);
-	rig_stop(&rig); /* a reset by the driver does not concern the log of the VM */
+	rig_stop(&rig); /* a reset by the driver does not affect the VM's log */
 	assert_true(log_inode(&rig));
 	rig_start(&rig, QUEUES);
 	expect_logging(&rig, &mock, true);
@@ -289,7 +289,7 @@ static void test_before_the_rings_run(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* During a start, during a stop, and during a pause that ends a start. */
+/* The log is switched on during a start, during a stop, and during a pause that ends a start. */
 static void test_while_the_rings_are_on_their_way(void **state)
 {
 	struct mock mock;
@@ -368,7 +368,7 @@ static void test_it_outlives_back_ends(void **state)
 		rig_wait(&rig, RIG_STARTED, 1 + i);
 		assert_int_equal(mock.dirty_log_inode, inode);
 		expect_logging(&rig, &mock, true);
-		/* It may not have marked its last writes to the used rings. */
+		/* The back-end may not have marked its last writes to the used rings. */
 		assert_int_equal(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, NULL),
 				 0);
 		assert_int_equal(bits[0], (1 << QUEUES) - 1);
@@ -378,7 +378,9 @@ static void test_it_outlives_back_ends(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* At each message of the change. After the loss, the next back-end logs from the start. */
+/*
+ * The back-end is lost at each message of the change. Then the next back-end logs from its start.
+ */
 static void test_a_loss_during_a_change(void **state)
 {
 	const uint32_t at[] = { VUBLK_VU_SET_LOG_BASE, VUBLK_VU_SET_FEATURES,
@@ -478,7 +480,7 @@ static void test_refusals(void **state)
 		assert_int_equal(log_inode(&rig), 0);
 		expect_logging(&rig, &mock, false); /* the accepted part of the change has been undone */
 		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
-		start_log(&rig); /* it accepts the second attempt */
+		start_log(&rig); /* the back-end accepts the second attempt */
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 2);
 		expect_logging(&rig, &mock, true);
 		rig_end(&rig, &mock);
@@ -540,7 +542,7 @@ static void test_what_cannot_be_taken(void **state)
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 0, 63, bits, NULL), -EINVAL);
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 64, UINT64_MAX - 63, bits, NULL),
 			 -EINVAL);
-	rig_end(&rig, &mock); /* during a change, and with the bitmap mapped */
+	rig_end(&rig, &mock); /* unrealizes during a change, while the bitmap is mapped */
 }
 
 int main(int argc, char **argv)

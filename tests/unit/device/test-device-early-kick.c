@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A legacy driver, which may kick before it sets DRIVER_OK: the kick starts the device once,
- * and only the back-end reads it.
+ * A legacy driver, which may kick before it sets DRIVER_OK: the kick starts the device once, and
+ * only the back-end reads the eventfd.
  *
  * Key idea: an eventfd that was kicked still has its signal after the start, because the device
  * has only polled it.
@@ -45,7 +45,7 @@ static void begin_set_up(struct device_rig *rig, struct mock *mock, const char *
 	mock_forget(mock);
 }
 
-/* A kick has no effect now, and its descriptor is not polled. */
+/* Checks that a kick has no effect now, and that its descriptor is not polled. */
 static void expect_idle(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
@@ -55,7 +55,10 @@ static void expect_idle(struct device_rig *rig, enum vublk_device_state state)
 	assert_int_equal(poll(&fd, 1, 0), 0);
 }
 
-/* Started: the kicked queue has two signals, one of them from the device; the other has one. */
+/*
+ * Checks that the device has started. The kicked queue has two signals, one of them from the
+ * device; the other queue has one.
+ */
 static void expect_started(struct device_rig *rig, struct mock *mock, unsigned times)
 {
 	rig_wait(rig, RIG_STARTED, times);
@@ -107,7 +110,7 @@ static void test_driver_ok_starts(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Neither the kick of a modern driver, nor a kick before everything is set up. */
+/* Neither the kick of a modern driver nor a kick before everything is set up starts the device. */
 static void test_kicks_that_start_nothing(void **state)
 {
 	struct vublk_memory_region region = { RIG_GUEST_ADDR, RIG_MEMORY_BYTES, -1, 0 };
@@ -168,7 +171,7 @@ static void test_reset_while_starting(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The set-up is invalid: reported once until the reset, however many kicks come. */
+/* The set-up is invalid, which is reported once until the reset, however many kicks come. */
 static void test_a_kick_that_cannot_start(void **state)
 {
 	struct vublk_device_queue queue = {
@@ -198,7 +201,10 @@ static void test_a_kick_that_cannot_start(void **state)
 
 /* --- other moments ------------------------------------------------------------------------------ */
 
-/* A kick while the device could not start is seen as soon as it can, because the signal stays. */
+/*
+ * The device sees a kick that came while it could not start as soon as it can start, because the
+ * signal stays.
+ */
 static void test_a_kick_that_waits(void **state)
 {
 	struct mock mock;
@@ -259,7 +265,7 @@ static void test_queues_that_share_a_descriptor(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The number is the same, the eventfd behind it is not. */
+/* The descriptor's number is the same, but the eventfd is another. */
 static void test_another_descriptor_with_the_same_number(void **state)
 {
 	struct mock mock;

@@ -3,8 +3,8 @@
  * The state that a bus carries over from one session of its driver to the next: the in-flight
  * area and the position of each ring. What resumes after a loss is in test-device-reconnect.c.
  *
- * Key idea: the area is a file that the case fills, and its inode shows whether the back-end was
- * given the same file.
+ * Key idea: the area is a file that the case fills, and its inode shows whether the device sent the
+ * same file to the back-end.
  */
 #include "harness.h"
 
@@ -62,7 +62,7 @@ static void expect_refused(struct device_rig *rig, const struct vublk_device_inf
 		fail_msg("'%s' is not '%s'", error.text, words);
 }
 
-/* The start hands over the given area unchanged, and does not ask for one. */
+/* The start hands over the given area unchanged, and does not ask the back-end for one. */
 static void test_a_given_area_is_handed_over(void **state)
 {
 	struct vublk_device_inflight area = make_area(0), got;
@@ -240,7 +240,7 @@ static void test_places(void **state)
 	rig_set_indices(&rig, 0, 65535, 1);
 	mock_die(&mock);
 	rig_wait(&rig, RIG_LOST, 1);
-	check_place(&rig, false, 65535, 2); /* unknown */
+	check_place(&rig, false, 65535, 2); /* the back-end has not said where it stopped */
 	rig_end(&rig, &mock);
 }
 

@@ -122,7 +122,7 @@ static void make_calls(struct device_rig *rig)
 	assert_int_equal(vublk_device_process(rig->device), 0);
 }
 
-/* The back-end continues before the deadline: requests take longer, and that is all. */
+/* The back-end continues before the deadline: requests take longer, without another effect. */
 static void test_a_short_hang(void **state)
 {
 	char data[512];
@@ -150,7 +150,7 @@ static void test_a_short_hang(void **state)
 }
 
 /*
- * The connection ends after the deadline, new ones get no answer, and once the back-end
+ * The connection ends after the deadline, and new connections get no answer. When the back-end
  * continues, the device reconnects.
  */
 static void hang_long(const char *keepalive_ms, bool ask)
@@ -221,7 +221,9 @@ static void test_keepalive(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The keepalive timer runs only with the rings: "auto" follows reconnect-ms, 0 is never. */
+/*
+ * The keepalive timer runs only while the rings run. "auto" depends on reconnect-ms; 0 means never.
+ */
 static void test_keepalive_timer(void **state)
 {
 	const struct { const char *reconnect_ms, *keepalive_ms; bool is_asked; } cases[] = {

@@ -75,7 +75,7 @@ static void expect_sentence(const struct vublk_error *error, uint32_t request)
 		fail_msg("no word of the back-end in: %s", error->text);
 }
 
-/* The list above has every request that is answered. */
+/* Checks that the list above has every request that is answered. */
 static void test_the_list_is_complete(void **state)
 {
 	struct vublk_error error;
@@ -196,7 +196,10 @@ static void test_descriptors_with_answers_are_closed(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A refused message ends the start. A refused back channel does not: the device works without it. */
+/*
+ * A refused message ends the start, except for the back channel, because the device works without
+ * it.
+ */
 static void test_refusals(void **state)
 {
 	const struct { uint32_t request; int code; } cases[] = {

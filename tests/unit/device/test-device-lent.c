@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests a device on a connection that the bus has made and lent to it, instead of a connection
+ * A device on a connection that the bus has made and lent to the device, instead of a connection
  * that the device makes to chardev.
  *
  * Key idea: the mock listens, and the case itself connects to it. So the number of connections that
- * the mock has seen says whether the device has connected as well.
+ * the mock has seen says whether the device has also connected to chardev.
  */
 #include "harness.h"
 
@@ -50,7 +50,7 @@ static void test_lent_connection(void **state)
 	assert_int_equal(vublk_device_lend_connection(rig.device, fd, NULL), 0);
 	assert_int_equal(vublk_device_lend_connection(rig.device, fd, NULL), 0);
 	close(fd);
-	rig_end(&rig, &mock); /* with a connection that was not used */
+	rig_end(&rig, &mock); /* frees a lent connection that was not used */
 }
 
 static void test_lent_connection_that_breaks(void **state)

@@ -84,7 +84,7 @@ static void test_order_of_messages(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Only implemented features are accepted, and bit 30 always. */
+/* The device accepts only features that it implements, and always bit 30. */
 static void test_what_is_accepted(void **state)
 {
 	struct vublk_device_info info;
@@ -257,7 +257,10 @@ static void test_start_needs_what_it_needs(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A reset that overtakes the start: the rings are stopped when it is done, and started() never comes. */
+/*
+ * A reset that overtakes the start: the rings are stopped when the start is done, and started()
+ * never comes.
+ */
 static void test_reset_while_starting(void **state)
 {
 	struct mock mock;
@@ -357,7 +360,9 @@ static void test_ring_error(void **state)
 
 /* --- forced shutdown -------------------------------------------------------------------------- */
 
-/* A back-end that hangs on a request does not delay it, in any state of the rings. */
+/*
+ * A back-end that hangs on a request does not delay the forced shutdown, in any state of the rings.
+ */
 static void test_forced_shutdown(void **state)
 {
 	for (unsigned moment = 0; moment < 3; moment++) {
@@ -394,7 +399,7 @@ static void test_forced_shutdown(void **state)
 	}
 }
 
-/* Without the property it is a normal stop, bounded by the deadline. */
+/* Without the property a forced shutdown is a normal stop, which ends at the deadline. */
 static void test_forced_shutdown_that_asks(void **state)
 {
 	for (unsigned hangs = 0; hangs < 2; hangs++) {
@@ -444,7 +449,9 @@ static void unrealize_and_realize_hook(struct device_rig *rig, enum rig_callback
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 }
 
-/* Provokes every callback, one after the other. Ends when one unrealizes. */
+/*
+ * Provokes every callback, one after the other. Returns when a callback has unrealized the device.
+ */
 static void live(struct device_rig *rig, struct mock *mock)
 {
 	struct vublk_memory_region regions[2];

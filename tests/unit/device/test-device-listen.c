@@ -41,7 +41,7 @@ static void begin(struct device_rig *rig, struct mock *mock)
 	rig_set(rig, "server", "on");
 }
 
-/* The device is idle, and no timer would wake it. */
+/* Checks that the device is idle, and that no timer would wake it. */
 static void expect_waiting(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
@@ -122,7 +122,7 @@ static void test_the_path(void **state)
 	rig_realize_fails(&rig, EADDRINUSE);
 	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "a process already listens at the socket"));
 	assert_int_equal(access(path, F_OK), 0);
-	close(fd); /* which leaves the file behind */
+	close(fd); /* the socket's file stays */
 	realize(&rig, &mock);
 	vublk_device_unrealize(rig.device);
 	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
@@ -138,7 +138,10 @@ static void test_the_path(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* After an unusable back-end the next one may connect, and the lines about them are limited. */
+/*
+ * After an unusable back-end the next one can connect, and the log lines about such back-ends are
+ * limited.
+ */
 static void test_wrong_back_ends(void **state)
 {
 	const struct mock_fault faults[] = {
@@ -206,7 +209,7 @@ static void test_a_smaller_offer(void **state)
 	rig_start(&rig, QUEUES);
 	features = mock.features;
 	mock.features &= ~VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
-	mock_connect(&mock, path); /* which is a hang-up first */
+	mock_connect(&mock, path); /* hangs up first */
 	rig_wait(&rig, RIG_LOST, 1);
 	expect_waiting(&rig, VUBLK_DEVICE_LOST);
 	assert_non_null(strstr(rig.last_line, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9)"));
@@ -216,7 +219,7 @@ static void test_a_smaller_offer(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* It waits in the backlog until the device has no other. */
+/* A second back-end waits in the backlog until the device has lost the first. */
 static void test_a_second_back_end(void **state)
 {
 	struct mock first, second;

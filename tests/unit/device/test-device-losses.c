@@ -68,7 +68,7 @@ static void reach(struct device_rig *rig, enum vublk_device_state state)
 
 /* --- the phases ------------------------------------------------------------------------------- */
 
-/* How a running device is made to send the message, and how it comes to run again. */
+/* How to make a running device send the message, and how to make it run again. */
 struct phase {
 	const char *name;
 	void (*enter)(struct device_rig *rig, struct mock *mock, uint32_t request);
@@ -103,7 +103,7 @@ static void enter_realize(struct device_rig *rig, struct mock *mock, uint32_t re
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 }
 
-/* Only a back-end that hangs ends realize; the bus has to try again. */
+/* Realize ends only if the back-end hangs; then the bus has to realize again. */
 static void leave_realize(struct device_rig *rig, struct mock *mock)
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
@@ -250,7 +250,10 @@ struct seen {
 	unsigned fds, mappings;
 };
 
-/* Descriptors of the connection: not the memory's, nor those that are kept over outages. */
+/*
+ * Counts the descriptors of the connection, without those of the memory and those that are kept
+ * over outages.
+ */
 static unsigned count_fds(const struct device_rig *rig)
 {
 	return vublk_test_count_fds() - rig->device->memory.num_regions -
@@ -397,7 +400,10 @@ static void test_connecting(void **state)
 
 /* --- unrealize ----------------------------------------------------------------------------------- */
 
-/* While it waits for this answer, in any phase: immediately, and nothing is left. */
+/*
+ * Unrealize while the device waits for this answer, in any phase: it takes effect immediately, and
+ * nothing is left.
+ */
 static void test_unrealize_during_each_wait(void **state)
 {
 	for (size_t p = 0; p < VUBLK_ARRAY_SIZE(phases); p++)
@@ -439,7 +445,7 @@ static void test_some_queues(void **state)
 	set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
 	rig_wait(&rig, RIG_STARTED, 1);
 	rig_set_indices(&rig, 0, 3, 5);
-	rig_set_indices(&rig, 1, 1, 9); /* not a ring, so it is not read */
+	rig_set_indices(&rig, 1, 1, 9); /* queue 1 has no ring, so the device does not read it */
 	rig_set_indices(&rig, 2, 65535, 1);
 	for (unsigned i = 2; i <= 4; i++) {
 		mock_forget(&mock);
@@ -467,7 +473,10 @@ static void expect_capacity(struct device_rig *rig, uint64_t sectors)
 	assert_int_equal(capacity, sectors);
 }
 
-/* Reported before, during and after a start and during a stop, and found after an outage. */
+/*
+ * A resize is reported before, during and after a start and during a stop, and found after an
+ * outage.
+ */
 static void test_resize_at_each_moment(void **state)
 {
 	enum { STOPPED, STARTING, RUNNING, STOPPING, OUTAGE, MOMENTS };
@@ -606,12 +615,12 @@ static void begin_with_open_memory(struct device_rig *rig, struct mock *mock)
 	rig->memory = vublk_map_shared(rig->memfd, 0, RIG_MEMORY_BYTES, NULL);
 	assert_non_null(rig->memory);
 	rig_set(rig, "reconnect-ms", "1");
-	rig_set(rig, "inflight", "off"); /* only the rings have their indices */
+	rig_set(rig, "inflight", "off"); /* so that the indices are known from the rings only */
 	rig_realize(rig);
 	rig_start(rig, QUEUES);
 }
 
-/* A peer may forbid further writable mappings; the rings are still read. */
+/* A peer can forbid further writable mappings; the device can still read the rings. */
 static void test_sealed_memory(void **state)
 {
 	struct mock mock;
@@ -626,7 +635,10 @@ static void test_sealed_memory(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The device survives the truncation of the rings' memory, and knows nothing about the rings. */
+/*
+ * The device survives the truncation of the rings' memory, but then it does not know where the
+ * rings resume.
+ */
 static void test_truncated_memory(void **state)
 {
 	struct mock mock;

@@ -113,13 +113,13 @@ static void test_changes_while_running(void **state)
 	assert_int_equal(mock.log[2], VUBLK_VU_REM_MEM_REG);
 	assert_int_equal(mock.log[3], VUBLK_VU_ADD_MEM_REG);
 	assert_int_equal(mock.num_log, 4);
-	set_and_wait(&rig, regions, 3); /* unchanged: only a request to see whether it answers */
+	set_and_wait(&rig, regions, 3); /* unchanged: one request checks that it answers */
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 3);
-	/* The ring must stay where it is. */
+	/* A change must not remove the memory of the ring. */
 	assert_int_equal(set_memory(&rig, regions + 1, 2, &error), -EINVAL);
 	assert_non_null(strstr(error.text, "queue 0: the ring's parts"));
 	rig_stop(&rig);
-	rig_start(&rig, 1); /* which sets the one region again */
+	rig_start(&rig, 1); /* the start sets the one region again */
 	assert_int_equal(mock.num_regions, 1);
 	rig_end(&rig, &mock);
 }
@@ -136,7 +136,7 @@ static void test_all_is_given_up(void **state)
 	rig_stop(&rig);
 	mock_forget(&mock);
 	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 1);
-	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* which is under way */
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* the removal is under way */
 	rig_wait(&rig, RIG_MEMORY_CHANGED, 1);
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 1);
 	assert_int_equal(mock.num_regions, 0);
@@ -151,7 +151,10 @@ static void test_all_is_given_up(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* If the device can reconnect, the connection ends with the memory, and with it what the back-end remembers. */
+/*
+ * If the device can reconnect, it removes all memory by closing the connection, so that the
+ * back-end also forgets the rings.
+ */
 static void test_all_is_given_up_by_hanging_up(void **state)
 {
 	struct mock mock;
@@ -202,7 +205,7 @@ static void test_another_file(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* After a refusal the other regions are not sent, and must not be counted as sent. */
+/* After a refusal the device does not send the other regions, and must not record them as sent. */
 static void test_refused_region_of_many(void **state)
 {
 	struct vublk_memory_region regions[61];

@@ -39,9 +39,9 @@
 
 /* How the source ends. */
 enum way {
-	DRAINED,   /* its requests are complete */
-	UNDRAINED, /* they stay in flight (GET_VRING_BASE_INFLIGHT) */
-	KILLED,    /* its back-end is killed with them */
+	DRAINED,   /* the source's requests are complete */
+	UNDRAINED, /* the requests stay in flight (GET_VRING_BASE_INFLIGHT) */
+	KILLED,    /* its back-end is killed with requests in flight */
 	DIED,      /* its back-end kills itself at a given place */
 	FORGETFUL, /* drained, and the copy omits a page that the log names */
 };
@@ -101,7 +101,7 @@ static void end_serve(struct side *side, int signal)
 	side->serve = 0;
 }
 
-/* A place for the guest, and no device yet. */
+/* Makes the guest's memory and the paths of a side, but no device yet. */
 static void make_side(struct side *side, const char *name)
 {
 	snprintf(side->socket_path, sizeof(side->socket_path), "%s/%s", vublk_test_folder(), name);
@@ -116,7 +116,7 @@ static void make_side(struct side *side, const char *name)
 	}
 }
 
-/* The disk is free: starts its back-end, and makes a device for it. */
+/* Starts the side's back-end, which requires that the disk is free, and makes a device for it. */
 static void open_side(struct side *side, enum way way)
 {
 	start_serve(side);
@@ -231,7 +231,7 @@ struct copy {
 	int fd;
 	char *sent; /* what the other side has */
 	unsigned num_pages;
-	bool forgets; /* one page that is dirty, once */
+	bool forgets; /* the copy omits one dirty page */
 	bool has_forgotten;
 };
 
@@ -244,7 +244,7 @@ static void send_page(struct side *side, struct copy *copy, unsigned page)
 	copy->num_pages++;
 }
 
-/* Only a page whose loss is noticeable: it has changed, and the guest relies on it. */
+/* Omits only a page whose loss is noticeable: it has changed, and the guest relies on it. */
 static bool forget(struct side *side, struct copy *copy, unsigned page)
 {
 	size_t at = (size_t)page * MIGRANT_PAGE;
@@ -256,7 +256,7 @@ static bool forget(struct side *side, struct copy *copy, unsigned page)
 	return true;
 }
 
-/* The log is read first, then the pages: later writes are in the log again. */
+/* Reads the log first, then the pages, so that later writes are in the log again. */
 static void copy_dirty_pages(struct side *side, struct copy *copy)
 {
 	uint64_t bits[WORDS];
@@ -299,7 +299,10 @@ static void start_guest(struct side *side)
 	rig_wait(&side->rig, RIG_STARTED, 1);
 }
 
-/* With the maximum of requests outstanding; the processor does not run from here on. */
+/*
+ * Stops the guest with the maximum number of requests outstanding; its processor does not run after
+ * this.
+ */
 static void stop_guest(struct side *side, enum way way)
 {
 	if (way == DIED)
@@ -309,7 +312,7 @@ static void stop_guest(struct side *side, enum way way)
 	if (way == KILLED || way == DIED) {
 		end_serve(side, SIGKILL);
 		rig_wait(&side->rig, RIG_LOST, 1);
-		wait_for_lock(side); /* requests that it had passed to the kernel complete */
+		wait_for_lock(side); /* requests that the kernel has are completed */
 		vublk_device_set_vm_running(side->rig.device, false);
 		return;
 	}
@@ -318,7 +321,10 @@ static void stop_guest(struct side *side, enum way way)
 	assert_int_equal(side->rig.errors[RIG_STOPPED].code, 0);
 }
 
-/* Pages that the log did not name are unchanged, unless a killed back-end had begun more. */
+/*
+ * Checks that pages that the log did not name are unchanged; a killed back-end may have begun
+ * further writes.
+ */
 static void expect_copied(const struct side *side, const struct copy *copy, enum way way)
 {
 	for (unsigned page = 0; page < MIGRANT_PAGES && way <= UNDRAINED; page++)
@@ -336,7 +342,7 @@ static void send_device(struct side *side, int fd)
 	if (vublk_device_save(side->rig.device, &stream, &bytes, &error) < 0)
 		fail_msg("%s", error.text);
 	vublk_device_unrealize(side->rig.device);
-	end_serve(side, SIGTERM); /* the disk is the other's now */
+	end_serve(side, SIGTERM); /* the disk now belongs to the destination */
 	send_message(fd, STREAM, 0, stream, bytes);
 	free(stream);
 }
@@ -365,7 +371,7 @@ static void run_source(int fd, enum way way, const char *dies)
 		copy_dirty_pages(&side, &copy);
 		run_guest(&side, 50);
 	}
-	assert_true(copy.num_pages < MIGRANT_PAGES * 3); /* not all of it each time */
+	assert_true(copy.num_pages < MIGRANT_PAGES * 3); /* not all of the memory in each round */
 	stop_guest(&side, way);
 	copy.forgets = way == FORGETFUL;
 	copy_dirty_pages(&side, &copy);
@@ -431,7 +437,10 @@ static void expect_disk(const struct side *side)
 	close(fd);
 }
 
-/* All outstanding requests complete, then as many new ones, and everything that was read is right. */
+/*
+ * All outstanding requests complete, then as many new requests, and all data that was read is
+ * right.
+ */
 static int run_destination(int fd, enum way way)
 {
 	struct side side = { 0 };
@@ -504,9 +513,9 @@ static void test_after_the_loss_of_the_back_end(void **state)
 }
 
 /*
- * At each place at which a back-end can die, late enough that it is in the last round: the
- * other back-end executes the requests that had begun, and does not repeat a write that a
- * later one has overtaken.
+ * The back-end dies at each place at which it can die, late enough that this is in the last round.
+ * The other back-end executes the requests that had begun, and does not repeat a write that a later
+ * write has overtaken.
  */
 static void test_a_back_end_that_dies_anywhere(void **state)
 {

@@ -21,7 +21,7 @@
 
 typedef int set_fn(struct vublk_device *device, unsigned index, int fd, struct vublk_error *error);
 
-/* Kick and call are treated alike; a test does all for each of them. */
+/* Kick and call descriptors are treated alike; each test runs with both. */
 static const struct kind {
 	set_fn *set;
 	uint32_t request;
@@ -53,7 +53,7 @@ static int own_fd(const struct device_rig *rig, const struct kind *kind, unsigne
 	return kind->is_kick ? rig->kicks[queue] : rig->callfds[queue];
 }
 
-/* Both ends have the same eventfd. */
+/* Checks that both ends have the same eventfd. */
 static void expect_same(struct device_rig *rig, struct mock *mock, const struct kind *kind,
 			unsigned queue)
 {
@@ -132,7 +132,10 @@ static void test_while_stopped(void **state)
 
 /* --- during other changes --------------------------------------------------------------- */
 
-/* After each number of answers of a start: a descriptor that was sent already is sent again. */
+/*
+ * The descriptor is replaced after each number of answers of a start: if the old one was sent
+ * already, the new one is sent, too.
+ */
 static void test_at_each_step_of_a_start(void **state)
 {
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
@@ -200,7 +203,7 @@ static void test_stop_during_a_change(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A thousand changes before the back-end reads one: it is given the first and the last. */
+/* A thousand changes before the back-end reads one: the device sends the first and the last. */
 static void test_a_storm(void **state)
 {
 	struct mock mock;
@@ -282,7 +285,7 @@ static void test_a_pause_that_ends_before_the_stop(void **state)
 		rig_start(&rig, QUEUES);
 		exchange(&rig, &kinds[k], 0);
 		exchange(&rig, &kinds[k], 1);
-		vublk_device_process(rig.device); /* the updates that were posted until here */
+		vublk_device_process(rig.device); /* handles the updates that were posted so far */
 		assert_int_equal(vublk_device_set_vm_running(rig.device, false), 1);
 		while (rig.device->num_notifiers)
 			rig_turn(&rig, 100);

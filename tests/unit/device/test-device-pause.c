@@ -79,7 +79,7 @@ static void test_pause_and_resume(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Paused and resumed before the back-end has answered: the last call decides. */
+/* The VM is paused and resumed before the back-end has answered: the last call decides. */
 static void test_a_short_pause(void **state)
 {
 	struct mock mock;
@@ -126,7 +126,7 @@ static void test_reset_while_paused(void **state)
 
 /* --- other moments ----------------------------------------------------------------------- */
 
-/* DRIVER_OK while the VM is paused, as when a saved device is loaded. */
+/* The driver sets DRIVER_OK while the VM is paused, as when a saved device is loaded. */
 static void test_start_while_paused(void **state)
 {
 	struct mock mock;
@@ -145,7 +145,7 @@ static void test_start_while_paused(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* After each number of steps of a start, and of the stop that follows a pause. */
+/* The VM is paused after each number of steps of a start, and of the stop that follows a pause. */
 static void test_pause_at_each_step(void **state)
 {
 	unsigned starting = 0;
@@ -214,7 +214,7 @@ static void test_loss_while_paused(void **state)
 		rig_start(&rig, QUEUES);
 		mock.base = 7;
 		rig_set_indices(&rig, 0, 7, 7);
-		rig_set_indices(&rig, 1, 7, 9); /* they are in the in-flight area */
+		rig_set_indices(&rig, 1, 7, 9); /* two requests are in the in-flight area */
 		if (moment <= STOPPING)
 			pause_vm(&rig);
 		if (moment == STOPPED)

@@ -52,7 +52,7 @@ struct peer {
 	const char *name;
 	pid_t (*start)(unsigned num_queues);
 	void (*end)(pid_t pid);
-	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: it does not report a new size */
+	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: it does not report resizes */
 };
 
 /*
@@ -101,7 +101,7 @@ static pid_t start_qsd(unsigned num_queues)
 	return pid;
 }
 
-/* It is given a listening socket, so the test need not wait for it. */
+/* The back-end gets a listening socket, so the test need not wait for it. */
 static pid_t start_serve(unsigned num_queues)
 {
 	make_disk();
@@ -295,7 +295,7 @@ static pid_t replace(const struct peer *peer, pid_t pid)
 	return peer->start(2);
 }
 
-/* Killed and started again. The driver notices a delay only. */
+/* The daemon is killed and started again. The driver notices only a delay. */
 static void daemon_is_replaced(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
@@ -352,7 +352,10 @@ static void submit(struct device_rig *rig, unsigned queue, unsigned i, uint8_t v
 					       (uint16_t)i), 0);
 }
 
-/* Completions of both queues so far. A repeated one breaks the ring, and the test. */
+/*
+ * Returns the number of completions of both queues so far. A repeated completion breaks the ring,
+ * and fails the test.
+ */
 static unsigned collect(struct device_rig *rig, unsigned done)
 {
 	for (unsigned q = 0; q < 2; q++) {
@@ -394,7 +397,7 @@ static void expect_on_disk(uint8_t value)
 	close(fd);
 }
 
-/* Killed before it sees a request, and after each number of completions. */
+/* The back-end is killed before it sees a request, and after each number of completions. */
 static void test_serve_requests_in_flight(void **state)
 {
 	pid_t pid = serve.start(2);
@@ -449,7 +452,10 @@ static void complete_second(struct device_rig *rig)
 	vublk_unmap(region, area->size_bytes);
 }
 
-/* Only the area tells: by the used index the first would be lost and the second repeated. */
+/*
+ * Only the area says which request was completed. According to the used index alone, the first
+ * request would be lost and the second repeated.
+ */
 static void test_serve_out_of_order(void **state)
 {
 	pid_t pid = serve.start(2);
@@ -472,7 +478,8 @@ static void test_serve_out_of_order(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	while (done < 2)
 		done = collect(&rig, done);
-	memset(expected, 0xa1, 512); /* the second one was never executed, and must not be executed now */
+	/* The second write was never executed, and must not be executed now. */
+	memset(expected, 0xa1, 512);
 	fd = open(disk_path, O_RDONLY | O_CLOEXEC);
 	assert_int_equal(pread(fd, data, sizeof(data), FIRST * 512), (int)sizeof(data));
 	close(fd);
@@ -481,7 +488,10 @@ static void test_serve_out_of_order(void **state)
 	end_serve(pid);
 }
 
-/* It has no in-flight area: which requests it had begun is unknown, and the device does not guess. */
+/*
+ * qemu-storage-daemon has no in-flight area: the device does not know which requests it had begun,
+ * and does not guess.
+ */
 static void test_qsd_requests_in_flight(void **state)
 {
 	pid_t pid = qsd.start(2);
@@ -519,7 +529,7 @@ static void resize(const struct peer *peer)
 	pid = peer->start(2);
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
-	rig_start(&rig, 2); /* a back-end does not report it earlier */
+	rig_start(&rig, 2); /* a back-end does not report a resize before a start */
 	for (unsigned i = 1; i <= 2; i++) {
 		uint32_t generation = vublk_device_config_generation(rig.device);
 
@@ -611,7 +621,7 @@ static void notifiers_change(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* It kicks before DRIVER_OK, and only the back-end reads the kick. */
+/* A legacy driver kicks before DRIVER_OK, and only the back-end reads the kick. */
 static void legacy_driver(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);

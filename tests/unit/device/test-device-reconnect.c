@@ -147,7 +147,7 @@ static void test_loss_at_each_answer(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A start that is refused: it is undone, and tried again. */
+/* A start that the back-end refuses is undone, and tried again. */
 static void test_refused_starts(void **state)
 {
 	struct mock mock;
@@ -186,7 +186,7 @@ static void test_silence_at_each_answer(void **state)
 
 /* --- the offer of the new back-end ----------------------------------------------------------- */
 
-/* With one more connection, the sentence about the refused one has been logged. */
+/* When there is one more connection, the sentence about the refused connection has been logged. */
 static void run_until_connections(struct device_rig *rig, struct mock *mock, unsigned count)
 {
 	while (mock->num_connections < count) {
@@ -195,7 +195,10 @@ static void run_until_connections(struct device_rig *rig, struct mock *mock, uns
 	}
 }
 
-/* Refused with this sentence. With the earlier offer it is accepted again. */
+/*
+ * Checks that the offer is refused with this sentence, and that the back-end is accepted again with
+ * the earlier offer.
+ */
 static void expect_refusal(struct device_rig *rig, struct mock *mock, const struct mock *good,
 			   const char *sentence)
 {
@@ -294,7 +297,10 @@ static void test_a_resized_disk(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The driver relies on its setting of the write cache; a new back-end begins with its default. */
+/*
+ * The driver relies on its setting of the write cache, but a new back-end begins with a default of
+ * its own.
+ */
 static void test_the_write_cache_is_kept(void **state)
 {
 	uint8_t wce = 0;
@@ -354,7 +360,10 @@ static void test_outstanding_requests(void **state)
 
 static unsigned late_used;
 
-/* The driver adds requests without a back-end; a back-end that is still alive may complete some. */
+/*
+ * The driver adds requests during the outage; a lost back-end that is still alive may complete
+ * some.
+ */
 static void add_requests(struct device_rig *rig, enum rig_callback callback)
 {
 	if (callback == RIG_LOST)
@@ -385,14 +394,14 @@ static void test_requests_that_came_after_the_loss(void **state)
 	assert_int_equal(mock.given_bases[1], 8);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
 	rig_end(&rig, &mock);
-	/* A back-end that completes one of these may have seen all of them. */
+	/* A back-end that completes one of the new requests may have seen all of them. */
 	lose_without_area(&rig, &mock, 1);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "up to 2 requests"));
 	rig_end(&rig, &mock);
 }
 
-/* The warnings of two losses. */
+/* Returns the number of warnings of two losses. */
 static unsigned count_warnings(uint64_t lacks_protocol, uint64_t lacks, const char *warn)
 {
 	struct mock mock;
@@ -423,11 +432,11 @@ static void test_unflushed_writes_are_warned_of_once(void **state)
 
 	assert_int_equal(count_warnings(area, 0, "on"), 1);
 	assert_int_equal(count_warnings(area, 0, "off"), 0);
-	assert_int_equal(count_warnings(area, flush, "on"), 0); /* it has no cache */
+	assert_int_equal(count_warnings(area, flush, "on"), 0); /* the back-end has no cache */
 	assert_int_equal(count_warnings(0, 0, "on"), 0);        /* it is made to survive */
 }
 
-/* Two reasons alternate, then come ever new ones: few of them are logged. */
+/* Two reasons alternate, then each reason is a new one: few of them are logged. */
 static void test_each_refusal_is_told_once(void **state)
 {
 	uint64_t features, lacks[] = {
@@ -487,8 +496,8 @@ static void expect_area(const struct mock *mock, uint64_t inode)
 }
 
 /*
- * Made once, after the features. Each back-end is given it after all sizes and before everything
- * else.
+ * The area is made once, after the features. The device sends it to each back-end after all sizes
+ * and before everything else.
  */
 static void test_the_area_outlives_back_ends(void **state)
 {
@@ -523,7 +532,7 @@ static void test_the_area_outlives_back_ends(void **state)
 		expect_resumed(&rig, &mock);
 	}
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
-	rig_stop(&rig); /* which is a reset */
+	rig_stop(&rig); /* by a reset */
 	mock_forget(&mock);
 	rig_start(&rig, QUEUES);
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
@@ -531,7 +540,10 @@ static void test_the_area_outlives_back_ends(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Records from before a back-end that does not record requests must not be used after it. */
+/*
+ * Records that are older than a back-end that does not record requests must not be used after that
+ * back-end.
+ */
 static void test_a_back_end_without_the_area_in_between(void **state)
 {
 	uint64_t features, inode;
@@ -553,7 +565,10 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_wait(&rig, RIG_STARTED, 3);
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
 	assert_int_not_equal(mock.inflight_inode, inode);
-	/* With requests outstanding it is unknown which of them the one in between had begun. */
+	/*
+	 * With requests outstanding, the device does not know which of them the back-end in between
+	 * had begun.
+	 */
 	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 	rig_set_indices(&rig, 0, 8, 9);
 	mock_hang_up(&mock);
@@ -566,7 +581,7 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* An answer without an area: logged, and requested again. */
+/* An answer without an area is logged, and the area is requested again. */
 static void test_bad_areas(void **state)
 {
 	const struct mock_fault faults[] = {
@@ -594,7 +609,7 @@ static void test_bad_areas(void **state)
 	}
 }
 
-/* Calls of the driver are accepted meanwhile, and take effect with the next back-end. */
+/* Calls of the driver are accepted during an outage, and take effect with the next back-end. */
 static void test_the_driver_goes_on(void **state)
 {
 	struct vublk_device_queue queue = { .size = RIG_QUEUE_SIZE };

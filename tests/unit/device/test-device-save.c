@@ -30,7 +30,7 @@
 struct saved {
 	void *stream;
 	size_t bytes;
-	uint8_t area[8192]; /* as it was left */
+	uint8_t area[8192]; /* as the first back-end left it */
 	uint64_t features;
 };
 
@@ -177,7 +177,7 @@ static void test_a_session_goes_on_elsewhere(void **state)
 	free(saved.stream);
 }
 
-/* Saved again, the bytes are the same, and the saved device continues. */
+/* A second save gives the same bytes, and the saved device continues. */
 static void test_saving_changes_nothing(void **state)
 {
 	struct saved saved, again;
@@ -253,7 +253,9 @@ static void test_read_only_by_property(void **state)
 	free(saved.stream);
 }
 
-/* A device that cannot replace the saved one refuses it, and does not change. */
+/*
+ * Checks that a device that cannot replace the saved one refuses the stream, and does not change.
+ */
 static void expect_refusal(struct device_rig *rig, const struct saved *saved, int code,
 			   const char *sentence)
 {
@@ -398,9 +400,7 @@ static void test_when_it_is_loaded(void **state)
 	free(saved.stream);
 }
 
-/*
- * --- without a back-end, here or there ----------------------------------------------------------
- */
+/* --- without a back-end, at the source or at the destination -------------------------- */
 
 /* The used indices say where the rings resume, and the area has the open requests. */
 static void test_saved_without_a_back_end(void **state)
@@ -480,7 +480,7 @@ static void test_a_write_cache_that_cannot_be_restored(void **state)
 	free(saved.stream);
 }
 
-/* A driver that has kicked without setting DRIVER_OK is running all the same. */
+/* A driver that has kicked without setting DRIVER_OK runs nevertheless. */
 static void test_a_legacy_driver(void **state)
 {
 	uint64_t legacy = VUBLK_BIT(VIRTIO_BLK_F_FLUSH);

@@ -23,7 +23,7 @@
 
 /* --- scarcity, while the device works ------------------------------------------------------ */
 
-static unsigned calloc_fails_at; /* the nth call from here on fails; 0: no call fails */
+static unsigned calloc_fails_at; /* the nth of the following calls fails; 0: no call fails */
 
 void *__real_calloc(size_t count, size_t bytes);
 void *__wrap_calloc(size_t count, size_t bytes);
@@ -35,7 +35,7 @@ void *__wrap_calloc(size_t count, size_t bytes)
 	return __real_calloc(count, bytes);
 }
 
-/* The limits, and what is left of them. */
+/* What is left of each limit. */
 struct scarcity {
 	unsigned callocs; /* calls until one fails; 0: no limit */
 	int descriptors;  /* descriptors that can still be opened; -1: no limit */
@@ -82,7 +82,10 @@ static void work_while(struct device_rig *rig, struct mock *mock, struct scarcit
 		work(rig, mock, scarcity);
 }
 
-/* Realize, start, change the memory, stop: 0, or the error that ended it. */
+/*
+ * Realizes and starts the device, changes the memory, and stops the device. Returns 0, or the code
+ * of the error that ended this.
+ */
 static int live(struct device_rig *rig, struct mock *mock, struct scarcity *scarcity,
 		struct vublk_error *error)
 {

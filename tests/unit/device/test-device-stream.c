@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The stream of a saved device: other versions, and every kind of damage. Saving and loading as
- * such is in test-device-save.c.
+ * The stream of a saved device: other versions, and every kind of damage. Saving and loading
+ * themselves are in test-device-save.c.
  *
  * Key idea: a stream that is refused has not changed the device, which is checked by saving it,
  * and a stream that is accepted leaves a device that works.
@@ -69,7 +69,7 @@ static void finish(struct stream *stream)
 	memcpy(stream->bytes + stream->num_bytes - sizeof(sum), &sum, sizeof(sum));
 }
 
-/* Inserts it before the checksum. */
+/* Inserts the section before the checksum. */
 static void append_section(struct stream *stream, unsigned number, unsigned flags,
 			   const void *data, size_t bytes)
 {
@@ -120,7 +120,9 @@ static void make_stream(struct stream *stream, bool area)
 
 static int load(struct device_rig *rig, const struct stream *stream, struct vublk_error *error)
 {
-	/* From a copy of exactly this size, so that a sanitizer sees a read beyond its end. */
+	/*
+	 * Loads from a copy of exactly this size, so that a sanitizer sees a read beyond its end.
+	 */
 	uint8_t *exact = malloc(stream->num_bytes ? stream->num_bytes : 1);
 	int r;
 
@@ -146,7 +148,7 @@ static void expect_refusal(struct device_rig *rig, const struct stream *stream, 
 	assert_memory_equal(before.bytes, after.bytes, before.num_bytes);
 }
 
-/* Accepted, and then reset, so that the next stream can be loaded. */
+/* Loads the stream, and then resets the device, so that the next stream can be loaded. */
 static void load_and_reset(struct device_rig *rig, const struct stream *stream)
 {
 	struct vublk_error error;
@@ -265,7 +267,7 @@ static void expect_damage(struct device_rig *rig, const struct stream *stream,
 	assert_int_equal(r, -error.code);
 	assert_true(error.code == EINVAL || error.code == ENOTSUP);
 	assert_true(error.text[0]);
-	if (at % 64) /* the same again, which would take a while */
+	if (at % 64) /* comparing after each of them would take a while */
 		return;
 	save(rig, &now);
 	assert_int_equal(now.num_bytes, unchanged->num_bytes);
@@ -317,7 +319,10 @@ static void test_every_length(void **state)
 
 /* --- nonsense under a right checksum ------------------------------------------------------------ */
 
-/* Each byte outside the area with some values, and each length with a header that agrees with it. */
+/*
+ * Each byte outside the area gets some values, and each length of the stream gets a header that
+ * agrees with it.
+ */
 static void test_nonsense(void **state)
 {
 	const uint8_t values[] = { 0, 1, 2, 3, 4, 5, 7, 0x20, 0x7f, 0x80, 0xff };

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests stops that do not wait for the requests that the back-end has begun: stops by
- * agreement (GET_VRING_BASE_INFLIGHT), which leave the requests in the in-flight area, and stops
- * without an agreement.
+ * Stops that do not wait for the requests that the back-end has begun: stops by agreement
+ * (GET_VRING_BASE_INFLIGHT), which leave the requests in the in-flight area, and stops without an
+ * agreement.
  *
  * Key idea: the answer of the mock and the used index in memory are set independently, so each case
- * has as many unfinished requests as it wants.
+ * can choose the number of unfinished requests.
  */
 #include "harness.h"
 
@@ -44,7 +44,10 @@ static uint64_t negotiate(bool wanted, bool inflight, uint64_t offered)
 	return accepted;
 }
 
-/* Without the in-flight area the bit is not accepted, because requests could not be left anywhere. */
+/*
+ * Without the in-flight area the device does not accept the bit, because a stop could not leave
+ * requests anywhere.
+ */
 static void test_undrained_stops_are_negotiated(void **state)
 {
 	uint64_t area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
@@ -161,7 +164,7 @@ static void test_each_start_kicks_once(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The requests in the area can be executed only by a back-end that reads it. */
+/* Only a back-end that reads the area can execute the requests in it. */
 static void test_a_back_end_without_the_area_after_it(void **state)
 {
 	for (unsigned outstanding = 0; outstanding < 3; outstanding += 2) {
@@ -183,7 +186,10 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 					       "queue 1: the back-end has no in-flight area, and up "
 					       "to 2 requests are in the area"));
 		} else {
-			/* Paused again immediately: requests that the driver adds then are new. */
+			/*
+			 * The VM is paused again immediately: requests that the driver adds then
+			 * are new.
+			 */
 			vublk_device_set_vm_running(rig.device, false);
 			rig_wait(&rig, RIG_STOPPED, 2);
 			rig_set_indices(&rig, 1, 5, 6);
@@ -199,7 +205,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 
 #define TAKEN 7 /* the avail index at which such a back-end stops */
 
-/* Paused while the back-end has two requests of queue 1. */
+/* Pauses the VM while the back-end has two requests of queue 1. */
 static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t without)
 {
 	mock_init(mock);
@@ -220,7 +226,7 @@ static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t 
 
 static const uint64_t no_area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 
-/* It still has them, and continues them. */
+/* The same back-end still has the requests, and continues them. */
 static void test_the_same_back_end_goes_on(void **state)
 {
 	struct mock mock;
@@ -251,7 +257,10 @@ static void test_a_loss_with_requests_it_took(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* It completed them before it was lost: the driver's later requests are new to every back-end. */
+/*
+ * The back-end completed the requests before it was lost: the driver's later requests are new to
+ * every back-end.
+ */
 static void test_a_loss_after_they_were_completed(void **state)
 {
 	struct mock mock;
@@ -268,7 +277,7 @@ static void test_a_loss_after_they_were_completed(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Lost during the next start, before it has a ring: the result is the same. */
+/* The back-end is lost during the next start, before it has a ring: the result is the same. */
 static void test_a_loss_before_it_has_the_rings_again(void **state)
 {
 	struct mock mock;
@@ -283,7 +292,7 @@ static void test_a_loss_before_it_has_the_rings_again(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* They are in an area, for a back-end that reads it. */
+/* The requests are in an area, and the next back-end does or does not read it. */
 static void test_a_loss_with_an_area(void **state)
 {
 	for (unsigned has_area = 0; has_area < 2; has_area++) {

@@ -137,7 +137,7 @@ static void test_realize_validates(void **state)
 	vublk_device_free(NULL);
 }
 
-/* Every question to a device that is not realized has a harmless answer. */
+/* Every function that only returns something can be called on a device that is not realized. */
 static void test_questions_to_a_new_device(void **state)
 {
 	struct vublk_device *device = new_device();

@@ -21,7 +21,7 @@
 struct disk {
 	struct migrant guest;
 	char *content;
-	uint16_t next[MIGRANT_QUEUES]; /* to be served; also the used index */
+	uint16_t next[MIGRANT_QUEUES]; /* next index to serve; also the used index */
 };
 
 static void *at(const struct disk *disk, uint64_t addr)
@@ -110,8 +110,8 @@ static void finish(struct disk *disk)
 }
 
 /*
- * The reads of one queue are executed and not complete while the other queue reads into each buffer
- * several times.
+ * The reads of one queue are executed but not completed while the other queue reads into each
+ * buffer several times.
  */
 static void test_a_queue_that_waits(void **state)
 {
@@ -129,7 +129,7 @@ static void test_a_queue_that_waits(void **state)
 	}
 }
 
-/* A stale page is noticed when it is read, and again before its buffer is used again. */
+/* The guest notices a stale page when it reads the page, and again before it reuses the buffer. */
 static void test_a_stale_read(void **state)
 {
 	char old[MIGRANT_PAGE];
@@ -147,7 +147,7 @@ static void test_a_stale_read(void **state)
 	end(&disk);
 }
 
-/* Memory that changes after a read was complete is noticed. */
+/* The guest notices memory that changes after a read was complete. */
 static void test_a_late_write_to_memory(void **state)
 {
 	unsigned page = 0;

@@ -3,7 +3,7 @@
 
 #include <poll.h>
 
-#define TURN_MS 1 /* longest time between two looks at the socket */
+#define TURN_MS 1 /* longest time between two checks of the socket */
 
 /* A test that waits for the lock gets it during the poll(). */
 static void *run(void *opaque)

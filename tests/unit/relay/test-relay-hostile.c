@@ -132,7 +132,7 @@ static void test_refused_and_served_on(void **state)
 	relay_close(&relay);
 }
 
-/* Impossible rings. The back-end is not told of them. */
+/* Impossible rings, about which the relay sends nothing to the back-end. */
 static void test_bad_rings(void **state)
 {
 	struct relay relay;
@@ -184,7 +184,7 @@ static void test_any_order(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Descriptors that are not eventfds, which only a call descriptor need not be. */
+/* Descriptors that are not eventfds, which the relay accepts only as call descriptors. */
 static void test_odd_descriptors(void **state)
 {
 	char page[4096] = { 0 };
@@ -237,7 +237,7 @@ static void *keep_full(void *opaque)
 	return NULL;
 }
 
-/* Every descriptor that the relay signals after an outage is full and would block a writer. */
+/* Every eventfd that the relay signals after an outage is full and would block a writer. */
 static void test_full_descriptors(void **state)
 {
 	struct filler filler = { 0 };
@@ -337,7 +337,7 @@ static void test_memory_that_is_not_shared(void **state)
 	}
 }
 
-/* A library is no VM, so its empty memory causes no warning. */
+/* A driver in a library is not a VM, so its empty memory causes no warning. */
 static void test_library_that_is_idle(void **state)
 {
 	struct relay relay;

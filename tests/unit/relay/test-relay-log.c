@@ -65,7 +65,7 @@ static uint64_t used_addr(const struct backend_rig *rig)
 	return RIG_GUEST + (uint64_t)((const char *)rig->queues[0].ring.used - rig->memory);
 }
 
-/* A read writes to the guest's memory. */
+/* Reads a block, which makes the back-end write to the guest's memory. */
 static void read_block(struct backend_rig *rig)
 {
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_IN, 0, 0, BLOCK), VIRTIO_BLK_S_OK);
@@ -93,7 +93,7 @@ static void test_on_and_off(void **state)
 		read_block(&rig);
 		assert_true(take_page(&log, rig_data_addr(0)));
 		assert_true(take_page(&log, used_addr(&rig)));
-		/* as QEMU requests the marks of the used ring */
+		/* requests the marks of the used ring as QEMU does */
 		assert_int_equal(rig_set_addr(&rig, 0, RIG_USER,
 					      RIG_USER + (uint64_t)((char *)rig.queues[0].ring.avail -
 								    rig.memory),
@@ -130,7 +130,7 @@ static void test_another_bitmap(void **state)
 	drop_log(&second);
 }
 
-/* The log is the VMM's, so the next back-end uses it, too. */
+/* The log belongs to the VMM, so the next back-end uses it, too. */
 static void test_over_an_outage(void **state)
 {
 	struct relay relay;

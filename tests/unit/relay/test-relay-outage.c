@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This tests the relay while its back-end is lost, and with the next back-end: the VMM does not
- * notice the change. A back-end that is frozen before it is killed leaves its requests outstanding.
+ * The relay during an outage, and with the next back-end: the VMM does not notice the change. A
+ * back-end that is frozen before it is killed leaves its requests outstanding.
  */
 #include "relay-rig.h"
 
@@ -99,14 +99,14 @@ static void test_vmm_comes_meanwhile(void **state)
 	assert_true(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
 	relay_send_requests(&rig, 0);
 	relay_send_requests(&rig, 1);
-	assert_int_equal(rig_set_wce(&rig, !config.wce), 1); /* no back-end could keep it */
+	assert_int_equal(rig_set_wce(&rig, !config.wce), 1); /* no back-end can keep it */
 	relay_start_backend(&relay, NULL);
 	relay_take_requests(&rig, 0);
 	relay_take_requests(&rig, 1);
 	relay_end(&relay, &rig);
 }
 
-/* Its driver may have turned the write cache off, so the next back-end writes through for it. */
+/* The VMM's driver may have turned the write cache off, so the next back-end writes through. */
 static void test_vmm_resumes_meanwhile(void **state)
 {
 	struct virtio_blk_config config;
@@ -198,7 +198,7 @@ static void test_stop_with_the_vmms_area(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Without an area it is unknown which requests were begun. Only another ring can start. */
+/* Without an area the relay does not know which requests were begun. Only a new ring can start. */
 static void test_stop_without_an_area(void **state)
 {
 	struct relay relay;

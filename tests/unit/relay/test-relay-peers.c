@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The relay with back-ends that behave differently from `vublk serve`, played by the mock.
+ * The relay with back-ends that behave differently from `vublk serve`; the mock acts as these
+ * back-ends.
  */
 #include "relay-mock.h"
 
@@ -149,7 +150,7 @@ static void test_an_area_of_the_back_end_s_layout(void **state)
 	}
 }
 
-/* The relay makes it then, with the layout that the last back-end used. */
+/* Without a back-end the relay makes the area, with the layout that the last back-end used. */
 static void test_an_area_without_a_back_end(void **state)
 {
 	struct relay_mock mock;

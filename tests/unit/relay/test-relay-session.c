@@ -50,7 +50,7 @@ static bool disk_is_empty(const struct relay *relay)
 
 /* --- the in-flight area ------------------------------------------------------ */
 
-/* The second VMM has written descriptors and made none of them available. */
+/* The second VMM has written descriptors but made none of them available. */
 static void test_requests_that_the_next_vmm_never_made(void **state)
 {
 	struct rig_area area;
@@ -75,7 +75,7 @@ static void test_requests_that_the_next_vmm_never_made(void **state)
 	relay_close(&relay);
 }
 
-/* The second VMM's ring is at another index than the area. */
+/* The second VMM's ring is not at the index that the area records. */
 static void test_the_next_vmm_begins_anew(void **state)
 {
 	struct rig_area area;
@@ -127,7 +127,10 @@ static void test_an_area_without_rings(void **state)
 
 /* --- features ---------------------------------------------------------------- */
 
-/* A new back-end has to offer the features that a driver relies on; here there is no driver. */
+/*
+ * A new back-end has to offer the features that a driver relies on; after the VMM has left there is
+ * no driver.
+ */
 static void test_features_end_with_the_vmm(void **state)
 {
 	struct virtio_blk_config config;

@@ -52,7 +52,10 @@ static const char *const session_event_sentences[VUBLK_RELAY_NUM_SESSION_EVENTS]
 
 static const char *const set_sentences[VUBLK_RELAY_NUM_SET_STATES] = {
 	[VUBLK_RELAY_SET_HERE] = "The device has no ring.",
-	/* In parentheses, because clang suspects a missing comma where one of few is in pieces. */
+	/*
+	 * The parentheses are for clang, which suspects a missing comma when few strings of an
+	 * array are in several pieces.
+	 */
 	[VUBLK_RELAY_SET_OUT] = ("The device has the rings that are handed, and runs them whenever "
 				 "there is a back-end."),
 	[VUBLK_RELAY_SET_PAUSING] = "The device stops all rings; after that each position is known.",

@@ -27,7 +27,7 @@ static unsigned received(struct relay_mock *mock, uint32_t request)
 	return n;
 }
 
-/* A VMM with an in-flight area, which accepts all protocol features except `without`. */
+/* Connects a VMM with an in-flight area, which accepts all protocol features except `without`. */
 static void begin(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig,
 		  struct rig_area *area, uint64_t without)
 {
@@ -35,7 +35,8 @@ static void begin(struct relay_mock *mock, struct relay *relay, struct backend_r
 
 	relay_mock_init(mock);
 	mock->mock.base = BEGUN;
-	mock->mock.insists_on_area = true; /* else the area that it makes has fewer entries than the rig's rings */
+	/* Otherwise the area that the mock makes has fewer entries than the rig's rings. */
+	mock->mock.insists_on_area = true;
 	relay_mock_open(mock, relay, properties);
 	relay_connect(relay, rig);
 	rig_negotiate(rig);
@@ -51,7 +52,7 @@ static void begin(struct relay_mock *mock, struct relay *relay, struct backend_r
 	rig->queues[0].ring.avail->idx = BEGUN;
 }
 
-/* After the rig has been closed. */
+/* Frees the rest, after the rig has been closed. */
 static void end(struct relay_mock *mock, struct relay *relay, struct rig_area *area)
 {
 	rig_drop_area(area);
@@ -82,7 +83,7 @@ static void expect_base(struct backend_rig *rig, uint32_t request, unsigned base
 	assert_int_equal(reply.payload.state.num, base);
 }
 
-/* As QEMU does: disable, then ask. */
+/* Disables the rings, as QEMU does before it asks for the bases. */
 static void disable(struct backend_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++)
@@ -109,7 +110,7 @@ static void test_skip_drain(void **state)
 	}
 }
 
-/* Requests that were left when the ring was disabled are executed before the answer. */
+/* The back-end executes requests that were left when the ring was disabled before it answers. */
 static void test_a_drain_after_a_disable(void **state)
 {
 	struct relay_mock mock;
@@ -126,7 +127,8 @@ static void test_a_drain_after_a_disable(void **state)
 		ask_base(&rig, VUBLK_VU_GET_VRING_BASE, i);
 		expect_base(&rig, VUBLK_VU_GET_VRING_BASE, BEGUN);
 	}
-	assert_int_equal(received(&mock, VUBLK_VU_GET_VRING_BASE), 1); /* only queue 0 ran again */
+	/* The relay has started and stopped only queue 0 again. */
+	assert_int_equal(received(&mock, VUBLK_VU_GET_VRING_BASE), 1);
 	relay_close_vmm(&relay, &rig);
 	end(&mock, &relay, &area);
 }
@@ -151,7 +153,7 @@ static void test_a_drain_of_rings_that_run(void **state)
 	end(&mock, &relay, &area);
 }
 
-/* A VMM must not take incomplete requests for complete. */
+/* A VMM must not take incomplete requests for completed ones. */
 static void test_a_drain_that_is_none(void **state)
 {
 	struct relay_mock mock;
@@ -169,7 +171,10 @@ static void test_a_drain_that_is_none(void **state)
 	end(&mock, &relay, &area);
 }
 
-/* With GET_VRING_BASE_INFLIGHT alone the plain message leaves requests; with neither, none. */
+/*
+ * If the VMM accepts only GET_VRING_BASE_INFLIGHT, the plain message leaves requests; if it accepts
+ * neither feature, the stop leaves none.
+ */
 static void test_vmms_that_know_less(void **state)
 {
 	static const struct {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The relay while its back-end is connected: everything that a VMM may ask of it. */
+/* The relay while its back-end is connected: everything that a VMM may request. */
 #include "relay-rig.h"
 
 #include "bus/bus.h"
@@ -160,7 +160,7 @@ static void test_without_status(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* ... or one that negotiates STATUS and never sets DRIVER_OK. */
+/* A VMM negotiates STATUS but never sets DRIVER_OK: its ring runs nevertheless. */
 static void test_without_driver_ok(void **state)
 {
 	struct relay relay;
@@ -573,7 +573,7 @@ static void test_stop_while_serving(void **state)
 	rig_close(&rig);
 }
 
-/* It does not wait for the VMM or the back-end. */
+/* vublk_bus_free() does not wait for the VMM or the back-end. */
 static void test_free_while_serving(void **state)
 {
 	char path[200], spec[220], backend[200];

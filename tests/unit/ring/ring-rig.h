@@ -37,13 +37,13 @@ struct ring_rig {
 	struct vublk_driver_ring driver;
 	struct vublk_device_ring device;
 	int fd;
-	char *data; /* the driver's view of RIG_GUEST_BASE and on */
+	char *data; /* the driver's mapping of the memory from RIG_GUEST_BASE on */
 	uint64_t data_bytes;
 	struct vublk_memory_map map;
 	struct vublk_memory_map_region regions[RIG_MAX_REGIONS];
 };
 
-/* Must succeed. */
+/* Fails the test if it does not succeed. */
 void rig_init(struct ring_rig *rig, const struct rig_config *config);
 void rig_deinit(struct ring_rig *rig);
 
@@ -59,7 +59,7 @@ struct rig_random {
 };
 
 uint64_t rig_random(struct rig_random *random);
-/* 0 .. bound - 1 */
+/* Returns a number from 0 to bound - 1. */
 unsigned rig_random_below(struct rig_random *random, unsigned bound);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Each rule that the other end of a ring may break: the device end checks a driver's
- * descriptors, and the driver end a device's completions.
+ * Each rule that the other end of a ring can break: the device end checks a driver's descriptors,
+ * and the driver end a device's completions.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -43,7 +43,7 @@ struct chain_case {
 };
 
 static const struct chain_case chain_cases[] = {
-	/* Valid ones, to show that the others fail for their own reason. */
+	/* Valid chains, to show that the others fail for their own reason. */
 	{ .name = "read, then write",
 	  .ring = { { PAGE(0), 16, N, 1 }, { PAGE(2), 512, W | N, 2 }, { PAGE(0) + 16, 1, W, 0 } },
 	  .num_out = 1, .num_in = 2 },
@@ -376,11 +376,11 @@ static void test_take_again_refuses(void **state)
 	assert_int_equal(vublk_device_ring_take_again(&rig.device, &rig.map, 1, &chain, &error), 1);
 	assert_int_equal(vublk_device_ring_take_again(&rig.device, &rig.map, 1, &chain, &error),
 			 -EPROTO);
-	/* None of that broke the ring. */
+	/* None of these chains broke the ring. */
 	rig.memory.desc[2] = (struct vring_desc){ PAGE(0), 16, 0, 0 };
 	make_available(2);
 	assert_int_equal(take(MAX_IOV, &chain, &error), 1);
-	/* But the in-flight chain made available again does. */
+	/* But an in-flight chain that is made available again breaks it. */
 	make_available(1);
 	assert_int_equal(take(MAX_IOV, &chain, &error), -EPROTO);
 	rig_deinit(&rig);
@@ -450,7 +450,7 @@ static void used_goes_back(void)
 static const struct {
 	const char *name;
 	void (*act)(void);
-	unsigned good; /* valid completions before that */
+	unsigned good; /* valid completions before `act` */
 	const char *words;
 } device_cases[] = {
 	{ "id equal to the size", id_equals_size, 0, "descriptor 8 of a ring of 8" },
@@ -465,7 +465,10 @@ static const struct {
 	{ "index goes back", used_goes_back, 0, "used index" },
 };
 
-/* Two chains of two that the device sees, at 0 and 2, and one that it does not, at 4. */
+/*
+ * Adds two chains of two descriptors that the device sees, at 0 and 2, and one that it does not
+ * see, at 4.
+ */
 static void fill_ring(void)
 {
 	const struct vublk_ring_buffer buffers[2] = { { PAGE(0), 16 }, { PAGE(1), 16 } };

@@ -49,7 +49,7 @@ struct fifo {
 struct notification {
 	bool first;     /* nothing was published since this end's init */
 	bool enabled;   /* without EVENT_IDX */
-	uint16_t event; /* with it */
+	uint16_t event; /* with EVENT_IDX */
 	bool sleeping;
 	bool pending;   /* a wake-up is pending */
 };
@@ -350,7 +350,10 @@ static void device_polls(void)
 	model.kicks.enabled = false;
 }
 
-/* The device dies and another continues: chains that were taken and not published are taken again. */
+/*
+ * The device dies and another continues: it takes the chains that were taken but not published
+ * again.
+ */
 static void device_dies(void)
 {
 	struct iovec iov[MAX_SEGMENTS];

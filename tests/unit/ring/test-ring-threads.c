@@ -28,7 +28,7 @@
 #define TRANSFERS 400000
 #endif
 
-#define AREA_BYTES 64 /* 32 for a table of two, then a number out and a number in */
+#define AREA_BYTES 64 /* 32 for a table of two, then the request's and the answer's number */
 
 enum waiting { SLEEPING, POLLING };
 
@@ -37,7 +37,7 @@ struct pair {
 	enum waiting waiting;
 	unsigned transfers, depth;
 	int kick, call;
-	unsigned kicks, calls; /* by the thread that makes them */
+	unsigned kicks, calls; /* counted by the thread that makes them */
 };
 
 
@@ -164,7 +164,9 @@ static void answer(const struct vublk_chain *chain)
 	memcpy(chain->iov[1].iov_base, &number, 8);
 }
 
-/* Takes some chains, completes them in some order, publishes; returns how many, or -1. */
+/*
+ * Takes some chains, completes them in some order, and publishes them; returns their number, or -1.
+ */
 static int serve(struct pair *pair, struct rig_random *random)
 {
 	struct vublk_device_ring *ring = &pair->rig.device;
@@ -271,7 +273,7 @@ static void test_sleep_notify_on_empty(void **state)
 	run(EVENT_IDX | ON_EMPTY, 128, 32, SLEEPING, TRANSFERS / 2);
 }
 
-/* One at a time: each transfer puts both ends to sleep, or nearly. */
+/* One request at a time: in each transfer both ends sleep or are about to sleep. */
 static void test_sleep_depth_1(void **state)
 {
 	run(EVENT_IDX, 2, 1, SLEEPING, TRANSFERS / 20);
@@ -293,9 +295,9 @@ static void test_poll(void **state)
 /* --- publish, then look ---------------------------------------------------- */
 
 /*
- * One end publishes at the very moment at which the other decides to sleep. Both
- * may see the other, but when the first does not tell, the second must not sleep.
- * The two meet before each try, because the window is some nanoseconds.
+ * One end publishes at the very moment at which the other decides to sleep. Each may see what the
+ * other did, but if the first end does not notify the second, the second must not sleep. The two
+ * threads meet before each try, because the window is some nanoseconds.
  */
 struct race {
 	struct ring_rig rig;

@@ -132,7 +132,10 @@ static void test_flags_suppress(void **state)
 	rig_deinit(&rig);
 }
 
-/* Whatever the memory contains: the device may have died, or not have started. */
+/*
+ * The first publish always notifies, whatever the memory contains, because the device may have
+ * died, or not have started.
+ */
 static void test_first_publish_always_tells(void **state)
 {
 	set_up(4, 0, EVENT_IDX);
@@ -162,7 +165,7 @@ static void test_notify_on_empty(void **state)
 	rig_deinit(&rig);
 }
 
-/* The other end may act between the decision to sleep and the sleep. */
+/* The other end can publish between the decision to sleep and the sleep. */
 static void test_enable_sees_what_waits(void **state)
 {
 	struct vublk_chain chain;

@@ -3,7 +3,7 @@
 #define VUBLK_TESTS_PCI_RIG_H
 
 /*
- * The virtio-pci model on a device whose back-end is a mock. A test plays the driver: it
+ * The virtio-pci model on a device whose back-end is a mock. The test acts as the driver: it
  * accesses registers by BAR and offset, or calls functions for the steps of a driver.
  *
  * Key idea: the layout of the registers is repeated here instead of taken from the model, so that a
@@ -31,11 +31,11 @@
 #define FEATURES_OK 8
 #define NEEDS_RESET 64
 
-#define QUEUE_RESET 58 /* of the common config; older <linux/virtio_pci.h> lack it */
+#define QUEUE_RESET 58 /* offset in the common config; older <linux/virtio_pci.h> lack it */
 #define RING_RESET 40
 
 struct pci_rig {
-	struct device_rig rig; /* the first member, so that its callbacks find the whole */
+	struct device_rig rig; /* the first member, because its callbacks cast it to pci_rig */
 	struct mock mock;
 	struct vublk_loop loop;
 	struct vublk_virtio_pci *pci;
@@ -52,7 +52,7 @@ void pci_rig_deinit(struct pci_rig *rig);
 
 /* Runs both loops until there is nothing to do. */
 void pci_settle(struct pci_rig *rig);
-/* Runs them until `condition` is true; fails the test after a deadline. */
+/* Runs both loops until `condition` is true; fails the test after a deadline. */
 void pci_wait(struct pci_rig *rig, bool (*condition)(struct pci_rig *rig));
 
 uint64_t pci_read(struct pci_rig *rig, unsigned bar, uint64_t offset, unsigned bytes);
@@ -79,7 +79,7 @@ uint64_t ring_part(unsigned queue, unsigned part); /* 0 desc, 1 avail, 2 used */
 
 /* Whether an eventfd was signalled since the last call. Clears it. */
 bool was_signalled(int fd);
-/* How often it was signalled. Clears it. */
+/* Returns how often an eventfd was signalled. Clears it. */
 uint64_t num_signals(int fd);
 /* Returns a new eventfd for the model, and a duplicate of it for the test. */
 int new_eventfd(int *duplicate);

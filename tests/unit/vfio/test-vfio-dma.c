@@ -127,7 +127,10 @@ static void test_too_many_maps(void **state)
 	vfio_deinit(&rig);
 }
 
-/* Maps without usable memory only occupy their addresses. With nothing else, a start fails. */
+/*
+ * Maps without usable memory only occupy their addresses. If there are no other maps, a start
+ * fails.
+ */
 static void test_memory_that_cannot_be_mapped(void **state)
 {
 	struct vublk_vfio_dma_map rom = { sizeof(rom), 1, 0, 0x200000, PAGE };
@@ -241,7 +244,10 @@ static void test_memory_is_removed(void **state)
 	vfio_deinit(&rig);
 }
 
-/* All memory is unmapped and mapped again in pieces, as by QEMU when firmware shadows itself. */
+/*
+ * All memory is unmapped and mapped again in pieces, as QEMU does when firmware copies itself to
+ * RAM.
+ */
 static void remap(struct vfio_rig *rig, bool whole_before, bool settle_between)
 {
 	uint16_t id = 0;

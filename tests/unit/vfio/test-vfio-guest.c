@@ -45,13 +45,13 @@ struct guest {
 	char disk[200], socket[200];
 	struct vublk_driver_ring rings[MAX_QUEUES];
 	unsigned num_queues;
-	int vectors[MAX_QUEUES + 1]; /* [0] is the config's; -1: not assigned */
+	int vectors[MAX_QUEUES + 1]; /* [0] is the vector of the config; -1: not assigned */
 	int intx;                    /* -1: MSI-X */
 	bool legacy;
 	uint64_t completed;
 	bool is_read[MAX_QUEUES][SLOTS];
 	uint8_t pattern[MAX_QUEUES][SLOTS]; /* the expected contents of the block */
-	unsigned writes; /* numbers the patterns */
+	unsigned writes; /* number of writes, from which each pattern is derived */
 };
 
 /* --- the back-end ----------------------------------------------------------------------------- */
@@ -222,7 +222,7 @@ static void check(struct guest *guest, unsigned queue, unsigned slot)
 	guest->completed++;
 }
 
-/* The slot of the next completion; -1: no completion. */
+/* Returns the slot of the next completion; -1: no completion. */
 static int take(struct guest *guest, unsigned queue)
 {
 	struct vublk_error error;

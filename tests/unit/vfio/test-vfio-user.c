@@ -32,7 +32,7 @@ static bool was_signalled(int fd)
 	return vublk_eventfd_clear(fd) > 0;
 }
 
-/* The bus still serves a client: this one, or the next one. */
+/* Checks that the bus still serves a client: this one, or the next one. */
 static void expect_service(struct vfio_rig *rig)
 {
 	if (rig->client < 0) {
@@ -61,7 +61,7 @@ static void test_versions(void **state)
 		{ "{\"max_msg_fds\":1,\"max_data_xfer_size\":1048576}", "{}" },
 		{ "{}", "{}" },
 		{ "{\"capabilities\":7}", "{}" },
-		/* all of ours would be longer than the client's text */
+		/* the bus's full list would be longer than the client's text */
 		{ "{\"capabilities\":{\"max_data_xfer_size\":1,\"pgsizes\":1}}",
 		  "{\"capabilities\":{\"max_data_xfer_size\":4096}}" },
 	};
@@ -299,7 +299,7 @@ static void test_irqs_that_are_refused(void **state)
 		expect_service(&rig);
 		assert_int_equal(vublk_test_count_fds(), open);
 	}
-	/* More than a message may have: the connection ends. */
+	/* More descriptors than a message can have: the connection ends. */
 	vfio_send(&rig, VUBLK_VFIO_DEVICE_SET_IRQS, 0, (uint32_t[5]){ 20, ASSIGN, MSIX, 0, 40 }, 20,
 		  fds, 40);
 	assert_true(vfio_is_closed(&rig));
@@ -350,7 +350,10 @@ static void test_vectors_added_one_by_one(void **state)
 	was_signalled(fds[2]);
 	vublk_eventfd_signal(rig.mock.call_fds[1]);
 	assert_true(was_signalled(fds[2]));
-	/* Removed and assigned while the rings run: an interrupt in between is not lost. */
+	/*
+	 * The vectors are removed and assigned again while the rings run: an interrupt in between
+	 * is not lost.
+	 */
 	assert_int_equal(vfio_set_irqs(&rig, DISABLE, MSIX, 0, 0, NULL, 0), 0);
 	vfio_settle(&rig);
 	vublk_eventfd_signal(rig.mock.call_fds[1]);
@@ -567,7 +570,9 @@ static void test_a_back_end_that_stays_lost(void **state)
 
 /* --- starts ----------------------------------------------------------------------------------- */
 
-/* The error with which opening this bus with this option fails. */
+/*
+ * Returns the code of the error with which opening this bus with this option fails; 0: it succeeds.
+ */
 static int failure_of(const char *spec, struct mock *mock, const char *name, const char *value,
 		      struct vublk_error *error)
 {

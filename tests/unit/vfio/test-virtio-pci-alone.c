@@ -4,8 +4,8 @@
  * a stand-in with the public functions of the real device. The model's behaviour with a real device
  * is in test-virtio-pci.c.
  *
- * Key idea: the program links the whole model and no library that has messages, so a call of
- * a message function anywhere in the model is an error of the linker.
+ * Key idea: the program links the whole model and no library that has messages, so the program does
+ * not link if the model calls a message function anywhere.
  */
 #include "harness.h"
 
@@ -26,7 +26,7 @@
 struct vublk_device {
 	uint64_t features;
 	uint8_t status;
-	unsigned num_set; /* queues */
+	unsigned num_set; /* the number of queues that were set */
 };
 
 unsigned vublk_device_num_queues(const struct vublk_device *device)

@@ -98,7 +98,7 @@ static void prepare_many(struct pci_rig *rig)
 	rig_set(&rig->rig, "num-queues-limit", "256");
 }
 
-/* The maximum of queues: each has its own vector, and so has the config. */
+/* With the maximum number of queues, each queue and the config have their own vectors. */
 static void test_a_vector_for_every_queue(void **state)
 {
 	unsigned last = VUBLK_MAX_QUEUES;
@@ -192,7 +192,7 @@ static void test_pending_while_not_assigned(void **state)
 		assert_true(was_signalled(irq.vectors[1]));
 		assert_false(is_pending(&irq, 1));
 		pci_settle(&irq.rig);
-		was_signalled(irq.vectors[1]); /* one extra signal, for a call in between */
+		was_signalled(irq.vectors[1]); /* clears the extra signal for a call in between */
 		vublk_eventfd_signal(irq.rig.mock.call_fds[0]);
 		assert_true(was_signalled(irq.vectors[1]));
 	}
@@ -318,7 +318,7 @@ static void test_intx(void **state)
 	assert_true(was_signalled(irq.intx));
 	assert_true(level(&irq));
 	call(&irq, 0);
-	assert_false(was_signalled(irq.intx)); /* the first signal has masked it */
+	assert_false(was_signalled(irq.intx)); /* the first signal has masked INTx */
 	vublk_virtio_pci_mask_intx(irq.rig.pci, false);
 	assert_true(was_signalled(irq.intx)); /* the level is still high */
 	assert_int_equal(pci_read(&irq.rig, MODERN_BAR, ISR, 1), 1);

@@ -65,7 +65,7 @@ static void test_table(void **state)
 	}
 }
 
-/* A reset ends in the state before everything, whatever the state was. */
+/* A reset leads to the initial state, whatever the state was. */
 static void test_reset_disables(void **state)
 {
 	for (unsigned s = 0; s < NUM_STATES; s++) {

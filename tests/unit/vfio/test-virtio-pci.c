@@ -3,8 +3,8 @@
  * The registers of the virtio-pci model: their contents, the effect of writes, and the states
  * of the device that follow. Interrupts are in test-virtio-pci-irq.c.
  *
- * Key idea: the test is the driver, and the device behind the model is a real one with a mock
- * back-end.
+ * Key idea: the test acts as the driver, and the device behind the model is a real device with a
+ * mock back-end.
  */
 #include "harness.h"
 
@@ -222,7 +222,7 @@ static void test_a_start_and_a_reset(void **state)
 		assert_int_equal(num_signals(rig.mock.kick_fds[1]), 1);
 		pci_write(&rig, MODERN_BAR, NOTIFY + 4, 2, 1);
 		assert_true(was_signalled(rig.mock.kick_fds[1]));
-		pci_write(&rig, MODERN_BAR, NOTIFY + 8, 2, 2); /* not set up */
+		pci_write(&rig, MODERN_BAR, NOTIFY + 8, 2, 2); /* this queue is not set up */
 
 		common_write(&rig, VIRTIO_PCI_COMMON_STATUS, 0);
 		assert_true(vublk_virtio_pci_is_busy(rig.pci));

@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_VFIO_RIG_H
 
 /*
- * A vfio-user bus and a client that the test plays. The back-end is a mock, or a process that
- * listens at a path.
+ * A vfio-user bus, and functions with which the test acts as its client. The back-end is a mock, or
+ * a process that listens at a path.
  *
  * Key idea: client and bus share one thread, so the client's messages wait in the socket until
  * the test runs the bus's loop, and a test runs the same way each time.
@@ -31,14 +31,17 @@ struct vfio_rig {
 
 	int client; /* -1: not connected */
 	uint16_t next_id;
-	struct vublk_vfio_header header; /* of the last answer, and its payload */
+	struct vublk_vfio_header header; /* of the last answer, whose payload is `reply` */
 	union vublk_vfio_payload reply;
 
 	int memfd; /* the guest's memory */
 	char *memory;
 };
 
-/* A bus on `chardev`, or on a mock if NULL, and a client that has sent VERSION. */
+/*
+ * Opens a bus whose back-end is at `chardev` (NULL: a mock), and connects a client that sends
+ * VERSION.
+ */
 void vfio_init(struct vfio_rig *rig, const char *chardev, const struct vublk_option *properties,
 	       bool transitional);
 void vfio_deinit(struct vfio_rig *rig);
@@ -77,7 +80,7 @@ uint16_t vfio_send_unmap(struct vfio_rig *rig, uint64_t address, uint64_t bytes)
 uint64_t vfio_read(struct vfio_rig *rig, unsigned region, uint64_t offset, unsigned bytes);
 void vfio_write(struct vfio_rig *rig, unsigned region, uint64_t offset, unsigned bytes,
 		uint64_t value);
-/* A write without an answer, as QEMU writes to memory BARs. */
+/* Writes without an answer, as QEMU does to memory BARs. */
 void vfio_post(struct vfio_rig *rig, unsigned region, uint64_t offset, unsigned bytes,
 	       uint64_t value);
 

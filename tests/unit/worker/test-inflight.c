@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The notes of one ring in its region. test-backend-inflight.c has what a back-end does with them.
+ * The notes of one ring in its region of the in-flight area. test-backend-inflight.c tests what a
+ * back-end does with them.
  */
 #include "harness.h"
 
@@ -78,7 +79,7 @@ static void test_repeats_what_is_not_complete(void **state)
 	test_free(region);
 }
 
-/* The process died between the used index and the note of it. */
+/* The process died after it published the used index and before it noted that index. */
 static void test_finishes_the_last_batch(void **state)
 {
 	struct vublk_inflight_split *region = region_new(0);

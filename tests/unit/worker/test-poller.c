@@ -73,7 +73,7 @@ static void test_long_sleeps_close_it(void **state)
 	unsigned windows = 0;
 
 	for (; poller.window_ns && windows < 100; windows++) {
-		hit(&poller); /* work each time, but rarely */
+		hit(&poller); /* each window finds work, but the windows are rare */
 		vublk_poller_slept(&poller, LONG_NS);
 	}
 	assert_int_equal(windows, 4); /* 64, 32, 16, 8 us */
@@ -101,7 +101,7 @@ static void test_windows_in_vain_close_it(void **state)
 
 	assert_int_equal(windows, VUBLK_POLLER_MISSES);
 	assert_int_equal(poller.window_ns, 0);
-	/* Tried again, with growing intervals. */
+	/* Polling is tried again, at growing intervals. */
 	windows = windows_in_vain(&poller, 2 * VUBLK_POLLER_FIRST_SLEEPS);
 	assert_int_equal(windows, VUBLK_POLLER_MISSES);
 	windows_in_vain(&poller, 100000);

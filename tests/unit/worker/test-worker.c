@@ -14,7 +14,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
-/* The fields after `worker` are the worker's thread's, except the semaphores. */
+/* Only the worker's thread uses the fields after `worker`, except the semaphores. */
 struct rig {
 	struct vublk_worker worker;
 	enum vublk_worker_wait wait;
@@ -187,7 +187,7 @@ static void test_works_until_there_is_none(void **state)
 	rig_free(rig);
 }
 
-/* If it slept, nothing would end the sleep: the case would not end. */
+/* If the worker slept, nothing would end its sleep, and the case would not end. */
 static void test_stays_awake_for_work_that_arrives(void **state)
 {
 	struct rig *rig = rig_new();
@@ -231,7 +231,9 @@ static void test_sleeps_up_to_the_limit(void **state)
 	rig_free(rig);
 }
 
-/* Polls, and looks at its loop meanwhile, or the stop would not end. */
+/*
+ * The worker polls and does not sleep. It also looks at its loop; otherwise the stop would not end.
+ */
 static void check_never_sleeps(enum vublk_poll_mode poll, enum vublk_worker_wait wait)
 {
 	struct rig *rig = rig_new();

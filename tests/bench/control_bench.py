@@ -38,7 +38,7 @@ def milliseconds(starts, name):
 
 
 def show(title, starts):
-    """The number of round trips is the same each time; the maximum would show an exception."""
+    """Prints a table row. The number of round trips is the same each time; the maximum would show an exception."""
     trips = [max(start[name] for start in starts) for name in ('handshake_trips', 'start_trips')]
     print(f'    {title:36}realized{milliseconds(starts, "realized_us"):27}  ready{milliseconds(starts, "started_us"):27}'
           f'  round trips {trips[0]} + {trips[1]}', flush=True)
@@ -64,7 +64,7 @@ def starts(tools):
 
 
 def many(tools, queues):
-    """One back-end per device, not pinned, because all of them start at the same time."""
+    """Starts many devices. Each has its own back-end, not pinned, because all of them start at the same time."""
     with contextlib.ExitStack() as stack:
         cases = [stack.enter_context(systems.processes(tools.temporary)) for _ in range(DEVICES)]
         paths = [systems.start_backend(case, tools, entry('vublk', queues), None)[1] for case in cases]

@@ -11,7 +11,7 @@ import threading
 
 MAX_DESCRIPTORS = 32  # per message: vhost-user permits 8, vfio-user 16
 
-# The header of each protocol, and the length of the whole message that its fields say.
+# The header of each protocol, and the length of the whole message according to the header's fields.
 Protocol = collections.namedtuple('Protocol', 'header message_bytes')
 VHOST_USER = Protocol(struct.Struct('=III'), lambda request, flags, payload: 12 + payload)
 VFIO_USER = Protocol(struct.Struct('=HHIII'), lambda number, command, size, flags, error: size)
@@ -25,7 +25,7 @@ class Direction:
         self.messages = 0
 
     def receive(self, bytes_, descriptors):
-        """Exactly this number of bytes; None at the end of the connection."""
+        """Receives exactly this number of bytes; returns None at the end of the connection."""
         pieces = b''
         while len(pieces) < bytes_:
             piece, more, _, _ = socket.recv_fds(self.source, bytes_ - len(pieces), MAX_DESCRIPTORS)
@@ -71,7 +71,7 @@ def hang_up(end):
     try:
         end.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # it has been
+        pass  # the connection has been shut down already
 
 
 class Counter:
@@ -94,7 +94,7 @@ class Counter:
             try:
                 client, _ = self.listener.accept()
             except OSError:
-                return  # it was closed
+                return  # the listener was closed
             server = socket.socket(socket.AF_UNIX)
             server.connect(str(self.target))
             self.sockets += [client, server]

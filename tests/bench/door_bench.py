@@ -37,7 +37,7 @@ Run = collections.namedtuple('Run', 'round disk load requests seconds messages w
 
 
 def processor_seconds(process):
-    """The time of all its threads, from the kernel's CPU clock of the process: see clock_getcpuclockid(3)."""
+    """The processor time of all threads of a process, from its CPU clock in the kernel: clock_getcpuclockid(3)."""
     return time.clock_gettime(~process.pid << 3 | 2)
 
 
@@ -77,7 +77,7 @@ class Disk:
                 '-device', json.dumps({'id': self.name, 'bus': f'slot-{number}', **device})]
 
     def wakes(self):
-        """How often the threads of the device's process have waited for something."""
+        """How often the threads of the device's process have slept."""
         if not self.device:
             return 0
         return sum(int(re.search(r'^voluntary_ctxt_switches:\s*(\d+)', path.read_text(), re.M)[1])
@@ -98,7 +98,7 @@ class Meter:
         self.cpu = processor_seconds(guest.child)
 
     def read(self, name):
-        """All of QEMU's time since the last run of any disk belongs to this disk."""
+        """The counts of the disk `name`, to which all of QEMU's time since the last run of any disk belongs."""
         before, cpu = self.seen[name], self.cpu
         self.seen[name], self.cpu = self.disks[name].counts(), processor_seconds(self.guest.child)
         messages, wakes, seconds = (now - then for now, then in zip(self.seen[name], before))
@@ -156,7 +156,10 @@ def cpu_ratio(runs, disk, load):
 
 
 def each_round(runs, disk, load=None):
-    """Both were measured within a second or two, so a longer disturbance affects both."""
+    """
+    The ratios of the disk's rate to the direct disk's in the same round. Both rates are measured within a second
+    or two, so a longer disturbance affects both.
+    """
     base = rates(runs, BASE, load)
     ratios = [rate / base[key] for key, rate in rates(runs, disk, load).items()]
     low, middle, high = statistics.quantiles(ratios, n=4)
@@ -184,7 +187,7 @@ def show_load(load, wanted, runs, counted):
 
 
 def show(wanted, runs, counted):
-    """Rates of different loads have no common median, but their ratios have a mean."""
+    """Prints the results. Rates of different loads have no common median, but their ratios have a mean."""
     loads = list(dict.fromkeys(run.load for run in runs))
     print(f'  {"":24}{"way":11}{"requests, median (range)":27} ratio  {"by round (middle half)":22}'
           f'  {"CPU":>8}   ratio  messages     wakes')

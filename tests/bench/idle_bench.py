@@ -18,7 +18,7 @@ RESIDENT_KIB = 3072
 
 
 def finding(what, value, unit, limit=None):
-    """A result in the form of a duel's verdict; without a limit it is only reported."""
+    """A result in the form of a duel's verdict; a result without a limit is only reported."""
     return {'what': what, 'value': value, 'unit': unit, 'limit': limit,
             'is_met': None if limit is None else value <= limit}
 

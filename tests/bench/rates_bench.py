@@ -57,7 +57,7 @@ def names_of(duel):
 
 
 def judge(figures, duel, goal):
-    """The outcome of a goal; is_met is None if nothing could be compared."""
+    """The outcome of a goal; its is_met is None if nothing could be compared."""
     values = [figures.median(entry, goal.metric) for entry in (duel.ours, duel.theirs)]
     ratio = values[0] / values[1] if None not in values and values[1] else None
     is_least = goal.at_least is not None
@@ -84,7 +84,7 @@ def judge_duel(figures, duel):
 # --- the part -------------------------------------------------------------------------
 
 def count(tools, figures, entry, image):
-    """Reports costs that cannot be counted here; the rates are useful without them."""
+    """Counts the costs, or prints why they cannot be counted here; the rates are useful without them."""
     try:
         figures.costs[entry] = costs.count_all(tools, entry, image)
     except peer.Failure as failure:

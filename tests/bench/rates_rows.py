@@ -18,8 +18,8 @@ Goal = collections.namedtuple('Goal', 'metric at_least at_most instead', default
 Duel = collections.namedtuple('Duel', 'ours theirs goals')
 # Entries that are measured in turns: A B A B.
 Point = collections.namedtuple('Point', 'title duels')
-# `costs`: system calls and instructions are counted, too. `check(tools)` returns a result that is not
-# a ratio.
+# With `costs`, system calls and instructions are counted, too. `check(tools)` returns a result that is not a
+# ratio.
 Row = collections.namedtuple('Row', 'name title points costs check', defaults=[False, None])
 
 
@@ -28,7 +28,7 @@ def rate(at_least):
 
 
 def against_peers(load, peers, goals, client='libblkio', off=None):
-    """Our back-end against each peer; with `off` also against ours with --poll=off, with `off` as the goal."""
+    """Our back-end against each peer; with the goal `off`, also against our back-end with --poll=off."""
     ours = Entry('vublk', client, load)
     duels = [Duel(ours, Entry(peer, client, load), goals) for peer in peers]
     if off:

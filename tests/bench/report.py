@@ -18,7 +18,7 @@ def number(value, form, unit=''):
 
 
 def pair(values, name, form):
-    """The values of both ends: back-end + client."""
+    """The values of both ends, as "back-end + client"."""
     return ' + '.join(number(values[f'{end}_{name}'], form) for end in ('backend', 'client'))
 
 

@@ -20,8 +20,8 @@ import peer
 import qemu
 from door_bench import processor_seconds
 
-# The storage of a back-end (one of STORES), and its socket. `is_awake`: the back-end polls all the time
-# if it can, because the client is traced, and its waiting would be counted otherwise.
+# The storage of a back-end (one of STORES), and its socket. With `is_awake` the back-end polls all the time if
+# it can, because the client is traced: otherwise the client's waiting would be counted.
 Setup = collections.namedtuple('Setup', 'store path image size queues is_awake')
 # The load of a client; `cores` is one of CORES; each job has a queue and a thread.
 Load = collections.namedtuple('Load', 'store rw mode depth cores jobs', defaults=[1])
@@ -62,7 +62,7 @@ def serve(*arguments):
 
 
 def storage_daemon(which):
-    """Runs its export in an I/O thread, which polls for a while before it sleeps, as ours does."""
+    """qemu-storage-daemon with an I/O thread, which polls for a while before it sleeps, as our back-end does."""
     def command(tools, setup):
         node = {'null': f'driver=null-co,size={setup.size},read-zeroes=off',
                 'shm': f'driver=file,filename={setup.image},aio=io_uring',
@@ -148,7 +148,7 @@ def fill(image, bytes_):
 
 
 def why_not(entry):
-    """The reason why it cannot be measured here, or None."""
+    """The reason why the entry cannot be measured here, or None."""
     system = SYSTEMS[entry.system]
     try:
         if system.which:
@@ -164,7 +164,7 @@ def why_not(entry):
 
 @contextlib.contextmanager
 def processes(folder):
-    """A case for processes and their output. All are killed at the end: a hanging one is no failure of ours."""
+    """A case for processes and their output. All are killed at the end, because a peer that hangs is not our failure."""
     with tempfile.TemporaryDirectory(prefix='run-', dir=folder) as inner:
         case = peer.Case(inner)
         try:
@@ -182,7 +182,7 @@ def environment_of(system):
 
 
 def is_listening(path):
-    """A socket appears a moment before it listens; with a traced program that is a long moment."""
+    """Whether a socket listens. It appears before it listens; if the program is traced, long before."""
     lines = pathlib.Path('/proc/net/unix').read_text().splitlines()
     return any(line.split()[3] == LISTENS for line in lines if line.endswith(f' {path}'))
 

@@ -70,7 +70,7 @@ class Machine(groups.Group):
 
 
 class FourQueues(Machine):
-    # The last one ends the machine.
+    # The last case ends the machine.
     cases = [
         ('the disk is to the guest what it is to the back-end', 'is_told'),
         ('files survive a reset, 4 queues', 'files_survive'),
@@ -122,7 +122,7 @@ class FourQueues(Machine):
             check(zeroes not in (parts[0], parts[2]), f'{option}: more than the range is zeroed')
 
     def grow(self):
-        """The best of three tries, because other guests boot at the same time."""
+        """The disk grows, and the guest notices. The best of three times counts, because other guests boot, too."""
         if not self.way.backend.tells_growth:
             raise peer.Skip('this back-end does not announce that its disk has grown')
         delays = []
@@ -153,7 +153,7 @@ class FourQueues(Machine):
             self.guest.stop_load()
 
     def reset(self):
-        """In the middle of writes; the disk works afterwards."""
+        """A reset in the middle of writes; the disk works afterwards."""
         for _ in range(2):
             self.guest.start_load()
             self.guest.reset()
@@ -170,7 +170,7 @@ class FourQueues(Machine):
                   f'the guest sees {facts["sectors"]} sectors')
 
     def set_cache(self):
-        """The next front-end finds the setting of this one."""
+        """The next front-end finds the write cache setting of the previous one."""
         for mode in 'write through', 'write back', 'write through':
             check(self.guest.run('cache', mode)['cache'] == [mode], f'the guest could not set {mode}')
         self.guest.power_off()
@@ -207,7 +207,7 @@ class OneQueue(Machine):
 
 
 class DefaultQueues(Machine):
-    """Without a number of queues QEMU wants one per processor of its guest."""
+    """Without a number of queues, QEMU requests one queue per processor of its guest."""
     queues = None
     processors = 2 * len(os.sched_getaffinity(0))
     cases = [('as many queues as the guest has processors, by default', 'look')]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The ways to connect a guest's disk: which back-end serves it, and through which door it reaches QEMU. A Disk
-is an image, its back-end, and the process of the door.
+The ways to connect a guest's disk: the back-end that serves the disk, and the door through which QEMU reaches
+it. A Disk is an image, its back-end, and the process of the door.
 """
 import contextlib
 import json
@@ -14,7 +14,7 @@ from peer import check
 
 
 class Serve(peer.VublkServe):
-    """`vublk serve`, told to read the size of its image again when that has grown."""
+    """`vublk serve`; after its image has grown, a signal makes it read the size again."""
     has_inflight = True
     has_legacy = True
     tells_growth = True
@@ -30,7 +30,7 @@ class Serve(peer.VublkServe):
         return super().start(case, image, arguments=arguments, **options)
 
     def start_second(self, disk):
-        """One more back-end for the image, because each has one front-end."""
+        """Starts one more back-end for the image, because each back-end has one front-end."""
         return self.start(disk.case, disk.image, queues=disk.queues, **disk.options)
 
     def stop_second(self, disk):
@@ -45,14 +45,14 @@ class Daemon(peer.StorageDaemon):
     """QEMU's qemu-storage-daemon, with a monitor through which its disk is enlarged."""
     has_inflight = False
     says_unshared = False
-    has_legacy = False  # it needs a driver that has accepted VERSION_1
+    has_legacy = False  # the daemon needs a driver that has accepted VERSION_1
 
     def __init__(self, program, qemu):
         self.program, self.environment = qemu.program('qemu-storage-daemon'), qemu.environment
-        self.tells_growth = qemu.version >= (8,)  # measured: 7.2 does not announce it
+        self.tells_growth = qemu.version >= (8,)  # measured: 7.2 does not announce a new size
         # Measured, also without vublk in between, in one run of ten on a busy machine: 7.2 answers
         # GET_VRING_BASE while requests are in flight, and panics when they end ("Error writing eventfd").
-        # 11.1 does so less often: see Disk.stopped_under_load().
+        # 11.1 panics less often: see Disk.stopped_under_load().
         self.finishes_at_stop = qemu.version >= (8,)
 
     def start(self, case, image, path=None, is_shared=False, **options):
@@ -65,7 +65,7 @@ class Daemon(peer.StorageDaemon):
         return child, path
 
     def command(self, child, name, **arguments):
-        """A command for the daemon's monitor."""
+        """Sends a command to the daemon's monitor."""
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(child.monitor))
             lines = monitor.makefile('rw')
@@ -81,7 +81,7 @@ class Daemon(peer.StorageDaemon):
         self.command(child, 'block_resize', **{'node-name': 'disk', 'size': bytes_})
 
     def start_second(self, disk):
-        """One more export of the same daemon."""
+        """Makes one more export of the same daemon."""
         path = disk.case.path(f'{disk.socket.name}-second')
         self.command(disk.child, 'block-export-add', **{
             'type': 'vhost-user-blk', 'id': path.name, 'node-name': 'disk', 'writable': True,
@@ -89,7 +89,7 @@ class Daemon(peer.StorageDaemon):
         return disk.child, path
 
     def stop_second(self, disk):
-        """The daemon continues."""
+        """Does nothing, because the daemon has the other export, too."""
 
 
 class Own(Serve):
@@ -103,7 +103,7 @@ class Own(Serve):
             setattr(self, attribute, word in has)
 
     def __call__(self, program, qemu):
-        """Called like the classes above, when the QEMU is known."""
+        """Makes an Own usable like the classes above, which are called when the QEMU is known."""
         return self
 
     def start(self, case, image, queues=1, path=None, **options):
@@ -142,7 +142,7 @@ class Direct:
 
 
 class Relay(Direct):
-    """`vublk device` is QEMU's back-end, and the front-end of the real one."""
+    """`vublk device` is QEMU's back-end, and the front-end of the real back-end."""
     name = 'relay'
     title = 'relay'
     has_process = True
@@ -164,7 +164,7 @@ class VfioUser(Relay):
     title = 'vfio-user'
     has_legacy = False
     is_migratable = False
-    is_unpluggable = False  # QEMU 11.1's client fails one of its own assertions then
+    is_unpluggable = False  # QEMU 11.1's client fails one of its own assertions at the unplug
     bus = 'vfio-user'
 
     def chardev(self, path, qemu):
@@ -200,14 +200,14 @@ class Disk:
                  **options):
         self.case, self.way, self.image, self.queues, self.name = case, way, image, queues, name
         self.options = options
-        self.properties = {}  # more of QEMU's device
+        self.properties = {}  # further properties of QEMU's device
         self.child, self.socket = (way.backend.start_second(second_of) if second_of else
                                    way.backend.start(case, image, queues=queues, **options))
         self.told = self.info()
         self.door, self.path = way.door.start(case, self.socket, queues, options=door_options)
 
     def arguments(self, qemu, **device):
-        """The words for the disk on QEMU's command line."""
+        """The words that add the disk to QEMU's command line."""
         chardev = self.way.door.chardev(self.path, qemu)
         words = [] if chardev is None else [
             '-chardev', ','.join(['socket', f'id={self.name}-chardev',
@@ -234,7 +234,7 @@ class Disk:
             guest.qmp('chardev-remove', id=f'{self.name}-chardev')
 
     def kill(self):
-        """The back-end ends without warning."""
+        """Kills the back-end."""
         self.child.kill()
         self.child.wait()
 
@@ -246,7 +246,8 @@ class Disk:
     def stopped_under_load(self):
         """
         qemu-storage-daemon answers GET_VRING_BASE while requests are in flight, and panics when they end.
-        The relay tells the guest or refuses the stop, so that the case fails through no fault of ours.
+        The relay reports this to the guest or refuses the stop. The case would fail although vublk is correct, so it
+        is skipped.
         """
         try:
             yield
@@ -259,7 +260,7 @@ class Disk:
         self.way.backend.grow(self.case, self.child, self.image, bytes_)
 
     def info(self):
-        """The back-end's description of its disk; only while it has no other front-end."""
+        """The back-end's description of its disk; requires that the back-end has no other front-end."""
         return json.loads(self.case.run([self.way.program, 'info', self.socket, '--json']))
 
     def stop_door(self):

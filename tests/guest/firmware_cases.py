@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Firmware boots a machine from the disk: SeaBIOS a boot sector, OVMF a file in a FAT file system. Both use
-no interrupts and a single queue, and both stop using the device without a reset. So each is a driver
-that differs from Linux's.
+no interrupts and a single queue, and both stop using the device without a reset. So both differ from the
+driver of Linux.
 """
 import pathlib
 import shutil
@@ -29,7 +29,7 @@ def assemble(case, name):
 
 
 def make_boot_disk(case, name, text):
-    """The boot sector prints the text of the next sector."""
+    """Makes an image whose boot sector prints the text of the next sector."""
     image = case.path(name)
     image.write_bytes(assemble(case, 'boot') + text.encode() + b'\n\0')
     with open(image, 'r+b') as file:
@@ -115,7 +115,7 @@ class NotShared(groups.Group):
 
     @classmethod
     def cases_for(cls, way):
-        """Without vublk in between, only our own back-end logs the reason."""
+        """The cases; none if neither a process of vublk in between nor the back-end logs the reason."""
         return cls.cases if way.door.has_process or way.backend.says_unshared else []
 
     def expect(self, words, **memory):
@@ -129,7 +129,7 @@ class NotShared(groups.Group):
         disk.stop()
 
     def private(self):
-        """Newer QEMUs do not share such memory at all."""
+        """Expects one of two reasons, because newer QEMUs do not share such memory at all."""
         self.expect(['probably not shared', 'shares no memory'])
 
     def anonymous(self):
@@ -159,9 +159,9 @@ class Ovmf(groups.Group):
         disk.stop()
 
     def boot_modern(self):
-        """A device behind a port is modern only."""
+        """Boots from a device behind a port, which is modern only."""
         self.boot('-device', 'pcie-root-port,id=slot-disk,chassis=1', bus='slot-disk')
 
     def boot_legacy(self):
-        """One on the root bus is transitional, and OVMF then prefers the old interface."""
+        """Boots from a device on the root bus, which is transitional: OVMF then prefers the old interface."""
         self.boot()

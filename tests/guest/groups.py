@@ -30,7 +30,7 @@ class Group:
         """Creates the machine that the cases share."""
 
     def last_words(self):
-        """The last output of each program: QEMUs, back-ends, and vublk in between."""
+        """The last output of each program: QEMUs, back-ends, and the doors in between."""
         return ''.join(f'\n{" ".join(child.args)[:200]}: {self.case.output(child)[-1000:]}'
                        for child in self.case.children)
 
@@ -47,7 +47,7 @@ class Runner:
         self.obstacle = 'ok', ''
 
     def prepare(self):
-        """A failure that prevents all cases is the outcome of each."""
+        """Prepares the way; if this fails, the failure is the outcome of each case."""
         self.obstacle = peer.outcome_of(self.way.prepare)
 
     def run_case(self, kind, method):
@@ -79,14 +79,14 @@ class Runner:
 
 
 def main(groups, way, load, words, only_list):
-    """The cases whose text contains one of the words; without words, all cases."""
+    """Runs the cases whose text contains one of the words; without words, all cases. Returns the exit status."""
     wanted = [(kind, [case for case in kind.cases_for(way)
                       if not words or any(word in case[0] for word in words)])
               for kind in groups]
     if only_list:
         print('\n'.join(text for _, cases in wanted for text, _ in cases))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a time limit: cases still clean up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # sent at a time limit; cases still clean up
     print(f'1..{sum(len(cases) for _, cases in wanted)}')
     runner = Runner(way, load)
     try:

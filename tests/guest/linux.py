@@ -16,7 +16,7 @@ from peer import check
 
 BOOT_LIMIT_S = 120
 MARK = 'vublk: '
-# Lines of the kernel about a disk that failed a request, or about a fault of the kernel.
+# Kernel messages about a disk that failed a request, or about a fault of the kernel.
 FAULTS = re.compile(r'I/O error|hung_task|blocked for more than|Kernel panic|EXT4-fs error')
 
 scratch = []
@@ -85,7 +85,7 @@ class Guest(qemu.Process):
         check(not FAULTS.search(line), f'the guest has trouble: {line}{self.remarks()}')
 
     def has_said(self, word):
-        """Waits for a word and removes it, so that the next call waits for the next one."""
+        """Waits for a word and removes it, so that the next call waits for the next occurrence."""
         if word in self.words:
             self.words.remove(word)
             return True
@@ -95,7 +95,7 @@ class Guest(qemu.Process):
         self.until(lambda: self.has_said(word), f'the guest says "{word}"')
 
     def begin(self, job, *arguments):
-        """Gives the guest a job, and does not wait for its end."""
+        """Gives the guest a job, and does not wait for the job's end."""
         self.facts, self.jobs = {}, self.jobs + 1
         line = ' '.join(str(word) for word in (self.jobs, job, *arguments))
         self.console_socket.sendall(line.encode() + b'\n')
@@ -118,7 +118,7 @@ class Guest(qemu.Process):
         self.listen_for_more()
 
     def stop_load(self):
-        """Stops the load, which reads everything that it wrote once more and verifies it."""
+        """Stops the load, which reads once more everything that it wrote, and verifies it."""
         self.run('load', 'stop')
         self.last('verified')
 

@@ -19,7 +19,7 @@ class Moved(disk_cases.Machine):
         return cls.cases if way.door.is_migratable else []
 
     def open(self):
-        # Measured with QEMU's own disk, with one and four processors, in one thread and in one thread each.
+        # Measured with QEMU's own disk, with one and four processors, in one thread and in one thread per processor.
         if self.way.qemu.version < (8,):
             raise peer.Skip('this QEMU loses memory of a guest that it emulates and moves under load, '
                             'whatever disk that has')
@@ -37,7 +37,7 @@ class Moved(disk_cases.Machine):
         self.disk.stop()
 
     def move_once(self):
-        """The source runs until the target has all of its state; then the target owns the disk."""
+        """Moves the guest. The source runs until the target has all of its state; then the target owns the disk."""
         source, source_disk = self.guest, self.disk
         self.disk = source_disk.another()
         path = self.case.path(f'migration-{len(self.case.children)}')

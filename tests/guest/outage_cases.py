@@ -32,7 +32,7 @@ class BackendKilled(disk_cases.Machine):
         for number in range(KILLS):
             self.disk.kill()
             self.disk.start_again()
-            # Sometimes in the middle of a few requests, sometimes in the middle of many.
+            # The kill comes sometimes in the middle of a few requests, sometimes in the middle of many.
             self.guest.listen_for_more(1 if number % 2 else 100)
         self.guest.stop_load()
         self.files_survive()
@@ -129,7 +129,7 @@ class BackendLost(disk_cases.Machine):
 
 
 class RelayRestarted(disk_cases.Machine):
-    """QEMU connects to the next relay, and gives it the in-flight area."""
+    """QEMU connects to the next relay, and passes the in-flight area to that relay."""
     restarts = 3
     cases = [(f'the relay is stopped {restarts} times by SIGTERM under a verified load', 'terminate'),
              (f'the relay is killed {restarts} times by SIGKILL under a verified load', 'kill')]
@@ -180,7 +180,7 @@ class QemuKilled(groups.Group):
         self.disk.stop()
 
     def wait_for_descriptors(self, before):
-        """The device closes the descriptors of a dead QEMU; it then also watches the directory of its socket."""
+        """The device closes the descriptors of a dead QEMU, but has one more, which watches its socket's directory."""
         allowed = before + (1 if self.way.door.has_process else 0)
         try:
             peer.wait_until(lambda: len(self.disk.descriptors()) <= allowed, '')

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The available QEMUs, and a QEMU process. It inherits the sockets of its monitor (QMP) and of its serial
-console, so the tests need not wait for them to appear.
+The available QEMUs, and a QEMU process. The process inherits the sockets of its monitor (QMP) and of its
+serial console, so the tests need not wait for the sockets to appear.
 
-This file does not know the guest, or where its disk comes from (guest.py, doors.py).
+The code here does not know the guest (linux.py), or where its disk comes from (doors.py).
 """
 import json
 import os
@@ -48,7 +48,7 @@ class Qemu:
         return f'QEMU {self.version[0]}.{self.version[1]}' if self.version else f'{self.name} QEMU'
 
     def reconnect(self):
-        """The option of a character device to reconnect; the older QEMU has only seconds."""
+        """The option with which a character device reconnects; older QEMUs have it only in seconds."""
         return {'reconnect-ms': 100} if self.version >= (9, 2) else {'reconnect': 1}
 
     def ovmf(self):
@@ -105,7 +105,7 @@ class Process:
         self.qmp('qmp_capabilities')
 
     def hear_console(self, piece):
-        """Overridden by a class that understands the guest."""
+        """Receives a piece of the console's output; overridden by a class that understands the guest."""
 
     def hear_monitor(self, piece):
         self.monitor += piece
@@ -166,7 +166,7 @@ class Process:
         return None
 
     def event(self, name, fits=lambda data: True):
-        """Waits for an event; an earlier one that no call has waited for counts."""
+        """Waits for an event; an earlier event that no call has waited for is returned, too."""
         return self.until(lambda: self.take_event(name, fits), f'the event {name}')
 
     def wait(self):

@@ -3,7 +3,7 @@
 Evidence of a stall: the position of each thread of QEMU, relay and back-end, and the state of the guest's
 rings, so that one failed run shows which side waits for which.
 
-No function here may fail or wait without limit: the case has already failed, and QEMU may not answer.
+No function here can fail or wait without limit, because the case has already failed, and QEMU may not answer.
 """
 import json
 import os
@@ -26,7 +26,7 @@ def read(path):
 
 
 def user_stacks(pid):
-    """The debugger is optional."""
+    """The stacks of a process's threads, if a debugger is installed."""
     if not shutil.which('gdb'):
         return '(no gdb here)'
     command = ['gdb', '-q', '-batch', '-p', str(pid), '-ex', 'set pagination off', '-ex', 'thread apply all bt 12']

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The runner of the tests that start whole programs: each case is a function with its own
-scratch folder and its own processes, which end with it. The output is TAP.
+scratch folder and its own processes, which end with the case. The output is TAP.
 
     def test_something(case): case.run(['true'])
     sys.exit(peer.main([test_something]))
 
-Arguments of a test program: words select the cases whose name contains one of
-them; -l lists the cases; -k keeps the scratch folders and says where they are.
+Arguments of a test program: words select the cases whose names contain one of
+them; -l lists the cases; -k keeps the scratch folders and prints their paths.
 """
 import ctypes
 import os
@@ -20,7 +20,7 @@ import tempfile
 import time
 import traceback
 
-# Only ends a deadlock, so it has room for instrumented builds and busy machines.
+# This limit only ends a deadlock, so it is long enough for instrumented builds and busy machines.
 LIMIT_S = 120
 
 libc = ctypes.CDLL(None)
@@ -132,7 +132,7 @@ class VublkServe:
         self.program = program
 
     def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None):
-        """With `path` it replaces a back-end that was killed. Queues: None: the default."""
+        """With `path`, the new back-end replaces one that was killed. `queues` None: the default."""
         check(form == 'raw', 'vublk serve knows raw files only')
         path = path or case.path(f'socket-{len(case.children)}')
         command = [self.program, 'serve', '--socket-path', path, '--blk-file', image,
@@ -221,7 +221,7 @@ def report(number, name, outcome, text):
 
 
 def main(cases, words=()):
-    """Each case is a function, or a (name, function)."""
+    """Runs the cases, each a function or a pair (name, function). Returns the exit status."""
     options = [word for word in words if word.startswith('-')]
     words = [word for word in words if not word.startswith('-')]
     named = [case if isinstance(case, tuple) else (case.__name__, case) for case in cases]

@@ -17,7 +17,7 @@ import sys
 
 import tap
 
-# Layer, the files of the circle, why they may form one.
+# Layer, the files of the circle, and the reason why the circle is permitted.
 KNOWN = []
 
 # Compiled only for a test program, so src/ of the build folder has no object file of it.
@@ -37,7 +37,7 @@ def parse_symbols(lines):
 
 
 def list_symbols(objects):
-    """Object file -> its lines of nm. One run for all of them, because starting nm takes longest."""
+    """Object file -> its lines of nm. nm runs once for all object files, because its start takes longest."""
     listed = subprocess.run(['nm', '-A', *objects], capture_output=True, text=True, check=True)
     listings = {path: [] for path in objects}
     for line in listed.stdout.splitlines():

@@ -6,7 +6,7 @@ every source file that a document or a comment names exists, and C programs comp
 
     docs.py [SOURCE-ROOT [BUILD-INCLUDES COMPILER...]]    TAP on standard output
 
-Wording is the matter of language.py, manual pages against --help that of man.py.
+language.py checks the wording, and man.py compares the manual pages with --help.
 """
 import importlib.machinery
 import importlib.util
@@ -35,7 +35,7 @@ ELSEWHERE = {
 def scripts_docs(root):
     loader = importlib.machinery.SourceFileLoader('scripts_docs', str(root / 'scripts/docs'))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    sys.dont_write_bytecode = True  # or the folder scripts/ gets one more entry
+    sys.dont_write_bytecode = True  # otherwise Python adds a folder to scripts/
     loader.exec_module(module)
     return module
 
@@ -65,7 +65,7 @@ def program_faults(root, texts, includes, compiler):
 
 
 def anchors(text):
-    """As GitHub makes them."""
+    """The anchors of a document's headings, as GitHub makes them."""
     for heading in HEADING.findall(text):
         yield re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
 
@@ -98,7 +98,7 @@ def normal(parts):
 
 
 def comments(text):
-    """The comments only, each at its line."""
+    """Only the comments of a C file, each at its line."""
     kept, end = [], 0
     for token in C_TOKEN.finditer(text):
         if token[0][0] == '/':

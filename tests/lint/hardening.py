@@ -20,8 +20,8 @@ import sys
 
 import tap
 
-# A function with a large frame touches each page of it: gcc with or, clang with mov, or with xor if it
-# aligns the frame.
+# Instructions that touch each page of a large stack frame: gcc uses `or`; clang uses `mov`, or `xor` in a
+# function that aligns its frame.
 PROBE = re.compile(r'\bx?or[lq] +\$0x0,\(%rsp\)|sub +\$0x1000,%rsp\n.*\bmov[lq] +\$0x0,\(%rsp\)')
 
 

@@ -76,7 +76,7 @@ RULES = {
     r'\bonly the like\b|\bits like\b': ('a similar one', 'the kernel or its like', 'it is like that'),
     r'\b(?:does|do|did) (?:it|so) yet\b': ('still does it', 'not dead and does it yet', 'has not done it yet'),
 }
-# "At once" is fine for things that happen together, and nothing else.
+# "At once" is correct only for things that happen together.
 AT_ONCE = re.compile(r'\bat once\b')
 TOGETHER = re.compile(r'\b(?:all|many|several|both|two|three|four|eight|every|threads|requests|queues|devices|disks|'
                       r'more|most|few|them|\d+)\b[^.;\0]{0,40}$')
@@ -91,7 +91,7 @@ C_TOKEN = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n]
 
 
 class Prose:
-    """What a person reads of a file, and the line of each of its characters."""
+    """The text of a file that a person reads, and the line of each of its characters."""
 
     def __init__(self):
         self.pieces, self.lines = [], []
@@ -118,7 +118,7 @@ class Prose:
 
 
 def c_prose(text):
-    """Comments, and string literals; those that only white space separates are one."""
+    """Comments and string literals; literals that only white space separates are joined."""
     prose, end = Prose(), 0
     for token in C_TOKEN.finditer(text):
         between, word = text[end:token.start()], token[0]
@@ -147,7 +147,7 @@ def python_prose(text):
 
 
 def text_prose(text):
-    """A document: without blocks of code and what is set as code; a blank line separates."""
+    """A document without its code, in blocks or in line; a blank line separates."""
     prose, is_code = Prose(), False
     for number, line in enumerate(text.split('\n'), 1):
         if line.lstrip().startswith('```'):
@@ -196,7 +196,7 @@ def faults(name, text):
 
 
 def name_faults(name, text):
-    """Once per name."""
+    """Names with such a word, each reported once."""
     if name.endswith(('.c', '.h')):
         code = C_TOKEN.sub(' ', text)
         for word in sorted(set(NAME.findall(code))):

@@ -84,7 +84,7 @@ def unknown_folders(root):
 
 
 def header_faults(root):
-    """An installed header may not include a header of the source tree."""
+    """An installed header must not include a header of the source tree."""
     for path in sources(root, 'include'):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             match = INCLUDE.match(line)
@@ -100,7 +100,7 @@ def faults(root):
     return found
 
 
-# Each is a small tree with one violation, which has to be found.
+# Small trees with one violation each, which the lint has to find.
 VIOLATIONS = {
     'a layer above': ('src/util/a.c', '#include "proto/message.h"\n'),
     'the other end of the socket': ('src/backend/a.c', '#include "frontend/frontend.h"\n'),

@@ -15,7 +15,7 @@ import sys
 
 import tap
 
-# Lines that no peer can repeat: file, a part of the line, the reason.
+# Log lines that no peer can repeat: file, a part of the line, the reason.
 UNLIMITED = [
     ('src/backend/backend.c', 'listening on', 'once per start'),
     ('src/backend/engine/file/file.c', 'io_uring is not available', 'once per start'),
@@ -24,7 +24,7 @@ UNLIMITED = [
     ('src/device/link/listen.c', 'waiting for a back-end', 'once per realize'),
 ]
 
-# The files that declare a limit, with the object that it belongs to.
+# The files that declare a limit, and the object to which the limit belongs.
 OWNERS = {
     'src/backend/backend.h': 'the server',
     'src/backend/engine/file/file.h': 'a queue of the engine, one per worker',
@@ -98,7 +98,7 @@ CHECKS = {
 
 
 def faults_of(check, bad, files):
-    """What a check finds in the tree, and whether it finds the fault that is made for it."""
+    """The faults that a check finds in the tree, and one more if it does not find the fault that is made for it."""
     found = list(check(files))
     if not any(fault.startswith('bad.c:') for fault in check([('bad.c', bad)])):
         found.append('the check itself does not find a fault')

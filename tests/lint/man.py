@@ -31,7 +31,7 @@ def help_of(vublk, *words):
 
 
 def backslash_faults(name, text):
-    """scdoc reads a backslash as an escape, in a block of code, too: a page needs two for one."""
+    """Single backslashes at line ends: scdoc reads a backslash as an escape, also in a block of code."""
     for number, line in enumerate(text.splitlines(), 1):
         if re.search(r'(?<!\\)\\$', line):
             yield f'{name}:{number}: the backslash at the end of the line is not in the page; write two'

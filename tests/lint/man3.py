@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Each exported function has a manual page in section 3, which shows its prototype as the header has it,
-some text about it, its threads, states and errors. Pages that no header has are left over.
+Checks that each exported function has a manual page in section 3, with its prototype as in the header, a
+text, its threads, states and errors; and that no page is left of a function that no header declares.
 
     man3.py LIBVUBLK.SO PAGES HEADER-FOLDER...    TAP on standard output
 
@@ -40,7 +40,7 @@ def public(folders):
 
 
 def prototypes(texts):
-    """The declaration of each function, comments left out."""
+    """The name and declaration of each function, without comments."""
     for text in texts:
         text = re.sub(r'/\*.*?\*/', '', text, flags=re.S)
         for declaration, name in re.findall(r'^((?!typedef|\s|#).*?\b(vublk_\w+)\([^;{]*\);)', text, re.M):
@@ -48,7 +48,7 @@ def prototypes(texts):
 
 
 def read(pages, name):
-    """A page, or the one that it is an alias of."""
+    """The text of a page, or of the page for which it is an alias."""
     text = (pages / f'{name}.3').read_text()
     alias = re.fullmatch(r'\.so man3/(\S+)\n', text)
     return (pages / alias[1]).read_text() if alias else text
@@ -74,7 +74,7 @@ def shown(page, name):
 
 
 def not_shown(library, pages, texts):
-    """Each page says on which threads a function may be called, and how it fails."""
+    """Pages that do not say on which threads a function may be called, or how it fails."""
     known = dict(prototypes(texts.values()))
     for name in sorted(symbols.exported(library) & set(known)):
         for field in {'Threads', 'Errors'} - shown(read(pages, name), name):
@@ -82,7 +82,7 @@ def not_shown(library, pages, texts):
 
 
 def unstated(header, text):
-    """What a comment and the header's rule do not say about a function."""
+    """The fields of a function that neither its comment nor the header's rule states."""
     pairs = list(headers.split(text))
     defaults = next((rule for comment, _ in pairs if (rule := headers.rule(comment))), {})
     wanted = ['Errors', 'Threads'] + (['States'] if re.search(r'^struct vublk_\w+;', text, re.M) else [])

@@ -31,7 +31,7 @@ EVENTFD_WRITERS = {
 
 
 def files(root, more=r'(?!)'):
-    """The sources of the tree, and those files whose name `more` finds: names and paths."""
+    """Names and paths of the tree's sources, and of other files whose name matches `more`."""
     listed = subprocess.run(['git', '-C', root, 'ls-files', '-co', '--exclude-standard'],
                             capture_output=True, text=True)
     if listed.returncode == 0:
@@ -53,7 +53,7 @@ def length_faults(name, lines):
 
 
 def function_faults(name, lines):
-    """Only the opening brace of a function is alone in the first column."""
+    """Functions that are too long. Only the opening brace of a function is alone in the first column."""
     if not name.endswith(('.c', '.h')):
         return
     start = None
@@ -83,7 +83,7 @@ def error_faults(name, lines):
 
 
 def eventfd_faults(name, lines):
-    """A peer can make a write to an eventfd block, unless another thread frees the writer."""
+    """Plain writes to eventfds. A peer can make such a write block, unless another thread frees the writer."""
     if name in EVENTFD_WRITERS or not name.endswith('.c') or name.startswith('tests/'):
         return
     for number, line in enumerate(lines, 1):
@@ -109,7 +109,7 @@ CHECKS = {
 
 
 def faults_of(check, bad, contents):
-    """What a check finds in the tree, and whether it finds the fault that is made for it."""
+    """The faults that a check finds in the tree, and one more if it does not find the fault that is made for it."""
     found = [fault for name, lines in contents for fault in check(name, lines)]
     if not list(check('bad.c', bad)):
         found.append('the check itself does not find a fault')

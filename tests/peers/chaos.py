@@ -31,7 +31,7 @@ INTERVAL = '20-60'
 MEMORY_FOLDER, DISK_FOLDER = '/dev/shm', '/var/tmp'
 
 QUEUES, DEPTHS = (1, 4), (1, 32, 128)
-# How often a kill point is passed before the back-end dies there, so that the load has begun.
+# How often the back-end passes a kill point before it dies there, so that the load has begun.
 PASSES = 150
 ALWAYS_TOLD = ('lost', 'repeated', 'stuck')
 
@@ -54,7 +54,7 @@ def storage_daemon(_, path, image, queues):
 
 
 def kill_points(vublk_kill):
-    """The kill points, which the program lists when it is given a wrong one."""
+    """The kill points, which the program lists when the environment names an unknown one."""
     command = [vublk_kill, 'serve', '--socket-path', '/none/socket', '--engine', 'null', '--size', '1M']
     done = subprocess.run(command, env={**os.environ, 'VUBLK_KILL_POINT': '?'}, capture_output=True, text=True)
     listed = re.search(r'must be one of (.*), with', done.stderr)
@@ -112,7 +112,7 @@ def image_file(case, folder=None):
 
 
 def torment(case, vublk, vublk_kill, backend, queues, depth, kills, faults='kill', folder=None):
-    """KILLS kills at random times, and one death at each kill point."""
+    """Kills the back-end `kills` times at random times, and makes it die once at each kill point."""
     image, path, total = image_file(case, folder), case.path('socket'), Sum()
     command = backend.command(vublk, path, image, queues)
     total.add(run_chaos(case, vublk, path, command, queues, depth,
@@ -144,7 +144,7 @@ def all_faults(vublk, vublk_kill, backend):
 
 
 def on_a_real_disk(vublk, vublk_kill, backend):
-    """With O_DIRECT, requests in the kernel may outlive the back-end."""
+    """A case with O_DIRECT, in which requests in the kernel can outlive the back-end."""
     def case_function(case):
         with tempfile.TemporaryDirectory(prefix='vublk-', dir=DISK_FOLDER) as folder:
             print(f'# {backend.name}, in {DISK_FOLDER}: '
@@ -219,7 +219,7 @@ def refusals(case, vublk):
 
 
 def in_use(case, vublk):
-    """A disk that another process serves is not touched."""
+    """chaos does not touch a disk that another process serves."""
     child, path = peer.VublkServe(vublk).start(case, image_file(case))
     result = case.call([vublk, 'chaos', path, '--', 'sleep', '100'])
     check(result.code == 1 and 'is already listening' in result.err, str(result))

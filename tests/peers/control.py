@@ -185,7 +185,7 @@ def serve_status(case):
 
 
 def serve_resize(case):
-    """`resize` is answered when the size has been read; a front-end is told."""
+    """serve answers `resize` when it has read the size, and reports the size to a front-end."""
     child, path, control = start_serve(case)
     for size in (64 * MIB, 16 * MIB):
         os.truncate(case.path('disk'), size)
@@ -369,7 +369,7 @@ def greeting_and_errors(case):
 
 
 def permissions(case):
-    """The umask has no influence; --control-mode has."""
+    """--control-mode decides the socket's mode, and the umask does not."""
     for mask in (0, 0o777):
         for option, mode in (([], 0o600), (['--control-mode', '0660'], 0o660)):
             before = os.umask(mask)
@@ -433,7 +433,7 @@ def ctl_fails(case):
 
 
 def hostile_clients(case):
-    """The disk is verified meanwhile, others are answered, and the memory stays the same."""
+    """Meanwhile a load verifies the disk, other clients are answered, and the memory does not grow."""
     child, path, control = start_serve(case)
     ctl(case, control, 'status')
     before = resident_bytes(child)
@@ -459,7 +459,7 @@ def hostile_clients(case):
 
 
 def many_clients(case):
-    """1,000 connections: some are served, the others are told why not, and no descriptor stays."""
+    """1,000 connections: some are served, the others are told why they are not, and no descriptor stays open."""
     child, _, control = start_serve(case)
     ctl(case, control, 'status')
     before = len(os.listdir(f'/proc/{child.pid}/fd'))

@@ -76,7 +76,7 @@ def two_rounds(case, program, server):
 
 
 def config_interrupt(case, program, server):
-    """A resize of the disk, of which the guest is notified."""
+    """The guest is notified of a resize of the disk."""
     image = image_of_zeroes(case)
     child, socket = server.start(case, image)
     machine = Machine(case, program, socket)

@@ -121,7 +121,7 @@ def an_image_that_qemu_reads(case):
 
 
 def an_image_of_another_format(case):
-    """Each is served and copied as raw data, with one warning that names the format."""
+    """Images of other formats are served and copied as raw data, with one warning that names the format."""
     peer.need('qemu-img')
     server = peer.VublkServe(VUBLK)
     for form in ('qcow2', 'vmdk', 'vhdx'):

@@ -21,7 +21,7 @@ from peer import check  # noqa: E402
 
 MIB = 1 << 20
 DISK_BYTES = 48 * MIB
-VOLATILE_BYTES = 96 * MIB  # enough to be killed in the middle
+VOLATILE_BYTES = 96 * MIB  # enough for two kills during the copy
 
 
 class Peer:
@@ -152,7 +152,7 @@ def bench_reads_read_only(case, p):
 # --- copy --------------------------------------------------------------------------------
 
 def copy_in_and_out(case, p):
-    """A file to the disk and back: the same content, for us and for qemu-img."""
+    """Copies a file to the disk and back: the content is the same, according to vublk and to qemu-img."""
     source = random_file(case.path('source'), DISK_BYTES)
     image, back = p.image(case), case.path('back')
     child, socket = p.start(case, image)
@@ -208,7 +208,7 @@ def copy_from_read_only(case, p):
 
 
 def copy_disk_to_disk(case, p):
-    """From this back-end to one of the other kind, and back to a second disk."""
+    """Copies from this back-end to one of the other kind, and back to a second disk."""
     other = peer.StorageDaemon() if isinstance(p.backend, peer.VublkServe) else peer.VublkServe(p.vublk)
     source = random_file(case.path('source'), DISK_BYTES)
     first, middle = p.image(case), case.path('middle')

@@ -139,7 +139,7 @@ def chaos_socket_that_is_a_file(case):
     refuse(case, FAILED, ['chaos', image_file(case, 'file'), '--', 'sleep', '1000'], 'not a socket')
 
 
-# --- wrong programs at the socket-------------------------------------------------------------
+# --- wrong programs at the socket ------------------------------------------------------------
 
 class Fake:
     """A socket that does what `behave(connection)` says to each client."""
@@ -181,7 +181,7 @@ def never_answers(case):
 
 
 def stops_answering(case):
-    """Messages are read but never answered."""
+    """A back-end reads messages but never answers them."""
     def swallow(connection):
         while connection.recv(4096):
             pass
@@ -256,7 +256,7 @@ def busy(child):
 
 
 def a_vfio_user_socket(case):
-    """Another protocol: the sentence names it, and the kind of socket that is needed."""
+    """A socket of another protocol: the sentence names the protocol, and the kind of socket that is needed."""
     child, path = peer.VublkServe(VUBLK).start(case, image_file(case))
     door = case.path('door')
     device = case.start([VUBLK, 'device', '--chardev', path, '--bus', f'vfio-user:{door}'])
@@ -305,7 +305,7 @@ def wrong_options(case):
 def misuse_of_a_disk(case):
     """Each command finds a wrong option before it connects to a back-end."""
     absent, image = case.path('absent'), image_file(case)
-    with socket.socket(socket.AF_UNIX) as listener:  # it stays as a socket without a listener
+    with socket.socket(socket.AF_UNIX) as listener:  # the file stays, as a socket without a listener
         listener.bind(str(absent))
     wrong = [(['--queue-size', '3'], 'from 4 to 1024'), (['--queue-size', '12'], 'power of two'), (['--queue-size', '2'], 'from 4 to 1024'),
              (['-o', 'queue-size=12'], 'power of two'), (['-o', 'queue-size=2'], 'from 4 to 1024'),
@@ -394,7 +394,7 @@ def read_only_written(case):
 
 
 def copy_to_smaller(case):
-    """Refused before the first byte."""
+    """A copy to a smaller disk is refused before the first byte."""
     server = peer.VublkServe(VUBLK)
     image = image_file(case, size=MIB, fill=b'keep' * 100)
     before = image.read_bytes()
@@ -437,7 +437,7 @@ def out_of_descriptors(case):
 
 
 def serve_out_of_descriptors(case):
-    """Too few descriptors to start: refused. Too few for a client: the client fails."""
+    """With too few descriptors to start, serve refuses to; with too few for a client, the client fails."""
     image, path = image_file(case), case.path('socket')
     served = refused = 0
     for count in range(4, 48, 2):

@@ -119,7 +119,7 @@ def killed(case, queues):
 
 
 def killed_without_an_area(case):
-    """Without an in-flight area it is unknown which requests had begun: the relay says so."""
+    """Without an in-flight area the relay does not know which requests had begun, and says so."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES, arguments=['-o', 'inflight=off'])
     relay, path = start_relay(case, socket)
@@ -260,7 +260,7 @@ def signals_that_do_not_end_it(case):
 
 
 def outage_is_shown(case):
-    """All messages are answered without a back-end, and info must not show a healthy disk."""
+    """Without a back-end the relay still answers all messages, but info must not show a healthy disk."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
     relay, path = start_relay(case, socket)
@@ -278,7 +278,7 @@ def outage_is_shown(case):
 
 
 def info_while_in_use(case):
-    """A second client is not accepted, so what `info` leaves in the backlog is read later: it is only vhost-user."""
+    """The relay serves another client, so it reads the messages of `info` later: they must be vhost-user."""
     child, socket = peer.VublkServe(VUBLK).start(case, image_file(case), QUEUES)
     relay, path = start_relay(case, socket)
     bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
@@ -305,10 +305,10 @@ def listed_defaults(case):
 
 
 def mode_and_group(case, bus):
-    """The bus socket has them; bad ones are refused at the start, without a back-end."""
+    """The bus socket has the requested mode and group; bad ones are refused at the start, without a back-end."""
     backend, path = case.path('backend'), case.path('bus')
     device = [VUBLK, 'device', '--chardev', backend, '--bus', f'{bus}:{path}']
-    group = os.getegid() or 12345  # root may give it to any
+    group = os.getegid() or 12345  # root may use any group
     server = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--socket-path', backend])
     before = os.umask(0o077)
     try:

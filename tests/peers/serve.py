@@ -68,7 +68,7 @@ def serials(case):
 
 
 def capabilities(case):
-    """The JSON that the conventions of vhost-user back-end programs define."""
+    """--print-capabilities prints the JSON that the conventions of vhost-user back-end programs define."""
     told = json.loads(case.run([VUBLK, 'serve', '--print-capabilities']))
     check(told['type'] == 'block', f'the type is {told}')
     check({'blk-file', 'read-only'} <= set(told['features']), f'the features are {told}')
@@ -198,10 +198,10 @@ def a_stale_socket(case):
 
 
 def mode_and_group(case):
-    """Mode and group do not depend on the umask; a bad one is misuse and leaves no file."""
+    """Mode and group do not depend on the umask; a bad mode or group is misuse and leaves no file."""
     path = case.path('socket')
     serve = [VUBLK, 'serve', '--engine', 'memory', '--size', '1M']
-    group = os.getegid() or 12345  # root may give it to any
+    group = os.getegid() or 12345  # root may use any group
     before = os.umask(0o077)
     try:
         child = case.start([*serve, '--socket-path', path, '--socket-mode', '0660', '--socket-group', group])
@@ -278,7 +278,7 @@ class Frozen:
 
 
 def a_second_signal(case, second):
-    """The first waits for requests that never complete, and says so; the second ends serve immediately."""
+    """After the first signal serve logs that it waits for requests; the second signal ends it immediately."""
     child, path = start_serve(case, '-o', 'threads=1')
     worker, = (int(thread) for thread in os.listdir(f'/proc/{child.pid}/task') if int(thread) != child.pid)
     case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
@@ -290,7 +290,7 @@ def a_second_signal(case, second):
     child.send_signal(second)
     try:
         frozen.wait_for_end()
-    except peer.Failure:  # the child cannot die as long as this thread is not waited for
+    except peer.Failure:  # the child cannot die until its stopped thread has been waited for
         child.kill()
         frozen.wait_for_end()
         raise
@@ -313,7 +313,7 @@ def as_the_readme_says(case):
 
 
 def a_file_size_limit(case):
-    """A write past it is an I/O error of that request, not the end of the back-end."""
+    """A write past the limit is an I/O error of that request, and the back-end continues."""
     path, image = case.path('socket'), image_file(case)
     child = case.start(['sh', '-c', 'ulimit -f 2048; exec "$@"', 'sh', VUBLK, 'serve', '--socket-path', path,
                         '--blk-file', image])
@@ -322,7 +322,7 @@ def a_file_size_limit(case):
     for arguments in (['--offset', '16M'], ['--offset', '16M', '--bs', '1M']):
         result = case.call([VUBLK, 'bench', path, '--rw', 'write', '--number_ios', '100', *arguments])
         check(result.code == 1 and 'Input/output error' in result.err, str(result))
-    child.send_signal(signal.SIGXFSZ)  # the threads that write block it; the first one must ignore it
+    child.send_signal(signal.SIGXFSZ)  # threads that write block the signal; the main thread must ignore it
     verify(case, path, '--size', '1M')
     code = case.stop(child)
     check(code == 0, f'serve ended with {code}: {case.output(child)}')

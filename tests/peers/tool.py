@@ -38,7 +38,7 @@ def check_sentence(text, command, *words):
 
 
 def ended(pid):
-    """The process does not exist, or is a zombie."""
+    """Whether the process does not exist, or is a zombie."""
     try:
         return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] in 'ZX'
     except FileNotFoundError:
@@ -179,7 +179,7 @@ def a_stopped_backend(case):
 
 
 def interrupted_without_a_backend(case):
-    """The first signal ends both immediately, although the stall time is an hour."""
+    """The first signal ends bench and copy immediately, although the stall time is an hour."""
     waits = ['-o', 'reconnect-ms=1000', '--stall-time', '1h']
     image = image_file(case, 1024 * MIB)
     for command in (['bench', '--runtime', '1h'], ['bench', '--runtime', '1h', '--verify', '--rw', 'randrw'],
@@ -201,7 +201,7 @@ def interrupted_without_a_backend(case):
 
 
 def bench_keeps_to_its_time_without_a_backend(case):
-    """Repeated until the back-end was lost before the time was over, which a busy machine may prevent."""
+    """Runs bench again until the back-end was lost before the time was over, which a busy machine may prevent."""
     image, text = image_file(case, 16 * MIB), ''
     while 'the time was over during an outage' not in text:
         server, path = peer.VublkServe(VUBLK).start(case, image)

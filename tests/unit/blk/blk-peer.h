@@ -33,7 +33,7 @@ void end_peer(void);
 /* Returns when the peer's process has stopped. */
 void stop_peer_running(void);
 
-/* Opens a disk of the peer. The second function also starts the peer, which ends with the disk. */
+/* Opens a disk of the peer. open_disk() also starts the peer, whose loss is permanent. */
 struct vublk_blk *open_with(const struct vublk_option *options);
 struct vublk_blk *open_disk(void);
 /* Allocates a buffer of the disk. */

@@ -51,7 +51,10 @@ static void test_killed_in_mid_flight(void **state)
 	assert_int_equal(vublk_blk_close(blk, -1, NULL), 0);
 }
 
-/* With a short timeout. The first open waits for the back-end to start, which may take longer. */
+/*
+ * Opens a disk with a short timeout. An earlier open waits for the back-end to start, which may
+ * take longer.
+ */
 static struct vublk_blk *open_impatiently(void)
 {
 	const struct vublk_option options[] = {
@@ -89,7 +92,7 @@ static void test_request_deadline(void **state)
 
 	start_peer();
 	blk = open_with(options);
-	/* On a slow machine this one may be late, too; the next is late in any case. */
+	/* On a slow machine this request may be late, too; the next one is late in any case. */
 	if (!vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error)) {
 		stop_peer_running();
 		assert_int_equal(vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error), -ETIME);
@@ -165,7 +168,7 @@ static void test_out_of_descriptors(void **state)
 	end_peer();
 }
 
-/* On a connection that the application made; the loss of the back-end is permanent. */
+/* A disk on a connection that the application made; the loss of its back-end is permanent. */
 static void test_open_by_descriptor(void **state)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };

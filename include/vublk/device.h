@@ -8,9 +8,9 @@
  * interface.
  *
  * The program that presents the device is called the bus here. The bus calls the functions below,
- * and the device calls struct vublk_device_bus_ops. Requests pass through neither the bus nor the
- * device: the driver and the back-end share the rings and buffers, and kicks and calls are eventfds
- * between them.
+ * and the device calls struct vublk_device_bus_ops. Requests pass through neither the bus nor,
+ * unless the property shadow is on, the device: the driver and the back-end share the rings and
+ * buffers, and kicks and calls are eventfds between them.
  *
  * Life:
  *   new -> set properties -> realize ... realized()
@@ -22,11 +22,10 @@
  * time limit. After a loss the device waits for the next connection.
  *
  * With server or reconnect-ms the device outlives its back-end. After lost() the device keeps all
- * that the driver sees and has set up. Without server, the device tries to connect again at
- * intervals, and immediately when a socket appears at the path. With server, the device listens.
- * When a back-end is connected, reconnected() is called. If DRIVER_OK is set, started() follows,
- * and the rings resume where they were. During the outage the driver's calls are accepted as in
- * STOPPED.
+ * that the driver sees and has set up. Without server, it tries to connect at intervals, and
+ * immediately when a socket appears at the path. With server, it listens. When a back-end is
+ * connected, reconnected() is called. If DRIVER_OK is set, started() follows, and the rings resume
+ * where they were. During the outage the driver's calls are accepted as in STOPPED.
  *
  * A device belongs to one thread at a time, the one that calls vublk_device_process(). All
  * callbacks are called within process(), and needs_reset() also within vublk_device_set_status(),
@@ -98,8 +97,7 @@ struct vublk_device_bus_ops {
 	 *   EADDRINUSE, EEXIST              the device cannot listen at the path (server)
 	 *   ETIMEDOUT                       the back-end did not answer
 	 *   ENOTCONN                        the back-end closed the connection
-	 *   EPROTO                          the back-end broke the protocol, or its config is
-		 *                                   invalid
+	 *   EPROTO                          an answer broke the protocol, or the config is invalid
 	 *   ENOTSUP                         the back-end lacks a feature that a disk needs
 	 *   EINVAL                          the back-end has fewer queues than num-queues
 	 *   ENOMEM, EMFILE                  no memory, no descriptor
@@ -304,8 +302,8 @@ unsigned vublk_device_queue_size(const struct vublk_device *device);
 
 /*
  * Returns the features that are offered to the driver: those that both the device and the back-end
- * have and no property hides, and VIRTIO_BLK_F_RO with read-only. The back-end is given only those
- * that it has offered. 0 in CREATED and REALIZING.
+ * have and no property hides, and VIRTIO_BLK_F_RO with read-only. The device sends the back-end
+ * only those that the back-end has offered. 0 in CREATED and REALIZING.
  * Specification: virtio 1.3, sections 2.2, 5.2.3 and 6.
  */
 uint64_t vublk_device_features(const struct vublk_device *device);
@@ -773,7 +771,7 @@ struct vublk_device_info {
 	uint32_t backend_memory_slots;
 	uint32_t backend_config_bytes;       /* how many bytes of the config the back-end has */
 	uint32_t bus_protocol_features; /* vhost-user bits that a bus may offer to its VMM */
-	/* what the device makes of the back-end's offer */
+	/* how the device changes the back-end's offer */
 	uint64_t features;                   /* virtio bits that are offered to the driver */
 	uint64_t hidden_features;            /* bits that the back-end offered and a property hides */
 	uint8_t backend_config[96];          /* struct virtio_blk_config as the back-end sent it last;

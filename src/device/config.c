@@ -69,7 +69,7 @@ static uint32_t block_bytes_of(const struct vublk_device *device,
 						       VUBLK_SECTOR_BYTES;
 }
 
-/* Drivers keep the size in 32 bits. */
+/* Whether a physical block has a possible size. Drivers keep the size in bytes in 32 bits. */
 static bool is_physical_block_sensible(const struct vublk_device *device,
 				       const struct virtio_blk_config *config)
 {
@@ -139,8 +139,8 @@ static bool lacks_indirect(const struct vublk_device *device)
 /*
  * Corrects a preferred I/O size, which is a number of blocks, to 0 (unknown) unless it is a
  * multiple of the physical block; otherwise requests of that size would be slow. A size of one
- * block says nothing, and Windows would split its requests because of it. Drivers keep the size in
- * bytes in 32 bits.
+ * block says nothing, and Windows would split its requests because of it. The size in bytes must
+ * fit in the 32 bits in which drivers keep it.
  */
 static uint32_t io_blocks(uint32_t blocks, unsigned physical_block_exp, uint32_t block_bytes)
 {

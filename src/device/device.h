@@ -289,7 +289,7 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 uint64_t vublk_device_offer_features(const struct vublk_device *device);
 /* The features that the properties hide from the driver, whether or not the back-end has them. */
 uint64_t vublk_device_hidden_features(const struct vublk_device_settings *settings);
-/* Checks the property features-off; EINVAL and a sentence if a bit cannot be hidden. */
+/* Checks the property features-off; EINVAL and a sentence if it has a bit that cannot be hidden. */
 int vublk_device_check_features_off(const struct vublk_device_settings *settings,
 				    struct vublk_error *error);
 /* Zeroes the config fields of the features that are not offered. */
@@ -318,7 +318,7 @@ void vublk_device_on_config_timer(void *opaque);
 
 void vublk_device_memory_deinit(struct vublk_frontend_memory *memory);
 
-/* How many regions of the guest's memory the back-end has room for. */
+/* Returns the number of regions of the guest's memory for which the back-end has room. */
 unsigned vublk_device_memory_slots(const struct vublk_device *device);
 
 /* --- queue.c ----------------------------------------------------------------------- */
@@ -423,7 +423,7 @@ int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *err
 struct vublk_device_reliance {
 	bool has_accepted;
 	uint64_t accepted;
-	bool was_read_only;    /* the driver was offered RO; false: not, or unknown */
+	bool was_read_only;    /* the driver was offered RO; false: no, or unknown */
 	const uint8_t *config; /* NULL: unknown */
 };
 
@@ -502,7 +502,7 @@ void vublk_device_ring_errors_unwatch(struct vublk_device *device);
 
 /* Whether the back-end records the requests that it has begun in an area for the next back-end. */
 bool vublk_device_uses_inflight(const struct vublk_device *device);
-/* Whether the back-end does so, or the plane. */
+/* Whether the back-end or the plane records the requests that were begun. */
 bool vublk_device_records_requests(const struct vublk_device *device);
 /*
  * Tells the front-end which protocol features of the in-flight area to accept in the next

@@ -137,8 +137,8 @@ uint64_t vublk_device_offer_features(const struct vublk_device *device)
 }
 
 /*
- * The driver may see the byte `wce` in any case: after a reconnection the device compares it with
- * the back-end's.
+ * The byte `wce` is never zeroed, because after a reconnection the device compares it with the
+ * back-end's.
  */
 void vublk_device_clear_fields(const struct vublk_device *device,
 			       uint8_t config[VUBLK_BLK_CONFIG_BYTES])

@@ -60,7 +60,7 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 	return 0;
 }
 
-/* The addresses from there on are the plane's in the back-end's table. */
+/* The guest's memory must end below the addresses that the plane has in the back-end's table. */
 static int check_plane(const struct vublk_device *device,
 		       const struct vublk_frontend_memory *memory, struct vublk_error *error)
 {

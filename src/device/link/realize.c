@@ -134,7 +134,7 @@ static int settle(struct vublk_device *device, struct vublk_error *error)
 	return r;
 }
 
-/* Only what the properties change is logged; the rest is in vublk_device_get_info(). */
+/* Logs only what the properties change; vublk_device_get_info() has the rest. */
 static void log_policy(struct vublk_device *device)
 {
 	uint64_t theirs = device->frontend.info.features;

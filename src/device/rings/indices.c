@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reads the avail and used index of a ring in the guest's memory. The device reads nothing else of
- * a ring, and writes nothing to it.
+ * Reads the avail and used index of a ring in the guest's memory. Apart from the plane, the device
+ * reads nothing else of a ring, and writes nothing to it.
  *
  * Key idea: the difference of the two indices is an upper bound on the number of outstanding
  * requests. It does not say which requests they are, nor which of them a back-end has begun.

@@ -207,8 +207,8 @@ static int check_inflight(const struct vublk_device *device, const struct vublk_
 }
 
 /*
- * The properties are not part of the stream. The driver keeps what it has accepted, so the
- * properties of this device must not take it away.
+ * The properties are not part of the stream. The driver relies on the features that it has
+ * accepted, and on the disk being writable, so the properties of this device must not change that.
  */
 static int check_policy(const struct vublk_device *device, const struct vublk_save_state *state,
 			struct vublk_error *error)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the properties and the device's own corrections make of a back-end's offer.
+ * How the properties and the device's own corrections change a back-end's offer.
  *
- * Key idea: the mock's offer is a field of the test, and the driver's view and the features that
- * the mock is given are compared with it.
+ * Key idea: the test sets the mock's offer, and compares it with the driver's view and with the
+ * features that the device sends to the mock.
  */
 #include "harness.h"
 
@@ -80,7 +80,7 @@ static void test_read_only(void **state)
 	assert_int_equal(vublk_device_features(rig.device), features);
 	assert_int_equal(mock.accepted_features & ~mock.features, 0);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
-	/* The next back-end is read-only itself, and is told so. */
+	/* The next back-end is read-only itself, and gets RO among the accepted features. */
 	mock.features = (mock.features & ~WRITING) | RO;
 	hang_up_and_resume(&rig, &mock);
 	assert_int_equal(vublk_device_features(rig.device), features);
@@ -88,7 +88,7 @@ static void test_read_only(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* SeaBIOS never accepts RO. That must not end its disk when a back-end is replaced. */
+/* SeaBIOS never accepts RO. Nevertheless a new back-end must be able to replace a lost one. */
 static void test_driver_that_ignores_ro(void **state)
 {
 	struct mock mock;
@@ -109,7 +109,7 @@ static void test_driver_that_ignores_ro(void **state)
 	}
 }
 
-/* A driver that was shown a read-only disk is not given a writable one. */
+/* A writable back-end does not replace a read-only one. */
 static void test_writable_again(void **state)
 {
 	struct mock mock;
@@ -268,7 +268,7 @@ static void test_fields_of_hidden_features(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Preferred sizes are multiples of the physical block, which Linux needs, or unknown. */
+/* Preferred sizes are multiples of the physical block, as Linux requires, or unknown. */
 static void test_topology(void **state)
 {
 	const struct {
@@ -309,7 +309,9 @@ static void test_topology(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A physical block whose size in bytes would overflow in the driver costs the feature. */
+/*
+ * TOPOLOGY is not offered if the size of the physical block in bytes would overflow in the driver.
+ */
 static void test_physical_block(void **state)
 {
 	const struct { uint32_t block_bytes; uint8_t exp; bool offered; } cases[] = {

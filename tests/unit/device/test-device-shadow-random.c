@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device with shadow rings under random calls of a bus, with a back-end that completes requests,
- * or not, and that is lost at any time. Each request completes exactly once, unless the driver has
+ * The device with shadow rings under random calls of a bus. The back-end completes only some
+ * requests, and is lost at any time. Each request completes exactly once, unless the driver has
  * reset the device.
  *
  * The mock answers the messages; the test itself is the device end of the plane's rings.
@@ -182,7 +182,7 @@ static void change_log(void)
 		vublk_device_dirty_log_start(rig.device, NULL, 0, NULL);
 }
 
-/* A new session of the driver, in which the old requests do not exist. */
+/* Resets the device, which begins a session without the old requests. */
 static void reset(void)
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;

@@ -46,7 +46,7 @@ static unsigned outstanding(const struct device_rig *rig)
 	return vublk_plane_thread_outstanding(rig->device->shadow.thread);
 }
 
-/* The plane has a request, and the back-end does not complete it. */
+/* Sends a request, which the plane takes and the back-end does not complete. */
 static void send_request(struct device_rig *rig)
 {
 	const char data[512] = "data";
@@ -57,7 +57,7 @@ static void send_request(struct device_rig *rig)
 		assert_true(vublk_now_ns() < until);
 }
 
-/* The rings run again, with the request, and the driver was not told to reset. */
+/* Checks that the rings run again, with the request, and that the driver was not told to reset. */
 static void expect_resumed(struct device_rig *rig)
 {
 	rig_wait(rig, RIG_STARTED, 2);
@@ -68,7 +68,10 @@ static void expect_resumed(struct device_rig *rig)
 
 /* --- stops that are not wanted any more ------------------------------------------- */
 
-/* The back-end counts as lost, and that is all. */
+/*
+ * If a change of the memory waits for the request for too long, the back-end counts as lost,
+ * without another effect.
+ */
 static void test_memory_change_waits_too_long(void **state)
 {
 	struct vublk_memory_region regions[2] = {
@@ -130,7 +133,7 @@ static void test_loss_ends_a_stop(void **state)
 
 /* --- what the driver has set up --------------------------------------------------- */
 
-/* The plane has the rings as they were set up, also while a pause waits for a back-end. */
+/* The plane has the rings as the driver set them up, also while a pause waits for a back-end. */
 static void test_set_up_in_an_outage(void **state)
 {
 	for (unsigned reconnects = 0; reconnects < 2; reconnects++) {
@@ -206,7 +209,10 @@ static void test_dirty_log_that_cannot_be_written(void **state)
 
 /* --- peers that fill eventfds --------------------------------------------------------- */
 
-/* The plane's thread may still be about to signal it for the previous request. */
+/*
+ * Fills the eventfd, which the plane's thread may still be about to signal for the previous
+ * request.
+ */
 static void fill(int fd)
 {
 	const uint64_t full = UINT64_MAX - 1;
@@ -310,7 +316,10 @@ static void test_back_end_with_more_segments(void **state)
 
 /* --- resets ------------------------------------------------------------------------ */
 
-/* The request needs no back-end any more, so this one is not asked to complete it. */
+/*
+ * After the reset the request needs no back-end any more, so the device does not wait for the new
+ * back-end to complete it.
+ */
 static void test_reset_at_each_step_of_a_restart(void **state)
 {
 	unsigned starting = 0;
@@ -341,7 +350,7 @@ static void test_reset_at_each_step_of_a_restart(void **state)
 	assert_true(starting >= 5);
 }
 
-/* The rings are not the back-end's, so no callback follows. */
+/* No back-end has the rings during an outage, so no callback follows. */
 static void test_forced_shutdown_in_an_outage(void **state)
 {
 	for (unsigned skip = 0; skip < 2; skip++) {

@@ -281,8 +281,9 @@ def a_second_signal(case, second):
     """After the first signal serve logs that it waits for requests; the second signal ends it immediately."""
     child, path = start_serve(case, '-o', 'threads=1')
     worker, = (int(thread) for thread in os.listdir(f'/proc/{child.pid}/task') if int(thread) != child.pid)
+    before = processor_ticks(child)
     case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
-    peer.wait_until(lambda: processor_ticks(child) > 20, 'the back-end is not used')
+    peer.wait_until(lambda: processor_ticks(child) > before + 20, 'the back-end is not used')
     frozen = Frozen(worker)
     child.send_signal(signal.SIGTERM)
     peer.wait_until(lambda: 'the stop waits for the storage' in case.output(child), 'serve does not say what it waits for')

@@ -249,31 +249,16 @@ static int make_ring(struct vublk_queue *queue, const struct vublk_split_ring *m
 	return r;
 }
 
-static void *find_part(const struct vublk_memory_map *map, const char *name, uint64_t addr,
-		       uint64_t bytes, struct vublk_error *error)
-{
-	void *host = vublk_memory_map_user(map, addr, bytes);
-
-	if (!host)
-		vublk_error_set(error, EFAULT, "its %s at 0x%" PRIx64 ", 0x%" PRIx64
-				" bytes, is not within the shared memory", name, addr, bytes);
-	return host;
-}
-
 static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_memory_map *map,
 		     struct vublk_split_ring *ring, struct vublk_error *error)
 {
-	ring->desc = find_part(map, "descriptor table", setup->addr.desc_user_addr,
-			       vublk_split_desc_bytes(setup->size), error);
-	if (!ring->desc)
-		return -EFAULT;
-	ring->avail = find_part(map, "avail ring", setup->addr.avail_user_addr,
-				vublk_split_avail_bytes(setup->size), error);
-	if (!ring->avail)
-		return -EFAULT;
-	ring->used = find_part(map, "used ring", setup->addr.used_user_addr,
-			       vublk_split_used_bytes(setup->size), error);
-	return ring->used ? vublk_split_ring_check(ring, setup->size, error) : -EFAULT;
+	const struct vublk_split_addrs addrs = {
+		.desc = setup->addr.desc_user_addr,
+		.avail = setup->addr.avail_user_addr,
+		.used = setup->addr.used_user_addr,
+	};
+
+	return vublk_split_ring_find(map, vublk_memory_map_user, &addrs, setup->size, ring, error);
 }
 
 /*

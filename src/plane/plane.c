@@ -14,7 +14,6 @@
 #include "virtio/split.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 
 /* --- life ------------------------------------------------------------------ */
@@ -47,31 +46,16 @@ void vublk_plane_deinit(struct vublk_plane *plane)
 
 /* --- the driver's rings ------------------------------------------------------ */
 
-static void *find_part(const struct vublk_memory_map *map, const char *name, uint64_t addr,
-		       uint64_t bytes, struct vublk_error *error)
-{
-	void *host = vublk_memory_map_guest(map, addr, bytes);
-
-	if (!host)
-		vublk_error_set(error, EFAULT, "its %s at 0x%" PRIx64 ", 0x%" PRIx64
-				" bytes, is not within the guest's memory", name, addr, bytes);
-	return host;
-}
-
 static int find_ring(const struct vublk_plane_setup *setup, const struct vublk_memory_map *map,
 		     struct vublk_split_ring *ring, struct vublk_error *error)
 {
-	ring->desc = find_part(map, "descriptor table", setup->desc_addr,
-			       vublk_split_desc_bytes(setup->size), error);
-	if (!ring->desc)
-		return -EFAULT;
-	ring->avail = find_part(map, "avail ring", setup->avail_addr,
-				vublk_split_avail_bytes(setup->size), error);
-	if (!ring->avail)
-		return -EFAULT;
-	ring->used = find_part(map, "used ring", setup->used_addr,
-			       vublk_split_used_bytes(setup->size), error);
-	return ring->used ? vublk_split_ring_check(ring, setup->size, error) : -EFAULT;
+	const struct vublk_split_addrs addrs = {
+		.desc = setup->desc_addr,
+		.avail = setup->avail_addr,
+		.used = setup->used_addr,
+	};
+
+	return vublk_split_ring_find(map, vublk_memory_map_guest, &addrs, setup->size, ring, error);
 }
 
 static void free_queue(struct vublk_plane_queue *queue)

@@ -6,6 +6,7 @@
 #include "util/error.h"
 
 #include <errno.h>
+#include <inttypes.h>
 
 uint64_t vublk_split_desc_bytes(unsigned size)
 {
@@ -50,4 +51,32 @@ int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 	if (ret < 0)
 		return ret;
 	return check_part("used ring", memory->used, VRING_USED_ALIGN_SIZE, error);
+}
+
+/* A part of a ring that is being looked for. */
+struct part {
+	const char *name;
+	uint64_t addr, bytes;
+};
+
+int vublk_split_ring_find(const struct vublk_memory_map *map, vublk_split_translate_fn *translate,
+			  const struct vublk_split_addrs *addrs, unsigned size,
+			  struct vublk_split_ring *ring, struct vublk_error *error)
+{
+	const struct part parts[] = {
+		{ "descriptor table", addrs->desc, vublk_split_desc_bytes(size) },
+		{ "avail ring", addrs->avail, vublk_split_avail_bytes(size) },
+		{ "used ring", addrs->used, vublk_split_used_bytes(size) },
+	};
+	void *hosts[VUBLK_ARRAY_SIZE(parts)];
+
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(parts); i++) {
+		hosts[i] = translate(map, parts[i].addr, parts[i].bytes);
+		if (!hosts[i])
+			return vublk_error_set(error, EFAULT, "its %s at 0x%" PRIx64 ", 0x%" PRIx64
+					       " bytes, is not within the shared memory",
+					       parts[i].name, parts[i].addr, parts[i].bytes);
+	}
+	*ring = (struct vublk_split_ring){ hosts[0], hosts[1], hosts[2] };
+	return vublk_split_ring_check(ring, size, error);
 }

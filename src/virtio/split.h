@@ -72,4 +72,21 @@ static inline void vublk_split_write_desc(struct vring_desc *desc, uint64_t addr
 int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 			   struct vublk_error *error);
 
+/* Where the driver says that the parts of a ring are, in addresses of a memory map. */
+struct vublk_split_addrs {
+	uint64_t desc, avail, used;
+};
+
+/* Translates an address: vublk_memory_map_guest() or vublk_memory_map_user(). */
+typedef void *vublk_split_translate_fn(const struct vublk_memory_map *map, uint64_t addr,
+				       uint64_t bytes);
+
+/*
+ * Finds the parts of a ring of `size` entries and checks it. EFAULT and a sentence: a part is not
+ * in the memory; EINVAL: as vublk_split_ring_check().
+ */
+int vublk_split_ring_find(const struct vublk_memory_map *map, vublk_split_translate_fn *translate,
+			  const struct vublk_split_addrs *addrs, unsigned size,
+			  struct vublk_split_ring *ring, struct vublk_error *error);
+
 #endif

@@ -252,8 +252,11 @@ static void dispatch(struct vublk_request *request, struct vublk_engine_queue *e
 void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
 	struct vublk_chain *chain = &request->chain;
-	struct vublk_blk_buffers readable = vublk_blk_readable(chain);
-	struct vublk_blk_buffers writable = vublk_blk_writable(chain);
+	/* Without guest addresses, so that the inline functions do not look for them. */
+	struct vublk_blk_buffers readable = { .iov = chain->iov, .num = chain->num_out };
+	struct vublk_blk_buffers writable = {
+		.iov = &chain->iov[chain->num_out], .num = chain->num_in,
+	};
 	struct virtio_blk_outhdr header;
 
 	if (!chain->in_bytes) {

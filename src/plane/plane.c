@@ -148,11 +148,6 @@ void vublk_plane_detach(struct vublk_plane *plane)
 	plane->dirty_log = NULL;
 }
 
-bool vublk_plane_is_attached(const struct vublk_plane *plane)
-{
-	return plane->map;
-}
-
 uint16_t vublk_plane_base(const struct vublk_plane *plane, unsigned index)
 {
 	return vublk_device_ring_base(&plane->queues[index].ring);

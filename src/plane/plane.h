@@ -60,10 +60,9 @@ struct vublk_plane_queue {
 	struct vublk_inflight_queue inflight;
 	struct vublk_inflight_pending pending; /* begun by an earlier process */
 	struct vublk_plane_slot *slots; /* one for each entry of the ring */
-	struct vublk_ring_buffer *segments; /* max_segments for each slot; NULL until one is needed */
+	struct vublk_ring_buffer *segments; /* max_segments for each slot */
 	struct virtio_blk_discard_write_zeroes *ranges; /* VUBLK_PLANE_MAX_RANGES for each slot */
-	unsigned outstanding; /* chains that are taken and not pushed */
-	unsigned pushed;      /* completions that are not published */
+	unsigned pushed; /* completions that are not published */
 };
 
 /* The back-end's end of a queue. */
@@ -71,7 +70,6 @@ struct vublk_plane_side_queue {
 	struct vublk_driver_ring ring;
 	const struct vublk_plane_region_queue *memory;
 	int kick_fd, call_fd; /* our own eventfds */
-	bool is_full; /* since the last completion */
 };
 
 /* What belongs to one back-end. */
@@ -111,7 +109,6 @@ struct vublk_plane {
 	struct vublk_plane_slot *first, *last; /* of the requests that are not free */
 	unsigned num_held, num_submitted;
 	bool has_ended; /* a request has ended, so one that is held may be submitted now */
-	uint64_t sequence;
 	struct vublk_blk_overlap overlap; /* of the writes that are not free */
 
 	/* the chain that is being taken */
@@ -140,7 +137,6 @@ int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup
 		       const struct vublk_fault *fault, struct vublk_error *error);
 /* Returns the driver's rings. Requests that the driver has not got back are dropped. Idempotent. */
 void vublk_plane_detach(struct vublk_plane *plane);
-bool vublk_plane_is_attached(const struct vublk_plane *plane);
 /* The avail index of the next chain of a queue that is attached. */
 uint16_t vublk_plane_base(const struct vublk_plane *plane, unsigned index);
 

@@ -53,5 +53,4 @@ void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue
 	vublk_inflight_queue_push(&queue->inflight, head);
 	vublk_device_ring_push(&queue->ring, head, bytes);
 	queue->pushed++;
-	queue->outstanding--;
 }

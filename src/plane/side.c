@@ -90,7 +90,6 @@ int vublk_plane_side_reset(struct vublk_plane_side *side, const uint16_t *sizes,
 		struct vublk_plane_side_queue *queue = &side->queues[i];
 
 		vublk_driver_ring_deinit(&queue->ring); /* and size 0: the queue is not used */
-		queue->is_full = false;
 		if (!sizes[i])
 			continue;
 		r = vublk_driver_ring_init(&queue->ring, &queue->memory->ring, sizes[i], 0, features,

@@ -27,7 +27,6 @@ enum vublk_plane_slot_state {
 struct vublk_plane_slot {
 	/* all requests that are not free, in the order in which they were taken */
 	struct vublk_plane_slot *next, *previous;
-	uint64_t sequence;
 	enum vublk_plane_slot_state state;
 	uint16_t queue;
 	uint16_t head; /* of the driver's chain; also the number of the slot */

@@ -157,6 +157,7 @@ void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot
 {
 	struct vublk_plane_side_queue *queue;
 	unsigned count = count_buffers(slot);
+	bool is_added;
 
 	if (!plane->side || plane->side->is_broken)
 		return;
@@ -171,12 +172,12 @@ void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot
 			vublk_plane_end(plane, slot, VIRTIO_BLK_S_IOERR);
 			return;
 		}
-		queue->is_full = !add_direct(plane, slot, queue, count);
+		is_added = add_direct(plane, slot, queue, count);
 	} else {
-		queue->is_full = !add_indirect(plane, slot, queue, count);
+		is_added = add_indirect(plane, slot, queue, count);
 	}
-	if (queue->is_full)
-		return;
+	if (!is_added)
+		return; /* the ring is full */
 	slot->state = VUBLK_PLANE_SLOT_SUBMITTED;
 	plane->num_held--;
 	plane->num_submitted++;

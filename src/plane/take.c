@@ -111,7 +111,6 @@ static uint8_t parse(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 static void append(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {
 	slot->state = VUBLK_PLANE_SLOT_HELD;
-	slot->sequence = plane->sequence++;
 	slot->next = NULL;
 	slot->previous = plane->last;
 	if (plane->last)
@@ -181,7 +180,6 @@ static bool took(struct vublk_plane *plane, struct vublk_plane_queue *queue, int
 		ring_broke(plane, queue, error);
 	if (r != 1 && r != -EBADMSG)
 		return false;
-	queue->outstanding++;
 	vublk_inflight_queue_take(&queue->inflight, chain->head);
 	if (r == 1 && chain->in_bytes) {
 		begin(plane, queue, chain);

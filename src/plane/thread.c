@@ -75,7 +75,7 @@ struct call {
 	int result;
 	struct vublk_error *error;
 
-	/* arguments and results, as the function needs them */
+	/* arguments, as the function needs them */
 	const struct vublk_plane_setup *setups;
 	const struct vublk_plane_memory *memory;
 	const struct vublk_fault *fault;
@@ -374,14 +374,12 @@ static int do_resume(struct vublk_plane_thread *thread, struct call *call)
 
 static int do_count(struct vublk_plane_thread *thread, struct call *call)
 {
-	call->features = vublk_plane_outstanding(&thread->plane);
-	return 0;
+	return (int)vublk_plane_outstanding(&thread->plane);
 }
 
 static int do_get_base(struct vublk_plane_thread *thread, struct call *call)
 {
-	call->features = vublk_plane_base(&thread->plane, call->index);
-	return 0;
+	return vublk_plane_base(&thread->plane, call->index);
 }
 
 /* --- the owner's calls ------------------------------------------------------------- */
@@ -499,25 +497,18 @@ void vublk_plane_thread_resume(struct vublk_plane_thread *thread)
 	vublk_loop_cancel(thread->owner, &thread->drained_task);
 }
 
-bool vublk_plane_thread_is_attached(const struct vublk_plane_thread *thread)
-{
-	return thread->is_attached;
-}
-
 unsigned vublk_plane_thread_outstanding(struct vublk_plane_thread *thread)
 {
 	struct call call = { 0 };
 
-	execute(thread, &call, do_count);
-	return (unsigned)call.features;
+	return (unsigned)execute(thread, &call, do_count);
 }
 
 uint16_t vublk_plane_thread_base(struct vublk_plane_thread *thread, unsigned index)
 {
 	struct call call = { .index = index };
 
-	execute(thread, &call, do_get_base);
-	return (uint16_t)call.features;
+	return (uint16_t)execute(thread, &call, do_get_base);
 }
 
 /* --- life ---------------------------------------------------------------------------- */

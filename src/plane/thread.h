@@ -65,7 +65,6 @@ void vublk_plane_thread_stop(struct vublk_plane_thread *thread);
 /* Takes chains again. drained() does not follow any more. */
 void vublk_plane_thread_resume(struct vublk_plane_thread *thread);
 
-bool vublk_plane_thread_is_attached(const struct vublk_plane_thread *thread);
 /* The requests that the driver has not got back. */
 unsigned vublk_plane_thread_outstanding(struct vublk_plane_thread *thread);
 /* The avail index of the next chain. The queue is attached. */

@@ -467,7 +467,7 @@ int vublk_blk_unregister_start(struct vublk_blk *blk, void *address,
 int vublk_blk_change_fd(const struct vublk_blk_change *change);
 
 /*
- * Takes the result of a change that has ended, and frees the change, whatever the result. `address`
+ * Takes the result of a change that has ended, and frees the change, also if it failed. `address`
  * (may be NULL) is set to the memory that was allocated or registered, or to NULL after a removal
  * or a failure. Never blocks.
  * Returns: 0: the memory was changed.

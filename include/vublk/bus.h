@@ -137,8 +137,8 @@ void vublk_bus_refresh(struct vublk_bus *bus);
 /* --- what it does now, for a person or a program --------------------------------------------- */
 
 /*
- * Returns the device that the bus presents, for the functions of <vublk/device.h> that read from a
- * device. It belongs to the bus.
+ * Returns the device that the bus presents. The device belongs to the bus, and only the functions of
+ * <vublk/device.h> that take a const device may be called.
  * Errors: none.
  * Threads: the one that calls vublk_bus_process(), between two calls.
  */

@@ -6,8 +6,8 @@
  * Opening a raw image or a block device that other programs may be using.
  *
  * The file engine of a back-end and `vublk copy` open their images here, so that they and QEMU
- * agree on who may read and write: QEMU's programs lock single bytes of an image, and so does this
- * function.
+ * agree on which programs may read and write: QEMU's programs lock single bytes of an image, and so
+ * does this function.
  */
 
 #include <vublk/error.h>

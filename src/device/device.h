@@ -610,13 +610,16 @@ bool vublk_device_shadow_stop(struct vublk_device *device,
 			      void (*drained)(struct vublk_device *device));
 /* Takes requests again after a stop that was not needed. */
 void vublk_device_shadow_resume(struct vublk_device *device);
-/* The back-end has the plane's rings no more. */
+/* The back-end has returned the plane's rings, or is not to use them any more. */
 void vublk_device_shadow_part(struct vublk_device *device);
 /* Stores the bases and returns the driver's rings, whose requests are complete. */
 void vublk_device_shadow_return(struct vublk_device *device);
 /* Returns the driver's rings, whose requests do not matter any more. Idempotent. */
 void vublk_device_shadow_drop(struct vublk_device *device);
-/* Called when the back-end is lost. False: a stop waits no longer, so the rings are uncertain. */
+/*
+ * Called when the back-end is lost. False: the deadline of a stop has passed, so which requests were
+ * executed is unknown.
+ */
 bool vublk_device_shadow_lose(struct vublk_device *device);
 /* Maps the memory that was set while rings run, when the back-end has it. */
 int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_error *error);

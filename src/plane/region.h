@@ -7,9 +7,9 @@
  * guest's memory.
  *
  * Key idea: each back-end gets a file of its own, so a lost back-end that is still alive cannot
- * reach the headers of the next one. The file lies far above the guest's addresses. Everything in
- * it is written by the plane before the back-end may read it, and whatever the back-end writes
- * there (used rings, status bytes, disk identifiers) is read once and checked.
+ * reach the headers of the next one. The file lies far above the guest's addresses. The
+ * plane writes everything in it before the back-end may read it. What the back-end writes there
+ * (used rings, status bytes, disk identifiers) is read once and checked.
  */
 #include "virtio/blk-format.h"
 #include "virtio/ring.h"

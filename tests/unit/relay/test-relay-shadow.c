@@ -134,7 +134,7 @@ static void test_stop_in_an_outage(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Without a back-end the ring is returned in the end, and its requests are uncertain. */
+/* Without a back-end, the ring is returned at the deadline, and its requests are uncertain. */
 static void test_stop_that_waits_too_long(void **state)
 {
 	struct relay relay;
